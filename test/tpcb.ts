@@ -17,7 +17,10 @@ export async function connect(url: string): Promise<pg.Client> {
 }
 
 /** Runs `body` with a connection that is closed afterwards, also on failure. */
-export async function withClient<T>(url: string, body: (client: pg.Client) => Promise<T>): Promise<T> {
+export async function withClient<T>(
+  url: string,
+  body: (client: pg.Client) => Promise<T>,
+): Promise<T> {
   const client = await connect(url);
   try {
     return await body(client);
@@ -125,15 +128,26 @@ async function runTransaction(
   const run = (id: string, text: string, values: unknown[]) =>
     client.query({ name: id, text, values });
   await client.query("begin");
-  await run("a", "update pgbench_accounts set abalance = abalance + $1 where aid = $2", [delta, aid]);
+  await run("a", "update pgbench_accounts set abalance = abalance + $1 where aid = $2", [
+    delta,
+    aid,
+  ]);
   await run("s", "select abalance from pgbench_accounts where aid = $1", [aid]);
-  await run("t", "update pgbench_tellers set tbalance = tbalance + $1 where tid = $2", [delta, tid]);
-  await run("b", "update pgbench_branches set bbalance = bbalance + $1 where bid = $2", [delta, bid]);
-  await run(
-    "h",
-    "insert into pgbench_history values ($1, $2, $3, $4, now(), $5)",
-    [tid, bid, aid, delta, name],
-  );
+  await run("t", "update pgbench_tellers set tbalance = tbalance + $1 where tid = $2", [
+    delta,
+    tid,
+  ]);
+  await run("b", "update pgbench_branches set bbalance = bbalance + $1 where bid = $2", [
+    delta,
+    bid,
+  ]);
+  await run("h", "insert into pgbench_history values ($1, $2, $3, $4, now(), $5)", [
+    tid,
+    bid,
+    aid,
+    delta,
+    name,
+  ]);
   await client.query("commit");
 }
 

@@ -1,0 +1,38 @@
+// Medians, ratios and the one table that `npm run bench` prints.
+
+import Table from "cli-table3";
+
+export interface Row {
+  readonly what: string;
+  readonly ours: string;
+  readonly theirs: string;
+  /** Ours against theirs as the aim counts it. */
+  readonly ratio: string;
+  readonly aim: string;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+export function ratio(ours: number, theirs: number): string {
+  return (ours / theirs).toFixed(2);
+}
+
+export function printTable(rows: readonly Row[]): void {
+  const table = new Table({
+    head: ["measured", "Strata", "stock", "ratio", "aim"],
+    style: { head: [] },
+  });
+  for (const row of rows) {
+    table.push([row.what, row.ours, row.theirs, row.ratio, row.aim]);
+  }
+  console.log(table.toString());
+}
+
+/** Progress goes to stderr, so that the table alone is on stdout. */
+export function progress(text: string): void {
+  console.error(`bench: ${text}`);
+}

@@ -1,0 +1,207 @@
+// A stock Postgres cluster of the same binary, the other side of every comparison.
+
+import assert from "node:assert/strict";
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sleep } from "../src/base/clock.ts";
+import {
+  findInstallation,
+  giveToPostgres,
+  spawnPostgresTool,
+} from "../src/postgres/installation.ts";
+import { copyTree } from "../src/testing/stock-cluster.ts";
+import { freePort } from "../test/cluster.ts";
+import { connect, withClient } from "../test/tpcb.ts";
+
+/** What both sides run with, so that only storage differs. */
+export const COMMON_SETTINGS: Readonly<Record<string, string>> = {
+  shared_buffers: "128MB",
+  max_connections: "100",
+  autovacuum: "off",
+};
+
+export class StockCluster {
+  readonly dataDir: string;
+  readonly port: number;
+  readonly #root: string;
+  #process: ChildProcess | undefined;
+
+  private constructor(root: string, port: number) {
+    this.#root = root;
+    this.dataDir = join(root, "data");
+    this.port = port;
+  }
+
+  get url(): string {
+    return `postgresql://cloud_admin@127.0.0.1:${this.port}/postgres`;
+  }
+
+  /** initdb with the options that Strata's own template has; not started. */
+  static async create(settings: Readonly<Record<string, string>> = {}): Promise<StockCluster> {
+    const cluster = await StockCluster.#empty();
+    const arguments_ = ["-D", cluster.dataDir, "-U", "cloud_admin", "--auth=trust", "--no-sync"];
+    arguments_.push(
+      "--no-instructions",
+      "-E",
+      "UTF8",
+      "--locale-provider=builtin",
+      "--locale=C.UTF-8",
+    );
+    const initdb = spawnPostgresTool(findInstallation(), "initdb", arguments_, { stdio: "ignore" });
+    const [code] = await once(initdb, "exit");
+    assert.equal(code, 0, "initdb failed");
+    cluster.configure({ ...COMMON_SETTINGS, ...settings });
+    return cluster;
+  }
+
+  static async #empty(): Promise<StockCluster> {
+    const root = mkdtempSync(join(tmpdir(), "strata-bench-"));
+    chmodSync(root, 0o755);
+    giveToPostgres(root);
+    return new StockCluster(root, await freePort());
+  }
+
+  /** A byte copy of this cluster while it is stopped, with a port of its own. */
+  copy(settings: Readonly<Record<string, string>> = {}): Promise<StockCluster> {
+    return this.copyOf(this.dataDir, settings);
+  }
+
+  /** The same of any directory that a stopped cluster left. */
+  async copyOf(
+    directory: string,
+    settings: Readonly<Record<string, string>>,
+  ): Promise<StockCluster> {
+    const copy = await StockCluster.#empty();
+    copyTree(directory, copy.dataDir);
+    copy.configure(settings);
+    return copy;
+  }
+
+  configure(settings: Readonly<Record<string, string>>): void {
+    const lines = Object.entries(settings).map(([name, value]) => `${name} = '${value}'\n`);
+    appendFileSync(join(this.dataDir, "postgresql.conf"), lines.join(""));
+  }
+
+  /** Writes an empty file into the data directory: `standby.signal`, `recovery.signal`. */
+  signal(name: string): void {
+    const path = join(this.dataDir, name);
+    writeFileSync(path, "");
+    giveToPostgres(path);
+  }
+
+  /** Returns when the first row was answered: milliseconds from exec. */
+  async start(): Promise<number> {
+    const began = performance.now();
+    this.#process = spawnPostgresTool(
+      findInstallation(),
+      "postgres",
+      [
+        "-D",
+        this.dataDir,
+        "-p",
+        String(this.port),
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        "unix_socket_directories=",
+      ],
+      { stdio: "ignore" },
+    );
+    await firstRow(this.url);
+    return performance.now() - began;
+  }
+
+  async stop(signal: "SIGINT" | "SIGQUIT" = "SIGINT"): Promise<void> {
+    const child = this.#process;
+    this.#process = undefined;
+    if (child !== undefined && child.exitCode === null) {
+      child.kill(signal);
+      await once(child, "exit");
+    }
+  }
+
+  /** Waits until a server that ends by itself (recovery with a target) has done so. */
+  async ended(): Promise<void> {
+    if (this.#process !== undefined && this.#process.exitCode === null) {
+      await once(this.#process, "exit");
+    }
+    this.#process = undefined;
+  }
+
+  /** Starts without waiting for a row. */
+  launch(): void {
+    this.#process = spawnPostgresTool(
+      findInstallation(),
+      "postgres",
+      [
+        "-D",
+        this.dataDir,
+        "-p",
+        String(this.port),
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        "unix_socket_directories=",
+      ],
+      { stdio: "ignore" },
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop("SIGQUIT");
+    rmSync(this.#root, { recursive: true, force: true });
+  }
+}
+
+/** Polls each millisecond until `select 1` is answered. */
+export async function firstRow(url: string, timeoutMs = 60_000): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    try {
+      const client = await connect(url);
+      await client.query("select 1");
+      await client.end();
+      return;
+    } catch (error) {
+      if (performance.now() > deadline) {
+        throw error;
+      }
+      await sleep(1);
+    }
+  }
+}
+
+/** A primary with one synchronous standby on the same disk, both stock. */
+export async function startWithSynchronousStandby(
+  base: StockCluster,
+): Promise<{ primary: StockCluster; standby: StockCluster }> {
+  const primary = await base.copy({
+    wal_level: "replica",
+    max_wal_senders: "4",
+    wal_keep_size: "4GB",
+  });
+  const standby = await primary.copy({
+    primary_conninfo: `host=127.0.0.1 port=${primary.port} user=cloud_admin application_name=standby`,
+  });
+  standby.signal("standby.signal");
+  await primary.start();
+  await standby.start();
+  await withClient(primary.url, async (client) => {
+    await client.query("alter system set synchronous_standby_names = 'standby'");
+    await client.query("select pg_reload_conf()");
+    for (let i = 0; i < 200; i++) {
+      const { rows } = await client.query(
+        "select 1 from pg_stat_replication where sync_state = 'sync'",
+      );
+      if (rows.length > 0) {
+        return;
+      }
+      await sleep(50);
+    }
+    throw new Error("the standby did not become synchronous");
+  });
+  return { primary, standby };
+}

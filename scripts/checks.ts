@@ -1,0 +1,100 @@
+// The steps that `npm run check` and `npm test` are made of.
+
+import { spawnSync } from "node:child_process";
+import { globSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+
+const ROOT = dirname(import.meta.dirname);
+const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
+
+/** The platform's own binary: the wrapper package cannot be locked where a registry lacks a platform. */
+export const BIOME = join(ROOT, "node_modules", "@biomejs", `cli-linux-${process.arch}`, "biome");
+
+export interface Step {
+  readonly name: string;
+  /** Default: this Node. */
+  readonly command?: string;
+  readonly args: readonly string[];
+}
+
+export const STATIC_STEPS: readonly Step[] = [
+  {
+    name: "format and lint",
+    command: BIOME,
+    args: ["check", "--error-on-warnings", "."],
+  },
+  { name: "types", args: ["node_modules/typescript/bin/tsc", "--noEmit"] },
+];
+
+export const FUZZ_STEP: Step = {
+  name: "fuzz smoke",
+  args: [...NODE_FLAGS, "scripts/fuzz.ts", "--seeds", "3", "--steps", "300"],
+};
+
+function find(pattern: string): string[] {
+  return globSync(pattern, { cwd: ROOT }).toSorted();
+}
+
+/** Unit tests beside their source; those that start Postgres are named x.pg.test.ts. */
+export function unitTests(): string[] {
+  return find("src/**/*.test.ts").filter((path) => !path.endsWith(".pg.test.ts"));
+}
+
+export function postgresTests(): string[] {
+  return find("src/**/*.pg.test.ts");
+}
+
+/** Whole-system tests: real daemons, real Postgres. */
+export function systemTests(): string[] {
+  return find("test/**/*.test.ts");
+}
+
+/** node:test over files, `concurrency` files at a time; it prints the closing counts. */
+export function testStep(
+  name: string,
+  files: readonly string[],
+  options: { concurrency?: number; timeoutMs: number; extra?: readonly string[] },
+): Step {
+  const concurrency = options.concurrency ?? Math.max(1, availableParallelism());
+  return {
+    name,
+    args: [
+      ...NODE_FLAGS,
+      "--test",
+      `--test-concurrency=${concurrency}`,
+      `--test-timeout=${options.timeoutMs}`,
+      "--test-reporter=spec",
+      ...(options.extra ?? []),
+      ...files,
+    ],
+  };
+}
+
+/** Runs every step, also after a failure, and ends the process with 1 where one failed. */
+export function runSteps(steps: readonly Step[]): void {
+  const failed: string[] = [];
+  for (const step of steps) {
+    const start = performance.now();
+    console.log(`\n== ${step.name}`);
+    const result = spawnSync(step.command ?? process.execPath, step.args, {
+      cwd: ROOT,
+      stdio: "inherit",
+    });
+    const seconds = ((performance.now() - start) / 1000).toFixed(1);
+    const ok = result.status === 0;
+    console.log(`== ${step.name}: ${ok ? "ok" : "FAILED"} (${seconds} s)`);
+    if (!ok) {
+      failed.push(step.name);
+    }
+  }
+  if (failed.length > 0) {
+    console.log(`\nFAILED: ${failed.join(", ")}`);
+    process.exitCode = 1;
+  }
+}
+
+/** Absolute path of a file of the repository. */
+export function inRepository(path: string): string {
+  return join(ROOT, path);
+}

@@ -1,0 +1,106 @@
+// What every command shares: the home, printing, locking, options that many verbs have.
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { StrataHome } from "./home.ts";
+import { withLock } from "./lock.ts";
+
+export const DEFAULT_START_TIMEOUT = "10s";
+
+/** Result lines go to stdout. */
+export function print(line: string): void {
+  console.log(line);
+}
+
+/** Progress and notices go to stderr, so that output can be piped. */
+export function notice(line: string): void {
+  console.error(line);
+}
+
+export function printJson(value: unknown): void {
+  console.log(JSON.stringify(value, undefined, 2));
+}
+
+export function openHome(): StrataHome {
+  return StrataHome.fromEnvironment();
+}
+
+/** Runs `body` while no other command changes this home. */
+export function withHomeLocked<T>(home: StrataHome, body: () => Promise<T>): Promise<T> {
+  return withLock(home.path, "home", body, {
+    onWait: () => notice("waiting for another strata command to finish"),
+  });
+}
+
+/** Runs `body` while no other command starts or stops that endpoint. */
+export function withEndpointLocked<T>(
+  home: StrataHome,
+  id: string,
+  body: () => Promise<T>,
+): Promise<T> {
+  return withLock(home.path, `endpoint ${id}`, body, {
+    onWait: () => notice(`waiting for another strata command that works on endpoint ${id}`),
+  });
+}
+
+/** `90s`, `500ms`, `2m`, or a bare number of seconds, as milliseconds. */
+export function parseDuration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m)?$/.exec(text);
+  if (match === null) {
+    throw new InvalidArgumentError("a duration is wanted, such as 10s");
+  }
+  const factors: Record<string, number> = { ms: 1, s: 1000, m: 60_000 };
+  return Number(match[1]) * factors[match[2] ?? "s"]!;
+}
+
+export function parsePort(text: string): number {
+  const port = Number(text);
+  if (!Number.isInteger(port) || port < 1 || port > 65_535) {
+    throw new InvalidArgumentError("a port is wanted, 1 to 65535");
+  }
+  return port;
+}
+
+export function parseCount(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1) {
+    throw new InvalidArgumentError("a number from 1 on is wanted");
+  }
+  return count;
+}
+
+/** Collects `-c key=value` (or Neon's `key:value`) into a record. */
+export function parseSetting(
+  text: string,
+  previous: Record<string, string> | undefined,
+): Record<string, string> {
+  const match = /^([A-Za-z_][\w.]*)\s*[=:](.*)$/s.exec(text);
+  if (match === null) {
+    throw new InvalidArgumentError("key=value is wanted");
+  }
+  return { ...previous, [match[1]!]: match[2]!.trim() };
+}
+
+export function tenantOption(): Option {
+  return new Option("--tenant-id <id>", "tenant, 32 hex digits (default: the default tenant)");
+}
+
+export function jsonOption(): Option {
+  return new Option("--json", "print JSON");
+}
+
+export function startTimeoutOption(fallback = DEFAULT_START_TIMEOUT): Option {
+  return new Option("-t, --start-timeout <duration>", "how long to wait for the start")
+    .default(parseDuration(fallback), fallback)
+    .argParser(parseDuration);
+}
+
+export function stopModeOption(): Option {
+  return new Option("-m, --mode <mode>", "fast: in good order; immediate: as in a crash")
+    .choices(["fast", "immediate"])
+    .default("fast");
+}
+
+/** A command that only has subcommands. */
+export function group(program: Command, name: string, description: string): Command {
+  return program.command(name).description(description);
+}

@@ -1,0 +1,289 @@
+// endpoint and psql.
+
+import { spawn } from "node:child_process";
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
+import type { Command } from "commander";
+import { StorageError } from "../base/errors.ts";
+import { formatLsn } from "../base/lsn.ts";
+import {
+  group,
+  jsonOption,
+  notice,
+  openHome,
+  parsePort,
+  parseSetting,
+  print,
+  printJson,
+  startTimeoutOption,
+  stopModeOption,
+  tenantOption,
+  withEndpointLocked,
+  withHomeLocked,
+} from "./cli.ts";
+import type { StopMode } from "./daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  defaultEndpointId,
+  destroyEndpoint,
+  type Endpoint,
+  endpointState,
+  findEndpoint,
+  listEndpoints,
+  startEndpoint,
+  stopEndpoint,
+} from "./endpoints.ts";
+import type { StrataHome } from "./home.ts";
+import { formatTable } from "./output.ts";
+import {
+  branchNames,
+  DEFAULT_BRANCH_NAME,
+  newestLsn,
+  parseLsnArgument,
+  resolveBranch,
+  resolveTenant,
+} from "./timelines.ts";
+
+interface EndpointCreateOptions {
+  tenantId?: string;
+  branchName: string;
+  lsn?: string;
+  pgPort?: number;
+  internalHttpPort?: number;
+  allowMultiple?: boolean;
+  config?: Record<string, string>;
+}
+
+export function addEndpointCommands(program: Command): void {
+  const endpoint = group(program, "endpoint", "Postgres on a branch");
+  endpoint
+    .command("list")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((options: { tenantId?: string; json?: boolean }) =>
+      showEndpoints(openHome(), options.tenantId, options.json === true),
+    );
+  endpoint
+    .command("create")
+    .argument("[id]", "default: ep-<branch>")
+    .addOption(tenantOption())
+    .option("--branch-name <name>", "branch it is on", DEFAULT_BRANCH_NAME)
+    .option("--lsn <lsn>", "read-only, at this LSN")
+    .option("--pg-port <port>", "of Postgres (default: the next free one)", parsePort)
+    .option("--internal-http-port <port>", "of its agent (default: the next free one)", parsePort)
+    .option("--allow-multiple", "even if the branch has a primary endpoint already")
+    .option("-c, --config <key=value>", "a Postgres setting; can be repeated", parseSetting)
+    .action((id: string | undefined, options: EndpointCreateOptions) =>
+      create(openHome(), id, options),
+    );
+  endpoint
+    .command("start")
+    .argument("<id>")
+    .addOption(startTimeoutOption("90s"))
+    .option("--allow-multiple", "even if another primary runs on the branch")
+    .action(async (id: string, options: { startTimeout: number; allowMultiple?: boolean }) => {
+      const home = openHome();
+      const found = findEndpoint(home, id);
+      await withEndpointLocked(home, id, () =>
+        startAndTell(home, found, options.startTimeout, options.allowMultiple === true),
+      );
+    });
+  endpoint
+    .command("stop")
+    .argument("<id>")
+    .addOption(stopModeOption())
+    .option("--destroy", "also remove its directory; the data is in the storage")
+    .action(async (id: string, options: { mode: StopMode; destroy?: boolean }) => {
+      const home = openHome();
+      const found = findEndpoint(home, id);
+      await withEndpointLocked(home, id, async () => {
+        const lsn = await stopEndpoint(found, options.mode, () => {});
+        print(lsn ?? "null");
+        if (options.destroy === true) {
+          print(`Destroying postgres data directory '${join(found.directory, "pgdata")}'`);
+          destroyEndpoint(found);
+        }
+      });
+    });
+}
+
+async function create(
+  home: StrataHome,
+  id: string | undefined,
+  options: EndpointCreateOptions,
+): Promise<void> {
+  await withHomeLocked(home, async () => {
+    const config = home.config();
+    const tenantId = resolveTenant(config, options.tenantId);
+    const timelineId = resolveBranch(config, tenantId, options.branchName);
+    const staticLsn = options.lsn === undefined ? undefined : parseLsnArgument(options.lsn);
+    if (staticLsn !== undefined) {
+      const newest = await newestLsn(home, config, tenantId, timelineId);
+      if (staticLsn > newest) {
+        throw new StorageError(
+          "invalid",
+          "lsn-in-future",
+          `LSN ${formatLsn(staticLsn)} is in the future: the newest of branch '${options.branchName}' is ${formatLsn(newest)}`,
+        );
+      }
+    }
+    await createEndpoint(home, {
+      id: id ?? defaultEndpointId(options.branchName),
+      tenantId,
+      timelineId,
+      staticLsn,
+      pgPort: options.pgPort,
+      internalHttpPort: options.internalHttpPort,
+      allowMultiple: options.allowMultiple,
+      settings: options.config ?? {},
+    });
+  });
+}
+
+async function startAndTell(
+  home: StrataHome,
+  endpoint: Endpoint,
+  timeoutMs: number,
+  allowMultiple: boolean,
+): Promise<void> {
+  const wasRunning = endpointState(endpoint).state === "running";
+  if (!wasRunning) {
+    print(`Starting existing endpoint ${endpoint.id}...`);
+  }
+  await startEndpoint(home, endpoint, {
+    timeoutMs,
+    allowMultiple,
+    print: wasRunning ? print : () => {},
+  });
+  if (!wasRunning) {
+    print(`Starting postgres node at '${connectionUrl(endpoint)}'`);
+  }
+}
+
+function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: boolean): void {
+  const config = home.config();
+  const tenantId = resolveTenant(config, givenTenant);
+  const names = branchNames(config, tenantId);
+  const rows = listEndpoints(home)
+    .filter(({ spec }) => spec.tenantId === tenantId)
+    .map((endpoint) => ({
+      id: endpoint.id,
+      address: `${endpoint.spec.pgHost}:${endpoint.spec.pgPort}`,
+      timeline_id: endpoint.spec.timelineId,
+      branch_name: names.get(endpoint.spec.timelineId) ?? null,
+      lsn: endpoint.spec.mode === "primary" ? null : endpoint.spec.mode.static,
+      status: endpointState(endpoint).state,
+      connection_uri: connectionUrl(endpoint),
+      internal_http_address: `127.0.0.1:${endpoint.spec.internalHttpPort}`,
+    }));
+  if (json) {
+    printJson(rows);
+    return;
+  }
+  print(
+    formatTable(
+      ["ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS"],
+      rows.map((row) => [
+        row.id,
+        row.address,
+        row.timeline_id,
+        row.branch_name ?? "?",
+        row.lsn ?? "---",
+        row.status,
+      ]),
+    ),
+  );
+}
+
+export function addPsqlCommand(program: Command): void {
+  program
+    .command("psql")
+    .description("run psql on an endpoint; words after -- go to psql")
+    .argument("[endpoint]", "default: main, or the only one that runs")
+    .argument("[arguments...]", "for psql")
+    .option("-d, --database <name>", "database", "postgres")
+    .passThroughOptions()
+    .action((id: string | undefined, args: string[], options: { database: string }) => {
+      const { endpointId, psqlArgs } = splitPsqlWords(id, args, process.argv);
+      const endpoint = pickEndpoint(openHome(), endpointId);
+      return runPsql(connectionUrl(endpoint, options.database), psqlArgs);
+    });
+}
+
+/**
+ * What `psql [ENDPOINT] [-- args]` means, from the raw words: `psql -- -c 'select 1'` names no
+ * endpoint, although the parser takes the first word after the dashes for one.
+ */
+export function splitPsqlWords(
+  first: string | undefined,
+  rest: readonly string[],
+  argv: readonly string[],
+): { endpointId: string | undefined; psqlArgs: readonly string[] } {
+  const dashes = argv.indexOf("--");
+  if (dashes === -1) {
+    return { endpointId: first, psqlArgs: rest };
+  }
+  const before = argv.slice(argv.indexOf("psql") + 1, dashes);
+  const named = first !== undefined && before.includes(first);
+  return { endpointId: named ? first : undefined, psqlArgs: argv.slice(dashes + 1) };
+}
+
+function pickEndpoint(home: StrataHome, id: string | undefined): Endpoint {
+  home.config();
+  if (id !== undefined) {
+    const endpoint = findEndpoint(home, id);
+    if (endpointState(endpoint).state !== "running") {
+      throw new StorageError(
+        "unavailable",
+        "endpoint-not-running",
+        `endpoint ${id} is not running: 'strata endpoint start ${id}'`,
+      );
+    }
+    return endpoint;
+  }
+  const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
+  const chosen =
+    running.find((endpoint) => endpoint.id === "main") ??
+    (running.length === 1 ? running[0] : undefined);
+  if (chosen === undefined) {
+    throw new StorageError(
+      "unavailable",
+      "which-endpoint",
+      running.length === 0
+        ? "no endpoint is running: 'strata up', or 'strata endpoint start ID'"
+        : `name an endpoint: ${running.map((endpoint) => endpoint.id).join(", ")}`,
+    );
+  }
+  return chosen;
+}
+
+function findOnPath(program: string): string | undefined {
+  for (const directory of (process.env["PATH"] ?? "").split(delimiter)) {
+    const path = join(directory, program);
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // Not here.
+    }
+  }
+  return undefined;
+}
+
+async function runPsql(url: string, args: readonly string[]): Promise<void> {
+  const psql = findOnPath("psql");
+  if (psql === undefined) {
+    print(`psql was not found. Connect any client to ${url}`);
+    notice("On Debian and Ubuntu, 'apt install postgresql-client' brings psql");
+    process.exitCode = 1;
+    return;
+  }
+  // Ctrl-C in psql cancels a query; it is not for us.
+  process.on("SIGINT", () => {});
+  const child = spawn(psql, [url, ...args], { stdio: "inherit" });
+  process.exitCode = await new Promise<number>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("exit", (code) => resolve(code ?? 1));
+  });
+}

@@ -1,0 +1,353 @@
+// init, start, stop, status, and the verbs of single storage daemons.
+
+import { existsSync, readFileSync } from "node:fs";
+import { resolve } from "node:path";
+import { type Command, Option } from "commander";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
+import {
+  group,
+  jsonOption,
+  notice,
+  openHome,
+  parseCount,
+  print,
+  printJson,
+  startTimeoutOption,
+  stopModeOption,
+  withHomeLocked,
+} from "./cli.ts";
+import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
+import {
+  connectionUrl,
+  destroyEndpoint,
+  endpointState,
+  listEndpoints,
+  stopEndpoint,
+} from "./endpoints.ts";
+import {
+  type ForceInit,
+  type InitSettings,
+  parseInitSettings,
+  type StrataConfig,
+  type StrataHome,
+} from "./home.ts";
+import { formatTable } from "./output.ts";
+import {
+  answersHttp,
+  brokerDaemon,
+  findNode,
+  pageserverDaemon,
+  safekeeperDaemon,
+  startService,
+  startStorage,
+  storageDaemons,
+} from "./services.ts";
+
+interface InitOptions {
+  config?: string;
+  force?: ForceInit;
+  numPageservers?: number;
+  safekeepers?: number;
+  pgVersion?: number;
+  pgBin?: string;
+}
+
+export function addStorageCommands(program: Command): void {
+  program
+    .command("init")
+    .description("create the configuration of a new Strata in .strata or $STRATA_HOME")
+    .option("--safekeepers <n>", "number of safekeepers (default: 1)", parseCount)
+    .option("--num-pageservers <n>", "number of pageservers; only 1 for now", parseCount)
+    .option("--pg-version <major>", `PostgreSQL major version (default: ${DEFAULT_MAJOR})`, Number)
+    .option("--pg-bin <dir>", "bin directory of another unmodified PostgreSQL")
+    .option("--config <file>", "JSON with addresses and ports, as in .strata/config.json")
+    .addOption(
+      new Option("--force <how>", "what to do with an existing directory")
+        .choices(["must-not-exist", "empty-dir-ok", "remove-all-contents"])
+        .default("empty-dir-ok"),
+    )
+    .action(async (options: InitOptions) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => initHome(home, options, print));
+    });
+  program
+    .command("start")
+    .description("start the storage: broker, pageserver, safekeepers")
+    .addOption(startTimeoutOption())
+    .action(async (options: { startTimeout: number }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        await startAll(home, { timeoutMs: options.startTimeout, print });
+      });
+    });
+  program
+    .command("stop")
+    .description("stop every endpoint, then the storage")
+    .addOption(stopModeOption())
+    .action(async (options: { mode: StopMode }) => {
+      const home = openHome();
+      await withHomeLocked(home, () => stopAll(home, options.mode, print));
+    });
+  program
+    .command("status")
+    .description("what runs, and where")
+    .addOption(jsonOption())
+    .action((options: { json?: boolean }) => showStatus(openHome(), options.json === true));
+  addPageserverCommands(program);
+  addSafekeeperCommands(program);
+  addBrokerCommands(program);
+}
+
+/** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
+export function initHome(home: StrataHome, options: InitOptions, say: Print): StrataConfig {
+  if ((options.numPageservers ?? 1) !== 1) {
+    throw new StorageError("unsupported", "one-pageserver", "only one pageserver is supported");
+  }
+  const settings = settingsOf(options);
+  // Found now rather than at the first tenant: a missing or wrong Postgres is an error of `init`.
+  findInstallation(settings.pgVersion ?? DEFAULT_MAJOR, { pgBin: settings.pgBin });
+  if (options.force === "remove-all-contents" && home.isInitialized()) {
+    refuseWhileRunning(home);
+    // Their runtime directories can lie outside of the home.
+    listEndpoints(home).forEach(destroyEndpoint);
+  }
+  const config = home.create(settings, options.safekeepers ?? 1, options.force ?? "empty-dir-ok");
+  for (const node of config.pageservers) {
+    const place = `at '${node.listenPgAddr}' in "${home.pageserverDirectory(node.id)}"`;
+    say(`Initializing pageserver node ${node.id} ${place}`);
+  }
+  return config;
+}
+
+function settingsOf(options: InitOptions): InitSettings {
+  if (options.config !== undefined && !existsSync(options.config)) {
+    throw new StorageError("not-found", "no-file", `--config: no file '${options.config}'`);
+  }
+  const given: InitSettings =
+    options.config === undefined
+      ? {}
+      : parseInitSettings(readFileSync(options.config, "utf8"), options.config);
+  if (given.safekeepers !== undefined && options.safekeepers !== undefined) {
+    throw new StorageError(
+      "invalid",
+      "safekeepers-twice",
+      "--safekeepers and the safekeepers in --config exclude each other",
+    );
+  }
+  return {
+    ...given,
+    ...(options.pgVersion === undefined ? {} : { pgVersion: options.pgVersion }),
+    ...(options.pgBin === undefined ? {} : { pgBin: resolve(options.pgBin) }),
+  };
+}
+
+function refuseWhileRunning(home: StrataHome): void {
+  const running = [
+    ...storageDaemons(home, home.config())
+      .filter((daemon) => daemonState(daemon).state === "running")
+      .map((daemon) => daemon.name),
+    ...listEndpoints(home)
+      .filter((endpoint) => endpointState(endpoint).state === "running")
+      .map((endpoint) => `endpoint ${endpoint.id}`),
+  ];
+  if (running.length > 0) {
+    throw new StorageError(
+      "conflict",
+      "still-running",
+      `'${home.path}' is in use by ${running.join(", ")}: run 'strata stop' first`,
+    );
+  }
+}
+
+export async function startAll(
+  home: StrataHome,
+  options: { timeoutMs: number; print: Print },
+): Promise<void> {
+  const config = home.config();
+  await startStorage(home, config, options);
+  options.print("Running strata status check");
+  for (const daemon of storageDaemons(home, config)) {
+    if (!(await daemon.probe())) {
+      throw new StorageError("unavailable", "not-answering", `${daemon.name} does not answer`);
+    }
+  }
+  options.print("Strata started and passed status check");
+}
+
+/** Goes on after a failure, so that one stuck daemon does not keep the others up. */
+export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Promise<void> {
+  const config = home.config();
+  const failures: string[] = [];
+  const attempt = async (work: () => Promise<unknown>) => {
+    try {
+      await work();
+    } catch (error) {
+      failures.push(errorMessage(error));
+    }
+  };
+  const endpoints = listEndpoints(home).filter((one) => endpointState(one).state !== "stopped");
+  await Promise.all(endpoints.map((one) => attempt(() => stopEndpoint(one, mode, say))));
+  // The pageserver before the safekeepers that feed it, the broker last.
+  const [broker, ...others] = storageDaemons(home, config);
+  for (const daemon of [...others, broker!]) {
+    await attempt(() => stopDaemon(daemon, mode, say));
+  }
+  if (failures.length > 0) {
+    throw new StorageError("unavailable", "stop-failed", failures.join("; "));
+  }
+}
+
+async function showStatus(home: StrataHome, json: boolean): Promise<void> {
+  const config = home.config();
+  const rows: { name: string; address: string; status: string; pid: number | null }[] = [];
+  for (const daemon of storageDaemons(home, config)) {
+    rows.push({ name: daemon.name, address: daemon.addresses[0]!, ...(await liveState(daemon)) });
+  }
+  for (const endpoint of listEndpoints(home)) {
+    const state = endpointState(endpoint);
+    rows.push({
+      name: `endpoint ${endpoint.id}`,
+      address: connectionUrl(endpoint),
+      status: state.state,
+      pid: state.state === "running" ? state.pid : null,
+    });
+  }
+  if (json) {
+    printJson(rows);
+    return;
+  }
+  print(
+    formatTable(
+      ["SERVICE", "ADDRESS", "PID", "STATUS"],
+      rows.map((row) => [
+        row.name,
+        row.address,
+        row.pid === null ? "---" : `${row.pid}`,
+        row.status,
+      ]),
+    ),
+  );
+}
+
+async function liveState(daemon: Daemon): Promise<{ status: string; pid: number | null }> {
+  const state = daemonState(daemon);
+  if (state.state !== "running") {
+    return { status: state.state, pid: null };
+  }
+  return { status: (await daemon.probe()) ? "running" : "not answering", pid: state.pid };
+}
+
+interface ServiceVerbs {
+  readonly command: Command;
+  /** Adds the argument or option that picks one of several. */
+  readonly pick: (verb: Command) => Command;
+  readonly daemon: (home: StrataHome, picked: Picked) => Daemon;
+}
+
+interface Picked {
+  readonly id: number;
+}
+
+/** start, stop and restart of one daemon. */
+function addServiceVerbs(verbs: ServiceVerbs): void {
+  const act = (
+    verb: Command,
+    action: (daemon: Daemon, options: { startTimeout: number; mode: StopMode }) => Promise<void>,
+  ) =>
+    verb.action(async (...received: unknown[]) => {
+      const command = received.at(-1) as Command;
+      const options = command.opts<{ id?: number; startTimeout: number; mode: StopMode }>();
+      const argument = command.args[0];
+      const id = argument === undefined ? (options.id ?? 1) : parseCount(argument);
+      const home = openHome();
+      await withHomeLocked(home, () => action(verbs.daemon(home, { id }), options));
+    });
+  const start = (daemon: Daemon, options: { startTimeout: number }) =>
+    startService(daemon, { timeoutMs: options.startTimeout, print });
+  act(
+    verbs.pick(verbs.command.command("start").addOption(startTimeoutOption())),
+    (daemon, options) => start(daemon, options),
+  );
+  act(verbs.pick(verbs.command.command("stop").addOption(stopModeOption())), (daemon, options) =>
+    stopDaemon(daemon, options.mode, print),
+  );
+  act(
+    verbs.pick(
+      verbs.command.command("restart").addOption(stopModeOption()).addOption(startTimeoutOption()),
+    ),
+    async (daemon, options) => {
+      await stopDaemon(daemon, options.mode, print);
+      await start(daemon, options);
+    },
+  );
+}
+
+function addPageserverCommands(program: Command): void {
+  const command = group(program, "pageserver", "the pageserver by itself");
+  const daemon = (home: StrataHome, { id }: Picked) => {
+    const config = home.config();
+    return pageserverDaemon(home, config, findNode(config.pageservers, id, "pageserver"));
+  };
+  const pick = (verb: Command) => verb.option("--id <n>", "which one", parseCount, 1);
+  addServiceVerbs({ command, pick, daemon });
+  pick(command.command("status")).action(async (options: { id: number }) => {
+    const home = openHome();
+    const node = findNode(home.config().pageservers, options.id, "pageserver");
+    if (!(await answersHttp(`http://${node.listenHttpAddr}/v1/status`))) {
+      throw new StorageError(
+        "unavailable",
+        "not-answering",
+        `Page server is not available at ${node.listenHttpAddr}`,
+      );
+    }
+    print("Page server is up and running");
+  });
+}
+
+function addSafekeeperCommands(program: Command): void {
+  const command = group(program, "safekeeper", "single safekeepers");
+  addServiceVerbs({
+    command,
+    pick: (verb) => verb.argument("[id]", "which one (default: 1)"),
+    daemon: (home, { id }) => {
+      const config = home.config();
+      return safekeeperDaemon(home, config, findNode(config.safekeepers, id, "safekeeper"));
+    },
+  });
+  command
+    .command("status")
+    .argument("[id]", "which one (default: all)")
+    .action(async (argument: string | undefined) => {
+      const config = openHome().config();
+      const nodes =
+        argument === undefined
+          ? config.safekeepers
+          : [findNode(config.safekeepers, parseCount(argument), "safekeeper")];
+      let silent = 0;
+      for (const node of nodes) {
+        const up = await answersHttp(`http://${node.listenHttpAddr}/v1/status`);
+        silent += up ? 0 : 1;
+        print(`safekeeper ${node.id} ${up ? "is up and running" : "is not available"}`);
+      }
+      if (silent > 0) {
+        process.exitCode = 1;
+      }
+    });
+}
+
+function addBrokerCommands(program: Command): void {
+  const command = group(program, "storage-broker", "the storage broker by itself");
+  command.alias("storage_broker");
+  const daemon = (home: StrataHome) => brokerDaemon(home, home.config());
+  addServiceVerbs({ command, pick: (verb) => verb, daemon });
+  command.command("status").action(async () => {
+    const home = openHome();
+    const up = await daemon(home).probe();
+    print(`storage_broker ${up ? "is up and running" : "is not available"}`);
+    if (!up) {
+      notice(`its log is ${daemon(home).logFile}`);
+      process.exitCode = 1;
+    }
+  });
+}

@@ -1,0 +1,449 @@
+// tenant, timeline and branch.
+
+import type { Command } from "commander";
+import { StorageError } from "../base/errors.ts";
+import {
+  generateTenantId,
+  parseTenantId,
+  parseTimelineId,
+  type TenantId,
+  type TimelineId,
+} from "../base/ids.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
+import type { TimelineInfo } from "../pageserver/api.ts";
+import {
+  group,
+  jsonOption,
+  openHome,
+  parseDuration,
+  print,
+  printJson,
+  tenantOption,
+  withEndpointLocked,
+  withHomeLocked,
+} from "./cli.ts";
+import type { Print } from "./daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  defaultEndpointId,
+  destroyEndpoint,
+  endpointState,
+  listEndpoints,
+  startEndpoint,
+  stopEndpoint,
+} from "./endpoints.ts";
+import type { StrataHome } from "./home.ts";
+import { formatTable, formatTimelineTree } from "./output.ts";
+import {
+  branchNames,
+  createTimeline,
+  DEFAULT_BRANCH_NAME,
+  deleteBranch,
+  newestLsn,
+  pageserverClient,
+  parseLsnArgument,
+  requireFreeBranchName,
+  resolveBranch,
+  resolveTenant,
+} from "./timelines.ts";
+
+export function addTenantCommands(program: Command): void {
+  const tenant = group(program, "tenant", "tenants");
+  tenant
+    .command("list")
+    .addOption(jsonOption())
+    .action(async (options: { json?: boolean }) => {
+      const config = openHome().config();
+      const tenants = await pageserverClient(config).listTenants();
+      if (options.json === true) {
+        printJson(
+          tenants.map((info) => ({
+            id: info.id,
+            state: info.state.slug,
+            is_default: info.id === config.defaultTenantId,
+          })),
+        );
+        return;
+      }
+      for (const info of tenants) {
+        print(`${info.id} ${info.state.slug}`);
+      }
+    });
+  tenant
+    .command("create")
+    .option("--tenant-id <id>", "32 hex digits (default: random)")
+    .option("--timeline-id <id>", "of its first branch, main")
+    .option("--pg-version <major>", "PostgreSQL major version", Number)
+    .option("--set-default", "use it where --tenant-id is not given")
+    .action(async (options: TenantCreateOptions) => {
+      const home = openHome();
+      await withHomeLocked(home, () => createTenant(home, options, print));
+    });
+  tenant
+    .command("set-default")
+    .requiredOption("--tenant-id <id>", "32 hex digits")
+    .action(async (options: { tenantId: string }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const tenantId = parseTenantId(options.tenantId);
+        const tenants = await pageserverClient(home.config()).listTenants();
+        if (!tenants.some((info) => info.id === tenantId)) {
+          throw new StorageError("not-found", "no-tenant", `tenant ${tenantId} not found`);
+        }
+        setDefaultTenant(home, tenantId, print);
+      });
+    });
+}
+
+interface TenantCreateOptions {
+  tenantId?: string;
+  timelineId?: string;
+  pgVersion?: number;
+  setDefault?: boolean;
+}
+
+function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
+  home.update((config) => {
+    config.defaultTenantId = tenantId;
+  });
+  say(`Setting tenant ${tenantId} as a default one`);
+}
+
+function requireVersion(home: StrataHome, pgVersion: number | undefined): void {
+  const configured = home.config().pgVersion;
+  if (pgVersion !== undefined && pgVersion !== configured) {
+    throw new StorageError(
+      "unsupported",
+      "other-major",
+      `this home runs PostgreSQL ${configured}; ${pgVersion} needs a home of its own ('strata init --pg-version')`,
+    );
+  }
+}
+
+/** A tenant with its first branch, `main`; call with the home locked. */
+export async function createTenant(
+  home: StrataHome,
+  options: TenantCreateOptions,
+  say: Print,
+): Promise<TenantId> {
+  requireVersion(home, options.pgVersion);
+  const config = home.config();
+  const client = pageserverClient(config);
+  const tenantId =
+    options.tenantId === undefined ? generateTenantId() : parseTenantId(options.tenantId);
+  const branchName = DEFAULT_BRANCH_NAME;
+  if (options.tenantId !== undefined) {
+    const tenants = await client.listTenants();
+    // One without branches is a creation that was cut short: this finishes it.
+    const branches = Object.keys(config.branchNameMappings[tenantId] ?? {});
+    if (tenants.some((info) => info.id === tenantId) && branches.length > 0) {
+      throw new StorageError("conflict", "tenant-exists", `tenant ${tenantId} already exists`);
+    }
+  }
+  await client.createTenant(tenantId);
+  say(`tenant ${tenantId} successfully created on the pageserver`);
+  const timelineId =
+    options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
+  const info = await createTimeline(home, { tenantId, timelineId, branchName });
+  say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
+  if (options.setDefault === true) {
+    setDefaultTenant(home, tenantId, say);
+  }
+  return tenantId;
+}
+
+export function addTimelineCommands(program: Command): void {
+  const timeline = group(program, "timeline", "timelines, which branch names stand for");
+  timeline
+    .command("list")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(async (options: { tenantId?: string; json?: boolean }) => {
+      const config = openHome().config();
+      const tenantId = resolveTenant(config, options.tenantId);
+      const timelines = await pageserverClient(config).listTimelines(tenantId);
+      const names = branchNames(config, tenantId);
+      if (options.json === true) {
+        printJson(timelines.map((info) => withName(info, names)));
+        return;
+      }
+      for (const line of formatTimelineTree(timelines, names)) {
+        print(line);
+      }
+    });
+  timeline
+    .command("create")
+    .description("a new root timeline, empty as initdb leaves it")
+    .addOption(tenantOption())
+    .option("--timeline-id <id>", "32 hex digits (default: random)")
+    .requiredOption("--branch-name <name>", "its name")
+    .option("--pg-version <major>", "PostgreSQL major version", Number)
+    .action(async (options: TenantCreateOptions & { branchName: string }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        requireVersion(home, options.pgVersion);
+        const tenantId = resolveTenant(home.config(), options.tenantId);
+        const { branchName } = options;
+        const timelineId =
+          options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
+        const info = await createTimeline(home, { tenantId, timelineId, branchName });
+        const at = `at Lsn ${info.last_record_lsn}`;
+        print(`Created timeline '${info.timeline_id}' ${at} for tenant: ${tenantId}`);
+      });
+    });
+  timeline
+    .command("branch")
+    .description("a branch of another timeline, at its head or at an older LSN")
+    .addOption(tenantOption())
+    .option("--timeline-id <id>", "32 hex digits (default: random)")
+    .requiredOption("--branch-name <name>", "its name")
+    .option("--ancestor-branch-name <name>", "branch to start from", DEFAULT_BRANCH_NAME)
+    .option("--ancestor-start-lsn <lsn>", "where to start (default: the newest commit)")
+    .action(async (options: BranchOptions & { branchName: string }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const info = await createBranch(home, options.branchName, options);
+        const ancestor = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
+        print(
+          `Created timeline '${info.timeline_id}' at Lsn ${info.ancestor_lsn} for tenant: ${info.tenant_id}. Ancestor timeline: '${ancestor}'`,
+        );
+      });
+    });
+}
+
+function withName(info: TimelineInfo, names: ReadonlyMap<string, string>) {
+  return { branch_name: names.get(info.timeline_id) ?? null, ...info };
+}
+
+interface BranchOptions {
+  tenantId?: string;
+  timelineId?: string;
+  ancestorBranchName?: string;
+  ancestorStartLsn?: string;
+}
+
+/** A branch at an LSN, by default the newest committed one; call with the home locked. */
+export async function createBranch(
+  home: StrataHome,
+  branchName: string,
+  options: BranchOptions,
+): Promise<TimelineInfo> {
+  const config = home.config();
+  const tenantId = resolveTenant(config, options.tenantId);
+  requireFreeBranchName(config, tenantId, branchName);
+  const ancestorName = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
+  const ancestor = resolveBranch(config, tenantId, ancestorName);
+  const wanted =
+    options.ancestorStartLsn === undefined ? undefined : parseLsnArgument(options.ancestorStartLsn);
+  const lsn = await branchLsn(home, tenantId, ancestor, ancestorName, wanted);
+  return createTimeline(home, {
+    tenantId,
+    branchName,
+    timelineId: options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
+    ancestor: { timelineId: ancestor, lsn },
+  });
+}
+
+/** `wanted` if it is not in the future; else the newest LSN. */
+async function branchLsn(
+  home: StrataHome,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+  name: string,
+  wanted: Lsn | undefined,
+): Promise<Lsn> {
+  const newest = await newestLsn(home, home.config(), tenantId, timelineId);
+  if (wanted !== undefined && wanted > newest) {
+    throw new StorageError(
+      "invalid",
+      "lsn-in-future",
+      `LSN ${formatLsn(wanted)} is in the future: the newest of branch '${name}' is ${formatLsn(newest)}`,
+    );
+  }
+  return wanted ?? newest;
+}
+
+interface BranchCreateOptions {
+  tenantId?: string;
+  parent: string;
+  at?: string;
+  start?: boolean;
+}
+
+export function addBranchCommands(program: Command): void {
+  const branch = group(program, "branch", "branches, in short");
+  branch
+    .command("create")
+    .argument("<name>")
+    .description("a branch of main, or of --parent, now or --at an LSN")
+    .addOption(tenantOption())
+    .option("-p, --parent <name[@lsn]>", "branch to start from", DEFAULT_BRANCH_NAME)
+    .option("--at <lsn>", "where to start (default: the newest commit)")
+    .option("-s, --start", "also create and start an endpoint on it")
+    .action(async (name: string, options: BranchCreateOptions) => {
+      await shortBranchCreate(openHome(), name, options);
+    });
+  branch
+    .command("list")
+    .alias("ls")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((options: { tenantId?: string; json?: boolean }) =>
+      listBranches(openHome(), options.tenantId, options.json === true),
+    );
+  branch
+    .command("delete")
+    .alias("rm")
+    .argument("<name>")
+    .addOption(tenantOption())
+    .option("-f, --force", "also stop and destroy the endpoints on it")
+    .action(async (name: string, options: { tenantId?: string; force?: boolean }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const tenantId = resolveTenant(home.config(), options.tenantId);
+        await clearEndpoints(home, tenantId, name, options.force === true);
+        const timelineId = await deleteBranch(home, tenantId, name);
+        print(`Deleted branch '${name}' (timeline '${timelineId}')`);
+      });
+    });
+  branch
+    .command("rename")
+    .argument("<name>")
+    .argument("<new-name>")
+    .addOption(tenantOption())
+    .action(async (name: string, newName: string, options: { tenantId?: string }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const tenantId = resolveTenant(home.config(), options.tenantId);
+        const timelineId = resolveBranch(home.config(), tenantId, name);
+        requireFreeBranchName(home.config(), tenantId, newName);
+        home.update((config) => {
+          const mapping = config.branchNameMappings[tenantId]!;
+          delete mapping[name];
+          mapping[newName] = timelineId;
+        });
+        print(`Renamed branch '${name}' to '${newName}'`);
+      });
+    });
+}
+
+async function shortBranchCreate(
+  home: StrataHome,
+  name: string,
+  options: BranchCreateOptions,
+): Promise<void> {
+  const at = options.parent.indexOf("@");
+  const parent = at === -1 ? options.parent : options.parent.slice(0, at);
+  const lsn = at === -1 ? options.at : options.parent.slice(at + 1);
+  if (at !== -1 && options.at !== undefined) {
+    throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
+  }
+  const endpoint = await withHomeLocked(home, async () => {
+    const info = await createBranch(home, name, {
+      ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
+      ancestorBranchName: parent,
+      ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
+    });
+    print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
+    if (options.start !== true) {
+      return undefined;
+    }
+    return createEndpoint(home, {
+      id: freeEndpointId(home, name),
+      tenantId: parseTenantId(info.tenant_id),
+      timelineId: parseTimelineId(info.timeline_id),
+    });
+  });
+  if (endpoint !== undefined) {
+    await withEndpointLocked(home, endpoint.id, () =>
+      startEndpoint(home, endpoint, { timeoutMs: parseDuration("90s"), print: () => {} }),
+    );
+    print(`Endpoint ${endpoint.id}: ${connectionUrl(endpoint)}`);
+  } else {
+    const id = freeEndpointId(home, name);
+    print(`Start Postgres on it: strata endpoint create ${id} --branch-name ${name}`);
+    print(`                      strata endpoint start ${id}`);
+  }
+}
+
+function endpointIdFor(branchName: string): string {
+  return branchName.replaceAll("/", "-").replace(/^[^A-Za-z0-9_]+/, "");
+}
+
+function freeEndpointId(home: StrataHome, branchName: string): string {
+  const id = endpointIdFor(branchName);
+  const taken = listEndpoints(home).some((endpoint) => endpoint.id === id);
+  return taken ? defaultEndpointId(branchName) : id;
+}
+
+async function listBranches(
+  home: StrataHome,
+  givenTenant: string | undefined,
+  json: boolean,
+): Promise<void> {
+  const config = home.config();
+  const tenantId = resolveTenant(config, givenTenant);
+  const names = branchNames(config, tenantId);
+  const timelines = await pageserverClient(config).listTimelines(tenantId);
+  const endpoints = listEndpoints(home).filter(({ spec }) => spec.tenantId === tenantId);
+  const rows = timelines
+    .filter((info) => names.has(info.timeline_id))
+    .toSorted((a, b) => names.get(a.timeline_id)!.localeCompare(names.get(b.timeline_id)!, "en"))
+    .map((info) => ({
+      name: names.get(info.timeline_id)!,
+      timeline_id: info.timeline_id,
+      parent:
+        info.ancestor_timeline_id === null
+          ? null
+          : (names.get(info.ancestor_timeline_id) ?? info.ancestor_timeline_id),
+      parent_lsn: info.ancestor_timeline_id === null ? null : info.ancestor_lsn,
+      last_record_lsn: info.last_record_lsn,
+      endpoints: endpoints
+        .filter(({ spec }) => spec.timelineId === info.timeline_id)
+        .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
+    }));
+  if (json) {
+    printJson(rows);
+    return;
+  }
+  print(
+    formatTable(
+      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "ENDPOINTS"],
+      rows.map((row) => [
+        row.name,
+        row.timeline_id,
+        row.parent ?? "---",
+        row.parent_lsn ?? "---",
+        row.last_record_lsn,
+        row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
+      ]),
+    ),
+  );
+}
+
+/** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */
+async function clearEndpoints(
+  home: StrataHome,
+  tenantId: TenantId,
+  name: string,
+  force: boolean,
+): Promise<void> {
+  const timelineId = resolveBranch(home.config(), tenantId, name);
+  const endpoints = listEndpoints(home).filter(
+    ({ spec }) => spec.tenantId === tenantId && spec.timelineId === timelineId,
+  );
+  if (endpoints.length > 0 && !force) {
+    const ids = endpoints.map((endpoint) => endpoint.id).join(", ");
+    throw new StorageError(
+      "conflict",
+      "branch-has-endpoints",
+      `branch '${name}' has endpoints: ${ids}; --force stops and destroys them`,
+    );
+  }
+  for (const endpoint of endpoints) {
+    await stopEndpoint(endpoint, "immediate", () => {});
+    destroyEndpoint(endpoint);
+    print(`Destroyed endpoint ${endpoint.id}`);
+  }
+}

@@ -1,0 +1,235 @@
+// Starts and stops one daemon: detached, with a pid file and a log in its working directory.
+
+import { spawn } from "node:child_process";
+import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import {
+  describeListener,
+  isDaemonOf,
+  isFree,
+  readPidFile,
+  sendSignal,
+  waitForExit,
+} from "./processes.ts";
+
+export type StopMode = "fast" | "immediate";
+export type Print = (line: string) => void;
+
+/** One daemon as the command line sees it. */
+export interface Daemon {
+  /** For people: `pageserver 1`. */
+  readonly name: string;
+  readonly workdir: string;
+  /** Written by the daemon itself once it listens. */
+  readonly pidFile: string;
+  readonly logFile: string;
+  /** Absolute path of its main.ts. */
+  readonly entry: string;
+  /** After `--workdir DIR`. */
+  readonly args: readonly string[];
+  /** Every `host:port` it will listen on. */
+  readonly addresses: readonly string[];
+  /** Whether it answers; may throw a StorageError to give up at once. */
+  readonly probe: () => Promise<boolean>;
+}
+
+export type DaemonState =
+  | { readonly state: "running"; readonly pid: number }
+  | { readonly state: "stopped" | "crashed" };
+
+/** `crashed`: a pid file is there but not its process. */
+export function daemonState(daemon: Daemon): DaemonState {
+  const pid = readPidFile(daemon.pidFile);
+  if (pid !== undefined && isDaemonOf(pid, daemon.workdir)) {
+    return { state: "running", pid };
+  }
+  return { state: existsSync(daemon.pidFile) ? "crashed" : "stopped" };
+}
+
+/**
+ * Starts the daemon and waits until it answers; its pid. One that runs already is left alone.
+ * StorageError `conflict` where a port is taken, `unavailable` with the daemon's own last words
+ * where it ends or does not answer in time.
+ */
+export async function startDaemon(
+  daemon: Daemon,
+  options: { timeoutMs: number; print: Print },
+): Promise<number> {
+  const before = daemonState(daemon);
+  if (before.state === "running") {
+    await waitUntilAnswering(daemon, before.pid, () => false, options.timeoutMs);
+    options.print(`${daemon.name} is already running, pid: ${before.pid}`);
+    return before.pid;
+  }
+  for (const address of daemon.addresses) {
+    if (!(await isFree(address))) {
+      const holder = describeListener(address);
+      throw new StorageError(
+        "conflict",
+        "address-in-use",
+        `start ${daemon.name}: ${address} is already in use${holder === undefined ? "" : ` by ${holder}`}`,
+      );
+    }
+  }
+  mkdirSync(daemon.workdir, { recursive: true });
+  rmSync(daemon.pidFile, { force: true });
+  const logStart = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
+  const pid = await launch(daemon, options.timeoutMs, logStart);
+  options.print(`${daemon.name} started and passed status check, pid: ${pid}`);
+  return pid;
+}
+
+async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Promise<number> {
+  const log = openSync(daemon.logFile, "a", 0o644);
+  const args = ["--disable-warning=ExperimentalWarning", daemon.entry, "--workdir", daemon.workdir];
+  const child = spawn(process.execPath, [...args, ...daemon.args], {
+    detached: true,
+    cwd: daemon.workdir,
+    stdio: ["ignore", log, log],
+  });
+  closeSync(log);
+  let ended: string | undefined;
+  child.once("exit", (code, signal) => {
+    ended = signal === null ? `exit code ${code}` : `signal ${signal}`;
+  });
+  child.once("error", (error) => {
+    ended = error.message;
+  });
+  const pid = child.pid ?? 0;
+  try {
+    const hasEnded = () => ended !== undefined;
+    if (!(await waitUntilAnswering(daemon, pid, hasEnded, timeoutMs))) {
+      const why = lastWords(daemon.logFile, logStart) ?? ended;
+      throw new StorageError("unavailable", "start-failed", `start ${daemon.name}: ${why}`);
+    }
+  } catch (error) {
+    if (ended === undefined && pid > 0) {
+      sendSignal(pid, "SIGQUIT");
+      if (!(await waitForExit(pid, STOP_PATIENCE_MS.immediate))) {
+        sendSignal(pid, "SIGKILL");
+      }
+      rmSync(daemon.pidFile, { force: true });
+    }
+    throw error;
+  }
+  child.unref();
+  return pid;
+}
+
+/** True once it answers, false when `hasEnded`; StorageError `unavailable` after the time. */
+async function waitUntilAnswering(
+  daemon: Daemon,
+  pid: number,
+  hasEnded: () => boolean,
+  timeoutMs: number,
+): Promise<boolean> {
+  const deadline = monotonicMs() + timeoutMs;
+  for (;;) {
+    if (hasEnded()) {
+      return false;
+    }
+    if (readPidFile(daemon.pidFile) === pid && (await daemon.probe())) {
+      return true;
+    }
+    if (monotonicMs() > deadline) {
+      throw new StorageError(
+        "unavailable",
+        "start-timeout",
+        `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; its log is ${daemon.logFile}`,
+      );
+    }
+    await sleep(20);
+  }
+}
+
+/** Why a daemon ended, from what it logged since `from`: its `fatal:` line, else its last error. */
+export function lastWords(logFile: string, from: number): string | undefined {
+  const lines = tailOf(logFile, from).split("\n").filter(Boolean);
+  const fatal = lines.findLast((line) => line.startsWith("fatal: "));
+  if (fatal !== undefined) {
+    return fatal.slice("fatal: ".length);
+  }
+  for (const line of lines.toReversed()) {
+    try {
+      const entry = JSON.parse(line) as {
+        level?: string;
+        msg?: string;
+        error?: { message?: string };
+      };
+      if (entry.level === "error" || entry.level === "fatal") {
+        return [entry.msg, entry.error?.message].filter(Boolean).join(": ");
+      }
+    } catch {
+      // Not one of our lines: an uncaught error's, of which this is the telling one.
+      if (/^\w*Error\b/.test(line)) {
+        return line;
+      }
+    }
+  }
+  return lines.at(-1);
+}
+
+const TAIL_BYTES = 64 * 1024;
+
+function tailOf(path: string, from: number): string {
+  if (!existsSync(path)) {
+    return "";
+  }
+  const size = statSync(path).size;
+  const start = Math.max(from, size - TAIL_BYTES);
+  const bytes = Buffer.alloc(Math.max(0, size - start));
+  const fd = openSync(path, "r");
+  try {
+    const length = readSync(fd, bytes, 0, bytes.length, start);
+    return bytes.toString("utf8", 0, length);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** How long a stop may take before a harder signal is sent. */
+const STOP_PATIENCE_MS = { fast: 30_000, immediate: 5000 };
+
+/** Stops the daemon and waits for its end; one that does not run is left alone. */
+export async function stopDaemon(
+  daemon: Daemon,
+  mode: StopMode,
+  print: Print,
+  options: { ask?: (signal: () => void) => Promise<void> } = {},
+): Promise<void> {
+  const now = daemonState(daemon);
+  if (now.state !== "running") {
+    rmSync(daemon.pidFile, { force: true });
+    print(`${daemon.name} is already stopped`);
+    return;
+  }
+  const { pid } = now;
+  print(
+    `Stopping ${daemon.name} with pid ${pid} ${mode === "fast" ? "gracefully" : "immediately"}..`,
+  );
+  const signal = () => void sendSignal(pid, mode === "fast" ? "SIGTERM" : "SIGQUIT");
+  await (options.ask ?? (async (send: () => void) => send()))(signal);
+  for (const harder of ["SIGQUIT", "SIGKILL"] as const) {
+    if (await waitForExit(pid, STOP_PATIENCE_MS[harder === "SIGQUIT" ? mode : "immediate"])) {
+      break;
+    }
+    print(`${daemon.name} has not stopped yet, sending ${harder}`);
+    sendSignal(pid, harder);
+  }
+  if (!(await waitForExit(pid, STOP_PATIENCE_MS.immediate))) {
+    throw new StorageError(
+      "unavailable",
+      "stop-failed",
+      `${daemon.name} with pid ${pid} does not stop`,
+    );
+  }
+  rmSync(daemon.pidFile, { force: true });
+  print(`${daemon.name} stopped`);
+}
+
+/** The main.ts of a component, whose folder is beside ours. */
+export function entryOf(component: string): string {
+  return join(dirname(import.meta.dirname), component, "main.ts");
+}

@@ -1,0 +1,324 @@
+// Endpoints of a home: their directories, ports, and the agents that run in them.
+
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
+import { StorageError } from "../base/errors.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
+import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
+import { ComputeClient } from "../compute/client.ts";
+import { runtimeDirectory } from "../postgres/installation.ts";
+import {
+  type Daemon,
+  type DaemonState,
+  daemonState,
+  entryOf,
+  type Print,
+  type StopMode,
+  startDaemon,
+  stopDaemon,
+} from "./daemon.ts";
+import type { StrataConfig, StrataHome } from "./home.ts";
+import { isFree } from "./processes.ts";
+import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
+
+const HTTP_HOST = "127.0.0.1";
+const PG_HOST = "127.0.0.1";
+/** The superuser that initdb makes; connections over the loopback address need no password. */
+const SUPERUSER = "cloud_admin";
+
+export interface Endpoint {
+  readonly id: string;
+  readonly directory: string;
+  readonly spec: EndpointSpec;
+}
+
+export interface NewEndpoint {
+  readonly id: string;
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  /** Read-only at this LSN; absent: a primary at the head. */
+  readonly staticLsn?: Lsn | undefined;
+  readonly pgPort?: number | undefined;
+  readonly internalHttpPort?: number | undefined;
+  readonly allowMultiple?: boolean | undefined;
+  readonly settings?: Record<string, string>;
+}
+
+export function connectionUrl(endpoint: Endpoint, database = "postgres"): string {
+  const { pgHost, pgPort } = endpoint.spec;
+  return `postgresql://${SUPERUSER}@${pgHost}:${pgPort}/${database}`;
+}
+
+export function listEndpoints(home: StrataHome): Endpoint[] {
+  const directory = home.endpointsDirectory();
+  if (!existsSync(directory)) {
+    return [];
+  }
+  return readdirSync(directory)
+    .toSorted()
+    .flatMap((id) => {
+      const endpoint = loadEndpoint(home, id);
+      return endpoint === undefined ? [] : [endpoint];
+    });
+}
+
+function loadEndpoint(home: StrataHome, id: string): Endpoint | undefined {
+  const directory = join(home.endpointsDirectory(), id);
+  const bytes = readFileIfExists(join(directory, "endpoint.json"));
+  // A directory without the file is a creation that was cut short.
+  return bytes === undefined
+    ? undefined
+    : { id, directory, spec: parseEndpointSpec(bytes.toString("utf8")) };
+}
+
+export function findEndpoint(home: StrataHome, id: string): Endpoint {
+  const endpoint = isEndpointId(id) ? loadEndpoint(home, id) : undefined;
+  if (endpoint === undefined) {
+    throw new StorageError("not-found", "no-endpoint", `postgres endpoint ${id} is not found`);
+  }
+  return endpoint;
+}
+
+function isEndpointId(id: string): boolean {
+  return /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/.test(id);
+}
+
+/** Neon's default name of a branch's endpoint, as something that can name a directory. */
+export function defaultEndpointId(branchName: string): string {
+  return `ep-${branchName.replaceAll("/", "-")}`.slice(0, 63);
+}
+
+export function endpointState(endpoint: Endpoint): DaemonState {
+  return daemonState(agentDaemon(endpoint));
+}
+
+function agentDaemon(endpoint: Endpoint): Daemon {
+  const { spec, directory } = endpoint;
+  const client = clientOf(endpoint);
+  return {
+    name: `endpoint ${endpoint.id}`,
+    workdir: directory,
+    pidFile: join(directory, "compute.pid"),
+    logFile: join(directory, "compute.log"),
+    entry: entryOf("compute"),
+    args: [],
+    addresses: [`${spec.pgHost}:${spec.pgPort}`, `${HTTP_HOST}:${spec.internalHttpPort}`],
+    probe: async () => {
+      const status = await client.status().catch(() => undefined);
+      if (status?.status === "failed") {
+        throw new StorageError(
+          "unavailable",
+          "start-failed",
+          `start endpoint ${endpoint.id}: ${status.error ?? "failed"}`,
+        );
+      }
+      return status?.status === "running";
+    },
+  };
+}
+
+export function clientOf(endpoint: Endpoint): ComputeClient {
+  return new ComputeClient(`${HTTP_HOST}:${endpoint.spec.internalHttpPort}`);
+}
+
+/** Writes the endpoint's directory; call with the home locked. Nothing is started. */
+export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Promise<Endpoint> {
+  const config = home.config();
+  const { id } = wanted;
+  if (!isEndpointId(id)) {
+    throw new StorageError(
+      "invalid",
+      "bad-endpoint-id",
+      `endpoint id '${id}': letters, digits and _ . - only, at most 63, not starting with . -`,
+    );
+  }
+  const existing = listEndpoints(home);
+  if (existing.some((endpoint) => endpoint.id === id)) {
+    throw new StorageError("conflict", "endpoint-exists", `endpoint ${id} already exists`);
+  }
+  if (wanted.staticLsn === undefined && wanted.allowMultiple !== true) {
+    refuseSecondPrimary(existing, wanted, "exists");
+  }
+  const spec: EndpointSpec = {
+    endpointId: id,
+    tenantId: wanted.tenantId,
+    timelineId: wanted.timelineId,
+    mode: wanted.staticLsn === undefined ? "primary" : { static: formatLsn(wanted.staticLsn) },
+    pgVersion: config.pgVersion,
+    pgHost: PG_HOST,
+    ...(await choosePorts(config, existing, wanted)),
+    ...storageAddresses(config, wanted.staticLsn !== undefined),
+    settings: wanted.settings ?? {},
+    ...(config.pgBin === undefined ? {} : { pgBin: config.pgBin }),
+  };
+  const directory = join(home.endpointsDirectory(), id);
+  mkdirSync(directory, { recursive: true });
+  writeFileDurably(join(directory, "endpoint.json"), `${JSON.stringify(spec, undefined, 2)}\n`);
+  return { id, directory, spec };
+}
+
+function storageAddresses(
+  config: StrataConfig,
+  isStatic: boolean,
+): Pick<EndpointSpec, "pageserver" | "safekeepers"> {
+  const pageserver = config.pageservers[0]!;
+  return {
+    pageserver: { pgAddr: pageserver.listenPgAddr, httpAddr: pageserver.listenHttpAddr },
+    // A read-only endpoint writes no WAL.
+    safekeepers: isStatic
+      ? []
+      : config.safekeepers.map((node) => ({
+          id: node.id,
+          pgAddr: node.listenPgAddr,
+          httpAddr: node.listenHttpAddr,
+        })),
+  };
+}
+
+function refuseSecondPrimary(
+  endpoints: readonly Endpoint[],
+  wanted: { id: string; tenantId: string; timelineId: string },
+  verb: "exists" | "is running",
+): void {
+  const other = endpoints.find(
+    ({ id, spec }) =>
+      id !== wanted.id &&
+      spec.mode === "primary" &&
+      spec.tenantId === wanted.tenantId &&
+      spec.timelineId === wanted.timelineId,
+  );
+  if (other !== undefined) {
+    throw new StorageError(
+      "conflict",
+      "second-primary",
+      `a primary endpoint of this branch ${verb} already: ${other.id}; --allow-multiple overrides`,
+    );
+  }
+}
+
+/** Given ports, else the next two after all that endpoints have, skipping ports in other use. */
+async function choosePorts(
+  config: StrataConfig,
+  existing: readonly Endpoint[],
+  wanted: NewEndpoint,
+): Promise<Pick<EndpointSpec, "pgPort" | "internalHttpPort">> {
+  const taken = existing.flatMap(({ spec }) => [spec.pgPort, spec.internalHttpPort]);
+  for (const port of [wanted.pgPort, wanted.internalHttpPort]) {
+    if (port !== undefined && taken.includes(port)) {
+      throw new StorageError(
+        "conflict",
+        "port-taken",
+        `port ${port} belongs to another endpoint of this home`,
+      );
+    }
+  }
+  let next = Math.max(config.endpointBasePort - 1, ...taken) + 1;
+  const nextFree = async () => {
+    for (; next <= 65_535; next++) {
+      if (
+        next !== wanted.pgPort &&
+        next !== wanted.internalHttpPort &&
+        (await isFree(`127.0.0.1:${next}`))
+      ) {
+        return next++;
+      }
+    }
+    throw new StorageError("unavailable", "no-port", "no free port for the endpoint");
+  };
+  const pgPort = wanted.pgPort ?? (await nextFree());
+  const internalHttpPort = wanted.internalHttpPort ?? (await nextFree());
+  return { pgPort, internalHttpPort };
+}
+
+/** Starts the agent and waits until Postgres accepts connections. */
+export async function startEndpoint(
+  home: StrataHome,
+  endpoint: Endpoint,
+  options: { timeoutMs: number; print: Print; allowMultiple?: boolean },
+): Promise<void> {
+  const config = home.config();
+  if (endpointState(endpoint).state !== "running") {
+    checkStorageRuns(home, config, endpoint);
+    if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {
+      const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
+      refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
+    }
+  }
+  await startDaemon(agentDaemon(endpoint), options);
+}
+
+/** Without this, a start would only end after its whole timeout. */
+function checkStorageRuns(home: StrataHome, config: StrataConfig, endpoint: Endpoint): void {
+  const needed = [pageserverDaemon(home, config)];
+  const safekeepers = config.safekeepers.map((node) => safekeeperDaemon(home, config, node));
+  const up = safekeepers.filter((daemon) => daemonState(daemon).state === "running");
+  if (endpoint.spec.mode === "primary" && up.length * 2 <= safekeepers.length) {
+    needed.push(...safekeepers);
+  }
+  const down = needed.filter((daemon) => daemonState(daemon).state !== "running");
+  if (down.length > 0) {
+    const names = down.map((daemon) => daemon.name).join(", ");
+    throw new StorageError(
+      "unavailable",
+      "storage-not-running",
+      `start endpoint ${endpoint.id}: not running: ${names}; run 'strata start' first`,
+    );
+  }
+}
+
+/** Stops the agent and its Postgres; the LSN up to which everything is on a quorum, where it told. */
+export async function stopEndpoint(
+  endpoint: Endpoint,
+  mode: StopMode,
+  print: Print,
+): Promise<string | undefined> {
+  let lsn: string | undefined;
+  const daemon = agentDaemon(endpoint);
+  await stopDaemon(daemon, mode, print, {
+    ask: async (signal) => {
+      try {
+        lsn = (await clientOf(endpoint).terminate(mode, 30_000)).lsn ?? undefined;
+      } catch {
+        // It does not answer: the signals that follow reach it anyhow.
+        signal();
+      }
+    },
+  });
+  return lsn;
+}
+
+/** Removes all files of a stopped endpoint. Its data lives in the storage. */
+export function destroyEndpoint(endpoint: Endpoint): void {
+  if (endpointState(endpoint).state === "running") {
+    throw new StorageError("conflict", "endpoint-running", `endpoint ${endpoint.id} is running`);
+  }
+  const runtime = runtimeDirectory(endpoint.directory);
+  rmSync(runtime, { recursive: true, force: true });
+  rmSync(endpoint.directory, { recursive: true, force: true });
+}
+
+/** The newest commit LSN known to a running primary of the timeline; 0 where none runs. */
+export async function runningCommitLsn(
+  home: StrataHome,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<Lsn> {
+  let newest = toLsn(0);
+  for (const endpoint of listEndpoints(home)) {
+    const { spec } = endpoint;
+    if (
+      spec.tenantId === tenantId &&
+      spec.timelineId === timelineId &&
+      spec.mode === "primary" &&
+      endpointState(endpoint).state === "running"
+    ) {
+      const status = await clientOf(endpoint)
+        .status()
+        .catch(() => undefined);
+      newest = maxLsn(newest, parseLsn(status?.commitLsn ?? "") ?? newest);
+    }
+  }
+  return newest;
+}

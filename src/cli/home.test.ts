@@ -1,0 +1,72 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { parseInitSettings, StrataHome } from "./home.ts";
+
+function homeIn(t: TestContext): StrataHome {
+  const directory = mkdtempSync(join(tmpdir(), "strata-home-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  return new StrataHome(join(directory, "home"));
+}
+
+test("StrataHome.create: Neon's ports, one for each safekeeper", (t) => {
+  const home = homeIn(t);
+  assert.throws(() => home.config(), { kind: "not-found", message: /strata init/ });
+  home.create({}, 3, "must-not-exist");
+  const config = home.config();
+  assert.deepEqual(
+    config.safekeepers.map((node) => [node.id, node.listenPgAddr, node.listenHttpAddr]),
+    [
+      [1, "127.0.0.1:5454", "127.0.0.1:7676"],
+      [2, "127.0.0.1:5455", "127.0.0.1:7677"],
+      [3, "127.0.0.1:5456", "127.0.0.1:7678"],
+    ],
+  );
+  assert.equal(config.pageservers[0]?.listenPgAddr, "127.0.0.1:64000");
+  assert.equal(config.broker.listenAddr, "127.0.0.1:50051");
+});
+
+test("StrataHome.create: what --force allows", (t) => {
+  const home = homeIn(t);
+  mkdirSync(home.path);
+  assert.throws(() => home.create({}, 1, "must-not-exist"), { kind: "conflict" });
+  home.create({}, 1, "empty-dir-ok");
+  writeFileSync(join(home.path, "data"), "");
+  assert.throws(() => home.create({}, 1, "empty-dir-ok"), /already initialized/);
+  home.create({}, 1, "remove-all-contents");
+  assert.throws(() => readFileSync(join(home.path, "data")), /ENOENT/);
+});
+
+test("StrataHome: a wrong configuration names the field, also in --config", (t) => {
+  const home = homeIn(t);
+  home.create({}, 1, "must-not-exist");
+  const path = join(home.path, "config.json");
+  writeFileSync(path, readFileSync(path, "utf8").replace("127.0.0.1:50051", "nowhere"));
+  assert.throws(() => home.config(), { kind: "invalid", message: /broker\.listenAddr/ });
+  writeFileSync(path, "{");
+  assert.throws(() => home.config(), /not JSON/);
+  assert.throws(() => parseInitSettings('{"safekeepers": []}', "f.json"), /f\.json: safekeepers/);
+  assert.throws(() => parseInitSettings('{"typo": 1}', "f.json"), /typo/);
+});
+
+test("StrataHome.create: an address given twice is refused before anything is written", (t) => {
+  const home = homeIn(t);
+  const node = { id: 1, listenPgAddr: "127.0.0.1:1", listenHttpAddr: "127.0.0.1:1" };
+  assert.throws(() => home.create({ safekeepers: [node] }, 1, "must-not-exist"), /used twice/);
+  assert.equal(home.isInitialized(), false);
+});
+
+test("StrataHome.update: all or nothing", (t) => {
+  const home = homeIn(t);
+  home.create({}, 1, "must-not-exist");
+  const before = home.config();
+  assert.throws(() =>
+    home.update((config) => {
+      config.defaultTenantId = "0".repeat(32);
+      throw new Error("no");
+    }),
+  );
+  assert.deepEqual(home.config(), before);
+});

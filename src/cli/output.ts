@@ -1,0 +1,61 @@
+// How listings look: borderless tables and the tree of timelines, both as neon_local prints them.
+
+import { parseLsn } from "../base/lsn.ts";
+import type { TimelineInfo } from "../pageserver/api.ts";
+
+export type TimelineNode = Pick<
+  TimelineInfo,
+  "timeline_id" | "ancestor_timeline_id" | "ancestor_lsn"
+>;
+
+/** Columns as wide as their widest cell, one space before and after each. */
+export function formatTable(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+): string {
+  const widths = header.map((title, column) =>
+    Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  return [header, ...rows]
+    .map((row) =>
+      widths
+        .map((width, i) => ` ${(row[i] ?? "").padEnd(width)} `)
+        .join("")
+        .trimEnd(),
+    )
+    .join("\n");
+}
+
+/**
+ * The lines of `timeline list`: roots by name, children by branch point, then name. A timeline whose
+ * ancestor is not in the list counts as a root; ids in `names` map to branch names.
+ */
+export function formatTimelineTree(
+  timelines: readonly TimelineNode[],
+  names: ReadonlyMap<string, string>,
+): string[] {
+  const name = (node: TimelineNode) => names.get(node.timeline_id) ?? "_no_name_";
+  const lsn = (node: TimelineNode) => parseLsn(node.ancestor_lsn ?? "") ?? 0;
+  const sorted = timelines.toSorted(
+    (a, b) => lsn(a) - lsn(b) || name(a).localeCompare(name(b), "en"),
+  );
+  const known = new Set(timelines.map((node) => node.timeline_id));
+  const children = Map.groupBy(sorted, (node) => {
+    const ancestor = node.ancestor_timeline_id;
+    return ancestor !== null && known.has(ancestor) ? ancestor : "";
+  });
+  const lines: string[] = [];
+  // An explicit stack: branches can be thousands deep.
+  const roots = (children.get("") ?? []).toSorted((a, b) => name(a).localeCompare(name(b), "en"));
+  const stack = roots.toReversed().map((node) => ({ node, own: "", below: "" }));
+  for (let top = stack.pop(); top !== undefined; top = stack.pop()) {
+    lines.push(`${top.own}${name(top.node)} [${top.node.timeline_id}]`);
+    const nodes = children.get(top.node.timeline_id) ?? [];
+    for (const [i, node] of nodes.entries().toArray().toReversed()) {
+      const last = i === nodes.length - 1;
+      const own = `${top.below}${last ? "┗━" : "┣━"} @${node.ancestor_lsn ?? "Unknown Lsn"}: `;
+      stack.push({ node, own, below: `${top.below}${last ? "   " : "┃  "}` });
+    }
+  }
+  return lines;
+}

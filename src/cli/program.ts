@@ -1,0 +1,43 @@
+// The commands of the `strata` command line, and how a failed one ends.
+
+import { Command } from "commander";
+import { errorMessage } from "../base/errors.ts";
+import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
+import { addStorageCommands } from "./commands-storage.ts";
+import { addBranchCommands, addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
+import { addCompletionCommand } from "./completion.ts";
+import { addUpCommand } from "./up.ts";
+
+function buildProgram(): Command {
+  const program = new Command("strata")
+    .description("Serverless Postgres: branches and time travel on unmodified PostgreSQL")
+    .version("0.1.0")
+    .enablePositionalOptions()
+    .showHelpAfterError(false)
+    .configureOutput({
+      outputError: (text, write) => write(text.replace(/^error: /, "command failed: ")),
+    });
+  addUpCommand(program);
+  addStorageCommands(program);
+  addTenantCommands(program);
+  addTimelineCommands(program);
+  addBranchCommands(program);
+  addEndpointCommands(program);
+  addPsqlCommand(program);
+  addCompletionCommand(program);
+  return program;
+}
+
+/** Runs the command in the process's arguments; a failure is one line and exit code 1. */
+export async function runCli(): Promise<void> {
+  try {
+    await buildProgram().parseAsync();
+  } catch (error) {
+    const message = errorMessage(error).replaceAll("\n", " ");
+    console.error(`command failed: ${message}`);
+    if (process.env["STRATA_LOG"] === "debug") {
+      console.error(error);
+    }
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,155 @@
+// The storage daemons of a home: how each is started, and whether it answers.
+
+import { connect } from "node:net";
+import { join } from "node:path";
+import { StorageError } from "../base/errors.ts";
+import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
+import type { StorageNode, StrataConfig, StrataHome } from "./home.ts";
+
+const PROBE_TIMEOUT_MS = 2000;
+
+export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
+  const address = config.broker.listenAddr;
+  return {
+    name: "storage_broker",
+    ...files(home.brokerDirectory(), "storage_broker"),
+    entry: entryOf("storage-broker"),
+    args: ["--listen", address],
+    addresses: [address],
+    probe: () => acceptsConnections(address),
+  };
+}
+
+export function pageserverDaemon(
+  home: StrataHome,
+  config: StrataConfig,
+  node: StorageNode = config.pageservers[0]!,
+): Daemon {
+  return {
+    name: "pageserver",
+    ...files(home.pageserverDirectory(node.id), "pageserver"),
+    entry: entryOf("pageserver"),
+    args: [...nodeArguments(config, node), ...pgBinArguments(config)],
+    addresses: [node.listenPgAddr, node.listenHttpAddr],
+    probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
+  };
+}
+
+export function safekeeperDaemon(
+  home: StrataHome,
+  config: StrataConfig,
+  node: StorageNode,
+): Daemon {
+  return {
+    name: `safekeeper ${node.id}`,
+    ...files(home.safekeeperDirectory(node.id), "safekeeper"),
+    entry: entryOf("safekeeper"),
+    args: nodeArguments(config, node),
+    addresses: [node.listenPgAddr, node.listenHttpAddr],
+    probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
+  };
+}
+
+/** Every storage daemon, in the order in which they start. */
+export function storageDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
+  return [
+    brokerDaemon(home, config),
+    ...config.pageservers.map((node) => pageserverDaemon(home, config, node)),
+    ...config.safekeepers.map((node) => safekeeperDaemon(home, config, node)),
+  ];
+}
+
+export function findNode(nodes: readonly StorageNode[], id: number, kind: string): StorageNode {
+  const node = nodes.find((candidate) => candidate.id === id);
+  if (node === undefined) {
+    throw new StorageError("not-found", "no-node", `could not find ${kind} ${id}`);
+  }
+  return node;
+}
+
+function files(workdir: string, name: string) {
+  return {
+    workdir,
+    pidFile: join(workdir, `${name}.pid`),
+    logFile: join(workdir, `${name}.log`),
+  };
+}
+
+function nodeArguments(config: StrataConfig, node: StorageNode): string[] {
+  return [
+    ...["--id", String(node.id)],
+    ...["--listen-pg", node.listenPgAddr],
+    ...["--listen-http", node.listenHttpAddr],
+    ...["--broker", `http://${config.broker.listenAddr}`],
+  ];
+}
+
+function pgBinArguments(config: StrataConfig): string[] {
+  return config.pgBin === undefined ? [] : ["--pg-bin", config.pgBin];
+}
+
+export async function answersHttp(url: string): Promise<boolean> {
+  try {
+    const response = await fetch(url, { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
+    await response.arrayBuffer();
+    return response.ok;
+  } catch {
+    return false;
+  }
+}
+
+/** For a listener that speaks HTTP/2 only. */
+function acceptsConnections(address: string): Promise<boolean> {
+  const colon = address.lastIndexOf(":");
+  return new Promise((resolve) => {
+    const socket = connect(Number(address.slice(colon + 1)), address.slice(0, colon));
+    socket.setTimeout(PROBE_TIMEOUT_MS, () => socket.destroy(new Error("timeout")));
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
+}
+
+/** One line before a start, as Neon prints it. */
+function announce(daemon: Daemon, print: Print): void {
+  const address = daemon.addresses[0];
+  if (daemon.name === "storage_broker") {
+    print(`Starting storage broker at http://${address}`);
+  } else if (daemon.name === "pageserver") {
+    print(`Starting pageserver node at '${address}' in "${daemon.workdir}"`);
+  } else {
+    print(`Starting safekeeper at '${address}' in '${daemon.workdir}'`);
+  }
+}
+
+export async function startService(
+  daemon: Daemon,
+  options: { timeoutMs: number; print: Print },
+): Promise<void> {
+  if (daemonState(daemon).state !== "running") {
+    announce(daemon, options.print);
+  }
+  await startDaemon(daemon, options);
+}
+
+/** All at once: the others look for the broker until it is there. Reports every failure. */
+export async function startStorage(
+  home: StrataHome,
+  config: StrataConfig,
+  options: { timeoutMs: number; print: Print },
+): Promise<void> {
+  const results = await Promise.allSettled(
+    storageDaemons(home, config).map((daemon) => startService(daemon, options)),
+  );
+  const failures = results.flatMap((result) =>
+    result.status === "rejected" ? [result.reason as unknown] : [],
+  );
+  if (failures.length > 0) {
+    const messages = failures.map((error) => (error instanceof Error ? error.message : `${error}`));
+    throw new StorageError("unavailable", "start-failed", messages.join("; "), {
+      cause: failures[0],
+    });
+  }
+}

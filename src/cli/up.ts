@@ -1,0 +1,217 @@
+// `strata up`: everything in one command, until Ctrl-C.
+
+import type { Command } from "commander";
+import pc from "picocolors";
+import { monotonicMs } from "../base/clock.ts";
+import { errorMessage } from "../base/errors.ts";
+import {
+  notice,
+  openHome,
+  parseCount,
+  parseDuration,
+  print,
+  withEndpointLocked,
+  withHomeLocked,
+} from "./cli.ts";
+import { initHome, startAll, stopAll } from "./commands-storage.ts";
+import { createTenant } from "./commands-timeline.ts";
+import { daemonState } from "./daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  type Endpoint,
+  endpointState,
+  listEndpoints,
+  startEndpoint,
+} from "./endpoints.ts";
+import type { StrataHome } from "./home.ts";
+import { storageDaemons } from "./services.ts";
+import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "./timelines.ts";
+
+const ENDPOINT_ID = "main";
+/** The signal of one Ctrl-C can come twice: from the terminal and from the process above us. */
+const SAME_SIGNAL_MS = 500;
+const WATCH_INTERVAL_MS = 2000;
+
+export function addUpCommand(program: Command): void {
+  program
+    .command("up")
+    .description("init, start, and Postgres on branch main; runs until Ctrl-C, data stays")
+    .option("--safekeepers <n>", "number of safekeepers, the first time (default: 1)", parseCount)
+    .option("--detach", "return once everything runs ('strata stop' ends it)")
+    .action((options: { safekeepers?: number; detach?: boolean }) => up(openHome(), options));
+}
+
+async function up(
+  home: StrataHome,
+  options: { safekeepers?: number; detach?: boolean },
+): Promise<void> {
+  const stop = new StopRequest();
+  const ranBefore = anythingRuns(home);
+  let endpoint: Endpoint;
+  try {
+    endpoint = await bringUp(home, options, stop);
+  } catch (error) {
+    // What this command started does not outlive its failure.
+    if (home.isInitialized() && (stop.requested || !ranBefore)) {
+      await shutDown(home, stop);
+    }
+    if (stop.requested) {
+      return;
+    }
+    throw error;
+  }
+  if (!stop.requested) {
+    tellHowToUse(endpoint, options.detach === true);
+  }
+  if (options.detach === true && !stop.requested) {
+    return;
+  }
+  const timer = setInterval(() => reportEnded(endpoint), WATCH_INTERVAL_MS);
+  await stop.wait();
+  clearInterval(timer);
+  await shutDown(home, stop);
+}
+
+function anythingRuns(home: StrataHome): boolean {
+  return (
+    home.isInitialized() &&
+    storageDaemons(home, home.config()).some((daemon) => daemonState(daemon).state === "running")
+  );
+}
+
+async function bringUp(
+  home: StrataHome,
+  options: { safekeepers?: number },
+  stop: StopRequest,
+): Promise<Endpoint> {
+  const endpoint = await withHomeLocked(home, async () => {
+    if (!home.isInitialized()) {
+      await step(`Creating ${home.path}`, async () => {
+        initHome(home, options, () => {});
+      });
+    }
+    stop.check();
+    await step("Starting storage", () =>
+      startAll(home, { timeoutMs: parseDuration("30s"), print: () => {} }),
+    );
+    stop.check();
+    if (home.config().defaultTenantId === undefined) {
+      // The first time, this runs initdb.
+      await step("Creating the first database", () =>
+        createTenant(home, { setDefault: true }, () => {}),
+      );
+    }
+    stop.check();
+    return findOrCreateEndpoint(home);
+  });
+  await step("Starting Postgres", () =>
+    withEndpointLocked(home, endpoint.id, () =>
+      startEndpoint(home, endpoint, { timeoutMs: parseDuration("90s"), print: () => {} }),
+    ),
+  );
+  return endpoint;
+}
+
+async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
+  const existing = listEndpoints(home).find((endpoint) => endpoint.id === ENDPOINT_ID);
+  if (existing !== undefined) {
+    return existing;
+  }
+  const config = home.config();
+  const tenantId = resolveTenant(config, undefined);
+  const timelineId = resolveBranch(config, tenantId, DEFAULT_BRANCH_NAME);
+  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId });
+}
+
+async function step(what: string, work: () => Promise<unknown>): Promise<void> {
+  const start = monotonicMs();
+  const live = process.stderr.isTTY;
+  if (live) {
+    process.stderr.write(`${pc.dim("•")} ${what} ...`);
+  }
+  try {
+    await work();
+  } catch (error) {
+    if (live) {
+      process.stderr.write(`\r${pc.red("✗")} ${what}    \n`);
+    }
+    throw error;
+  }
+  const took = pc.dim(`(${((monotonicMs() - start) / 1000).toFixed(1)} s)`);
+  process.stderr.write(`${live ? "\r" : ""}${pc.green("✓")} ${what} ${took}\n`);
+}
+
+function tellHowToUse(endpoint: Endpoint, detached: boolean): void {
+  const url = connectionUrl(endpoint);
+  print("");
+  print(`  Postgres is ready:  ${pc.bold(url)}`);
+  print("");
+  print(`  Connect             npx strata psql        (or: psql ${url})`);
+  print("  Branch              npx strata branch create dev --start");
+  print("  See all             npx strata status, npx strata branch list");
+  print(
+    detached
+      ? "  Stop                npx strata stop"
+      : "  Stop                Ctrl-C (the data stays)",
+  );
+  print("");
+}
+
+let reported = false;
+
+function reportEnded(endpoint: Endpoint): void {
+  if (!reported && endpointState(endpoint).state !== "running") {
+    reported = true;
+    notice(
+      `endpoint ${endpoint.id} has stopped; 'strata endpoint start ${endpoint.id}' starts it again`,
+    );
+  }
+}
+
+async function shutDown(home: StrataHome, stop: StopRequest): Promise<void> {
+  notice("Stopping ...");
+  const mode = () => (stop.insisted ? "immediate" : "fast");
+  try {
+    await withHomeLocked(home, () => stopAll(home, mode(), () => {}));
+    notice("Stopped; the data stays");
+  } catch (error) {
+    notice(`command failed: ${errorMessage(error)}`);
+    process.exitCode = 1;
+  }
+}
+
+/** Ctrl-C or a termination signal; a second one asks for haste. */
+class StopRequest {
+  requested = false;
+  insisted = false;
+  #lastMs = -Infinity;
+  readonly #asked = Promise.withResolvers<void>();
+
+  constructor() {
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      process.on(signal, () => this.#receive());
+    }
+  }
+
+  #receive(): void {
+    const now = monotonicMs();
+    if (now - this.#lastMs < SAME_SIGNAL_MS) {
+      return;
+    }
+    this.#lastMs = now;
+    this.insisted = this.requested;
+    this.requested = true;
+    this.#asked.resolve();
+  }
+
+  check(): void {
+    if (this.requested) {
+      throw new Error("interrupted");
+    }
+  }
+
+  wait(): Promise<void> {
+    return this.#asked.promise;
+  }
+}

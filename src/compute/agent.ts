@@ -1,0 +1,82 @@
+// Command line, files, signals and listeners of the compute agent.
+
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
+import { createLogger } from "../base/log.ts";
+import { parseEndpointSpec } from "./api.ts";
+import { HttpListener } from "./http-listener.ts";
+import { Supervisor } from "./supervisor.ts";
+
+/** So that the answer to POST /terminate leaves before we do. */
+const LAST_ANSWER_MS = 50;
+
+/** Runs the agent to its end; the process's exit code. */
+export async function runAgent(args: readonly string[]): Promise<number> {
+  const logger = createLogger("compute");
+  let http: HttpListener | undefined;
+  let pidFile: string | undefined;
+  try {
+    const workdir = workdirOf(args);
+    const spec = readSpec(workdir);
+    const supervisor = new Supervisor({ spec, workdir, logger });
+    http = new HttpListener(supervisor);
+    const listener = http;
+    await listener.listen("127.0.0.1", spec.internalHttpPort);
+    supervisor.onStarted(() => void listener.serve());
+    pidFile = join(workdir, "compute.pid");
+    writeFileSync(pidFile, `${process.pid}\n`);
+    logger.info(
+      { endpoint: spec.endpointId, httpPort: spec.internalHttpPort, pgPort: spec.pgPort },
+      "compute agent is listening",
+    );
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      let asked = false;
+      process.on(signal, () => {
+        void supervisor.terminate(asked ? "immediate" : "fast");
+        asked = true;
+      });
+    }
+    process.on("SIGQUIT", () => {
+      void supervisor.terminate("immediate").finally(() => process.exit(1));
+    });
+    await supervisor.run();
+    await new Promise((done) => setTimeout(done, LAST_ANSWER_MS));
+    return 0;
+  } catch (error) {
+    logger.fatal({ error }, "compute agent gives up");
+    process.stderr.write(`fatal: ${errorMessage(error)}\n`);
+    return 1;
+  } finally {
+    http?.close();
+    if (pidFile !== undefined) {
+      rmSync(pidFile, { force: true });
+    }
+  }
+}
+
+function workdirOf(args: readonly string[]): string {
+  const { values } = parseArgs({ args: [...args], options: { workdir: { type: "string" } } });
+  if (values.workdir === undefined) {
+    throw new StorageError("invalid", "usage", "usage: compute --workdir DIR");
+  }
+  return resolve(values.workdir);
+}
+
+function readSpec(workdir: string) {
+  const path = join(workdir, "endpoint.json");
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (cause) {
+    const missing = errnoCode(cause) === "ENOENT";
+    throw new StorageError(
+      missing ? "not-found" : "internal",
+      "no-endpoint-spec",
+      `read ${path}: ${missing ? "no such file" : errorMessage(cause)}`,
+      { cause },
+    );
+  }
+  return parseEndpointSpec(text);
+}

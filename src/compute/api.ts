@@ -1,0 +1,207 @@
+// What a compute is told (endpoint.json) and what it tells over HTTP.
+
+import { StorageError } from "../base/errors.ts";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
+
+/**
+ * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once
+ * at each start. Addresses are `host:port`.
+ */
+export interface EndpointSpec {
+  readonly endpointId: string;
+  /** 32 lower-case hex digits, as `timelineId`. */
+  readonly tenantId: string;
+  readonly timelineId: string;
+  /** `static`: read-only at that LSN (`X/X`), without safekeepers. */
+  readonly mode: "primary" | { readonly static: string };
+  /** Major version. */
+  readonly pgVersion: number;
+  readonly pgHost: string;
+  readonly pgPort: number;
+  /** On the loopback address. */
+  readonly internalHttpPort: number;
+  readonly pageserver: { readonly pgAddr: string; readonly httpAddr: string };
+  readonly safekeepers: readonly {
+    readonly id: number;
+    readonly pgAddr: string;
+    readonly httpAddr: string;
+  }[];
+  /** GUCs; those that durability rests on cannot be set (postgres-settings.ts). */
+  readonly settings: Readonly<Record<string, string>>;
+  /** Directory of another unmodified installation's `postgres`; absent: the one that is shipped. */
+  readonly pgBin?: string | undefined;
+}
+
+/**
+ * Checks the text of endpoint.json; StorageError `invalid` names the field that is wrong. Written
+ * out by hand, because loading zod would cost a third of the agent's own start.
+ */
+export function parseEndpointSpec(text: string): EndpointSpec {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new StorageError("invalid", "bad-endpoint-spec", "endpoint.json is not JSON", { cause });
+  }
+  const spec = fields(value, "");
+  const mode = spec["mode"];
+  const safekeepers = spec["safekeepers"];
+  if (!Array.isArray(safekeepers) || safekeepers.length > MAX_SAFEKEEPERS) {
+    throw wrong("safekeepers", `expected a list of at most ${MAX_SAFEKEEPERS}`);
+  }
+  const settings = Object.entries(fields(spec["settings"] ?? {}, "settings"));
+  const pageserver = fields(spec["pageserver"], "pageserver");
+  const parsed: EndpointSpec = {
+    endpointId: string(spec, "endpointId", /^.{1,63}$/, "expected 1 to 63 characters"),
+    tenantId: string(spec, "tenantId", HEX_32, "expected 32 hex digits"),
+    timelineId: string(spec, "timelineId", HEX_32, "expected 32 hex digits"),
+    mode: mode === "primary" ? mode : { static: staticLsn(mode) },
+    pgVersion: integer(spec, "pgVersion", 14, 18),
+    pgHost: string(spec, "pgHost", /^\S+$/, "expected a host"),
+    pgPort: integer(spec, "pgPort", 1, 65535),
+    internalHttpPort: integer(spec, "internalHttpPort", 1, 65535),
+    pageserver: {
+      pgAddr: string(pageserver, "pgAddr", ADDRESS, "expected host:port"),
+      httpAddr: string(pageserver, "httpAddr", ADDRESS, "expected host:port"),
+    },
+    safekeepers: safekeepers.map((entry: unknown, i) => {
+      const safekeeper = fields(entry, `safekeepers.${i}`);
+      return {
+        id: integer(safekeeper, "id", 1, Number.MAX_SAFE_INTEGER),
+        pgAddr: string(safekeeper, "pgAddr", ADDRESS, "expected host:port"),
+        httpAddr: string(safekeeper, "httpAddr", ADDRESS, "expected host:port"),
+      };
+    }),
+    settings: Object.fromEntries(
+      settings.map(([name, setting]) => {
+        if (typeof setting !== "string") {
+          throw wrong(`settings.${name}`, "expected a string");
+        }
+        return [name, setting];
+      }),
+    ),
+    pgBin: spec["pgBin"] === undefined ? undefined : string(spec, "pgBin", /./, "expected a path"),
+  };
+  if (parsed.mode === "primary" && parsed.safekeepers.length === 0) {
+    throw wrong("safekeepers", "a primary needs at least one");
+  }
+  if (new Set(parsed.safekeepers.map(({ id }) => id)).size < parsed.safekeepers.length) {
+    throw wrong("safekeepers", "an id occurs twice");
+  }
+  return parsed;
+}
+
+/** As many as one timeline may have (safekeeper/membership.ts). */
+const MAX_SAFEKEEPERS = 32;
+const HEX_32 = /^[0-9a-f]{32}$/;
+const ADDRESS = /^[^\s:]+:\d{1,5}$/;
+
+function wrong(field: string, problem: string): StorageError {
+  return new StorageError(
+    "invalid",
+    "bad-endpoint-spec",
+    `endpoint.json is wrong: ${field}: ${problem}`,
+  );
+}
+
+function fields(value: unknown, name: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw wrong(name, "expected an object");
+  }
+  return value as Record<string, unknown>;
+}
+
+function string(
+  from: Record<string, unknown>,
+  name: string,
+  pattern: RegExp,
+  problem: string,
+): string {
+  const value = from[name];
+  if (typeof value !== "string" || !pattern.test(value)) {
+    throw wrong(name, problem);
+  }
+  return value;
+}
+
+function integer(from: Record<string, unknown>, name: string, least: number, most: number): number {
+  const value = from[name];
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < least || value > most) {
+    throw wrong(name, `expected a whole number from ${least} to ${most}`);
+  }
+  return value;
+}
+
+function staticLsn(mode: unknown): string {
+  const lsn =
+    typeof mode === "object" && mode !== null && "static" in mode ? mode.static : undefined;
+  const parsed: Lsn | undefined = typeof lsn === "string" ? parseLsn(lsn) : undefined;
+  if (parsed === undefined || parsed === 0) {
+    throw wrong("mode", "expected 'primary' or { static: an LSN }");
+  }
+  return lsn as string;
+}
+
+/** Splits a checked `host:port`. */
+export function splitAddress(address: string): { host: string; port: number } {
+  const colon = address.lastIndexOf(":");
+  return { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) };
+}
+
+/**
+ * - `init`: before the first row can be served, also while a crashed Postgres is built anew;
+ * - `running`: Postgres accepts connections;
+ * - `termination_pending`, `terminated`: a stop was asked for, is done;
+ * - `failed`: it will not come back by itself (fenced, or a start that can never succeed).
+ */
+export type ComputeStatusName =
+  | "init"
+  | "running"
+  | "termination_pending"
+  | "terminated"
+  | "failed";
+
+/** GET /status. LSNs as `X/X`. */
+export interface ComputeStatus {
+  readonly endpointId: string;
+  readonly tenantId: string;
+  readonly timelineId: string;
+  readonly status: ComputeStatusName;
+  readonly mode: "primary" | "static";
+  /** ISO time at which the agent started. */
+  readonly startTime: string;
+  /** Why it is `failed`, or what the last crash was. */
+  readonly error: string | null;
+  readonly postgresPid: number | null;
+  /** How many times Postgres was built anew after an unexpected end. */
+  readonly restarts: number;
+  /** The term it won; null for a static endpoint and before an election. */
+  readonly term: number | null;
+  /** Where this run of Postgres began. */
+  readonly startLsn: string | null;
+  /** Newest LSN on a quorum. */
+  readonly commitLsn: string | null;
+  /** End of the last whole record that Postgres wrote. */
+  readonly flushLsn: string | null;
+}
+
+/** GET /metrics.json: how long the parts of the last start took; milliseconds. */
+export interface StartMetrics {
+  /** Process start to the first line of main. */
+  readonly process_ms: number;
+  /** Election, and a majority brought up to the start LSN. */
+  readonly sync_safekeepers_ms: number;
+  /** Waiting for the pageserver to reach that LSN and to answer `compute_state`. */
+  readonly basebackup_ms: number;
+  readonly data_directory_ms: number;
+  /** Postgres's spawn to "ready to accept connections". */
+  readonly start_postgres_ms: number;
+  readonly total_startup_ms: number;
+}
+
+/** What POST /terminate answers: everything at or below `lsn` is on a quorum. */
+export interface TerminateAnswer {
+  readonly lsn: string | null;
+}
+
+export type TerminateMode = "fast" | "immediate";

@@ -1,0 +1,182 @@
+// Writes the data directory from which an unmodified Postgres starts, as if it had been shut down at L.
+
+import { closeSync, ftruncateSync, mkdirSync, openSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { nowMs } from "../base/clock.ts";
+import { crc32c } from "../base/crc32c.ts";
+import { writeFully } from "../base/disk.ts";
+import { StorageError } from "../base/errors.ts";
+import { segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
+import type { ComputeState } from "../pageserver/api.ts";
+import { encodeStartControlFile } from "../postgres/control-file.ts";
+import { giveToPostgres } from "../postgres/installation.ts";
+import { type PgVersion, pgVersion } from "../postgres/versions.ts";
+import { HBA_CONFIGURATION, type PostgresSettings } from "./postgres-settings.ts";
+import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
+
+const GLOBAL_TABLESPACE_OID = 1664;
+const DEFAULT_TABLESPACE_OID = 1663;
+/** 16 hex digits of epoch and xid from 17 on, 8 of the xid before (TwoPhaseFilePath). */
+const FULL_XID_TWO_PHASE_MAJOR = 17;
+
+/** What initdb makes and Postgres does not make by itself; parents first. */
+const DIRECTORIES = [
+  "base",
+  "global",
+  "pg_commit_ts",
+  "pg_dynshmem",
+  "pg_logical",
+  "pg_logical/mappings",
+  "pg_logical/snapshots",
+  "pg_multixact",
+  "pg_multixact/members",
+  "pg_multixact/offsets",
+  "pg_notify",
+  "pg_replslot",
+  "pg_serial",
+  "pg_snapshots",
+  "pg_stat",
+  "pg_stat_tmp",
+  "pg_subtrans",
+  "pg_tblspc",
+  "pg_twophase",
+  "pg_wal",
+  "pg_wal/archive_status",
+  "pg_wal/summaries",
+  "pg_xact",
+];
+
+export interface DataDirectoryOptions {
+  /** Must not exist; its parent must. */
+  readonly path: string;
+  /** The state at L, which is `state.lsn`. */
+  readonly state: ComputeState;
+  readonly settings: PostgresSettings;
+  /** A standby never writes: for reading at L. */
+  readonly standby: boolean;
+}
+
+/**
+ * Writes everything but relations and SLRU segments, which appear when they are first opened; so it
+ * takes as long for a terabyte as for an empty database. Owned by the user that Postgres runs as.
+ * StorageError `unsupported` where the state needs what this version cannot give.
+ */
+export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWal {
+  const { path, state } = options;
+  const version = pgVersion(state.pgVersion);
+  const wal = synthesizeWal({
+    startLsn: state.lsn,
+    prevRecordLsn: state.prevRecordLsn,
+    version,
+    systemId: state.systemId,
+    segmentSize: state.walSegmentSize,
+    checkPoint: {
+      ...state.checkPoint,
+      timeLineId: 1,
+      prevTimeLineId: 1,
+      fullPageWrites: false,
+      walLevel: options.settings.controlParameters.walLevel,
+      time: BigInt(Math.floor(nowMs() / 1000)),
+      oldestActiveXid: 0,
+    },
+  });
+  makeDirectory(path);
+  for (const directory of DIRECTORIES) {
+    makeDirectory(join(path, directory));
+  }
+  write(path, "PG_VERSION", `${version.major}\n`);
+  write(path, "postgresql.conf", options.settings.configuration);
+  write(path, "postgresql.auto.conf", "");
+  write(path, "pg_hba.conf", HBA_CONFIGURATION);
+  write(path, "pg_ident.conf", "");
+  if (options.standby) {
+    write(path, "standby.signal", "");
+  }
+  writeDatabases(path, state, version);
+  writeTwoPhaseFiles(path, state, version);
+  writeWalSegments(path, wal, state.walSegmentSize);
+  write(
+    path,
+    "global/pg_control",
+    encodeStartControlFile(state.controlFile, {
+      version,
+      systemId: state.systemId,
+      checkPoint: wal.checkPoint,
+      parameters: options.settings.controlParameters,
+    }),
+  );
+  return wal;
+}
+
+/** pg_filenode.map of the shared relations and, with PG_VERSION, of every database. */
+function writeDatabases(path: string, state: ComputeState, version: PgVersion): void {
+  for (const { spcOid, dbOid } of state.databases) {
+    if (spcOid === GLOBAL_TABLESPACE_OID) {
+      continue;
+    }
+    if (spcOid !== DEFAULT_TABLESPACE_OID) {
+      throw new StorageError(
+        "unsupported",
+        "user-tablespace",
+        `database ${dbOid} is in tablespace ${spcOid}; only the default one is supported`,
+      );
+    }
+    makeDirectory(join(path, `base/${dbOid}`));
+    write(path, `base/${dbOid}/PG_VERSION`, `${version.major}\n`);
+  }
+  let sharedMap = false;
+  for (const { spcOid, dbOid, bytes } of state.relationMaps) {
+    if (dbOid === 0) {
+      sharedMap = true;
+      write(path, "global/pg_filenode.map", bytes);
+    } else if (spcOid === DEFAULT_TABLESPACE_OID) {
+      write(path, `base/${dbOid}/pg_filenode.map`, bytes);
+    }
+  }
+  if (!sharedMap) {
+    throw new StorageError("corrupt", "no-shared-map", "storage has no shared relation map");
+  }
+}
+
+/** The prepare record's payload and its CRC-32C are byte for byte Postgres's own file. */
+function writeTwoPhaseFiles(path: string, state: ComputeState, version: PgVersion): void {
+  for (const { fullXid, payload } of state.twoPhase) {
+    const name =
+      version.major >= FULL_XID_TWO_PHASE_MAJOR
+        ? fullXid.toString(16).toUpperCase().padStart(16, "0")
+        : BigInt.asUintN(32, fullXid).toString(16).toUpperCase().padStart(8, "0");
+    const bytes = new Uint8Array(payload.length + 4);
+    bytes.set(payload);
+    new DataView(bytes.buffer).setUint32(payload.length, crc32c(payload), true);
+    write(path, `pg_twophase/${name}`, bytes);
+  }
+}
+
+/** Sparse files of full size: a few pages are real. */
+function writeWalSegments(path: string, wal: SynthesizedWal, segmentSize: number): void {
+  const bySegment = Map.groupBy(wal.pages, (page) => segmentNumber(page.pageLsn, segmentSize));
+  for (const [segment, pages] of bySegment) {
+    const file = join(path, "pg_wal", walFileName(segment, 1, segmentSize));
+    const fd = openSync(file, "wx", 0o600);
+    try {
+      ftruncateSync(fd, segmentSize);
+      for (const page of pages) {
+        writeFully(fd, page.bytes, segmentOffset(page.pageLsn, segmentSize));
+      }
+    } finally {
+      closeSync(fd);
+    }
+    giveToPostgres(file);
+  }
+}
+
+function makeDirectory(path: string): void {
+  mkdirSync(path, { mode: 0o700 });
+  giveToPostgres(path);
+}
+
+function write(base: string, name: string, content: string | Uint8Array): void {
+  const path = join(base, name);
+  writeFileSync(path, content, { mode: 0o600, flag: "wx" });
+  giveToPostgres(path);
+}

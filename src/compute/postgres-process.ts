@@ -1,0 +1,255 @@
+// One run of Postgres over a data directory: start, readiness, stop, and what earlier runs left.
+
+import type { ChildProcess } from "node:child_process";
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+} from "node:fs";
+import { rm } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { errnoCode, StorageError } from "../base/errors.ts";
+import { randomBytes } from "../base/random.ts";
+import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
+
+export type StopMode = "fast" | "immediate";
+
+export interface PostgresExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** A new connection is possible within a poll of it being so; a poll reads one small file. */
+const READY_POLL_MS = 3;
+/** Postgres itself kills children 5 s into an immediate shutdown (SIGKILL_CHILDREN_AFTER_SECS). */
+const IMMEDIATE_STOP_MS = 7000;
+/** Lines of postmaster.pid are numbered from 1 in utils/pidfile.h. */
+const LOCK_FILE_LINE_PM_STATUS = 8;
+
+export class PostgresProcess {
+  readonly pid: number;
+  readonly exited: Promise<PostgresExit>;
+  readonly #child: ChildProcess;
+  readonly #dataDirectory: string;
+  #exit: PostgresExit | undefined;
+
+  /**
+   * Spawns the postmaster; it writes its log to descriptor `logFd`.
+   * StorageError `internal` where the binary cannot be run.
+   */
+  static async start(options: {
+    installation: Installation;
+    dataDirectory: string;
+    args: readonly string[];
+    /** LD_PRELOAD and what the shim reads. */
+    env: Readonly<Record<string, string>>;
+    logFd: number;
+  }): Promise<PostgresProcess> {
+    const child = spawnPostgresTool(
+      options.installation,
+      "postgres",
+      ["-D", options.dataDirectory, ...options.args],
+      { stdio: ["ignore", options.logFd, options.logFd], env: options.env, detached: true },
+    );
+    await new Promise<void>((resolve, reject) => {
+      child.once("spawn", resolve);
+      child.once("error", (cause) => {
+        reject(
+          new StorageError("internal", "postgres-not-runnable", `run postgres: ${cause.message}`, {
+            cause,
+          }),
+        );
+      });
+    });
+    return new PostgresProcess(child, options.dataDirectory);
+  }
+
+  private constructor(child: ChildProcess, dataDirectory: string) {
+    this.#child = child;
+    this.#dataDirectory = dataDirectory;
+    this.pid = child.pid!;
+    this.exited = new Promise((resolve) => {
+      child.once("exit", (code, signal) => {
+        this.#exit = { code, signal };
+        resolve(this.#exit);
+      });
+    });
+  }
+
+  get running(): boolean {
+    return this.#exit === undefined;
+  }
+
+  /**
+   * Resolves when connections are accepted (read-only ones, on a standby). StorageError `internal`
+   * where Postgres ended instead, `unavailable` after `timeoutMs`.
+   */
+  async waitReady(timeoutMs: number): Promise<void> {
+    const deadline = monotonicMs() + timeoutMs;
+    while (postmasterStatus(this.#dataDirectory, this.pid) !== "ready") {
+      if (this.#exit !== undefined) {
+        throw new StorageError(
+          "internal",
+          "postgres-start-failed",
+          `Postgres ended while starting: ${describeExit(this.#exit)}`,
+        );
+      }
+      if (monotonicMs() > deadline) {
+        throw new StorageError(
+          "unavailable",
+          "postgres-start-timeout",
+          `Postgres accepts no connections after ${timeoutMs} ms`,
+        );
+      }
+      await sleep(READY_POLL_MS);
+    }
+  }
+
+  /**
+   * `fast` waits for the shutdown checkpoint, which needs a quorum; after `fastTimeoutMs` it becomes
+   * `immediate`. Nothing is lost by that: the data directory is a cache.
+   */
+  async stop(mode: StopMode, fastTimeoutMs = 30_000): Promise<void> {
+    if (mode === "fast") {
+      this.#signal("SIGINT");
+      if (await this.#exitsWithin(fastTimeoutMs)) {
+        return;
+      }
+    }
+    this.#signal("SIGQUIT");
+    if (!(await this.#exitsWithin(IMMEDIATE_STOP_MS))) {
+      this.#signal("SIGKILL");
+      await this.exited;
+    }
+  }
+
+  /** At once and without waiting: this compute has been fenced. */
+  quit(): void {
+    this.#signal("SIGQUIT");
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    if (this.#exit === undefined) {
+      this.#child.kill(signal);
+    }
+  }
+
+  async #exitsWithin(timeoutMs: number): Promise<boolean> {
+    if (this.#exit !== undefined) {
+      return true;
+    }
+    const timer = new AbortController();
+    const timeout = sleep(timeoutMs, timer.signal).catch(() => undefined);
+    await Promise.race([this.exited, timeout]);
+    timer.abort();
+    return this.#exit !== undefined;
+  }
+}
+
+export function describeExit(exit: PostgresExit): string {
+  return exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`;
+}
+
+/** What the postmaster `pid` wrote last into its lock file: starting, standby, ready, stopping. */
+function postmasterStatus(dataDirectory: string, pid: number): string | undefined {
+  try {
+    const lines = readFileSync(join(dataDirectory, "postmaster.pid"), "latin1").split("\n");
+    return Number(lines[0]) === pid ? lines[LOCK_FILE_LINE_PM_STATUS - 1]?.trim() : undefined;
+  } catch (error) {
+    if (errnoCode(error) === "ENOENT") {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/**
+ * Ends every process that still works in `dataDirectory`: what an agent that was killed may have
+ * left. The postmaster and all its children have it as their working directory, which, unlike a pid
+ * in a file, cannot name a stranger. StorageError `conflict` where one does not end.
+ */
+export async function endProcessesIn(dataDirectory: string): Promise<void> {
+  for (const [signal, patienceMs] of [
+    ["SIGQUIT", IMMEDIATE_STOP_MS],
+    ["SIGKILL", 2000],
+  ] as const) {
+    const deadline = monotonicMs() + patienceMs;
+    let pids = processesIn(dataDirectory);
+    for (const pid of pids) {
+      kill(pid, signal);
+    }
+    while (pids.length > 0 && monotonicMs() < deadline) {
+      await sleep(20);
+      pids = processesIn(dataDirectory);
+    }
+    if (pids.length === 0) {
+      return;
+    }
+  }
+  const left = processesIn(dataDirectory);
+  if (left.length > 0) {
+    throw new StorageError(
+      "conflict",
+      "stale-postgres",
+      `processes ${left.join(", ")} of an earlier Postgres in ${dataDirectory} do not end`,
+    );
+  }
+}
+
+/**
+ * Puts the data directory of an earlier run out of the way, once nobody works in it. Deleting can
+ * take long, so it goes on in the background, after `removed` directories that were left before.
+ */
+export async function discardDataDirectory(dataDirectory: string): Promise<void> {
+  await endProcessesIn(dataDirectory);
+  const parent = dirname(dataDirectory);
+  const prefix = `${basename(dataDirectory)}.removed-`;
+  if (existsSync(dataDirectory)) {
+    renameSync(dataDirectory, join(parent, `${prefix}${randomBytes(4).toString("hex")}`));
+  }
+  for (const name of readdirSync(parent)) {
+    if (name.startsWith(prefix)) {
+      // Whatever fails to go now goes at the next start.
+      rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
+    }
+  }
+}
+
+function processesIn(directory: string): number[] {
+  let real: string;
+  try {
+    real = realpathSync(directory);
+  } catch {
+    return [];
+  }
+  const pids: number[] = [];
+  for (const name of readdirSync("/proc")) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid) || pid === process.pid) {
+      continue;
+    }
+    try {
+      const cwd = readlinkSync(`/proc/${name}/cwd`);
+      if (cwd === real && !readFileSync(`/proc/${name}/stat`, "latin1").includes(") Z ")) {
+        pids.push(pid);
+      }
+    } catch {
+      // It has ended, or belongs to somebody else.
+    }
+  }
+  return pids;
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (errnoCode(error) !== "ESRCH") {
+      throw error;
+    }
+  }
+}

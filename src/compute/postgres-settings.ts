@@ -1,0 +1,176 @@
+// The configuration a compute's Postgres runs with, and which of it is not the user's to change.
+
+import { StorageError } from "../base/errors.ts";
+import type { ControlParameters } from "../postgres/control-file.ts";
+
+/**
+ * What correctness rests on; given on the command line, which beats postgresql.conf, ALTER SYSTEM
+ * and a superuser's edits.
+ * - fsync, wal_sync_method: the shim makes `fdatasync` of a WAL segment mean "on a quorum"; with
+ *   fsync off, Postgres would not call it at all, and commits would be acknowledged unsent.
+ * - full_page_writes, wal_log_hints: storage has no torn pages, and no page checksums.
+ * - restart_after_crash: an in-place restart would replay WAL that no quorum has; we build anew.
+ * - wal_init_zero, wal_recycle: the local segments are a cache, so cheap ones do.
+ */
+const PROTECTED: Readonly<Record<string, string>> = {
+  fsync: "on",
+  wal_sync_method: "fdatasync",
+  full_page_writes: "off",
+  wal_log_hints: "off",
+  restart_after_crash: "off",
+  wal_init_zero: "off",
+  wal_recycle: "off",
+  archive_mode: "off",
+};
+
+/** Decided by the endpoint's specification, or would let Postgres find files that are not ours. */
+const REFUSED = new Set([
+  ...Object.keys(PROTECTED),
+  "port",
+  "listen_addresses",
+  "unix_socket_directories",
+  "data_directory",
+  "hba_file",
+  "ident_file",
+  "config_file",
+  "external_pid_file",
+  "archive_command",
+  "archive_library",
+  "primary_conninfo",
+  "restore_command",
+  "recovery_target",
+  "recovery_target_lsn",
+  "recovery_target_name",
+  "recovery_target_time",
+  "recovery_target_timeline",
+  "recovery_target_xid",
+  "ignore_system_indexes",
+  "zero_damaged_pages",
+  "synchronous_standby_names",
+  // Commit timestamps are not kept by storage.
+  "track_commit_timestamp",
+]);
+
+const DEFAULTS: Readonly<Record<string, string>> = {
+  max_connections: "100",
+  max_worker_processes: "8",
+  max_locks_per_transaction: "64",
+  shared_buffers: "128MB",
+  wal_level: "replica",
+  max_wal_senders: "10",
+  max_replication_slots: "10",
+  // Prepared transactions of earlier runs come back, and Postgres refuses to start without room.
+  max_prepared_transactions: "64",
+  // A safekeeper that was away is caught up from here.
+  wal_keep_size: "1GB",
+  max_wal_size: "1GB",
+  min_wal_size: "80MB",
+  // Each block that is not here yet costs a round trip: ask for many at once.
+  effective_io_concurrency: "16",
+  maintenance_io_concurrency: "16",
+  hot_standby: "on",
+  log_line_prefix: "%m [%p] ",
+  timezone: "UTC",
+  log_timezone: "UTC",
+};
+
+/** Settings that exist from some major on. */
+const DEFAULTS_FROM_MAJOR: readonly [number, Readonly<Record<string, string>>][] = [
+  [17, { io_combine_limit: "256kB" }],
+  // io_uring would read past the shim.
+  [18, { io_method: "worker" }],
+];
+
+export interface PostgresSettings {
+  /** Text of postgresql.conf. */
+  readonly configuration: string;
+  /** Arguments for the postmaster's command line: `-c name=value`. */
+  readonly commandLine: readonly string[];
+  readonly controlParameters: ControlParameters;
+}
+
+export interface SettingsInput {
+  readonly pgVersion: number;
+  readonly host: string;
+  readonly port: number;
+  /** The endpoint's own GUCs. */
+  readonly settings: Readonly<Record<string, string>>;
+  readonly preparedTransactions: number;
+}
+
+/** StorageError `invalid` where the endpoint sets what it may not, or what is no setting's name. */
+export function postgresSettings(input: SettingsInput): PostgresSettings {
+  const chosen = new Map(Object.entries(DEFAULTS));
+  for (const [major, settings] of DEFAULTS_FROM_MAJOR) {
+    if (input.pgVersion >= major) {
+      for (const [name, value] of Object.entries(settings)) {
+        chosen.set(name, value);
+      }
+    }
+  }
+  for (const [name, value] of Object.entries(input.settings)) {
+    const lower = name.toLowerCase();
+    if (!/^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$/.test(lower) || value.includes("\0")) {
+      throw new StorageError("invalid", "bad-setting", `not a setting: '${name}'`);
+    }
+    if (REFUSED.has(lower) || (lower === "io_method" && value === "io_uring")) {
+      throw new StorageError("invalid", "protected-setting", `setting '${name}' cannot be changed`);
+    }
+    chosen.set(lower, value);
+  }
+  const prepared = Number(chosen.get("max_prepared_transactions"));
+  if (prepared < input.preparedTransactions) {
+    chosen.set("max_prepared_transactions", String(input.preparedTransactions));
+  }
+  chosen.set("listen_addresses", input.host);
+  chosen.set("port", String(input.port));
+  chosen.set("unix_socket_directories", "");
+  const lines = [...chosen].map(([name, value]) => `${name} = ${quote(value)}`);
+  return {
+    configuration: `${lines.join("\n")}\n`,
+    commandLine: Object.entries(PROTECTED).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
+    controlParameters: controlParameters(chosen),
+  };
+}
+
+const WAL_LEVELS = ["minimal", "replica", "logical"];
+
+function controlParameters(chosen: ReadonlyMap<string, string>): ControlParameters {
+  const number = (name: string) => {
+    const text = chosen.get(name)!;
+    if (!/^\d{1,9}$/.test(text)) {
+      throw new StorageError("invalid", "bad-setting", `${name} must be a number, not '${text}'`);
+    }
+    return Number(text);
+  };
+  const walLevel = WAL_LEVELS.indexOf(chosen.get("wal_level")!);
+  if (walLevel < 1) {
+    throw new StorageError(
+      "invalid",
+      "bad-setting",
+      `wal_level must be replica or logical, not '${chosen.get("wal_level")}'`,
+    );
+  }
+  return {
+    walLevel,
+    maxConnections: number("max_connections"),
+    maxWorkerProcesses: number("max_worker_processes"),
+    maxWalSenders: number("max_wal_senders"),
+    maxPreparedTransactions: number("max_prepared_transactions"),
+    maxLocksPerTransaction: number("max_locks_per_transaction"),
+  };
+}
+
+/** As guc-file.l reads a quoted value: both quotes and backslashes doubled, newlines escaped. */
+function quote(value: string): string {
+  return `'${value.replaceAll("\\", "\\\\").replaceAll("'", "''").replaceAll("\n", "\\n")}'`;
+}
+
+/** Nobody but the machine itself gets in, and there without a password. */
+export const HBA_CONFIGURATION = [
+  "local all all trust",
+  "host all all 127.0.0.1/32 trust",
+  "host all all ::1/128 trust",
+  "host replication all 127.0.0.1/32 trust",
+  "",
+].join("\n");

@@ -1,0 +1,129 @@
+// Finds or builds the shim for this machine, and what Postgres's environment must say to load it.
+
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { randomBytes } from "../base/random.ts";
+import { type Installation, readableByPostgres } from "../postgres/installation.ts";
+import { checkPostgresImports, readElfImports } from "./elf-imports.ts";
+
+export const SHIM_SOURCE = join(import.meta.dirname, "shim", "strata_shim.c");
+export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "shim", "prebuilt");
+/** What a compiler is given besides source and output; part of the hash in the manifest. */
+export const SHIM_COMPILER_FLAGS: readonly string[] = [
+  "-std=gnu11",
+  "-O2",
+  "-fPIC",
+  "-shared",
+  "-fvisibility=hidden",
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+];
+
+/** prebuilt/manifest.json: what the committed libraries were made from. */
+export interface ShimManifest {
+  /** shimSourceHash() at the time. */
+  readonly sourceSha256: string;
+  /** Platform (`linux-x64`) -> file name and the SHA-256 of its bytes. */
+  readonly files: Readonly<Record<string, { readonly name: string; readonly sha256: string }>>;
+}
+
+/** Hex SHA-256 of the source and the compiler's flags. */
+export function shimSourceHash(): string {
+  return createHash("sha256")
+    .update(readFileSync(SHIM_SOURCE))
+    .update(SHIM_COMPILER_FLAGS.join("\0"))
+    .digest("hex");
+}
+
+/** Compiles the shim with `compiler`; StorageError `unavailable` where there is none or it fails. */
+export function compileShim(compiler: string, output: string): void {
+  const temporary = `${output}.tmp-${randomBytes(4).toString("hex")}`;
+  const result = spawnSync(compiler, [...SHIM_COMPILER_FLAGS, "-o", temporary, SHIM_SOURCE], {
+    encoding: "utf8",
+  });
+  if (result.status !== 0) {
+    rmSync(temporary, { force: true });
+    const why = result.error === undefined ? result.stderr.trim() : errorMessage(result.error);
+    throw new StorageError("unavailable", "shim-not-built", `compile the shim: ${why}`);
+  }
+  renameSync(temporary, output);
+}
+
+/**
+ * Path of a shim made from exactly our source: the committed library, or one that is built once into
+ * `workdir` with the machine's C compiler. The Postgres user can read it.
+ * StorageError `unsupported` or `unavailable` where there is no way to get one.
+ */
+export function findShim(workdir: string): string {
+  const platform = `${process.platform}-${process.arch}`;
+  if (process.platform !== "linux") {
+    throw new StorageError("unsupported", "no-shim", `computes run on Linux only, not ${platform}`);
+  }
+  const hash = shimSourceHash();
+  const prebuilt = prebuiltShim(platform, hash);
+  if (prebuilt !== undefined) {
+    return readableByPostgres(prebuilt);
+  }
+  const built = join(workdir, `strata_shim-${hash.slice(0, 16)}.so`);
+  if (!existsSync(built)) {
+    mkdirSync(workdir, { recursive: true });
+    compileShim(process.env["CC"] ?? "cc", built);
+  }
+  return readableByPostgres(built);
+}
+
+function prebuiltShim(platform: string, hash: string): string | undefined {
+  const manifestPath = join(SHIM_PREBUILT_DIRECTORY, "manifest.json");
+  if (!existsSync(manifestPath)) {
+    return undefined;
+  }
+  const manifest = JSON.parse(readFileSync(manifestPath, "utf8")) as ShimManifest;
+  const file = manifest.files[platform];
+  if (manifest.sourceSha256 !== hash || file === undefined) {
+    return undefined;
+  }
+  const path = join(SHIM_PREBUILT_DIRECTORY, file.name);
+  const intact =
+    existsSync(path) &&
+    createHash("sha256").update(readFileSync(path)).digest("hex") === file.sha256;
+  return intact ? path : undefined;
+}
+
+/**
+ * Refuses a Postgres that could read or write files past the shim: StorageError `unsupported`, naming
+ * the functions. Reads a few hundred kilobytes of the binary; a few milliseconds.
+ */
+export function checkPostgresBinary(installation: Installation): void {
+  const program = join(installation.binDir, "postgres");
+  checkPostgresImports(program, readElfImports(program));
+}
+
+export interface ShimEnvironmentOptions {
+  /** As findShim() gave it. */
+  readonly shimPath: string;
+  /** Absolute. */
+  readonly dataDirectory: string;
+  readonly socketPath: string;
+  /** `none`: syncs of WAL do nothing, for endpoints that only read. */
+  readonly wal: "quorum" | "none";
+  readonly walSegmentSize: number;
+}
+
+/**
+ * What to add to the environment in which this very process starts `postgres`; when this process
+ * ends, so does that Postgres (SIGQUIT).
+ */
+export function shimEnvironment(options: ShimEnvironmentOptions): Record<string, string> {
+  return {
+    LD_PRELOAD: options.shimPath,
+    STRATA_SHIM_DATA_DIR: options.dataDirectory,
+    STRATA_SHIM_SOCKET: options.socketPath,
+    STRATA_SHIM_WAL: options.wal,
+    STRATA_SHIM_WAL_SEGMENT_SIZE: String(options.walSegmentSize),
+    STRATA_SHIM_PARENT_PID: String(process.pid),
+  };
+}

@@ -1,0 +1,226 @@
+// The agent's end of the shim: answers what Postgres's processes ask over a unix socket.
+
+import { chmodSync, rmSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { errorKind, StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { giveToPostgres } from "../postgres/installation.ts";
+import {
+  encodeListing,
+  encodeReplyHeader,
+  type RemoteFile,
+  SHIM_PAGE_BYTES,
+  type ShimRequest,
+  ShimRequestReader,
+  STATUS_ABSENT,
+  STATUS_ERROR,
+  STATUS_FENCED,
+  STATUS_OK,
+} from "./shim-protocol.ts";
+
+export type { RemoteFile } from "./shim-protocol.ts";
+
+/** The page half: storage as of the compute's start LSN. Paths are relative to the data directory. */
+export interface PageHandlers {
+  /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
+  stat(path: string): Promise<number | undefined>;
+  /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or one a page. */
+  readPages(path: string, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]>;
+  /** What storage has in `base/N`, `global`, `pg_xact` or `pg_multixact/{offsets,members}`. */
+  listDirectory(directory: string): Promise<readonly RemoteFile[]>;
+  /** A hint; must not throw. */
+  prefetch(path: string, blkno: number, count: number): void;
+}
+
+/** The WAL half. */
+export interface WalHandlers {
+  /** `length` bytes at `offset` of a segment file have been written by Postgres; must not throw. */
+  walWritten(segno: number, offset: number, length: number): void;
+  /**
+   * Resolves when a quorum has every whole record below `endOffset` of the segment on disk; there is
+   * no failing: a rejection other than `fenced` leaves Postgres waiting for ever.
+   */
+  flushWal(segno: number, endOffset: number): Promise<void>;
+}
+
+export type ShimHandlers = PageHandlers & WalHandlers;
+
+/** sun_path holds 108 bytes with the closing NUL. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+/**
+ * Listens on `socketPath`, which the Postgres user then owns. Stateless but for the waiting requests:
+ * when an agent is replaced, the shim asks the next one again.
+ */
+export class ShimServer {
+  readonly #socketPath: string;
+  readonly #handlers: ShimHandlers;
+  readonly #logger: Logger;
+  readonly #sockets = new Set<Socket>();
+  readonly #waitingFlushes = new Set<Socket>();
+  readonly #hello = Promise.withResolvers<number>();
+  #server: Server | undefined;
+  #fenced = false;
+
+  constructor(options: { socketPath: string; handlers: ShimHandlers; logger: Logger }) {
+    this.#socketPath = options.socketPath;
+    this.#handlers = options.handlers;
+    this.#logger = options.logger;
+  }
+
+  /** StorageError `invalid` where the path is too long for a unix socket. */
+  async listen(): Promise<void> {
+    if (Buffer.byteLength(this.#socketPath) > MAX_SOCKET_PATH_BYTES) {
+      throw new StorageError(
+        "invalid",
+        "socket-path-too-long",
+        `a unix socket's path has at most ${MAX_SOCKET_PATH_BYTES} bytes: ${this.#socketPath}`,
+      );
+    }
+    rmSync(this.#socketPath, { force: true });
+    const server = createServer((socket) => this.#accept(socket));
+    this.#server = server;
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen({ path: this.#socketPath, backlog: 511 }, resolve);
+    });
+    chmodSync(this.#socketPath, 0o600);
+    giveToPostgres(this.#socketPath);
+  }
+
+  /**
+   * The pid of the first process that said hello: only then is the shim known to be loaded. A
+   * Postgres without it must not live: its commits would be durable nowhere.
+   */
+  get postmaster(): Promise<number> {
+    return this.#hello.promise;
+  }
+
+  /** From now on every flush, waiting or to come, is answered FENCED, which ends Postgres. */
+  fence(): void {
+    this.#fenced = true;
+    for (const socket of this.#waitingFlushes) {
+      socket.write(encodeReplyHeader("flush-wal", STATUS_FENCED));
+    }
+    this.#waitingFlushes.clear();
+  }
+
+  /** Waiting requests stay unanswered: the shim asks whoever listens next. */
+  async close(): Promise<void> {
+    for (const socket of this.#sockets) {
+      socket.destroy();
+    }
+    const server = this.#server;
+    if (server !== undefined) {
+      await new Promise<void>((resolve) => server.close(() => resolve()));
+    }
+    rmSync(this.#socketPath, { force: true });
+  }
+
+  #accept(socket: Socket): void {
+    const reader = new ShimRequestReader();
+    this.#sockets.add(socket);
+    socket.on("data", (chunk: Buffer) => {
+      try {
+        for (const request of reader.feed(chunk)) {
+          this.#handle(socket, request);
+        }
+      } catch (error) {
+        this.#logger.error({ error }, "shim connection broken off");
+        socket.destroy();
+      }
+    });
+    // A process that ends in the middle of a request is nothing to report.
+    socket.on("error", () => socket.destroy());
+    socket.on("close", () => {
+      this.#sockets.delete(socket);
+      this.#waitingFlushes.delete(socket);
+    });
+  }
+
+  #handle(socket: Socket, request: ShimRequest): void {
+    switch (request.type) {
+      case "flush-wal":
+        this.#flushWal(socket, request.segno, request.endOffset);
+        return;
+      case "wal-written":
+        this.#handlers.walWritten(request.segno, request.offset, request.length);
+        return;
+      case "prefetch":
+        this.#handlers.prefetch(request.path, request.blkno, request.count);
+        return;
+      case "hello":
+        this.#hello.resolve(request.pid);
+        socket.write(encodeReplyHeader("hello", STATUS_OK));
+        return;
+      case "read":
+      case "stat":
+      case "list":
+        this.#answer(request).then(
+          (parts) => {
+            socket.cork();
+            for (const part of parts) {
+              socket.write(part);
+            }
+            socket.uncork();
+          },
+          (error: unknown) => {
+            this.#logger.error({ error, request }, "cannot give Postgres what it reads");
+            socket.write(encodeReplyHeader(request.type, STATUS_ERROR));
+          },
+        );
+    }
+  }
+
+  async #answer(
+    request: Extract<ShimRequest, { type: "read" | "stat" | "list" }>,
+  ): Promise<Uint8Array[]> {
+    if (request.type === "stat") {
+      const bytes = await this.#handlers.stat(request.path);
+      return [
+        bytes === undefined
+          ? encodeReplyHeader("stat", STATUS_ABSENT)
+          : encodeReplyHeader("stat", STATUS_OK, bytes),
+      ];
+    }
+    if (request.type === "list") {
+      const files = await this.#handlers.listDirectory(request.path);
+      const payload = encodeListing(files);
+      return [encodeReplyHeader("list", STATUS_OK, files.length, payload.length), payload];
+    }
+    const pages = await this.#handlers.readPages(request.path, request.blkno, request.count);
+    const parts = pages instanceof Uint8Array ? [pages] : pages;
+    const length = parts.reduce((sum, part) => sum + part.length, 0);
+    if (length !== request.count * SHIM_PAGE_BYTES) {
+      throw new StorageError(
+        "internal",
+        "wrong-page-count",
+        `${length} bytes for ${request.count} pages of ${request.path}`,
+      );
+    }
+    return [encodeReplyHeader("read", STATUS_OK, 0, length), ...parts];
+  }
+
+  #flushWal(socket: Socket, segno: number, endOffset: number): void {
+    if (this.#fenced) {
+      socket.write(encodeReplyHeader("flush-wal", STATUS_FENCED));
+      return;
+    }
+    this.#waitingFlushes.add(socket);
+    this.#handlers.flushWal(segno, endOffset).then(
+      () => {
+        // Not there any more: the process ended, or was told that we are fenced.
+        if (this.#waitingFlushes.delete(socket)) {
+          socket.write(encodeReplyHeader("flush-wal", STATUS_OK));
+        }
+      },
+      (error: unknown) => {
+        if (errorKind(error) === "fenced") {
+          this.fence();
+        } else {
+          this.#logger.error({ error, segno, endOffset }, "WAL flush stays unanswered");
+        }
+      },
+    );
+  }
+}

@@ -1,0 +1,367 @@
+// The shim under a real Postgres: lazily filled relations, and commits that wait for the agent.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import type pg from "pg";
+import { sleep } from "../base/clock.ts";
+import { errnoCode } from "../base/errors.ts";
+import { NO_QUORUM, ShimmedPostgres } from "../testing/shimmed-postgres.ts";
+import { copyTree, makePostgresDirectory, StockCluster } from "../testing/stock-cluster.ts";
+import { removeRemoteFiles, StockPages } from "../testing/stock-pages.ts";
+import type { WalHandlers } from "./shim-server.ts";
+
+const ACCOUNTS = 40_000;
+const SUMS =
+  "SELECT count(*)::int AS n, sum(balance)::int AS sum, md5(string_agg(filler, '' ORDER BY id)) AS filler FROM accounts";
+
+let stock: StockCluster;
+let expected: unknown;
+let copies = 0;
+
+before(async () => {
+  stock = await StockCluster.create();
+  await stock.start();
+  const client = await stock.connect();
+  await client.query(`
+    CREATE EXTENSION amcheck;
+    CREATE TABLE accounts (id int PRIMARY KEY, branch int, balance int, filler text);
+    INSERT INTO accounts SELECT i, i % 10, 0, md5(i::text) FROM generate_series(1, ${ACCOUNTS}) i;
+    CREATE INDEX ON accounts (branch);
+    CREATE TABLE history (id bigserial PRIMARY KEY, account int REFERENCES accounts, delta int);
+    CREATE TABLE tail AS SELECT i, repeat('x', 500) AS pad FROM generate_series(1, 20000) i;
+    CREATE UNLOGGED TABLE scratch (i int PRIMARY KEY);
+    INSERT INTO scratch SELECT generate_series(1, 1000)`);
+  await client.query("VACUUM ANALYZE");
+  await client.query("CREATE DATABASE second");
+  const second = await stock.connect("second");
+  await second.query("CREATE TABLE t AS SELECT generate_series(1, 5000) AS i");
+  expected = (await client.query(SUMS)).rows[0];
+  await stock.stop();
+});
+
+after(async () => {
+  await stock?.destroy();
+});
+
+interface Started {
+  readonly postgres: ShimmedPostgres;
+  readonly pages: StockPages;
+  readonly dataDirectory: string;
+}
+
+async function start(
+  options: {
+    wal?: WalHandlers;
+    walMode?: "quorum" | "none";
+    settings?: Record<string, string>;
+  } = {},
+): Promise<Started> {
+  const workdir = join(stock.workdir, String(++copies));
+  const dataDirectory = join(workdir, "data");
+  makePostgresDirectory(workdir);
+  copyTree(stock.dataDir, dataDirectory);
+  assert.ok(removeRemoteFiles(dataDirectory) > 900);
+  const pages = new StockPages(stock.dataDir);
+  const postgres = await ShimmedPostgres.start({
+    installation: stock.installation,
+    workdir,
+    dataDirectory,
+    pages,
+    wal: options.wal ?? NO_QUORUM,
+    ...(options.walMode === undefined ? {} : { walMode: options.walMode }),
+    ...(options.settings === undefined ? {} : { settings: options.settings }),
+  });
+  return { postgres, pages, dataDirectory };
+}
+
+/** Every B-tree has an entry for each heap row, and no heap page is odd. */
+async function checkAll(client: pg.Client): Promise<void> {
+  await client.query(`SELECT bt_index_check(index => indexrelid, heapallindexed => true)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
+    WHERE a.amname = 'btree' AND c.relpersistence <> 't' AND i.indisready AND i.indisvalid`);
+  const odd = await client.query(`SELECT c.relname, v.* FROM pg_class c,
+    LATERAL verify_heapam(c.oid) v WHERE c.relkind IN ('r', 'm', 't') AND c.relpersistence = 'p'`);
+  assert.deepEqual(odd.rows, []);
+}
+
+/** TPC-B without its name: money moves between accounts, none is made. */
+async function transfer(client: pg.Client, count: number, seed: number): Promise<void> {
+  for (let i = 0; i < count; i++) {
+    const from = ((seed * 7919 + i * 104_729) % ACCOUNTS) + 1;
+    const to = ((seed * 15_485_863 + i * 32_452_843) % ACCOUNTS) + 1;
+    const [low, high] = from < to ? [from, to] : [to, from];
+    const sign = from < to ? -1 : 1;
+    await client.query("BEGIN");
+    await client.query(`UPDATE accounts SET balance = balance + ${sign * i} WHERE id = ${low}`);
+    await client.query(`UPDATE accounts SET balance = balance - ${sign * i} WHERE id = ${high}`);
+    await client.query(`INSERT INTO history (account, delta) VALUES (${from}, ${i})`);
+    await client.query("COMMIT");
+  }
+}
+
+describe("pages", () => {
+  test("a start reads few pages; a scan then sees what storage has", async () => {
+    const { postgres, pages } = await start();
+    try {
+      assert.ok(pages.pages < 300, `${pages.pages} pages for the start`);
+      assert.equal(pages.lists, 0);
+      const client = await postgres.connect();
+      assert.deepEqual((await client.query(SUMS)).rows[0], expected);
+      assert.equal((await client.query("SELECT count(*)::int AS n FROM scratch")).rows[0].n, 0);
+      await client.query("INSERT INTO scratch VALUES (1)");
+      await checkAll(client);
+      const before = pages.pages;
+      await client.query(SUMS);
+      await checkAll(client);
+      assert.equal(pages.pages, before, "each page is asked once");
+      const second = await postgres.connect("second");
+      assert.equal((await second.query("SELECT sum(i)::int AS s FROM t")).rows[0].s, 12_502_500);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
+  test("writes, DDL and maintenance at once, with slow storage and tiny buffers", async () => {
+    const { postgres, pages } = await start({ settings: { shared_buffers: "2MB" } });
+    pages.latencyMs = 1;
+    try {
+      const writers = await Promise.all(Array.from({ length: 6 }, () => postgres.connect()));
+      const ddl = await postgres.connect();
+      await Promise.all([
+        ...writers.map((client, i) => transfer(client, 150, i + 1)),
+        (async () => {
+          for (const sql of [
+            "CREATE INDEX CONCURRENTLY byfiller ON accounts (filler)",
+            "VACUUM accounts",
+            "CREATE TABLE copy AS SELECT * FROM tail",
+            "DELETE FROM tail WHERE i > 8000",
+            "VACUUM tail",
+            "INSERT INTO tail SELECT i, repeat('y', 500) FROM generate_series(8001, 15000) i",
+            "VACUUM FULL tail",
+            "REINDEX TABLE history",
+            "CLUSTER accounts USING accounts_pkey",
+            "BEGIN; TRUNCATE copy; ROLLBACK",
+            "TRUNCATE copy",
+            "CREATE TEMP TABLE temporary AS SELECT * FROM tail",
+            "VACUUM FREEZE accounts",
+            "CHECKPOINT",
+            "DROP TABLE copy",
+          ]) {
+            await ddl.query(sql);
+          }
+        })(),
+      ]);
+      const sums = (await ddl.query(SUMS)).rows[0] as { n: number; sum: number; filler: string };
+      assert.deepEqual(sums, expected);
+      const history = await ddl.query("SELECT count(*)::int AS n FROM history");
+      assert.equal(history.rows[0].n, 900);
+      const tail = await ddl.query(
+        "SELECT count(*)::int AS n, count(*) FILTER (WHERE pad ~ '^y')::int AS new FROM tail",
+      );
+      assert.deepEqual(tail.rows[0], { n: 15_000, new: 7000 });
+      await checkAll(ddl);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
+  test("databases: both ways to create one, sizes, and drops of what was never opened", async () => {
+    const { postgres, pages } = await start();
+    try {
+      const client = await postgres.connect();
+      await client.query("CREATE DATABASE by_copy TEMPLATE second STRATEGY file_copy");
+      await client.query("CREATE DATABASE by_wal TEMPLATE second STRATEGY wal_log");
+      for (const name of ["by_copy", "by_wal"]) {
+        const copy = await postgres.connect(name);
+        assert.equal((await copy.query("SELECT sum(i)::int AS s FROM t")).rows[0].s, 12_502_500);
+        await copy.query("INSERT INTO t VALUES (1)");
+        await copy.end();
+      }
+      const lists = pages.lists;
+      const sizes = await client.query(
+        "SELECT pg_database_size('template1')::int AS lazy, pg_database_size('by_wal')::int AS own",
+      );
+      assert.ok(sizes.rows[0].lazy > 6_000_000 && sizes.rows[0].own > 6_000_000);
+      assert.equal(pages.lists, lists + 1, "a database made here is not listed in storage");
+      await client.query("DROP DATABASE by_copy");
+      await client.query("DROP DATABASE second");
+      await client.query("CREATE DATABASE second");
+      const second = await postgres.connect("second");
+      await assert.rejects(second.query("SELECT * FROM t"), /does not exist/);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
+  test("a page that storage cannot give is an error of that query only", async () => {
+    const { postgres, pages } = await start();
+    try {
+      const client = await postgres.connect();
+      await client.query("SELECT 1 FROM accounts WHERE id = 1");
+      const read = pages.readPages.bind(pages);
+      pages.readPages = () => Promise.reject(new Error("storage is broken, says the test"));
+      await assert.rejects(client.query(SUMS), /could not read block.*Input\/output error/);
+      pages.readPages = read;
+      assert.deepEqual((await client.query(SUMS)).rows[0], expected);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
+  test("an agent that goes away and comes back is waited for", async () => {
+    const { postgres, pages } = await start();
+    try {
+      const [reader, writer] = await Promise.all([postgres.connect(), postgres.connect()]);
+      const [sums] = await Promise.all([
+        reader.query(SUMS),
+        transfer(writer, 200, 3),
+        postgres.replaceAgent(pages, NO_QUORUM, 100),
+      ]);
+      assert.equal(sums.rows[0].n, ACCOUNTS);
+      assert.deepEqual((await reader.query(SUMS)).rows[0], expected);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+});
+
+describe("WAL", () => {
+  test("a commit returns when the agent says so, and not before", async () => {
+    const held: (() => void)[] = [];
+    let holding = false;
+    let written = 0;
+    const { postgres } = await start({
+      wal: {
+        walWritten: (segno, offset, length) => {
+          written = Math.max(written, segno * 2 ** 24 + offset + length);
+        },
+        flushWal: (segno, endOffset) => {
+          assert.ok(segno * 2 ** 24 + endOffset <= written, "told of the write before the flush");
+          return holding ? new Promise((resolve) => held.push(resolve)) : Promise.resolve();
+        },
+      },
+      settings: { autovacuum: "off" },
+    });
+    try {
+      const [writer, other] = await Promise.all([postgres.connect(), postgres.connect()]);
+      await writer.query("CREATE TABLE w (i int)");
+      holding = true;
+      let done = false;
+      const commit = writer.query("INSERT INTO w VALUES (1)").then(() => {
+        done = true;
+      });
+      commit.catch(() => undefined);
+      await sleep(200);
+      assert.ok(held.length > 0 && !done);
+      assert.equal((await other.query("SELECT count(*)::int AS n FROM w")).rows[0].n, 0);
+      await other.query(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query ~ '^INSERT'",
+      );
+      await sleep(100);
+      assert.ok(!done, "cancelling does not get round it");
+      holding = false;
+      for (const release of held) {
+        release();
+      }
+      await commit.catch((error: unknown) => assert.equal(errnoCode(error), "57014"));
+      assert.equal((await other.query("SELECT count(*)::int AS n FROM w")).rows[0].n, 1);
+      // Segments are made and left, among them records longer than WAL buffers.
+      await writer.query(
+        "CREATE TABLE big AS SELECT repeat(md5(i::text), 50) AS t FROM generate_series(1, 30000) i",
+      );
+      await writer.query("SELECT pg_switch_wal()");
+      await writer.query("INSERT INTO w VALUES (2)");
+      await writer.query("CHECKPOINT");
+    } catch (error) {
+      await postgres.stop("SIGQUIT");
+      throw error;
+    }
+    assert.equal(await postgres.stop(), "exit code 0");
+  });
+
+  test("fenced: waiting commits and Postgres itself end at once", async () => {
+    let holding = false;
+    const { postgres } = await start({
+      wal: {
+        walWritten: () => undefined,
+        flushWal: () => (holding ? new Promise(() => undefined) : Promise.resolve()),
+      },
+    });
+    try {
+      const clients = await Promise.all(Array.from({ length: 4 }, () => postgres.connect()));
+      holding = true;
+      const commits = Promise.allSettled(
+        clients.map((client, i) =>
+          client.query(`INSERT INTO history (account, delta) VALUES (${i + 1}, 1)`),
+        ),
+      );
+      await sleep(100);
+      const started = performance.now();
+      postgres.server.fence();
+      await postgres.exited;
+      assert.ok(performance.now() - started < 3000);
+      for (const { status } of await commits) {
+        assert.equal(status, "rejected");
+      }
+      assert.match(postgres.log, /fenced: another compute/);
+    } finally {
+      await postgres.stop("SIGQUIT");
+    }
+  });
+
+  test("a read-only endpoint's syncs ask nobody", async () => {
+    const flushes: number[] = [];
+    const { postgres } = await start({
+      walMode: "none",
+      wal: {
+        walWritten: (segno) => flushes.push(segno),
+        flushWal: (segno) => {
+          flushes.push(segno);
+          return new Promise(() => undefined);
+        },
+      },
+    });
+    const client = await postgres.connect();
+    await client.query("CREATE TABLE w (i int)");
+    assert.equal(await postgres.stop(), "exit code 0");
+    assert.deepEqual(flushes, []);
+  });
+
+  test("Postgres does not outlive its agent, not even backends that wait for it", async () => {
+    const workdir = join(stock.workdir, String(++copies));
+    const dataDirectory = join(workdir, "data");
+    makePostgresDirectory(workdir);
+    copyTree(stock.dataDir, dataDirectory);
+    removeRemoteFiles(dataDirectory);
+    const agent = spawn(process.execPath, [
+      "--disable-warning=ExperimentalWarning",
+      join(import.meta.dirname, "../testing/doomed-agent.ts"),
+      workdir,
+      dataDirectory,
+      stock.dataDir,
+    ]);
+    const pid = await new Promise<number>((resolve, reject) => {
+      agent.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString())));
+      agent.stderr.once("data", (chunk: Buffer) => reject(new Error(chunk.toString())));
+    });
+    assert.ok(isAlive(pid));
+    agent.kill("SIGKILL");
+    for (let i = 0; i < 300 && isAlive(pid); i++) {
+      await sleep(20);
+    }
+    assert.ok(!isAlive(pid));
+  });
+});
+
+function isAlive(pid: number): boolean {
+  try {
+    // The whole process group: Postgres was started as the leader of one.
+    process.kill(-pid, 0);
+    return true;
+  } catch (error) {
+    assert.equal(errnoCode(error), "ESRCH");
+    return false;
+  }
+}

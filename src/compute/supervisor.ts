@@ -1,0 +1,273 @@
+// Keeps one endpoint's Postgres alive: starts it, builds it anew after a crash, stops it for good.
+
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
+import { errorMessage, StorageError, withContext } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { runtimeDirectory } from "../postgres/installation.ts";
+import type {
+  ComputeStatus,
+  ComputeStatusName,
+  EndpointSpec,
+  StartMetrics,
+  TerminateAnswer,
+  TerminateMode,
+} from "./api.ts";
+import { ComputeRun, type RunEnd } from "./compute-run.ts";
+import type { ComputeControl } from "./http.ts";
+import { describeExit, endProcessesIn } from "./postgres-process.ts";
+
+const RESTART_FIRST_MS = 100;
+const RESTART_MAX_MS = 10_000;
+/** Postgres that ran so long was not crashing at its start. */
+const STABLE_RUN_MS = 60_000;
+
+export class Supervisor implements ComputeControl {
+  readonly #spec: EndpointSpec;
+  readonly #workdir: string;
+  readonly #dataDirectory: string;
+  readonly #logger: Logger;
+  readonly #startTime = nowMs();
+  readonly #stopping = new AbortController();
+  #run: ComputeRun | undefined;
+  #status: ComputeStatusName = "init";
+  #error: string | null = null;
+  #restarts = 0;
+  #metrics: StartMetrics | undefined;
+  #terminated: Promise<TerminateAnswer> | undefined;
+  #startedHandler: (() => void) | undefined;
+
+  constructor(options: { spec: EndpointSpec; workdir: string; logger: Logger }) {
+    this.#spec = options.spec;
+    this.#workdir = options.workdir;
+    this.#logger = options.logger;
+    this.#dataDirectory = join(runtimeDirectory(options.workdir), "pgdata");
+  }
+
+  /** Called when Postgres accepts connections, each time it has been built. */
+  onStarted(handler: () => void): void {
+    this.#startedHandler = handler;
+  }
+
+  /**
+   * Runs until `terminate` has done its work: then resolves. Rejects with why it cannot go on: the
+   * first start failed, another compute has taken over, or storage is corrupt.
+   */
+  async run(): Promise<void> {
+    await this.#checkPort();
+    let delayMs = RESTART_FIRST_MS;
+    while (!this.#stopping.signal.aborted) {
+      const startedMs = monotonicMs();
+      const end = await this.#runOnce();
+      if (this.#stopping.signal.aborted) {
+        break;
+      }
+      if (end.kind !== "exit") {
+        throw this.#fail(reasonToStop(end));
+      }
+      this.#status = "init";
+      this.#error = `Postgres ended unexpectedly: ${describeExit(end.exit)}`;
+      this.#restarts++;
+      if (monotonicMs() - startedMs > STABLE_RUN_MS) {
+        delayMs = RESTART_FIRST_MS;
+      }
+      this.#logger.warn({ ...end.exit, delayMs }, "Postgres ended unexpectedly, building it anew");
+      await sleep(delayMs, this.#stopping.signal).catch(() => undefined);
+      delayMs = Math.min(delayMs * 2, RESTART_MAX_MS);
+    }
+    await this.#terminated;
+  }
+
+  /** The port must be free but for what a killed agent of this very endpoint left. */
+  async #checkPort(): Promise<void> {
+    const { pgHost, pgPort } = this.#spec;
+    try {
+      await checkPortFree(pgHost, pgPort);
+    } catch {
+      await endProcessesIn(this.#dataDirectory);
+      await checkPortFree(pgHost, pgPort);
+    }
+  }
+
+  /** One run to its end. A failed start ends the compute if it was the first, else it is retried. */
+  async #runOnce(): Promise<RunEnd> {
+    const started = monotonicMs();
+    const run = new ComputeRun({
+      spec: this.#spec,
+      workdir: this.#workdir,
+      dataDirectory: this.#dataDirectory,
+      logger: this.#logger,
+    });
+    this.#run = run;
+    try {
+      await run.start();
+    } catch (error) {
+      if (this.#stopping.signal.aborted) {
+        return STOPPED;
+      }
+      await run.close();
+      const settled = await Promise.race([run.ended, sleep(0)]);
+      if (settled !== undefined && settled.kind !== "exit") {
+        return settled;
+      }
+      if (this.#metrics === undefined) {
+        throw this.#fail(withContext(error, "start the compute"));
+      }
+      this.#logger.error({ error }, "cannot build Postgres anew");
+      return STOPPED;
+    }
+    if (this.#stopping.signal.aborted) {
+      return STOPPED;
+    }
+    this.#started(run, started);
+    const end = await run.ended;
+    if (!this.#stopping.signal.aborted) {
+      await run.close();
+    }
+    return end;
+  }
+
+  #started(run: ComputeRun, startedMs: number): void {
+    const { times } = run;
+    const firstStart = this.#metrics === undefined;
+    this.#metrics = {
+      process_ms: round(firstStart ? startedMs : 0),
+      sync_safekeepers_ms: round(times.syncSafekeepersMs),
+      basebackup_ms: round(times.basebackupMs),
+      data_directory_ms: round(times.dataDirectoryMs),
+      start_postgres_ms: round(times.startPostgresMs),
+      // The monotonic clock starts with the process.
+      total_startup_ms: round(monotonicMs() - (firstStart ? 0 : startedMs)),
+    };
+    this.#status = "running";
+    this.#startedHandler?.();
+    this.#logger.info({ startLsn: text(run.startLsn), ...this.#metrics }, "compute is running");
+  }
+
+  #fail(error: StorageError): StorageError {
+    this.#status = "failed";
+    this.#error = errorMessage(error);
+    return error;
+  }
+
+  status(): ComputeStatus {
+    const run = this.#run;
+    return {
+      endpointId: this.#spec.endpointId,
+      tenantId: this.#spec.tenantId,
+      timelineId: this.#spec.timelineId,
+      status: this.#status,
+      mode: this.#spec.mode === "primary" ? "primary" : "static",
+      startTime: new Date(this.#startTime).toISOString(),
+      error: this.#error,
+      postgresPid: run?.postgresPid ?? null,
+      restarts: this.#restarts,
+      term: run?.term ?? null,
+      startLsn: text(run?.startLsn),
+      commitLsn: text(run?.commitLsn),
+      flushLsn: text(run?.flushLsn),
+    };
+  }
+
+  startMetrics(): StartMetrics | undefined {
+    return this.#metrics;
+  }
+
+  terminate(mode: TerminateMode): Promise<TerminateAnswer> {
+    if (this.#terminated !== undefined && mode === "immediate") {
+      // Someone has lost patience with a fast stop.
+      void this.#run?.close();
+    }
+    this.#terminated ??= this.#terminate(mode);
+    return this.#terminated;
+  }
+
+  async #terminate(mode: TerminateMode): Promise<TerminateAnswer> {
+    const wasRunning = this.#status === "running";
+    this.#status = "termination_pending";
+    this.#stopping.abort();
+    const run = this.#run;
+    this.#logger.info({ mode }, "stopping");
+    // What has not started has nothing to write.
+    await run?.stop(wasRunning ? mode : "immediate");
+    this.#status = "terminated";
+    return { lsn: text(run?.commitLsn) };
+  }
+
+  metricsText(): string {
+    const run = this.#run;
+    const lines: string[] = [];
+    const gauge = (name: string, help: string, values: readonly (readonly [string, number])[]) => {
+      lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} gauge`);
+      for (const [labels, value] of values) {
+        lines.push(`${name}${labels} ${value}`);
+      }
+    };
+    const one = (value: number | undefined) => (value === undefined ? [] : [["", value] as const]);
+    gauge("strata_compute_running", "1 while Postgres accepts connections", [
+      ["", this.#status === "running" ? 1 : 0],
+    ]);
+    gauge("strata_compute_restarts", "Postgres was built anew so often", [["", this.#restarts]]);
+    gauge("strata_compute_term", "Term won from the safekeepers", one(run?.term));
+    gauge("strata_compute_start_lsn", "Where this run began", one(run?.startLsn));
+    gauge("strata_compute_commit_lsn", "Newest LSN on a quorum", one(run?.commitLsn));
+    gauge("strata_compute_flush_lsn", "End of the last whole record written", one(run?.flushLsn));
+    gauge("strata_compute_pageserver_lsn", "Ingested by a pageserver", one(run?.pageserverLsn));
+    gauge("strata_compute_waiting_flushes", "fdatasync calls that wait for a quorum", [
+      ["", run?.waitingFlushes ?? 0],
+    ]);
+    gauge(
+      "strata_compute_safekeeper_flush_lsn",
+      "Acknowledged in this term by each safekeeper",
+      (run?.safekeepers ?? []).map((peer) => [`{safekeeper="${peer.id}"}`, peer.flushLsn] as const),
+    );
+    gauge(
+      "strata_compute_start_milliseconds",
+      "Parts of the last start",
+      Object.entries(this.#metrics ?? {}).map(([part, ms]) => [`{part="${part}"}`, ms] as const),
+    );
+    return `${lines.join("\n")}\n`;
+  }
+}
+
+const STOPPED: RunEnd = { kind: "exit", exit: { code: null, signal: null } };
+
+function reasonToStop(end: Exclude<RunEnd, { kind: "exit" }>): StorageError {
+  return end.kind === "fatal"
+    ? end.error
+    : new StorageError(
+        "fenced",
+        "fenced",
+        `another compute has taken over this timeline (term ${end.term})`,
+      );
+}
+
+/** Says it before an election: a Postgres that cannot listen would fence whoever runs now. */
+async function checkPortFree(host: string, port: number): Promise<void> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => {
+      reject(
+        new StorageError(
+          "conflict",
+          "cannot-listen",
+          `listen on ${host}:${port}: ${cause.message}`,
+          {
+            cause,
+          },
+        ),
+      );
+    });
+    server.listen(port, host, () => server.close(() => resolve()));
+  });
+}
+
+function text(lsn: Lsn | undefined): string | null {
+  return lsn === undefined ? null : formatLsn(lsn);
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}

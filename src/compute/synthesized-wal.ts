@@ -1,0 +1,107 @@
+// The shutdown checkpoint record with which a compute begins its term, laid out on WAL pages.
+
+import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { encodeCheckPoint } from "../postgres/checkpoint.ts";
+import type { PgVersion } from "../postgres/versions.ts";
+import { encodePageHeader, pageHeaderSize } from "../postgres/wal-page.ts";
+import { encodeRecord } from "../postgres/xlog-record.ts";
+import type { CheckPoint } from "../wal-decoder/record-sink.ts";
+
+const RM_XLOG_ID = 0;
+const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
+
+export interface SynthesizedWal {
+  /** Where the record begins: the asked LSN, past a page header where that falls on or into one. */
+  readonly recordStart: Lsn;
+  /** Where it ends, aligned (Postgres's EndRecPtr). */
+  readonly recordEnd: Lsn;
+  /** As it stands in the record, and must in pg_control. */
+  readonly checkPoint: CheckPoint;
+  /**
+   * Whole 8 kB pages, ascending: each segment's first page, the page that holds the start LSN and
+   * those the record continues on. All others up to the end of the segment are zeros.
+   */
+  readonly pages: readonly { readonly pageLsn: Lsn; readonly bytes: Uint8Array }[];
+}
+
+/**
+ * The record goes to the safekeepers like any other: it is true. No transaction that was open at
+ * `startLsn` goes on, because the lower terms that could have continued it are fenced.
+ * Bytes of the first page before `startLsn` are zeros here; they exist on the safekeepers, and
+ * nobody reads them from here.
+ */
+export function synthesizeWal(options: {
+  startLsn: Lsn;
+  /** Start of the record that ends at `startLsn`; 0 where unknown: readers then do not check it. */
+  prevRecordLsn: Lsn;
+  version: PgVersion;
+  systemId: bigint;
+  segmentSize: number;
+  /** `redo` is set here. */
+  checkPoint: CheckPoint;
+}): SynthesizedWal {
+  const { segmentSize } = options;
+  const recordStart = skipPageHeader(alignLsn(options.startLsn), segmentSize);
+  const checkPoint = { ...options.checkPoint, redo: recordStart };
+  const record = encodeRecord({
+    rmid: RM_XLOG_ID,
+    info: XLOG_CHECKPOINT_SHUTDOWN,
+    xid: 0,
+    prevLsn: options.prevRecordLsn,
+    mainData: encodeCheckPoint(checkPoint, options.version),
+  });
+  const pages = new Map<Lsn, Uint8Array>();
+  const pageAt = (pageLsn: Lsn, remainingLength: number) => {
+    let bytes = pages.get(pageLsn);
+    if (bytes === undefined) {
+      bytes = new Uint8Array(XLOG_BLCKSZ);
+      encodePageHeader(new DataView(bytes.buffer), 0, {
+        pageMagic: options.version.pageMagic,
+        pageLsn,
+        systemId: options.systemId,
+        timeline: 1,
+        segmentSize,
+        remainingLength,
+      });
+      pages.set(pageLsn, bytes);
+    }
+    return bytes;
+  };
+  const segmentStart = (lsn: Lsn) => (lsn - (lsn % segmentSize)) as Lsn;
+
+  const firstPage = pageStart(recordStart);
+  // Readers that start at the page's beginning take the zeros before the record for the rest of a
+  // record from the page before, and skip them.
+  const skipped = recordStart - firstPage - pageHeaderSize(firstPage, segmentSize);
+  if (segmentStart(recordStart) !== firstPage) {
+    pageAt(segmentStart(recordStart), 0);
+  }
+  pageAt(firstPage, skipped);
+  let at = recordStart;
+  let done = 0;
+  while (done < record.length) {
+    if (pageOffset(at) === 0) {
+      pageAt(at, record.length - done);
+      at = addLsn(at, pageHeaderSize(at, segmentSize));
+    }
+    const take = Math.min(record.length - done, XLOG_BLCKSZ - pageOffset(at));
+    pageAt(pageStart(at), 0).set(record.subarray(done, done + take), pageOffset(at));
+    done += take;
+    at = addLsn(at, take);
+  }
+  return {
+    recordStart,
+    recordEnd: alignLsn(at),
+    checkPoint,
+    pages: [...pages]
+      .map(([pageLsn, bytes]) => ({ pageLsn, bytes }))
+      .sort((a, b) => a.pageLsn - b.pageLsn),
+  };
+}
+
+/** The first position at or after `lsn` where a record can begin. */
+function skipPageHeader(lsn: Lsn, segmentSize: number): Lsn {
+  const page = pageStart(lsn);
+  const header = pageHeaderSize(page, segmentSize);
+  return lsn - page < header ? addLsn(page, header) : lsn;
+}

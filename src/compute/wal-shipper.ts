@@ -1,0 +1,183 @@
+// Turns what Postgres writes into pg_wal into whole records on a quorum, and its fdatasync into a wait for that.
+
+import { StorageError } from "../base/errors.ts";
+import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import type { LocalWal } from "./local-wal.ts";
+import type { WalWalker } from "./wal-walker.ts";
+
+/** Read and summed at a time: what one turn of the event loop may cost, about a millisecond. */
+const READ_BYTES = 1024 * 1024;
+
+/**
+ * Invariant: a flush is answered when every whole record that was in the file when it was asked for
+ * is durable on a quorum. Postgres may ask for a position in the middle of a record (walwriter, or a
+ * page that had to leave the buffers); then only the records before matter, because commits and page
+ * LSNs are record ends.
+ */
+export interface WalShipperOptions {
+  readonly walker: WalWalker;
+  readonly localWal: LocalWal;
+  readonly segmentSize: number;
+  /** More whole records exist: send them. Called synchronously, from the commit path. */
+  readonly onAvailable: (endLsn: Lsn) => void;
+  /** The local WAL cannot be true. No flush is answered any more; Postgres must be ended. */
+  readonly onFatal: (error: StorageError) => void;
+}
+
+interface FlushWaiter {
+  readonly target: Lsn;
+  readonly resolve: () => void;
+}
+
+export class WalShipper {
+  readonly #options: WalShipperOptions;
+  /** End of what Postgres has written, a page boundary. */
+  #written: Lsn;
+  #committed: Lsn;
+  /** Ascending in target, because targets are ends of records found so far. */
+  #waiters: FlushWaiter[] = [];
+  #firstWaiter = 0;
+  #stopped = false;
+  /** The last bytes that were read, so that sending them does not read them again. */
+  #recent: Uint8Array = new Uint8Array(0);
+  #recentStart: Lsn;
+
+  constructor(options: WalShipperOptions) {
+    this.#options = options;
+    const start = options.walker.endOfRecords;
+    this.#written = start;
+    this.#committed = start;
+    this.#recentStart = start;
+  }
+
+  /** End of the last whole record that Postgres wrote. */
+  get endOfRecords(): Lsn {
+    return this.#options.walker.endOfRecords;
+  }
+
+  get committedLsn(): Lsn {
+    return this.#committed;
+  }
+
+  /** Flushes that wait for a quorum. */
+  get waiting(): number {
+    return this.#waiters.length - this.#firstWaiter;
+  }
+
+  /** Postgres has written `length` bytes at `offset` of a segment (after the pwrite returned). */
+  walWritten(segment: number, offset: number, length: number): void {
+    this.#noteWritten(segment, offset + length);
+  }
+
+  /**
+   * Resolves when the whole records written so far are on a quorum; never rejects, and never
+   * resolves after `stop`: an fdatasync that fails would make Postgres panic, one that returns would
+   * acknowledge commits.
+   */
+  flushWal(segment: number, endOffset: number): Promise<void> {
+    this.#noteWritten(segment, endOffset);
+    const target = this.endOfRecords;
+    if (target <= this.#committed && !this.#stopped) {
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => this.#waiters.push({ target, resolve }));
+  }
+
+  /** A quorum has everything up to `lsn`. */
+  committed(lsn: Lsn): void {
+    if (this.#stopped || lsn <= this.#committed) {
+      return;
+    }
+    this.#committed = lsn;
+    while (this.#firstWaiter < this.#waiters.length) {
+      const waiter = this.#waiters[this.#firstWaiter]!;
+      if (waiter.target > lsn) {
+        break;
+      }
+      this.#firstWaiter++;
+      waiter.resolve();
+    }
+    if (this.#firstWaiter === this.#waiters.length) {
+      this.#waiters = [];
+      this.#firstWaiter = 0;
+    }
+  }
+
+  /**
+   * Bytes of WAL [begin, end), which lie below `endOfRecords` and above the start: final, in memory
+   * that nobody changes any more. StorageError `not-found` where Postgres has removed them.
+   */
+  read(begin: Lsn, end: Lsn): Uint8Array {
+    const from = begin - this.#recentStart;
+    if (from >= 0 && end - this.#recentStart <= this.#recent.length) {
+      return this.#recent.subarray(from, end - this.#recentStart);
+    }
+    const bytes = Buffer.allocUnsafe(end - begin);
+    this.#options.localWal.read(begin, end, bytes);
+    return bytes;
+  }
+
+  /** From now on nothing is answered and nothing read. */
+  stop(): void {
+    this.#stopped = true;
+    this.#waiters = [];
+    this.#firstWaiter = 0;
+  }
+
+  /** Looks at WAL that is in the file already (the synthesized record). */
+  noteWrittenUpTo(lsn: Lsn): void {
+    // Postgres writes whole pages, but a short write may be reported.
+    const wholePages = toLsn(lsn - (lsn % XLOG_BLCKSZ));
+    if (this.#stopped || wholePages < this.#written) {
+      return;
+    }
+    this.#written = wholePages;
+    try {
+      this.#advance();
+    } catch (error) {
+      this.stop();
+      this.#options.onFatal(
+        error instanceof StorageError
+          ? error
+          : new StorageError("internal", "read-wal", String(error), { cause: error }),
+      );
+    }
+  }
+
+  #noteWritten(segment: number, endOffset: number): void {
+    this.noteWrittenUpTo(toLsn(segment * this.#options.segmentSize + endOffset));
+  }
+
+  #advance(): void {
+    const { walker, localWal, onAvailable } = this.#options;
+    let found = walker.noteWritten(this.#written);
+    while (walker.position < this.#written) {
+      const start = walker.position;
+      const limit = addLsn(start, READ_BYTES);
+      const end = limit < this.#written ? toLsn(limit - (limit % XLOG_BLCKSZ)) : this.#written;
+      const bytes = Buffer.allocUnsafe(end - start);
+      localWal.read(start, end, bytes);
+      found = walker.walk(bytes) || found;
+      found = walker.noteWritten(this.#written) || found;
+      if (found) {
+        this.#keepRecent(start, bytes);
+        found = false;
+        onAvailable(walker.endOfRecords);
+      }
+      if (walker.position === start) {
+        // The last page holds no further whole record yet.
+        return;
+      }
+    }
+    if (found) {
+      onAvailable(walker.endOfRecords);
+    }
+  }
+
+  /** The part of what was just read that is final. */
+  #keepRecent(start: Lsn, bytes: Uint8Array): void {
+    const final = this.#options.walker.endOfRecords - start;
+    this.#recent = bytes.subarray(0, Math.max(0, Math.min(final, bytes.length)));
+    this.#recentStart = start;
+  }
+}

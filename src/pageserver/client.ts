@@ -1,0 +1,407 @@
+// Clients of a pageserver: pages over pagestream, start-up state over queries, management over HTTP.
+
+import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import type { CopyChannel } from "../postgres/copy-channel.ts";
+import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire-client.ts";
+import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
+import type {
+  ComputeState,
+  ComputeStateWire,
+  LayerMapInfo,
+  PageserverStatus,
+  RelationSize,
+  TenantInfo,
+  TenantTimeline,
+  TimelineCreateRequest,
+  TimelineInfo,
+} from "./api.ts";
+import {
+  decodeResponse,
+  encodeDbSizeRequest,
+  encodeRelRequest,
+  encodeSlruRequest,
+  PAGE_SIZE,
+  type PagestreamAnswer,
+  requestId,
+  TAG_EXISTS,
+  TAG_GET_PAGE,
+  TAG_NBLOCKS,
+} from "./pagestream.ts";
+
+/** Longer than the server's longest wait for an LSN (300 s). */
+const QUERY_TIMEOUT_MS = 310_000;
+
+interface PendingRequest {
+  readonly request: Uint8Array;
+  resolve(answer: PagestreamAnswer): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * One pagestream connection. Any number of requests may be under way; each goes out at once and all
+ * of one turn leave together. When the connection ends, every open request and every later one is
+ * rejected (`unavailable`): connect anew. Errors keep the kind the server gave.
+ *
+ * `requestLsn` and `notModifiedSince` as in pagestream.ts: the server waits until it has ingested
+ * `notModifiedSince`, then answers as of `requestLsn`.
+ */
+export class PagestreamClient {
+  readonly #connection: WireConnection;
+  readonly #channel: CopyChannel;
+  readonly #pending = new Map<number, PendingRequest>();
+  #nextId = 1;
+  #failure: StorageError | undefined;
+
+  /** `pgAddr`: `host:port`. StorageError `not-found` where the timeline is unknown. */
+  static async connect(
+    pgAddr: string,
+    timeline: TenantTimeline,
+    options: { timeoutMs?: number } = {},
+  ): Promise<PagestreamClient> {
+    const connection = await connectWire({ ...parseHostPort(pgAddr), ...options });
+    try {
+      const channel = await connection.copyBoth(
+        `pagestream_v3 ${timeline.tenantId} ${timeline.timelineId}`,
+      );
+      return new PagestreamClient(connection, channel);
+    } catch (error) {
+      connection.close();
+      throw error;
+    }
+  }
+
+  private constructor(connection: WireConnection, channel: CopyChannel) {
+    this.#connection = connection;
+    this.#channel = channel;
+    channel.onData((payload) => this.#receive(payload));
+    channel.onClose((error) => {
+      this.#fail(
+        new StorageError("unavailable", "connection-lost", "the pageserver ended the connection", {
+          cause: error,
+        }),
+      );
+    });
+  }
+
+  get closed(): boolean {
+    return this.#failure !== undefined;
+  }
+
+  /** Requests that have no answer yet. */
+  get pendingCount(): number {
+    return this.#pending.size;
+  }
+
+  /** 8192 bytes of the caller's own. A block past the relation's end is `not-found`. */
+  getPage(
+    rel: RelationFork,
+    blkno: number,
+    requestLsn: Lsn,
+    notModifiedSince: Lsn = requestLsn,
+  ): Promise<Uint8Array> {
+    const id = this.#nextId++;
+    return this.#send(
+      id,
+      encodeRelRequest(TAG_GET_PAGE, id, requestLsn, notModifiedSince, rel, blkno),
+    ) as Promise<Uint8Array>;
+  }
+
+  /** Blocks of one fork; `not-found` where it does not exist (0 is an empty one). */
+  relSize(rel: RelationFork, requestLsn: Lsn, notModifiedSince: Lsn = requestLsn): Promise<number> {
+    const id = this.#nextId++;
+    return this.#send(
+      id,
+      encodeRelRequest(TAG_NBLOCKS, id, requestLsn, notModifiedSince, rel),
+    ) as Promise<number>;
+  }
+
+  async relExists(
+    rel: RelationFork,
+    requestLsn: Lsn,
+    notModifiedSince: Lsn = requestLsn,
+  ): Promise<boolean> {
+    const id = this.#nextId++;
+    const request = encodeRelRequest(TAG_EXISTS, id, requestLsn, notModifiedSince, rel);
+    return (await this.#send(id, request)) !== 0;
+  }
+
+  /** Bytes in all forks of a database in the default tablespace. */
+  dbSize(dbOid: number, requestLsn: Lsn, notModifiedSince: Lsn = requestLsn): Promise<number> {
+    const id = this.#nextId++;
+    const request = encodeDbSizeRequest(id, requestLsn, notModifiedSince, dbOid);
+    return this.#send(id, request) as Promise<number>;
+  }
+
+  /** All pages of an SLRU segment, at most 32 of 8192 bytes; `not-found` where there is none. */
+  async slruSegment(
+    kind: SlruKind,
+    segno: number,
+    requestLsn: Lsn,
+    notModifiedSince: Lsn = requestLsn,
+  ): Promise<{ blocks: number; data: Uint8Array }> {
+    const id = this.#nextId++;
+    const request = encodeSlruRequest(id, requestLsn, notModifiedSince, kind, segno);
+    const data = (await this.#send(id, request)) as Uint8Array;
+    return { blocks: data.length / PAGE_SIZE, data };
+  }
+
+  close(): void {
+    this.#fail(new StorageError("unavailable", "closed", "the pagestream client was closed"));
+    this.#channel.close();
+    this.#connection.close();
+  }
+
+  #send(id: number, request: Uint8Array): Promise<PagestreamAnswer> {
+    if (this.#failure !== undefined) {
+      return Promise.reject(this.#failure);
+    }
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { request, resolve, reject });
+      this.#channel.send(request);
+    });
+  }
+
+  #receive(payload: Uint8Array): void {
+    const id = payload.length < 9 ? 0 : requestId(payload);
+    const pending = this.#pending.get(id);
+    if (pending === undefined) {
+      this.#fail(
+        new StorageError("corrupt", "bad-pagestream-response", `answer to no request (id ${id})`),
+      );
+      this.#channel.destroy();
+      return;
+    }
+    this.#pending.delete(id);
+    try {
+      pending.resolve(decodeResponse(pending.request, payload));
+    } catch (error) {
+      pending.reject(error);
+    }
+  }
+
+  #fail(failure: StorageError): void {
+    this.#failure ??= failure;
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const request of pending) {
+      request.reject(this.#failure);
+    }
+  }
+}
+
+/**
+ * What a compute needs to start at `lsn`; waits until the pageserver has it. StorageError
+ * `unavailable` where it does not get there in time.
+ */
+export async function computeState(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  lsn: Lsn,
+): Promise<ComputeState> {
+  const rows = await queryOnce(
+    pgAddr,
+    `compute_state ${timeline.tenantId} ${timeline.timelineId} ${formatLsn(lsn)}`,
+  );
+  const text = rows[0]?.[0];
+  if (text === undefined || text === null) {
+    throw new StorageError("corrupt", "bad-compute-state", "compute_state answered no row");
+  }
+  try {
+    return decodeComputeState(JSON.parse(text) as ComputeStateWire);
+  } catch (cause) {
+    throw new StorageError("corrupt", "bad-compute-state", "compute_state is not readable", {
+      cause,
+    });
+  }
+}
+
+/** Every relation fork of a database as of `lsn`. */
+export async function listRelations(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  lsn: Lsn,
+  spcOid: number,
+  dbOid: number,
+): Promise<RelationSize[]> {
+  const rows = await queryOnce(
+    pgAddr,
+    `list_relations ${timeline.tenantId} ${timeline.timelineId} ${formatLsn(lsn)} ${spcOid} ${dbOid}`,
+  );
+  return rows.map(([relNumber, fork, blocks]) => ({
+    relNumber: Number(relNumber),
+    fork: Number(fork),
+    blocks: Number(blocks),
+  }));
+}
+
+async function queryOnce(pgAddr: string, sql: string): Promise<(string | null)[][]> {
+  const connection = await connectWire({ ...parseHostPort(pgAddr), timeoutMs: QUERY_TIMEOUT_MS });
+  try {
+    return (await connection.query(sql)).rows;
+  } finally {
+    connection.close();
+  }
+}
+
+function requireLsn(text: unknown): Lsn {
+  const lsn = typeof text === "string" ? parseLsn(text) : undefined;
+  if (lsn === undefined) {
+    throw new Error(`not an LSN: ${String(text)}`);
+  }
+  return lsn;
+}
+
+function requireNumber(value: unknown): number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value)) {
+    throw new Error(`not a number: ${String(value)}`);
+  }
+  return value;
+}
+
+/** From the JSON of `compute_state`; a plain Error where a field is wrong. */
+export function decodeComputeState(wire: ComputeStateWire): ComputeState {
+  const cp = wire.checkPoint;
+  const checkPoint: CheckPoint = {
+    redo: requireLsn(cp["redo"]),
+    timeLineId: requireNumber(cp["timeLineId"]),
+    prevTimeLineId: requireNumber(cp["prevTimeLineId"]),
+    fullPageWrites: cp["fullPageWrites"] === true,
+    walLevel: requireNumber(cp["walLevel"]),
+    nextFullXid: BigInt(cp["nextFullXid"]!),
+    nextOid: requireNumber(cp["nextOid"]),
+    nextMulti: requireNumber(cp["nextMulti"]),
+    nextMultiOffset: requireNumber(cp["nextMultiOffset"]),
+    oldestXid: requireNumber(cp["oldestXid"]),
+    oldestXidDb: requireNumber(cp["oldestXidDb"]),
+    oldestMulti: requireNumber(cp["oldestMulti"]),
+    oldestMultiDb: requireNumber(cp["oldestMultiDb"]),
+    time: BigInt(cp["time"]!),
+    oldestCommitTsXid: requireNumber(cp["oldestCommitTsXid"]),
+    newestCommitTsXid: requireNumber(cp["newestCommitTsXid"]),
+    oldestActiveXid: requireNumber(cp["oldestActiveXid"]),
+  };
+  const bytes = (base64: string) => new Uint8Array(Buffer.from(base64, "base64"));
+  return {
+    lsn: requireLsn(wire.lsn),
+    prevRecordLsn: requireLsn(wire.prevRecordLsn),
+    systemId: BigInt(wire.systemId),
+    pgVersion: requireNumber(wire.pgVersion),
+    walSegmentSize: requireNumber(wire.walSegmentSize),
+    checkPoint,
+    controlFile: bytes(wire.controlFile),
+    relationMaps: wire.relationMaps.map((map) => ({
+      spcOid: map.spcOid,
+      dbOid: map.dbOid,
+      bytes: bytes(map.base64),
+    })),
+    databases: wire.databases,
+    twoPhase: wire.twoPhase.map((prepared) => ({
+      fullXid: BigInt(prepared.fullXid),
+      payload: bytes(prepared.base64),
+    })),
+  };
+}
+
+/** The management API. Errors keep the kind that the HTTP status names. */
+export class PageserverHttpClient {
+  readonly #base: string;
+  readonly #timeoutMs: number;
+
+  /** `httpAddr`: `host:port` or an http URL. */
+  constructor(httpAddr: string, options: { timeoutMs?: number } = {}) {
+    this.#base = httpAddr.includes("://") ? httpAddr.replace(/\/$/, "") : `http://${httpAddr}`;
+    this.#timeoutMs = options.timeoutMs ?? 60_000;
+  }
+
+  status(): Promise<PageserverStatus> {
+    return this.#call("GET", "/v1/status");
+  }
+
+  listTenants(): Promise<TenantInfo[]> {
+    return this.#call("GET", "/v1/tenant");
+  }
+
+  /** Idempotent. */
+  createTenant(tenantId: string): Promise<string> {
+    return this.#call("POST", "/v1/tenant", { new_tenant_id: tenantId });
+  }
+
+  listTimelines(tenantId: string): Promise<TimelineInfo[]> {
+    return this.#call("GET", `/v1/tenant/${tenantId}/timeline`);
+  }
+
+  getTimeline(tenantId: string, timelineId: string): Promise<TimelineInfo> {
+    return this.#call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+  }
+
+  /** Idempotent where everything is the same, else `conflict`; waits for `ancestor_start_lsn`. */
+  createTimeline(tenantId: string, request: TimelineCreateRequest): Promise<TimelineInfo> {
+    return this.#call("POST", `/v1/tenant/${tenantId}/timeline`, request);
+  }
+
+  /** `not-found` when it is gone already, `conflict` while it has children. */
+  deleteTimeline(tenantId: string, timelineId: string): Promise<void> {
+    return this.#call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+  }
+
+  listLayers(tenantId: string, timelineId: string): Promise<LayerMapInfo> {
+    return this.#call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}/layer`);
+  }
+
+  /** Writes everything in memory into layer files. */
+  checkpoint(tenantId: string, timelineId: string): Promise<void> {
+    return this.#call("PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/checkpoint`);
+  }
+
+  async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const doing = `${method} ${this.#base}${path}`;
+    let response: Response;
+    let text: string;
+    try {
+      response = await fetch(this.#base + path, {
+        method,
+        signal: AbortSignal.timeout(this.#timeoutMs),
+        ...(body === undefined
+          ? {}
+          : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+      });
+      text = await response.text();
+    } catch (cause) {
+      throw new StorageError("unavailable", "pageserver-unreachable", `${doing}: no answer`, {
+        cause,
+      });
+    }
+    if (!response.ok) {
+      throw new StorageError(
+        kindOfStatus(response.status),
+        "pageserver-error",
+        messageOf(text) ?? `${doing}: HTTP ${response.status}`,
+      );
+    }
+    try {
+      return (text === "" ? undefined : JSON.parse(text)) as T;
+    } catch (cause) {
+      throw new StorageError("corrupt", "bad-answer", `${doing}: the answer is not JSON`, {
+        cause,
+      });
+    }
+  }
+}
+
+function kindOfStatus(status: number): ErrorKind {
+  if (status === 406) {
+    return "invalid";
+  }
+  const entry = Object.entries(HTTP_STATUS).find(([, value]) => value === status);
+  return status === 500 || entry === undefined ? "internal" : (entry[0] as ErrorKind);
+}
+
+function messageOf(text: string): string | undefined {
+  try {
+    const value = JSON.parse(text) as { msg?: unknown };
+    return typeof value.msg === "string" ? value.msg : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,79 @@
+// Collects what a compute needs to start at an LSN, and lists a database's relations.
+
+import { StorageError } from "../base/errors.ts";
+import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import type { ComputeStateWire, RelationSize } from "./api.ts";
+import {
+  CONTROL_FILE_INDEX,
+  CONTROL_PREFIX,
+  KEYSPACE_DATABASE,
+  KEYSPACE_RELATION_SIZE,
+  KEYSPACE_TWO_PHASE,
+  prefixField2,
+  prefixField3,
+  prefixField4,
+  prefixField5,
+  relmapPrefix,
+} from "./key.ts";
+import { decodeSize } from "./relation-heads.ts";
+import type { ServedTimeline } from "./served-timeline.ts";
+import { readCheckPoint } from "./walingest.ts";
+
+const GLOBAL_TABLESPACE_OID = 1664;
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("base64");
+}
+
+/** `lsn` at most `lastRecordLsn`. StorageError `corrupt` where a part is missing. */
+export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeStateWire {
+  const controlFile = timeline.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lsn);
+  if (controlFile === undefined) {
+    throw new StorageError("corrupt", "no-control-file", `no control file at ${formatLsn(lsn)}`);
+  }
+  const databases = [...timeline.scan([KEYSPACE_DATABASE], lsn)].map(({ prefix }) => ({
+    spcOid: prefixField2(prefix),
+    dbOid: prefixField3(prefix),
+  }));
+  const relationMaps = [{ spcOid: GLOBAL_TABLESPACE_OID, dbOid: 0 }, ...databases].flatMap(
+    (place) => {
+      const map = timeline.readValue(relmapPrefix(place.spcOid, place.dbOid), 0, lsn);
+      return map === undefined ? [] : [{ ...place, base64: base64(map) }];
+    },
+  );
+  const checkPoint = Object.fromEntries(
+    Object.entries(readCheckPoint(timeline, lsn)).map(([name, value]) => [
+      name,
+      typeof value === "bigint" ? `${value}` : name === "redo" ? formatLsn(value as Lsn) : value,
+    ]),
+  );
+  return {
+    lsn: formatLsn(lsn),
+    prevRecordLsn: formatLsn(lsn === timeline.lastRecordLsn ? timeline.prevRecordLsn : INVALID_LSN),
+    systemId: `${timeline.systemId}`,
+    pgVersion: timeline.pgVersion,
+    walSegmentSize: timeline.walSegmentSize,
+    checkPoint,
+    controlFile: base64(controlFile),
+    relationMaps,
+    databases,
+    twoPhase: [...timeline.scan([KEYSPACE_TWO_PHASE], lsn)].map(({ prefix, value }) => ({
+      fullXid: `${(BigInt(prefixField2(prefix)) << 32n) + BigInt(prefixField3(prefix))}`,
+      base64: base64(value),
+    })),
+  };
+}
+
+/** Every fork of every relation in the database, ascending. */
+export function readRelations(
+  timeline: ServedTimeline,
+  lsn: Lsn,
+  spcOid: number,
+  dbOid: number,
+): RelationSize[] {
+  return [...timeline.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], lsn)].map((entry) => ({
+    relNumber: prefixField4(entry.prefix),
+    fork: prefixField5(entry.prefix),
+    blocks: decodeSize(entry.value),
+  }));
+}

@@ -1,0 +1,13 @@
+// Versions of the files that the pageserver writes: what each added, and who can no longer read it.
+
+/**
+ * Layer files (layer-format.ts).
+ * - 1: first; raw blocks, CRC-32, key filter in delta layers.
+ */
+export const LAYER_FORMAT_VERSION = 1;
+
+/**
+ * index_part.json (index-part.ts).
+ * - 1: first.
+ */
+export const INDEX_PART_FORMAT_VERSION = 1;

@@ -1,0 +1,71 @@
+// Encoders of the page changes that no WAL block reference carries (delta.ts, kinds 2 to 6).
+
+import {
+  DELTA_CLOG_STATUS,
+  DELTA_MULTIXACT_MEMBERS,
+  DELTA_MULTIXACT_OFFSETS,
+  DELTA_VM_CLEAR,
+  DELTA_VM_TRUNCATE,
+} from "../wal-decoder/delta.ts";
+
+function start(kind: number, second: number, count: number, lengthBytes: number): DataView {
+  const view = new DataView(new ArrayBuffer(lengthBytes));
+  view.setUint8(0, kind);
+  view.setUint8(1, second);
+  view.setUint16(2, count, true);
+  return view;
+}
+
+function finish(view: DataView): Uint8Array {
+  return new Uint8Array(view.buffer);
+}
+
+/** `flags`: 1 all-visible, 2 all-frozen, 3 both. */
+export function encodeVmClear(heapBlkno: number, flags: number): Uint8Array {
+  const view = start(DELTA_VM_CLEAR, flags, 0, 8);
+  view.setUint32(4, heapBlkno, true);
+  return finish(view);
+}
+
+/** Bits of `heapBlkno` and later blocks go. */
+export function encodeVmTruncate(heapBlkno: number): Uint8Array {
+  const view = start(DELTA_VM_TRUNCATE, 0, 0, 8);
+  view.setUint32(4, heapBlkno, true);
+  return finish(view);
+}
+
+/** All `xids` on one page, so at most 32768; `status`: 1 committed, 2 aborted. */
+export function encodeClogStatus(xids: readonly number[], status: number): Uint8Array {
+  const view = start(DELTA_CLOG_STATUS, status, xids.length, 4 + xids.length * 4);
+  xids.forEach((xid, i) => {
+    view.setUint32(4 + i * 4, xid, true);
+  });
+  return finish(view);
+}
+
+/** Columns of the same length, all multixacts on one page. */
+export function encodeMultixactOffsets(
+  multis: readonly number[],
+  offsets: readonly number[],
+): Uint8Array {
+  const view = start(DELTA_MULTIXACT_OFFSETS, 0, multis.length, 4 + multis.length * 8);
+  multis.forEach((multi, i) => {
+    view.setUint32(4 + i * 8, multi, true);
+    view.setUint32(8 + i * 8, offsets[i]!, true);
+  });
+  return finish(view);
+}
+
+/** Members at `firstOffset` and on, all on one page. */
+export function encodeMultixactMembers(
+  firstOffset: number,
+  members: readonly { readonly xid: number; readonly status: number }[],
+): Uint8Array {
+  const view = start(DELTA_MULTIXACT_MEMBERS, 0, members.length, 4 + members.length * 12);
+  members.forEach((member, i) => {
+    view.setUint32(4 + i * 12, firstOffset + i, true);
+    view.setUint32(8 + i * 12, member.xid, true);
+    view.setUint8(12 + i * 12, member.status);
+  });
+  return finish(view);
+}

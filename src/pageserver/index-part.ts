@@ -1,0 +1,149 @@
+// index_part.json: what a timeline is and which layer files belong to it; the only authority on both.
+//
+// Ours, format version 1. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
+// object without that field, keys in the order below) and the fields of IndexPart in snake case.
+// Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
+// not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
+
+import { join } from "node:path";
+import { z } from "zod";
+import { crc32c } from "../base/crc32c.ts";
+import { readFileIfExists } from "../base/disk.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { replaceFile } from "./durable-files.ts";
+import { INDEX_PART_FORMAT_VERSION } from "./format-versions.ts";
+import { parseLayerFileName } from "./layer-format.ts";
+import type { LayerDescription } from "./layer-writer.ts";
+
+export const INDEX_PART_NAME = "index_part.json";
+
+export interface IndexPart {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
+  /** Major version of Postgres. */
+  readonly pgVersion: number;
+  /** Postgres's database system identifier, an unsigned 64-bit number. */
+  readonly systemId: bigint;
+  readonly walSegmentSize: number;
+  /** Where the timeline's own WAL begins: the end of initdb, or the branch point. */
+  readonly startLsn: Lsn;
+  readonly diskConsistentLsn: Lsn;
+  /** Start of the record that ends at diskConsistentLsn; 0 where unknown. */
+  readonly prevRecordLsn: Lsn;
+  readonly layers: readonly LayerDescription[];
+}
+
+const lsnSchema = z.string().transform((text, context) => {
+  const lsn = parseLsn(text);
+  if (lsn === undefined) {
+    context.addIssue(`not an LSN: ${text}`);
+    return z.NEVER;
+  }
+  return lsn;
+});
+
+const schema = z.object({
+  format_version: z.literal(INDEX_PART_FORMAT_VERSION),
+  tenant_id: z.string(),
+  timeline_id: z.string(),
+  ancestor_timeline_id: z.string().nullable(),
+  ancestor_lsn: lsnSchema.nullable(),
+  pg_version: z.int().min(14).max(99),
+  system_id: z.string().regex(/^\d{1,20}$/),
+  wal_seg_size: z.int().positive(),
+  start_lsn: lsnSchema,
+  disk_consistent_lsn: lsnSchema,
+  prev_record_lsn: lsnSchema,
+  layers: z.array(z.object({ name: z.string(), size: z.int().nonnegative() })),
+});
+
+export function encodeIndexPart(part: IndexPart): string {
+  const body = {
+    format_version: INDEX_PART_FORMAT_VERSION,
+    tenant_id: part.tenantId,
+    timeline_id: part.timelineId,
+    ancestor_timeline_id: part.ancestor?.timelineId ?? null,
+    ancestor_lsn: part.ancestor === undefined ? null : formatLsn(part.ancestor.lsn),
+    pg_version: part.pgVersion,
+    system_id: part.systemId.toString(),
+    wal_seg_size: part.walSegmentSize,
+    start_lsn: formatLsn(part.startLsn),
+    disk_consistent_lsn: formatLsn(part.diskConsistentLsn),
+    prev_record_lsn: formatLsn(part.prevRecordLsn),
+    layers: part.layers.map((layer) => ({ name: layer.fileName, size: layer.sizeBytes })),
+  };
+  return `${JSON.stringify({ checksum: checksumOf(body), ...body }, null, 1)}\n`;
+}
+
+function checksumOf(body: object): string {
+  return crc32c(Buffer.from(JSON.stringify(body)))
+    .toString(16)
+    .padStart(8, "0");
+}
+
+/** `corrupt` on anything that `encodeIndexPart` does not write; `path` is for the message. */
+export function decodeIndexPart(text: string, path: string): IndexPart {
+  const corrupt = (what: string, cause?: unknown) =>
+    new StorageError("corrupt", "corrupt-index", `index ${path}: ${what}`, {
+      cause,
+      fields: { path },
+    });
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    throw corrupt(`not JSON: ${errorMessage(error)}`, error);
+  }
+  if (typeof parsed !== "object" || parsed === null || !("checksum" in parsed)) {
+    throw corrupt("no checksum");
+  }
+  const { checksum, ...body } = parsed;
+  if (checksum !== checksumOf(body)) {
+    throw corrupt("the checksum is wrong");
+  }
+  const result = schema.safeParse(body);
+  if (!result.success) {
+    throw corrupt(result.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; "));
+  }
+  const data = result.data;
+  if ((data.ancestor_timeline_id === null) !== (data.ancestor_lsn === null)) {
+    throw corrupt("ancestor and its LSN must come together");
+  }
+  for (const layer of data.layers) {
+    // A name is also a path: nothing but a layer's name gets through.
+    if (parseLayerFileName(layer.name) === undefined) {
+      throw corrupt(`not a layer name: ${layer.name}`);
+    }
+  }
+  return {
+    tenantId: parseTenantId(data.tenant_id),
+    timelineId: parseTimelineId(data.timeline_id),
+    ancestor:
+      data.ancestor_timeline_id === null
+        ? undefined
+        : { timelineId: parseTimelineId(data.ancestor_timeline_id), lsn: data.ancestor_lsn! },
+    pgVersion: data.pg_version,
+    systemId: BigInt(data.system_id),
+    walSegmentSize: data.wal_seg_size,
+    startLsn: data.start_lsn,
+    diskConsistentLsn: data.disk_consistent_lsn,
+    prevRecordLsn: data.prev_record_lsn,
+    layers: data.layers.map((layer) => ({ fileName: layer.name, sizeBytes: layer.size })),
+  };
+}
+
+/** Undefined where the directory has none: its creation did not finish. */
+export function readIndexPart(directory: string): IndexPart | undefined {
+  const path = join(directory, INDEX_PART_NAME);
+  const bytes = readFileIfExists(path);
+  return bytes === undefined ? undefined : decodeIndexPart(bytes.toString("utf8"), path);
+}
+
+/** Durable when it resolves. One caller a timeline at a time. */
+export async function writeIndexPart(directory: string, part: IndexPart): Promise<void> {
+  const path = join(directory, INDEX_PART_NAME);
+  await replaceFile(path, encodeIndexPart(part), `${path}.___temp`);
+}

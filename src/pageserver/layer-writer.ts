@@ -1,0 +1,358 @@
+// Writes one layer file: versions in key and LSN order become checksummed blocks, index and filter.
+
+import assert from "node:assert/strict";
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { diskError } from "../base/disk.ts";
+import { StorageError } from "../base/errors.ts";
+import { type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
+import { randomBytes } from "../base/random.ts";
+import { syncDirectory } from "./durable-files.ts";
+import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
+import {
+  comparePrefixes,
+  type KeyPrefix,
+  keyHash,
+  prefixField1,
+  prefixField2,
+  prefixField3,
+  prefixField4,
+  prefixField5,
+} from "./key.ts";
+import {
+  BLOCK_ENTRY_BYTES,
+  BLOCK_HEADER_BYTES,
+  BLOCK_KEY_BYTES,
+  ENTRY_KIND_SHIFT,
+  FILTER_BITS_PER_KEY,
+  FILTER_LINE_BYTES,
+  FILTER_PROBES,
+  filterLine,
+  filterProbe,
+  INDEX_ENTRY_BYTES,
+  LAYER_FOOTER_BYTES,
+  LAYER_HEADER_BYTES,
+  LAYER_KIND_DELTA,
+  LAYER_MAGIC,
+  type LayerName,
+  layerFileName,
+  layerNameChecksum,
+} from "./layer-format.ts";
+
+/** A finished layer file, as the index names it. */
+export interface LayerDescription {
+  readonly fileName: string;
+  readonly sizeBytes: number;
+}
+
+// A random read checks a whole block, so blocks stay near one page; a page has one to itself.
+const IMAGE_BLOCK_BYTES = 8192;
+const DELTA_BLOCK_BYTES = 16384;
+const WRITE_BYTES = 1 << 20;
+/** Offsets in the file are 32 bits. */
+const MAX_FILE_BYTES = 0xffff_0000;
+
+export const TEMPORARY_SUFFIX = ".___temp";
+
+/**
+ * `add` in ascending order, `drain` now and then (it writes; memory stays bounded), `finish` at the
+ * end; or `abandon`. A file that was not finished has a temporary name, which loading removes.
+ */
+export class LayerWriter {
+  readonly #directory: string;
+  readonly #kind: number;
+  readonly #temporary: string;
+  readonly #file: FileHandle;
+  readonly #blockBytes: number;
+  #out: Buffer = Buffer.allocUnsafeSlow(2 * WRITE_BYTES);
+  #outUsed = 0;
+  #written = 0;
+
+  // The block being built. Values are gathered apart, since the tables before them still grow.
+  #keys = new Uint32Array(6 * 64);
+  #keyCount = 0;
+  #entries = new Uint32Array(3 * 256);
+  #entryCount = 0;
+  #values: Buffer = Buffer.allocUnsafeSlow(2 * DELTA_BLOCK_BYTES);
+  #valuesUsed = 0;
+
+  #index = new Uint32Array((INDEX_ENTRY_BYTES / 4) * 256);
+  #blockCount = 0;
+  #hashes = new Int32Array(1024);
+  #hashCount = 0;
+  #lastPrefix = -1 as KeyPrefix;
+  #lastIndex = -1;
+  #lastLsn = -1;
+
+  private constructor(directory: string, kind: number, temporary: string, file: FileHandle) {
+    this.#directory = directory;
+    this.#kind = kind;
+    this.#temporary = temporary;
+    this.#file = file;
+    this.#blockBytes = kind === LAYER_KIND_DELTA ? DELTA_BLOCK_BYTES : IMAGE_BLOCK_BYTES;
+    this.#outUsed = LAYER_HEADER_BYTES;
+    this.#writeHeader(this.#out, 0);
+  }
+
+  static async create(directory: string, kind: number): Promise<LayerWriter> {
+    const path = join(directory, `layer-${randomBytes(8).toString("hex")}${TEMPORARY_SUFFIX}`);
+    try {
+      return new LayerWriter(directory, kind, path, await open(path, "wx", 0o600));
+    } catch (error) {
+      throw diskError(error, `create ${path}`);
+    }
+  }
+
+  #writeHeader(target: Buffer, at: number): void {
+    const view = new DataView(target.buffer, target.byteOffset + at, 8);
+    view.setUint32(0, LAYER_MAGIC, true);
+    view.setUint16(4, LAYER_FORMAT_VERSION, true);
+    view.setUint8(6, this.#kind);
+    view.setUint8(7, 0);
+  }
+
+  /** Bytes that wait for `drain`. */
+  get pendingBytes(): number {
+    return this.#outUsed;
+  }
+
+  get keyCount(): number {
+    return this.#hashCount;
+  }
+
+  /** Copies the value `bytes[offset, offset + length)` in. Keys ascend; LSNs ascend within a key. */
+  add(
+    prefix: KeyPrefix,
+    index: number,
+    lsn: Lsn,
+    kind: number,
+    bytes: Uint8Array,
+    offset = 0,
+    length = bytes.length,
+  ): void {
+    const sameKey = prefix === this.#lastPrefix && index === this.#lastIndex;
+    assert.ok(
+      sameKey ? lsn >= this.#lastLsn : this.#ascends(prefix, index),
+      "versions must be added in key and LSN order",
+    );
+    const used =
+      BLOCK_HEADER_BYTES +
+      this.#keyCount * BLOCK_KEY_BYTES +
+      this.#entryCount * BLOCK_ENTRY_BYTES +
+      this.#valuesUsed;
+    if (this.#entryCount > 0 && used + length + BLOCK_ENTRY_BYTES > this.#blockBytes) {
+      this.#sealBlock();
+    }
+    if (this.#entryCount === 0) {
+      this.#startBlock(prefix, index, lsn);
+    }
+    if (!sameKey) {
+      this.#addHash(keyHash(prefix, index));
+    }
+    if (!sameKey || this.#entryCount === 0) {
+      this.#addKey(prefix, index);
+    }
+    this.#addEntry(lsn, kind, bytes, offset, length);
+    this.#lastPrefix = prefix;
+    this.#lastIndex = index;
+    this.#lastLsn = lsn;
+  }
+
+  #ascends(prefix: KeyPrefix, index: number): boolean {
+    if (this.#lastIndex < 0) {
+      return true;
+    }
+    const order = comparePrefixes(this.#lastPrefix, prefix);
+    return order < 0 || (order === 0 && this.#lastIndex < index);
+  }
+
+  #addHash(hash: number): void {
+    if (this.#hashCount === this.#hashes.length) {
+      const hashes = new Int32Array(this.#hashes.length * 2);
+      hashes.set(this.#hashes);
+      this.#hashes = hashes;
+    }
+    this.#hashes[this.#hashCount++] = hash;
+  }
+
+  #addKey(prefix: KeyPrefix, index: number): void {
+    const at = this.#keyCount * 6;
+    if (at === this.#keys.length) {
+      this.#keys = doubled(this.#keys);
+    }
+    setKeyWords(this.#keys, at, prefix, index);
+    this.#keys[at + 5] = this.#entryCount;
+    this.#keyCount++;
+  }
+
+  #addEntry(lsn: Lsn, kind: number, bytes: Uint8Array, offset: number, length: number): void {
+    const end = this.#valuesUsed + length;
+    if (end > this.#values.length) {
+      const values = Buffer.allocUnsafeSlow(Math.max(end, this.#values.length * 2));
+      values.set(this.#values.subarray(0, this.#valuesUsed));
+      this.#values = values;
+    }
+    this.#values.set(bytes.subarray(offset, offset + length), this.#valuesUsed);
+    this.#valuesUsed = end;
+    const at = this.#entryCount * 3;
+    if (at === this.#entries.length) {
+      this.#entries = doubled(this.#entries);
+    }
+    this.#entries[at] = lsnLow(lsn);
+    this.#entries[at + 1] = lsnHigh(lsn) + (kind << ENTRY_KIND_SHIFT);
+    this.#entries[at + 2] = end;
+    this.#entryCount++;
+  }
+
+  #startBlock(prefix: KeyPrefix, index: number, lsn: Lsn): void {
+    const at = this.#blockCount * (INDEX_ENTRY_BYTES / 4);
+    if (at === this.#index.length) {
+      this.#index = doubled(this.#index);
+    }
+    setKeyWords(this.#index, at, prefix, index);
+    this.#index[at + 5] = lsnLow(lsn);
+    this.#index[at + 6] = lsnHigh(lsn);
+    this.#index[at + 7] = this.#written + this.#outUsed;
+  }
+
+  #sealBlock(): void {
+    const keyBytes = this.#keyCount * BLOCK_KEY_BYTES;
+    const entryBytes = this.#entryCount * BLOCK_ENTRY_BYTES;
+    const used = BLOCK_HEADER_BYTES + keyBytes + entryBytes + this.#valuesUsed;
+    const length = Math.ceil(used / 8) * 8;
+    if (this.#written + this.#outUsed + length > MAX_FILE_BYTES) {
+      throw new StorageError("unsupported", "layer-too-large", "a layer file is limited to 4 GiB");
+    }
+    const at = this.#reserve(length);
+    const out = this.#out;
+    const header = new DataView(out.buffer, out.byteOffset + at, BLOCK_HEADER_BYTES);
+    header.setUint32(4, 0, true);
+    header.setUint32(8, this.#keyCount, true);
+    header.setUint32(12, this.#entryCount, true);
+    let to = at + BLOCK_HEADER_BYTES;
+    out.set(bytesOf(this.#keys, keyBytes), to);
+    to += keyBytes;
+    out.set(bytesOf(this.#entries, entryBytes), to);
+    to += entryBytes;
+    out.set(this.#values.subarray(0, this.#valuesUsed), to);
+    out.fill(0, at + used, at + length);
+    header.setUint32(0, crc32(out.subarray(at + 4, at + length)), true);
+    this.#index[this.#blockCount * (INDEX_ENTRY_BYTES / 4) + 8] = length;
+    this.#blockCount++;
+    this.#keyCount = 0;
+    this.#entryCount = 0;
+    this.#valuesUsed = 0;
+  }
+
+  /** Room for `length` bytes in the output; returns where. */
+  #reserve(length: number): number {
+    if (this.#outUsed + length > this.#out.length) {
+      const larger = Buffer.allocUnsafeSlow(Math.max(this.#outUsed + length, this.#out.length * 2));
+      larger.set(this.#out.subarray(0, this.#outUsed));
+      this.#out = larger;
+    }
+    const at = this.#outUsed;
+    this.#outUsed += length;
+    return at;
+  }
+
+  /** Writes what is pending. No `add` until it resolves. `unavailable` where the disk is full. */
+  async drain(): Promise<void> {
+    try {
+      let done = 0;
+      while (done < this.#outUsed) {
+        const { bytesWritten } = await this.#file.write(
+          this.#out,
+          done,
+          this.#outUsed - done,
+          this.#written + done,
+        );
+        done += bytesWritten;
+      }
+      this.#written += done;
+      this.#outUsed = 0;
+    } catch (error) {
+      throw diskError(error, `write ${this.#temporary}`);
+    }
+  }
+
+  /** Makes the file durable under its name. On failure the caller still calls `abandon`. */
+  async finish(name: LayerName): Promise<LayerDescription> {
+    assert.equal(name.kind, this.#kind);
+    if (this.#entryCount > 0) {
+      this.#sealBlock();
+    }
+    const index = Buffer.from(bytesOf(this.#index, this.#blockCount * INDEX_ENTRY_BYTES));
+    const filter = this.#kind === LAYER_KIND_DELTA ? this.#buildFilter() : Buffer.alloc(0);
+    const footer = Buffer.alloc(LAYER_FOOTER_BYTES);
+    this.#writeHeader(footer, 0);
+    const view = new DataView(footer.buffer, footer.byteOffset, LAYER_FOOTER_BYTES);
+    this.#appendSection(view, 8, index);
+    this.#appendSection(view, 20, filter);
+    view.setUint32(32, layerNameChecksum(name), true);
+    view.setUint32(36, this.#hashCount, true);
+    view.setUint32(60, crc32(footer.subarray(0, 60)), true);
+    this.#out.set(footer, this.#reserve(LAYER_FOOTER_BYTES));
+    await this.drain();
+    const fileName = layerFileName(name);
+    try {
+      await this.#file.sync();
+      await this.#file.close();
+      await rename(this.#temporary, join(this.#directory, fileName));
+      await syncDirectory(this.#directory);
+    } catch (error) {
+      throw diskError(error, `finish ${fileName}`);
+    }
+    return { fileName, sizeBytes: this.#written };
+  }
+
+  #appendSection(footer: DataView, field: number, section: Buffer): void {
+    const padded = Math.ceil(section.length / 8) * 8;
+    footer.setUint32(field, this.#written + this.#outUsed, true);
+    footer.setUint32(field + 4, section.length, true);
+    footer.setUint32(field + 8, crc32(section), true);
+    const at = this.#reserve(padded);
+    this.#out.set(section, at);
+    this.#out.fill(0, at + section.length, at + padded);
+  }
+
+  #buildFilter(): Buffer {
+    const lines = Math.ceil((this.#hashCount * FILTER_BITS_PER_KEY) / (FILTER_LINE_BYTES * 8));
+    const filter = Buffer.alloc(lines * FILTER_LINE_BYTES);
+    for (let i = 0; i < this.#hashCount; i++) {
+      const hash = this.#hashes[i]!;
+      const start = filterLine(hash, lines) * FILTER_LINE_BYTES;
+      for (let probe = 0; probe < FILTER_PROBES; probe++) {
+        const bit = filterProbe(hash, probe);
+        filter[start + (bit >>> 3)]! |= 1 << (bit & 7);
+      }
+    }
+    return filter;
+  }
+
+  /** Closes and removes the unfinished file. Never throws: it runs where something already failed. */
+  async abandon(): Promise<void> {
+    await this.#file.close().catch(() => undefined);
+    await rm(this.#temporary, { force: true }).catch(() => undefined);
+  }
+}
+
+/** Writes a key as blocks and block index have it: five words. */
+function setKeyWords(words: Uint32Array, at: number, prefix: KeyPrefix, index: number): void {
+  words[at] = prefixField1(prefix) | (prefixField5(prefix) << 8);
+  words[at + 1] = prefixField2(prefix);
+  words[at + 2] = prefixField3(prefix);
+  words[at + 3] = prefixField4(prefix);
+  words[at + 4] = index;
+}
+
+function doubled(words: Uint32Array): Uint32Array<ArrayBuffer> {
+  const larger = new Uint32Array(words.length * 2);
+  larger.set(words);
+  return larger;
+}
+
+function bytesOf(words: Uint32Array, lengthBytes: number): Uint8Array {
+  return new Uint8Array(words.buffer, words.byteOffset, lengthBytes);
+}

@@ -1,0 +1,352 @@
+// The read side on the Postgres protocol: pagestream, and the few queries that computes ask.
+
+import { StorageError } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
+import type { CopyChannel } from "../postgres/copy-channel.ts";
+import { WireServer, type WireSession } from "../postgres/wire-server.ts";
+import { readComputeState, readRelations } from "./compute-state.ts";
+import {
+  KEYSPACE_RELATION_SIZE,
+  relBlockPrefix,
+  relSizePrefix,
+  slruBlockPrefix,
+  slruSizePrefix,
+} from "./key.ts";
+import type { PageServiceMetrics } from "./metrics.ts";
+import {
+  decodeRequest,
+  encodeDbSizeResponse,
+  encodeErrorResponse,
+  encodeExistsResponse,
+  encodeResponseHead,
+  encodeU32Response,
+  newPagestreamRequest,
+  PAGE_SIZE,
+  type PagestreamRequest,
+  TAG_DB_SIZE,
+  TAG_EXISTS,
+  TAG_GET_PAGE,
+  TAG_NBLOCKS,
+} from "./pagestream.ts";
+import { decodeSize } from "./relation-heads.ts";
+import type { ServedTimeline } from "./served-timeline.ts";
+
+/** Neon's wait_lsn_timeout. */
+export const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;
+/** Answers that a client has not read; then its requests are not read either. */
+const MAX_QUEUED_BYTES = 8 * 1024 * 1024;
+const DEFAULT_TABLESPACE_OID = 1663;
+const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
+
+export interface PageServiceOptions {
+  /** StorageError `not-found` where there is none. */
+  readonly findTimeline: (tenantId: TenantId, timelineId: TimelineId) => ServedTimeline;
+  readonly metrics: PageServiceMetrics;
+  readonly logger: Logger;
+  readonly waitLsnTimeoutMs?: number;
+}
+
+/** The server on the pagestream port; not listening yet. */
+export function createPageService(options: PageServiceOptions): WireServer {
+  return new WireServer({
+    logger: options.logger,
+    onQuery: (session, sql) => runCommand(options, session, sql),
+  });
+}
+
+async function runCommand(
+  options: PageServiceOptions,
+  session: WireSession,
+  sql: string,
+): Promise<void> {
+  const [command, ...args] = sql.trim().split(/\s+/);
+  switch (command?.toLowerCase()) {
+    case "pagestream_v3": {
+      const timeline = findTimeline(options, args);
+      new PagestreamSession(session.copyBoth(), timeline, options);
+      return;
+    }
+    case "compute_state": {
+      const timeline = findTimeline(options, args);
+      const lsn = await waitForLsn(options, timeline, args[2]);
+      const state = readComputeState(timeline, lsn);
+      session.sendRows(["compute_state"], [[JSON.stringify(state)]], "SELECT 1");
+      return;
+    }
+    case "list_relations": {
+      const timeline = findTimeline(options, args);
+      const lsn = await waitForLsn(options, timeline, args[2]);
+      const rows = readRelations(timeline, lsn, parseOid(args[3]), parseOid(args[4])).map(
+        (relation) => [`${relation.relNumber}`, `${relation.fork}`, `${relation.blocks}`],
+      );
+      session.sendRows(["rel_number", "fork", "blocks"], rows, `SELECT ${rows.length}`);
+      return;
+    }
+    case "set":
+      // Clients of Neon's pageserver send settings of their own.
+      session.sendCommandComplete("SET");
+      return;
+    case "pagestream_v2":
+    case "basebackup":
+    case "fullbackup":
+    case "lease":
+      throw new StorageError("unsupported", "unsupported-command", `${command} is not supported`);
+    default:
+      throw new StorageError("invalid", "unknown-command", `unknown command '${command ?? ""}'`);
+  }
+}
+
+function findTimeline(options: PageServiceOptions, args: readonly string[]): ServedTimeline {
+  return options.findTimeline(parseTenantId(args[0] ?? ""), parseTimelineId(args[1] ?? ""));
+}
+
+function parseOid(text: string | undefined): number {
+  const oid = Number(text);
+  if (text === undefined || !/^\d{1,10}$/.test(text) || oid > 0xffff_ffff) {
+    throw new StorageError("invalid", "bad-oid", `not an OID: '${text ?? ""}'`);
+  }
+  return oid;
+}
+
+async function waitForLsn(
+  options: PageServiceOptions,
+  timeline: ServedTimeline,
+  text: string | undefined,
+): Promise<Lsn> {
+  const lsn = parseLsn(text ?? "");
+  if (lsn === undefined || lsn === INVALID_LSN) {
+    throw new StorageError("invalid", "bad-lsn", `not an LSN: '${text ?? ""}'`);
+  }
+  checkReadable(timeline, lsn);
+  if (lsn > timeline.lastRecordLsn) {
+    const timeoutMs = options.waitLsnTimeoutMs ?? DEFAULT_WAIT_LSN_TIMEOUT_MS;
+    await options.metrics.timeWait(timeline.waitForLsn(lsn, timeoutMs));
+  }
+  return lsn;
+}
+
+function checkReadable(timeline: ServedTimeline, lsn: Lsn): void {
+  if (lsn < timeline.minReadableLsn) {
+    throw new StorageError(
+      "invalid",
+      "lsn-too-old",
+      `cannot read at ${formatLsn(lsn)}: the timeline begins at ${formatLsn(timeline.minReadableLsn)}`,
+    );
+  }
+}
+
+/**
+ * One client's stream. Answers go out in the order of requests, as Neon's clients rely on; so while
+ * one waits for its LSN, later ones queue behind it.
+ */
+class PagestreamSession {
+  readonly #channel: CopyChannel;
+  readonly #timeline: ServedTimeline;
+  readonly #metrics: PageServiceMetrics;
+  readonly #waitLsnTimeoutMs: number;
+  readonly #request: PagestreamRequest = newPagestreamRequest();
+  #waiting = false;
+  #queue: Uint8Array[] = [];
+  /** Sizes by relation fork as of #sizesLsn: a compute asks thousands of blocks at one LSN. */
+  readonly #sizes = new Map<number, number>();
+  #sizesLsn: Lsn = INVALID_LSN;
+
+  constructor(channel: CopyChannel, timeline: ServedTimeline, options: PageServiceOptions) {
+    this.#channel = channel;
+    this.#timeline = timeline;
+    this.#metrics = options.metrics;
+    this.#waitLsnTimeoutMs = options.waitLsnTimeoutMs ?? DEFAULT_WAIT_LSN_TIMEOUT_MS;
+    options.metrics.connections.inc();
+    channel.onClose((error) => {
+      options.metrics.connections.dec();
+      this.#queue = [];
+      options.logger.debug({ error }, "pagestream connection ended");
+    });
+    channel.onData((payload) => this.#receive(payload));
+  }
+
+  #receive(payload: Uint8Array): void {
+    if (this.#waiting) {
+      this.#queue.push(payload.slice());
+    } else if (!this.#answer(payload)) {
+      void this.#answerLater(payload.slice());
+    }
+  }
+
+  async #answerLater(first: Uint8Array): Promise<void> {
+    this.#waiting = true;
+    // Not parsing more keeps the queue to what one read of the socket brought.
+    this.#channel.pause();
+    let next: Uint8Array | undefined = first;
+    while (next !== undefined && !this.#channel.closed) {
+      try {
+        decodeRequest(next, this.#request);
+        await this.#metrics.timeWait(
+          this.#timeline.waitForLsn(this.#request.notModifiedSince, this.#waitLsnTimeoutMs),
+        );
+        this.#answer(next);
+      } catch (error) {
+        this.#sendError(next, error);
+      }
+      next = this.#queue.shift();
+      while (next !== undefined && this.#answer(next)) {
+        next = this.#queue.shift();
+      }
+    }
+    this.#waiting = false;
+    this.#channel.resume();
+  }
+
+  /** False where it has to wait for its LSN first; nothing was sent then. */
+  #answer(payload: Uint8Array): boolean {
+    const request = this.#request;
+    try {
+      decodeRequest(payload, request);
+      if (request.notModifiedSince > this.#timeline.lastRecordLsn) {
+        checkLsns(request);
+        return false;
+      }
+      const lsn = this.#effectiveLsn(request);
+      switch (request.tag) {
+        case TAG_GET_PAGE:
+          this.#getPage(payload, request, lsn);
+          break;
+        case TAG_EXISTS:
+          this.#channel.send(
+            encodeExistsResponse(payload, this.#relationSize(request, lsn) !== undefined),
+          );
+          break;
+        case TAG_NBLOCKS:
+          this.#channel.send(encodeU32Response(payload, this.#existingSize(request, lsn)));
+          break;
+        case TAG_DB_SIZE:
+          this.#channel.send(
+            encodeDbSizeResponse(payload, databaseSize(this.#timeline, request.dbOid, lsn)),
+          );
+          break;
+        default:
+          this.#slruSegment(payload, request, lsn);
+          break;
+      }
+      this.#metrics.countRequest(request.tag);
+    } catch (error) {
+      this.#sendError(payload, error);
+    }
+    if (this.#channel.writableLength > MAX_QUEUED_BYTES && !this.#waiting) {
+      void this.#pauseUntilDrained();
+    }
+    return true;
+  }
+
+  async #pauseUntilDrained(): Promise<void> {
+    this.#channel.pause();
+    await this.#channel.drained();
+    if (!this.#waiting) {
+      this.#channel.resume();
+    }
+  }
+
+  /** The LSN to answer at: nothing changed between it and the one asked for. */
+  #effectiveLsn(request: PagestreamRequest): Lsn {
+    checkLsns(request);
+    const lsn = minLsn(this.#timeline.lastRecordLsn, request.requestLsn);
+    checkReadable(this.#timeline, lsn);
+    return lsn;
+  }
+
+  #getPage(payload: Uint8Array, request: PagestreamRequest, lsn: Lsn): void {
+    const blocks = this.#existingSize(request, lsn);
+    if (request.blkno >= blocks) {
+      throw new StorageError(
+        "not-found",
+        "no-block",
+        `block ${request.blkno} of relation ${describe(request)} at ${formatLsn(lsn)}: it has ${blocks}`,
+      );
+    }
+    const prefix = relBlockPrefix(request.spcOid, request.dbOid, request.relNumber, request.fork);
+    // A block inside the relation that no record wrote: Postgres extended the file by zeros.
+    const page = this.#timeline.readPage(prefix, request.blkno, lsn) ?? ZERO_PAGE;
+    this.#channel.send(encodeResponseHead(payload, 0), page);
+  }
+
+  #existingSize(request: PagestreamRequest, lsn: Lsn): number {
+    const blocks = this.#relationSize(request, lsn);
+    if (blocks === undefined) {
+      throw new StorageError(
+        "not-found",
+        "no-relation",
+        `relation ${describe(request)} does not exist at ${formatLsn(lsn)}`,
+      );
+    }
+    return blocks;
+  }
+
+  #relationSize(request: PagestreamRequest, lsn: Lsn): number | undefined {
+    if (lsn !== this.#sizesLsn) {
+      this.#sizes.clear();
+      this.#sizesLsn = lsn;
+    }
+    const prefix = relSizePrefix(request.spcOid, request.dbOid, request.relNumber, request.fork);
+    let blocks = this.#sizes.get(prefix);
+    if (blocks === undefined) {
+      const stored = this.#timeline.readValue(prefix, 0, lsn);
+      blocks = stored === undefined ? -1 : decodeSize(stored);
+      this.#sizes.set(prefix, blocks);
+    }
+    return blocks < 0 ? undefined : blocks;
+  }
+
+  #slruSegment(payload: Uint8Array, request: PagestreamRequest, lsn: Lsn): void {
+    const { slruKind, segno } = request;
+    const stored = this.#timeline.readValue(slruSizePrefix(slruKind, segno), 0, lsn);
+    if (stored === undefined) {
+      throw new StorageError(
+        "not-found",
+        "no-slru-segment",
+        `SLRU ${slruKind} has no segment ${segno} at ${formatLsn(lsn)}`,
+      );
+    }
+    const blocks = decodeSize(stored);
+    const pages: Uint8Array[] = [encodeU32Response(payload, blocks)];
+    for (let block = 0; block < blocks; block++) {
+      pages.push(
+        this.#timeline.readPage(slruBlockPrefix(slruKind, segno), block, lsn) ?? ZERO_PAGE,
+      );
+    }
+    this.#channel.send(...pages);
+  }
+
+  #sendError(payload: Uint8Array, error: unknown): void {
+    this.#metrics.countError(error);
+    this.#channel.send(encodeErrorResponse(payload, error));
+  }
+}
+
+function checkLsns(request: PagestreamRequest): void {
+  const { requestLsn, notModifiedSince } = request;
+  if (requestLsn === INVALID_LSN || notModifiedSince === MAX_LSN) {
+    throw new StorageError("invalid", "bad-lsn", "invalid LSN in request");
+  }
+  if (requestLsn < notModifiedSince) {
+    throw new StorageError(
+      "invalid",
+      "bad-lsn",
+      `request LSN ${formatLsn(requestLsn)} is before not_modified_since ${formatLsn(notModifiedSince)}`,
+    );
+  }
+}
+
+function describe(request: PagestreamRequest): string {
+  return `${request.spcOid}/${request.dbOid}/${request.relNumber} fork ${request.fork}`;
+}
+
+/** Bytes of all forks of a database in the default tablespace. */
+function databaseSize(timeline: ServedTimeline, dbOid: number, lsn: Lsn): number {
+  let blocks = 0;
+  for (const entry of timeline.scan([KEYSPACE_RELATION_SIZE, DEFAULT_TABLESPACE_OID, dbOid], lsn)) {
+    blocks += decodeSize(entry.value);
+  }
+  return blocks * PAGE_SIZE;
+}

@@ -1,0 +1,196 @@
+// A whole pageserver: storage, page service, management API, WAL receivers. The process and tests use it.
+
+import type { FastifyInstance } from "fastify";
+import { Gauge } from "prom-client";
+import { errnoCode, StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
+import { parseHostPort } from "../postgres/wire-client.ts";
+import type { WireServer } from "../postgres/wire-server.ts";
+import { BrokerClient } from "../storage-broker/client.ts";
+import { createHttpApi } from "./http.ts";
+import { InitdbTemplates } from "./initdb-import.ts";
+import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
+import { createPageService } from "./page-service.ts";
+import type { StorageConfig } from "./storage-resources.ts";
+import { TenantManager } from "./tenant-manager.ts";
+import { TimelineCreation } from "./timeline-creation.ts";
+import { WalReceivers } from "./wal-receivers.ts";
+
+export interface PageserverOptions {
+  readonly id: number;
+  /** Exists; used by no other process. */
+  readonly workdir: string;
+  /** `host:port`; port 0 takes a free one. */
+  readonly listenPg: string;
+  readonly listenHttp: string;
+  /** `http://host:port`; absent: no WAL is received. */
+  readonly broker?: string | undefined;
+  /** Directory of another unmodified Postgres installation. */
+  readonly pgBin?: string | undefined;
+  readonly logger: Logger;
+  readonly storage?: Partial<StorageConfig>;
+  readonly waitLsnTimeoutMs?: number;
+  readonly ancestorWaitMs?: number;
+  /** Run initdb at the first start already. */
+  readonly prepareTemplate?: boolean;
+}
+
+export class Pageserver {
+  readonly pgPort: number;
+  readonly httpPort: number;
+  readonly tenants: TenantManager;
+  readonly receivers: WalReceivers;
+  readonly #pageService: WireServer;
+  readonly #http: FastifyInstance;
+  readonly #broker: BrokerClient | undefined;
+
+  private constructor(parts: {
+    pgPort: number;
+    httpPort: number;
+    tenants: TenantManager;
+    receivers: WalReceivers;
+    pageService: WireServer;
+    http: FastifyInstance;
+    broker: BrokerClient | undefined;
+  }) {
+    this.pgPort = parts.pgPort;
+    this.httpPort = parts.httpPort;
+    this.tenants = parts.tenants;
+    this.receivers = parts.receivers;
+    this.#pageService = parts.pageService;
+    this.#http = parts.http;
+    this.#broker = parts.broker;
+  }
+
+  /** StorageError `conflict` where a port is in use. */
+  static async start(options: PageserverOptions): Promise<Pageserver> {
+    const { logger } = options;
+    const registry = createRegistry();
+    let tenants: TenantManager | undefined;
+    const pageService = createPageService({
+      findTimeline: (tenantId, timelineId) => {
+        if (tenants === undefined) {
+          throw new StorageError("unavailable", "starting", "the pageserver is starting");
+        }
+        return tenants.timeline(tenantId, timelineId);
+      },
+      metrics: new PageServiceMetrics(registry),
+      logger,
+      ...(options.waitLsnTimeoutMs === undefined
+        ? {}
+        : { waitLsnTimeoutMs: options.waitLsnTimeoutMs }),
+    });
+    const pgAddress = parseHostPort(options.listenPg);
+    // Before the tenants are opened, which removes unfinished files: a second process with the same
+    // settings must not get that far.
+    const { port: pgPort } = await pageService.listen(pgAddress.host, pgAddress.port);
+    try {
+      tenants = await TenantManager.open({
+        workdir: options.workdir,
+        logger,
+        ...(options.storage === undefined ? {} : { config: options.storage }),
+      });
+      addStorageGauges(registry, tenants);
+      const receivers = new WalReceivers(new IngestMetrics(registry), logger);
+      const templates = new InitdbTemplates(options.workdir, options.pgBin, logger);
+      const http = createHttpApi({
+        id: options.id,
+        tenants,
+        receivers,
+        creation: new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs),
+        registry,
+        logger,
+      });
+      const httpPort = await listenHttp(http, options.listenHttp);
+      const broker = followBroker(options, tenants, receivers);
+      if (options.prepareTemplate === true) {
+        // So that the first tenant does not wait for initdb.
+        templates.get(DEFAULT_MAJOR).catch((error: unknown) => {
+          logger.warn({ error }, "could not prepare the template of root timelines");
+        });
+      }
+      return new Pageserver({ pgPort, httpPort, tenants, receivers, pageService, http, broker });
+    } catch (error) {
+      await pageService.close();
+      await tenants?.close({ flush: false });
+      throw error;
+    }
+  }
+
+  /** `flush`: what is in memory goes to disk first, so the next start has less WAL to take in. */
+  async close(options: { flush: boolean }): Promise<void> {
+    this.#broker?.close();
+    await this.receivers.close();
+    await this.#http.close();
+    await this.#pageService.close();
+    await this.tenants.close(options);
+  }
+}
+
+function followBroker(
+  options: PageserverOptions,
+  tenants: TenantManager,
+  receivers: WalReceivers,
+): BrokerClient | undefined {
+  for (const tenant of tenants.tenants) {
+    for (const timeline of tenant.timelines) {
+      receivers.start(timeline);
+    }
+  }
+  if (options.broker === undefined) {
+    return undefined;
+  }
+  const broker = new BrokerClient(options.broker, options.logger);
+  broker.subscribe({
+    onInfo: (info) =>
+      receivers.update(info.tenantId, info.timelineId, {
+        safekeeperId: info.safekeeperId,
+        pgAddr: info.safekeeperConnstr,
+        commitLsn: info.commitLsn,
+      }),
+  });
+  return broker;
+}
+
+async function listenHttp(http: FastifyInstance, address: string): Promise<number> {
+  const { host, port } = parseHostPort(address);
+  try {
+    await http.listen({ host, port });
+  } catch (error) {
+    if (errnoCode(error) === "EADDRINUSE") {
+      throw new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`, {
+        cause: error,
+      });
+    }
+    throw error;
+  }
+  const bound = http.server.address();
+  return typeof bound === "object" && bound !== null ? bound.port : port;
+}
+
+/** Read when metrics are asked for, so they cost nothing otherwise. */
+function addStorageGauges(registry: ReturnType<typeof createRegistry>, tenants: TenantManager) {
+  const timelines = () => tenants.tenants.flatMap((tenant) => tenant.timelines);
+  const gauge = (name: string, help: string, value: () => number) => {
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(value());
+      },
+    });
+  };
+  gauge("pageserver_tenants", "Tenants", () => tenants.tenants.length);
+  gauge("pageserver_timelines", "Timelines that are loaded", () => timelines().length);
+  gauge("pageserver_timelines_broken", "Timelines that do not load", () =>
+    tenants.tenants.reduce((sum, tenant) => sum + tenant.brokenTimelines.size, 0),
+  );
+  gauge("pageserver_resident_physical_size_bytes", "Bytes in layer files", () =>
+    timelines().reduce((sum, timeline) => sum + timeline.physicalSizeBytes, 0),
+  );
+  gauge("pageserver_in_memory_layer_bytes", "Bytes that are not in layer files yet", () =>
+    timelines().reduce((sum, timeline) => sum + timeline.memorySizeBytes, 0),
+  );
+}

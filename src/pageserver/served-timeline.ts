@@ -1,0 +1,21 @@
+// What page service and ingest need of a timeline besides its versions: its fixed properties.
+
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { TimelineStorage } from "./timeline-storage.ts";
+
+export interface ServedTimeline extends TimelineStorage {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  /** Where its own WAL begins: initdb's end for a root, the branch LSN for a branch. */
+  readonly startLsn: Lsn;
+  /** The oldest LSN that has all its versions. */
+  readonly minReadableLsn: Lsn;
+  readonly pgVersion: number;
+  readonly systemId: bigint;
+  readonly walSegmentSize: number;
+  /** Bytes in layer files of its own. */
+  readonly physicalSizeBytes: number;
+  /** Undefined while ingest may go on; else resolves when enough of what is in memory is on disk. */
+  ingestReady(): Promise<void> | undefined;
+}

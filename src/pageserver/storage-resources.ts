@@ -1,0 +1,58 @@
+// What all timelines of a pageserver share: settings, caches, and redo's working space.
+
+import type { Logger } from "../base/log.ts";
+import { PageRedo } from "../redo/page-redo.ts";
+import { BlockCache, OpenFiles } from "./block-cache.ts";
+import { PageCache } from "./page-cache.ts";
+import { PageSlab } from "./page-slab.ts";
+import { VersionChain } from "./version-chain.ts";
+
+export interface StorageConfig {
+  /** The open layer is frozen and flushed at this size; at most 1 GiB. */
+  readonly checkpointDistanceBytes: number;
+  /** ... or when it is this old, so that safekeepers can trim their WAL. */
+  readonly checkpointTimeoutMs: number;
+  /** Layers that wait for their flush before ingest has to wait (`ingestReady`). */
+  readonly maxFrozenLayers: number;
+  /** A key with this many deltas above its last image gets an image at flush. */
+  readonly imageAfterDeltas: number;
+  /** A read that applied this many deltas keeps its page in the page cache. */
+  readonly cacheAfterDeltas: number;
+  readonly blockCacheBytes: number;
+  readonly pageCachePages: number;
+  readonly maxOpenFiles: number;
+  /** First wait after a failed flush; doubles up to 30 s. */
+  readonly flushRetryMs: number;
+}
+
+export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
+  checkpointDistanceBytes: 64 << 20,
+  checkpointTimeoutMs: 600_000,
+  maxFrozenLayers: 3,
+  imageAfterDeltas: 32,
+  cacheAfterDeltas: 8,
+  blockCacheBytes: 128 << 20,
+  pageCachePages: 8192,
+  maxOpenFiles: 512,
+  flushRetryMs: 500,
+};
+
+export class StorageResources {
+  readonly config: StorageConfig;
+  readonly logger: Logger;
+  readonly blockCache: BlockCache;
+  readonly openFiles: OpenFiles;
+  readonly pageCache: PageCache;
+  /** For reads, which are synchronous: one working page serves all timelines. */
+  readonly redo = new PageRedo();
+  readonly pageSlab = new PageSlab();
+  readonly chain = new VersionChain();
+
+  constructor(logger: Logger, config: Partial<StorageConfig> = {}) {
+    this.config = { ...DEFAULT_STORAGE_CONFIG, ...config };
+    this.logger = logger;
+    this.blockCache = new BlockCache(this.config.blockCacheBytes);
+    this.openFiles = new OpenFiles(this.config.maxOpenFiles);
+    this.pageCache = new PageCache(this.config.pageCachePages);
+  }
+}

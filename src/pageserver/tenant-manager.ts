@@ -1,0 +1,134 @@
+// All tenants of a pageserver: loads them at start, creates them, flushes old layers in the background.
+
+import { readdirSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { diskError } from "../base/disk.ts";
+import { StorageError } from "../base/errors.ts";
+import { parseTenantId, type TenantId, type TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { syncDirectory } from "./durable-files.ts";
+import { type StorageConfig, StorageResources } from "./storage-resources.ts";
+import { Tenant } from "./tenant.ts";
+import type { Timeline } from "./timeline.ts";
+
+export interface TenantManagerOptions {
+  /** Tenants live in `<workdir>/tenants`. */
+  readonly workdir: string;
+  readonly logger: Logger;
+  readonly config?: Partial<StorageConfig>;
+}
+
+const MAX_HOUSEKEEPING_MS = 10_000;
+
+export class TenantManager {
+  readonly resources: StorageResources;
+  readonly #directory: string;
+  readonly #logger: Logger;
+  readonly #tenants = new Map<TenantId, Tenant>();
+  readonly #creating = new Map<TenantId, Promise<Tenant>>();
+  readonly #closing = new AbortController();
+  #housekeeping: Promise<void> = Promise.resolve();
+
+  private constructor(options: TenantManagerOptions) {
+    this.resources = new StorageResources(options.logger, options.config);
+    this.#directory = join(options.workdir, "tenants");
+    this.#logger = options.logger;
+  }
+
+  /** Loads every tenant; a timeline that does not load is logged and leaves the others alone. */
+  static async open(options: TenantManagerOptions): Promise<TenantManager> {
+    const manager = new TenantManager(options);
+    try {
+      await mkdir(manager.#directory, { recursive: true, mode: 0o700 });
+      await syncDirectory(options.workdir);
+    } catch (error) {
+      throw diskError(error, `create ${manager.#directory}`);
+    }
+    for (const entry of readdirSync(manager.#directory, { withFileTypes: true })) {
+      if (entry.isDirectory() && /^[0-9a-f]{32}$/.test(entry.name)) {
+        await manager.#load(parseTenantId(entry.name));
+      } else {
+        options.logger.warn({ name: entry.name }, "not a tenant directory, left alone");
+      }
+    }
+    manager.#housekeeping = manager.#keepHouse();
+    return manager;
+  }
+
+  async #load(tenantId: TenantId): Promise<Tenant> {
+    const tenant = await Tenant.open(tenantId, join(this.#directory, tenantId), this.resources);
+    this.#tenants.set(tenantId, tenant);
+    return tenant;
+  }
+
+  get tenants(): readonly Tenant[] {
+    return [...this.#tenants.values()];
+  }
+
+  /** `not-found`. */
+  tenant(tenantId: TenantId): Tenant {
+    const tenant = this.#tenants.get(tenantId);
+    if (tenant === undefined) {
+      throw new StorageError("not-found", "tenant-not-found", `tenant ${tenantId} not found`);
+    }
+    return tenant;
+  }
+
+  /** `not-found` for either; or why the timeline does not load. */
+  timeline(tenantId: TenantId, timelineId: TimelineId): Timeline {
+    return this.tenant(tenantId).timeline(timelineId);
+  }
+
+  /** Idempotent, also while another call creates the same one. Durable when it resolves. */
+  async createTenant(tenantId: TenantId): Promise<Tenant> {
+    const existing = this.#tenants.get(tenantId) ?? this.#creating.get(tenantId);
+    if (existing !== undefined) {
+      return existing;
+    }
+    const creation = this.#create(tenantId);
+    this.#creating.set(tenantId, creation);
+    try {
+      return await creation;
+    } finally {
+      this.#creating.delete(tenantId);
+    }
+  }
+
+  async #create(tenantId: TenantId): Promise<Tenant> {
+    try {
+      await mkdir(join(this.#directory, tenantId), { recursive: true, mode: 0o700 });
+      await syncDirectory(this.#directory);
+    } catch (error) {
+      throw diskError(error, `create tenant ${tenantId}`);
+    }
+    const tenant = await this.#load(tenantId);
+    this.#logger.info({ tenant: tenantId }, "tenant created");
+    return tenant;
+  }
+
+  async #keepHouse(): Promise<void> {
+    const { signal } = this.#closing;
+    const period = Math.min(MAX_HOUSEKEEPING_MS, this.resources.config.checkpointTimeoutMs / 2);
+    while (!signal.aborted) {
+      await sleep(period, signal).catch(() => undefined);
+      const now = monotonicMs();
+      for (const tenant of signal.aborted ? [] : this.tenants) {
+        for (const timeline of tenant.timelines) {
+          timeline.freezeIfOld(now);
+        }
+      }
+    }
+  }
+
+  /** Graceful end: with `flush`, memory goes to disk first, so that the next start has less to take in. */
+  async close(options: { flush: boolean }): Promise<void> {
+    this.#closing.abort();
+    await this.#housekeeping;
+    for (const tenant of this.#tenants.values()) {
+      await tenant.close(options.flush);
+    }
+    this.#tenants.clear();
+  }
+}

@@ -1,0 +1,453 @@
+// One tenant: its timelines on disk and in memory; creation, branching and deletion of timelines.
+
+import { readdirSync } from "node:fs";
+import { copyFile, link, mkdir, open, rename, rm } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { diskError } from "../base/disk.ts";
+import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
+import { parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { randomBytes } from "../base/random.ts";
+import { syncDirectory } from "./durable-files.ts";
+import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
+import { parseLayerFileName } from "./layer-format.ts";
+import { TEMPORARY_SUFFIX } from "./layer-writer.ts";
+import type { StorageResources } from "./storage-resources.ts";
+import { Timeline } from "./timeline.ts";
+
+/** A directory that is on its way out; loading removes it. */
+const DELETED_SUFFIX = ".___deleted";
+
+export interface RootTimelineParameters {
+  readonly timelineId: TimelineId;
+  readonly pgVersion: number;
+  /** Unsigned 64 bits. */
+  readonly systemId: bigint;
+  readonly walSegmentSize: number;
+  /** The LSN of the imported layers: the end of initdb's WAL. */
+  readonly startLsn: Lsn;
+  /** Start of the last record before startLsn; 0 where unknown. */
+  readonly prevRecordLsn: Lsn;
+  /** Image layer files at startLsn; hard-linked (or copied), so the originals stay. */
+  readonly layerPaths: readonly { readonly path: string; readonly sizeBytes: number }[];
+}
+
+export interface BranchParameters {
+  readonly timelineId: TimelineId;
+  readonly ancestorTimelineId: TimelineId;
+  /** Default: the ancestor's lastRecordLsn. */
+  readonly ancestorLsn?: Lsn;
+}
+
+/**
+ * Layout: `<directory>/timelines/<timeline id>/{index_part.json, layers}`. A timeline's directory is
+ * made under a temporary name and renamed, so it exists as a whole or not at all.
+ */
+export class Tenant {
+  readonly tenantId: TenantId;
+  readonly #timelinesDirectory: string;
+  readonly #resources: StorageResources;
+  readonly #logger: Logger;
+  readonly #timelines = new Map<TimelineId, Timeline>();
+  /** Timelines that are on disk and cannot be loaded, and why. */
+  readonly #broken = new Map<TimelineId, StorageError>();
+  /** Their ancestors, where the index could be read. */
+  readonly #ancestorOfBroken = new Map<TimelineId, TimelineId>();
+  /** Being created or deleted. */
+  readonly #busy = new Set<TimelineId>();
+  /** Number of branches that are being created from a timeline. */
+  readonly #pins = new Map<TimelineId, number>();
+
+  private constructor(tenantId: TenantId, directory: string, resources: StorageResources) {
+    this.tenantId = tenantId;
+    this.#timelinesDirectory = join(directory, "timelines");
+    this.#resources = resources;
+    this.#logger = resources.logger.child({ tenant: tenantId });
+  }
+
+  /** Loads the tenant, making its directory where it is new; clears what a crash left. */
+  static async open(
+    tenantId: TenantId,
+    directory: string,
+    resources: StorageResources,
+  ): Promise<Tenant> {
+    const tenant = new Tenant(tenantId, directory, resources);
+    try {
+      await mkdir(tenant.#timelinesDirectory, { recursive: true, mode: 0o700 });
+      await syncDirectory(directory);
+    } catch (error) {
+      throw diskError(error, `create tenant directory ${directory}`);
+    }
+    await tenant.#load();
+    return tenant;
+  }
+
+  async #load(): Promise<void> {
+    const parts = new Map<TimelineId, IndexPart>();
+    for (const entry of readdirSync(this.#timelinesDirectory, { withFileTypes: true })) {
+      const path = join(this.#timelinesDirectory, entry.name);
+      if (entry.name.endsWith(TEMPORARY_SUFFIX) || entry.name.endsWith(DELETED_SUFFIX)) {
+        await rm(path, { recursive: true, force: true });
+      } else if (entry.isDirectory() && /^[0-9a-f]{32}$/.test(entry.name)) {
+        await this.#loadIndexPart(parseTimelineId(entry.name), path, parts);
+      } else {
+        this.#logger.warn({ path }, "not a timeline directory, left alone");
+      }
+    }
+    for (const part of parts.values()) {
+      this.#loadTimeline(part, parts);
+    }
+  }
+
+  async #loadIndexPart(
+    timelineId: TimelineId,
+    directory: string,
+    parts: Map<TimelineId, IndexPart>,
+  ): Promise<void> {
+    try {
+      const part = readIndexPart(directory);
+      if (part === undefined || part.timelineId !== timelineId) {
+        throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {
+          fields: { path: directory },
+        });
+      }
+      if (part.tenantId !== this.tenantId) {
+        const message = `the index in ${directory} belongs to tenant ${part.tenantId}`;
+        throw new StorageError("corrupt", "corrupt-index", message);
+      }
+      await this.#removeUnindexed(directory, part);
+      parts.set(timelineId, part);
+    } catch (error) {
+      this.#markBroken(timelineId, error);
+    }
+  }
+
+  #markBroken(timelineId: TimelineId, error: unknown): void {
+    const kept =
+      error instanceof StorageError
+        ? error
+        : new StorageError("internal", "load-failed", errorMessage(error), { cause: error });
+    this.#broken.set(timelineId, kept);
+    this.#logger.error({ timeline: timelineId, error: kept }, "timeline does not load");
+  }
+
+  /** A crash between a layer and its index leaves a layer that nobody names: its WAL comes again. */
+  async #removeUnindexed(directory: string, part: IndexPart): Promise<void> {
+    const named = new Set(part.layers.map((layer) => layer.fileName));
+    for (const name of readdirSync(directory)) {
+      if (name === INDEX_PART_NAME || named.has(name)) {
+        continue;
+      }
+      const path = join(directory, name);
+      if (name.endsWith(TEMPORARY_SUFFIX) || parseLayerFileName(name) !== undefined) {
+        await rm(path, { force: true });
+      } else {
+        this.#logger.warn({ path }, "not a file of a timeline, left alone");
+      }
+    }
+  }
+
+  /** Ancestors first. The walk up is a loop: branches can be thousands deep. */
+  #loadTimeline(part: IndexPart, parts: ReadonlyMap<TimelineId, IndexPart>): void {
+    const chain: IndexPart[] = [];
+    const seen = new Set<TimelineId>();
+    for (let next: IndexPart | undefined = part; next !== undefined; ) {
+      if (this.#timelines.has(next.timelineId) || seen.has(next.timelineId)) {
+        break;
+      }
+      seen.add(next.timelineId);
+      chain.push(next);
+      next = next.ancestor && parts.get(next.ancestor.timelineId);
+    }
+    for (let i = chain.length - 1; i >= 0; i--) {
+      const { timelineId, ancestor } = chain[i]!;
+      const parent = ancestor && this.#timelines.get(ancestor.timelineId);
+      if (this.#broken.has(timelineId)) {
+        continue;
+      }
+      if (ancestor !== undefined && parent === undefined) {
+        this.#ancestorOfBroken.set(timelineId, ancestor.timelineId);
+        const message = `ancestor ${ancestor.timelineId} is missing or does not load`;
+        this.#markBroken(timelineId, new StorageError("corrupt", "ancestor-missing", message));
+        continue;
+      }
+      this.#timelines.set(timelineId, this.#openTimeline(chain[i]!, parent));
+    }
+  }
+
+  #directoryOf(timelineId: TimelineId): string {
+    return join(this.#timelinesDirectory, timelineId);
+  }
+
+  #openTimeline(part: IndexPart, ancestor: Timeline | undefined): Timeline {
+    return new Timeline(this.#resources, this.#directoryOf(part.timelineId), part, ancestor);
+  }
+
+  /** Those that loaded. */
+  get timelines(): readonly Timeline[] {
+    return [...this.#timelines.values()];
+  }
+
+  /** Those that did not, and why. */
+  get brokenTimelines(): ReadonlyMap<TimelineId, StorageError> {
+    return this.#broken;
+  }
+
+  /** `not-found`; or why it does not load. */
+  timeline(timelineId: TimelineId): Timeline {
+    const timeline = this.#timelines.get(timelineId);
+    if (timeline !== undefined) {
+      return timeline;
+    }
+    const broken = this.#broken.get(timelineId);
+    if (broken !== undefined) {
+      throw broken;
+    }
+    throw new StorageError("not-found", "timeline-not-found", `timeline ${timelineId} not found`);
+  }
+
+  hasTimeline(timelineId: TimelineId): boolean {
+    return this.#timelines.has(timelineId);
+  }
+
+  /**
+   * Idempotent: where a root with the same version exists, that one is returned (its system
+   * identifier, chosen at random by the first creation, stays). `conflict` where it differs or is
+   * being created right now.
+   */
+  async createRoot(parameters: RootTimelineParameters): Promise<Timeline> {
+    const { timelineId } = parameters;
+    const existing = this.#existing(timelineId);
+    if (existing !== undefined) {
+      const same = existing.ancestor === undefined && existing.pgVersion === parameters.pgVersion;
+      return same ? existing : this.#refuseDuplicate(timelineId);
+    }
+    const part: IndexPart = {
+      tenantId: this.tenantId,
+      timelineId,
+      ancestor: undefined,
+      pgVersion: parameters.pgVersion,
+      systemId: parameters.systemId,
+      walSegmentSize: parameters.walSegmentSize,
+      startLsn: parameters.startLsn,
+      diskConsistentLsn: parameters.startLsn,
+      prevRecordLsn: parameters.prevRecordLsn,
+      layers: parameters.layerPaths.map(({ path, sizeBytes }) => ({
+        fileName: basename(path),
+        sizeBytes,
+      })),
+    };
+    return this.#create(
+      part,
+      undefined,
+      parameters.layerPaths.map(({ path }) => path),
+    );
+  }
+
+  /**
+   * Costs the same at any size. The caller has waited until the ancestor reached the LSN;
+   * `unavailable` where it has not. An LSN is cut down to where a record can end, which names the
+   * same state; one below the ancestor's own start branches from the ancestor's ancestor, where that
+   * state lies; one below the root's start is `invalid`. Idempotent for the same ancestor and LSN,
+   * else `conflict`.
+   */
+  async createBranch(parameters: BranchParameters): Promise<Timeline> {
+    const { timelineId, ancestorTimelineId } = parameters;
+    const requested = this.timeline(ancestorTimelineId);
+    const wanted = parameters.ancestorLsn ?? requested.lastRecordLsn;
+    const lsn = recordBoundary(wanted, requested.walSegmentSize);
+    let ancestor = requested;
+    while (ancestor.ancestor !== undefined && lsn < ancestor.startLsn) {
+      ancestor = ancestor.ancestor;
+    }
+    const existing = this.#existing(timelineId);
+    if (existing !== undefined) {
+      const sameLsn = parameters.ancestorLsn === undefined || existing.ancestorLsn === lsn;
+      const sameAncestor =
+        existing.ancestor === ancestor ||
+        (parameters.ancestorLsn === undefined && existing.ancestor === requested);
+      return sameAncestor && sameLsn ? existing : this.#refuseDuplicate(timelineId);
+    }
+    if (lsn < ancestor.startLsn) {
+      throw new StorageError(
+        "invalid",
+        "branch-lsn-too-old",
+        `invalid start lsn ${formatLsn(wanted)} for ancestor timeline ${ancestorTimelineId}: ` +
+          `less than its first LSN ${formatLsn(ancestor.startLsn)}`,
+      );
+    }
+    if (lsn > ancestor.lastRecordLsn) {
+      throw new StorageError(
+        "unavailable",
+        "branch-lsn-not-reached",
+        `timeline ${ancestorTimelineId} has not reached ${formatLsn(lsn)}, ` +
+          `last record is at ${formatLsn(ancestor.lastRecordLsn)}`,
+      );
+    }
+    return this.#create(
+      {
+        tenantId: this.tenantId,
+        timelineId,
+        ancestor: { timelineId: ancestor.timelineId, lsn },
+        pgVersion: ancestor.pgVersion,
+        systemId: ancestor.systemId,
+        walSegmentSize: ancestor.walSegmentSize,
+        startLsn: lsn,
+        diskConsistentLsn: lsn,
+        // The record that ends there is the ancestor's; on the branch nothing precedes the first.
+        prevRecordLsn: 0 as Lsn,
+        layers: [],
+      },
+      ancestor,
+      [],
+    );
+  }
+
+  #existing(timelineId: TimelineId): Timeline | undefined {
+    if (this.#busy.has(timelineId)) {
+      const message = `timeline ${timelineId} is being created or deleted`;
+      throw new StorageError("conflict", "timeline-busy", message);
+    }
+    const broken = this.#broken.get(timelineId);
+    if (broken !== undefined) {
+      throw broken;
+    }
+    return this.#timelines.get(timelineId);
+  }
+
+  #refuseDuplicate(timelineId: TimelineId): never {
+    const message = `timeline ${timelineId} already exists with different parameters`;
+    throw new StorageError("conflict", "timeline-exists", message);
+  }
+
+  async #create(
+    part: IndexPart,
+    ancestor: Timeline | undefined,
+    layerPaths: readonly string[],
+  ): Promise<Timeline> {
+    const { timelineId } = part;
+    this.#busy.add(timelineId);
+    // From here on the ancestor is not deleted.
+    this.#pin(ancestor, 1);
+    const temporary = `${this.#directoryOf(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
+    try {
+      await mkdir(temporary, { mode: 0o700 });
+      for (const path of layerPaths) {
+        await linkOrCopy(path, join(temporary, basename(path)));
+      }
+      await writeIndexPart(temporary, part);
+      await rename(temporary, this.#directoryOf(timelineId));
+      await syncDirectory(this.#timelinesDirectory);
+      const timeline = this.#openTimeline(part, ancestor);
+      this.#timelines.set(timelineId, timeline);
+      this.#logger.info(
+        {
+          timeline: timelineId,
+          ancestor: ancestor?.timelineId,
+          startLsn: formatLsn(part.startLsn),
+        },
+        "timeline created",
+      );
+      return timeline;
+    } catch (error) {
+      await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+      throw diskError(error, `create timeline ${timelineId}`);
+    } finally {
+      this.#pin(ancestor, -1);
+      this.#busy.delete(timelineId);
+    }
+  }
+
+  #pin(timeline: Timeline | undefined, change: 1 | -1): void {
+    if (timeline !== undefined) {
+      const pins = (this.#pins.get(timeline.timelineId) ?? 0) + change;
+      if (pins === 0) {
+        this.#pins.delete(timeline.timelineId);
+      } else {
+        this.#pins.set(timeline.timelineId, pins);
+      }
+    }
+  }
+
+  /** `conflict` while it has branches. Readers of it get errors from here on. */
+  async deleteTimeline(timelineId: TimelineId): Promise<void> {
+    if (this.#busy.has(timelineId)) {
+      const message = `timeline ${timelineId} is being created or deleted`;
+      throw new StorageError("conflict", "timeline-busy", message);
+    }
+    const timeline = this.#broken.has(timelineId) ? undefined : this.timeline(timelineId);
+    if (this.#pins.has(timelineId) || this.#hasChildren(timelineId)) {
+      const message = `timeline ${timelineId} has branches`;
+      throw new StorageError("conflict", "timeline-has-children", message);
+    }
+    this.#busy.add(timelineId);
+    this.#timelines.delete(timelineId);
+    try {
+      await timeline?.close();
+      timeline?.detach();
+      const directory = this.#directoryOf(timelineId);
+      const doomed = `${directory}${DELETED_SUFFIX}`;
+      await rm(doomed, { recursive: true, force: true });
+      await rename(directory, doomed);
+      await syncDirectory(this.#timelinesDirectory);
+      this.#broken.delete(timelineId);
+      await rm(doomed, { recursive: true, force: true });
+      this.#logger.info({ timeline: timelineId }, "timeline deleted");
+    } catch (error) {
+      throw diskError(error, `delete timeline ${timelineId}`);
+    } finally {
+      this.#busy.delete(timelineId);
+    }
+  }
+
+  /** Broken children count too: they may be repaired. Their indexes may be unreadable, so any that
+   *  does not load for its own fault is taken for a child of nobody. */
+  #hasChildren(timelineId: TimelineId): boolean {
+    return (
+      this.timelines.some((other) => other.ancestor?.timelineId === timelineId) ||
+      [...this.#broken.keys()].some((id) => this.#ancestorOfBroken.get(id) === timelineId)
+    );
+  }
+
+  /** `flush`: first everything goes to disk, as far as that works. */
+  async close(flush: boolean): Promise<void> {
+    for (const timeline of this.#timelines.values()) {
+      if (flush) {
+        // The flush loop has logged the failure; the safekeepers still have the WAL.
+        await timeline.checkpoint().catch(() => undefined);
+      }
+    }
+    await Promise.all(this.timelines.map((timeline) => timeline.close()));
+    this.#timelines.clear();
+  }
+}
+
+/**
+ * The highest LSN at or below `lsn` where a record can end. Records end at multiples of 8 and never
+ * inside a page header, so between the two nothing happened.
+ */
+export function recordBoundary(lsn: Lsn, segmentSize: number = WAL_SEGMENT_SIZE): Lsn {
+  const aligned = (lsn - (lsn % 8)) as Lsn;
+  const headerBytes = pageStart(aligned) % segmentSize === 0 ? 40 : 24;
+  return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;
+}
+
+/** Layer files are immutable and name no timeline, so one file can serve many. */
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to);
+  } catch (error) {
+    const code = errnoCode(error);
+    if (code !== "EXDEV" && code !== "EPERM" && code !== "EMLINK" && code !== "ENOTSUP") {
+      throw error;
+    }
+    await copyFile(from, to);
+    const file = await open(to, "r");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  }
+}

@@ -1,0 +1,40 @@
+// The versioned store behind one timeline: what ingest writes and page service reads.
+
+import type { Lsn } from "../base/lsn.ts";
+import type { KeyPrefix } from "./key.ts";
+
+/**
+ * (key, LSN) -> value, where a key is an interned prefix (Neon's fields 1 to 5) and an index (field 6).
+ * Writes come from one ingester in LSN order; they become readable when `advance` passes their LSN.
+ * Reads are synchronous: layers are local files, read with pread through a block cache.
+ */
+export interface TimelineStorage {
+  /** End of the last ingested record: reads at or below it are complete. Monotonic. */
+  readonly lastRecordLsn: Lsn;
+  /** Start of that record, for the next record's xl_prev; 0 where unknown (a fresh branch). */
+  readonly prevRecordLsn: Lsn;
+  /** All versions at or below it are in fsynced layer files that the index names. */
+  readonly diskConsistentLsn: Lsn;
+
+  putImage(prefix: KeyPrefix, index: number, lsn: Lsn, value: Uint8Array): void;
+  putDelta(prefix: KeyPrefix, index: number, lsn: Lsn, delta: Uint8Array, willInit: boolean): void;
+  /** From `lsn` on the key does not exist. */
+  putTombstone(prefix: KeyPrefix, index: number, lsn: Lsn): void;
+  /** Publishes everything written up to `lsn`. */
+  advance(lsn: Lsn, prevRecordLsn: Lsn): void;
+
+  /** The page as of `lsn` with redo applied, in fresh memory that the caller owns; undefined where
+   *  the key does not exist at `lsn`. StorageError `corrupt` names key, LSN and layer. */
+  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  /** A value that is never a delta (metadata), as stored. */
+  readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  /** Every key that exists at `lsn` whose fields start with `fields` (1 to 5 of them), ascending.
+   *  Meant for the sparse metadata keyspaces. */
+  scan(
+    fields: readonly number[],
+    lsn: Lsn,
+  ): Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }>;
+
+  /** Resolves when `lastRecordLsn >= lsn`; StorageError `unavailable` after `timeoutMs`. */
+  waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void>;
+}

@@ -1,0 +1,265 @@
+import assert from "node:assert/strict";
+import { appendFileSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import fc from "fast-check";
+import { StorageError } from "../base/errors.ts";
+import { generateTimelineId } from "../base/ids.ts";
+import { toLsn } from "../base/lsn.ts";
+import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
+import { FIXTURE_START_LSN, putRecord, StorageFixture } from "./storage-fixture.ts";
+import { run } from "./timeline.fuzz.ts";
+
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const SIZE = relSizePrefix(1663, 5, 16384, 0);
+const CLOG = slruBlockPrefix(0, 0);
+
+function page(fill: number): Uint8Array {
+  return new Uint8Array(8192).fill(fill);
+}
+
+/** Delta of kind 4: transaction `xid` committed (1) or aborted (2). */
+function clog(xid: number, status = 1): Uint8Array {
+  const delta = new Uint8Array(8);
+  const view = new DataView(delta.buffer);
+  view.setUint8(0, 4);
+  view.setUint8(1, status);
+  view.setUint16(2, 1, true);
+  view.setUint32(4, xid, true);
+  return delta;
+}
+
+test("Timeline: any history reads like its model", async () => {
+  await fc.assert(fc.asyncProperty(fc.integer(), fc.integer({ min: 50, max: 400 }), run), {
+    numRuns: 15,
+    endOnFailure: true,
+  });
+});
+
+test("readPage: the page is the caller's own", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  timeline.readPage(REL, 0, FIXTURE_START_LSN)!.fill(9);
+  assert.deepEqual(timeline.readPage(REL, 0, FIXTURE_START_LSN), page(1));
+  const lsn = toLsn(FIXTURE_START_LSN + 8);
+  timeline.putDelta(CLOG, 0, lsn, clog(3), true);
+  timeline.advance(lsn, toLsn(0));
+  const first = timeline.readPage(CLOG, 0, lsn)!;
+  first.fill(9);
+  assert.notDeepEqual(timeline.readPage(CLOG, 0, lsn), first);
+});
+
+test("putImage: the value is copied", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  const value = page(1);
+  const lsn = putRecord(timeline, REL, 0, value);
+  value.fill(2);
+  assert.deepEqual(timeline.readPage(REL, 0, lsn), page(1));
+});
+
+test("put: values larger than a chunk, empty ones, and many chunks", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  const sizes = [0, 5_000_000, 0, 1, 4_194_304, 4_194_303, 16_384, 0, 70_000, 8192];
+  const lsns = sizes.map((size, i) => putRecord(timeline, SIZE, i, new Uint8Array(size).fill(i)));
+  const check = () => {
+    for (const [i, size] of sizes.entries()) {
+      const value = timeline.readValue(SIZE, i, lsns[i]!)!;
+      assert.equal(value.length, size);
+      assert.ok(value.every((byte) => byte === i));
+    }
+  };
+  check();
+  await timeline.checkpoint();
+  check();
+});
+
+test("readPage: below the first LSN is invalid, unknown keys are undefined", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  assert.equal(timeline.readPage(REL, 0, FIXTURE_START_LSN), undefined);
+  assert.throws(() => timeline.readPage(REL, 0, toLsn(FIXTURE_START_LSN - 1)), {
+    kind: "invalid",
+    code: "lsn-too-old",
+  });
+});
+
+test("readPage: a delta that redo refuses is corrupt and names key and LSN; other pages read", async () => {
+  await using fixture = await StorageFixture.create({ imageAfterDeltas: 1 });
+  const timeline = await fixture.createRoot();
+  const lsn = toLsn(FIXTURE_START_LSN + 8);
+  timeline.putDelta(CLOG, 0, lsn, Uint8Array.of(4, 1, 9, 9), false);
+  timeline.putDelta(CLOG, 1, lsn, clog(32768), false);
+  timeline.advance(lsn, toLsn(0));
+  const check = () => {
+    assert.throws(
+      () => timeline.readPage(CLOG, 0, lsn),
+      (error) =>
+        error instanceof StorageError &&
+        error.kind === "corrupt" &&
+        error.message.includes("010000000000000001000000000000000000") &&
+        error.message.includes("1/1008"),
+    );
+    assert.equal(timeline.readPage(CLOG, 1, lsn)![0], 1);
+  };
+  check();
+  await timeline.checkpoint();
+  assert.equal(timeline.diskConsistentLsn, lsn);
+  check();
+});
+
+test("waitForLsn: resolves on advance, times out as unavailable, ends on close", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  await timeline.waitForLsn(FIXTURE_START_LSN, 0);
+  const waiting = timeline.waitForLsn(toLsn(FIXTURE_START_LSN + 10), 5000);
+  putRecord(timeline, SIZE, 0, page(1));
+  putRecord(timeline, SIZE, 0, page(1));
+  await waiting;
+  await assert.rejects(timeline.waitForLsn(toLsn(FIXTURE_START_LSN + 99), 5), {
+    kind: "unavailable",
+    code: "lsn-timeout",
+  });
+  const ended = assert.rejects(timeline.waitForLsn(toLsn(FIXTURE_START_LSN + 99), 60_000), {
+    code: "shutting-down",
+  });
+  await fixture.close();
+  await ended;
+});
+
+test("flush: readers of a branch see the ancestor's versions move from memory to a file", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = putRecord(timeline, REL, 0, page(2));
+  const branch = await fixture.manager.tenant(fixture.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+  });
+  putRecord(timeline, REL, 0, page(3));
+  const later = toLsn(lsn + 100);
+  assert.deepEqual(branch.readPage(REL, 0, later), page(2));
+  const flushed = timeline.checkpoint();
+  assert.deepEqual(branch.readPage(REL, 0, later), page(2));
+  await flushed;
+  assert.equal(timeline.layers.length, 2);
+  assert.deepEqual(branch.readPage(REL, 0, later), page(2));
+  assert.deepEqual(branch.readPage(REL, 0, FIXTURE_START_LSN), page(1));
+});
+
+test("flush: a failing disk is tried again, ingest waits, nothing is lost", async () => {
+  await using fixture = await StorageFixture.create({
+    checkpointDistanceBytes: 10_000,
+    maxFrozenLayers: 1,
+  });
+  const timeline = await fixture.createRoot();
+  const directory = join(fixture.timelinesDirectory, timeline.timelineId);
+  renameSync(directory, `${directory}-away`);
+  const first = putRecord(timeline, REL, 0, page(1));
+  const second = putRecord(timeline, REL, 0, page(2));
+  const ready = timeline.ingestReady();
+  assert.ok(ready !== undefined);
+  await assert.rejects(timeline.checkpoint());
+  assert.equal(timeline.diskConsistentLsn, FIXTURE_START_LSN);
+  assert.deepEqual(timeline.readPage(REL, 0, first), page(1));
+  renameSync(`${directory}-away`, directory);
+  await ready;
+  await timeline.checkpoint();
+  assert.equal(timeline.diskConsistentLsn, second);
+  assert.equal(timeline.ingestReady(), undefined);
+  assert.deepEqual(timeline.readPage(REL, 0, first), page(1));
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  assert.deepEqual(again.readPage(REL, 0, first), page(1));
+  assert.deepEqual(again.readPage(REL, 0, second), page(2));
+});
+
+test("checkpoint: with no pages in the WAL, only the index moves on", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  const lsn = toLsn(FIXTURE_START_LSN + 800);
+  timeline.advance(lsn, toLsn(lsn - 40));
+  await timeline.checkpoint();
+  assert.equal(timeline.layers.length, 1);
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  assert.equal(again.lastRecordLsn, lsn);
+  assert.equal(again.prevRecordLsn, lsn - 40);
+});
+
+test("flush: a hot page reads from few deltas at any LSN", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  const start = timeline.lastRecordLsn;
+  for (let i = 0; i < 3000; i++) {
+    const lsn = toLsn(timeline.lastRecordLsn + 8);
+    timeline.putDelta(CLOG, 0, lsn, clog(i, 1 + (i % 2)), i === 0);
+    timeline.advance(lsn, toLsn(0));
+  }
+  const before = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
+    timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
+  );
+  await timeline.checkpoint();
+  const after = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
+    timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
+  );
+  assert.deepEqual(after, before);
+  // 3000 deltas and an image every 256, one at the end: 12 in all.
+  const size = timeline.layers[0]!.sizeBytes;
+  assert.ok(size > 12 * 8192 && size < 3000 * 24 + 14 * 8192, `size ${size}`);
+});
+
+for (const [name, damage, code] of [
+  ["cut short", (bytes: Buffer) => bytes.subarray(0, bytes.length - 100), "corrupt-layer"],
+  ["empty", () => Buffer.alloc(0), "corrupt-layer"],
+  ["foreign", (bytes: Buffer) => Buffer.alloc(bytes.length, "x"), "corrupt-layer"],
+] as const) {
+  test(`load: a layer file that is ${name} fails its reads and nothing else`, async () => {
+    await using fixture = await StorageFixture.create();
+    const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+    const other = await fixture.createRoot([{ prefix: REL, index: 0, value: page(7) }]);
+    const first = putRecord(timeline, REL, 1, page(2));
+    await timeline.checkpoint();
+    const last = putRecord(timeline, REL, 2, page(3));
+    await timeline.checkpoint();
+    await fixture.close();
+    const path = timeline.layers[1]!.path;
+    writeFileSync(path, damage(readFileSync(path)));
+    await fixture.open();
+    const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+    assert.deepEqual(again.readPage(REL, 2, last), page(3));
+    assert.deepEqual(again.readPage(REL, 0, FIXTURE_START_LSN), page(1));
+    assert.throws(
+      () => again.readPage(REL, 1, first),
+      (error) =>
+        error instanceof StorageError && error.code === code && error.message.includes(path),
+    );
+    const unharmed = fixture.manager.timeline(fixture.tenantId, other.timelineId);
+    assert.deepEqual(unharmed.readPage(REL, 0, FIXTURE_START_LSN), page(7));
+  });
+}
+
+test("load: what a crash leaves beside the index is removed, a stranger's file is not", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = putRecord(timeline, REL, 0, page(2));
+  await timeline.checkpoint();
+  await fixture.close();
+  const directory = join(fixture.timelinesDirectory, timeline.timelineId);
+  const [newest] = timeline.layers;
+  // A layer that was finished and not yet named by the index, and unfinished files.
+  const unindexed = newest!.fileName.replace(/__.*-v1/, "__00000001FFFF0000-00000001FFFF1000-v1");
+  writeFileSync(join(directory, unindexed), readFileSync(newest!.path));
+  writeFileSync(join(directory, "layer-0011223344556677.___temp"), "half");
+  writeFileSync(join(directory, "index_part.json.___temp"), "{");
+  writeFileSync(join(directory, "notes.txt"), "mine");
+  appendFileSync(join(directory, "notes.txt"), "!");
+  await fixture.open();
+  assert.deepEqual(
+    readdirSync(directory).sort(),
+    [...timeline.layers.map((layer) => layer.fileName), "index_part.json", "notes.txt"].sort(),
+  );
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  assert.equal(again.lastRecordLsn, lsn);
+  assert.deepEqual(again.readPage(REL, 0, lsn), page(2));
+});

@@ -1,0 +1,366 @@
+// Brings one timeline's committed WAL from a safekeeper into its storage.
+
+import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
+import { errorMessage, StorageError, withContext } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import { pgVersion } from "../postgres/versions.ts";
+import { openReplication, type ReplicationStream } from "../safekeeper/client.ts";
+import { interpretRecord } from "../wal-decoder/interpret-record.ts";
+import { WalStream } from "../wal-decoder/wal-stream.ts";
+import type { WalReceiverInfo } from "./api.ts";
+import type { IngestMetrics } from "./metrics.ts";
+import type { ServedTimeline } from "./served-timeline.ts";
+import { WalIngest } from "./walingest.ts";
+
+const FIRST_BACKOFF_MS = 50;
+const MAX_BACKOFF_MS = 5_000;
+/** While others have WAL that we lack, how long the connected safekeeper may stay silent. */
+const LAGGING_TIMEOUT_MS = 3_000;
+/** A connection that brought nothing for so long is given up until there is news of WAL. */
+const IDLE_TIMEOUT_MS = 600_000;
+const FEEDBACK_INTERVAL_MS = 50;
+const KEEPALIVE_INTERVAL_MS = 1_000;
+
+/** What the broker says about one safekeeper's copy of the timeline. */
+export interface SafekeeperCandidate {
+  readonly safekeeperId: number;
+  /** `host:port` of its replication listener. */
+  readonly pgAddr: string;
+  readonly commitLsn: Lsn;
+}
+
+interface KnownSafekeeper extends SafekeeperCandidate {
+  /** Not to be tried before this (monotonicMs). */
+  retryAtMs: number;
+  backoffMs: number;
+}
+
+/**
+ * Feeds WAL bytes to a timeline: cuts them into records, ingests each, publishes batches. Used for
+ * one uninterrupted stretch of WAL. After a throw it must not be used again; what `publish` made
+ * readable stays right.
+ */
+export class WalFeeder {
+  readonly #stream: WalStream;
+  readonly #ingest: WalIngest;
+
+  constructor(timeline: ServedTimeline, logger: Logger) {
+    this.#stream = new WalStream({
+      startLsn: timeline.lastRecordLsn,
+      prevLsn: timeline.prevRecordLsn,
+      pageMagic: pgVersion(timeline.pgVersion).pageMagic,
+      segmentSize: timeline.walSegmentSize,
+      systemId: timeline.systemId,
+    });
+    this.#ingest = new WalIngest(timeline, logger);
+  }
+
+  get recordCount(): number {
+    return this.#ingest.recordCount;
+  }
+
+  /** Ingests every record that is complete with these bytes. StorageError names LSN and record. */
+  feed(bytes: Uint8Array): void {
+    const stream = this.#stream;
+    const ingest = this.#ingest;
+    stream.feed(bytes);
+    while (stream.next()) {
+      const record = stream.record;
+      ingest.beginRecord(record.startLsn, record.endLsn);
+      interpretRecord(record, ingest);
+      ingest.endRecord();
+    }
+    if (stream.stop === "zeroed") {
+      throw new StorageError(
+        "corrupt",
+        "zeroed-wal",
+        `zeros after the record that ends at ${formatLsn(stream.recordEndLsn)}`,
+      );
+    }
+  }
+
+  publish(): void {
+    this.#ingest.publish();
+  }
+}
+
+export class WalReceiver {
+  readonly #timeline: ServedTimeline;
+  readonly #metrics: IngestMetrics;
+  readonly #logger: Logger;
+  readonly #safekeepers = new Map<number, KnownSafekeeper>();
+  readonly #stopping = new AbortController();
+  #wake: (() => void) | undefined;
+  #connected: KnownSafekeeper | undefined;
+  #stream: ReplicationStream | undefined;
+  #failure: StorageError | undefined;
+  #connecting = false;
+  #lastWalMs = 0;
+  #lastFeedbackMs = 0;
+  lastReceivedLsn: Lsn = INVALID_LSN;
+  /** Milliseconds since the Unix epoch; 0 before the first message. */
+  lastReceivedTimeMs = 0;
+  readonly done: Promise<void>;
+
+  constructor(timeline: ServedTimeline, metrics: IngestMetrics, logger: Logger) {
+    this.#timeline = timeline;
+    this.#metrics = metrics;
+    this.#logger = logger.child({ tenant: timeline.tenantId, timeline: timeline.timelineId });
+    this.done = this.#run();
+  }
+
+  /** News from the broker. */
+  update(candidate: SafekeeperCandidate): void {
+    const known = this.#safekeepers.get(candidate.safekeeperId);
+    if (known === undefined || known.pgAddr !== candidate.pgAddr) {
+      this.#safekeepers.set(candidate.safekeeperId, { ...candidate, retryAtMs: 0, backoffMs: 0 });
+    } else {
+      Object.assign(known, candidate);
+    }
+    if (this.#connected === undefined) {
+      this.#wake?.();
+    } else if (
+      candidate.safekeeperId !== this.#connected.safekeeperId &&
+      candidate.commitLsn > this.#timeline.lastRecordLsn &&
+      monotonicMs() - this.#lastWalMs > LAGGING_TIMEOUT_MS
+    ) {
+      this.#logger.info(
+        { from: this.#connected.safekeeperId, to: candidate.safekeeperId },
+        "switching to a safekeeper that is ahead",
+      );
+      this.#stream?.close();
+    }
+  }
+
+  info(): WalReceiverInfo & { readonly address: string | null } {
+    const state =
+      this.#failure !== undefined
+        ? "failed"
+        : this.#connected === undefined
+          ? "waiting"
+          : this.#connecting
+            ? "connecting"
+            : "streaming";
+    return {
+      state,
+      safekeeper_id: this.#connected?.safekeeperId ?? null,
+      error: this.#failure?.message ?? null,
+      address: this.#connected?.pgAddr ?? null,
+    };
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#stream?.close();
+    this.#wake?.();
+    await this.done;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    while (!signal.aborted && this.#failure === undefined) {
+      const next = this.#choose();
+      if (next === undefined) {
+        await this.#waitForNews();
+        continue;
+      }
+      this.#connected = next;
+      this.#connecting = true;
+      const before = this.#timeline.lastRecordLsn;
+      try {
+        await this.#receive(next);
+      } catch (error) {
+        this.#logger.info(
+          { safekeeper: next.safekeeperId, reason: errorMessage(error) },
+          "connection to safekeeper ended",
+        );
+      }
+      this.#metrics.reconnects.inc();
+      this.#connected = undefined;
+      this.#stream = undefined;
+      const progressed = this.#timeline.lastRecordLsn > before;
+      next.backoffMs = progressed
+        ? 0
+        : Math.min(next.backoffMs * 2 || FIRST_BACKOFF_MS, MAX_BACKOFF_MS);
+      next.retryAtMs = monotonicMs() + next.backoffMs;
+    }
+  }
+
+  /** The one with the most committed WAL, if it has any that we lack and may be tried again. */
+  #choose(): KnownSafekeeper | undefined {
+    const now = monotonicMs();
+    let best: KnownSafekeeper | undefined;
+    for (const safekeeper of this.#safekeepers.values()) {
+      if (
+        safekeeper.retryAtMs <= now &&
+        safekeeper.commitLsn > this.#timeline.lastRecordLsn &&
+        (best === undefined || safekeeper.commitLsn > best.commitLsn)
+      ) {
+        best = safekeeper;
+      }
+    }
+    return best;
+  }
+
+  async #waitForNews(): Promise<void> {
+    const waits = [...this.#safekeepers.values()]
+      .filter((safekeeper) => safekeeper.commitLsn > this.#timeline.lastRecordLsn)
+      .map((safekeeper) => safekeeper.retryAtMs - monotonicMs());
+    const news = new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+    const giveUp = new AbortController();
+    const { signal } = giveUp;
+    const retry =
+      waits.length > 0
+        ? [sleep(Math.max(1, Math.min(...waits)), signal).catch(() => undefined)]
+        : [];
+    if (!this.#stopping.signal.aborted) {
+      await Promise.race([news, ...retry]);
+    }
+    giveUp.abort();
+    this.#wake = undefined;
+  }
+
+  /** Streams until the connection ends, whichever way. */
+  async #receive(from: KnownSafekeeper): Promise<void> {
+    const feeder = new WalFeeder(this.#timeline, this.#logger);
+    const startLsn = this.#timeline.lastRecordLsn;
+    const ended = Promise.withResolvers<void>();
+    this.#lastWalMs = monotonicMs();
+    const stream = await openReplication(
+      {
+        pgAddr: from.pgAddr,
+        tenantId: this.#timeline.tenantId,
+        timelineId: this.#timeline.timelineId,
+        applicationName: "pageserver",
+        startLsn,
+      },
+      {
+        onWal: (lsn, bytes) => this.#onWal(feeder, lsn, bytes),
+        onKeepalive: (_walEnd, replyRequested) => {
+          this.lastReceivedTimeMs = nowMs();
+          if (replyRequested) {
+            this.#sendFeedback();
+          }
+        },
+        onIdle: () => this.#onIdle(feeder),
+        onClose: (error) => (error === undefined ? ended.resolve() : ended.reject(error)),
+      },
+    );
+    this.#stream = stream;
+    this.#connecting = false;
+    this.#logger.info(
+      { safekeeper: from.safekeeperId, address: from.pgAddr, lsn: formatLsn(startLsn) },
+      "streaming WAL",
+    );
+    if (this.#stopping.signal.aborted) {
+      stream.close();
+    }
+    const timer = setInterval(() => this.#onTimer(), KEEPALIVE_INTERVAL_MS);
+    timer.unref();
+    try {
+      await ended.promise;
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  #onWal(feeder: WalFeeder, lsn: Lsn, bytes: Uint8Array): void {
+    if (this.#failure !== undefined) {
+      return;
+    }
+    const start = monotonicMs();
+    const recordsBefore = feeder.recordCount;
+    this.#lastWalMs = start;
+    this.lastReceivedTimeMs = nowMs();
+    this.lastReceivedLsn = (lsn + bytes.length) as Lsn;
+    try {
+      feeder.feed(bytes);
+    } catch (error) {
+      this.#fail(feeder, error);
+    }
+    this.#metrics.bytes.inc(bytes.length);
+    this.#metrics.records.inc(feeder.recordCount - recordsBefore);
+    this.#metrics.batchSeconds.observe((monotonicMs() - start) / 1000);
+  }
+
+  #onIdle(feeder: WalFeeder): void {
+    if (this.#failure !== undefined) {
+      return;
+    }
+    try {
+      feeder.publish();
+    } catch (error) {
+      this.#fail(feeder, error);
+      return;
+    }
+    if (monotonicMs() - this.#lastFeedbackMs >= FEEDBACK_INTERVAL_MS) {
+      this.#sendFeedback();
+    }
+    const ready = this.#timeline.ingestReady();
+    if (ready !== undefined) {
+      void this.#pauseUntil(ready);
+    }
+  }
+
+  /** Layers are flushed slower than WAL comes: leave it with the safekeeper for now. */
+  async #pauseUntil(ready: Promise<void>): Promise<void> {
+    const stream = this.#stream;
+    stream?.pause();
+    try {
+      await ready;
+    } catch (error) {
+      this.#logger.info({ reason: errorMessage(error) }, "gave up waiting for layer flushes");
+    }
+    stream?.resume();
+  }
+
+  #onTimer(): void {
+    this.#sendFeedback();
+    if (monotonicMs() - this.#lastWalMs > IDLE_TIMEOUT_MS) {
+      this.#stream?.close();
+    }
+  }
+
+  /** The timeline keeps serving what it has; taking in more would leave a hole. */
+  #fail(feeder: WalFeeder, error: unknown): void {
+    const failure = withContext(error, "ingest WAL");
+    this.#failure = failure;
+    this.#metrics.failures.labels(failure.code).inc();
+    this.#logger.error(
+      { error: failure, lsn: formatLsn(this.#timeline.lastRecordLsn) },
+      "stopped taking in WAL",
+    );
+    try {
+      feeder.publish();
+    } catch (publishError) {
+      this.#logger.error({ error: publishError }, "could not publish the records before");
+    }
+    this.#sendFeedback();
+    this.#stream?.close();
+  }
+
+  #sendFeedback(): void {
+    const { lastRecordLsn, diskConsistentLsn, physicalSizeBytes } = this.#timeline;
+    this.#lastFeedbackMs = monotonicMs();
+    const timeMs = nowMs();
+    this.#stream?.sendStandbyStatus({
+      writeLsn: lastRecordLsn,
+      flushLsn: diskConsistentLsn,
+      applyLsn: diskConsistentLsn,
+      timeMs,
+    });
+    this.#stream?.sendPageserverFeedback({
+      currentTimelineSize: physicalSizeBytes,
+      lastReceivedLsn: lastRecordLsn,
+      diskConsistentLsn,
+      // Until there is an object store, this disk is all there is.
+      remoteConsistentLsn: diskConsistentLsn,
+      replyTime: Math.max(0, timeMs - 946_684_800_000) * 1000,
+      shardNumber: 0,
+      corruptionDetected: this.#failure?.kind === "corrupt",
+    });
+  }
+}

@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import {
+  findInstallation,
+  mayReach,
+  postgresEnvironment,
+  postgresUser,
+  readableByPostgres,
+  runPostgresTool,
+  runtimeDirectory,
+  socketDirectory,
+} from "./installation.ts";
+
+function temporaryDirectory(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), "strata-installation-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  chmodSync(directory, 0o755);
+  return directory;
+}
+
+test("findInstallation: the npm package runs as the Postgres user and says its version", async () => {
+  const installation = findInstallation(17);
+  const { stdout } = await runPostgresTool(installation, "postgres", ["--version"]);
+  assert.match(stdout, /\(PostgreSQL\) 17\./);
+  assert.ok(stdout.includes(installation.version), `${stdout} has ${installation.version}`);
+});
+
+test("findInstallation: refuses unknown majors and wrong directories with their names", (t) => {
+  assert.throws(() => findInstallation(13), { kind: "unsupported" });
+  const empty = temporaryDirectory(t);
+  assert.throws(() => findInstallation(17, { pgBin: empty }), {
+    kind: "invalid",
+    message: /no 'p/,
+  });
+  const fake = temporaryDirectory(t);
+  for (const tool of ["postgres", "initdb"]) {
+    writeFileSync(join(fake, tool), "#!/bin/sh\necho 'postgres (PostgreSQL) 15.18'\n");
+    chmodSync(join(fake, tool), 0o755);
+  }
+  assert.throws(() => findInstallation(17, { pgBin: fake }), {
+    code: "wrong-postgres-major",
+    message: /15\.18, wanted 17/,
+  });
+});
+
+test("runPostgresTool: a failing program gives its last words", async () => {
+  await assert.rejects(
+    runPostgresTool(findInstallation(17), "initdb", ["--no-such-option"]),
+    /no-such-option/,
+  );
+});
+
+test("postgresEnvironment: settings for another cluster do not get in", (t) => {
+  process.env["PGPORT"] = "1";
+  t.after(() => delete process.env["PGPORT"]);
+  const env = postgresEnvironment(findInstallation(17), { EXTRA: "yes" });
+  assert.equal(env["PGPORT"], undefined);
+  assert.equal(env["EXTRA"], "yes");
+});
+
+test("mayReach: goes by the mode bits of every directory on the way", (t) => {
+  const directory = temporaryDirectory(t);
+  const stranger = { name: "stranger", uid: 54321, gid: 54321 };
+  const inner = join(directory, "inner");
+  mkdirSync(inner, { mode: 0o755 });
+  assert.equal(mayReach(inner, stranger), true);
+  chmodSync(directory, 0o700);
+  assert.equal(mayReach(inner, stranger), false);
+});
+
+test("runtimeDirectory and readableByPostgres: leave a directory that the user may not enter", (t) => {
+  const directory = temporaryDirectory(t);
+  const file = join(directory, "shim.so");
+  writeFileSync(file, `content ${directory}`);
+  assert.equal(runtimeDirectory(directory), directory);
+  chmodSync(directory, 0o700);
+  const outside = runtimeDirectory(directory);
+  const copy = readableByPostgres(file);
+  assert.equal(readFileSync(copy, "utf8"), `content ${directory}`);
+  assert.equal(runtimeDirectory(directory), outside, "the same each time");
+  const user = postgresUser();
+  if (user === undefined) {
+    assert.equal(outside, directory);
+    assert.equal(copy, file);
+  } else {
+    t.after(() => rmSync(outside, { recursive: true }));
+    t.after(() => rmSync(copy));
+    assert.equal(mayReach(outside, user), true);
+    assert.equal(mayReach(copy, user), true);
+  }
+});
+
+test("socketDirectory: stays within a socket address", (t) => {
+  const directory = temporaryDirectory(t);
+  assert.equal(socketDirectory(directory, "agent.sock"), directory);
+  const deep = join(directory, "d".repeat(60), "e".repeat(60));
+  const short = socketDirectory(deep, "agent.sock");
+  t.after(() => rmSync(short, { recursive: true, force: true }));
+  assert.ok(join(short, "agent.sock").length <= 107);
+  assert.equal(socketDirectory(deep, "agent.sock"), short);
+});

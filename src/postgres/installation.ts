@@ -1,0 +1,464 @@
+// Finds an unmodified PostgreSQL installation and runs its programs as a user that Postgres accepts.
+
+import {
+  type ChildProcess,
+  type SpawnOptions,
+  type StdioOptions,
+  spawn,
+  spawnSync,
+} from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  accessSync,
+  chmodSync,
+  chownSync,
+  constants,
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statSync,
+  symlinkSync,
+} from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { basename, dirname, join, relative, resolve } from "node:path";
+import { errnoCode, StorageError } from "../base/errors.ts";
+import { randomBytes } from "../base/random.ts";
+
+/** Majors for which an installation can be named; `SUPPORTED_MAJORS` are the ones that work today. */
+export const SUPPORTED_MAJORS: readonly number[] = [17];
+export const DEFAULT_MAJOR = 17;
+
+/** An unmodified Postgres on this machine, readable by the user that runs it. */
+export interface Installation {
+  readonly major: number;
+  /** As `postgres --version` says, for example `17.10`. */
+  readonly version: string;
+  /** Absolute; holds `postgres`, `initdb`, `pg_ctl`. */
+  readonly binDir: string;
+  /** Absolute; put into LD_LIBRARY_PATH. Undefined where the system's linker finds all by itself. */
+  readonly libDir: string | undefined;
+}
+
+/** Whom Postgres runs as when we are root, because it refuses root. */
+export interface PostgresUser {
+  readonly name: string;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export type PostgresTool = "postgres" | "initdb" | "pg_ctl" | "psql" | "pgbench" | "pg_waldump";
+
+export interface SpawnToolOptions {
+  readonly stdio?: StdioOptions;
+  readonly env?: Readonly<Record<string, string>>;
+  /** Default `/`: the child's user may not be allowed to enter ours. */
+  readonly cwd?: string;
+  readonly detached?: boolean;
+}
+
+/**
+ * The installation of `major`: the one under `pgBin` (a directory with `postgres` and `initdb`),
+ * else the npm package. Where the user that runs Postgres may not read it, a copy of the npm
+ * package is made once outside and that is returned.
+ * StorageError `unsupported` for an unknown major, `not-found` where there is none, `invalid`
+ * where `pgBin` is of another major or out of that user's reach.
+ */
+export function findInstallation(
+  major: number = DEFAULT_MAJOR,
+  options: { pgBin?: string | undefined } = {},
+): Installation {
+  if (!SUPPORTED_MAJORS.includes(major)) {
+    throw new StorageError(
+      "unsupported",
+      "unsupported-postgres-major",
+      `PostgreSQL ${major} is not supported; supported: ${SUPPORTED_MAJORS.join(", ")}`,
+    );
+  }
+  const key = `${major}:${options.pgBin ?? ""}`;
+  let found = installations.get(key);
+  if (found === undefined) {
+    found =
+      options.pgBin === undefined
+        ? findPackage(major)
+        : checkGivenDirectory(major, resolve(options.pgBin));
+    installations.set(key, found);
+  }
+  return found;
+}
+
+const installations = new Map<string, Installation>();
+
+function checkGivenDirectory(major: number, binDir: string): Installation {
+  const fail = (code: string, why: string) =>
+    new StorageError("invalid", code, `PostgreSQL binaries in '${binDir}': ${why}`);
+  for (const tool of ["postgres", "initdb"]) {
+    if (!existsSync(join(binDir, tool))) {
+      throw fail("bad-pg-bin", `no '${tool}' there`);
+    }
+  }
+  const user = postgresUser();
+  if (user !== undefined && !mayReach(realpathSync(join(binDir, "postgres")), user)) {
+    throw fail("bad-pg-bin", `user '${user.name}', who runs Postgres here, may not enter it`);
+  }
+  const installation = { major, version: "", binDir, libDir: undefined };
+  const asked = spawnSync(join(binDir, "postgres"), ["--version"], {
+    encoding: "utf8",
+    env: postgresEnvironment(installation),
+  });
+  const match = /\(PostgreSQL\) (\d+)(\S*)/.exec(asked.stdout ?? "");
+  if (match === null) {
+    throw fail("bad-pg-bin", `'postgres --version' says ${JSON.stringify(asked.stdout ?? "")}`);
+  }
+  if (Number(match[1]) !== major) {
+    throw fail("wrong-postgres-major", `version ${match[1]}${match[2]}, wanted ${major}`);
+  }
+  return { ...installation, version: `${match[1]}${match[2]}` };
+}
+
+/** Directory of the npm package with the binaries, or undefined where it is not installed. */
+function findPackageDirectory(major: number): string | undefined {
+  const name = `postgres-${major}-${process.platform}-${process.arch}`;
+  for (let at = import.meta.dirname; ; at = dirname(at)) {
+    const candidate = join(at, "node_modules", name);
+    if (existsSync(join(candidate, "native", "bin", "postgres"))) {
+      return candidate;
+    }
+    if (dirname(at) === at) {
+      return undefined;
+    }
+  }
+}
+
+function findPackage(major: number): Installation {
+  const directory = findPackageDirectory(major);
+  if (directory === undefined) {
+    throw new StorageError(
+      "not-found",
+      "no-postgres",
+      `no PostgreSQL ${major} for ${process.platform}-${process.arch}: run 'npm ci', or name an installation with --pg-bin`,
+    );
+  }
+  // "17.10.0-beta.17" is PostgreSQL 17.10; asking the binary would cost a process at each start.
+  const manifest: unknown = JSON.parse(readFileSync(join(directory, "package.json"), "utf8"));
+  const full = String((manifest as { version?: unknown }).version);
+  const version = full.split(".").slice(0, 2).join(".");
+  const native = usableCopy(directory, full);
+  return { major, version, binDir: join(native, "bin"), libDir: join(native, "lib") };
+}
+
+/** The package's `native` directory, complete and readable by the Postgres user: in place or a copy. */
+function usableCopy(packageDirectory: string, version: string): string {
+  const source = realpathSync(join(packageDirectory, "native"));
+  const user = postgresUser();
+  const reachable = user === undefined || mayReach(join(source, "bin", "postgres"), user);
+  if (reachable && hydrate(source, source)) {
+    return source;
+  }
+  const binary = statSync(join(source, "bin", "postgres"));
+  const identity = hash(`${source} ${version} ${binary.size} ${binary.mtimeMs}`);
+  const target = join(sharedDirectory(), `postgres-${version}-${identity}`);
+  if (!existsSync(target)) {
+    publish(target, (temporary) => {
+      cpSync(source, temporary, { recursive: true, verbatimSymlinks: true });
+      makeReadable(temporary);
+      hydrate(source, temporary);
+    });
+  }
+  return target;
+}
+
+/**
+ * Makes the links to shared libraries that npm packages cannot hold (the package's install script
+ * makes them, where scripts run). False where one is missing and `native` is not ours to write.
+ */
+function hydrate(source: string, native: string): boolean {
+  const list = join(source, "pg-symlinks.json");
+  if (!existsSync(list)) {
+    return true;
+  }
+  const links = JSON.parse(readFileSync(list, "utf8")) as { source: string; target: string }[];
+  for (const link of links) {
+    // The list's paths start at the package, "native/lib/...".
+    const at = resolve(native, relative("native", link.target));
+    if (lstatSync(at, { throwIfNoEntry: false }) !== undefined) {
+      continue;
+    }
+    try {
+      symlinkSync(relative(dirname(link.target), link.source), at);
+    } catch (error) {
+      const code = errnoCode(error);
+      if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
+        return false;
+      }
+      if (code !== "EEXIST") {
+        throw error;
+      }
+    }
+  }
+  for (const tool of readdirSync(join(native, "bin"))) {
+    const path = join(native, "bin", tool);
+    if ((statSync(path).mode & 0o111) !== 0o111) {
+      chmodSync(path, 0o755);
+    }
+  }
+  return true;
+}
+
+/** Builds `target` beside its final place and renames: a reader never sees half of it. */
+function publish(target: string, build: (temporary: string) => void): void {
+  const temporary = `${target}.tmp-${randomBytes(6).toString("hex")}`;
+  try {
+    build(temporary);
+    renameSync(temporary, target);
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    const code = errnoCode(error);
+    if (code !== "EEXIST" && code !== "ENOTEMPTY") {
+      throw error;
+    }
+    // Someone else published the same thing first.
+  }
+}
+
+/** Everyone may read and enter, whatever the umask of the installing user was. */
+function makeReadable(path: string): void {
+  const status = lstatSync(path);
+  if (status.isSymbolicLink()) {
+    return;
+  }
+  chmodSync(path, status.isDirectory() || (status.mode & 0o100) !== 0 ? 0o755 : 0o644);
+  if (status.isDirectory()) {
+    for (const name of readdirSync(path)) {
+      makeReadable(join(path, name));
+    }
+  }
+}
+
+/**
+ * A path with the bytes of `path` that the Postgres user may read: itself, or a copy named after
+ * its content (for the shim, when the checkout lies in root's home).
+ */
+export function readableByPostgres(path: string): string {
+  const user = postgresUser();
+  const real = realpathSync(path);
+  if (user === undefined || mayReach(real, user)) {
+    return real;
+  }
+  const content = readFileSync(real);
+  const target = join(sharedDirectory(), `${hash(content)}-${basename(real)}`);
+  if (!existsSync(target)) {
+    publish(target, (temporary) => {
+      cpSync(real, temporary);
+      makeReadable(temporary);
+    });
+  }
+  return target;
+}
+
+let cachedUser: { user: PostgresUser | undefined } | undefined;
+
+/**
+ * Undefined when we are not root: Postgres then runs as ourselves. Else $STRATA_PG_USER, or
+ * `postgres`, or `nobody`, whichever exists first in /etc/passwd.
+ */
+export function postgresUser(): PostgresUser | undefined {
+  cachedUser ??= { user: process.getuid?.() === 0 ? unprivilegedUser() : undefined };
+  return cachedUser.user;
+}
+
+function unprivilegedUser(): PostgresUser {
+  const wanted = process.env["STRATA_PG_USER"];
+  const users = new Map<string, PostgresUser>();
+  for (const line of readFileSync("/etc/passwd", "utf8").split("\n")) {
+    const [name, , uid, gid] = line.split(":");
+    if (name !== undefined && uid !== undefined && gid !== undefined) {
+      users.set(name, { name, uid: Number(uid), gid: Number(gid) });
+    }
+  }
+  for (const name of wanted === undefined ? ["postgres", "nobody"] : [wanted]) {
+    const user = users.get(name);
+    if (user !== undefined && user.uid !== 0) {
+      return user;
+    }
+  }
+  throw new StorageError(
+    "not-found",
+    "no-postgres-user",
+    `Postgres refuses to run as root and there is no user '${wanted ?? "postgres"}' to run it as; name one in $STRATA_PG_USER`,
+  );
+}
+
+/** Whether `user` may read `path` (and, for directories, enter it), going by owners and mode bits. */
+export function mayReach(path: string, user: PostgresUser): boolean {
+  const allowed = (status: Stats, bits: number) => {
+    const shift = status.uid === user.uid ? 6 : status.gid === user.gid ? 3 : 0;
+    return ((status.mode >> shift) & bits) === bits;
+  };
+  const last = statSync(path);
+  if (!allowed(last, last.isDirectory() ? 5 : 4)) {
+    return false;
+  }
+  for (let at = path; dirname(at) !== at; ) {
+    at = dirname(at);
+    if (!allowed(statSync(at), 1)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/**
+ * Where the files that Postgres itself must reach for a daemon working in `workdir` (its data
+ * directory, the shim's socket) belong: `workdir`, or, when we are root and the Postgres user may
+ * not enter that, a directory of its own under /var/lib/strata. Exists on return; stable.
+ */
+export function runtimeDirectory(workdir: string): string {
+  mkdirSync(workdir, { recursive: true });
+  const real = realpathSync(workdir);
+  const user = postgresUser();
+  if (user === undefined || mayReach(real, user)) {
+    return real;
+  }
+  const directory = join(sharedDirectory(), "run", hash(real));
+  mkdirSync(directory, { recursive: true, mode: 0o755 });
+  return directory;
+}
+
+/** Longest path of a unix socket: sun_path is 108 bytes with the closing NUL (unix(7)). */
+const SOCKET_PATH_MAX_BYTES = 107;
+
+/**
+ * A directory for unix sockets of a daemon working in `workdir`: its runtime directory, or a short
+ * private one where `<directory>/<longestName>` would not fit a socket address. Exists on return.
+ */
+export function socketDirectory(workdir: string, longestName: string): string {
+  const directory = runtimeDirectory(workdir);
+  if (Buffer.byteLength(join(directory, longestName)) <= SOCKET_PATH_MAX_BYTES) {
+    return directory;
+  }
+  const short = join(tmpdir(), `strata-${process.getuid?.() ?? 0}-${hash(directory)}`);
+  mkdirSync(short, { recursive: true, mode: 0o700 });
+  const status = lstatSync(short);
+  const user = postgresUser();
+  if (!status.isDirectory() || (status.uid !== process.getuid?.() && status.uid !== user?.uid)) {
+    // In a directory open to all, somebody else could have put theirs there first.
+    throw new StorageError("conflict", "foreign-directory", `'${short}' belongs to another user`);
+  }
+  giveToPostgres(short);
+  return short;
+}
+
+/** Makes the Postgres user own `path` (not what is in it); nothing to do when we are not root. */
+export function giveToPostgres(path: string): void {
+  const user = postgresUser();
+  if (user !== undefined) {
+    chownSync(path, user.uid, user.gid);
+  }
+}
+
+/** Root's /var/lib/strata, or an ordinary user's cache directory; falls back to the temporary one. */
+function sharedDirectory(): string {
+  const uid = process.getuid?.() ?? 0;
+  const cache = process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache");
+  const wanted = uid === 0 ? "/var/lib/strata" : join(cache, "strata");
+  for (const directory of [wanted, join(tmpdir(), `strata-${uid}`)]) {
+    try {
+      mkdirSync(directory, { recursive: true, mode: 0o755 });
+      accessSync(directory, constants.W_OK);
+    } catch {
+      continue;
+    }
+    const status = statSync(directory);
+    // Binaries are run from here: nobody else may be able to change them.
+    if (status.uid === uid && (status.mode & 0o022) === 0) {
+      return directory;
+    }
+  }
+  throw new StorageError(
+    "unavailable",
+    "no-shared-directory",
+    `neither '${wanted}' nor the temporary directory can hold a copy of PostgreSQL`,
+  );
+}
+
+/** The environment for Postgres's programs: ours without PG* settings, plus its libraries. */
+export function postgresEnvironment(
+  installation: Installation,
+  extra: Readonly<Record<string, string>> = {},
+): Record<string, string> {
+  const env: Record<string, string> = {};
+  for (const [name, value] of Object.entries(process.env)) {
+    // A PGDATA or PGPORT meant for the user's own cluster must not steer ours.
+    if (value !== undefined && !name.startsWith("PG") && name !== "LD_PRELOAD") {
+      env[name] = value;
+    }
+  }
+  if (installation.libDir !== undefined) {
+    env["LD_LIBRARY_PATH"] = installation.libDir;
+  }
+  return { ...env, ...extra };
+}
+
+/** Starts a program of the installation as the Postgres user (as ourselves when not root). */
+export function spawnPostgresTool(
+  installation: Installation,
+  tool: PostgresTool,
+  args: readonly string[],
+  options: SpawnToolOptions = {},
+): ChildProcess {
+  const user = postgresUser();
+  const spawnOptions: SpawnOptions = {
+    cwd: options.cwd ?? "/",
+    env: postgresEnvironment(installation, options.env),
+    stdio: options.stdio ?? ["ignore", "pipe", "pipe"],
+    detached: options.detached ?? false,
+  };
+  if (user !== undefined) {
+    // libuv also drops the supplementary groups.
+    spawnOptions.uid = user.uid;
+    spawnOptions.gid = user.gid;
+  }
+  return spawn(join(installation.binDir, tool), args, spawnOptions);
+}
+
+/** Runs a program to its end; its output. StorageError `internal` with its last words on failure. */
+export async function runPostgresTool(
+  installation: Installation,
+  tool: PostgresTool,
+  args: readonly string[],
+  options: Omit<SpawnToolOptions, "stdio" | "detached"> = {},
+): Promise<{ stdout: string; stderr: string }> {
+  const child = spawnPostgresTool(installation, tool, args, options);
+  const stdout: Buffer[] = [];
+  const stderr: Buffer[] = [];
+  child.stdout?.on("data", (chunk: Buffer) => stdout.push(chunk));
+  child.stderr?.on("data", (chunk: Buffer) => stderr.push(chunk));
+  const ended = await new Promise<string>((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (code, signal) => resolve(signal ?? `exit code ${code}`));
+  });
+  const output = {
+    stdout: Buffer.concat(stdout).toString("utf8"),
+    stderr: Buffer.concat(stderr).toString("utf8"),
+  };
+  if (ended !== "exit code 0") {
+    const lastWords = output.stderr.trim().split("\n").slice(-5).join(" | ");
+    throw new StorageError(
+      "internal",
+      "postgres-tool-failed",
+      `${tool} ended with ${ended}: ${lastWords}`,
+    );
+  }
+  return output;
+}
+
+function hash(content: string | Uint8Array): string {
+  return createHash("sha256").update(content).digest("hex").slice(0, 16);
+}

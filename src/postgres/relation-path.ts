@@ -1,0 +1,102 @@
+// File names in a data directory: which relation fork or SLRU segment a path is, and back.
+//
+// Source: common/relpath.c, storage/smgr/md.c, access/transam/slru.c, 14-18.
+//   base/<dbOid>/<relNumber>[_fsm|_vm|_init][.<segment>]      tablespace pg_default
+//   global/<relNumber>[_fsm|_vm|_init][.<segment>]            tablespace pg_global, database 0
+//   pg_xact/<HEX>, pg_multixact/offsets/<HEX>, pg_multixact/members/<HEX>   at least 4 digits
+// A relation segment is 1 GiB (131072 blocks), an SLRU segment 32 pages. Other tablespaces are not
+// supported. Temporary relations (t<backend>_<n>) are none of ours.
+
+export const DEFAULT_TABLESPACE_OID = 1663;
+export const GLOBAL_TABLESPACE_OID = 1664;
+/** RELSEG_SIZE: blocks in a relation segment. */
+export const RELATION_SEGMENT_BLOCKS = 131072;
+/** SLRU_PAGES_PER_SEGMENT. */
+export const SLRU_SEGMENT_PAGES = 32;
+
+export const MAIN_FORK = 0;
+export const FSM_FORK = 1;
+export const VM_FORK = 2;
+export const INIT_FORK = 3;
+const FORK_SUFFIXES = ["", "_fsm", "_vm", "_init"] as const;
+
+export interface RelationPath {
+  readonly kind: "relation";
+  readonly spcOid: number;
+  readonly dbOid: number;
+  readonly relNumber: number;
+  readonly fork: number;
+  /** Blocks [segment * RELATION_SEGMENT_BLOCKS, ...). */
+  readonly segment: number;
+}
+
+export interface SlruPath {
+  readonly kind: "slru";
+  /** Neon's numbering: 0 pg_xact, 1 multixact members, 2 multixact offsets. */
+  readonly slru: 0 | 1 | 2;
+  readonly segment: number;
+}
+
+const SLRU_DIRECTORIES = ["pg_xact", "pg_multixact/members", "pg_multixact/offsets"] as const;
+const RELATION_PATTERN = /^(?:base\/([1-9]\d{0,9})|global)\/([1-9]\d{0,9})(_fsm|_vm|_init)?(?:\.([1-9]\d{0,5}))?$/;
+const SLRU_PATTERN = /^(pg_xact|pg_multixact\/(?:members|offsets))\/([0-9A-F]{4,7})$/;
+const OID_LIMIT = 2 ** 32;
+
+/** `path` is relative to the data directory. Undefined where it is neither. */
+export function parseRelationPath(path: string): RelationPath | SlruPath | undefined {
+  const relation = RELATION_PATTERN.exec(path);
+  if (relation !== null) {
+    const [, db, rel, suffix, segment] = relation;
+    const dbOid = db === undefined ? 0 : Number(db);
+    const relNumber = Number(rel);
+    if (dbOid >= OID_LIMIT || relNumber >= OID_LIMIT) {
+      return undefined;
+    }
+    return {
+      kind: "relation",
+      spcOid: db === undefined ? GLOBAL_TABLESPACE_OID : DEFAULT_TABLESPACE_OID,
+      dbOid,
+      relNumber,
+      fork: FORK_SUFFIXES.indexOf((suffix ?? "") as "" | "_fsm" | "_vm" | "_init"),
+      segment: segment === undefined ? 0 : Number(segment),
+    };
+  }
+  const slru = SLRU_PATTERN.exec(path);
+  if (slru !== null) {
+    const kind = SLRU_DIRECTORIES.indexOf(slru[1] as (typeof SLRU_DIRECTORIES)[number]);
+    return { kind: "slru", slru: kind as 0 | 1 | 2, segment: Number.parseInt(slru[2]!, 16) };
+  }
+  return undefined;
+}
+
+/** Undefined for a relation in a tablespace that has no directory of ours. */
+export function relationPath(rel: Omit<RelationPath, "kind">): string | undefined {
+  const suffix = FORK_SUFFIXES[rel.fork];
+  const segment = rel.segment === 0 ? "" : `.${rel.segment}`;
+  if (suffix === undefined) {
+    return undefined;
+  }
+  if (rel.spcOid === GLOBAL_TABLESPACE_OID && rel.dbOid === 0) {
+    return `global/${rel.relNumber}${suffix}${segment}`;
+  }
+  if (rel.spcOid === DEFAULT_TABLESPACE_OID && rel.dbOid !== 0) {
+    return `base/${rel.dbOid}/${rel.relNumber}${suffix}${segment}`;
+  }
+  return undefined;
+}
+
+export function slruPath(slru: 0 | 1 | 2, segment: number): string {
+  return `${SLRU_DIRECTORIES[slru]}/${segment.toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/** The database of a directory `base/<dbOid>` (0 for `global`), or undefined. */
+export function parseDatabaseDirectory(
+  path: string,
+): { readonly spcOid: number; readonly dbOid: number } | undefined {
+  if (path === "global") {
+    return { spcOid: GLOBAL_TABLESPACE_OID, dbOid: 0 };
+  }
+  const match = /^base\/([1-9]\d{0,9})$/.exec(path);
+  const dbOid = match === null ? 0 : Number(match[1]);
+  return dbOid > 0 && dbOid < OID_LIMIT ? { spcOid: DEFAULT_TABLESPACE_OID, dbOid } : undefined;
+}

@@ -1,0 +1,233 @@
+// Fuzzes PageRedo with damaged deltas and damaged pages; `run(seed, steps)`, or by hand with both as
+// arguments.
+//
+// Invariants, whatever the bytes:
+// - apply ends soon, and throws nothing but StorageError `corrupt` or `unsupported`;
+// - it does not change the delta it was given;
+// - a good page keeps a sound header and sound line pointers, when apply succeeds;
+// - after a failure, the same PageRedo replays a good page as if nothing had happened.
+
+import assert from "node:assert/strict";
+import { monotonicMs } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import { type Lsn, toLsn } from "../base/lsn.ts";
+import { SeededRandom } from "../base/random.ts";
+import { buildDelta, concat, pack } from "../testing/delta-builder.ts";
+import { PageRedo } from "./page-redo.ts";
+
+/** A delta on the page that it belongs to. */
+export interface FuzzCase {
+  readonly page: Uint8Array;
+  readonly delta: Uint8Array;
+  readonly lsn: Lsn;
+  readonly blkno: number;
+  readonly fork: number;
+}
+
+const SLOW_MS = 500;
+
+/** Damages one case and applies it; false where redo refused it. */
+export function fuzzCase(random: SeededRandom, redo: PageRedo, given: FuzzCase): boolean {
+  const page = given.page.slice();
+  const damagePage = random.bool(0.35);
+  if (damagePage) {
+    damage(random, page, random.bool(0.7) ? 12 + random.int(60) : page.length);
+  }
+  let delta: Uint8Array = given.delta.slice();
+  if (!damagePage || random.bool(0.3)) {
+    delta = damageDelta(random, delta);
+  }
+  const before = delta.slice();
+  // Damage may make tuples overlap, which no check sees and which moves may push over the end.
+  const soundBefore = !damagePage && isSound(page, given.fork);
+  const started = monotonicMs();
+  try {
+    redo.load(page);
+    redo.apply(delta, given.lsn, given.blkno, given.fork);
+  } catch (error) {
+    assert.ok(
+      error instanceof StorageError && (error.kind === "corrupt" || error.kind === "unsupported"),
+      error instanceof Error ? (error.stack ?? error.message) : String(error),
+    );
+    return false;
+  } finally {
+    assert.ok(monotonicMs() - started < SLOW_MS, "apply took too long");
+    assert.deepEqual(delta, before);
+  }
+  if (soundBefore) {
+    const where = `rmgr ${delta[1]}, info ${delta[2]}, reference ${delta[3]}`;
+    assert.ok(isSound(redo.copyOut(), given.fork), `a sound page became unsound: ${where}`);
+  }
+  return true;
+}
+
+function damage(random: SeededRandom, bytes: Uint8Array, within: number): void {
+  for (let i = 1 + random.int(3); i > 0; i--) {
+    const at = random.int(Math.min(within, bytes.length));
+    bytes[at] = random.pick([
+      0,
+      1,
+      0x7f,
+      0x80,
+      0xff,
+      random.int(256),
+      bytes[at]! ^ (1 << random.int(8)),
+    ]);
+  }
+}
+
+/** Changes bytes, or cuts and stretches the data and makes the lengths fit again. */
+function damageDelta(random: SeededRandom, delta: Uint8Array): Uint8Array {
+  if (random.bool(0.6) || delta[0] !== 1 || delta.length < 28) {
+    // Mostly past the fixed header: damage there is refused at once.
+    const bytes = random.bool(0.1) ? delta.slice(0, random.int(delta.length + 1)) : delta;
+    const from = random.bool(0.8) ? Math.min(20, bytes.length) : 0;
+    damage(random, bytes.subarray(from), bytes.length - from);
+    return bytes;
+  }
+  const view = new DataView(delta.buffer, delta.byteOffset);
+  const head = 20 + delta[8]! * 8;
+  const main = view.getUint32(12, true);
+  const target = Math.max(head, random.int(delta.length + 40));
+  const changed = new Uint8Array(target);
+  changed.set(delta.subarray(0, Math.min(delta.length, target)));
+  const newMain = random.bool(0.7) ? Math.min(main, target - head) : random.int(target - head + 1);
+  const newView = new DataView(changed.buffer);
+  newView.setUint32(12, newMain, true);
+  newView.setUint32(16, target - head - newMain, true);
+  return changed;
+}
+
+/** Header and line pointers as every reader of the page needs them. Pages of zeros count as sound. */
+function isSound(page: Uint8Array, fork: number): boolean {
+  const view = new DataView(page.buffer, page.byteOffset, page.length);
+  const [lower, upper, special] = [12, 14, 16].map((at) => view.getUint16(at, true)) as [
+    number,
+    number,
+    number,
+  ];
+  if (upper === 0) {
+    return true;
+  }
+  if (lower < 24 || lower > upper || upper > special || special > 8192) {
+    return false;
+  }
+  // Metapages and deleted btree pages keep other things where line pointers are.
+  if (fork !== 0 || (special === 8176 && (view.getUint16(8188, true) & 0x0c) !== 0)) {
+    return true;
+  }
+  for (let at = 24; at + 4 <= lower; at += 4) {
+    const id = view.getUint32(at, true);
+    const length = id >>> 17;
+    if (length > 0 && ((id & 0x7fff) < upper || (id & 0x7fff) + length > special)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/** Pages and deltas made by hand: inserts, updates, prunes, deletes, btree inserts and deletions. */
+function* handMadeCases(random: SeededRandom): Generator<FuzzCase> {
+  const redo = new PageRedo();
+  let lsn = 8192;
+  let page: Uint8Array = new Uint8Array(8192);
+  const apply = function* (delta: Uint8Array): Generator<FuzzCase> {
+    lsn += 8;
+    yield { page, delta, lsn: toLsn(lsn), blkno: 3, fork: 0 };
+    redo.load(page);
+    redo.apply(delta, toLsn(lsn), 3, 0);
+    page = redo.copyOut();
+  };
+  const references = [{ id: 0, blkno: 3 }];
+  const header = pack(["u16", 2], ["u16", 0x0800], ["u8", 24]);
+  const tuples = 12 + random.int(20);
+  for (let offnum = 1; offnum <= tuples; offnum++) {
+    const data = concat(header, new Uint8Array(8 + random.int(150)).fill(offnum));
+    const main = pack(["u16", offnum], ["u8", 0]);
+    yield* apply(buildDelta({ rmid: 10, info: offnum === 1 ? 0x80 : 0, references, main, data }));
+  }
+  for (let offnum = 1; offnum <= 3; offnum++) {
+    const main = pack(
+      ["u32", 9],
+      ["u16", offnum],
+      ["u8", 0],
+      ["u8", 0],
+      ["u32", 0],
+      ["u16", tuples + offnum],
+    );
+    const data = concat(new Uint8Array([1, 0, 0, 0]), header, new Uint8Array(9));
+    const flags = main.slice();
+    flags[7] = 0x60;
+    yield* apply(buildDelta({ rmid: 10, info: 0x40, references, main: flags, data }));
+  }
+  const prune = pack(
+    ["u16", 1],
+    ["u16", 4],
+    ["u16", tuples],
+    ["u16", 2],
+    ["u16", 6],
+    ["u16", 7],
+    ["u16", 1],
+    ["u16", 9],
+  );
+  yield* apply(
+    buildDelta({
+      rmid: 9,
+      info: 0x10,
+      references,
+      main: pack(["u8", 0], ["u8", 0xe4]),
+      data: prune,
+    }),
+  );
+  page = new Uint8Array(8192);
+  const root = pack(["u32", 3], ["u32", 0]);
+  yield* apply(buildDelta({ rmid: 11, info: 0xa0, references, main: root }));
+  for (let offnum = 1; offnum <= tuples; offnum++) {
+    const size = 16 + 8 * random.int(8);
+    const data = concat(
+      pack(["u16", 0], ["u16", offnum], ["u16", 1], ["u16", size]),
+      new Uint8Array(size - 8),
+    );
+    yield* apply(buildDelta({ rmid: 11, info: 0, references, main: pack(["u16", offnum]), data }));
+  }
+  const dedup = pack(["u16", 2], ["u16", 3], ["u16", 7], ["u16", 2]);
+  yield* apply(
+    buildDelta({ rmid: 11, info: 0x60, references, main: pack(["u16", 2]), data: dedup }),
+  );
+  const posting = concat(
+    pack(["u16", 1]),
+    pack(["u16", 0], ["u16", 2], ["u16", 9], ["u16", 16]),
+    new Uint8Array(8),
+  );
+  yield* apply(
+    buildDelta({ rmid: 11, info: 0x50, references, main: pack(["u16", 3]), data: posting }),
+  );
+  const vacuum = pack(["u16", 5], ["u16", 8], ["u16", 9], ["u16", 2], ["u16", 1], ["u16", 0]);
+  const counts = pack(["u16", 3], ["u16", 1]);
+  yield* apply(buildDelta({ rmid: 11, info: 0xc0, references, main: counts, data: vacuum }));
+}
+
+export function run(seed: number, steps: number): { applied: number; refused: number } {
+  const random = new SeededRandom(seed);
+  const redo = new PageRedo();
+  let applied = 0;
+  let refused = 0;
+  while (applied + refused < steps) {
+    for (const given of handMadeCases(random)) {
+      for (let i = 0; i < 20; i++) {
+        if (fuzzCase(random, redo, given)) {
+          applied++;
+        } else {
+          refused++;
+        }
+      }
+      redo.load(given.page);
+      redo.apply(given.delta, given.lsn, given.blkno, given.fork);
+    }
+  }
+  return { applied, refused };
+}
+
+if (import.meta.main) {
+  console.log(run(Number(process.argv[2] ?? 1), Number(process.argv[3] ?? 100_000)));
+}

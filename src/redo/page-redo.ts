@@ -1,0 +1,159 @@
+// Redo of one page: load its base, apply its deltas in LSN order, copy the result out.
+
+import { StorageError } from "../base/errors.ts";
+import type { Lsn } from "../base/lsn.ts";
+import {
+  DELTA_CLOG_STATUS,
+  DELTA_MULTIXACT_MEMBERS,
+  DELTA_MULTIXACT_OFFSETS,
+  DELTA_RECORD,
+  DELTA_VM_CLEAR,
+  DELTA_VM_TRUNCATE,
+} from "../wal-decoder/delta.ts";
+import { btreeInitsPage, redoBtree } from "./btree.ts";
+import { redoClogStatus } from "./clog.ts";
+import { heapInitsPage, redoHeap, redoHeap2 } from "./heap.ts";
+import { redoMultixactMembers, redoMultixactOffsets } from "./multixact.ts";
+import { checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
+import { PAGE, PAGE_SIZE, RedoContext } from "./redo-context.ts";
+import { redoSequence } from "./seq.ts";
+import { redoVisibilityMapClear, redoVisibilityMapTruncate } from "./visibility-map.ts";
+import { redoXlog } from "./xlog.ts";
+
+const RM_XLOG = 0;
+const RM_HEAP2 = 9;
+const RM_HEAP = 10;
+const RM_BTREE = 11;
+const RM_SEQ = 15;
+const VISIBILITY_MAP_FORK = 2;
+/** The all-visible opcode of heap2. */
+const XLOG_HEAP2_VISIBLE = 0x40;
+
+export interface PageRedoOptions {
+  /** The cluster runs with wal_log_hints or data checksums: marking a page all-visible stamps it. */
+  readonly walLogHints?: boolean;
+}
+
+/**
+ * Applies deltas (wal-decoder/delta.ts) to one page in private memory: 8 kB and its working space,
+ * about 100 kB, made once and used for any number of pages, one after the other and synchronously.
+ *
+ * After an error the page is half changed: load again before anything else.
+ */
+export class PageRedo {
+  readonly #context: RedoContext;
+
+  constructor(options: PageRedoOptions = {}) {
+    this.#context = new RedoContext(options.walLogHints ?? false);
+  }
+
+  /** Starts from a page of 8192 bytes, which is copied. StorageError `corrupt` on another length. */
+  load(base: Uint8Array): void {
+    if (base.length !== PAGE_SIZE) {
+      throw new StorageError(
+        "corrupt",
+        "page-size",
+        `base page has ${base.length} bytes, not 8192`,
+      );
+    }
+    this.#context.bytes.set(base, PAGE);
+  }
+
+  /** Starts from a page of zeros: one that is first written by a delta with `willInit`. */
+  loadZero(): void {
+    this.#context.bytes.fill(0, PAGE, PAGE + PAGE_SIZE);
+  }
+
+  /**
+   * Changes the page as the record that ends at `lsn` did. `blkno` and `fork` say which page it is;
+   * for an SLRU page `blkno` is its number in the segment (or in the whole SLRU) and `fork` 0. As in
+   * Postgres, a record that the page's LSN already covers is skipped.
+   *
+   * StorageError `corrupt` where the delta does not fit the page or is malformed, naming resource
+   * manager, info, LSN, block and offset; `unsupported` for a record kind this version cannot replay.
+   */
+  apply(delta: Uint8Array, lsn: Lsn, blkno: number, fork: number): void {
+    const context = this.#context;
+    context.setDelta(delta, lsn, blkno, fork);
+    switch (context.kind) {
+      case DELTA_RECORD:
+        redoRecord(context);
+        return;
+      case DELTA_VM_CLEAR:
+        redoVisibilityMapClear(context);
+        return;
+      case DELTA_VM_TRUNCATE:
+        redoVisibilityMapTruncate(context);
+        return;
+      case DELTA_CLOG_STATUS:
+        redoClogStatus(context);
+        return;
+      case DELTA_MULTIXACT_OFFSETS:
+        redoMultixactOffsets(context);
+        return;
+      case DELTA_MULTIXACT_MEMBERS:
+        redoMultixactMembers(context);
+        return;
+      default:
+        context.fail(`unknown delta kind ${context.kind}`, 0);
+    }
+  }
+
+  /** The page in fresh memory, the caller's to keep. */
+  copyOut(): Uint8Array {
+    return this.#context.bytes.slice(PAGE, PAGE + PAGE_SIZE);
+  }
+}
+
+function redoRecord(context: RedoContext): void {
+  if (!initsPage(context)) {
+    if (pageIsNew(context, PAGE)) {
+      if (context.referenceFork !== VISIBILITY_MAP_FORK) {
+        context.fail("the page was never initialised");
+      }
+      // Only setting bits makes a map page; clearing them on one that is not there means nothing.
+      if (context.rmid !== RM_HEAP2 || (context.info & 0x70) !== XLOG_HEAP2_VISIBLE) {
+        return;
+      }
+    } else {
+      if (pageHasLsn(context, PAGE)) {
+        return;
+      }
+      checkPagePointers(context, PAGE);
+    }
+  }
+  switch (context.rmid) {
+    case RM_HEAP:
+      redoHeap(context);
+      return;
+    case RM_BTREE:
+      redoBtree(context);
+      return;
+    case RM_HEAP2:
+      redoHeap2(context);
+      return;
+    case RM_SEQ:
+      redoSequence(context);
+      return;
+    case RM_XLOG:
+      redoXlog(context);
+      return;
+    default:
+      context.unsupported();
+  }
+}
+
+/** Whether the record makes this page from nothing, whatever was there. */
+function initsPage(context: RedoContext): boolean {
+  switch (context.rmid) {
+    case RM_HEAP:
+    case RM_HEAP2:
+      return heapInitsPage(context);
+    case RM_BTREE:
+      return btreeInitsPage(context);
+    case RM_SEQ:
+      return true;
+    default:
+      return false;
+  }
+}

@@ -1,0 +1,228 @@
+// The private memory of one page redo and the decoded head of the delta being applied.
+//
+// One ArrayBuffer holds everything that redo touches, so that a wrong offset can at worst spoil this
+// page (which is then thrown away) and bytes move with copyWithin, without a view per call:
+//
+//   offset  size
+//        0  8192  the page
+//     8192  8192  scratch page: a btree page being rebuilt, or the tuples of a page being compacted
+//    16384  8192  tuple under construction
+//    24576  8192  second tuple or its TIDs
+//    32768     .  the delta (format: wal-decoder/delta.ts)
+//
+// Reads go through one DataView: fast at any alignment. Invariants: every access to the page is at an
+// offset checked against [0, 8192), every access to the delta against its own length.
+
+import { StorageError } from "../base/errors.ts";
+import { formatLsn, INVALID_LSN, type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
+import { DELTA_HEADER_SIZE, DELTA_RECORD, DELTA_REFERENCE_SIZE } from "../wal-decoder/delta.ts";
+import { type RedoVersion, redoVersion } from "./redo-version.ts";
+
+export const PAGE_SIZE = 8192;
+export const PAGE = 0;
+export const SCRATCH = 8192;
+export const TUPLE = 16384;
+export const TUPLE2 = 24576;
+const DELTA = 32768;
+const INITIAL_DELTA_SPACE = 65536;
+
+const RMGR_NAMES: Readonly<Record<number, string>> = {
+  0: "XLOG",
+  9: "Heap2",
+  10: "Heap",
+  11: "Btree",
+  15: "Sequence",
+};
+
+export class RedoContext {
+  bytes: Uint8Array;
+  view: DataView;
+  /** wal_log_hints or data checksums of the cluster: HEAP2 VISIBLE then stamps the heap page. */
+  readonly walLogHints: boolean;
+
+  lsn: Lsn = INVALID_LSN;
+  lsnHigh = 0;
+  lsnLow = 0;
+  blkno = 0;
+  fork = 0;
+
+  /** The delta is bytes [delta, deltaEnd). */
+  readonly delta = DELTA;
+  deltaEnd = DELTA;
+  kind = 0;
+  rmid = 0;
+  info = 0;
+  blockId = 0;
+  xid = 0;
+  blockCount = 0;
+  version: RedoVersion = redoVersion(0xd116)!;
+  /** Main data is bytes [main, mainEnd), this block's data [data, dataEnd). */
+  main = DELTA;
+  mainEnd = DELTA;
+  data = DELTA;
+  dataEnd = DELTA;
+  /** The fork that the record names for this block: 0 main, 2 visibility map. */
+  referenceFork = 0;
+
+  /** Line pointers being compacted: at most (8192 - 24) / 4 = 2042 fit on a page. */
+  readonly itemIndex = new Int32Array(2048);
+  readonly itemOffset = new Int32Array(2048);
+  readonly itemLength = new Int32Array(2048);
+
+  constructor(walLogHints: boolean) {
+    this.walLogHints = walLogHints;
+    const buffer = new ArrayBuffer(DELTA + INITIAL_DELTA_SPACE);
+    this.bytes = new Uint8Array(buffer);
+    this.view = new DataView(buffer);
+  }
+
+  /** Copies the delta in and decodes its head. */
+  setDelta(delta: Uint8Array, lsn: Lsn, blkno: number, fork: number): void {
+    if (DELTA + delta.length > this.bytes.length) {
+      this.#grow(DELTA + delta.length);
+    }
+    this.bytes.set(delta, DELTA);
+    this.deltaEnd = DELTA + delta.length;
+    this.lsn = lsn;
+    this.lsnHigh = lsnHigh(lsn);
+    this.lsnLow = lsnLow(lsn);
+    this.blkno = blkno;
+    this.fork = fork;
+    this.rmid = -1;
+    this.info = 0;
+    this.kind = delta.length > 0 ? this.bytes[DELTA]! : 0;
+    if (this.kind === DELTA_RECORD) {
+      this.#decodeRecord(delta.length);
+    }
+  }
+
+  #decodeRecord(length: number): void {
+    if (length < DELTA_HEADER_SIZE) {
+      this.fail(`delta of ${length} bytes has no whole header`, 0);
+    }
+    const view = this.view;
+    this.rmid = view.getUint8(DELTA + 1);
+    this.info = view.getUint8(DELTA + 2);
+    this.blockId = view.getUint8(DELTA + 3);
+    this.xid = view.getUint32(DELTA + 4, true);
+    this.blockCount = view.getUint8(DELTA + 8);
+    const magic = view.getUint16(DELTA + 10, true);
+    const version =
+      this.version.major === 17 && magic === 0xd116 ? this.version : redoVersion(magic);
+    if (version === undefined) {
+      this.fail(`WAL page magic 0x${magic.toString(16)} is of no known major`, 10);
+    }
+    this.version = version;
+    const mainLength = view.getUint32(DELTA + 12, true);
+    const dataLength = view.getUint32(DELTA + 16, true);
+    const references = this.blockCount * DELTA_REFERENCE_SIZE;
+    if (DELTA_HEADER_SIZE + references + mainLength + dataLength !== length) {
+      this.fail(
+        `delta of ${length} bytes, but its parts make ${DELTA_HEADER_SIZE + references + mainLength + dataLength}`,
+        12,
+      );
+    }
+    this.main = DELTA + DELTA_HEADER_SIZE + references;
+    this.mainEnd = this.main + mainLength;
+    this.data = this.mainEnd;
+    this.dataEnd = this.deltaEnd;
+    const own = this.#reference(this.blockId);
+    if (own < 0) {
+      this.fail(`delta for reference ${this.blockId}, which the record lacks`, 3);
+    }
+    const flags = view.getUint8(own + 1);
+    this.referenceFork = flags & 0x0f;
+    if (this.referenceFork !== this.fork || view.getUint32(own + 4, true) !== this.blkno) {
+      this.fail(
+        `delta is for block ${view.getUint32(own + 4, true)} of fork ${this.referenceFork}`,
+        own - DELTA,
+      );
+    }
+  }
+
+  #reference(id: number): number {
+    let at = DELTA + DELTA_HEADER_SIZE;
+    for (let i = 0; i < this.blockCount; i++, at += DELTA_REFERENCE_SIZE) {
+      if (this.bytes[at] === id) {
+        return at;
+      }
+    }
+    return -1;
+  }
+
+  /** Block number that the record's reference `id` names, or -1 where it has no such reference. */
+  referenceBlkno(id: number): number {
+    const at = this.#reference(id);
+    return at < 0 ? -1 : this.view.getUint32(at + 4, true);
+  }
+
+  /** As referenceBlkno; `corrupt` where it has none. */
+  requireReferenceBlkno(id: number): number {
+    const blkno = this.referenceBlkno(id);
+    return blkno < 0 ? this.fail(`the record lacks reference ${id}`, DELTA_HEADER_SIZE) : blkno;
+  }
+
+  /** `corrupt` unless main data has at least `length` bytes. */
+  needMain(length: number): void {
+    if (this.mainEnd - this.main < length) {
+      this.fail(
+        `main data of ${this.mainEnd - this.main} bytes is below ${length}`,
+        this.main - DELTA,
+      );
+    }
+  }
+
+  /** `corrupt` unless this block's data goes on for `length` bytes after `at`. */
+  needData(at: number, length: number): void {
+    if (at + length > this.dataEnd) {
+      this.fail(`block data of ${this.dataEnd - this.data} bytes ends too early`, at - DELTA);
+    }
+  }
+
+  #grow(size: number): void {
+    const buffer = new ArrayBuffer(size + INITIAL_DELTA_SPACE);
+    const bytes = new Uint8Array(buffer);
+    bytes.set(this.bytes.subarray(0, DELTA));
+    this.bytes = bytes;
+    this.view = new DataView(buffer);
+  }
+
+  /**
+   * Throws `corrupt`: this delta does not fit this page. `offset` is that within the delta, or
+   * undefined where the page is what is wrong.
+   */
+  fail(reason: string, offset?: number): never {
+    const rmgr =
+      this.rmid < 0 ? `kind ${this.kind}` : (RMGR_NAMES[this.rmid] ?? `rmgr ${this.rmid}`);
+    const info = `0x${this.info.toString(16).padStart(2, "0")}`;
+    const where = offset === undefined ? "in the page" : `at delta byte ${offset}`;
+    throw new StorageError(
+      "corrupt",
+      "redo-failed",
+      `redo ${rmgr} info ${info} at LSN ${formatLsn(this.lsn)} on block ${this.blkno} of fork ` +
+        `${this.fork}: ${reason} (${where})`,
+      {
+        fields: {
+          rmid: this.rmid,
+          info: this.info,
+          blockId: this.blockId,
+          lsn: formatLsn(this.lsn),
+          blkno: this.blkno,
+          fork: this.fork,
+          offset,
+        },
+      },
+    );
+  }
+
+  /** Throws `unsupported`: a record kind that this version cannot replay. */
+  unsupported(): never {
+    const info = `0x${this.info.toString(16).padStart(2, "0")}`;
+    throw new StorageError(
+      "unsupported",
+      "unsupported-wal-record",
+      `redo of rmgr ${this.rmid} info ${info} at LSN ${formatLsn(this.lsn)}`,
+      { fields: { rmid: this.rmid, info: this.info, lsn: formatLsn(this.lsn), blkno: this.blkno } },
+    );
+  }
+}

@@ -1,0 +1,62 @@
+// What page redo must do differently from one Postgres major to the next, as data.
+
+/** How the three heap2 opcodes 0x10, 0x20 and 0x30 are laid out. */
+export type PruneFormat = "prune-vacuum-freeze-tuples" | "prune-vacuum-freeze-plans" | "combined";
+
+export interface RedoVersion {
+  readonly major: number;
+  /** `PageRepairFragmentation` also cuts unused line pointers off the end of the array. */
+  readonly repairTruncatesLinePointers: boolean;
+  readonly pruneFormat: PruneFormat;
+  /** Replay of a btree VACUUM record zeroes btpo_cycleid. */
+  readonly btreeVacuumClearsCycleId: boolean;
+}
+
+const VERSION_14: RedoVersion = {
+  major: 14,
+  repairTruncatesLinePointers: false,
+  pruneFormat: "prune-vacuum-freeze-tuples",
+  btreeVacuumClearsCycleId: false,
+};
+const VERSION_15: RedoVersion = {
+  major: 15,
+  repairTruncatesLinePointers: true,
+  pruneFormat: "prune-vacuum-freeze-tuples",
+  btreeVacuumClearsCycleId: false,
+};
+const VERSION_16: RedoVersion = {
+  major: 16,
+  repairTruncatesLinePointers: true,
+  pruneFormat: "prune-vacuum-freeze-plans",
+  btreeVacuumClearsCycleId: false,
+};
+const VERSION_17: RedoVersion = {
+  major: 17,
+  repairTruncatesLinePointers: true,
+  pruneFormat: "combined",
+  btreeVacuumClearsCycleId: false,
+};
+const VERSION_18: RedoVersion = {
+  major: 18,
+  repairTruncatesLinePointers: true,
+  pruneFormat: "combined",
+  btreeVacuumClearsCycleId: true,
+};
+
+/** By the magic of the WAL page on which the record began; undefined for a major we do not know. */
+export function redoVersion(pageMagic: number): RedoVersion | undefined {
+  switch (pageMagic) {
+    case 0xd116:
+      return VERSION_17;
+    case 0xd118:
+      return VERSION_18;
+    case 0xd113:
+      return VERSION_16;
+    case 0xd110:
+      return VERSION_15;
+    case 0xd10d:
+      return VERSION_14;
+    default:
+      return undefined;
+  }
+}

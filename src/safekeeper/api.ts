@@ -1,0 +1,98 @@
+// JSON of the safekeeper's HTTP API (Neon's names; LSNs as `X/X`).
+
+import { z } from "zod";
+import { parseLsn } from "../base/lsn.ts";
+
+const HEX_32 = z.string().regex(/^[0-9a-fA-F]{32}$/, "expected 32 hex digits");
+const LSN_TEXT = z.string().refine((text) => parseLsn(text) !== undefined, "expected an LSN");
+
+export const safekeeperIdSchema = z.object({
+  id: z.int().min(0),
+  host: z.string(),
+  pg_port: z.int().min(0).max(65535),
+});
+
+export const membershipSchema = z.object({
+  generation: z.int().min(0),
+  members: z.array(safekeeperIdSchema),
+  new_members: z.array(safekeeperIdSchema).nullish(),
+});
+
+/** POST /v1/tenant/timeline. Repeating it with equal values is fine; other values are a conflict. */
+export const timelineCreateRequestSchema = z.object({
+  tenant_id: HEX_32,
+  timeline_id: HEX_32,
+  mconf: membershipSchema.nullish(),
+  /** PG_VERSION_NUM form, 170010. */
+  pg_version: z.int().min(140000).max(189999),
+  /** Decimal. */
+  system_id: z.union([z.string().regex(/^\d{1,20}$/), z.int().min(0)]).nullish(),
+  wal_seg_size: z.int().nullish(),
+  /** Where this timeline's own WAL begins. */
+  start_lsn: LSN_TEXT,
+  commit_lsn: LSN_TEXT.nullish(),
+});
+
+export type MembershipJson = z.infer<typeof membershipSchema>;
+export type TimelineCreateRequest = z.infer<typeof timelineCreateRequestSchema>;
+
+/** POST .../term_bump; without `term` it is raised by one. */
+export const termBumpRequestSchema = z.object({ term: z.int().min(1).nullish() });
+
+export interface TermBumpResponse {
+  readonly previous_term: number;
+  readonly current_term: number;
+}
+
+export interface WalSenderJson {
+  readonly remote: string;
+  readonly application_name: string;
+  /** Where it will read next. */
+  readonly sent_lsn: string;
+  /** What it told about itself: `r` (standby) or `z` (pageserver) messages. */
+  readonly flush_lsn: string | null;
+  readonly apply_lsn: string | null;
+}
+
+export interface WalReceiverJson {
+  readonly remote: string;
+  readonly connected_at: string;
+}
+
+/** GET /v1/tenant/{tenant}/timeline/{timeline}. */
+export interface SafekeeperTimelineStatus {
+  readonly tenant_id: string;
+  readonly timeline_id: string;
+  readonly mconf: MembershipJson;
+  readonly acceptor_state: {
+    readonly term: number;
+    /** Term of the last WAL it holds. */
+    readonly epoch: number;
+    readonly term_history: readonly { readonly term: number; readonly lsn: string }[];
+  };
+  readonly pg_info: {
+    readonly pg_version: number;
+    /** Decimal; a number would lose digits. */
+    readonly system_id: string;
+    readonly wal_seg_size: number;
+  };
+  readonly flush_lsn: string;
+  readonly timeline_start_lsn: string;
+  readonly local_start_lsn: string;
+  readonly commit_lsn: string;
+  readonly backup_lsn: string;
+  readonly peer_horizon_lsn: string;
+  readonly remote_consistent_lsn: string;
+  readonly walsenders: readonly WalSenderJson[];
+  readonly walreceivers: readonly WalReceiverJson[];
+}
+
+/** GET /v1/status. */
+export interface SafekeeperStatus {
+  readonly id: number;
+}
+
+export interface TenantTimelineJson {
+  readonly tenant_id: string;
+  readonly timeline_id: string;
+}

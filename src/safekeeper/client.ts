@@ -1,0 +1,238 @@
+// How other components talk to a safekeeper: its HTTP API, pushing WAL in, streaming WAL out.
+
+import { type ErrorKind, HTTP_STATUS, StorageError, withContext } from "../base/errors.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
+import type { CopyChannel } from "../postgres/copy-channel.ts";
+import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
+import type {
+  SafekeeperStatus,
+  SafekeeperTimelineStatus,
+  TenantTimelineJson,
+  TermBumpResponse,
+  TimelineCreateRequest,
+} from "./api.ts";
+import { PROTOCOL_VERSION } from "./messages.ts";
+import { encodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
+import {
+  decodeReplicationMessage,
+  encodeStandbyStatus,
+  type StandbyStatus,
+} from "./replication-messages.ts";
+
+const DEFAULT_TIMEOUT_MS = 10_000;
+
+/** `baseUrl` as `http://127.0.0.1:7676`. Errors keep the kind that the HTTP status names. */
+export class SafekeeperHttpClient {
+  readonly #baseUrl: string;
+  readonly #timeoutMs: number;
+
+  constructor(baseUrl: string, timeoutMs = DEFAULT_TIMEOUT_MS) {
+    this.#baseUrl = baseUrl.replace(/\/$/, "");
+    this.#timeoutMs = timeoutMs;
+  }
+
+  status(): Promise<SafekeeperStatus> {
+    return this.#request("GET", "/v1/status");
+  }
+
+  createTimeline(request: TimelineCreateRequest): Promise<SafekeeperTimelineStatus> {
+    return this.#request("POST", "/v1/tenant/timeline", request);
+  }
+
+  listTimelines(): Promise<TenantTimelineJson[]> {
+    return this.#request("GET", "/v1/tenant/timeline");
+  }
+
+  timelineStatus(tenant: TenantId, timeline: TimelineId): Promise<SafekeeperTimelineStatus> {
+    return this.#request("GET", `/v1/tenant/${tenant}/timeline/${timeline}`);
+  }
+
+  deleteTimeline(tenant: TenantId, timeline: TimelineId): Promise<{ dir_existed: boolean }> {
+    return this.#request("DELETE", `/v1/tenant/${tenant}/timeline/${timeline}`);
+  }
+
+  deleteTenant(tenant: TenantId): Promise<Record<string, { dir_existed: boolean }>> {
+    return this.#request("DELETE", `/v1/tenant/${tenant}`);
+  }
+
+  termBump(tenant: TenantId, timeline: TimelineId, term?: number): Promise<TermBumpResponse> {
+    const path = `/v1/tenant/${tenant}/timeline/${timeline}/term_bump`;
+    return this.#request("POST", path, { term });
+  }
+
+  async #request<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const doing = `${method} ${this.#baseUrl}${path}`;
+    let response: Response;
+    try {
+      response = await fetch(`${this.#baseUrl}${path}`, {
+        method,
+        signal: AbortSignal.timeout(this.#timeoutMs),
+        ...(body === undefined
+          ? {}
+          : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+      });
+    } catch (cause) {
+      const reason = cause instanceof Error ? (cause.cause ?? cause) : cause;
+      const detail = reason instanceof Error ? reason.message : String(reason);
+      throw new StorageError("unavailable", "safekeeper-unreachable", `${doing}: ${detail}`, {
+        cause,
+      });
+    }
+    if (response.ok) {
+      return (await response.json()) as T;
+    }
+    const answer = (await response.json().catch(() => ({}))) as { msg?: string; code?: string };
+    throw new StorageError(
+      kindOfStatus(response.status),
+      answer.code ?? "safekeeper-error",
+      `${doing}: ${answer.msg ?? `status ${response.status}`}`,
+    );
+  }
+}
+
+function kindOfStatus(status: number): ErrorKind {
+  for (const [kind, code] of Object.entries(HTTP_STATUS)) {
+    if (code === status && kind !== "corrupt") {
+      return kind as ErrorKind;
+    }
+  }
+  return "internal";
+}
+
+/** Which timeline, on which safekeeper (`HOST:PORT` of its Postgres-protocol listener). */
+export interface SafekeeperAddress {
+  readonly pgAddr: string;
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  readonly applicationName?: string;
+  readonly timeoutMs?: number;
+}
+
+async function connect(address: SafekeeperAddress) {
+  const { host, port } = parseHostPort(address.pgAddr);
+  return connectWire({
+    host,
+    port,
+    parameters: {
+      user: "strata",
+      database: "strata",
+      replication: "true",
+      application_name: address.applicationName ?? "strata",
+      options: `-c timeline_id=${address.timelineId} tenant_id=${address.tenantId}`,
+    },
+    ...(address.timeoutMs === undefined ? {} : { timeoutMs: address.timeoutMs }),
+  });
+}
+
+/**
+ * Opens a walproposer connection: payloads of the channel are `encodeProposerMessage` out,
+ * `decodeAcceptorMessage` in. Closing the channel closes the connection.
+ */
+export async function openWalPush(address: SafekeeperAddress): Promise<CopyChannel> {
+  const connection = await connect(address);
+  const command = `START_WAL_PUSH (proto_version '${PROTOCOL_VERSION}', allow_timeline_creation 'false')`;
+  try {
+    return await connection.copyBoth(command);
+  } catch (error) {
+    connection.close();
+    throw withContext(error, `start WAL push to ${address.pgAddr}`);
+  }
+}
+
+export interface ReplicationOptions extends SafekeeperAddress {
+  readonly startLsn: Lsn;
+  /**
+   * Absent: committed WAL only. Set: also WAL that is not committed yet, up to the flush LSN, but only
+   * while the safekeeper's term is this one; for the recovery of other safekeepers by a proposer.
+   */
+  readonly term?: number;
+}
+
+export interface ReplicationHandlers {
+  /**
+   * WAL bytes that begin at `lsn`, lent for the call; contiguous from `startLsn` on. `walEnd` is how
+   * far the safekeeper could send now.
+   */
+  onWal(lsn: Lsn, bytes: Uint8Array, walEnd: Lsn): void;
+  onKeepalive?(walEnd: Lsn, replyRequested: boolean): void;
+  /** Everything that had arrived was handed out: the point to finish a batch. */
+  onIdle?(): void;
+  /** Called once. An error also where a message made no sense. */
+  onClose(error?: Error): void;
+}
+
+/** A running START_REPLICATION. */
+export class ReplicationStream {
+  readonly #channel: CopyChannel;
+
+  constructor(channel: CopyChannel, startLsn: Lsn, handlers: ReplicationHandlers) {
+    this.#channel = channel;
+    let next = startLsn;
+    let failure: Error | undefined;
+    channel.onClose((error) => handlers.onClose(failure ?? error));
+    if (handlers.onIdle !== undefined) {
+      channel.onIdle(() => handlers.onIdle?.());
+    }
+    channel.onData((payload) => {
+      try {
+        const message = decodeReplicationMessage(payload);
+        if (message.type === "keepalive") {
+          handlers.onKeepalive?.(message.walEnd, message.replyRequested);
+          return;
+        }
+        if (message.startLsn !== next) {
+          throw new StorageError(
+            "corrupt",
+            "wal-gap",
+            `WAL at ${formatLsn(message.startLsn)} instead of ${formatLsn(next)}`,
+          );
+        }
+        next = (next + message.walData.length) as Lsn;
+        handlers.onWal(message.startLsn, message.walData, message.walEnd);
+      } catch (error) {
+        failure = error instanceof Error ? error : new Error(String(error));
+        channel.destroy();
+      }
+    });
+  }
+
+  sendStandbyStatus(status: StandbyStatus): void {
+    this.#channel.send(encodeStandbyStatus(status));
+  }
+
+  sendPageserverFeedback(feedback: PageserverFeedback): void {
+    this.#channel.send(Buffer.from("z"), encodePageserverFeedback(feedback));
+  }
+
+  /** Stops and restarts the arrival of WAL. */
+  pause(): void {
+    this.#channel.pause();
+  }
+
+  resume(): void {
+    this.#channel.resume();
+  }
+
+  close(): void {
+    this.#channel.close();
+  }
+}
+
+/** Streams a timeline's WAL from `startLsn` on. StorageError where the safekeeper refuses. */
+export async function openReplication(
+  options: ReplicationOptions,
+  handlers: ReplicationHandlers,
+): Promise<ReplicationStream> {
+  const connection = await connect(options);
+  const term = options.term === undefined ? "" : ` (term='${options.term}')`;
+  try {
+    const channel = await connection.copyBoth(
+      `START_REPLICATION PHYSICAL ${formatLsn(options.startLsn)}${term}`,
+    );
+    return new ReplicationStream(channel, options.startLsn, handlers);
+  } catch (error) {
+    connection.close();
+    throw withContext(error, `stream WAL from ${options.pgAddr}`);
+  }
+}

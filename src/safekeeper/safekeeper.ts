@@ -1,0 +1,109 @@
+// A whole safekeeper: its timelines, both listeners and the broker publisher, put together.
+
+import { mkdirSync } from "node:fs";
+import { errnoCode, StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { parseHostPort } from "../postgres/wire-client.ts";
+import { WireServer } from "../postgres/wire-server.ts";
+import { BrokerClient } from "../storage-broker/client.ts";
+import { BrokerPublisher } from "./broker-publisher.ts";
+import { createHttpServer } from "./http.ts";
+import { SafekeeperMetrics } from "./metrics.ts";
+import { TimelineManager } from "./timeline-manager.ts";
+import { WalSender } from "./wal-sender.ts";
+import { WalService } from "./wal-service.ts";
+
+const MAINTENANCE_INTERVAL_MS = 1000;
+
+export interface SafekeeperOptions {
+  readonly nodeId: number;
+  readonly workdir: string;
+  /** `HOST:PORT`; port 0 takes a free one. */
+  readonly listenPg: string;
+  readonly listenHttp: string;
+  /** `http://HOST:PORT`; absent: nobody is told. */
+  readonly broker: string | undefined;
+  readonly logger: Logger;
+}
+
+export interface Safekeeper {
+  readonly pgAddr: string;
+  readonly httpAddr: string;
+  readonly timelines: TimelineManager;
+  /** Ends connections, flushes and persists everything. */
+  stop(): Promise<void>;
+}
+
+/** Resolves when both listeners accept connections. StorageError `conflict` for a port in use. */
+export async function startSafekeeper(options: SafekeeperOptions): Promise<Safekeeper> {
+  const { nodeId, logger } = options;
+  mkdirSync(options.workdir, { recursive: true });
+  const metrics = new SafekeeperMetrics();
+  let publisher: BrokerPublisher | undefined;
+  const timelines = new TimelineManager(options.workdir, {
+    nodeId,
+    logger,
+    metrics,
+    onChange: (timeline) => publisher?.changed(timeline),
+  });
+  const service = new WalService(timelines, metrics, logger);
+  const wire = new WireServer(service);
+  const http = createHttpServer({
+    nodeId,
+    timelines,
+    metrics,
+    receiversOf: (timeline) => service.receiversOf(timeline),
+  });
+  const pg = parseHostPort(options.listenPg);
+  const web = parseHostPort(options.listenHttp);
+  // Both ports before the timelines are touched: two processes must not share a work directory.
+  const httpPort = await listenHttp(http, web.host, web.port);
+  timelines.loadAll();
+  const { port: pgPort } = await wire.listen(pg.host, pg.port);
+  const pgAddr = `${pg.host}:${pgPort}`;
+  const httpAddr = `${web.host}:${httpPort}`;
+  const broker = options.broker === undefined ? undefined : new BrokerClient(options.broker, logger);
+  if (broker !== undefined) {
+    publisher = new BrokerPublisher({ nodeId, pgAddr, httpAddr, broker, timelines });
+  }
+  const maintenance = setInterval(() => {
+    timelines.maintain();
+    for (const timeline of timelines.timelines) {
+      for (const consumer of timeline.consumers) {
+        if (consumer instanceof WalSender) {
+          consumer.keepalive();
+        }
+      }
+    }
+  }, MAINTENANCE_INTERVAL_MS);
+  logger.info({ nodeId, pgAddr, httpAddr }, "safekeeper listens");
+  return {
+    pgAddr,
+    httpAddr,
+    timelines,
+    async stop() {
+      clearInterval(maintenance);
+      publisher?.close();
+      broker?.close();
+      await Promise.all([wire.close(), http.close()]);
+      timelines.close();
+    },
+  };
+}
+
+async function listenHttp(
+  server: ReturnType<typeof createHttpServer>,
+  host: string,
+  port: number,
+): Promise<number> {
+  try {
+    await server.listen({ host, port });
+  } catch (error) {
+    if (errnoCode(error) === "EADDRINUSE") {
+      throw new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`);
+    }
+    throw error;
+  }
+  const address = server.server.address();
+  return typeof address === "object" && address !== null ? address.port : port;
+}

@@ -1,0 +1,236 @@
+// All timelines of a safekeeper: load at start, create, find, delete.
+
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { fsyncDirectory } from "../base/disk.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { AcceptorPersistentState } from "./acceptor.ts";
+import { CONTROL_FILE_NAME } from "./control-file.ts";
+import { checkMembership, isMember, type MembershipConfiguration } from "./membership.ts";
+import { Timeline, type TimelineContext } from "./timeline.ts";
+import { listSegments } from "./wal-storage.ts";
+
+/** <workdir>/<tenant>/<timeline>/ holds one timeline; a name that ends so is being removed. */
+const DELETED_SUFFIX = ".deleted";
+const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
+
+export interface NewTimeline {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  readonly mconf: MembershipConfiguration;
+  readonly pgVersion: number;
+  readonly systemId: bigint;
+  readonly walSegSize: number | undefined;
+  readonly startLsn: Lsn;
+  readonly commitLsn: Lsn | undefined;
+}
+
+export class TimelineManager {
+  readonly #workdir: string;
+  readonly #context: TimelineContext;
+  readonly #timelines = new Map<string, Timeline>();
+  /** Timelines that are there but cannot be trusted, with the reason. */
+  readonly #broken = new Map<string, StorageError>();
+
+  constructor(workdir: string, context: TimelineContext) {
+    this.#workdir = workdir;
+    this.#context = context;
+  }
+
+  get timelines(): Iterable<Timeline> {
+    return this.#timelines.values();
+  }
+
+  get counts(): { active: number; broken: number } {
+    return { active: this.#timelines.size, broken: this.#broken.size };
+  }
+
+  /** Loads every timeline of the work directory. One that is damaged is refused alone. */
+  loadAll(): void {
+    for (const tenant of readdirSync(this.#workdir, { withFileTypes: true })) {
+      if (!tenant.isDirectory() || !/^[0-9a-f]{32}$/.test(tenant.name)) {
+        continue;
+      }
+      const tenantDirectory = join(this.#workdir, tenant.name);
+      for (const name of readdirSync(tenantDirectory)) {
+        if (name.endsWith(DELETED_SUFFIX)) {
+          rmSync(join(tenantDirectory, name), { recursive: true, force: true });
+        } else if (/^[0-9a-f]{32}$/.test(name)) {
+          this.#load(parseTenantId(tenant.name), parseTimelineId(name));
+        }
+      }
+    }
+  }
+
+  /** StorageError `not-found`, or the reason why the timeline is refused. */
+  get(tenantId: TenantId, timelineId: TimelineId): Timeline {
+    const key = `${tenantId}/${timelineId}`;
+    const timeline = this.#timelines.get(key);
+    if (timeline !== undefined) {
+      return timeline;
+    }
+    throw (
+      this.#broken.get(key) ??
+      new StorageError("not-found", "no-timeline", `timeline ${key} is not on this safekeeper`)
+    );
+  }
+
+  /** Idempotent where all that was given is equal; else StorageError `conflict`. */
+  create(request: NewTimeline): Timeline {
+    const key = `${request.tenantId}/${request.timelineId}`;
+    const broken = this.#broken.get(key);
+    if (broken !== undefined) {
+      throw broken;
+    }
+    const existing = this.#timelines.get(key);
+    if (existing !== undefined) {
+      checkSame(existing.state.persistent, request);
+      return existing;
+    }
+    const persistent = initialState(request, this.#context.nodeId);
+    const tenantDirectory = join(this.#workdir, request.tenantId);
+    if (!existsSync(tenantDirectory)) {
+      mkdirSync(tenantDirectory, { recursive: true });
+      fsyncDirectory(this.#workdir);
+    }
+    const directory = join(tenantDirectory, request.timelineId);
+    const timeline = Timeline.create(this.#context, directory, persistent);
+    this.#timelines.set(key, timeline);
+    timeline.logger.info({ pgVersion: request.pgVersion }, "timeline created");
+    this.#context.onChange(timeline);
+    return timeline;
+  }
+
+  /** Whether there was one. Also removes one that is damaged. */
+  delete(tenantId: TenantId, timelineId: TimelineId): boolean {
+    const key = `${tenantId}/${timelineId}`;
+    this.#timelines.get(key)?.close();
+    this.#timelines.delete(key);
+    this.#broken.delete(key);
+    const directory = join(this.#workdir, tenantId, timelineId);
+    if (!existsSync(directory)) {
+      return false;
+    }
+    // Renamed first: a crash in the middle must not leave half a timeline under its name.
+    rmSync(directory + DELETED_SUFFIX, { recursive: true, force: true });
+    renameSync(directory, directory + DELETED_SUFFIX);
+    fsyncDirectory(join(this.#workdir, tenantId));
+    rmSync(directory + DELETED_SUFFIX, { recursive: true, force: true });
+    return true;
+  }
+
+  /** Ids of the tenant's timelines, damaged ones included; of all tenants where none is given. */
+  list(tenantId?: TenantId): { tenantId: TenantId; timelineId: TimelineId }[] {
+    return [...this.#timelines.keys(), ...this.#broken.keys()]
+      .map((key) => {
+        const [tenant, timeline] = key.split("/") as [TenantId, TimelineId];
+        return { tenantId: tenant, timelineId: timeline };
+      })
+      .filter((entry) => tenantId === undefined || entry.tenantId === tenantId);
+  }
+
+  maintain(): void {
+    for (const timeline of this.#timelines.values()) {
+      try {
+        timeline.maintain();
+      } catch (error) {
+        timeline.logger.warn({ error }, "timeline maintenance failed; tried again later");
+      }
+    }
+  }
+
+  close(): void {
+    for (const timeline of this.#timelines.values()) {
+      try {
+        timeline.close();
+      } catch (error) {
+        timeline.logger.error({ error }, "closing a timeline failed");
+      }
+    }
+  }
+
+  #load(tenantId: TenantId, timelineId: TimelineId): void {
+    const key = `${tenantId}/${timelineId}`;
+    const directory = join(this.#workdir, tenantId, timelineId);
+    if (!existsSync(join(directory, CONTROL_FILE_NAME)) && isEmptyOfWal(directory)) {
+      // Its creation never finished, so nobody was told about it.
+      rmSync(directory, { recursive: true, force: true });
+      return;
+    }
+    try {
+      const timeline = Timeline.load(this.#context, directory);
+      if (timeline.tenantId !== tenantId || timeline.timelineId !== timelineId) {
+        timeline.close();
+        throw new StorageError(
+          "corrupt",
+          "foreign-control-file",
+          `control file in ${directory} is that of ${timeline.tenantId}/${timeline.timelineId}`,
+        );
+      }
+      this.#timelines.set(key, timeline);
+    } catch (error) {
+      const reason =
+        error instanceof StorageError
+          ? error
+          : new StorageError("internal", "load-failed", errorMessage(error), { cause: error });
+      this.#broken.set(key, reason);
+      this.#context.logger.error({ error, tenantId, timelineId }, "timeline refused");
+    }
+  }
+}
+
+function isEmptyOfWal(directory: string): boolean {
+  return listSegments(directory, DEFAULT_SEGMENT_SIZE).length === 0;
+}
+
+function initialState(request: NewTimeline, nodeId: number): AcceptorPersistentState {
+  const walSegSize = request.walSegSize ?? DEFAULT_SEGMENT_SIZE;
+  const invalid = (message: string) => new StorageError("invalid", "bad-timeline", message);
+  if (walSegSize < 2 ** 20 || walSegSize > 2 ** 30 || !Number.isInteger(Math.log2(walSegSize))) {
+    throw invalid(`WAL segment size ${walSegSize} is not a power of two from 1 MiB to 1 GiB`);
+  }
+  if (request.startLsn === 0 || request.startLsn % 8 !== 0) {
+    throw invalid("start_lsn must be the end of a WAL record");
+  }
+  if (request.commitLsn !== undefined && request.commitLsn !== request.startLsn) {
+    throw invalid("commit_lsn other than start_lsn needs WAL, which a new timeline does not have");
+  }
+  checkMembership(request.mconf);
+  if (request.mconf.generation > 0 && !isMember(request.mconf, nodeId)) {
+    throw invalid(`node ${nodeId} is not a member of the given configuration`);
+  }
+  return {
+    tenantId: request.tenantId,
+    timelineId: request.timelineId,
+    mconf: request.mconf,
+    term: 0,
+    termHistory: [],
+    pgVersion: request.pgVersion,
+    systemId: request.systemId,
+    walSegSize,
+    timelineStartLsn: request.startLsn,
+    localStartLsn: request.startLsn,
+    commitLsn: request.startLsn,
+    backupLsn: request.startLsn,
+    peerHorizonLsn: request.startLsn,
+    remoteConsistentLsn: request.startLsn,
+    flushedLsn: request.startLsn,
+  };
+}
+
+function checkSame(existing: AcceptorPersistentState, request: NewTimeline): void {
+  const differs =
+    existing.timelineStartLsn !== request.startLsn ||
+    existing.pgVersion !== request.pgVersion ||
+    (request.systemId !== 0n && existing.systemId !== request.systemId) ||
+    (request.walSegSize !== undefined && existing.walSegSize !== request.walSegSize);
+  if (differs) {
+    throw new StorageError(
+      "conflict",
+      "timeline-exists",
+      `timeline ${request.timelineId} exists with other parameters`,
+    );
+  }
+}

@@ -1,0 +1,187 @@
+// START_REPLICATION: streams a timeline's WAL to a pageserver, a standby or a recovering proposer.
+
+import { nowMs } from "../base/clock.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
+import type { CopyChannel } from "../postgres/copy-channel.ts";
+import type { WireSession } from "../postgres/wire-server.ts";
+import { type HotStandbyFeedback, MAX_SEND_SIZE } from "./messages.ts";
+import type { PageserverFeedback } from "./pageserver-feedback.ts";
+import {
+  decodeStandbyMessage,
+  encodeKeepalive,
+  encodeWalHeader,
+  type StandbyStatus,
+} from "./replication-messages.ts";
+import type { Term } from "./term-history.ts";
+import type { Timeline, WalConsumer } from "./timeline.ts";
+import type { WalReader } from "./wal-storage.ts";
+
+/** Bytes queued for a slow reader before we stop reading from disk for it. */
+const MAX_QUEUED_BYTES = 1024 * 1024;
+/** Sent in one turn before other connections get theirs. */
+const MAX_TURN_BYTES = 2 * 1024 * 1024;
+
+export interface StartReplication {
+  readonly startLsn: Lsn;
+  /** Set: WAL up to the flush LSN, while the safekeeper's term is this one. */
+  readonly term: Term | undefined;
+}
+
+/**
+ * One stream. Without a term it ends at the commit LSN: what a majority has. With one it ends at the
+ * flush LSN, and the connection ends with the term.
+ */
+export class WalSender implements WalConsumer {
+  readonly remote: string;
+  readonly applicationName: string;
+  readonly #timeline: Timeline;
+  readonly #channel: CopyChannel;
+  readonly #reader: WalReader;
+  readonly #term: Term | undefined;
+  #next: Lsn;
+  #waiting = false;
+  standbyStatus: StandbyStatus | undefined;
+  pageserverFeedback: PageserverFeedback | undefined;
+  hotStandbyFeedback: HotStandbyFeedback | undefined;
+
+  /** Takes over the session; StorageError where the WAL asked for cannot be sent. */
+  constructor(session: WireSession, timeline: Timeline, request: StartReplication) {
+    const { localStartLsn } = timeline.state.persistent;
+    if (request.startLsn < localStartLsn) {
+      throw new StorageError(
+        "not-found",
+        "wal-not-here",
+        `requested WAL at ${formatLsn(request.startLsn)}, but it begins at ` +
+          `${formatLsn(localStartLsn)} here`,
+      );
+    }
+    this.#timeline = timeline;
+    this.#term = request.term;
+    this.#next = request.startLsn;
+    this.#reader = timeline.openReader();
+    this.remote = session.remote;
+    this.applicationName = session.parameters.get("application_name") ?? "";
+    const limit = this.#limit();
+    if (this.#next < limit) {
+      // Now, while an error still reaches the client as one.
+      this.#reader.read(this.#next, 1);
+    }
+    this.#channel = session.copyBoth();
+    timeline.addConsumer(this);
+    timeline.logger.info(
+      { remote: this.remote, application: this.applicationName, start: formatLsn(this.#next) },
+      "WAL sender started",
+    );
+    this.#channel.onClose(() => {
+      timeline.removeConsumer(this);
+      this.#reader.close();
+      timeline.logger.info(
+        { remote: this.remote, sent: formatLsn(this.#next) },
+        "WAL sender ended",
+      );
+    });
+    this.#channel.onData((payload) => this.#receive(payload));
+    this.#pump();
+  }
+
+  get sentLsn(): Lsn {
+    return this.#next;
+  }
+
+  wake(): void {
+    this.#pump();
+  }
+
+  /** Tells the reader that we are here, and where the end is. */
+  keepalive(): void {
+    if (!this.#channel.closed && !this.#waiting) {
+      this.#channel.send(encodeKeepalive(this.#endOfWal(), nowMs(), false));
+    }
+  }
+
+  #endOfWal(): Lsn {
+    const { state } = this.#timeline;
+    return this.#term === undefined ? state.commitLsn : state.flushLsn;
+  }
+
+  #limit(): Lsn {
+    const { term } = this.#timeline.state.persistent;
+    if (this.#timeline.closed) {
+      throw new StorageError("not-found", "timeline-closed", "the timeline was removed or stopped");
+    }
+    if (this.#term !== undefined && this.#term !== term) {
+      throw new StorageError(
+        "fenced",
+        "term-changed",
+        `WAL of term ${this.#term} was asked for, but the term is ${term}`,
+      );
+    }
+    return this.#endOfWal();
+  }
+
+  #pump(): void {
+    if (this.#waiting || this.#channel.closed) {
+      return;
+    }
+    try {
+      const limit = this.#limit();
+      let sent = 0;
+      while (this.#next < limit) {
+        if (this.#channel.writableLength > MAX_QUEUED_BYTES || sent >= MAX_TURN_BYTES) {
+          this.#pumpLater();
+          return;
+        }
+        const length = minLsn((limit - this.#next) as Lsn, MAX_SEND_SIZE as Lsn);
+        const bytes = this.#reader.read(this.#next, length);
+        this.#channel.send(encodeWalHeader(this.#next, limit, nowMs()), bytes);
+        this.#next = (this.#next + length) as Lsn;
+        sent += length;
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #pumpLater(): void {
+    this.#waiting = true;
+    const drained =
+      this.#channel.writableLength > MAX_QUEUED_BYTES
+        ? this.#channel.drained()
+        : new Promise<void>((resolve) => setImmediate(resolve));
+    drained.then(
+      () => {
+        this.#waiting = false;
+        this.#pump();
+      },
+      (error) => this.#fail(error),
+    );
+  }
+
+  #receive(payload: Uint8Array): void {
+    const message = decodeStandbyMessage(payload);
+    switch (message.type) {
+      case "standby-status":
+        this.standbyStatus = message;
+        if (message.replyRequested) {
+          this.keepalive();
+        }
+        break;
+      case "hot-standby-feedback":
+        this.hotStandbyFeedback = message;
+        break;
+      case "pageserver-feedback":
+        this.pageserverFeedback = message.feedback;
+        this.#timeline.feedbackChanged(message.feedback);
+        break;
+    }
+  }
+
+  #fail(error: unknown): void {
+    this.#timeline.logger.warn(
+      { remote: this.remote, reason: errorMessage(error), at: formatLsn(this.#next) },
+      "WAL sender failed",
+    );
+    this.#channel.destroy();
+  }
+}

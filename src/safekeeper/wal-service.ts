@@ -1,0 +1,118 @@
+// The safekeeper's Postgres-protocol commands: WAL push, replication, and the queries around them.
+
+import { StorageError } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, parseLsn } from "../base/lsn.ts";
+import type { WireHandlers, WireSession } from "../postgres/wire-server.ts";
+import type { SafekeeperMetrics } from "./metrics.ts";
+import type { Timeline } from "./timeline.ts";
+import type { TimelineManager } from "./timeline-manager.ts";
+import { checkWalPushOptions, receiveWal, type WalReceiver } from "./wal-push.ts";
+import { type StartReplication, WalSender } from "./wal-sender.ts";
+
+/** START_REPLICATION [SLOT x] [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's. */
+const START_REPLICATION =
+  /^START_REPLICATION(?:\s+SLOT\s+\S+)?(?:\s+PHYSICAL)?\s+([0-9A-F]+\/[0-9A-F]+)(?:\s+TIMELINE\s+(\d+))?(?:\s*\(\s*term\s*=\s*'(\d+)'\s*\))?$/i;
+/** Physical replication has no other timeline: branches continue the numbering of their parent. */
+const WAL_TIMELINE = "1";
+
+export class WalService implements WireHandlers {
+  readonly logger: Logger;
+  readonly #timelines: TimelineManager;
+  readonly #metrics: SafekeeperMetrics;
+  readonly #receivers = new Map<Timeline, Set<WalReceiver>>();
+
+  constructor(timelines: TimelineManager, metrics: SafekeeperMetrics, logger: Logger) {
+    this.#timelines = timelines;
+    this.#metrics = metrics;
+    this.logger = logger;
+  }
+
+  receiversOf(timeline: Timeline): ReadonlySet<WalReceiver> {
+    return this.#receivers.get(timeline) ?? new Set();
+  }
+
+  async onQuery(session: WireSession, sql: string): Promise<void> {
+    const text = sql.trim();
+    const command = /^\S+/.exec(text)?.[0]?.toUpperCase() ?? "";
+    switch (command) {
+      case "START_WAL_PUSH": {
+        checkWalPushOptions(text);
+        const timeline = this.#timelineOf(session);
+        const receivers = this.#receivers.get(timeline) ?? new Set<WalReceiver>();
+        this.#receivers.set(timeline, receivers);
+        receiveWal(session, timeline, receivers, this.#metrics);
+        break;
+      }
+      case "START_REPLICATION":
+        new WalSender(session, this.#timelineOf(session), parseStartReplication(text));
+        break;
+      case "IDENTIFY_SYSTEM":
+        this.#identifySystem(session);
+        break;
+      case "TIMELINE_STATUS": {
+        const { flushLsn, commitLsn } = this.#timelineOf(session).state;
+        const row = [formatLsn(flushLsn), formatLsn(commitLsn)];
+        session.sendRows(["flush_lsn", "commit_lsn"], [row], "TIMELINE_STATUS");
+        break;
+      }
+      case "SHOW":
+        this.#show(session, text);
+        break;
+      default:
+        throw new StorageError("unsupported", "bad-command", `command not supported: ${text}`);
+    }
+  }
+
+  #timelineOf(session: WireSession): Timeline {
+    const tenant = session.options.get("tenant_id");
+    const timeline = session.options.get("timeline_id");
+    if (tenant === undefined || timeline === undefined) {
+      throw new StorageError(
+        "invalid",
+        "no-timeline-id",
+        "tenant_id and timeline_id are needed in the start-up options",
+      );
+    }
+    return this.#timelines.get(parseTenantId(tenant), parseTimelineId(timeline));
+  }
+
+  #identifySystem(session: WireSession): void {
+    const { persistent, commitLsn } = this.#timelineOf(session).state;
+    session.sendRows(
+      ["systemid", "timeline", "xlogpos", "dbname"],
+      [[persistent.systemId.toString(), WAL_TIMELINE, formatLsn(commitLsn), null]],
+      "IDENTIFY_SYSTEM",
+    );
+  }
+
+  /** What stock pg_receivewal and walreceiver ask before they stream. */
+  #show(session: WireSession, text: string): void {
+    const name = /^SHOW\s+(\S+)$/i.exec(text)?.[1]?.toLowerCase() ?? "";
+    if (name === "wal_segment_size") {
+      const { walSegSize } = this.#timelineOf(session).state.persistent;
+      session.sendRows([name], [[`${walSegSize / 2 ** 20}MB`]], "SHOW");
+    } else if (name === "data_directory_mode") {
+      session.sendRows([name], [["0700"]], "SHOW");
+    } else {
+      throw new StorageError("unsupported", "bad-command", `unknown parameter: ${name}`);
+    }
+  }
+}
+
+export function parseStartReplication(text: string): StartReplication {
+  const match = START_REPLICATION.exec(text);
+  const startLsn = parseLsn(match?.[1] ?? "");
+  if (match === null || startLsn === undefined) {
+    throw new StorageError("invalid", "bad-command", `cannot parse: ${text}`);
+  }
+  if (match[2] !== undefined && match[2] !== WAL_TIMELINE) {
+    throw new StorageError("invalid", "bad-wal-timeline", `there is no WAL timeline ${match[2]}`);
+  }
+  const term = match[3] === undefined ? undefined : Number(match[3]);
+  if (term !== undefined && !Number.isSafeInteger(term)) {
+    throw new StorageError("invalid", "bad-term", `not a term: ${match[3]}`);
+  }
+  return { startLsn, term };
+}

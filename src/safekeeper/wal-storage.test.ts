@@ -1,0 +1,245 @@
+import assert from "node:assert/strict";
+import {
+  closeSync,
+  fdatasyncSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { writeFully } from "../base/disk.ts";
+import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
+import { SeededRandom } from "../base/random.ts";
+import { SyntheticWal } from "../testing/synthetic-wal.ts";
+import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
+
+const SEGMENT = 1024 * 1024;
+const START = toLsn(SEGMENT + 0x28 + 8192);
+
+function inDirectory(body: (directory: string) => void): void {
+  const directory = mkdtempSync(join(tmpdir(), "strata-wal-"));
+  try {
+    body(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function makeWal(count: number, seed: number): SyntheticWal {
+  const wal = new SyntheticWal(START, SEGMENT);
+  const random = new SeededRandom(seed);
+  for (let i = 0; i < count; i++) {
+    wal.append({ length: random.pick([24, 60, 200, 9000, 60_000]) });
+  }
+  return wal;
+}
+
+function writeAll(storage: WalStorage, wal: SyntheticWal, to: Lsn, chunk: number): void {
+  while (storage.writeLsn < to) {
+    const at = storage.writeLsn;
+    storage.write(at, wal.read(at, Math.min(at + chunk, to) as Lsn));
+  }
+}
+
+const endOf = (directory: string, from: Lsn = START) =>
+  findEndOfWal(directory, SEGMENT, from, START).endLsn;
+
+test("WalStorage: what was written over segments is read back; a restart finds its end", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(200, 1);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.endLsn, 40_000);
+    storage.flush();
+    assert.equal(storage.recordLsn, wal.endLsn);
+    storage.close();
+    assert.ok(readdirSync(directory).length >= 3);
+    assert.equal(endOf(directory), wal.endLsn);
+    assert.equal(endOf(directory, wal.recordEnds[100]!), wal.endLsn);
+    const reader = new WalReader(directory, SEGMENT);
+    assert.deepEqual(
+      Buffer.from(reader.read(START, wal.endLsn - START)),
+      Buffer.from(wal.read(START, wal.endLsn)),
+    );
+    reader.close();
+  });
+});
+
+test("WalStorage: a torn tail is cut at the last whole record, wherever it is torn", () => {
+  const wal = makeWal(30, 2);
+  const last = wal.recordEnds.length - 1;
+  const [start, end] = [wal.recordStarts[last]!, wal.recordEnds[last]!];
+  for (const cutAt of [start, start + 1, start + 20, start + 24, end - 9]) {
+    inDirectory((directory) => {
+      const storage = new WalStorage(directory, SEGMENT, START);
+      writeAll(storage, wal, cutAt as Lsn, 100_000);
+      storage.flush();
+      storage.close();
+      assert.equal(endOf(directory), wal.recordEnds[last - 1]);
+    });
+  }
+});
+
+test("WalStorage: truncate leaves nothing of the old tail, in this segment and later ones", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(200, 3);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.endLsn, 50_000);
+    storage.flush();
+    const cutAt = wal.recordEnds[20]!;
+    storage.truncate(cutAt);
+    assert.equal(storage.writeLsn, cutAt);
+    assert.equal(endOf(directory), cutAt);
+    // A shorter WAL of another term: its end must be found, not the old records behind it.
+    const other = wal.fork(cutAt);
+    other.append({ length: 333 }, 99);
+    writeAll(storage, other, other.endLsn, 1000);
+    storage.flush();
+    storage.close();
+    assert.equal(endOf(directory), other.endLsn);
+    const name = walFileName(Math.floor(cutAt / SEGMENT), 1, SEGMENT);
+    const tail = readFileSync(join(directory, name)).subarray(other.endLsn % SEGMENT);
+    assert.ok(tail.every((byte) => byte === 0));
+    assert.equal(tail.length + (other.endLsn % SEGMENT), SEGMENT);
+  });
+});
+
+test("WalStorage: truncate at a segment boundary and of an empty timeline", () => {
+  inDirectory((directory) => {
+    const storage = new WalStorage(directory, SEGMENT, START);
+    storage.truncate(START);
+    const wal = new SyntheticWal(START, SEGMENT);
+    wal.append({ length: 100 });
+    const boundary = wal.appendSwitch();
+    wal.append({ length: 50_000 });
+    writeAll(storage, wal, wal.endLsn, 8192);
+    storage.flush();
+    storage.truncate(boundary);
+    assert.equal(endOf(directory), boundary);
+    writeAll(storage, wal, wal.endLsn, 8192);
+    storage.close();
+    assert.equal(endOf(directory), wal.endLsn);
+  });
+});
+
+test("WalStorage: refuses what is not WAL or not at the end, and writes nothing of it", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(20, 4);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.recordEnds[10]!, 50_000);
+    const at = storage.writeLsn;
+    assert.throws(() => storage.write(toLsn(at + 8), new Uint8Array(8)), {
+      code: "wal-position-lost",
+    });
+    const damaged = wal.read(at, wal.endLsn);
+    damaged[damaged.length - 12]! ^= 1;
+    assert.throws(() => storage.write(at, damaged), { kind: "corrupt" });
+    assert.throws(() => storage.write(at, wal.read(at, wal.endLsn)), { kind: "unavailable" });
+    storage.truncate(at);
+    writeAll(storage, wal, wal.endLsn, 50_000);
+    storage.flush();
+    storage.close();
+    assert.equal(endOf(directory), wal.endLsn);
+  });
+});
+
+test("WalStorage: a full disk loses nothing that was flushed and is over when there is room", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(60, 5);
+    let room = 300_000;
+    const storage = new WalStorage(directory, SEGMENT, START, {
+      write(fd, bytes, position) {
+        room -= bytes.length;
+        if (room < 0) {
+          // Half of it got through.
+          writeSync(fd, bytes, 0, bytes.length >> 1, position);
+          throw Object.assign(new Error("no space"), { code: "ENOSPC" });
+        }
+        writeFully(fd, bytes, position);
+      },
+      fdatasync: fdatasyncSync,
+    });
+    let flushedTo: Lsn = START;
+    assert.throws(
+      () => {
+        for (;;) {
+          const at = storage.writeLsn;
+          storage.write(at, wal.read(at, Math.min(at + 20_000, wal.endLsn) as Lsn));
+          storage.flush();
+          flushedTo = storage.recordLsn;
+        }
+      },
+      { kind: "unavailable", code: "disk-full" },
+    );
+    assert.ok(flushedTo > START);
+    assert.ok(endOf(directory) >= flushedTo);
+    room = Number.MAX_SAFE_INTEGER;
+    storage.truncate(flushedTo);
+    writeAll(storage, wal, wal.endLsn, 20_000);
+    storage.flush();
+    storage.close();
+    assert.equal(endOf(directory), wal.endLsn);
+  });
+});
+
+test("WalStorage: after a failed fdatasync nothing is acknowledged any more", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(3, 6);
+    const storage = new WalStorage(directory, SEGMENT, START, {
+      write: writeFully,
+      fdatasync() {
+        throw Object.assign(new Error("i/o error"), { code: "EIO" });
+      },
+    });
+    storage.write(START, wal.read(START, wal.endLsn));
+    assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+    assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+    assert.throws(() => storage.write(wal.endLsn, new Uint8Array(8)), { code: "wal-flush-failed" });
+    storage.close();
+  });
+});
+
+test("findEndOfWal: damage below the known end, a missing or a short segment", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(200, 7);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.endLsn, 100_000);
+    storage.flush();
+    storage.close();
+    const known = wal.recordEnds.findLast((lsn) => lsn < 3 * SEGMENT)!;
+    const path = (segno: number) => join(directory, walFileName(segno, 1, SEGMENT));
+    // A flipped bit in the not yet known part ends the WAL there.
+    const at = wal.recordStarts.find((lsn) => lsn > known + 100_000)!;
+    const fd = openSync(path(Math.floor(at / SEGMENT)), "r+");
+    writeSync(fd, Uint8Array.of(0xee), 0, 1, (at % SEGMENT) + 20);
+    closeSync(fd);
+    const end = findEndOfWal(directory, SEGMENT, known, START);
+    assert.equal(end.endLsn, wal.recordEnds.findLast((lsn) => lsn <= at));
+    assert.match(end.stoppedBy ?? "", /checksum/);
+    // A later segment that has no size yet is an end, one below the known end is a loss.
+    truncateSync(path(3), 0);
+    assert.equal(endOf(directory, known) <= 3 * SEGMENT + 24, true);
+    rmSync(path(2));
+    assert.throws(() => endOf(directory, known), { kind: "corrupt", code: "wal-segment-missing" });
+    writeFileSync(path(2), new Uint8Array(100));
+    assert.throws(() => endOf(directory, known), { kind: "corrupt", code: "wal-segment-short" });
+  });
+});
+
+test("WalStorage.removeBelow: keeps the segment that holds the LSN", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(200, 8);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.endLsn, 100_000);
+    assert.equal(storage.removeBelow(toLsn(3 * SEGMENT + 5)), 2);
+    assert.equal(storage.removeBelow(toLsn(3 * SEGMENT + 5)), 0);
+    storage.close();
+    assert.equal(endOf(directory, wal.recordEnds.find((lsn) => lsn > 3 * SEGMENT)!), wal.endLsn);
+  });
+});

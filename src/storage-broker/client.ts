@@ -1,0 +1,215 @@
+// How safekeepers and pageservers talk to the storage broker; reconnects by itself.
+
+import { create } from "@bufbuild/protobuf";
+import { EmptySchema } from "@bufbuild/protobuf/wkt";
+import { type Client, createClient } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { sleep } from "../base/clock.ts";
+import { errorMessage } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { INVALID_LSN, type Lsn, lsnFromBigInt } from "../base/lsn.ts";
+import {
+  BrokerService,
+  type SafekeeperTimelineInfo,
+  SafekeeperTimelineInfoSchema,
+  SubscribeSafekeeperInfoRequestSchema,
+} from "./broker_pb.ts";
+
+const FIRST_RETRY_MS = 100;
+const MAX_RETRY_MS = 2000;
+/** Infos kept while the broker does not take them; older ones are dropped. */
+const MAX_QUEUED = 1024;
+
+/** What a safekeeper knows about one of its timelines. */
+export interface TimelineInfo {
+  readonly safekeeperId: number;
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  readonly term: number;
+  readonly lastLogTerm: number;
+  readonly flushLsn: Lsn;
+  readonly commitLsn: Lsn;
+  readonly backupLsn: Lsn;
+  readonly remoteConsistentLsn: Lsn;
+  readonly peerHorizonLsn: Lsn;
+  readonly localStartLsn: Lsn;
+  /** `HOST:PORT` to stream WAL from. */
+  readonly safekeeperConnstr: string;
+  readonly httpConnstr: string;
+}
+
+export interface SubscribeOptions {
+  /** Absent: every timeline. */
+  readonly timeline?: { readonly tenantId: TenantId; readonly timelineId: TimelineId };
+  onInfo(info: TimelineInfo): void;
+}
+
+/** `address` as `http://127.0.0.1:50051`. Nothing connects before the first use. */
+export class BrokerClient {
+  readonly #client: Client<typeof BrokerService>;
+  readonly #sessions: Http2SessionManager;
+  readonly #logger: Logger;
+  readonly #stop = new AbortController();
+  #queue: TimelineInfo[] = [];
+  #wakePublisher: (() => void) | undefined;
+  #publishing = false;
+
+  constructor(address: string, logger: Logger) {
+    this.#logger = logger;
+    this.#sessions = new Http2SessionManager(address, { pingIntervalMs: 5000, pingTimeoutMs: 5000 });
+    const transport = createGrpcTransport({
+      baseUrl: address,
+      sessionManager: this.#sessions,
+    });
+    this.#client = createClient(BrokerService, transport);
+  }
+
+  /** Queues one info; never waits. While the broker is away the oldest are dropped. */
+  publish(info: TimelineInfo): void {
+    if (this.#stop.signal.aborted) {
+      return;
+    }
+    this.#queue.push(info);
+    if (this.#queue.length > MAX_QUEUED) {
+      this.#queue.shift();
+    }
+    this.#wakePublisher?.();
+    if (!this.#publishing) {
+      this.#publishing = true;
+      void this.#forEver("publish to", async () => {
+        await this.#client.publishSafekeeperInfo(this.#infos(), { signal: this.#stop.signal });
+      });
+    }
+  }
+
+  /**
+   * Calls `onInfo` for each info that arrives, over reconnects, until the returned function is called or
+   * the client is closed. Infos may be lost: each is a full state, sent again every second.
+   */
+  subscribe(options: SubscribeOptions): () => void {
+    const stop = new AbortController();
+    const signal = AbortSignal.any([stop.signal, this.#stop.signal]);
+    void this.#forEver(
+      "subscribe to",
+      async (connected) => {
+        const request = create(SubscribeSafekeeperInfoRequestSchema, {
+          subscriptionKey:
+            options.timeline === undefined
+              ? { case: "all", value: create(EmptySchema) }
+              : {
+                  case: "tenantTimelineId",
+                  value: {
+                    tenantId: Buffer.from(options.timeline.tenantId, "hex"),
+                    timelineId: Buffer.from(options.timeline.timelineId, "hex"),
+                  },
+                },
+        });
+        for await (const message of this.#client.subscribeSafekeeperInfo(request, { signal })) {
+          connected();
+          const info = infoFromMessage(message);
+          if (info !== undefined) {
+            options.onInfo(info);
+          }
+        }
+      },
+      signal,
+    );
+    return () => stop.abort();
+  }
+
+  close(): void {
+    this.#stop.abort();
+    this.#wakePublisher?.();
+    this.#sessions.abort();
+  }
+
+  /** Runs a stream again and again, with back-off, until stopped; logs only changes. */
+  async #forEver(
+    doing: string,
+    run: (connected: () => void) => Promise<void>,
+    signal: AbortSignal = this.#stop.signal,
+  ): Promise<void> {
+    let delayMs = FIRST_RETRY_MS;
+    let failing = false;
+    const connected = () => {
+      if (failing) {
+        this.#logger.info({}, "storage broker is back");
+      }
+      failing = false;
+      delayMs = FIRST_RETRY_MS;
+    };
+    while (!signal.aborted) {
+      try {
+        await run(connected);
+      } catch (error) {
+        if (!signal.aborted && !failing) {
+          failing = true;
+          this.#logger.info({ reason: errorMessage(error) }, `cannot ${doing} the storage broker`);
+        }
+      }
+      await sleep(delayMs, signal).catch(() => undefined);
+      delayMs = Math.min(delayMs * 2, MAX_RETRY_MS);
+    }
+  }
+
+  async *#infos(): AsyncIterable<SafekeeperTimelineInfo> {
+    while (!this.#stop.signal.aborted) {
+      const batch = this.#queue;
+      this.#queue = [];
+      for (const info of batch) {
+        yield messageFromInfo(info);
+      }
+      if (this.#queue.length === 0) {
+        await new Promise<void>((resolve) => {
+          this.#wakePublisher = resolve;
+        });
+        this.#wakePublisher = undefined;
+      }
+    }
+  }
+}
+
+function messageFromInfo(info: TimelineInfo): SafekeeperTimelineInfo {
+  return create(SafekeeperTimelineInfoSchema, {
+    safekeeperId: BigInt(info.safekeeperId),
+    tenantTimelineId: {
+      tenantId: Buffer.from(info.tenantId, "hex"),
+      timelineId: Buffer.from(info.timelineId, "hex"),
+    },
+    term: BigInt(info.term),
+    lastLogTerm: BigInt(info.lastLogTerm),
+    flushLsn: BigInt(info.flushLsn),
+    commitLsn: BigInt(info.commitLsn),
+    backupLsn: BigInt(info.backupLsn),
+    remoteConsistentLsn: BigInt(info.remoteConsistentLsn),
+    peerHorizonLsn: BigInt(info.peerHorizonLsn),
+    localStartLsn: BigInt(info.localStartLsn),
+    safekeeperConnstr: info.safekeeperConnstr,
+    httpConnstr: info.httpConnstr,
+  });
+}
+
+/** Undefined where the message makes no sense; the broker passes on what it gets. */
+function infoFromMessage(message: SafekeeperTimelineInfo): TimelineInfo | undefined {
+  const ids = message.tenantTimelineId;
+  if (ids?.tenantId.length !== 16 || ids.timelineId.length !== 16) {
+    return undefined;
+  }
+  const lsn = (value: bigint) => (value >= 1n << 53n ? INVALID_LSN : lsnFromBigInt(value));
+  return {
+    safekeeperId: Number(message.safekeeperId),
+    tenantId: parseTenantId(Buffer.from(ids.tenantId).toString("hex")),
+    timelineId: parseTimelineId(Buffer.from(ids.timelineId).toString("hex")),
+    term: Number(message.term),
+    lastLogTerm: Number(message.lastLogTerm),
+    flushLsn: lsn(message.flushLsn),
+    commitLsn: lsn(message.commitLsn),
+    backupLsn: lsn(message.backupLsn),
+    remoteConsistentLsn: lsn(message.remoteConsistentLsn),
+    peerHorizonLsn: lsn(message.peerHorizonLsn),
+    localStartLsn: lsn(message.localStartLsn),
+    safekeeperConnstr: message.safekeeperConnstr,
+    httpConnstr: message.httpConnstr,
+  };
+}

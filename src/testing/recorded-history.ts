@@ -1,0 +1,78 @@
+// A base directory, the WAL of a mixed workload on it, and what stock Postgres recovers from the two.
+
+import { join } from "node:path";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
+import type { PageRedoOptions } from "../redo/page-redo.ts";
+import { MemoryCluster } from "./memory-cluster.ts";
+import { prepareMixedWorkload, runMixedWorkload, type WorkloadOptions } from "./mixed-workload.ts";
+import { baseStartLsn, replayInto } from "./replay-wal.ts";
+import { StockCluster, type StockClusterOptions } from "./stock-cluster.ts";
+import { recoverStock } from "./stock-recovery.ts";
+
+export class RecordedHistory {
+  readonly cluster: StockCluster;
+  readonly baseDir: string;
+  readonly walDir: string;
+  readonly startLsn: Lsn;
+  /** The workload's end; at least one record follows. */
+  readonly endLsn: Lsn;
+
+  private constructor(cluster: StockCluster, baseDir: string, endLsn: Lsn) {
+    this.cluster = cluster;
+    this.baseDir = baseDir;
+    this.walDir = join(cluster.dataDir, "pg_wal");
+    this.startLsn = baseStartLsn(baseDir);
+    this.endLsn = endLsn;
+  }
+
+  /** Runs the workload on a new cluster, which is stopped again. Ends with `destroy`. */
+  static async record(
+    options: StockClusterOptions & { readonly workload?: WorkloadOptions } = {},
+  ): Promise<RecordedHistory> {
+    const cluster = await StockCluster.create(options);
+    try {
+      await cluster.start();
+      await prepareMixedWorkload(await cluster.connect());
+      await cluster.stop();
+      const baseDir = cluster.copyData("base");
+      await cluster.start();
+      await runMixedWorkload(cluster, options.workload);
+      const client = await cluster.connect();
+      const answer = await client.query<{ lsn: string }>(
+        "SELECT pg_current_wal_insert_lsn()::text AS lsn",
+      );
+      await client.query("CREATE TABLE after_the_end (x int)");
+      await cluster.stop();
+      return new RecordedHistory(cluster, baseDir, parseLsn(answer.rows[0]!.lsn)!);
+    } catch (error) {
+      await cluster.destroy();
+      throw error;
+    }
+  }
+
+  /** The data directory that stock Postgres recovers at `lsn`; `name` must be new. */
+  async recover(name: string, lsn: Lsn = this.endLsn): Promise<string> {
+    const outDir = join(this.cluster.workdir, name);
+    const { baseDir, walDir } = this;
+    await recoverStock({ baseDir, walDir, targetLsn: lsn, outDir });
+    return outDir;
+  }
+
+  /** What our decoder and redo make of it. The caller closes the result. */
+  replay(
+    options: PageRedoOptions & {
+      readonly endLsn?: Lsn;
+      readonly prepare?: (cluster: MemoryCluster) => void;
+    } = {},
+  ): MemoryCluster {
+    const cluster = new MemoryCluster(this.baseDir, options);
+    options.prepare?.(cluster);
+    const endLsn = options.endLsn ?? this.endLsn;
+    replayInto(cluster, { walDir: this.walDir, startLsn: this.startLsn, endLsn });
+    return cluster;
+  }
+
+  destroy(): Promise<void> {
+    return this.cluster.destroy();
+  }
+}

@@ -1,0 +1,78 @@
+// What one WAL record means to storage: typed changes, called in the order they must be applied.
+
+import type { CheckPoint } from "../postgres/checkpoint.ts";
+
+export type { CheckPoint } from "../postgres/checkpoint.ts";
+
+/** A relation fork, as block references name it. `fork`: 0 main, 1 fsm, 2 vm, 3 init. */
+export interface RelationFork {
+  readonly spcOid: number;
+  readonly dbOid: number;
+  readonly relNumber: number;
+  readonly fork: number;
+}
+
+/** Neon's numbering of SLRUs, also used by the pagestream protocol. */
+export const SLRU_CLOG = 0;
+export const SLRU_MULTIXACT_MEMBERS = 1;
+export const SLRU_MULTIXACT_OFFSETS = 2;
+export type SlruKind = 0 | 1 | 2;
+
+/**
+ * Receives the changes of WAL records. Every Uint8Array is lent for the call only: copy to keep.
+ * The LSN at which the changes take effect (the record's end) is known to the caller of
+ * `interpretRecord`, so it is not passed again.
+ */
+export interface RecordSink {
+  /** One page's part of a record (format: delta.ts). `willInit`: no earlier version is needed. */
+  blockDelta(rel: RelationFork, blkno: number, delta: Uint8Array, willInit: boolean): void;
+  /** A whole page (8192 bytes, hole filled, LSN stamped unless the page is new). */
+  blockImage(rel: RelationFork, blkno: number, page: Uint8Array): void;
+  /** The visibility-map page of main-fork block `heapBlkno` loses `flags` (1 visible, 2 frozen, 3 both);
+   *  only records before the minor releases that reference the map say it this way. */
+  visibilityMapClear(rel: RelationFork, heapBlkno: number, flags: number): void;
+
+  relationCreate(rel: RelationFork): void;
+  /** smgr truncate: `flags` SMGR_TRUNCATE_HEAP 1, VM 2, FSM 4; `blocks`: new size of the main fork. */
+  relationTruncate(rel: RelationFork, blocks: number, flags: number): void;
+  /** All forks, at the commit or abort of the transaction that dropped it. */
+  relationDrop(spcOid: number, dbOid: number, relNumber: number): void;
+
+  databaseCreateFileCopy(spcOid: number, dbOid: number, srcSpcOid: number, srcDbOid: number): void;
+  databaseCreateWalLog(spcOid: number, dbOid: number): void;
+  databaseDrop(dbOid: number, spcOids: readonly number[]): void;
+  /** `spcOid` 1664 with `dbOid` 0: the shared map. `bytes`: the whole pg_filenode.map. */
+  relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void;
+
+  slruZeroPage(kind: SlruKind, pageno: number): void;
+  clogTruncate(cutoffPage: number, oldestXid: number, oldestXidDb: number): void;
+  /** Marks xids (32-bit, may span pages) committed or aborted in pg_xact. */
+  transactionStatus(xids: readonly number[], committed: boolean): void;
+  multixactCreate(
+    multi: number,
+    offset: number,
+    members: readonly { readonly xid: number; readonly status: number }[],
+  ): void;
+  multixactTruncate(
+    oldestMultiDb: number,
+    startTruncOff: number,
+    endTruncOff: number,
+    startTruncMemb: number,
+    endTruncMemb: number,
+  ): void;
+
+  /** `payload`: what follows in pg_twophase/<xid> before its CRC-32C. A record has only the low 32 bits
+   *  of `fullXid`: the sink, which knows nextFullXid, adds the epoch. */
+  twoPhasePrepare(fullXid: bigint, payload: Uint8Array): void;
+  twoPhaseForget(xid: number): void;
+
+  /** The record carries `xid`, so nextXid is above it. */
+  sawXid(xid: number): void;
+  nextOid(oid: number): void;
+  checkpoint(checkPoint: CheckPoint, shutdown: boolean): void;
+  /** running_xacts: what a standby may start from. */
+  oldestActiveXid(xid: number): void;
+  walLevel(level: number): void;
+  /** Commit timestamp in microseconds since 2000-01-01, for time travel by clock. */
+  commitTime(timestampUs: bigint): void;
+}

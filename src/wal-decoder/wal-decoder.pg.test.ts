@@ -1,0 +1,221 @@
+// Judges the WAL decoder by Postgres's own: pg_walinspect over a mixed workload.
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { SeededRandom } from "../base/random.ts";
+import { rmgrName } from "../postgres/rmgr.ts";
+import { PG_VERSIONS } from "../postgres/versions.ts";
+import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
+import { StockCluster } from "../testing/stock-cluster.ts";
+import { readWalFiles } from "../testing/wal-files.ts";
+import { interpretRecord } from "./interpret-record.ts";
+import type { RecordSink } from "./record-sink.ts";
+import { WalStream } from "./wal-stream.ts";
+
+const { pageMagic } = PG_VERSIONS[17];
+
+interface RecordInfo {
+  readonly start_lsn: string;
+  readonly end_lsn: string;
+  readonly prev_lsn: string;
+  readonly xid: string;
+  readonly resource_manager: string;
+  readonly record_length: number;
+  readonly main_data_length: number;
+}
+
+let cluster: StockCluster;
+let startLsn: Lsn;
+let endLsn: Lsn;
+let infos: RecordInfo[];
+let blocks: string[];
+
+before(async () => {
+  cluster = await StockCluster.create({ settings: { wal_compression: "pglz" } });
+  await cluster.start();
+  const client = await cluster.connect();
+  await client.query("CREATE EXTENSION pg_walinspect");
+  const first = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+  startLsn = parseLsn(first.rows[0]!.lsn)!;
+  await prepareMixedWorkload(client);
+  await runMixedWorkload(cluster, { scale: 0.3 });
+  await client.query("SELECT pg_switch_wal()");
+  await client.query("CREATE TABLE after_switch AS SELECT 1");
+  // A record of many pages, and one of several megabytes.
+  for (const bytes of [9_000, 100_000, 20_000_000]) {
+    await client.query("SELECT pg_logical_emit_message(true, 'test', repeat('m', $1))", [bytes]);
+  }
+  // More object ids than one NEXTOID record hands out.
+  await client.query("SELECT lo_create(0) FROM generate_series(1, 9000)");
+  await client.query("CHECKPOINT");
+  await client.query("CREATE TABLE after_checkpoint AS SELECT g FROM generate_series(1, 1000) g");
+  const last = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+  endLsn = parseLsn(last.rows[0]!.lsn)!;
+  const range = [formatLsn(startLsn), formatLsn(endLsn)];
+  infos = (
+    await client.query<RecordInfo>(
+      `SELECT start_lsn::text, end_lsn::text, prev_lsn::text, xid::text, resource_manager,
+         record_length, main_data_length FROM pg_get_wal_records_info($1, $2)`,
+      range,
+    )
+  ).rows;
+  blocks = (
+    await client.query<{ block: string }>(
+      `SELECT concat_ws(' ', start_lsn, block_id, reltablespace, reldatabase, relfilenode,
+         relforknumber, relblocknumber, block_data_length, block_fpi_length) AS block
+       FROM pg_get_wal_block_info($1, $2, false) ORDER BY start_lsn, block_id`,
+      range,
+    )
+  ).rows.map((row) => row.block);
+  await cluster.stop();
+});
+
+after(async () => {
+  await cluster?.destroy();
+});
+
+/** One line a record, as `expected` below makes them of Postgres's answers. */
+function walk(options: { chunkBytes: number; random?: SeededRandom }): string[] {
+  const stream = new WalStream({ startLsn, pageMagic });
+  const lines: string[] = [];
+  for (const bytes of readWalFiles(join(cluster.dataDir, "pg_wal"), startLsn, endLsn)) {
+    for (let at = 0; at < bytes.length; ) {
+      const size = options.random?.int(options.chunkBytes) ?? options.chunkBytes;
+      const end = Math.min(bytes.length, at + Math.max(1, size));
+      stream.feed(bytes, at, end);
+      at = end;
+      while (stream.next()) {
+        const { record } = stream;
+        record.decode();
+        lines.push(
+          [
+            formatLsn(record.startLsn),
+            formatLsn(record.endLsn),
+            formatLsn(record.prevLsn),
+            record.xid,
+            rmgrName(record.rmid),
+            record.length,
+            record.mainLength,
+          ].join(" "),
+        );
+      }
+    }
+  }
+  assert.equal(stream.stop, "more");
+  assert.equal(stream.recordEndLsn, endLsn);
+  return lines;
+}
+
+function expected(): string[] {
+  return infos.map((info) =>
+    [
+      info.start_lsn,
+      info.end_lsn,
+      info.prev_lsn,
+      info.xid,
+      info.resource_manager,
+      info.record_length,
+      info.main_data_length,
+    ].join(" "),
+  );
+}
+
+test("WalStream: finds the records that pg_walinspect finds, whatever the chunks", () => {
+  const want = expected();
+  assert.ok(want.length > 20_000, `${want.length} records`);
+  assert.deepEqual(walk({ chunkBytes: 128 * 1024 }), want);
+  assert.deepEqual(walk({ chunkBytes: 3 * 1024 * 1024 }), want);
+  assert.deepEqual(walk({ chunkBytes: 20_000, random: new SeededRandom(7) }), want);
+  assert.deepEqual(walk({ chunkBytes: 37 }), want);
+});
+
+test("WalStream: starts at the end of any record", () => {
+  const ends = infos.map((info) => parseLsn(info.end_lsn)!);
+  const random = new SeededRandom(3);
+  for (let i = 0; i < 200; i++) {
+    const index = random.int(ends.length - 2);
+    const stream = new WalStream({
+      startLsn: ends[index]!,
+      prevLsn: parseLsn(infos[index]!.start_lsn)!,
+      pageMagic,
+    });
+    const bytes = readWalFiles(join(cluster.dataDir, "pg_wal"), ends[index]!, endLsn);
+    while (!stream.next()) {
+      stream.feed(bytes.next().value as Uint8Array);
+    }
+    assert.equal(formatLsn(stream.record.startLsn), infos[index + 1]!.start_lsn);
+    assert.equal(formatLsn(stream.record.endLsn), infos[index + 1]!.end_lsn);
+  }
+});
+
+test("XLogRecord.decode: the block references that pg_walinspect shows", () => {
+  const found: string[] = [];
+  eachRecord((stream) => {
+    const { record } = stream;
+    record.decode();
+    for (let i = 0; i < record.blockCount; i++) {
+      found.push(
+        [
+          formatLsn(record.startLsn),
+          record.blockId[i],
+          record.blockSpc[i],
+          record.blockDb[i],
+          record.blockRel[i],
+          record.blockFork[i],
+          record.blockNumber[i],
+          record.dataLength[i],
+          record.imageLength[i],
+        ].join(" "),
+      );
+    }
+  });
+  assert.deepEqual(found, blocks);
+});
+
+function eachRecord(handler: (stream: WalStream) => void): void {
+  const stream = new WalStream({ startLsn, pageMagic });
+  for (const bytes of readWalFiles(join(cluster.dataDir, "pg_wal"), startLsn, endLsn)) {
+    stream.feed(bytes);
+    while (stream.next()) {
+      handler(stream);
+    }
+  }
+}
+
+test("interpretRecord: takes every record of the workload and tells of every kind of change", () => {
+  const calls = new Map<string, number>();
+  const sink = new Proxy({} as RecordSink, {
+    get: (_, name) => () => {
+      calls.set(String(name), (calls.get(String(name)) ?? 0) + 1);
+    },
+  });
+  eachRecord((stream) => interpretRecord(stream.record, sink));
+  for (const name of [
+    "blockDelta",
+    "blockImage",
+    "visibilityMapClear",
+    "relationCreate",
+    "relationTruncate",
+    "relationDrop",
+    "databaseCreateFileCopy",
+    "databaseCreateWalLog",
+    "databaseDrop",
+    "relationMapUpdate",
+    "transactionStatus",
+    "multixactCreate",
+    "twoPhasePrepare",
+    "twoPhaseForget",
+    "sawXid",
+    "nextOid",
+    "checkpoint",
+    "oldestActiveXid",
+    "walLevel",
+    "commitTime",
+  ]) {
+    assert.ok((calls.get(name) ?? 0) > 0, name);
+  }
+  const total = (calls.get("blockDelta") ?? 0) + (calls.get("blockImage") ?? 0);
+  assert.ok(total > 20_000, `${total} block versions`);
+});

@@ -1,0 +1,115 @@
+// Records of the WAL machinery itself and of standbys: checkpoints, counters, full-page images.
+//
+// Sources: catalog/pg_control.h, access/xlog_internal.h, storage/standbydefs.h, 14-18. Main data:
+//   CHECKPOINT_SHUTDOWN, CHECKPOINT_ONLINE  CheckPoint (postgres/checkpoint.ts)
+//   NEXTOID           u32
+//   PARAMETER_CHANGE  5 * i32, i32 wal_level, 2 flags
+//   END_OF_RECOVERY   i64 time, u32 timeline, u32 previous; i32 wal_level from 17 on
+//   CHECKPOINT_REDO   i32 wal_level; 17 and later
+//   RUNNING_XACTS     i32 n, i32 n, u8 and padding, u32 nextXid, u32 oldestRunningXid, ...
+
+import { decodeCheckPoint } from "../postgres/checkpoint.ts";
+import {
+  XLOG_BACKUP_END,
+  XLOG_CHECKPOINT_ONLINE,
+  XLOG_CHECKPOINT_REDO,
+  XLOG_CHECKPOINT_SHUTDOWN,
+  XLOG_END_OF_RECOVERY,
+  XLOG_FPI,
+  XLOG_FPI_FOR_HINT,
+  XLOG_FPW_CHANGE,
+  XLOG_NEXTOID,
+  XLOG_NOOP,
+  XLOG_OVERWRITE_CONTRECORD,
+  XLOG_PARAMETER_CHANGE,
+  XLOG_RESTORE_POINT,
+  XLOG_SWITCH,
+  XLR_RMGR_INFO_MASK,
+} from "../postgres/rmgr.ts";
+import { corruptWal } from "../postgres/wal-page.ts";
+import type { XLogRecord } from "../postgres/xlog-record.ts";
+import { interpretImage, unsupportedRecord } from "./block-references.ts";
+import { MainData } from "./main-data.ts";
+import type { RecordSink } from "./record-sink.ts";
+
+const XLOG_STANDBY_LOCK = 0x00;
+const XLOG_RUNNING_XACTS = 0x10;
+const XLOG_INVALIDATIONS = 0x20;
+
+const data = new MainData();
+
+export function interpretXlog(record: XLogRecord, sink: RecordSink): void {
+  const { version } = record;
+  const opcode = record.info & XLR_RMGR_INFO_MASK;
+  if ((version.xlogOpcodes & (1 << (opcode >>> 4))) === 0) {
+    throw unsupportedRecord(record);
+  }
+  data.open(record);
+  switch (opcode) {
+    case XLOG_FPI:
+    case XLOG_FPI_FOR_HINT:
+      interpretImages(record, sink, opcode);
+      return;
+    case XLOG_CHECKPOINT_SHUTDOWN:
+    case XLOG_CHECKPOINT_ONLINE: {
+      const { bytes, mainOffset, mainLength } = record;
+      const checkPoint = decodeCheckPoint(bytes, mainOffset, mainLength, version);
+      sink.checkpoint(checkPoint, opcode === XLOG_CHECKPOINT_SHUTDOWN);
+      return;
+    }
+    case XLOG_NEXTOID:
+      sink.nextOid(data.u32());
+      return;
+    case XLOG_PARAMETER_CHANGE:
+      data.skip(20);
+      sink.walLevel(data.i32());
+      return;
+    case XLOG_END_OF_RECOVERY:
+      data.skip(16);
+      if (version.checkPointHasWalLevel) {
+        sink.walLevel(data.i32());
+      }
+      return;
+    case XLOG_CHECKPOINT_REDO:
+      sink.walLevel(data.i32());
+      return;
+    case XLOG_NOOP:
+    case XLOG_SWITCH:
+    case XLOG_BACKUP_END:
+    case XLOG_RESTORE_POINT:
+    case XLOG_FPW_CHANGE:
+    case XLOG_OVERWRITE_CONTRECORD:
+      return;
+    default:
+      throw unsupportedRecord(record);
+  }
+}
+
+/** FPI_FOR_HINT may come without an image (full_page_writes switched off meanwhile): no effect. */
+function interpretImages(record: XLogRecord, sink: RecordSink, opcode: number): void {
+  for (let i = 0; i < record.blockCount; i++) {
+    if (record.blockFork[i]! > 3) {
+      throw corruptWal(record.startLsn, `block of fork ${record.blockFork[i]}`);
+    }
+    if (record.imageApply[i] === 1) {
+      interpretImage(record, i, sink);
+    } else if (opcode === XLOG_FPI) {
+      throw corruptWal(record.startLsn, "FPI record without an image to restore");
+    }
+  }
+}
+
+export function interpretStandby(record: XLogRecord, sink: RecordSink): void {
+  data.open(record);
+  switch (record.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_RUNNING_XACTS:
+      data.skip(16);
+      sink.oldestActiveXid(data.u32());
+      return;
+    case XLOG_STANDBY_LOCK:
+    case XLOG_INVALIDATIONS:
+      return;
+    default:
+      throw unsupportedRecord(record);
+  }
+}
