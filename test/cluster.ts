@@ -16,6 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
+import { randomInt } from "../src/base/random.ts";
 import { withClient } from "./tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
@@ -26,16 +27,27 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** A port that was free a moment ago. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
+const given = new Set<number>();
+
+/**
+ * A port that nobody listens on, never the same twice. Below the range from which the kernel takes
+ * the ports of outgoing connections, or one of those could sit on it when a service comes back.
+ */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    const port = 10_000 + randomInt(22_000);
+    if (!given.has(port) && (await canListen(port))) {
+      given.add(port);
+      return port;
+    }
+  }
+}
+
+function canListen(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
     const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      assert.ok(typeof address === "object" && address !== null);
-      server.close(() => resolve(address.port));
-    });
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
   });
 }
 
@@ -81,7 +93,7 @@ export class TestCluster {
       broker: { listenAddr: `127.0.0.1:${await freePort()}` },
       pageservers: await freeNodes(1),
       safekeepers: await freeNodes(safekeepers),
-      endpointBasePort: 20_000 + Math.floor((await freePort()) / 2),
+      endpointBasePort: await freePort(),
     };
     writeFileSync(join(home, "init.json"), JSON.stringify(config));
     await cluster.ok("init", "--config", join(home, "init.json"));

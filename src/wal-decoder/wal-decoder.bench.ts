@@ -68,7 +68,9 @@ async function measure(name: string, settings: Record<string, string>): Promise<
     await cluster.start();
     const client = await cluster.connect();
     const flushLsn = async () => {
-      const answer = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn() AS lsn");
+      const answer = await client.query<{ lsn: string }>(
+        "SELECT pg_current_wal_flush_lsn() AS lsn",
+      );
       return parseLsn(answer.rows[0]!.lsn)!;
     };
     await client.query(PROCEDURE);
@@ -81,7 +83,10 @@ async function measure(name: string, settings: Record<string, string>): Promise<
     const to = await flushLsn();
     await cluster.stop();
     if (process.env["KEEP_WAL"]) {
-      writeFileSync(`${process.env["KEEP_WAL"]}-${from}-${to}`, Buffer.concat([...readWalFiles(join(cluster.dataDir, "pg_wal"), from, to)]));
+      writeFileSync(
+        `${process.env["KEEP_WAL"]}-${from}-${to}`,
+        Buffer.concat([...readWalFiles(join(cluster.dataDir, "pg_wal"), from, to)]),
+      );
     }
     const chunks = [...readWalFiles(join(cluster.dataDir, "pg_wal"), from, to)];
     for (let round = 0; round < 4; round++) {

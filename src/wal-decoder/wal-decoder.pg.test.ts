@@ -37,7 +37,9 @@ before(async () => {
   await cluster.start();
   const client = await cluster.connect();
   await client.query("CREATE EXTENSION pg_walinspect");
-  const first = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+  const first = await client.query<{ lsn: string }>(
+    "SELECT pg_current_wal_flush_lsn()::text AS lsn",
+  );
   startLsn = parseLsn(first.rows[0]!.lsn)!;
   await prepareMixedWorkload(client);
   await runMixedWorkload(cluster, { scale: 0.3 });
@@ -51,7 +53,9 @@ before(async () => {
   await client.query("SELECT lo_create(0) FROM generate_series(1, 9000)");
   await client.query("CHECKPOINT");
   await client.query("CREATE TABLE after_checkpoint AS SELECT g FROM generate_series(1, 1000) g");
-  const last = await client.query<{ lsn: string }>("SELECT pg_current_wal_flush_lsn()::text AS lsn");
+  const last = await client.query<{ lsn: string }>(
+    "SELECT pg_current_wal_flush_lsn()::text AS lsn",
+  );
   endLsn = parseLsn(last.rows[0]!.lsn)!;
   const range = [formatLsn(startLsn), formatLsn(endLsn)];
   infos = (

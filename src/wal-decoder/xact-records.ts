@@ -81,8 +81,7 @@ function interpretEnd(record: XLogRecord, sink: RecordSink, commit: boolean, pre
       xids.push(data.u32());
     }
   }
-  const dropped =
-    (xinfo & HAS_RELFILELOCATORS) !== 0 ? data.bytes(data.count(12) * 12) : undefined;
+  const dropped = (xinfo & HAS_RELFILELOCATORS) !== 0 ? data.bytes(data.count(12) * 12) : undefined;
   if ((xinfo & HAS_DROPPED_STATS) !== 0) {
     const { xactStatsItemSize } = record.version;
     data.skip(data.count(xactStatsItemSize) * xactStatsItemSize);

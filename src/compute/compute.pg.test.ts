@@ -1,0 +1,236 @@
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { createServer } from "node:net";
+import { after, before, test } from "node:test";
+import { sleep } from "../base/clock.ts";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { type ComputeEndpoint, ComputeWorld, eventually } from "../testing/compute-world.ts";
+
+let world: ComputeWorld;
+
+before(async () => {
+  world = await ComputeWorld.start(3);
+});
+
+after(() => world.remove());
+
+function lsn(text: string | null): Lsn {
+  return parseLsn(text!)!;
+}
+
+/** Inserts 1, 2, 3, ... until told to stop or the connection breaks; what was acknowledged. */
+class Writer {
+  readonly acknowledged = new Set<number>();
+  readonly #done: Promise<void>;
+  #stopped = false;
+
+  constructor(endpoint: ComputeEndpoint, id: number) {
+    this.#done = this.#write(endpoint, id);
+  }
+
+  async #write(endpoint: ComputeEndpoint, id: number): Promise<void> {
+    try {
+      const sql = await endpoint.connect();
+      for (let n = id; !this.#stopped; n += 100) {
+        await sql.query(`INSERT INTO acked VALUES (${n})`);
+        this.acknowledged.add(n);
+      }
+      sql.close();
+    } catch {
+      // The compute was killed; what was not acknowledged may or may not be there.
+    }
+  }
+
+  stop(): Promise<void> {
+    this.#stopped = true;
+    return this.#done;
+  }
+}
+
+async function missing(endpoint: ComputeEndpoint, writers: readonly Writer[]): Promise<number[]> {
+  const rows = await endpoint.query("SELECT n FROM acked");
+  const present = new Set(rows.map(([n]) => Number(n)));
+  return writers.flatMap((writer) => [...writer.acknowledged].filter((n) => !present.has(n)));
+}
+
+async function startWriters(endpoint: ComputeEndpoint, count: number): Promise<Writer[]> {
+  await endpoint.query("CREATE TABLE IF NOT EXISTS acked (n int PRIMARY KEY)");
+  const rows = await endpoint.query("SELECT coalesce(max(n), 0) / 100 + 1 FROM acked");
+  const base = Number(rows[0]![0]) * 100;
+  const writers = Array.from({ length: count }, (_, i) => new Writer(endpoint, base + i));
+  await eventually("writers to write", () => writers.every((w) => w.acknowledged.size > 10));
+  return writers;
+}
+
+test("compute: what was committed is there after stop and start, and on a static endpoint", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t AS SELECT generate_series(1, 20000) n");
+  await endpoint.query("CREATE UNLOGGED TABLE u AS SELECT 1 AS n");
+  const before = await endpoint.query("SELECT pg_current_wal_flush_lsn()");
+  await endpoint.query("DELETE FROM t WHERE n > 10");
+  await endpoint.query("CREATE DATABASE second");
+  await endpoint.query("BEGIN; INSERT INTO t VALUES (77); PREPARE TRANSACTION 'later'");
+  const { lsn: stoppedAt } = await endpoint.client.terminate("fast");
+  await endpoint.daemon.exited();
+  assert.equal(endpoint.daemon.exitCode, 0);
+  assert.ok(lsn(stoppedAt) > lsn(before[0]![0]!));
+
+  await endpoint.start();
+  const status = await endpoint.client.status();
+  assert.equal(status.startLsn, stoppedAt);
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["10"]]);
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM u"), [["0"]]);
+  await endpoint.query("COMMIT PREPARED 'later'");
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["11"]]);
+  const metrics = await endpoint.client.startMetrics();
+  assert.ok(metrics.total_startup_ms > metrics.start_postgres_ms);
+
+  const past = await world.createEndpoint(timeline_id, { mode: { static: before[0]![0]! } });
+  await past.start();
+  assert.deepEqual(await past.query("SELECT count(*) FROM t"), [["20000"]]);
+  await assert.rejects(past.query("INSERT INTO t VALUES (1)"), /read-only/);
+  assert.equal((await past.client.status()).mode, "static");
+
+  const branch = await world.createTimeline({ timelineId: timeline_id, lsn: before[0]![0]! });
+  const onBranch = await world.createEndpoint(branch.timeline_id);
+  await onBranch.start();
+  await onBranch.query("INSERT INTO t VALUES (0)");
+  assert.deepEqual(await onBranch.query("SELECT count(*) FROM t"), [["20001"]]);
+  for (const one of [past, onBranch, endpoint]) {
+    await one.daemon.kill("SIGTERM");
+    assert.equal(one.daemon.exitCode, 0);
+  }
+});
+
+test("compute: Postgres killed under load is built anew, and nothing acknowledged is lost", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  const all: Writer[] = [];
+  for (let round = 1; round <= 3; round++) {
+    const writers = await startWriters(endpoint, 6);
+    all.push(...writers);
+    const { postgresPid } = await endpoint.client.status();
+    process.kill(postgresPid!, "SIGKILL");
+    await endpoint.running(round);
+    await Promise.all(writers.map((writer) => writer.stop()));
+    assert.deepEqual(await missing(endpoint, all), []);
+  }
+  await endpoint.daemon.kill("SIGTERM");
+});
+
+test("compute: when the agent is killed, Postgres ends, and the next agent has everything", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  const writers = await startWriters(endpoint, 6);
+  const { postgresPid } = await endpoint.client.status();
+  await endpoint.daemon.kill("SIGKILL");
+  await eventually("Postgres to end", () => !exists(postgresPid!), 15_000);
+  await Promise.all(writers.map((writer) => writer.stop()));
+  await endpoint.start();
+  assert.deepEqual(await missing(endpoint, writers), []);
+  await endpoint.daemon.kill("SIGTERM");
+});
+
+function exists(pid: number): boolean {
+  return readdirSync("/proc").includes(String(pid));
+}
+
+test("compute: a second compute fences the first, which stops and says so", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const first = await world.createEndpoint(timeline_id);
+  const second = await world.createEndpoint(timeline_id);
+  await first.start();
+  const writers = await startWriters(first, 6);
+  await second.start();
+  await first.daemon.exited();
+  assert.equal(first.daemon.exitCode, 1);
+  assert.match(
+    first.daemon.log,
+    /fatal: another compute has taken over this timeline \(term \d+\)/,
+  );
+  await Promise.all(writers.map((writer) => writer.stop()));
+  assert.deepEqual(await missing(second, writers), []);
+  await second.daemon.kill("SIGTERM");
+});
+
+test("compute: a minority of safekeepers may be away, without a majority commits wait", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t (n int)");
+  const [first, second] = world.safekeepers;
+  await first!.daemon.kill("SIGKILL");
+  await endpoint.query("INSERT INTO t SELECT generate_series(1, 50000)");
+
+  await second!.daemon.kill("SIGKILL");
+  let committed = false;
+  const waiting = endpoint.query("INSERT INTO t VALUES (0)").then(() => {
+    committed = true;
+  });
+  await sleep(700);
+  assert.equal(committed, false);
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["50000"]]);
+  second!.daemon.start();
+  await waiting;
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["50001"]]);
+
+  first!.daemon.start();
+  const head = lsn((await endpoint.client.status()).commitLsn);
+  await world.flushed(1, timeline_id, head, lsn);
+  await world.flushed(2, timeline_id, head, lsn);
+  await endpoint.daemon.kill("SIGTERM");
+});
+
+test("compute: a safekeeper that missed earlier terms is caught up from the donor", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  const third = world.safekeepers[2]!;
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t (n int)");
+  await third.daemon.kill("SIGKILL");
+  await endpoint.query("INSERT INTO t SELECT generate_series(1, 50000)");
+  await endpoint.client.terminate("fast");
+  await endpoint.daemon.exited();
+  await endpoint.start();
+  await endpoint.query("INSERT INTO t SELECT generate_series(1, 50000)");
+  third.daemon.start();
+  const head = lsn((await endpoint.client.status()).commitLsn);
+  await world.flushed(3, timeline_id, head, lsn);
+  // It now counts: another one may go, and its WAL alone must do for a start.
+  await world.safekeepers[0]!.daemon.kill("SIGKILL");
+  await endpoint.daemon.kill("SIGKILL");
+  await endpoint.start();
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["100000"]]);
+  await endpoint.daemon.kill("SIGTERM");
+  world.safekeepers[0]!.daemon.start();
+});
+
+test("compute: what can never start says why and ends", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const wrong = await world.createEndpoint(timeline_id, { settings: { fsync: "off" } });
+  wrong.daemon.start();
+  await wrong.daemon.exited();
+  assert.equal(wrong.daemon.exitCode, 1);
+  assert.match(wrong.daemon.log, /fatal: .*setting 'fsync' cannot be changed/);
+
+  const unknown = await world.createEndpoint(timeline_id, { settings: { no_such: "1" } });
+  unknown.daemon.start();
+  await unknown.daemon.exited();
+  assert.equal(unknown.daemon.exitCode, 1);
+  assert.match(unknown.daemon.log, /fatal: .*no_such/);
+
+  const busy = await world.createEndpoint(timeline_id);
+  const server = createServer().listen(busy.spec.pgPort, "127.0.0.1");
+  try {
+    busy.daemon.start();
+    await busy.daemon.exited();
+    assert.equal(busy.daemon.exitCode, 1);
+    assert.match(busy.daemon.log, /fatal: listen on 127\.0\.0\.1:\d+: .*EADDRINUSE/);
+  } finally {
+    server.close();
+  }
+});

@@ -1,0 +1,479 @@
+import assert from "node:assert/strict";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { pino } from "pino";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import { generateTenantId, generateTimelineId } from "../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn, toLsn } from "../base/lsn.ts";
+import { ProposerDriver } from "../compute/proposer-driver.ts";
+import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
+import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
+import { BrokerServer } from "../storage-broker/server.ts";
+import { SyntheticWal } from "../testing/synthetic-wal.ts";
+import { openReplication, openWalPush, SafekeeperHttpClient } from "./client.ts";
+import { NO_PAGESERVER_FEEDBACK } from "./pageserver-feedback.ts";
+import { type Safekeeper, startSafekeeper } from "./safekeeper.ts";
+
+const logger = pino({ level: "silent" });
+const SEGMENT = 1024 * 1024;
+const START = toLsn(SEGMENT + 8192 + 40);
+
+async function until(what: string, test: () => boolean, timeoutMs = 20_000): Promise<void> {
+  const deadline = monotonicMs() + timeoutMs;
+  while (!test()) {
+    assert.ok(monotonicMs() < deadline, `timed out: ${what}`);
+    await sleep(5);
+  }
+}
+
+/** Safekeepers in this process, on free ports that they keep over restarts. */
+class Cluster {
+  readonly directory = mkdtempSync(join(tmpdir(), "strata-sk-"));
+  readonly tenantId = generateTenantId();
+  readonly timelineId = generateTimelineId();
+  readonly nodes: (Safekeeper | undefined)[] = [];
+  readonly #addresses: { pg: string; http: string }[] = [];
+  readonly #drivers: ProposerDriver[] = [];
+
+  static async start(context: TestContext, count: number, broker?: string): Promise<Cluster> {
+    const cluster = new Cluster();
+    context.after(() => cluster.destroy());
+    for (let i = 0; i < count; i++) {
+      await cluster.startNode(i, broker);
+      await cluster.http(i).createTimeline(cluster.createRequest());
+    }
+    return cluster;
+  }
+
+  createRequest() {
+    return {
+      tenant_id: this.tenantId,
+      timeline_id: this.timelineId,
+      pg_version: 170010,
+      system_id: "42",
+      wal_seg_size: SEGMENT,
+      start_lsn: formatLsn(START),
+    };
+  }
+
+  async startNode(index: number, broker?: string): Promise<Safekeeper> {
+    const known = this.#addresses[index];
+    const node = await startSafekeeper({
+      nodeId: index + 1,
+      workdir: this.workdir(index),
+      listenPg: known?.pg ?? "127.0.0.1:0",
+      listenHttp: known?.http ?? "127.0.0.1:0",
+      broker,
+      logger,
+    });
+    this.nodes[index] = node;
+    this.#addresses[index] = { pg: node.pgAddr, http: node.httpAddr };
+    return node;
+  }
+
+  async stopNode(index: number): Promise<void> {
+    const node = this.nodes[index];
+    this.nodes[index] = undefined;
+    await node?.stop();
+  }
+
+  workdir(index: number): string {
+    return join(this.directory, `sk${index + 1}`);
+  }
+
+  timelineDirectory(index: number): string {
+    return join(this.workdir(index), this.tenantId, this.timelineId);
+  }
+
+  http(index: number): SafekeeperHttpClient {
+    return new SafekeeperHttpClient(`http://${this.#addresses[index]!.http}`);
+  }
+
+  address(index: number) {
+    const { tenantId, timelineId } = this;
+    return { pgAddr: this.#addresses[index]!.pg, tenantId, timelineId };
+  }
+
+  state(index: number) {
+    return this.nodes[index]!.timelines.get(this.tenantId, this.timelineId).state;
+  }
+
+  /** A compute that won its election; its WAL is `wal`. */
+  async lead(): Promise<Leader> {
+    const events = { committed: START, fencedBy: 0 };
+    const driver = new ProposerDriver({
+      tenantId: this.tenantId,
+      timelineId: this.timelineId,
+      pgVersion: 170010,
+      walSegSize: SEGMENT,
+      safekeepers: this.#addresses.map(({ pg }, index) => {
+        const { host, port } = parseHostPort(pg);
+        return { id: index + 1, host, pgPort: port };
+      }),
+      logger,
+      onCommitted: (lsn) => {
+        events.committed = lsn;
+      },
+      onFenced: (term) => {
+        events.fencedBy = term;
+      },
+      onFatal: (error) => {
+        throw error;
+      },
+    });
+    this.#drivers.push(driver);
+    driver.start();
+    const election = await driver.elected;
+    await driver.recovered;
+    return { driver, events, startLsn: election.startLsn };
+  }
+
+  async destroy(): Promise<void> {
+    for (const driver of this.#drivers) {
+      driver.close();
+    }
+    await Promise.all(this.nodes.map((node) => node?.stop()));
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+interface Leader {
+  readonly driver: ProposerDriver;
+  readonly events: { committed: Lsn; fencedBy: number };
+  readonly startLsn: Lsn;
+}
+
+/** Appends records to `wal` and waits until they are committed. */
+async function commit(leader: Leader, wal: SyntheticWal, lengths: number[]): Promise<void> {
+  for (const length of lengths) {
+    wal.append({ length });
+  }
+  const endLsn = wal.endLsn;
+  leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
+  leader.driver.walAvailable(endLsn);
+  await until("commit", () => leader.events.committed >= endLsn);
+}
+
+/** Reads committed WAL [from, to) from a safekeeper. */
+async function readWal(cluster: Cluster, index: number, from: Lsn, to: Lsn): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  let failure: Error | undefined;
+  const stream = await openReplication(
+    { ...cluster.address(index), startLsn: from },
+    {
+      onWal: (_lsn, bytes) => {
+        chunks.push(Buffer.from(bytes));
+        length += bytes.length;
+      },
+      onClose: (error) => {
+        failure = error;
+      },
+    },
+  );
+  await until("WAL", () => failure !== undefined || length >= to - from);
+  stream.close();
+  return Buffer.concat(chunks).subarray(0, to - from);
+}
+
+const wholeWal = (wal: SyntheticWal) => Buffer.from(wal.read(wal.startLsn, wal.endLsn));
+const MIXED = [24, 100, 5000, 9000, 200_000, 60, 24, 700_000, 30];
+
+test("safekeepers: WAL is committed on all, streamed out again, and survives restarts", async (t) => {
+  const cluster = await Cluster.start(t, 3);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  assert.equal(leader.startLsn, START);
+  await commit(leader, wal, MIXED);
+  for (let i = 0; i < 20; i++) {
+    await commit(leader, wal, [40]);
+  }
+  await until("announcement", () => [0, 1, 2].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  for (const index of [0, 1, 2]) {
+    assert.ok((await readWal(cluster, index, START, wal.endLsn)).equals(wholeWal(wal)));
+  }
+  for (const index of [0, 1, 2]) {
+    await cluster.stopNode(index);
+    await cluster.startNode(index);
+    assert.equal(cluster.state(index).flushLsn, wal.endLsn);
+    assert.equal(cluster.state(index).commitLsn, wal.endLsn);
+  }
+  await commit(leader, wal, [50]);
+  leader.driver.close();
+  const next = await cluster.lead();
+  assert.equal(next.startLsn, wal.endLsn);
+  await commit(next, wal, MIXED);
+  assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("safekeepers: a minority may be away and is caught up from a donor by the next compute", async (t) => {
+  const cluster = await Cluster.start(t, 3);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const first = await cluster.lead();
+  await commit(first, wal, [100]);
+  await cluster.stopNode(2);
+  await commit(first, wal, MIXED);
+  first.driver.close();
+  const second = await cluster.lead();
+  assert.equal(second.startLsn, wal.endLsn);
+  await cluster.startNode(2);
+  await commit(second, wal, [64]);
+  await until("recovery", () => cluster.state(2).flushLsn === wal.endLsn);
+  await until("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
+  assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("safekeepers: without a majority nothing commits; it goes on when one is back", async (t) => {
+  const cluster = await Cluster.start(t, 3);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  await commit(leader, wal, [100]);
+  await cluster.stopNode(0);
+  await cluster.stopNode(1);
+  const before = leader.events.committed;
+  wal.append({ length: 500 });
+  leader.driver.walAvailable(wal.endLsn);
+  await until("third", () => cluster.state(2).flushLsn === wal.endLsn);
+  await sleep(100);
+  assert.equal(leader.events.committed, before);
+  await cluster.startNode(1);
+  await until("commit", () => leader.events.committed === wal.endLsn);
+});
+
+test("safekeepers: a newer compute fences the older one, whose unacknowledged tail is cut", async (t) => {
+  const cluster = await Cluster.start(t, 3);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const first = await cluster.lead();
+  await commit(first, wal, [100, 3000]);
+  await cluster.stopNode(0);
+  await cluster.stopNode(1);
+  // Only the third safekeeper gets this; then it goes away and the others go on without it.
+  const lost = wal.fork(wal.endLsn);
+  lost.append({ length: 20_000 }, 77);
+  first.driver.setLocalWal((begin, end) => lost.read(begin, end));
+  first.driver.walAvailable(lost.endLsn);
+  await until("third", () => cluster.state(2).flushLsn === lost.endLsn);
+  await cluster.stopNode(2);
+  await cluster.startNode(0);
+  await cluster.startNode(1);
+  first.driver.close();
+  const second = await cluster.lead();
+  assert.equal(second.startLsn, wal.endLsn);
+  await commit(second, wal, [24, 400, 70_000]);
+  await cluster.startNode(2);
+  await until("cut and caught up", () => cluster.state(2).flushLsn === wal.endLsn);
+  await until("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
+  assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
+  const third = await cluster.lead();
+  await until("fencing", () => second.events.fencedBy === third.driver.term);
+  const bumped = await cluster.http(0).termBump(cluster.tenantId, cluster.timelineId);
+  assert.equal(bumped.current_term, third.driver.term + 1);
+  await until("fencing by term_bump", () => third.events.fencedBy === bumped.current_term);
+});
+
+test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  await commit(leader, wal, [100, 5000, 400_000]);
+  leader.driver.close();
+  // As after a kill -9: the control file is that of the election, the last record is half there.
+  const control = join(cluster.timelineDirectory(0), "safekeeper.control");
+  const before = readFileSync(control);
+  await cluster.stopNode(0);
+  writeFileSync(control, before);
+  await cluster.startNode(0);
+  assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+  await cluster.stopNode(0);
+  writeFileSync(control, before);
+  const segments = readdirSync(cluster.timelineDirectory(0)).filter((name) => name.length === 24);
+  const path = join(cluster.timelineDirectory(0), segments.sort()[0]!);
+  const bytes = readFileSync(path);
+  bytes.fill(0, (wal.recordEnds[2]! % SEGMENT) - 50_000);
+  writeFileSync(path, bytes);
+  await cluster.startNode(0);
+  assert.equal(cluster.state(0).flushLsn, wal.recordEnds[1]);
+});
+
+test("safekeeper: a damaged control file refuses its timeline alone", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const other = { ...cluster.createRequest(), timeline_id: generateTimelineId() };
+  await cluster.http(0).createTimeline(other);
+  await cluster.stopNode(0);
+  const control = join(cluster.timelineDirectory(0), "safekeeper.control");
+  const bytes = readFileSync(control);
+  bytes[40]! ^= 1;
+  writeFileSync(control, bytes);
+  // A creation that was cut off, and a deletion that was.
+  mkdirSync(join(cluster.workdir(0), cluster.tenantId, generateTimelineId()));
+  mkdirSync(join(cluster.workdir(0), cluster.tenantId, `${generateTimelineId()}.deleted`));
+  await cluster.startNode(0);
+  const http = cluster.http(0);
+  await assert.rejects(http.timelineStatus(cluster.tenantId, cluster.timelineId), /checksum/);
+  await assert.rejects(openWalPush(cluster.address(0)), /checksum/);
+  const healthy = await http.timelineStatus(cluster.tenantId, other.timeline_id);
+  assert.equal(healthy.flush_lsn, formatLsn(START));
+  assert.equal(readdirSync(join(cluster.workdir(0), cluster.tenantId)).length, 2);
+  assert.equal((await http.listTimelines()).length, 2);
+});
+
+test("safekeeper http: create is idempotent, conflicts and bad input are clear, delete deletes", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const http = cluster.http(0);
+  const request = cluster.createRequest();
+  assert.equal((await http.createTimeline(request)).flush_lsn, formatLsn(START));
+  const conflict = { ...request, start_lsn: "0/2000000" };
+  await assert.rejects(http.createTimeline(conflict), { kind: "conflict" });
+  const fresh = { ...request, timeline_id: generateTimelineId() };
+  for (const bad of [
+    { start_lsn: "nonsense" },
+    { start_lsn: "0/0" },
+    { start_lsn: "0/1500029" },
+    { timeline_id: "xyz" },
+    { pg_version: 9 },
+    { wal_seg_size: 12345 },
+    { system_id: "99999999999999999999" },
+    { mconf: { generation: 1, members: [{ id: 9, host: "h", pg_port: 1 }] } },
+  ]) {
+    await assert.rejects(http.createTimeline({ ...fresh, ...bad }), { kind: "invalid" });
+  }
+  const unknown = http.timelineStatus(cluster.tenantId, generateTimelineId());
+  await assert.rejects(unknown, { kind: "not-found" });
+  const bump = (term: number) => http.termBump(cluster.tenantId, cluster.timelineId, term);
+  assert.deepEqual(await bump(5), { previous_term: 0, current_term: 5 });
+  await assert.rejects(bump(5), { kind: "conflict" });
+  const remove = () => http.deleteTimeline(cluster.tenantId, cluster.timelineId);
+  assert.deepEqual(await remove(), { dir_existed: true });
+  assert.deepEqual(await remove(), { dir_existed: false });
+  await assert.rejects(openWalPush(cluster.address(0)), { kind: "not-found" });
+  assert.deepEqual(readdirSync(join(cluster.workdir(0), cluster.tenantId)), []);
+});
+
+test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const { pgAddr, tenantId, timelineId } = cluster.address(0);
+  const options = `-c tenant_id=${tenantId} timeline_id=${timelineId}`;
+  const wire = await connectWire({ ...parseHostPort(pgAddr), parameters: { options } });
+  const identity = await wire.query("IDENTIFY_SYSTEM");
+  assert.deepEqual(identity.rows, [["42", "1", formatLsn(START), null]]);
+  const status = await wire.query("TIMELINE_STATUS");
+  assert.deepEqual(status.rows, [[formatLsn(START), formatLsn(START)]]);
+  assert.deepEqual((await wire.query("SHOW wal_segment_size")).rows, [["1MB"]]);
+  await assert.rejects(wire.query("SELECT 1"), { kind: "unsupported" });
+  await assert.rejects(wire.copyBoth("START_REPLICATION PHYSICAL 0/8"), /begins at/);
+  await assert.rejects(wire.copyBoth("START_REPLICATION PHYSICAL x"), { kind: "invalid" });
+  const stale = `START_REPLICATION PHYSICAL ${formatLsn(START)} (term='7')`;
+  await assert.rejects(wire.copyBoth(stale), { kind: "fenced" });
+  await assert.rejects(wire.copyBoth("START_WAL_PUSH (proto_version '2')"), {
+    kind: "unsupported",
+  });
+  wire.close();
+  for (const garbage of ["g", "a".repeat(60), "v12345678901234567890", "\0"]) {
+    const channel = await openWalPush(cluster.address(0));
+    const closed = Promise.withResolvers<Error | undefined>();
+    channel.onClose(closed.resolve);
+    channel.onData(() => {});
+    channel.send(Buffer.from(garbage));
+    assert.ok((await closed.promise) instanceof StorageError);
+  }
+  const { host, port } = parseHostPort(pgAddr);
+  const socket = createConnection({ host, port });
+  socket.on("error", () => {});
+  socket.end(Buffer.alloc(5000, 0xff));
+  await new Promise((resolve) => socket.on("close", resolve));
+  assert.equal(cluster.state(0).flushLsn, START);
+});
+
+test("safekeeper: old WAL goes when pageservers need it no more; asking for it says so", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  await commit(leader, wal, Array.from({ length: 12 }, () => 300_000));
+  const stream = await openReplication(
+    { ...cluster.address(0), startLsn: wal.endLsn },
+    { onWal() {}, onClose() {} },
+  );
+  const remoteConsistentLsn = wal.recordEnds[9]!;
+  stream.sendPageserverFeedback({
+    ...NO_PAGESERVER_FEEDBACK,
+    lastReceivedLsn: wal.endLsn,
+    diskConsistentLsn: remoteConsistentLsn,
+    remoteConsistentLsn,
+    replyTime: 5,
+  });
+  await until("feedback", () => cluster.state(0).remoteConsistentLsn === remoteConsistentLsn);
+  await commit(leader, wal, [24]);
+  await until("removal", () => readdirSync(cluster.timelineDirectory(0)).length <= 3);
+  await assert.rejects(
+    openReplication({ ...cluster.address(0), startLsn: START }, { onWal() {}, onClose() {} }),
+    /is not here/,
+  );
+  const from = wal.recordEnds[10]!;
+  const tail = await readWal(cluster, 0, from, wal.endLsn);
+  assert.ok(tail.equals(Buffer.from(wal.read(from, wal.endLsn))));
+  await until("feedback at the compute", () => leader.driver.pageserverLsn === wal.recordEnds[11]);
+  stream.close();
+  leader.driver.close();
+  await cluster.stopNode(0);
+  await cluster.startNode(0);
+  assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+});
+
+test("safekeeper and broker: commits are told at once, over a restart of the broker too", async (t) => {
+  let server = new BrokerServer();
+  const { port } = await server.listen("127.0.0.1", 0);
+  const url = `http://127.0.0.1:${port}`;
+  const cluster = await Cluster.start(t, 1, url);
+  const client = new BrokerClient(url, logger);
+  t.after(async () => {
+    client.close();
+    await server.close();
+  });
+  const infos: TimelineInfo[] = [];
+  const { tenantId, timelineId } = cluster;
+  client.subscribe({ timeline: { tenantId, timelineId }, onInfo: (info) => infos.push(info) });
+  await until("first info", () => infos.length > 0);
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  await commit(leader, wal, [100]);
+  await until("info of the commit", () => infos.at(-1)?.commitLsn === wal.endLsn, 900);
+  assert.equal(infos.at(-1)?.safekeeperConnstr, cluster.address(0).pgAddr);
+  assert.equal(infos.at(-1)?.safekeeperId, 1);
+  await server.close();
+  server = new BrokerServer();
+  await server.listen("127.0.0.1", port);
+  await commit(leader, wal, [100]);
+  await until("info after the restart", () => infos.at(-1)?.commitLsn === wal.endLsn);
+  const answer = await fetch(`${url}/metrics`);
+  assert.match(await answer.text(), /storage_broker_published_messages_total [1-9]/);
+  assert.equal((await fetch(`${url}/status`)).status, 200);
+  assert.equal((await fetch(`${url}/nothing`)).status, 404);
+});
+
+test("startSafekeeper: a port in use is a conflict that names it", async (t) => {
+  const cluster = await Cluster.start(t, 1);
+  const { pgAddr } = cluster.address(0);
+  const start = (listenPg: string, listenHttp: string) =>
+    startSafekeeper({
+      nodeId: 2,
+      workdir: join(cluster.directory, "other"),
+      listenPg,
+      listenHttp,
+      broker: undefined,
+      logger,
+    });
+  await assert.rejects(start("127.0.0.1:0", pgAddr), { code: "port-in-use" });
+  await assert.rejects(start(pgAddr, "127.0.0.1:0"), { code: "port-in-use" });
+  assert.equal(parseLsn(formatLsn(START)), START);
+});
