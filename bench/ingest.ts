@@ -1,7 +1,7 @@
 // Ingest of a stretch of WAL against stock Postgres's own recovery of the same base and WAL.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createLogger } from "../src/base/log.ts";
@@ -54,7 +54,6 @@ async function ingest(
   end: Lsn,
 ): Promise<{ seconds: number; records: number }> {
   rmSync(scratch, { recursive: true, force: true });
-  mkdirSync(scratch);
   const logger = createLogger("bench");
   logger.level = "warn";
   const timeline = await openImportedTimeline(`${base.dataDir}.base`, scratch, { logger });

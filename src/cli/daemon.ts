@@ -59,7 +59,8 @@ export async function startDaemon(
 ): Promise<number> {
   const before = daemonState(daemon);
   if (before.state === "running") {
-    await waitUntilAnswering(daemon, before.pid, () => false, options.timeoutMs);
+    const logEnd = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
+    await waitUntilAnswering(daemon, before.pid, () => false, options.timeoutMs, logEnd);
     options.print(`${daemon.name} is already running, pid: ${before.pid}`);
     return before.pid;
   }
@@ -100,7 +101,7 @@ async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Prom
   const pid = child.pid ?? 0;
   try {
     const hasEnded = () => ended !== undefined;
-    if (!(await waitUntilAnswering(daemon, pid, hasEnded, timeoutMs))) {
+    if (!(await waitUntilAnswering(daemon, pid, hasEnded, timeoutMs, logStart))) {
       const why = lastWords(daemon.logFile, logStart) ?? ended;
       throw new StorageError("unavailable", "start-failed", `start ${daemon.name}: ${why}`);
     }
@@ -124,6 +125,7 @@ async function waitUntilAnswering(
   pid: number,
   hasEnded: () => boolean,
   timeoutMs: number,
+  logStart: number,
 ): Promise<boolean> {
   const deadline = monotonicMs() + timeoutMs;
   for (;;) {
@@ -134,23 +136,26 @@ async function waitUntilAnswering(
       return true;
     }
     if (monotonicMs() > deadline) {
+      const why = lastProblem(tailOf(daemon.logFile, logStart).split("\n"));
       throw new StorageError(
         "unavailable",
         "start-timeout",
-        `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; its log is ${daemon.logFile}`,
+        `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; ${why === undefined ? "" : `it says: ${why}; `}its log is ${daemon.logFile}`,
       );
     }
     await sleep(20);
   }
 }
 
-/** Why a daemon ended, from what it logged since `from`: its `fatal:` line, else its last error. */
+/** Why a daemon ended, from what it logged since `from`: its `fatal:` line, else its last problem. */
 export function lastWords(logFile: string, from: number): string | undefined {
   const lines = tailOf(logFile, from).split("\n").filter(Boolean);
   const fatal = lines.findLast((line) => line.startsWith("fatal: "));
-  if (fatal !== undefined) {
-    return fatal.slice("fatal: ".length);
-  }
+  return fatal?.slice("fatal: ".length) ?? lastProblem(lines) ?? lines.at(-1);
+}
+
+/** The last warning or error among log lines, or an uncaught error's telling line. */
+function lastProblem(lines: readonly string[]): string | undefined {
   for (const line of lines.toReversed()) {
     try {
       const entry = JSON.parse(line) as {
@@ -158,17 +163,17 @@ export function lastWords(logFile: string, from: number): string | undefined {
         msg?: string;
         error?: { message?: string };
       };
-      if (entry.level === "error" || entry.level === "fatal") {
+      if (/^(warn|error|fatal)$/.test(entry.level ?? "")) {
         return [entry.msg, entry.error?.message].filter(Boolean).join(": ");
       }
     } catch {
-      // Not one of our lines: an uncaught error's, of which this is the telling one.
+      // Not one of our lines.
       if (/^\w*Error\b/.test(line)) {
         return line;
       }
     }
   }
-  return lines.at(-1);
+  return undefined;
 }
 
 const TAIL_BYTES = 64 * 1024;

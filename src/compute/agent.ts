@@ -2,7 +2,6 @@
 
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { parseArgs } from "node:util";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { parseEndpointSpec } from "./api.ts";
@@ -57,11 +56,13 @@ export async function runAgent(args: readonly string[]): Promise<number> {
 }
 
 function workdirOf(args: readonly string[]): string {
-  const { values } = parseArgs({ args: [...args], options: { workdir: { type: "string" } } });
-  if (values.workdir === undefined) {
+  const [option, directory] = args[0]?.startsWith("--workdir=")
+    ? ["--workdir", args[0].slice("--workdir=".length)]
+    : args;
+  if (option !== "--workdir" || directory === undefined || directory === "") {
     throw new StorageError("invalid", "usage", "usage: compute --workdir DIR");
   }
-  return resolve(values.workdir);
+  return resolve(directory);
 }
 
 function readSpec(workdir: string) {

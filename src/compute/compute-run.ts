@@ -1,6 +1,6 @@
 // One life of a compute's Postgres: from the election to the end of its process.
 
-import { closeSync, openSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
@@ -10,6 +10,7 @@ import {
   addLsn,
   alignLsn,
   formatLsn,
+  INVALID_LSN,
   type Lsn,
   maxLsn,
   pageStart,
@@ -257,8 +258,8 @@ export class ComputeRun {
             `the timeline is of Postgres ${state.pgVersion} with WAL segments of ${state.walSegmentSize} bytes`,
           );
         }
-        // A pageserver may have gone on past a static LSN; we start where we asked to.
-        return { ...state, lsn };
+        // Where it rounded, we still start where we asked to; then the record before is not known.
+        return state.lsn === lsn ? state : { ...state, lsn, prevRecordLsn: INVALID_LSN };
       } catch (error) {
         if (errorKind(error) !== "unavailable") {
           throw withContext(error, `get the state at ${formatLsn(lsn)}`);
@@ -306,7 +307,9 @@ export class ComputeRun {
   async #startPostgres(installation: Installation, commandLine: readonly string[]): Promise<void> {
     const { dataDirectory, workdir, logger } = this.#options;
     const started = monotonicMs();
-    const logFd = openSync(join(workdir, "postgres.log"), "a", 0o600);
+    const logPath = join(workdir, "postgres.log");
+    const logFd = openSync(logPath, "a", 0o600);
+    const logStart = fstatSync(logFd).size;
     try {
       this.#postgres = await PostgresProcess.start({
         installation,
@@ -325,7 +328,10 @@ export class ComputeRun {
     }
     logger.info({ postgresPid: postgres.pid }, "started Postgres");
     // Its own failure to start is thrown by waitReady; later it ends the run.
-    await this.#orEnd(postgres.waitReady(READY_TIMEOUT_MS));
+    const ready = postgres.waitReady(READY_TIMEOUT_MS).catch((error: unknown): never => {
+      throw withContext(error, lastWords(logPath, logStart));
+    });
+    await this.#orEnd(ready);
     await this.#orEnd(this.#files!.shimLoaded(SHIM_TIMEOUT_MS));
     void postgres.exited.then((exit) => this.#end({ kind: "exit", exit }));
     this.times.startPostgresMs = monotonicMs() - started;
@@ -368,6 +374,18 @@ export class ComputeRun {
 
 function closedWhileStarting(): StorageError {
   return new StorageError("unavailable", "closed", "the compute was stopped while it started");
+}
+
+/** What Postgres itself says about why it did not start: the last things that are not routine. */
+function lastWords(logPath: string, from: number): string {
+  const lines = readFileSync(logPath).subarray(from).toString("utf8").split("\n");
+  const words = lines.flatMap((line) => {
+    const said = /(?:LOG|FATAL|PANIC|ERROR|HINT): {2}(.*)/.exec(line)?.[1];
+    const routine =
+      said === undefined || /^(starting|listening|database system|shutting)/.test(said);
+    return routine ? (/strata shim: .*/.exec(line) ?? []) : [said];
+  });
+  return words.length === 0 ? "start Postgres" : words.slice(-3).join("; ");
 }
 
 /** Rejects as `step` does, and never resolves. */

@@ -206,7 +206,7 @@ test("compute: a safekeeper that missed earlier terms is caught up from the dono
   await endpoint.start();
   assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["100000"]]);
   await endpoint.daemon.kill("SIGTERM");
-  world.safekeepers[0]!.daemon.start();
+  await world.restart(world.safekeepers[0]!);
 });
 
 test("compute: what can never start says why and ends", async () => {

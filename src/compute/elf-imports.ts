@@ -35,6 +35,8 @@ export interface ElfImport {
 
 export interface ElfImports {
   readonly functions: readonly ElfImport[];
+  /** Names that the file itself gives to others. */
+  readonly definitions: readonly string[];
   /** DT_NEEDED: the libraries it is linked with. */
   readonly libraries: readonly string[];
 }
@@ -92,20 +94,22 @@ class ElfReader {
       versymAddress === undefined ? undefined : this.#loadedBytes(versymAddress, count * 2);
     const libraryOf = this.#versionLibraries(one(DT_VERNEED), one(DT_VERNEEDNUM) ?? 0, strings);
     const functions: ElfImport[] = [];
+    const definitions: string[] = [];
     for (let i = 1; i < count; i++) {
       const at = i * SYMBOL_BYTES;
-      const imported = symbols.readUInt16LE(at + 6) === 0;
-      if (imported && STT_FUNC_OR_NONE.has(symbols[at + 4]! & 15)) {
-        functions.push({
-          name: this.#string(strings, symbols.readUInt32LE(at)),
-          library: versions && libraryOf.get(versions.readUInt16LE(i * 2) & 0x7fff),
-        });
+      const name = this.#string(strings, symbols.readUInt32LE(at));
+      if (symbols.readUInt16LE(at + 6) !== 0) {
+        // Section symbols have no name.
+        definitions.push(...(name === "" ? [] : [name]));
+      } else if (STT_FUNC_OR_NONE.has(symbols[at + 4]! & 15)) {
+        const version = versions && versions.readUInt16LE(i * 2) & 0x7fff;
+        functions.push({ name, library: libraryOf.get(version ?? 0) });
       }
     }
     const libraries = dynamic
       .filter(([tag]) => tag === DT_NEEDED)
       .map(([, value]) => this.#string(strings, value));
-    return { functions, libraries };
+    return { functions, definitions, libraries };
   }
 
   #dynamicTable(header: Buffer): [number, number][] {

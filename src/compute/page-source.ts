@@ -83,6 +83,7 @@ const SLRU_SEGMENTS_KEPT = 32;
 const MAX_SIZES_KEPT = 200_000;
 const RETRY_FIRST_MS = 20;
 const RETRY_LONGEST_MS = 2000;
+const LOSS_REPORT_INTERVAL_MS = 30_000;
 
 /**
  * Unlogged relations are empty at every start: their main fork is answered from the init fork, and
@@ -100,6 +101,7 @@ export class PageSource implements PageHandlers {
   readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
   #client: Promise<PageClient> | undefined;
   #closed = false;
+  #lossReportedMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: PageSourceOptions) {
     this.#service = options.service;
@@ -327,6 +329,15 @@ export class PageSource implements PageHandlers {
     }
   }
 
+  /** Once for an outage, however often connecting fails in it. */
+  #reportLoss(): void {
+    const now = monotonicMs();
+    if (now - this.#lossReportedMs > LOSS_REPORT_INTERVAL_MS) {
+      this.#lossReportedMs = now;
+      this.#logger.warn("pageserver connection lost; connecting again");
+    }
+  }
+
   async #connected(): Promise<PageClient> {
     const current = this.#client;
     if (current !== undefined) {
@@ -336,7 +347,7 @@ export class PageSource implements PageHandlers {
       }
       if (this.#client === current) {
         this.#client = undefined;
-        this.#logger.warn("pageserver connection lost; connecting again");
+        this.#reportLoss();
       }
     }
     if (this.#closed) {

@@ -8,7 +8,12 @@ import type pg from "pg";
 import { sleep } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
 import { NO_QUORUM, ShimmedPostgres } from "../testing/shimmed-postgres.ts";
-import { copyTree, makePostgresDirectory, StockCluster } from "../testing/stock-cluster.ts";
+import {
+  copyTree,
+  makePostgresDirectory,
+  StockCluster,
+  writePostgresFile,
+} from "../testing/stock-cluster.ts";
 import { removeRemoteFiles, StockPages } from "../testing/stock-pages.ts";
 import type { WalHandlers } from "./shim-server.ts";
 
@@ -55,6 +60,7 @@ async function start(
   options: {
     wal?: WalHandlers;
     walMode?: "quorum" | "none";
+    standby?: boolean;
     settings?: Record<string, string>;
   } = {},
 ): Promise<Started> {
@@ -63,6 +69,9 @@ async function start(
   makePostgresDirectory(workdir);
   copyTree(stock.dataDir, dataDirectory);
   assert.ok(removeRemoteFiles(dataDirectory) > 900);
+  if (options.standby === true) {
+    writePostgresFile(join(dataDirectory, "standby.signal"), "");
+  }
   const pages = new StockPages(stock.dataDir);
   const postgres = await ShimmedPostgres.start({
     installation: stock.installation,
@@ -311,10 +320,11 @@ describe("WAL", () => {
     }
   });
 
-  test("a read-only endpoint's syncs ask nobody", async () => {
+  test("a read-only endpoint: syncs ask nobody, and its start lists no directory", async () => {
     const flushes: number[] = [];
-    const { postgres } = await start({
+    const { postgres, pages } = await start({
       walMode: "none",
+      standby: true,
       wal: {
         walWritten: (segno) => flushes.push(segno),
         flushWal: (segno) => {
@@ -323,9 +333,17 @@ describe("WAL", () => {
         },
       },
     });
-    const client = await postgres.connect();
-    await client.query("CREATE TABLE w (i int)");
-    assert.equal(await postgres.stop(), "exit code 0");
+    try {
+      const client = await postgres.connect();
+      assert.equal(pages.lists, 0);
+      assert.ok(pages.pages < 300);
+      assert.deepEqual((await client.query(SUMS)).rows[0], expected);
+      await assert.rejects(client.query("CREATE TABLE w (i int)"), /read-only transaction/);
+      const size = await client.query("SELECT pg_database_size('second')::int AS bytes");
+      assert.ok(size.rows[0].bytes > 6_000_000);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
     assert.deepEqual(flushes, []);
   });
 

@@ -68,12 +68,9 @@ export class Supervisor implements ComputeControl {
         throw this.#fail(reasonToStop(end));
       }
       this.#status = "init";
-      this.#error = `Postgres ended unexpectedly: ${describeExit(end.exit)}`;
-      this.#restarts++;
       if (monotonicMs() - startedMs > STABLE_RUN_MS) {
         delayMs = RESTART_FIRST_MS;
       }
-      this.#logger.warn({ ...end.exit, delayMs }, "Postgres ended unexpectedly, building it anew");
       await sleep(delayMs, this.#stopping.signal).catch(() => undefined);
       delayMs = Math.min(delayMs * 2, RESTART_MAX_MS);
     }
@@ -115,7 +112,8 @@ export class Supervisor implements ComputeControl {
       if (this.#metrics === undefined) {
         throw this.#fail(withContext(error, "start the compute"));
       }
-      this.#logger.error({ error }, "cannot build Postgres anew");
+      this.#error = errorMessage(error);
+      this.#logger.error({ error }, "cannot build Postgres anew yet");
       return STOPPED;
     }
     if (this.#stopping.signal.aborted) {
@@ -125,6 +123,11 @@ export class Supervisor implements ComputeControl {
     const end = await run.ended;
     if (!this.#stopping.signal.aborted) {
       await run.close();
+      if (end.kind === "exit") {
+        this.#error = `Postgres ended unexpectedly: ${describeExit(end.exit)}`;
+        this.#restarts++;
+        this.#logger.warn(end.exit, "Postgres ended unexpectedly, building it anew");
+      }
     }
     return end;
   }

@@ -1,16 +1,16 @@
 // Stock Postgres's WAL through import, ingest and layers, compared byte for byte with stock recovery.
 
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseWalFileName, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
+import { openImportedTimeline } from "../testing/imported-timeline.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
 import { StockCluster } from "../testing/stock-cluster.ts";
 import {
@@ -20,12 +20,9 @@ import {
   recoverStock,
 } from "../testing/stock-recovery.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
-import { writeIndexPart } from "./index-part.ts";
-import { writeTemplate } from "./initdb-import.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { decodeSize } from "./relation-heads.ts";
-import { StorageResources } from "./storage-resources.ts";
-import { Timeline } from "./timeline.ts";
+import type { Timeline } from "./timeline.ts";
 import { WalFeeder } from "./wal-receiver.ts";
 
 const logger = createLogger("test");
@@ -53,27 +50,8 @@ after(async () => {
   await rm(scratch, { recursive: true, force: true });
 });
 
-/** A root timeline whose first layer is the cluster's base. */
-async function openTimeline(name: string, checkpointDistanceBytes: number): Promise<Timeline> {
-  const directory = join(scratch, name);
-  mkdirSync(directory);
-  const template = await writeTemplate(baseDir, 17, directory);
-  const control = decodeControlFile(readFileSync(join(baseDir, "global", "pg_control")), 17);
-  const part = {
-    tenantId: generateTenantId(),
-    timelineId: generateTimelineId(),
-    ancestor: undefined,
-    pgVersion: 17,
-    systemId: control.systemId,
-    walSegmentSize: control.segmentSize,
-    startLsn: template.lsn,
-    diskConsistentLsn: template.lsn,
-    prevRecordLsn: template.prevRecordLsn,
-    layers: [template.layer],
-  };
-  await writeIndexPart(directory, part);
-  const resources = new StorageResources(logger, { checkpointDistanceBytes });
-  return new Timeline(resources, directory, part, undefined);
+function openTimeline(name: string, checkpointDistanceBytes: number): Promise<Timeline> {
+  return openImportedTimeline(baseDir, join(scratch, name), { logger, checkpointDistanceBytes });
 }
 
 /** All WAL of the cluster from `start` on; the last segment ends in zeros. */

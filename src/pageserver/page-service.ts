@@ -120,10 +120,8 @@ async function waitForLsn(
     throw new StorageError("invalid", "bad-lsn", `not an LSN: '${text ?? ""}'`);
   }
   checkReadable(timeline, lsn);
-  if (lsn > timeline.lastRecordLsn) {
-    const timeoutMs = options.waitLsnTimeoutMs ?? DEFAULT_WAIT_LSN_TIMEOUT_MS;
-    await options.metrics.timeWait(timeline.waitForLsn(lsn, timeoutMs));
-  }
+  const timeoutMs = options.waitLsnTimeoutMs ?? DEFAULT_WAIT_LSN_TIMEOUT_MS;
+  await options.metrics.timeWait(timeline.waitForLsn(lsn, timeoutMs));
   return lsn;
 }
 
@@ -148,6 +146,7 @@ class PagestreamSession {
   readonly #waitLsnTimeoutMs: number;
   readonly #request: PagestreamRequest = newPagestreamRequest();
   #waiting = false;
+  #draining = false;
   #queue: Uint8Array[] = [];
   /** Sizes by relation fork as of #sizesLsn: a compute asks thousands of blocks at one LSN. */
   readonly #sizes = new Map<number, number>();
@@ -186,7 +185,7 @@ class PagestreamSession {
         await this.#metrics.timeWait(
           this.#timeline.waitForLsn(this.#request.notModifiedSince, this.#waitLsnTimeoutMs),
         );
-        this.#answer(next);
+        this.#answer(next, true);
       } catch (error) {
         this.#sendError(next, error);
       }
@@ -199,12 +198,12 @@ class PagestreamSession {
     this.#channel.resume();
   }
 
-  /** False where it has to wait for its LSN first; nothing was sent then. */
-  #answer(payload: Uint8Array): boolean {
+  /** False where it has to wait for its LSN first (never when it has `waited`); nothing was sent then. */
+  #answer(payload: Uint8Array, waited = false): boolean {
     const request = this.#request;
     try {
       decodeRequest(payload, request);
-      if (request.notModifiedSince > this.#timeline.lastRecordLsn) {
+      if (request.notModifiedSince > this.#timeline.lastRecordLsn && !waited) {
         checkLsns(request);
         return false;
       }
@@ -232,17 +231,23 @@ class PagestreamSession {
       }
       this.#metrics.countRequest(request.tag);
     } catch (error) {
+      // After a restart, until the ancestor has taken in its WAL up to the branch point again.
+      if (!waited && error instanceof StorageError && error.code === "ancestor-behind") {
+        return false;
+      }
       this.#sendError(payload, error);
     }
-    if (this.#channel.writableLength > MAX_QUEUED_BYTES && !this.#waiting) {
+    if (this.#channel.writableLength > MAX_QUEUED_BYTES && !this.#draining) {
       void this.#pauseUntilDrained();
     }
     return true;
   }
 
   async #pauseUntilDrained(): Promise<void> {
+    this.#draining = true;
     this.#channel.pause();
     await this.#channel.drained();
+    this.#draining = false;
     if (!this.#waiting) {
       this.#channel.resume();
     }

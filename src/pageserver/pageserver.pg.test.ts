@@ -303,11 +303,24 @@ test("a branch in the past reads as the past, its parent's later WAL does not sh
 });
 
 test("restart without a flush: WAL is taken in again from what is on disk", async () => {
+  const branch = await http.createTimeline(root.tenantId, {
+    new_timeline_id: generateTimelineId(),
+    ancestor_timeline_id: root.timelineId,
+  });
   await pageserver.close({ flush: false });
   await openPageserver();
   const before = await http.getTimeline(root.tenantId, root.timelineId);
   assert.ok(parseLsn(before.last_record_lsn)! < endLsn, before.last_record_lsn);
+  // The branch's content is in WAL that its ancestor has to take in again: its readers wait.
+  const branchClient = await PagestreamClient.connect(pgAddr, {
+    tenantId: root.tenantId,
+    timelineId: branch.timeline_id,
+  });
+  const onBranch = branchClient.getPage(QUIET, 0, endLsn);
   announce(root, endLsn);
+  assert.equal((await onBranch).length, 8192);
+  branchClient.close();
+  await http.deleteTimeline(root.tenantId, branch.timeline_id);
   await compareWithRecovery(root, endLsn);
   await http.checkpoint(root.tenantId, root.timelineId);
   const info = await http.getTimeline(root.tenantId, root.timelineId);

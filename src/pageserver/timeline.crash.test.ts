@@ -16,7 +16,7 @@ const SIZE = relSizePrefix(1663, 5, 16384, 0);
 const KEYS = 50;
 
 /** Record number n writes its number at key n % KEYS. */
-function valueOf(record: number): Uint8Array {
+function recordValue(record: number): Uint8Array {
   const value = Buffer.alloc(100 + (record % 900), record & 0xff);
   value.writeUInt32LE(record);
   return value;
@@ -31,7 +31,7 @@ async function child(workdir: string, tenant: string, timelineId: string): Promi
   const timeline = manager.timeline(parseTenantId(tenant), parseTimelineId(timelineId));
   for (let record = (timeline.lastRecordLsn - FIXTURE_START_LSN) / 8 + 1; ; record++) {
     const lsn = toLsn(FIXTURE_START_LSN + record * 8);
-    timeline.putImage(SIZE, record % KEYS, lsn, valueOf(record));
+    timeline.putImage(SIZE, record % KEYS, lsn, recordValue(record));
     timeline.advance(lsn, toLsn(lsn - 8));
     if (record % 40 === 0) {
       process.stdout.write(`${timeline.diskConsistentLsn}\n`);
@@ -77,7 +77,7 @@ if (process.argv[2] === "child") {
         const record = 1 + random.int(records);
         const lsn = toLsn(FIXTURE_START_LSN + record * 8);
         const value = timeline.readValue(SIZE, record % KEYS, lsn);
-        assert.deepEqual(Buffer.from(value!), valueOf(record));
+        assert.deepEqual(Buffer.from(value!), recordValue(record));
       }
     }
   });

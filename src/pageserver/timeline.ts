@@ -202,7 +202,7 @@ export class Timeline implements TimelineStorage {
       const delta = chain.buffers[i]!.subarray(offset, offset + chain.lengths[i]!);
       redo.apply(delta, chain.lsns[i]! as Lsn, index, fork);
     }
-    const page = redo.copyOut();
+    const page = this.#resources.pageSlab.copy(redo.page);
     const newest = chain.lsns[0]!;
     // Above lastRecordLsn a record may still add to the same key at the same LSN.
     if (count >= config.cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {

@@ -19,6 +19,7 @@ const MAX_BACKOFF_MS = 5_000;
 const LAGGING_TIMEOUT_MS = 3_000;
 /** A connection that brought nothing for so long is given up until there is news of WAL. */
 const IDLE_TIMEOUT_MS = 600_000;
+const ANCESTOR_WAIT_MS = 30_000;
 const FEEDBACK_INTERVAL_MS = 50;
 const KEEPALIVE_INTERVAL_MS = 1_000;
 
@@ -159,6 +160,9 @@ export class WalReceiver {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
+    const aborted = new Promise<void>((resolve) => {
+      signal.addEventListener("abort", () => resolve(), { once: true });
+    });
     while (!signal.aborted && this.#failure === undefined) {
       const next = this.#choose();
       if (next === undefined) {
@@ -169,7 +173,8 @@ export class WalReceiver {
       this.#connecting = true;
       const before = this.#timeline.lastRecordLsn;
       try {
-        await this.#receive(next);
+        // A stop does not wait for a connection attempt; that closes itself when it gets through.
+        await Promise.race([this.#receive(next), aborted]);
       } catch (error) {
         this.#logger.info(
           { safekeeper: next.safekeeperId, reason: errorMessage(error) },
@@ -225,8 +230,10 @@ export class WalReceiver {
 
   /** Streams until the connection ends, whichever way. */
   async #receive(from: KnownSafekeeper): Promise<void> {
-    const feeder = new WalFeeder(this.#timeline, this.#logger);
     const startLsn = this.#timeline.lastRecordLsn;
+    // A branch can be read, and so written, only when its ancestor has reached the branch point.
+    await this.#timeline.waitForLsn(startLsn, ANCESTOR_WAIT_MS);
+    const feeder = new WalFeeder(this.#timeline, this.#logger);
     const ended = Promise.withResolvers<void>();
     this.#lastWalMs = monotonicMs();
     const stream = await openReplication(
@@ -268,7 +275,7 @@ export class WalReceiver {
   }
 
   #onWal(feeder: WalFeeder, lsn: Lsn, bytes: Uint8Array): void {
-    if (this.#failure !== undefined) {
+    if (this.#failure !== undefined || this.#stopping.signal.aborted) {
       return;
     }
     const start = monotonicMs();
@@ -287,7 +294,7 @@ export class WalReceiver {
   }
 
   #onIdle(feeder: WalFeeder): void {
-    if (this.#failure !== undefined) {
+    if (this.#failure !== undefined || this.#stopping.signal.aborted) {
       return;
     }
     try {

@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -101,4 +109,22 @@ test("socketDirectory: stays within a socket address", (t) => {
   t.after(() => rmSync(short, { recursive: true, force: true }));
   assert.ok(join(short, "agent.sock").length <= 107);
   assert.equal(socketDirectory(deep, "agent.sock"), short);
+});
+
+test("runtimeDirectory: those of vanished working directories are removed with the next new one", (t) => {
+  if (postgresUser() === undefined) {
+    t.skip("only root has them");
+    return;
+  }
+  const closed = (name: string) => {
+    const directory = join(temporaryDirectory(t), name);
+    mkdirSync(directory, { mode: 0o700 });
+    return directory;
+  };
+  const first = closed("first");
+  const abandoned = runtimeDirectory(first);
+  rmSync(first, { recursive: true });
+  const kept = runtimeDirectory(closed("second"));
+  assert.equal(existsSync(abandoned), false);
+  assert.equal(existsSync(kept), true);
 });

@@ -25,6 +25,7 @@ import {
   type Stats,
   statSync,
   symlinkSync,
+  writeFileSync,
 } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
@@ -326,9 +327,25 @@ export function runtimeDirectory(workdir: string): string {
   if (user === undefined || mayReach(real, user)) {
     return real;
   }
-  const directory = join(sharedDirectory(), "run", hash(real));
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
+  const run = join(sharedDirectory(), "run");
+  const directory = join(run, hash(real));
+  if (!existsSync(directory)) {
+    mkdirSync(run, { recursive: true, mode: 0o755 });
+    removeAbandoned(run);
+    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    writeFileSync(join(run, `${hash(real)}.workdir`), real);
+  }
   return directory;
+}
+
+/** Removes the runtime directories of working directories that are gone. */
+function removeAbandoned(run: string): void {
+  for (const name of readdirSync(run)) {
+    if (name.endsWith(".workdir") && !existsSync(readFileSync(join(run, name), "utf8"))) {
+      rmSync(join(run, name.slice(0, -".workdir".length)), { recursive: true, force: true });
+      rmSync(join(run, name), { force: true });
+    }
+  }
 }
 
 /** Longest path of a unix socket: sun_path is 108 bytes with the closing NUL (unix(7)). */

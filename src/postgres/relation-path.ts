@@ -38,7 +38,8 @@ export interface SlruPath {
 }
 
 const SLRU_DIRECTORIES = ["pg_xact", "pg_multixact/members", "pg_multixact/offsets"] as const;
-const RELATION_PATTERN = /^(?:base\/([1-9]\d{0,9})|global)\/([1-9]\d{0,9})(_fsm|_vm|_init)?(?:\.([1-9]\d{0,5}))?$/;
+const RELATION_PATTERN =
+  /^(?:base\/([1-9]\d{0,9})|global)\/([1-9]\d{0,9})(_fsm|_vm|_init)?(?:\.([1-9]\d{0,5}))?$/;
 const SLRU_PATTERN = /^(pg_xact|pg_multixact\/(?:members|offsets))\/([0-9A-F]{4,7})$/;
 const OID_LIMIT = 2 ** 32;
 

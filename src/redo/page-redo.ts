@@ -99,6 +99,11 @@ export class PageRedo {
     }
   }
 
+  /** The page, lent until the next call; cheaper than `copyOut` for who copies it anyway. */
+  get page(): Uint8Array {
+    return this.#context.page;
+  }
+
   /** The page in fresh memory, the caller's to keep. */
   copyOut(): Uint8Array {
     return this.#context.bytes.slice(PAGE, PAGE + PAGE_SIZE);

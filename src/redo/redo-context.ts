@@ -14,7 +14,7 @@
 // offset checked against [0, 8192), every access to the delta against its own length.
 
 import { StorageError } from "../base/errors.ts";
-import { formatLsn, INVALID_LSN, type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, lsnHigh } from "../base/lsn.ts";
 import { DELTA_HEADER_SIZE, DELTA_RECORD, DELTA_REFERENCE_SIZE } from "../wal-decoder/delta.ts";
 import { type RedoVersion, redoVersion } from "./redo-version.ts";
 
@@ -37,6 +37,8 @@ const RMGR_NAMES: Readonly<Record<number, string>> = {
 export class RedoContext {
   bytes: Uint8Array;
   view: DataView;
+  /** Bytes [0, 8192) of `bytes`. */
+  page: Uint8Array;
   /** wal_log_hints or data checksums of the cluster: HEAP2 VISIBLE then stamps the heap page. */
   readonly walLogHints: boolean;
 
@@ -74,6 +76,7 @@ export class RedoContext {
     const buffer = new ArrayBuffer(DELTA + INITIAL_DELTA_SPACE);
     this.bytes = new Uint8Array(buffer);
     this.view = new DataView(buffer);
+    this.page = this.bytes.subarray(PAGE, PAGE + PAGE_SIZE);
   }
 
   /** Copies the delta in and decodes its head. */
@@ -84,8 +87,10 @@ export class RedoContext {
     this.bytes.set(delta, DELTA);
     this.deltaEnd = DELTA + delta.length;
     this.lsn = lsn;
-    this.lsnHigh = lsnHigh(lsn);
-    this.lsnLow = lsnLow(lsn);
+    const high = lsnHigh(lsn);
+    this.lsnHigh = high;
+    // Not lsnLow: a remainder of doubles costs more than all the rest of this function.
+    this.lsnLow = lsn - high * 2 ** 32;
     this.blkno = blkno;
     this.fork = fork;
     this.rmid = -1;
@@ -185,6 +190,7 @@ export class RedoContext {
     bytes.set(this.bytes.subarray(0, DELTA));
     this.bytes = bytes;
     this.view = new DataView(buffer);
+    this.page = bytes.subarray(PAGE, PAGE + PAGE_SIZE);
   }
 
   /**

@@ -135,7 +135,10 @@ test("acceptor: a vote is flushed and persisted before it is told, and given onc
 });
 
 test("acceptor: a diverged tail is cut, the control file first told of the lower end", () => {
-  const state = { ...withWal(100), persistent: { ...withWal(100).persistent, flushedLsn: at(100) } };
+  const state = {
+    ...withWal(100),
+    persistent: { ...withWal(100).persistent, flushedLsn: at(100) },
+  };
   const step = receive(state, {
     type: "elected",
     generation: 0,

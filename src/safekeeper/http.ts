@@ -42,6 +42,10 @@ export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstanc
     const msg = `no route ${request.method} ${request.url}`;
     void reply.status(404).send({ msg, code: "no-route" });
   });
+  // Requests are few. A connection kept open would only fail its next request after a restart.
+  server.addHook("onSend", async (_request, reply) => {
+    reply.header("connection", "close");
+  });
   const { timelines, metrics } = options;
   server.get("/v1/status", () => ({ id: options.nodeId }));
   server.get("/metrics", async (_request, reply) => {

@@ -1,10 +1,14 @@
 // The safekeeper's process.
 
+import { enableCompileCache } from "node:module";
 import { parseArgs } from "node:util";
-import { runDaemon } from "../base/daemon.ts";
-import { StorageError } from "../base/errors.ts";
-import { createLogger } from "../base/log.ts";
-import { startSafekeeper } from "./safekeeper.ts";
+
+// Before everything else is loaded: it saves most of the time that loading takes.
+enableCompileCache();
+const { runDaemon } = await import("../base/daemon.ts");
+const { StorageError } = await import("../base/errors.ts");
+const { createLogger } = await import("../base/log.ts");
+const { startSafekeeper } = await import("./safekeeper.ts");
 
 const { values } = parseArgs({
   options: {

@@ -24,7 +24,13 @@ function someWal(start: number, random: SeededRandom, count: number, switches = 
 test("RecordWalker: finds the record ends whatever the chunking and the start", () => {
   for (let seed = 1; seed <= 30; seed++) {
     const random = new SeededRandom(seed);
-    const start = random.pick([SEGMENT, SEGMENT + 8192, SEGMENT + 40, 2 * SEGMENT - 8, 3 * SEGMENT]);
+    const start = random.pick([
+      SEGMENT,
+      SEGMENT + 8192,
+      SEGMENT + 40,
+      2 * SEGMENT - 8,
+      3 * SEGMENT,
+    ]);
     const wal = someWal(start, random, 300);
     const ends = new Set<number>([start, ...wal.recordEnds]);
     const walker = new RecordWalker(wal.startLsn, SEGMENT);

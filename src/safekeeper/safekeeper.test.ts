@@ -1,12 +1,5 @@
 import assert from "node:assert/strict";
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -199,7 +192,9 @@ test("safekeepers: WAL is committed on all, streamed out again, and survives res
   for (let i = 0; i < 20; i++) {
     await commit(leader, wal, [40]);
   }
-  await until("announcement", () => [0, 1, 2].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await until("announcement", () =>
+    [0, 1, 2].every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
   for (const index of [0, 1, 2]) {
     assert.ok((await readWal(cluster, index, START, wal.endLsn)).equals(wholeWal(wal)));
   }
@@ -390,6 +385,7 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
   const { host, port } = parseHostPort(pgAddr);
   const socket = createConnection({ host, port });
   socket.on("error", () => {});
+  socket.resume();
   socket.end(Buffer.alloc(5000, 0xff));
   await new Promise((resolve) => socket.on("close", resolve));
   assert.equal(cluster.state(0).flushLsn, START);
@@ -399,7 +395,11 @@ test("safekeeper: old WAL goes when pageservers need it no more; asking for it s
   const cluster = await Cluster.start(t, 1);
   const wal = new SyntheticWal(START, SEGMENT);
   const leader = await cluster.lead();
-  await commit(leader, wal, Array.from({ length: 12 }, () => 300_000));
+  await commit(
+    leader,
+    wal,
+    Array.from({ length: 12 }, () => 300_000),
+  );
   const stream = await openReplication(
     { ...cluster.address(0), startLsn: wal.endLsn },
     { onWal() {}, onClose() {} },

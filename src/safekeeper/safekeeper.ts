@@ -56,13 +56,22 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
   });
   const pg = parseHostPort(options.listenPg);
   const web = parseHostPort(options.listenHttp);
-  // Both ports before the timelines are touched: two processes must not share a work directory.
-  const httpPort = await listenHttp(http, web.host, web.port);
-  timelines.loadAll();
-  const { port: pgPort } = await wire.listen(pg.host, pg.port);
+  let httpPort: number;
+  let pgPort: number;
+  try {
+    // A port first: two processes must not share a work directory.
+    httpPort = await listenHttp(http, web.host, web.port);
+    timelines.loadAll();
+    pgPort = (await wire.listen(pg.host, pg.port)).port;
+  } catch (error) {
+    await http.close();
+    timelines.close();
+    throw error;
+  }
   const pgAddr = `${pg.host}:${pgPort}`;
   const httpAddr = `${web.host}:${httpPort}`;
-  const broker = options.broker === undefined ? undefined : new BrokerClient(options.broker, logger);
+  const broker =
+    options.broker === undefined ? undefined : new BrokerClient(options.broker, logger);
   if (broker !== undefined) {
     publisher = new BrokerPublisher({ nodeId, pgAddr, httpAddr, broker, timelines });
   }

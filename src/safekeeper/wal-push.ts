@@ -1,16 +1,26 @@
 // START_WAL_PUSH: a proposer's connection; answers go out after one flush for all that arrived together.
 
 import { nowMs } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import type { CopyChannel } from "../postgres/copy-channel.ts";
 import type { WireSession } from "../postgres/wire-server.ts";
 import {
   decodeProposerMessage,
   encodeAcceptorMessage,
+  MAX_SEND_SIZE,
   PROTOCOL_VERSION,
   type ProposerMessage,
 } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import type { Timeline } from "./timeline.ts";
+
+/**
+ * A full AppendRequest means that more is on its way: then one flush serves up to so many bytes, or so
+ * much time. A commit's last request is hardly ever full and is flushed at once. Bulk load is about three
+ * times as fast (safekeeper.bench.ts).
+ */
+const BULK_FLUSH_BYTES = 1024 * 1024;
+const BULK_FLUSH_DELAY_MS = 2;
 
 export interface WalReceiver {
   readonly remote: string;
@@ -29,59 +39,105 @@ export function checkWalPushOptions(text: string): void {
   }
 }
 
-/** Takes over the session. Errors thrown in the handlers end the connection with an ErrorResponse. */
+/** Takes over the session. */
 export function receiveWal(
   session: WireSession,
   timeline: Timeline,
   receivers: Set<WalReceiver>,
   metrics: SafekeeperMetrics,
 ): void {
-  const channel = session.copyBoth();
-  const receiver: WalReceiver = { remote: session.remote, connectedAtMs: nowMs() };
-  receivers.add(receiver);
-  timeline.logger.info({ remote: session.remote }, "proposer connected");
-  channel.onClose(() => {
-    receivers.delete(receiver);
-    timeline.logger.info({ remote: session.remote }, "proposer disconnected");
-  });
-  let greeted = false;
-  let answerDue = false;
-  let dirty = false;
-  const handle = (message: ProposerMessage) => {
-    if (!greeted && message.type !== "greeting") {
+  new WalPush(session, timeline, receivers, metrics);
+}
+
+class WalPush {
+  readonly #timeline: Timeline;
+  readonly #channel: CopyChannel;
+  readonly #metrics: SafekeeperMetrics;
+  #greeted = false;
+  /** Something was received that `settle` must look at. */
+  #dirty = false;
+  #unflushedBytes = 0;
+  #expectsMore = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    session: WireSession,
+    timeline: Timeline,
+    receivers: Set<WalReceiver>,
+    metrics: SafekeeperMetrics,
+  ) {
+    this.#timeline = timeline;
+    this.#metrics = metrics;
+    this.#channel = session.copyBoth();
+    const { remote } = session;
+    const receiver: WalReceiver = { remote, connectedAtMs: nowMs() };
+    receivers.add(receiver);
+    timeline.logger.info({ remote }, "proposer connected");
+    this.#channel.onClose(() => {
+      clearTimeout(this.#timer);
+      receivers.delete(receiver);
+      timeline.logger.info({ remote }, "proposer disconnected");
+    });
+    // What these throw ends the connection with an ErrorResponse. Idle first: `onData` hands out what
+    // has arrived already.
+    this.#channel.onIdle(() => this.#counted(() => this.#idle()));
+    this.#channel.onData((payload) => {
+      this.#counted(() => this.#receive(decodeProposerMessage(payload)));
+    });
+  }
+
+  #receive(message: ProposerMessage): void {
+    if (!this.#greeted && message.type !== "greeting") {
       throw new StorageError("invalid", "no-greeting", `${message.type} before the greeting`);
     }
-    greeted = true;
-    const reply = timeline.receive(message);
-    if (reply === "append-response") {
-      answerDue = true;
-      dirty = true;
-    } else if (reply !== undefined) {
-      channel.send(encodeAcceptorMessage(reply));
+    this.#greeted = true;
+    const reply = this.#timeline.receive(message);
+    if (reply === "append-response" && message.type === "append-request") {
+      this.#dirty = true;
+      this.#unflushedBytes += message.walData.length;
+      this.#expectsMore = message.walData.length === MAX_SEND_SIZE;
+    } else if (typeof reply === "object") {
+      this.#channel.send(encodeAcceptorMessage(reply));
     }
-  };
-  const count = <T>(action: () => T): T => {
+  }
+
+  #idle(): void {
+    if (!this.#dirty) {
+      return;
+    }
+    if (this.#expectsMore && this.#unflushedBytes < BULK_FLUSH_BYTES) {
+      this.#timer ??= setTimeout(() => this.#settleLate(), BULK_FLUSH_DELAY_MS);
+      return;
+    }
+    this.#settle();
+  }
+
+  #settle(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#dirty = false;
+    this.#unflushedBytes = 0;
+    this.#timeline.settle();
+    this.#channel.send(encodeAcceptorMessage(this.#timeline.appendResponse()));
+    this.#timeline.announce();
+  }
+
+  #settleLate(): void {
     try {
-      return action();
+      this.#counted(() => this.#settle());
     } catch (error) {
-      metrics.refusedMessages.inc({ code: error instanceof StorageError ? error.code : "bug" });
+      this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
+      this.#channel.destroy();
+    }
+  }
+
+  #counted(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      const code = error instanceof StorageError ? error.code : "bug";
+      this.#metrics.refusedMessages.inc({ code });
       throw error;
     }
-  };
-  // Idle first: `onData` hands out what has arrived already.
-  channel.onIdle(() =>
-    count(() => {
-      if (!dirty) {
-        return;
-      }
-      dirty = false;
-      timeline.settle();
-      if (answerDue) {
-        answerDue = false;
-        channel.send(encodeAcceptorMessage(timeline.appendResponse()));
-      }
-      timeline.announce();
-    }),
-  );
-  channel.onData((payload) => count(() => handle(decodeProposerMessage(payload))));
+  }
 }

@@ -220,7 +220,10 @@ test("findEndOfWal: damage below the known end, a missing or a short segment", (
     writeSync(fd, Uint8Array.of(0xee), 0, 1, (at % SEGMENT) + 20);
     closeSync(fd);
     const end = findEndOfWal(directory, SEGMENT, known, START);
-    assert.equal(end.endLsn, wal.recordEnds.findLast((lsn) => lsn <= at));
+    assert.equal(
+      end.endLsn,
+      wal.recordEnds.findLast((lsn) => lsn <= at),
+    );
     assert.match(end.stoppedBy ?? "", /checksum/);
     // A later segment that has no size yet is an end, one below the known end is a loss.
     truncateSync(path(3), 0);

@@ -162,7 +162,5 @@ function timelineOf(message: TypedMessage): string | undefined {
     message.safekeeperTimelineInfo?.tenantTimelineId ??
     message.safekeeperDiscoveryRequest?.tenantTimelineId ??
     message.safekeeperDiscoveryResponse?.tenantTimelineId;
-  return id === undefined
-    ? undefined
-    : Buffer.concat([id.tenantId, id.timelineId]).toString("hex");
+  return id === undefined ? undefined : Buffer.concat([id.tenantId, id.timelineId]).toString("hex");
 }

@@ -57,7 +57,10 @@ export class BrokerClient {
 
   constructor(address: string, logger: Logger) {
     this.#logger = logger;
-    this.#sessions = new Http2SessionManager(address, { pingIntervalMs: 5000, pingTimeoutMs: 5000 });
+    this.#sessions = new Http2SessionManager(address, {
+      pingIntervalMs: 5000,
+      pingTimeoutMs: 5000,
+    });
     const transport = createGrpcTransport({
       baseUrl: address,
       sessionManager: this.#sessions,

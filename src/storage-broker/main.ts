@@ -1,10 +1,14 @@
 // The storage broker's process.
 
+import { enableCompileCache } from "node:module";
 import { parseArgs } from "node:util";
-import { runDaemon } from "../base/daemon.ts";
-import { createLogger } from "../base/log.ts";
-import { parseHostPort } from "../postgres/wire-client.ts";
-import { BrokerServer } from "./server.ts";
+
+// Before everything else is loaded: it saves most of the time that loading takes.
+enableCompileCache();
+const { runDaemon } = await import("../base/daemon.ts");
+const { createLogger } = await import("../base/log.ts");
+const { parseHostPort } = await import("../postgres/wire-client.ts");
+const { BrokerServer } = await import("./server.ts");
 
 const { values } = parseArgs({
   options: {

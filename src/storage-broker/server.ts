@@ -1,7 +1,7 @@
 // The broker's listener: gRPC over plain HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
 
-import { type Http2Server, type ServerHttp2Session, createServer as http2Server } from "node:http2";
-import { createServer as http1Server, type Server as Http1Server } from "node:http";
+import { type Server as Http1Server, createServer as http1Server } from "node:http";
+import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
 import { createServer, type Server, type Socket } from "node:net";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";

@@ -11,6 +11,7 @@ import type { EndpointSpec } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
+import { runtimeDirectory } from "../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import { freePort } from "./synthesized-cluster.ts";
@@ -208,12 +209,22 @@ export class ComputeWorld {
     for (let id = 1; id <= safekeeperCount; id++) {
       this.safekeepers.push(await node("safekeeper", id));
     }
-    for (const { daemon, httpAddr } of [this.pageserver, ...this.safekeepers]) {
-      await eventually(`${daemon.name} to answer`, async () => {
-        return (await fetch(`http://${httpAddr}/v1/status`)).ok;
-      });
+    for (const started of [this.pageserver, ...this.safekeepers]) {
+      await this.#answers(started);
     }
     await this.pages().createTenant(this.tenantId);
+  }
+
+  async #answers({ daemon, httpAddr }: Node): Promise<void> {
+    await eventually(`${daemon.name} to answer`, async () => {
+      return (await fetch(`http://${httpAddr}/v1/status`)).ok;
+    });
+  }
+
+  /** Starts a daemon that was killed, and waits until it answers. */
+  async restart(node: Node): Promise<void> {
+    node.daemon.start();
+    await this.#answers(node);
   }
 
   pages(): PageserverHttpClient {
@@ -301,6 +312,9 @@ export class ComputeWorld {
     }
     // A Postgres that was told to quit may still be writing.
     await sleep(200);
+    for (const { daemon } of this.endpoints) {
+      rmSync(runtimeDirectory(daemon.workdir), { recursive: true, force: true, maxRetries: 5 });
+    }
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 }

@@ -15,7 +15,7 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   redo: ["base", "postgres", "wal-decoder"],
   pageserver: ["base", "postgres", "wal-decoder", "redo"],
   safekeeper: ["base", "postgres", "wal-decoder"],
-  "storage-broker": ["base"],
+  "storage-broker": ["base", "postgres"],
   compute: ["base", "postgres", "wal-decoder"],
   cli: ["base", "postgres"],
 };

@@ -1,7 +1,8 @@
 // A base directory, the WAL of a mixed workload on it, and what stock Postgres recovers from the two.
 
 import { join } from "node:path";
-import { type Lsn, parseLsn } from "../base/lsn.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { XLogRecord } from "../postgres/xlog-record.ts";
 import type { PageRedoOptions } from "../redo/page-redo.ts";
 import { MemoryCluster } from "./memory-cluster.ts";
 import { prepareMixedWorkload, runMixedWorkload, type WorkloadOptions } from "./mixed-workload.ts";
@@ -38,12 +39,10 @@ export class RecordedHistory {
       await cluster.start();
       await runMixedWorkload(cluster, options.workload);
       const client = await cluster.connect();
-      const answer = await client.query<{ lsn: string }>(
-        "SELECT pg_current_wal_insert_lsn()::text AS lsn",
-      );
+      const endLsn = await cluster.currentLsn(client);
       await client.query("CREATE TABLE after_the_end (x int)");
       await cluster.stop();
-      return new RecordedHistory(cluster, baseDir, parseLsn(answer.rows[0]!.lsn)!);
+      return new RecordedHistory(cluster, baseDir, endLsn);
     } catch (error) {
       await cluster.destroy();
       throw error;
@@ -63,12 +62,16 @@ export class RecordedHistory {
     options: PageRedoOptions & {
       readonly endLsn?: Lsn;
       readonly prepare?: (cluster: MemoryCluster) => void;
+      readonly afterRecord?: (record: XLogRecord, cluster: MemoryCluster) => void;
     } = {},
   ): MemoryCluster {
     const cluster = new MemoryCluster(this.baseDir, options);
     options.prepare?.(cluster);
     const endLsn = options.endLsn ?? this.endLsn;
-    replayInto(cluster, { walDir: this.walDir, startLsn: this.startLsn, endLsn });
+    const { walDir, startLsn } = this;
+    replayInto(cluster, { walDir, startLsn, endLsn }, (record) =>
+      options.afterRecord?.(record, cluster),
+    );
     return cluster;
   }
 

@@ -54,12 +54,17 @@ export function baseStartLsn(baseDir: string): Lsn {
     .checkPointLsn;
 }
 
-/** Replays WAL into `cluster`; the number of records. An error names the record's LSN. */
-export function replayInto(cluster: MemoryCluster, options: ReadWalOptions): number {
+/** Replays WAL into `cluster`; the number of records. An error has the record's LSN in front. */
+export function replayInto(
+  cluster: MemoryCluster,
+  options: ReadWalOptions,
+  afterRecord?: (record: XLogRecord) => void,
+): number {
   return readWal(options, (record, endLsn) => {
     cluster.lsn = endLsn;
     try {
       interpretRecord(record, cluster);
+      afterRecord?.(record);
     } catch (error) {
       throw new Error(`replay record at ${formatLsn(record.startLsn)}`, { cause: error });
     }

@@ -113,10 +113,10 @@ export class StockCluster {
     return client;
   }
 
-  /** End of the WAL written and flushed so far. */
+  /** End of the last WAL record inserted so far. */
   async currentLsn(client: pg.Client): Promise<Lsn> {
     const answer = await client.query<{ lsn: string }>(
-      "SELECT pg_current_wal_insert_lsn()::text AS lsn, pg_switch_wal() IS NULL AS switched",
+      "SELECT pg_current_wal_insert_lsn()::text AS lsn",
     );
     return parseLsn(answer.rows[0]!.lsn)!;
   }

@@ -1,10 +1,17 @@
 // Judges the WAL decoder by Postgres's own: pg_walinspect over a mixed workload.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
+import { encodeCheckPoint } from "../postgres/checkpoint.ts";
+import { decodeControlFile } from "../postgres/control-file.ts";
+import { restoreImage } from "../postgres/fpi.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
+import { decodeRelationMap } from "../postgres/relation-map.ts";
 import { rmgrName } from "../postgres/rmgr.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
@@ -15,6 +22,8 @@ import type { RecordSink } from "./record-sink.ts";
 import { WalStream } from "./wal-stream.ts";
 
 const { pageMagic } = PG_VERSIONS[17];
+const SAMPLES = join(import.meta.dirname, "testdata", "records-17.hex.txt");
+const MAX_SAMPLE = 600;
 
 interface RecordInfo {
   readonly start_lsn: string;
@@ -68,8 +77,9 @@ before(async () => {
   blocks = (
     await client.query<{ block: string }>(
       `SELECT concat_ws(' ', start_lsn, block_id, reltablespace, reldatabase, relfilenode,
-         relforknumber, relblocknumber, block_data_length, block_fpi_length) AS block
-       FROM pg_get_wal_block_info($1, $2, false) ORDER BY start_lsn, block_id`,
+         relforknumber, relblocknumber, md5(coalesce(block_data, '')), block_fpi_length,
+         md5(coalesce(block_fpi_data, ''))) AS block
+       FROM pg_get_wal_block_info($1, $2, true) ORDER BY start_lsn, block_id`,
       range,
     )
   ).rows.map((row) => row.block);
@@ -154,12 +164,18 @@ test("WalStream: starts at the end of any record", () => {
   }
 });
 
-test("XLogRecord.decode: the block references that pg_walinspect shows", () => {
+test("XLogRecord.decode and restoreImage: the block references, data and images of pg_walinspect", () => {
   const found: string[] = [];
-  eachRecord((stream) => {
-    const { record } = stream;
+  const page = new Uint8Array(PAGE_SIZE);
+  const md5 = (bytes: Uint8Array) => createHash("md5").update(bytes).digest("hex");
+  eachRecord(({ record }) => {
     record.decode();
     for (let i = 0; i < record.blockCount; i++) {
+      const hasImage = record.imageLength[i]! > 0;
+      if (hasImage) {
+        restoreImage(record, i, page);
+      }
+      const dataFrom = record.dataOffset[i]!;
       found.push(
         [
           formatLsn(record.startLsn),
@@ -169,13 +185,28 @@ test("XLogRecord.decode: the block references that pg_walinspect shows", () => {
           record.blockRel[i],
           record.blockFork[i],
           record.blockNumber[i],
-          record.dataLength[i],
+          md5(record.bytes.subarray(dataFrom, dataFrom + record.dataLength[i]!)),
           record.imageLength[i],
+          md5(hasImage ? page : new Uint8Array(0)),
         ].join(" "),
       );
     }
   });
   assert.deepEqual(found, blocks);
+});
+
+test("pg_control and pg_filenode.map: as a real cluster writes them", () => {
+  const bytes = readFileSync(join(cluster.dataDir, "global", "pg_control"));
+  const control = decodeControlFile(bytes);
+  assert.deepEqual([control.version.major, control.state, control.segmentSize], [17, 1, 1 << 24]);
+  assert.ok(control.checkPointLsn > endLsn);
+  assert.equal(control.checkPoint.redo, control.checkPointLsn);
+  const copy = encodeCheckPoint(control.checkPoint, control.version);
+  assert.deepEqual(copy, new Uint8Array(bytes.subarray(40, 128)));
+  const shared = decodeRelationMap(
+    readFileSync(join(cluster.dataDir, "global", "pg_filenode.map")),
+  );
+  assert.ok(shared.some(({ oid, relNumber }) => oid === 1262 && relNumber === 1262));
 });
 
 function eachRecord(handler: (stream: WalStream) => void): void {
@@ -223,3 +254,41 @@ test("interpretRecord: takes every record of the workload and tells of every kin
   const total = (calls.get("blockDelta") ?? 0) + (calls.get("blockImage") ?? 0);
   assert.ok(total > 20_000, `${total} block versions`);
 });
+
+/**
+ * One small record of each shape goes into testdata: interpret-record.test.ts holds what it is taken
+ * to mean, and the fuzzer starts from it. UPDATE=1 writes the file anew.
+ */
+test("testdata: holds every shape of record that the workload writes", () => {
+  const samples = new Map<string, Buffer>();
+  eachRecord(({ record }) => {
+    record.decode();
+    const images = record.imageApply.subarray(0, record.blockCount).includes(1) ? "images" : "";
+    const shape = `${rmgrName(record.rmid)} ${record.info} ${record.blockId.subarray(0, record.blockCount)} ${images}`;
+    const known = samples.get(shape);
+    if (record.length <= MAX_SAMPLE && (known === undefined || known.length > record.length)) {
+      const { offset, length } = record;
+      samples.set(shape, Buffer.from(record.bytes.subarray(offset, offset + length)));
+    }
+  });
+  if (process.env["UPDATE"] === "1") {
+    const lines = [...samples.values()].map((bytes) => bytes.toString("hex")).sort(byKind);
+    writeFileSync(SAMPLES, `${lines.join("\n")}\n`);
+  }
+  const kinds = new Set(readFileSync(SAMPLES, "latin1").trim().split("\n").map(kindOf));
+  // Which of its rarer shapes a run writes depends on timing; the common kinds must all be there.
+  const missing = [...samples.values()]
+    .map((bytes) => kindOf(bytes.toString("hex")))
+    .filter((kind) => !kinds.has(kind));
+  assert.ok(missing.length <= 2, `kinds not in testdata: ${missing.join(" ")}; run with UPDATE=1`);
+  assert.ok(kinds.size > 50, `${kinds.size} kinds`);
+});
+
+/** xl_rmid and the resource manager's half of xl_info, as hex. */
+function kindOf(hex: string): string {
+  return `${hex.slice(34, 36)}/${hex.slice(32, 33)}`;
+}
+
+function byKind(a: string, b: string): number {
+  return kindOf(a) < kindOf(b) || (kindOf(a) === kindOf(b) && a < b) ? -1 : 1;
+}

@@ -8,7 +8,8 @@
 //   CHECKPOINT_REDO   i32 wal_level; 17 and later
 //   RUNNING_XACTS     i32 n, i32 n, u8 and padding, u32 nextXid, u32 oldestRunningXid, ...
 
-import { decodeCheckPoint } from "../postgres/checkpoint.ts";
+import { errorMessage } from "../base/errors.ts";
+import { type CheckPoint, decodeCheckPoint } from "../postgres/checkpoint.ts";
 import {
   XLOG_BACKUP_END,
   XLOG_CHECKPOINT_ONLINE,
@@ -51,12 +52,9 @@ export function interpretXlog(record: XLogRecord, sink: RecordSink): void {
       interpretImages(record, sink, opcode);
       return;
     case XLOG_CHECKPOINT_SHUTDOWN:
-    case XLOG_CHECKPOINT_ONLINE: {
-      const { bytes, mainOffset, mainLength } = record;
-      const checkPoint = decodeCheckPoint(bytes, mainOffset, mainLength, version);
-      sink.checkpoint(checkPoint, opcode === XLOG_CHECKPOINT_SHUTDOWN);
+    case XLOG_CHECKPOINT_ONLINE:
+      sink.checkpoint(checkPointOf(record), opcode === XLOG_CHECKPOINT_SHUTDOWN);
       return;
-    }
     case XLOG_NEXTOID:
       sink.nextOid(data.u32());
       return;
@@ -82,6 +80,15 @@ export function interpretXlog(record: XLogRecord, sink: RecordSink): void {
       return;
     default:
       throw unsupportedRecord(record);
+  }
+}
+
+function checkPointOf(record: XLogRecord): CheckPoint {
+  const { bytes, mainOffset, mainLength, version } = record;
+  try {
+    return decodeCheckPoint(bytes, mainOffset, mainLength, version);
+  } catch (error) {
+    throw corruptWal(record.startLsn, errorMessage(error));
   }
 }
 

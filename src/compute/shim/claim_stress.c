@@ -39,6 +39,7 @@ struct sector {
 struct shared {
   uint32_t gate;  /* readers-writer lock of the file's size: 1 << 31 for a truncation */
   uint32_t size;  /* blocks */
+  uint32_t failed;
   uint32_t done[]; /* per sector: lock bit 31, version below */
 };
 
@@ -53,6 +54,7 @@ static uint32_t roll(uint32_t limit) {
 static void fail(const char *what, uint32_t block, uint32_t index, uint32_t a, uint32_t b) {
   fprintf(stderr, "claim_stress: %s: block %u sector %u: %u, wanted %u (errno %d)\n", what, block, index, a,
           b, errno);
+  __atomic_store_n(&shared->failed, 1, __ATOMIC_SEQ_CST);
   _exit(1);
 }
 
@@ -70,6 +72,10 @@ static void enter(bool alone) {
     if (open && __atomic_compare_exchange_n(&shared->gate, &now, next, false, __ATOMIC_SEQ_CST,
                                             __ATOMIC_SEQ_CST)) {
       return;
+    }
+    /* Whoever failed may have done so inside. */
+    if (__atomic_load_n(&shared->failed, __ATOMIC_SEQ_CST)) {
+      _exit(1);
     }
     sched_yield();
   }

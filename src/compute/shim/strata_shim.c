@@ -135,6 +135,8 @@ struct reply {
 struct fd_entry {
   struct file *file; /* lazily filled file, or NULL */
   u64 segno;         /* WAL segment number */
+  u32 next_fault;    /* block after the last fetch: another fetch there is a sequential one */
+  u32 window;        /* blocks to fetch at once, while it goes on like that */
   u8 is_wal, sync_writes, foreign, writable;
 };
 
@@ -744,8 +746,20 @@ static int fill(struct file *file, int fd, u32 block, u32 count) {
   return result;
 }
 
+/*
+ * How many blocks to fetch for a read of [from, to): more than asked, twice as many each time, when the
+ * process reads this descriptor in order. VACUUM and old majors read scans block by block, and then
+ * the round trip to the agent is what takes the time.
+ */
+static u32 blocks_to_fetch(struct fd_entry *entry, u32 from, u32 to) {
+  u32 window = from == entry->next_fault && from > 0 ? entry->window * 2 : 1;
+  entry->window = window > MAX_PAGES ? MAX_PAGES : window < 1 ? 1 : window;
+  return to - from > entry->window ? to - from : entry->window;
+}
+
 /* Makes blocks [from, to) present. */
 static int fault(struct file *file, int fd, u32 from, u32 to) {
+  bool exactly = false;
   while (from < to) {
     u32 end = load(&file->nremote), count = 0;
     if (from >= end) {
@@ -760,14 +774,20 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       wait_block(file, from);
       continue;
     }
-    end = end < to ? end : to;
-    while (from + count < end && count < MAX_PAGES && claim(file, from + count, FILLING)) {
+    u32 wanted = exactly ? to - from : blocks_to_fetch(&fds[fd], from, to);
+    while (count < wanted && from + count < end && count < MAX_PAGES && claim(file, from + count, FILLING)) {
       count++;
     }
     if (count > 0 && fill(file, fd, from, count) != 0) {
-      return -1;
+      if (exactly || from + count <= to) {
+        return -1;
+      }
+      /* A block that nobody asked for may be the one that storage cannot give. */
+      exactly = true;
+      continue;
     }
     from += count;
+    fds[fd].next_fault = from;
   }
   return 0;
 }

@@ -1,0 +1,152 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { toLsn } from "../base/lsn.ts";
+import { StrataHome } from "./home.ts";
+import { createTimeline, deleteBranch, newestLsn, resolveBranch } from "./timelines.ts";
+
+const TENANT = parseTenantId("a".repeat(32));
+const FIRST = parseTimelineId("1".repeat(32));
+const SECOND = parseTimelineId("2".repeat(32));
+
+/** A storage node with just the routes that the command line uses. */
+class FakeNode {
+  readonly timelines = new Map<string, { ancestor: string | null }>();
+  /** The next request whose method is this fails with 503. */
+  failNext: string | undefined;
+  lsn = "0/100";
+  readonly #server = createServer((request, response) => {
+    this.#answer(request).then(
+      ([status, body]) => {
+        response.writeHead(status, { "content-type": "application/json" });
+        response.end(JSON.stringify(body));
+      },
+      (error) => response.destroy(error),
+    );
+  });
+
+  async listen(t: TestContext): Promise<string> {
+    await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+    t.after(() => {
+      this.#server.close();
+      this.#server.closeAllConnections();
+    });
+    const address = this.#server.address();
+    assert.ok(address !== null && typeof address === "object");
+    return `127.0.0.1:${address.port}`;
+  }
+
+  async #answer(request: IncomingMessage): Promise<[number, unknown]> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) {
+      chunks.push(chunk as Buffer);
+    }
+    if (this.failNext === request.method) {
+      this.failNext = undefined;
+      return [503, { msg: "out of order" }];
+    }
+    const last = request.url!.split("/").at(-1)!;
+    if (request.method === "POST") {
+      const body = JSON.parse(Buffer.concat(chunks).toString());
+      const id: string = body.new_timeline_id ?? body.timeline_id;
+      this.timelines.set(id, { ancestor: body.ancestor_timeline_id ?? null });
+      return [201, this.#info(id)];
+    }
+    if (request.method === "DELETE") {
+      return this.timelines.delete(last) ? [200, {}] : [404, { msg: `no timeline ${last}` }];
+    }
+    if (last === "timeline") {
+      return [200, [...this.timelines.keys()].map((id) => this.#info(id))];
+    }
+    return this.timelines.has(last) ? [200, this.#info(last)] : [404, { msg: `no ${last}` }];
+  }
+
+  #info(id: string) {
+    return {
+      tenant_id: TENANT,
+      timeline_id: id,
+      ancestor_timeline_id: this.timelines.get(id)!.ancestor,
+      last_record_lsn: this.lsn,
+      commit_lsn: this.lsn,
+      system_id: "1",
+      wal_seg_size: 16_777_216,
+      start_lsn: "0/10",
+    };
+  }
+}
+
+async function makeHome(t: TestContext) {
+  const directory = mkdtempSync(join(tmpdir(), "strata-timelines-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const [pageserver, safekeeper] = [new FakeNode(), new FakeNode()];
+  const home = new StrataHome(directory);
+  home.create(
+    {
+      pageservers: [
+        { id: 1, listenPgAddr: "127.0.0.1:1", listenHttpAddr: await pageserver.listen(t) },
+      ],
+      safekeepers: [
+        { id: 1, listenPgAddr: "127.0.0.1:2", listenHttpAddr: await safekeeper.listen(t) },
+      ],
+    },
+    1,
+    "empty-dir-ok",
+  );
+  return { home, pageserver, safekeeper };
+}
+
+test("createTimeline: pageserver, safekeepers, then the name; names and ids are unique", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main" };
+  await createTimeline(home, wanted);
+  assert.deepEqual([...pageserver.timelines.keys()], [FIRST]);
+  assert.deepEqual([...safekeeper.timelines.keys()], [FIRST]);
+  assert.equal(resolveBranch(home.config(), TENANT, "main"), FIRST);
+  assert.deepEqual(home.config().unfinishedTimelines, {});
+  await assert.rejects(createTimeline(home, wanted), { kind: "conflict" });
+  await assert.rejects(createTimeline(home, { ...wanted, branchName: "x" }), /as branch 'main'/);
+  await assert.rejects(createTimeline(home, { ...wanted, branchName: "a b" }), { kind: "invalid" });
+  assert.throws(() => resolveBranch(home.config(), TENANT, "toString"), { kind: "not-found" });
+});
+
+test("createTimeline: what a failure left behind is removed by the next creation", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  safekeeper.failNext = "POST";
+  const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main" };
+  await assert.rejects(createTimeline(home, wanted), /out of order/);
+  assert.deepEqual([...pageserver.timelines.keys()], [FIRST]);
+  assert.throws(() => resolveBranch(home.config(), TENANT, "main"), { kind: "not-found" });
+  await createTimeline(home, { ...wanted, timelineId: SECOND });
+  assert.deepEqual([...pageserver.timelines.keys()], [SECOND]);
+  assert.equal(resolveBranch(home.config(), TENANT, "main"), SECOND);
+});
+
+test("deleteBranch: not with children; cut short, the next command finishes it", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
+  const ancestor = { timelineId: FIRST, lsn: toLsn(256) };
+  await createTimeline(home, { tenantId: TENANT, timelineId: SECOND, branchName: "dev", ancestor });
+  await assert.rejects(deleteBranch(home, TENANT, "main"), { kind: "conflict", message: /dev/ });
+  safekeeper.failNext = "DELETE";
+  await assert.rejects(deleteBranch(home, TENANT, "dev"), /out of order/);
+  assert.throws(() => resolveBranch(home.config(), TENANT, "dev"), { kind: "not-found" });
+  assert.ok(safekeeper.timelines.has(SECOND));
+  await createTimeline(home, { tenantId: TENANT, branchName: "dev", ancestor });
+  assert.ok(!safekeeper.timelines.has(SECOND));
+  assert.ok(!pageserver.timelines.has(SECOND));
+  assert.deepEqual(home.config().unfinishedTimelines, {});
+});
+
+test("newestLsn: the furthest of pageserver and safekeepers, also with one of them down", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
+  pageserver.lsn = "0/200";
+  safekeeper.lsn = "0/300";
+  assert.equal(await newestLsn(home, home.config(), TENANT, FIRST), 0x300);
+  safekeeper.failNext = "GET";
+  assert.equal(await newestLsn(home, home.config(), TENANT, FIRST), 0x200);
+});

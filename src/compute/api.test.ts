@@ -1,0 +1,52 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { parseEndpointSpec } from "./api.ts";
+
+const GOOD = {
+  endpointId: "ep-main",
+  tenantId: "0123456789abcdef0123456789abcdef",
+  timelineId: "fedcba9876543210fedcba9876543210",
+  mode: "primary",
+  pgVersion: 17,
+  pgHost: "127.0.0.1",
+  pgPort: 55432,
+  internalHttpPort: 55433,
+  pageserver: { pgAddr: "127.0.0.1:64000", httpAddr: "127.0.0.1:9898" },
+  safekeepers: [{ id: 1, pgAddr: "127.0.0.1:5454", httpAddr: "127.0.0.1:7676" }],
+  settings: { work_mem: "8MB" },
+};
+
+test("parseEndpointSpec: takes what the command line writes", () => {
+  assert.deepEqual(parseEndpointSpec(JSON.stringify(GOOD)), { ...GOOD, pgBin: undefined });
+  const past = { ...GOOD, mode: { static: "0/16F9A00" }, safekeepers: [], settings: undefined };
+  const parsed = parseEndpointSpec(JSON.stringify(past));
+  assert.deepEqual(parsed.mode, { static: "0/16F9A00" });
+  assert.deepEqual(parsed.settings, {});
+});
+
+test("parseEndpointSpec: names the field that is wrong", () => {
+  const wrong: [string, object, RegExp][] = [
+    ["tenant", { tenantId: "123" }, /tenantId: expected 32 hex digits/],
+    ["port", { pgPort: 70_000 }, /pgPort: expected a whole number from 1 to 65535/],
+    ["port text", { internalHttpPort: "80" }, /internalHttpPort/],
+    ["mode", { mode: "replica" }, /mode: expected 'primary'/],
+    ["lsn", { mode: { static: "12" } }, /mode:/],
+    ["zero lsn", { mode: { static: "0/0" } }, /mode:/],
+    ["no safekeepers", { safekeepers: [] }, /a primary needs at least one/],
+    ["twice", { safekeepers: [GOOD.safekeepers[0], GOOD.safekeepers[0]] }, /twice/],
+    [
+      "address",
+      { pageserver: { ...GOOD.pageserver, pgAddr: "here" } },
+      /pgAddr: expected host:port/,
+    ],
+    ["setting", { settings: { work_mem: 8 } }, /settings\.work_mem/],
+    ["list", { settings: [] }, /settings: expected an object/],
+    ["major", { pgVersion: 13 }, /pgVersion/],
+  ];
+  for (const [what, change, message] of wrong) {
+    assert.throws(() => parseEndpointSpec(JSON.stringify({ ...GOOD, ...change })), message, what);
+  }
+  for (const text of ["", "null", "[]", "7", "{", '"x"']) {
+    assert.throws(() => parseEndpointSpec(text), { kind: "invalid", code: "bad-endpoint-spec" });
+  }
+});

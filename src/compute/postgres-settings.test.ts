@@ -1,0 +1,53 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { postgresSettings } from "./postgres-settings.ts";
+
+function settingsWith(settings: Record<string, string>, preparedTransactions = 0) {
+  return postgresSettings({
+    pgVersion: 17,
+    host: "127.0.0.1",
+    port: 55432,
+    settings,
+    preparedTransactions,
+  });
+}
+
+test("postgresSettings: durability is on the command line and cannot be set away", () => {
+  const { commandLine } = settingsWith({});
+  for (const setting of ["fsync=on", "wal_sync_method=fdatasync", "restart_after_crash=off"]) {
+    assert.ok(commandLine.includes(setting), setting);
+  }
+  for (const name of ["fsync", "FSYNC", "wal_sync_method", "full_page_writes", "port"]) {
+    assert.throws(() => settingsWith({ [name]: "off" }), { code: "protected-setting" }, name);
+  }
+  assert.throws(() => settingsWith({ io_method: "io_uring" }), { code: "protected-setting" });
+});
+
+test("postgresSettings: a value cannot break out of its quotes", () => {
+  const { configuration } = settingsWith({ application_name: "it's a \\ test\nfsync = off" });
+  assert.match(configuration, /^application_name = 'it''s a \\\\ test\\nfsync = off'$/m);
+  assert.doesNotMatch(configuration, /^fsync/m);
+  for (const name of ["", "a b", "x = 1\nfsync", "1a", "a.", "include"]) {
+    if (name !== "include") {
+      assert.throws(() => settingsWith({ [name]: "1" }), { code: "bad-setting" }, name);
+    }
+  }
+});
+
+test("postgresSettings: pg_control gets what Postgres will run with", () => {
+  const { controlParameters, configuration } = settingsWith({ max_connections: "7" }, 100);
+  assert.equal(controlParameters.maxConnections, 7);
+  assert.equal(controlParameters.maxPreparedTransactions, 100);
+  assert.match(configuration, /^max_prepared_transactions = '100'$/m);
+  assert.equal(settingsWith({ wal_level: "logical" }).controlParameters.walLevel, 2);
+  assert.throws(() => settingsWith({ wal_level: "minimal" }), /wal_level must be/);
+  assert.throws(() => settingsWith({ max_connections: "many" }), /must be a number/);
+});
+
+test("postgresSettings: what only later majors know is not given to earlier ones", () => {
+  const common = { host: "127.0.0.1", port: 1, settings: {}, preparedTransactions: 0 };
+  const of = (pgVersion: number) => postgresSettings({ ...common, pgVersion }).configuration;
+  assert.doesNotMatch(of(16), /io_combine_limit/);
+  assert.match(of(17), /io_combine_limit = '256kB'/);
+  assert.match(of(18), /io_method = 'worker'/);
+});
