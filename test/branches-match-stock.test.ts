@@ -1,7 +1,7 @@
 // Branches taken under load equal stock Postgres's own recovery to the same LSN, page by page.
 
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
@@ -17,7 +17,7 @@ import {
 import { listRelations, PagestreamClient } from "../src/pageserver/client.ts";
 import { runInitdb, templateDirectory, writeTemplate } from "../src/pageserver/initdb-import.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
-import { findInstallation } from "../src/postgres/installation.ts";
+import { findInstallation, giveToPostgres } from "../src/postgres/installation.ts";
 import { copyTree, makePostgresDirectory } from "../src/testing/stock-cluster.ts";
 import {
   compareRelationFiles,
@@ -99,6 +99,8 @@ test("five branches taken during TPC-B: every main and vm page as stock recovers
   const base = join(cluster.home, "..", "initdb", "base");
   copyTree(initdbDir, base);
   replaceSystemId(base, systemId);
+  // Its own segment names initdb's system; the gathered one replaces it.
+  rmSync(join(base, "pg_wal", walFileName(1)));
   const walDir = gatherWal(systemId);
   for (const branch of branches) {
     const outDir = join(cluster.home, "..", "initdb", branch.name);
@@ -179,6 +181,9 @@ function gatherWal(systemId: bigint): string {
   // xlp_sysid of the long page header (access/xlog_internal.h) is not covered by any checksum.
   merged.writeBigUInt64LE(systemId, 24);
   writeFileSync(join(walDir, first), merged);
+  for (const name of readdirSync(walDir)) {
+    giveToPostgres(join(walDir, name));
+  }
   return walDir;
 }
 

@@ -3,7 +3,7 @@ import { readdirSync } from "node:fs";
 import { createServer } from "node:net";
 import { after, before, test } from "node:test";
 import { sleep } from "../base/clock.ts";
-import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { type ComputeEndpoint, ComputeWorld, eventually } from "../testing/compute-world.ts";
 
 let world: ComputeWorld;
@@ -101,6 +101,28 @@ test("compute: what was committed is there after stop and start, and on a static
   for (const one of [past, onBranch, endpoint]) {
     await one.daemon.kill("SIGTERM");
     assert.equal(one.daemon.exitCode, 0);
+  }
+});
+
+test("compute: a branch may begin anywhere: in a record, a page header, off any alignment", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+  const [[text]] = (await endpoint.query("SELECT pg_current_wal_flush_lsn()")) as [[string]];
+  await endpoint.query("CREATE TABLE filler AS SELECT generate_series(1, 10000) n");
+  await endpoint.daemon.kill("SIGTERM");
+  const page = pageStart(addLsn(lsn(text), XLOG_BLCKSZ));
+  for (const offset of [0, 8, 3, 1003, XLOG_BLCKSZ - 8]) {
+    const at = formatLsn(addLsn(page, offset));
+    const branch = await world.createTimeline({ timelineId: timeline_id, lsn: at });
+    const onBranch = await world.createEndpoint(branch.timeline_id);
+    for (let start = 1; start <= 2; start++) {
+      await onBranch.start();
+      await onBranch.query("INSERT INTO t VALUES (0)");
+      assert.deepEqual(await onBranch.query("SELECT count(*) FROM t"), [[`${1000 + start}`]], at);
+      await onBranch.daemon.kill("SIGTERM");
+    }
   }
 });
 

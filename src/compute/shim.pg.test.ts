@@ -290,6 +290,38 @@ describe("WAL", () => {
     assert.equal(await postgres.stop(), "exit code 0");
   });
 
+  for (const method of ["fsync", "open_datasync", "open_sync"]) {
+    test(`a commit waits for the agent with wal_sync_method=${method} too`, async () => {
+      const held: (() => void)[] = [];
+      let holding = false;
+      const { postgres } = await start({
+        wal: {
+          walWritten: () => undefined,
+          flushWal: () =>
+            holding ? new Promise((resolve) => held.push(resolve)) : Promise.resolve(),
+        },
+        settings: { wal_sync_method: method, autovacuum: "off" },
+      });
+      const client = await postgres.connect();
+      holding = true;
+      let done = false;
+      const commit = client.query("INSERT INTO history (account, delta) VALUES (1, 1)").then(() => {
+        done = true;
+      });
+      for (let i = 0; i < 100 && held.length === 0; i++) {
+        await sleep(20);
+      }
+      await sleep(50);
+      assert.ok(held.length > 0 && !done);
+      holding = false;
+      for (const release of held) {
+        release();
+      }
+      await commit;
+      assert.equal(await postgres.stop(), "exit code 0");
+    });
+  }
+
   test("fenced: waiting commits and Postgres itself end at once", async () => {
     let holding = false;
     const { postgres } = await start({

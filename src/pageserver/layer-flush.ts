@@ -5,7 +5,7 @@ import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { type Lsn, toLsn } from "../base/lsn.ts";
 import type { PageRedo } from "../redo/page-redo.ts";
-import { formatKey, type KeyPrefix, prefixField5 } from "./key.ts";
+import { formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
 import { type LayerDescription, LayerWriter } from "./layer-writer.ts";
 import type { OpenLayer } from "./open-layer.ts";
@@ -23,8 +23,14 @@ export interface FlushOptions {
   readonly imageAfterDeltas: number;
   /** For this flush alone: its page lives on across yields. */
   readonly redo: PageRedo;
-  /** The page below the layer, undefined where there is none. */
+  /** One in so many changed pages is looked at in each flush, others in the next ones ... */
+  readonly imageRotation: number;
+  /** ... this flush's turn, any whole number. */
+  readonly turn: number;
+  /** The page at an LSN, undefined where there is none. */
   readonly readPage: (prefix: KeyPrefix, index: number, lsn: Lsn) => Uint8Array | undefined;
+  /** Deltas that a read at the LSN applies. */
+  readonly countDeltas: (prefix: KeyPrefix, index: number, lsn: Lsn) => number;
   readonly signal: AbortSignal;
   readonly logger: Logger;
 }
@@ -74,6 +80,7 @@ class FrozenLayerCopy {
         for (const entry of entries) {
           this.#copy(prefix, index, entry);
         }
+        this.#imageInTurn(prefix, index, entries.at(-1)!);
       } else {
         await this.#copyWithImages(prefix, index, entries);
       }
@@ -112,6 +119,27 @@ class FrozenLayerCopy {
       layer.entryOffset(entry),
       layer.entryLength(entry),
     );
+  }
+
+  /**
+   * A page that gets a few deltas in every layer would have long chains over many layers: an image
+   * where its turn comes bounds them to about `imageRotation` layers.
+   */
+  #imageInTurn(prefix: KeyPrefix, index: number, newest: number): void {
+    const { imageRotation, turn, imageAfterDeltas } = this.#options;
+    const due = ((keyHash(prefix, index) >>> 0) + turn) % imageRotation === 0;
+    if (!due || !isDeltaKind(this.#layer.entryKind(newest))) {
+      return;
+    }
+    const lsn = this.#layer.entryLsn(newest);
+    try {
+      if (this.#options.countDeltas(prefix, index, lsn) >= imageAfterDeltas) {
+        const page = this.#options.readPage(prefix, index, lsn);
+        this.#writer.add(prefix, index, lsn, VALUE_IMAGE, page!);
+      }
+    } catch (error) {
+      this.#giveUpImage(prefix, index, error);
+    }
   }
 
   /** An image goes after the last delta of its LSN, which it contains. */

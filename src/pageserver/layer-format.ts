@@ -62,8 +62,8 @@ export const ENTRY_LSN_HIGH_MASK = 0xff_ffff;
 
 export const FILTER_LINE_BYTES = 64;
 const FILTER_LINE_BITS = FILTER_LINE_BYTES * 8;
-/** About 1 % of absent keys get through. */
-export const FILTER_BITS_PER_KEY = 12;
+/** 0.2 % of absent keys get through, each at the price of a block. */
+export const FILTER_BITS_PER_KEY = 16;
 export const FILTER_PROBES = 6;
 
 /** CRC-32 of bytes [start, end), as zlib has it; the checksum of everything in a layer file. */

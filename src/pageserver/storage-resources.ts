@@ -16,6 +16,8 @@ export interface StorageConfig {
   readonly maxFrozenLayers: number;
   /** A key with this many deltas above its last image gets an image at flush. */
   readonly imageAfterDeltas: number;
+  /** A page with fewer deltas in each layer is looked at in one of so many flushes. */
+  readonly imageRotation: number;
   /** A read that applied this many deltas keeps its page in the page cache. */
   readonly cacheAfterDeltas: number;
   readonly blockCacheBytes: number;
@@ -30,6 +32,7 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   checkpointTimeoutMs: 600_000,
   maxFrozenLayers: 3,
   imageAfterDeltas: 32,
+  imageRotation: 16,
   cacheAfterDeltas: 8,
   blockCacheBytes: 128 << 20,
   pageCachePages: 8192,

@@ -123,6 +123,7 @@ class World {
     this.config = {
       checkpointDistanceBytes: this.random.pick([20_000, 200_000, 1 << 30]),
       imageAfterDeltas: this.random.pick([1, 4, 32]),
+      imageRotation: this.random.pick([1, 3]),
       cacheAfterDeltas: this.random.pick([1, 8]),
       blockCacheBytes: this.random.pick([1, 60_000, 1 << 24]),
       pageCachePages: this.random.pick([4, 16]),
@@ -345,7 +346,9 @@ class World {
       assert.ok(timeline.lastRecordLsn >= disk.get(model.id)!);
       assert.equal(timeline.lastRecordLsn, timeline.diskConsistentLsn);
     }
-    for (const model of this.models.values()) {
+    const models = [...this.models.values()];
+    while (models.length > 0) {
+      const model = models.splice(this.random.int(models.length), 1)[0]!;
       const timeline = this.timeline(model.id);
       this.#readBeforeAncestors(model, timeline);
       for (const record of model.records) {

@@ -128,6 +128,18 @@ test("waitForLsn: resolves on advance, times out as unavailable, ends on close",
   await ended;
 });
 
+test("close: later reads and puts are refused, no file is opened again", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await fixture.close();
+  const refused = { code: "shutting-down" };
+  assert.throws(() => timeline.readPage(REL, 0, FIXTURE_START_LSN), refused);
+  assert.throws(() => timeline.readValue(REL, 0, FIXTURE_START_LSN), refused);
+  assert.throws(() => [...timeline.scan([0], FIXTURE_START_LSN)], refused);
+  assert.throws(() => putRecord(timeline, REL, 0, page(2)), refused);
+  assert.equal(timeline.layers[0]!.descriptor, -1);
+});
+
 test("flush: readers of a branch see the ancestor's versions move from memory to a file", async () => {
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
@@ -207,6 +219,30 @@ test("flush: a hot page reads from few deltas at any LSN", async () => {
   // 3000 deltas and an image every 256, one at the end: 12 in all.
   const size = timeline.layers[0]!.sizeBytes;
   assert.ok(size > 12 * 8192 && size < 3000 * 24 + 14 * 8192, `size ${size}`);
+});
+
+test("flush: a page with a few deltas in every layer gets an image in turn", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  for (let layer = 0; layer < 40; layer++) {
+    for (let block = 0; block < 32; block++) {
+      const lsn = toLsn(timeline.lastRecordLsn + 8);
+      timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer), false);
+      timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer + 100), false);
+      timeline.advance(lsn, toLsn(0));
+    }
+    await timeline.checkpoint();
+  }
+  // 80 deltas a page: an image between the 32nd and the 64th.
+  const images = timeline.layers.map((layer) => Math.floor(layer.sizeBytes / 8192));
+  assert.equal(
+    images.reduce((sum, count) => sum + count),
+    32 + (images.length - 1) * Math.floor(images[0]! % 1),
+  );
+  for (let block = 0; block < 32; block++) {
+    const bytes = timeline.readPage(CLOG, block, timeline.lastRecordLsn)!;
+    assert.deepEqual([...bytes.subarray(0, 11)], [...Array<number>(10).fill(0x55), 0]);
+  }
 });
 
 for (const [name, damage, code] of [

@@ -6,7 +6,7 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { formatLsn, type Lsn, maxLsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn, MAX_LSN } from "../base/lsn.ts";
 import { PageRedo } from "../redo/page-redo.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { comparePrefixes, formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
@@ -57,6 +57,7 @@ export class Timeline implements TimelineStorage {
   readonly #recordWaiters = new LsnWaiters();
   readonly #diskWaiters = new LsnWaiters();
   readonly #closing = new AbortController();
+  #closed = false;
   #ancestorReady: boolean;
   #prevRecordLsn: Lsn;
   #lastPutLsn: Lsn;
@@ -136,6 +137,7 @@ export class Timeline implements TimelineStorage {
   #put(prefix: KeyPrefix, index: number, lsn: Lsn, kind: number, value: Uint8Array): void {
     const map = this.#map;
     if (lsn < this.#lastPutLsn || lsn <= map.lastRecordLsn) {
+      this.#checkOpen();
       assert.fail(`version at ${formatLsn(lsn)} after ${formatLsn(this.#lastPutLsn)}`);
     }
     this.#lastPutLsn = lsn;
@@ -146,6 +148,7 @@ export class Timeline implements TimelineStorage {
   }
 
   advance(lsn: Lsn, prevRecordLsn: Lsn): void {
+    this.#checkOpen();
     const map = this.#map;
     assert.ok(lsn >= map.lastRecordLsn && lsn >= this.#lastPutLsn, "the record LSN went back");
     map.lastRecordLsn = lsn;
@@ -212,7 +215,13 @@ export class Timeline implements TimelineStorage {
   }
 
   /** Fills the shared chain; returns who owns its newest delta. */
-  #collect(prefix: KeyPrefix, index: number, hash: number, lsn: Lsn): LayerMap | undefined {
+  #collect(
+    prefix: KeyPrefix,
+    index: number,
+    hash: number,
+    lsn: Lsn,
+    useCache = true,
+  ): LayerMap | undefined {
     this.#checkReadable(lsn);
     const { chain, pageCache } = this.#resources;
     chain.reset();
@@ -226,7 +235,7 @@ export class Timeline implements TimelineStorage {
       }
       if (step.owner !== owner) {
         owner = step.owner;
-        chain.cachedLsn = pageCache.lsnOf(owner.ownerId, prefix, index, hash);
+        chain.cachedLsn = useCache ? pageCache.lsnOf(owner.ownerId, prefix, index, hash) : -1;
         chain.cachedOwner = owner.ownerId;
       }
       const complete = layer.collect(prefix, index, hash, maxVersion, chain);
@@ -240,7 +249,15 @@ export class Timeline implements TimelineStorage {
     return newestOwner;
   }
 
+  /** A closed timeline must not open its files again: they may be gone. */
+  #checkOpen(): void {
+    if (this.#closed) {
+      throw new StorageError("unavailable", "shutting-down", "the timeline is closed");
+    }
+  }
+
   #checkReadable(lsn: Lsn): void {
+    this.#checkOpen();
     if (!this.#ancestorReady && !this.#checkAncestorReady()) {
       throw new StorageError(
         "unavailable",
@@ -267,6 +284,14 @@ export class Timeline implements TimelineStorage {
       ancestor === undefined ||
       (ancestor.lastRecordLsn >= this.ancestorLsn && ancestor.#checkAncestorReady());
     return this.#ancestorReady;
+  }
+
+  /** How many deltas lie above the newest image at `lsn`, caches left out of account. */
+  #countDeltas(prefix: KeyPrefix, index: number, lsn: Lsn): number {
+    const { chain } = this.#resources;
+    const hash = keyHash(prefix, index);
+    this.#collect(prefix, index, hash, lsn, false);
+    return chain.deltaCount;
   }
 
   readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
@@ -428,8 +453,11 @@ export class Timeline implements TimelineStorage {
       const description = await writeFrozenLayer(layer, {
         directory: this.#directory,
         imageAfterDeltas: this.#resources.config.imageAfterDeltas,
+        imageRotation: this.#resources.config.imageRotation,
+        turn: this.#map.files.length,
         redo: new PageRedo(),
         readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
+        countDeltas: (prefix, index, lsn) => this.#countDeltas(prefix, index, lsn),
         signal: this.#closing.signal,
         logger: this.#logger,
       });
@@ -496,11 +524,6 @@ export class Timeline implements TimelineStorage {
     return this.#map.frozen.reduce((sum, layer) => sum + layer.sizeBytes, this.#map.open.sizeBytes);
   }
 
-  /** Highest LSN that anything was put at; what lies above lastRecordLsn is not published. */
-  get lastPutLsn(): Lsn {
-    return maxLsn(this.#lastPutLsn, this.lastRecordLsn);
-  }
-
   /** Ends waits and background work. What was not flushed comes from the safekeepers again. */
   async close(): Promise<void> {
     this.#closing.abort();
@@ -508,6 +531,9 @@ export class Timeline implements TimelineStorage {
     this.#recordWaiters.fail(error);
     this.#diskWaiters.fail(error);
     await this.#flushing;
+    this.#closed = true;
+    // No put gets through either.
+    this.#lastPutLsn = MAX_LSN;
     for (const file of this.#map.files) {
       file.close();
     }

@@ -175,7 +175,8 @@ function redoHeapOnVisibilityMap(c: RedoContext): void {
     }
     return;
   }
-  const lock = heap2 ? opcode === 0x60 : opcode === 0x60;
+  // LOCK and heap2 LOCK_UPDATED have the same opcode.
+  const lock = opcode === 0x60;
   const clears = lock || (heap2 ? opcode === 0x50 : opcode === 0x00 || opcode === 0x10);
   if (!clears) {
     c.fail("the record references a visibility map page", 3);

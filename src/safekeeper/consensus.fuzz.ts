@@ -4,7 +4,8 @@ import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import { NO_MEMBERSHIP } from "./membership.ts";
+import type { PeerReport } from "./acceptor.ts";
+import { INVALID_GENERATION, NO_MEMBERSHIP } from "./membership.ts";
 import type { AcceptorMessage, ProposerMessage, VoteResponse } from "./messages.ts";
 import { Proposer, type ProposerConfig, type ProposerEffect } from "./proposer.ts";
 import {
@@ -22,7 +23,8 @@ import {
  *    leader of every higher term, whichever of the two is learned first. (A candidate may learn late that
  *    it won a term which others have left behind already: it can commit nothing, and is not held to this.)
  * 3. Logs agree: below its commit LSN every safekeeper has the committed bytes.
- * 4. No safekeeper's commit LSN is above what some proposer knows to be committed.
+ * 4. No safekeeper's commit LSN is above what some proposer knows to be committed; what safekeepers work out
+ *    among themselves (commitFromPeers) counts as committed in their last log term and is held to 2 and 3.
  * 5. The real code reports no corruption (two starts of one term, truncation below the commit LSN, ...).
  * And at the end, with everything healed: a new proposer is elected and commits.
  *
@@ -120,6 +122,7 @@ class World {
   readonly #committed = new CellLog();
   /** What each term is known to have committed. */
   readonly #committedIn = new Map<number, Lsn>();
+  readonly #reports = new Map<number, PeerReport[]>();
   readonly #checkedLsn = new Map<number, Lsn>();
   readonly #counts = { elections: 0, crashes: 0, refused: 0 };
   readonly #config: ProposerConfig;
@@ -132,10 +135,15 @@ class World {
     this.#trouble = this.#random.pick([0.003, 0.01, 0.03, 0.1]);
     const count = this.#random.bool(0.8) ? 3 : 5;
     const isOurs = fault === "commits-old-terms" || fault === "longest-log-wins";
-    for (let id = 1; id <= count; id++) {
+    const ids = Array.from({ length: count }, (_, index) => index + 1);
+    const members = ids.map((id) => ({ id, host: `sk${id}`, pgPort: 5454 }));
+    const mconf = this.#random.bool()
+      ? NO_MEMBERSHIP
+      : { generation: INVALID_GENERATION + 1, members, newMembers: undefined };
+    for (const id of ids) {
       const persistent = {
         ...IDS,
-        mconf: NO_MEMBERSHIP,
+        mconf,
         term: 0,
         termHistory: [],
         timelineStartLsn: FIRST_LSN,
@@ -151,10 +159,7 @@ class World {
         new SimulatedSafekeeper(id, persistent, safekeeperFault, this.#random),
       );
     }
-    this.#config = {
-      ...IDS,
-      safekeepers: this.#safekeepers.map(({ id }) => ({ id, host: `sk${id}`, pgPort: 5454 })),
-    };
+    this.#config = { ...IDS, safekeepers: members };
   }
 
   get result(): FuzzResult {
@@ -182,10 +187,31 @@ class World {
       this.#settle();
     } else if (choice < 88) {
       this.#writeWal();
-    } else if (choice < 96) {
+    } else if (choice < 95) {
       this.#connectOne();
+    } else if (choice < 97) {
+      this.#gossip();
     } else {
       this.#tick();
+    }
+  }
+
+  /** A safekeeper hears of another one, or again what it had told long ago. */
+  #gossip(): void {
+    const [from, to] = [this.#random.pick(this.#safekeepers), this.#random.pick(this.#safekeepers)];
+    if (from.up) {
+      const reports = this.#reports.get(from.id) ?? [];
+      reports.push(from.report);
+      this.#reports.set(from.id, reports);
+    }
+    const told = this.#reports.get(from.id);
+    if (!to.up || from === to || told === undefined) {
+      return;
+    }
+    const before = to.state.commitLsn;
+    to.hear(from.id, this.#random.bool(0.8) ? told.at(-1)! : this.#random.pick(told));
+    if (to.state.commitLsn > before) {
+      this.#recordCommit(to.report.lastLogTerm, to.log, to.state.commitLsn, `safekeeper ${to.id}`);
     }
   }
 
@@ -526,7 +552,12 @@ class World {
           this.#elected(compute, effect.term, effect.startLsn, effect.donor);
           break;
         case "committed":
-          this.#commit(compute, effect.lsn);
+          this.#recordCommit(
+            compute.proposer.term,
+            compute.log!,
+            effect.lsn,
+            `compute ${compute.id}`,
+          );
           break;
         case "disconnect": {
           const connection = compute.connections.get(effect.safekeeper);
@@ -560,16 +591,14 @@ class World {
     compute.log = log;
   }
 
-  #commit(compute: Compute, lsn: Lsn): void {
-    const log = compute.log!;
+  #recordCommit(term: number, log: CellLog, lsn: Lsn, by: string): void {
     const known = minLsn(lsn, this.#committed.endLsn);
-    this.#expectCommitted(log, FIRST_LSN, known, `commit by compute ${compute.id}`);
+    this.#expectCommitted(log, FIRST_LSN, known, `commit by ${by}`);
     if (lsn > this.#committed.endLsn) {
       const from = this.#committed.endLsn;
       this.#committed.write(from, log.read(from, lsn));
     }
-    const { term } = compute.proposer;
-    this.#committedIn.set(term, lsn);
+    this.#committedIn.set(term, maxLsn(lsn, this.#committedIn.get(term) ?? lsn));
     for (const [later, leader] of this.#leaders) {
       if (later > term) {
         this.#expectComplete(later, leader.log, lsn);

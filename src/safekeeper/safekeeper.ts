@@ -74,6 +74,13 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     options.broker === undefined ? undefined : new BrokerClient(options.broker, logger);
   if (broker !== undefined) {
     publisher = new BrokerPublisher({ nodeId, pgAddr, httpAddr, broker, timelines });
+    broker.subscribe({
+      onInfo: (info) => {
+        if (info.safekeeperId !== nodeId) {
+          timelines.find(info.tenantId, info.timelineId)?.peerReported(info.safekeeperId, info);
+        }
+      },
+    });
   }
   const maintenance = setInterval(() => {
     timelines.maintain();

@@ -9,7 +9,10 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
+  commitFromPeers,
   flushed,
+  lastLogTerm,
+  type PeerReport,
   persistentNow,
   receive,
   written,
@@ -116,6 +119,7 @@ export class SimulatedSafekeeper {
   readonly #fault: SafekeeperFault;
   readonly #random: SeededRandom;
   #durable: AcceptorPersistentState;
+  readonly #peers = new Map<number, PeerReport>();
   /** WAL below is on disk for sure. */
   #syncedLsn = FIRST_LSN;
   state: AcceptorState;
@@ -178,6 +182,17 @@ export class SimulatedSafekeeper {
     return appendResponse(this.state);
   }
 
+  get report(): PeerReport {
+    const { persistent, flushLsn, commitLsn } = this.state;
+    return { term: persistent.term, lastLogTerm: lastLogTerm(this.state), flushLsn, commitLsn };
+  }
+
+  /** As Timeline.peerReported. */
+  hear(from: number, report: PeerReport): void {
+    this.#peers.set(from, report);
+    this.state = commitFromPeers(this.state, this.#peers);
+  }
+
   bumpTerm(): void {
     const step = bumpTerm(this.state, this.state.persistent.term + 1);
     this.#durable = step.state.persistent;
@@ -193,6 +208,7 @@ export class SimulatedSafekeeper {
   /** Power cut: of what was not synced, any prefix of it may have reached the disk. */
   crash(): void {
     this.up = false;
+    this.#peers.clear();
     if (this.#fault === "no-truncation") {
       return;
     }

@@ -77,6 +77,11 @@ export class TimelineManager {
     );
   }
 
+  /** As `get`, but undefined where there is none that can be served. */
+  find(tenantId: TenantId, timelineId: TimelineId): Timeline | undefined {
+    return this.#timelines.get(`${tenantId}/${timelineId}`);
+  }
+
   /** Idempotent where all that was given is equal; else StorageError `conflict`. */
   create(request: NewTimeline): Timeline {
     const key = `${request.tenantId}/${request.timelineId}`;

@@ -15,8 +15,10 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
+  commitFromPeers,
   flushed,
   lastLogTerm,
+  type PeerReport,
   persistentNow,
   receive,
   written,
@@ -59,6 +61,7 @@ export class Timeline {
   readonly #directory: string;
   readonly #logger: Logger;
   readonly #consumers = new Set<WalConsumer>();
+  readonly #peers = new Map<number, PeerReport>();
   #state: AcceptorState;
   #wal: WalStorage;
   /** An action failed half-way: what is in memory may not be what is on disk. */
@@ -82,6 +85,8 @@ export class Timeline {
       tenantId: state.persistent.tenantId,
       timelineId: state.persistent.timelineId,
     });
+    // A lone safekeeper is a majority.
+    this.#state = commitFromPeers(state, this.#peers);
   }
 
   /** Creates a timeline that has no WAL yet, durably. The directory is made. */
@@ -189,6 +194,19 @@ export class Timeline {
     this.#state = step.state;
     this.#changed();
     return { previous, current: step.state.persistent.term };
+  }
+
+  /** Another safekeeper's state, from the broker: together they may know more to be committed. */
+  peerReported(safekeeperId: number, report: PeerReport): void {
+    if (this.#closed || this.#mustReload) {
+      return;
+    }
+    this.#peers.set(safekeeperId, report);
+    const before = this.#state;
+    this.#state = commitFromPeers(before, this.#peers);
+    if (this.#state !== before) {
+      this.#changed();
+    }
   }
 
   addConsumer(consumer: WalConsumer): void {

@@ -46,10 +46,6 @@ export const DELTA_MULTIXACT_MEMBERS = 6;
 export const DELTA_HEADER_SIZE = 20;
 export const DELTA_REFERENCE_SIZE = 8;
 
-/** Status bytes of kind 4, as the two bits of a transaction in pg_xact (access/clog.h). */
-export const CLOG_COMMITTED = 1;
-export const CLOG_ABORTED = 2;
-
 /** Main and block data of one page's part; no rmgr comes near it, so more is refused. */
 const DELTA_DATA_LIMIT = 1024 * 1024;
 

@@ -1,6 +1,5 @@
 // WAL decoding speed on real WAL: small records (full_page_writes off) and with full-page images.
 
-import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
@@ -82,12 +81,6 @@ async function measure(name: string, settings: Record<string, string>): Promise<
     await client.query("CREATE TABLE done ()");
     const to = await flushLsn();
     await cluster.stop();
-    if (process.env["KEEP_WAL"]) {
-      writeFileSync(
-        `${process.env["KEEP_WAL"]}-${from}-${to}`,
-        Buffer.concat([...readWalFiles(join(cluster.dataDir, "pg_wal"), from, to)]),
-      );
-    }
     const chunks = [...readWalFiles(join(cluster.dataDir, "pg_wal"), from, to)];
     for (let round = 0; round < 4; round++) {
       report(`${name}, walk and CRC`, chunks, from, to, () => {});

@@ -106,8 +106,7 @@ function decodeAll(
   pageMagic: number,
   random: SeededRandom,
 ): FuzzResult & { stoppedByContent: boolean } {
-  const tail = random.bool(0.3) ? "wait" : "strict";
-  const stream = new WalStream({ startLsn: wal.startLsn, pageMagic, tail });
+  const stream = new WalStream({ startLsn: wal.startLsn, pageMagic });
   const sink = checkingSink();
   let records = 0;
   let refused = 0;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { StorageError } from "../base/errors.ts";
-import { addLsn, formatLsn, type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import {
   RM_LOGICALMSG_ID,
@@ -140,7 +140,6 @@ test("WalStream: a switch ends at the segment's end, whether that is fed or not"
   assert.equal(cut.found.length, 2);
   assert.equal(cut.stream.recordEndLsn, 2 * SEGMENT);
   assert.equal(cut.stream.fedLsn, switchEnd);
-  assert.equal(cut.stream.rewind(), 2 * SEGMENT);
 });
 
 test("WalStream: zeros are told apart from an incomplete record", () => {
@@ -303,94 +302,4 @@ test("WalStream: an aborted record is passed over when the next one acknowledges
     () => decode(wrong.bytes, wrong.startLsn),
     corrupt(/not acknowledged/, wrong.records[1]!.startLsn),
   );
-});
-
-/**
- * Plays a Postgres that writes whole pages, the last one with garbage where records are still being
- * copied in, and a reader that walks after each write.
- */
-function follow(wal: WalBuilder, writes: readonly Lsn[], garbage: SeededRandom): BuiltRecord[] {
-  const stream = new WalStream({ startLsn: wal.startLsn, pageMagic, tail: "wait" });
-  const bytes = wal.bytes;
-  const found: BuiltRecord[] = [];
-  for (const final of writes) {
-    const pageEnd = Math.ceil(final / 8192) * 8192;
-    const file = new Uint8Array(pageEnd - wal.startLsn);
-    file.set(bytes.subarray(0, Math.min(bytes.length, file.length)));
-    for (let at = final - wal.startLsn; at < file.length; at++) {
-      file[at] = garbage.bool(0.4) ? garbage.int(256) : file[at]!;
-    }
-    const from = stream.fedLsn - wal.startLsn;
-    assert.ok(from <= file.length && file.length - from <= pageEnd - stream.recordEndLsn);
-    stream.feed(file, from);
-    while (stream.next()) {
-      const { startLsn, endLsn, bytes, offset, length } = stream.record;
-      found.push({ startLsn, endLsn, bytes: bytes.slice(offset, offset + length) });
-    }
-    assert.equal(stream.rewind(), stream.fedLsn);
-    assert.equal(stream.rewind(), stream.fedLsn, "rewinding twice is rewinding once");
-  }
-  return found;
-}
-
-test("WalStream tail wait: follows a file while its last page changes", () => {
-  const random = new SeededRandom(5);
-  for (let round = 0; round < 60; round++) {
-    const wal = builder(toLsn(SEGMENT + 40 + 8 * random.int(1000)));
-    for (let i = 0; i < 40; i++) {
-      wal.append(message(random.int(random.bool(0.15) ? 40_000 : 500)));
-    }
-    const writes: Lsn[] = [];
-    let lsn = wal.startLsn as number;
-    while (lsn < wal.endLsn) {
-      lsn = Math.min(wal.endLsn, lsn + 1 + random.int(random.bool() ? 20_000 : 600));
-      writes.push(toLsn(lsn));
-    }
-    assert.deepEqual(follow(wal, writes, random), wal.records);
-  }
-});
-
-test("WalStream tail wait: an error before the last page is corrupt, in it not yet", () => {
-  const wal = builder();
-  wal.append(message(100));
-  wal.append(message(20_000));
-  const bytes = wal.bytes;
-  bytes[5000]! ^= 1;
-  const stream = new WalStream({ startLsn: START, pageMagic, tail: "wait" });
-  stream.feed(bytes);
-  assert.ok(stream.next());
-  assert.equal(stream.next(), false);
-  assert.equal(stream.stop, "unreadable");
-  assert.match(stream.tailError?.message ?? "", /checksum/);
-  const next = addLsn(wal.endLsn, 8192 - (wal.endLsn % 8192));
-  const more = new Uint8Array(next + 8192 - stream.rewind());
-  more.set(bytes.subarray(stream.fedLsn - START));
-  stream.feed(more);
-  assert.throws(() => stream.next(), corrupt(/checksum/, wal.records[1]!.startLsn));
-});
-
-test("WalStream tail wait: a huge record is read once", () => {
-  const wal = builder();
-  wal.append(
-    encodeRecord({
-      rmid: RM_LOGICALMSG_ID,
-      info: 0,
-      xid: 0,
-      prevLsn: toLsn(0),
-      mainData: new Uint8Array(8 * 1024 * 1024).fill(3),
-    }),
-  );
-  const bytes = wal.bytes;
-  const stream = new WalStream({ startLsn: START, pageMagic, tail: "wait" });
-  let fed = 0;
-  for (let written = 3 * 8192 - 40; written < bytes.length; written += 16_384) {
-    const from = stream.fedLsn - START;
-    stream.feed(bytes, from, written);
-    fed += written - from;
-    assert.equal(stream.next(), false);
-    stream.rewind();
-  }
-  stream.feed(bytes, stream.fedLsn - START);
-  assert.ok(stream.next());
-  assert.ok(fed < 2 * bytes.length, `${fed} bytes fed`);
 });

@@ -61,10 +61,8 @@ const AGAIN = 2;
  * - `more`: all fed bytes are used up or belong to a record that is not complete yet.
  * - `zeroed`: where a record or page should begin there are zeros: the end of what was written.
  *   Whether that is normal is the caller's to say (a segment file: yes; a stream: no).
- * - `unreadable`: tail mode "wait" only; the last fed page holds something that is not (yet) a valid
- *   record; `tailError` says what.
  */
-export type WalStop = "more" | "zeroed" | "unreadable";
+export type WalStop = "more" | "zeroed";
 
 export interface WalStreamOptions {
   /** A record's end or start; at a page or segment start the header is expected there and skipped. */
@@ -76,13 +74,6 @@ export interface WalStreamOptions {
   readonly segmentSize?: number;
   /** Checked against the header of each segment where given. */
   readonly systemId?: bigint;
-  /**
-   * What to do with an invalid record in the last fed page. `strict`: throw. `wait`: stop with
-   * `unreadable`, for a reader that follows a WAL file while Postgres writes it: the last page of
-   * each write may hold records that other backends are still copying in. Pages before it are final,
-   * so an error there is thrown in either mode.
-   */
-  readonly tail?: "strict" | "wait";
 }
 
 export class WalStream {
@@ -91,7 +82,6 @@ export class WalStream {
   readonly #pageMagic: number;
   readonly #segmentSize: number;
   readonly #expected: { pageMagic: number; segmentSize: number; systemId: bigint | undefined };
-  readonly #waitAtTail: boolean;
 
   #arena: Uint8Array = new Uint8Array(ARENA_SIZE);
   #view: DataView = new DataView(this.#arena.buffer);
@@ -109,16 +99,12 @@ export class WalStream {
   /** A record that crosses pages is being put together: its length (0: none), bytes so far, start. */
   #totalLength = 0;
   #gotLength = 0;
-  #lastFragment = 0;
   #startLsn: Lsn = INVALID_LSN;
-  /** Where the search for that record began: its start, or the header of the page it is first on. */
-  #searchLsn: Lsn = INVALID_LSN;
 
   #recordEndLsn: Lsn;
   #prevLsn: Lsn;
   #overwrittenLsn: Lsn = INVALID_LSN;
   #stop: WalStop = "more";
-  #tailError: StorageError | undefined;
 
   constructor(options: WalStreamOptions) {
     if (versionFromPageMagic(options.pageMagic) === undefined) {
@@ -132,7 +118,6 @@ export class WalStream {
       segmentSize: this.#segmentSize,
       systemId: options.systemId,
     };
-    this.#waitAtTail = options.tail === "wait";
     this.#prevLsn = options.prevLsn ?? INVALID_LSN;
     this.#recordEndLsn = options.startLsn;
     const offset = pageOffset(options.startLsn);
@@ -163,11 +148,6 @@ export class WalStream {
 
   get stop(): WalStop {
     return this.#stop;
-  }
-
-  /** What is wrong in the last page, after a stop with `unreadable`. */
-  get tailError(): StorageError | undefined {
-    return this.#tailError;
   }
 
   /** Appends bytes [start, end), which begin at `fedLsn`; they are copied. */
@@ -216,57 +196,10 @@ export class WalStream {
 
   /**
    * Finds the next record and puts it into `record`; false where there is none yet (see `stop`).
-   * StorageError `corrupt`, with the LSN, where the bytes are not WAL; calling again throws again.
+   * StorageError `corrupt`, with the LSN, where the bytes are not WAL; then the stream is of no more use.
    */
   next(): boolean {
     this.#stop = "more";
-    this.#tailError = undefined;
-    if (!this.#waitAtTail) {
-      return this.#advance();
-    }
-    try {
-      return this.#advance();
-    } catch (error) {
-      const lastPage = (this.#fill - 1) & ~PAGE_MASK;
-      if (!(error instanceof StorageError) || (this.#pos & ~PAGE_MASK) < lastPage) {
-        throw error;
-      }
-      this.#stop = "unreadable";
-      this.#tailError = error;
-      return false;
-    }
-  }
-
-  /**
-   * Forgets the bytes that may still be rewritten: all of the last fed page that is not part of a
-   * complete record. Returns the LSN to feed from again. What earlier pages gave of a long record is
-   * kept, so following a huge record costs one page a call and not the record.
-   */
-  rewind(): Lsn {
-    this.#skip = 0;
-    let lsn = (this.#baseLsn + this.#pos) as Lsn;
-    if (this.#totalLength > 0 && this.#fill <= this.#pos && this.#lastFragment > 0) {
-      // The last fed page was used whole: it is not final either.
-      this.#gotLength -= this.#lastFragment;
-      lsn = (lsn - XLOG_BLCKSZ) as Lsn;
-      if (this.#gotLength === 0) {
-        this.#totalLength = 0;
-        lsn = this.#searchLsn;
-      }
-    }
-    // Pages before this one are final: a second rewind must not take another fragment back.
-    this.#lastFragment = 0;
-    this.#moveTo(lsn);
-    return lsn;
-  }
-
-  #moveTo(lsn: Lsn): void {
-    this.#baseLsn = pageStart(lsn);
-    this.#pos = pageOffset(lsn);
-    this.#fill = this.#pos;
-  }
-
-  #advance(): boolean {
     for (;;) {
       const step = this.#totalLength > 0 ? this.#continueRecord() : this.#startRecord();
       if (step !== AGAIN) {
@@ -285,7 +218,7 @@ export class WalStream {
         return NEED_MORE;
       }
       if (this.#isZero(at, headerSize)) {
-        return this.#zeroed(pageLsn);
+        return this.#zeroed();
       }
       const flags = checkPageHeader(this.#view, at, pageLsn, this.#expected);
       if ((flags & XLP_FIRST_IS_CONTRECORD) !== 0) {
@@ -299,7 +232,7 @@ export class WalStream {
     const startLsn = (this.#baseLsn + at) as Lsn;
     const length = this.#view.getUint32(at, true);
     if (length === 0) {
-      return this.#zeroed(startLsn);
+      return this.#zeroed();
     }
     if (length < RECORD_HEADER_SIZE || length > RECORD_MAX_SIZE) {
       throw corruptWal(startLsn, `invalid record length ${length}`);
@@ -319,7 +252,6 @@ export class WalStream {
     this.#totalLength = length;
     this.#gotLength = 0;
     this.#startLsn = startLsn;
-    this.#searchLsn = (this.#baseLsn + this.#pos) as Lsn;
     this.#takeFragment(at, pageLeft);
     this.#pos = at + pageLeft;
     return AGAIN;
@@ -333,7 +265,7 @@ export class WalStream {
       return NEED_MORE;
     }
     if (this.#isZero(at, headerSize)) {
-      return this.#zeroed(pageLsn);
+      return this.#zeroed();
     }
     const flags = checkPageHeader(this.#view, at, pageLsn, this.#expected);
     if ((flags & XLP_FIRST_IS_OVERWRITE_CONTRECORD) !== 0) {
@@ -358,20 +290,15 @@ export class WalStream {
     }
     const gotBefore = this.#gotLength;
     this.#takeFragment(at + headerSize, fragment);
-    try {
-      if (gotBefore < RECORD_HEADER_SIZE) {
-        this.#checkHeader(this.#assemblyView, 0, this.#startLsn);
-      }
-      if (this.#gotLength === this.#totalLength) {
-        const length = this.#totalLength;
-        const end = at + wanted;
-        this.#finish(this.#assembly, this.#assemblyView, 0, length, this.#startLsn, end);
-        this.#totalLength = 0;
-        return FOUND;
-      }
-    } catch (error) {
-      this.#gotLength = gotBefore;
-      throw error;
+    if (gotBefore < RECORD_HEADER_SIZE) {
+      this.#checkHeader(this.#assemblyView, 0, this.#startLsn);
+    }
+    if (this.#gotLength === this.#totalLength) {
+      const length = this.#totalLength;
+      const end = at + wanted;
+      this.#finish(this.#assembly, this.#assemblyView, 0, length, this.#startLsn, end);
+      this.#totalLength = 0;
+      return FOUND;
     }
     this.#pos = at + XLOG_BLCKSZ;
     return AGAIN;
@@ -390,7 +317,6 @@ export class WalStream {
     }
     this.#assembly.set(this.#arena.subarray(at, at + length), got);
     this.#gotLength = got + length;
-    this.#lastFragment = length;
   }
 
   #setAssembly(bytes: Uint8Array): void {
@@ -487,10 +413,7 @@ export class WalStream {
     return true;
   }
 
-  #zeroed(lsn: Lsn): Step {
-    if (this.#waitAtTail && (this.#pos & ~PAGE_MASK) < ((this.#fill - 1) & ~PAGE_MASK)) {
-      throw corruptWal(lsn, "zeros inside the WAL");
-    }
+  #zeroed(): Step {
     this.#stop = "zeroed";
     return NEED_MORE;
   }

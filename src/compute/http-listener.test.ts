@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { freePort } from "../testing/synthesized-cluster.ts";
+import type { ComputeStatus, StartMetrics } from "./api.ts";
+import { ComputeClient } from "./client.ts";
+import type { ComputeControl } from "./http.ts";
+import { HttpListener } from "./http-listener.ts";
+
+class FakeControl implements ComputeControl {
+  started = false;
+  terminated = "";
+
+  status(): ComputeStatus {
+    return { status: this.started ? "running" : "init" } as ComputeStatus;
+  }
+
+  startMetrics(): StartMetrics | undefined {
+    return this.started ? ({ total_startup_ms: 7 } as StartMetrics) : undefined;
+  }
+
+  metricsText(): string {
+    return "strata_compute_running 1\n";
+  }
+
+  terminate(mode: "fast" | "immediate") {
+    this.terminated = mode;
+    return Promise.resolve({ lsn: "0/10" });
+  }
+}
+
+async function withListener(
+  run: (
+    control: FakeControl,
+    client: ComputeClient,
+    address: string,
+    listener: HttpListener,
+  ) => Promise<void>,
+): Promise<void> {
+  const control = new FakeControl();
+  const listener = new HttpListener(control);
+  const port = await freePort();
+  await listener.listen("127.0.0.1", port);
+  try {
+    const address = `127.0.0.1:${port}`;
+    await run(control, new ComputeClient(address), address, listener);
+  } finally {
+    listener.close();
+  }
+}
+
+test("HttpListener: a caller that comes during the start is answered when it is over", async () => {
+  await withListener(async (control, client, _address, listener) => {
+    const early = client.status();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    control.started = true;
+    await listener.serve();
+    assert.equal((await early).status, "running");
+    assert.equal((await client.startMetrics()).total_startup_ms, 7);
+  });
+});
+
+test("HttpListener: a start that takes long is told of after half a second", async () => {
+  await withListener(async (_control, client) => {
+    const asked = performance.now();
+    assert.equal((await client.status()).status, "init");
+    assert.ok(performance.now() - asked >= 450);
+    await assert.rejects(client.startMetrics(), { kind: "unavailable" });
+  });
+});
+
+test("HttpListener: routes, and what is none", async () => {
+  await withListener(async (control, client, address, listener) => {
+    await listener.serve();
+    assert.deepEqual(await client.terminate("immediate"), { lsn: "0/10" });
+    assert.equal(control.terminated, "immediate");
+    const metrics = await fetch(`http://${address}/metrics`);
+    assert.equal(await metrics.text(), "strata_compute_running 1\n");
+    assert.equal((await fetch(`http://${address}/nothing`)).status, 404);
+    assert.equal((await fetch(`http://${address}/status`, { method: "POST" })).status, 404);
+    const wrong = await fetch(`http://${address}/terminate?mode=later`, { method: "POST" });
+    assert.equal(wrong.status, 400);
+    assert.match(await wrong.text(), /mode must be/);
+  });
+});
+
+test("HttpListener: a taken port is a conflict", async () => {
+  await withListener(async (control, _client, address) => {
+    const second = new HttpListener(control);
+    const port = Number(address.split(":")[1]);
+    await assert.rejects(second.listen("127.0.0.1", port), { kind: "conflict" });
+  });
+});
