@@ -15,8 +15,8 @@ export interface DaemonOptions {
 }
 
 /**
- * Runs until SIGTERM or SIGINT (orderly stop, exit 0) or SIGQUIT (at once). A failed start is one line
- * `fatal: ...` on stderr and exit 1.
+ * Runs until SIGTERM or SIGINT (orderly stop, exit 0) or SIGQUIT (at once). A failed start is one
+ * line `fatal: ...` on stderr and exit 1.
  */
 export async function runDaemon(options: DaemonOptions): Promise<void> {
   const { name, workdir, logger } = options;

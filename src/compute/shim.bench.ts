@@ -1,6 +1,6 @@
 // What the shim costs: start of Postgres, one commit's hop to the agent, and a cold scan; beside stock Postgres.
 //
-// node src/compute/shim.bench.ts. On a quiet machine with two cores (2026): see the comments below.
+// Run: node src/compute/shim.bench.ts. Ratios mean something, absolutes only on a quiet machine.
 
 import { join } from "node:path";
 import type pg from "pg";

@@ -28,7 +28,10 @@ test("internPrefix: the same number for the same fields, and back", () => {
       const other = internPrefix(...b);
       assert.deepEqual(prefixFields(prefix), a);
       assert.equal(internPrefix(...a), prefix);
-      assert.equal(prefix === other, a.every((field, i) => field === b[i]));
+      assert.equal(
+        prefix === other,
+        a.every((field, i) => field === b[i]),
+      );
     }),
   );
 });
@@ -60,9 +63,10 @@ test("keyspaces: as in the table", () => {
   );
   assert.equal(formatKey(slruBlockPrefix(2, 0x10), 31), "01000000020000000100000010000000001F");
   assert.deepEqual(prefixFields(slruSizePrefix(1, 7)), [0x66, 1, 7, 0, 0]);
-  assert.deepEqual(prefixFields(twoPhasePrefix((3n << 32n) + 0xffff_fffen)), [
-    0x67, 3, 0xffff_fffe, 0, 0,
-  ]);
+  assert.deepEqual(
+    prefixFields(twoPhasePrefix((3n << 32n) + 0xffff_fffen)),
+    [0x67, 3, 0xffff_fffe, 0, 0],
+  );
   assert.ok(isPagePrefix(relBlockPrefix(1663, 5, 16384, 0)));
   assert.ok(!isPagePrefix(relmapPrefix(1663, 5)));
 });

@@ -4,13 +4,13 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
-import { relBlockPrefix } from "./key.ts";
 import {
   FIXTURE_START_LSN,
   FIXTURE_SYSTEM_ID,
   putRecord,
   StorageFixture,
-} from "./storage-fixture.ts";
+} from "../testing/storage-fixture.ts";
+import { relBlockPrefix } from "./key.ts";
 import { recordBoundary } from "./tenant.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);

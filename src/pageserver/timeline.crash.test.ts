@@ -8,8 +8,8 @@ import { pino } from "pino";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
+import { FIXTURE_START_LSN, StorageFixture } from "../testing/storage-fixture.ts";
 import { relSizePrefix } from "./key.ts";
-import { FIXTURE_START_LSN, StorageFixture } from "./storage-fixture.ts";
 import { TenantManager } from "./tenant-manager.ts";
 
 const SIZE = relSizePrefix(1663, 5, 16384, 0);
@@ -64,15 +64,17 @@ if (process.argv[2] === "child") {
     await using fixture = await StorageFixture.create();
     const { timelineId } = await fixture.createRoot();
     const random = new SeededRandom(1);
-    for (let round = 0; round < 8; round++) {
+    for (let round = 0; round < 5; round++) {
       await fixture.close();
       const args = [fixture.directory, fixture.tenantId, timelineId];
       const reported = await runAndKill(args, random.int(60));
       await fixture.open();
       const timeline = fixture.manager.timeline(fixture.tenantId, timelineId);
       assert.ok(timeline.diskConsistentLsn >= reported);
-      assert.equal(timeline.prevRecordLsn, timeline.lastRecordLsn - 8);
       const records = (timeline.diskConsistentLsn - FIXTURE_START_LSN) / 8;
+      if (records > 0) {
+        assert.equal(timeline.prevRecordLsn, timeline.lastRecordLsn - 8);
+      }
       for (let i = 0; i < 300 && records > 0; i++) {
         const record = 1 + random.int(records);
         const lsn = toLsn(FIXTURE_START_LSN + record * 8);

@@ -17,6 +17,7 @@ import { StorageError } from "../base/errors.ts";
 import { generateTenantId, generateTimelineId, type TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
+import { writeImageLayer } from "../testing/storage-fixture.ts";
 import {
   comparePrefixes,
   KEYSPACE_RELATION_SIZE,
@@ -26,7 +27,6 @@ import {
   relSizePrefix,
   slruBlockPrefix,
 } from "./key.ts";
-import { writeImageLayer } from "./storage-fixture.ts";
 import type { StorageConfig } from "./storage-resources.ts";
 import { TenantManager } from "./tenant-manager.ts";
 import type { Timeline } from "./timeline.ts";

@@ -6,8 +6,8 @@ import fc from "fast-check";
 import { StorageError } from "../base/errors.ts";
 import { generateTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
+import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../testing/storage-fixture.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
-import { FIXTURE_START_LSN, putRecord, StorageFixture } from "./storage-fixture.ts";
 import { run } from "./timeline.fuzz.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
@@ -233,12 +233,11 @@ test("flush: a page with a few deltas in every layer gets an image in turn", asy
     }
     await timeline.checkpoint();
   }
-  // 80 deltas a page: an image between the 32nd and the 64th.
-  const images = timeline.layers.map((layer) => Math.floor(layer.sizeBytes / 8192));
-  assert.equal(
-    images.reduce((sum, count) => sum + count),
-    32 + (images.length - 1) * Math.floor(images[0]! % 1),
-  );
+  // 80 deltas a page: a first image between the 32nd and the 64th, perhaps a second 32 later.
+  const images = timeline.layers
+    .map((layer) => Math.floor(layer.sizeBytes / 8192))
+    .reduce((sum, count) => sum + count);
+  assert.ok(images >= 32 && images <= 64, `${images} images`);
   for (let block = 0; block < 32; block++) {
     const bytes = timeline.readPage(CLOG, block, timeline.lastRecordLsn)!;
     assert.deepEqual([...bytes.subarray(0, 11)], [...Array<number>(10).fill(0x55), 0]);

@@ -8,8 +8,10 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
+  commitFromPeers,
   flushed,
   lastLogTerm,
+  type PeerReport,
   receive,
   written,
 } from "./acceptor.ts";
@@ -229,6 +231,30 @@ test("acceptor: term_bump goes up only; WAL below the commit LSN must be there a
   assert.throws(() => bumpTerm(state, 1), { code: "term-not-higher" });
   const persistent = { ...state.persistent, commitLsn: at(80) };
   assert.throws(() => acceptorAfterStart(1, persistent, at(40)), { code: "committed-wal-missing" });
+});
+
+test("acceptor: safekeepers among themselves know what a majority got from the leader of one term", () => {
+  const member = (id: number) => ({ id, host: "h", pgPort: 1 });
+  const mconf = { generation: 1, members: [1, 2, 3].map(member), newMembers: undefined };
+  const plain = withWal(100);
+  const state = { ...plain, persistent: { ...plain.persistent, mconf } };
+  const report = (change: Partial<PeerReport>): PeerReport => {
+    return { term: 1, lastLogTerm: 1, flushLsn: at(60), commitLsn: START, ...change };
+  };
+  const commit = (from: AcceptorState, ...reports: PeerReport[]) =>
+    commitFromPeers(from, new Map(reports.map((entry, index) => [index + 2, entry]))).commitLsn;
+  assert.equal(commit(state), START);
+  assert.equal(commit(state, report({})), at(60));
+  assert.equal(commit(state, report({ flushLsn: at(500) })), at(100));
+  // Copies that a later leader made, logs of other terms, and an unknown membership count nothing.
+  assert.equal(commit(state, report({ term: 2 })), START);
+  assert.equal(commit(state, report({ lastLogTerm: 0 })), START);
+  assert.equal(commit(plain, report({})), START);
+  // What a peer knows to be committed holds here too.
+  assert.equal(commit(plain, report({ term: 2, commitLsn: at(40) })), at(40));
+  assert.equal(commit(plain, report({ lastLogTerm: 2, commitLsn: at(40) })), START);
+  const lone = { ...mconf, members: [member(1)] };
+  assert.equal(commit({ ...state, persistent: { ...state.persistent, mconf: lone } }), at(100));
 });
 
 test("control file: round trip; every flipped bit and every cut is noticed", () => {

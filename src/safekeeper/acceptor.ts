@@ -35,9 +35,10 @@ import {
  *
  * - The term is on disk before the vote is told; WAL is flushed before voting.
  * - A vote goes only to a term above every term seen.
- * - ProposerElected must name the highest common point of both histories, at or above the commit LSN;
- *   WAL is cut there and the proposer's history adopted.
- * - WAL is taken only in the current term, after ProposerElected of that term, and exactly at writeLsn.
+ * - ProposerElected must name the highest common point of both histories, at or above the commit
+ *   LSN; WAL is cut there and the proposer's history adopted.
+ * - WAL is taken only in the current term, after ProposerElected of that term, and exactly at
+ *   writeLsn.
  * - flushLsn, the only position told to others, is a record end and on disk.
  * - commitLsn <= flushLsn, never decreases.
  */
@@ -169,14 +170,16 @@ export interface PeerReport {
 }
 
 /**
- * Takes over what the safekeepers among themselves can know to be committed, so that pageservers get all
- * WAL also where the compute went down before it could tell. Two rules, for peers with our last log term:
+ * Takes over what the safekeepers among themselves can know to be committed, so that pageservers
+ * get all WAL also where the compute went down before it could tell. Two rules, for peers with our
+ * last log term:
  *
- * - A commit LSN that a peer knows holds for us up to our flush LSN: logs that end in one term are prefixes
- *   of one log.
- * - What a majority has flushed is committed, if each got it from the leader of that very term (its own
- *   term is still that one). Counting copies that a later leader made of it would be Raft's known mistake
- *   (figure 8 of its paper; a simulated cluster lost WAL by it). Needs a known membership.
+ * - A commit LSN that a peer knows holds for us up to our flush LSN: logs that end in one term are
+ *   prefixes of one log.
+ * - What a majority has flushed is committed, if each got it from the leader of that very term (its
+ *   own term is still that one). Counting copies that a later leader made of it would be Raft's
+ *   known mistake (figure 8 of its paper; a simulated cluster lost WAL by it). Needs a known
+ *   membership.
  */
 export function commitFromPeers(
   state: AcceptorState,

@@ -18,7 +18,9 @@ export const membershipSchema = z.object({
   new_members: z.array(safekeeperIdSchema).nullish(),
 });
 
-/** POST /v1/tenant/timeline. Repeating it with equal values is fine; other values are a conflict. */
+/**
+ * POST /v1/tenant/timeline. Repeating it with equal values is fine; other values are a conflict.
+ */
 export const timelineCreateRequestSchema = z.object({
   tenant_id: HEX_32,
   timeline_id: HEX_32,

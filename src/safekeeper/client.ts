@@ -143,16 +143,17 @@ export async function openWalPush(address: SafekeeperAddress): Promise<CopyChann
 export interface ReplicationOptions extends SafekeeperAddress {
   readonly startLsn: Lsn;
   /**
-   * Absent: committed WAL only. Set: also WAL that is not committed yet, up to the flush LSN, but only
-   * while the safekeeper's term is this one; for the recovery of other safekeepers by a proposer.
+   * Absent: committed WAL only. Set: also WAL that is not committed yet, up to the flush LSN, but
+   * only while the safekeeper's term is this one; for the recovery of other safekeepers by a
+   * proposer.
    */
   readonly term?: number;
 }
 
 export interface ReplicationHandlers {
   /**
-   * WAL bytes that begin at `lsn`, lent for the call; contiguous from `startLsn` on. `walEnd` is how
-   * far the safekeeper could send now.
+   * WAL bytes that begin at `lsn`, lent for the call; contiguous from `startLsn` on. `walEnd` is
+   * how far the safekeeper could send now.
    */
   onWal(lsn: Lsn, bytes: Uint8Array, walEnd: Lsn): void;
   onKeepalive?(walEnd: Lsn, replyRequested: boolean): void;

@@ -19,17 +19,20 @@ import {
 /*
  * Invariants checked, at every step:
  * 1. One leader a term: no two proposers are elected in the same term.
- * 2. Nothing acknowledged is lost: what is committed in a term is, byte for byte, below L in the log of the
- *    leader of every higher term, whichever of the two is learned first. (A candidate may learn late that
- *    it won a term which others have left behind already: it can commit nothing, and is not held to this.)
+ * 2. Nothing acknowledged is lost: what is committed in a term is, byte for byte, below L in the
+ *    log of the leader of every higher term, whichever of the two is learned first. (A candidate
+ *    may learn late that it won a term which others have left behind already: it can commit
+ *    nothing, and is not held to this.)
  * 3. Logs agree: below its commit LSN every safekeeper has the committed bytes.
- * 4. No safekeeper's commit LSN is above what some proposer knows to be committed; what safekeepers work out
- *    among themselves (commitFromPeers) counts as committed in their last log term and is held to 2 and 3.
- * 5. The real code reports no corruption (two starts of one term, truncation below the commit LSN, ...).
+ * 4. No safekeeper's commit LSN is above what some proposer knows to be committed; what safekeepers
+ *    work out among themselves (commitFromPeers) counts as committed in their last log term and is
+ *    held to 2 and 3.
+ * 5. The real code reports no corruption (two starts of one term, truncation below the commit LSN,
+ *    ...).
  * And at the end, with everything healed: a new proposer is elected and commits.
  *
- * The network keeps order within a connection most of the time (TCP), but connections break, old ones still
- * deliver, and rarely messages are doubled or swapped: safety must not depend on TCP.
+ * The network keeps order within a connection most of the time (TCP), but connections break, old
+ * ones still deliver, and rarely messages are doubled or swapped: safety must not depend on TCP.
  */
 
 export type Fault = SafekeeperFault | "commits-old-terms" | "longest-log-wins";

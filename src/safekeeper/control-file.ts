@@ -16,8 +16,8 @@ import { checkTermHistory } from "./term-history.ts";
  *   12  u32 LE   length of the JSON
  *   16  JSON     see `encode`; LSNs as X/X, system id decimal
  *   ..  u32 LE   CRC-32C of everything before
- * It is replaced as a whole, durably. A file that is wrong in any way is `corrupt`: it is never guessed at, since
- * forgetting a vote loses data.
+ * It is replaced as a whole, durably. A file that is wrong in any way is `corrupt`: it is never
+ * guessed at, since forgetting a vote loses data.
  */
 
 export const CONTROL_FILE_NAME = "safekeeper.control";

@@ -10,8 +10,8 @@ export interface SafekeeperId {
 }
 
 /**
- * A member set under a generation that only grows. `newMembers` is set while membership changes: then
- * every decision needs a majority of both sets. Generation 0 (none given yet) has no members.
+ * A member set under a generation that only grows. `newMembers` is set while membership changes:
+ * then every decision needs a majority of both sets. Generation 0 (none given yet) has no members.
  */
 export interface MembershipConfiguration {
   readonly generation: number;
@@ -36,7 +36,9 @@ export function isMember(configuration: MembershipConfiguration, nodeId: number)
   );
 }
 
-/** StorageError `invalid` where a set is too large, empty in a real generation, or has a duplicate. */
+/**
+ * StorageError `invalid` where a set is too large, empty in a real generation, or has a duplicate.
+ */
 export function checkMembership(configuration: MembershipConfiguration): void {
   const { generation, members, newMembers } = configuration;
   if (generation !== INVALID_GENERATION && members.length === 0) {

@@ -18,8 +18,8 @@ import {
 import { checkTermHistory, type Term, type TermHistory, type TermLsn } from "./term-history.ts";
 
 /*
- * Neon's protocol version 3 (safekeeper/src/safekeeper.rs, pgxn/neon/walproposer.c). Each message is
- * the payload of one CopyData; big-endian; first byte is the tag. cstr = zero-terminated text.
+ * Neon's protocol version 3 (safekeeper/src/safekeeper.rs, pgxn/neon/walproposer.c). Each message
+ * is the payload of one CopyData; big-endian; first byte is the tag. cstr = zero-terminated text.
  *
  *   mconf              u32 generation, u32 n, n x (u64 id, cstr host, u16 port), u32 n_new, same
  *   'g' to acceptor    cstr tenant, cstr timeline, mconf, u32 pg_version, u64 system_id, u32 seg_size
@@ -84,7 +84,9 @@ export interface AppendRequestHeader {
 
 export interface AppendRequest extends AppendRequestHeader {
   readonly type: "append-request";
-  /** `endLsn - beginLsn` bytes; a view of the decoded message. Empty: heartbeat or new commit LSN. */
+  /**
+   * `endLsn - beginLsn` bytes; a view of the decoded message. Empty: heartbeat or new commit LSN.
+   */
   readonly walData: Uint8Array;
 }
 

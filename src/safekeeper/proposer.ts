@@ -73,11 +73,12 @@ export type ProposerEffect =
       readonly message: ProposerGreeting | VoteRequest | ProposerElected;
     }
   /**
-   * Send WAL [beginLsn, endLsn) in AppendRequests of at most MAX_SEND_SIZE, after everything sent or
-   * queued for this safekeeper before. Ranges for one safekeeper are contiguous. `source` "recovery": the range
-   * is below L, read it from `recoverySource` by START_REPLICATION with our term; "compute": it is
-   * at or above L. Where beginLsn = endLsn one empty AppendRequest is meant: it may be left
-   * out where other requests are still queued, since `appendHeader` puts the newest commit LSN into those.
+   * Send WAL [beginLsn, endLsn) in AppendRequests of at most MAX_SEND_SIZE, after everything sent
+   * or queued for this safekeeper before. Ranges for one safekeeper are contiguous. `source`
+   * "recovery": the range is below L, read it from `recoverySource` by START_REPLICATION with our
+   * term; "compute": it is at or above L. Where beginLsn = endLsn one empty AppendRequest is meant:
+   * it may be left out where other requests are still queued, since `appendHeader` puts the newest
+   * commit LSN into those.
    */
   | {
       readonly type: "send-wal";
@@ -89,7 +90,9 @@ export type ProposerEffect =
   | {
       readonly type: "elected";
       readonly term: Term;
-      /** L: where this term's WAL begins. Not durable on a majority before `committed` reaches it. */
+      /**
+       * L: where this term's WAL begins. Not durable on a majority before `committed` reaches it.
+       */
       readonly startLsn: Lsn;
       /** Node id of the safekeeper that has all WAL up to L. */
       readonly donor: number;
@@ -258,12 +261,17 @@ export class Proposer {
     return undefined;
   }
 
-  /** Whether an acknowledged position may be counted for the commit LSN. A fault test overrides it. */
+  /**
+   * Whether an acknowledged position may be counted for the commit LSN. A fault test overrides it.
+   */
   protected countsForCommit(flushLsn: Lsn, termStartLsn: Lsn): boolean {
     return flushLsn >= termStartLsn;
   }
 
-  /** Raft's "at least as up to date": the later last term wins, then the longer log. Also overridden. */
+  /**
+   * Raft's "at least as up to date": the later last term wins, then the longer log. Also
+   * overridden.
+   */
   protected isMoreAdvanced(a: VoteResponse, b: VoteResponse): boolean {
     const [termA, termB] = [a.termHistory.at(-1)?.term ?? 0, b.termHistory.at(-1)?.term ?? 0];
     return termA > termB || (termA === termB && a.flushLsn > b.flushLsn);

@@ -10,7 +10,8 @@ import { alignLsn, formatLsn, INVALID_LSN, type Lsn, XLOG_BLCKSZ } from "../base
  *                 first page of a segment: + 24 u64 system id, 32 u32 segment size, 36 u32 page size
  *   record        0 u32 tot_len, 4 u32 xid, 8 u64 prev, 16 u8 info, 17 u8 rmid, 20 u32 crc, 24 data
  * Records begin at multiples of 8 and go on behind the header of the next page; rem_len is what is
- * left of the record there. The CRC covers data, then the header up to the CRC. XLOG_SWITCH ends its segment.
+ * left of the record there. The CRC covers data, then the header up to the CRC. XLOG_SWITCH ends
+ * its segment.
  */
 
 const SHORT_HEADER = 24;
@@ -64,7 +65,9 @@ export class RecordWalker {
     return this.#recordLsn;
   }
 
-  /** StorageError `corrupt`, code `wal-end` where zeros stand in place of a record or page header. */
+  /**
+   * StorageError `corrupt`, code `wal-end` where zeros stand in place of a record or page header.
+   */
   feed(bytes: Uint8Array): void {
     const length = bytes.length;
     let at = 0;

@@ -301,6 +301,37 @@ test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => 
   assert.equal(cluster.state(0).flushLsn, wal.recordEnds[1]);
 });
 
+test("safekeepers: what was committed is known again when all have crashed and no compute is there", async (t) => {
+  const server = new BrokerServer();
+  const { port } = await server.listen("127.0.0.1", 0);
+  t.after(() => server.close());
+  const url = `http://127.0.0.1:${port}`;
+  const cluster = new Cluster();
+  t.after(() => cluster.destroy());
+  const members = [1, 2, 3].map((id) => ({ id, host: "127.0.0.1", pg_port: id }));
+  const control = (index: number) => join(cluster.timelineDirectory(index), "safekeeper.control");
+  for (const index of [0, 1, 2]) {
+    await cluster.startNode(index, url);
+    const mconf = { generation: 1, members };
+    await cluster.http(index).createTimeline({ ...cluster.createRequest(), mconf });
+  }
+  const wal = new SyntheticWal(START, SEGMENT);
+  const leader = await cluster.lead();
+  const saved = [0, 1, 2].map((index) => readFileSync(control(index)));
+  await commit(leader, wal, [100, 5000]);
+  leader.driver.close();
+  for (const index of [0, 1, 2]) {
+    await cluster.stopNode(index);
+    // As after a kill -9: the commit LSN of the last second was not written down.
+    writeFileSync(control(index), saved[index]!);
+  }
+  await cluster.startNode(0, url);
+  assert.equal(cluster.state(0).commitLsn, START);
+  assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+  await cluster.startNode(1, url);
+  await until("commit LSN", () => [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+});
+
 test("safekeeper: a damaged control file refuses its timeline alone", async (t) => {
   const cluster = await Cluster.start(t, 1);
   const other = { ...cluster.createRequest(), timeline_id: generateTimelineId() };

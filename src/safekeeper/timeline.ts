@@ -36,7 +36,9 @@ import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import type { Term } from "./term-history.ts";
 import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
 
-/** WAL or time after which the control file's positions are renewed; bounds the scan of a restart. */
+/**
+ * WAL or time after which the control file's positions are renewed; bounds the scan of a restart.
+ */
 const PERSIST_WAL_BYTES = 64 * 1024 * 1024;
 const PERSIST_INTERVAL_MS = 10_000;
 
@@ -134,8 +136,8 @@ export class Timeline {
   }
 
   /**
-   * One message of a proposer. Everything but WAL writes is durable when it returns; the answer to an
-   * AppendRequest is due after `settle`, which a batch of them shares.
+   * One message of a proposer. Everything but WAL writes is durable when it returns; the answer to
+   * an AppendRequest is due after `settle`, which a batch of them shares.
    */
   receive(message: ProposerMessage): AcceptorMessage | "append-response" | undefined {
     this.#checkUsable();

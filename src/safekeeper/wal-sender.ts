@@ -29,8 +29,8 @@ export interface StartReplication {
 }
 
 /**
- * One stream. Without a term it ends at the commit LSN: what a majority has. With one it ends at the
- * flush LSN, and the connection ends with the term.
+ * One stream. Without a term it ends at the commit LSN: what a majority has. With one it ends at
+ * the flush LSN, and the connection ends with the term.
  */
 export class WalSender implements WalConsumer {
   readonly remote: string;

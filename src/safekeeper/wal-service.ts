@@ -11,7 +11,9 @@ import type { TimelineManager } from "./timeline-manager.ts";
 import { checkWalPushOptions, receiveWal, type WalReceiver } from "./wal-push.ts";
 import { type StartReplication, WalSender } from "./wal-sender.ts";
 
-/** START_REPLICATION [SLOT x] [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's. */
+/**
+ * START_REPLICATION [SLOT x] [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's.
+ */
 const START_REPLICATION =
   /^START_REPLICATION(?:\s+SLOT\s+\S+)?(?:\s+PHYSICAL)?\s+([0-9A-F]+\/[0-9A-F]+)(?:\s+TIMELINE\s+(\d+))?(?:\s*\(\s*term\s*=\s*'(\d+)'\s*\))?$/i;
 /** Physical replication has no other timeline: branches continue the numbering of their parent. */

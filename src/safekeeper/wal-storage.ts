@@ -27,12 +27,14 @@ import { RecordWalker } from "./record-walker.ts";
 
 /*
  * Invariants:
- * - A segment file always has its full size. It begins as a hole. Ahead of the write position zeros are
- *   written FILL_BYTES at a time, so that most fdatasyncs find their blocks allocated and need no
- *   journal commit (the reason why Postgres zero-fills its segments; here without 16 MiB at once).
+ * - A segment file always has its full size. It begins as a hole. Ahead of the write position zeros
+ *   are written FILL_BYTES at a time, so that most fdatasyncs find their blocks allocated and need
+ *   no journal commit (the reason why Postgres zero-fills its segments; here without 16 MiB at
+ *   once).
  * - Behind the end of WAL there may be garbage after a crash. `truncate` turns all of it into zeros
  *   before a new term writes: else a restart could take records of an older term for newer ones.
- * - Everything is synchronous: fewer wake-ups mean a third less commit latency than libuv's thread pool.
+ * - Everything is synchronous: fewer wake-ups mean a third less commit latency than libuv's thread
+ *   pool.
  */
 
 const FILL_BYTES = 256 * 1024;
@@ -85,9 +87,9 @@ export class WalStorage {
   }
 
   /**
-   * Writes WAL at `lsn`, which must be `writeLsn`; not durable before `flush`. StorageError `corrupt`
-   * where the bytes are not WAL, `unavailable` where the disk is full. After an error only `truncate`
-   * makes it usable again.
+   * Writes WAL at `lsn`, which must be `writeLsn`; not durable before `flush`. StorageError
+   * `corrupt` where the bytes are not WAL, `unavailable` where the disk is full. After an error
+   * only `truncate` makes it usable again.
    */
   write(lsn: Lsn, bytes: Uint8Array): void {
     this.#checkUsable();
@@ -353,8 +355,8 @@ export class WalReader {
   }
 
   /**
-   * `length` bytes of WAL at `lsn`, in a buffer of the caller's own; the caller knows that they were written.
-   * StorageError `corrupt`: `wal-segment-missing`, `wal-segment-short`.
+   * `length` bytes of WAL at `lsn`, in a buffer of the caller's own; the caller knows that they
+   * were written. StorageError `corrupt`: `wal-segment-missing`, `wal-segment-short`.
    */
   read(lsn: Lsn, length: number): Uint8Array {
     const bytes = Buffer.allocUnsafe(length);

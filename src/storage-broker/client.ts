@@ -87,8 +87,9 @@ export class BrokerClient {
   }
 
   /**
-   * Calls `onInfo` for each info that arrives, over reconnects, until the returned function is called or
-   * the client is closed. Infos may be lost: each is a full state, sent again every second.
+   * Calls `onInfo` for each info that arrives, over reconnects, until the returned function is
+   * called or the client is closed. Infos may be lost: each is a full state, sent again every
+   * second.
    */
   subscribe(options: SubscribeOptions): () => void {
     const stop = new AbortController();

@@ -19,7 +19,7 @@ export const SLRU_MULTIXACT_OFFSETS = 2;
 export type SlruKind = 0 | 1 | 2;
 
 /**
- * Receives the changes of WAL records. Every Uint8Array is lent for the call only: copy to keep.
+ * Receives the changes of WAL records. Every Uint8Array and array is lent for the call only: copy to keep.
  * The LSN at which the changes take effect (the record's end) is known to the caller of
  * `interpretRecord`, so it is not passed again.
  */
