@@ -1,6 +1,6 @@
 // Medians, ratios and the one table that `npm run bench` prints.
 
-import Table from "cli-table3";
+import { formatTable } from "../src/cli/output.ts";
 
 export interface Row {
   readonly what: string;
@@ -22,14 +22,9 @@ export function ratio(ours: number, theirs: number): string {
 }
 
 export function printTable(rows: readonly Row[]): void {
-  const table = new Table({
-    head: ["measured", "Strata", "stock", "ratio", "aim"],
-    style: { head: [] },
-  });
-  for (const row of rows) {
-    table.push([row.what, row.ours, row.theirs, row.ratio, row.aim]);
-  }
-  console.log(table.toString());
+  const header = ["MEASURED", "STRATA", "STOCK", "RATIO", "AIM"];
+  const cells = rows.map((row) => [row.what, row.ours, row.theirs, row.ratio, row.aim]);
+  console.log(formatTable(header, cells));
 }
 
 /** Progress goes to stderr, so that the table alone is on stdout. */

@@ -95,19 +95,11 @@ export class StockCluster {
   /** Returns when the first row was answered: milliseconds from exec. */
   async start(): Promise<number> {
     const began = performance.now();
+    const flags = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="];
     this.#process = spawnPostgresTool(
       findInstallation(),
       "postgres",
-      [
-        "-D",
-        this.dataDir,
-        "-p",
-        String(this.port),
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        "unix_socket_directories=",
-      ],
+      ["-D", this.dataDir, "-p", String(this.port), ...flags],
       { stdio: "ignore" },
     );
     await firstRow(this.url);
@@ -121,33 +113,6 @@ export class StockCluster {
       child.kill(signal);
       await once(child, "exit");
     }
-  }
-
-  /** Waits until a server that ends by itself (recovery with a target) has done so. */
-  async ended(): Promise<void> {
-    if (this.#process !== undefined && this.#process.exitCode === null) {
-      await once(this.#process, "exit");
-    }
-    this.#process = undefined;
-  }
-
-  /** Starts without waiting for a row. */
-  launch(): void {
-    this.#process = spawnPostgresTool(
-      findInstallation(),
-      "postgres",
-      [
-        "-D",
-        this.dataDir,
-        "-p",
-        String(this.port),
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        "unix_socket_directories=",
-      ],
-      { stdio: "ignore" },
-    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
