@@ -3,7 +3,16 @@
 import assert from "node:assert/strict";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  chmodSync,
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sleep } from "../src/base/clock.ts";
@@ -94,15 +103,23 @@ export class StockCluster {
 
   /** Returns when the first row was answered: milliseconds from exec. */
   async start(): Promise<number> {
+    const logPath = join(this.#root, "log");
+    const log = openSync(logPath, "a");
     const began = performance.now();
     const flags = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="];
     this.#process = spawnPostgresTool(
       findInstallation(),
       "postgres",
       ["-D", this.dataDir, "-p", String(this.port), ...flags],
-      { stdio: "ignore" },
+      { stdio: ["ignore", log, log] },
     );
-    await firstRow(this.url);
+    closeSync(log);
+    const died = once(this.#process, "exit").then(() => {
+      throw new Error(`stock postgres ended:\n${readFileSync(logPath, "utf8").slice(-2000)}`);
+    });
+    // After the start, `stop` is what waits for the exit.
+    died.catch(() => {});
+    await Promise.race([firstRow(this.url), died]);
     return performance.now() - began;
   }
 
@@ -145,7 +162,6 @@ export async function startWithSynchronousStandby(
 ): Promise<{ primary: StockCluster; standby: StockCluster }> {
   const primary = await base.copy({
     wal_level: "replica",
-    max_wal_senders: "4",
     wal_keep_size: "4GB",
   });
   const standby = await primary.copy({

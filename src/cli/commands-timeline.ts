@@ -9,7 +9,7 @@ import {
   type TenantId,
   type TimelineId,
 } from "../base/ids.ts";
-import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import {
   group,
@@ -245,7 +245,7 @@ export async function createBranch(
   });
 }
 
-/** `wanted` if it is not in the future; else the newest LSN. */
+/** `wanted` where it lies between the branch's beginning and its newest LSN, by default the newest. */
 async function branchLsn(
   home: StrataHome,
   tenantId: TenantId,
@@ -260,6 +260,16 @@ async function branchLsn(
       "lsn-in-future",
       `LSN ${formatLsn(wanted)} is in the future: the newest of branch '${name}' is ${formatLsn(newest)}`,
     );
+  }
+  if (wanted !== undefined) {
+    const info = await pageserverClient(home.config()).getTimeline(tenantId, timelineId);
+    if (wanted < (parseLsn(info.start_lsn) ?? 0)) {
+      throw new StorageError(
+        "invalid",
+        "lsn-before-branch",
+        `LSN ${formatLsn(wanted)} is before branch '${name}' begins, at ${info.start_lsn}`,
+      );
+    }
   }
   return wanted ?? newest;
 }

@@ -76,6 +76,8 @@ interface Peer {
   /** Someone waits for room or for recovered bytes: they go on with the queue. */
   pumping: boolean;
   failing: boolean;
+  /** It answers, but its copy of the timeline is damaged: only an operator can change that. */
+  refusal: StorageError | undefined;
 }
 
 export class ProposerDriver {
@@ -93,7 +95,14 @@ export class ProposerDriver {
     this.#peers = new Map(
       options.safekeepers.map((endpoint) => [
         endpoint.id,
-        { endpoint, channel: undefined, queue: [], pumping: false, failing: false },
+        {
+          endpoint,
+          channel: undefined,
+          queue: [],
+          pumping: false,
+          failing: false,
+          refusal: undefined,
+        },
       ]),
     );
     this.#proposer = this.#newProposer();
@@ -102,7 +111,10 @@ export class ProposerDriver {
     this.#recovered.promise.catch(() => undefined);
   }
 
-  /** Settles with the first won election; rejects (`unavailable`) on `close`. */
+  /**
+   * Settles with the first won election; rejects `unavailable` on `close`, `corrupt` where so many
+   * safekeepers refuse the timeline as damaged that there is no majority without them.
+   */
   get elected(): Promise<Election> {
     return this.#elected.promise;
   }
@@ -266,6 +278,11 @@ export class ProposerDriver {
             "safekeeper cannot be reached",
           );
         }
+        peer.refusal =
+          errorKind(error) === "corrupt"
+            ? withContext(error, `safekeeper ${peer.endpoint.id}`)
+            : undefined;
+        this.#giveUpWithoutMajority();
       }
       try {
         await sleep(delayMs / 2 + randomInt(delayMs), signal);
@@ -273,6 +290,15 @@ export class ProposerDriver {
         return;
       }
       delayMs = Math.min(delayMs * 2, RECONNECT_MAX_MS);
+    }
+  }
+
+  /** Before the election only: one that was won may outlive the repair of a safekeeper. */
+  #giveUpWithoutMajority(): void {
+    const peers = [...this.#peers.values()];
+    const refusals = peers.flatMap((peer) => peer.refusal ?? []);
+    if ((peers.length - refusals.length) * 2 <= peers.length) {
+      this.#elected.reject(refusals[0]);
     }
   }
 
@@ -291,6 +317,7 @@ export class ProposerDriver {
       return;
     }
     const id = peer.endpoint.id;
+    peer.refusal = undefined;
     if (peer.failing) {
       peer.failing = false;
       this.#options.logger.info({ safekeeper: id }, "safekeeper reached again");

@@ -4,7 +4,7 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { errorMessage, StorageError } from "../base/errors.ts";
+import { errnoCode, errorMessage, StorageError, withContext } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
 import { type Installation, readableByPostgres } from "../postgres/installation.ts";
 import { checkPostgresImports, readElfImports } from "./elf-imports.ts";
@@ -47,7 +47,12 @@ export function compileShim(compiler: string, output: string): void {
   });
   if (result.status !== 0) {
     rmSync(temporary, { force: true });
-    const why = result.error === undefined ? result.stderr.trim() : errorMessage(result.error);
+    const why =
+      result.error === undefined
+        ? result.stderr.trim()
+        : errnoCode(result.error) === "ENOENT"
+          ? `no C compiler '${compiler}' ($CC names another)`
+          : errorMessage(result.error);
     throw new StorageError("unavailable", "shim-not-built", `compile the shim: ${why}`);
   }
   renameSync(temporary, output);
@@ -71,7 +76,12 @@ export function findShim(workdir: string): string {
   const built = join(workdir, `strata_shim-${hash.slice(0, 16)}.so`);
   if (!existsSync(built)) {
     mkdirSync(workdir, { recursive: true });
-    compileShim(process.env["CC"] ?? "cc", built);
+    try {
+      compileShim(process.env["CC"] ?? "cc", built);
+    } catch (error) {
+      const missing = `there is no intact prebuilt shim for ${platform} in ${SHIM_PREBUILT_DIRECTORY}`;
+      throw withContext(error, missing);
+    }
   }
   return readableByPostgres(built);
 }

@@ -1,5 +1,6 @@
 // What page service and ingest need of a timeline besides its versions: its fixed properties.
 
+import type { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
@@ -16,6 +17,8 @@ export interface ServedTimeline extends TimelineStorage {
   readonly walSegmentSize: number;
   /** Bytes in layer files of its own. */
   readonly physicalSizeBytes: number;
+  /** Who waits for WAL, now or later, is told why it does not come; undefined: it may come again. */
+  setIngestFailure(failure: StorageError | undefined): void;
   /** Undefined while ingest may go on; else resolves when enough of what is in memory is on disk. */
   ingestReady(): Promise<void> | undefined;
 }

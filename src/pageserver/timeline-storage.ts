@@ -35,6 +35,7 @@ export interface TimelineStorage {
     lsn: Lsn,
   ): Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }>;
 
-  /** Resolves when `lastRecordLsn >= lsn`; StorageError `unavailable` after `timeoutMs`. */
+  /** Resolves when `lastRecordLsn >= lsn`; StorageError `unavailable` after `timeoutMs`,
+   *  or why ingest has stopped. */
   waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void>;
 }

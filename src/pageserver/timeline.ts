@@ -57,6 +57,8 @@ export class Timeline implements TimelineStorage {
   readonly #recordWaiters = new LsnWaiters();
   readonly #diskWaiters = new LsnWaiters();
   readonly #closing = new AbortController();
+  /** Why no WAL is taken in any more. */
+  #ingestFailure: StorageError | undefined;
   #closed = false;
   #ancestorReady: boolean;
   #prevRecordLsn: Lsn;
@@ -355,6 +357,9 @@ export class Timeline implements TimelineStorage {
     if (lsn <= this.lastRecordLsn) {
       return;
     }
+    if (this.#ingestFailure !== undefined) {
+      throw this.#ingestFailure;
+    }
     const left = Math.max(0, timeoutMs - (monotonicMs() - started));
     const reached = await this.#recordWaiters.wait(lsn, left);
     if (!reached) {
@@ -364,6 +369,14 @@ export class Timeline implements TimelineStorage {
         `timed out after ${timeoutMs} ms waiting for ${formatLsn(lsn)}, ` +
           `last record is at ${formatLsn(this.lastRecordLsn)}`,
       );
+    }
+  }
+
+  /** Who waits for WAL, now or later, is told why it does not come; undefined: it may come again. */
+  setIngestFailure(failure: StorageError | undefined): void {
+    this.#ingestFailure = failure;
+    if (failure !== undefined) {
+      this.#recordWaiters.fail(failure);
     }
   }
 

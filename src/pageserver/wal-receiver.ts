@@ -35,6 +35,8 @@ interface KnownSafekeeper extends SafekeeperCandidate {
   /** Not to be tried before this (monotonicMs). */
   retryAtMs: number;
   backoffMs: number;
+  /** It sent bytes that are no WAL; what it says again will be no better. */
+  damaged: boolean;
 }
 
 /**
@@ -45,6 +47,7 @@ interface KnownSafekeeper extends SafekeeperCandidate {
 export class WalFeeder {
   readonly #stream: WalStream;
   readonly #ingest: WalIngest;
+  #insideRecord = false;
 
   constructor(timeline: ServedTimeline, logger: Logger) {
     this.#stream = new WalStream({
@@ -61,6 +64,11 @@ export class WalFeeder {
     return this.#ingest.recordCount;
   }
 
+  /** After a throw: whether a part of a record was taken in, so that it cannot be taken in again. */
+  get insideRecord(): boolean {
+    return this.#insideRecord;
+  }
+
   /** Ingests every record that is complete with these bytes. StorageError names LSN and record. */
   feed(bytes: Uint8Array): void {
     const stream = this.#stream;
@@ -68,9 +76,11 @@ export class WalFeeder {
     stream.feed(bytes);
     while (stream.next()) {
       const record = stream.record;
+      this.#insideRecord = true;
       ingest.beginRecord(record.startLsn, record.endLsn);
       interpretRecord(record, ingest);
       ingest.endRecord();
+      this.#insideRecord = false;
     }
     if (stream.stop === "zeroed") {
       throw new StorageError(
@@ -96,6 +106,9 @@ export class WalReceiver {
   #connected: KnownSafekeeper | undefined;
   #stream: ReplicationStream | undefined;
   #failure: StorageError | undefined;
+  /** Set by a failure that no other safekeeper's copy of the WAL can help. */
+  #finished = false;
+  #failedFeeder: WalFeeder | undefined;
   #connecting = false;
   #lastWalMs = 0;
   #lastFeedbackMs = 0;
@@ -115,7 +128,12 @@ export class WalReceiver {
   update(candidate: SafekeeperCandidate): void {
     const known = this.#safekeepers.get(candidate.safekeeperId);
     if (known === undefined || known.pgAddr !== candidate.pgAddr) {
-      this.#safekeepers.set(candidate.safekeeperId, { ...candidate, retryAtMs: 0, backoffMs: 0 });
+      this.#safekeepers.set(candidate.safekeeperId, {
+        ...candidate,
+        retryAtMs: 0,
+        backoffMs: 0,
+        damaged: false,
+      });
     } else {
       Object.assign(known, candidate);
     }
@@ -163,7 +181,7 @@ export class WalReceiver {
     const aborted = new Promise<void>((resolve) => {
       signal.addEventListener("abort", () => resolve(), { once: true });
     });
-    while (!signal.aborted && this.#failure === undefined) {
+    while (!signal.aborted && !this.#finished) {
       const next = this.#choose();
       if (next === undefined) {
         await this.#waitForNews();
@@ -171,6 +189,8 @@ export class WalReceiver {
       }
       this.#connected = next;
       this.#connecting = true;
+      this.#failure = undefined;
+      this.#timeline.setIngestFailure(undefined);
       const before = this.#timeline.lastRecordLsn;
       try {
         // A stop does not wait for a connection attempt; that closes itself when it gets through.
@@ -198,6 +218,7 @@ export class WalReceiver {
     let best: KnownSafekeeper | undefined;
     for (const safekeeper of this.#safekeepers.values()) {
       if (
+        !safekeeper.damaged &&
         safekeeper.retryAtMs <= now &&
         safekeeper.commitLsn > this.#timeline.lastRecordLsn &&
         (best === undefined || safekeeper.commitLsn > best.commitLsn)
@@ -210,7 +231,9 @@ export class WalReceiver {
 
   async #waitForNews(): Promise<void> {
     const waits = [...this.#safekeepers.values()]
-      .filter((safekeeper) => safekeeper.commitLsn > this.#timeline.lastRecordLsn)
+      .filter(
+        (safekeeper) => !safekeeper.damaged && safekeeper.commitLsn > this.#timeline.lastRecordLsn,
+      )
       .map((safekeeper) => safekeeper.retryAtMs - monotonicMs());
     const news = new Promise<void>((resolve) => {
       this.#wake = resolve;
@@ -275,7 +298,7 @@ export class WalReceiver {
   }
 
   #onWal(feeder: WalFeeder, lsn: Lsn, bytes: Uint8Array): void {
-    if (this.#failure !== undefined || this.#stopping.signal.aborted) {
+    if (feeder === this.#failedFeeder || this.#stopping.signal.aborted) {
       return;
     }
     const start = monotonicMs();
@@ -294,7 +317,7 @@ export class WalReceiver {
   }
 
   #onIdle(feeder: WalFeeder): void {
-    if (this.#failure !== undefined || this.#stopping.signal.aborted) {
+    if (feeder === this.#failedFeeder || this.#stopping.signal.aborted) {
       return;
     }
     try {
@@ -331,10 +354,20 @@ export class WalReceiver {
     }
   }
 
-  /** The timeline keeps serving what it has; taking in more would leave a hole. */
+  /**
+   * The timeline keeps serving what it has; taking in more would leave a hole. Damaged bytes are the
+   * fault of one safekeeper: another one may have the record.
+   */
   #fail(feeder: WalFeeder, error: unknown): void {
-    const failure = withContext(error, "ingest WAL");
+    const from = this.#connected;
+    const failure = withContext(error, `ingest WAL from safekeeper ${from?.safekeeperId}`);
     this.#failure = failure;
+    this.#failedFeeder = feeder;
+    this.#finished = failure.kind !== "corrupt" || feeder.insideRecord;
+    if (from !== undefined) {
+      from.damaged = true;
+    }
+    const others = [...this.#safekeepers.values()].some((safekeeper) => !safekeeper.damaged);
     this.#metrics.failures.labels(failure.code).inc();
     this.#logger.error(
       { error: failure, lsn: formatLsn(this.#timeline.lastRecordLsn) },
@@ -344,6 +377,9 @@ export class WalReceiver {
       feeder.publish();
     } catch (publishError) {
       this.#logger.error({ error: publishError }, "could not publish the records before");
+    }
+    if (this.#finished || !others) {
+      this.#timeline.setIngestFailure(failure);
     }
     this.#sendFeedback();
     this.#stream?.close();

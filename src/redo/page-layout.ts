@@ -171,8 +171,21 @@ export function itemLength(c: RedoContext, page: number, offnum: number): number
  * after them keeps what the page had there, as in C.
  */
 export function addHeapItem(c: RedoContext, page: number, offnum: number, size: number): number {
+  if (offnum > MAX_HEAP_TUPLES_PER_PAGE) {
+    c.fail(`line pointer ${offnum} for a new tuple`);
+  }
+  return addItemAtUnused(c, page, offnum, size);
+}
+
+/** `PageAddItem` with overwrite set: at the end or at an unused line pointer. Else as addHeapItem. */
+export function addItemAtUnused(
+  c: RedoContext,
+  page: number,
+  offnum: number,
+  size: number,
+): number {
   const limit = maxOffsetNumber(c, page) + 1;
-  if (offnum < 1 || offnum > limit || offnum > MAX_HEAP_TUPLES_PER_PAGE) {
+  if (offnum < 1 || offnum > limit) {
     c.fail(`line pointer ${offnum} for a new tuple, but ${limit} is the next`);
   }
   const at = page + SIZE_OF_PAGE_HEADER + ((offnum - 1) << 2);
@@ -371,6 +384,23 @@ export function indexTupleDelete(c: RedoContext, page: number, offnum: number): 
   bytes.copyWithin(page + upper + size, page + upper, page + offset);
   view.setUint16(page + PD_UPPER, upper + size, true);
   view.setUint16(page + PD_LOWER, lower - 4, true);
+  shiftItems(c, page, offset, size);
+}
+
+/** `PageIndexTupleDeleteNoCompact`: line pointers keep their numbers; only the last one can go. */
+export function indexTupleDeleteNoCompact(c: RedoContext, page: number, offnum: number): void {
+  checkPagePointers(c, page);
+  const { bytes, view } = c;
+  const offset = indexItemOffset(c, page, offnum);
+  const size = (itemLength(c, page, offnum) + 7) & ~7;
+  const upper = view.getUint16(page + PD_UPPER, true);
+  if (offnum < maxOffsetNumber(c, page)) {
+    view.setUint32(page + SIZE_OF_PAGE_HEADER + ((offnum - 1) << 2), 0, true);
+  } else {
+    view.setUint16(page + PD_LOWER, view.getUint16(page + PD_LOWER, true) - 4, true);
+  }
+  bytes.copyWithin(page + upper + size, page + upper, page + offset);
+  view.setUint16(page + PD_UPPER, upper + size, true);
   shiftItems(c, page, offset, size);
 }
 

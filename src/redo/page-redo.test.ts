@@ -449,8 +449,8 @@ describe("PageRedo refuses", () => {
   });
 
   test("a resource manager it cannot replay, as unsupported", () => {
-    const gin = buildDelta({ rmid: 13, info: 0x20 });
-    assert.throws(() => apply(heapPage(1), gin), { kind: "unsupported" });
+    const custom = buildDelta({ rmid: 200, info: 0x20 });
+    assert.throws(() => apply(heapPage(1), custom), { kind: "unsupported" });
   });
 
   test("a page whose header is wrong", () => {

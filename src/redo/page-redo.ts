@@ -10,8 +10,11 @@ import {
   DELTA_VM_CLEAR,
   DELTA_VM_TRUNCATE,
 } from "../wal-decoder/delta.ts";
+import { brinInitsPage, redoBrin } from "./brin.ts";
 import { btreeInitsPage, redoBtree } from "./btree.ts";
 import { redoClogStatus } from "./clog.ts";
+import { redoGeneric } from "./generic.ts";
+import { ginInitsPage, redoGin } from "./gin.ts";
 import { heapInitsPage, redoHeap, redoHeap2 } from "./heap.ts";
 import { redoMultixactMembers, redoMultixactOffsets } from "./multixact.ts";
 import { checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
@@ -24,7 +27,10 @@ const RM_XLOG = 0;
 const RM_HEAP2 = 9;
 const RM_HEAP = 10;
 const RM_BTREE = 11;
+const RM_GIN = 13;
 const RM_SEQ = 15;
+const RM_BRIN = 17;
+const RM_GENERIC = 20;
 const VISIBILITY_MAP_FORK = 2;
 /** The all-visible opcode of heap2. */
 const XLOG_HEAP2_VISIBLE = 0x40;
@@ -124,7 +130,10 @@ function redoRecord(context: RedoContext): void {
       if (pageHasLsn(context, PAGE)) {
         return;
       }
-      checkPagePointers(context, PAGE);
+      // Other access methods put no line pointers on some pages, and check theirs themselves.
+      if (context.rmid <= RM_BTREE) {
+        checkPagePointers(context, PAGE);
+      }
     }
   }
   switch (context.rmid) {
@@ -139,6 +148,15 @@ function redoRecord(context: RedoContext): void {
       return;
     case RM_SEQ:
       redoSequence(context);
+      return;
+    case RM_GIN:
+      redoGin(context);
+      return;
+    case RM_BRIN:
+      redoBrin(context);
+      return;
+    case RM_GENERIC:
+      redoGeneric(context);
       return;
     case RM_XLOG:
       redoXlog(context);
@@ -156,6 +174,10 @@ function initsPage(context: RedoContext): boolean {
       return heapInitsPage(context);
     case RM_BTREE:
       return btreeInitsPage(context);
+    case RM_GIN:
+      return ginInitsPage(context);
+    case RM_BRIN:
+      return brinInitsPage(context);
     case RM_SEQ:
       return true;
     default:

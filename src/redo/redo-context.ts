@@ -31,7 +31,10 @@ const RMGR_NAMES: Readonly<Record<number, string>> = {
   9: "Heap2",
   10: "Heap",
   11: "Btree",
+  13: "Gin",
   15: "Sequence",
+  17: "BRIN",
+  20: "Generic",
 };
 
 export class RedoContext {

@@ -1,6 +1,7 @@
-// A base directory, the WAL of a mixed workload on it, and what stock Postgres recovers from the two.
+// A base directory, the WAL of a workload on it, and what stock Postgres recovers from the two.
 
 import { join } from "node:path";
+import type pg from "pg";
 import type { Lsn } from "../base/lsn.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import type { PageRedoOptions } from "../redo/page-redo.ts";
@@ -9,6 +10,14 @@ import { prepareMixedWorkload, runMixedWorkload, type WorkloadOptions } from "./
 import { baseStartLsn, replayInto } from "./replay-wal.ts";
 import { StockCluster, type StockClusterOptions } from "./stock-cluster.ts";
 import { recoverStock } from "./stock-recovery.ts";
+
+export interface RecordOptions extends StockClusterOptions {
+  /** Of the mixed workload, where it is run. */
+  readonly workload?: WorkloadOptions;
+  /** Another workload: what must exist before the base is copied, and what is recorded. */
+  readonly prepare?: (client: pg.Client) => Promise<void>;
+  readonly run?: (cluster: StockCluster) => Promise<void>;
+}
 
 export class RecordedHistory {
   readonly cluster: StockCluster;
@@ -27,17 +36,17 @@ export class RecordedHistory {
   }
 
   /** Runs the workload on a new cluster, which is stopped again. Ends with `destroy`. */
-  static async record(
-    options: StockClusterOptions & { readonly workload?: WorkloadOptions } = {},
-  ): Promise<RecordedHistory> {
+  static async record(options: RecordOptions = {}): Promise<RecordedHistory> {
+    const prepare = options.prepare ?? prepareMixedWorkload;
+    const run = options.run ?? ((cluster) => runMixedWorkload(cluster, options.workload));
     const cluster = await StockCluster.create(options);
     try {
       await cluster.start();
-      await prepareMixedWorkload(await cluster.connect());
+      await prepare(await cluster.connect());
       await cluster.stop();
       const baseDir = cluster.copyData("base");
       await cluster.start();
-      await runMixedWorkload(cluster, options.workload);
+      await run(cluster);
       const client = await cluster.connect();
       const endLsn = await cluster.currentLsn(client);
       await client.query("CREATE TABLE after_the_end (x int)");

@@ -5,8 +5,11 @@ import { formatLsn } from "../base/lsn.ts";
 import { restoreImage, stampLsn } from "../postgres/fpi.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
 import {
+  RM_BRIN_ID,
   RM_BTREE_ID,
   RM_COMMIT_TS_ID,
+  RM_GENERIC_ID,
+  RM_GIN_ID,
   RM_GIST_ID,
   RM_HEAP_ID,
   RM_HEAP2_ID,
@@ -31,7 +34,10 @@ const REDO_OPCODES = new Uint16Array(256);
 REDO_OPCODES[RM_HEAP_ID] = 0b0001_0101_1111_1111;
 REDO_OPCODES[RM_HEAP2_ID] = 0b0010_0000_1111_1111;
 REDO_OPCODES[RM_BTREE_ID] = 0b0111_1111_1111_1111;
+REDO_OPCODES[RM_GIN_ID] = 0b0000_0011_1111_1110;
 REDO_OPCODES[RM_SEQ_ID] = 0b0000_0000_0000_0001;
+REDO_OPCODES[RM_BRIN_ID] = 0b0000_0110_0011_1111;
+REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
 
 /**
  * Records without an effect on anything that we store: tablespaces (theirs are directories; only the

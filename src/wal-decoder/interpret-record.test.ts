@@ -109,8 +109,8 @@ test("heap records: nothing is implied where the map's page is a reference (17.1
 
 test("interpretRecord: what redo cannot apply is refused, named, and not told", () => {
   for (const [rmid, info, name] of [
-    [RM_GIN_ID, 0x20, "Gin"],
-    [RM_BRIN_ID, 0x10, "BRIN"],
+    [RM_GIN_ID, 0xa0, "Gin"],
+    [RM_BRIN_ID, 0x60, "BRIN"],
     [RM_HEAP_ID, 0x90, "Heap"],
     [RM_XLOG_ID, 0xc0, "XLOG"],
     [RM_LOGICALMSG_ID, 0x10, "LogicalMessage"],
