@@ -1,266 +1,295 @@
-// Wrong requests and damaged files: each one clear error, and nothing lost.
+// Wrong requests: each one clear error, before anything is made, and nothing lost.
 
 import assert from "node:assert/strict";
-import {
-  closeSync,
-  cpSync,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
-import { createServer } from "node:net";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
-import { sleep } from "../src/base/clock.ts";
+import { after, afterEach, before, test } from "node:test";
+import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
+import { openWalPush } from "../src/safekeeper/client.ts";
+import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
+import { encodeProposerMessage, type ProposerGreeting } from "../src/safekeeper/messages.ts";
 import { freePort, TestCluster } from "./cluster.ts";
+import { eventually, request, timelineInfo } from "./damage.ts";
+
+const NOBODY = "0123456789abcdef0123456789abcdef";
 
 let cluster: TestCluster;
+let tenantId: string;
+let timelineId: string;
 before(async () => {
   cluster = await TestCluster.create();
   await cluster.startEndpoint("main");
   await cluster.query("main", "create table t as select generate_series(1, 1000) i");
+  ({ tenantId, timelineId } = cluster.endpointSpec("main"));
 });
 after(() => cluster?.[Symbol.asyncDispose]());
 
-const NOBODY = "00000000000000000000000000000000";
+// Nothing lost, and main still takes writes.
+afterEach(async () => {
+  await cluster.query("main", "insert into t values (0)", "delete from t where i = 0");
+  const rows = await cluster.query("main", "select count(*)::int n, sum(i)::int s from t");
+  assert.deepEqual(rows, [{ n: 1000, s: 500_500 }]);
+});
 
-async function stillWhole(): Promise<void> {
-  const rows = await cluster.query("main", "select count(*)::int as n from t");
-  assert.equal(rows[0]!["n"], 1000);
+/** The one line on stderr of a command that is refused. */
+async function refused(line: string | RegExp, ...args: string[]): Promise<void> {
+  const error = await cluster.fails(...args);
+  if (typeof line === "string") {
+    assert.equal(error, `command failed: ${line}`);
+  } else {
+    assert.match(error, line);
+    assert.ok(error.startsWith("command failed: "), error);
+  }
+}
+
+const branchArgs = (name: string, ...more: string[]) => [
+  "timeline",
+  "branch",
+  "--branch-name",
+  name,
+  ...more,
+];
+
+async function branchNames(): Promise<string[]> {
+  return ((await cluster.json("branch", "list")) as { name: string }[]).map(({ name }) => name);
 }
 
 test("unknown tenant, timeline, branch and endpoint are named", async () => {
-  assert.match(await cluster.fails("timeline", "list", "--tenant-id", NOBODY), /tenant.*0000/i);
-  assert.match(
-    await cluster.fails(
-      "timeline",
-      "branch",
-      "--branch-name",
-      "x",
-      "--ancestor-branch-name",
-      "nowhere",
-    ),
-    /nowhere/,
-  );
-  assert.match(
-    await cluster.fails("endpoint", "create", "e", "--branch-name", "nowhere"),
-    /nowhere/,
-  );
-  assert.match(await cluster.fails("endpoint", "start", "nowhere"), /nowhere/);
-  assert.match(await cluster.fails("endpoint", "stop", "nowhere"), /nowhere/);
-  assert.match(await cluster.fails("branch", "delete", "nowhere"), /nowhere/);
-  assert.match(await cluster.fails("branch", "rename", "nowhere", "x"), /nowhere/);
-  assert.match(await cluster.fails("psql", "nowhere"), /nowhere/);
-  await stillWhole();
+  await refused(`tenant ${NOBODY} not found`, "timeline", "list", "--tenant-id", NOBODY);
+  await refused(`tenant ${NOBODY} not found`, "tenant", "set-default", "--tenant-id", NOBODY);
+  const noBranch = "Found no timeline id for branch name 'nowhere'";
+  await refused(noBranch, ...branchArgs("x", "--ancestor-branch-name", "nowhere"));
+  await refused(noBranch, "endpoint", "create", "e", "--branch-name", "nowhere");
+  await refused(noBranch, "branch", "delete", "nowhere");
+  await refused(noBranch, "branch", "rename", "nowhere", "x");
+  const noEndpoint = "postgres endpoint nowhere is not found";
+  await refused(noEndpoint, "endpoint", "start", "nowhere");
+  await refused(noEndpoint, "endpoint", "stop", "nowhere");
+  await refused(noEndpoint, "psql", "nowhere");
+  assert.deepEqual(await branchNames(), ["main"]);
+
+  const pageserver = cluster.config().pageservers[0]!.listenHttpAddr;
+  const noTimeline = { status: 404, msg: `timeline ${NOBODY} not found` };
+  const base = `/v1/tenant/${tenantId}/timeline`;
+  assert.deepEqual(await request(pageserver, "GET", `${base}/${NOBODY}`), noTimeline);
+  const child = { new_timeline_id: "f".repeat(32), ancestor_timeline_id: NOBODY };
+  assert.deepEqual(await request(pageserver, "POST", base, child), noTimeline);
+  const safekeeper = cluster.config().safekeepers[0]!.listenHttpAddr;
+  assert.deepEqual(await request(safekeeper, "GET", `${base}/${NOBODY}`), {
+    status: 404,
+    msg: `timeline ${tenantId}/${NOBODY} is not on this safekeeper`,
+  });
 });
 
-test("malformed ids and names are refused before anything is made", async () => {
-  assert.match(await cluster.fails("tenant", "create", "--tenant-id", "xyz"), /32 hex digits/);
-  assert.match(await cluster.fails("timeline", "branch", "--branch-name", "a b/c"), /a b\/c/);
-  assert.match(await cluster.fails("endpoint", "create", "../evil"), /\.\.\/evil/);
-  assert.match(await cluster.fails("frobnicate"), /frobnicate/);
+test("malformed ids, names and words are refused before anything is made", async () => {
+  await refused(
+    "tenant id must be 32 hex digits, got 'xyz'",
+    "tenant",
+    "create",
+    "--tenant-id",
+    "xyz",
+  );
+  await refused(/^command failed: branch name 'a b': letters, digits and/, ...branchArgs("a b"));
+  await refused(
+    /^command failed: endpoint id '..\/evil': letters/,
+    "endpoint",
+    "create",
+    "../evil",
+  );
+  await refused(/unknown command 'frobnicate'/, "frobnicate");
+  await refused(
+    /70000.*a port is wanted, 1 to 65535/,
+    "endpoint",
+    "create",
+    "e",
+    "--pg-port",
+    "70000",
+  );
+  assert.deepEqual(await branchNames(), ["main"]);
+  assert.deepEqual(readdirSync(join(cluster.home, "endpoints")), ["main"]);
 });
 
-test("duplicate names are conflicts", async () => {
-  await cluster.ok("timeline", "branch", "--branch-name", "twice");
-  assert.match(
-    await cluster.fails("timeline", "branch", "--branch-name", "twice"),
-    /twice.*exists/,
+test("duplicate tenants, timelines, branches and endpoints are conflicts", async () => {
+  await refused(`tenant ${tenantId} already exists`, "tenant", "create", "--tenant-id", tenantId);
+  await cluster.ok(...branchArgs("twice"));
+  await refused("branch 'twice' already exists", ...branchArgs("twice"));
+  await refused(
+    `timeline ${timelineId} already exists as branch 'main'`,
+    ...branchArgs("again", "--timeline-id", timelineId),
   );
-  assert.match(await cluster.fails("branch", "rename", "twice", "main"), /main.*exists/);
-  assert.match(await cluster.fails("endpoint", "create", "main"), /main.*exists/);
-  await stillWhole();
+  await refused("branch 'main' already exists", "branch", "rename", "twice", "main");
+  await refused("endpoint main already exists", "endpoint", "create", "main");
+  await refused("branch 'main' has child branches: twice", "branch", "delete", "main", "--force");
+  assert.deepEqual(await branchNames(), ["main", "twice"]);
 });
 
 test("LSN: malformed, in the future, before the branch point", async () => {
-  const branch = (name: string, lsn: string, ancestor = "main") =>
-    cluster.fails(
-      "timeline",
-      "branch",
-      "--branch-name",
-      name,
-      "--ancestor-branch-name",
-      ancestor,
-      "--ancestor-start-lsn",
-      lsn,
-    );
-  assert.match(await branch("l1", "nonsense"), /nonsense/);
-  assert.match(await branch("l2", "F/0"), /F\/0/);
-  await cluster.query("main", "create table later as select 1");
-  await cluster.ok("timeline", "branch", "--branch-name", "late");
-  await cluster.startEndpoint("late", "late");
-  await cluster.query("late", "create table on_late as select 1");
-  assert.match(await branch("l3", "0/10", "main"), /0\/10/);
-  const names = (await cluster.json("branch", "list")) as { name: string }[];
-  assert.ok(names.every(({ name }) => !name.startsWith("l1") && !name.startsWith("l2")));
-  await stillWhole();
+  const at = (name: string, lsn: string, ancestor = "main") =>
+    branchArgs(name, "--ancestor-branch-name", ancestor, "--ancestor-start-lsn", lsn);
+  for (const lsn of ["nonsense", "0/XYZ", "1/2/3", "0/0", "123456789/0"]) {
+    await refused(`'${lsn}' is not an LSN; one looks like 0/16F9A00`, ...at("l", lsn));
+  }
+  const future =
+    /^command failed: LSN F\/0 is in the future: the newest of branch 'main' is 0\/[0-9A-F]+$/;
+  await refused(future, ...at("l", "F/0"));
+  await refused(future, "endpoint", "create", "e", "--lsn", "F/0");
+
+  const { start_lsn: begin } = await timelineInfo(cluster, tenantId, timelineId);
+  await refused(`LSN 0/10 is before branch 'main' begins, at ${begin}`, ...at("l", "0/10"));
+  await cluster.ok(...branchArgs("late"));
+  const late = (
+    (await cluster.json("branch", "list")) as { name: string; parent_lsn: string }[]
+  ).find(({ name }) => name === "late");
+  await refused(
+    `LSN ${begin} is before branch 'late' begins, at ${late!.parent_lsn}`,
+    ...at("l", begin, "late"),
+  );
+  assert.ok(!(await branchNames()).includes("l"));
 });
 
-test("a second primary on a branch is refused", async () => {
-  assert.match(
-    await cluster.fails("endpoint", "create", "second", "--branch-name", "main"),
-    /primary|main/,
-  );
-  await stillWhole();
+test("a second primary on a branch is refused, at its creation and at its start", async () => {
+  const other =
+    "a primary endpoint of this branch exists already: main; --allow-multiple overrides";
+  await refused(other, "endpoint", "create", "second", "--branch-name", "main");
+  await cluster.ok("endpoint", "create", "second", "--branch-name", "main", "--allow-multiple");
+  await refused(other.replace("exists", "is running"), "endpoint", "start", "second");
 });
+
+async function withThief(port: number, body: () => Promise<void>): Promise<void> {
+  const thief: Server = createServer();
+  await new Promise<void>((resolve) => thief.listen(port, "127.0.0.1", resolve));
+  try {
+    await body();
+  } finally {
+    await new Promise((resolve) => thief.close(resolve));
+  }
+}
 
 test("a port that somebody else listens on is named, and nothing is left behind", async () => {
   const port = await freePort();
-  const thief = createServer().listen(port, "127.0.0.1");
-  try {
-    await cluster.ok("timeline", "branch", "--branch-name", "busy");
-    await cluster.ok(
-      "endpoint",
-      "create",
-      "busy",
-      "--branch-name",
-      "busy",
-      "--pg-port",
-      String(port),
-    );
-    assert.match(await cluster.fails("endpoint", "start", "busy"), new RegExp(`${port}`));
-  } finally {
-    thief.close();
-  }
+  await cluster.ok(...branchArgs("busy"));
+  await cluster.ok("endpoint", "create", "busy", "--branch-name", "busy", "--pg-port", `${port}`);
+  const inUse = (address: string) => new RegExp(`: ${address} is already in use( by .*)?$`);
+  await withThief(port, () => refused(inUse(`127.0.0.1:${port}`), "endpoint", "start", "busy"));
   await cluster.ok("endpoint", "start", "busy");
+  assert.deepEqual(await cluster.query("busy", "select count(*)::int n from t"), [{ n: 1000 }]);
   await cluster.ok("endpoint", "stop", "busy");
+
+  await cluster.ok("safekeeper", "stop", "1");
+  const address = cluster.config().safekeepers[0]!.listenHttpAddr;
+  await withThief(Number(address.split(":")[1]), () =>
+    refused(inUse(address), "safekeeper", "start", "1"),
+  );
+  await cluster.ok("safekeeper", "start", "1");
 });
 
-test("another major is refused with the list of what there is", async () => {
-  assert.match(await cluster.fails("tenant", "create", "--pg-version", "12"), /12.*17|17.*12/);
-});
-
-test("commands on a stopped or missing home say so", async () => {
-  const lone = mkdtempSync(join(tmpdir(), "strata-test-"));
+test("another Postgres major is refused by every command and service", async () => {
+  await refused(
+    "this home runs PostgreSQL 17; 12 needs a home of its own ('strata init --pg-version')",
+    "tenant",
+    "create",
+    "--pg-version",
+    "12",
+  );
+  const pageserver = cluster.config().pageservers[0]!.listenHttpAddr;
+  const body = { new_timeline_id: NOBODY, pg_version: 16 };
+  const answer = await request(pageserver, "POST", `/v1/tenant/${tenantId}/timeline`, body);
+  assert.deepEqual(answer, {
+    status: 501,
+    msg: "PostgreSQL 16 is not supported; supported: 17",
+  });
+  const directory = mkdtempSync(join(tmpdir(), "strata-test-"));
   try {
-    const saved = cluster.home;
-    const stranger = Object.assign(Object.create(TestCluster.prototype), {
-      home: join(lone, "none"),
-    }) as TestCluster;
-    assert.match(await stranger.fails("start"), /init/);
-    assert.match(await stranger.fails("endpoint", "list"), /init/);
-    assert.ok(existsSync(saved));
+    const stranger = strangerAt(join(directory, "home"));
+    const bin = join(directory, "bin");
+    chmodSync(directory, 0o755);
+    mkdirSync(bin);
+    for (const tool of ["postgres", "initdb"]) {
+      writeFileSync(join(bin, tool), "#!/bin/sh\necho 'postgres (PostgreSQL) 15.3'\n", {
+        mode: 0o755,
+      });
+    }
+    assert.equal(
+      await stranger.fails("init", "--pg-version", "12"),
+      "command failed: PostgreSQL 12 is not supported; supported: 17",
+    );
+    assert.equal(
+      await stranger.fails("init", "--pg-bin", bin),
+      `command failed: PostgreSQL binaries in '${bin}': version 15.3, wanted 17`,
+    );
+    // Without a home every other command says what to do.
+    const missing = /^command failed: '.*\/home' is not initialized: run 'strata init' first$/;
+    assert.match(await stranger.fails("start"), missing);
+    assert.match(await stranger.fails("endpoint", "list"), missing);
   } finally {
-    rmSync(lone, { recursive: true, force: true });
+    rmSync(directory, { recursive: true, force: true });
   }
 });
 
-/** Files of main's timeline below a component's directory, by pattern, newest name last. */
-function filesOf(directory: string, pattern: RegExp): string[] {
-  const timeline = cluster.endpointSpec("main").timelineId as string;
-  const found: string[] = [];
-  const walk = (path: string) => {
-    for (const entry of readdirSync(path, { withFileTypes: true })) {
-      const child = join(path, entry.name);
-      if (entry.isDirectory()) {
-        walk(child);
-      } else if (child.includes(timeline) && pattern.test(entry.name)) {
-        found.push(child);
-      }
-    }
-  };
-  walk(join(cluster.home, directory));
-  return found.sort();
+/** The CLI on a home that nobody has initialized. */
+function strangerAt(home: string): Pick<TestCluster, "fails"> {
+  return Object.assign(Object.create(TestCluster.prototype) as TestCluster, { home });
 }
 
-function flipByte(path: string, offset: number): () => void {
-  const before = readFileSync(path);
-  const fd = openSync(path, "r+");
-  writeSync(fd, Buffer.from([before[offset]! ^ 0x55]), 0, 1, offset);
-  closeSync(fd);
-  return () => writeFileSync(path, before);
-}
-
-test("a corrupt layer file: reads that need it fail and name it, other branches serve, repair heals", async () => {
-  await cluster.query("main", "checkpoint");
-  const http = cluster.config().pageservers[0]!.listenHttpAddr;
-  const spec = cluster.endpointSpec("main");
-  await fetch(`http://${http}/v1/tenant/${spec.tenantId}/timeline/${spec.timelineId}/checkpoint`, {
-    method: "PUT",
+/** Greets the safekeeper as a proposer; how it ends the connection. */
+async function greet(changes: Partial<ProposerGreeting>): Promise<string> {
+  const info = await timelineInfo(cluster, tenantId, timelineId);
+  const ids = { tenantId: parseTenantId(tenantId), timelineId: parseTimelineId(timelineId) };
+  const pgAddr = cluster.config().safekeepers[0]!.listenPgAddr;
+  const channel = await openWalPush({ pgAddr, ...ids });
+  const closed = new Promise<string>((resolve) => {
+    channel.onClose((error) => resolve(error?.message ?? "closed"));
+    channel.onData(() => resolve("accepted"));
   });
-  await cluster.ok("endpoint", "stop", "main");
-  const layer = filesOf("pageserver_1", /__[0-9A-F]{16}-[0-9A-F]{16}/).at(-1);
-  assert.ok(layer !== undefined, "no delta layer was written");
-  await cluster.ok("pageserver", "stop");
-  const size = statSync(layer).size;
-  const restore = flipByte(layer, Math.floor(size / 3));
-  await cluster.ok("pageserver", "start");
-  await cluster.cli("endpoint", "start", "main");
-  const damaged = await cluster.query("main", "select count(*), sum(i) from t").then(
-    () => undefined,
-    (error: Error) => error,
+  channel.send(
+    encodeProposerMessage({
+      type: "greeting",
+      ...ids,
+      mconf: NO_MEMBERSHIP,
+      pgVersion: 170_000,
+      systemId: BigInt(info.system_id),
+      walSegSize: info.wal_seg_size,
+      ...changes,
+    }),
   );
-  const log = readFileSync(join(cluster.home, "pageserver_1", "pageserver.log"), "utf8");
-  assert.ok(damaged !== undefined || /checksum|corrupt/.test(log) || true);
-  await cluster.cli("endpoint", "stop", "main", "--mode", "immediate");
-  await cluster.ok("pageserver", "stop");
-  restore();
+  const answer = await closed;
+  channel.destroy();
+  return answer;
+}
 
-  // Truncated: the timeline refuses with the file's name; nothing else is harmed.
-  const whole = readFileSync(layer);
-  truncateSync(layer, Math.floor(size / 2));
-  await cluster.ok("pageserver", "start");
-  await cluster.startEndpoint("twice", "twice");
-  await cluster.ok("endpoint", "stop", "twice");
-  await cluster.ok("pageserver", "stop");
-  writeFileSync(layer, whole);
-  await cluster.ok("pageserver", "start");
-  await cluster.ok("endpoint", "start", "main");
-  await stillWhole();
-});
-
-test("a corrupt WAL segment or control file: that timeline refuses, others go on", async () => {
-  await cluster.ok("endpoint", "stop", "main");
-  await cluster.ok("safekeeper", "stop", "1");
-  const control = filesOf("safekeepers", /^safekeeper\.control$/).at(-1)!;
-  const restore = flipByte(control, 20);
-  await cluster.ok("safekeeper", "start", "1");
-  assert.match(await cluster.fails("endpoint", "start", "main"), /./);
-  await cluster.ok("endpoint", "start", "twice");
-  await cluster.ok("endpoint", "stop", "twice");
-  await cluster.ok("safekeeper", "stop", "1");
-  restore();
-  await cluster.ok("safekeeper", "start", "1");
-  await cluster.ok("endpoint", "start", "main");
-  await stillWhole();
-});
-
-test("a missing shim and a Postgres binary with an uncovered import are refused before anything starts", async () => {
-  await cluster.ok("endpoint", "stop", "main");
-  const spec = cluster.endpointSpec("main");
-  const path = join(cluster.home, "endpoints", "main", "endpoint.json");
-  writeFileSync(path, JSON.stringify({ ...spec, pgBin: "/nonexistent/bin" }));
-  assert.match(await cluster.fails("endpoint", "start", "main"), /nonexistent/);
-  writeFileSync(path, JSON.stringify(spec));
-  await cluster.ok("endpoint", "start", "main");
-  await stillWhole();
+test("a proposer of a foreign system, major or tenant is refused by the safekeeper", async () => {
+  const { system_id, wal_seg_size } = await timelineInfo(cluster, tenantId, timelineId);
+  assert.equal(await greet({}), "accepted");
+  assert.equal(
+    await greet({ systemId: 4711n }),
+    `system identifier is 4711, expected ${system_id}`,
+  );
+  assert.match(
+    await greet({ pgVersion: 160_004 }),
+    /^Postgres version is 160004, expected 17\d{4}$/,
+  );
+  const tenant = parseTenantId(NOBODY);
+  assert.equal(await greet({ tenantId: tenant }), `tenant id is ${NOBODY}, expected ${tenantId}`);
+  assert.equal(
+    await greet({ walSegSize: 1 << 20 }),
+    `WAL segment size is ${1 << 20}, expected ${wal_seg_size}`,
+  );
 });
 
 test("garbage at every port ends that connection only", async () => {
   const config = cluster.config();
-  const { connect } = await import("node:net");
   for (const address of [
     config.pageservers[0]!.listenPgAddr,
     config.pageservers[0]!.listenHttpAddr,
-    ...config.safekeepers.map((s) => s.listenHttpAddr),
+    config.safekeepers[0]!.listenHttpAddr,
+    cluster.config().safekeepers[0]!.listenPgAddr,
   ]) {
     const [host, port] = address.split(":");
     const socket = connect(Number(port), host);
     socket.on("error", () => {});
     socket.write(Buffer.alloc(4096, 0xa5));
-    await sleep(100);
-    socket.destroy();
+    await eventually(`${address} hangs up`, async () => socket.resume().destroyed || undefined);
   }
-  await stillWhole();
 });
-
-export const unused = { cpSync, renameSync };

@@ -88,6 +88,7 @@ test("five branches taken during TPC-B: every main and vm page as stock recovers
     const name = `at_${round}`;
     await cluster.ok("timeline", "branch", "--branch-name", name);
     names.push(name);
+    gatherWal();
   }
   await load.progress(50);
   await load.stop();
@@ -101,7 +102,8 @@ test("five branches taken during TPC-B: every main and vm page as stock recovers
   replaceSystemId(base, systemId);
   // Its own segment names initdb's system; the gathered one replaces it.
   rmSync(join(base, "pg_wal", walFileName(1)));
-  const walDir = gatherWal(systemId);
+  gatherWal();
+  const walDir = completeWal(systemId);
   for (const branch of branches) {
     const outDir = join(cluster.home, "..", "initdb", branch.name);
     await recoverStock({ baseDir: base, walDir, targetLsn: branch.lsn, outDir });
@@ -162,8 +164,8 @@ function replaceSystemId(dataDir: string, systemId: bigint): void {
   writeFileSync(path, bytes);
 }
 
-/** All WAL in stock form: initdb's own up to its end, the safekeeper's from there on. */
-function gatherWal(systemId: bigint): string {
+/** Copies the safekeeper's segments, again and again: it removes what the pageserver has stored. */
+function gatherWal(): void {
   const walDir = join(cluster.home, "..", "initdb", "wal");
   makePostgresDirectory(walDir);
   const spec = cluster.endpointSpec("main");
@@ -173,6 +175,11 @@ function gatherWal(systemId: bigint): string {
       cpSync(join(stored, name), join(walDir, name));
     }
   }
+}
+
+/** Puts initdb's own WAL before the safekeeper's, so that stock can start where initdb ended. */
+function completeWal(systemId: bigint): string {
+  const walDir = join(cluster.home, "..", "initdb", "wal");
   const control = decodeControlFile(readFileSync(join(initdbDir, "global/pg_control")), 17);
   const start = startLsnOfMain(control.checkPointLsn);
   const first = walFileName(segmentNumber(start));

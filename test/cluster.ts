@@ -63,6 +63,16 @@ async function freeNodes(count: number) {
   return nodes;
 }
 
+/** What `init --config` takes: everything on ports of its own. */
+export async function freeConfig(safekeepers: number) {
+  return {
+    broker: { listenAddr: `127.0.0.1:${await freePort()}` },
+    pageservers: await freeNodes(1),
+    safekeepers: await freeNodes(safekeepers),
+    endpointBasePort: await freePort(),
+  };
+}
+
 /** Which process to find: as the CLI's working directories name them. */
 export type Victim =
   | "pageserver"
@@ -89,13 +99,7 @@ export class TestCluster {
     // The unprivileged user that Postgres runs as must be able to enter.
     chmodSync(home, 0o755);
     const cluster = new TestCluster(join(home, "strata"), safekeepers);
-    const config = {
-      broker: { listenAddr: `127.0.0.1:${await freePort()}` },
-      pageservers: await freeNodes(1),
-      safekeepers: await freeNodes(safekeepers),
-      endpointBasePort: await freePort(),
-    };
-    writeFileSync(join(home, "init.json"), JSON.stringify(config));
+    writeFileSync(join(home, "init.json"), JSON.stringify(await freeConfig(safekeepers)));
     await cluster.ok("init", "--config", join(home, "init.json"));
     if (options.start ?? true) {
       await cluster.ok("start");
@@ -209,9 +213,14 @@ export class TestCluster {
 
   config(): {
     pageservers: { listenHttpAddr: string; listenPgAddr: string }[];
-    safekeepers: { listenHttpAddr: string }[];
+    safekeepers: { listenHttpAddr: string; listenPgAddr: string }[];
   } {
     return JSON.parse(readFileSync(join(this.home, "config.json"), "utf8"));
+  }
+
+  /** A whole log, by its path below the home. */
+  log(path: string): string {
+    return readFileSync(join(this.home, path), "utf8");
   }
 
   /** The last lines of every log, for the message of a failed assertion. */
