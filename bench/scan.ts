@@ -89,11 +89,10 @@ async function getPages(strata: TestCluster): Promise<number[]> {
        pg_relation_size('filler')::int / 8192 as blocks, pg_current_wal_flush_lsn()::text as lsn`,
   );
   const spec = strata.endpointSpec();
-  const client = await PagestreamClient.connect(
-    spec.pageserver.pgAddr,
-    spec.tenantId,
-    spec.timelineId,
-  );
+  const client = await PagestreamClient.connect(spec.pageserver.pgAddr, {
+    tenantId: spec.tenantId,
+    timelineId: spec.timelineId,
+  });
   const rel = {
     spcOid: 1663,
     dbOid: where!["db"] as number,

@@ -6,10 +6,6 @@ import { connect, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
-import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
-import { openWalPush } from "../src/safekeeper/client.ts";
-import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
-import { encodeProposerMessage, type ProposerGreeting } from "../src/safekeeper/messages.ts";
 import { freePort, TestCluster } from "./cluster.ts";
 import { eventually, request, timelineInfo } from "./damage.ts";
 
@@ -232,51 +228,6 @@ test("another Postgres major is refused by every command and service", async () 
 function strangerAt(home: string): Pick<TestCluster, "fails"> {
   return Object.assign(Object.create(TestCluster.prototype) as TestCluster, { home });
 }
-
-/** Greets the safekeeper as a proposer; how it ends the connection. */
-async function greet(changes: Partial<ProposerGreeting>): Promise<string> {
-  const info = await timelineInfo(cluster, tenantId, timelineId);
-  const ids = { tenantId: parseTenantId(tenantId), timelineId: parseTimelineId(timelineId) };
-  const pgAddr = cluster.config().safekeepers[0]!.listenPgAddr;
-  const channel = await openWalPush({ pgAddr, ...ids });
-  const closed = new Promise<string>((resolve) => {
-    channel.onClose((error) => resolve(error?.message ?? "closed"));
-    channel.onData(() => resolve("accepted"));
-  });
-  channel.send(
-    encodeProposerMessage({
-      type: "greeting",
-      ...ids,
-      mconf: NO_MEMBERSHIP,
-      pgVersion: 170_000,
-      systemId: BigInt(info.system_id),
-      walSegSize: info.wal_seg_size,
-      ...changes,
-    }),
-  );
-  const answer = await closed;
-  channel.destroy();
-  return answer;
-}
-
-test("a proposer of a foreign system, major or tenant is refused by the safekeeper", async () => {
-  const { system_id, wal_seg_size } = await timelineInfo(cluster, tenantId, timelineId);
-  assert.equal(await greet({}), "accepted");
-  assert.equal(
-    await greet({ systemId: 4711n }),
-    `system identifier is 4711, expected ${system_id}`,
-  );
-  assert.match(
-    await greet({ pgVersion: 160_004 }),
-    /^Postgres version is 160004, expected 17\d{4}$/,
-  );
-  const tenant = parseTenantId(NOBODY);
-  assert.equal(await greet({ tenantId: tenant }), `tenant id is ${NOBODY}, expected ${tenantId}`);
-  assert.equal(
-    await greet({ walSegSize: 1 << 20 }),
-    `WAL segment size is ${1 << 20}, expected ${wal_seg_size}`,
-  );
-});
 
 test("garbage at every port ends that connection only", async () => {
   const config = cluster.config();

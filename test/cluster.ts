@@ -17,6 +17,7 @@ import { join } from "node:path";
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
 import { randomInt } from "../src/base/random.ts";
+import type { EndpointSpec } from "../src/compute/api.ts";
 import { withClient } from "./tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
@@ -159,15 +160,15 @@ export class TestCluster {
     await this.ok("endpoint", "start", id);
   }
 
-  endpointSpec(id = "main") {
+  endpointSpec(id = "main"): EndpointSpec {
     return JSON.parse(readFileSync(join(this.home, "endpoints", id, "endpoint.json"), "utf8"));
   }
 
   /** Sets GUCs of a stopped endpoint, as an operator would in its endpoint.json. */
   setPostgres(id: string, settings: Record<string, string>): void {
     const spec = this.endpointSpec(id);
-    spec.settings = { ...spec.settings, ...settings };
-    writeFileSync(join(this.home, "endpoints", id, "endpoint.json"), JSON.stringify(spec));
+    const changed = { ...spec, settings: { ...spec.settings, ...settings } };
+    writeFileSync(join(this.home, "endpoints", id, "endpoint.json"), JSON.stringify(changed));
   }
 
   url(id = "main", database = "postgres"): string {
