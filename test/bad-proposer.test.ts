@@ -129,10 +129,10 @@ test("pushed WAL with a bad CRC or an impossible length is refused and not kept"
         walData,
       },
     ]);
-  const at = `WAL at ${info.start_lsn}`;
-  assert.equal(await lead(1, record(32)), `${at}: record checksum does not match`);
-  assert.equal(await lead(2, record(5)), `${at}: record of 5 bytes`);
-  assert.equal(await lead(3, record(0x7ffffff0)), `${at}: record of 2147483632 bytes`);
+  const refused = (problem: string) => new RegExp(`^WAL at ${info.start_lsn}: .*${problem}`);
+  assert.match(await lead(1, record(32)), refused("record checksum"));
+  assert.match(await lead(2, record(5)), refused("record.* 5\\b"));
+  assert.match(await lead(3, record(0x7ffffff0)), refused("record.* 2147483632\\b"));
   const safekeeper = cluster.config().safekeepers[0]!.listenHttpAddr;
   const status = await fetch(`http://${safekeeper}/v1/tenant/${tenantId}/timeline/${id}`);
   assert.equal(((await status.json()) as { flush_lsn: string }).flush_lsn, info.start_lsn);

@@ -1,7 +1,9 @@
 // DDL and everything else that is not a plain row change, each checked again on a compute that starts afresh.
 
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { makePostgresDirectory } from "../src/testing/stock-cluster.ts";
 import { TestCluster } from "./cluster.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
 
@@ -142,6 +144,22 @@ test("truncation by vacuum: blocks that went stay away after a restart and the t
   assert.equal(await one("select count(*)::int from shrink where p like 'y%'"), 20000);
 });
 
+test("a tablespace is refused when it is made: its files would not outlive the compute", async () => {
+  const directory = join(cluster.home, "..", "elsewhere");
+  makePostgresDirectory(directory);
+  for (const location of [`'${directory}'`, "''"]) {
+    await assert.rejects(
+      run(
+        "postgres",
+        "set allow_in_place_tablespaces = on",
+        `create tablespace elsewhere location ${location}`,
+      ),
+      /pg_tblspc.*Operation not supported/,
+    );
+  }
+  assert.equal(await one("select count(*)::int from pg_tablespace"), 2);
+});
+
 test("temporary and unlogged tables work, and unlogged ones are empty after a restart", async () => {
   await withClient(cluster.url(), async (client) => {
     await client.query("create temp table tt as select generate_series(1, 5000) i");
@@ -158,6 +176,52 @@ test("temporary and unlogged tables work, and unlogged ones are empty after a re
   assert.equal(await one("select count(*)::int from ul"), 0);
   await run("postgres", "insert into ul values (1)");
   assert.equal(await one("select count(*)::int from ul"), 1);
+});
+
+test("every index method answers as a sequential scan does, on a compute that starts afresh", async () => {
+  await run(
+    "postgres",
+    "create extension if not exists bloom",
+    `create table ix as select i, md5(i::text) as m, array[i % 10, i % 77] as a,
+       point(i % 300, i % 7) as p, int4range(i, i + 10) as r, ('10.0.' || i % 256 || '.1')::inet as n
+     from generate_series(1, 20000) i`,
+    "create index on ix using hash (m)",
+    "create index on ix using gin (a)",
+    "create index on ix using gist (p)",
+    "create index on ix using spgist (n)",
+    "create index on ix using brin (i)",
+    "create index on ix using bloom (i)",
+    "insert into ix select i, md5(i::text), array[i % 10], point(i % 300, 1), null, null from generate_series(20001, 30000) i",
+    "delete from ix where i % 5 = 0",
+    "vacuum ix",
+    "update ix set m = md5(m) where i % 9 = 0",
+  );
+  await restart();
+  const questions = [
+    ["hash", "m = md5('777')"],
+    ["gin", "a @> array[7]"],
+    ["gist", "p <@ box '((0,0),(20,3))'"],
+    ["spgist", "n << '10.0.8.0/22'"],
+    ["brin", "i between 5000 and 5100"],
+    ["bloom", "i = 7777"],
+  ] as const;
+  await withClient(cluster.url(), async (client) => {
+    for (const [method, where] of questions) {
+      const answers: string[] = [];
+      for (const sequential of ["on", "off"]) {
+        await client.query(`set enable_seqscan = ${sequential}`);
+        for (const kind of ["indexscan", "bitmapscan", "indexonlyscan"]) {
+          await client.query(`set enable_${kind} = ${sequential === "on" ? "off" : "on"}`);
+        }
+        const { rows } = await client.query(
+          `select count(*) || ':' || coalesce(sum(i), 0) as digest from ix where ${where}`,
+        );
+        answers.push(rows[0].digest);
+      }
+      assert.equal(answers[1], answers[0], method);
+      assert.notEqual(answers[0], "0:0", method);
+    }
+  });
 });
 
 test("two-phase commit: a prepared transaction survives a restart and keeps its locks", async () => {

@@ -12,6 +12,11 @@ export function monotonicMs(): number {
   return performance.now();
 }
 
+/** Lets whatever has arrived be handled before work that keeps the thread busy goes on. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
 export function sleep(durationMs: number, signal?: AbortSignal): Promise<void> {
   return nodeSleep(durationMs, undefined, signal === undefined ? {} : { signal });
 }

@@ -1,6 +1,11 @@
 // Durable file operations: what must survive a power cut goes through here.
+//
+// Two flavours, because a sync can take as long as the disk likes: the plain ones block, for small
+// processes and for paths where each wake-up costs latency; those named `...Async` do not, for
+// processes that serve others meanwhile.
 
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { errnoCode, StorageError } from "./errors.ts";
 
@@ -11,6 +16,16 @@ export function fsyncDirectory(path: string): void {
     fsyncSync(fd);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** As `fsyncDirectory`, without blocking the event loop. */
+export async function fsyncDirectoryAsync(path: string): Promise<void> {
+  const directory = await open(path, "r");
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
   }
 }
 
@@ -32,6 +47,30 @@ export function writeFileDurably(path: string, bytes: Uint8Array | string): void
     }
     renameSync(temporary, path);
     fsyncDirectory(dirname(path));
+  } catch (error) {
+    throw diskError(error, `write ${path}`);
+  }
+}
+
+/**
+ * As `writeFileDurably`, without blocking the event loop; durable when it resolves. One caller a path
+ * at a time.
+ */
+export async function writeFileDurablyAsync(
+  path: string,
+  bytes: Uint8Array | string,
+  temporary = `${path}.tmp`,
+): Promise<void> {
+  try {
+    const file = await open(temporary, "w", 0o600);
+    try {
+      await file.writeFile(bytes);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    await fsyncDirectoryAsync(dirname(path));
   } catch (error) {
     throw diskError(error, `write ${path}`);
   }

@@ -1,14 +1,17 @@
 // The only source of randomness, so that a simulation can replace it by a seeded one.
 
-import { randomBytes as nodeRandomBytes, randomInt as nodeRandomInt } from "node:crypto";
+/** Not imported: loading it takes 10 ms, and a compute starts without. */
+function crypto() {
+  return process.getBuiltinModule("node:crypto");
+}
 
 export function randomBytes(size: number): Buffer {
-  return nodeRandomBytes(size);
+  return crypto().randomBytes(size);
 }
 
 /** A whole number in [0, limit); limit at most 2^48 - 1. */
 export function randomInt(limit: number): number {
-  return nodeRandomInt(limit);
+  return crypto().randomInt(limit);
 }
 
 /** Seeded generator (mulberry32) for tests, fuzzers and simulations: the same seed, the same run. */

@@ -17,6 +17,7 @@ import {
   stopModeOption,
   withHomeLocked,
 } from "./cli.ts";
+import { type InitSettings, parseInitSettings, type StrataConfig } from "./config.ts";
 import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
 import {
   connectionUrl,
@@ -25,13 +26,7 @@ import {
   listEndpoints,
   stopEndpoint,
 } from "./endpoints.ts";
-import {
-  type ForceInit,
-  type InitSettings,
-  parseInitSettings,
-  type StrataConfig,
-  type StrataHome,
-} from "./home.ts";
+import type { ForceInit, StrataHome } from "./home.ts";
 import { formatTable } from "./output.ts";
 import {
   answersHttp,

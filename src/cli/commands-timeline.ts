@@ -44,6 +44,7 @@ import {
   pageserverClient,
   parseLsnArgument,
   requireFreeBranchName,
+  requireNoChildren,
   resolveBranch,
   resolveTenant,
 } from "./timelines.ts";
@@ -312,6 +313,8 @@ export function addBranchCommands(program: Command): void {
       const home = openHome();
       await withHomeLocked(home, async () => {
         const tenantId = resolveTenant(home.config(), options.tenantId);
+        // Before endpoints are destroyed for a deletion that is refused.
+        await requireNoChildren(home.config(), tenantId, name);
         await clearEndpoints(home, tenantId, name, options.force === true);
         const timelineId = await deleteBranch(home, tenantId, name);
         print(`Deleted branch '${name}' (timeline '${timelineId}')`);

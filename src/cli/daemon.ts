@@ -8,7 +8,7 @@ import { StorageError } from "../base/errors.ts";
 import {
   describeListener,
   isDaemonOf,
-  isFree,
+  isListening,
   readPidFile,
   sendSignal,
   waitForExit,
@@ -65,7 +65,7 @@ export async function startDaemon(
     return before.pid;
   }
   for (const address of daemon.addresses) {
-    if (!(await isFree(address))) {
+    if (await isListening(address)) {
       const holder = describeListener(address);
       throw new StorageError(
         "conflict",
@@ -119,6 +119,8 @@ async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Prom
   return pid;
 }
 
+const PROBE_INTERVAL_MS = 5;
+
 /** True once it answers, false when `hasEnded`; StorageError `unavailable` after the time. */
 async function waitUntilAnswering(
   daemon: Daemon,
@@ -143,7 +145,7 @@ async function waitUntilAnswering(
         `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; ${why === undefined ? "" : `it says: ${why}; `}its log is ${daemon.logFile}`,
       );
     }
-    await sleep(20);
+    await sleep(PROBE_INTERVAL_MS);
   }
 }
 

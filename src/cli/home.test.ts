@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { parseInitSettings, StrataHome } from "./home.ts";
+import { parseInitSettings } from "./config.ts";
+import { StrataHome } from "./home.ts";
 
 function homeIn(t: TestContext): StrataHome {
   const directory = mkdtempSync(join(tmpdir(), "strata-home-"));

@@ -2,62 +2,17 @@
 
 import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { z } from "zod";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
-import { DEFAULT_MAJOR } from "../postgres/installation.ts";
+import {
+  type InitSettings,
+  parseConfig,
+  type StorageNode,
+  type StrataConfig,
+  withDefaults,
+} from "./config.ts";
 
-const ADDRESS = z.string().regex(/^[^\s:]+:\d{1,5}$/, "expected host:port");
-const HEX_32 = z.string().regex(/^[0-9a-f]{32}$/, "expected 32 hex digits");
-const NODE = z.strictObject({
-  id: z.int().min(1).max(9999),
-  listenPgAddr: ADDRESS,
-  listenHttpAddr: ADDRESS,
-});
-const MAPPINGS = z.record(HEX_32, z.record(z.string(), HEX_32));
-
-/** What `init --config FILE` may say; the rest of config.json is ours to keep. */
-const initSchema = z.strictObject({
-  pgVersion: z.int().default(DEFAULT_MAJOR),
-  /** Directory of `postgres` and `initdb`; absent: the npm package. */
-  pgBin: z.string().optional(),
-  broker: z.strictObject({ listenAddr: ADDRESS }).default({ listenAddr: "127.0.0.1:50051" }),
-  pageservers: z.array(NODE).length(1, "exactly one pageserver is supported").optional(),
-  safekeepers: z.array(NODE).min(1).max(32).optional(),
-  /** Ports of endpoints are given out from here on. */
-  endpointBasePort: z.int().min(1024).max(65_000).default(55_432),
-});
-
-const configSchema = initSchema.extend({
-  formatVersion: z.literal(1),
-  pageservers: z.array(NODE).length(1),
-  safekeepers: z.array(NODE).min(1).max(32),
-  defaultTenantId: HEX_32.optional(),
-  /** Tenant id to branch name to timeline id. */
-  branchNameMappings: MAPPINGS.default({}),
-  /** Timelines whose creation began; a crash can leave them without a name, so the next one cleans up. */
-  unfinishedTimelines: MAPPINGS.default({}),
-});
-
-export type StrataConfig = z.infer<typeof configSchema>;
-export type StorageNode = z.infer<typeof NODE>;
-export type InitSettings = z.input<typeof initSchema>;
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
-
-function parse<S extends z.ZodType>(schema: S, text: string, what: string): z.infer<S> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new StorageError("invalid", "bad-config", `${what} is not JSON`, { cause });
-  }
-  const result = schema.safeParse(value);
-  if (!result.success) {
-    const problems = result.error.issues.map((issue) => `${issue.path.join(".")} ${issue.message}`);
-    throw new StorageError("invalid", "bad-config", `${what}: ${problems.join("; ")}`);
-  }
-  return result.data;
-}
 
 /** Neon's ports: pageserver 64000+i and 9898+i, safekeepers 5454+i and 7676+i. */
 function defaultNode(id: number, pgPort: number, httpPort: number): StorageNode {
@@ -66,11 +21,6 @@ function defaultNode(id: number, pgPort: number, httpPort: number): StorageNode 
     listenPgAddr: `127.0.0.1:${pgPort + id - 1}`,
     listenHttpAddr: `127.0.0.1:${httpPort + id - 1}`,
   };
-}
-
-/** Reads and checks the file of `init --config`. */
-export function parseInitSettings(text: string, file: string): InitSettings {
-  return parse(initSchema, text, file);
 }
 
 export class StrataHome {
@@ -104,7 +54,7 @@ export class StrataHome {
         `'${this.path}' is not initialized: run 'strata init' first`,
       );
     }
-    return parse(configSchema, bytes.toString("utf8"), this.#configPath);
+    return parseConfig(bytes.toString("utf8"), this.#configPath);
   }
 
   /** Changes the configuration, all or nothing. Call with the home locked. */
@@ -121,7 +71,7 @@ export class StrataHome {
 
   /** Writes the first configuration; the directory is left as it was when `force` forbids it. */
   create(settings: InitSettings, safekeeperCount: number, force: ForceInit): StrataConfig {
-    const given = initSchema.parse(settings);
+    const given = withDefaults(settings);
     const config: StrataConfig = {
       ...given,
       formatVersion: 1,

@@ -1,7 +1,7 @@
 // What the system knows about processes and ports (proc(5)): is this pid alive, is it ours, who listens there.
 
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { createServer } from "node:net";
+import { createConnection, createServer } from "node:net";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
 
@@ -54,6 +54,20 @@ export async function waitForExit(pid: number, timeoutMs: number): Promise<boole
     await sleep(20);
   }
   return true;
+}
+
+/** Whether somebody accepts connections on `host:port`; quicker to learn than isFree(). */
+export function isListening(address: string): Promise<boolean> {
+  const colon = address.lastIndexOf(":");
+  const host = address.slice(0, colon);
+  const socket = createConnection({ host, port: Number(address.slice(colon + 1)) });
+  return new Promise((resolve) => {
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
 }
 
 /** Whether nobody listens on `host:port` and we could. */

@@ -5,7 +5,7 @@ import { type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
-import type { StorageNode, StrataConfig } from "./home.ts";
+import type { StorageNode, StrataConfig } from "./config.ts";
 
 function clientOf(node: StorageNode): SafekeeperHttpClient {
   return new SafekeeperHttpClient(`http://${node.listenHttpAddr}`);

@@ -3,8 +3,9 @@
 import { connect } from "node:net";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
+import type { StorageNode, StrataConfig } from "./config.ts";
 import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
-import type { StorageNode, StrataConfig, StrataHome } from "./home.ts";
+import type { StrataHome } from "./home.ts";
 
 const PROBE_TIMEOUT_MS = 2000;
 

@@ -12,8 +12,9 @@ import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type { TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
 import { findInstallation } from "../postgres/installation.ts";
+import type { StrataConfig } from "./config.ts";
 import { runningCommitLsn } from "./endpoints.ts";
-import type { StrataConfig, StrataHome } from "./home.ts";
+import type { StrataHome } from "./home.ts";
 import { createOnSafekeepers, deleteFromSafekeepers, newestCommitLsn } from "./safekeepers.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
@@ -199,16 +200,12 @@ async function ignoreMissing(work: Promise<unknown>): Promise<void> {
   }
 }
 
-/**
- * Deletes a branch that has no children; call with the home locked. The name goes first, so that a
- * crash leaves an unfinished timeline rather than a name without one.
- */
-export async function deleteBranch(
-  home: StrataHome,
+/** `conflict` where other branches start from this one. */
+export async function requireNoChildren(
+  config: StrataConfig,
   tenantId: TenantId,
   name: string,
-): Promise<TimelineId> {
-  const config = home.config();
+): Promise<void> {
   const timelineId = resolveBranch(config, tenantId, name);
   const timelines = await pageserverClient(config).listTimelines(tenantId);
   const children = timelines.filter((info) => info.ancestor_timeline_id === timelineId);
@@ -221,6 +218,20 @@ export async function deleteBranch(
       `branch '${name}' has child branches: ${list}`,
     );
   }
+}
+
+/**
+ * Deletes a branch that has no children; call with the home locked. The name goes first, so that a
+ * crash leaves an unfinished timeline rather than a name without one.
+ */
+export async function deleteBranch(
+  home: StrataHome,
+  tenantId: TenantId,
+  name: string,
+): Promise<TimelineId> {
+  const config = home.config();
+  const timelineId = resolveBranch(config, tenantId, name);
+  await requireNoChildren(config, tenantId, name);
   home.update((draft) => {
     delete draft.branchNameMappings[tenantId]?.[name];
     draft.unfinishedTimelines[tenantId] ??= {};

@@ -1,15 +1,20 @@
 // Command line, files, signals and listeners of the compute agent.
 
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { parseEndpointSpec } from "./api.ts";
 import { HttpListener } from "./http-listener.ts";
+import { checkPortFree } from "./ports.ts";
 import { Supervisor } from "./supervisor.ts";
 
+const HTTP_HOST = "127.0.0.1";
 /** So that the answer to POST /terminate leaves before we do. */
 const LAST_ANSWER_MS = 50;
+
+/** Callers of a compute that waits for storage are answered from then on. */
+const LISTEN_DELAY_MS = 200;
 
 /** Runs the agent to its end; the process's exit code. */
 export async function runAgent(args: readonly string[]): Promise<number> {
@@ -19,16 +24,31 @@ export async function runAgent(args: readonly string[]): Promise<number> {
   try {
     const workdir = workdirOf(args);
     const spec = readSpec(workdir);
-    const supervisor = new Supervisor({ spec, workdir, logger });
-    http = new HttpListener(supervisor);
-    const listener = http;
-    await listener.listen("127.0.0.1", spec.internalHttpPort);
-    supervisor.onStarted(() => void listener.serve());
-    pidFile = join(workdir, "compute.pid");
-    writeFileSync(pidFile, `${process.pid}\n`);
+    let failure: unknown;
+    const listen = () => {
+      listener.listen(HTTP_HOST, spec.internalHttpPort).catch((error: unknown) => {
+        failure = error;
+        void supervisor.terminate("immediate");
+      });
+    };
+    const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
+    const listener = new HttpListener(supervisor);
+    http = listener;
+    await checkPortFree(HTTP_HOST, spec.internalHttpPort);
+    setTimeout(listen, LISTEN_DELAY_MS).unref();
+    const file = join(workdir, "compute.pid");
+    pidFile = file;
+    writeFileSync(file, `${process.pid}\n`);
+    supervisor.onStatus((status) => {
+      // The last line is how it stands, so that whoever waits for a start need not ask us.
+      appendFileSync(file, `${status}\n`);
+      if (status === "running") {
+        listener.serveSoon();
+      }
+    });
     logger.info(
       { endpoint: spec.endpointId, httpPort: spec.internalHttpPort, pgPort: spec.pgPort },
-      "compute agent is listening",
+      "compute agent has started",
     );
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       let asked = false;
@@ -41,6 +61,9 @@ export async function runAgent(args: readonly string[]): Promise<number> {
       void supervisor.terminate("immediate").finally(() => process.exit(1));
     });
     await supervisor.run();
+    if (failure !== undefined) {
+      throw failure;
+    }
     await new Promise((done) => setTimeout(done, LAST_ANSWER_MS));
     return 0;
   } catch (error) {

@@ -6,7 +6,7 @@ import { addLsn, formatLsn, type Lsn, pageStart, parseLsn } from "../base/lsn.ts
 import { decodeControlFile } from "../postgres/control-file.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { StoppedCluster, startPostgres } from "../testing/synthesized-cluster.ts";
-import { writeDataDirectory } from "./data-directory.ts";
+import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LocalWal } from "./local-wal.ts";
 import { postgresSettings } from "./postgres-settings.ts";
 import { WalWalker } from "./wal-walker.ts";
@@ -55,7 +55,7 @@ const ALIGNMENTS: readonly [string, number][] = [
 for (const [name, offset] of ALIGNMENTS) {
   test(`writeDataDirectory: Postgres starts at ${name}`, async () => {
     const lsn = addLsn(BASE, offset);
-    const { path, wal, args } = cluster.synthesize(`at-${offset}`, lsn);
+    const { path, wal, args } = await cluster.synthesize(`at-${offset}`, lsn);
     let run = await startPostgres(path, [...args, ...NO_SYNC]);
     try {
       let sql = await run.connect();
@@ -92,7 +92,9 @@ for (const [name, offset] of ALIGNMENTS) {
 }
 
 test("writeDataDirectory: a standby at L reads and does not write", async () => {
-  const { path, args } = cluster.synthesize("standby", addLsn(BASE, 8192 + 504), { standby: true });
+  const { path, args } = await cluster.synthesize("standby", addLsn(BASE, 8192 + 504), {
+    standby: true,
+  });
   const run = await startPostgres(path, [...args, ...NO_SYNC]);
   try {
     const sql = await run.connect();
@@ -105,7 +107,7 @@ test("writeDataDirectory: a standby at L reads and does not write", async () => 
   }
 });
 
-test("writeDataDirectory: takes a few milliseconds", () => {
+test("writeDataDirectory: takes a few milliseconds", async () => {
   const state = cluster.stateAt(BASE);
   const settings = postgresSettings({
     pgVersion: 17,
@@ -117,8 +119,10 @@ test("writeDataDirectory: takes a few milliseconds", () => {
   const times: number[] = [];
   for (let i = 0; i < 5; i++) {
     const started = performance.now();
+    const path = join(cluster.directory, `timing-${i}`);
+    await makeSkeleton(path);
     writeDataDirectory({
-      path: join(cluster.directory, `timing-${i}`),
+      path,
       state,
       settings,
       standby: false,

@@ -2,7 +2,7 @@
 
 import { closeSync, ftruncateSync, mkdirSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { nowMs } from "../base/clock.ts";
+import { nowMs, turn } from "../base/clock.ts";
 import { crc32c } from "../base/crc32c.ts";
 import { writeFully } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
@@ -46,8 +46,20 @@ const DIRECTORIES = [
   "pg_xact",
 ];
 
+/**
+ * Makes the empty directories; `path` must not exist, its parent must. Each costs up to half a
+ * millisecond, so whatever else arrives in this process is handled between them.
+ */
+export async function makeSkeleton(path: string): Promise<void> {
+  makeDirectory(path);
+  for (const directory of DIRECTORIES) {
+    makeDirectory(join(path, directory));
+    await turn();
+  }
+}
+
 export interface DataDirectoryOptions {
-  /** Must not exist; its parent must. */
+  /** As makeSkeleton() left it. */
   readonly path: string;
   /** The state at L, which is `state.lsn`. */
   readonly state: ComputeState;
@@ -80,10 +92,6 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
       oldestActiveXid: 0,
     },
   });
-  makeDirectory(path);
-  for (const directory of DIRECTORIES) {
-    makeDirectory(join(path, directory));
-  }
   write(path, "PG_VERSION", `${version.major}\n`);
   write(path, "postgresql.conf", options.settings.configuration);
   write(path, "postgresql.auto.conf", "");

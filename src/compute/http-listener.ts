@@ -7,6 +7,8 @@ import type { ComputeControl } from "./http.ts";
 
 /** A caller waits no longer than this for a compute that is still starting. */
 const LOAD_DELAY_MS = 500;
+/** After a start, in which first connections are to have the agent for themselves. */
+const UNASKED_LOAD_DELAY_MS = 1000;
 
 /**
  * Loading node:http takes 40 ms of CPU, about as long as Postgres itself takes to start; so callers
@@ -17,6 +19,8 @@ export class HttpListener {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #held: Socket[] = [];
+  #opened = false;
+  #started = false;
   #http: HttpServer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #loading: Promise<void> | undefined;
@@ -26,8 +30,12 @@ export class HttpListener {
     this.#server = createServer((socket) => this.#accept(socket));
   }
 
-  /** StorageError `conflict` where the port is taken. */
+  /** Only the first call counts. StorageError `conflict` where the port is taken. */
   async listen(host: string, port: number): Promise<void> {
+    if (this.#opened) {
+      return;
+    }
+    this.#opened = true;
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (cause) => {
         const message = `listen on ${host}:${port}: ${cause.message}`;
@@ -37,6 +45,16 @@ export class HttpListener {
     });
   }
 
+  /** The start is over: whoever waits is answered now, others when they come. */
+  serveSoon(): void {
+    this.#started = true;
+    if (this.#held.length > 0) {
+      void this.serve();
+    } else {
+      this.#timer ??= setTimeout(() => void this.serve(), UNASKED_LOAD_DELAY_MS);
+    }
+  }
+
   /** Loads what is needed to answer, and answers. */
   serve(): Promise<void> {
     this.#loading ??= this.#load();
@@ -44,6 +62,7 @@ export class HttpListener {
   }
 
   close(): void {
+    this.#opened = true;
     clearTimeout(this.#timer);
     this.#server.close();
     for (const socket of this.#sockets) {
@@ -60,7 +79,11 @@ export class HttpListener {
       return;
     }
     this.#held.push(socket);
-    this.#timer ??= setTimeout(() => void this.serve(), LOAD_DELAY_MS);
+    if (this.#started) {
+      void this.serve();
+    } else {
+      this.#timer ??= setTimeout(() => void this.serve(), LOAD_DELAY_MS);
+    }
   }
 
   async #load(): Promise<void> {

@@ -1,7 +1,6 @@
 // What stands between Postgres and its files: the shim's environment, and who answers it.
 
-import { createHash } from "node:crypto";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
 import { readFileIfExists } from "../base/disk.ts";
@@ -10,31 +9,33 @@ import type { Logger } from "../base/log.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../postgres/installation.ts";
 import { PageSource, pageserverPageService } from "./page-source.ts";
-import { checkPostgresBinary, findShim, shimEnvironment } from "./shim-loader.ts";
+import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
 
 const SOCKET_NAME = "shim.sock";
 
-/** Path of the library that Postgres must be started with; checks that this Postgres can be. */
-export function prepareShim(installation: Installation, workdir: string): string {
-  checkBinaryOnce(installation, workdir);
-  return findShim(workdir);
+/**
+ * Path of the library that Postgres must be started with; checks that this Postgres can be. Both
+ * take up to 50 ms, so neither is repeated while no file that they depend on has changed.
+ */
+export async function prepareShim(installation: Installation, workdir: string): Promise<string> {
+  const inputs = [join(installation.binDir, "postgres"), ...SHIM_FILES];
+  const stamps = inputs.map((path) => `${path} ${stamp(path)}`);
+  const record = join(workdir, "checked-postgres");
+  const [shim, shimStamp, ...checked] = (readFileIfExists(record)?.toString() ?? "").split("\n");
+  if (checked.join() === stamps.join() && shimStamp === stamp(shim!)) {
+    return shim!;
+  }
+  await checkPostgresBinary(installation);
+  const found = findShim(workdir);
+  writeFileSync(record, [found, stamp(found), ...stamps].join("\n"));
+  return found;
 }
 
-/** The check takes up to 50 ms, so it is not repeated for a binary that has not changed. */
-function checkBinaryOnce(installation: Installation, workdir: string): void {
-  const { size, mtimeMs, ino } = statSync(join(installation.binDir, "postgres"));
-  const rules = createHash("sha256");
-  for (const name of ["elf-imports.ts", "shim-imports.ts"]) {
-    rules.update(readFileSync(join(import.meta.dirname, name)));
-  }
-  const identity = `${installation.binDir} ${size} ${mtimeMs} ${ino} ${rules.digest("hex")}\n`;
-  const path = join(workdir, "checked-postgres");
-  if (readFileIfExists(path)?.toString() === identity) {
-    return;
-  }
-  checkPostgresBinary(installation);
-  writeFileSync(path, identity);
+/** What changes with the bytes of a file, and cannot be set back; empty where there is none. */
+function stamp(path: string): string {
+  const status = statSync(path, { throwIfNoEntry: false });
+  return status === undefined ? "" : `${status.ino} ${status.size} ${status.ctimeMs}`;
 }
 
 export interface LazyFilesOptions {

@@ -3,6 +3,7 @@
 import type { ChildProcess } from "node:child_process";
 import {
   existsSync,
+  mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -13,7 +14,6 @@ import { rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
-import { randomBytes } from "../base/random.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
 
 export type StopMode = "fast" | "immediate";
@@ -200,23 +200,29 @@ export async function endProcessesIn(dataDirectory: string): Promise<void> {
   }
 }
 
-/**
- * Puts the data directory of an earlier run out of the way, once nobody works in it. Deleting can
- * take long, so it goes on in the background, after `removed` directories that were left before.
- */
+/** Puts the data directory of an earlier run out of the way, once nobody works in it. */
 export async function discardDataDirectory(dataDirectory: string): Promise<void> {
   await endProcessesIn(dataDirectory);
-  const parent = dirname(dataDirectory);
-  const prefix = `${basename(dataDirectory)}.removed-`;
   if (existsSync(dataDirectory)) {
-    renameSync(dataDirectory, join(parent, `${prefix}${randomBytes(4).toString("hex")}`));
+    // Onto an empty directory, which rename(2) replaces.
+    const empty = join(dirname(dataDirectory), discardedPrefix(dataDirectory));
+    renameSync(dataDirectory, mkdtempSync(empty));
   }
+}
+
+/** Deletes what discardDataDirectory() put away: long work, for when nobody waits for a start. */
+export async function removeDiscarded(dataDirectory: string): Promise<void> {
+  const parent = dirname(dataDirectory);
   for (const name of readdirSync(parent)) {
-    if (name.startsWith(prefix)) {
-      // Whatever fails to go now goes at the next start.
-      rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
+    if (name.startsWith(discardedPrefix(dataDirectory))) {
+      // Whatever fails to go now goes after the next start.
+      await rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
     }
   }
+}
+
+function discardedPrefix(dataDirectory: string): string {
+  return `${basename(dataDirectory)}.removed-`;
 }
 
 function processesIn(directory: string): number[] {

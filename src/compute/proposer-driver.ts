@@ -26,6 +26,12 @@ const SEND_BUFFER_BYTES = 4 * 1024 * 1024;
 /** Own WAL that Postgres has removed is fetched from a safekeeper in such pieces. */
 const RECOVERY_STRETCH_BYTES = 64 * 1024 * 1024;
 const TICK_MS = 250;
+/**
+ * A new commit LSN travels with the next WAL; only where none follows within this time is it sent by
+ * itself. Sent at once it would wake every safekeeper a second time for each commit (measured:
+ * a fifth of their processor time at one client), for a pageserver that is a moment less behind.
+ */
+const ANNOUNCE_DELAY_MS = 2;
 const CONNECT_TIMEOUT_MS = 5000;
 const RECONNECT_FIRST_MS = 50;
 const RECONNECT_MAX_MS = 2000;
@@ -75,6 +81,8 @@ interface Peer {
   queue: Range[];
   /** Someone waits for room or for recovered bytes: they go on with the queue. */
   pumping: boolean;
+  /** Set where it is to be told a commit LSN by itself: the end of what it was sent. */
+  announceAt: Lsn | undefined;
   failing: boolean;
   /** It answers, but its copy of the timeline is damaged: only an operator can change that. */
   refusal: StorageError | undefined;
@@ -89,6 +97,7 @@ export class ProposerDriver {
   #proposer: Proposer;
   #readLocal: ((begin: Lsn, end: Lsn) => Uint8Array) | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #announceTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ProposerDriverOptions) {
     this.#options = options;
@@ -100,6 +109,7 @@ export class ProposerDriver {
           channel: undefined,
           queue: [],
           pumping: false,
+          announceAt: undefined,
           failing: false,
           refusal: undefined,
         },
@@ -167,6 +177,7 @@ export class ProposerDriver {
     }
     this.#stop.abort();
     clearInterval(this.#timer);
+    clearTimeout(this.#announceTimer);
     const closed = new StorageError("unavailable", "closed", "the proposer was stopped");
     this.#elected.reject(closed);
     this.#recovered.reject(closed);
@@ -324,6 +335,7 @@ export class ProposerDriver {
     }
     peer.channel = channel;
     peer.queue = [];
+    peer.announceAt = undefined;
     peer.pumping = false;
     const proposer = this.#proposer;
     const ended = new Promise<void>((resolve) => {
@@ -364,10 +376,14 @@ export class ProposerDriver {
 
   #enqueue(peer: Peer, source: Range["source"], begin: Lsn, end: Lsn): void {
     const last = peer.queue.at(-1);
-    if (begin === end && last !== undefined) {
+    if (begin === end) {
       // What is queued already will carry the newest commit LSN.
+      if (last === undefined) {
+        this.#announceSoon(peer, end);
+      }
       return;
     }
+    peer.announceAt = undefined;
     if (last !== undefined && last.source === source && last.end === begin) {
       last.end = end;
     } else {
@@ -376,6 +392,20 @@ export class ProposerDriver {
     if (!peer.pumping) {
       this.#pump(peer);
     }
+  }
+
+  #announceSoon(peer: Peer, sentLsn: Lsn): void {
+    peer.announceAt = sentLsn;
+    this.#announceTimer ??= setTimeout(() => {
+      this.#announceTimer = undefined;
+      for (const each of this.#peers.values()) {
+        if (each.announceAt !== undefined) {
+          const header = this.#proposer.appendHeader(each.announceAt, each.announceAt);
+          each.channel?.send(encodeAppendHeader(header));
+          each.announceAt = undefined;
+        }
+      }
+    }, ANNOUNCE_DELAY_MS);
   }
 
   /** Sends as much as the connection takes; synchronous as long as nothing must be waited for. */

@@ -9,7 +9,7 @@ export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
   ftruncate ftruncate64 truncate truncate64 unlink access stat stat64 lstat lstat64 __xstat
-  __xstat64 __lxstat __lxstat64 mkdir rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
+  __xstat64 __lxstat __lxstat64 mkdir symlink rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
   syncfs sync sync_file_range
 `);
 
@@ -97,7 +97,7 @@ export const HARMLESS_IMPORTS = names(`
   strcoll_l strcpy strcspn strdup strerror strerror_l strerror_r strftime strftime_l strlcat
   strlcpy strlen strncasecmp strncat strncmp strncpy strndup strnlen strpbrk strrchr strsep
   strsignal strspn strstr strtod strtof strtoimax strtok strtok_r strtol strtold strtoll strtoul
-  strtoull strtoumax strverscmp strxfrm strxfrm_l symlink sysconf sysinfo syslog system tan tanf
+  strtoull strtoumax strverscmp strxfrm strxfrm_l sysconf sysinfo syslog system tan tanf
   tanh tcgetattr tcsetattr telldir textdomain tgamma time timegm timer_create timer_delete
   timer_settime tmpfile tolower tolower_l toupper toupper_l towctrans towlower towlower_l towupper
   towupper_l trunc truncf tsearch ttyname tzset ualarm umask uname ungetc unsetenv uselocale

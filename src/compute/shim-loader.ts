@@ -1,16 +1,22 @@
 // Finds or builds the shim for this machine, and what Postgres's environment must say to load it.
 
 import { spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { errnoCode, errorMessage, StorageError, withContext } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
 import { type Installation, readableByPostgres } from "../postgres/installation.ts";
-import { checkPostgresImports, readElfImports } from "./elf-imports.ts";
 
 export const SHIM_SOURCE = join(import.meta.dirname, "shim", "strata_shim.c");
 export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "shim", "prebuilt");
+/** What decides which library findShim() gives and which binaries checkPostgresBinary() accepts. */
+export const SHIM_FILES: readonly string[] = [
+  SHIM_SOURCE,
+  join(SHIM_PREBUILT_DIRECTORY, "manifest.json"),
+  ...["elf-imports.ts", "shim-imports.ts", "shim-loader.ts"].map((name) =>
+    join(import.meta.dirname, name),
+  ),
+];
 /** What a compiler is given besides source and output; part of the hash in the manifest. */
 export const SHIM_COMPILER_FLAGS: readonly string[] = [
   "-std=gnu11",
@@ -33,10 +39,15 @@ export interface ShimManifest {
 
 /** Hex SHA-256 of the source and the compiler's flags. */
 export function shimSourceHash(): string {
-  return createHash("sha256")
+  return sha256()
     .update(readFileSync(SHIM_SOURCE))
     .update(SHIM_COMPILER_FLAGS.join("\0"))
     .digest("hex");
+}
+
+/** Not imported: loading it takes 10 ms, and a start finds its shim checked already. */
+function sha256() {
+  return process.getBuiltinModule("node:crypto").createHash("sha256");
 }
 
 /** Compiles the shim with `compiler`; StorageError `unavailable` where there is none or it fails. */
@@ -98,8 +109,7 @@ function prebuiltShim(platform: string, hash: string): string | undefined {
   }
   const path = join(SHIM_PREBUILT_DIRECTORY, file.name);
   const intact =
-    existsSync(path) &&
-    createHash("sha256").update(readFileSync(path)).digest("hex") === file.sha256;
+    existsSync(path) && sha256().update(readFileSync(path)).digest("hex") === file.sha256;
   return intact ? path : undefined;
 }
 
@@ -107,7 +117,8 @@ function prebuiltShim(platform: string, hash: string): string | undefined {
  * Refuses a Postgres that could read or write files past the shim: StorageError `unsupported`, naming
  * the functions. Reads a few hundred kilobytes of the binary; a few milliseconds.
  */
-export function checkPostgresBinary(installation: Installation): void {
+export async function checkPostgresBinary(installation: Installation): Promise<void> {
+  const { checkPostgresImports, readElfImports } = await import("./elf-imports.ts");
   const program = join(installation.binDir, "postgres");
   checkPostgresImports(program, readElfImports(program));
 }

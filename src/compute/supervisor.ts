@@ -1,12 +1,9 @@
 // Keeps one endpoint's Postgres alive: starts it, builds it anew after a crash, stops it for good.
 
-import { createServer } from "node:net";
-import { join } from "node:path";
 import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import { runtimeDirectory } from "../postgres/installation.ts";
 import type {
   ComputeStatus,
   ComputeStatusName,
@@ -17,7 +14,7 @@ import type {
 } from "./api.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
-import { describeExit, endProcessesIn } from "./postgres-process.ts";
+import { checkPortFree } from "./ports.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;
@@ -27,8 +24,8 @@ const STABLE_RUN_MS = 60_000;
 export class Supervisor implements ComputeControl {
   readonly #spec: EndpointSpec;
   readonly #workdir: string;
-  readonly #dataDirectory: string;
   readonly #logger: Logger;
+  readonly #onPostgresSpawned: (() => void) | undefined;
   readonly #startTime = nowMs();
   readonly #stopping = new AbortController();
   #run: ComputeRun | undefined;
@@ -37,18 +34,28 @@ export class Supervisor implements ComputeControl {
   #restarts = 0;
   #metrics: StartMetrics | undefined;
   #terminated: Promise<TerminateAnswer> | undefined;
-  #startedHandler: (() => void) | undefined;
+  #statusHandler: ((status: ComputeStatusName) => void) | undefined;
 
-  constructor(options: { spec: EndpointSpec; workdir: string; logger: Logger }) {
+  constructor(options: {
+    spec: EndpointSpec;
+    workdir: string;
+    logger: Logger;
+    onPostgresSpawned?: () => void;
+  }) {
+    this.#onPostgresSpawned = options.onPostgresSpawned;
     this.#spec = options.spec;
     this.#workdir = options.workdir;
     this.#logger = options.logger;
-    this.#dataDirectory = join(runtimeDirectory(options.workdir), "pgdata");
   }
 
-  /** Called when Postgres accepts connections, each time it has been built. */
-  onStarted(handler: () => void): void {
-    this.#startedHandler = handler;
+  /** Called with each new status. */
+  onStatus(handler: (status: ComputeStatusName) => void): void {
+    this.#statusHandler = handler;
+  }
+
+  #setStatus(status: ComputeStatusName): void {
+    this.#status = status;
+    this.#statusHandler?.(status);
   }
 
   /**
@@ -67,7 +74,7 @@ export class Supervisor implements ComputeControl {
       if (end.kind !== "exit") {
         throw this.#fail(reasonToStop(end));
       }
-      this.#status = "init";
+      this.#setStatus("init");
       if (monotonicMs() - startedMs > STABLE_RUN_MS) {
         delayMs = RESTART_FIRST_MS;
       }
@@ -83,7 +90,8 @@ export class Supervisor implements ComputeControl {
     try {
       await checkPortFree(pgHost, pgPort);
     } catch {
-      await endProcessesIn(this.#dataDirectory);
+      const { endLeftProcesses } = await import("./postgres-side.ts");
+      await endLeftProcesses(this.#workdir);
       await checkPortFree(pgHost, pgPort);
     }
   }
@@ -94,8 +102,8 @@ export class Supervisor implements ComputeControl {
     const run = new ComputeRun({
       spec: this.#spec,
       workdir: this.#workdir,
-      dataDirectory: this.#dataDirectory,
       logger: this.#logger,
+      onPostgresSpawned: this.#onPostgresSpawned,
     });
     this.#run = run;
     try {
@@ -124,7 +132,9 @@ export class Supervisor implements ComputeControl {
     if (!this.#stopping.signal.aborted) {
       await run.close();
       if (end.kind === "exit") {
-        this.#error = `Postgres ended unexpectedly: ${describeExit(end.exit)}`;
+        const { code, signal } = end.exit;
+        const how = signal === null ? `exit code ${code}` : `signal ${signal}`;
+        this.#error = `Postgres ended unexpectedly: ${how}`;
         this.#restarts++;
         this.#logger.warn(end.exit, "Postgres ended unexpectedly, building it anew");
       }
@@ -144,14 +154,13 @@ export class Supervisor implements ComputeControl {
       // The monotonic clock starts with the process.
       total_startup_ms: round(monotonicMs() - (firstStart ? 0 : startedMs)),
     };
-    this.#status = "running";
-    this.#startedHandler?.();
+    this.#setStatus("running");
     this.#logger.info({ startLsn: text(run.startLsn), ...this.#metrics }, "compute is running");
   }
 
   #fail(error: StorageError): StorageError {
-    this.#status = "failed";
     this.#error = errorMessage(error);
+    this.#setStatus("failed");
     return error;
   }
 
@@ -189,13 +198,13 @@ export class Supervisor implements ComputeControl {
 
   async #terminate(mode: TerminateMode): Promise<TerminateAnswer> {
     const wasRunning = this.#status === "running";
-    this.#status = "termination_pending";
+    this.#setStatus("termination_pending");
     this.#stopping.abort();
     const run = this.#run;
     this.#logger.info({ mode }, "stopping");
     // What has not started has nothing to write.
     await run?.stop(wasRunning ? mode : "immediate");
-    this.#status = "terminated";
+    this.#setStatus("terminated");
     return { lsn: text(run?.commitLsn) };
   }
 
@@ -245,26 +254,6 @@ function reasonToStop(end: Exclude<RunEnd, { kind: "exit" }>): StorageError {
         "fenced",
         `another compute has taken over this timeline (term ${end.term})`,
       );
-}
-
-/** Says it before an election: a Postgres that cannot listen would fence whoever runs now. */
-async function checkPortFree(host: string, port: number): Promise<void> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => {
-      reject(
-        new StorageError(
-          "conflict",
-          "cannot-listen",
-          `listen on ${host}:${port}: ${cause.message}`,
-          {
-            cause,
-          },
-        ),
-      );
-    });
-    server.listen(port, host, () => server.close(() => resolve()));
-  });
 }
 
 function text(lsn: Lsn | undefined): string | null {

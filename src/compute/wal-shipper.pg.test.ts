@@ -82,7 +82,7 @@ interface World {
 }
 
 async function startWorld(name: string, lsn: Lsn): Promise<World> {
-  const { path, wal, args, state } = cluster.synthesize(name, lsn);
+  const { path, wal, args, state } = await cluster.synthesize(name, lsn);
   const localWal = new LocalWal(join(path, "pg_wal"));
   const quorum = new FakeQuorum(alignLsn(lsn));
   const fatal: Error[] = [];
@@ -253,7 +253,7 @@ test("WalShipper: after stop nothing is answered, and SIGQUIT ends Postgres at o
 });
 
 test("WalShipper: WAL that cannot be true stops everything", async () => {
-  const { wal, path, state } = cluster.synthesize("corrupt", parseLsn("0/5000100")!);
+  const { wal, path, state } = await cluster.synthesize("corrupt", parseLsn("0/5000100")!);
   const localWal = new LocalWal(join(path, "pg_wal"));
   const fatal: Error[] = [];
   const shipper = new WalShipper({

@@ -192,16 +192,17 @@ export class PagestreamClient {
 
 /**
  * What a compute needs to start at `lsn`; waits until the pageserver has it. StorageError
- * `unavailable` where it does not get there in time.
+ * `unavailable` where it does not get there in time. Without `lsn`: at the newest there is.
  */
 export async function computeState(
   pgAddr: string,
   timeline: TenantTimeline,
-  lsn: Lsn,
+  lsn?: Lsn,
 ): Promise<ComputeState> {
+  const at = lsn === undefined ? "" : ` ${formatLsn(lsn)}`;
   const rows = await queryOnce(
     pgAddr,
-    `compute_state ${timeline.tenantId} ${timeline.timelineId} ${formatLsn(lsn)}`,
+    `compute_state ${timeline.tenantId} ${timeline.timelineId}${at}`,
   );
   const text = rows[0]?.[0];
   if (text === undefined || text === null) {

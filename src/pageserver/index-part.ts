@@ -8,11 +8,10 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { crc32c } from "../base/crc32c.ts";
-import { readFileIfExists } from "../base/disk.ts";
+import { readFileIfExists, writeFileDurablyAsync } from "../base/disk.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import { replaceFile } from "./durable-files.ts";
 import { INDEX_PART_FORMAT_VERSION } from "./format-versions.ts";
 import { parseLayerFileName } from "./layer-format.ts";
 import type { LayerDescription } from "./layer-writer.ts";
@@ -145,5 +144,5 @@ export function readIndexPart(directory: string): IndexPart | undefined {
 /** Durable when it resolves. One caller a timeline at a time. */
 export async function writeIndexPart(directory: string, part: IndexPart): Promise<void> {
   const path = join(directory, INDEX_PART_NAME);
-  await replaceFile(path, encodeIndexPart(part), `${path}.___temp`);
+  await writeFileDurablyAsync(path, encodeIndexPart(part), `${path}.___temp`);
 }

@@ -4,11 +4,10 @@ import assert from "node:assert/strict";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { diskError } from "../base/disk.ts";
+import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
 import { randomBytes } from "../base/random.ts";
-import { syncDirectory } from "./durable-files.ts";
 import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
 import {
   comparePrefixes,
@@ -300,7 +299,7 @@ export class LayerWriter {
       await this.#file.sync();
       await this.#file.close();
       await rename(this.#temporary, join(this.#directory, fileName));
-      await syncDirectory(this.#directory);
+      await fsyncDirectoryAsync(this.#directory);
     } catch (error) {
       throw diskError(error, `finish ${fileName}`);
     }

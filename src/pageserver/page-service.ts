@@ -70,7 +70,10 @@ async function runCommand(
     }
     case "compute_state": {
       const timeline = findTimeline(options, args);
-      const lsn = await waitForLsn(options, timeline, args[2]);
+      const lsn =
+        args[2] === undefined
+          ? timeline.lastRecordLsn
+          : await waitForLsn(options, timeline, args[2]);
       const state = readComputeState(timeline, lsn);
       session.sendRows(["compute_state"], [[JSON.stringify(state)]], "SELECT 1");
       return;

@@ -411,7 +411,10 @@ test("a corrupt record stops ingest of that timeline, which goes on serving", as
       info = await http.getTimeline(ids.tenantId, ids.timelineId);
     }
     assert.equal(info.walreceiver.state, "failed");
-    assert.match(info.walreceiver.error ?? "", /ingest WAL: .*[0-9A-F]+\/[0-9A-F]+/);
+    assert.match(
+      info.walreceiver.error ?? "",
+      /ingest WAL from safekeeper \d+: .*[0-9A-F]+\/[0-9A-F]+/,
+    );
     const last = parseLsn(info.last_record_lsn)!;
     assert.ok(last > parseLsn(info.start_lsn)! && last <= middleLsn, info.last_record_lsn);
     const client = await PagestreamClient.connect(pgAddr, ids);

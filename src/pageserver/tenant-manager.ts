@@ -4,11 +4,10 @@ import { readdirSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
-import { diskError } from "../base/disk.ts";
+import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { syncDirectory } from "./durable-files.ts";
 import { type StorageConfig, StorageResources } from "./storage-resources.ts";
 import { Tenant } from "./tenant.ts";
 import type { Timeline } from "./timeline.ts";
@@ -42,7 +41,7 @@ export class TenantManager {
     const manager = new TenantManager(options);
     try {
       await mkdir(manager.#directory, { recursive: true, mode: 0o700 });
-      await syncDirectory(options.workdir);
+      await fsyncDirectoryAsync(options.workdir);
     } catch (error) {
       throw diskError(error, `create ${manager.#directory}`);
     }
@@ -99,7 +98,7 @@ export class TenantManager {
   async #create(tenantId: TenantId): Promise<Tenant> {
     try {
       await mkdir(join(this.#directory, tenantId), { recursive: true, mode: 0o700 });
-      await syncDirectory(this.#directory);
+      await fsyncDirectoryAsync(this.#directory);
     } catch (error) {
       throw diskError(error, `create tenant ${tenantId}`);
     }

@@ -3,13 +3,12 @@
 import { readdirSync } from "node:fs";
 import { copyFile, link, mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { diskError } from "../base/disk.ts";
+import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { randomBytes } from "../base/random.ts";
-import { syncDirectory } from "./durable-files.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { parseLayerFileName } from "./layer-format.ts";
 import { TEMPORARY_SUFFIX } from "./layer-writer.ts";
@@ -75,7 +74,7 @@ export class Tenant {
     const tenant = new Tenant(tenantId, directory, resources);
     try {
       await mkdir(tenant.#timelinesDirectory, { recursive: true, mode: 0o700 });
-      await syncDirectory(directory);
+      await fsyncDirectoryAsync(directory);
     } catch (error) {
       throw diskError(error, `create tenant directory ${directory}`);
     }
@@ -338,7 +337,7 @@ export class Tenant {
       }
       await writeIndexPart(temporary, part);
       await rename(temporary, this.#directoryOf(timelineId));
-      await syncDirectory(this.#timelinesDirectory);
+      await fsyncDirectoryAsync(this.#timelinesDirectory);
       const timeline = this.#openTimeline(part, ancestor);
       this.#timelines.set(timelineId, timeline);
       this.#logger.info(
@@ -390,7 +389,7 @@ export class Tenant {
       const doomed = `${directory}${DELETED_SUFFIX}`;
       await rm(doomed, { recursive: true, force: true });
       await rename(directory, doomed);
-      await syncDirectory(this.#timelinesDirectory);
+      await fsyncDirectoryAsync(this.#timelinesDirectory);
       this.#broken.delete(timelineId);
       await rm(doomed, { recursive: true, force: true });
       this.#logger.info({ timeline: timelineId }, "timeline deleted");

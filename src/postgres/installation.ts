@@ -7,7 +7,6 @@ import {
   spawn,
   spawnSync,
 } from "node:child_process";
-import { createHash } from "node:crypto";
 import {
   accessSync,
   chmodSync,
@@ -477,5 +476,7 @@ export async function runPostgresTool(
 }
 
 function hash(content: string | Uint8Array): string {
+  // Not imported, because most starts do without, and it takes 10 ms to load.
+  const { createHash } = process.getBuiltinModule("node:crypto");
   return createHash("sha256").update(content).digest("hex").slice(0, 16);
 }

@@ -16,6 +16,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, lsnHigh, lsnLow, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { versionFromPageMagic } from "./versions.ts";
 
 export const SHORT_PAGE_HEADER_SIZE = 24;
 export const LONG_PAGE_HEADER_SIZE = 40;
@@ -28,7 +29,8 @@ const XLP_ALL_FLAGS = 0x000f;
 
 /** What every page of one WAL must say. */
 export interface WalPageExpectation {
-  readonly pageMagic: number;
+  /** Undefined: that of any major Strata knows. */
+  readonly pageMagic: number | undefined;
   readonly segmentSize: number;
   /** Undefined: not checked. */
   readonly systemId: bigint | undefined;
@@ -56,50 +58,64 @@ export function checkPageHeader(
   pageLsn: Lsn,
   expected: WalPageExpectation,
 ): number {
+  const problem = pageHeaderProblem(view, at, pageLsn, expected);
+  if (problem !== undefined) {
+    throw corruptWal(pageLsn, problem);
+  }
+  return view.getUint16(at + 2, true);
+}
+
+/** As `checkPageHeader`, for whom a wrong header is no error: what is wrong, or undefined. */
+export function pageHeaderProblem(
+  view: DataView,
+  at: number,
+  pageLsn: Lsn,
+  expected: WalPageExpectation,
+): string | undefined {
   const magic = view.getUint16(at, true);
-  if (magic !== expected.pageMagic) {
-    const want = expected.pageMagic.toString(16);
-    throw corruptWal(pageLsn, `page magic is ${magic.toString(16)}, expected ${want}`);
+  const { pageMagic } = expected;
+  if (pageMagic === undefined ? versionFromPageMagic(magic) === undefined : magic !== pageMagic) {
+    const want = pageMagic === undefined ? "" : `, expected ${pageMagic.toString(16)}`;
+    return `page magic is ${magic.toString(16)}${want}`;
   }
   const info = view.getUint16(at + 2, true);
   if ((info & ~XLP_ALL_FLAGS) !== 0) {
-    throw corruptWal(pageLsn, `invalid page info bits ${info.toString(16)}`);
+    return `invalid page info bits ${info.toString(16)}`;
   }
   const low = view.getUint32(at + 8, true);
   const high = view.getUint32(at + 12, true);
   if (low !== lsnLow(pageLsn) || high !== lsnHigh(pageLsn)) {
     const found = `${high.toString(16)}/${low.toString(16)}`.toUpperCase();
-    throw corruptWal(pageLsn, `page says it is at ${found}`);
+    return `page says it is at ${found}`;
   }
+  const long = (info & XLP_LONG_HEADER) !== 0;
   if (pageLsn % expected.segmentSize !== 0) {
-    if ((info & XLP_LONG_HEADER) !== 0) {
-      throw corruptWal(pageLsn, "long page header inside a segment");
-    }
-    return info;
+    return long ? "long page header inside a segment" : undefined;
   }
-  if ((info & XLP_LONG_HEADER) === 0) {
-    throw corruptWal(pageLsn, "first page of a segment lacks the long header");
-  }
-  checkLongHeader(view, at, pageLsn, expected);
-  return info;
+  return long
+    ? longHeaderProblem(view, at, expected)
+    : "first page of a segment lacks the long header";
 }
 
-function checkLongHeader(view: DataView, at: number, pageLsn: Lsn, expected: WalPageExpectation) {
+function longHeaderProblem(
+  view: DataView,
+  at: number,
+  expected: WalPageExpectation,
+): string | undefined {
   if (expected.systemId !== undefined) {
     const systemId = view.getBigUint64(at + 24, true);
     if (systemId !== expected.systemId) {
-      const problem = `WAL of system ${systemId}, expected ${expected.systemId}`;
-      throw corruptWal(pageLsn, problem);
+      return `WAL of system ${systemId}, expected ${expected.systemId}`;
     }
   }
   const segmentSize = view.getUint32(at + 32, true);
   if (segmentSize !== expected.segmentSize) {
-    throw corruptWal(pageLsn, `segment size ${segmentSize}, expected ${expected.segmentSize}`);
+    return `segment size ${segmentSize}, expected ${expected.segmentSize}`;
   }
   const blockSize = view.getUint32(at + 36, true);
-  if (blockSize !== XLOG_BLCKSZ) {
-    throw corruptWal(pageLsn, `WAL block size ${blockSize}, expected ${XLOG_BLCKSZ}`);
-  }
+  return blockSize === XLOG_BLCKSZ
+    ? undefined
+    : `WAL block size ${blockSize}, expected ${XLOG_BLCKSZ}`;
 }
 
 /** Writes a page header at `at` (24 or 40 bytes, by `pageLsn`) and returns its size. */

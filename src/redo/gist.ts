@@ -86,6 +86,13 @@ function changeFlags(c: RedoContext, set: number, clear: number): void {
   c.view.setUint16(FLAGS, (c.view.getUint16(FLAGS, true) & ~clear) | set, true);
 }
 
+/** A deleted page has no line pointers, though pd_lower looks as if. */
+function requireItems(c: RedoContext): void {
+  if ((c.view.getUint16(FLAGS, true) & F_DELETED) !== 0) {
+    c.fail("the page is deleted");
+  }
+}
+
 /** The downlink of this page's right sibling is now there. */
 function clearFollowRight(c: RedoContext): void {
   c.view.setUint32(NSN, c.lsnHigh, true);
@@ -99,6 +106,7 @@ function clearFollowRight(c: RedoContext): void {
  */
 function redoPageUpdate(c: RedoContext): void {
   c.needMain(4);
+  requireItems(c);
   const { view, bytes } = c;
   const deletes = view.getUint16(c.main, true);
   const inserts = view.getUint16(c.main + 2, true);
@@ -138,6 +146,7 @@ function appendTuples(c: RedoContext, at: number): number {
 /** gistxlogDelete: u32 horizon, u16 ntodelete, from 16 on u8 isCatalogRel and padding, u16 offsets. */
 function redoDelete(c: RedoContext): void {
   c.needMain(6);
+  requireItems(c);
   const count = c.view.getUint16(c.main + 4, true);
   const offsets = c.version.gistDeleteOffsets;
   c.needMain(offsets + 2 * count);
@@ -186,6 +195,7 @@ function redoPageSplit(c: RedoContext): void {
 /** gistxlogPageDelete: u64 deleteXid, u16 downlinkOffset. References: 0 the page, 1 its parent. */
 function redoPageDelete(c: RedoContext): void {
   c.needMain(10);
+  requireItems(c);
   const { view, bytes } = c;
   if (c.blockId !== 0) {
     indexTupleDelete(c, PAGE, view.getUint16(c.main + 8, true));

@@ -15,11 +15,14 @@ import { btreeInitsPage, redoBtree } from "./btree.ts";
 import { redoClogStatus } from "./clog.ts";
 import { redoGeneric } from "./generic.ts";
 import { ginInitsPage, redoGin } from "./gin.ts";
+import { gistInitsPage, redoGist } from "./gist.ts";
+import { hashInitsPage, redoHash } from "./hash.ts";
 import { heapInitsPage, redoHeap, redoHeap2 } from "./heap.ts";
 import { redoMultixactMembers, redoMultixactOffsets } from "./multixact.ts";
 import { checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
 import { PAGE, PAGE_SIZE, RedoContext } from "./redo-context.ts";
 import { redoSequence } from "./seq.ts";
+import { redoSpgist, spgistInitsPage } from "./spgist.ts";
 import { redoVisibilityMapClear, redoVisibilityMapTruncate } from "./visibility-map.ts";
 import { redoXlog } from "./xlog.ts";
 
@@ -28,7 +31,10 @@ const RM_HEAP2 = 9;
 const RM_HEAP = 10;
 const RM_BTREE = 11;
 const RM_GIN = 13;
+const RM_HASH = 12;
+const RM_GIST = 14;
 const RM_SEQ = 15;
+const RM_SPGIST = 16;
 const RM_BRIN = 17;
 const RM_GENERIC = 20;
 const VISIBILITY_MAP_FORK = 2;
@@ -158,6 +164,15 @@ function redoRecord(context: RedoContext): void {
     case RM_GENERIC:
       redoGeneric(context);
       return;
+    case RM_HASH:
+      redoHash(context);
+      return;
+    case RM_GIST:
+      redoGist(context);
+      return;
+    case RM_SPGIST:
+      redoSpgist(context);
+      return;
     case RM_XLOG:
       redoXlog(context);
       return;
@@ -178,6 +193,12 @@ function initsPage(context: RedoContext): boolean {
       return ginInitsPage(context);
     case RM_BRIN:
       return brinInitsPage(context);
+    case RM_HASH:
+      return hashInitsPage(context);
+    case RM_GIST:
+      return gistInitsPage(context);
+    case RM_SPGIST:
+      return spgistInitsPage(context);
     case RM_SEQ:
       return true;
     default:

@@ -31,8 +31,11 @@ const RMGR_NAMES: Readonly<Record<number, string>> = {
   9: "Heap2",
   10: "Heap",
   11: "Btree",
+  12: "Hash",
   13: "Gin",
+  14: "Gist",
   15: "Sequence",
+  16: "SPGist",
   17: "BRIN",
   20: "Generic",
 };

@@ -10,6 +10,14 @@ export interface RedoVersion {
   readonly pruneFormat: PruneFormat;
   /** Replay of a btree VACUUM record zeroes btpo_cycleid. */
   readonly btreeVacuumClearsCycleId: boolean;
+  /** Where gistxlogDelete ends and its offset numbers begin: isCatalogRel came with 16. */
+  readonly gistDeleteOffsets: 6 | 8;
+  /** The same in spgxlogVacuumRedirect. */
+  readonly spgistRedirectOffsets: 8 | 10;
+  /** xl_hash_vacuum_one_page counts its tuples in 4 bytes, not 2. */
+  readonly hashVacuumCountIsInt: boolean;
+  /** Replay of a hash SQUEEZE_PAGE stamps the page that gets no tuple, though nothing changes. */
+  readonly hashSqueezeStampsUnchangedPage: boolean;
 }
 
 const VERSION_14: RedoVersion = {
@@ -17,30 +25,50 @@ const VERSION_14: RedoVersion = {
   repairTruncatesLinePointers: false,
   pruneFormat: "prune-vacuum-freeze-tuples",
   btreeVacuumClearsCycleId: false,
+  gistDeleteOffsets: 6,
+  spgistRedirectOffsets: 8,
+  hashVacuumCountIsInt: true,
+  hashSqueezeStampsUnchangedPage: true,
 };
 const VERSION_15: RedoVersion = {
   major: 15,
   repairTruncatesLinePointers: true,
   pruneFormat: "prune-vacuum-freeze-tuples",
   btreeVacuumClearsCycleId: false,
+  gistDeleteOffsets: 6,
+  spgistRedirectOffsets: 8,
+  hashVacuumCountIsInt: true,
+  hashSqueezeStampsUnchangedPage: true,
 };
 const VERSION_16: RedoVersion = {
   major: 16,
   repairTruncatesLinePointers: true,
   pruneFormat: "prune-vacuum-freeze-plans",
   btreeVacuumClearsCycleId: false,
+  gistDeleteOffsets: 8,
+  spgistRedirectOffsets: 10,
+  hashVacuumCountIsInt: false,
+  hashSqueezeStampsUnchangedPage: true,
 };
 const VERSION_17: RedoVersion = {
   major: 17,
   repairTruncatesLinePointers: true,
   pruneFormat: "combined",
   btreeVacuumClearsCycleId: false,
+  gistDeleteOffsets: 8,
+  spgistRedirectOffsets: 10,
+  hashVacuumCountIsInt: false,
+  hashSqueezeStampsUnchangedPage: false,
 };
 const VERSION_18: RedoVersion = {
   major: 18,
   repairTruncatesLinePointers: true,
   pruneFormat: "combined",
   btreeVacuumClearsCycleId: true,
+  gistDeleteOffsets: 8,
+  spgistRedirectOffsets: 10,
+  hashVacuumCountIsInt: false,
+  hashSqueezeStampsUnchangedPage: false,
 };
 
 /** By the magic of the WAL page on which the record began; undefined for a major we do not know. */

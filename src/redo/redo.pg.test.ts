@@ -1,46 +1,21 @@
 // Page redo against Postgres's own recovery of the same base and WAL: every page equal, nothing masked.
 
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import type { MemoryCluster } from "../testing/memory-cluster.ts";
 import { RecordedHistory } from "../testing/recorded-history.ts";
-import { FAULTS, type Fault } from "../testing/redo-faults.ts";
+import {
+  assertSameAsRecovered,
+  deltaName,
+  replayWithFault,
+} from "../testing/recovered-comparison.ts";
+import { FAULTS } from "../testing/redo-faults.ts";
 import { readWal } from "../testing/replay-wal.ts";
-import { compareRelationFiles, compareSlruPages } from "../testing/stock-recovery.ts";
+import { compareRelationFiles } from "../testing/stock-recovery.ts";
 import { WalConsistencyChecker } from "../testing/wal-consistency.ts";
 import { fuzzCase } from "./page-redo.fuzz.ts";
 import { PageRedo } from "./page-redo.ts";
-
-/** Every page, SLRU page, relation map and prepared transaction; the number of relation pages. */
-async function assertSame(
-  cluster: MemoryCluster,
-  directory: string,
-  ignoreChecksum = false,
-): Promise<number> {
-  const result = await compareRelationFiles({ directory, source: cluster, ignoreChecksum });
-  assert.deepEqual(result.mismatches.slice(0, 5), []);
-  const slru = compareSlruPages(directory, (kind, pageno) => cluster.readSlruPage(kind, pageno));
-  assert.deepEqual(slru.mismatches, []);
-  assert.ok(slru.pages >= 3);
-  for (const [key, bytes] of cluster.relationMaps) {
-    const [, dbOid] = key.split("/");
-    const folder = dbOid === "0" ? join(directory, "global") : join(directory, "base", dbOid!);
-    assert.deepEqual(Buffer.from(bytes), readFileSync(join(folder, "pg_filenode.map")), key);
-  }
-  const names = readdirSync(join(directory, "pg_twophase"));
-  assert.equal(names.length, cluster.twoPhase.size);
-  for (const name of names) {
-    const file = readFileSync(join(directory, "pg_twophase", name));
-    const payload = cluster.twoPhase.get(Number.parseInt(name.slice(-8), 16));
-    assert.deepEqual(Buffer.from(payload ?? []), file.subarray(0, file.length - 4), name);
-  }
-  return result.pages;
-}
 
 /** Every page kind of record that the workload must have made: rmid, opcode, reference. */
 const EXPECTED_DELTAS = [
@@ -63,12 +38,6 @@ const EXPECTED_DELTAS = [
   "kind 5",
   "kind 6",
 ];
-
-function deltaName(delta: Uint8Array): string {
-  return delta[0] === 1
-    ? `${delta[1]} ${(delta[2]! & 0xf0).toString(16)} ${delta[3]}`
-    : `kind ${delta[0]}`;
-}
 
 describe("PageRedo against stock recovery, full_page_writes off", () => {
   let history: RecordedHistory;
@@ -95,7 +64,7 @@ describe("PageRedo against stock recovery, full_page_writes off", () => {
       },
     });
     try {
-      const pages = await assertSame(cluster, recovered);
+      const pages = await assertSameAsRecovered(cluster, recovered);
       assert.ok(pages > 4000, `${pages} pages`);
       assert.ok(cluster.deltaCount > 50_000, `${cluster.deltaCount} deltas`);
       const missing = EXPECTED_DELTAS.filter((name) => !seen.has(name));
@@ -115,7 +84,7 @@ describe("PageRedo against stock recovery, full_page_writes off", () => {
       const directory = await history.recover(`at-${formatLsn(lsn).replace("/", "-")}`, lsn);
       const cluster = history.replay({ endLsn: lsn });
       try {
-        await assertSame(cluster, directory);
+        await assertSameAsRecovered(cluster, directory);
       } finally {
         cluster.close();
       }
@@ -154,46 +123,12 @@ describe("PageRedo against stock recovery, full_page_writes off", () => {
 
   for (const fault of FAULTS) {
     test(`the oracle catches: ${fault.name}`, async () => {
-      const { injected, caught } = await runWithFault(history, recovered, fault);
+      const { injected, caught } = await replayWithFault(history, recovered, fault);
       assert.ok(injected > 0, "the workload gave no chance to inject it");
       assert.ok(caught, `${injected} injections changed no compared byte`);
     });
   }
 });
-
-async function runWithFault(
-  history: RecordedHistory,
-  recovered: string,
-  fault: Fault,
-): Promise<{ injected: number; caught: boolean }> {
-  let injected = 0;
-  let cluster: MemoryCluster | undefined;
-  try {
-    cluster = history.replay({
-      prepare: (cluster) => {
-        cluster.onDelta = (delta, rel) => {
-          const changed = fault.inject(delta, rel);
-          if (changed === "untouched") {
-            return delta;
-          }
-          injected++;
-          return changed;
-        };
-      },
-    });
-    const source = cluster;
-    const result = await compareRelationFiles({ directory: recovered, source, maxMismatches: 1 });
-    const slru = compareSlruPages(recovered, (kind, pageno) => source.readSlruPage(kind, pageno));
-    return { injected, caught: result.mismatches.length + slru.mismatches.length > 0 };
-  } catch (error) {
-    // A fault that redo itself refuses is caught too, if it says so as it should.
-    const cause = error instanceof Error && error.cause !== undefined ? error.cause : error;
-    assert.ok(cause instanceof StorageError && cause.kind === "corrupt", String(error));
-    return { injected, caught: true };
-  } finally {
-    cluster?.close();
-  }
-}
 
 describe("PageRedo against stock recovery, other settings", () => {
   test("full_page_writes, wal_log_hints and compressed images", async () => {
@@ -204,7 +139,7 @@ describe("PageRedo against stock recovery, other settings", () => {
     try {
       const recovered = await history.recover("recovered");
       const cluster = history.replay({ walLogHints: true });
-      await assertSame(cluster, recovered);
+      await assertSameAsRecovered(cluster, recovered);
       assert.ok(cluster.imageCount > 1000);
       cluster.close();
       const withoutOption = history.replay();
@@ -239,7 +174,7 @@ describe("PageRedo against stock recovery, other settings", () => {
       });
       assert.deepEqual(checker.mismatches, []);
       assert.ok(checker.compared > 10_000, `${checker.compared} images`);
-      await assertSame(cluster, recovered, true);
+      await assertSameAsRecovered(cluster, recovered, true);
       cluster.close();
     } finally {
       await history.destroy();

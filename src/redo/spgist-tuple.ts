@@ -14,8 +14,8 @@
 //     8190    2 spgist_page_id  0xFF82
 
 import { indexTupleSize, SIZE_OF_INDEX_TUPLE, setTidBlkno } from "./btree-tuple.ts";
+import { addItemFrom } from "./index-tuples.ts";
 import {
-  addIndexItem,
   indexMultiDelete,
   indexTupleDelete,
   itemLength,
@@ -25,6 +25,7 @@ import {
 } from "./page-layout.ts";
 import { PAGE, PAGE_SIZE, type RedoContext, TUPLE } from "./redo-context.ts";
 
+const SPGIST_META = 1 << 0;
 export const SPGIST_LEAF = 1 << 2;
 export const SPGIST_NULLS = 1 << 3;
 
@@ -57,6 +58,13 @@ export function spgistPageInit(c: RedoContext, flags: number): void {
   pageInit(c, PAGE, SIZE_OF_SPGIST_OPAQUE);
   c.view.setUint16(FLAGS, flags, true);
   c.view.setUint16(PAGE_ID, SPGIST_PAGE_ID, true);
+}
+
+/** No record changes the metapage, where line pointers would be its contents. */
+export function checkNotMeta(c: RedoContext): void {
+  if ((c.view.getUint16(FLAGS, true) & SPGIST_META) !== 0) {
+    c.fail("the page is a metapage");
+  }
 }
 
 function count(c: RedoContext, field: number, by: number): void {
@@ -101,11 +109,6 @@ export function takeInnerTuple(c: RedoContext, at: number): number {
   return size;
 }
 
-/** Adds `size` bytes at `from` as item `offnum`, which must be the one after a placeholder at most. */
-export function addTuple(c: RedoContext, from: number, size: number, offnum: number): void {
-  c.bytes.copyWithin(addIndexItem(c, PAGE, offnum, size), from, from + size);
-}
-
 /** `addOrReplaceTuple`: in the place of a placeholder, or after the last item. */
 export function addOrReplaceTuple(
   c: RedoContext,
@@ -121,13 +124,13 @@ export function addOrReplaceTuple(
     countPlaceholders(c, -1);
     indexTupleDelete(c, PAGE, offnum);
   }
-  addTuple(c, from, size, offnum);
+  addItemFrom(c, from, size, offnum);
 }
 
 /** Puts another tuple in the place of item `offnum`, whatever that is. */
 export function replaceTuple(c: RedoContext, from: number, size: number, offnum: number): void {
   indexTupleDelete(c, PAGE, offnum);
-  addTuple(c, from, size, offnum);
+  addItemFrom(c, from, size, offnum);
 }
 
 /** Links leaf tuple `offnum` to the next of its chain, `next`. */
@@ -197,20 +200,23 @@ export function multiDelete(
   }
   const { view } = c;
   const firstItem = view.getUint16(offsets, true);
-  // Sorted in the delta itself, which is a private copy and read once.
+  // Sorted in the delta itself: it is a private copy, and its order is not asked for again.
   const sorted = new Uint16Array(items);
   for (let i = 0; i < items; i++) {
     sorted[i] = view.getUint16(offsets + 2 * i, true);
   }
   sorted.sort();
   for (let i = 0; i < items; i++) {
+    if (i > 0 && sorted[i] === sorted[i - 1]) {
+      c.fail(`item ${sorted[i]} is to be deleted twice`, offsets - c.delta);
+    }
     view.setUint16(offsets + 2 * i, sorted[i]!, true);
   }
   indexMultiDelete(c, PAGE, offsets, items);
   for (let i = 0; i < items; i++) {
     const state = sorted[i] === firstItem ? firstState : restState;
     formDeadTuple(c, state, target.blkno, target.offnum, target.xid);
-    addTuple(c, TUPLE, SIZE_OF_DEAD_TUPLE, sorted[i]!);
+    addItemFrom(c, TUPLE, SIZE_OF_DEAD_TUPLE, sorted[i]!);
     if (state === SPGIST_REDIRECT) {
       countRedirections(c, 1);
     } else if (state === SPGIST_PLACEHOLDER) {

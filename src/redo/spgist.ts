@@ -8,6 +8,7 @@ import { indexMultiDelete, lineNumber, maxOffsetNumber, pageSetLsn } from "./pag
 import { PAGE, type RedoContext, TUPLE } from "./redo-context.ts";
 import {
   addOrReplaceTuple,
+  checkNotMeta,
   countPlaceholders,
   countRedirections,
   formDeadTuple,
@@ -78,6 +79,7 @@ export function redoSpgist(c: RedoContext): void {
   const init = spgistInitsPage(c);
   if (!init) {
     checkSpecialSize(c, SIZE_OF_SPGIST_OPAQUE, "SP-GiST");
+    checkNotMeta(c);
   }
   switch (c.info & 0xf0) {
     case XLOG_SPGIST_ADD_LEAF:

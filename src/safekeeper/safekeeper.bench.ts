@@ -18,9 +18,9 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, toLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { ProposerDriver } from "../compute/proposer-driver.ts";
-import { SyntheticWal } from "../testing/synthetic-wal.ts";
+import { WalBuilder } from "../testing/wal-builder.ts";
+import { RecordWalker } from "../wal-decoder/record-walker.ts";
 import { SafekeeperHttpClient } from "./client.ts";
-import { RecordWalker } from "./record-walker.ts";
 
 const START = toLsn(WAL_SEGMENT_SIZE + 40);
 const COMMITS = 2000;
@@ -59,15 +59,15 @@ function bareDisk(directory: string): void {
 
 function walkerSpeed(): void {
   for (const length of [60, RECORD_BYTES, 8192]) {
-    const wal = new SyntheticWal(START, WAL_SEGMENT_SIZE);
+    const wal = new WalBuilder({ startLsn: START });
     while (wal.endLsn - START < 8 * 1024 * 1024) {
-      wal.append({ length });
+      wal.appendFilled(length);
     }
     const bytes = wal.read(START, wal.endLsn);
     let best = Number.MAX_VALUE;
     for (let round = 0; round < 8; round++) {
       const started = monotonicMs();
-      new RecordWalker(START, WAL_SEGMENT_SIZE).feed(bytes);
+      new RecordWalker({ startLsn: START, segmentSize: WAL_SEGMENT_SIZE }).feed(bytes);
       best = Math.min(best, monotonicMs() - started);
     }
     const records = wal.recordEnds.length;
@@ -78,10 +78,10 @@ function walkerSpeed(): void {
   }
 }
 
-async function commitLatency(driver: ProposerDriver, wal: SyntheticWal, wait: CommitWait) {
+async function commitLatency(driver: ProposerDriver, wal: WalBuilder, wait: CommitWait) {
   const times: number[] = [];
   for (let i = 0; i < COMMITS; i++) {
-    wal.append({ length: RECORD_BYTES });
+    wal.appendFilled(RECORD_BYTES);
     const started = monotonicMs();
     driver.walAvailable(wal.endLsn);
     await wait(wal.endLsn);
@@ -90,10 +90,10 @@ async function commitLatency(driver: ProposerDriver, wal: SyntheticWal, wait: Co
   report("commit through a safekeeper", times);
 }
 
-async function bulk(driver: ProposerDriver, wal: SyntheticWal, wait: CommitWait) {
+async function bulk(driver: ProposerDriver, wal: WalBuilder, wait: CommitWait) {
   const from = wal.endLsn;
   while (wal.endLsn - from < BULK_BYTES) {
-    wal.append({ length: 4000 });
+    wal.appendFilled(4000);
   }
   const started = monotonicMs();
   driver.walAvailable(wal.endLsn);
@@ -156,7 +156,7 @@ async function main(): Promise<void> {
           });
     driver.start();
     await driver.recovered;
-    const wal = new SyntheticWal(START, WAL_SEGMENT_SIZE);
+    const wal = new WalBuilder({ startLsn: START });
     driver.setLocalWal((begin, end) => wal.read(begin, end));
     await commitLatency(driver, wal, wait);
     await bulk(driver, wal, wait);

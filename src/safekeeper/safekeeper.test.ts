@@ -13,7 +13,7 @@ import { ProposerDriver } from "../compute/proposer-driver.ts";
 import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
 import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
 import { BrokerServer } from "../storage-broker/server.ts";
-import { SyntheticWal } from "../testing/synthetic-wal.ts";
+import { WalBuilder } from "../testing/wal-builder.ts";
 import { openReplication, openWalPush, SafekeeperHttpClient } from "./client.ts";
 import { NO_PAGESERVER_FEEDBACK } from "./pageserver-feedback.ts";
 import { type Safekeeper, startSafekeeper } from "./safekeeper.ts";
@@ -148,9 +148,9 @@ interface Leader {
 }
 
 /** Appends records to `wal` and waits until they are committed. */
-async function commit(leader: Leader, wal: SyntheticWal, lengths: number[]): Promise<void> {
+async function commit(leader: Leader, wal: WalBuilder, lengths: number[]): Promise<void> {
   for (const length of lengths) {
-    wal.append({ length });
+    wal.appendFilled(length);
   }
   const endLsn = wal.endLsn;
   leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
@@ -180,12 +180,12 @@ async function readWal(cluster: Cluster, index: number, from: Lsn, to: Lsn): Pro
   return Buffer.concat(chunks).subarray(0, to - from);
 }
 
-const wholeWal = (wal: SyntheticWal) => Buffer.from(wal.read(wal.startLsn, wal.endLsn));
+const wholeWal = (wal: WalBuilder) => Buffer.from(wal.read(wal.startLsn, wal.endLsn));
 const MIXED = [24, 100, 5000, 9000, 200_000, 60, 24, 700_000, 30];
 
 test("safekeepers: WAL is committed on all, streamed out again, and survives restarts", async (t) => {
   const cluster = await Cluster.start(t, 3);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   assert.equal(leader.startLsn, START);
   await commit(leader, wal, MIXED);
@@ -214,7 +214,7 @@ test("safekeepers: WAL is committed on all, streamed out again, and survives res
 
 test("safekeepers: a minority may be away and is caught up from a donor by the next compute", async (t) => {
   const cluster = await Cluster.start(t, 3);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const first = await cluster.lead();
   await commit(first, wal, [100]);
   await cluster.stopNode(2);
@@ -231,13 +231,13 @@ test("safekeepers: a minority may be away and is caught up from a donor by the n
 
 test("safekeepers: without a majority nothing commits; it goes on when one is back", async (t) => {
   const cluster = await Cluster.start(t, 3);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100]);
   await cluster.stopNode(0);
   await cluster.stopNode(1);
   const before = leader.events.committed;
-  wal.append({ length: 500 });
+  wal.appendFilled(500);
   leader.driver.walAvailable(wal.endLsn);
   await until("third", () => cluster.state(2).flushLsn === wal.endLsn);
   await sleep(100);
@@ -248,14 +248,14 @@ test("safekeepers: without a majority nothing commits; it goes on when one is ba
 
 test("safekeepers: a newer compute fences the older one, whose unacknowledged tail is cut", async (t) => {
   const cluster = await Cluster.start(t, 3);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const first = await cluster.lead();
   await commit(first, wal, [100, 3000]);
   await cluster.stopNode(0);
   await cluster.stopNode(1);
   // Only the third safekeeper gets this; then it goes away and the others go on without it.
   const lost = wal.fork(wal.endLsn);
-  lost.append({ length: 20_000 }, 77);
+  lost.appendFilled(20_000, 77);
   first.driver.setLocalWal((begin, end) => lost.read(begin, end));
   first.driver.walAvailable(lost.endLsn);
   await until("third", () => cluster.state(2).flushLsn === lost.endLsn);
@@ -279,7 +279,7 @@ test("safekeepers: a newer compute fences the older one, whose unacknowledged ta
 
 test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => {
   const cluster = await Cluster.start(t, 1);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100, 5000, 400_000]);
   leader.driver.close();
@@ -315,7 +315,7 @@ test("safekeepers: what was committed is known again when all have crashed and n
     const mconf = { generation: 1, members };
     await cluster.http(index).createTimeline({ ...cluster.createRequest(), mconf });
   }
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   const saved = [0, 1, 2].map((index) => readFileSync(control(index)));
   await commit(leader, wal, [100, 5000]);
@@ -424,7 +424,7 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
 
 test("safekeeper: old WAL goes when pageservers need it no more; asking for it says so", async (t) => {
   const cluster = await Cluster.start(t, 1);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(
     leader,
@@ -436,6 +436,8 @@ test("safekeeper: old WAL goes when pageservers need it no more; asking for it s
     { onWal() {}, onClose() {} },
   );
   const remoteConsistentLsn = wal.recordEnds[9]!;
+  // What a pageserver claims beyond the commit LSN does not count, and it is told only once here.
+  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   stream.sendPageserverFeedback({
     ...NO_PAGESERVER_FEEDBACK,
     lastReceivedLsn: wal.endLsn,
@@ -475,7 +477,7 @@ test("safekeeper and broker: commits are told at once, over a restart of the bro
   const { tenantId, timelineId } = cluster;
   client.subscribe({ timeline: { tenantId, timelineId }, onInfo: (info) => infos.push(info) });
   await until("first info", () => infos.length > 0);
-  const wal = new SyntheticWal(START, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100]);
   await until("info of the commit", () => infos.at(-1)?.commitLsn === wal.endLsn, 900);

@@ -17,7 +17,7 @@ import { test } from "node:test";
 import { writeFully } from "../base/disk.ts";
 import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import { SyntheticWal } from "../testing/synthetic-wal.ts";
+import { WalBuilder } from "../testing/wal-builder.ts";
 import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
 
 const SEGMENT = 1024 * 1024;
@@ -32,16 +32,16 @@ function inDirectory(body: (directory: string) => void): void {
   }
 }
 
-function makeWal(count: number, seed: number): SyntheticWal {
-  const wal = new SyntheticWal(START, SEGMENT);
+function makeWal(count: number, seed: number): WalBuilder {
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const random = new SeededRandom(seed);
   for (let i = 0; i < count; i++) {
-    wal.append({ length: random.pick([24, 60, 200, 9000, 60_000]) });
+    wal.appendFilled(random.pick([24, 60, 200, 9000, 60_000]));
   }
   return wal;
 }
 
-function writeAll(storage: WalStorage, wal: SyntheticWal, to: Lsn, chunk: number): void {
+function writeAll(storage: WalStorage, wal: WalBuilder, to: Lsn, chunk: number): void {
   while (storage.writeLsn < to) {
     const at = storage.writeLsn;
     storage.write(at, wal.read(at, Math.min(at + chunk, to) as Lsn));
@@ -74,7 +74,7 @@ test("WalStorage: what was written over segments is read back; a restart finds i
 test("WalStorage: a torn tail is cut at the last whole record, wherever it is torn", () => {
   const wal = makeWal(30, 2);
   const last = wal.recordEnds.length - 1;
-  const [start, end] = [wal.recordStarts[last]!, wal.recordEnds[last]!];
+  const [start, end] = [wal.records[last]!.startLsn, wal.recordEnds[last]!];
   for (const cutAt of [start, start + 1, start + 20, start + 24, end - 9]) {
     inDirectory((directory) => {
       const storage = new WalStorage(directory, SEGMENT, START);
@@ -98,7 +98,7 @@ test("WalStorage: truncate leaves nothing of the old tail, in this segment and l
     assert.equal(endOf(directory), cutAt);
     // A shorter WAL of another term: its end must be found, not the old records behind it.
     const other = wal.fork(cutAt);
-    other.append({ length: 333 }, 99);
+    other.appendFilled(333, 99);
     writeAll(storage, other, other.endLsn, 1000);
     storage.flush();
     storage.close();
@@ -114,10 +114,10 @@ test("WalStorage: truncate at a segment boundary and of an empty timeline", () =
   inDirectory((directory) => {
     const storage = new WalStorage(directory, SEGMENT, START);
     storage.truncate(START);
-    const wal = new SyntheticWal(START, SEGMENT);
-    wal.append({ length: 100 });
+    const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+    wal.appendFilled(100);
     const boundary = wal.appendSwitch();
-    wal.append({ length: 50_000 });
+    wal.appendFilled(50_000);
     writeAll(storage, wal, wal.endLsn, 8192);
     storage.flush();
     storage.truncate(boundary);
@@ -215,7 +215,7 @@ test("findEndOfWal: damage below the known end, a missing or a short segment", (
     const known = wal.recordEnds.findLast((lsn) => lsn < 3 * SEGMENT)!;
     const path = (segno: number) => join(directory, walFileName(segno, 1, SEGMENT));
     // A flipped bit in the not yet known part ends the WAL there.
-    const at = wal.recordStarts.find((lsn) => lsn > known + 100_000)!;
+    const at = wal.records.find(({ startLsn }) => startLsn > known + 100_000)!.startLsn;
     const fd = openSync(path(Math.floor(at / SEGMENT)), "r+");
     writeSync(fd, Uint8Array.of(0xee), 0, 1, (at % SEGMENT) + 20);
     closeSync(fd);

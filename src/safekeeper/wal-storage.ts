@@ -23,7 +23,7 @@ import {
   segmentOffset,
   walFileName,
 } from "../base/lsn.ts";
-import { RecordWalker } from "./record-walker.ts";
+import { RecordWalker } from "../wal-decoder/record-walker.ts";
 
 /*
  * Invariants:
@@ -73,7 +73,7 @@ export class WalStorage {
     this.#directory = directory;
     this.#segmentSize = segmentSize;
     this.#fileSystem = fileSystem;
-    this.#walker = new RecordWalker(endLsn, segmentSize);
+    this.#walker = new RecordWalker({ startLsn: endLsn, segmentSize });
   }
 
   /** Where the next byte belongs. */
@@ -83,7 +83,7 @@ export class WalStorage {
 
   /** End of the last whole record that was written. */
   get recordLsn(): Lsn {
-    return this.#walker.recordLsn;
+    return this.#walker.recordEndLsn;
   }
 
   /**
@@ -154,7 +154,7 @@ export class WalStorage {
     } catch (error) {
       throw diskError(error, `truncate WAL at ${formatLsn(lsn)}`);
     }
-    this.#walker = new RecordWalker(lsn, this.#segmentSize);
+    this.#walker = new RecordWalker({ startLsn: lsn, segmentSize: this.#segmentSize });
   }
 
   /** Removes the segments that end at or below `lsn`; returns how many. */
@@ -308,7 +308,7 @@ export function findEndOfWal(
   fromLsn: Lsn,
   localStartLsn: Lsn,
 ): EndOfWal {
-  const walker = new RecordWalker(fromLsn, segmentSize);
+  const walker = new RecordWalker({ startLsn: fromLsn, segmentSize });
   const reader = new WalReader(directory, segmentSize);
   try {
     if (fromLsn > localStartLsn) {
@@ -323,7 +323,7 @@ export function findEndOfWal(
       } catch (error) {
         // A segment that was being created when the power went has no size yet.
         if (error instanceof StorageError && error.code.startsWith("wal-segment-")) {
-          return { endLsn: walker.recordLsn, stoppedBy: undefined };
+          return { endLsn: walker.recordEndLsn, stoppedBy: undefined };
         }
         throw error;
       }
@@ -334,7 +334,7 @@ export function findEndOfWal(
           throw error;
         }
         const stoppedBy = error.code === "wal-end" ? undefined : error.message;
-        return { endLsn: walker.recordLsn, stoppedBy };
+        return { endLsn: walker.recordEndLsn, stoppedBy };
       }
     }
   } finally {

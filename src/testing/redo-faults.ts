@@ -24,24 +24,25 @@ const HEAP2 = 9;
 const HEAP = 10;
 const BTREE = 11;
 const SEQ = 15;
+const BRIN = 17;
 
-function mainAt(delta: Uint8Array): number {
+export function mainAt(delta: Uint8Array): number {
   return DELTA_HEADER_SIZE + delta[8]! * DELTA_REFERENCE_SIZE;
 }
 
-function dataAt(delta: Uint8Array): number {
+export function dataAt(delta: Uint8Array): number {
   const view = new DataView(delta.buffer, delta.byteOffset);
   return mainAt(delta) + view.getUint32(12, true);
 }
 
-/** `opcodes`: of xl_info's high four bits, the heap init bit left out. */
+/** `opcodes`: of xl_info's high four bits, the init bit of heap and BRIN left out. */
 function isRecord(
   delta: Uint8Array,
   rmid: number,
   opcodes: readonly number[],
   blockId: number,
 ): boolean {
-  const mask = rmid === BTREE || rmid === SEQ ? 0xf0 : 0x70;
+  const mask = rmid === HEAP || rmid === HEAP2 || rmid === BRIN ? 0x70 : 0xf0;
   return (
     delta[0] === DELTA_RECORD &&
     delta[1] === rmid &&
@@ -50,7 +51,12 @@ function isRecord(
   );
 }
 
-function dropRecord(name: string, rmid: number, opcodes: readonly number[], blockId = 0): Fault {
+export function dropRecord(
+  name: string,
+  rmid: number,
+  opcodes: readonly number[],
+  blockId = 0,
+): Fault {
   return {
     name,
     inject: (delta) => (isRecord(delta, rmid, opcodes, blockId) ? undefined : "untouched"),
@@ -86,7 +92,7 @@ function clearMainBits(
   };
 }
 
-function changeRecord(
+export function changeRecord(
   name: string,
   rmid: number,
   opcodes: readonly number[],

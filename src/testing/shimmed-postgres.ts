@@ -44,7 +44,7 @@ export class ShimmedPostgres {
 
   /** Resolves when the first connection has been made. */
   static async start(options: ShimmedPostgresOptions): Promise<ShimmedPostgres> {
-    checkPostgresBinary(options.installation);
+    await checkPostgresBinary(options.installation);
     const server = await listen(options, options.pages, options.wal);
     const postgres = new ShimmedPostgres(options, server);
     try {

@@ -14,7 +14,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Lsn } from "../base/lsn.ts";
-import { writeDataDirectory } from "../compute/data-directory.ts";
+import { makeSkeleton, writeDataDirectory } from "../compute/data-directory.ts";
 import { PostgresProcess } from "../compute/postgres-process.ts";
 import { postgresSettings } from "../compute/postgres-settings.ts";
 import type { SynthesizedWal } from "../compute/synthesized-wal.ts";
@@ -107,11 +107,11 @@ export class StoppedCluster {
   }
 
   /** A synthesized data directory that begins at `lsn`, relations and SLRUs copied into it. */
-  synthesize(
+  async synthesize(
     name: string,
     lsn: Lsn,
     options: { standby?: boolean } = {},
-  ): { path: string; wal: SynthesizedWal; args: readonly string[]; state: ComputeState } {
+  ): Promise<{ path: string; wal: SynthesizedWal; args: readonly string[]; state: ComputeState }> {
     const path = join(this.directory, name);
     const settings = postgresSettings({
       pgVersion: 17,
@@ -121,6 +121,7 @@ export class StoppedCluster {
       preparedTransactions: 1,
     });
     const state = this.stateAt(lsn);
+    await makeSkeleton(path);
     const wal = writeDataDirectory({ path, state, settings, standby: options.standby ?? false });
     // Of the databases only `postgres`, to which the tests connect.
     for (const part of ["base/5", "global", "pg_xact", "pg_multixact"]) {

@@ -11,11 +11,13 @@ import {
   RM_GENERIC_ID,
   RM_GIN_ID,
   RM_GIST_ID,
+  RM_HASH_ID,
   RM_HEAP_ID,
   RM_HEAP2_ID,
   RM_LOGICALMSG_ID,
   RM_REPLORIGIN_ID,
   RM_SEQ_ID,
+  RM_SPGIST_ID,
   RM_TBLSPC_ID,
   rmgrName,
   XLR_RMGR_INFO_MASK,
@@ -24,6 +26,7 @@ import { corruptWal } from "../postgres/wal-page.ts";
 import { BKPBLOCK_WILL_INIT, type XLogRecord } from "../postgres/xlog-record.ts";
 import { encodeRecordDelta } from "./delta.ts";
 import type { RecordSink, RelationFork } from "./record-sink.ts";
+import { changeRestoredImage } from "./restored-images.ts";
 
 /**
  * What redo can apply to a page, by resource manager: bit n for opcode n << 4 of xl_info. A manager
@@ -35,6 +38,9 @@ REDO_OPCODES[RM_HEAP_ID] = 0b0001_0101_1111_1111;
 REDO_OPCODES[RM_HEAP2_ID] = 0b0010_0000_1111_1111;
 REDO_OPCODES[RM_BTREE_ID] = 0b0111_1111_1111_1111;
 REDO_OPCODES[RM_GIN_ID] = 0b0000_0011_1111_1110;
+REDO_OPCODES[RM_HASH_ID] = 0b0001_1111_1111_1111;
+REDO_OPCODES[RM_GIST_ID] = 0b0000_0000_0100_1011;
+REDO_OPCODES[RM_SPGIST_ID] = 0b0000_0001_1111_1110;
 REDO_OPCODES[RM_SEQ_ID] = 0b0000_0000_0000_0001;
 REDO_OPCODES[RM_BRIN_ID] = 0b0000_0110_0011_1111;
 REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
@@ -42,14 +48,14 @@ REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
 /**
  * Records without an effect on anything that we store: tablespaces (theirs are directories; only the
  * two built-in ones are supported), commit timestamps (track_commit_timestamp is off), replication
- * origins, logical messages, and the conflict-only record of gist.
+ * origins, logical messages, and two records of gist: one for conflicts, one that only takes an LSN.
  */
 const NO_EFFECT_OPCODES = new Uint16Array(256);
 NO_EFFECT_OPCODES[RM_TBLSPC_ID] = 0b0011;
 NO_EFFECT_OPCODES[RM_COMMIT_TS_ID] = 0b0111;
 NO_EFFECT_OPCODES[RM_REPLORIGIN_ID] = 0b0011;
 NO_EFFECT_OPCODES[RM_LOGICALMSG_ID] = 0b0001;
-NO_EFFECT_OPCODES[RM_GIST_ID] = 0b0100;
+NO_EFFECT_OPCODES[RM_GIST_ID] = 0b1000_0100;
 
 const INIT_FORK = 3;
 const page = new Uint8Array(PAGE_SIZE);
@@ -109,6 +115,7 @@ export function interpretBlocks(record: XLogRecord, sink: RecordSink): void {
 export function interpretImage(record: XLogRecord, ordinal: number, sink: RecordSink): void {
   restoreImage(record, ordinal, page);
   stampLsn(pageView, record.endLsn);
+  changeRestoredImage(record, ordinal, pageView);
   sink.blockImage(relationForkOf(record, ordinal), record.blockNumber[ordinal]!, page);
 }
 

@@ -1,13 +1,13 @@
 // What redo still changes on a page that the record brings as a full image (14-18).
 //
-// An image is the page as it was registered, before the last of the record's changes. Redo mostly makes
-// up for none: the page is as it should be. In four records it does (gistRedoClearFollowRight,
-// hash_xlog_split_allocate_page, hash_xlog_split_complete): they change special space after the image
-// was taken, for references
+// Where a record has a page's image, redo mostly leaves it as it is. In four records it does not
+// (gistRedoClearFollowRight, hash_xlog_split_allocate_page, hash_xlog_split_complete):
 //   gist PAGE_UPDATE 1, PAGE_SPLIT 0   the left half of a split: NSN is the record's end, and no
-//                                      F_FOLLOW_RIGHT
+//                                      F_FOLLOW_RIGHT. Set after the record was made: not in the image.
 //   hash SPLIT_ALLOCATE_PAGE 0         the bucket being split: hasho_flag, hasho_prevblkno
 //   hash SPLIT_COMPLETE 0, 1           both buckets: hasho_flag
+// Those of hash are in the image already in every version seen; we do as redo does. An image of the
+// gist references is rare: a checkpoint must begin between a split and the downlink's insertion.
 
 import { lsnHigh, lsnLow } from "../base/lsn.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";

@@ -1,16 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
+import { addLsn, formatLsn, type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import {
-  RM_LOGICALMSG_ID,
-  RM_XLOG_ID,
-  XLOG_OVERWRITE_CONTRECORD,
-  XLOG_SWITCH,
-} from "../postgres/rmgr.ts";
+import { RM_LOGICALMSG_ID, RM_XLOG_ID, XLOG_OVERWRITE_CONTRECORD } from "../postgres/rmgr.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
-import { encodeRecord } from "../postgres/xlog-record.ts";
+import { encodeRecord, RECORD_HEADER_SIZE } from "../postgres/xlog-record.ts";
 import { type BuiltRecord, WalBuilder } from "../testing/wal-builder.ts";
 import { WalStream, type WalStreamOptions } from "./wal-stream.ts";
 
@@ -119,17 +114,8 @@ test("WalStream: refuses a start inside a page header or off the alignment", () 
 test("WalStream: a switch ends at the segment's end, whether that is fed or not", () => {
   const wal = builder();
   wal.append(message(77));
-  wal.append(
-    encodeRecord({
-      rmid: RM_XLOG_ID,
-      info: XLOG_SWITCH,
-      xid: 0,
-      prevLsn: toLsn(0),
-      mainData: new Uint8Array(0),
-    }),
-  );
-  const switchEnd = wal.endLsn;
-  wal.finishSegment();
+  const switchEnd = addLsn(wal.endLsn, RECORD_HEADER_SIZE);
+  wal.appendSwitch();
   wal.append(message(5));
   for (const chunks of [[1 << 25], [100_000], [8192], [777]]) {
     const { found } = decode(wal.bytes, wal.startLsn, {}, chunks);

@@ -1225,8 +1225,30 @@ static void mark_directory_local(const char *path) {
   }
 }
 
+/*
+ * Storage keeps no tablespaces but Postgres's own two: a file in another would be gone at the next
+ * start. CREATE TABLESPACE makes its link (or its directory, for one in place) before any WAL.
+ */
+static int refuse_tablespace(const char *path) {
+  if (region == NULL || after(path, "pg_tblspc/") == NULL) {
+    return 0;
+  }
+  errno = EOPNOTSUPP;
+  return -1;
+}
+
+EXPORT int symlink(const char *target, const char *path) {
+  if (refuse_tablespace(path) != 0) {
+    return -1;
+  }
+  return (int)syscall(SYS_symlinkat, target, AT_FDCWD, path);
+}
+
 /* A database directory made or removed here holds nothing of storage's. */
 EXPORT int mkdir(const char *path, mode_t mode) {
+  if (refuse_tablespace(path) != 0) {
+    return -1;
+  }
   int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
   if (result == 0) {
     mark_directory_local(path);

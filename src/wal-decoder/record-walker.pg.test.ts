@@ -32,7 +32,7 @@ test("RecordWalker: every record end is the one Postgres reports, over segment s
   assert.ok(records.length > 20_000, `only ${records.length} records`);
   await cluster.stop("immediate");
   const last = records.at(-1)!;
-  const walker = new RecordWalker(first, WAL_SEGMENT_SIZE);
+  const walker = new RecordWalker({ startLsn: first, segmentSize: WAL_SEGMENT_SIZE });
   let next = 0;
   for (const chunk of readWalFiles(join(cluster.dataDir, "pg_wal"), first, last, 65_536)) {
     let at = 0;
@@ -42,12 +42,12 @@ test("RecordWalker: every record end is the one Postgres reports, over segment s
       if (end - at > 1) {
         walker.feed(chunk.subarray(at, end - 1));
         at = end - 1;
-        assert.equal(walker.recordLsn, next === 0 ? first : records[next - 1]);
+        assert.equal(walker.recordEndLsn, next === 0 ? first : records[next - 1]);
       }
       walker.feed(chunk.subarray(at, end));
       at = end;
       if (walker.position === records[next]) {
-        assert.equal(walker.recordLsn, records[next]);
+        assert.equal(walker.recordEndLsn, records[next]);
         next += 1;
       }
     }

@@ -1,0 +1,203 @@
+// The configuration of a home (config.json) and of `init --config`: their fields, and the check of their text.
+
+import { StorageError } from "../base/errors.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
+
+export interface StorageNode {
+  id: number;
+  listenPgAddr: string;
+  listenHttpAddr: string;
+}
+
+/** What `init --config FILE` may say; the rest of config.json is ours to keep. */
+export interface InitSettings {
+  pgVersion?: number | undefined;
+  /** Directory of `postgres` and `initdb`; absent: the npm package. */
+  pgBin?: string | undefined;
+  broker?: { listenAddr: string } | undefined;
+  pageservers?: StorageNode[] | undefined;
+  safekeepers?: StorageNode[] | undefined;
+  /** Ports of endpoints are given out from here on. */
+  endpointBasePort?: number | undefined;
+}
+
+export interface StrataConfig {
+  formatVersion: 1;
+  pgVersion: number;
+  pgBin?: string | undefined;
+  broker: { listenAddr: string };
+  pageservers: StorageNode[];
+  safekeepers: StorageNode[];
+  endpointBasePort: number;
+  defaultTenantId?: string | undefined;
+  /** Tenant id to branch name to timeline id. */
+  branchNameMappings: Record<string, Record<string, string>>;
+  /** Timelines whose creation began; a crash can leave them without a name, so the next one cleans up. */
+  unfinishedTimelines: Record<string, Record<string, string>>;
+}
+
+const ADDRESS = /^[^\s:]+:\d{1,5}$/;
+const HEX_32 = /^[0-9a-f]{32}$/;
+const INIT_FIELDS = [
+  "pgVersion",
+  "pgBin",
+  "broker",
+  "pageservers",
+  "safekeepers",
+  "endpointBasePort",
+];
+const OWN_FIELDS = [
+  "formatVersion",
+  "defaultTenantId",
+  "branchNameMappings",
+  "unfinishedTimelines",
+];
+
+type Fields = Record<string, unknown>;
+
+/** What is wrong, as `path problem`. */
+class Problem extends Error {}
+
+/**
+ * Reads and checks the file of `init --config`; `file` is how messages call it. By hand, because
+ * loading zod would take half of the time of every command. StorageError `invalid`.
+ */
+export function parseInitSettings(text: string, file: string): InitSettings {
+  return checked(text, file, (value) => initSettings(record(value, "", INIT_FIELDS)));
+}
+
+/** Reads and checks config.json; `file` is how messages call it. StorageError `invalid`. */
+export function parseConfig(text: string, file: string): StrataConfig {
+  return checked(text, file, (value) => {
+    const from = record(value, "", [...INIT_FIELDS, ...OWN_FIELDS]);
+    if (from["formatVersion"] !== 1) {
+      throw new Problem("formatVersion expected 1");
+    }
+    const { pageservers, safekeepers, ...settings } = withDefaults(initSettings(from));
+    if (pageservers === undefined || safekeepers === undefined) {
+      throw new Problem(`${pageservers === undefined ? "pageservers" : "safekeepers"} is missing`);
+    }
+    const tenant = from["defaultTenantId"];
+    return {
+      ...settings,
+      formatVersion: 1,
+      pageservers,
+      safekeepers,
+      ...(tenant === undefined ? {} : { defaultTenantId: hex(tenant, "defaultTenantId") }),
+      branchNameMappings: mappings(from, "branchNameMappings"),
+      unfinishedTimelines: mappings(from, "unfinishedTimelines"),
+    };
+  });
+}
+
+export function withDefaults(settings: InitSettings) {
+  return {
+    ...settings,
+    pgVersion: settings.pgVersion ?? DEFAULT_MAJOR,
+    broker: settings.broker ?? { listenAddr: "127.0.0.1:50051" },
+    endpointBasePort: settings.endpointBasePort ?? 55_432,
+  };
+}
+
+function checked<T>(text: string, file: string, check: (value: unknown) => T): T {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new StorageError("invalid", "bad-config", `${file} is not JSON`, { cause });
+  }
+  try {
+    return check(value);
+  } catch (error) {
+    if (!(error instanceof Problem)) {
+      throw error;
+    }
+    throw new StorageError("invalid", "bad-config", `${file}: ${error.message}`);
+  }
+}
+
+function initSettings(from: Fields): InitSettings {
+  const settings: InitSettings = {};
+  if (from["pgVersion"] !== undefined) {
+    settings.pgVersion = integer(from["pgVersion"], "pgVersion", 1, 1000);
+  }
+  if (from["pgBin"] !== undefined) {
+    settings.pgBin = string(from["pgBin"], "pgBin", /./, "a path");
+  }
+  if (from["broker"] !== undefined) {
+    const broker = record(from["broker"], "broker", ["listenAddr"]);
+    settings.broker = { listenAddr: address(broker["listenAddr"], "broker.listenAddr") };
+  }
+  if (from["pageservers"] !== undefined) {
+    settings.pageservers = nodes(from["pageservers"], "pageservers", 1);
+  }
+  if (from["safekeepers"] !== undefined) {
+    settings.safekeepers = nodes(from["safekeepers"], "safekeepers", 32);
+  }
+  if (from["endpointBasePort"] !== undefined) {
+    settings.endpointBasePort = integer(from["endpointBasePort"], "endpointBasePort", 1024, 65_000);
+  }
+  return settings;
+}
+
+function nodes(value: unknown, path: string, most: number): StorageNode[] {
+  if (!Array.isArray(value) || value.length < 1 || value.length > most) {
+    throw new Problem(`${path} expected ${most === 1 ? "exactly one" : `1 to ${most}`}`);
+  }
+  return value.map((entry: unknown, i) => {
+    const at = `${path}.${i}`;
+    const node = record(entry, at, ["id", "listenPgAddr", "listenHttpAddr"]);
+    return {
+      id: integer(node["id"], `${at}.id`, 1, 9999),
+      listenPgAddr: address(node["listenPgAddr"], `${at}.listenPgAddr`),
+      listenHttpAddr: address(node["listenHttpAddr"], `${at}.listenHttpAddr`),
+    };
+  });
+}
+
+/** Hex id to name to hex id. */
+function mappings(from: Fields, path: string): Record<string, Record<string, string>> {
+  const result: Record<string, Record<string, string>> = {};
+  for (const [id, names] of Object.entries(record(from[path] ?? {}, path))) {
+    const at = `${path}.${id}`;
+    const entries = Object.entries(record(names, at));
+    result[hex(id, at)] = Object.fromEntries(
+      entries.map(([name, timeline]) => [name, hex(timeline, `${at}.${name}`)]),
+    );
+  }
+  return result;
+}
+
+/** An object; with `known`, one that has no other fields. */
+function record(value: unknown, path: string, known?: readonly string[]): Fields {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new Problem(`${path} expected an object`.trim());
+  }
+  const unknown = known && Object.keys(value).find((name) => !known.includes(name));
+  if (unknown !== undefined) {
+    throw new Problem(`${path} unrecognized field '${unknown}'`.trim());
+  }
+  return value as Fields;
+}
+
+function string(value: unknown, path: string, pattern: RegExp, expected: string): string {
+  if (typeof value !== "string" || !pattern.test(value)) {
+    throw new Problem(`${path} expected ${expected}`);
+  }
+  return value;
+}
+
+function address(value: unknown, path: string): string {
+  return string(value, path, ADDRESS, "host:port");
+}
+
+function hex(value: unknown, path: string): string {
+  return string(value, path, HEX_32, "32 hex digits");
+}
+
+function integer(value: unknown, path: string, least: number, most: number): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < least || value > most) {
+    throw new Problem(`${path} expected a whole number from ${least} to ${most}`);
+  }
+  return value;
+}

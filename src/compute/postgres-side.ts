@@ -1,0 +1,310 @@
+// Everything of a run but the election: state, data directory, lazy files, Postgres itself.
+
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { monotonicMs, sleep, turn } from "../base/clock.ts";
+import { errorKind, StorageError, withContext } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import {
+  addLsn,
+  alignLsn,
+  formatLsn,
+  INVALID_LSN,
+  type Lsn,
+  maxLsn,
+  pageStart,
+  WAL_SEGMENT_SIZE,
+  XLOG_BLCKSZ,
+} from "../base/lsn.ts";
+import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
+import { computeState } from "../pageserver/client.ts";
+import { findInstallation, type Installation, runtimeDirectory } from "../postgres/installation.ts";
+import { pgVersion } from "../postgres/versions.ts";
+import type { EndpointSpec } from "./api.ts";
+import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
+import { LazyFiles, prepareShim } from "./lazy-files.ts";
+import { LocalWal } from "./local-wal.ts";
+import {
+  discardDataDirectory,
+  endProcessesIn,
+  PostgresProcess,
+  removeDiscarded,
+} from "./postgres-process.ts";
+import { postgresSettings } from "./postgres-settings.ts";
+import type { ProposerDriver } from "./proposer-driver.ts";
+import type { SynthesizedWal } from "./synthesized-wal.ts";
+import { WalShipper } from "./wal-shipper.ts";
+import { WalWalker } from "./wal-walker.ts";
+
+/** How long one try to start Postgres over its data directory may take. */
+const READY_TIMEOUT_MS = 60_000;
+/** It says hello before Postgres's own main; by the time Postgres is ready it must have. */
+const SHIM_TIMEOUT_MS = 1000;
+const PAGESERVER_RETRY_MS = 200;
+/** After Postgres has ended, for the last WAL to reach a quorum. */
+const LAST_WAL_TIMEOUT_MS = 10_000;
+/** First connections make catalog caches; until then there is better use for a CPU. */
+const CLEAN_UP_DELAY_MS = 2000;
+
+export interface PostgresSideOptions {
+  readonly spec: EndpointSpec;
+  readonly workdir: string;
+  /** Undefined for a compute that only reads. */
+  readonly driver: ProposerDriver | undefined;
+  readonly logger: Logger;
+  readonly onPostgresSpawned?: (() => void) | undefined;
+  /** What was found makes going on wrong. */
+  readonly onFatal: (error: StorageError) => void;
+}
+
+/** Milliseconds; of the parts of a start. */
+export interface PostgresTimes {
+  basebackupMs: number;
+  dataDirectoryMs: number;
+  startPostgresMs: number;
+}
+
+export class PostgresSide {
+  readonly times: PostgresTimes = { basebackupMs: 0, dataDirectoryMs: 0, startPostgresMs: 0 };
+  readonly #options: PostgresSideOptions;
+  /** Made anew by every run; on a path that Postgres's user may enter. */
+  readonly #dataDirectory: string;
+  readonly #timeline: TenantTimeline;
+  readonly #closing = new AbortController();
+  /** Asked for before L is known, because nearly always it is the state at L. */
+  readonly #newestState: Promise<ComputeState | undefined>;
+  #shipper: WalShipper | undefined;
+  #localWal: LocalWal | undefined;
+  #files: LazyFiles | undefined;
+  #postgres: PostgresProcess | undefined;
+  #installation: Installation | undefined;
+  #shim: string | undefined;
+
+  constructor(options: PostgresSideOptions) {
+    const { spec } = options;
+    this.#options = options;
+    this.#dataDirectory = dataDirectoryOf(options.workdir);
+    this.#timeline = { tenantId: spec.tenantId, timelineId: spec.timelineId };
+    this.#newestState =
+      options.driver === undefined
+        ? Promise.resolve(undefined)
+        : computeState(spec.pageserver.pgAddr, this.#timeline).catch(() => undefined);
+  }
+
+  get shipper(): WalShipper | undefined {
+    return this.#shipper;
+  }
+
+  get postgres(): PostgresProcess | undefined {
+    return this.#postgres;
+  }
+
+  /** What this machine must have; and the place must be free. */
+  async prepare(): Promise<void> {
+    const { spec, workdir } = this.#options;
+    this.#installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
+    this.#shim = await prepareShim(this.#installation, workdir);
+    await turn();
+    await discardDataDirectory(this.#dataDirectory);
+    await turn();
+    await makeSkeleton(this.#dataDirectory);
+  }
+
+  /** After `prepare`: resolves when Postgres over the state at `lsn` accepts connections. */
+  async start(lsn: Lsn): Promise<void> {
+    const { spec, driver, workdir, logger } = this.#options;
+    const asked = monotonicMs();
+    const state = await this.#fetchState(lsn);
+    const writing = monotonicMs();
+    this.times.basebackupMs = writing - asked;
+    const settings = postgresSettings({
+      pgVersion: spec.pgVersion,
+      host: spec.pgHost,
+      port: spec.pgPort,
+      settings: spec.settings,
+      preparedTransactions: state.twoPhase.length,
+    });
+    const path = this.#dataDirectory;
+    const standby = driver === undefined;
+    const wal = writeDataDirectory({ path, state, settings, standby });
+    if (!standby) {
+      this.#shipFrom(lsn, driver, state, wal);
+    }
+    this.times.dataDirectoryMs = monotonicMs() - writing;
+    const shipper = this.#shipper;
+    this.#files = await LazyFiles.start({
+      shim: this.#shim!,
+      workdir,
+      dataDirectory: path,
+      timeline: this.#timeline,
+      pageserverAddress: spec.pageserver.pgAddr,
+      state,
+      wal:
+        shipper === undefined
+          ? undefined
+          : {
+              written: (segment, offset, length) => shipper.walWritten(segment, offset, length),
+              flush: (segment, end) => shipper.flushWal(segment, end),
+            },
+      logger,
+    });
+    if (this.#closing.signal.aborted) {
+      await this.#files.close();
+      throw closedWhileStarting();
+    }
+    await this.#startPostgres(this.#installation!, settings.commandLine);
+    sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
+      .then(() => removeDiscarded(path))
+      .catch(() => undefined);
+  }
+
+  /** Nothing is acknowledged any more, and Postgres goes without a checkpoint. */
+  fence(): void {
+    this.#shipper?.stop();
+    this.#files?.fence();
+    this.#postgres?.quit();
+  }
+
+  /** As ComputeRun's; `close` is still due. */
+  async stop(mode: "fast" | "immediate"): Promise<void> {
+    await this.#postgres?.stop(mode);
+    if (mode === "fast" && this.#shipper !== undefined) {
+      await this.#waitForLastWal(this.#shipper);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#shipper?.stop();
+    this.#files?.fence();
+    await this.#postgres?.stop("immediate");
+    await this.#files?.close();
+    this.#localWal?.close();
+  }
+
+  /** The state at `lsn`; waits for a pageserver that is away or behind. */
+  async #fetchState(lsn: Lsn): Promise<ComputeState> {
+    const { spec, logger } = this.#options;
+    const newest = await this.#newestState;
+    for (let warned = false; ; warned = true) {
+      try {
+        const state =
+          newest?.lsn === lsn
+            ? newest
+            : await computeState(spec.pageserver.pgAddr, this.#timeline, lsn);
+        if (state.pgVersion !== spec.pgVersion || state.walSegmentSize !== WAL_SEGMENT_SIZE) {
+          throw new StorageError(
+            "unsupported",
+            "wrong-timeline",
+            `the timeline is of Postgres ${state.pgVersion} with WAL segments of ${state.walSegmentSize} bytes`,
+          );
+        }
+        // Where it rounded, we still start where we asked to; then the record before is not known.
+        return state.lsn === lsn ? state : { ...state, lsn, prevRecordLsn: INVALID_LSN };
+      } catch (error) {
+        if (errorKind(error) !== "unavailable") {
+          throw withContext(error, `get the state at ${formatLsn(lsn)}`);
+        }
+        if (!warned) {
+          logger.warn({ lsn: formatLsn(lsn), error }, "waiting for the pageserver");
+        }
+        await sleep(PAGESERVER_RETRY_MS, this.#closing.signal);
+      }
+    }
+  }
+
+  #shipFrom(lsn: Lsn, driver: ProposerDriver, state: ComputeState, wal: SynthesizedWal): void {
+    const segmentSize = state.walSegmentSize;
+    this.#localWal = new LocalWal(join(this.#dataDirectory, "pg_wal"), segmentSize);
+    // An LSN inside a page header, or not aligned, is where a branch may begin: its first bytes
+    // are sent, but the first record begins behind them.
+    const pageBoundary = lsn === pageStart(lsn);
+    const readable = pageBoundary || alignLsn(lsn) === wal.recordStart;
+    this.#shipper = new WalShipper({
+      walker: new WalWalker({
+        start: readable ? alignLsn(lsn) : wal.recordStart,
+        prevLsn: state.prevRecordLsn,
+        pageMagic: pgVersion(state.pgVersion).pageMagic,
+        segmentSize,
+        systemId: state.systemId,
+      }),
+      localWal: this.#localWal,
+      segmentSize,
+      onAvailable: (end) => driver.walAvailable(end),
+      onFatal: this.#options.onFatal,
+    });
+    const shipper = this.#shipper;
+    driver.setLocalWal((begin, end) => shipper.read(begin, end));
+    const lastByte = addLsn(wal.recordEnd, -1);
+    shipper.noteWrittenUpTo(addLsn(pageStart(lastByte), XLOG_BLCKSZ));
+    if (shipper.endOfRecords !== wal.recordEnd) {
+      // A walker that does not move would let every flush pass as "nothing new".
+      throw new StorageError("internal", "walk-failed", "the start record was not found again");
+    }
+    // A pageserver had it, and those are sent committed WAL only.
+    shipper.committed(maxLsn(driver.commitLsn, lsn));
+  }
+
+  async #startPostgres(installation: Installation, commandLine: readonly string[]): Promise<void> {
+    const { workdir, logger } = this.#options;
+    const started = monotonicMs();
+    const logPath = join(workdir, "postgres.log");
+    const logFd = openSync(logPath, "a", 0o600);
+    const logStart = fstatSync(logFd).size;
+    try {
+      this.#postgres = await PostgresProcess.start({
+        installation,
+        dataDirectory: this.#dataDirectory,
+        args: commandLine,
+        env: this.#files!.environment,
+        logFd,
+      });
+    } finally {
+      closeSync(logFd);
+    }
+    const postgres = this.#postgres;
+    if (this.#closing.signal.aborted) {
+      await postgres.stop("immediate");
+      throw closedWhileStarting();
+    }
+    logger.info({ postgresPid: postgres.pid }, "started Postgres");
+    this.#options.onPostgresSpawned?.();
+    await postgres.waitReady(READY_TIMEOUT_MS).catch((error: unknown): never => {
+      throw withContext(error, lastWords(logPath, logStart));
+    });
+    await this.#files!.shimLoaded(SHIM_TIMEOUT_MS);
+    this.times.startPostgresMs = monotonicMs() - started;
+  }
+
+  async #waitForLastWal(shipper: WalShipper): Promise<void> {
+    const deadline = monotonicMs() + LAST_WAL_TIMEOUT_MS;
+    while (shipper.committedLsn < shipper.endOfRecords && monotonicMs() < deadline) {
+      await sleep(5);
+    }
+  }
+}
+
+function dataDirectoryOf(workdir: string): string {
+  return join(runtimeDirectory(workdir), "pgdata");
+}
+
+/** Ends what an agent that was killed may have left. StorageError `conflict` where it does not end. */
+export function endLeftProcesses(workdir: string): Promise<void> {
+  return endProcessesIn(dataDirectoryOf(workdir));
+}
+
+function closedWhileStarting(): StorageError {
+  return new StorageError("unavailable", "closed", "the compute was stopped while it started");
+}
+
+/** What Postgres itself says about why it did not start: the last things that are not routine. */
+function lastWords(logPath: string, from: number): string {
+  const lines = readFileSync(logPath).subarray(from).toString("utf8").split("\n");
+  const words = lines.flatMap((line) => {
+    const said = /(?:LOG|FATAL|PANIC|ERROR|HINT): {2}(.*)/.exec(line)?.[1];
+    const routine =
+      said === undefined || /^(starting|listening|database system|shutting)/.test(said);
+    return routine ? (/strata shim: .*/.exec(line) ?? []) : [said];
+  });
+  return words.length === 0 ? "start Postgres" : words.slice(-3).join("; ");
+}
