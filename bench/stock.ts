@@ -168,9 +168,20 @@ export async function startWithSynchronousStandby(
     primary_conninfo: `host=127.0.0.1 port=${primary.port} user=cloud_admin application_name=standby`,
   });
   standby.signal("standby.signal");
-  await primary.start();
-  await standby.start();
-  await withClient(primary.url, async (client) => {
+  try {
+    await primary.start();
+    await standby.start();
+    await becomeSynchronous(primary);
+  } catch (error) {
+    await primary[Symbol.asyncDispose]();
+    await standby[Symbol.asyncDispose]();
+    throw error;
+  }
+  return { primary, standby };
+}
+
+function becomeSynchronous(primary: StockCluster): Promise<void> {
+  return withClient(primary.url, async (client) => {
     await client.query("alter system set synchronous_standby_names = 'standby'");
     await client.query("select pg_reload_conf()");
     for (let i = 0; i < 200; i++) {
@@ -184,5 +195,4 @@ export async function startWithSynchronousStandby(
     }
     throw new Error("the standby did not become synchronous");
   });
-  return { primary, standby };
 }

@@ -10,7 +10,7 @@ export const INTERCEPTED_IMPORTS = names(`
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
   ftruncate ftruncate64 truncate truncate64 unlink access stat stat64 lstat lstat64 __xstat
   __xstat64 __lxstat __lxstat64 mkdir symlink rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
-  syncfs sync sync_file_range
+  syncfs sync sync_file_range prctl
 `);
 
 /**
@@ -70,7 +70,7 @@ export const HARMLESS_IMPORTS = names(`
   mkstemp64 mktime mlock mmap mmap64 modf mprotect mremap munlock munmap nanosleep nearbyint
   newlocale nextafter ngettext nice nl_langinfo nl_langinfo_l ntohl ntohs on_exit openlog optarg
   opterr optind pathconf pclose perror personality pipe pipe2 poll popen posix_fallocate
-  posix_fallocate64 posix_madvise posix_memalign posix_spawn posix_spawnp pow powf ppoll prctl
+  posix_fallocate64 posix_madvise posix_memalign posix_spawn posix_spawnp pow powf ppoll
   printf program_invocation_name program_invocation_short_name pthread_atfork pthread_attr_destroy
   pthread_attr_getstack pthread_attr_init pthread_attr_setstacksize pthread_barrier_destroy
   pthread_barrier_init pthread_barrier_wait pthread_cond_broadcast pthread_cond_destroy

@@ -379,30 +379,36 @@ describe("WAL", () => {
     assert.deepEqual(flushes, []);
   });
 
-  test("Postgres does not outlive its agent, not even backends that wait for it", async () => {
-    const workdir = join(stock.workdir, String(++copies));
-    const dataDirectory = join(workdir, "data");
-    makePostgresDirectory(workdir);
-    copyTree(stock.dataDir, dataDirectory);
-    removeRemoteFiles(dataDirectory);
-    const agent = spawn(process.execPath, [
-      "--disable-warning=ExperimentalWarning",
-      join(import.meta.dirname, "../testing/doomed-agent.ts"),
-      workdir,
-      dataDirectory,
-      stock.dataDir,
-    ]);
-    const pid = await new Promise<number>((resolve, reject) => {
-      agent.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString())));
-      agent.stderr.once("data", (chunk: Buffer) => reject(new Error(chunk.toString())));
+  for (const victim of ["agent", "postmaster"] as const) {
+    test(`kill -9 of the ${victim} ends all, also backends that wait for the agent`, async () => {
+      const workdir = join(stock.workdir, String(++copies));
+      const dataDirectory = join(workdir, "data");
+      makePostgresDirectory(workdir);
+      copyTree(stock.dataDir, dataDirectory);
+      removeRemoteFiles(dataDirectory);
+      const agent = spawn(process.execPath, [
+        "--disable-warning=ExperimentalWarning",
+        join(import.meta.dirname, "../testing/doomed-agent.ts"),
+        workdir,
+        dataDirectory,
+        stock.dataDir,
+      ]);
+      try {
+        const pid = await new Promise<number>((resolve, reject) => {
+          agent.stdout.once("data", (chunk: Buffer) => resolve(Number(chunk.toString())));
+          agent.stderr.once("data", (chunk: Buffer) => reject(new Error(chunk.toString())));
+        });
+        assert.ok(isAlive(pid));
+        process.kill(victim === "agent" ? agent.pid! : pid, "SIGKILL");
+        for (let i = 0; i < 300 && isAlive(pid); i++) {
+          await sleep(20);
+        }
+        assert.ok(!isAlive(pid));
+      } finally {
+        agent.kill("SIGKILL");
+      }
     });
-    assert.ok(isAlive(pid));
-    agent.kill("SIGKILL");
-    for (let i = 0; i < 300 && isAlive(pid); i++) {
-      await sleep(20);
-    }
-    assert.ok(!isAlive(pid));
-  });
+  }
 });
 
 function isAlive(pid: number): boolean {

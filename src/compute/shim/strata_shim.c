@@ -1408,6 +1408,26 @@ EXPORT u64 strata_shim_waits(void) { return region == NULL ? 0 : load(&region->w
 
 static void before_fork(void) { forker_pid = getpid(); }
 
+static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0); }
+
+/*
+ * Each Postgres process asks for a signal of its own when its postmaster dies (PostmasterDeathSignalInit,
+ * storage/ipc/pmsignal.c) and notices it where it waits for a latch: not while it waits in here. Ours stays.
+ */
+EXPORT int prctl(int option, ...) {
+  unsigned long arguments[4];
+  va_list list;
+  va_start(list, option);
+  for (int i = 0; i < 4; i++) {
+    arguments[i] = va_arg(list, unsigned long);
+  }
+  va_end(list);
+  if (region != NULL && option == PR_SET_PDEATHSIG) {
+    return 0;
+  }
+  return (int)syscall(SYS_prctl, option, arguments[0], arguments[1], arguments[2], arguments[3]);
+}
+
 static void after_fork_in_child(void) {
   disconnect();
   talking = false;
@@ -1415,7 +1435,7 @@ static void after_fork_in_child(void) {
     return;
   }
   /* A backend that waits in here never notices that its postmaster died. */
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  set_death_signal(SIGKILL);
   if (getppid() != postmaster_pid) {
     _exit(2);
   }
@@ -1487,7 +1507,7 @@ __attribute__((constructor)) static void start(void) {
     data_dir_length--;
   }
   postmaster_pid = getpid();
-  prctl(PR_SET_PDEATHSIG, SIGQUIT);
+  set_death_signal(SIGQUIT);
   /* The agent may have died before the line above. */
   if (parent != NULL && getppid() != (pid_t)strtol(parent, NULL, 10)) {
     die("the compute agent is gone", "");
