@@ -28,8 +28,8 @@ const RECOVERY_STRETCH_BYTES = 64 * 1024 * 1024;
 const TICK_MS = 250;
 /**
  * A new commit LSN travels with the next WAL; only where none follows within this time is it sent by
- * itself. Sent at once it would wake every safekeeper a second time for each commit (measured:
- * a fifth of their processor time at one client), for a pageserver that is a moment less behind.
+ * itself. Sent at once it would wake every safekeeper a second time for each commit, so that the
+ * pageserver is a moment less behind.
  */
 const ANNOUNCE_DELAY_MS = 2;
 const CONNECT_TIMEOUT_MS = 5000;
