@@ -5,4 +5,5 @@ import { enableCompileCache } from "node:module";
 // Before everything else is loaded: it saves most of the time that loading takes.
 enableCompileCache();
 const { runAgent } = await import("./agent.ts");
-process.exitCode = await runAgent(process.argv.slice(2));
+// Not by running dry: a forgotten timer or connection must not keep an agent that has given up.
+process.exit(await runAgent(process.argv.slice(2)));

@@ -463,6 +463,42 @@ test("safekeeper: old WAL goes when pageservers need it no more; asking for it s
   assert.equal(cluster.state(0).flushLsn, wal.endLsn);
 });
 
+test("safekeeper and broker: what one pageserver stored counts at every safekeeper", async (t) => {
+  const server = new BrokerServer();
+  const { port } = await server.listen("127.0.0.1", 0);
+  t.after(() => server.close());
+  const cluster = await Cluster.start(t, 3, `http://127.0.0.1:${port}`);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(
+    leader,
+    wal,
+    Array.from({ length: 12 }, () => 300_000),
+  );
+  const nodes = [0, 1, 2];
+  await until("commit LSN", () => nodes.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  const stream = await openReplication(
+    { ...cluster.address(1), startLsn: wal.endLsn },
+    { onWal() {}, onClose() {} },
+  );
+  const remoteConsistentLsn = wal.recordEnds[9]!;
+  stream.sendPageserverFeedback({
+    ...NO_PAGESERVER_FEEDBACK,
+    lastReceivedLsn: wal.endLsn,
+    diskConsistentLsn: remoteConsistentLsn,
+    remoteConsistentLsn,
+    replyTime: 5,
+  });
+  await until("removal everywhere", () =>
+    nodes.every(
+      (i) =>
+        cluster.state(i).remoteConsistentLsn === remoteConsistentLsn &&
+        readdirSync(cluster.timelineDirectory(i)).length <= 3,
+    ),
+  );
+  stream.close();
+});
+
 test("safekeeper and broker: commits are told at once, over a restart of the broker too", async (t) => {
   let server = new BrokerServer();
   const { port } = await server.listen("127.0.0.1", 0);

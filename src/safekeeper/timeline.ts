@@ -198,8 +198,14 @@ export class Timeline {
     return { previous, current: step.state.persistent.term };
   }
 
-  /** Another safekeeper's state, from the broker: together they may know more to be committed. */
-  peerReported(safekeeperId: number, report: PeerReport): void {
+  /**
+   * Another safekeeper's state, from the broker: together they may know more to be committed, and
+   * the one that a pageserver streams from says for all which WAL it needs no more.
+   */
+  peerReported(
+    safekeeperId: number,
+    report: PeerReport & { readonly remoteConsistentLsn: Lsn },
+  ): void {
     if (this.#closed || this.#mustReload) {
       return;
     }
@@ -208,6 +214,9 @@ export class Timeline {
     this.#state = commitFromPeers(before, this.#peers);
     if (this.#state !== before) {
       this.#changed();
+    }
+    if (this.#slowestPageserver() === undefined) {
+      this.#advanceRemoteConsistent(report.remoteConsistentLsn);
     }
   }
 
@@ -226,6 +235,11 @@ export class Timeline {
   /** A consumer heard from its pageserver: the slowest one says what WAL may go. */
   feedbackChanged(latest: PageserverFeedback): void {
     this.#feedback = latest;
+    this.#advanceRemoteConsistent(this.#slowestPageserver() ?? INVALID_LSN);
+  }
+
+  /** What the pageserver that is furthest behind has stored; undefined where none streams from here. */
+  #slowestPageserver(): Lsn | undefined {
     let slowest: Lsn | undefined;
     for (const consumer of this.#consumers) {
       const lsn = consumer.pageserverFeedback?.remoteConsistentLsn;
@@ -233,7 +247,11 @@ export class Timeline {
         slowest = slowest === undefined ? lsn : minLsn(slowest, lsn);
       }
     }
-    const remoteConsistentLsn = minLsn(slowest ?? INVALID_LSN, this.#state.commitLsn);
+    return slowest;
+  }
+
+  #advanceRemoteConsistent(lsn: Lsn): void {
+    const remoteConsistentLsn = minLsn(lsn, this.#state.commitLsn);
     if (remoteConsistentLsn > this.#state.remoteConsistentLsn) {
       this.#state = { ...this.#state, remoteConsistentLsn };
       this.#context.onChange(this);
