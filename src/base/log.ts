@@ -29,8 +29,10 @@ const MAX_CAUSES = 8;
  * `level` from $STRATA_LOG (trace, debug, info, warn, error, silent); default info. Our own because
  * loading a logging package takes a quarter of the time in which a compute starts.
  */
-export function createLogger(component: string): Logger {
-  const level = process.env["STRATA_LOG"] ?? "info";
+export function createLogger(
+  component: string,
+  level: string = process.env["STRATA_LOG"] ?? "info",
+): Logger {
   return new JsonLogger(LEVELS.includes(level) ? level : "info", { component, pid: process.pid });
 }
 

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { pino } from "pino";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
+import { createLogger } from "../base/log.ts";
 import { type Lsn, toLsn } from "../base/lsn.ts";
 import type { RelationSize } from "../pageserver/api.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
@@ -102,7 +102,7 @@ function pageSource(service: FakePageserver): PageSource {
     service,
     lsn: LSN,
     checkPoint: CHECK_POINT,
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     giveUpAfterMs: 500,
     maxPagesAhead: 512,
   });

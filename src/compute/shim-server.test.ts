@@ -5,9 +5,9 @@ import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { pino } from "pino";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
+import { createLogger } from "../base/log.ts";
 import { SeededRandom } from "../base/random.ts";
 import { encodeRequest, type ShimRequest, ShimRequestReader } from "./shim-protocol.ts";
 import { type ShimHandlers, ShimServer } from "./shim-server.ts";
@@ -84,7 +84,7 @@ async function withServer(
   const socketPath = join(directory, "s");
   const server = new ShimServer({
     socketPath,
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     handlers: {
       stat: async () => undefined,
       readPages: async () => new Uint8Array(0),

@@ -7,8 +7,8 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { pino } from "pino";
 import { sleep } from "../base/clock.ts";
+import { createLogger } from "../base/log.ts";
 import { SeededRandom } from "../base/random.ts";
 import { findShim, SHIM_COMPILER_FLAGS, SHIM_SOURCE, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
@@ -45,7 +45,7 @@ async function stress(
   const workdir = await mkdtemp(join(tmpdir(), "strata-stress-"));
   const server = new ShimServer({
     socketPath: join(workdir, "s"),
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     handlers: {
       stat: async (path) => (path === PATH ? blocks * PAGE_BYTES : undefined),
       readPages: async (_path, blkno, count) => {

@@ -3,6 +3,8 @@
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
+import { decodeSize } from "./relation-heads.ts";
+import type { ServedTimeline } from "./served-timeline.ts";
 import {
   CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
@@ -14,9 +16,7 @@ import {
   prefixField4,
   prefixField5,
   relmapPrefix,
-} from "./key.ts";
-import { decodeSize } from "./relation-heads.ts";
-import type { ServedTimeline } from "./served-timeline.ts";
+} from "./storage/key.ts";
 import { readCheckPoint } from "./walingest.ts";
 
 const GLOBAL_TABLESPACE_OID = 1664;

@@ -12,6 +12,7 @@ import {
   SLRU_MULTIXACT_OFFSETS,
 } from "../wal-decoder/record-sink.ts";
 import { WalStream } from "../wal-decoder/wal-stream.ts";
+import { encodeSize } from "./relation-heads.ts";
 import {
   CHECKPOINT_INDEX,
   CONTROL_FILE_INDEX,
@@ -24,8 +25,7 @@ import {
   relSizePrefix,
   slruBlockPrefix,
   slruSizePrefix,
-} from "./key.ts";
-import { encodeSize } from "./relation-heads.ts";
+} from "./storage/key.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 
 const PAGE_SIZE = 8192;

@@ -15,9 +15,9 @@ import {
   tenantCreateSchema,
   timelineCreateSchema,
 } from "./api.ts";
-import type { Tenant } from "./tenant.ts";
-import type { TenantManager } from "./tenant-manager.ts";
-import type { Timeline } from "./timeline.ts";
+import type { Tenant } from "./storage/tenant.ts";
+import type { TenantManager } from "./storage/tenant-manager.ts";
+import type { Timeline } from "./storage/timeline.ts";
 import type { TimelineCreation } from "./timeline-creation.ts";
 import type { WalReceivers } from "./wal-receivers.ts";
 

@@ -20,9 +20,9 @@ import {
   recoverStock,
 } from "../testing/stock-recovery.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
-import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { decodeSize } from "./relation-heads.ts";
-import type { Timeline } from "./timeline.ts";
+import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./storage/key.ts";
+import type { Timeline } from "./storage/timeline.ts";
 import { WalFeeder } from "./wal-receiver.ts";
 
 const logger = createLogger("test");

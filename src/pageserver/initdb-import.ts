@@ -19,10 +19,10 @@ import {
 } from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import { readDataDirectory } from "./data-directory-import.ts";
-import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "./layer-format.ts";
-import { type LayerDescription, LayerWriter } from "./layer-writer.ts";
-import { VALUE_IMAGE } from "./version-chain.ts";
+import { LAYER_FORMAT_VERSION } from "./storage/format-versions.ts";
+import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "./storage/layer-format.ts";
+import { type LayerDescription, LayerWriter } from "./storage/layer-writer.ts";
+import { VALUE_IMAGE } from "./storage/version-chain.ts";
 
 /** Neon's name for the first role. */
 export const SUPERUSER = "cloud_admin";

@@ -7,13 +7,6 @@ import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../
 import type { CopyChannel } from "../postgres/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire-server.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
-import {
-  KEYSPACE_RELATION_SIZE,
-  relBlockPrefix,
-  relSizePrefix,
-  slruBlockPrefix,
-  slruSizePrefix,
-} from "./key.ts";
 import type { PageServiceMetrics } from "./metrics.ts";
 import {
   decodeRequest,
@@ -32,6 +25,13 @@ import {
 } from "./pagestream.ts";
 import { decodeSize } from "./relation-heads.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
+import {
+  KEYSPACE_RELATION_SIZE,
+  relBlockPrefix,
+  relSizePrefix,
+  slruBlockPrefix,
+  slruSizePrefix,
+} from "./storage/key.ts";
 
 /** Neon's wait_lsn_timeout. */
 export const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;

@@ -12,8 +12,8 @@ import { createHttpApi } from "./http.ts";
 import { InitdbTemplates } from "./initdb-import.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
 import { createPageService } from "./page-service.ts";
-import type { StorageConfig } from "./storage-resources.ts";
-import { TenantManager } from "./tenant-manager.ts";
+import type { StorageConfig } from "./storage/storage-resources.ts";
+import { TenantManager } from "./storage/tenant-manager.ts";
 import { TimelineCreation } from "./timeline-creation.ts";
 import { WalReceivers } from "./wal-receivers.ts";
 

@@ -3,8 +3,8 @@
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { RelationFork } from "../wal-decoder/record-sink.ts";
-import { type KeyPrefix, relBlockPrefix, relSizePrefix } from "./key.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
+import { type KeyPrefix, relBlockPrefix, relSizePrefix } from "./storage/key.ts";
+import type { TimelineStorage } from "./storage/timeline-storage.ts";
 
 export const FORK_MAIN = 0;
 export const FORK_FSM = 1;

@@ -3,7 +3,7 @@
 import type { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
+import type { TimelineStorage } from "./storage/timeline-storage.ts";
 
 export interface ServedTimeline extends TimelineStorage {
   readonly tenantId: TenantId;

@@ -16,9 +16,14 @@ import {
   encodeMultixactMembers,
   encodeMultixactOffsets,
 } from "./implied-deltas.ts";
-import { KEYSPACE_SLRU_SIZE, prefixField3, slruBlockPrefix, slruSizePrefix } from "./key.ts";
 import { decodeSize, encodeSize } from "./relation-heads.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
+import {
+  KEYSPACE_SLRU_SIZE,
+  prefixField3,
+  slruBlockPrefix,
+  slruSizePrefix,
+} from "./storage/key.ts";
+import type { TimelineStorage } from "./storage/timeline-storage.ts";
 
 export const SLRU_PAGES_PER_SEGMENT = 32;
 const CLOG_XACTS_PER_PAGE = 32768;

@@ -6,8 +6,8 @@ import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { randomBytes } from "../base/random.ts";
 import type { InitdbTemplates } from "./initdb-import.ts";
-import type { TenantManager } from "./tenant-manager.ts";
-import type { Timeline } from "./timeline.ts";
+import type { TenantManager } from "./storage/tenant-manager.ts";
+import type { Timeline } from "./storage/timeline.ts";
 import type { WalReceivers } from "./wal-receivers.ts";
 
 /** A branch point that is on its way arrives in milliseconds; one in the future never does. */

@@ -11,6 +11,7 @@ import {
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
 } from "../wal-decoder/record-sink.ts";
+import { decodeSize } from "./relation-heads.ts";
 import {
   CHECKPOINT_INDEX,
   CONTROL_PREFIX,
@@ -22,10 +23,9 @@ import {
   slruBlockPrefix,
   slruSizePrefix,
   twoPhasePrefix,
-} from "./key.ts";
-import { decodeSize } from "./relation-heads.ts";
+} from "./storage/key.ts";
+import type { TimelineStorage } from "./storage/timeline-storage.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
 import { readCheckPoint, WalIngest } from "./walingest.ts";
 
 const logger = createLogger("test");

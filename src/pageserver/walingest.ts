@@ -7,6 +7,16 @@ import type { CheckPoint, RecordSink, RelationFork, SlruKind } from "../wal-deco
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
 import { encodeVmClear, encodeVmTruncate } from "./implied-deltas.ts";
 import {
+  ABSENT,
+  decodeSize,
+  FORK_FSM,
+  FORK_INIT,
+  FORK_MAIN,
+  FORK_VM,
+  RelationHeads,
+} from "./relation-heads.ts";
+import { SlruIngest } from "./slru-ingest.ts";
+import {
   CHECKPOINT_INDEX,
   CONTROL_PREFIX,
   dbDirPrefix,
@@ -17,19 +27,9 @@ import {
   relBlockPrefix,
   relmapPrefix,
   twoPhasePrefix,
-} from "./key.ts";
-import {
-  ABSENT,
-  decodeSize,
-  FORK_FSM,
-  FORK_INIT,
-  FORK_MAIN,
-  FORK_VM,
-  RelationHeads,
-} from "./relation-heads.ts";
-import { SlruIngest } from "./slru-ingest.ts";
+} from "./storage/key.ts";
+import type { TimelineStorage } from "./storage/timeline-storage.ts";
 import { decodeStoredCheckPoint, encodeStoredCheckPoint } from "./stored-checkpoint.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
 
 /** Heap blocks that one visibility-map page describes: (8192 - 24) * 4, two bits each. */
 const HEAP_BLOCKS_PER_MAP_PAGE = 32672;

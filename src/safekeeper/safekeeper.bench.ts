@@ -13,9 +13,9 @@ import {
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pino } from "pino";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
+import { createLogger } from "../base/log.ts";
 import { formatLsn, type Lsn, toLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { ProposerDriver } from "../compute/proposer-driver.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
@@ -136,7 +136,7 @@ async function main(): Promise<void> {
       pgVersion: 170010,
       walSegSize: WAL_SEGMENT_SIZE,
       safekeepers: [{ id: 1, host: "127.0.0.1", pgPort }],
-      logger: pino({ level: "silent" }),
+      logger: createLogger("test", "silent"),
       onCommitted: (lsn) => {
         committed = lsn;
         if (waiter !== undefined && lsn >= waiter.lsn) {

@@ -4,10 +4,10 @@ import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { pino } from "pino";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
+import { createLogger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { ProposerDriver } from "../compute/proposer-driver.ts";
 import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
@@ -18,7 +18,7 @@ import { openReplication, openWalPush, SafekeeperHttpClient } from "./client.ts"
 import { NO_PAGESERVER_FEEDBACK } from "./pageserver-feedback.ts";
 import { type Safekeeper, startSafekeeper } from "./safekeeper.ts";
 
-const logger = pino({ level: "silent" });
+const logger = createLogger("test", "silent");
 const SEGMENT = 1024 * 1024;
 const START = toLsn(SEGMENT + 8192 + 40);
 

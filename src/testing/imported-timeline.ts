@@ -4,10 +4,10 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { writeIndexPart } from "../pageserver/index-part.ts";
 import { writeTemplate } from "../pageserver/initdb-import.ts";
-import { StorageResources } from "../pageserver/storage-resources.ts";
-import { Timeline } from "../pageserver/timeline.ts";
+import { writeIndexPart } from "../pageserver/storage/index-part.ts";
+import { StorageResources } from "../pageserver/storage/storage-resources.ts";
+import { Timeline } from "../pageserver/storage/timeline.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
 
 export interface ImportOptions {

@@ -3,8 +3,8 @@
 import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import pg from "pg";
-import { pino } from "pino";
 import { sleep } from "../base/clock.ts";
+import { createLogger } from "../base/log.ts";
 import { WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { checkPostgresBinary, findShim, shimEnvironment } from "../compute/shim-loader.ts";
 import { type PageHandlers, ShimServer, type WalHandlers } from "../compute/shim-server.ts";
@@ -165,7 +165,7 @@ async function listen(
 ): Promise<ShimServer> {
   const server = new ShimServer({
     socketPath: socketPath(options),
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     handlers: {
       stat: (path) => pages.stat(path),
       readPages: (path, blkno, count) => pages.readPages(path, blkno, count),

@@ -3,16 +3,16 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pino } from "pino";
 import { generateTenantId, generateTimelineId, type TenantId } from "../base/ids.ts";
+import { createLogger } from "../base/log.ts";
 import { type Lsn, toLsn } from "../base/lsn.ts";
-import type { KeyPrefix } from "../pageserver/key.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../pageserver/layer-format.ts";
-import { type LayerDescription, LayerWriter } from "../pageserver/layer-writer.ts";
-import type { StorageConfig } from "../pageserver/storage-resources.ts";
-import { TenantManager } from "../pageserver/tenant-manager.ts";
-import type { Timeline } from "../pageserver/timeline.ts";
-import { VALUE_IMAGE } from "../pageserver/version-chain.ts";
+import type { KeyPrefix } from "../pageserver/storage/key.ts";
+import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../pageserver/storage/layer-format.ts";
+import { type LayerDescription, LayerWriter } from "../pageserver/storage/layer-writer.ts";
+import type { StorageConfig } from "../pageserver/storage/storage-resources.ts";
+import { TenantManager } from "../pageserver/storage/tenant-manager.ts";
+import type { Timeline } from "../pageserver/storage/timeline.ts";
+import { VALUE_IMAGE } from "../pageserver/storage/version-chain.ts";
 
 export const FIXTURE_START_LSN = toLsn(0x1_0000_1000);
 export const FIXTURE_SYSTEM_ID = 0xfedc_ba98_7654_3210n;
@@ -70,7 +70,7 @@ export class StorageFixture implements AsyncDisposable {
   async open(): Promise<void> {
     this.#manager = await TenantManager.open({
       workdir: this.directory,
-      logger: pino({ level: "silent" }),
+      logger: createLogger("test", "silent"),
       config: this.#config,
     });
   }

@@ -1,6 +1,6 @@
 // What a read found for one key: a base version and the deltas above it, collected newest first.
 
-import type { Lsn } from "../base/lsn.ts";
+import type { Lsn } from "../../base/lsn.ts";
 
 /** Kinds of stored values, as in layer files: never renumber. */
 export const VALUE_IMAGE = 0;

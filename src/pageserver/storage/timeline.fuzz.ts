@@ -12,12 +12,12 @@ import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pino } from "pino";
-import { StorageError } from "../base/errors.ts";
-import { generateTenantId, generateTimelineId, type TimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, toLsn } from "../base/lsn.ts";
-import { SeededRandom } from "../base/random.ts";
-import { writeImageLayer } from "../testing/storage-fixture.ts";
+import { StorageError } from "../../base/errors.ts";
+import { generateTenantId, generateTimelineId, type TimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import { formatLsn, type Lsn, toLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { writeImageLayer } from "../../testing/storage-fixture.ts";
 import {
   comparePrefixes,
   KEYSPACE_RELATION_SIZE,
@@ -135,7 +135,7 @@ class World {
   async open(): Promise<void> {
     this.manager = await TenantManager.open({
       workdir: this.directory,
-      logger: pino({ level: "silent" }),
+      logger: createLogger("test", "silent"),
       config: this.config,
     });
   }

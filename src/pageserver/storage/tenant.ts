@@ -3,12 +3,12 @@
 import { readdirSync } from "node:fs";
 import { copyFile, link, mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
-import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
-import { parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import type { Logger } from "../base/log.ts";
-import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
-import { randomBytes } from "../base/random.ts";
+import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
+import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
+import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
+import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import { randomBytes } from "../../base/random.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { parseLayerFileName } from "./layer-format.ts";
 import { TEMPORARY_SUFFIX } from "./layer-writer.ts";

@@ -7,11 +7,11 @@
 
 import { join } from "node:path";
 import { z } from "zod";
-import { crc32c } from "../base/crc32c.ts";
-import { readFileIfExists, writeFileDurablyAsync } from "../base/disk.ts";
-import { errorMessage, StorageError } from "../base/errors.ts";
-import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { crc32c } from "../../base/crc32c.ts";
+import { readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
 import { INDEX_PART_FORMAT_VERSION } from "./format-versions.ts";
 import { parseLayerFileName } from "./layer-format.ts";
 import type { LayerDescription } from "./layer-writer.ts";

@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { generateTenantId, generateTimelineId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
+import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
+import { toLsn } from "../../base/lsn.ts";
 import {
   FIXTURE_START_LSN,
   FIXTURE_SYSTEM_ID,
   putRecord,
   StorageFixture,
-} from "../testing/storage-fixture.ts";
+} from "../../testing/storage-fixture.ts";
 import { relBlockPrefix } from "./key.ts";
 import { recordBoundary } from "./tenant.ts";
 

@@ -3,10 +3,10 @@ import { appendFileSync, readdirSync, readFileSync, renameSync, writeFileSync } 
 import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
-import { StorageError } from "../base/errors.ts";
-import { generateTimelineId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
-import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../testing/storage-fixture.ts";
+import { StorageError } from "../../base/errors.ts";
+import { generateTimelineId } from "../../base/ids.ts";
+import { toLsn } from "../../base/lsn.ts";
+import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../testing/storage-fixture.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { run } from "./timeline.fuzz.ts";
 

@@ -3,11 +3,11 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pino } from "pino";
-import { monotonicMs } from "../base/clock.ts";
-import { generateTenantId, generateTimelineId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
-import { SeededRandom } from "../base/random.ts";
+import { monotonicMs } from "../../base/clock.ts";
+import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import { toLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
 import { type KeyPrefix, relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "./layer-format.ts";
 import { LayerWriter } from "./layer-writer.ts";
@@ -164,7 +164,7 @@ const directory = await mkdtemp(join(tmpdir(), "strata-timeline-bench-"));
 try {
   const manager = await TenantManager.open({
     workdir: directory,
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     config: { cacheAfterDeltas: 11 },
   });
   const root = await makeRoot(directory, manager);

@@ -40,8 +40,8 @@
 // A reader that finds anything wrong reports `corrupt` with file and offset, and no other file suffers.
 
 import { crc32 } from "node:zlib";
-import { StorageError } from "../base/errors.ts";
-import { type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
+import { StorageError } from "../../base/errors.ts";
+import { type Lsn, lsnHigh, lsnLow, toLsn } from "../../base/lsn.ts";
 import { decodeKey, formatKey, internPrefix, type KeyPrefix } from "./key.ts";
 
 export const LAYER_MAGIC = 0x52594c53;

@@ -1,6 +1,6 @@
 // The versioned store behind one timeline: what ingest writes and page service reads.
 
-import type { Lsn } from "../base/lsn.ts";
+import type { Lsn } from "../../base/lsn.ts";
 import type { KeyPrefix } from "./key.ts";
 
 /**

@@ -19,7 +19,7 @@
 // | prepared transaction | 67   high  low  0     0    | 0                         |
 // 0x66 and 0x67 are ours: Neon keeps those as members of directory values that are rewritten whole.
 
-import { StorageError } from "../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 
 /** Fields 1 to 5 of a key as a dense small integer; the same fields give the same number in a process. */
 export type KeyPrefix = number & { readonly __keyPrefix: unique symbol };

@@ -1,7 +1,7 @@
 // What all timelines of a pageserver share: settings, caches, and redo's working space.
 
-import type { Logger } from "../base/log.ts";
-import { PageRedo } from "../redo/page-redo.ts";
+import type { Logger } from "../../base/log.ts";
+import { PageRedo } from "../../redo/page-redo.ts";
 import { BlockCache, OpenFiles } from "./block-cache.ts";
 import { PageCache } from "./page-cache.ts";
 import { PageSlab } from "./page-slab.ts";

@@ -3,11 +3,11 @@
 import { readdirSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { monotonicMs, sleep } from "../base/clock.ts";
-import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
-import { StorageError } from "../base/errors.ts";
-import { parseTenantId, type TenantId, type TimelineId } from "../base/ids.ts";
-import type { Logger } from "../base/log.ts";
+import { monotonicMs, sleep } from "../../base/clock.ts";
+import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
+import { StorageError } from "../../base/errors.ts";
+import { parseTenantId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
 import { type StorageConfig, StorageResources } from "./storage-resources.ts";
 import { Tenant } from "./tenant.ts";
 import type { Timeline } from "./timeline.ts";

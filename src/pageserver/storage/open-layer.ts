@@ -1,7 +1,7 @@
 // The newest layer, in memory: values in append-only chunks, a dense index per key prefix.
 
-import { StorageError } from "../base/errors.ts";
-import { addLsn, type Lsn } from "../base/lsn.ts";
+import { StorageError } from "../../base/errors.ts";
+import { addLsn, type Lsn } from "../../base/lsn.ts";
 import { comparePrefixes, type KeyPrefix, prefixStartsWith } from "./key.ts";
 import type { VersionChain } from "./version-chain.ts";
 

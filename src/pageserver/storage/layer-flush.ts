@@ -1,10 +1,10 @@
 // Writes a frozen layer to a delta layer file, with extra images where a key has many deltas.
 
-import { monotonicMs } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
-import type { Logger } from "../base/log.ts";
-import { type Lsn, toLsn } from "../base/lsn.ts";
-import type { PageRedo } from "../redo/page-redo.ts";
+import { monotonicMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { type Lsn, toLsn } from "../../base/lsn.ts";
+import type { PageRedo } from "../../redo/page-redo.ts";
 import { formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
 import { type LayerDescription, LayerWriter } from "./layer-writer.ts";

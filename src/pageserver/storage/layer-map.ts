@@ -1,7 +1,7 @@
 // The layers of a timeline and of its ancestors as one flat list, newest first.
 
 import assert from "node:assert/strict";
-import { addLsn, type Lsn, MAX_LSN, minLsn } from "../base/lsn.ts";
+import { addLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import type { LayerFile } from "./layer-file.ts";
 import { OpenLayer } from "./open-layer.ts";
 

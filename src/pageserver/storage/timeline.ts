@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { monotonicMs, sleep } from "../base/clock.ts";
-import { StorageError, withContext } from "../base/errors.ts";
-import type { TenantId, TimelineId } from "../base/ids.ts";
-import type { Logger } from "../base/log.ts";
-import { formatLsn, type Lsn, MAX_LSN } from "../base/lsn.ts";
-import { PageRedo } from "../redo/page-redo.ts";
+import { monotonicMs, sleep } from "../../base/clock.ts";
+import { StorageError, withContext } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
+import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
+import { PageRedo } from "../../redo/page-redo.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { comparePrefixes, formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
 import { LayerFile } from "./layer-file.ts";

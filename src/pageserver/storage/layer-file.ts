@@ -2,8 +2,8 @@
 
 import { fstatSync, readSync } from "node:fs";
 import { basename } from "node:path";
-import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
-import { type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
+import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
+import { type Lsn, lsnHigh, lsnLow } from "../../base/lsn.ts";
 import type { BlockCache, CachedBlock, OpenableFile, OpenFiles } from "./block-cache.ts";
 import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
 import {

@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
-import { pino } from "pino";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
-import { SeededRandom } from "../base/random.ts";
-import { FIXTURE_START_LSN, StorageFixture } from "../testing/storage-fixture.ts";
+import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import { toLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { FIXTURE_START_LSN, StorageFixture } from "../../testing/storage-fixture.ts";
 import { relSizePrefix } from "./key.ts";
 import { TenantManager } from "./tenant-manager.ts";
 
@@ -25,7 +25,7 @@ function recordValue(record: number): Uint8Array {
 async function child(workdir: string, tenant: string, timelineId: string): Promise<void> {
   const manager = await TenantManager.open({
     workdir,
-    logger: pino({ level: "silent" }),
+    logger: createLogger("test", "silent"),
     config: { checkpointDistanceBytes: 100_000 },
   });
   const timeline = manager.timeline(parseTenantId(tenant), parseTimelineId(timelineId));

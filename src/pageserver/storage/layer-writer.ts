@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { diskError, fsyncDirectoryAsync } from "../base/disk.ts";
-import { StorageError } from "../base/errors.ts";
-import { type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
-import { randomBytes } from "../base/random.ts";
+import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
+import { StorageError } from "../../base/errors.ts";
+import { type Lsn, lsnHigh, lsnLow } from "../../base/lsn.ts";
+import { randomBytes } from "../../base/random.ts";
 import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
 import {
   comparePrefixes,

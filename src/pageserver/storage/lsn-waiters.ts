@@ -1,7 +1,7 @@
 // Callers that wait until an LSN is reached.
 
-import { sleep } from "../base/clock.ts";
-import type { Lsn } from "../base/lsn.ts";
+import { sleep } from "../../base/clock.ts";
+import type { Lsn } from "../../base/lsn.ts";
 
 interface Waiter {
   readonly lsn: Lsn;
