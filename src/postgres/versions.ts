@@ -29,12 +29,8 @@ export interface PgVersion {
   readonly slruPageWidth: 4 | 8;
   /** Bytes of a dropped-statistics item in xact records; 0 where there are none. */
   readonly xactStatsItemSize: 0 | 12 | 16;
-  /** How RM_HEAP2_ID 0x10, 0x20 and 0x30 are laid out: CLEAN/VACUUM/FREEZE_PAGE one record each
-   *  (14, 15: freeze per tuple; 16: freeze plans), or one xl_heap_prune (17 and later). */
-  readonly heapPrune: "separate" | "separate-plans" | "combined";
   /** XLOG opcodes (high four bits of xl_info) that exist, bit n for opcode n << 4. */
   readonly xlogOpcodes: number;
-  readonly customRmgrs: boolean;
 }
 
 const XLOG_OPCODES_14 = 0b0010_1111_1111_1111;
@@ -54,9 +50,7 @@ const V14: PgVersion = {
   dbaseDrop: 0x10,
   slruPageWidth: 4,
   xactStatsItemSize: 0,
-  heapPrune: "separate",
   xlogOpcodes: XLOG_OPCODES_14,
-  customRmgrs: false,
 };
 
 const V15: PgVersion = {
@@ -74,9 +68,7 @@ const V15: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 4,
   xactStatsItemSize: 12,
-  heapPrune: "separate",
   xlogOpcodes: XLOG_OPCODES_14,
-  customRmgrs: true,
 };
 
 const V16: PgVersion = {
@@ -94,9 +86,7 @@ const V16: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 4,
   xactStatsItemSize: 12,
-  heapPrune: "separate-plans",
   xlogOpcodes: XLOG_OPCODES_14,
-  customRmgrs: true,
 };
 
 const V17: PgVersion = {
@@ -114,9 +104,7 @@ const V17: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 8,
   xactStatsItemSize: 12,
-  heapPrune: "combined",
   xlogOpcodes: XLOG_OPCODES_14 | (1 << 0xe),
-  customRmgrs: true,
 };
 
 const V18: PgVersion = {
@@ -134,9 +122,7 @@ const V18: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 8,
   xactStatsItemSize: 16,
-  heapPrune: "combined",
   xlogOpcodes: XLOG_OPCODES_14 | (1 << 0xe),
-  customRmgrs: true,
 };
 
 export const PG_VERSIONS: Readonly<Record<PgMajor, PgVersion>> = {
@@ -164,10 +150,6 @@ export function versionFromPageMagic(magic: number): PgVersion | undefined {
     default:
       return undefined;
   }
-}
-
-export function majorFromPageMagic(magic: number): PgMajor | undefined {
-  return versionFromPageMagic(magic)?.major;
 }
 
 /** StorageError `unsupported` where Strata does not know the major. */

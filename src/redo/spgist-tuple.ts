@@ -51,9 +51,6 @@ const INVALID_BLOCK = 0xffff_ffff;
 /** More line pointers do not fit a page. */
 const MAX_ITEMS = 2042;
 
-/** `spgxlogState`: u32 xid for redirects, u8 isBuild. */
-export const SIZE_OF_STATE = 8;
-
 export function spgistPageInit(c: RedoContext, flags: number): void {
   pageInit(c, PAGE, SIZE_OF_SPGIST_OPAQUE);
   c.view.setUint16(FLAGS, flags, true);

@@ -25,7 +25,6 @@ import { StorageError } from "../../base/errors.ts";
 export type KeyPrefix = number & { readonly __keyPrefix: unique symbol };
 
 export const KEY_BYTES = 18;
-export const MAX_KEY_INDEX = 0xffff_ffff;
 
 const KEYSPACE_RELATION = 0x00;
 export const KEYSPACE_SLRU = 0x01;
