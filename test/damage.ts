@@ -22,23 +22,31 @@ export function timelineFiles(
     .sort();
 }
 
-/** Overwrites the file, in place, by what `change` makes of it; the result undoes that. */
+/**
+ * Overwrites the file, in place, by what `change` makes of it. The result undoes that, and nothing
+ * else: bytes that others wrote into the file since stay.
+ */
 export function damage(path: string, change: (bytes: Buffer) => Buffer): () => void {
   const before = readFileSync(path);
   const after = change(Buffer.from(before));
   assert.ok(!before.equals(after), `${path} was not changed`);
-  overwrite(path, after);
-  return () => overwrite(path, before);
+  const from = before.findIndex((byte, i) => byte !== after[i]);
+  const restored =
+    before.length === after.length
+      ? before.subarray(from, before.findLastIndex((byte, i) => byte !== after[i]) + 1)
+      : before.subarray(from);
+  overwrite(path, from, after.subarray(from));
+  truncateSync(path, after.length);
+  return () => overwrite(path, from, restored);
 }
 
 /** In place: whoever has the file open sees it. */
-function overwrite(path: string, bytes: Buffer): void {
+function overwrite(path: string, position: number, bytes: Buffer): void {
   const fd = openSync(path, "r+");
   for (let done = 0; done < bytes.length; ) {
-    done += writeSync(fd, bytes, done, bytes.length - done, done);
+    done += writeSync(fd, bytes, done, bytes.length - done, position + done);
   }
   closeSync(fd);
-  truncateSync(path, bytes.length);
 }
 
 export function flipByte(path: string, offset: number): () => void {

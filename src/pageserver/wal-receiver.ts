@@ -20,6 +20,8 @@ const LAGGING_TIMEOUT_MS = 3_000;
 /** A connection that brought nothing for so long is given up until there is news of WAL. */
 const IDLE_TIMEOUT_MS = 600_000;
 const ANCESTOR_WAIT_MS = 30_000;
+/** So long after the start the broker has told of every safekeeper that lives: they publish each second. */
+const DISCOVERY_MS = 3_000;
 const FEEDBACK_INTERVAL_MS = 50;
 const KEEPALIVE_INTERVAL_MS = 1_000;
 
@@ -112,6 +114,7 @@ export class WalReceiver {
   #connecting = false;
   #lastWalMs = 0;
   #lastFeedbackMs = 0;
+  readonly #discoveredAtMs = monotonicMs() + DISCOVERY_MS;
   lastReceivedLsn: Lsn = INVALID_LSN;
   /** Milliseconds since the Unix epoch; 0 before the first message. */
   lastReceivedTimeMs = 0;
@@ -184,6 +187,7 @@ export class WalReceiver {
     while (!signal.aborted && !this.#finished) {
       const next = this.#choose();
       if (next === undefined) {
+        this.#giveUpIfAllAreDamaged();
         await this.#waitForNews();
         continue;
       }
@@ -235,6 +239,9 @@ export class WalReceiver {
         (safekeeper) => !safekeeper.damaged && safekeeper.commitLsn > this.#timeline.lastRecordLsn,
       )
       .map((safekeeper) => safekeeper.retryAtMs - monotonicMs());
+    if (this.#failure !== undefined && monotonicMs() < this.#discoveredAtMs) {
+      waits.push(this.#discoveredAtMs - monotonicMs());
+    }
     const news = new Promise<void>((resolve) => {
       this.#wake = resolve;
     });
@@ -367,7 +374,6 @@ export class WalReceiver {
     if (from !== undefined) {
       from.damaged = true;
     }
-    const others = [...this.#safekeepers.values()].some((safekeeper) => !safekeeper.damaged);
     this.#metrics.failures.labels(failure.code).inc();
     this.#logger.error(
       { error: failure, lsn: formatLsn(this.#timeline.lastRecordLsn) },
@@ -378,11 +384,19 @@ export class WalReceiver {
     } catch (publishError) {
       this.#logger.error({ error: publishError }, "could not publish the records before");
     }
-    if (this.#finished || !others) {
+    if (this.#finished) {
       this.#timeline.setIngestFailure(failure);
     }
     this.#sendFeedback();
     this.#stream?.close();
+  }
+
+  /** Not before each safekeeper had time to be heard of: one with an intact copy may be among them. */
+  #giveUpIfAllAreDamaged(): void {
+    const allDamaged = [...this.#safekeepers.values()].every((safekeeper) => safekeeper.damaged);
+    if (this.#failure !== undefined && allDamaged && monotonicMs() >= this.#discoveredAtMs) {
+      this.#timeline.setIngestFailure(this.#failure);
+    }
   }
 
   #sendFeedback(): void {
