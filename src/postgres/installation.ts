@@ -32,7 +32,7 @@ import { errnoCode, StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
 
 /** Majors for which an installation can be named; `SUPPORTED_MAJORS` are the ones that work today. */
-export const SUPPORTED_MAJORS: readonly number[] = [17];
+export const SUPPORTED_MAJORS: readonly number[] = [14, 15, 16, 17, 18];
 export const DEFAULT_MAJOR = 17;
 
 /** An unmodified Postgres on this machine, readable by the user that runs it. */
