@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sleep } from "../src/base/clock.ts";
 import {
+  DEFAULT_MAJOR,
   findInstallation,
   giveToPostgres,
   spawnPostgresTool,
@@ -35,13 +36,15 @@ export const COMMON_SETTINGS: Readonly<Record<string, string>> = {
 export class StockCluster {
   readonly dataDir: string;
   readonly port: number;
+  readonly pgMajor: number;
   readonly #root: string;
   #process: ChildProcess | undefined;
 
-  private constructor(root: string, port: number) {
+  private constructor(root: string, port: number, pgMajor: number) {
     this.#root = root;
     this.dataDir = join(root, "data");
     this.port = port;
+    this.pgMajor = pgMajor;
   }
 
   get url(): string {
@@ -49,28 +52,29 @@ export class StockCluster {
   }
 
   /** initdb with the options that Strata's own template has; not started. */
-  static async create(settings: Readonly<Record<string, string>> = {}): Promise<StockCluster> {
-    const cluster = await StockCluster.#empty();
+  static async create(
+    settings: Readonly<Record<string, string>> = {},
+    pgMajor: number = DEFAULT_MAJOR,
+  ): Promise<StockCluster> {
+    const cluster = await StockCluster.#empty(pgMajor);
     const arguments_ = ["-D", cluster.dataDir, "-U", "cloud_admin", "--auth=trust", "--no-sync"];
+    arguments_.push("--no-instructions", "-E", "UTF8");
     arguments_.push(
-      "--no-instructions",
-      "-E",
-      "UTF8",
-      "--locale-provider=builtin",
-      "--locale=C.UTF-8",
+      ...(pgMajor >= 17 ? ["--locale-provider=builtin", "--locale=C.UTF-8"] : ["--locale=C"]),
     );
-    const initdb = spawnPostgresTool(findInstallation(), "initdb", arguments_, { stdio: "ignore" });
+    const installation = findInstallation(pgMajor);
+    const initdb = spawnPostgresTool(installation, "initdb", arguments_, { stdio: "ignore" });
     const [code] = await once(initdb, "exit");
     assert.equal(code, 0, "initdb failed");
     cluster.configure({ ...COMMON_SETTINGS, ...settings });
     return cluster;
   }
 
-  static async #empty(): Promise<StockCluster> {
+  static async #empty(pgMajor: number): Promise<StockCluster> {
     const root = mkdtempSync(join(tmpdir(), "strata-bench-"));
     chmodSync(root, 0o755);
     giveToPostgres(root);
-    return new StockCluster(root, await freePort());
+    return new StockCluster(root, await freePort(), pgMajor);
   }
 
   /** A byte copy of this cluster while it is stopped, with a port of its own. */
@@ -83,7 +87,7 @@ export class StockCluster {
     directory: string,
     settings: Readonly<Record<string, string>>,
   ): Promise<StockCluster> {
-    const copy = await StockCluster.#empty();
+    const copy = await StockCluster.#empty(this.pgMajor);
     copyTree(directory, copy.dataDir);
     copy.configure(settings);
     return copy;
@@ -108,7 +112,7 @@ export class StockCluster {
     const began = performance.now();
     const flags = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="];
     this.#process = spawnPostgresTool(
-      findInstallation(),
+      findInstallation(this.pgMajor),
       "postgres",
       ["-D", this.dataDir, "-p", String(this.port), ...flags],
       { stdio: ["ignore", log, log] },

@@ -16,6 +16,8 @@ export interface Step {
   /** Default: this Node. */
   readonly command?: string;
   readonly args: readonly string[];
+  /** Beside our own environment. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 export const STATIC_STEPS: readonly Step[] = [
@@ -80,6 +82,7 @@ export function runSteps(steps: readonly Step[]): void {
     const result = spawnSync(step.command ?? process.execPath, step.args, {
       cwd: ROOT,
       stdio: "inherit",
+      env: { ...process.env, ...step.env },
     });
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     const ok = result.status === 0;

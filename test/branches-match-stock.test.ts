@@ -17,14 +17,12 @@ import {
 import { listRelations, PagestreamClient } from "../src/pageserver/client.ts";
 import { runInitdb, templateDirectory, writeTemplate } from "../src/pageserver/initdb-import.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
-import { findInstallation, giveToPostgres } from "../src/postgres/installation.ts";
+import { DEFAULT_MAJOR, findInstallation, giveToPostgres } from "../src/postgres/installation.ts";
+import { pgVersion } from "../src/postgres/versions.ts";
 import { copyTree, makePostgresDirectory } from "../src/testing/stock-cluster.ts";
-import {
-  compareRelationFiles,
-  type PageSource,
-  recoverStock,
-} from "../src/testing/stock-recovery.ts";
+import { recoverStock } from "../src/testing/stock-recovery.ts";
 import type { RelationFork } from "../src/wal-decoder/record-sink.ts";
+import { compareRelationFiles, type PageSource } from "../src/wal-verify/directory-comparison.ts";
 import { TestCluster } from "./cluster.ts";
 import { checkConsistency, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
 
@@ -73,7 +71,7 @@ async function churn(round: number): Promise<void> {
     await client.query("begin; savepoint a; insert into churn values (-1); rollback to a; commit");
     if (round === 2) {
       await client.query("cluster churn using churn_u");
-      await client.query("create database copied strategy wal_log");
+      await client.query(`create database copied${DEFAULT_MAJOR >= 15 ? " strategy wal_log" : ""}`);
     }
   });
 }
@@ -155,12 +153,13 @@ async function systemIdentifier(): Promise<bigint> {
   return BigInt(row!["id"] as string);
 }
 
-/** Gives a stopped data directory another system identifier: offset 0 of pg_control, CRC at 288 (17). */
+/** Gives a stopped data directory another system identifier: offset 0 of pg_control. */
 function replaceSystemId(dataDir: string, systemId: bigint): void {
   const path = join(dataDir, "global", "pg_control");
   const bytes = readFileSync(path);
   bytes.writeBigUInt64LE(systemId, 0);
-  bytes.writeUInt32LE(crc32c(bytes, 0, 288), 288);
+  const { controlCrcOffset } = pgVersion(DEFAULT_MAJOR);
+  bytes.writeUInt32LE(crc32c(bytes, 0, controlCrcOffset), controlCrcOffset);
   writeFileSync(path, bytes);
 }
 
@@ -180,7 +179,10 @@ function gatherWal(): void {
 /** Puts initdb's own WAL before the safekeeper's, so that stock can start where initdb ended. */
 function completeWal(systemId: bigint): string {
   const walDir = join(cluster.home, "..", "initdb", "wal");
-  const control = decodeControlFile(readFileSync(join(initdbDir, "global/pg_control")), 17);
+  const control = decodeControlFile(
+    readFileSync(join(initdbDir, "global/pg_control")),
+    DEFAULT_MAJOR,
+  );
   const start = startLsnOfMain(control.checkPointLsn);
   const first = walFileName(segmentNumber(start));
   const merged = readFileSync(join(walDir, first));

@@ -93,14 +93,21 @@ export class TestCluster {
 
   /** Writes a configuration with free ports and runs `init`; with `start`, also the services and a tenant. */
   static async create(
-    options: { safekeepers?: number; start?: boolean } = {},
+    options: {
+      safekeepers?: number;
+      start?: boolean;
+      safekeeperOptions?: Record<string, string>;
+    } = {},
   ): Promise<TestCluster> {
-    const safekeepers = options.safekeepers ?? 1;
+    const { safekeepers = 1, safekeeperOptions = {} } = options;
     const home = mkdtempSync(join(tmpdir(), "strata-test-"));
     // The unprivileged user that Postgres runs as must be able to enter.
     chmodSync(home, 0o755);
     const cluster = new TestCluster(join(home, "strata"), safekeepers);
-    writeFileSync(join(home, "init.json"), JSON.stringify(await freeConfig(safekeepers)));
+    writeFileSync(
+      join(home, "init.json"),
+      JSON.stringify({ ...(await freeConfig(safekeepers)), safekeeperOptions }),
+    );
     await cluster.ok("init", "--config", join(home, "init.json"));
     if (options.start ?? true) {
       await cluster.ok("start");

@@ -64,10 +64,19 @@ export class TpcbLoad {
   #stopping = false;
   #lastCommitAt = performance.now();
 
-  constructor(url: string, options: { clients?: number; scale?: number; seed?: number } = {}) {
+  /** `name` tells loads apart that run, or ran, on one database. */
+  constructor(
+    url: string,
+    options: { clients?: number; scale?: number; seed?: number; name?: string } = {},
+  ) {
     const scale = options.scale ?? 1;
     this.#workers = Array.from({ length: options.clients ?? 8 }, (_, index) =>
-      this.#work(url, index, scale, new SeededRandom((options.seed ?? 1) * 1000 + index)),
+      this.#work(
+        url,
+        `${options.name ?? ""}${index}`,
+        scale,
+        new SeededRandom((options.seed ?? 1) * 1000 + index),
+      ),
     );
   }
 
@@ -94,13 +103,13 @@ export class TpcbLoad {
     await Promise.all(this.#workers);
   }
 
-  async #work(url: string, index: number, scale: number, random: SeededRandom): Promise<void> {
+  async #work(url: string, worker: string, scale: number, random: SeededRandom): Promise<void> {
     let client: pg.Client | undefined;
     let number = 0;
     while (!this.#stopping) {
       try {
         client ??= await connect(url);
-        const name = `${index}:${number++}`;
+        const name = `${worker}:${number++}`;
         await runTransaction(client, scale, random, name);
         this.acknowledged.push(name);
         this.#lastCommitAt = performance.now();
@@ -151,13 +160,14 @@ async function runTransaction(
   await client.query("commit");
 }
 
-/** Every acknowledged transaction is there, and the four sums agree. Returns rows in history. */
+/** Every acknowledged transaction is there, none twice, and the four sums agree. Returns rows in history. */
 export async function checkTpcb(url: string, acknowledged: readonly string[]): Promise<number> {
   return withClient(url, async (client) => {
     const history = await client.query("select rtrim(filler) as name from pgbench_history");
     const present = new Set(history.rows.map((row: { name: string }) => row.name));
     const lost = acknowledged.filter((name) => !present.has(name));
     assert.deepEqual(lost, [], `${lost.length} acknowledged transactions are lost`);
+    assert.equal(present.size, history.rows.length, "a transaction was done twice");
     const sums = await client.query(`select
       (select coalesce(sum(abalance), 0) from pgbench_accounts)::text as a,
       (select coalesce(sum(tbalance), 0) from pgbench_tellers)::text as t,

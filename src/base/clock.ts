@@ -2,14 +2,28 @@
 
 import { setTimeout as nodeSleep } from "node:timers/promises";
 
+export interface Clock {
+  /** Milliseconds since the Unix epoch. */
+  nowMs(): number;
+  /** Milliseconds on a clock that never goes back. */
+  monotonicMs(): number;
+}
+
+let clock: Clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() };
+
+/** For simulations: what `nowMs` and `monotonicMs` tell from now on. */
+export function replaceClock(replacement: Clock): void {
+  clock = replacement;
+}
+
 /** Milliseconds since the Unix epoch. */
 export function nowMs(): number {
-  return Date.now();
+  return clock.nowMs();
 }
 
 /** Milliseconds on a clock that never goes back; only differences mean something. */
 export function monotonicMs(): number {
-  return performance.now();
+  return clock.monotonicMs();
 }
 
 /** Lets whatever has arrived be handled before work that keeps the thread busy goes on. */

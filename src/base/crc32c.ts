@@ -51,7 +51,7 @@ export function updateCrc32c(state: number, bytes: Uint8Array, start: number, en
     crc = updateBytes(crc, bytes, at, aligned);
     const wordEnd = (base + end) >>> 2;
     const from = (base + aligned) >>> 2;
-    crc = updateWords(crc, wordsOf(bytes), from, wordEnd);
+    crc = updateCrc32cWords(crc, wordsOf(bytes), from, wordEnd);
     at = aligned + (wordEnd - from) * 4;
   }
   return updateBytes(crc, bytes, at, end);
@@ -83,8 +83,14 @@ function updateBytes(state: number, bytes: Uint8Array, start: number, end: numbe
   return crc;
 }
 
-/** Words [from, end): four a round, the last up to three one by one. */
-function updateWords(state: number, words: Int32Array, from: number, end: number): number {
+/** As updateCrc32c over the bytes of words [from, end), for who has a word view at hand. */
+export function updateCrc32cWords(
+  state: number,
+  words: Int32Array,
+  from: number,
+  end: number,
+): number {
+  // Four words a round, the last up to three one by one.
   let crc = state;
   let at = from;
   for (const stop = end - 3; at < stop; at += 4) {

@@ -4,10 +4,69 @@
 // processes and for paths where each wake-up costs latency; those named `...Async` do not, for
 // processes that serve others meanwhile.
 
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
 import { errnoCode, StorageError } from "./errors.ts";
+
+/**
+ * The blocking file operations of code that must not lose what it acknowledged: the simulation puts a
+ * disk that forgets in their place. Errors are those of node:fs.
+ */
+export interface Disk {
+  open(path: string, flags: "r" | "r+" | "w" | "wx+"): number;
+  close(fd: number): void;
+  /** Bytes. */
+  size(fd: number): number;
+  /** Bytes read into `buffer`; 0 at the end of the file. */
+  read(fd: number, buffer: Uint8Array, offset: number, length: number, position: number): number;
+  /** Writes every byte at `position`. */
+  write(fd: number, bytes: Uint8Array, position: number): void;
+  /** Cuts, or extends by a hole of zeros. */
+  truncate(fd: number, size: number): void;
+  fdatasync(fd: number): void;
+  fsync(fd: number): void;
+  exists(path: string): boolean;
+  rename(from: string, to: string): void;
+  unlink(path: string): void;
+  /** Names in a directory, in no order. */
+  list(directory: string): string[];
+  /** With its parents. */
+  makeDirectory(path: string): void;
+  /** Makes renames, creations and removals inside `path` durable. */
+  fsyncDirectory(path: string): void;
+}
+
+export const REAL_DISK: Disk = {
+  open: (path, flags) => openSync(path, flags, 0o600),
+  close: closeSync,
+  size: (fd) => fstatSync(fd).size,
+  read: readSync,
+  write: writeFully,
+  truncate: ftruncateSync,
+  fdatasync: fdatasyncSync,
+  fsync: fsyncSync,
+  exists: existsSync,
+  rename: renameSync,
+  unlink: unlinkSync,
+  list: (directory) => readdirSync(directory),
+  makeDirectory: (path) => void mkdirSync(path, { recursive: true }),
+  fsyncDirectory,
+};
 
 /** Makes a rename, creation or removal inside `path` durable. */
 export function fsyncDirectory(path: string): void {
@@ -34,19 +93,23 @@ export async function fsyncDirectoryAsync(path: string): Promise<void> {
  * rename, fsync of the directory (without the last, the rename itself can vanish).
  * StorageError `unavailable` where the disk is full.
  */
-export function writeFileDurably(path: string, bytes: Uint8Array | string): void {
+export function writeFileDurably(
+  path: string,
+  bytes: Uint8Array | string,
+  disk: Disk = REAL_DISK,
+): void {
   const temporary = `${path}.tmp`;
   const data = typeof bytes === "string" ? Buffer.from(bytes) : bytes;
   try {
-    const fd = openSync(temporary, "w", 0o600);
+    const fd = disk.open(temporary, "w");
     try {
-      writeFully(fd, data, 0);
-      fsyncSync(fd);
+      disk.write(fd, data, 0);
+      disk.fsync(fd);
     } finally {
-      closeSync(fd);
+      disk.close(fd);
     }
-    renameSync(temporary, path);
-    fsyncDirectory(dirname(path));
+    disk.rename(temporary, path);
+    disk.fsyncDirectory(dirname(path));
   } catch (error) {
     throw diskError(error, `write ${path}`);
   }
@@ -85,14 +148,29 @@ export function writeFully(fd: number, bytes: Uint8Array, position: number): voi
 }
 
 /** The file's bytes, or undefined where there is no such file. */
-export function readFileIfExists(path: string): Buffer | undefined {
+export function readFileIfExists(path: string, disk: Disk = REAL_DISK): Buffer | undefined {
+  let fd: number;
   try {
-    return readFileSync(path);
+    fd = disk.open(path, "r");
   } catch (error) {
     if (errnoCode(error) === "ENOENT") {
       return undefined;
     }
     throw error;
+  }
+  try {
+    const bytes = Buffer.alloc(disk.size(fd));
+    let done = 0;
+    while (done < bytes.length) {
+      const count = disk.read(fd, bytes, done, bytes.length - done, done);
+      if (count === 0) {
+        break;
+      }
+      done += count;
+    }
+    return bytes.subarray(0, done);
+  } finally {
+    disk.close(fd);
   }
 }
 

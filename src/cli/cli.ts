@@ -1,6 +1,7 @@
 // What every command shares: the home, printing, locking, options that many verbs have.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { StrataHome } from "./home.ts";
 import { withLock } from "./lock.ts";
 
@@ -60,12 +61,29 @@ export function parsePort(text: string): number {
   return port;
 }
 
+export function parseLsnOption(text: string): Lsn {
+  const lsn = parseLsn(text);
+  if (lsn === undefined) {
+    throw new InvalidArgumentError("an LSN is wanted, such as 0/16F9A00");
+  }
+  return lsn;
+}
+
 export function parseCount(text: string): number {
   const count = Number(text);
   if (!Number.isInteger(count) || count < 1) {
     throw new InvalidArgumentError("a number from 1 on is wanted");
   }
   return count;
+}
+
+/** `1,2,4`. */
+export function parseIds(text: string): number[] {
+  const ids = text.split(",").map(parseCount);
+  if (new Set(ids).size < ids.length) {
+    throw new InvalidArgumentError("an id occurs twice");
+  }
+  return ids;
 }
 
 /** Collects `-c key=value` (or Neon's `key:value`) into a record. */

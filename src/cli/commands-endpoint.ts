@@ -39,6 +39,7 @@ import { formatTable } from "./output.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
+  majorOf,
   newestLsn,
   parseLsnArgument,
   resolveBranch,
@@ -132,6 +133,7 @@ async function create(
       id: id ?? defaultEndpointId(options.branchName),
       tenantId,
       timelineId,
+      pgVersion: await majorOf(config, tenantId, timelineId),
       staticLsn,
       pgPort: options.pgPort,
       internalHttpPort: options.internalHttpPort,
@@ -174,6 +176,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
       branch_name: names.get(endpoint.spec.timelineId) ?? null,
       lsn: endpoint.spec.mode === "primary" ? null : endpoint.spec.mode.static,
       status: endpointState(endpoint).state,
+      pg_version: endpoint.spec.pgVersion,
       connection_uri: connectionUrl(endpoint),
       internal_http_address: `127.0.0.1:${endpoint.spec.internalHttpPort}`,
     }));
@@ -183,7 +186,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
   }
   print(
     formatTable(
-      ["ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS"],
+      ["ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS", "PG"],
       rows.map((row) => [
         row.id,
         row.address,
@@ -191,6 +194,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
         row.branch_name ?? "?",
         row.lsn ?? "---",
         row.status,
+        `${row.pg_version}`,
       ]),
     ),
   );

@@ -15,6 +15,7 @@ import {
   printJson,
   startTimeoutOption,
   stopModeOption,
+  tenantOption,
   withHomeLocked,
 } from "./cli.ts";
 import { type InitSettings, parseInitSettings, type StrataConfig } from "./config.ts";
@@ -38,6 +39,7 @@ import {
   startStorage,
   storageDaemons,
 } from "./services.ts";
+import { resolveBranch, resolveTenant } from "./timelines.ts";
 
 interface InitOptions {
   config?: string;
@@ -54,7 +56,11 @@ export function addStorageCommands(program: Command): void {
     .description("create the configuration of a new Strata in .strata or $STRATA_HOME")
     .option("--safekeepers <n>", "number of safekeepers (default: 1)", parseCount)
     .option("--num-pageservers <n>", "number of pageservers; only 1 for now", parseCount)
-    .option("--pg-version <major>", `PostgreSQL major version (default: ${DEFAULT_MAJOR})`, Number)
+    .option(
+      "--pg-version <major>",
+      `PostgreSQL 14 to 18, of new roots that name none (default: ${DEFAULT_MAJOR})`,
+      parseCount,
+    )
     .option("--pg-bin <dir>", "bin directory of another unmodified PostgreSQL")
     .option("--config <file>", "JSON with addresses and ports, as in .strata/config.json")
     .addOption(
@@ -313,20 +319,56 @@ function addSafekeeperCommands(program: Command): void {
   command
     .command("status")
     .argument("[id]", "which one (default: all)")
-    .action(async (argument: string | undefined) => {
+    .description("whether they answer, and how far each is with each timeline")
+    .addOption(jsonOption())
+    .action(async (argument: string | undefined, options: { json?: boolean }) => {
       const config = openHome().config();
+      const id = argument === undefined ? undefined : parseCount(argument);
       const nodes =
-        argument === undefined
-          ? config.safekeepers
-          : [findNode(config.safekeepers, parseCount(argument), "safekeeper")];
-      let silent = 0;
-      for (const node of nodes) {
-        const up = await answersHttp(`http://${node.listenHttpAddr}/v1/status`);
-        silent += up ? 0 : 1;
-        print(`safekeeper ${node.id} ${up ? "is up and running" : "is not available"}`);
+        id === undefined ? config.safekeepers : [findNode(config.safekeepers, id, "safekeeper")];
+      const { formatPositions, safekeeperPositions } = await import("./safekeeper-list.ts");
+      const found = await safekeeperPositions(config);
+      const rows = found.rows.filter((row) => nodes.some((node) => node.id === row.safekeeper_id));
+      const states = nodes.map((node) => ({ id: node.id, up: found.answering.has(node.id) }));
+      if (options.json === true) {
+        printJson({ safekeepers: states, timelines: rows });
+      } else {
+        for (const { id, up } of states) {
+          print(`safekeeper ${id} ${up ? "is up and running" : "is not available"}`);
+        }
+        formatPositions(rows).forEach(print);
       }
-      if (silent > 0) {
+      if (states.some(({ up }) => !up)) {
         process.exitCode = 1;
+      }
+    });
+  command
+    .command("list")
+    .description("how far each safekeeper is with each timeline")
+    .option("--branch-name <name>", "only this branch")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(async (options: { branchName?: string; tenantId?: string; json?: boolean }) => {
+      const config = openHome().config();
+      const { formatPositions, safekeeperPositions } = await import("./safekeeper-list.ts");
+      const { rows } = await safekeeperPositions(config);
+      const tenantId =
+        options.tenantId === undefined && options.branchName === undefined
+          ? undefined
+          : resolveTenant(config, options.tenantId);
+      const timelineId =
+        tenantId === undefined || options.branchName === undefined
+          ? undefined
+          : resolveBranch(config, tenantId, options.branchName);
+      const wanted = rows.filter(
+        (row) =>
+          (tenantId === undefined || row.tenant_id === tenantId) &&
+          (timelineId === undefined || row.timeline_id === timelineId),
+      );
+      if (options.json === true) {
+        printJson(wanted);
+      } else {
+        formatPositions(wanted).forEach(print);
       }
     });
 }

@@ -11,17 +11,21 @@ import {
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
+import { findInstallation } from "../postgres/installation.ts";
 import {
   group,
   jsonOption,
   openHome,
+  parseCount,
   parseDuration,
+  parseIds,
   print,
   printJson,
   tenantOption,
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
+import { pgBinOf } from "./config.ts";
 import type { Print } from "./daemon.ts";
 import {
   connectionUrl,
@@ -75,7 +79,8 @@ export function addTenantCommands(program: Command): void {
     .command("create")
     .option("--tenant-id <id>", "32 hex digits (default: random)")
     .option("--timeline-id <id>", "of its first branch, main")
-    .option("--pg-version <major>", "PostgreSQL major version", Number)
+    .option("--pg-version <major>", "PostgreSQL 14 to 18 (default: the home's)", parseCount)
+    .option("--data-checksums", "page checksums, as initdb's: reads then write WAL (default: off)")
     .option("--set-default", "use it where --tenant-id is not given")
     .action(async (options: TenantCreateOptions) => {
       const home = openHome();
@@ -101,6 +106,7 @@ interface TenantCreateOptions {
   tenantId?: string;
   timelineId?: string;
   pgVersion?: number;
+  dataChecksums?: boolean;
   setDefault?: boolean;
 }
 
@@ -111,25 +117,17 @@ function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): voi
   say(`Setting tenant ${tenantId} as a default one`);
 }
 
-function requireVersion(home: StrataHome, pgVersion: number | undefined): void {
-  const configured = home.config().pgVersion;
-  if (pgVersion !== undefined && pgVersion !== configured) {
-    throw new StorageError(
-      "unsupported",
-      "other-major",
-      `this home runs PostgreSQL ${configured}; ${pgVersion} needs a home of its own ('strata init --pg-version')`,
-    );
-  }
-}
-
 /** A tenant with its first branch, `main`; call with the home locked. */
 export async function createTenant(
   home: StrataHome,
   options: TenantCreateOptions,
   say: Print,
 ): Promise<TenantId> {
-  requireVersion(home, options.pgVersion);
+  const { pgVersion, dataChecksums } = options;
   const config = home.config();
+  const major = pgVersion ?? config.pgVersion;
+  // Before the tenant exists: a wrong major leaves none without branches.
+  findInstallation(major, { pgBin: pgBinOf(config, major) });
   const client = pageserverClient(config);
   const tenantId =
     options.tenantId === undefined ? generateTenantId() : parseTenantId(options.tenantId);
@@ -146,12 +144,57 @@ export async function createTenant(
   say(`tenant ${tenantId} successfully created on the pageserver`);
   const timelineId =
     options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
-  const info = await createTimeline(home, { tenantId, timelineId, branchName });
+  const info = await createTimeline(home, {
+    tenantId,
+    timelineId,
+    branchName,
+    pgVersion,
+    dataChecksums,
+  });
   say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
   if (options.setDefault === true) {
     setDefaultTenant(home, tenantId, say);
   }
   return tenantId;
+}
+
+function addSafekeeperMigrateCommand(timeline: Command): void {
+  timeline
+    .command("safekeeper-migrate")
+    .description("move a timeline to other safekeepers while it is used; repeat after a failure")
+    .addOption(tenantOption())
+    .option("--branch-name <name>", "its name", DEFAULT_BRANCH_NAME)
+    .option("--new-sk-set <ids>", "all safekeepers that are to have it, as 1,2,4", parseIds)
+    .option("--abort", "back to the old ones, where a change was not finished")
+    .option("--timeout <duration>", "for the new ones to have all WAL", parseDuration, 60_000)
+    .action(async (options: MigrateOptions) => {
+      const home = openHome();
+      const config = home.config();
+      if ((options.newSkSet === undefined) !== (options.abort === true)) {
+        throw new StorageError("invalid", "no-sk-set", "one of --new-sk-set and --abort is needed");
+      }
+      const tenantId = resolveTenant(config, options.tenantId);
+      const { migrateSafekeepers } = await import("./safekeeper-migrate.ts");
+      await migrateSafekeepers(
+        home,
+        {
+          tenantId,
+          timelineId: resolveBranch(config, tenantId, options.branchName),
+          newMembers: options.newSkSet ?? [],
+          abort: options.abort === true,
+          timeoutMs: options.timeout,
+        },
+        print,
+      );
+    });
+}
+
+interface MigrateOptions {
+  tenantId?: string;
+  branchName: string;
+  newSkSet?: number[];
+  abort?: boolean;
+  timeout: number;
 }
 
 export function addTimelineCommands(program: Command): void {
@@ -179,20 +222,27 @@ export function addTimelineCommands(program: Command): void {
     .addOption(tenantOption())
     .option("--timeline-id <id>", "32 hex digits (default: random)")
     .requiredOption("--branch-name <name>", "its name")
-    .option("--pg-version <major>", "PostgreSQL major version", Number)
+    .option("--pg-version <major>", "PostgreSQL 14 to 18 (default: the home's)", parseCount)
+    .option("--data-checksums", "page checksums, as initdb's: reads then write WAL (default: off)")
     .action(async (options: TenantCreateOptions & { branchName: string }) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
-        requireVersion(home, options.pgVersion);
         const tenantId = resolveTenant(home.config(), options.tenantId);
-        const { branchName } = options;
+        const { branchName, pgVersion, dataChecksums } = options;
         const timelineId =
           options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
-        const info = await createTimeline(home, { tenantId, timelineId, branchName });
+        const info = await createTimeline(home, {
+          tenantId,
+          timelineId,
+          branchName,
+          pgVersion,
+          dataChecksums,
+        });
         const at = `at Lsn ${info.last_record_lsn}`;
         print(`Created timeline '${info.timeline_id}' ${at} for tenant: ${tenantId}`);
       });
     });
+  addSafekeeperMigrateCommand(timeline);
   timeline
     .command("branch")
     .description("a branch of another timeline, at its head or at an older LSN")
@@ -366,6 +416,7 @@ async function shortBranchCreate(
       id: freeEndpointId(home, name),
       tenantId: parseTenantId(info.tenant_id),
       timelineId: parseTimelineId(info.timeline_id),
+      pgVersion: info.pg_version,
     });
   });
   if (endpoint !== undefined) {
@@ -412,6 +463,7 @@ async function listBranches(
           : (names.get(info.ancestor_timeline_id) ?? info.ancestor_timeline_id),
       parent_lsn: info.ancestor_timeline_id === null ? null : info.ancestor_lsn,
       last_record_lsn: info.last_record_lsn,
+      pg_version: info.pg_version,
       endpoints: endpoints
         .filter(({ spec }) => spec.timelineId === info.timeline_id)
         .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
@@ -422,13 +474,14 @@ async function listBranches(
   }
   print(
     formatTable(
-      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "ENDPOINTS"],
+      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "PG", "ENDPOINTS"],
       rows.map((row) => [
         row.name,
         row.timeline_id,
         row.parent ?? "---",
         row.parent_lsn ?? "---",
         row.last_record_lsn,
+        `${row.pg_version}`,
         row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
       ]),
     ),

@@ -11,14 +11,30 @@ export interface StorageNode {
 
 /** What `init --config FILE` may say; the rest of config.json is ours to keep. */
 export interface InitSettings {
+  /** The major of new root timelines that ask for none. */
   pgVersion?: number | undefined;
-  /** Directory of `postgres` and `initdb`; absent: the npm package. */
+  /** Directory of `postgres` and `initdb` of that major; absent: the npm package. */
   pgBin?: string | undefined;
   broker?: { listenAddr: string } | undefined;
   pageservers?: StorageNode[] | undefined;
   safekeepers?: StorageNode[] | undefined;
   /** Ports of endpoints are given out from here on. */
   endpointBasePort?: number | undefined;
+  /** Where safekeepers keep WAL for good: a directory, relative to the home, or a URL. */
+  remoteStorage?: string | undefined;
+  /** Further options of every safekeeper process, as its command line takes them. */
+  safekeeperOptions?: Record<string, string> | undefined;
+}
+
+/** Ids of the safekeepers that hold a timeline. */
+export interface MembershipRecord {
+  /** Each is made once; see safekeeper/membership-change.ts. */
+  generation: number;
+  members: number[];
+  /** While a change is under way. */
+  newMembers?: number[] | undefined;
+  /** No members any more, but they have not yet been told to let go of their copy. */
+  excluding?: number[] | undefined;
 }
 
 export interface StrataConfig {
@@ -29,9 +45,14 @@ export interface StrataConfig {
   pageservers: StorageNode[];
   safekeepers: StorageNode[];
   endpointBasePort: number;
+  /** Absent: WAL is only on the safekeepers' disks. */
+  remoteStorage?: string | undefined;
+  safekeeperOptions?: Record<string, string> | undefined;
   defaultTenantId?: string | undefined;
   /** Tenant id to branch name to timeline id. */
   branchNameMappings: Record<string, Record<string, string>>;
+  /** Tenant id to timeline id; only timelines whose first membership was ever to be changed. */
+  memberships?: Record<string, Record<string, MembershipRecord>> | undefined;
   /** Timelines whose creation began; a crash can leave them without a name, so the next one cleans up. */
   unfinishedTimelines: Record<string, Record<string, string>>;
 }
@@ -45,11 +66,14 @@ const INIT_FIELDS = [
   "pageservers",
   "safekeepers",
   "endpointBasePort",
+  "remoteStorage",
+  "safekeeperOptions",
 ];
 const OWN_FIELDS = [
   "formatVersion",
   "defaultTenantId",
   "branchNameMappings",
+  "memberships",
   "unfinishedTimelines",
 ];
 
@@ -85,6 +109,7 @@ export function parseConfig(text: string, file: string): StrataConfig {
       safekeepers,
       ...(tenant === undefined ? {} : { defaultTenantId: hex(tenant, "defaultTenantId") }),
       branchNameMappings: mappings(from, "branchNameMappings"),
+      memberships: memberships(from["memberships"] ?? {}, "memberships"),
       unfinishedTimelines: mappings(from, "unfinishedTimelines"),
     };
   });
@@ -97,6 +122,11 @@ export function withDefaults(settings: InitSettings) {
     broker: settings.broker ?? { listenAddr: "127.0.0.1:50051" },
     endpointBasePort: settings.endpointBasePort ?? 55_432,
   };
+}
+
+/** The `--pg-bin` that belongs to `major`: every major but the home's own comes from npm. */
+export function pgBinOf(config: StrataConfig, major: number): string | undefined {
+  return major === config.pgVersion ? config.pgBin : undefined;
 }
 
 function checked<T>(text: string, file: string, check: (value: unknown) => T): T {
@@ -137,6 +167,12 @@ function initSettings(from: Fields): InitSettings {
   if (from["endpointBasePort"] !== undefined) {
     settings.endpointBasePort = integer(from["endpointBasePort"], "endpointBasePort", 1024, 65_000);
   }
+  if (from["remoteStorage"] !== undefined) {
+    settings.remoteStorage = string(from["remoteStorage"], "remoteStorage", /./, "a directory");
+  }
+  if (from["safekeeperOptions"] !== undefined) {
+    settings.safekeeperOptions = options(from["safekeeperOptions"], "safekeeperOptions");
+  }
   return settings;
 }
 
@@ -153,6 +189,43 @@ function nodes(value: unknown, path: string, most: number): StorageNode[] {
       listenHttpAddr: address(node["listenHttpAddr"], `${at}.listenHttpAddr`),
     };
   });
+}
+
+/** Names of command-line options, without dashes, to their values. */
+function options(value: unknown, path: string): Record<string, string> {
+  const entries = Object.entries(record(value, path));
+  return Object.fromEntries(
+    entries.map(([name, text]) => {
+      string(name, `${path} names`, /^[a-z][a-z-]*$/, "option names without dashes in front");
+      return [name, string(text, `${path}.${name}`, /^/, "a string")];
+    }),
+  );
+}
+
+/** Hex id to hex id to what is on record. */
+function memberships(value: unknown, path: string): NonNullable<StrataConfig["memberships"]> {
+  const ids = (given: unknown, at: string): number[] => {
+    if (!Array.isArray(given) || given.length > 32) {
+      throw new Problem(`${at} expected at most 32 ids`);
+    }
+    return given.map((id: unknown, i) => integer(id, `${at}.${i}`, 1, 9999));
+  };
+  const result: NonNullable<StrataConfig["memberships"]> = {};
+  for (const [tenant, timelines] of Object.entries(record(value, path))) {
+    const kept: Record<string, MembershipRecord> = {};
+    for (const [timeline, entry] of Object.entries(record(timelines, `${path}.${tenant}`))) {
+      const at = `${path}.${tenant}.${timeline}`;
+      const from = record(entry, at, ["generation", "members", "newMembers", "excluding"]);
+      kept[hex(timeline, at)] = {
+        generation: integer(from["generation"], `${at}.generation`, 1, 2 ** 32 - 1),
+        members: ids(from["members"], `${at}.members`),
+        newMembers: from["newMembers"] && ids(from["newMembers"], `${at}.newMembers`),
+        excluding: from["excluding"] && ids(from["excluding"], `${at}.excluding`),
+      } as MembershipRecord;
+    }
+    result[hex(tenant, path)] = kept;
+  }
+  return result;
 }
 
 /** Hex id to name to hex id. */

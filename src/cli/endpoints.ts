@@ -9,7 +9,7 @@ import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import { runtimeDirectory } from "../postgres/installation.ts";
-import type { StrataConfig } from "./config.ts";
+import { pgBinOf, type StrataConfig } from "./config.ts";
 import {
   type Daemon,
   type DaemonState,
@@ -39,6 +39,8 @@ export interface NewEndpoint {
   readonly id: string;
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
+  /** The timeline's major. */
+  readonly pgVersion: number;
   /** Read-only at this LSN; absent: a primary at the head. */
   readonly staticLsn?: Lsn | undefined;
   readonly pgPort?: number | undefined;
@@ -134,40 +136,62 @@ export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Pro
   if (wanted.staticLsn === undefined && wanted.allowMultiple !== true) {
     refuseSecondPrimary(existing, wanted, "exists");
   }
+  const pgBin = pgBinOf(config, wanted.pgVersion);
   const spec: EndpointSpec = {
     endpointId: id,
     tenantId: wanted.tenantId,
     timelineId: wanted.timelineId,
     mode: wanted.staticLsn === undefined ? "primary" : { static: formatLsn(wanted.staticLsn) },
-    pgVersion: config.pgVersion,
+    pgVersion: wanted.pgVersion,
     pgHost: PG_HOST,
     ...(await choosePorts(config, existing, wanted)),
-    ...storageAddresses(config, wanted.staticLsn !== undefined),
+    ...storageAddresses(config, wanted),
     settings: wanted.settings ?? {},
-    ...(config.pgBin === undefined ? {} : { pgBin: config.pgBin }),
+    ...(pgBin === undefined ? {} : { pgBin }),
   };
   const directory = join(home.endpointsDirectory(), id);
   mkdirSync(directory, { recursive: true });
-  writeFileDurably(join(directory, "endpoint.json"), `${JSON.stringify(spec, undefined, 2)}\n`);
+  writeSpec(directory, spec);
   return { id, directory, spec };
 }
 
 function storageAddresses(
   config: StrataConfig,
-  isStatic: boolean,
+  wanted: NewEndpoint,
 ): Pick<EndpointSpec, "pageserver" | "safekeepers"> {
   const pageserver = config.pageservers[0]!;
   return {
     pageserver: { pgAddr: pageserver.listenPgAddr, httpAddr: pageserver.listenHttpAddr },
     // A read-only endpoint writes no WAL.
-    safekeepers: isStatic
-      ? []
-      : config.safekeepers.map((node) => ({
-          id: node.id,
-          pgAddr: node.listenPgAddr,
-          httpAddr: node.listenHttpAddr,
-        })),
+    safekeepers: wanted.staticLsn === undefined ? safekeepersOf(config, wanted) : [],
   };
+}
+
+/** Those that hold a timeline, new members included while they change. */
+function safekeepersOf(
+  config: StrataConfig,
+  { tenantId, timelineId }: { tenantId: string; timelineId: string },
+): EndpointSpec["safekeepers"] {
+  const record = config.memberships?.[tenantId]?.[timelineId];
+  return config.safekeepers
+    .filter(
+      ({ id }) =>
+        record === undefined || [...record.members, ...(record.newMembers ?? [])].includes(id),
+    )
+    .map((node) => ({ id: node.id, pgAddr: node.listenPgAddr, httpAddr: node.listenHttpAddr }));
+}
+
+/** The timeline may have moved to other safekeepers since the endpoint was created. */
+function refreshSafekeepers(config: StrataConfig, { directory, spec }: Endpoint): void {
+  const isMoved = config.memberships?.[spec.tenantId]?.[spec.timelineId] !== undefined;
+  if (spec.mode === "primary" && isMoved) {
+    const refreshed = { ...spec, safekeepers: safekeepersOf(config, spec) };
+    writeSpec(directory, refreshed);
+  }
+}
+
+function writeSpec(directory: string, spec: EndpointSpec): void {
+  writeFileDurably(join(directory, "endpoint.json"), `${JSON.stringify(spec, undefined, 2)}\n`);
 }
 
 function refuseSecondPrimary(
@@ -238,6 +262,7 @@ export async function startEndpoint(
       const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
       refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
     }
+    refreshSafekeepers(config, endpoint);
   }
   await startDaemon(agentDaemon(endpoint), options);
 }
@@ -245,7 +270,10 @@ export async function startEndpoint(
 /** Without this, a start would only end after its whole timeout. */
 function checkStorageRuns(home: StrataHome, config: StrataConfig, endpoint: Endpoint): void {
   const needed = [pageserverDaemon(home, config)];
-  const safekeepers = config.safekeepers.map((node) => safekeeperDaemon(home, config, node));
+  const ids = safekeepersOf(config, endpoint.spec).map(({ id }) => id);
+  const safekeepers = config.safekeepers
+    .filter(({ id }) => ids.includes(id))
+    .map((node) => safekeeperDaemon(home, config, node));
   const up = safekeepers.filter((daemon) => daemonState(daemon).state === "running");
   if (endpoint.spec.mode === "primary" && up.length * 2 <= safekeepers.length) {
     needed.push(...safekeepers);

@@ -59,6 +59,21 @@ test("StrataHome.create: an address given twice is refused before anything is wr
   assert.equal(home.isInitialized(), false);
 });
 
+test("StrataHome: the object store lies in the home, elsewhere, or is a URL; older homes have none", (t) => {
+  const home = homeIn(t);
+  const config = home.create({}, 1, "must-not-exist");
+  assert.equal(home.remoteStorage(home.config()), join(home.path, "object_store"));
+  assert.equal(home.remoteStorage({ ...config, remoteStorage: "/data/wal" }), "/data/wal");
+  assert.equal(home.remoteStorage({ ...config, remoteStorage: "file:///wal" }), "file:///wal");
+  assert.equal(home.remoteStorage({ ...config, remoteStorage: undefined }), undefined);
+  const options = (text: string) => parseInitSettings(`{"safekeeperOptions": ${text}}`, "f.json");
+  assert.deepEqual(options('{"eviction-min-resident-ms": "5"}').safekeeperOptions, {
+    "eviction-min-resident-ms": "5",
+  });
+  assert.throws(() => options('{"--id": "5"}'), /safekeeperOptions names/);
+  assert.throws(() => options('{"id": 5}'), /safekeeperOptions\.id/);
+});
+
 test("StrataHome.update: all or nothing", (t) => {
   const home = homeIn(t);
   home.create({}, 1, "must-not-exist");

@@ -74,6 +74,7 @@ export class StrataHome {
     const given = withDefaults(settings);
     const config: StrataConfig = {
       ...given,
+      remoteStorage: given.remoteStorage ?? "object_store",
       formatVersion: 1,
       pageservers: given.pageservers ?? [defaultNode(1, 64_000, 9898)],
       safekeepers:
@@ -119,6 +120,13 @@ export class StrataHome {
 
   safekeeperDirectory(id: number): string {
     return join(this.path, "safekeepers", `sk${id}`);
+  }
+
+  /** What a daemon's `--remote-storage` is; undefined in a home without an object store. */
+  remoteStorage(config: StrataConfig): string | undefined {
+    const { remoteStorage } = config;
+    const isUrl = remoteStorage?.includes("://") === true;
+    return remoteStorage === undefined || isUrl ? remoteStorage : resolve(this.path, remoteStorage);
   }
 
   endpointsDirectory(): string {

@@ -5,6 +5,7 @@ import { errorMessage } from "../base/errors.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
 import { addStorageCommands } from "./commands-storage.ts";
 import { addBranchCommands, addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
+import { addWalCommands } from "./commands-wal.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { addUpCommand } from "./up.ts";
 
@@ -24,6 +25,7 @@ function buildProgram(): Command {
   addBranchCommands(program);
   addEndpointCommands(program);
   addPsqlCommand(program);
+  addWalCommands(program);
   addCompletionCommand(program);
   return program;
 }

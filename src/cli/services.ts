@@ -30,7 +30,7 @@ export function pageserverDaemon(
     name: "pageserver",
     ...files(home.pageserverDirectory(node.id), "pageserver"),
     entry: entryOf("pageserver"),
-    args: [...nodeArguments(config, node), ...pgBinArguments(config)],
+    args: [...nodeArguments(config, node), ...postgresArguments(config)],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
   };
@@ -45,7 +45,7 @@ export function safekeeperDaemon(
     name: `safekeeper ${node.id}`,
     ...files(home.safekeeperDirectory(node.id), "safekeeper"),
     entry: entryOf("safekeeper"),
-    args: nodeArguments(config, node),
+    args: [...nodeArguments(config, node), ...safekeeperArguments(home, config)],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
   };
@@ -85,8 +85,19 @@ function nodeArguments(config: StrataConfig, node: StorageNode): string[] {
   ];
 }
 
-function pgBinArguments(config: StrataConfig): string[] {
-  return config.pgBin === undefined ? [] : ["--pg-bin", config.pgBin];
+function safekeeperArguments(home: StrataHome, config: StrataConfig): string[] {
+  const remoteStorage = home.remoteStorage(config);
+  return [
+    ...(remoteStorage === undefined ? [] : ["--remote-storage", remoteStorage]),
+    ...Object.entries(config.safekeeperOptions ?? {}).map(([name, value]) => `--${name}=${value}`),
+  ];
+}
+
+function postgresArguments(config: StrataConfig): string[] {
+  return [
+    ...["--pg-version", String(config.pgVersion)],
+    ...(config.pgBin === undefined ? [] : ["--pg-bin", config.pgBin]),
+  ];
 }
 
 export async function answersHttp(url: string): Promise<boolean> {

@@ -6,8 +6,9 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
+import { pgBinOf } from "./config.ts";
 import { StrataHome } from "./home.ts";
-import { createTimeline, deleteBranch, newestLsn, resolveBranch } from "./timelines.ts";
+import { createTimeline, deleteBranch, majorOf, newestLsn, resolveBranch } from "./timelines.ts";
 
 const TENANT = parseTenantId("a".repeat(32));
 const FIRST = parseTimelineId("1".repeat(32));
@@ -15,7 +16,7 @@ const SECOND = parseTimelineId("2".repeat(32));
 
 /** A storage node with just the routes that the command line uses. */
 class FakeNode {
-  readonly timelines = new Map<string, { ancestor: string | null }>();
+  readonly timelines = new Map<string, { ancestor: string | null; pgVersion: number }>();
   /** The next request whose method is this fails with 503. */
   failNext: string | undefined;
   lsn = "0/100";
@@ -53,7 +54,9 @@ class FakeNode {
     if (request.method === "POST") {
       const body = JSON.parse(Buffer.concat(chunks).toString());
       const id: string = body.new_timeline_id ?? body.timeline_id;
-      this.timelines.set(id, { ancestor: body.ancestor_timeline_id ?? null });
+      const ancestor: string | null = body.ancestor_timeline_id ?? null;
+      const inherited = ancestor === null ? undefined : this.timelines.get(ancestor)?.pgVersion;
+      this.timelines.set(id, { ancestor, pgVersion: body.pg_version ?? inherited });
       return [201, this.#info(id)];
     }
     if (request.method === "DELETE") {
@@ -70,6 +73,7 @@ class FakeNode {
       tenant_id: TENANT,
       timeline_id: id,
       ancestor_timeline_id: this.timelines.get(id)!.ancestor,
+      pg_version: this.timelines.get(id)!.pgVersion,
       last_record_lsn: this.lsn,
       commit_lsn: this.lsn,
       system_id: "1",
@@ -111,6 +115,36 @@ test("createTimeline: pageserver, safekeepers, then the name; names and ids are 
   await assert.rejects(createTimeline(home, { ...wanted, branchName: "x" }), /as branch 'main'/);
   await assert.rejects(createTimeline(home, { ...wanted, branchName: "a b" }), { kind: "invalid" });
   assert.throws(() => resolveBranch(home.config(), TENANT, "toString"), { kind: "not-found" });
+});
+
+test("createTimeline: a root of any major; safekeepers are told the version, a branch has its ancestor's", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  const root = { tenantId: TENANT, timelineId: FIRST, branchName: "main" };
+  await assert.rejects(createTimeline(home, { ...root, pgVersion: 13 }), /13 is not supported/);
+  assert.equal(pageserver.timelines.size, 0);
+  await createTimeline(home, { ...root, pgVersion: 15 });
+  assert.equal(pageserver.timelines.get(FIRST)!.pgVersion, 15);
+  assert.equal(Math.floor(safekeeper.timelines.get(FIRST)!.pgVersion / 10_000), 15);
+  const ancestor = { timelineId: FIRST, lsn: toLsn(256) };
+  await createTimeline(home, { tenantId: TENANT, timelineId: SECOND, branchName: "dev", ancestor });
+  assert.equal(Math.floor(safekeeper.timelines.get(SECOND)!.pgVersion / 10_000), 15);
+});
+
+test("majorOf: the pageserver knows; without it the message says what to do", async (t) => {
+  const { home, pageserver } = await makeHome(t);
+  const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main", pgVersion: 14 };
+  await createTimeline(home, wanted);
+  assert.equal(await majorOf(home.config(), TENANT, FIRST), 14);
+  await assert.rejects(majorOf(home.config(), TENANT, SECOND), { kind: "not-found" });
+  pageserver.failNext = "GET";
+  await assert.rejects(majorOf(home.config(), TENANT, FIRST), /run 'strata start' first/);
+});
+
+test("pgBinOf: --pg-bin is of the home's own major", async (t) => {
+  const { home } = await makeHome(t);
+  const config = { ...home.config(), pgVersion: 16, pgBin: "/opt/postgres/bin" };
+  assert.equal(pgBinOf(config, 16), "/opt/postgres/bin");
+  assert.equal(pgBinOf(config, 17), undefined);
 });
 
 test("createTimeline: what a failure left behind is removed by the next creation", async (t) => {

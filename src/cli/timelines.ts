@@ -1,6 +1,6 @@
 // Tenants, timelines and the branch names that the home's configuration gives them.
 
-import { errorMessage, StorageError } from "../base/errors.ts";
+import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import {
   generateTimelineId,
   parseTenantId,
@@ -12,7 +12,7 @@ import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type { TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
 import { findInstallation } from "../postgres/installation.ts";
-import type { StrataConfig } from "./config.ts";
+import { pgBinOf, type StrataConfig } from "./config.ts";
 import { runningCommitLsn } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { createOnSafekeepers, deleteFromSafekeepers, newestCommitLsn } from "./safekeepers.ts";
@@ -21,6 +21,27 @@ export const DEFAULT_BRANCH_NAME = "main";
 
 export function pageserverClient(config: StrataConfig): PageserverHttpClient {
   return new PageserverHttpClient(config.pageservers[0]!.listenHttpAddr);
+}
+
+/** Major of a timeline. StorageError `unavailable` where no pageserver is there to tell. */
+export async function majorOf(
+  config: StrataConfig,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<number> {
+  try {
+    return (await pageserverClient(config).getTimeline(tenantId, timelineId)).pg_version;
+  } catch (error) {
+    if (errorKind(error) !== "unavailable") {
+      throw error;
+    }
+    throw new StorageError(
+      "unavailable",
+      "storage-not-running",
+      "the pageserver does not answer: run 'strata start' first",
+      { cause: error },
+    );
+  }
 }
 
 /** The given tenant, else the default one. */
@@ -106,6 +127,10 @@ export interface NewTimeline {
   readonly branchName: string;
   /** Absent: a root timeline, made by initdb. */
   readonly ancestor?: { readonly timelineId: TimelineId; readonly lsn: Lsn };
+  /** Major of a root timeline; absent: the home's. A branch has its ancestor's. */
+  readonly pgVersion?: number | undefined;
+  /** Of a root timeline; absent: off. */
+  readonly dataChecksums?: boolean | undefined;
 }
 
 /**
@@ -116,6 +141,11 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   const { tenantId, branchName } = wanted;
   let config = home.config();
   requireFreeBranchName(config, tenantId, branchName);
+  const pgVersion = wanted.pgVersion ?? config.pgVersion;
+  if (wanted.ancestor === undefined) {
+    // Before anything is made that a missing or unknown Postgres would leave unfinished.
+    findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
+  }
   await removeUnfinished(home);
   const timelineId = wanted.timelineId ?? generateTimelineId();
   for (const [name, id] of Object.entries(config.branchNameMappings[tenantId] ?? {})) {
@@ -134,14 +164,14 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   const request: TimelineCreateRequest = {
     new_timeline_id: timelineId,
     ...(wanted.ancestor === undefined
-      ? { pg_version: config.pgVersion }
+      ? { pg_version: pgVersion, data_checksums: wanted.dataChecksums ?? false }
       : {
           ancestor_timeline_id: wanted.ancestor.timelineId,
           ancestor_start_lsn: formatLsn(wanted.ancestor.lsn),
         }),
   };
   const info = await pageserverClient(config).createTimeline(tenantId, request);
-  await createOnSafekeepers(config, info, versionNumber(config));
+  await createOnSafekeepers(config, info, versionNumber(config, info.pg_version));
   home.update((draft) => {
     draft.branchNameMappings[tenantId] ??= {};
     draft.branchNameMappings[tenantId][branchName] = timelineId;
@@ -151,8 +181,8 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
 }
 
 /** Postgres's PG_VERSION_NUM: 17.10 is 170010. */
-function versionNumber(config: StrataConfig): number {
-  const { version } = findInstallation(config.pgVersion, { pgBin: config.pgBin });
+function versionNumber(config: StrataConfig, pgVersion: number): number {
+  const { version } = findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   const [major, minor] = version.split(".");
   return Number(major) * 10_000 + (Number.parseInt(minor ?? "0", 10) || 0);
 }
@@ -234,6 +264,7 @@ export async function deleteBranch(
   await requireNoChildren(config, tenantId, name);
   home.update((draft) => {
     delete draft.branchNameMappings[tenantId]?.[name];
+    delete draft.memberships?.[tenantId]?.[timelineId];
     draft.unfinishedTimelines[tenantId] ??= {};
     draft.unfinishedTimelines[tenantId][name] = timelineId;
   });

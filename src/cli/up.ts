@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import pc from "picocolors";
 import { monotonicMs } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   notice,
   openHome,
@@ -26,7 +27,7 @@ import {
 } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { storageDaemons } from "./services.ts";
-import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "./timelines.ts";
+import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "./timelines.ts";
 
 const ENDPOINT_ID = "main";
 /** The signal of one Ctrl-C can come twice: from the terminal and from the process above us. */
@@ -38,13 +39,20 @@ export function addUpCommand(program: Command): void {
     .command("up")
     .description("init, start, and Postgres on branch main; runs until Ctrl-C, data stays")
     .option("--safekeepers <n>", "number of safekeepers, the first time (default: 1)", parseCount)
+    .option(
+      "--pg-version <major>",
+      `PostgreSQL major, the first time (default: ${DEFAULT_MAJOR})`,
+      parseCount,
+    )
     .option("--detach", "return once everything runs ('strata stop' ends it)")
-    .action((options: { safekeepers?: number; detach?: boolean }) => up(openHome(), options));
+    .action((options: { safekeepers?: number; pgVersion?: number; detach?: boolean }) =>
+      up(openHome(), options),
+    );
 }
 
 async function up(
   home: StrataHome,
-  options: { safekeepers?: number; detach?: boolean },
+  options: { safekeepers?: number; pgVersion?: number; detach?: boolean },
 ): Promise<void> {
   const stop = new StopRequest();
   const ranBefore = anythingRuns(home);
@@ -82,7 +90,7 @@ function anythingRuns(home: StrataHome): boolean {
 
 async function bringUp(
   home: StrataHome,
-  options: { safekeepers?: number },
+  options: { safekeepers?: number; pgVersion?: number },
   stop: StopRequest,
 ): Promise<Endpoint> {
   const endpoint = await withHomeLocked(home, async () => {
@@ -121,7 +129,8 @@ async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
   const config = home.config();
   const tenantId = resolveTenant(config, undefined);
   const timelineId = resolveBranch(config, tenantId, DEFAULT_BRANCH_NAME);
-  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId });
+  const pgVersion = await majorOf(config, tenantId, timelineId);
+  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId, pgVersion });
 }
 
 async function step(what: string, work: () => Promise<unknown>): Promise<void> {

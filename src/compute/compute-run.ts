@@ -5,7 +5,9 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
 import { type EndpointSpec, splitAddress } from "./api.ts";
+import type { CommitTimes } from "./commit-times.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { ProposerDriver } from "./proposer-driver.ts";
@@ -14,6 +16,9 @@ export interface ComputeRunOptions {
   readonly spec: EndpointSpec;
   readonly workdir: string;
   readonly logger: Logger;
+  /** That the run before this one ended in: newer than what the spec says, if it is set. */
+  readonly membership?: MembershipConfiguration | undefined;
+  readonly commitTimes?: CommitTimes | undefined;
   /** While Postgres loads, this process has time for other things. */
   readonly onPostgresSpawned?: (() => void) | undefined;
 }
@@ -47,6 +52,12 @@ export class ComputeRun {
     return this.#driver?.term;
   }
 
+  /** The safekeepers' membership; undefined where it is not known. */
+  get membership(): MembershipConfiguration | undefined {
+    const membership = this.#driver?.membership ?? this.#options.membership;
+    return membership?.generation === 0 ? undefined : membership;
+  }
+
   get startLsn(): Lsn | undefined {
     return this.#startLsn;
   }
@@ -73,6 +84,12 @@ export class ComputeRun {
   get pageserverLsn(): Lsn | undefined {
     const lsn = this.#driver?.pageserverLsn ?? 0;
     return lsn === 0 ? undefined : (lsn as Lsn);
+  }
+
+  /** Least transaction id that standbys still see; undefined where none told. Not acted on. */
+  get standbyXmin(): bigint | undefined {
+    const xmin = this.#driver?.standbyXmin ?? 0n;
+    return xmin === 0n ? undefined : xmin;
   }
 
   get postgresPid(): number | undefined {
@@ -143,18 +160,22 @@ export class ComputeRun {
   }
 
   async #elect(): Promise<Lsn> {
-    const { spec, logger } = this.#options;
+    const { spec, logger, membership, commitTimes } = this.#options;
     this.#driver = new ProposerDriver({
       tenantId: parseTenantId(spec.tenantId),
       timelineId: parseTimelineId(spec.timelineId),
       // Safekeepers care for the major only.
       pgVersion: spec.pgVersion * 10_000,
       walSegSize: WAL_SEGMENT_SIZE,
-      safekeepers: spec.safekeepers.map(({ id, pgAddr }) => {
-        const { host, port } = splitAddress(pgAddr);
-        return { id, host, pgPort: port };
-      }),
+      safekeepers:
+        membership === undefined
+          ? spec.safekeepers.map(({ id, pgAddr }) => {
+              const { host, port } = splitAddress(pgAddr);
+              return { id, host, pgPort: port };
+            })
+          : allMembers(membership),
       logger,
+      times: commitTimes,
       onCommitted: (lsn) => this.#side?.shipper?.committed(lsn),
       onFenced: (term) => this.#end({ kind: "fenced", term }),
       onFatal: (error) => this.#end({ kind: "fatal", error }),

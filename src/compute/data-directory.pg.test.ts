@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn } from "../base/lsn.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
-import { PG_VERSIONS } from "../postgres/versions.ts";
-import { StoppedCluster, startPostgres } from "../testing/synthesized-cluster.ts";
+import { pgVersion } from "../postgres/versions.ts";
+import { installation, StoppedCluster, startPostgres } from "../testing/synthesized-cluster.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LocalWal } from "./local-wal.ts";
 import { postgresSettings } from "./postgres-settings.ts";
@@ -25,7 +25,7 @@ after(() => cluster.remove());
 /** Walks every record from `start` to the page that holds `end`; where the last whole one ends. */
 function walkAll(path: string, start: Lsn, end: Lsn): Lsn {
   const localWal = new LocalWal(join(path, "pg_wal"));
-  const { pageMagic } = PG_VERSIONS[17];
+  const { pageMagic } = pgVersion(installation.major);
   const { systemId } = decodeControlFile(readFileSync(join(path, "global/pg_control")));
   const walker = new WalWalker({ start, prevLsn: 0 as Lsn, pageMagic, systemId });
   try {
@@ -110,11 +110,12 @@ test("writeDataDirectory: a standby at L reads and does not write", async () => 
 test("writeDataDirectory: takes a few milliseconds", async () => {
   const state = cluster.stateAt(BASE);
   const settings = postgresSettings({
-    pgVersion: 17,
+    pgVersion: installation.major,
     host: "127.0.0.1",
     port: 1,
     settings: {},
     preparedTransactions: 0,
+    replicationOrigins: 0,
   });
   const times: number[] = [];
   for (let i = 0; i < 5; i++) {

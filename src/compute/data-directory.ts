@@ -10,6 +10,7 @@ import { segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
 import type { ComputeState } from "../pageserver/api.ts";
 import { encodeStartControlFile } from "../postgres/control-file.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
+import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
 import { HBA_CONFIGURATION, type PostgresSettings } from "./postgres-settings.ts";
 import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
@@ -102,6 +103,7 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
   }
   writeDatabases(path, state, version);
   writeTwoPhaseFiles(path, state, version);
+  write(path, "pg_logical/replorigin_checkpoint", encodeOriginCheckpoint(state.replicationOrigins));
   writeWalSegments(path, wal, state.walSegmentSize);
   write(
     path,

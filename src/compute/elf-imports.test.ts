@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { StorageError } from "../base/errors.ts";
 import { SeededRandom } from "../base/random.ts";
-import { findInstallation } from "../postgres/installation.ts";
+import { findInstallation, SUPPORTED_MAJORS } from "../postgres/installation.ts";
 import {
   checkPostgresImports,
   type ElfImports,
@@ -20,12 +20,15 @@ function withImport(imports: ElfImports, name: string, library?: string): ElfImp
   return { ...imports, functions: [...imports.functions, { name, library }] };
 }
 
-test("checkPostgresImports: the shipped Postgres passes", () => {
-  const imports = readElfImports(POSTGRES);
-  assert.ok(imports.functions.length > 300);
-  const read = imports.functions.find(({ name }) => name === "pread" || name === "pread64");
-  assert.match(read?.library ?? "", /^lib(c|pthread)\.so/);
-  checkPostgresImports(POSTGRES, imports);
+test("checkPostgresImports: the shipped Postgres of each major passes", () => {
+  for (const major of SUPPORTED_MAJORS) {
+    const program = join(findInstallation(major).binDir, "postgres");
+    const imports = readElfImports(program);
+    assert.ok(imports.functions.length > 300);
+    const read = imports.functions.find(({ name }) => name === "pread" || name === "pread64");
+    assert.match(read?.library ?? "", /^lib(c|pthread)\.so/);
+    checkPostgresImports(program, imports);
+  }
 });
 
 test("checkPostgresImports: refuses I/O that the shim does not see, and names it", () => {

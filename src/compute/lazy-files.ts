@@ -8,11 +8,13 @@ import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../postgres/installation.ts";
-import { PageSource, pageserverPageService } from "./page-source.ts";
+import { type PageClient, PageSource, pageserverPageService } from "./page-source.ts";
 import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "./shim-loader.ts";
-import { ShimServer } from "./shim-server.ts";
+import { type PlacedFile, ShimServer } from "./shim-server.ts";
+import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const SOCKET_NAME = "shim.sock";
+const START_READS_NAME = "start-reads.json";
 
 /**
  * Path of the library that Postgres must be started with; checks that this Postgres can be. Both
@@ -39,12 +41,12 @@ function stamp(path: string): string {
 }
 
 export interface LazyFilesOptions {
-  /** As `prepareShim` gave it. */
-  readonly shim: string;
   readonly workdir: string;
   readonly dataDirectory: string;
   readonly timeline: TenantTimeline;
   readonly pageserverAddress: string;
+  /** To there, where one has been made already. */
+  readonly connection: Promise<PageClient> | undefined;
   /** Pages are served as of `state.lsn`. */
   readonly state: ComputeState;
   /** Undefined: nothing is written, syncs do nothing. */
@@ -57,49 +59,87 @@ export interface LazyFilesOptions {
   readonly logger: Logger;
 }
 
+/** Postgres with this environment waits before its own main() until `release`. */
 export class LazyFiles {
-  /** What Postgres's environment must hold. */
-  readonly environment: Readonly<Record<string, string>>;
+  readonly #options: LazyFilesOptions;
+  readonly #socketPath: string;
+  readonly #logger: Logger;
   readonly #pages: PageSource;
   readonly #server: ShimServer;
+  readonly #reads: StartReads;
+  readonly #placement: FilePlacement;
+  readonly #placed = Promise.withResolvers<readonly PlacedFile[]>();
 
-  static async start(options: LazyFilesOptions): Promise<LazyFiles> {
-    const files = new LazyFiles(options);
-    await files.#server.listen();
-    return files;
-  }
-
-  private constructor(options: LazyFilesOptions) {
-    const { wal, logger, dataDirectory } = options;
+  /** Asks for what the start will read. */
+  constructor(options: LazyFilesOptions) {
+    const { wal, logger } = options;
     const { lsn } = options.state;
+    this.#options = options;
+    this.#logger = logger;
     const socketPath = join(socketDirectory(options.workdir, SOCKET_NAME), SOCKET_NAME);
+    this.#socketPath = socketPath;
     this.#pages = new PageSource({
       service: pageserverPageService(options.pageserverAddress, options.timeline, lsn),
+      connection: options.connection,
       lsn,
       checkPoint: options.state.checkPoint,
       logger,
     });
     this.#pages.warmUp();
     const pages = this.#pages;
+    const reads = new StartReads(join(options.workdir, START_READS_NAME));
+    this.#reads = reads;
+    this.#placement = new FilePlacement(pages, reads);
     this.#server = new ShimServer({
       socketPath,
       logger,
+      placed: this.#placed.promise,
       handlers: {
-        stat: (path) => pages.stat(path),
-        readPages: (path, blkno, count) => pages.readPages(path, blkno, count),
+        stat: (path) => {
+          reads.note(path);
+          return pages.stat(path);
+        },
+        readPages: (path, blkno, count) => {
+          reads.note(path, blkno, count);
+          return pages.readPages(path, blkno, count);
+        },
         listDirectory: (directory) => pages.listDirectory(directory),
         prefetch: (path, blkno, count) => pages.prefetch(path, blkno, count),
         walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
         flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
       },
     });
-    this.environment = shimEnvironment({
-      shimPath: options.shim,
-      dataDirectory,
-      socketPath,
-      wal: wal === undefined ? "none" : "quorum",
-      walSegmentSize: options.state.walSegmentSize,
+  }
+
+  /** The data directory is written, but no Postgres runs in it. */
+  async start(): Promise<void> {
+    this.#placement.into(this.#options.dataDirectory);
+    await this.#server.listen();
+  }
+
+  /** What Postgres's environment must hold. `shim`: as `prepareShim` gave it. */
+  environment(shim: string): Readonly<Record<string, string>> {
+    return shimEnvironment({
+      shimPath: shim,
+      dataDirectory: this.#options.dataDirectory,
+      socketPath: this.#socketPath,
+      wal: this.#options.wal === undefined ? "none" : "quorum",
+      walSegmentSize: this.#options.state.walSegmentSize,
     });
+  }
+
+  /** Postgres may start, and finds what its last starts have read. */
+  async release(): Promise<void> {
+    this.#placed.resolve(await this.#placement.finish());
+  }
+
+  /** The start is over: what Postgres has read in it will be there at the next one. */
+  endOfStart(): void {
+    try {
+      this.#reads.save();
+    } catch (error) {
+      this.#logger.warn({ error }, "cannot record what a start reads");
+    }
   }
 
   /**
@@ -126,6 +166,7 @@ export class LazyFiles {
   }
 
   async close(): Promise<void> {
+    this.#placement.cancel();
     await this.#server.close();
     this.#pages.close();
   }

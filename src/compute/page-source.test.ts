@@ -97,11 +97,11 @@ class FakePageserver {
   }
 }
 
-function pageSource(service: FakePageserver): PageSource {
+function pageSource(service: FakePageserver, checkPoint: Partial<CheckPoint> = {}): PageSource {
   return new PageSource({
     service,
     lsn: LSN,
-    checkPoint: CHECK_POINT,
+    checkPoint: { ...CHECK_POINT, ...checkPoint },
     logger: createLogger("test", "silent"),
     giveUpAfterMs: 500,
     maxPagesAhead: 512,
@@ -126,6 +126,30 @@ describe("PageSource", () => {
     assert.deepEqual(blocksOf(pages), [131_075, 131_076]);
     await assert.rejects(source.readPages("base/5/7.1", 4, 2), /block 131077 was asked/);
     await assert.rejects(source.stat("base/5/pg_filenode.map"), /no file/);
+  });
+
+  test("fileContent: the blocks that there are, in runs, and nothing ahead of them", async () => {
+    const service = new FakePageserver({ "7/0": 131_072 + 5, "8/0": 0, "9/0": 9, "9/3": 1 });
+    const source = pageSource(service);
+    const content = await source.fileContent("base/5/7.1", [0, 1, 3, 4, 5, 900]);
+    assert.deepEqual(
+      { ...content, pages: blocksOf(content!.pages as Uint8Array[]) },
+      {
+        bytes: 5 * 8192,
+        runs: [
+          [0, 2],
+          [3, 2],
+        ],
+        pages: [131_072, 131_073, 131_075, 131_076],
+      },
+    );
+    assert.deepEqual(await source.fileContent("base/5/8", [0]), { bytes: 0, runs: [], pages: [] });
+    assert.equal(await source.fileContent("base/5/8_vm", [0]), undefined);
+    const unlogged = await source.fileContent("base/5/9", [0, 1]);
+    assert.deepEqual(
+      [unlogged!.bytes, unlogged!.runs, unlogged!.pages[0]![4]],
+      [8192, [[0, 1]], 3],
+    );
   });
 
   test("unlogged relations are what their init fork says", async () => {
@@ -213,5 +237,17 @@ describe("PageSource", () => {
       { name: "0002", bytes: 32 * 8192 },
       { name: "0003", bytes: 27 * 8192 },
     ]);
+    assert.deepEqual(await source.listDirectory("pg_commit_ts"), []);
+  });
+
+  test("segments of commit timestamps: from the oldest to the one of the next xid", async () => {
+    const service = new FakePageserver({ "slru 3/95": 13 });
+    const source = pageSource(service, { oldestCommitTsXid: 93 * 32 * 819 + 5 });
+    assert.deepEqual(await source.listDirectory("pg_commit_ts"), [
+      { name: "005D", bytes: 32 * 8192 },
+      { name: "005E", bytes: 32 * 8192 },
+      { name: "005F", bytes: 13 * 8192 },
+    ]);
+    assert.equal(await source.stat("pg_commit_ts/005F"), 13 * 8192);
   });
 });

@@ -23,6 +23,7 @@ import {
   type CheckPoint,
   type RelationFork,
   SLRU_CLOG,
+  SLRU_COMMIT_TS,
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
   type SlruKind,
@@ -42,19 +43,34 @@ export interface PageService {
   listRelations(spcOid: number, dbOid: number): Promise<readonly RelationSize[]>;
 }
 
+export function connectPages(pgAddr: string, timeline: TenantTimeline): Promise<PageClient> {
+  return PagestreamClient.connect(pgAddr, timeline, { timeoutMs: CONNECT_TIMEOUT_MS });
+}
+
 export function pageserverPageService(
   pgAddr: string,
   timeline: TenantTimeline,
   lsn: Lsn,
 ): PageService {
   return {
-    connect: () => PagestreamClient.connect(pgAddr, timeline, { timeoutMs: CONNECT_TIMEOUT_MS }),
+    connect: () => connectPages(pgAddr, timeline),
     listRelations: (spcOid, dbOid) => listRelations(pgAddr, timeline, lsn, spcOid, dbOid),
   };
 }
 
+/** Some blocks of a relation or SLRU segment. */
+export interface FileContent {
+  /** Size of the whole file. */
+  readonly bytes: number;
+  /** Which blocks `pages` holds one after the other, as (first, count); ascending and apart. */
+  readonly runs: readonly (readonly [first: number, count: number])[];
+  readonly pages: readonly Uint8Array[];
+}
+
 export interface PageSourceOptions {
   readonly service: PageService;
+  /** To `service`, where one has been made already. */
+  readonly connection?: Promise<PageClient> | undefined;
   /** The compute's start LSN: every page is asked as of it. */
   readonly lsn: Lsn;
   /** The state at `lsn`: which SLRU segments there are. */
@@ -74,10 +90,13 @@ const XIDS_PER_SEGMENT = SLRU_SEGMENT_PAGES * PAGE_BYTES * 4;
 const MULTIS_PER_SEGMENT = (SLRU_SEGMENT_PAGES * PAGE_BYTES) / 4;
 /** 409 groups of 4 members in 20 bytes a page (multixact.c). */
 const MEMBERS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 409 * 4;
+/** Ten bytes a transaction (commit_ts.c). */
+const COMMIT_TS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 819;
 const SLRU_DIRECTORIES: ReadonlyMap<string, SlruKind> = new Map<string, SlruKind>([
   ["pg_xact", SLRU_CLOG],
   ["pg_multixact/members", SLRU_MULTIXACT_MEMBERS],
   ["pg_multixact/offsets", SLRU_MULTIXACT_OFFSETS],
+  ["pg_commit_ts", SLRU_COMMIT_TS],
 ]);
 const SLRU_SEGMENTS_KEPT = 32;
 const MAX_SIZES_KEPT = 200_000;
@@ -110,11 +129,23 @@ export class PageSource implements PageHandlers {
     this.#logger = options.logger;
     this.#giveUpAfterMs = options.giveUpAfterMs ?? 300_000;
     this.#readAhead = new ReadAhead(options.maxPagesAhead ?? 4096);
+    if (options.connection !== undefined) {
+      this.#use(options.connection);
+    }
   }
 
   /** Connects ahead of the first question, so that it need not wait for that. */
   warmUp(): void {
     this.#connected().catch(() => undefined);
+  }
+
+  #use(connecting: Promise<PageClient>): void {
+    this.#client = connecting;
+    connecting.catch(() => {
+      if (this.#client === connecting) {
+        this.#client = undefined;
+      }
+    });
   }
 
   close(): void {
@@ -152,6 +183,33 @@ export class PageSource implements PageHandlers {
     const { rel } = stored;
     const fetch = (block: number) => this.#getPage(rel, block);
     return Promise.all(this.#readAhead.read(forkKey(rel), first, count, stored.blocks, fetch));
+  }
+
+  /** Those of `blocks` (ascending) that the file has, without reading ahead; undefined for no such file. */
+  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
+    const file = requireRemoteFile(path);
+    const bytes = await this.stat(path);
+    if (bytes === undefined) {
+      return undefined;
+    }
+    const there = blocks.filter((block) => block < bytes / PAGE_BYTES);
+    const runs: [number, number][] = [];
+    for (const block of there) {
+      const last = runs.at(-1);
+      if (last !== undefined && last[0] + last[1] === block) {
+        last[1]++;
+      } else {
+        runs.push([block, 1]);
+      }
+    }
+    if (file.kind === "slru") {
+      const segment = await this.#slruSegment(file.slru, file.segment);
+      return { bytes, runs, pages: there.map((block) => slruPages(path, segment, block, 1)) };
+    }
+    const { rel } = (await this.#storedFork(file))!;
+    const first = file.segment * RELATION_SEGMENT_BLOCKS;
+    const pages = await Promise.all(there.map((block) => this.#getPage(rel, first + block)));
+    return { bytes, runs, pages };
   }
 
   prefetch(path: string, blkno: number, count: number): void {
@@ -248,6 +306,9 @@ export class PageSource implements PageHandlers {
    * So a listing costs one or two requests however many there are.
    */
   async #listSlru(kind: SlruKind): Promise<RemoteFile[]> {
+    if (kind === SLRU_COMMIT_TS && this.#checkPoint.oldestCommitTsXid === 0) {
+      return []; // not tracked
+    }
     const [oldest, next, perSegment] = await this.#slruRange(kind);
     const segments = Math.ceil(2 ** 32 / perSegment);
     const last = Math.floor(next / perSegment);
@@ -265,10 +326,13 @@ export class PageSource implements PageHandlers {
   }
 
   async #slruRange(kind: SlruKind): Promise<[oldest: number, next: number, perSegment: number]> {
-    const { oldestXid, nextFullXid, oldestMulti, nextMulti, nextMultiOffset } = this.#checkPoint;
+    const { oldestMulti, nextMulti, nextMultiOffset } = this.#checkPoint;
+    const nextXid = Number(BigInt.asUintN(32, this.#checkPoint.nextFullXid));
     switch (kind) {
       case SLRU_CLOG:
-        return [oldestXid, Number(BigInt.asUintN(32, nextFullXid)), XIDS_PER_SEGMENT];
+        return [this.#checkPoint.oldestXid, nextXid, XIDS_PER_SEGMENT];
+      case SLRU_COMMIT_TS:
+        return [this.#checkPoint.oldestCommitTsXid, nextXid, COMMIT_TS_PER_SEGMENT];
       case SLRU_MULTIXACT_OFFSETS:
         return [oldestMulti, nextMulti, MULTIS_PER_SEGMENT];
       case SLRU_MULTIXACT_MEMBERS: {
@@ -354,15 +418,9 @@ export class PageSource implements PageHandlers {
       throw new StorageError("unavailable", "closed", "the page source is closed");
     }
     if (this.#client === undefined) {
-      const connecting = this.#service.connect();
-      this.#client = connecting;
-      connecting.catch(() => {
-        if (this.#client === connecting) {
-          this.#client = undefined;
-        }
-      });
+      this.#use(this.#service.connect());
     }
-    return this.#client;
+    return this.#client!;
   }
 }
 

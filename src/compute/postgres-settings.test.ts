@@ -9,6 +9,7 @@ function settingsWith(settings: Record<string, string>, preparedTransactions = 0
     port: 55432,
     settings,
     preparedTransactions,
+    replicationOrigins: 0,
   });
 }
 
@@ -20,7 +21,9 @@ test("postgresSettings: durability is on the command line and cannot be set away
   for (const name of ["fsync", "FSYNC", "wal_sync_method", "full_page_writes", "port"]) {
     assert.throws(() => settingsWith({ [name]: "off" }), { code: "protected-setting" }, name);
   }
-  assert.throws(() => settingsWith({ io_method: "io_uring" }), { code: "protected-setting" });
+  for (const value of ["io_uring", " IO_Uring "]) {
+    assert.throws(() => settingsWith({ io_method: value }), { code: "protected-setting" });
+  }
 });
 
 test("postgresSettings: a value cannot break out of its quotes", () => {
@@ -45,9 +48,19 @@ test("postgresSettings: pg_control gets what Postgres will run with", () => {
 });
 
 test("postgresSettings: what only later majors know is not given to earlier ones", () => {
-  const common = { host: "127.0.0.1", port: 1, settings: {}, preparedTransactions: 0 };
+  const common = {
+    host: "127.0.0.1",
+    port: 1,
+    settings: {},
+    preparedTransactions: 0,
+    replicationOrigins: 12,
+  };
   const of = (pgVersion: number) => postgresSettings({ ...common, pgVersion }).configuration;
   assert.doesNotMatch(of(16), /io_combine_limit/);
   assert.match(of(17), /io_combine_limit = '256kB'/);
   assert.match(of(18), /io_method = 'worker'/);
+  // Room for every replication origin that was replayed, or Postgres would not start.
+  assert.match(of(17), /max_replication_slots = '12'/);
+  assert.match(of(18), /max_replication_slots = '10'/);
+  assert.match(of(18), /max_active_replication_origins = '12'/);
 });

@@ -47,8 +47,6 @@ const REFUSED = new Set([
   "ignore_system_indexes",
   "zero_damaged_pages",
   "synchronous_standby_names",
-  // Commit timestamps are not kept by storage.
-  "track_commit_timestamp",
 ]);
 
 const DEFAULTS: Readonly<Record<string, string>> = {
@@ -78,7 +76,7 @@ const DEFAULTS: Readonly<Record<string, string>> = {
 const DEFAULTS_FROM_MAJOR: readonly [number, Readonly<Record<string, string>>][] = [
   [17, { io_combine_limit: "256kB" }],
   // io_uring would read past the shim.
-  [18, { io_method: "worker" }],
+  [18, { io_method: "worker", max_active_replication_origins: "10" }],
 ];
 
 export interface PostgresSettings {
@@ -95,7 +93,9 @@ export interface SettingsInput {
   readonly port: number;
   /** The endpoint's own GUCs. */
   readonly settings: Readonly<Record<string, string>>;
+  /** Of earlier runs: Postgres refuses to start without room for them. */
   readonly preparedTransactions: number;
+  readonly replicationOrigins: number;
 }
 
 /** StorageError `invalid` where the endpoint sets what it may not, or what is no setting's name. */
@@ -113,15 +113,18 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     if (!/^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$/.test(lower) || value.includes("\0")) {
       throw new StorageError("invalid", "bad-setting", `not a setting: '${name}'`);
     }
-    if (REFUSED.has(lower) || (lower === "io_method" && value === "io_uring")) {
+    if (
+      REFUSED.has(lower) ||
+      (lower === "io_method" && value.trim().toLowerCase() === "io_uring")
+    ) {
       throw new StorageError("invalid", "protected-setting", `setting '${name}' cannot be changed`);
     }
     chosen.set(lower, value);
   }
-  const prepared = Number(chosen.get("max_prepared_transactions"));
-  if (prepared < input.preparedTransactions) {
-    chosen.set("max_prepared_transactions", String(input.preparedTransactions));
-  }
+  atLeast(chosen, "max_prepared_transactions", input.preparedTransactions);
+  const originsSetting =
+    input.pgVersion >= 18 ? "max_active_replication_origins" : "max_replication_slots";
+  atLeast(chosen, originsSetting, input.replicationOrigins);
   chosen.set("listen_addresses", input.host);
   chosen.set("port", String(input.port));
   chosen.set("unix_socket_directories", "");
@@ -131,6 +134,12 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     commandLine: Object.entries(PROTECTED).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
     controlParameters: controlParameters(chosen),
   };
+}
+
+function atLeast(chosen: Map<string, string>, name: string, least: number): void {
+  if (Number(chosen.get(name) ?? "0") < least) {
+    chosen.set(name, String(least));
+  }
 }
 
 const WAL_LEVELS = ["minimal", "replica", "logical"];

@@ -21,6 +21,7 @@ import { computeState } from "../pageserver/client.ts";
 import { findInstallation, type Installation, runtimeDirectory } from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import type { EndpointSpec } from "./api.ts";
+import type { CommitTimes } from "./commit-times.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LazyFiles, prepareShim } from "./lazy-files.ts";
 import { LocalWal } from "./local-wal.ts";
@@ -51,6 +52,7 @@ export interface PostgresSideOptions {
   readonly workdir: string;
   /** Undefined for a compute that only reads. */
   readonly driver: ProposerDriver | undefined;
+  readonly commitTimes?: CommitTimes | undefined;
   readonly logger: Logger;
   readonly onPostgresSpawned?: (() => void) | undefined;
   /** What was found makes going on wrong. */
@@ -62,6 +64,15 @@ export interface PostgresTimes {
   basebackupMs: number;
   dataDirectoryMs: number;
   startPostgresMs: number;
+}
+
+/** A data directory of a state, and Postgres before it: it waits to be released. */
+interface Draft {
+  readonly state: ComputeState;
+  readonly wal: SynthesizedWal;
+  readonly files: LazyFiles;
+  /** Where Postgres's own words begin in its log. */
+  readonly logStart: number;
 }
 
 export class PostgresSide {
@@ -77,6 +88,7 @@ export class PostgresSide {
   #localWal: LocalWal | undefined;
   #files: LazyFiles | undefined;
   #postgres: PostgresProcess | undefined;
+  #draft: Draft | undefined;
   #installation: Installation | undefined;
   #shim: string | undefined;
 
@@ -99,7 +111,10 @@ export class PostgresSide {
     return this.#postgres;
   }
 
-  /** What this machine must have; and the place must be free. */
+  /**
+   * What this machine must have; and the place must be free. Then all of a start at the newest state
+   * but what takes a won election: Postgres stands before its own main().
+   */
   async prepare(): Promise<void> {
     const { spec, workdir } = this.#options;
     this.#installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
@@ -108,30 +123,71 @@ export class PostgresSide {
     await discardDataDirectory(this.#dataDirectory);
     await turn();
     await makeSkeleton(this.#dataDirectory);
+    const newest = await this.#newestState;
+    if (newest !== undefined) {
+      // Here already, because safekeepers that refuse our major would let no election end.
+      this.#requireOurs(newest);
+      await this.#makeDraft(newest);
+    }
+  }
+
+  #requireOurs(state: ComputeState): void {
+    const { pgVersion: major } = this.#options.spec;
+    if (state.pgVersion !== major) {
+      throw new StorageError(
+        "unsupported",
+        "wrong-major",
+        `the timeline is of PostgreSQL ${state.pgVersion}, the endpoint of ${major}`,
+      );
+    }
+    if (state.walSegmentSize !== WAL_SEGMENT_SIZE) {
+      throw new StorageError(
+        "unsupported",
+        "wrong-segment-size",
+        `the timeline has WAL segments of ${state.walSegmentSize} bytes, not ${WAL_SEGMENT_SIZE}`,
+      );
+    }
   }
 
   /** After `prepare`: resolves when Postgres over the state at `lsn` accepts connections. */
   async start(lsn: Lsn): Promise<void> {
-    const { spec, driver, workdir, logger } = this.#options;
+    const { driver } = this.#options;
     const asked = monotonicMs();
     const state = await this.#fetchState(lsn);
+    this.times.basebackupMs = monotonicMs() - asked;
+    if (this.#draft?.state !== state) {
+      await this.#dropDraft();
+      await this.#makeDraft(state);
+    }
+    const { wal, files, logStart } = this.#draft!;
+    if (driver !== undefined) {
+      this.#shipFrom(lsn, driver, state, wal);
+    }
+    await this.#startPostgres(files, logStart);
+    sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
+      .then(() => {
+        files.endOfStart();
+        return removeDiscarded(this.#dataDirectory);
+      })
+      .catch(() => undefined);
+  }
+
+  /** Writes the data directory and spawns Postgres, which waits. */
+  async #makeDraft(state: ComputeState): Promise<void> {
+    const { spec, driver, workdir, logger } = this.#options;
     const writing = monotonicMs();
-    this.times.basebackupMs = writing - asked;
     const settings = postgresSettings({
       pgVersion: spec.pgVersion,
       host: spec.pgHost,
       port: spec.pgPort,
       settings: spec.settings,
       preparedTransactions: state.twoPhase.length,
+      replicationOrigins: state.replicationOrigins.length,
     });
     const path = this.#dataDirectory;
     const standby = driver === undefined;
     const wal = writeDataDirectory({ path, state, settings, standby });
-    if (!standby) {
-      this.#shipFrom(lsn, driver, state, wal);
-    }
     this.times.dataDirectoryMs = monotonicMs() - writing;
-    const shipper = this.#shipper;
     this.#files = await LazyFiles.start({
       shim: this.#shim!,
       workdir,
@@ -139,23 +195,29 @@ export class PostgresSide {
       timeline: this.#timeline,
       pageserverAddress: spec.pageserver.pgAddr,
       state,
-      wal:
-        shipper === undefined
-          ? undefined
-          : {
-              written: (segment, offset, length) => shipper.walWritten(segment, offset, length),
-              flush: (segment, end) => shipper.flushWal(segment, end),
-            },
+      // Postgres is released when there is a shipper.
+      wal: standby
+        ? undefined
+        : {
+            written: (segment, offset, length) =>
+              this.#shipper!.walWritten(segment, offset, length),
+            flush: (segment, end) => this.#shipper!.flushWal(segment, end),
+          },
       logger,
     });
-    if (this.#closing.signal.aborted) {
-      await this.#files.close();
-      throw closedWhileStarting();
+    const logStart = await this.#spawnPostgres(this.#files, settings.commandLine);
+    this.#draft = { state, wal, files: this.#files, logStart };
+  }
+
+  /** The newest state was not the one at L. */
+  async #dropDraft(): Promise<void> {
+    if (this.#draft !== undefined) {
+      this.#draft = undefined;
+      await this.#postgres?.kill();
+      await this.#files?.close();
+      await discardDataDirectory(this.#dataDirectory);
+      await makeSkeleton(this.#dataDirectory);
     }
-    await this.#startPostgres(this.#installation!, settings.commandLine);
-    sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
-      .then(() => removeDiscarded(path))
-      .catch(() => undefined);
   }
 
   /** Nothing is acknowledged any more, and Postgres goes without a checkpoint. */
@@ -167,6 +229,7 @@ export class PostgresSide {
 
   /** As ComputeRun's; `close` is still due. */
   async stop(mode: "fast" | "immediate"): Promise<void> {
+    this.#files?.endOfStart();
     await this.#postgres?.stop(mode);
     if (mode === "fast" && this.#shipper !== undefined) {
       await this.#waitForLastWal(this.#shipper);
@@ -192,13 +255,7 @@ export class PostgresSide {
           newest?.lsn === lsn
             ? newest
             : await computeState(spec.pageserver.pgAddr, this.#timeline, lsn);
-        if (state.pgVersion !== spec.pgVersion || state.walSegmentSize !== WAL_SEGMENT_SIZE) {
-          throw new StorageError(
-            "unsupported",
-            "wrong-timeline",
-            `the timeline is of Postgres ${state.pgVersion} with WAL segments of ${state.walSegmentSize} bytes`,
-          );
-        }
+        this.#requireOurs(state);
         // Where it rounded, we still start where we asked to; then the record before is not known.
         return state.lsn === lsn ? state : { ...state, lsn, prevRecordLsn: INVALID_LSN };
       } catch (error) {
@@ -231,6 +288,7 @@ export class PostgresSide {
       localWal: this.#localWal,
       segmentSize,
       onAvailable: (end) => driver.walAvailable(end),
+      times: this.#options.commitTimes,
       onFatal: this.#options.onFatal,
     });
     const shipper = this.#shipper;
@@ -245,35 +303,47 @@ export class PostgresSide {
     shipper.committed(maxLsn(driver.commitLsn, lsn));
   }
 
-  async #startPostgres(installation: Installation, commandLine: readonly string[]): Promise<void> {
-    const { workdir, logger } = this.#options;
-    const started = monotonicMs();
-    const logPath = join(workdir, "postgres.log");
-    const logFd = openSync(logPath, "a", 0o600);
+  /** Returns where its words begin in the log. */
+  async #spawnPostgres(files: LazyFiles, commandLine: readonly string[]): Promise<number> {
+    if (this.#closing.signal.aborted) {
+      await files.close();
+      throw closedWhileStarting();
+    }
+    const logFd = openSync(this.#logPath, "a", 0o600);
     const logStart = fstatSync(logFd).size;
     try {
       this.#postgres = await PostgresProcess.start({
-        installation,
+        installation: this.#installation!,
         dataDirectory: this.#dataDirectory,
         args: commandLine,
-        env: this.#files!.environment,
+        env: files.environment,
         logFd,
       });
     } finally {
       closeSync(logFd);
     }
-    const postgres = this.#postgres;
     if (this.#closing.signal.aborted) {
-      await postgres.stop("immediate");
+      await this.#postgres.stop("immediate");
       throw closedWhileStarting();
     }
-    logger.info({ postgresPid: postgres.pid }, "started Postgres");
+    return logStart;
+  }
+
+  async #startPostgres(files: LazyFiles, logStart: number): Promise<void> {
+    const postgres = this.#postgres!;
+    const started = monotonicMs();
+    await files.release();
+    this.#options.logger.info({ postgresPid: postgres.pid }, "started Postgres");
     this.#options.onPostgresSpawned?.();
     await postgres.waitReady(READY_TIMEOUT_MS).catch((error: unknown): never => {
-      throw withContext(error, lastWords(logPath, logStart));
+      throw withContext(error, lastWords(this.#logPath, logStart));
     });
-    await this.#files!.shimLoaded(SHIM_TIMEOUT_MS);
+    await files.shimLoaded(SHIM_TIMEOUT_MS);
     this.times.startPostgresMs = monotonicMs() - started;
+  }
+
+  get #logPath(): string {
+    return join(this.#options.workdir, "postgres.log");
   }
 
   async #waitForLastWal(shipper: WalShipper): Promise<void> {

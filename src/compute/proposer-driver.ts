@@ -4,10 +4,11 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { errorKind, errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { addLsn, formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
+import { addLsn, formatLsn, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
 import { randomInt } from "../base/random.ts";
 import type { CopyChannel } from "../postgres/copy-channel.ts";
 import { openReplication, openWalPush } from "../safekeeper/client.ts";
+import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
 import {
   decodeAcceptorMessage,
   encodeAppendHeader,
@@ -19,7 +20,9 @@ import {
   type ProposerEffect,
   type ProposerEvent,
   type ProposerPeerStatus,
+  type ResumedTerm,
 } from "../safekeeper/proposer.ts";
+import type { CommitTimes } from "./commit-times.ts";
 
 /** More than this unsent to one safekeeper, and the rest stays on disk until it has drained. */
 const SEND_BUFFER_BYTES = 4 * 1024 * 1024;
@@ -54,6 +57,7 @@ export interface ProposerDriverOptions {
   readonly walSegSize: number;
   readonly safekeepers: readonly SafekeeperEndpoint[];
   readonly logger: Logger;
+  readonly times?: CommitTimes | undefined;
   readonly onCommitted: (lsn: Lsn) => void;
   /** After a won election somebody else won a higher one. Nothing more will be committed. */
   readonly onFenced: (term: number) => void;
@@ -74,8 +78,17 @@ interface Range {
   end: Lsn;
 }
 
+interface TimedWal {
+  readonly end: Lsn;
+  readonly queuedMs: number;
+  /** Undefined before the socket has it. */
+  sentMs: number | undefined;
+}
+
 interface Peer {
   readonly endpoint: SafekeeperEndpoint;
+  /** Aborted where it is no member any more, and when all ends. */
+  readonly stop: AbortController;
   channel: CopyChannel | undefined;
   /** What is to be sent, in order; contiguous. */
   queue: Range[];
@@ -83,6 +96,8 @@ interface Peer {
   pumping: boolean;
   /** Set where it is to be told a commit LSN by itself: the end of what it was sent. */
   announceAt: Lsn | undefined;
+  /** A piece of WAL whose way there is timed; one at a time. */
+  timed: TimedWal | undefined;
   failing: boolean;
   /** It answers, but its copy of the timeline is damaged: only an operator can change that. */
   refusal: StorageError | undefined;
@@ -90,31 +105,25 @@ interface Peer {
 
 export class ProposerDriver {
   readonly #options: ProposerDriverOptions;
-  readonly #peers: Map<number, Peer>;
+  readonly #peers = new Map<number, Peer>();
   readonly #stop = new AbortController();
   readonly #elected = Promise.withResolvers<Election>();
   readonly #recovered = Promise.withResolvers<void>();
+  readonly #standbyXmins = new Map<number, bigint>();
   #proposer: Proposer;
+  /** End of the whole records that the compute has; 0 before the first election. */
+  #availableLsn = 0 as Lsn;
+  #commitLsn = 0 as Lsn;
+  #pageserverLsn = 0 as Lsn;
   #readLocal: ((begin: Lsn, end: Lsn) => Uint8Array) | undefined;
   #timer: NodeJS.Timeout | undefined;
   #announceTimer: NodeJS.Timeout | undefined;
 
   constructor(options: ProposerDriverOptions) {
     this.#options = options;
-    this.#peers = new Map(
-      options.safekeepers.map((endpoint) => [
-        endpoint.id,
-        {
-          endpoint,
-          channel: undefined,
-          queue: [],
-          pumping: false,
-          announceAt: undefined,
-          failing: false,
-          refusal: undefined,
-        },
-      ]),
-    );
+    for (const endpoint of options.safekeepers) {
+      this.#peers.set(endpoint.id, newPeer(endpoint));
+    }
     this.#proposer = this.#newProposer();
     // Whoever closes us before the election need not wait for these.
     this.#elected.promise.catch(() => undefined);
@@ -138,8 +147,13 @@ export class ProposerDriver {
     return this.#proposer.term;
   }
 
+  /** In which it campaigns or was elected; generation 0 while it is not known. */
+  get membership(): MembershipConfiguration {
+    return this.#proposer.membership;
+  }
+
   get commitLsn(): Lsn {
-    return this.#proposer.commitLsn;
+    return this.#commitLsn;
   }
 
   get peers(): readonly ProposerPeerStatus[] {
@@ -148,7 +162,15 @@ export class ProposerDriver {
 
   /** Newest position that a pageserver told; 0 where none has. */
   get pageserverLsn(): Lsn {
-    return this.#proposer.pageserverFeedback.lastReceivedLsn;
+    const { lastReceivedLsn } = this.#proposer.pageserverFeedback;
+    this.#pageserverLsn = maxLsn(this.#pageserverLsn, lastReceivedLsn);
+    return this.#pageserverLsn;
+  }
+
+  /** Least transaction id that a standby of any safekeeper still sees; 0 where none has told. */
+  get standbyXmin(): bigint {
+    const told = [...this.#standbyXmins.values()].filter((xmin) => xmin !== 0n);
+    return told.reduce((least, xmin) => (xmin < least ? xmin : least), told[0] ?? 0n);
   }
 
   start(): void {
@@ -168,7 +190,11 @@ export class ProposerDriver {
 
   /** The compute has whole records up to `endLsn`. */
   walAvailable(endLsn: Lsn): void {
-    this.#step({ type: "wal-available", endLsn });
+    this.#availableLsn = endLsn;
+    // While it campaigns in a newer membership the WAL waits.
+    if (this.#proposer.elected) {
+      this.#step({ type: "wal-available", endLsn });
+    }
   }
 
   close(): void {
@@ -182,12 +208,13 @@ export class ProposerDriver {
     this.#elected.reject(closed);
     this.#recovered.reject(closed);
     for (const peer of this.#peers.values()) {
+      peer.stop.abort();
       peer.channel?.close();
     }
   }
 
-  #newProposer(): Proposer {
-    const { tenantId, timelineId, pgVersion, walSegSize, safekeepers } = this.#options;
+  #newProposer(mconf?: MembershipConfiguration, resumes?: ResumedTerm): Proposer {
+    const { tenantId, timelineId, pgVersion, walSegSize } = this.#options;
     return new Proposer({
       tenantId,
       timelineId,
@@ -195,7 +222,9 @@ export class ProposerDriver {
       // Storage tells it only when it knows L.
       systemId: 0n,
       walSegSize,
-      safekeepers,
+      safekeepers: [...this.#peers.values()].map(({ endpoint }) => endpoint),
+      ...(mconf === undefined ? {} : { mconf }),
+      resumes,
     });
   }
 
@@ -222,9 +251,10 @@ export class ProposerDriver {
         this.#enqueue(this.#peer(effect.safekeeper), effect.source, effect.beginLsn, effect.endLsn);
         break;
       case "elected":
-        this.#elected.resolve(effect);
+        this.#wonElection(effect);
         break;
       case "committed":
+        this.#commitLsn = maxLsn(this.#commitLsn, effect.lsn);
         this.#recovered.resolve();
         this.#options.onCommitted(effect.lsn);
         break;
@@ -238,32 +268,83 @@ export class ProposerDriver {
         break;
       }
       case "fenced":
-        this.#fenced(effect.term, effect.elected);
+        this.#fenced(effect);
         break;
     }
   }
 
-  #fenced(term: number, wasElected: boolean): void {
-    if (wasElected) {
-      this.close();
-      this.#options.onFenced(term);
+  #wonElection(election: Election): void {
+    const { term, startLsn } = election;
+    this.#elected.resolve(election);
+    if (this.#availableLsn === 0) {
       return;
     }
-    this.#options.logger.info({ term }, "lost an election, trying again");
-    void this.#campaignAgain();
+    if (startLsn < this.#commitLsn || startLsn > this.#availableLsn) {
+      throw new StorageError(
+        "corrupt",
+        "resumed-elsewhere",
+        `term ${term} begins at ${formatLsn(startLsn)}, but this compute has committed ` +
+          `${formatLsn(this.#commitLsn)} and written ${formatLsn(this.#availableLsn)}`,
+      );
+    }
+    this.#options.logger.info(
+      { term, startLsn: formatLsn(startLsn), generation: this.membership.generation },
+      "elected again",
+    );
+    // After the messages that make it known.
+    queueMicrotask(() => this.walAvailable(this.#availableLsn));
   }
 
-  async #campaignAgain(): Promise<void> {
+  #fenced({ term, elected, newer }: Extract<ProposerEffect, { type: "fenced" }>): void {
+    if (newer !== undefined) {
+      this.#options.logger.info(
+        { generation: newer.generation, term },
+        "the safekeepers have a newer membership, campaigning in it",
+      );
+      void this.#campaignAgain(newer, 0);
+    } else if (elected) {
+      this.close();
+      this.#options.onFenced(term);
+    } else {
+      this.#options.logger.info({ term }, "lost an election, trying again");
+      void this.#campaignAgain(this.#proposer.membership, CAMPAIGN_PAUSE_MS);
+    }
+  }
+
+  async #campaignAgain(mconf: MembershipConfiguration, maxPauseMs: number): Promise<void> {
     try {
-      await sleep(randomInt(CAMPAIGN_PAUSE_MS), this.#stop.signal);
+      await sleep(maxPauseMs === 0 ? 0 : randomInt(maxPauseMs), this.#stop.signal);
     } catch {
       return;
     }
-    this.#proposer = this.#newProposer();
+    if (mconf.generation > 0) {
+      this.#setMembers(mconf);
+    }
+    this.#proposer = this.#newProposer(mconf, this.#proposer.resumable);
     this.#step({ type: "tick", nowMs: monotonicMs() });
     for (const peer of this.#peers.values()) {
       // Connections belong to one campaign; each is opened again at once.
       peer.channel?.destroy();
+    }
+  }
+
+  /** Lets go of safekeepers that are no members, connects to those that are new. */
+  #setMembers(mconf: MembershipConfiguration): void {
+    const members = new Map(allMembers(mconf).map((member) => [member.id, member]));
+    for (const [id, peer] of this.#peers) {
+      const member = members.get(id);
+      if (member === undefined || address(member) !== address(peer.endpoint)) {
+        this.#peers.delete(id);
+        peer.stop.abort();
+        peer.channel?.destroy();
+      }
+    }
+    for (const [id, member] of members) {
+      if (!this.#peers.has(id)) {
+        const peer = newPeer(member);
+        this.#peers.set(id, peer);
+        void this.#keepConnected(peer);
+      }
     }
   }
 
@@ -272,7 +353,7 @@ export class ProposerDriver {
   }
 
   async #keepConnected(peer: Peer): Promise<void> {
-    const { signal } = this.#stop;
+    const { signal } = peer.stop;
     let delayMs = RECONNECT_FIRST_MS;
     while (!signal.aborted) {
       const startedMs = monotonicMs();
@@ -323,7 +404,7 @@ export class ProposerDriver {
       applicationName: "compute",
       timeoutMs: CONNECT_TIMEOUT_MS,
     });
-    if (this.#stop.signal.aborted) {
+    if (peer.stop.signal.aborted) {
       channel.destroy();
       return;
     }
@@ -336,6 +417,7 @@ export class ProposerDriver {
     peer.channel = channel;
     peer.queue = [];
     peer.announceAt = undefined;
+    peer.timed = undefined;
     peer.pumping = false;
     const proposer = this.#proposer;
     const ended = new Promise<void>((resolve) => {
@@ -344,7 +426,7 @@ export class ProposerDriver {
           peer.channel = undefined;
           peer.queue = [];
         }
-        if (this.#proposer === proposer) {
+        if (this.#proposer === proposer && this.#peers.get(id) === peer) {
           this.#step({ type: "disconnected", safekeeper: id });
         }
         resolve();
@@ -371,6 +453,15 @@ export class ProposerDriver {
       channel.destroy();
       return;
     }
+    const { timed } = peer;
+    if (message.type === "append-response") {
+      this.#standbyXmins.set(peer.endpoint.id, message.hotStandbyFeedback.xmin);
+      if (timed?.sentMs !== undefined && message.flushLsn >= timed.end) {
+        const answerMs = monotonicMs() - timed.sentMs;
+        this.#options.times?.observeSafekeeper(peer.endpoint.id, "answer", answerMs);
+        peer.timed = undefined;
+      }
+    }
     this.#step({ type: "message", safekeeper: peer.endpoint.id, message });
   }
 
@@ -384,6 +475,9 @@ export class ProposerDriver {
       return;
     }
     peer.announceAt = undefined;
+    if (source === "compute") {
+      peer.timed ??= { end, queuedMs: monotonicMs(), sentMs: undefined };
+    }
     if (last !== undefined && last.source === source && last.end === begin) {
       last.end = end;
     } else {
@@ -442,6 +536,15 @@ export class ProposerDriver {
         channel.send(header, bytes);
       }
       range.begin = end;
+      const { timed } = peer;
+      if (timed !== undefined && timed.sentMs === undefined && end >= timed.end) {
+        timed.sentMs = monotonicMs();
+        this.#options.times?.observeSafekeeper(
+          peer.endpoint.id,
+          "queue",
+          timed.sentMs - timed.queuedMs,
+        );
+      }
       if (range.begin === range.end) {
         peer.queue.shift();
       }
@@ -483,6 +586,7 @@ export class ProposerDriver {
 
   /** Fetches a range from a safekeeper that has it, and sends it on as it arrives. */
   async #recover(peer: Peer, channel: CopyChannel, range: Range): Promise<void> {
+    peer.timed = undefined;
     const sourceId = this.#proposer.recoverySource(peer.endpoint.id);
     if (sourceId === undefined) {
       throw new StorageError("unavailable", "no-recovery-source", "no safekeeper has the WAL");
@@ -548,6 +652,20 @@ export class ProposerDriver {
 }
 
 const EMPTY = new Uint8Array(0);
+
+function newPeer(endpoint: SafekeeperEndpoint): Peer {
+  return {
+    endpoint,
+    stop: new AbortController(),
+    channel: undefined,
+    queue: [],
+    pumping: false,
+    announceAt: undefined,
+    timed: undefined,
+    failing: false,
+    refusal: undefined,
+  };
+}
 
 function address(endpoint: SafekeeperEndpoint): string {
   return `${endpoint.host}:${endpoint.pgPort}`;

@@ -15,7 +15,7 @@ export const INTERCEPTED_IMPORTS = names(`
 
 /**
  * Functions that neither read nor write a relation, an SLRU segment or WAL: from the imports of
- * Postgres 15 and 17, their 64-bit and fortified spellings, and what the libraries linked
+ * Postgres 14 to 18, their 64-bit and fortified spellings, and what the libraries linked
  * into other builds use. fopen and its family serve configuration and statistics files, which are
  * always here; lseek and fstat are right because a file that is not filled yet has its full size;
  * posix_fallocate leaves what a file holds as it is.

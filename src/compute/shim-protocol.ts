@@ -3,17 +3,19 @@
 import { StorageError } from "../base/errors.ts";
 
 /*
- * Ours, version 1; the other side and the meaning of the fields are drawn in shim/strata_shim.c.
+ * Ours, version 2; the other side and the meaning of the fields are drawn in shim/strata_shim.c.
  * Little-endian, over a unix stream socket, one connection a Postgres process.
  *
  * request: 0 u32 length of all | 4 u8 type | 5 u8 version | 6 u16 path length
  *          8 u64 a | 16 u32 b | 20 u32 c | 24 path
  * reply:   0 u32 length of all | 4 u8 status | 5 u8 type | 6 u16 0 | 8 u64 a | 16 payload
  * entry of a list reply: 0 u64 bytes | 8 u16 name length | 10 name
+ * entry of a hello reply: 0 u64 bytes, 2^64 - 1 = no such file | 8 u16 path length | 10 u16 runs
+ *                         12 path | per run: u32 first block, u32 blocks
  *
  * A message that breaks this ends its connection: the peer is not our shim, or another version of it.
  */
-export const SHIM_PROTOCOL_VERSION = 1;
+export const SHIM_PROTOCOL_VERSION = 2;
 const REQUEST_HEADER_BYTES = 24;
 const REPLY_HEADER_BYTES = 16;
 /** strata_shim.c: MAX_PATH, with its closing NUL. */
@@ -177,6 +179,32 @@ export function encodeListing(files: readonly RemoteFile[]): Uint8Array {
     at += 10 + name.length;
   }
   return payload;
+}
+
+/** A file of storage that has been put into the data directory before Postgres runs. */
+export interface PlacedFile {
+  readonly path: string;
+  /** A multiple of 8192; undefined where storage has no such file. */
+  readonly bytes: number | undefined;
+  /** Which blocks are in it, as (first, count); ascending and apart. */
+  readonly runs: readonly (readonly [first: number, count: number])[];
+}
+
+/** What `hello` is answered with, header and all. */
+export function encodeHelloReply(files: readonly PlacedFile[]): Uint8Array[] {
+  const parts = files.map(({ path, bytes, runs }) => {
+    const entry = Buffer.alloc(12 + path.length + 8 * runs.length);
+    entry.writeBigUInt64LE(bytes === undefined ? 2n ** 64n - 1n : BigInt(bytes));
+    entry.writeUInt16LE(path.length, 8);
+    entry.writeUInt16LE(runs.length, 10);
+    entry.write(path, 12, "latin1");
+    runs.flat().forEach((block, at) => {
+      entry.writeUInt32LE(block, 12 + path.length + 4 * at);
+    });
+    return entry;
+  });
+  const payload = Buffer.concat(parts);
+  return [encodeReplyHeader("hello", STATUS_OK, files.length, payload.length), payload];
 }
 
 /** For tests and measurements: a request as the shim sends it. */

@@ -10,7 +10,7 @@ import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { SeededRandom } from "../base/random.ts";
 import { encodeRequest, type ShimRequest, ShimRequestReader } from "./shim-protocol.ts";
-import { type ShimHandlers, ShimServer } from "./shim-server.ts";
+import { type PlacedFile, type ShimHandlers, ShimServer } from "./shim-server.ts";
 
 const REQUESTS: readonly { readonly bytes: Uint8Array; readonly request: ShimRequest }[] = [
   { bytes: encodeRequest("hello", { a: 77 }), request: { type: "hello", pid: 77 } },
@@ -55,7 +55,7 @@ test("ShimRequestReader: refuses what is no message of ours", () => {
   broken((bytes) => bytes.fill(0xff, 0, 4));
   broken((bytes) => bytes.fill(0, 0, 4));
   broken((bytes) => bytes.fill(9, 4, 5));
-  broken((bytes) => bytes.fill(2, 5, 6));
+  broken((bytes) => bytes.fill(9, 5, 6));
   broken((bytes) => bytes.fill(1, 6, 8));
   broken((bytes) => bytes.fill(33, 20, 21));
   broken((bytes) => bytes.fill(0, 20, 21));
@@ -77,7 +77,7 @@ test("ShimRequestReader: random bytes end in an error or wait for more", () => {
 });
 
 async function withServer(
-  handlers: Partial<ShimHandlers>,
+  handlers: Partial<ShimHandlers> & { placed?: Promise<readonly PlacedFile[]> },
   run: (server: ShimServer, open: () => Promise<Socket>) => Promise<void>,
 ): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
@@ -85,6 +85,7 @@ async function withServer(
   const server = new ShimServer({
     socketPath,
     logger: createLogger("test", "silent"),
+    ...(handlers.placed === undefined ? {} : { placed: handlers.placed }),
     handlers: {
       stat: async () => undefined,
       readPages: async () => new Uint8Array(0),
@@ -119,6 +120,44 @@ function nextChunk(socket: Socket): Promise<Buffer> {
 }
 
 const STATUS_AT = 4;
+
+test("ShimServer: hello is answered when the files are placed, with their list", async () => {
+  const { promise: placed, resolve } = Promise.withResolvers<readonly PlacedFile[]>();
+  await withServer({ placed }, async (server, open) => {
+    const socket = await open();
+    let answered = false;
+    const answer = nextChunk(socket).then((chunk) => {
+      answered = true;
+      return chunk;
+    });
+    socket.write(encodeRequest("hello", { a: 77 }));
+    assert.equal(await server.postmaster, 77);
+    await sleep(20);
+    assert.equal(answered, false);
+    resolve([
+      {
+        path: "base/5/7",
+        bytes: 3 * 8192,
+        runs: [
+          [0, 1],
+          [2, 1],
+        ],
+      },
+      { path: "base/5/8", bytes: undefined, runs: [] },
+    ]);
+    const bytes = await answer;
+    assert.equal(bytes.readUInt32LE(0), bytes.length);
+    assert.equal(bytes.readBigUInt64LE(8), 2n);
+    assert.equal(
+      bytes.subarray(16).toString("hex"),
+      [
+        "0060000000000000" + "0800" + "0200" + Buffer.from("base/5/7").toString("hex"),
+        "00000000" + "01000000" + "02000000" + "01000000",
+        "ffffffffffffffff" + "0800" + "0000" + Buffer.from("base/5/8").toString("hex"),
+      ].join(""),
+    );
+  });
+});
 
 test("ShimServer: pages in parts arrive whole; too few are an error to the asker", async () => {
   const pages = [new Uint8Array(8192).fill(1), new Uint8Array(8192).fill(2)];

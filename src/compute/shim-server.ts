@@ -6,8 +6,10 @@ import { errorKind, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import {
+  encodeHelloReply,
   encodeListing,
   encodeReplyHeader,
+  type PlacedFile,
   type RemoteFile,
   SHIM_PAGE_BYTES,
   type ShimRequest,
@@ -18,7 +20,7 @@ import {
   STATUS_OK,
 } from "./shim-protocol.ts";
 
-export type { RemoteFile } from "./shim-protocol.ts";
+export type { PlacedFile, RemoteFile } from "./shim-protocol.ts";
 
 /** The page half: storage as of the compute's start LSN. Paths are relative to the data directory. */
 export interface PageHandlers {
@@ -56,16 +58,24 @@ export class ShimServer {
   readonly #socketPath: string;
   readonly #handlers: ShimHandlers;
   readonly #logger: Logger;
+  readonly #placed: Promise<readonly PlacedFile[]>;
   readonly #sockets = new Set<Socket>();
   readonly #waitingFlushes = new Set<Socket>();
   readonly #hello = Promise.withResolvers<number>();
   #server: Server | undefined;
   #fenced = false;
 
-  constructor(options: { socketPath: string; handlers: ShimHandlers; logger: Logger }) {
+  constructor(options: {
+    socketPath: string;
+    handlers: ShimHandlers;
+    logger: Logger;
+    /** Postgres runs nothing of its own before this resolves: what has been put into its directory. */
+    placed?: Promise<readonly PlacedFile[]>;
+  }) {
     this.#socketPath = options.socketPath;
     this.#handlers = options.handlers;
     this.#logger = options.logger;
+    this.#placed = options.placed ?? Promise.resolve([]);
   }
 
   /** StorageError `invalid` where the path is too long for a unix socket. */
@@ -151,19 +161,17 @@ export class ShimServer {
         return;
       case "hello":
         this.#hello.resolve(request.pid);
-        socket.write(encodeReplyHeader("hello", STATUS_OK));
+        this.#placed.then(
+          (files) => writeAll(socket, encodeHelloReply(files)),
+          // Whoever should have placed them reports it, and ends this Postgres.
+          () => undefined,
+        );
         return;
       case "read":
       case "stat":
       case "list":
         this.#answer(request).then(
-          (parts) => {
-            socket.cork();
-            for (const part of parts) {
-              socket.write(part);
-            }
-            socket.uncork();
-          },
+          (parts) => writeAll(socket, parts),
           (error: unknown) => {
             this.#logger.error({ error, request }, "cannot give Postgres what it reads");
             socket.write(encodeReplyHeader(request.type, STATUS_ERROR));
@@ -223,4 +231,12 @@ export class ShimServer {
       },
     );
   }
+}
+
+function writeAll(socket: Socket, parts: readonly Uint8Array[]): void {
+  socket.cork();
+  for (const part of parts) {
+    socket.write(part);
+  }
+  socket.uncork();
 }

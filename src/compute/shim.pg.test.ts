@@ -2,11 +2,13 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type pg from "pg";
 import { sleep } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { NO_QUORUM, ShimmedPostgres } from "../testing/shimmed-postgres.ts";
 import {
   copyTree,
@@ -15,7 +17,8 @@ import {
   writePostgresFile,
 } from "../testing/stock-cluster.ts";
 import { removeRemoteFiles, StockPages } from "../testing/stock-pages.ts";
-import type { WalHandlers } from "./shim-server.ts";
+import type { PlacedFile, WalHandlers } from "./shim-server.ts";
+import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const ACCOUNTS = 40_000;
 const SUMS =
@@ -62,6 +65,7 @@ async function start(
     walMode?: "quorum" | "none";
     standby?: boolean;
     settings?: Record<string, string>;
+    place?: (dataDirectory: string, pages: StockPages) => Promise<readonly PlacedFile[]>;
   } = {},
 ): Promise<Started> {
   const workdir = join(stock.workdir, String(++copies));
@@ -81,6 +85,7 @@ async function start(
     wal: options.wal ?? NO_QUORUM,
     ...(options.walMode === undefined ? {} : { walMode: options.walMode }),
     ...(options.settings === undefined ? {} : { settings: options.settings }),
+    ...(options.place === undefined ? {} : { placed: options.place(dataDirectory, pages) }),
   });
   return { postgres, pages, dataDirectory };
 }
@@ -115,7 +120,8 @@ describe("pages", () => {
     const { postgres, pages } = await start();
     try {
       assert.ok(pages.pages < 300, `${pages.pages} pages for the start`);
-      assert.equal(pages.lists, 0);
+      // Of pg_commit_ts, which Postgres empties at a start without track_commit_timestamp.
+      assert.equal(pages.lists, 1);
       const client = await postgres.connect();
       assert.deepEqual((await client.query(SUMS)).rows[0], expected);
       assert.equal((await client.query("SELECT count(*)::int AS n FROM scratch")).rows[0].n, 0);
@@ -127,6 +133,50 @@ describe("pages", () => {
       assert.equal(pages.pages, before, "each page is asked once");
       const second = await postgres.connect("second");
       assert.equal((await second.query("SELECT sum(i)::int AS s FROM t")).rows[0].s, 12_502_500);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
+  test("files placed before the start: what is in them is not asked, the rest is", async () => {
+    // Every third block of some catalogs of every database, and a free space map that is not there.
+    const blocks = Array.from({ length: 30 }, (_, i) => 3 * i);
+    const files = readdirSync(join(stock.dataDir, "base")).flatMap(
+      (db): (readonly [path: string, ...blocks: number[]])[] => [
+        ...[1249, 1255, 1259, 2658, 2663].map((rel) => [`base/${db}/${rel}`, ...blocks] as const),
+        [`base/${db}/999999_fsm`],
+      ],
+    );
+    const asked = new Set<string>();
+    const place = async (dataDirectory: string, pages: StockPages) => {
+      const record = join(stock.workdir, "placed.json");
+      writeFileSync(record, JSON.stringify({ version: 1, files }));
+      const placement = new FilePlacement(dataDirectory, pages, new StartReads(record));
+      const placed = await placement.finish();
+      pages.onRead = (path, block) => asked.add(`${path} ${block}`);
+      return placed;
+    };
+    const { postgres } = await start({ place });
+    try {
+      const client = await postgres.connect();
+      assert.deepEqual((await client.query(SUMS)).rows[0], expected);
+      await client.query("CREATE TABLE made (i int PRIMARY KEY)");
+      await client.query("CREATE DATABASE third TEMPLATE second ");
+      await client.query("VACUUM FULL pg_class");
+      await client.query("VACUUM pg_attribute");
+      await client.query("DROP TABLE made");
+      await checkAll(client);
+      const third = await postgres.connect("third");
+      assert.equal((await third.query("SELECT sum(i)::int AS s FROM t")).rows[0].s, 12_502_500);
+      await checkAll(client);
+      const placed = files.flatMap(([path, ...blocks]) =>
+        blocks.map((block) => `${path} ${block}`),
+      );
+      assert.deepEqual(
+        placed.filter((block) => asked.has(block)),
+        [],
+      );
+      assert.ok(files.some(([path]) => asked.has(`${path} 1`)));
     } finally {
       assert.equal(await postgres.stop(), "exit code 0");
     }
@@ -180,8 +230,10 @@ describe("pages", () => {
     const { postgres, pages } = await start();
     try {
       const client = await postgres.connect();
-      await client.query("CREATE DATABASE by_copy TEMPLATE second STRATEGY file_copy");
-      await client.query("CREATE DATABASE by_wal TEMPLATE second STRATEGY wal_log");
+      // Before 15 there is one way, file by file.
+      const strategy = (name: string) => (DEFAULT_MAJOR >= 15 ? `STRATEGY ${name}` : "");
+      await client.query(`CREATE DATABASE by_copy TEMPLATE second ${strategy("file_copy")}`);
+      await client.query(`CREATE DATABASE by_wal TEMPLATE second ${strategy("wal_log")}`);
       for (const name of ["by_copy", "by_wal"]) {
         const copy = await postgres.connect(name);
         assert.equal((await copy.query("SELECT sum(i)::int AS s FROM t")).rows[0].s, 12_502_500);

@@ -12,6 +12,7 @@ import type {
   TerminateAnswer,
   TerminateMode,
 } from "./api.ts";
+import { CommitTimes } from "./commit-times.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
 import { checkPortFree } from "./ports.ts";
@@ -27,6 +28,7 @@ export class Supervisor implements ComputeControl {
   readonly #logger: Logger;
   readonly #onPostgresSpawned: (() => void) | undefined;
   readonly #startTime = nowMs();
+  readonly #commitTimes = new CommitTimes();
   readonly #stopping = new AbortController();
   #run: ComputeRun | undefined;
   #status: ComputeStatusName = "init";
@@ -103,6 +105,8 @@ export class Supervisor implements ComputeControl {
       spec: this.#spec,
       workdir: this.#workdir,
       logger: this.#logger,
+      membership: this.#run?.membership,
+      commitTimes: this.#commitTimes,
       onPostgresSpawned: this.#onPostgresSpawned,
     });
     this.#run = run;
@@ -177,6 +181,7 @@ export class Supervisor implements ComputeControl {
       postgresPid: run?.postgresPid ?? null,
       restarts: this.#restarts,
       term: run?.term ?? null,
+      generation: run?.membership?.generation ?? null,
       startLsn: text(run?.startLsn),
       commitLsn: text(run?.commitLsn),
       flushLsn: text(run?.flushLsn),
@@ -240,7 +245,26 @@ export class Supervisor implements ComputeControl {
       "Parts of the last start",
       Object.entries(this.#metrics ?? {}).map(([part, ms]) => [`{part="${part}"}`, ms] as const),
     );
-    return `${lines.join("\n")}\n`;
+    gauge(
+      "strata_compute_write_lag_bytes",
+      "Committed WAL that no pageserver has taken in",
+      one(
+        run?.commitLsn === undefined || run.pageserverLsn === undefined
+          ? undefined
+          : Math.max(0, run.commitLsn - run.pageserverLsn),
+      ),
+    );
+    gauge(
+      "strata_compute_standby_xmin",
+      "Least transaction id that a standby still sees",
+      one(run?.standbyXmin === undefined ? undefined : Number(run.standbyXmin)),
+    );
+    gauge(
+      "strata_compute_generation",
+      "Of the safekeepers' membership",
+      one(run?.membership?.generation),
+    );
+    return `${[...lines, ...this.#commitTimes.lines()].join("\n")}\n`;
   }
 }
 

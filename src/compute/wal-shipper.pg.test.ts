@@ -13,7 +13,7 @@ import {
   toLsn,
   XLOG_BLCKSZ,
 } from "../base/lsn.ts";
-import { PG_VERSIONS } from "../postgres/versions.ts";
+import { pgVersion } from "../postgres/versions.ts";
 import {
   installation,
   type RunningPostgres,
@@ -90,7 +90,7 @@ async function startWorld(name: string, lsn: Lsn): Promise<World> {
     walker: new WalWalker({
       start: alignLsn(lsn),
       prevLsn: 0 as Lsn,
-      pageMagic: PG_VERSIONS[17].pageMagic,
+      pageMagic: pgVersion(installation.major).pageMagic,
       systemId: state.systemId,
     }),
     localWal,
@@ -260,7 +260,7 @@ test("WalShipper: WAL that cannot be true stops everything", async () => {
     walker: new WalWalker({
       start: wal.recordStart,
       prevLsn: 0 as Lsn,
-      pageMagic: PG_VERSIONS[17].pageMagic,
+      pageMagic: pgVersion(installation.major).pageMagic,
       systemId: state.systemId,
     }),
     localWal,
@@ -279,5 +279,4 @@ test("WalShipper: WAL that cannot be true stops everything", async () => {
   await sleep(20);
   assert.equal(answered, false);
   localWal.close();
-  assert.equal(installation.major, 17);
 });

@@ -1,7 +1,9 @@
 // Turns what Postgres writes into pg_wal into whole records on a quorum, and its fdatasync into a wait for that.
 
+import { monotonicMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import type { CommitTimes } from "./commit-times.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";
 
@@ -20,12 +22,15 @@ export interface WalShipperOptions {
   readonly segmentSize: number;
   /** More whole records exist: send them. Called synchronously, from the commit path. */
   readonly onAvailable: (endLsn: Lsn) => void;
+  readonly times?: CommitTimes | undefined;
   /** The local WAL cannot be true. No flush is answered any more; Postgres must be ended. */
   readonly onFatal: (error: StorageError) => void;
 }
 
 interface FlushWaiter {
   readonly target: Lsn;
+  readonly askedMs: number;
+  readonly shippedMs: number;
   readonly resolve: () => void;
 }
 
@@ -75,12 +80,14 @@ export class WalShipper {
    * acknowledge commits.
    */
   flushWal(segment: number, endOffset: number): Promise<void> {
+    const askedMs = monotonicMs();
     this.#noteWritten(segment, endOffset);
     const target = this.endOfRecords;
     if (target <= this.#committed && !this.#stopped) {
       return Promise.resolve();
     }
-    return new Promise((resolve) => this.#waiters.push({ target, resolve }));
+    const shippedMs = monotonicMs();
+    return new Promise((resolve) => this.#waiters.push({ target, askedMs, shippedMs, resolve }));
   }
 
   /** A quorum has everything up to `lsn`. */
@@ -89,6 +96,8 @@ export class WalShipper {
       return;
     }
     this.#committed = lsn;
+    const committedMs = monotonicMs();
+    const first = this.#firstWaiter;
     while (this.#firstWaiter < this.#waiters.length) {
       const waiter = this.#waiters[this.#firstWaiter]!;
       if (waiter.target > lsn) {
@@ -97,9 +106,25 @@ export class WalShipper {
       this.#firstWaiter++;
       waiter.resolve();
     }
+    if (this.#firstWaiter > first && this.#options.times !== undefined) {
+      const answered = this.#waiters.slice(first, this.#firstWaiter);
+      // Behind what those who wait do at once: they answer Postgres.
+      queueMicrotask(() => this.#observe(answered, committedMs));
+    }
     if (this.#firstWaiter === this.#waiters.length) {
       this.#waiters = [];
       this.#firstWaiter = 0;
+    }
+  }
+
+  #observe(answered: readonly FlushWaiter[], committedMs: number): void {
+    const { times } = this.#options;
+    const nowMs = monotonicMs();
+    for (const { askedMs, shippedMs } of answered) {
+      times?.observe("ship", shippedMs - askedMs);
+      times?.observe("quorum", committedMs - shippedMs);
+      times?.observe("notify", nowMs - committedMs);
+      times?.observe("total", nowMs - askedMs);
     }
   }
 

@@ -130,6 +130,12 @@ test("WalWalker: what cannot change any more must be right", () => {
     assert.throws(() => walkerOf(wal).walk(file), { kind: "corrupt", code: "bad-local-wal" });
   }
   assert.throws(() => walkerOf(wal, 78n).walk(fileOf(wal)), /system/);
+  const foreign = fileOf(wal);
+  new DataView(foreign.buffer, foreign.byteOffset).setUint16(8192, PG_VERSIONS[18].pageMagic, true);
+  assert.throws(
+    () => walkerOf(wal).walk(foreign),
+    /page magic is d118 \(PostgreSQL 18\), expected d116 \(PostgreSQL 17\)/,
+  );
 });
 
 test("WalWalker: random bytes never make it throw anything but corrupt", () => {

@@ -20,6 +20,8 @@ export const timelineCreateSchema = z
     /** Default: the ancestor's last record. */
     ancestor_start_lsn: LSN_TEXT.nullish(),
     pg_version: z.int().min(14).max(18).nullish(),
+    /** Ours: as initdb's --data-checksums. */
+    data_checksums: z.boolean().nullish(),
   })
   .refine(
     (request) => request.ancestor_start_lsn == null || request.ancestor_timeline_id != null,
@@ -35,6 +37,7 @@ export interface TimelineCreateRequest {
   readonly ancestor_timeline_id?: string | null;
   readonly ancestor_start_lsn?: string | null;
   readonly pg_version?: number | null;
+  readonly data_checksums?: boolean | null;
 }
 
 /** GET /v1/tenant, one element; GET /v1/tenant/{t}. */
@@ -78,6 +81,8 @@ export interface TimelineInfo {
   /** Ours: decimal, the timeline's Postgres system identifier. */
   readonly system_id: string;
   readonly wal_seg_size: number;
+  /** Ours: its cluster has page checksums. */
+  readonly data_checksums: boolean;
   /** Ours: where the timeline's own WAL begins. */
   readonly start_lsn: string;
 }
@@ -109,6 +114,8 @@ export interface ComputeStateWire {
   readonly relationMaps: readonly { spcOid: number; dbOid: number; base64: string }[];
   readonly databases: readonly { spcOid: number; dbOid: number }[];
   readonly twoPhase: readonly { fullXid: string; base64: string }[];
+  /** `remoteLsn` decimal. */
+  readonly replicationOrigins: readonly { originId: number; remoteLsn: string }[];
 }
 
 export interface ComputeState {
@@ -119,13 +126,15 @@ export interface ComputeState {
   readonly pgVersion: number;
   readonly walSegmentSize: number;
   readonly checkPoint: CheckPoint;
-  /** pg_control as initdb left it: a template for its constants. */
+  /** pg_control with the parameters that WAL has changed since initdb: a template for a start. */
   readonly controlFile: Uint8Array;
   /** pg_filenode.map files; the shared one is spcOid 1664, dbOid 0. */
   readonly relationMaps: readonly { spcOid: number; dbOid: number; bytes: Uint8Array }[];
   readonly databases: readonly { spcOid: number; dbOid: number }[];
   /** Prepared transactions: pg_twophase files without their CRC. */
   readonly twoPhase: readonly { fullXid: bigint; payload: Uint8Array }[];
+  /** How far each replication origin was replayed: pg_logical/replorigin_checkpoint. */
+  readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
 }
 
 /** One fork of a relation that exists. */

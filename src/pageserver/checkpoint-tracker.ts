@@ -31,6 +31,11 @@ export class CheckpointTracker {
     return this.#checkPoint;
   }
 
+  /** The low 32 bits of nextFullXid. */
+  get nextXid(): number {
+    return this.#nextXid;
+  }
+
   /** Whether it changed since the last call: then it has to be stored. */
   takeDirty(): boolean {
     const dirty = this.#dirty;
@@ -96,6 +101,40 @@ export class CheckpointTracker {
     }
   }
 
+  /** ActivateCommitTs: nothing before the next xid has a timestamp. */
+  activateCommitTs(): void {
+    if (this.#checkPoint.oldestCommitTsXid === 0) {
+      this.#set("oldestCommitTsXid", this.#nextXid);
+      this.#set("newestCommitTsXid", this.#nextXid);
+    }
+  }
+
+  /** DeactivateCommitTs. */
+  deactivateCommitTs(): void {
+    this.#set("oldestCommitTsXid", 0);
+    this.#set("newestCommitTsXid", 0);
+  }
+
+  /** AdvanceOldestCommitTsXid. */
+  oldestCommitTsXid(xid: number): void {
+    const oldest = this.#checkPoint.oldestCommitTsXid;
+    if (oldest !== 0 && precedes(oldest, xid)) {
+      this.#set("oldestCommitTsXid", xid);
+    }
+  }
+
+  /**
+   * newestCommitTsXid is at least `xid`, which was seen. It goes as far ahead as nextXid, so that it
+   * need not be stored once a transaction: the timestamps of xids not used yet are read as none.
+   */
+  newestCommitTsXid(xid: number): void {
+    const newest = this.#checkPoint.newestCommitTsXid;
+    if (newest === 0 || precedes(newest, xid)) {
+      const last = this.#nextXid - 1;
+      this.#set("newestCommitTsXid", last < FIRST_NORMAL_XID ? 0xffff_ffff : last);
+    }
+  }
+
   oldestActiveXid(xid: number): void {
     this.#set("oldestActiveXid", xid);
   }
@@ -121,10 +160,13 @@ export class CheckpointTracker {
         oldestXidDb: current.oldestXidDb,
         oldestMulti: current.oldestMulti,
         oldestMultiDb: current.oldestMultiDb,
+        oldestCommitTsXid: current.oldestCommitTsXid,
+        newestCommitTsXid: current.newestCommitTsXid,
       };
       this.advanceMulti(record.nextMulti, record.nextMultiOffset);
       this.oldestXid(record.oldestXid, record.oldestXidDb);
       this.oldestMulti(record.oldestMulti, record.oldestMultiDb);
+      this.oldestCommitTsXid(record.oldestCommitTsXid);
     }
     if (shutdown || record.nextFullXid > current.nextFullXid) {
       this.#setNextFullXid(record.nextFullXid);

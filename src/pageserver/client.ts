@@ -301,6 +301,10 @@ export function decodeComputeState(wire: ComputeStateWire): ComputeState {
       fullXid: BigInt(prepared.fullXid),
       payload: bytes(prepared.base64),
     })),
+    replicationOrigins: wire.replicationOrigins.map((origin) => ({
+      originId: requireNumber(origin.originId),
+      remoteLsn: BigInt(origin.remoteLsn),
+    })),
   };
 }
 

@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
 import { decodeSize } from "./relation-heads.ts";
+import { readReplicationOrigins } from "./replication-origins.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 import {
   CONTROL_FILE_INDEX,
@@ -60,6 +61,10 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
     twoPhase: [...timeline.scan([KEYSPACE_TWO_PHASE], lsn)].map(({ prefix, value }) => ({
       fullXid: `${(BigInt(prefixField2(prefix)) << 32n) + BigInt(prefixField3(prefix))}`,
       base64: base64(value),
+    })),
+    replicationOrigins: readReplicationOrigins(timeline, lsn).map(({ originId, remoteLsn }) => ({
+      originId,
+      remoteLsn: `${remoteLsn}`,
     })),
   };
 }

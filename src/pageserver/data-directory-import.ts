@@ -2,17 +2,23 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { crc32c } from "../base/crc32c.ts";
+import { readFileIfExists } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, walFileName } from "../base/lsn.ts";
 import { type ControlFile, decodeControlFile } from "../postgres/control-file.ts";
+import { hasRightChecksum } from "../postgres/page-checksum.ts";
+import { decodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import type { PgMajor } from "../postgres/versions.ts";
 import {
   SLRU_CLOG,
+  SLRU_COMMIT_TS,
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
 } from "../wal-decoder/record-sink.ts";
 import { WalStream } from "../wal-decoder/wal-stream.ts";
 import { encodeSize } from "./relation-heads.ts";
+import { encodeRemoteLsn } from "./replication-origins.ts";
 import {
   CHECKPOINT_INDEX,
   CONTROL_FILE_INDEX,
@@ -20,11 +26,13 @@ import {
   comparePrefixes,
   dbDirPrefix,
   type KeyPrefix,
+  REPLICATION_ORIGIN_PREFIX,
   relBlockPrefix,
   relmapPrefix,
   relSizePrefix,
   slruBlockPrefix,
   slruSizePrefix,
+  twoPhasePrefix,
 } from "./storage/key.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 
@@ -39,6 +47,7 @@ const SLRU_DIRECTORIES: readonly (readonly [kind: number, path: string])[] = [
   [SLRU_CLOG, "pg_xact"],
   [SLRU_MULTIXACT_MEMBERS, "pg_multixact/members"],
   [SLRU_MULTIXACT_OFFSETS, "pg_multixact/offsets"],
+  [SLRU_COMMIT_TS, "pg_commit_ts"],
 ];
 
 /** One stored version; `value` is lent until the next one is taken. */
@@ -65,8 +74,8 @@ interface KeyRun {
 }
 
 /**
- * StorageError `invalid` where the cluster was not shut down cleanly, uses data checksums or
- * tablespaces; `corrupt` where its files make no sense.
+ * StorageError `invalid` where the cluster was not shut down cleanly or uses tablespaces; `corrupt`
+ * where its files make no sense, or a page has a wrong checksum and they are on.
  */
 export function readDataDirectory(pgdata: string, major: PgMajor): DataDirectoryImage {
   const controlBytes = readFileSync(join(pgdata, "global", "pg_control"));
@@ -74,22 +83,21 @@ export function readDataDirectory(pgdata: string, major: PgMajor): DataDirectory
   if (control.state !== DB_SHUTDOWNED) {
     throw invalid(`it was not shut down cleanly (state ${control.state})`);
   }
-  if (control.dataChecksums) {
-    throw invalid("it has data checksums");
-  }
   if (readdirSync(join(pgdata, "pg_tblspc")).length > 0) {
     throw invalid("it has tablespaces");
   }
   const { lsn, prevRecordLsn } = findCheckpointEnd(pgdata, control);
   const runs = [
-    ...databaseRuns(join(pgdata, "global"), GLOBAL_TABLESPACE_OID, 0),
+    ...databaseRuns(join(pgdata, "global"), GLOBAL_TABLESPACE_OID, 0, control),
     ...readdirSync(join(pgdata, "base"))
       .filter((name) => /^[1-9]\d*$/.test(name))
       .flatMap((name) =>
-        databaseRuns(join(pgdata, "base", name), DEFAULT_TABLESPACE_OID, Number(name)),
+        databaseRuns(join(pgdata, "base", name), DEFAULT_TABLESPACE_OID, Number(name), control),
       ),
     ...SLRU_DIRECTORIES.flatMap(([kind, path]) => slruRuns(join(pgdata, path), kind)),
     controlRun(controlBytes, control),
+    ...twoPhaseRuns(join(pgdata, "pg_twophase"), control),
+    ...originRuns(join(pgdata, "pg_logical", "replorigin_checkpoint")),
   ].sort((a, b) => comparePrefixes(a.prefix, b.prefix));
   return {
     lsn,
@@ -141,7 +149,12 @@ function single(prefix: KeyPrefix, value: Uint8Array): KeyRun {
   };
 }
 
-function databaseRuns(directory: string, spcOid: number, dbOid: number): KeyRun[] {
+function databaseRuns(
+  directory: string,
+  spcOid: number,
+  dbOid: number,
+  { dataChecksums }: ControlFile,
+): KeyRun[] {
   const runs: KeyRun[] = [];
   if (dbOid !== 0) {
     runs.push(single(dbDirPrefix(spcOid, dbOid), new Uint8Array([1])));
@@ -169,7 +182,7 @@ function databaseRuns(directory: string, spcOid: number, dbOid: number): KeyRun[
     runs.push(single(relSizePrefix(spcOid, dbOid, rel, fork), encodeSize(blocks)));
     runs.push({
       prefix: relBlockPrefix(spcOid, dbOid, rel, fork),
-      read: () => pages(contents),
+      read: () => (dataChecksums ? verified(pages(contents), files) : pages(contents)),
     });
   }
   return runs;
@@ -201,6 +214,24 @@ function* pages(contents: readonly Buffer[]): Generator<{ index: number; value: 
   }
 }
 
+/** The same pages, each checked as Postgres does when it reads one. */
+function* verified(
+  values: ReturnType<typeof pages>,
+  files: readonly string[],
+): ReturnType<typeof pages> {
+  for (const page of values) {
+    if (!hasRightChecksum(page.value, page.index)) {
+      throw new StorageError(
+        "corrupt",
+        "bad-page-checksum",
+        `${files[Math.floor(page.index / BLOCKS_PER_SEGMENT_FILE)]}: ` +
+          `block ${page.index % BLOCKS_PER_SEGMENT_FILE} has a wrong checksum`,
+      );
+    }
+    yield page;
+  }
+}
+
 function slruRuns(directory: string, kind: number): KeyRun[] {
   return readdirSync(directory)
     .filter((name) => /^[0-9A-F]{4,15}$/.test(name))
@@ -223,4 +254,40 @@ function controlRun(controlBytes: Uint8Array, control: ControlFile): KeyRun {
       yield { index: CHECKPOINT_INDEX, value: encodeStoredCheckPoint(control.checkPoint) };
     },
   };
+}
+
+/** Prepared transactions. Before 17 a file's name lacks the epoch: it is that of an xid before nextXid. */
+function twoPhaseRuns(directory: string, control: ControlFile): KeyRun[] {
+  const { nextFullXid } = control.checkPoint;
+  return readdirSync(directory)
+    .filter((name) => /^(?:[0-9A-F]{8}){1,2}$/.test(name))
+    .map((name) => {
+      const path = join(directory, name);
+      const file = readFileSync(path);
+      const end = file.length - 4;
+      if (end < 0 || file.readUInt32LE(end) !== crc32c(file, 0, end)) {
+        throw new StorageError("corrupt", "bad-twophase-file", `${path} has a wrong checksum`);
+      }
+      const named = BigInt(`0x${name}`);
+      const fullXid =
+        name.length === 16 ? named : nextFullXid - BigInt.asUintN(32, nextFullXid - named);
+      return single(twoPhasePrefix(fullXid), file.subarray(0, end));
+    });
+}
+
+function originRuns(path: string): KeyRun[] {
+  const bytes = readFileIfExists(path);
+  const states = bytes === undefined ? [] : decodeOriginCheckpoint(bytes);
+  return states.length === 0
+    ? []
+    : [
+        {
+          prefix: REPLICATION_ORIGIN_PREFIX,
+          *read() {
+            for (const { originId, remoteLsn } of states.sort((a, b) => a.originId - b.originId)) {
+              yield { index: originId, value: encodeRemoteLsn(remoteLsn) };
+            }
+          },
+        },
+      ];
 }

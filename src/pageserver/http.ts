@@ -7,7 +7,6 @@ import { errorKind, errorMessage, HTTP_STATUS, StorageError } from "../base/erro
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, parseLsn } from "../base/lsn.ts";
-import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   type LayerMapInfo,
   type TenantInfo,
@@ -23,6 +22,8 @@ import type { WalReceivers } from "./wal-receivers.ts";
 
 export interface HttpOptions {
   readonly id: number;
+  /** Of root timelines whose request names none. */
+  readonly pgVersion: number;
   readonly tenants: TenantManager;
   readonly receivers: WalReceivers;
   readonly creation: TimelineCreation;
@@ -124,7 +125,8 @@ function addTimelineRoutes(app: FastifyInstance, options: HttpOptions): void {
       ancestorTimelineId:
         body.ancestor_timeline_id == null ? undefined : parseTimelineId(body.ancestor_timeline_id),
       ancestorLsn: body.ancestor_start_lsn == null ? undefined : parseLsn(body.ancestor_start_lsn),
-      pgVersion: body.pg_version ?? DEFAULT_MAJOR,
+      pgVersion: body.pg_version ?? options.pgVersion,
+      dataChecksums: body.data_checksums ?? false,
     });
     void reply.status(201);
     return describeTimeline(timeline, receivers);
@@ -192,6 +194,7 @@ function describeTimeline(timeline: Timeline, receivers: WalReceivers): Timeline
     last_received_msg_ts: receiver?.lastReceivedTimeMs || null,
     system_id: `${timeline.systemId}`,
     wal_seg_size: timeline.walSegmentSize,
+    data_checksums: timeline.dataChecksums,
     start_lsn: formatLsn(timeline.startLsn),
   };
 }

@@ -13,12 +13,12 @@ import { decodeControlFile } from "../postgres/control-file.ts";
 import { openImportedTimeline } from "../testing/imported-timeline.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
 import { StockCluster } from "../testing/stock-cluster.ts";
+import { recoverStock } from "../testing/stock-recovery.ts";
 import {
   compareRelationFiles,
   compareSlruPages,
   type PageSource,
-  recoverStock,
-} from "../testing/stock-recovery.ts";
+} from "../wal-verify/directory-comparison.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
 import { decodeSize } from "./relation-heads.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./storage/key.ts";

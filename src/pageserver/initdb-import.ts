@@ -2,7 +2,7 @@
 
 import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { rename } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { dirname, join } from "node:path";
 import { z } from "zod";
 import { monotonicMs } from "../base/clock.ts";
 import { fsyncDirectory, readFileIfExists, writeFileDurably } from "../base/disk.ts";
@@ -35,6 +35,7 @@ const SCRATCH_PREFIX = "initdb-scratch-";
 /** A root timeline's first layer, ready to be linked into it. */
 export interface InitdbTemplate {
   readonly pgVersion: number;
+  readonly dataChecksums: boolean;
   /** Holds the layer file. */
   readonly directory: string;
   readonly layer: LayerDescription;
@@ -61,50 +62,58 @@ const templateSchema = z.object({
   wal_seg_size: z.int().positive(),
 });
 
-/** One per pageserver: templates by major version, made when first asked for and kept in `workdir`. */
+/** One per pageserver: templates, made when first asked for and kept in `workdir`. */
 export class InitdbTemplates {
   readonly #workdir: string;
+  readonly #ownMajor: number;
   readonly #pgBin: string | undefined;
   readonly #logger: Logger;
-  readonly #templates = new Map<number, Promise<InitdbTemplate>>();
+  readonly #templates = new Map<string, Promise<InitdbTemplate>>();
+  #cleaned = false;
 
-  constructor(workdir: string, pgBin: string | undefined, logger: Logger) {
-    this.#workdir = workdir;
-    this.#pgBin = pgBin;
-    this.#logger = logger;
+  /** `pgBin`: the bin directory of `ownMajor`, where that is not npm's as all others are. */
+  constructor(options: {
+    readonly workdir: string;
+    readonly ownMajor: number;
+    readonly pgBin: string | undefined;
+    readonly logger: Logger;
+  }) {
+    this.#workdir = options.workdir;
+    this.#ownMajor = options.ownMajor;
+    this.#pgBin = options.pgBin;
+    this.#logger = options.logger;
   }
 
   /** StorageError `unsupported` for a major without an installation. */
-  get(major: number): Promise<InitdbTemplate> {
-    let template = this.#templates.get(major);
+  get(major: number, dataChecksums = false): Promise<InitdbTemplate> {
+    const key = `${major} ${dataChecksums}`;
+    let template = this.#templates.get(key);
     if (template === undefined) {
-      template = this.#load(major);
-      this.#templates.set(major, template);
+      template = this.#load(major, dataChecksums);
+      this.#templates.set(key, template);
       // A failure (no space, no binaries) is worth another try at the next request.
-      template.catch(() => this.#templates.delete(major));
+      template.catch(() => this.#templates.delete(key));
     }
     return template;
   }
 
-  async #load(major: number): Promise<InitdbTemplate> {
-    const installation = findInstallation(major, { pgBin: this.#pgBin });
-    const directory = templateDirectory(this.#workdir, installation);
+  async #load(major: number, dataChecksums: boolean): Promise<InitdbTemplate> {
+    const pgBin = major === this.#ownMajor ? this.#pgBin : undefined;
+    const installation = findInstallation(major, { pgBin });
+    const directory = templateDirectory(this.#workdir, installation, dataChecksums);
     const parent = dirname(directory);
-    const stored = readTemplate(directory, major);
+    const stored = readTemplate(directory, major, dataChecksums);
     if (stored !== undefined) {
       return stored;
     }
     const start = monotonicMs();
     mkdirSync(parent, { recursive: true });
-    for (const left of readdirSync(parent)) {
-      if (left === basename(directory) || left.endsWith(".tmp")) {
-        rmSync(join(parent, left), { recursive: true, force: true });
-      }
-    }
+    this.#removeUnfinished(parent);
+    rmSync(directory, { recursive: true, force: true });
     const temporary = `${directory}.${randomBytes(4).toString("hex")}.tmp`;
     mkdirSync(temporary);
     try {
-      const template = await buildTemplate(installation, this.#workdir, temporary);
+      const template = await buildTemplate(installation, dataChecksums, this.#workdir, temporary);
       await rename(temporary, directory);
       fsyncDirectory(parent);
       this.#logger.info(
@@ -117,16 +126,44 @@ export class InitdbTemplates {
       throw withContext(error, `run initdb of PostgreSQL ${installation.version}`);
     }
   }
+
+  /** What an earlier process left half made: once, as later there is our own work in progress. */
+  #removeUnfinished(parent: string): void {
+    if (this.#cleaned) {
+      return;
+    }
+    this.#cleaned = true;
+    const runtime = runtimeDirectory(this.#workdir);
+    for (const path of [
+      ...readdirSync(parent)
+        .filter((name) => name.endsWith(".tmp"))
+        .map((name) => join(parent, name)),
+      ...readdirSync(runtime)
+        .filter((name) => name.startsWith(SCRATCH_PREFIX))
+        .map((name) => join(runtime, name)),
+    ]) {
+      rmSync(path, { recursive: true, force: true });
+    }
+  }
 }
 
 /** Where a pageserver keeps the template of this version. */
-export function templateDirectory(workdir: string, installation: Installation): string {
-  const name = `${installation.version}-t${TEMPLATE_VERSION}-l${LAYER_FORMAT_VERSION}`;
+export function templateDirectory(
+  workdir: string,
+  installation: Installation,
+  dataChecksums = false,
+): string {
+  const kind = dataChecksums ? "-k" : "";
+  const name = `${installation.version}${kind}-t${TEMPLATE_VERSION}-l${LAYER_FORMAT_VERSION}`;
   return join(workdir, "initdb", name);
 }
 
 /** Undefined where there is none that can be used: it is then made anew. */
-function readTemplate(directory: string, major: number): InitdbTemplate | undefined {
+function readTemplate(
+  directory: string,
+  major: number,
+  dataChecksums: boolean,
+): InitdbTemplate | undefined {
   const bytes = readFileIfExists(join(directory, TEMPLATE_FILE));
   if (bytes === undefined) {
     return undefined;
@@ -143,6 +180,7 @@ function readTemplate(directory: string, major: number): InitdbTemplate | undefi
   }
   return {
     pgVersion: major,
+    dataChecksums,
     directory,
     layer: { fileName: parsed.data.layer_file_name, sizeBytes: parsed.data.layer_file_size },
     lsn: parsed.data.lsn,
@@ -154,21 +192,19 @@ function readTemplate(directory: string, major: number): InitdbTemplate | undefi
 /** Runs initdb and writes the layer and, last, the file that describes it. */
 async function buildTemplate(
   installation: Installation,
+  dataChecksums: boolean,
   workdir: string,
   directory: string,
 ): Promise<InitdbTemplate> {
-  const runtime = runtimeDirectory(workdir);
-  for (const left of readdirSync(runtime)) {
-    if (left.startsWith(SCRATCH_PREFIX)) {
-      rmSync(join(runtime, left), { recursive: true, force: true });
-    }
-  }
-  const scratch = join(runtime, `${SCRATCH_PREFIX}${randomBytes(6).toString("hex")}`);
+  const scratch = join(
+    runtimeDirectory(workdir),
+    `${SCRATCH_PREFIX}${randomBytes(6).toString("hex")}`,
+  );
   mkdirSync(scratch, { mode: 0o700 });
   try {
     giveToPostgres(scratch);
     const pgdata = join(scratch, "pgdata");
-    await runInitdb(installation, pgdata);
+    await runInitdb(installation, pgdata, dataChecksums);
     return await writeTemplate(pgdata, installation.major, directory);
   } finally {
     rmSync(scratch, { recursive: true, force: true });
@@ -176,7 +212,11 @@ async function buildTemplate(
 }
 
 /** Exported for tests that go on with the same cluster in a stock Postgres. */
-export async function runInitdb(installation: Installation, pgdata: string): Promise<void> {
+export async function runInitdb(
+  installation: Installation,
+  pgdata: string,
+  dataChecksums = false,
+): Promise<void> {
   // The collation that behaves the same on every machine; before 17 that is only C.
   const locale =
     installation.major >= 17
@@ -192,7 +232,9 @@ export async function runInitdb(installation: Installation, pgdata: string): Pro
     "--auth=trust",
     "--no-sync",
     "--no-instructions",
-    ...(installation.major >= 18 ? ["--no-data-checksums"] : []),
+    ...(dataChecksums ? ["--data-checksums"] : []),
+    // From 18 on they are the default.
+    ...(!dataChecksums && installation.major >= 18 ? ["--no-data-checksums"] : []),
   ]);
 }
 
@@ -235,6 +277,7 @@ export async function writeTemplate(
   );
   return {
     pgVersion: major,
+    dataChecksums: image.control.dataChecksums,
     directory,
     layer,
     lsn: image.lsn,

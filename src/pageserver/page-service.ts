@@ -5,6 +5,7 @@ import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
 import type { CopyChannel } from "../postgres/copy-channel.ts";
+import { setPageChecksum } from "../postgres/page-checksum.ts";
 import { WireServer, type WireSession } from "../postgres/wire-server.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
 import type { PageServiceMetrics } from "./metrics.ts";
@@ -276,6 +277,9 @@ class PagestreamSession {
     const prefix = relBlockPrefix(request.spcOid, request.dbOid, request.relNumber, request.fork);
     // A block inside the relation that no record wrote: Postgres extended the file by zeros.
     const page = this.#timeline.readPage(prefix, request.blkno, lsn) ?? ZERO_PAGE;
+    if (this.#timeline.dataChecksums) {
+      setPageChecksum(page, request.blkno);
+    }
     this.#channel.send(encodeResponseHead(payload, 0), page);
   }
 

@@ -74,6 +74,7 @@ async function run(
   const timeline = await tenant.createRoot({
     timelineId: ids.timelineId,
     pgVersion: 17,
+    dataChecksums: false,
     systemId: control.systemId,
     walSegmentSize: control.segmentSize,
     startLsn,

@@ -26,7 +26,9 @@ export interface PageserverOptions {
   readonly listenHttp: string;
   /** `http://host:port`; absent: no WAL is received. */
   readonly broker?: string | undefined;
-  /** Directory of another unmodified Postgres installation. */
+  /** Major of root timelines whose request names none; default: 17. */
+  readonly pgVersion?: number | undefined;
+  /** Bin directory of another unmodified Postgres of that major. */
   readonly pgBin?: string | undefined;
   readonly logger: Logger;
   readonly storage?: Partial<StorageConfig>;
@@ -65,7 +67,7 @@ export class Pageserver {
 
   /** StorageError `conflict` where a port is in use. */
   static async start(options: PageserverOptions): Promise<Pageserver> {
-    const { logger } = options;
+    const { logger, pgVersion = DEFAULT_MAJOR } = options;
     const registry = createRegistry();
     let tenants: TenantManager | undefined;
     const pageService = createPageService({
@@ -93,9 +95,15 @@ export class Pageserver {
       });
       addStorageGauges(registry, tenants);
       const receivers = new WalReceivers(new IngestMetrics(registry), logger);
-      const templates = new InitdbTemplates(options.workdir, options.pgBin, logger);
+      const templates = new InitdbTemplates({
+        workdir: options.workdir,
+        ownMajor: pgVersion,
+        pgBin: options.pgBin,
+        logger,
+      });
       const http = createHttpApi({
         id: options.id,
+        pgVersion,
         tenants,
         receivers,
         creation: new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs),
@@ -106,7 +114,7 @@ export class Pageserver {
       const broker = followBroker(options, tenants, receivers);
       if (options.prepareTemplate === true) {
         // So that the first tenant does not wait for initdb.
-        templates.get(DEFAULT_MAJOR).catch((error: unknown) => {
+        templates.get(pgVersion).catch((error: unknown) => {
           logger.warn({ error }, "could not prepare the template of root timelines");
         });
       }

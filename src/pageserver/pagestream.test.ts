@@ -139,7 +139,7 @@ test("decodeRequest refuses wrong tags, lengths, forks, kinds and LSNs", () => {
     edited(9, 0x80),
     (() => {
       const slru = encodeSlruRequest(1, LSN, LSN, 0, 1);
-      slru[25] = 3;
+      slru[25] = 4;
       return slru;
     })(),
   ];

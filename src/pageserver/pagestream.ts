@@ -24,7 +24,7 @@
 
 import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
 import { type Lsn, lsnFromBigInt, MAX_LSN, toLsn } from "../base/lsn.ts";
-import type { RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
+import { type RelationFork, SLRU_COMMIT_TS, type SlruKind } from "../wal-decoder/record-sink.ts";
 
 export const PAGE_SIZE = 8192;
 export const TAG_EXISTS = 0;
@@ -141,7 +141,7 @@ export function decodeRequest(payload: Uint8Array, into: PagestreamRequest): voi
   } else {
     into.slruKind = payload[25]!;
     into.segno = readU32(payload, 26);
-    if (into.slruKind > 2) {
+    if (into.slruKind > SLRU_COMMIT_TS) {
       throw badRequest(`SLRU kind ${into.slruKind}`);
     }
   }

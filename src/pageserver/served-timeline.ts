@@ -15,6 +15,8 @@ export interface ServedTimeline extends TimelineStorage {
   readonly pgVersion: number;
   readonly systemId: bigint;
   readonly walSegmentSize: number;
+  /** Its cluster has data checksums: served pages must carry them, as storage keeps none. */
+  readonly dataChecksums: boolean;
   /** Bytes in layer files of its own. */
   readonly physicalSizeBytes: number;
   /** Who waits for WAL, now or later, is told why it does not come; undefined: it may come again. */

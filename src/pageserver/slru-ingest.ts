@@ -1,24 +1,27 @@
-// Transaction status and multixact pages: turns what WAL says about them into changes of their pages.
+// Transaction status, commit timestamp and multixact pages: what WAL says about them, as changes.
 //
-// Source: access/transam/{slru,clog,multixact}.c. A segment has 32 pages; its size in pages is a
+// Source: access/transam/{slru,clog,commit_ts,multixact}.c. A segment has 32 pages; its size in pages is a
 // value of its own, and pages below it that were never written read as zeros.
 
 import type { Lsn } from "../base/lsn.ts";
 import {
+  encodeClogStatus,
+  encodeCommitTimestamps,
+  encodeMultixactMembers,
+  encodeMultixactOffsets,
+} from "../wal-decoder/implied-deltas.ts";
+import {
   SLRU_CLOG,
+  SLRU_COMMIT_TS,
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
   type SlruKind,
 } from "../wal-decoder/record-sink.ts";
 import { precedes } from "./checkpoint-tracker.ts";
-import {
-  encodeClogStatus,
-  encodeMultixactMembers,
-  encodeMultixactOffsets,
-} from "./implied-deltas.ts";
 import { decodeSize, encodeSize } from "./relation-heads.ts";
 import {
   KEYSPACE_SLRU_SIZE,
+  type KeyPrefix,
   prefixField3,
   slruBlockPrefix,
   slruSizePrefix,
@@ -27,6 +30,8 @@ import type { TimelineStorage } from "./storage/timeline-storage.ts";
 
 export const SLRU_PAGES_PER_SEGMENT = 32;
 const CLOG_XACTS_PER_PAGE = 32768;
+const COMMIT_TS_XACTS_PER_PAGE = 819;
+const LAST_COMMIT_TS_PAGE = Math.floor(0xffff_ffff / COMMIT_TS_XACTS_PER_PAGE);
 const OFFSETS_PER_PAGE = 2048;
 /** 409 groups of four members a page. */
 const MEMBERS_PER_PAGE = 1636;
@@ -42,9 +47,13 @@ interface Member {
 export class SlruIngest {
   readonly #storage: TimelineStorage;
   /** Sizes of segments that were looked at, by kind; 0 for none. */
-  readonly #sizes: Map<number, number>[] = [new Map(), new Map(), new Map()];
+  readonly #sizes: Map<number, number>[] = [new Map(), new Map(), new Map(), new Map()];
   /** A page that a CREATE_ID record made before its own ZERO_OFF_PAGE record came. */
   #preInitializedOffsetsPage = -1;
+  /** The page of the last delta exists: commits in a row change the same one. */
+  #lastKind = -1;
+  #lastPage = -1;
+  #lastPrefix = -1 as KeyPrefix;
 
   constructor(storage: TimelineStorage) {
     this.#storage = storage;
@@ -75,9 +84,13 @@ export class SlruIngest {
   }
 
   #putDelta(kind: SlruKind, pageno: number, lsn: Lsn, delta: Uint8Array): void {
-    this.#extendOver(kind, pageno, lsn);
-    const prefix = slruBlockPrefix(kind, Math.floor(pageno / SLRU_PAGES_PER_SEGMENT));
-    this.#storage.putDelta(prefix, pageno % SLRU_PAGES_PER_SEGMENT, lsn, delta, false);
+    if (kind !== this.#lastKind || pageno !== this.#lastPage) {
+      this.#extendOver(kind, pageno, lsn);
+      this.#lastKind = kind;
+      this.#lastPage = pageno;
+      this.#lastPrefix = slruBlockPrefix(kind, Math.floor(pageno / SLRU_PAGES_PER_SEGMENT));
+    }
+    this.#storage.putDelta(this.#lastPrefix, pageno % SLRU_PAGES_PER_SEGMENT, lsn, delta, false);
   }
 
   zeroPage(kind: SlruKind, pageno: number, lsn: Lsn): void {
@@ -104,6 +117,41 @@ export class SlruIngest {
     for (const [pageno, group] of byPage) {
       this.#putDelta(SLRU_CLOG, pageno, lsn, encodeClogStatus(group, status));
     }
+  }
+
+  /** TransactionTreeSetCommitTsData. */
+  commitTimestamps(xids: readonly number[], timestampUs: bigint, originId: number, lsn: Lsn): void {
+    const byPage = Map.groupBy(xids, (xid) => Math.floor(xid / COMMIT_TS_XACTS_PER_PAGE));
+    for (const [pageno, group] of byPage) {
+      const delta = encodeCommitTimestamps(group, timestampUs, originId);
+      this.#putDelta(SLRU_COMMIT_TS, pageno, lsn, delta);
+    }
+  }
+
+  /**
+   * The page of `nextXid` exists, as after ActivateCommitTs, and all before it in the last two
+   * segments: nextXid may have jumped over some, whose own records then never come.
+   */
+  extendCommitTs(nextXid: number, lsn: Lsn): void {
+    const pageno = Math.floor(nextXid / COMMIT_TS_XACTS_PER_PAGE);
+    const segno = Math.floor(pageno / SLRU_PAGES_PER_SEGMENT);
+    const before = segno === 0 ? LAST_COMMIT_TS_PAGE : segno * SLRU_PAGES_PER_SEGMENT - 1;
+    if (this.#size(SLRU_COMMIT_TS, Math.floor(before / SLRU_PAGES_PER_SEGMENT)) > 0) {
+      this.#extendOver(SLRU_COMMIT_TS, before, lsn);
+    }
+    this.#extendOver(SLRU_COMMIT_TS, pageno, lsn);
+  }
+
+  /** DeactivateCommitTs: nothing is left. */
+  dropCommitTs(lsn: Lsn): void {
+    for (const segno of this.#segments(SLRU_COMMIT_TS)) {
+      this.#deleteSegment(SLRU_COMMIT_TS, segno, lsn);
+    }
+  }
+
+  /** TruncateCommitTs: SimpleLruTruncate with CommitTsPagePrecedes. */
+  commitTsTruncate(cutoffPage: number, lsn: Lsn): void {
+    this.#truncate(SLRU_COMMIT_TS, cutoffPage, COMMIT_TS_XACTS_PER_PAGE, lsn);
   }
 
   /** RecordNewMultiXact: the multixact's offset, the next one's, and the members. */
@@ -200,6 +248,7 @@ export class SlruIngest {
   #deleteSegment(kind: SlruKind, segno: number, lsn: Lsn): void {
     const blocks = this.#size(kind, segno);
     this.#sizes[kind]!.set(segno, 0);
+    this.#lastKind = -1;
     this.#storage.putTombstone(slruSizePrefix(kind, segno), 0, lsn);
     // After a wrap of the counter the segment comes back: nothing old may show through.
     for (let block = 0; block < blocks; block++) {

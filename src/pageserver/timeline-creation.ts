@@ -18,6 +18,8 @@ export interface TimelineParameters {
   readonly ancestorTimelineId: TimelineId | undefined;
   readonly ancestorLsn: Lsn | undefined;
   readonly pgVersion: number;
+  /** Of a root; a branch has its ancestor's. */
+  readonly dataChecksums: boolean;
 }
 
 export class TimelineCreation {
@@ -53,10 +55,11 @@ export class TimelineCreation {
 
   async #createRoot(tenantId: TenantId, parameters: TimelineParameters): Promise<Timeline> {
     const tenant = this.#tenants.tenant(tenantId);
-    const template = await this.#templates.get(parameters.pgVersion);
+    const template = await this.#templates.get(parameters.pgVersion, parameters.dataChecksums);
     return tenant.createRoot({
       timelineId: parameters.timelineId,
       pgVersion: parameters.pgVersion,
+      dataChecksums: template.dataChecksums,
       // As Postgres's own: 64 bits, never 0; below 2^63, since some tools read it as signed.
       systemId: (randomBytes(8).readBigUInt64LE() >> 1n) | 1n,
       walSegmentSize: template.walSegmentSize,

@@ -10,13 +10,10 @@ import { interpretRecord } from "../wal-decoder/interpret-record.ts";
 import { WalStream } from "../wal-decoder/wal-stream.ts";
 import type { WalReceiverInfo } from "./api.ts";
 import type { IngestMetrics } from "./metrics.ts";
+import { type SafekeeperCandidate, SafekeeperChoice } from "./safekeeper-choice.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 import { WalIngest } from "./walingest.ts";
 
-const FIRST_BACKOFF_MS = 50;
-const MAX_BACKOFF_MS = 5_000;
-/** While others have WAL that we lack, how long the connected safekeeper may stay silent. */
-const LAGGING_TIMEOUT_MS = 3_000;
 /** A connection that brought nothing for so long is given up until there is news of WAL. */
 const IDLE_TIMEOUT_MS = 600_000;
 const ANCESTOR_WAIT_MS = 30_000;
@@ -24,22 +21,6 @@ const ANCESTOR_WAIT_MS = 30_000;
 const DISCOVERY_MS = 3_000;
 const FEEDBACK_INTERVAL_MS = 50;
 const KEEPALIVE_INTERVAL_MS = 1_000;
-
-/** What the broker says about one safekeeper's copy of the timeline. */
-export interface SafekeeperCandidate {
-  readonly safekeeperId: number;
-  /** `host:port` of its replication listener. */
-  readonly pgAddr: string;
-  readonly commitLsn: Lsn;
-}
-
-interface KnownSafekeeper extends SafekeeperCandidate {
-  /** Not to be tried before this (monotonicMs). */
-  retryAtMs: number;
-  backoffMs: number;
-  /** It sent bytes that are no WAL; what it says again will be no better. */
-  damaged: boolean;
-}
 
 /**
  * Feeds WAL bytes to a timeline: cuts them into records, ingests each, publishes batches. Used for
@@ -102,10 +83,10 @@ export class WalReceiver {
   readonly #timeline: ServedTimeline;
   readonly #metrics: IngestMetrics;
   readonly #logger: Logger;
-  readonly #safekeepers = new Map<number, KnownSafekeeper>();
+  readonly #choice = new SafekeeperChoice();
   readonly #stopping = new AbortController();
   #wake: (() => void) | undefined;
-  #connected: KnownSafekeeper | undefined;
+  #connected: SafekeeperCandidate | undefined;
   #stream: ReplicationStream | undefined;
   #failure: StorageError | undefined;
   /** Set by a failure that no other safekeeper's copy of the WAL can help. */
@@ -129,26 +110,22 @@ export class WalReceiver {
 
   /** News from the broker. */
   update(candidate: SafekeeperCandidate): void {
-    const known = this.#safekeepers.get(candidate.safekeeperId);
-    if (known === undefined || known.pgAddr !== candidate.pgAddr) {
-      this.#safekeepers.set(candidate.safekeeperId, {
-        ...candidate,
-        retryAtMs: 0,
-        backoffMs: 0,
-        damaged: false,
-      });
-    } else {
-      Object.assign(known, candidate);
-    }
-    if (this.#connected === undefined) {
+    this.#choice.update(candidate);
+    const have = this.#timeline.lastRecordLsn;
+    const connected = this.#connected;
+    if (connected === undefined) {
       this.#wake?.();
     } else if (
-      candidate.safekeeperId !== this.#connected.safekeeperId &&
-      candidate.commitLsn > this.#timeline.lastRecordLsn &&
-      monotonicMs() - this.#lastWalMs > LAGGING_TIMEOUT_MS
+      this.#choice.shouldSwitch(
+        connected.safekeeperId,
+        candidate,
+        have,
+        this.#lastWalMs,
+        monotonicMs(),
+      )
     ) {
       this.#logger.info(
-        { from: this.#connected.safekeeperId, to: candidate.safekeeperId },
+        { from: connected.safekeeperId, to: candidate.safekeeperId },
         "switching to a safekeeper that is ahead",
       );
       this.#stream?.close();
@@ -185,7 +162,7 @@ export class WalReceiver {
       signal.addEventListener("abort", () => resolve(), { once: true });
     });
     while (!signal.aborted && !this.#finished) {
-      const next = this.#choose();
+      const next = this.#choice.choose(this.#timeline.lastRecordLsn, monotonicMs());
       if (next === undefined) {
         this.#giveUpIfAllAreDamaged();
         await this.#waitForNews();
@@ -209,36 +186,13 @@ export class WalReceiver {
       this.#connected = undefined;
       this.#stream = undefined;
       const progressed = this.#timeline.lastRecordLsn > before;
-      next.backoffMs = progressed
-        ? 0
-        : Math.min(next.backoffMs * 2 || FIRST_BACKOFF_MS, MAX_BACKOFF_MS);
-      next.retryAtMs = monotonicMs() + next.backoffMs;
+      this.#choice.ended(next.safekeeperId, progressed, monotonicMs());
     }
-  }
-
-  /** The one with the most committed WAL, if it has any that we lack and may be tried again. */
-  #choose(): KnownSafekeeper | undefined {
-    const now = monotonicMs();
-    let best: KnownSafekeeper | undefined;
-    for (const safekeeper of this.#safekeepers.values()) {
-      if (
-        !safekeeper.damaged &&
-        safekeeper.retryAtMs <= now &&
-        safekeeper.commitLsn > this.#timeline.lastRecordLsn &&
-        (best === undefined || safekeeper.commitLsn > best.commitLsn)
-      ) {
-        best = safekeeper;
-      }
-    }
-    return best;
   }
 
   async #waitForNews(): Promise<void> {
-    const waits = [...this.#safekeepers.values()]
-      .filter(
-        (safekeeper) => !safekeeper.damaged && safekeeper.commitLsn > this.#timeline.lastRecordLsn,
-      )
-      .map((safekeeper) => safekeeper.retryAtMs - monotonicMs());
+    const retryAtMs = this.#choice.retryAtMs(this.#timeline.lastRecordLsn);
+    const waits = retryAtMs === undefined ? [] : [retryAtMs - monotonicMs()];
     if (this.#failure !== undefined && monotonicMs() < this.#discoveredAtMs) {
       waits.push(this.#discoveredAtMs - monotonicMs());
     }
@@ -259,7 +213,7 @@ export class WalReceiver {
   }
 
   /** Streams until the connection ends, whichever way. */
-  async #receive(from: KnownSafekeeper): Promise<void> {
+  async #receive(from: SafekeeperCandidate): Promise<void> {
     const startLsn = this.#timeline.lastRecordLsn;
     // A branch can be read, and so written, only when its ancestor has reached the branch point.
     await this.#timeline.waitForLsn(startLsn, ANCESTOR_WAIT_MS);
@@ -372,7 +326,7 @@ export class WalReceiver {
     this.#failedFeeder = feeder;
     this.#finished = failure.kind !== "corrupt" || feeder.insideRecord;
     if (from !== undefined) {
-      from.damaged = true;
+      this.#choice.markDamaged(from.safekeeperId);
     }
     this.#metrics.failures.labels(failure.code).inc();
     this.#logger.error(
@@ -393,7 +347,7 @@ export class WalReceiver {
 
   /** Not before each safekeeper had time to be heard of: one with an intact copy may be among them. */
   #giveUpIfAllAreDamaged(): void {
-    const allDamaged = [...this.#safekeepers.values()].every((safekeeper) => safekeeper.damaged);
+    const { allDamaged } = this.#choice;
     if (this.#failure !== undefined && allDamaged && monotonicMs() >= this.#discoveredAtMs) {
       this.#timeline.setIngestFailure(this.#failure);
     }

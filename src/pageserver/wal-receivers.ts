@@ -3,8 +3,9 @@
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import type { IngestMetrics } from "./metrics.ts";
+import type { SafekeeperCandidate } from "./safekeeper-choice.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
-import { type SafekeeperCandidate, WalReceiver } from "./wal-receiver.ts";
+import { WalReceiver } from "./wal-receiver.ts";
 
 export class WalReceivers {
   readonly #metrics: IngestMetrics;

@@ -2,166 +2,22 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createLogger } from "../base/log.ts";
-import { type Lsn, toLsn } from "../base/lsn.ts";
+import { CHECKPOINT, IngestHarness } from "../testing/ingest-harness.ts";
 import {
-  type CheckPoint,
   type RelationFork,
   SLRU_CLOG,
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
 } from "../wal-decoder/record-sink.ts";
-import { decodeSize } from "./relation-heads.ts";
-import {
-  CHECKPOINT_INDEX,
-  CONTROL_PREFIX,
-  comparePrefixes,
-  type KeyPrefix,
-  prefixStartsWith,
-  relBlockPrefix,
-  relSizePrefix,
-  slruBlockPrefix,
-  slruSizePrefix,
-  twoPhasePrefix,
-} from "./storage/key.ts";
-import type { TimelineStorage } from "./storage/timeline-storage.ts";
-import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
-import { readCheckPoint, WalIngest } from "./walingest.ts";
-
-const logger = createLogger("test");
-const CHECKPOINT: CheckPoint = {
-  redo: toLsn(100),
-  timeLineId: 1,
-  prevTimeLineId: 1,
-  fullPageWrites: false,
-  walLevel: 1,
-  nextFullXid: (1n << 32n) + 740n,
-  nextOid: 16384,
-  nextMulti: 1,
-  nextMultiOffset: 0,
-  oldestXid: 730,
-  oldestXidDb: 1,
-  oldestMulti: 1,
-  oldestMultiDb: 1,
-  time: 1_700_000_000n,
-  oldestCommitTsXid: 0,
-  newestCommitTsXid: 0,
-  oldestActiveXid: 0,
-};
-
-type Version = { lsn: Lsn; kind: "image" | "delta" | "init" | "tombstone"; value: Uint8Array };
-
-/** Keeps every version in order; a page "is" the list of versions since its last base. */
-class RecordingStorage implements TimelineStorage {
-  lastRecordLsn = toLsn(100);
-  prevRecordLsn = toLsn(50);
-  diskConsistentLsn = toLsn(100);
-  readonly versions = new Map<KeyPrefix, Map<number, Version[]>>();
-
-  #put(prefix: KeyPrefix, index: number, version: Version): void {
-    const byIndex = this.versions.get(prefix) ?? new Map<number, Version[]>();
-    this.versions.set(prefix, byIndex);
-    const list = byIndex.get(index) ?? [];
-    byIndex.set(index, list);
-    list.push({ ...version, value: Uint8Array.from(version.value) });
-  }
-
-  putImage(prefix: KeyPrefix, index: number, lsn: Lsn, value: Uint8Array): void {
-    this.#put(prefix, index, { lsn, kind: "image", value });
-  }
-
-  putDelta(p: KeyPrefix, index: number, lsn: Lsn, value: Uint8Array, willInit: boolean): void {
-    this.#put(p, index, { lsn, kind: willInit ? "init" : "delta", value });
-  }
-
-  putTombstone(prefix: KeyPrefix, index: number, lsn: Lsn): void {
-    this.#put(prefix, index, { lsn, kind: "tombstone", value: new Uint8Array(0) });
-  }
-
-  advance(lsn: Lsn, prevRecordLsn: Lsn): void {
-    this.lastRecordLsn = lsn;
-    this.prevRecordLsn = prevRecordLsn;
-  }
-
-  /** Versions from the newest base on, as of `lsn`. */
-  chain(prefix: KeyPrefix, index: number, lsn: Lsn = this.lastRecordLsn): Version[] {
-    const all = (this.versions.get(prefix)?.get(index) ?? []).filter((v) => v.lsn <= lsn);
-    const base = all.findLastIndex((version) => version.kind !== "delta");
-    return all.slice(Math.max(base, 0));
-  }
-
-  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    return this.readValue(prefix, index, lsn);
-  }
-
-  readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    const [base] = this.chain(prefix, index, lsn);
-    return base === undefined || base.kind === "tombstone" ? undefined : base.value;
-  }
-
-  *scan(fields: readonly number[], lsn: Lsn) {
-    for (const prefix of [...this.versions.keys()].sort(comparePrefixes)) {
-      if (prefixStartsWith(prefix, fields)) {
-        for (const index of this.versions.get(prefix)!.keys()) {
-          const value = this.readValue(prefix, index, lsn);
-          if (value !== undefined) {
-            yield { prefix, index, value };
-          }
-        }
-      }
-    }
-  }
-
-  waitForLsn(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-class Harness {
-  readonly storage = new RecordingStorage();
-  readonly ingest: WalIngest;
-  #next = 1000;
-
-  constructor(checkPoint: Partial<CheckPoint> = {}) {
-    this.storage.putImage(
-      CONTROL_PREFIX,
-      CHECKPOINT_INDEX,
-      toLsn(100),
-      encodeStoredCheckPoint({ ...CHECKPOINT, ...checkPoint }),
-    );
-    this.ingest = new WalIngest(this.storage, logger);
-  }
-
-  /** One record; its end LSN. */
-  record(changes: (ingest: WalIngest) => void): Lsn {
-    const start = toLsn(this.#next);
-    this.#next += 100;
-    const end = toLsn(this.#next);
-    this.ingest.beginRecord(start, end);
-    changes(this.ingest);
-    this.ingest.endRecord();
-    this.ingest.publish();
-    return end;
-  }
-
-  size(rel: RelationFork, lsn: Lsn = this.storage.lastRecordLsn): number | undefined {
-    const prefix = relSizePrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork);
-    const value = this.storage.readValue(prefix, 0, lsn);
-    return value === undefined ? undefined : decodeSize(value);
-  }
-
-  kinds(rel: RelationFork, blkno: number, lsn?: Lsn): string[] {
-    const prefix = relBlockPrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork);
-    return this.storage.chain(prefix, blkno, lsn).map((version) => version.kind);
-  }
-}
+import { relBlockPrefix, slruBlockPrefix, twoPhasePrefix } from "./storage/key.ts";
+import { readCheckPoint } from "./walingest.ts";
 
 const REL: RelationFork = { spcOid: 1663, dbOid: 5, relNumber: 16384, fork: 0 };
 const VM: RelationFork = { ...REL, fork: 2 };
 const DELTA = new Uint8Array([1, 2, 3]);
 
 test("a block past the end extends the relation and the blocks between read as zeros", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   const first = h.record((ingest) => ingest.blockDelta(REL, 0, DELTA, true));
   h.record((ingest) => ingest.blockDelta(REL, 4, DELTA, true));
   assert.equal(h.size(REL, first), 1);
@@ -172,7 +28,7 @@ test("a block past the end extends the relation and the blocks between read as z
 });
 
 test("what was truncated away does not show when the relation grows again", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   for (let blkno = 0; blkno < 10; blkno++) {
     h.record((ingest) => ingest.blockDelta(REL, blkno, DELTA, true));
   }
@@ -189,7 +45,7 @@ test("what was truncated away does not show when the relation grows again", () =
 });
 
 test("a gap that no extension makes is refused as corrupt", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   assert.throws(() => h.record((ingest) => ingest.blockDelta(REL, 0xffff_fffe, DELTA, true)), {
     kind: "corrupt",
     code: "relation-gap",
@@ -197,7 +53,7 @@ test("a gap that no extension makes is refused as corrupt", () => {
 });
 
 test("visibility map: cleared where it exists, truncated with its heap, forgotten when dropped", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   h.record((ingest) => {
     ingest.blockDelta(REL, 0, DELTA, true);
     ingest.visibilityMapClear(REL, 0, 3);
@@ -227,7 +83,7 @@ test("visibility map: cleared where it exists, truncated with its heap, forgotte
 });
 
 test("drop and create anew: sizes follow, the past stays", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   const created = h.record((ingest) => ingest.relationCreate(REL));
   assert.equal(h.size(REL), 0);
   h.record((ingest) => ingest.relationDrop(1663, 5, 16384));
@@ -239,7 +95,7 @@ test("drop and create anew: sizes follow, the past stays", () => {
 });
 
 test("CREATE DATABASE by file copy copies sizes, pages and the map as of the record before", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   const page = new Uint8Array(8192).fill(9);
   h.record((ingest) => {
     ingest.databaseCreateWalLog(1663, 5);
@@ -261,7 +117,7 @@ test("CREATE DATABASE by file copy copies sizes, pages and the map as of the rec
 });
 
 test("nextXid is rounded up, keeps its epoch and crosses into the next one", () => {
-  const h = new Harness({ nextFullXid: (2n << 32n) - 5n });
+  const h = new IngestHarness({ nextFullXid: (2n << 32n) - 5n });
   h.record((ingest) => ingest.sawXid(0xffff_fffc));
   assert.equal(h.ingest.checkPoint.nextFullXid, (2n << 32n) + 3n, "special xids are skipped");
   h.record((ingest) => ingest.sawXid(0xffff_fff0));
@@ -274,7 +130,7 @@ test("nextXid is rounded up, keeps its epoch and crosses into the next one", () 
 });
 
 test("checkpoints: exact at shutdown, a lower bound when online", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   h.record((ingest) => ingest.nextOid(24576));
   h.record((ingest) => ingest.sawXid(5000));
   const record = {
@@ -295,7 +151,7 @@ test("checkpoints: exact at shutdown, a lower bound when online", () => {
 });
 
 test("prepared transactions are kept under their 64-bit xid, over an epoch's end", () => {
-  const h = new Harness({ nextFullXid: (3n << 32n) + 10n });
+  const h = new IngestHarness({ nextFullXid: (3n << 32n) + 10n });
   h.record((ingest) => ingest.twoPhasePrepare(0xffff_fff0n, new Uint8Array([1])));
   const prefix = twoPhasePrefix((2n << 32n) + 0xffff_fff0n);
   assert.deepEqual(h.storage.readValue(prefix, 0, h.storage.lastRecordLsn), new Uint8Array([1]));
@@ -303,24 +159,19 @@ test("prepared transactions are kept under their 64-bit xid, over an epoch's end
   assert.equal(h.storage.readValue(prefix, 0, h.storage.lastRecordLsn), undefined);
 });
 
-function slruSize(h: Harness, kind: number, segno: number): number | undefined {
-  const value = h.storage.readValue(slruSizePrefix(kind, segno), 0, h.storage.lastRecordLsn);
-  return value === undefined ? undefined : decodeSize(value);
-}
-
 test("transaction status is grouped by page and extends the segment", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   h.record((ingest) => ingest.slruZeroPage(SLRU_CLOG, 0));
   h.record((ingest) => ingest.transactionStatus([32767, 32768, 5], true));
   const [, onFirst] = h.storage.chain(slruBlockPrefix(SLRU_CLOG, 0), 0);
   assert.deepEqual([...onFirst!.value.subarray(0, 4)], [4, 1, 2, 0]);
   const [onSecond] = h.storage.chain(slruBlockPrefix(SLRU_CLOG, 0), 1);
   assert.deepEqual([...onSecond!.value], [4, 1, 1, 0, 0, 128, 0, 0]);
-  assert.equal(slruSize(h, SLRU_CLOG, 0), 2);
+  assert.equal(h.slruSize(SLRU_CLOG, 0), 2);
 });
 
 test("a multixact at a page's end starts the next page, which its own record must not wipe", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   h.record((ingest) => ingest.slruZeroPage(SLRU_MULTIXACT_OFFSETS, 0));
   const members = Array.from({ length: 3 }, (_, i) => ({ xid: 800 + i, status: i }));
   h.record((ingest) => ingest.multixactCreate(2047, 1635, members));
@@ -343,7 +194,7 @@ test("a multixact at a page's end starts the next page, which its own record mus
 });
 
 test("multixact offsets wrap: offset 0 is skipped, the number 0 too", () => {
-  const h = new Harness({ nextMulti: 0xffff_ffff, nextMultiOffset: 0xffff_fffe });
+  const h = new IngestHarness({ nextMulti: 0xffff_ffff, nextMultiOffset: 0xffff_fffe });
   h.record((ingest) =>
     ingest.multixactCreate(0xffff_ffff, 0xffff_fffe, [
       { xid: 800, status: 0 },
@@ -356,22 +207,22 @@ test("multixact offsets wrap: offset 0 is skipped, the number 0 too", () => {
 });
 
 test("CLOG truncation drops whole segments before the cutoff, also over the wrap", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   const lastSegment = Math.floor(0xffff_ffff / 32768 / 32);
   for (const segno of [lastSegment - 1, lastSegment, 0, 1]) {
     h.record((ingest) => ingest.slruZeroPage(SLRU_CLOG, segno * 32));
   }
   h.record((ingest) => ingest.clogTruncate(33, 33 * 32768, 5));
-  assert.equal(slruSize(h, SLRU_CLOG, lastSegment - 1), undefined);
-  assert.equal(slruSize(h, SLRU_CLOG, lastSegment), undefined);
-  assert.equal(slruSize(h, SLRU_CLOG, 0), undefined);
-  assert.equal(slruSize(h, SLRU_CLOG, 1), 1);
+  assert.equal(h.slruSize(SLRU_CLOG, lastSegment - 1), undefined);
+  assert.equal(h.slruSize(SLRU_CLOG, lastSegment), undefined);
+  assert.equal(h.slruSize(SLRU_CLOG, 0), undefined);
+  assert.equal(h.slruSize(SLRU_CLOG, 1), 1);
   assert.equal(h.storage.chain(slruBlockPrefix(SLRU_CLOG, 0), 0)[0]!.kind, "tombstone");
   assert.equal(h.ingest.checkPoint.oldestXid, 33 * 32768);
 });
 
 test("multixact truncation drops member segments in [start, end) and offsets before the oldest", () => {
-  const h = new Harness();
+  const h = new IngestHarness();
   const perSegment = 1636 * 32;
   for (const segno of [0, 1, 2]) {
     h.record((ingest) => ingest.slruZeroPage(SLRU_MULTIXACT_MEMBERS, segno * 32));
@@ -379,11 +230,11 @@ test("multixact truncation drops member segments in [start, end) and offsets bef
   }
   h.record((ingest) => ingest.multixactTruncate(5, 1, 2 * 65536 + 1, 0, 2 * perSegment + 7));
   assert.deepEqual(
-    [0, 1, 2].map((segno) => slruSize(h, SLRU_MULTIXACT_MEMBERS, segno)),
+    [0, 1, 2].map((segno) => h.slruSize(SLRU_MULTIXACT_MEMBERS, segno)),
     [undefined, undefined, 1],
   );
   assert.deepEqual(
-    [0, 1, 2].map((segno) => slruSize(h, SLRU_MULTIXACT_OFFSETS, segno)),
+    [0, 1, 2].map((segno) => h.slruSize(SLRU_MULTIXACT_OFFSETS, segno)),
     [undefined, undefined, 1],
   );
   assert.equal(h.ingest.checkPoint.oldestMulti, 2 * 65536 + 1);

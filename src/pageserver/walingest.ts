@@ -3,9 +3,14 @@
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
+import {
+  applyParameterChange,
+  decodeControlFile,
+  type ParameterChange,
+} from "../postgres/control-file.ts";
+import { encodeVmClear, encodeVmTruncate } from "../wal-decoder/implied-deltas.ts";
 import type { CheckPoint, RecordSink, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
-import { encodeVmClear, encodeVmTruncate } from "./implied-deltas.ts";
 import {
   ABSENT,
   decodeSize,
@@ -15,9 +20,11 @@ import {
   FORK_VM,
   RelationHeads,
 } from "./relation-heads.ts";
+import { ReplicationOrigins } from "./replication-origins.ts";
 import { SlruIngest } from "./slru-ingest.ts";
 import {
   CHECKPOINT_INDEX,
+  CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
   dbDirPrefix,
   KEYSPACE_RELATION_SIZE,
@@ -51,6 +58,11 @@ export class WalIngest implements RecordSink {
   readonly #heads: RelationHeads;
   readonly #slru: SlruIngest;
   readonly #tracker: CheckpointTracker;
+  readonly #origins: ReplicationOrigins;
+  /** pg_control; undefined only where a test has none. */
+  #controlFile: Uint8Array | undefined;
+  /** pg_control says so: commits leave a timestamp. */
+  #tracksCommitTs: boolean;
   /** The record at hand. */
   #lsn: Lsn;
   #recordStart: Lsn;
@@ -68,6 +80,11 @@ export class WalIngest implements RecordSink {
     this.#heads = new RelationHeads(storage);
     this.#slru = new SlruIngest(storage);
     this.#tracker = new CheckpointTracker(readCheckPoint(storage, storage.lastRecordLsn));
+    this.#origins = new ReplicationOrigins(storage);
+    const { lastRecordLsn } = storage;
+    this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
+    this.#tracksCommitTs =
+      this.#controlFile !== undefined && decodeControlFile(this.#controlFile).trackCommitTimestamp;
     this.#lsn = storage.lastRecordLsn;
     this.#recordStart = storage.prevRecordLsn;
     this.#doneLsn = this.#lsn;
@@ -89,6 +106,9 @@ export class WalIngest implements RecordSink {
         this.#lsn,
         encodeStoredCheckPoint(this.#tracker.checkPoint),
       );
+      if (this.#tracksCommitTs) {
+        this.#slru.extendCommitTs(this.#tracker.nextXid, this.#lsn);
+      }
     }
     this.#doneLsn = this.#lsn;
     this.#doneStart = this.#recordStart;
@@ -231,6 +251,15 @@ export class WalIngest implements RecordSink {
     }
   }
 
+  /** StorageError `unsupported`: there is no place for its directory at a compute. */
+  tablespaceCreate(spcOid: number): void {
+    throw new StorageError(
+      "unsupported",
+      "user-tablespace",
+      `WAL record at ${formatLsn(this.#recordStart)} creates tablespace ${spcOid}; only the built-in ones are supported`,
+    );
+  }
+
   relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void {
     this.#storage.putImage(relmapPrefix(spcOid, dbOid), 0, this.#lsn, bytes);
   }
@@ -248,6 +277,18 @@ export class WalIngest implements RecordSink {
     if (xids.length > 0) {
       this.#slru.transactionStatus(xids, committed, this.#lsn);
     }
+  }
+
+  commitTimestamps(xids: readonly number[], timestampUs: bigint, originId: number): void {
+    if (this.#tracksCommitTs) {
+      this.#slru.commitTimestamps(xids, timestampUs, originId, this.#lsn);
+      this.#tracker.newestCommitTsXid(xids.at(-1)!);
+    }
+  }
+
+  commitTsTruncate(cutoffPage: number, oldestXid: number): void {
+    this.#tracker.oldestCommitTsXid(oldestXid);
+    this.#slru.commitTsTruncate(cutoffPage, this.#lsn);
   }
 
   multixactCreate(
@@ -307,6 +348,32 @@ export class WalIngest implements RecordSink {
 
   walLevel(level: number): void {
     this.#tracker.walLevel(level);
+  }
+
+  /** StorageError `corrupt` where the timeline has no pg_control. */
+  parameterChange(change: ParameterChange): void {
+    if (this.#controlFile === undefined) {
+      throw new StorageError("corrupt", "no-control-file", "the timeline has no control file");
+    }
+    this.#controlFile = applyParameterChange(this.#controlFile, change);
+    this.#storage.putImage(CONTROL_PREFIX, CONTROL_FILE_INDEX, this.#lsn, this.#controlFile);
+    this.#tracker.walLevel(change.walLevel);
+    if (change.trackCommitTimestamp && !this.#tracksCommitTs) {
+      this.#tracker.activateCommitTs();
+      this.#slru.extendCommitTs(this.#tracker.nextXid, this.#lsn);
+    } else if (!change.trackCommitTimestamp && this.#tracksCommitTs) {
+      this.#tracker.deactivateCommitTs();
+      this.#slru.dropCommitTs(this.#lsn);
+    }
+    this.#tracksCommitTs = change.trackCommitTimestamp;
+  }
+
+  replicationOriginAdvance(originId: number, remoteLsn: bigint, force: boolean): void {
+    this.#origins.advance(originId, remoteLsn, force, this.#lsn);
+  }
+
+  replicationOriginDrop(originId: number): void {
+    this.#origins.drop(originId, this.#lsn);
   }
 
   commitTime(timestampUs: bigint): void {

@@ -3,7 +3,12 @@ import { test } from "node:test";
 import { crc32c } from "../base/crc32c.ts";
 import { toLsn } from "../base/lsn.ts";
 import { type CheckPoint, decodeCheckPoint, encodeCheckPoint } from "./checkpoint.ts";
-import { CONTROL_FILE_SIZE, decodeControlFile, encodeStartControlFile } from "./control-file.ts";
+import {
+  applyParameterChange,
+  CONTROL_FILE_SIZE,
+  decodeControlFile,
+  encodeStartControlFile,
+} from "./control-file.ts";
 import { decodeRelationMap } from "./relation-map.ts";
 import { MAJORS, PG_VERSIONS, type PgMajor, pgVersion, versionFromPageMagic } from "./versions.ts";
 
@@ -87,6 +92,36 @@ test("encodeStartControlFile: says that the cluster was shut down at the checkpo
     assert.equal(view.getFloat64(208, true), 1234567.0);
     assert.equal(view.getUint32(192, true), 5);
   }
+});
+
+test("applyParameterChange: the parameters and the checksum are new, the rest is as it was", () => {
+  for (const major of MAJORS) {
+    const before = template(major);
+    const change = { ...PARAMETERS, walLogHints: true, trackCommitTimestamp: true };
+    const after = applyParameterChange(before, change);
+    assert.equal(decodeControlFile(after, major).trackCommitTimestamp, true);
+    assert.equal(decodeControlFile(before, major).trackCommitTimestamp, false);
+    const { controlCrcOffset } = PG_VERSIONS[major];
+    const changed = [...after.keys()].filter((at) => after[at] !== before[at]);
+    assert.ok(
+      changed.every((at) => (at >= 172 && at <= 200) || (at >> 2) << 2 === controlCrcOffset),
+      `${changed}`,
+    );
+    const back = { ...change, walLogHints: false, trackCommitTimestamp: false };
+    assert.equal(
+      decodeControlFile(applyParameterChange(after, back), major).trackCommitTimestamp,
+      false,
+    );
+  }
+  assert.throws(
+    () =>
+      applyParameterChange(new Uint8Array(8192), {
+        ...PARAMETERS,
+        walLogHints: false,
+        trackCommitTimestamp: false,
+      }),
+    { kind: "corrupt" },
+  );
 });
 
 test("decodeControlFile: damage anywhere is corrupt, another version unsupported", () => {

@@ -55,8 +55,12 @@ export interface ControlFile {
   readonly state: number;
   readonly checkPointLsn: Lsn;
   readonly checkPoint: CheckPoint;
+  /** Where archive recovery must have come to before the files are consistent; 0 without one. */
+  readonly minRecoveryPoint: Lsn;
   readonly segmentSize: number;
+  readonly walLogHints: boolean;
   readonly dataChecksums: boolean;
+  readonly trackCommitTimestamp: boolean;
 }
 
 /** GUCs that pg_control repeats; where they differ from it Postgres writes XLOG_PARAMETER_CHANGE. */
@@ -68,6 +72,12 @@ export interface ControlParameters {
   readonly maxWalSenders: number;
   readonly maxPreparedTransactions: number;
   readonly maxLocksPerTransaction: number;
+}
+
+/** xl_parameter_change (access/xlog_internal.h): all that pg_control repeats. */
+export interface ParameterChange extends ControlParameters {
+  readonly walLogHints: boolean;
+  readonly trackCommitTimestamp: boolean;
 }
 
 /**
@@ -89,8 +99,10 @@ export function decodeControlFile(bytes: Uint8Array, major?: PgMajor): ControlFi
     throw new StorageError("unsupported", "unsupported-pg-version", message);
   }
   const checkPointLsn = view.getBigUint64(32, true);
-  if (checkPointLsn >= 2n ** 53n) {
-    throw new StorageError("corrupt", "corrupt-control-file", `checkpoint at ${checkPointLsn}`);
+  const minRecoveryPoint = view.getBigUint64(136, true);
+  if (checkPointLsn >= 2n ** 53n || minRecoveryPoint >= 2n ** 53n) {
+    const message = `checkpoint at ${checkPointLsn}, recovery to ${minRecoveryPoint}`;
+    throw new StorageError("corrupt", "corrupt-control-file", message);
   }
   return {
     version,
@@ -99,8 +111,11 @@ export function decodeControlFile(bytes: Uint8Array, major?: PgMajor): ControlFi
     state: view.getUint32(16, true),
     checkPointLsn: lsnFromBigInt(checkPointLsn),
     checkPoint: decodeCheckPoint(bytes, 40, bytes.length - 40, version),
+    minRecoveryPoint: lsnFromBigInt(minRecoveryPoint),
     segmentSize: view.getUint32(228, true),
+    walLogHints: view.getUint8(176) !== 0,
     dataChecksums: view.getUint32(252, true) !== 0,
+    trackCommitTimestamp: view.getUint8(200) !== 0,
   };
 }
 
@@ -117,8 +132,9 @@ function findCrc(bytes: Uint8Array, view: DataView): number {
 
 /**
  * The control file of a cluster that was shut down at `checkPoint`, whose record starts at its redo.
- * Layout constants and the nonce come from `template`, any pg_control of the same major (initdb's);
- * checksums are off and nothing of a recovery is left.
+ * Layout constants, the nonce and track_commit_timestamp come from `template`, the cluster's newest
+ * pg_control or initdb's: where that setting changes now, Postgres says so in WAL by itself.
+ * Data checksums stay as they are there, and nothing of a recovery is left.
  */
 export function encodeStartControlFile(
   template: Uint8Array,
@@ -141,16 +157,33 @@ export function encodeStartControlFile(
   bytes.set(encodeCheckPoint(checkPoint, version), 40);
   view.setBigUint64(128, FIRST_NORMAL_UNLOGGED_LSN, true);
   bytes.fill(0, 136, 172);
-  view.setUint32(172, parameters.walLevel, true);
+  setParameters(view, parameters);
   view.setUint8(176, 0); // wal_log_hints
+  const crcOffset = version.controlCrcOffset;
+  view.setUint32(crcOffset, crc32c(bytes, 0, crcOffset), true);
+  return bytes;
+}
+
+/**
+ * What redo of XLOG_PARAMETER_CHANGE makes of pg_control: fresh bytes. StorageError as
+ * decodeControlFile.
+ */
+export function applyParameterChange(controlFile: Uint8Array, change: ParameterChange): Uint8Array {
+  const crcOffset = decodeControlFile(controlFile).version.controlCrcOffset;
+  const bytes = controlFile.slice();
+  const view = new DataView(bytes.buffer);
+  setParameters(view, change);
+  view.setUint8(176, change.walLogHints ? 1 : 0);
+  view.setUint8(200, change.trackCommitTimestamp ? 1 : 0);
+  view.setUint32(crcOffset, crc32c(bytes, 0, crcOffset), true);
+  return bytes;
+}
+
+function setParameters(view: DataView, parameters: ControlParameters): void {
+  view.setUint32(172, parameters.walLevel, true);
   view.setUint32(180, parameters.maxConnections, true);
   view.setUint32(184, parameters.maxWorkerProcesses, true);
   view.setUint32(188, parameters.maxWalSenders, true);
   view.setUint32(192, parameters.maxPreparedTransactions, true);
   view.setUint32(196, parameters.maxLocksPerTransaction, true);
-  view.setUint8(200, 0); // track_commit_timestamp
-  view.setUint32(252, 0, true); // data_checksum_version
-  const crcOffset = version.controlCrcOffset;
-  view.setUint32(crcOffset, crc32c(bytes, 0, crcOffset), true);
-  return bytes;
 }

@@ -30,10 +30,12 @@ import { homedir, tmpdir } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
+import type { PgMajor } from "./versions.ts";
 
-/** Majors for which an installation can be named; `SUPPORTED_MAJORS` are the ones that work today. */
+/** Majors whose WAL and files Strata knows. */
 export const SUPPORTED_MAJORS: readonly number[] = [14, 15, 16, 17, 18];
-export const DEFAULT_MAJOR = 17;
+/** Where nobody names one: $STRATA_PG_VERSION, else 17. `findInstallation` refuses an unknown one. */
+export const DEFAULT_MAJOR = Number(process.env["STRATA_PG_VERSION"] ?? 17) as PgMajor;
 
 /** An unmodified Postgres on this machine, readable by the user that runs it. */
 export interface Installation {

@@ -3,7 +3,7 @@
 // Source: storage/bufpage.h, storage/itemid.h, 14-18. 8192 bytes, little-endian:
 //   offset size field
 //        0    8 pd_lsn               high half first, each half little-endian
-//        8    2 pd_checksum          not kept in storage
+//        8    2 pd_checksum          not kept in storage: page-checksum.ts makes it anew
 //       10    2 pd_flags             1 has free lines, 2 page full, 4 all visible
 //       12    2 pd_lower             end of the line pointers
 //       14    2 pd_upper             start of the tuples; 0: the page is new

@@ -37,6 +37,12 @@ test("parseRelationPath: SLRU segments", () => {
     segment: 0xaf,
   });
   assert.equal(slruPath(2, 0xaf), "pg_multixact/offsets/00AF");
+  assert.deepEqual(parseRelationPath("pg_commit_ts/28028"), {
+    kind: "slru",
+    slru: 3,
+    segment: 0x28028,
+  });
+  assert.equal(slruPath(3, 0x28028), "pg_commit_ts/28028");
 });
 
 test("parseRelationPath: everything else in a data directory is neither", () => {

@@ -3,7 +3,8 @@
 // Source: common/relpath.c, storage/smgr/md.c, access/transam/slru.c, 14-18.
 //   base/<dbOid>/<relNumber>[_fsm|_vm|_init][.<segment>]      tablespace pg_default
 //   global/<relNumber>[_fsm|_vm|_init][.<segment>]            tablespace pg_global, database 0
-//   pg_xact/<HEX>, pg_multixact/offsets/<HEX>, pg_multixact/members/<HEX>   at least 4 digits
+//   pg_xact/<HEX>, pg_multixact/offsets/<HEX>, pg_multixact/members/<HEX>, pg_commit_ts/<HEX>
+// A segment number of an SLRU has at least 4 digits.
 // A relation segment is 1 GiB (131072 blocks), an SLRU segment 32 pages. Other tablespaces are not
 // supported. Temporary relations (t<backend>_<n>) are none of ours.
 
@@ -32,15 +33,20 @@ export interface RelationPath {
 
 export interface SlruPath {
   readonly kind: "slru";
-  /** Neon's numbering: 0 pg_xact, 1 multixact members, 2 multixact offsets. */
-  readonly slru: 0 | 1 | 2;
+  /** Neon's numbering: 0 pg_xact, 1 multixact members, 2 multixact offsets; ours: 3 pg_commit_ts. */
+  readonly slru: 0 | 1 | 2 | 3;
   readonly segment: number;
 }
 
-const SLRU_DIRECTORIES = ["pg_xact", "pg_multixact/members", "pg_multixact/offsets"] as const;
+const SLRU_DIRECTORIES = [
+  "pg_xact",
+  "pg_multixact/members",
+  "pg_multixact/offsets",
+  "pg_commit_ts",
+] as const;
 const RELATION_PATTERN =
   /^(?:base\/([1-9]\d{0,9})|global)\/([1-9]\d{0,9})(_fsm|_vm|_init)?(?:\.([1-9]\d{0,5}))?$/;
-const SLRU_PATTERN = /^(pg_xact|pg_multixact\/(?:members|offsets))\/([0-9A-F]{4,7})$/;
+const SLRU_PATTERN = /^(pg_xact|pg_multixact\/(?:members|offsets)|pg_commit_ts)\/([0-9A-F]{4,7})$/;
 const OID_LIMIT = 2 ** 32;
 
 /** `path` is relative to the data directory. Undefined where it is neither. */
@@ -65,7 +71,7 @@ export function parseRelationPath(path: string): RelationPath | SlruPath | undef
   const slru = SLRU_PATTERN.exec(path);
   if (slru !== null) {
     const kind = SLRU_DIRECTORIES.indexOf(slru[1] as (typeof SLRU_DIRECTORIES)[number]);
-    return { kind: "slru", slru: kind as 0 | 1 | 2, segment: Number.parseInt(slru[2]!, 16) };
+    return { kind: "slru", slru: kind as SlruPath["slru"], segment: Number.parseInt(slru[2]!, 16) };
   }
   return undefined;
 }
@@ -86,7 +92,7 @@ export function relationPath(rel: Omit<RelationPath, "kind">): string | undefine
   return undefined;
 }
 
-export function slruPath(slru: 0 | 1 | 2, segment: number): string {
+export function slruPath(slru: SlruPath["slru"], segment: number): string {
   return `${SLRU_DIRECTORIES[slru]}/${segment.toString(16).toUpperCase().padStart(4, "0")}`;
 }
 

@@ -29,6 +29,8 @@ export interface PgVersion {
   readonly slruPageWidth: 4 | 8;
   /** Bytes of a dropped-statistics item in xact records; 0 where there are none. */
   readonly xactStatsItemSize: 0 | 12 | 16;
+  /** Offset of origin_lsn in xl_xact_prepare. */
+  readonly prepareOriginLsnOffset: 48 | 56;
   /** XLOG opcodes (high four bits of xl_info) that exist, bit n for opcode n << 4. */
   readonly xlogOpcodes: number;
 }
@@ -50,6 +52,7 @@ const V14: PgVersion = {
   dbaseDrop: 0x10,
   slruPageWidth: 4,
   xactStatsItemSize: 0,
+  prepareOriginLsnOffset: 48,
   xlogOpcodes: XLOG_OPCODES_14,
 };
 
@@ -68,6 +71,7 @@ const V15: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 4,
   xactStatsItemSize: 12,
+  prepareOriginLsnOffset: 56,
   xlogOpcodes: XLOG_OPCODES_14,
 };
 
@@ -86,6 +90,7 @@ const V16: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 4,
   xactStatsItemSize: 12,
+  prepareOriginLsnOffset: 56,
   xlogOpcodes: XLOG_OPCODES_14,
 };
 
@@ -104,6 +109,7 @@ const V17: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 8,
   xactStatsItemSize: 12,
+  prepareOriginLsnOffset: 56,
   xlogOpcodes: XLOG_OPCODES_14 | (1 << 0xe),
 };
 
@@ -122,6 +128,7 @@ const V18: PgVersion = {
   dbaseDrop: 0x20,
   slruPageWidth: 8,
   xactStatsItemSize: 16,
+  prepareOriginLsnOffset: 56,
   xlogOpcodes: XLOG_OPCODES_14 | (1 << 0xe),
 };
 

@@ -75,8 +75,8 @@ export function pageHeaderProblem(
   const magic = view.getUint16(at, true);
   const { pageMagic } = expected;
   if (pageMagic === undefined ? versionFromPageMagic(magic) === undefined : magic !== pageMagic) {
-    const want = pageMagic === undefined ? "" : `, expected ${pageMagic.toString(16)}`;
-    return `page magic is ${magic.toString(16)}${want}`;
+    const want = pageMagic === undefined ? "" : `, expected ${describeMagic(pageMagic)}`;
+    return `page magic is ${describeMagic(magic)}${want}`;
   }
   const info = view.getUint16(at + 2, true);
   if ((info & ~XLP_ALL_FLAGS) !== 0) {
@@ -95,6 +95,11 @@ export function pageHeaderProblem(
   return long
     ? longHeaderProblem(view, at, expected)
     : "first page of a segment lacks the long header";
+}
+
+function describeMagic(magic: number): string {
+  const version = versionFromPageMagic(magic);
+  return magic.toString(16) + (version === undefined ? "" : ` (PostgreSQL ${version.major})`);
 }
 
 function longHeaderProblem(

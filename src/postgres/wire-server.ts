@@ -37,6 +37,8 @@ export class WireSession {
   readonly remote: string;
   readonly #socket: Socket;
   channel: CopyChannel | undefined;
+  /** Told to the client when `onSession` has returned. Stock clients refuse a major above their own. */
+  serverVersion = "17.0 (Strata)";
 
   constructor(socket: Socket, parameters: ReadonlyMap<string, string>) {
     this.#socket = socket;
@@ -198,7 +200,7 @@ class ServerConnection {
     this.#socket.write(
       Buffer.concat([
         encodeMessage("R", int32(0)),
-        status("server_version", "17.0 (Strata)"),
+        status("server_version", session.serverVersion),
         status("client_encoding", "UTF8"),
         status("server_encoding", "UTF8"),
         status("integer_datetimes", "on"),

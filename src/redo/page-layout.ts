@@ -110,6 +110,16 @@ export function checkPagePointers(c: RedoContext, page: number): void {
   }
 }
 
+/** What holds on every page with a header: lower <= upper <= special <= 8192. */
+export function checkPageBounds(c: RedoContext, page: number): void {
+  const lower = c.view.getUint16(page + PD_LOWER, true);
+  const upper = c.view.getUint16(page + PD_UPPER, true);
+  const special = c.view.getUint16(page + PD_SPECIAL, true);
+  if (lower > upper || upper > special || special > PAGE_SIZE) {
+    c.fail(`page pointers are wrong: lower ${lower}, upper ${upper}, special ${special}`);
+  }
+}
+
 export function maxOffsetNumber(c: RedoContext, page: number): number {
   return (c.view.getUint16(page + PD_LOWER, true) - SIZE_OF_PAGE_HEADER) >> 2;
 }

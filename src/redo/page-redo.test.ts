@@ -4,14 +4,15 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { StorageError } from "../base/errors.ts";
 import { toLsn } from "../base/lsn.ts";
+import { buildDelta, concat, type DeltaFields, pack } from "../testing/delta-builder.ts";
 import {
   encodeClogStatus,
+  encodeCommitTimestamps,
   encodeMultixactMembers,
   encodeMultixactOffsets,
   encodeVmClear,
   encodeVmTruncate,
-} from "../pageserver/implied-deltas.ts";
-import { buildDelta, concat, type DeltaFields, pack } from "../testing/delta-builder.ts";
+} from "../wal-decoder/implied-deltas.ts";
 import { PageRedo } from "./page-redo.ts";
 
 const HEAP2 = 9;
@@ -356,6 +357,18 @@ describe("PageRedo SLRU pages", () => {
     );
   });
 
+  test("a commit timestamp has ten bytes, time and origin", () => {
+    const xids = [819 * 33 + 1, 819 * 33 + 818];
+    const page = apply(undefined, encodeCommitTimestamps(xids, 0x1122_3344_5566_7788n, 7), 1);
+    for (const at of [10, 8180]) {
+      assert.equal(view(page).getBigInt64(at, true), 0x1122_3344_5566_7788n);
+      assert.equal(view(page).getUint16(at + 8, true), 7);
+    }
+    page.fill(0, 10, 20);
+    page.fill(0, 8180, 8190);
+    assert.ok(page.every((byte) => byte === 0));
+  });
+
   test("multixact offsets and members land in their slots", () => {
     const offsetsPage = apply(undefined, encodeMultixactOffsets([2050, 2051], [9, 12]), 1);
     assert.equal(view(offsetsPage).getUint32(8, true), 9);
@@ -435,6 +448,19 @@ describe("PageRedo refuses", () => {
     encodeClogStatus([5], 1),
     /transaction 5 is not on this page/,
     1,
+  );
+  refuse(
+    "a commit timestamp of another page",
+    new Uint8Array(8192),
+    encodeCommitTimestamps([819, 5], 1n, 0),
+    /transaction 5 is not on this page/,
+    1,
+  );
+  refuse(
+    "commit timestamps that end early",
+    new Uint8Array(8192),
+    encodeCommitTimestamps([5, 6], 1n, 0).subarray(0, 20),
+    /delta of 20 bytes for 2 transactions/,
   );
   refuse(
     "a multixact of another page",

@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
 import {
   DELTA_CLOG_STATUS,
+  DELTA_COMMIT_TS,
   DELTA_MULTIXACT_MEMBERS,
   DELTA_MULTIXACT_OFFSETS,
   DELTA_RECORD,
@@ -13,13 +14,14 @@ import {
 import { brinInitsPage, redoBrin } from "./brin.ts";
 import { btreeInitsPage, redoBtree } from "./btree.ts";
 import { redoClogStatus } from "./clog.ts";
+import { redoCommitTimestamps } from "./commit-ts.ts";
 import { redoGeneric } from "./generic.ts";
 import { ginInitsPage, redoGin } from "./gin.ts";
 import { gistInitsPage, redoGist } from "./gist.ts";
 import { hashInitsPage, redoHash } from "./hash.ts";
 import { heapInitsPage, redoHeap, redoHeap2 } from "./heap.ts";
 import { redoMultixactMembers, redoMultixactOffsets } from "./multixact.ts";
-import { checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
+import { checkPageBounds, checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
 import { PAGE, PAGE_SIZE, RedoContext } from "./redo-context.ts";
 import { redoSequence } from "./seq.ts";
 import { redoSpgist, spgistInitsPage } from "./spgist.ts";
@@ -85,8 +87,20 @@ export class PageRedo {
    * manager, info, LSN, block and offset; `unsupported` for a record kind this version cannot replay.
    */
   apply(delta: Uint8Array, lsn: Lsn, blkno: number, fork: number): void {
+    this.applyAt(delta, 0, delta.length, lsn, blkno, fork);
+  }
+
+  /** The same of the delta in bytes [offset, offset + length) of a block or chunk. */
+  applyAt(
+    bytes: Uint8Array,
+    offset: number,
+    length: number,
+    lsn: Lsn,
+    blkno: number,
+    fork: number,
+  ): void {
     const context = this.#context;
-    context.setDelta(delta, lsn, blkno, fork);
+    context.setDelta(bytes, offset, length, lsn, blkno, fork);
     switch (context.kind) {
       case DELTA_RECORD:
         redoRecord(context);
@@ -105,6 +119,9 @@ export class PageRedo {
         return;
       case DELTA_MULTIXACT_MEMBERS:
         redoMultixactMembers(context);
+        return;
+      case DELTA_COMMIT_TS:
+        redoCommitTimestamps(context);
         return;
       default:
         context.fail(`unknown delta kind ${context.kind}`, 0);
@@ -136,9 +153,11 @@ function redoRecord(context: RedoContext): void {
       if (pageHasLsn(context, PAGE)) {
         return;
       }
-      // Other access methods put no line pointers on some pages, and check theirs themselves.
       if (context.rmid <= RM_BTREE) {
         checkPagePointers(context, PAGE);
+      } else {
+        // Other access methods have pages without line pointers, whose pd_lower is anything.
+        checkPageBounds(context, PAGE);
       }
     }
   }

@@ -25,6 +25,9 @@ export const TUPLE = 16384;
 export const TUPLE2 = 24576;
 const DELTA = 32768;
 const INITIAL_DELTA_SPACE = 65536;
+/** Longer deltas are copied through a view of their own. */
+const COPY_BY_WORDS_BYTES = 200;
+const EMPTY = new Uint8Array(0);
 
 const RMGR_NAMES: Readonly<Record<number, string>> = {
   0: "XLOG",
@@ -53,6 +56,10 @@ export class RedoContext {
   lsnLow = 0;
   blkno = 0;
   fork = 0;
+
+  /** What the last delta was copied from, and a view of it. */
+  #source: Uint8Array = EMPTY;
+  #sourceView: DataView = new DataView(EMPTY.buffer);
 
   /** The delta is bytes [delta, deltaEnd). */
   readonly delta = DELTA;
@@ -85,13 +92,20 @@ export class RedoContext {
     this.page = this.bytes.subarray(PAGE, PAGE + PAGE_SIZE);
   }
 
-  /** Copies the delta in and decodes its head. */
-  setDelta(delta: Uint8Array, lsn: Lsn, blkno: number, fork: number): void {
-    if (DELTA + delta.length > this.bytes.length) {
-      this.#grow(DELTA + delta.length);
+  /** Copies the delta in, bytes [offset, offset + length) of `source`, and decodes its head. */
+  setDelta(
+    source: Uint8Array,
+    offset: number,
+    length: number,
+    lsn: Lsn,
+    blkno: number,
+    fork: number,
+  ): void {
+    if (DELTA + length > this.bytes.length) {
+      this.#grow(DELTA + length);
     }
-    this.bytes.set(delta, DELTA);
-    this.deltaEnd = DELTA + delta.length;
+    this.#copyDelta(source, offset, length);
+    this.deltaEnd = DELTA + length;
     this.lsn = lsn;
     const high = lsnHigh(lsn);
     this.lsnHigh = high;
@@ -101,9 +115,37 @@ export class RedoContext {
     this.fork = fork;
     this.rmid = -1;
     this.info = 0;
-    this.kind = delta.length > 0 ? this.bytes[DELTA]! : 0;
+    this.kind = length > 0 ? this.bytes[DELTA]! : 0;
     if (this.kind === DELTA_RECORD) {
-      this.#decodeRecord(delta.length);
+      this.#decodeRecord(length);
+    }
+  }
+
+  /**
+   * A view of each delta, to copy it from, would cost more than the copy. Deltas of a page come from
+   * few blocks or chunks, so one view of the whole of each serves many.
+   */
+  #copyDelta(source: Uint8Array, offset: number, length: number): void {
+    if (offset === 0 && length === source.length) {
+      this.bytes.set(source, DELTA);
+      return;
+    }
+    if (length > COPY_BY_WORDS_BYTES) {
+      this.bytes.set(source.subarray(offset, offset + length), DELTA);
+      return;
+    }
+    if (source !== this.#source) {
+      this.#source = source;
+      this.#sourceView = new DataView(source.buffer, source.byteOffset, source.length);
+    }
+    const from = this.#sourceView;
+    const { view, bytes } = this;
+    let i = 0;
+    for (const stop = length - 3; i < stop; i += 4) {
+      view.setInt32(DELTA + i, from.getInt32(offset + i, true), true);
+    }
+    for (; i < length; i++) {
+      bytes[DELTA + i] = source[offset + i]!;
     }
   }
 

@@ -1,5 +1,6 @@
 // The acceptor of the consensus: what a safekeeper does with each message, as a pure step.
 
+import { isDeepStrictEqual } from "node:util";
 import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
@@ -266,6 +267,67 @@ export function bumpTerm(state: AcceptorState, term: Term): AcceptorStep {
   };
 }
 
+/**
+ * Takes over a newer membership, or repeats the present one; either way what the state then says of
+ * this safekeeper's positions is durable. StorageError `conflict`: older, or this node is no member.
+ */
+export function switchMembership(
+  state: AcceptorState,
+  mconf: MembershipConfiguration,
+): AcceptorStep {
+  const own = state.persistent.mconf.generation;
+  if (mconf.generation < own) {
+    throw new StorageError(
+      "conflict",
+      "generation-mismatch",
+      `membership generation ${mconf.generation} is older than ${own}, which this safekeeper is in`,
+    );
+  }
+  if (mconf.generation === own && !isDeepStrictEqual(mconf, state.persistent.mconf)) {
+    throw new StorageError(
+      "conflict",
+      "generation-mismatch",
+      `membership generation ${own} has other members here`,
+    );
+  }
+  checkIsMember(state, mconf);
+  const next = flushed(state);
+  const persistent = { ...persistentNow(next), mconf };
+  return {
+    state: { ...next, persistent },
+    actions: [{ type: "flush" }, { type: "persist", state: persistent }],
+    reply: undefined,
+  };
+}
+
+/**
+ * End of the WAL that may be read: for a proposer of `term` what is flushed, while that is our term;
+ * for everybody else (undefined) what is committed. StorageError `fenced` where the term is over.
+ */
+export function readableLsn(state: AcceptorState, term: Term | undefined): Lsn {
+  if (term === undefined) {
+    return state.commitLsn;
+  }
+  if (term !== state.persistent.term) {
+    throw new StorageError(
+      "fenced",
+      "term-changed",
+      `WAL of term ${term} was asked for, but the term is ${state.persistent.term}`,
+    );
+  }
+  return state.flushLsn;
+}
+
+function checkIsMember(state: AcceptorState, mconf: MembershipConfiguration): void {
+  if (!isMember(mconf, state.nodeId)) {
+    throw new StorageError(
+      "conflict",
+      "not-a-member",
+      `node ${state.nodeId} is not a member in generation ${mconf.generation}`,
+    );
+  }
+}
+
 function checkGeneration(state: AcceptorState, generation: number, what: string): void {
   const own = state.persistent.mconf.generation;
   if (own !== generation) {
@@ -301,12 +363,8 @@ function receiveGreeting(state: AcceptorState, message: ProposerGreeting): Accep
     throw mismatch("system identifier", message.systemId, persistent.systemId);
   }
   const mconfIsNew = message.mconf.generation > persistent.mconf.generation;
-  if (mconfIsNew && !isMember(message.mconf, state.nodeId)) {
-    throw new StorageError(
-      "conflict",
-      "not-a-member",
-      `node ${state.nodeId} is not a member in generation ${message.mconf.generation}`,
-    );
+  if (mconfIsNew) {
+    checkIsMember(state, message.mconf);
   }
   let next = state;
   const actions: AcceptorAction[] = [];

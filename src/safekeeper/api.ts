@@ -46,6 +46,66 @@ export interface TermBumpResponse {
   readonly current_term: number;
 }
 
+/** POST /v1/pull_timeline. */
+export const pullTimelineRequestSchema = z.object({
+  tenant_id: HEX_32,
+  timeline_id: HEX_32,
+  /** `http://HOST:PORT` of the safekeepers that have it. */
+  http_hosts: z.array(z.string().min(1).max(300)).min(1).max(32),
+  /** Adopted where its generation is above theirs. */
+  mconf: membershipSchema.nullish(),
+});
+
+export type PullTimelineRequest = z.infer<typeof pullTimelineRequestSchema>;
+
+export interface PullTimelineResponse {
+  /** Where it was copied from; null where it was here already. */
+  readonly safekeeper_host: string | null;
+}
+
+/** POST .../copy. */
+export const timelineCopyRequestSchema = z.object({
+  target_timeline_id: HEX_32,
+  /** A record end in committed WAL. */
+  until_lsn: LSN_TEXT,
+});
+
+export type TimelineCopyRequest = z.infer<typeof timelineCopyRequestSchema>;
+
+/** GET .../digest?from_lsn=X/X&until_lsn=X/X. */
+export const digestQuerySchema = z.object({ from_lsn: LSN_TEXT, until_lsn: LSN_TEXT });
+
+export interface TimelineDigest {
+  /** Hex, of WAL [from_lsn, until_lsn). */
+  readonly sha256: string;
+}
+
+/**
+ * PUT .../membership: the configuration to be in from now on. PUT .../exclude: the one that no longer
+ * has this safekeeper.
+ */
+export const membershipRequestSchema = z.object({ mconf: membershipSchema });
+
+/** All of it is durable, and holds at least until the next switch. */
+export interface MembershipSwitchResponse {
+  readonly previous_conf: MembershipJson;
+  readonly current_conf: MembershipJson;
+  readonly term: number;
+  readonly last_log_term: number;
+  readonly flush_lsn: string;
+}
+
+/** GET /v1/debug_dump; Neon's names. `dump_all` stands for all others; dump_control_file is the default. */
+export const debugDumpQuerySchema = z.object({
+  dump_all: z.stringbool().optional(),
+  dump_control_file: z.stringbool().optional(),
+  dump_memory: z.stringbool().optional(),
+  dump_disk_content: z.stringbool().optional(),
+  dump_term_history: z.stringbool().optional(),
+  tenant_id: HEX_32.optional(),
+  timeline_id: HEX_32.optional(),
+});
+
 export interface WalSenderJson {
   readonly remote: string;
   readonly application_name: string;
@@ -54,6 +114,16 @@ export interface WalSenderJson {
   /** What it told about itself: `r` (standby) or `z` (pageserver) messages. */
   readonly flush_lsn: string | null;
   readonly apply_lsn: string | null;
+}
+
+/** Another safekeeper, as heard of through the broker. */
+export interface PeerJson {
+  readonly sk_id: number;
+  readonly term: number;
+  readonly last_log_term: number;
+  readonly flush_lsn: string;
+  readonly commit_lsn: string;
+  readonly reported_ms_ago: number;
 }
 
 export interface WalReceiverJson {
@@ -85,6 +155,19 @@ export interface SafekeeperTimelineStatus {
   readonly backup_lsn: string;
   readonly peer_horizon_lsn: string;
   readonly remote_consistent_lsn: string;
+  /** Where the WAL on its disk begins; below, it is in the object store only. */
+  readonly local_wal_start_lsn: string;
+  readonly eviction_state: "present" | "offloaded";
+  /** Null where no object store is configured. */
+  readonly wal_backup: {
+    readonly state: "idle" | "uploading" | "failing";
+    /** Committed WAL that is in no whole segment in the store. */
+    readonly lag_bytes: number;
+    /** Name of this safekeeper's partial segment in the store. */
+    readonly partial: string | null;
+    readonly last_error: string | null;
+  } | null;
+  readonly peers: readonly PeerJson[];
   readonly walsenders: readonly WalSenderJson[];
   readonly walreceivers: readonly WalReceiverJson[];
 }

@@ -6,11 +6,17 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { CopyChannel } from "../postgres/copy-channel.ts";
 import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
 import type {
+  MembershipJson,
+  MembershipSwitchResponse,
+  PullTimelineRequest,
+  PullTimelineResponse,
   SafekeeperStatus,
   SafekeeperTimelineStatus,
   TenantTimelineJson,
   TermBumpResponse,
+  TimelineCopyRequest,
   TimelineCreateRequest,
+  TimelineDigest,
 } from "./api.ts";
 import { PROTOCOL_VERSION } from "./messages.ts";
 import { encodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
@@ -48,12 +54,71 @@ export class SafekeeperHttpClient {
     return this.#request("GET", `/v1/tenant/${tenant}/timeline/${timeline}`);
   }
 
-  deleteTimeline(tenant: TenantId, timeline: TimelineId): Promise<{ dir_existed: boolean }> {
-    return this.#request("DELETE", `/v1/tenant/${tenant}/timeline/${timeline}`);
+  /** With `onlyLocal` what the object store has of it stays. */
+  deleteTimeline(
+    tenant: TenantId,
+    timeline: TimelineId,
+    onlyLocal = false,
+  ): Promise<{ dir_existed: boolean }> {
+    const query = onlyLocal ? "?only_local=true" : "";
+    return this.#request("DELETE", `/v1/tenant/${tenant}/timeline/${timeline}${query}`);
+  }
+
+  /** Copies the timeline to this safekeeper from one of those given; give it time. */
+  pullTimeline(request: PullTimelineRequest): Promise<PullTimelineResponse> {
+    return this.#request("POST", "/v1/pull_timeline", request);
+  }
+
+  /** A tar stream; see transfer/snapshot.ts. Whoever takes it looks after its own time-out. */
+  async snapshot(
+    tenant: TenantId,
+    timeline: TimelineId,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<Uint8Array>> {
+    const path = `/v1/tenant/${tenant}/timeline/${timeline}/snapshot/0`;
+    const response = await this.#fetch("GET", path, signal);
+    if (response.body === null) {
+      throw new StorageError("unavailable", "safekeeper-unreachable", `GET ${path}: no body`);
+    }
+    return response.body;
+  }
+
+  copyTimeline(
+    tenant: TenantId,
+    timeline: TimelineId,
+    request: TimelineCopyRequest,
+  ): Promise<unknown> {
+    return this.#request("POST", `/v1/tenant/${tenant}/timeline/${timeline}/copy`, request);
+  }
+
+  /** SHA-256 of WAL [from, until). */
+  async digest(tenant: TenantId, timeline: TimelineId, from: Lsn, until: Lsn): Promise<string> {
+    const range = `from_lsn=${formatLsn(from)}&until_lsn=${formatLsn(until)}`;
+    const path = `/v1/tenant/${tenant}/timeline/${timeline}/digest?${range}`;
+    return (await this.#request<TimelineDigest>("GET", path)).sha256;
   }
 
   deleteTenant(tenant: TenantId): Promise<Record<string, { dir_existed: boolean }>> {
     return this.#request("DELETE", `/v1/tenant/${tenant}`);
+  }
+
+  /** From now on it refuses proposers of an older generation. */
+  switchMembership(
+    tenant: TenantId,
+    timeline: TimelineId,
+    mconf: MembershipJson,
+  ): Promise<MembershipSwitchResponse> {
+    const path = `/v1/tenant/${tenant}/timeline/${timeline}/membership`;
+    return this.#request("PUT", path, { mconf });
+  }
+
+  /** Makes a safekeeper that `mconf` does not have let go of its copy; objects in the store stay. */
+  exclude(
+    tenant: TenantId,
+    timeline: TimelineId,
+    mconf: MembershipJson,
+  ): Promise<{ dir_existed: boolean }> {
+    return this.#request("PUT", `/v1/tenant/${tenant}/timeline/${timeline}/exclude`, { mconf });
   }
 
   termBump(tenant: TenantId, timeline: TimelineId, term?: number): Promise<TermBumpResponse> {
@@ -62,12 +127,23 @@ export class SafekeeperHttpClient {
   }
 
   async #request<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const signal = AbortSignal.timeout(this.#timeoutMs);
+    return (await (await this.#fetch(method, path, signal, body)).json()) as T;
+  }
+
+  /** A good answer; StorageError for any other. */
+  async #fetch(
+    method: string,
+    path: string,
+    signal: AbortSignal,
+    body?: unknown,
+  ): Promise<Response> {
     const doing = `${method} ${this.#baseUrl}${path}`;
     let response: Response;
     try {
       response = await fetch(`${this.#baseUrl}${path}`, {
         method,
-        signal: AbortSignal.timeout(this.#timeoutMs),
+        signal,
         ...(body === undefined
           ? {}
           : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
@@ -80,7 +156,7 @@ export class SafekeeperHttpClient {
       });
     }
     if (response.ok) {
-      return (await response.json()) as T;
+      return response;
     }
     const answer = (await response.json().catch(() => ({}))) as { msg?: string; code?: string };
     throw new StorageError(

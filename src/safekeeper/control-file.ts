@@ -1,31 +1,51 @@
-// safekeeper.control: the persistent state of one timeline's acceptor.
+// safekeeper.control: the persistent state of one timeline: its acceptor's, and where its WAL lies.
 
 import { crc32c } from "../base/crc32c.ts";
-import { writeFileDurably } from "../base/disk.ts";
+import { type Disk, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { AcceptorPersistentState } from "./acceptor.ts";
 import { checkMembership, type MembershipConfiguration } from "./membership.ts";
 import { checkTermHistory } from "./term-history.ts";
+import {
+  type PartialSegment,
+  parsePartialSegmentName,
+  partialSegmentName,
+} from "./wal-backup/stored-wal.ts";
 
 /*
- * Ours, format version 1:
+ * Ours, format version 2:
  *   0   8 bytes  magic "STRATASK"
  *   8   u32 LE   format version
  *   12  u32 LE   length of the JSON
  *   16  JSON     see `encode`; LSNs as X/X, system id decimal
  *   ..  u32 LE   CRC-32C of everything before
+ * Version 1 lacked `partial_backup` and `eviction_state`; it is read as one that has none.
  * It is replaced as a whole, durably. A file that is wrong in any way is `corrupt`: it is never
  * guessed at, since forgetting a vote loses data.
  */
 
 export const CONTROL_FILE_NAME = "safekeeper.control";
 const MAGIC = "STRATASK";
-const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 2;
+const OLDEST_VERSION = 1;
 const HEADER_SIZE = 16;
 
-export function encodeControlFile(state: AcceptorPersistentState): Uint8Array {
+/** Which of the timeline's WAL is not on this disk alone. */
+export interface WalPlacement {
+  /** This safekeeper's own partial segment in the object store, if there is one. */
+  readonly partial: PartialSegment | undefined;
+  /** No WAL is on this disk: the object store has all of it, the end in `partial`. */
+  readonly evicted: boolean;
+}
+
+export const ALL_LOCAL: WalPlacement = { partial: undefined, evicted: false };
+
+export function encodeControlFile(
+  state: AcceptorPersistentState,
+  placement: WalPlacement = ALL_LOCAL,
+): Uint8Array {
   const json = Buffer.from(
     JSON.stringify({
       tenant_id: state.tenantId,
@@ -43,6 +63,11 @@ export function encodeControlFile(state: AcceptorPersistentState): Uint8Array {
       peer_horizon_lsn: formatLsn(state.peerHorizonLsn),
       remote_consistent_lsn: formatLsn(state.remoteConsistentLsn),
       flushed_lsn: formatLsn(state.flushedLsn),
+      partial_backup:
+        placement.partial === undefined
+          ? null
+          : partialSegmentName(placement.partial, state.walSegSize),
+      eviction_state: placement.evicted ? "offloaded" : "present",
     }),
   );
   const bytes = new Uint8Array(HEADER_SIZE + json.length + 4);
@@ -55,12 +80,25 @@ export function encodeControlFile(state: AcceptorPersistentState): Uint8Array {
   return bytes;
 }
 
-export function writeControlFile(path: string, state: AcceptorPersistentState): void {
-  writeFileDurably(path, encodeControlFile(state));
+export function writeControlFile(
+  path: string,
+  state: AcceptorPersistentState,
+  disk: Disk,
+  placement: WalPlacement = ALL_LOCAL,
+): void {
+  writeFileDurably(path, encodeControlFile(state, placement), disk);
 }
 
 /** StorageError `corrupt` says what is wrong with the bytes; `unsupported` for a newer format. */
 export function decodeControlFile(bytes: Uint8Array): AcceptorPersistentState {
+  return decodeWholeControlFile(bytes).state;
+}
+
+/** As `decodeControlFile`, with where the WAL lies. */
+export function decodeWholeControlFile(bytes: Uint8Array): {
+  readonly state: AcceptorPersistentState;
+  readonly placement: WalPlacement;
+} {
   const corrupt = (problem: string, cause?: unknown) =>
     new StorageError("corrupt", "bad-control-file", `safekeeper control file: ${problem}`, {
       cause,
@@ -70,11 +108,11 @@ export function decodeControlFile(bytes: Uint8Array): AcceptorPersistentState {
     throw corrupt(`no magic in ${bytes.length} bytes`);
   }
   const version = view.getUint32(8, true);
-  if (version !== FORMAT_VERSION) {
+  if (version < OLDEST_VERSION || version > FORMAT_VERSION) {
     throw new StorageError(
       "unsupported",
       "control-file-version",
-      `safekeeper control file has format version ${version}, this program knows ${FORMAT_VERSION}`,
+      `safekeeper control file has format version ${version}, this program knows up to ${FORMAT_VERSION}`,
     );
   }
   const length = view.getUint32(12, true);
@@ -86,7 +124,9 @@ export function decodeControlFile(bytes: Uint8Array): AcceptorPersistentState {
   }
   try {
     const text = Buffer.from(bytes.subarray(HEADER_SIZE, HEADER_SIZE + length)).toString();
-    return fromJson(JSON.parse(text) as ControlFileJson);
+    const json = JSON.parse(text) as ControlFileJson;
+    const state = fromJson(json);
+    return { state, placement: placementFromJson(json, state.walSegSize) };
   } catch (error) {
     throw corrupt(error instanceof Error ? error.message : String(error), error);
   }
@@ -101,7 +141,22 @@ interface ControlFileJson {
   pg_version: number;
   system_id: string;
   wal_seg_size: number;
+  partial_backup?: string | null;
+  eviction_state?: string;
   [lsn: `${string}_lsn`]: string;
+}
+
+function placementFromJson(json: ControlFileJson, segmentSize: number): WalPlacement {
+  const name = json.partial_backup ?? null;
+  const partial = name === null ? undefined : parsePartialSegmentName(name, segmentSize);
+  if (name !== null && partial === undefined) {
+    throw new Error(`partial_backup is ${name}`);
+  }
+  const eviction = json.eviction_state ?? "present";
+  if (eviction !== "present" && eviction !== "offloaded") {
+    throw new Error(`eviction_state is ${eviction}`);
+  }
+  return { partial, evicted: eviction === "offloaded" };
 }
 
 function fromJson(json: ControlFileJson): AcceptorPersistentState {

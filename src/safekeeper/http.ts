@@ -1,35 +1,50 @@
 // The safekeeper's HTTP API: create, inspect and delete timelines; metrics.
 
-import fastify, { type FastifyInstance, type FastifyRequest } from "fastify";
+import fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from "fastify";
 import { z } from "zod";
 import { errorKind, errorMessage, HTTP_STATUS, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
 import {
-  type MembershipJson,
-  type SafekeeperTimelineStatus,
   type TenantTimelineJson,
   type TermBumpResponse,
   termBumpRequestSchema,
   timelineCreateRequestSchema,
 } from "./api.ts";
-import { type MembershipConfiguration, NO_MEMBERSHIP, type SafekeeperId } from "./membership.ts";
+import { findTimeline, parseBody, pathIds } from "./http-request.ts";
+import { addTransferRoutes } from "./http-transfer.ts";
+import { membershipFromJson, NO_MEMBERSHIP } from "./membership.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import type { Timeline } from "./timeline.ts";
 import type { TimelineManager } from "./timeline-manager.ts";
+import { timelineStatus } from "./timeline-status.ts";
+import type { WalBackup } from "./wal-backup/wal-backup.ts";
 import type { WalReceiver } from "./wal-push.ts";
-import { WalSender } from "./wal-sender.ts";
 
 export interface SafekeeperHttpOptions {
   readonly nodeId: number;
   readonly timelines: TimelineManager;
   readonly metrics: SafekeeperMetrics;
+  readonly backup: WalBackup;
   receiversOf(timeline: Timeline): ReadonlySet<WalReceiver>;
 }
 
 /** Errors are answered as `{msg, code}` under the status of their kind. */
 export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstance {
-  const server = fastify({ logger: false, bodyLimit: 1024 * 1024, forceCloseConnections: true });
+  const server = fastify({
+    logger: false,
+    bodyLimit: 1024 * 1024,
+    forceCloseConnections: true,
+    // A path that cannot be decoded never reaches the error handler.
+    frameworkErrors(error: FastifyError, _request: FastifyRequest, reply: FastifyReply) {
+      void reply.status(error.statusCode ?? 400).send({ msg: error.message, code: "http-error" });
+    },
+  });
   server.setErrorHandler((error, _request, reply) => {
     const status =
       error instanceof StorageError
@@ -55,7 +70,7 @@ export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstanc
   });
   server.post("/v1/tenant/timeline", (request) => {
     const timeline = timelines.create(parseCreateRequest(request.body));
-    return timelineStatus(timeline, options.receiversOf(timeline));
+    return timelineStatus(timeline, options);
   });
   server.get("/v1/tenant/timeline", (): TenantTimelineJson[] =>
     timelines.list().map((entry) => ({
@@ -65,17 +80,19 @@ export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstanc
   );
   server.get("/v1/tenant/:tenant/timeline/:timeline", (request) => {
     const timeline = findTimeline(timelines, request);
-    return timelineStatus(timeline, options.receiversOf(timeline));
+    return timelineStatus(timeline, options);
   });
   server.delete("/v1/tenant/:tenant/timeline/:timeline", (request) => {
     const { tenantId, timelineId } = pathIds(request);
-    return { dir_existed: timelines.delete(tenantId, timelineId) };
+    return { dir_existed: timelines.delete(tenantId, timelineId, isOnlyLocal(request)) };
   });
   server.delete("/v1/tenant/:tenant", (request) => {
     const { tenant } = request.params as { tenant: string };
     const answer: Record<string, { dir_existed: boolean }> = {};
     for (const { tenantId, timelineId } of timelines.list(parseTenantId(tenant))) {
-      answer[timelineId] = { dir_existed: timelines.delete(tenantId, timelineId) };
+      answer[timelineId] = {
+        dir_existed: timelines.delete(tenantId, timelineId, isOnlyLocal(request)),
+      };
     }
     return answer;
   });
@@ -87,15 +104,13 @@ export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstanc
       return { previous_term: bumped.previous, current_term: bumped.current };
     },
   );
+  addTransferRoutes(server, options);
   return server;
 }
 
-function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body);
-  if (!result.success) {
-    throw new StorageError("invalid", "bad-request", z.prettifyError(result.error));
-  }
-  return result.data;
+function isOnlyLocal(request: FastifyRequest): boolean {
+  const schema = z.object({ only_local: z.stringbool().optional() });
+  return parseBody(schema, request.query).only_local ?? false;
 }
 
 function parseCreateRequest(body: unknown) {
@@ -117,98 +132,23 @@ function parseCreateRequest(body: unknown) {
   };
 }
 
-function pathIds(request: FastifyRequest) {
-  const { tenant, timeline } = request.params as { tenant: string; timeline: string };
-  return { tenantId: parseTenantId(tenant), timelineId: parseTimelineId(timeline) };
-}
-
-function findTimeline(timelines: TimelineManager, request: FastifyRequest): Timeline {
-  const { tenantId, timelineId } = pathIds(request);
-  return timelines.get(tenantId, timelineId);
-}
-
-function membershipFromJson(json: MembershipJson): MembershipConfiguration {
-  const members = (set: MembershipJson["members"]): SafekeeperId[] =>
-    set.map((member) => ({ id: member.id, host: member.host, pgPort: member.pg_port }));
-  return {
-    generation: json.generation,
-    members: members(json.members),
-    newMembers: json.new_members == null ? undefined : members(json.new_members),
-  };
-}
-
-function membershipToJson(mconf: MembershipConfiguration): MembershipJson {
-  const members = (set: readonly SafekeeperId[]) =>
-    set.map((member) => ({ id: member.id, host: member.host, pg_port: member.pgPort }));
-  return {
-    generation: mconf.generation,
-    members: members(mconf.members),
-    new_members: mconf.newMembers === undefined ? null : members(mconf.newMembers),
-  };
-}
-
-function timelineStatus(
-  timeline: Timeline,
-  receivers: ReadonlySet<WalReceiver>,
-): SafekeeperTimelineStatus {
-  const { state, lastLogTerm } = timeline;
-  const { persistent } = state;
-  const senders = [...timeline.consumers].filter((consumer) => consumer instanceof WalSender);
-  return {
-    tenant_id: persistent.tenantId,
-    timeline_id: persistent.timelineId,
-    mconf: membershipToJson(persistent.mconf),
-    acceptor_state: {
-      term: persistent.term,
-      epoch: lastLogTerm,
-      term_history: persistent.termHistory.map((entry) => ({
-        term: entry.term,
-        lsn: formatLsn(entry.lsn),
-      })),
-    },
-    pg_info: {
-      pg_version: persistent.pgVersion,
-      system_id: persistent.systemId.toString(),
-      wal_seg_size: persistent.walSegSize,
-    },
-    flush_lsn: formatLsn(state.flushLsn),
-    timeline_start_lsn: formatLsn(persistent.timelineStartLsn),
-    local_start_lsn: formatLsn(persistent.localStartLsn),
-    commit_lsn: formatLsn(state.commitLsn),
-    backup_lsn: formatLsn(persistent.backupLsn),
-    peer_horizon_lsn: formatLsn(state.peerHorizonLsn),
-    remote_consistent_lsn: formatLsn(state.remoteConsistentLsn),
-    walsenders: senders.map((sender) => {
-      const { standbyStatus, pageserverFeedback } = sender;
-      const flush = pageserverFeedback?.diskConsistentLsn ?? standbyStatus?.flushLsn;
-      const apply = pageserverFeedback?.lastReceivedLsn ?? standbyStatus?.applyLsn;
-      return {
-        remote: sender.remote,
-        application_name: sender.applicationName,
-        sent_lsn: formatLsn(sender.sentLsn),
-        flush_lsn: flush === undefined ? null : formatLsn(flush),
-        apply_lsn: apply === undefined ? null : formatLsn(apply),
-      };
-    }),
-    walreceivers: [...receivers].map((receiver) => ({
-      remote: receiver.remote,
-      connected_at: new Date(receiver.connectedAtMs).toISOString(),
-    })),
-  };
-}
-
 /** Gauges are filled when they are asked for. */
 function collect(options: SafekeeperHttpOptions): void {
   const { metrics, timelines } = options;
   const { active, broken } = timelines.counts;
-  metrics.timelines.set({ state: "active" }, active);
+  let evicted = 0;
   metrics.timelines.set({ state: "broken" }, broken);
   metrics.lsn.reset();
   for (const timeline of timelines.timelines) {
     const labels = { tenant_id: timeline.tenantId, timeline_id: timeline.timelineId };
-    const { flushLsn, commitLsn, remoteConsistentLsn } = timeline.state;
+    const { flushLsn, commitLsn, remoteConsistentLsn, persistent } = timeline.state;
+    evicted += timeline.placement.evicted ? 1 : 0;
     metrics.lsn.set({ ...labels, kind: "flush" }, flushLsn);
     metrics.lsn.set({ ...labels, kind: "commit" }, commitLsn);
     metrics.lsn.set({ ...labels, kind: "remote_consistent" }, remoteConsistentLsn);
+    metrics.lsn.set({ ...labels, kind: "backup" }, persistent.backupLsn);
+    metrics.lsn.set({ ...labels, kind: "local_wal_start" }, timeline.localWalStartLsn);
   }
+  metrics.timelines.set({ state: "active" }, active - evicted);
+  metrics.timelines.set({ state: "evicted" }, evicted);
 }

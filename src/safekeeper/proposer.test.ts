@@ -244,3 +244,91 @@ test("Proposer: a wrong node, a wrong answer and silence end the connection", ()
   const late = RESPONSE_TIMEOUT_MS + 1000;
   assert.deepEqual(words(script.proposer.step({ type: "tick", nowMs: late })), ["2: disconnect"]);
 });
+
+const membership = (generation: number, ids: readonly number[], newIds?: readonly number[]) => {
+  const set = (members: readonly number[]) =>
+    members.map((id) => ({ id, host: `sk${id}`, pgPort: 5454 }));
+  return { generation, members: set(ids), newMembers: newIds && set(newIds) };
+};
+const OWN_HISTORY = [
+  { term: 3, lsn: START },
+  { term: 5, lsn: at(16) },
+];
+
+/** Elected in term 5 at 16, by generation 1; now it campaigns in generation 2. */
+class Resumed {
+  readonly proposer = new Proposer({
+    tenantId: parseTenantId("11111111111111111111111111111111"),
+    timelineId: parseTimelineId("22222222222222222222222222222222"),
+    pgVersion: 170010,
+    systemId: 42n,
+    walSegSize: 16 * 1024 * 1024,
+    safekeepers: SAFEKEEPERS,
+    mconf: membership(2, [1, 2, 3]),
+    resumes: { term: 5, wonTerms: [5], startLsn: at(16), termBefore: 3 },
+  });
+
+  greet(id: number, term = 5, mconf = membership(2, [1, 2, 3])): ProposerEffect[] {
+    this.proposer.step({ type: "connected", safekeeper: id });
+    const message: AcceptorMessage = { type: "greeting", nodeId: id, mconf, term };
+    return this.proposer.step({ type: "message", safekeeper: id, message });
+  }
+
+  vote(id: number, change: Partial<VoteResponse>): string[] {
+    const message = vote({ generation: 2, term: 6, ...change });
+    return words(this.proposer.step({ type: "message", safekeeper: id, message }));
+  }
+}
+
+test("Proposer: resumes in a newer membership where its own WAL ends, in a new term", () => {
+  const resumed = new Resumed();
+  assert.deepEqual(words(resumed.greet(1)), []);
+  assert.deepEqual(words(resumed.greet(2)), ["1: vote-request 6", "2: vote-request 6"]);
+  resumed.vote(1, { flushLsn: at(40), termHistory: OWN_HISTORY });
+  const elected = resumed.vote(2, { flushLsn: at(32), termHistory: OWN_HISTORY });
+  assert.equal(elected[0], "elected in 6, L 40, donor 1");
+  assert.deepEqual(resumed.proposer.resumable, {
+    term: 6,
+    wonTerms: [5, 6],
+    startLsn: at(16),
+    termBefore: 3,
+  });
+});
+
+test("Proposer: resumes where nothing was written since its first election", () => {
+  const resumed = new Resumed();
+  resumed.greet(1);
+  resumed.greet(2);
+  const before = { flushLsn: at(16), termHistory: OWN_HISTORY.slice(0, 1) };
+  resumed.vote(1, before);
+  assert.equal(resumed.vote(2, before)[0], "elected in 6, L 16, donor 1");
+});
+
+test("Proposer: does not resume after somebody else has campaigned", () => {
+  assert.deepEqual(words(new Resumed().greet(1, 6)), ["fenced by 6, elected true"]);
+});
+
+test("Proposer: does not resume on WAL that it did not write", () => {
+  for (const foreign of [
+    { flushLsn: at(40), termHistory: [...OWN_HISTORY, { term: 5.5, lsn: at(32) }] },
+    { flushLsn: at(24), termHistory: OWN_HISTORY.slice(0, 1) },
+  ]) {
+    const resumed = new Resumed();
+    resumed.greet(1);
+    resumed.greet(2);
+    resumed.vote(1, { flushLsn: at(16), termHistory: OWN_HISTORY.slice(0, 1) });
+    assert.deepEqual(resumed.vote(2, foreign), ["fenced by 6, elected true"]);
+  }
+});
+
+test("Proposer: a newer membership ends it, and says which one", () => {
+  const joint = membership(3, [1, 2, 3], [1, 2, 4]);
+  const [effect] = new Resumed().greet(1, 5, joint);
+  assert.deepEqual(effect, {
+    type: "fenced",
+    term: 5,
+    safekeeper: 1,
+    elected: true,
+    newer: joint,
+  });
+});

@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
 import {
+  allMembers,
   INVALID_GENERATION,
   type MembershipConfiguration,
   majority,
@@ -35,6 +36,9 @@ import { highestCommonPoint, type Term, type TermHistory } from "./term-history.
  * - The commit LSN is what a majority has flushed, but a safekeeper counts only once it has flushed
  *   up to L in this term: WAL of older terms is never committed by counting alone.
  * - Whoever shows a higher term fences us: after a `fenced` effect this object does nothing more.
+ * - A newer membership than the one it was elected in ends it too. The next Proposer of the same
+ *   compute `resumes`: it may win only where nobody else has campaigned meanwhile, by a donor whose
+ *   WAL is a prefix of what this compute wrote.
  */
 
 /** Silence after which an empty AppendRequest is sent, and a safekeeper is given up. */
@@ -53,6 +57,19 @@ export interface ProposerConfig {
   readonly safekeepers: readonly SafekeeperId[];
   /** Absent: taken over from the safekeepers, if they have one. */
   readonly mconf?: MembershipConfiguration;
+  /** Set: the compute runs already, elected by an older membership. */
+  readonly resumes?: ResumedTerm | undefined;
+}
+
+/** The elections of a compute that runs. */
+export interface ResumedTerm {
+  /** Highest in which it has asked for votes. */
+  readonly term: Term;
+  /** Those that it won. Its WAL is one stream through all of them, from the first one's L on. */
+  readonly wonTerms: readonly Term[];
+  readonly startLsn: Lsn;
+  /** Of the WAL that ends at `startLsn`. */
+  readonly termBefore: Term;
 }
 
 /** `safekeeper` is always a node id of the configuration. */
@@ -104,13 +121,16 @@ export type ProposerEffect =
   | { readonly type: "disconnect"; readonly safekeeper: number; readonly reason: string }
   /**
    * Someone has a higher term. Where `elected` is true this compute must stop at once; where false
-   * nothing was written: a new Proposer may try again after a random pause.
+   * nothing was written: a new Proposer may try again after a random pause. Where `newer` is set it
+   * is no other proposer but a newer membership: a new Proposer may campaign in it, and must resume
+   * where `elected` is true.
    */
   | {
       readonly type: "fenced";
       readonly term: Term;
       readonly safekeeper: number;
       readonly elected: boolean;
+      readonly newer?: MembershipConfiguration;
     };
 
 type Phase = "offline" | "wait-greeting" | "wait-campaign" | "wait-verdict" | "voted" | "active";
@@ -177,6 +197,28 @@ export class Proposer {
 
   get elected(): boolean {
     return this.#state === "elected";
+  }
+
+  /** What the next Proposer of this compute has to know; undefined where nothing was written. */
+  get resumable(): ResumedTerm | undefined {
+    const { resumes } = this.#config;
+    const term = Math.max(resumes?.term ?? 0, this.#term);
+    if (this.#history.length === 0) {
+      return resumes && { ...resumes, term };
+    }
+    return resumes === undefined
+      ? {
+          term,
+          wonTerms: [term],
+          startLsn: this.#startLsn,
+          termBefore: this.#history.at(-2)?.term ?? 0,
+        }
+      : { ...resumes, term, wonTerms: [...resumes.wonTerms, term] };
+  }
+
+  /** In which it campaigns or was elected. */
+  get membership(): MembershipConfiguration {
+    return this.#mconf;
   }
 
   /** L; 0 before the election. */
@@ -261,22 +303,6 @@ export class Proposer {
     return undefined;
   }
 
-  /**
-   * Whether an acknowledged position may be counted for the commit LSN. A fault test overrides it.
-   */
-  protected countsForCommit(flushLsn: Lsn, termStartLsn: Lsn): boolean {
-    return flushLsn >= termStartLsn;
-  }
-
-  /**
-   * Raft's "at least as up to date": the later last term wins, then the longer log. Also
-   * overridden.
-   */
-  protected isMoreAdvanced(a: VoteResponse, b: VoteResponse): boolean {
-    const [termA, termB] = [a.termHistory.at(-1)?.term ?? 0, b.termHistory.at(-1)?.term ?? 0];
-    return termA > termB || (termA === termB && a.flushLsn > b.flushLsn);
-  }
-
   #peer(id: number): Peer {
     const peer = this.#peers.get(id);
     if (peer === undefined) {
@@ -291,10 +317,13 @@ export class Proposer {
     this.#effects.push({ type: "disconnect", safekeeper: peer.id.id, reason });
   }
 
-  #fenced(peer: Peer, term: Term): void {
-    const elected = this.#state === "elected";
+  #fenced(peer: Peer, term: Term, newer?: MembershipConfiguration): void {
+    // A vote in our own term may be one that was given and did not arrive: worth another campaign.
+    const deposed = this.#config.resumes !== undefined && term > this.#term;
+    const elected = this.#state === "elected" || deposed;
     this.#state = "fenced";
-    this.#effects.push({ type: "fenced", term, safekeeper: peer.id.id, elected });
+    const because = newer === undefined ? {} : { newer };
+    this.#effects.push({ type: "fenced", term, safekeeper: peer.id.id, elected, ...because });
   }
 
   #connected(peer: Peer): void {
@@ -348,17 +377,23 @@ export class Proposer {
       this.#disconnect(peer, `it is node ${message.nodeId}, not ${peer.id.id}`);
       return;
     }
+    const { resumes } = this.#config;
+    if (resumes !== undefined && message.term > Math.max(resumes.term, this.#term)) {
+      this.#fenced(peer, message.term);
+      return;
+    }
     if (message.mconf.generation > this.#mconf.generation) {
-      if (this.#state !== "collecting-terms") {
-        // Elected by the wrong members: the campaign must be repeated in the newer membership.
-        this.#fenced(peer, message.term);
+      const isKnown = allMembers(message.mconf).every(({ id }) => this.#peers.has(id));
+      if (this.#state !== "collecting-terms" || !isKnown) {
+        // Elected by the wrong members, or some are missing: campaign anew in the newer membership.
+        this.#fenced(peer, message.term, message.mconf);
         return;
       }
       this.#mconf = message.mconf;
     }
     if (this.#state === "collecting-terms") {
       peer.phase = "wait-campaign";
-      this.#term = Math.max(this.#term, message.term);
+      this.#term = Math.max(this.#term, message.term, resumes?.term ?? 0);
       if (!this.#hasMajority((other) => other.phase === "wait-campaign")) {
         return;
       }
@@ -417,7 +452,7 @@ export class Proposer {
         continue;
       }
       this.#truncateLsn = maxLsn(this.#truncateLsn, vote.truncateLsn);
-      if (donor === undefined || this.isMoreAdvanced(vote, donor.vote)) {
+      if (donor === undefined || isMoreAdvanced(vote, donor.vote)) {
         donor = { peer, vote };
       }
     }
@@ -425,6 +460,10 @@ export class Proposer {
       throw new StorageError("internal", "no-start-lsn", "no safekeeper knows where WAL begins");
     }
     this.#state = "elected";
+    if (!this.#isOwnWal(donor.vote)) {
+      this.#fenced(donor.peer, this.#term);
+      return;
+    }
     this.#donor = donor.peer.id.id;
     this.#startLsn = donor.vote.flushLsn;
     this.#availableLsn = this.#startLsn;
@@ -444,6 +483,17 @@ export class Proposer {
         this.#sendElected(peer);
       }
     }
+  }
+
+  /** Whether this compute has written the WAL that it is to continue. */
+  #isOwnWal({ termHistory, flushLsn }: VoteResponse): boolean {
+    const { resumes } = this.#config;
+    const lastTerm = termHistory.at(-1)?.term ?? 0;
+    return (
+      resumes === undefined ||
+      resumes.wonTerms.includes(lastTerm) ||
+      (lastTerm === resumes.termBefore && flushLsn === resumes.startLsn)
+    );
   }
 
   #sendElected(peer: Peer): void {
@@ -585,7 +635,7 @@ export class Proposer {
     for (const set of this.#memberSets()) {
       const acknowledged = set.map((member) => {
         const flushLsn = this.#peers.get(member.id)?.flushLsn ?? INVALID_LSN;
-        return this.countsForCommit(flushLsn, this.#startLsn) ? flushLsn : INVALID_LSN;
+        return flushLsn >= this.#startLsn ? flushLsn : INVALID_LSN;
       });
       acknowledged.sort((a, b) => b - a);
       committed = minLsn(committed, acknowledged[majority(set.length) - 1]!);
@@ -608,4 +658,10 @@ export class Proposer {
       }
     }
   }
+}
+
+/** Raft's "at least as up to date": the later last term wins, then the longer log. */
+function isMoreAdvanced(a: VoteResponse, b: VoteResponse): boolean {
+  const [termA, termB] = [a.termHistory.at(-1)?.term ?? 0, b.termHistory.at(-1)?.term ?? 0];
+  return termA > termB || (termA === termB && a.flushLsn > b.flushLsn);
 }

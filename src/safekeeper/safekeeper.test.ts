@@ -1,190 +1,37 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type TestContext, test } from "node:test";
-import { monotonicMs, sleep } from "../base/clock.ts";
+import { test } from "node:test";
+import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
-import { generateTenantId, generateTimelineId } from "../base/ids.ts";
+import { generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
-import { formatLsn, type Lsn, parseLsn, toLsn } from "../base/lsn.ts";
-import { ProposerDriver } from "../compute/proposer-driver.ts";
+import { formatLsn, parseLsn } from "../base/lsn.ts";
+import { PG_VERSIONS } from "../postgres/versions.ts";
 import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
 import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
 import { BrokerServer } from "../storage-broker/server.ts";
+import {
+  commit,
+  readWal,
+  SafekeeperCluster,
+  SEGMENT,
+  START,
+  until,
+  wholeWal,
+} from "../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
-import { openReplication, openWalPush, SafekeeperHttpClient } from "./client.ts";
+import { openReplication, openWalPush } from "./client.ts";
 import { NO_PAGESERVER_FEEDBACK } from "./pageserver-feedback.ts";
-import { type Safekeeper, startSafekeeper } from "./safekeeper.ts";
+import { startSafekeeper } from "./safekeeper.ts";
 
 const logger = createLogger("test", "silent");
-const SEGMENT = 1024 * 1024;
-const START = toLsn(SEGMENT + 8192 + 40);
 
-async function until(what: string, test: () => boolean, timeoutMs = 20_000): Promise<void> {
-  const deadline = monotonicMs() + timeoutMs;
-  while (!test()) {
-    assert.ok(monotonicMs() < deadline, `timed out: ${what}`);
-    await sleep(5);
-  }
-}
-
-/** Safekeepers in this process, on free ports that they keep over restarts. */
-class Cluster {
-  readonly directory = mkdtempSync(join(tmpdir(), "strata-sk-"));
-  readonly tenantId = generateTenantId();
-  readonly timelineId = generateTimelineId();
-  readonly nodes: (Safekeeper | undefined)[] = [];
-  readonly #addresses: { pg: string; http: string }[] = [];
-  readonly #drivers: ProposerDriver[] = [];
-
-  static async start(context: TestContext, count: number, broker?: string): Promise<Cluster> {
-    const cluster = new Cluster();
-    context.after(() => cluster.destroy());
-    for (let i = 0; i < count; i++) {
-      await cluster.startNode(i, broker);
-      await cluster.http(i).createTimeline(cluster.createRequest());
-    }
-    return cluster;
-  }
-
-  createRequest() {
-    return {
-      tenant_id: this.tenantId,
-      timeline_id: this.timelineId,
-      pg_version: 170010,
-      system_id: "42",
-      wal_seg_size: SEGMENT,
-      start_lsn: formatLsn(START),
-    };
-  }
-
-  async startNode(index: number, broker?: string): Promise<Safekeeper> {
-    const known = this.#addresses[index];
-    const node = await startSafekeeper({
-      nodeId: index + 1,
-      workdir: this.workdir(index),
-      listenPg: known?.pg ?? "127.0.0.1:0",
-      listenHttp: known?.http ?? "127.0.0.1:0",
-      broker,
-      logger,
-    });
-    this.nodes[index] = node;
-    this.#addresses[index] = { pg: node.pgAddr, http: node.httpAddr };
-    return node;
-  }
-
-  async stopNode(index: number): Promise<void> {
-    const node = this.nodes[index];
-    this.nodes[index] = undefined;
-    await node?.stop();
-  }
-
-  workdir(index: number): string {
-    return join(this.directory, `sk${index + 1}`);
-  }
-
-  timelineDirectory(index: number): string {
-    return join(this.workdir(index), this.tenantId, this.timelineId);
-  }
-
-  http(index: number): SafekeeperHttpClient {
-    return new SafekeeperHttpClient(`http://${this.#addresses[index]!.http}`);
-  }
-
-  address(index: number) {
-    const { tenantId, timelineId } = this;
-    return { pgAddr: this.#addresses[index]!.pg, tenantId, timelineId };
-  }
-
-  state(index: number) {
-    return this.nodes[index]!.timelines.get(this.tenantId, this.timelineId).state;
-  }
-
-  /** A compute that won its election; its WAL is `wal`. */
-  async lead(): Promise<Leader> {
-    const events = { committed: START, fencedBy: 0 };
-    const driver = new ProposerDriver({
-      tenantId: this.tenantId,
-      timelineId: this.timelineId,
-      pgVersion: 170010,
-      walSegSize: SEGMENT,
-      safekeepers: this.#addresses.map(({ pg }, index) => {
-        const { host, port } = parseHostPort(pg);
-        return { id: index + 1, host, pgPort: port };
-      }),
-      logger,
-      onCommitted: (lsn) => {
-        events.committed = lsn;
-      },
-      onFenced: (term) => {
-        events.fencedBy = term;
-      },
-      onFatal: (error) => {
-        throw error;
-      },
-    });
-    this.#drivers.push(driver);
-    driver.start();
-    const election = await driver.elected;
-    await driver.recovered;
-    return { driver, events, startLsn: election.startLsn };
-  }
-
-  async destroy(): Promise<void> {
-    for (const driver of this.#drivers) {
-      driver.close();
-    }
-    await Promise.all(this.nodes.map((node) => node?.stop()));
-    rmSync(this.directory, { recursive: true, force: true });
-  }
-}
-
-interface Leader {
-  readonly driver: ProposerDriver;
-  readonly events: { committed: Lsn; fencedBy: number };
-  readonly startLsn: Lsn;
-}
-
-/** Appends records to `wal` and waits until they are committed. */
-async function commit(leader: Leader, wal: WalBuilder, lengths: number[]): Promise<void> {
-  for (const length of lengths) {
-    wal.appendFilled(length);
-  }
-  const endLsn = wal.endLsn;
-  leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
-  leader.driver.walAvailable(endLsn);
-  await until("commit", () => leader.events.committed >= endLsn);
-}
-
-/** Reads committed WAL [from, to) from a safekeeper. */
-async function readWal(cluster: Cluster, index: number, from: Lsn, to: Lsn): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  let failure: Error | undefined;
-  const stream = await openReplication(
-    { ...cluster.address(index), startLsn: from },
-    {
-      onWal: (_lsn, bytes) => {
-        chunks.push(Buffer.from(bytes));
-        length += bytes.length;
-      },
-      onClose: (error) => {
-        failure = error;
-      },
-    },
-  );
-  await until("WAL", () => failure !== undefined || length >= to - from);
-  stream.close();
-  return Buffer.concat(chunks).subarray(0, to - from);
-}
-
-const wholeWal = (wal: WalBuilder) => Buffer.from(wal.read(wal.startLsn, wal.endLsn));
 const MIXED = [24, 100, 5000, 9000, 200_000, 60, 24, 700_000, 30];
 
 test("safekeepers: WAL is committed on all, streamed out again, and survives restarts", async (t) => {
-  const cluster = await Cluster.start(t, 3);
+  const cluster = await SafekeeperCluster.start(t, 3);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   assert.equal(leader.startLsn, START);
@@ -213,7 +60,7 @@ test("safekeepers: WAL is committed on all, streamed out again, and survives res
 });
 
 test("safekeepers: a minority may be away and is caught up from a donor by the next compute", async (t) => {
-  const cluster = await Cluster.start(t, 3);
+  const cluster = await SafekeeperCluster.start(t, 3);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const first = await cluster.lead();
   await commit(first, wal, [100]);
@@ -229,8 +76,30 @@ test("safekeepers: a minority may be away and is caught up from a donor by the n
   assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
 });
 
+for (const [what, foreign] of [
+  ["major", { pageMagic: PG_VERSIONS[16].pageMagic }],
+  ["system", { systemId: 43n }],
+] as const) {
+  test(`safekeeper: WAL of another ${what} than the timeline's is refused and not kept`, async (t) => {
+    const cluster = await SafekeeperCluster.start(t, 1);
+    const leader = await cluster.lead();
+    const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT, ...foreign });
+    // Into the next segment: its first page names the system.
+    wal.appendFilled(SEGMENT);
+    leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
+    leader.driver.walAvailable(wal.endLsn);
+    await until("a counted refusal", async () => {
+      const metrics = await fetch(`http://${cluster.nodes[0]!.httpAddr}/metrics`);
+      return /^safekeeper_refused_messages\w*{code="corrupt-wal"} [1-9]/m.test(
+        await metrics.text(),
+      );
+    });
+    assert.equal(cluster.state(0).flushLsn, START);
+  });
+}
+
 test("safekeepers: without a majority nothing commits; it goes on when one is back", async (t) => {
-  const cluster = await Cluster.start(t, 3);
+  const cluster = await SafekeeperCluster.start(t, 3);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100]);
@@ -247,7 +116,7 @@ test("safekeepers: without a majority nothing commits; it goes on when one is ba
 });
 
 test("safekeepers: a newer compute fences the older one, whose unacknowledged tail is cut", async (t) => {
-  const cluster = await Cluster.start(t, 3);
+  const cluster = await SafekeeperCluster.start(t, 3);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const first = await cluster.lead();
   await commit(first, wal, [100, 3000]);
@@ -278,7 +147,7 @@ test("safekeepers: a newer compute fences the older one, whose unacknowledged ta
 });
 
 test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100, 5000, 400_000]);
@@ -306,12 +175,12 @@ test("safekeepers: what was committed is known again when all have crashed and n
   const { port } = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
   const url = `http://127.0.0.1:${port}`;
-  const cluster = new Cluster();
+  const cluster = new SafekeeperCluster();
   t.after(() => cluster.destroy());
   const members = [1, 2, 3].map((id) => ({ id, host: "127.0.0.1", pg_port: id }));
   const control = (index: number) => join(cluster.timelineDirectory(index), "safekeeper.control");
   for (const index of [0, 1, 2]) {
-    await cluster.startNode(index, url);
+    await cluster.startNode(index, { broker: url });
     const mconf = { generation: 1, members };
     await cluster.http(index).createTimeline({ ...cluster.createRequest(), mconf });
   }
@@ -325,15 +194,15 @@ test("safekeepers: what was committed is known again when all have crashed and n
     // As after a kill -9: the commit LSN of the last second was not written down.
     writeFileSync(control(index), saved[index]!);
   }
-  await cluster.startNode(0, url);
+  await cluster.startNode(0, { broker: url });
   assert.equal(cluster.state(0).commitLsn, START);
   assert.equal(cluster.state(0).flushLsn, wal.endLsn);
-  await cluster.startNode(1, url);
+  await cluster.startNode(1, { broker: url });
   await until("commit LSN", () => [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn));
 });
 
 test("safekeeper: a damaged control file refuses its timeline alone", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const other = { ...cluster.createRequest(), timeline_id: generateTimelineId() };
   await cluster.http(0).createTimeline(other);
   await cluster.stopNode(0);
@@ -355,7 +224,7 @@ test("safekeeper: a damaged control file refuses its timeline alone", async (t) 
 });
 
 test("safekeeper http: create is idempotent, conflicts and bad input are clear, delete deletes", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const http = cluster.http(0);
   const request = cluster.createRequest();
   assert.equal((await http.createTimeline(request)).flush_lsn, formatLsn(START));
@@ -387,7 +256,7 @@ test("safekeeper http: create is idempotent, conflicts and bad input are clear, 
 });
 
 test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const { pgAddr, tenantId, timelineId } = cluster.address(0);
   const options = `-c tenant_id=${tenantId} timeline_id=${timelineId}`;
   const wire = await connectWire({ ...parseHostPort(pgAddr), parameters: { options } });
@@ -423,7 +292,7 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
 });
 
 test("safekeeper: old WAL goes when pageservers need it no more; asking for it says so", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(
@@ -467,7 +336,7 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
   const server = new BrokerServer();
   const { port } = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
-  const cluster = await Cluster.start(t, 3, `http://127.0.0.1:${port}`);
+  const cluster = await SafekeeperCluster.start(t, 3, { broker: `http://127.0.0.1:${port}` });
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(
@@ -503,7 +372,7 @@ test("safekeeper and broker: commits are told at once, over a restart of the bro
   let server = new BrokerServer();
   const { port } = await server.listen("127.0.0.1", 0);
   const url = `http://127.0.0.1:${port}`;
-  const cluster = await Cluster.start(t, 1, url);
+  const cluster = await SafekeeperCluster.start(t, 1, { broker: url });
   const client = new BrokerClient(url, logger);
   t.after(async () => {
     client.close();
@@ -531,7 +400,7 @@ test("safekeeper and broker: commits are told at once, over a restart of the bro
 });
 
 test("startSafekeeper: a port in use is a conflict that names it", async (t) => {
-  const cluster = await Cluster.start(t, 1);
+  const cluster = await SafekeeperCluster.start(t, 1);
   const { pgAddr } = cluster.address(0);
   const start = (listenPg: string, listenHttp: string) =>
     startSafekeeper({

@@ -3,6 +3,7 @@
 import { mkdirSync } from "node:fs";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import type { ObjectStore } from "../object-store/object-store.ts";
 import { parseHostPort } from "../postgres/wire-client.ts";
 import { WireServer } from "../postgres/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
@@ -10,6 +11,11 @@ import { BrokerPublisher } from "./broker-publisher.ts";
 import { createHttpServer } from "./http.ts";
 import { SafekeeperMetrics } from "./metrics.ts";
 import { TimelineManager } from "./timeline-manager.ts";
+import {
+  DEFAULT_BACKUP_SETTINGS,
+  WalBackup,
+  type WalBackupSettings,
+} from "./wal-backup/wal-backup.ts";
 import { WalSender } from "./wal-sender.ts";
 import { WalService } from "./wal-service.ts";
 
@@ -23,6 +29,11 @@ export interface SafekeeperOptions {
   readonly listenHttp: string;
   /** `http://HOST:PORT`; absent: nobody is told. */
   readonly broker: string | undefined;
+  /** Where WAL is kept for good; absent: nowhere but in the work directory. */
+  readonly store?: ObjectStore | undefined;
+  readonly backup?: WalBackupSettings;
+  /** How often removal, backup and eviction are looked at; default 1000. */
+  readonly maintenanceIntervalMs?: number;
   readonly logger: Logger;
 }
 
@@ -44,14 +55,23 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     nodeId,
     logger,
     metrics,
+    store: options.store,
     onChange: (timeline) => publisher?.changed(timeline),
   });
   const service = new WalService(timelines, metrics, logger);
+  const backup = new WalBackup({
+    nodeId,
+    metrics,
+    settings: options.backup ?? DEFAULT_BACKUP_SETTINGS,
+    timelines: () => timelines.timelines,
+    hasProposer: (timeline) => service.receiversOf(timeline).size > 0,
+  });
   const wire = new WireServer(service);
   const http = createHttpServer({
     nodeId,
     timelines,
     metrics,
+    backup,
     receiversOf: (timeline) => service.receiversOf(timeline),
   });
   const pg = parseHostPort(options.listenPg);
@@ -65,7 +85,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     pgPort = (await wire.listen(pg.host, pg.port)).port;
   } catch (error) {
     await http.close();
-    timelines.close();
+    await timelines.close();
     throw error;
   }
   const pgAddr = `${pg.host}:${pgPort}`;
@@ -84,6 +104,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
   }
   const maintenance = setInterval(() => {
     timelines.maintain();
+    backup.tick();
     for (const timeline of timelines.timelines) {
       for (const consumer of timeline.consumers) {
         if (consumer instanceof WalSender) {
@@ -91,7 +112,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
         }
       }
     }
-  }, MAINTENANCE_INTERVAL_MS);
+  }, options.maintenanceIntervalMs ?? MAINTENANCE_INTERVAL_MS);
   logger.info({ nodeId, pgAddr, httpAddr }, "safekeeper listens");
   return {
     pgAddr,
@@ -101,8 +122,8 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
       clearInterval(maintenance);
       publisher?.close();
       broker?.close();
-      await Promise.all([wire.close(), http.close()]);
-      timelines.close();
+      await Promise.all([wire.close(), http.close(), backup.stop()]);
+      await timelines.close();
     },
   };
 }

@@ -10,10 +10,18 @@ import type { AcceptorPersistentState } from "./acceptor.ts";
 import { CONTROL_FILE_NAME } from "./control-file.ts";
 import { checkMembership, isMember, type MembershipConfiguration } from "./membership.ts";
 import { Timeline, type TimelineContext } from "./timeline.ts";
+import { StoreCleaner } from "./wal-backup/store-cleaner.ts";
 import { listSegments } from "./wal-storage.ts";
 
-/** <workdir>/<tenant>/<timeline>/ holds one timeline; a name that ends so is being removed. */
+/*
+ * <workdir>/<tenant>/<timeline>/ holds one timeline. A directory whose name ends so is
+ * - deleted: its objects in the store, then it, are being removed;
+ * - discarded: to be removed, the objects stay: other safekeepers have the timeline;
+ * - incoming: not whole yet; begun anew by whoever wants it.
+ */
 const DELETED_SUFFIX = ".deleted";
+const DISCARDED_SUFFIX = ".discarded";
+const INCOMING_SUFFIX = ".incoming";
 const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 
 export interface NewTimeline {
@@ -27,16 +35,29 @@ export interface NewTimeline {
   readonly commitLsn: Lsn | undefined;
 }
 
+/** A timeline that is being brought here; meanwhile nobody can create it. */
+export interface IncomingPlace {
+  /** Where its files go; not there yet. */
+  readonly directory: string;
+  /** Puts the finished directory in place, durably, and loads it. */
+  install(): Timeline;
+  /** In any case, at the end. */
+  release(): void;
+}
+
 export class TimelineManager {
   readonly #workdir: string;
   readonly #context: TimelineContext;
   readonly #timelines = new Map<string, Timeline>();
   /** Timelines that are there but cannot be trusted, with the reason. */
   readonly #broken = new Map<string, StorageError>();
+  readonly #incoming = new Set<string>();
+  readonly #cleaner: StoreCleaner | undefined;
 
   constructor(workdir: string, context: TimelineContext) {
     this.#workdir = workdir;
     this.#context = context;
+    this.#cleaner = context.store && new StoreCleaner(context.store, context.logger);
   }
 
   get timelines(): Iterable<Timeline> {
@@ -55,8 +76,12 @@ export class TimelineManager {
       }
       const tenantDirectory = join(this.#workdir, tenant.name);
       for (const name of readdirSync(tenantDirectory)) {
-        if (name.endsWith(DELETED_SUFFIX)) {
-          rmSync(join(tenantDirectory, name), { recursive: true, force: true });
+        const path = join(tenantDirectory, name);
+        const timeline = name.split(".")[0]!;
+        if (name.endsWith(DELETED_SUFFIX) && /^[0-9a-f]{32}$/.test(timeline)) {
+          this.#finishDelete(parseTenantId(tenant.name), parseTimelineId(timeline), path);
+        } else if (name.endsWith(DISCARDED_SUFFIX) || name.endsWith(INCOMING_SUFFIX)) {
+          rmSync(path, { recursive: true, force: true });
         } else if (/^[0-9a-f]{32}$/.test(name)) {
           this.#load(parseTenantId(tenant.name), parseTimelineId(name));
         }
@@ -94,6 +119,7 @@ export class TimelineManager {
       checkSame(existing.state.persistent, request);
       return existing;
     }
+    this.#checkFree(request.tenantId, request.timelineId);
     const persistent = initialState(request, this.#context.nodeId);
     const tenantDirectory = join(this.#workdir, request.tenantId);
     if (!existsSync(tenantDirectory)) {
@@ -108,8 +134,39 @@ export class TimelineManager {
     return timeline;
   }
 
-  /** Whether there was one. Also removes one that is damaged. */
-  delete(tenantId: TenantId, timelineId: TimelineId): boolean {
+  /** StorageError `conflict` where the timeline is here, damaged, on its way here or being deleted. */
+  reserve(tenantId: TenantId, timelineId: TimelineId): IncomingPlace {
+    const key = `${tenantId}/${timelineId}`;
+    if (this.#timelines.has(key) || this.#broken.has(key)) {
+      throw new StorageError("conflict", "timeline-exists", `timeline ${key} is here already`);
+    }
+    this.#checkFree(tenantId, timelineId);
+    this.#incoming.add(key);
+    const place = join(this.#workdir, tenantId, timelineId);
+    const directory = place + INCOMING_SUFFIX;
+    return {
+      directory,
+      install: () => {
+        fsyncDirectory(this.#workdir);
+        renameSync(directory, place);
+        fsyncDirectory(join(this.#workdir, tenantId));
+        this.#load(tenantId, timelineId);
+        const timeline = this.get(tenantId, timelineId);
+        this.#context.onChange(timeline);
+        return timeline;
+      },
+      release: () => {
+        this.#incoming.delete(key);
+        rmSync(directory, { recursive: true, force: true });
+      },
+    };
+  }
+
+  /**
+   * Whether there was one. Also removes one that is damaged. With `onlyLocal` its objects in the store
+   * stay; without, they are gone soon after.
+   */
+  delete(tenantId: TenantId, timelineId: TimelineId, onlyLocal: boolean): boolean {
     const key = `${tenantId}/${timelineId}`;
     this.#timelines.get(key)?.close();
     this.#timelines.delete(key);
@@ -119,11 +176,36 @@ export class TimelineManager {
       return false;
     }
     // Renamed first: a crash in the middle must not leave half a timeline under its name.
-    rmSync(directory + DELETED_SUFFIX, { recursive: true, force: true });
-    renameSync(directory, directory + DELETED_SUFFIX);
+    const removed = directory + (onlyLocal ? DISCARDED_SUFFIX : DELETED_SUFFIX);
+    rmSync(removed, { recursive: true, force: true });
+    renameSync(directory, removed);
     fsyncDirectory(join(this.#workdir, tenantId));
-    rmSync(directory + DELETED_SUFFIX, { recursive: true, force: true });
+    if (onlyLocal) {
+      rmSync(removed, { recursive: true, force: true });
+    } else {
+      this.#finishDelete(tenantId, timelineId, removed);
+    }
     return true;
+  }
+
+  #finishDelete(tenantId: TenantId, timelineId: TimelineId, directory: string): void {
+    if (this.#cleaner === undefined) {
+      rmSync(directory, { recursive: true, force: true });
+    } else {
+      this.#cleaner.remove(tenantId, timelineId, directory);
+    }
+  }
+
+  #checkFree(tenantId: TenantId, timelineId: TimelineId): void {
+    const key = `${tenantId}/${timelineId}`;
+    if (this.#incoming.has(key)) {
+      const message = `timeline ${key} is on its way here`;
+      throw new StorageError("conflict", "timeline-incoming", message);
+    }
+    if (this.#cleaner?.isPending(tenantId, timelineId) === true) {
+      const message = `timeline ${key} was deleted, and its objects are not all removed yet`;
+      throw new StorageError("conflict", "timeline-deleting", message);
+    }
   }
 
   /** Ids of the tenant's timelines, damaged ones included; of all tenants where none is given. */
@@ -146,7 +228,8 @@ export class TimelineManager {
     }
   }
 
-  close(): void {
+  async close(): Promise<void> {
+    await this.#cleaner?.stop();
     for (const timeline of this.#timelines.values()) {
       try {
         timeline.close();

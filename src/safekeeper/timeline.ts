@@ -1,13 +1,22 @@
 // One timeline on a safekeeper: runs the acceptor's steps against disk and tells who waits for WAL.
 
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs } from "../base/clock.ts";
-import { fsyncDirectory, readFileIfExists } from "../base/disk.ts";
-import { StorageError, withContext } from "../base/errors.ts";
+import { type Disk, REAL_DISK } from "../base/disk.ts";
+import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn, segmentNumber } from "../base/lsn.ts";
+import {
+  formatLsn,
+  INVALID_LSN,
+  type Lsn,
+  MAX_LSN,
+  maxLsn,
+  minLsn,
+  segmentNumber,
+  segmentStart,
+} from "../base/lsn.ts";
+import type { ObjectStore } from "../object-store/object-store.ts";
 import {
   type AcceptorAction,
   type AcceptorPersistentState,
@@ -21,9 +30,17 @@ import {
   type PeerReport,
   persistentNow,
   receive,
+  switchMembership,
   written,
 } from "./acceptor.ts";
-import { CONTROL_FILE_NAME, decodeControlFile, writeControlFile } from "./control-file.ts";
+import {
+  ALL_LOCAL,
+  CONTROL_FILE_NAME,
+  type WalPlacement,
+  writeControlFile,
+} from "./control-file.ts";
+import type { MembershipConfiguration } from "./membership.ts";
+import type { MemberPosition } from "./membership-change.ts";
 import type {
   AcceptorMessage,
   AppendResponse,
@@ -34,7 +51,11 @@ import { NO_HOT_STANDBY_FEEDBACK } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import type { Term } from "./term-history.ts";
-import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
+import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
+import { fetchEndOfWal } from "./wal-backup/eviction.ts";
+import { type PartialSegment, StoredWal } from "./wal-backup/stored-wal.ts";
+import { walRemovalHorizon } from "./wal-backup/wal-removal.ts";
+import { restoreSegment, WalReader, type WalStorage } from "./wal-storage.ts";
 
 /**
  * WAL or time after which the control file's positions are renewed; bounds the scan of a restart.
@@ -46,14 +67,30 @@ const PERSIST_INTERVAL_MS = 10_000;
 export interface WalConsumer {
   /** Commit LSN, flush LSN or term changed. */
   wake(): void;
+  /** What it will ask for next; WAL from here on stays. */
+  readonly sentLsn: Lsn;
   readonly pageserverFeedback: PageserverFeedback | undefined;
   readonly hotStandbyFeedback: HotStandbyFeedback | undefined;
+}
+
+/** What a safekeeper's peers tell about a timeline through the broker. */
+export interface PeerPositions extends PeerReport {
+  readonly remoteConsistentLsn: Lsn;
+  readonly backupLsn?: Lsn;
+}
+
+export interface KnownPeer extends PeerPositions {
+  readonly reportedAtMs: number;
 }
 
 export interface TimelineContext {
   readonly nodeId: number;
   readonly logger: Logger;
   readonly metrics: SafekeeperMetrics;
+  /** Absent: the real one. */
+  readonly disk?: Disk;
+  /** Where WAL is kept for good; absent: nowhere but on this disk. */
+  readonly store?: ObjectStore | undefined;
   /** The positions that peers and pageservers hear about have changed. */
   onChange(timeline: Timeline): void;
 }
@@ -63,26 +100,33 @@ export class Timeline {
   readonly #directory: string;
   readonly #logger: Logger;
   readonly #consumers = new Set<WalConsumer>();
-  readonly #peers = new Map<number, PeerReport>();
+  readonly #peers = new Map<number, KnownPeer>();
   #state: AcceptorState;
   #wal: WalStorage;
+  #placement: WalPlacement;
+  /** Where the WAL on this disk begins; the flush LSN where there is none. */
+  #localWalStart: Lsn;
+  #holds = 0;
+  #truncations = 0;
+  #activeAtMs = monotonicMs();
+  #waking: Promise<void> | undefined;
   /** An action failed half-way: what is in memory may not be what is on disk. */
   #mustReload = false;
-  #closed = false;
+  readonly #closing = new AbortController();
   #persistedAtMs = monotonicMs();
-  #removedBelow: Lsn = INVALID_LSN;
   #feedback: PageserverFeedback | undefined;
 
   private constructor(
     context: TimelineContext,
     directory: string,
-    state: AcceptorState,
-    wal: WalStorage,
+    { state, wal, placement, localWalStart }: LoadedTimeline,
   ) {
     this.#context = context;
     this.#directory = directory;
     this.#state = state;
     this.#wal = wal;
+    this.#placement = placement;
+    this.#localWalStart = localWalStart;
     this.#logger = context.logger.child({
       tenantId: state.persistent.tenantId,
       timelineId: state.persistent.timelineId,
@@ -97,18 +141,19 @@ export class Timeline {
     directory: string,
     persistent: AcceptorPersistentState,
   ): Timeline {
-    mkdirSync(directory, { recursive: true });
-    writeControlFile(join(directory, CONTROL_FILE_NAME), persistent);
-    fsyncDirectory(join(directory, ".."));
+    const disk = context.disk ?? REAL_DISK;
+    disk.makeDirectory(directory);
+    writeControlFile(join(directory, CONTROL_FILE_NAME), persistent, disk);
+    disk.fsyncDirectory(join(directory, ".."));
     const state = acceptorAfterStart(context.nodeId, persistent, persistent.flushedLsn);
-    const wal = new WalStorage(directory, persistent.walSegSize, persistent.flushedLsn);
-    return new Timeline(context, directory, state, wal);
+    const wal = openWal(directory, persistent, persistent.flushedLsn, disk);
+    const localWalStart = persistent.flushedLsn;
+    return new Timeline(context, directory, { state, wal, placement: ALL_LOCAL, localWalStart });
   }
 
   /** Loads what a former process left; StorageError `corrupt` where it cannot be trusted. */
   static load(context: TimelineContext, directory: string): Timeline {
-    const { state, wal } = loadState(context, directory);
-    return new Timeline(context, directory, state, wal);
+    return new Timeline(context, directory, loadTimeline(context, directory));
   }
 
   get tenantId(): TenantId {
@@ -131,6 +176,45 @@ export class Timeline {
     return this.#consumers;
   }
 
+  get peers(): ReadonlyMap<number, KnownPeer> {
+    return this.#peers;
+  }
+
+  get directory(): string {
+    return this.#directory;
+  }
+
+  get placement(): WalPlacement {
+    return this.#placement;
+  }
+
+  /** Where the WAL on this disk begins; the flush LSN where there is none. */
+  get localWalStartLsn(): Lsn {
+    return this.#localWalStart;
+  }
+
+  /** Its WAL in the object store; undefined without one. */
+  get storedWal(): StoredWal | undefined {
+    const { store } = this.#context;
+    return store && new StoredWal(store, this.tenantId, this.timelineId, this.#segmentSize);
+  }
+
+  /** Grows when WAL was cut off, or all files removed: what was read or opened before is of no account. */
+  get truncations(): number {
+    return this.#truncations;
+  }
+
+  /** Milliseconds since a proposer or a reader did something; readers that have everything are idle. */
+  get idleMs(): number {
+    const { commitLsn } = this.#state;
+    const isRead = [...this.#consumers].some(({ sentLsn }) => sentLsn < commitLsn);
+    return isRead || this.#holds > 0 ? 0 : monotonicMs() - this.#activeAtMs;
+  }
+
+  get #segmentSize(): number {
+    return this.#state.persistent.walSegSize;
+  }
+
   get lastLogTerm(): Term {
     return lastLogTerm(this.#state);
   }
@@ -141,7 +225,9 @@ export class Timeline {
    */
   receive(message: ProposerMessage): AcceptorMessage | "append-response" | undefined {
     this.#checkUsable();
+    this.#checkResident();
     const before = this.#state;
+    this.#activeAtMs = monotonicMs();
     const step = receive(before, message);
     this.#perform(step.actions);
     this.#state = step.state;
@@ -198,18 +284,30 @@ export class Timeline {
     return { previous, current: step.state.persistent.term };
   }
 
+  /** Takes over a newer membership; StorageError `conflict` where it is older or not ours. */
+  switchMembership(mconf: MembershipConfiguration): MemberPosition {
+    this.#checkUsable();
+    const step = switchMembership(this.#state, mconf);
+    this.#perform(step.actions);
+    this.#state = step.state;
+    this.#changed();
+    return {
+      generation: mconf.generation,
+      term: step.state.persistent.term,
+      lastLogTerm: this.lastLogTerm,
+      flushLsn: step.state.flushLsn,
+    };
+  }
+
   /**
    * Another safekeeper's state, from the broker: together they may know more to be committed, and
    * the one that a pageserver streams from says for all which WAL it needs no more.
    */
-  peerReported(
-    safekeeperId: number,
-    report: PeerReport & { readonly remoteConsistentLsn: Lsn },
-  ): void {
-    if (this.#closed || this.#mustReload) {
+  peerReported(safekeeperId: number, report: PeerPositions): void {
+    if (this.closed || this.#mustReload) {
       return;
     }
-    this.#peers.set(safekeeperId, report);
+    this.#peers.set(safekeeperId, { ...report, reportedAtMs: monotonicMs() });
     const before = this.#state;
     this.#state = commitFromPeers(before, this.#peers);
     if (this.#state !== before) {
@@ -220,16 +318,136 @@ export class Timeline {
     }
   }
 
+  /**
+   * WAL below `lsn` is in the object store; on this disk's control file when it returns, before any
+   * of that WAL is removed here.
+   */
+  advanceBackup(lsn: Lsn): void {
+    this.#checkUsable();
+    const backupLsn = minLsn(lsn, this.#state.commitLsn);
+    if (backupLsn > this.#state.persistent.backupLsn) {
+      const persistent = { ...persistentNow(this.#state), backupLsn };
+      this.#persist(persistent);
+      this.#state = { ...this.#state, persistent };
+      this.#context.onChange(this);
+    }
+  }
+
+  /** Notes the partial segment that is in the object store. */
+  setPartial(partial: PartialSegment | undefined): void {
+    this.#checkUsable();
+    this.#persistPositions({ ...this.#placement, partial });
+  }
+
+  /** Renews the control file now. */
+  checkpoint(): void {
+    this.#checkUsable();
+    this.#persistPositions();
+  }
+
+  /** No WAL is removed, and the timeline not evicted, until the returned function is called. */
+  hold(): () => void {
+    this.#holds++;
+    let held = true;
+    return () => {
+      if (held) {
+        held = false;
+        this.#holds--;
+        this.#activeAtMs = monotonicMs();
+      }
+    };
+  }
+
+  /** Whether the object store has every byte of WAL that is here, all of it committed. */
+  get isStored(): boolean {
+    const { flushLsn, writeLsn, commitLsn, persistent } = this.#state;
+    const lastSegment = segmentStart((flushLsn - 1) as Lsn, this.#segmentSize);
+    return (
+      this.#context.store !== undefined &&
+      writeLsn === flushLsn &&
+      commitLsn === flushLsn &&
+      (persistent.backupLsn >= flushLsn ||
+        (persistent.backupLsn >= lastSegment && this.partialIsCurrent))
+    );
+  }
+
+  /**
+   * Whether the partial segment in the store ends as the log here does. Term and LSN of its end tell:
+   * logs that agree in both are equal up to there.
+   */
+  get partialIsCurrent(): boolean {
+    const { partial } = this.#placement;
+    return partial?.flushLsn === this.#state.flushLsn && partial.term === this.lastLogTerm;
+  }
+
+  /** Removes all WAL from this disk; only where `isStored`, and nobody reads or writes. */
+  evict(): void {
+    this.#checkUsable();
+    const isEmpty = this.#localWalStart >= this.#state.flushLsn;
+    if (!this.isStored || isEmpty || this.idleMs === 0) {
+      return;
+    }
+    // First: from now on a restart expects no WAL, and removes what is left of it.
+    this.#persistPositions({ ...this.#placement, evicted: true });
+    this.#wal.close();
+    this.#truncations++;
+    const count = this.#wal.removeBelow(MAX_LSN);
+    this.#localWalStart = this.#state.flushLsn;
+    this.#logger.info({ count, flushLsn: formatLsn(this.#state.flushLsn) }, "timeline evicted");
+    this.#changed();
+  }
+
+  /**
+   * Brings the end of the log back to this disk, so that it can be continued; at once where the
+   * timeline is not evicted. StorageError `unavailable` while the object store is.
+   */
+  wake(): Promise<void> {
+    this.#activeAtMs = monotonicMs();
+    if (!this.#placement.evicted) {
+      return Promise.resolve();
+    }
+    this.#waking ??= this.#wakeUp().finally(() => {
+      this.#waking = undefined;
+    });
+    return this.#waking;
+  }
+
+  async #wakeUp(): Promise<void> {
+    const release = this.hold();
+    try {
+      const { storedWal } = this;
+      if (storedWal === undefined) {
+        const message = "the timeline's WAL is in an object store, but none is configured";
+        throw new StorageError("unavailable", "no-object-store", message);
+      }
+      const end = await fetchEndOfWal(storedWal, this.#state, this.#placement);
+      this.#checkUsable();
+      restoreSegment(this.#directory, this.#segmentSize, end.lsn, end.bytes, this.#disk);
+      this.#persistPositions({ ...this.#placement, evicted: false });
+      this.#localWalStart = maxLsn(end.lsn, this.#state.persistent.localStartLsn);
+      this.#wal = openWal(
+        this.#directory,
+        this.#state.persistent,
+        this.#state.flushLsn,
+        this.#disk,
+      );
+      this.#logger.info({ from: formatLsn(end.lsn) }, "timeline is back from the object store");
+    } finally {
+      release();
+    }
+  }
+
   addConsumer(consumer: WalConsumer): void {
     this.#consumers.add(consumer);
   }
 
   removeConsumer(consumer: WalConsumer): void {
     this.#consumers.delete(consumer);
+    this.#activeAtMs = monotonicMs();
   }
 
   openReader(): WalReader {
-    return new WalReader(this.#directory, this.#state.persistent.walSegSize);
+    return new WalReader(this.#directory, this.#state.persistent.walSegSize, this.#disk);
   }
 
   /** A consumer heard from its pageserver: the slowest one says what WAL may go. */
@@ -260,7 +478,7 @@ export class Timeline {
 
   /** Once a second: renews the control file where it is far behind, removes WAL nobody needs. */
   maintain(): void {
-    if (this.#closed || this.#mustReload) {
+    if (this.closed || this.#mustReload) {
       return;
     }
     const { persistent } = this.#state;
@@ -278,10 +496,10 @@ export class Timeline {
 
   /** Renews the control file and lets go of files. */
   close(): void {
-    if (this.#closed) {
+    if (this.#closing.signal.aborted) {
       return;
     }
-    this.#closed = true;
+    this.#closing.abort(timelineClosed());
     try {
       if (!this.#mustReload) {
         this.#wal.flush();
@@ -297,19 +515,36 @@ export class Timeline {
   }
 
   get closed(): boolean {
-    return this.#closed;
+    return this.#closing.signal.aborted;
+  }
+
+  /** Aborted when the timeline is removed or the safekeeper stops. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  get #disk(): Disk {
+    return this.#context.disk ?? REAL_DISK;
   }
 
   #checkUsable(): void {
-    if (this.#closed) {
-      throw new StorageError("not-found", "timeline-closed", "the timeline was removed or stopped");
-    }
+    this.#closing.signal.throwIfAborted();
     if (this.#mustReload) {
       this.#wal.close();
-      const { state, wal } = loadState(this.#context, this.#directory);
+      const { state, wal, placement, localWalStart } = loadTimeline(this.#context, this.#directory);
       this.#state = state;
       this.#wal = wal;
+      this.#placement = placement;
+      this.#localWalStart = localWalStart;
+      this.#truncations++;
       this.#mustReload = false;
+    }
+  }
+
+  #checkResident(): void {
+    if (this.#placement.evicted) {
+      const message = "the timeline's WAL is in the object store only";
+      throw new StorageError("unavailable", "timeline-evicted", message);
     }
   }
 
@@ -326,7 +561,10 @@ export class Timeline {
             this.#wal.flush();
             break;
           case "truncate":
+            this.#truncations += action.lsn < this.#state.writeLsn ? 1 : 0;
+            this.#wal.expectSystemId(this.#state.persistent.systemId);
             this.#wal.truncate(action.lsn);
+            this.#localWalStart = minLsn(this.#localWalStart, action.lsn);
             break;
           case "persist":
             this.#persist(action.state);
@@ -339,16 +577,18 @@ export class Timeline {
     }
   }
 
-  #persist(persistent: AcceptorPersistentState): void {
-    writeControlFile(join(this.#directory, CONTROL_FILE_NAME), persistent);
+  #persist(persistent: AcceptorPersistentState, placement = this.#placement): void {
+    const path = join(this.#directory, CONTROL_FILE_NAME);
+    writeControlFile(path, persistent, this.#disk, placement);
     this.#persistedAtMs = monotonicMs();
     this.#context.metrics.persistedControlFiles.inc();
   }
 
-  #persistPositions(): void {
+  #persistPositions(placement = this.#placement): void {
     const persistent = persistentNow(this.#state);
-    this.#persist(persistent);
+    this.#persist(persistent, placement);
     this.#state = { ...this.#state, persistent };
+    this.#placement = placement;
   }
 
   #changed(): void {
@@ -359,18 +599,25 @@ export class Timeline {
   }
 
   #removeOldWal(): void {
-    const { remoteConsistentLsn, commitLsn, peerHorizonLsn, persistent } = this.#state;
-    const horizon = minLsn(minLsn(remoteConsistentLsn, commitLsn), peerHorizonLsn);
-    const segment = (lsn: Lsn) => segmentNumber(lsn, persistent.walSegSize);
-    if (segment(horizon) <= segment(maxLsn(this.#removedBelow, persistent.localStartLsn))) {
+    if (this.#holds > 0 || this.#placement.evicted) {
       return;
     }
-    if (segment(persistent.flushedLsn) <= segment(horizon)) {
+    const { state } = this;
+    const horizon = walRemovalHorizon({
+      ...state,
+      backupLsn: this.#context.store === undefined ? undefined : state.persistent.backupLsn,
+      readers: [...this.#consumers].map(({ sentLsn }) => sentLsn),
+    });
+    const segment = (lsn: Lsn) => segmentNumber(lsn, this.#segmentSize);
+    if (segment(horizon) <= segment(this.#localWalStart)) {
+      return;
+    }
+    if (segment(state.persistent.flushedLsn) <= segment(horizon)) {
       // A restart begins to scan at the persisted flush LSN: that WAL must stay.
       this.#persistPositions();
     }
+    this.#localWalStart = segmentStart(horizon, this.#segmentSize);
     const count = this.#wal.removeBelow(horizon);
-    this.#removedBelow = horizon;
     this.#context.metrics.removedSegments.inc(count);
     this.#logger.info({ count, below: formatLsn(horizon) }, "removed WAL segments");
   }
@@ -392,34 +639,8 @@ export class Timeline {
   }
 }
 
-function loadState(
-  context: TimelineContext,
-  directory: string,
-): { state: AcceptorState; wal: WalStorage } {
-  try {
-    const bytes = readFileIfExists(join(directory, CONTROL_FILE_NAME));
-    if (bytes === undefined) {
-      throw new StorageError("corrupt", "no-control-file", `no ${CONTROL_FILE_NAME}`);
-    }
-    const persistent = decodeControlFile(bytes);
-    const end = findEndOfWal(
-      directory,
-      persistent.walSegSize,
-      persistent.flushedLsn,
-      persistent.localStartLsn,
-    );
-    const { tenantId, timelineId } = persistent;
-    context.logger.info(
-      { tenantId, timelineId, flushLsn: formatLsn(end.endLsn), stoppedBy: end.stoppedBy },
-      "timeline loaded",
-    );
-    return {
-      state: acceptorAfterStart(context.nodeId, persistent, end.endLsn),
-      wal: new WalStorage(directory, persistent.walSegSize, end.endLsn),
-    };
-  } catch (error) {
-    throw withContext(error, `load timeline from ${directory}`);
-  }
+function timelineClosed(): StorageError {
+  return new StorageError("not-found", "timeline-closed", "the timeline was removed or stopped");
 }
 
 function loggable(message: ProposerMessage): Record<string, unknown> {

@@ -1,6 +1,6 @@
 // START_WAL_PUSH: a proposer's connection; answers go out after one flush for all that arrived together.
 
-import { nowMs } from "../base/clock.ts";
+import { monotonicMs, nowMs } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import type { CopyChannel } from "../postgres/copy-channel.ts";
 import type { WireSession } from "../postgres/wire-server.ts";
@@ -57,6 +57,9 @@ class WalPush {
   /** Something was received that `settle` must look at. */
   #dirty = false;
   #unflushedBytes = 0;
+  /** Since the last answer: when the first request came, and how long all of them took to write. */
+  #receivedAtMs = 0;
+  #writeMs = 0;
   #expectsMore = false;
   #timer: NodeJS.Timeout | undefined;
 
@@ -91,8 +94,11 @@ class WalPush {
       throw new StorageError("invalid", "no-greeting", `${message.type} before the greeting`);
     }
     this.#greeted = true;
+    const startedMs = monotonicMs();
     const reply = this.#timeline.receive(message);
     if (reply === "append-response" && message.type === "append-request") {
+      this.#receivedAtMs = this.#dirty ? this.#receivedAtMs : startedMs;
+      this.#writeMs = (this.#dirty ? this.#writeMs : 0) + monotonicMs() - startedMs;
       this.#dirty = true;
       this.#unflushedBytes += message.walData.length;
       this.#expectsMore = message.walData.length === MAX_SEND_SIZE;
@@ -116,10 +122,29 @@ class WalPush {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#dirty = false;
+    const bytes = this.#unflushedBytes;
     this.#unflushedBytes = 0;
+    const settledMs = monotonicMs();
     this.#timeline.settle();
+    const flushedMs = monotonicMs();
     this.#channel.send(encodeAcceptorMessage(this.#timeline.appendResponse()));
+    if (bytes > 0) {
+      // Heartbeats would hide what commits cost.
+      this.#observe(bytes, settledMs, flushedMs);
+    }
     this.#timeline.announce();
+  }
+
+  #observe(bytes: number, settledMs: number, flushedMs: number): void {
+    const { appendSteps, flushedBytes } = this.#metrics;
+    const nowMs = monotonicMs();
+    const step = (name: string, ms: number) => appendSteps.observe({ step: name }, ms / 1000);
+    step("write", this.#writeMs);
+    step("wait", settledMs - this.#receivedAtMs - this.#writeMs);
+    step("flush", flushedMs - settledMs);
+    step("answer", nowMs - flushedMs);
+    step("total", nowMs - this.#receivedAtMs);
+    flushedBytes.observe(bytes);
   }
 
   #settleLate(): void {

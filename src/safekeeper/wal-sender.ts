@@ -5,6 +5,7 @@ import { errorMessage, StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
 import type { CopyChannel } from "../postgres/copy-channel.ts";
 import type { WireSession } from "../postgres/wire-server.ts";
+import { readableLsn } from "./acceptor.ts";
 import { type HotStandbyFeedback, MAX_SEND_SIZE } from "./messages.ts";
 import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import {
@@ -19,6 +20,8 @@ import type { WalReader } from "./wal-storage.ts";
 
 /** Bytes queued for a slow reader before we stop reading from disk for it. */
 const MAX_QUEUED_BYTES = 1024 * 1024;
+/** Asked of the object store at once. */
+const STORED_READ_BYTES = 4 * 1024 * 1024;
 /** Sent in one turn before other connections get theirs. */
 const MAX_TURN_BYTES = 2 * 1024 * 1024;
 
@@ -50,31 +53,39 @@ export class WalSender implements WalConsumer {
   #next: Lsn;
   #waiting = false;
   #batch: NodeJS.Timeout | undefined;
+  readonly #ended = new AbortController();
   #sentAtMs = 0;
+  #truncations: number;
   standbyStatus: StandbyStatus | undefined;
   pageserverFeedback: PageserverFeedback | undefined;
   hotStandbyFeedback: HotStandbyFeedback | undefined;
 
-  /** Takes over the session; StorageError where the WAL asked for cannot be sent. */
-  constructor(session: WireSession, timeline: Timeline, request: StartReplication) {
-    const { localStartLsn } = timeline.state.persistent;
-    if (request.startLsn < localStartLsn) {
-      throw new StorageError(
-        "not-found",
-        "wal-not-here",
-        `requested WAL at ${formatLsn(request.startLsn)}, but it begins at ` +
-          `${formatLsn(localStartLsn)} here`,
-      );
+  /**
+   * Takes over the session. StorageError where the WAL asked for cannot be sent: now, while an error
+   * still reaches the client as one.
+   */
+  static async start(
+    session: WireSession,
+    timeline: Timeline,
+    request: StartReplication,
+  ): Promise<void> {
+    await timeline.wake();
+    const { startLsn } = request;
+    if (startLsn < timeline.localWalStartLsn && startLsn < timeline.state.commitLsn) {
+      await checkStored(timeline, startLsn);
     }
+    new WalSender(session, timeline, request);
+  }
+
+  private constructor(session: WireSession, timeline: Timeline, request: StartReplication) {
     this.#timeline = timeline;
     this.#term = request.term;
     this.#next = request.startLsn;
     this.#reader = timeline.openReader();
+    this.#truncations = timeline.truncations;
     this.remote = session.remote;
     this.applicationName = session.parameters.get("application_name") ?? "";
-    const limit = this.#limit();
-    if (this.#next < limit) {
-      // Now, while an error still reaches the client as one.
+    if (this.#next < this.#limit() && this.#next >= timeline.localWalStartLsn) {
       this.#reader.read(this.#next, 1);
     }
     this.#channel = session.copyBoth();
@@ -85,6 +96,7 @@ export class WalSender implements WalConsumer {
     );
     this.#channel.onClose(() => {
       clearTimeout(this.#batch);
+      this.#ended.abort();
       timeline.removeConsumer(this);
       this.#reader.close();
       timeline.logger.info(
@@ -128,18 +140,10 @@ export class WalSender implements WalConsumer {
   }
 
   #limit(): Lsn {
-    const { term } = this.#timeline.state.persistent;
     if (this.#timeline.closed) {
       throw new StorageError("not-found", "timeline-closed", "the timeline was removed or stopped");
     }
-    if (this.#term !== undefined && this.#term !== term) {
-      throw new StorageError(
-        "fenced",
-        "term-changed",
-        `WAL of term ${this.#term} was asked for, but the term is ${term}`,
-      );
-    }
-    return this.#endOfWal();
+    return readableLsn(this.#timeline.state, this.#term);
   }
 
   #pump(): void {
@@ -150,20 +154,62 @@ export class WalSender implements WalConsumer {
       const limit = this.#limit();
       let sent = 0;
       while (this.#next < limit) {
+        if (this.#next < this.#timeline.localWalStartLsn) {
+          void this.#sendStored(limit);
+          return;
+        }
         if (this.#channel.writableLength > MAX_QUEUED_BYTES || sent >= MAX_TURN_BYTES) {
           this.#pumpLater();
           return;
         }
         const length = minLsn((limit - this.#next) as Lsn, MAX_SEND_SIZE as Lsn);
-        const bytes = this.#reader.read(this.#next, length);
-        this.#channel.send(encodeWalHeader(this.#next, limit, nowMs()), bytes);
-        this.#next = (this.#next + length) as Lsn;
-        this.#sentAtMs = monotonicMs();
+        this.#send(this.#read(length), limit);
         sent += length;
       }
     } catch (error) {
       this.#fail(error);
     }
+  }
+
+  #read(length: number): Uint8Array {
+    if (this.#truncations !== this.#timeline.truncations) {
+      // The file that is open may be another one than that of its name.
+      this.#reader.close();
+      this.#truncations = this.#timeline.truncations;
+    }
+    return this.#reader.read(this.#next, length);
+  }
+
+  #send(bytes: Uint8Array, limit: Lsn): void {
+    this.#channel.send(encodeWalHeader(this.#next, limit, nowMs()), bytes);
+    this.#next = (this.#next + bytes.length) as Lsn;
+    this.#sentAtMs = monotonicMs();
+  }
+
+  /** Sends what is no longer on this disk: one piece out of the object store, then looks again. */
+  async #sendStored(limit: Lsn): Promise<void> {
+    this.#waiting = true;
+    try {
+      const stored = this.#timeline.storedWal;
+      if (stored === undefined) {
+        throw walNotHere(this.#timeline, this.#next);
+      }
+      const end = minLsn(limit, this.#timeline.localWalStartLsn);
+      const length = Math.min(end - this.#next, STORED_READ_BYTES);
+      const bytes = await stored.read(this.#next, length, this.#ended.signal);
+      this.#limit();
+      for (let at = 0; at < bytes.length; at += MAX_SEND_SIZE) {
+        this.#send(bytes.subarray(at, at + MAX_SEND_SIZE), limit);
+      }
+      await this.#channel.drained();
+      this.#waiting = false;
+    } catch (error) {
+      if (!this.#ended.signal.aborted) {
+        this.#fail(error);
+      }
+      return;
+    }
+    this.#pump();
   }
 
   #pumpLater(): void {
@@ -207,4 +253,20 @@ export class WalSender implements WalConsumer {
     );
     this.#channel.destroy();
   }
+}
+
+async function checkStored(timeline: Timeline, lsn: Lsn): Promise<void> {
+  const { storedWal } = timeline;
+  if (storedWal === undefined || lsn < timeline.state.persistent.timelineStartLsn) {
+    throw walNotHere(timeline, lsn);
+  }
+  await storedWal.check(lsn);
+}
+
+function walNotHere(timeline: Timeline, lsn: Lsn): StorageError {
+  return new StorageError(
+    "not-found",
+    "wal-not-here",
+    `WAL at ${formatLsn(lsn)} is not here: it begins at ${formatLsn(timeline.localWalStartLsn)}`,
+  );
 }

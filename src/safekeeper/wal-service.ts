@@ -35,6 +35,18 @@ export class WalService implements WireHandlers {
     return this.#receivers.get(timeline) ?? new Set();
   }
 
+  onSession(session: WireSession): void {
+    const tenant = session.options.get("tenant_id");
+    const timeline = session.options.get("timeline_id");
+    if (tenant !== undefined && timeline !== undefined) {
+      const found = this.#timelines.find(parseTenantId(tenant), parseTimelineId(timeline));
+      const version = found?.state.persistent.pgVersion ?? 0;
+      if (version > 0) {
+        session.serverVersion = `${Math.floor(version / 10_000)}.${version % 10_000} (Strata)`;
+      }
+    }
+  }
+
   async onQuery(session: WireSession, sql: string): Promise<void> {
     const text = sql.trim();
     const command = /^\S+/.exec(text)?.[0]?.toUpperCase() ?? "";
@@ -42,13 +54,14 @@ export class WalService implements WireHandlers {
       case "START_WAL_PUSH": {
         checkWalPushOptions(text);
         const timeline = this.#timelineOf(session);
+        await timeline.wake();
         const receivers = this.#receivers.get(timeline) ?? new Set<WalReceiver>();
         this.#receivers.set(timeline, receivers);
         receiveWal(session, timeline, receivers, this.#metrics);
         break;
       }
       case "START_REPLICATION":
-        new WalSender(session, this.#timelineOf(session), parseStartReplication(text));
+        await WalSender.start(session, this.#timelineOf(session), parseStartReplication(text));
         break;
       case "IDENTIFY_SYSTEM":
         this.#identifySystem(session);
@@ -59,6 +72,27 @@ export class WalService implements WireHandlers {
         session.sendRows(["flush_lsn", "commit_lsn"], [row], "TIMELINE_STATUS");
         break;
       }
+      case "TIMELINE_HISTORY":
+        throw new StorageError(
+          "not-found",
+          "no-timeline-history",
+          `there is no history file: all WAL is of timeline ${WAL_TIMELINE}`,
+        );
+      case "READ_REPLICATION_SLOT":
+        // As Postgres answers for a slot that does not exist.
+        session.sendRows(
+          ["slot_type", "restart_lsn", "restart_tli"],
+          [[null, null, null]],
+          "READ_REPLICATION_SLOT",
+        );
+        break;
+      case "CREATE_REPLICATION_SLOT":
+      case "DROP_REPLICATION_SLOT":
+        throw new StorageError(
+          "unsupported",
+          "no-slots",
+          "a safekeeper has no replication slots: what is not on its disk comes from the object store",
+        );
       case "SHOW":
         this.#show(session, text);
         break;

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import {
   closeSync,
-  fdatasyncSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -14,9 +13,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { writeFully } from "../base/disk.ts";
+import { REAL_DISK, writeFully } from "../base/disk.ts";
 import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
+import { PG_VERSIONS } from "../postgres/versions.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
 
@@ -149,11 +149,26 @@ test("WalStorage: refuses what is not WAL or not at the end, and writes nothing 
   });
 });
 
+test("WalStorage: WAL of another major is refused, at the start and after a truncation", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(20, 4);
+    const { pageMagic } = PG_VERSIONS[16];
+    const storage = new WalStorage(directory, SEGMENT, START, REAL_DISK, pageMagic);
+    const foreign = /page magic is d116 \(PostgreSQL 17\), expected d113 \(PostgreSQL 16\)/;
+    assert.throws(() => storage.write(START, wal.read(START, wal.endLsn)), foreign);
+    storage.truncate(START);
+    assert.throws(() => storage.write(START, wal.read(START, wal.endLsn)), foreign);
+    storage.close();
+    assert.equal(endOf(directory), START);
+  });
+});
+
 test("WalStorage: a full disk loses nothing that was flushed and is over when there is room", () => {
   inDirectory((directory) => {
     const wal = makeWal(60, 5);
     let room = 300_000;
     const storage = new WalStorage(directory, SEGMENT, START, {
+      ...REAL_DISK,
       write(fd, bytes, position) {
         room -= bytes.length;
         if (room < 0) {
@@ -163,7 +178,6 @@ test("WalStorage: a full disk loses nothing that was flushed and is over when th
         }
         writeFully(fd, bytes, position);
       },
-      fdatasync: fdatasyncSync,
     });
     let flushedTo: Lsn = START;
     assert.throws(
@@ -192,7 +206,7 @@ test("WalStorage: after a failed fdatasync nothing is acknowledged any more", ()
   inDirectory((directory) => {
     const wal = makeWal(3, 6);
     const storage = new WalStorage(directory, SEGMENT, START, {
-      write: writeFully,
+      ...REAL_DISK,
       fdatasync() {
         throw Object.assign(new Error("i/o error"), { code: "EIO" });
       },
@@ -232,6 +246,54 @@ test("findEndOfWal: damage below the known end, a missing or a short segment", (
     assert.throws(() => endOf(directory, known), { kind: "corrupt", code: "wal-segment-missing" });
     writeFileSync(path(2), new Uint8Array(100));
     assert.throws(() => endOf(directory, known), { kind: "corrupt", code: "wal-segment-short" });
+  });
+});
+
+test("findEndOfWal: a segment that is short because its cut was not finished still ends its WAL", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(40, 9);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    const cutAt = wal.recordEnds.findLast((lsn) => lsn < 2 * SEGMENT)!;
+    writeAll(storage, wal, cutAt, 100_000);
+    storage.flush();
+    storage.close();
+    // The first half of a cut: the file ends at it, and has not got its full size again.
+    truncateSync(join(directory, walFileName(1, 1, SEGMENT)), cutAt % SEGMENT);
+    assert.equal(endOf(directory), cutAt);
+  });
+});
+
+test("WalStorage.settleAfterStart: syncs what was found, and nothing is left behind it", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(60, 10);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    writeAll(storage, wal, wal.endLsn, 100_000);
+    storage.close();
+    const known = wal.recordEnds[3]!;
+    const end = wal.recordEnds.findLast((lsn) => lsn < 2 * SEGMENT)!;
+    const synced: number[] = [];
+    const restarted = new WalStorage(directory, SEGMENT, end, {
+      ...REAL_DISK,
+      write(fd, bytes, position) {
+        synced.push(position, position + bytes.length);
+        writeFully(fd, bytes, position);
+      },
+    });
+    restarted.settleAfterStart(known);
+    assert.equal(Math.min(...synced), known % SEGMENT);
+    assert.equal(Math.max(...synced), end % SEGMENT);
+    assert.deepEqual(readdirSync(directory), [walFileName(1, 1, SEGMENT)]);
+    assert.equal(endOf(directory), end);
+    const reader = new WalReader(directory, SEGMENT);
+    assert.deepEqual(
+      Buffer.from(reader.read(START, end - START)),
+      Buffer.from(wal.read(START, end)),
+    );
+    reader.close();
+    writeAll(restarted, wal, wal.endLsn, 50_000);
+    restarted.flush();
+    restarted.close();
+    assert.equal(endOf(directory), wal.endLsn);
   });
 });
 

@@ -1,23 +1,13 @@
 // One timeline's WAL on disk: segment files as Postgres names them, written and flushed synchronously.
 
-import {
-  closeSync,
-  existsSync,
-  fdatasyncSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readdirSync,
-  readSync,
-  unlinkSync,
-} from "node:fs";
 import { join } from "node:path";
-import { diskError, fsyncDirectory, writeFully } from "../base/disk.ts";
+import { type Disk, diskError, REAL_DISK } from "../base/disk.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import {
   formatLsn,
+  INVALID_LSN,
   type Lsn,
+  maxLsn,
   parseWalFileName,
   segmentNumber,
   segmentOffset,
@@ -41,18 +31,12 @@ const FILL_BYTES = 256 * 1024;
 const ZEROS = new Uint8Array(FILL_BYTES);
 const SCAN_BYTES = 256 * 1024;
 
-/** Where the calls go that make bytes durable; a test puts faults in between. */
-export interface WalFileSystem {
-  write(fd: number, bytes: Uint8Array, position: number): void;
-  fdatasync(fd: number): void;
-}
-
-const REAL_FILE_SYSTEM: WalFileSystem = { write: writeFully, fdatasync: fdatasyncSync };
-
 export class WalStorage {
   readonly #directory: string;
   readonly #segmentSize: number;
-  readonly #fileSystem: WalFileSystem;
+  readonly #disk: Disk;
+  readonly #pageMagic: number | undefined;
+  #systemId: bigint | undefined;
   #walker: RecordWalker;
   /** The segment that is being written. */
   #fd = -1;
@@ -63,17 +47,36 @@ export class WalStorage {
   /** Set by a failed flush: the kernel may have dropped what it could not write. */
   #failed: StorageError | undefined;
 
-  /** `endLsn` as found by `findEndOfWal`, or where a new timeline begins. */
+  /**
+   * `endLsn` as found by `findEndOfWal`, or where a new timeline begins. With `pageMagic` WAL of any
+   * other major is refused.
+   */
   constructor(
     directory: string,
     segmentSize: number,
     endLsn: Lsn,
-    fileSystem: WalFileSystem = REAL_FILE_SYSTEM,
+    disk: Disk = REAL_DISK,
+    pageMagic?: number,
   ) {
     this.#directory = directory;
     this.#segmentSize = segmentSize;
-    this.#fileSystem = fileSystem;
-    this.#walker = new RecordWalker({ startLsn: endLsn, segmentSize });
+    this.#disk = disk;
+    this.#pageMagic = pageMagic;
+    this.#walker = this.#walkFrom(endLsn);
+  }
+
+  #walkFrom(startLsn: Lsn): RecordWalker {
+    return new RecordWalker({
+      startLsn,
+      segmentSize: this.#segmentSize,
+      ...(this.#pageMagic === undefined ? {} : { pageMagic: this.#pageMagic }),
+      ...(this.#systemId === undefined ? {} : { systemId: this.#systemId }),
+    });
+  }
+
+  /** From the next `truncate` on (each term begins with one) WAL of other systems is refused; 0n: none is. */
+  expectSystemId(systemId: bigint): void {
+    this.#systemId = systemId === 0n ? undefined : systemId;
   }
 
   /** Where the next byte belongs. */
@@ -120,7 +123,7 @@ export class WalStorage {
       return;
     }
     try {
-      this.#fileSystem.fdatasync(this.#fd);
+      this.#disk.fdatasync(this.#fd);
     } catch (error) {
       this.#failed = new StorageError(
         "internal",
@@ -138,31 +141,52 @@ export class WalStorage {
     this.#checkUsable();
     this.#closeSegment();
     this.#dirty = false;
-    const last = segmentNumber(lsn, this.#segmentSize);
     try {
-      // Highest first: a crash in between leaves no gap that could be taken for an end.
-      const later = listSegments(this.#directory, this.#segmentSize)
-        .filter((segno) => segno > last)
-        .sort((a, b) => b - a);
-      for (const segno of later) {
-        unlinkSync(this.#path(segno));
-      }
-      this.#zeroFrom(last, segmentOffset(lsn, this.#segmentSize));
-      if (later.length > 0) {
-        fsyncDirectory(this.#directory);
-      }
+      this.#cutFrom(lsn, false);
     } catch (error) {
       throw diskError(error, `truncate WAL at ${formatLsn(lsn)}`);
     }
-    this.#walker = new RecordWalker({ startLsn: lsn, segmentSize: this.#segmentSize });
+    this.#walker = this.#walkFrom(lsn);
+  }
+
+  /**
+   * To be called once after `findEndOfWal`, before anybody is told of that end: makes the WAL from
+   * `flushedLsn`, which is known to be on disk, up to the end durable, and nothing but that. What a
+   * process finds may be in the page cache alone, if the one before was killed before its flush; and
+   * after a flush that failed the kernel takes such bytes for clean, so they are written once more.
+   */
+  settleAfterStart(flushedLsn: Lsn): void {
+    const end = this.writeLsn;
+    const reader = new WalReader(this.#directory, this.#segmentSize, this.#disk);
+    try {
+      for (let at = flushedLsn; at < end; ) {
+        const offset = segmentOffset(at, this.#segmentSize);
+        const length = Math.min(SCAN_BYTES, this.#segmentSize - offset, end - at);
+        this.#openForWrite(segmentNumber(at, this.#segmentSize), this.#segmentSize);
+        this.#dirty = true;
+        this.#disk.write(this.#fd, reader.read(at, length), offset);
+        at = (at + length) as Lsn;
+      }
+      this.flush();
+      this.#cutFrom(end, true);
+      this.#disk.fsyncDirectory(this.#directory);
+    } catch (error) {
+      throw diskError(error, `make WAL up to ${formatLsn(end)} durable`);
+    } finally {
+      reader.close();
+      this.#closeSegment();
+    }
   }
 
   /** Removes the segments that end at or below `lsn`; returns how many. */
   removeBelow(lsn: Lsn): number {
     const first = segmentNumber(lsn, this.#segmentSize);
-    const old = listSegments(this.#directory, this.#segmentSize).filter((segno) => segno < first);
+    // Lowest first: after a crash in between, what is left is still without a gap.
+    const old = listSegments(this.#directory, this.#segmentSize, this.#disk)
+      .filter((segno) => segno < first)
+      .sort((a, b) => a - b);
     for (const segno of old) {
-      unlinkSync(this.#path(segno));
+      this.#disk.unlink(this.#path(segno));
     }
     return old.length;
   }
@@ -183,7 +207,7 @@ export class WalStorage {
 
   #closeSegment(): void {
     if (this.#fd >= 0) {
-      closeSync(this.#fd);
+      this.#disk.close(this.#fd);
       this.#fd = -1;
       this.#segno = -1;
     }
@@ -200,16 +224,16 @@ export class WalStorage {
     const path = this.#path(segno);
     let fd = -1;
     try {
-      const isNew = !existsSync(path);
-      fd = openSync(path, isNew ? "wx+" : "r+", 0o600);
-      if (isNew || fstatSync(fd).size !== this.#segmentSize) {
-        ftruncateSync(fd, this.#segmentSize);
-        fsyncSync(fd);
-        fsyncDirectory(this.#directory);
+      const isNew = !this.#disk.exists(path);
+      fd = this.#disk.open(path, isNew ? "wx+" : "r+");
+      if (isNew || this.#disk.size(fd) !== this.#segmentSize) {
+        this.#disk.truncate(fd, this.#segmentSize);
+        this.#disk.fsync(fd);
+        this.#disk.fsyncDirectory(this.#directory);
       }
     } catch (error) {
       if (fd >= 0) {
-        closeSync(fd);
+        this.#disk.close(fd);
       }
       throw diskError(error, `open WAL segment ${path}`);
     }
@@ -222,7 +246,7 @@ export class WalStorage {
     const end = offset + bytes.length;
     try {
       this.#dirty = true;
-      this.#fileSystem.write(this.#fd, bytes, offset);
+      this.#disk.write(this.#fd, bytes, offset);
     } catch (error) {
       throw diskError(error, "write WAL");
     }
@@ -233,7 +257,7 @@ export class WalStorage {
     this.#filledTo = fillTo;
     try {
       if (fillTo > end) {
-        this.#fileSystem.write(this.#fd, ZEROS.subarray(0, fillTo - end), end);
+        this.#disk.write(this.#fd, ZEROS.subarray(0, fillTo - end), end);
       }
     } catch {
       // Filling is only for speed. A full disk shows at the next write of real WAL.
@@ -241,10 +265,26 @@ export class WalStorage {
     }
   }
 
-  #zeroFrom(segno: number, offset: number): void {
+  /** `always`: also zeros that are there may not be durable. */
+  #cutFrom(lsn: Lsn, always: boolean): void {
+    const last = segmentNumber(lsn, this.#segmentSize);
+    // Highest first: a crash in between leaves no gap that could be taken for an end.
+    const later = listSegments(this.#directory, this.#segmentSize, this.#disk)
+      .filter((segno) => segno > last)
+      .sort((a, b) => b - a);
+    for (const segno of later) {
+      this.#disk.unlink(this.#path(segno));
+    }
+    this.#zeroFrom(last, segmentOffset(lsn, this.#segmentSize), always);
+    if (later.length > 0) {
+      this.#disk.fsyncDirectory(this.#directory);
+    }
+  }
+
+  #zeroFrom(segno: number, offset: number, always: boolean): void {
     let fd: number;
     try {
-      fd = openSync(this.#path(segno), "r+");
+      fd = this.#disk.open(this.#path(segno), "r+");
     } catch (error) {
       if (errnoCode(error) === "ENOENT") {
         return;
@@ -252,25 +292,25 @@ export class WalStorage {
       throw error;
     }
     try {
-      if (!isZeroFrom(fd, offset, this.#segmentSize)) {
-        ftruncateSync(fd, offset);
-        ftruncateSync(fd, this.#segmentSize);
-        fsyncSync(fd);
+      if (always || !isZeroFrom(this.#disk, fd, offset, this.#segmentSize)) {
+        this.#disk.truncate(fd, offset);
+        this.#disk.truncate(fd, this.#segmentSize);
+        this.#disk.fsync(fd);
       }
     } finally {
-      closeSync(fd);
+      this.#disk.close(fd);
     }
   }
 }
 
 /** Whether nothing but zeros stands in the file from `offset` to its full size. */
-function isZeroFrom(fd: number, offset: number, size: number): boolean {
-  if (fstatSync(fd).size !== size) {
+function isZeroFrom(disk: Disk, fd: number, offset: number, size: number): boolean {
+  if (disk.size(fd) !== size) {
     return false;
   }
-  const buffer = Buffer.allocUnsafe(SCAN_BYTES);
+  const buffer = Buffer.allocUnsafe(Math.min(SCAN_BYTES, size - offset));
   for (let at = offset; at < size; ) {
-    const count = readSync(fd, buffer, 0, Math.min(SCAN_BYTES, size - at), at);
+    const count = disk.read(fd, buffer, 0, Math.min(SCAN_BYTES, size - at), at);
     if (count === 0 || !buffer.subarray(0, count).equals(ZEROS.subarray(0, count))) {
       return false;
     }
@@ -280,15 +320,61 @@ function isZeroFrom(fd: number, offset: number, size: number): boolean {
 }
 
 /** Segment numbers present, in no order. */
-export function listSegments(directory: string, segmentSize: number): number[] {
+export function listSegments(
+  directory: string,
+  segmentSize: number,
+  disk: Disk = REAL_DISK,
+): number[] {
   const segments: number[] = [];
-  for (const name of readdirSync(directory)) {
+  for (const name of disk.list(directory)) {
     const segno = parseWalFileName(name, segmentSize);
     if (segno !== undefined) {
       segments.push(segno);
     }
   }
   return segments;
+}
+
+/** Start of the oldest segment from which on none is missing up to `endLsn`; `endLsn` where there is none. */
+export function findStartOfWal(
+  directory: string,
+  segmentSize: number,
+  endLsn: Lsn,
+  disk: Disk = REAL_DISK,
+): Lsn {
+  const present = new Set(listSegments(directory, segmentSize, disk));
+  const last = segmentNumber(maxLsn((endLsn - 1) as Lsn, INVALID_LSN), segmentSize);
+  let first = last;
+  while (present.has(first - 1) && present.has(last)) {
+    first--;
+  }
+  return present.has(last) ? ((first * segmentSize) as Lsn) : endLsn;
+}
+
+/** Puts a whole segment, of which `bytes` are the first ones and zeros the rest, in its place, durably. */
+export function restoreSegment(
+  directory: string,
+  segmentSize: number,
+  lsn: Lsn,
+  bytes: Uint8Array,
+  disk: Disk = REAL_DISK,
+): void {
+  const path = join(directory, walFileName(segmentNumber(lsn, segmentSize), 1, segmentSize));
+  const temporary = `${path}.tmp`;
+  try {
+    const fd = disk.open(temporary, "w");
+    try {
+      disk.write(fd, bytes, 0);
+      disk.truncate(fd, segmentSize);
+      disk.fsync(fd);
+    } finally {
+      disk.close(fd);
+    }
+    disk.rename(temporary, path);
+    disk.fsyncDirectory(directory);
+  } catch (error) {
+    throw diskError(error, `restore WAL segment ${path}`);
+  }
 }
 
 export interface EndOfWal {
@@ -307,9 +393,10 @@ export function findEndOfWal(
   segmentSize: number,
   fromLsn: Lsn,
   localStartLsn: Lsn,
+  disk: Disk = REAL_DISK,
 ): EndOfWal {
   const walker = new RecordWalker({ startLsn: fromLsn, segmentSize });
-  const reader = new WalReader(directory, segmentSize);
+  const reader = new WalReader(directory, segmentSize, disk);
   try {
     if (fromLsn > localStartLsn) {
       reader.read((fromLsn - 1) as Lsn, 1);
@@ -317,15 +404,9 @@ export function findEndOfWal(
     for (;;) {
       const at = walker.position;
       const room = segmentSize - segmentOffset(at, segmentSize);
-      let bytes: Uint8Array;
-      try {
-        bytes = reader.read(at, Math.min(SCAN_BYTES, room));
-      } catch (error) {
-        // A segment that was being created when the power went has no size yet.
-        if (error instanceof StorageError && error.code.startsWith("wal-segment-")) {
-          return { endLsn: walker.recordEndLsn, stoppedBy: undefined };
-        }
-        throw error;
+      const bytes = reader.readSome(at, Math.min(SCAN_BYTES, room));
+      if (bytes.length === 0) {
+        return { endLsn: walker.recordEndLsn, stoppedBy: undefined };
       }
       try {
         walker.feed(bytes);
@@ -346,12 +427,14 @@ export function findEndOfWal(
 export class WalReader {
   readonly #directory: string;
   readonly #segmentSize: number;
+  readonly #disk: Disk;
   #fd = -1;
   #segno = -1;
 
-  constructor(directory: string, segmentSize: number) {
+  constructor(directory: string, segmentSize: number, disk: Disk = REAL_DISK) {
     this.#directory = directory;
     this.#segmentSize = segmentSize;
+    this.#disk = disk;
   }
 
   /**
@@ -366,7 +449,7 @@ export class WalReader {
       const offset = segmentOffset(at, this.#segmentSize);
       this.#open(segmentNumber(at, this.#segmentSize), at);
       const want = Math.min(length - done, this.#segmentSize - offset);
-      const count = readSync(this.#fd, bytes, done, want, offset);
+      const count = this.#disk.read(this.#fd, bytes, done, want, offset);
       if (count === 0) {
         throw new StorageError(
           "corrupt",
@@ -379,9 +462,27 @@ export class WalReader {
     return bytes;
   }
 
+  /**
+   * At most `length` bytes within one segment; fewer or none where its file ends before. It is short
+   * where the end came while it was made or cut.
+   */
+  readSome(lsn: Lsn, length: number): Uint8Array {
+    try {
+      this.#open(segmentNumber(lsn, this.#segmentSize), lsn);
+    } catch (error) {
+      if (error instanceof StorageError && error.code === "wal-segment-missing") {
+        return new Uint8Array(0);
+      }
+      throw error;
+    }
+    const bytes = Buffer.allocUnsafe(length);
+    const offset = segmentOffset(lsn, this.#segmentSize);
+    return bytes.subarray(0, this.#disk.read(this.#fd, bytes, 0, length, offset));
+  }
+
   close(): void {
     if (this.#fd >= 0) {
-      closeSync(this.#fd);
+      this.#disk.close(this.#fd);
       this.#fd = -1;
       this.#segno = -1;
     }
@@ -394,7 +495,7 @@ export class WalReader {
     this.close();
     const path = join(this.#directory, walFileName(segno, 1, this.#segmentSize));
     try {
-      this.#fd = openSync(path, "r");
+      this.#fd = this.#disk.open(path, "r");
     } catch (error) {
       if (errnoCode(error) === "ENOENT") {
         throw new StorageError(

@@ -11,7 +11,7 @@ import type { EndpointSpec } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
-import { runtimeDirectory } from "../postgres/installation.ts";
+import { DEFAULT_MAJOR, runtimeDirectory } from "../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import { freePort } from "./synthesized-cluster.ts";
@@ -239,7 +239,7 @@ export class ComputeWorld {
   async createTimeline(ancestor?: { timelineId: string; lsn: string }): Promise<TimelineInfo> {
     const info = await this.pages().createTimeline(this.tenantId, {
       new_timeline_id: generateTimelineId(),
-      pg_version: 17,
+      pg_version: DEFAULT_MAJOR,
       ...(ancestor === undefined
         ? {}
         : { ancestor_timeline_id: ancestor.timelineId, ancestor_start_lsn: ancestor.lsn }),
@@ -253,7 +253,7 @@ export class ComputeWorld {
       await this.safekeeperClient(id).createTimeline({
         tenant_id: this.tenantId,
         timeline_id: info.timeline_id,
-        pg_version: 170_010,
+        pg_version: DEFAULT_MAJOR * 10_000,
         system_id: info.system_id,
         wal_seg_size: info.wal_seg_size,
         start_lsn: info.start_lsn,
@@ -274,7 +274,7 @@ export class ComputeWorld {
       tenantId: this.tenantId,
       timelineId,
       mode: options.mode ?? "primary",
-      pgVersion: 17,
+      pgVersion: DEFAULT_MAJOR,
       pgHost: "127.0.0.1",
       pgPort: await freePort(),
       internalHttpPort: await freePort(),

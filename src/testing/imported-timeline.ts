@@ -6,14 +6,16 @@ import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { writeTemplate } from "../pageserver/initdb-import.ts";
 import { writeIndexPart } from "../pageserver/storage/index-part.ts";
-import { StorageResources } from "../pageserver/storage/storage-resources.ts";
+import { type StorageConfig, StorageResources } from "../pageserver/storage/storage-resources.ts";
 import { Timeline } from "../pageserver/storage/timeline.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
+import type { PgMajor } from "../postgres/versions.ts";
 
-export interface ImportOptions {
+/** Storage settings that are absent are the pageserver's defaults. */
+export interface ImportOptions extends Partial<StorageConfig> {
   readonly logger: Logger;
-  /** Size of the open layer at which it is frozen; absent: the pageserver's default. */
-  readonly checkpointDistanceBytes?: number;
+  readonly pgMajor?: PgMajor;
 }
 
 /** Its WAL goes on at the end of the base's shutdown checkpoint. `directory` is created. */
@@ -22,15 +24,16 @@ export async function openImportedTimeline(
   directory: string,
   options: ImportOptions,
 ): Promise<Timeline> {
-  const { logger, ...storage } = options;
+  const { logger, pgMajor = DEFAULT_MAJOR, ...storage } = options;
   mkdirSync(directory);
-  const control = decodeControlFile(readFileSync(join(baseDir, "global", "pg_control")), 17);
-  const { layer, lsn, prevRecordLsn } = await writeTemplate(baseDir, 17, directory);
+  const control = decodeControlFile(readFileSync(join(baseDir, "global", "pg_control")), pgMajor);
+  const { layer, lsn, prevRecordLsn } = await writeTemplate(baseDir, pgMajor, directory);
   const part = {
     tenantId: generateTenantId(),
     timelineId: generateTimelineId(),
     ancestor: undefined,
-    pgVersion: 17,
+    pgVersion: pgMajor,
+    dataChecksums: control.dataChecksums,
     systemId: control.systemId,
     walSegmentSize: control.segmentSize,
     startLsn: lsn,

@@ -46,7 +46,7 @@ export async function runMixedWorkload(
   await sequencesAndUnlogged(first);
   await prepared(first);
   await truncation(first, scale);
-  await databases(first);
+  await databases(first, cluster.installation.major);
 }
 
 function rows(scale: number, count: number): number {
@@ -322,13 +322,15 @@ async function truncation(client: pg.Client, scale: number): Promise<void> {
   }
 }
 
-async function databases(client: pg.Client): Promise<void> {
+/** Postgres 14 only copies files. */
+async function databases(client: pg.Client, pgMajor: number): Promise<void> {
+  const strategy = (name: string) => (pgMajor === 14 ? "" : ` STRATEGY ${name}`);
   for (const statement of [
-    "CREATE DATABASE db_log TEMPLATE template1 STRATEGY wal_log",
-    "CREATE DATABASE db_copy TEMPLATE template1 STRATEGY file_copy",
-    "CREATE DATABASE db_gone TEMPLATE template1 STRATEGY file_copy",
+    `CREATE DATABASE db_log TEMPLATE template1${strategy("wal_log")}`,
+    `CREATE DATABASE db_copy TEMPLATE template1${strategy("file_copy")}`,
+    `CREATE DATABASE db_gone TEMPLATE template1${strategy("file_copy")}`,
     "DROP DATABASE db_gone",
-    "CREATE DATABASE db_gone_too TEMPLATE template1 STRATEGY wal_log",
+    `CREATE DATABASE db_gone_too TEMPLATE template1${strategy("wal_log")}`,
     "DROP DATABASE db_gone_too",
   ]) {
     await client.query(statement);

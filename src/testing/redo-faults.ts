@@ -4,6 +4,7 @@
 
 import {
   DELTA_CLOG_STATUS,
+  DELTA_COMMIT_TS,
   DELTA_HEADER_SIZE,
   DELTA_MULTIXACT_MEMBERS,
   DELTA_MULTIXACT_OFFSETS,
@@ -183,6 +184,7 @@ export const FAULTS: readonly Fault[] = [
     },
   },
   dropKind("multixact offsets are not written", DELTA_MULTIXACT_OFFSETS),
+  dropKind("commit timestamps are not written", DELTA_COMMIT_TS),
   {
     name: "multixact members lose their status",
     inject: (delta) => {

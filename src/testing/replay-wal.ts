@@ -1,14 +1,13 @@
-// Feeds the WAL segment files of a directory through our decoder, up to an LSN.
+// Reads the WAL segment files of a directory with our decoder, up to an LSN.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { formatLsn, type Lsn, segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
+import { type Lsn, segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
-import { interpretRecord } from "../wal-decoder/interpret-record.ts";
 import { WalStream } from "../wal-decoder/wal-stream.ts";
-import type { MemoryCluster } from "./memory-cluster.ts";
 
 export interface ReadWalOptions {
   readonly walDir: string;
@@ -24,7 +23,7 @@ export function readWal(
   options: ReadWalOptions,
   onRecord: (record: XLogRecord, endLsn: Lsn) => void,
 ): number {
-  const pageMagic = pgVersion(options.pgMajor ?? 17).pageMagic;
+  const pageMagic = pgVersion(options.pgMajor ?? DEFAULT_MAJOR).pageMagic;
   const stream = new WalStream({ startLsn: options.startLsn, pageMagic });
   let count = 0;
   for (let segno = segmentNumber(options.startLsn); ; segno++) {
@@ -52,21 +51,4 @@ export function readWal(
 export function baseStartLsn(baseDir: string): Lsn {
   return decodeControlFile(new Uint8Array(readFileSync(join(baseDir, "global", "pg_control"))))
     .checkPointLsn;
-}
-
-/** Replays WAL into `cluster`; the number of records. An error has the record's LSN in front. */
-export function replayInto(
-  cluster: MemoryCluster,
-  options: ReadWalOptions,
-  afterRecord?: (record: XLogRecord) => void,
-): number {
-  return readWal(options, (record, endLsn) => {
-    cluster.lsn = endLsn;
-    try {
-      interpretRecord(record, cluster);
-      afterRecord?.(record);
-    } catch (error) {
-      throw new Error(`replay record at ${formatLsn(record.startLsn)}`, { cause: error });
-    }
-  });
 }

@@ -7,7 +7,12 @@ import { sleep } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { checkPostgresBinary, findShim, shimEnvironment } from "../compute/shim-loader.ts";
-import { type PageHandlers, ShimServer, type WalHandlers } from "../compute/shim-server.ts";
+import {
+  type PageHandlers,
+  type PlacedFile,
+  ShimServer,
+  type WalHandlers,
+} from "../compute/shim-server.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
 import { STOCK_USER } from "./stock-cluster.ts";
 
@@ -25,6 +30,8 @@ export interface ShimmedPostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** As the leader of a process group of its own. */
   readonly detached?: boolean;
+  /** What lies in the data directory already. */
+  readonly placed?: Promise<readonly PlacedFile[]>;
 }
 
 /** WAL is durable at once. */
@@ -70,7 +77,7 @@ export class ShimmedPostgres {
       restart_after_crash: "off",
       wal_init_zero: "off",
       wal_recycle: "off",
-      io_combine_limit: "256kB",
+      ...(options.installation.major >= 17 ? { io_combine_limit: "256kB" } : {}),
       ...options.settings,
     };
     const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
@@ -166,6 +173,7 @@ async function listen(
   const server = new ShimServer({
     socketPath: socketPath(options),
     logger: createLogger("test", "silent"),
+    ...(options.placed === undefined ? {} : { placed: options.placed }),
     handlers: {
       stat: (path) => pages.stat(path),
       readPages: (path, blkno, count) => pages.readPages(path, blkno, count),

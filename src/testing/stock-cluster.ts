@@ -1,7 +1,14 @@
 // An unmodified Postgres cluster in a directory of its own, for tests that need its WAL or its files.
 
 import { execFileSync } from "node:child_process";
-import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,6 +29,8 @@ const PORT = 5432;
 
 export interface StockClusterOptions {
   readonly pgMajor?: number;
+  /** Directory with that major's binaries, where they are not the npm package's. */
+  readonly pgBin?: string | undefined;
   readonly initdbArgs?: readonly string[];
   /** Lines for postgresql.conf on top of those that every test wants. */
   readonly settings?: Readonly<Record<string, string>>;
@@ -43,7 +52,9 @@ export class StockCluster {
 
   /** Runs initdb; the cluster is not started. */
   static async create(options: StockClusterOptions = {}): Promise<StockCluster> {
-    const installation = findInstallation(options.pgMajor ?? DEFAULT_MAJOR);
+    const installation = findInstallation(options.pgMajor ?? DEFAULT_MAJOR, {
+      pgBin: options.pgBin,
+    });
     const workdir = await mkdtemp(join(tmpdir(), "strata-stock-"));
     giveToPostgres(workdir);
     const cluster = new StockCluster(workdir, installation);
@@ -86,7 +97,13 @@ export class StockCluster {
   }
 
   async start(): Promise<void> {
-    await this.#pgCtl("start", "-l", join(this.workdir, "log"), "-t", "120");
+    const log = join(this.workdir, "log");
+    try {
+      await this.#pgCtl("start", "-l", log, "-t", "120");
+    } catch (error) {
+      const text = existsSync(log) ? readFileSync(log, "utf8") : "";
+      throw new Error(`start stock Postgres: ${text.slice(-1000)}`, { cause: error });
+    }
     this.#running = true;
   }
 
@@ -149,7 +166,7 @@ export function makePostgresDirectory(path: string): void {
 }
 
 /** A file that the Postgres user owns. */
-export function writePostgresFile(path: string, text: string): void {
-  writeFileSync(path, text);
+export function writePostgresFile(path: string, content: string | Uint8Array): void {
+  writeFileSync(path, content);
   giveToPostgres(path);
 }

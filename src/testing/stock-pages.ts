@@ -4,6 +4,7 @@ import { closeSync, openSync, readdirSync, readSync, rmSync, statSync } from "no
 import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
+import type { FileContent } from "../compute/page-source.ts";
 import type { PageHandlers, RemoteFile } from "../compute/shim-server.ts";
 import {
   INIT_FORK,
@@ -13,7 +14,12 @@ import {
 } from "../postgres/relation-path.ts";
 
 const PAGE_BYTES = 8192;
-const SLRU_DIRECTORIES = ["pg_xact", "pg_multixact/offsets", "pg_multixact/members"];
+const SLRU_DIRECTORIES = [
+  "pg_xact",
+  "pg_multixact/offsets",
+  "pg_multixact/members",
+  "pg_commit_ts",
+];
 
 /** `directory` is a data directory that nothing writes to. */
 export class StockPages implements PageHandlers {
@@ -24,6 +30,8 @@ export class StockPages implements PageHandlers {
   pages = 0;
   lists = 0;
   prefetches = 0;
+  /** Told of every block that is read. */
+  onRead: ((path: string, blkno: number) => void) | undefined;
 
   constructor(directory: string) {
     this.#directory = directory;
@@ -37,6 +45,9 @@ export class StockPages implements PageHandlers {
 
   async readPages(path: string, blkno: number, count: number): Promise<Uint8Array> {
     this.pages += count;
+    for (let block = blkno; block < blkno + count; block++) {
+      this.onRead?.(path, block);
+    }
     if (this.latencyMs > 0) {
       await sleep(this.latencyMs);
     }
@@ -51,6 +62,16 @@ export class StockPages implements PageHandlers {
       closeSync(fd);
     }
     return bytes;
+  }
+
+  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
+    const bytes = await this.stat(path);
+    if (bytes === undefined) {
+      return undefined;
+    }
+    const there = blocks.filter((block) => block * PAGE_BYTES < bytes);
+    const pages = await Promise.all(there.map((block) => this.readPages(path, block, 1)));
+    return { bytes, runs: there.map((block) => [block, 1] as const), pages };
   }
 
   async listDirectory(directory: string): Promise<RemoteFile[]> {

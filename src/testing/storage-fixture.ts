@@ -88,12 +88,14 @@ export class StorageFixture implements AsyncDisposable {
 
   async createRoot(
     values: Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }> = [],
+    options: { dataChecksums?: boolean } = {},
   ): Promise<Timeline> {
     const layer = await writeImageLayer(this.directory, FIXTURE_START_LSN, values);
     const path = join(this.directory, layer.fileName);
     const timeline = await this.manager.tenant(this.tenantId).createRoot({
       timelineId: generateTimelineId(),
       pgVersion: 17,
+      dataChecksums: options.dataChecksums ?? false,
       systemId: FIXTURE_SYSTEM_ID,
       walSegmentSize: 1 << 24,
       startLsn: FIXTURE_START_LSN,

@@ -26,9 +26,10 @@ import {
   postgresUser,
   runPostgresTool,
 } from "../postgres/installation.ts";
+import { pgVersion } from "../postgres/versions.ts";
 import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
 
-export const installation = findInstallation(17);
+export const installation = findInstallation();
 const SEGMENT_SIZE = 16 * 1024 * 1024;
 
 export interface RunningPostgres {
@@ -42,6 +43,7 @@ export interface RunningPostgres {
 export class StoppedCluster {
   readonly directory: string;
   readonly stock: string;
+  #postgresOid = 0;
 
   static async create(): Promise<StoppedCluster> {
     const cluster = new StoppedCluster();
@@ -62,10 +64,13 @@ export class StoppedCluster {
   async #initialize(): Promise<void> {
     await runPostgresTool(installation, "initdb", [
       ...["-D", this.stock, "-U", "cloud_admin", "--no-sync", "--no-instructions", "-E", "UTF8"],
-      ...["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"],
+      "--locale=C",
+      ...(installation.major >= 18 ? ["--no-data-checksums"] : []),
     ]);
     const run = await startPostgres(this.stock, ["-c", "max_prepared_transactions=10"]);
     const sql = await run.connect();
+    const database = await sql.query("SELECT oid FROM pg_database WHERE datname = 'postgres'");
+    this.#postgresOid = Number(database.rows[0]![0]);
     await sql.query(
       "CREATE TABLE numbers AS SELECT n, 'row ' || n AS t FROM generate_series(1, 1000) n",
     );
@@ -80,13 +85,13 @@ export class StoppedCluster {
   stateAt(lsn: Lsn): ComputeState {
     const read = (path: string) => readFileSync(join(this.stock, path));
     const controlFile = read("global/pg_control");
-    const control = decodeControlFile(controlFile);
+    const control = decodeControlFile(controlFile, pgVersion(installation.major).major);
     const databases = readdirSync(join(this.stock, "base")).map(Number);
     return {
       lsn,
       prevRecordLsn: 0 as Lsn,
       systemId: control.systemId + 1n,
-      pgVersion: 17,
+      pgVersion: installation.major,
       walSegmentSize: SEGMENT_SIZE,
       checkPoint: control.checkPoint,
       controlFile,
@@ -103,6 +108,7 @@ export class StoppedCluster {
         fullXid: BigInt(`0x${name}`),
         payload: read(`pg_twophase/${name}`).subarray(0, -4),
       })),
+      replicationOrigins: [],
     };
   }
 
@@ -114,17 +120,18 @@ export class StoppedCluster {
   ): Promise<{ path: string; wal: SynthesizedWal; args: readonly string[]; state: ComputeState }> {
     const path = join(this.directory, name);
     const settings = postgresSettings({
-      pgVersion: 17,
+      pgVersion: installation.major,
       host: "127.0.0.1",
       port: 1,
       settings: { shared_buffers: "16MB" },
       preparedTransactions: 1,
+      replicationOrigins: 0,
     });
     const state = this.stateAt(lsn);
     await makeSkeleton(path);
     const wal = writeDataDirectory({ path, state, settings, standby: options.standby ?? false });
     // Of the databases only `postgres`, to which the tests connect.
-    for (const part of ["base/5", "global", "pg_xact", "pg_multixact"]) {
+    for (const part of [`base/${this.#postgresOid}`, "global", "pg_xact", "pg_multixact"]) {
       cpSync(join(this.stock, part), join(path, part), { recursive: true, force: false });
     }
     giveTree(path);

@@ -7,7 +7,6 @@ import { PAGE_SIZE } from "../postgres/page.ts";
 import {
   RM_BRIN_ID,
   RM_BTREE_ID,
-  RM_COMMIT_TS_ID,
   RM_GENERIC_ID,
   RM_GIN_ID,
   RM_GIST_ID,
@@ -15,10 +14,8 @@ import {
   RM_HEAP_ID,
   RM_HEAP2_ID,
   RM_LOGICALMSG_ID,
-  RM_REPLORIGIN_ID,
   RM_SEQ_ID,
   RM_SPGIST_ID,
-  RM_TBLSPC_ID,
   rmgrName,
   XLR_RMGR_INFO_MASK,
 } from "../postgres/rmgr.ts";
@@ -46,14 +43,10 @@ REDO_OPCODES[RM_BRIN_ID] = 0b0000_0110_0011_1111;
 REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
 
 /**
- * Records without an effect on anything that we store: tablespaces (theirs are directories; only the
- * two built-in ones are supported), commit timestamps (track_commit_timestamp is off), replication
- * origins, logical messages, and two records of gist: one for conflicts, one that only takes an LSN.
+ * Records whose redo in Postgres changes nothing either: logical messages, and two records of gist,
+ * one for conflicts, one that only takes an LSN.
  */
 const NO_EFFECT_OPCODES = new Uint16Array(256);
-NO_EFFECT_OPCODES[RM_TBLSPC_ID] = 0b0011;
-NO_EFFECT_OPCODES[RM_COMMIT_TS_ID] = 0b0111;
-NO_EFFECT_OPCODES[RM_REPLORIGIN_ID] = 0b0011;
 NO_EFFECT_OPCODES[RM_LOGICALMSG_ID] = 0b0001;
 NO_EFFECT_OPCODES[RM_GIST_ID] = 0b1000_0100;
 

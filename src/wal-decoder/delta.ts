@@ -29,6 +29,8 @@
 //   (all of this page)
 // kind 6, multixact members: u8 kind, u8 zero, u16 count, count * (u32 offset, u32 xid, u8 status,
 //   3 bytes zero) (all of this page)
+// kind 7, commit timestamps: u8 kind, u8 zero, u16 count, i64 microseconds since 2000-01-01, u16
+//   replication origin, u16 zero, count * u32 xid (all of this pg_commit_ts page)
 // No checksum of its own: the layer block that holds it has one. A reader that finds a wrong length
 // or kind reports `corrupt`.
 
@@ -42,6 +44,7 @@ export const DELTA_VM_TRUNCATE = 3;
 export const DELTA_CLOG_STATUS = 4;
 export const DELTA_MULTIXACT_OFFSETS = 5;
 export const DELTA_MULTIXACT_MEMBERS = 6;
+export const DELTA_COMMIT_TS = 7;
 
 export const DELTA_HEADER_SIZE = 20;
 export const DELTA_REFERENCE_SIZE = 8;

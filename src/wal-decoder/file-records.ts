@@ -1,12 +1,15 @@
 // Records about whole files: relation creation and truncation, databases, relation maps.
 //
-// Sources: catalog/storage_xlog.h, commands/dbcommands_xlog.h, utils/relmapper.h, 14-18. Main data:
+// Sources: catalog/storage_xlog.h, commands/{dbcommands_xlog,tablespace}.h, utils/relmapper.h, 14-18.
+// Main data:
 //   SMGR CREATE 0x10    u32 spcOid, dbOid, relNumber, fork
 //   SMGR TRUNCATE 0x20  u32 blocks, u32 spcOid, dbOid, relNumber, i32 flags
 //   DBASE (opcodes in versions.ts)
 //     CREATE_FILE_COPY  u32 dbOid, spcOid, source dbOid, source spcOid
 //     CREATE_WAL_LOG    u32 dbOid, spcOid
 //     DROP              u32 dbOid, i32 n, n * u32 spcOid
+//   TBLSPC CREATE 0x00  u32 spcOid, path
+//   TBLSPC DROP 0x10    u32 spcOid
 //   RELMAP UPDATE 0x00  u32 dbOid, u32 spcOid, i32 n, n bytes
 
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
@@ -18,6 +21,8 @@ import type { RecordSink } from "./record-sink.ts";
 
 const XLOG_SMGR_CREATE = 0x10;
 const XLOG_SMGR_TRUNCATE = 0x20;
+const XLOG_TBLSPC_CREATE = 0x00;
+const XLOG_TBLSPC_DROP = 0x10;
 const XLOG_RELMAP_UPDATE = 0x00;
 const INIT_FORK = 3;
 /** sizeof(RelMapFile) is 512 up to 15 and 524 from 16 on. */
@@ -70,6 +75,19 @@ export function interpretDbase(record: XLogRecord, sink: RecordSink): void {
     sink.databaseDrop(dbOid, spcOids);
   } else {
     throw unsupportedRecord(record);
+  }
+}
+
+/** A tablespace is dropped when nothing is in it, so only its directory goes. */
+export function interpretTablespace(record: XLogRecord, sink: RecordSink): void {
+  switch (record.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_TBLSPC_CREATE:
+      sink.tablespaceCreate(data.open(record).u32());
+      return;
+    case XLOG_TBLSPC_DROP:
+      return;
+    default:
+      throw unsupportedRecord(record);
   }
 }
 

@@ -2,22 +2,31 @@
 
 import {
   RM_CLOG_ID,
+  RM_COMMIT_TS_ID,
   RM_DBASE_ID,
   RM_HEAP_ID,
   RM_HEAP2_ID,
   RM_MULTIXACT_ID,
   RM_RELMAP_ID,
+  RM_REPLORIGIN_ID,
   RM_SMGR_ID,
   RM_STANDBY_ID,
+  RM_TBLSPC_ID,
   RM_XACT_ID,
   RM_XLOG_ID,
 } from "../postgres/rmgr.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretBlocks } from "./block-references.ts";
-import { interpretDbase, interpretRelmap, interpretSmgr } from "./file-records.ts";
+import {
+  interpretDbase,
+  interpretRelmap,
+  interpretSmgr,
+  interpretTablespace,
+} from "./file-records.ts";
 import { interpretHeap, interpretHeap2 } from "./heap-records.ts";
 import type { RecordSink } from "./record-sink.ts";
-import { interpretClog, interpretMultixact } from "./slru-records.ts";
+import { interpretReplicationOrigin } from "./replication-origin-records.ts";
+import { interpretClog, interpretCommitTs, interpretMultixact } from "./slru-records.ts";
 import { interpretXact } from "./xact-records.ts";
 import { interpretStandby, interpretXlog } from "./xlog-records.ts";
 
@@ -62,6 +71,15 @@ export function interpretRecord(record: XLogRecord, sink: RecordSink): void {
       return;
     case RM_STANDBY_ID:
       interpretStandby(record, sink);
+      return;
+    case RM_COMMIT_TS_ID:
+      interpretCommitTs(record, sink);
+      return;
+    case RM_REPLORIGIN_ID:
+      interpretReplicationOrigin(record, sink);
+      return;
+    case RM_TBLSPC_ID:
+      interpretTablespace(record, sink);
       return;
     default:
       interpretBlocks(record, sink);

@@ -60,6 +60,10 @@ export class MainData {
     return this.#view.getBigInt64(this.#take(8), true);
   }
 
+  u64(): bigint {
+    return this.#view.getBigUint64(this.#take(8), true);
+  }
+
   /** A count of items of `width` bytes that must follow; never negative or more than fit. */
   count(width: number): number {
     const count = this.i32();

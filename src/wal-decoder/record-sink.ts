@@ -1,6 +1,7 @@
 // What one WAL record means to storage: typed changes, called in the order they must be applied.
 
 import type { CheckPoint } from "../postgres/checkpoint.ts";
+import type { ParameterChange } from "../postgres/control-file.ts";
 
 export type { CheckPoint } from "../postgres/checkpoint.ts";
 
@@ -12,11 +13,12 @@ export interface RelationFork {
   readonly fork: number;
 }
 
-/** Neon's numbering of SLRUs, also used by the pagestream protocol. */
+/** Neon's numbering of SLRUs, also used by the pagestream protocol; the fourth is ours. */
 export const SLRU_CLOG = 0;
 export const SLRU_MULTIXACT_MEMBERS = 1;
 export const SLRU_MULTIXACT_OFFSETS = 2;
-export type SlruKind = 0 | 1 | 2;
+export const SLRU_COMMIT_TS = 3;
+export type SlruKind = 0 | 1 | 2 | 3;
 
 /**
  * Receives the changes of WAL records. Every Uint8Array and array is lent for the call only: copy to keep.
@@ -41,6 +43,8 @@ export interface RecordSink {
   databaseCreateFileCopy(spcOid: number, dbOid: number, srcSpcOid: number, srcDbOid: number): void;
   databaseCreateWalLog(spcOid: number, dbOid: number): void;
   databaseDrop(dbOid: number, spcOids: readonly number[]): void;
+  /** A tablespace of the user's; its directory is not in WAL. */
+  tablespaceCreate(spcOid: number): void;
   /** `spcOid` 1664 with `dbOid` 0: the shared map. `bytes`: the whole pg_filenode.map. */
   relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void;
 
@@ -48,6 +52,13 @@ export interface RecordSink {
   clogTruncate(cutoffPage: number, oldestXid: number, oldestXidDb: number): void;
   /** Marks xids (32-bit, may span pages) committed or aborted in pg_xact. */
   transactionStatus(xids: readonly number[], committed: boolean): void;
+  /**
+   * The commit time, in microseconds since 2000-01-01, and the replication origin (0: none) of
+   * committed xids, for pg_commit_ts. Told of every commit: only the sink knows whether the module
+   * is active.
+   */
+  commitTimestamps(xids: readonly number[], timestampUs: bigint, originId: number): void;
+  commitTsTruncate(cutoffPage: number, oldestXid: number): void;
   multixactCreate(
     multi: number,
     offset: number,
@@ -73,6 +84,11 @@ export interface RecordSink {
   /** running_xacts: what a standby may start from. */
   oldestActiveXid(xid: number): void;
   walLevel(level: number): void;
-  /** Commit timestamp in microseconds since 2000-01-01, for time travel by clock. */
+  /** XLOG_PARAMETER_CHANGE: pg_control takes these settings over. */
+  parameterChange(parameters: ParameterChange): void;
+  /** `originId` was replayed up to `remoteLsn`; backwards only where `force` says so. */
+  replicationOriginAdvance(originId: number, remoteLsn: bigint, force: boolean): void;
+  replicationOriginDrop(originId: number): void;
+  /** Local commit time in microseconds since 2000-01-01, for time travel by clock. */
   commitTime(timestampUs: bigint): void;
 }

@@ -1,8 +1,10 @@
-// Records about SLRU pages: transaction status and multixacts.
+// Records about SLRU pages: transaction status, commit timestamps and multixacts.
 //
-// Sources: access/clog.h, access/multixact.h, 14-18. A page number is i32 up to 16, i64 from 17 on.
+// Sources: access/{clog,commit_ts,multixact}.h, 14-18. A page number is i32 up to 16, i64 from 17 on.
 //   CLOG ZEROPAGE 0x00          page number
 //   CLOG TRUNCATE 0x10          page number, u32 oldestXid, u32 oldestXidDb
+//   COMMIT_TS ZEROPAGE 0x00     page number
+//   COMMIT_TS TRUNCATE 0x10     page number, u32 oldestXid
 //   MULTIXACT ZERO_OFF_PAGE 0x00, ZERO_MEM_PAGE 0x10  page number
 //   MULTIXACT CREATE_ID 0x20    u32 multi, u32 offset, i32 n, n * (u32 xid, i32 status)
 //   MULTIXACT TRUNCATE_ID 0x30  u32 oldestMultiDb, startTruncOff, endTruncOff, startTruncMemb, endTruncMemb
@@ -15,20 +17,23 @@ import { MainData } from "./main-data.ts";
 import {
   type RecordSink,
   SLRU_CLOG,
+  SLRU_COMMIT_TS,
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
 } from "./record-sink.ts";
 
 const CLOG_ZEROPAGE = 0x00;
 const CLOG_TRUNCATE = 0x10;
+const COMMIT_TS_ZEROPAGE = 0x00;
+const COMMIT_TS_TRUNCATE = 0x10;
 const XLOG_MULTIXACT_ZERO_OFF_PAGE = 0x00;
 const XLOG_MULTIXACT_ZERO_MEM_PAGE = 0x10;
 const XLOG_MULTIXACT_CREATE_ID = 0x20;
 const XLOG_MULTIXACT_TRUNCATE_ID = 0x30;
 /** MaxMultiXactStatus. */
 const MAX_STATUS = 5;
-/** More than the 2^32 members there can be, at 1636 a page, and more than 2^32 / 2048 of others. */
-const PAGE_NUMBER_LIMIT = 4 * 1024 * 1024;
+/** More than the pages of any: 2^32 commit timestamps at 819 a page are the most. */
+const PAGE_NUMBER_LIMIT = 8 * 1024 * 1024;
 
 const data = new MainData();
 
@@ -42,6 +47,22 @@ export function interpretClog(record: XLogRecord, sink: RecordSink): void {
       const cutoffPage = pageNumber(record);
       const oldestXid = data.u32();
       sink.clogTruncate(cutoffPage, oldestXid, data.u32());
+      return;
+    }
+    default:
+      throw unsupportedRecord(record);
+  }
+}
+
+export function interpretCommitTs(record: XLogRecord, sink: RecordSink): void {
+  data.open(record);
+  switch (record.info & XLR_RMGR_INFO_MASK) {
+    case COMMIT_TS_ZEROPAGE:
+      sink.slruZeroPage(SLRU_COMMIT_TS, pageNumber(record));
+      return;
+    case COMMIT_TS_TRUNCATE: {
+      const cutoffPage = pageNumber(record);
+      sink.commitTsTruncate(cutoffPage, data.u32());
       return;
     }
     default:

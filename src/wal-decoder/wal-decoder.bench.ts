@@ -38,6 +38,12 @@ const nullSink: RecordSink = {
   checkpoint: ignore,
   oldestActiveXid: ignore,
   walLevel: ignore,
+  tablespaceCreate: ignore,
+  commitTimestamps: ignore,
+  commitTsTruncate: ignore,
+  parameterChange: ignore,
+  replicationOriginAdvance: ignore,
+  replicationOriginDrop: ignore,
   commitTime: ignore,
 };
 

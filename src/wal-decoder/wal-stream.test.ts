@@ -201,6 +201,11 @@ test("WalStream: what is wrong is corrupt, with its LSN", () => {
     [/previous record/, second.startLsn, (bytes) => (bytes[at(second.startLsn) + 8]! ^= 8)],
     [/previous record/, fourth.startLsn, (bytes) => (bytes[at(fourth.startLsn) + 15] = 0xff)],
     [/page magic/, page, (bytes) => (bytes[at(page)]! ^= 1)],
+    [
+      /page magic is d110 \(PostgreSQL 15\), expected d116 \(PostgreSQL 17\)/,
+      page,
+      (bytes) => (bytes[at(page)] = 0x10),
+    ],
     [/info bits/, page, (bytes) => (bytes[at(page) + 2]! |= 0x40)],
     [/page says it is at/, page, (bytes) => (bytes[at(page) + 8]! ^= 1)],
     [/long page header/, page, (bytes) => (bytes[at(page) + 2]! |= 2)],

@@ -11,6 +11,7 @@
 // contrecord is named by the record that replaces it. Block references are checked by
 // XLogRecord.decode, which only those who want the contents call.
 
+import { CRC32C_START, finishCrc32c, updateCrc32c, updateCrc32cWords } from "../base/crc32c.ts";
 import { StorageError } from "../base/errors.ts";
 import {
   formatLsn,
@@ -51,6 +52,9 @@ const ASSEMBLY_SIZE = 64 * 1024;
 /** A larger assembly buffer is let go after its record. */
 const ASSEMBLY_KEPT = 4 * 1024 * 1024;
 
+/** Of xl_crc in the header: what lies before it is covered. */
+const RECORD_CRC_OFFSET = 20;
+
 type Step = 0 | 1 | 2;
 const NEED_MORE = 0;
 const FOUND = 1;
@@ -85,6 +89,7 @@ export class WalStream {
 
   #arena: Uint8Array = new Uint8Array(ARENA_SIZE);
   #view: DataView = new DataView(this.#arena.buffer);
+  #words: Int32Array = new Int32Array(this.#arena.buffer);
   /** LSN of the arena's first byte: a page start. */
   #baseLsn: Lsn;
   /** Next byte to look at: a record's end, or the start of the page that continues a record. */
@@ -146,6 +151,11 @@ export class WalStream {
     return (this.#baseLsn + this.#fill - this.#skip) as Lsn;
   }
 
+  /** Where `next` looks next: a record's place, or the start of a page; after an error, what it is about. */
+  get position(): Lsn {
+    return (this.#baseLsn + this.#pos) as Lsn;
+  }
+
   get stop(): WalStop {
     return this.#stop;
   }
@@ -188,6 +198,7 @@ export class WalStream {
       grown.set(this.#arena.subarray(keepFrom, this.#fill));
       this.#arena = grown;
       this.#view = new DataView(grown.buffer);
+      this.#words = new Int32Array(grown.buffer);
     }
     this.#baseLsn = (this.#baseLsn + keepFrom) as Lsn;
     this.#pos -= keepFrom;
@@ -349,7 +360,10 @@ export class WalStream {
     end: number,
   ): void {
     const crc = view.getUint32(at + 20, true);
-    const computed = recordCrc(bytes, at, length);
+    const computed =
+      view === this.#view
+        ? alignedRecordCrc(this.#words, bytes, at, length)
+        : recordCrc(bytes, at, length);
     if (crc !== computed) {
       throw corruptWal(startLsn, "incorrect record checksum", { crc, computed, length });
     }
@@ -417,4 +431,22 @@ export class WalStream {
     this.#stop = "zeroed";
     return NEED_MORE;
   }
+}
+
+/**
+ * recordCrc where `at` is a multiple of 8 and `words` views the same memory from byte 0 on: half the
+ * time for a record of 70 bytes, as most are (no look-up of a view, no bytes before the first word).
+ */
+function alignedRecordCrc(
+  words: Int32Array,
+  bytes: Uint8Array,
+  at: number,
+  length: number,
+): number {
+  const end = at + length;
+  const wordEnd = end >>> 2;
+  const first = at >>> 2;
+  let crc = updateCrc32cWords(CRC32C_START, words, first + RECORD_HEADER_SIZE / 4, wordEnd);
+  crc = updateCrc32c(crc, bytes, wordEnd * 4, end);
+  return finishCrc32c(updateCrc32cWords(crc, words, first, first + RECORD_CRC_OFFSET / 4));
 }

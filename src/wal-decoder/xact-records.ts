@@ -8,8 +8,9 @@
 //   bit 8  DROPPED_STATS   i32 n, n * 12 bytes (16 from 18 on); 15 and later
 //   bit 3  INVALS          i32 n, n * 16 bytes; commits only
 //   bit 4  TWOPHASE        u32 xid; bit 7 GID: zero-terminated
-//   bit 5  ORIGIN          u64 lsn, i64 time
-// PREPARE's main data is the content of pg_twophase/<xid> without its checksum.
+//   bit 5  ORIGIN          u64 lsn, i64 time: of the remote commit; the record names its origin
+// PREPARE's main data is the content of pg_twophase/<xid> without its checksum; where the record
+// names an origin, its u64 origin_lsn counts (at 48 in 14, at 56 from 15 on).
 
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
@@ -33,6 +34,8 @@ const HAS_SUBXACTS = 1 << 1;
 const HAS_RELFILELOCATORS = 1 << 2;
 const HAS_INVALS = 1 << 3;
 const HAS_TWOPHASE = 1 << 4;
+const HAS_ORIGIN = 1 << 5;
+const HAS_GID = 1 << 7;
 const HAS_DROPPED_STATS = 1 << 8;
 
 /** TwoPhaseFileHeader up to its xid: u32 magic, u32 total_len, u32 xid. */
@@ -89,12 +92,23 @@ function interpretEnd(record: XLogRecord, sink: RecordSink, commit: boolean, pre
   if (commit && (xinfo & HAS_INVALS) !== 0) {
     data.skip(data.count(16) * 16);
   }
-  if (prepared) {
-    if ((xinfo & HAS_TWOPHASE) === 0) {
-      throw corruptWal(record.startLsn, "end of a prepared transaction does not name it");
+  if ((xinfo & HAS_TWOPHASE) !== 0) {
+    const xid = data.u32();
+    if (prepared) {
+      xids[0] = xid;
     }
-    xids[0] = data.u32();
+    if ((xinfo & HAS_GID) !== 0) {
+      data.skipString();
+    }
+  } else if (prepared) {
+    throw corruptWal(record.startLsn, "end of a prepared transaction does not name it");
   }
+  const hasOrigin = (xinfo & HAS_ORIGIN) !== 0;
+  if (hasOrigin && record.originId === 0) {
+    throw corruptWal(record.startLsn, "end of a remote transaction does not name its origin");
+  }
+  const remoteLsn = hasOrigin ? data.u64() : 0n;
+  const commitTime = hasOrigin ? data.i64() : time;
   if (xids[0] === 0) {
     // A transaction without an xid, for example one that only ran invalidations or dropped temp files.
     xids.shift();
@@ -103,10 +117,16 @@ function interpretEnd(record: XLogRecord, sink: RecordSink, commit: boolean, pre
     for (let i = prepared ? 0 : 1; i < xids.length; i++) {
       sink.sawXid(xids[i]!);
     }
+    if (commit) {
+      sink.commitTimestamps(xids, commitTime, record.originId);
+    }
     sink.transactionStatus(xids, commit);
   }
   if (commit) {
     sink.commitTime(time);
+  }
+  if (hasOrigin) {
+    sink.replicationOriginAdvance(record.originId, remoteLsn, false);
   }
   if (dropped !== undefined) {
     dropRelations(dropped, sink);
@@ -137,4 +157,8 @@ function interpretPrepare(record: XLogRecord, sink: RecordSink): void {
     throw corruptWal(record.startLsn, `prepare of ${xid} in a record of ${record.xid}`);
   }
   sink.twoPhasePrepare(BigInt(xid), payload);
+  if (record.originId !== 0) {
+    data.open(record).skip(record.version.prepareOriginLsnOffset);
+    sink.replicationOriginAdvance(record.originId, data.u64(), false);
+  }
 }

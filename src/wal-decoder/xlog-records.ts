@@ -3,7 +3,9 @@
 // Sources: catalog/pg_control.h, access/xlog_internal.h, storage/standbydefs.h, 14-18. Main data:
 //   CHECKPOINT_SHUTDOWN, CHECKPOINT_ONLINE  CheckPoint (postgres/checkpoint.ts)
 //   NEXTOID           u32
-//   PARAMETER_CHANGE  5 * i32, i32 wal_level, 2 flags
+//   PARAMETER_CHANGE  i32 max_connections, max_worker_processes, max_wal_senders,
+//                     max_prepared_xacts, max_locks_per_xact, wal_level; u8 wal_log_hints,
+//                     u8 track_commit_timestamp
 //   END_OF_RECOVERY   i64 time, u32 timeline, u32 previous; i32 wal_level from 17 on
 //   CHECKPOINT_REDO   i32 wal_level; 17 and later
 //   RUNNING_XACTS     i32 n, i32 n, u8 and padding, u32 nextXid, u32 oldestRunningXid, ...
@@ -59,8 +61,16 @@ export function interpretXlog(record: XLogRecord, sink: RecordSink): void {
       sink.nextOid(data.u32());
       return;
     case XLOG_PARAMETER_CHANGE:
-      data.skip(20);
-      sink.walLevel(data.i32());
+      sink.parameterChange({
+        maxConnections: data.i32(),
+        maxWorkerProcesses: data.i32(),
+        maxWalSenders: data.i32(),
+        maxPreparedTransactions: data.i32(),
+        maxLocksPerTransaction: data.i32(),
+        walLevel: data.i32(),
+        walLogHints: data.u8() !== 0,
+        trackCommitTimestamp: data.u8() !== 0,
+      });
       return;
     case XLOG_END_OF_RECOVERY:
       data.skip(16);

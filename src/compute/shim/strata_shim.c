@@ -13,8 +13,9 @@
  *  1. A read never returns bytes that neither a write here nor the agent supplied.
  *  2. A late fill never overwrites a newer write: a block is filled or written only by the process
  *     that moved it out of ABSENT by compare-and-swap; everybody else waits.
- *  3. The agent writes no file. What it prefetches stays in its memory, so that a prefetch cannot
- *     race with a write, a truncation or a re-extension.
+ *  3. The agent writes no file once hello is answered. What it prefetches stays in its memory, so that
+ *     a prefetch cannot race with a write, a truncation or a re-extension. The files that it made before
+ *     are named in that answer, with the blocks that they hold; nothing of Postgres has run by then.
  *  4. A path once unlinked here, created here or found absent in storage is LOCAL for ever: a reused
  *     file number never brings back storage's old content.
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
@@ -33,7 +34,7 @@
  * Protocol (src/compute/shim-protocol.ts is the other side): little-endian, one connection a process,
  * at most one request outstanding; W and P have no reply.
  *  request: u32 length | u8 type | u8 version | u16 path length | u64 a | u32 b | u32 c | path
- *   H hello        a = pid                                     -> ok
+ *   H hello        a = pid                  -> ok, a = entries, payload; when Postgres may start
  *   S stat         path                                        -> ok, a = bytes | absent
  *   G get pages    path, b = first block, c = count            -> ok, payload = count * 8192
  *   L list         path of a directory                         -> ok, a = entries, payload
@@ -42,6 +43,8 @@
  *   F flush WAL    a = segment number, b = end offset in it    -> ok | fenced, as late as it takes
  *  reply: u32 length | u8 status | u8 type | u16 0 | u64 a | payload
  *  list entry: u64 bytes | u16 name length | name
+ *  hello entry: u64 bytes, 2^64 - 1 = storage has no such file | u16 path length | u16 runs | path |
+ *               per run of blocks that are in the file already: u32 first, u32 count
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -66,7 +69,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PROTOCOL_VERSION 1
+#define PROTOCOL_VERSION 2
 #define BLOCK 8192u
 #define SEGMENT_BLOCKS 131072u
 #define MAX_PAGES 32u /* a request; io_combine_limit of Postgres 17 is at most 32 */
@@ -81,7 +84,7 @@ typedef uint64_t u64;
 
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
 enum { ABSENT, FILLING, WRITING, PRESENT };
-enum { KIND_REL = 1, KIND_XACT, KIND_OFFSETS, KIND_MEMBERS, KIND_DIR };
+enum { KIND_REL = 1, KIND_XACT, KIND_OFFSETS, KIND_MEMBERS, KIND_COMMIT_TS, KIND_DIR };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
 enum { STATUS_OK, STATUS_ABSENT, STATUS_ERROR, STATUS_FENCED };
 enum { FORK_MAIN, FORK_FSM, FORK_VM, FORK_INIT };
@@ -464,8 +467,9 @@ static int classify(const char *path, struct key *key, u64 *segno, const char **
     *segno = high * ((1ull << 32) / wal_segment_size) + low;
     return NAME_WAL;
   }
-  static const char *const slrus[] = {"pg_xact", "pg_multixact/offsets", "pg_multixact/members"};
-  for (u32 i = 0; i < 3; i++) {
+  static const char *const slrus[] = {"pg_xact", "pg_multixact/offsets", "pg_multixact/members",
+                                      "pg_commit_ts"};
+  for (u32 i = 0; i < 4; i++) {
     if ((at = after(path, slrus[i])) != NULL && (*at == 0 || *at == '/')) {
       return parse_slru(*at == '/' ? at + 1 : at, KIND_XACT + i, key);
     }
@@ -488,7 +492,8 @@ static char *put_number(char *at, u32 value) {
 /* The path inside the data directory that classify() read this key from. */
 static void format_path(const struct key *key, char out[MAX_PATH]) {
   static const char *const forks[] = {"", "_fsm", "_vm", "_init"};
-  static const char *const slrus[] = {"pg_xact/", "pg_multixact/offsets/", "pg_multixact/members/"};
+  static const char *const slrus[] = {"pg_xact/", "pg_multixact/offsets/", "pg_multixact/members/",
+                                      "pg_commit_ts/"};
   char *at = out;
   if (key->kind == KIND_REL) {
     u32 segment = key->forkseg & ((1u << 29) - 1);
@@ -573,6 +578,18 @@ static u32 lock_slot(struct slot *slot) {
   }
 }
 
+/* Gives a path whose lock we hold the states of its file's blocks: all ABSENT. */
+static void track(struct slot *slot, u64 inode, u64 bytes) {
+  u32 blocks = (u32)(bytes / BLOCK);
+  struct file *file = arena_take(sizeof *file);
+  file->key = slot->key;
+  file->inode = inode;
+  file->states = blocks > 0 ? arena_take(blocks) : NULL;
+  file->nabsent = file->capacity = blocks;
+  store(&file->nremote, blocks);
+  slot->file = file;
+}
+
 /* Makes the sparse file of a NEW path whose lock we hold; returns the next state, or 0 with errno. */
 static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
   int fd = sys_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -581,7 +598,6 @@ static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
     return errno == EEXIST || errno == ENOENT ? SLOT_LOCAL : 0;
   }
   struct stat stat;
-  u32 blocks = (u32)(bytes / BLOCK);
   if (syscall(SYS_ftruncate, fd, (off_t)bytes) != 0 ||
       syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0) {
     int saved = errno;
@@ -591,13 +607,7 @@ static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
     return 0;
   }
   sys_close(fd);
-  struct file *file = arena_take(sizeof *file);
-  file->key = slot->key;
-  file->inode = stat.st_ino;
-  file->states = blocks > 0 ? arena_take(blocks) : NULL;
-  file->nabsent = file->capacity = blocks;
-  store(&file->nremote, blocks);
-  slot->file = file;
+  track(slot, stat.st_ino, bytes);
   return SLOT_LAZY;
 }
 
@@ -1264,6 +1274,68 @@ EXPORT int rmdir(const char *path) {
   return result;
 }
 
+/* Marks a file that the agent made before we ran, and its blocks that are there. */
+static void adopt_file(struct slot *slot, int directory, const char *path, u64 bytes, const u8 *runs, u32 count) {
+  struct stat stat;
+  if (bytes % BLOCK != 0 || bytes > (u64)SEGMENT_BLOCKS * BLOCK ||
+      syscall(SYS_newfstatat, directory, path, &stat, AT_SYMLINK_NOFOLLOW) != 0 || (u64)stat.st_size != bytes) {
+    die("the agent says it has made a file, but has not: ", path);
+  }
+  track(slot, stat.st_ino, bytes);
+  for (u32 i = 0; i < count; i++) {
+    u32 run[2];
+    memcpy(run, runs + i * sizeof run, sizeof run);
+    for (u64 block = run[0]; block < (u64)run[0] + run[1]; block++) {
+      if (block >= slot->file->nremote || slot->file->states[block] == PRESENT) {
+        die("the agent filled a block that is not there, or twice: ", path);
+      }
+      slot->file->states[block] = PRESENT;
+      slot->file->nabsent--;
+    }
+  }
+  settle(slot, SLOT_LAZY);
+}
+
+/* Takes over what the answer to hello lists; no other process of Postgres exists yet. */
+static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
+  int directory = sys_open(data_dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  for (; entries > 0; entries--) {
+    u64 bytes, segno;
+    uint16_t length, runs;
+    char path[MAX_PATH];
+    if (end - at < 12) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    memcpy(&bytes, at, 8);
+    memcpy(&length, at + 8, 2);
+    memcpy(&runs, at + 10, 2);
+    at += 12;
+    if (length >= sizeof path || end - at < length + runs * 8) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    memcpy(path, at, length);
+    path[length] = 0;
+    struct key key;
+    const char *local;
+    if (classify(path, &key, &segno, &local) != NAME_BLOCKS || local != path) {
+      die("not a file of storage: ", path);
+    }
+    struct slot *slot = find_slot(&key);
+    if (lock_slot(slot) != SLOT_NEW) {
+      die("the agent names a file twice: ", path);
+    }
+    if (bytes == UINT64_MAX) {
+      settle(slot, SLOT_LOCAL);
+    } else {
+      adopt_file(slot, directory, path, bytes, at + length, runs);
+    }
+    at += length + runs * 8;
+  }
+  if (directory >= 0) {
+    sys_close(directory);
+  }
+}
+
 /* Makes every file of a listing that is not here yet, as a sparse file. */
 static int materialize_listed(const char *directory, const u8 *at, const u8 *end, u64 entries) {
   char path[MAX_PATH];
@@ -1516,9 +1588,15 @@ __attribute__((constructor)) static void start(void) {
   unsetenv("LD_PRELOAD");
   map_region();
   pthread_atfork(before_fork, NULL, after_fork_in_child);
-  struct reply reply = ask('H', "", (u64)postmaster_pid, 0, 0, NULL, 0, NULL);
+  void *big = NULL;
+  struct reply reply = ask('H', "", (u64)postmaster_pid, 0, 0, pages, sizeof pages, &big);
   if (reply.status != STATUS_OK) {
     die("the compute agent refused us", "");
+  }
+  const u8 *files = big != NULL ? big : pages;
+  adopt_files(files, files + (reply.length - sizeof reply), reply.a);
+  if (big != NULL) {
+    munmap(big, reply.length - sizeof reply);
   }
   disconnect();
 }

@@ -24,6 +24,8 @@ export interface IndexPart {
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
   /** Major version of Postgres. */
   readonly pgVersion: number;
+  /** Its cluster has data checksums; initdb decides it for good. */
+  readonly dataChecksums: boolean;
   /** Postgres's database system identifier, an unsigned 64-bit number. */
   readonly systemId: bigint;
   readonly walSegmentSize: number;
@@ -51,6 +53,8 @@ const schema = z.object({
   ancestor_timeline_id: z.string().nullable(),
   ancestor_lsn: lsnSchema.nullable(),
   pg_version: z.int().min(14).max(99),
+  // Absent before there were any with checksums.
+  data_checksums: z.boolean().default(false),
   system_id: z.string().regex(/^\d{1,20}$/),
   wal_seg_size: z.int().positive(),
   start_lsn: lsnSchema,
@@ -67,6 +71,7 @@ export function encodeIndexPart(part: IndexPart): string {
     ancestor_timeline_id: part.ancestor?.timelineId ?? null,
     ancestor_lsn: part.ancestor === undefined ? null : formatLsn(part.ancestor.lsn),
     pg_version: part.pgVersion,
+    data_checksums: part.dataChecksums,
     system_id: part.systemId.toString(),
     wal_seg_size: part.walSegmentSize,
     start_lsn: formatLsn(part.startLsn),
@@ -125,6 +130,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
         ? undefined
         : { timelineId: parseTimelineId(data.ancestor_timeline_id), lsn: data.ancestor_lsn! },
     pgVersion: data.pg_version,
+    dataChecksums: data.data_checksums,
     systemId: BigInt(data.system_id),
     walSegmentSize: data.wal_seg_size,
     startLsn: data.start_lsn,

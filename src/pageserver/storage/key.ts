@@ -14,6 +14,7 @@
 // | SLRU block           | 01   kind  1    segno 0    | block in the segment      |
 // | control file         | 03   0     0    0     0    | 0; the checkpoint is at 1 |
 // | relation size        | 61   spc   db   rel   fork | 0; u32 LE, in blocks      |
+// | replication origin   | 63   0     0    0     0    | origin id; u64 LE, LSN    |
 // | database             | 64   spc   db   0     0    | 0                         |
 // | SLRU segment size    | 66   kind  segno 0    0    | 0; u32 LE, in blocks      |
 // | prepared transaction | 67   high  low  0     0    | 0                         |
@@ -30,6 +31,7 @@ const KEYSPACE_RELATION = 0x00;
 export const KEYSPACE_SLRU = 0x01;
 const KEYSPACE_FILES = 0x03;
 export const KEYSPACE_RELATION_SIZE = 0x61;
+export const KEYSPACE_REPLICATION_ORIGIN = 0x63;
 export const KEYSPACE_DATABASE = 0x64;
 export const KEYSPACE_SLRU_SIZE = 0x66;
 export const KEYSPACE_TWO_PHASE = 0x67;
@@ -241,6 +243,9 @@ export function isPagePrefix(prefix: KeyPrefix): boolean {
 }
 
 export const CONTROL_PREFIX = internPrefix(KEYSPACE_FILES, 0, 0, 0, 0);
+
+/** Replication progress: the index is the origin's id, the value a u64, little-endian: its LSN. */
+export const REPLICATION_ORIGIN_PREFIX = internPrefix(KEYSPACE_REPLICATION_ORIGIN, 0, 0, 0, 0);
 
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {

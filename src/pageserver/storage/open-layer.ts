@@ -1,25 +1,17 @@
-// The newest layer, in memory: values in append-only chunks, a dense index per key prefix.
+// The newest layer, in memory: entries in append-only chunks, a dense index per key prefix.
 
-import { StorageError } from "../../base/errors.ts";
 import { addLsn, type Lsn } from "../../base/lsn.ts";
-import { comparePrefixes, type KeyPrefix, prefixStartsWith } from "./key.ts";
+import { ENTRY_OVERHEAD_BYTES, EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
+import type { FrozenLayer } from "./frozen-layer.ts";
+import { comparePrefixes, type KeyPrefix, prefixFields, prefixStartsWith } from "./key.ts";
 import type { VersionChain } from "./version-chain.ts";
-
-// A value's position is chunk number * 2^22 + offset: it fits 32 bits for 1024 chunks. Chunks grow
-// up to the full size, so that an idle branch costs kilobytes; a value larger than that gets a
-// chunk of its own, at offset 0.
-const CHUNK_SHIFT = 22;
-const CHUNK_BYTES = 1 << CHUNK_SHIFT;
-const FIRST_CHUNK_BYTES = 1 << 14;
-const MAX_CHUNKS = 1024;
-const FIRST_ENTRIES = 256;
-// Room that the entry columns take for one value; counted into the size that triggers a flush.
-const ENTRY_BYTES = 21;
 
 /** Indexes of one prefix in pages of 2^10 heads, since block numbers come in runs. */
 const PAGE_SHIFT = 10;
 const PAGE_MASK = (1 << PAGE_SHIFT) - 1;
-const NO_ENTRY = -1;
+
+/** Prefixes used lately, by their low bits: consecutive puts go to a handful of relations. */
+const RECENT_PREFIXES = 64;
 
 class PrefixIndex {
   readonly #pages = new Map<number, Int32Array>();
@@ -96,28 +88,24 @@ export class OpenLayer {
   lsnEnd = Number.MAX_SAFE_INTEGER as Lsn;
   /** Start of the last record in it, for the index that names the flushed layer; set by freeze. */
   prevRecordLsn = 0 as Lsn;
-  entryCount = 0;
   sizeBytes = 0;
 
-  readonly #chunks: Uint8Array[] = [];
-  #chunkUsed = 0;
-  #chunkCapacity = 0;
-  #lsns = new Float64Array(0);
-  #positions = new Uint32Array(0);
-  #lengths = new Uint32Array(0);
-  #previous = new Int32Array(0);
-  #kinds = new Uint8Array(0);
+  readonly #entries = new EntryChunks();
   readonly #prefixes = new Map<KeyPrefix, PrefixIndex>();
-  #lastPrefix = -1;
-  #lastIndex = new PrefixIndex();
+  readonly #recentPrefixes = new Int32Array(RECENT_PREFIXES).fill(-1);
+  readonly #recentIndexes: PrefixIndex[] = new Array<PrefixIndex>(RECENT_PREFIXES);
 
   constructor(lsnStart: Lsn) {
     this.lsnStart = lsnStart;
   }
 
+  get entryCount(): number {
+    return this.#entries.count;
+  }
+
   /** Whether one more value would not fit the position encoding: the layer must be frozen. */
   get full(): boolean {
-    return this.#chunks.length >= MAX_CHUNKS - 1;
+    return this.#entries.full;
   }
 
   freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn): void {
@@ -127,71 +115,26 @@ export class OpenLayer {
 
   /** Copies the value in. LSNs must not go down (the caller checks). */
   put(prefix: KeyPrefix, index: number, lsn: Lsn, kind: number, value: Uint8Array): void {
-    const entry = this.entryCount;
-    if (entry === this.#lsns.length) {
-      this.#growEntries();
-    }
-    const length = value.length;
-    // The second half keeps an empty value's position inside a chunk that exists.
-    if (length > this.#chunkCapacity - this.#chunkUsed || this.#chunkUsed === this.#chunkCapacity) {
-      this.#addChunk(length);
-    }
-    const chunk = this.#chunks.length - 1;
-    this.#chunks[chunk]!.set(value, this.#chunkUsed);
-    this.#positions[entry] = chunk * CHUNK_BYTES + this.#chunkUsed;
-    this.#chunkUsed += length;
-    this.#lengths[entry] = length;
-    this.#lsns[entry] = lsn;
-    this.#kinds[entry] = kind;
-    if (prefix !== this.#lastPrefix) {
-      this.#selectPrefix(prefix);
-    }
-    this.#previous[entry] = this.#lastIndex.replaceHead(index, entry);
-    this.entryCount = entry + 1;
-    this.sizeBytes += length + ENTRY_BYTES;
+    const entry = this.#entries.append(lsn, kind, value);
+    const slot = prefix & (RECENT_PREFIXES - 1);
+    const prefixIndex =
+      this.#recentPrefixes[slot] === prefix
+        ? this.#recentIndexes[slot]!
+        : this.#selectPrefix(prefix);
+    this.#entries.setPrevious(entry, prefixIndex.replaceHead(index, entry));
+    this.sizeBytes += value.length + ENTRY_OVERHEAD_BYTES;
   }
 
-  #selectPrefix(prefix: KeyPrefix): void {
+  #selectPrefix(prefix: KeyPrefix): PrefixIndex {
     let index = this.#prefixes.get(prefix);
     if (index === undefined) {
       index = new PrefixIndex();
       this.#prefixes.set(prefix, index);
     }
-    this.#lastPrefix = prefix;
-    this.#lastIndex = index;
-  }
-
-  #addChunk(length: number): void {
-    if (this.#chunks.length === MAX_CHUNKS) {
-      const message = "one WAL record writes more than the open layer can hold";
-      throw new StorageError("unsupported", "open-layer-full", message);
-    }
-    const grown = Math.min(CHUNK_BYTES, FIRST_CHUNK_BYTES * 2 ** (this.#chunks.length * 2));
-    const capacity = Math.max(grown, length);
-    // Slow: not out of the shared pool, whose other slices would keep a whole chunk alive.
-    this.#chunks.push(Buffer.allocUnsafeSlow(capacity));
-    this.#chunkUsed = 0;
-    // Beyond 2^22 an offset does not fit, so an oversized chunk takes one value only.
-    this.#chunkCapacity = capacity > CHUNK_BYTES ? length : capacity;
-  }
-
-  #growEntries(): void {
-    const capacity = Math.max(FIRST_ENTRIES, this.#lsns.length * 2);
-    const lsns = new Float64Array(capacity);
-    lsns.set(this.#lsns);
-    this.#lsns = lsns;
-    const positions = new Uint32Array(capacity);
-    positions.set(this.#positions);
-    this.#positions = positions;
-    const lengths = new Uint32Array(capacity);
-    lengths.set(this.#lengths);
-    this.#lengths = lengths;
-    const previous = new Int32Array(capacity);
-    previous.set(this.#previous);
-    this.#previous = previous;
-    const kinds = new Uint8Array(capacity);
-    kinds.set(this.#kinds);
-    this.#kinds = kinds;
+    const slot = prefix & (RECENT_PREFIXES - 1);
+    this.#recentPrefixes[slot] = prefix;
+    this.#recentIndexes[slot] = index;
+    return index;
   }
 
   /** Adds the key's versions at or below `maxLsn` to the chain; true when it is complete. */
@@ -206,23 +149,24 @@ export class OpenLayer {
     if (prefixIndex === undefined) {
       return false;
     }
+    const entries = this.#entries;
     let entry = prefixIndex.head(index);
-    while (entry !== NO_ENTRY && this.#lsns[entry]! > maxLsn) {
-      entry = this.#previous[entry]!;
+    while (entry !== NO_ENTRY && entries.lsn(entry) > maxLsn) {
+      entry = entries.previous(entry);
     }
     while (entry !== NO_ENTRY) {
-      const position = this.#positions[entry]!;
+      const place = entries.place(entry);
       const complete = chain.add(
-        this.#kinds[entry]!,
-        this.#lsns[entry]!,
-        this.#chunks[position >>> CHUNK_SHIFT]!,
-        position & (CHUNK_BYTES - 1),
-        this.#lengths[entry]!,
+        entries.kind(entry),
+        entries.lsn(entry),
+        entries.bytes[entries.chunkAt(place)]!,
+        entries.offsetAt(place),
+        entries.lengthAt(place),
       );
       if (complete) {
         return true;
       }
-      entry = this.#previous[entry]!;
+      entry = entries.previous(entry);
     }
     return false;
   }
@@ -245,43 +189,27 @@ export class OpenLayer {
     }
   }
 
-  /** Every key, ascending, with its newest entry; for the flush of a frozen layer. */
-  *sortedKeys(): Generator<{ prefix: KeyPrefix; index: number; head: number }> {
+  /** What a flush writes; for a frozen layer. Shares its memory. */
+  frozen(): FrozenLayer {
     const prefixes = [...this.#prefixes.keys()].sort(comparePrefixes);
-    for (const prefix of prefixes) {
+    const ordinals: number[] = [];
+    const indexes: number[] = [];
+    const heads: number[] = [];
+    prefixes.forEach((prefix, ordinal) => {
       for (const [index, head] of this.#prefixes.get(prefix)!.entries()) {
-        yield { prefix, index, head };
+        ordinals.push(ordinal);
+        indexes.push(index);
+        heads.push(head);
       }
-    }
-  }
-
-  /** The key's entries, oldest first. */
-  versions(head: number): number[] {
-    const entries: number[] = [];
-    for (let entry = head; entry !== NO_ENTRY; entry = this.#previous[entry]!) {
-      entries.push(entry);
-    }
-    return entries.reverse();
-  }
-
-  entryLsn(entry: number): Lsn {
-    return this.#lsns[entry]! as Lsn;
-  }
-
-  entryKind(entry: number): number {
-    return this.#kinds[entry]!;
-  }
-
-  /** The buffer that holds the entry's value, at `entryOffset` for `entryLength` bytes. */
-  entryBuffer(entry: number): Uint8Array {
-    return this.#chunks[this.#positions[entry]! >>> CHUNK_SHIFT]!;
-  }
-
-  entryOffset(entry: number): number {
-    return this.#positions[entry]! & (CHUNK_BYTES - 1);
-  }
-
-  entryLength(entry: number): number {
-    return this.#lengths[entry]!;
+    });
+    return {
+      lsnStart: this.lsnStart,
+      lsnEnd: this.lsnEnd,
+      entries: this.#entries.shared,
+      prefixFields: prefixes.map(prefixFields),
+      keyPrefixes: Uint32Array.from(ordinals),
+      keyIndexes: Uint32Array.from(indexes),
+      keyHeads: Int32Array.from(heads),
+    };
   }
 }

@@ -12,6 +12,8 @@ export interface StorageConfig {
   readonly checkpointDistanceBytes: number;
   /** ... or when it is this old, so that safekeepers can trim their WAL. */
   readonly checkpointTimeoutMs: number;
+  /** A layer smaller than this is written by the thread that serves: not worth waking another. */
+  readonly inlineFlushBytes: number;
   /** Layers that wait for their flush before ingest has to wait (`ingestReady`). */
   readonly maxFrozenLayers: number;
   /** A key with this many deltas above its last image gets an image at flush. */
@@ -30,6 +32,7 @@ export interface StorageConfig {
 export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   checkpointDistanceBytes: 64 << 20,
   checkpointTimeoutMs: 600_000,
+  inlineFlushBytes: 1 << 20,
   maxFrozenLayers: 3,
   imageAfterDeltas: 32,
   imageRotation: 16,
@@ -48,6 +51,8 @@ export class StorageResources {
   readonly pageCache: PageCache;
   /** For reads, which are synchronous: one working page serves all timelines. */
   readonly redo = new PageRedo();
+  /** The same for timelines with data checksums, where more records stamp their page. */
+  readonly checksumRedo = new PageRedo({ walLogHints: true });
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
 

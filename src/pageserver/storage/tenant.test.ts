@@ -36,6 +36,7 @@ test("createRoot: idempotent, one conflict at once, properties survive a restart
   const parameters = {
     timelineId: generateTimelineId(),
     pgVersion: 17,
+    dataChecksums: false,
     systemId: FIXTURE_SYSTEM_ID,
     walSegmentSize: 1 << 24,
     startLsn: FIXTURE_START_LSN,

@@ -21,6 +21,7 @@ const DELETED_SUFFIX = ".___deleted";
 export interface RootTimelineParameters {
   readonly timelineId: TimelineId;
   readonly pgVersion: number;
+  readonly dataChecksums: boolean;
   /** Unsigned 64 bits. */
   readonly systemId: bigint;
   readonly walSegmentSize: number;
@@ -211,7 +212,7 @@ export class Tenant {
   }
 
   /**
-   * Idempotent: where a root with the same version exists, that one is returned (its system
+   * Idempotent: where a root of the same kind exists, that one is returned (its system
    * identifier, chosen at random by the first creation, stays). `conflict` where it differs or is
    * being created right now.
    */
@@ -219,7 +220,10 @@ export class Tenant {
     const { timelineId } = parameters;
     const existing = this.#existing(timelineId);
     if (existing !== undefined) {
-      const same = existing.ancestor === undefined && existing.pgVersion === parameters.pgVersion;
+      const same =
+        existing.ancestor === undefined &&
+        existing.pgVersion === parameters.pgVersion &&
+        existing.dataChecksums === parameters.dataChecksums;
       return same ? existing : this.#refuseDuplicate(timelineId);
     }
     const part: IndexPart = {
@@ -227,6 +231,7 @@ export class Tenant {
       timelineId,
       ancestor: undefined,
       pgVersion: parameters.pgVersion,
+      dataChecksums: parameters.dataChecksums,
       systemId: parameters.systemId,
       walSegmentSize: parameters.walSegmentSize,
       startLsn: parameters.startLsn,
@@ -290,6 +295,7 @@ export class Tenant {
         timelineId,
         ancestor: { timelineId: ancestor.timelineId, lsn },
         pgVersion: ancestor.pgVersion,
+        dataChecksums: ancestor.dataChecksums,
         systemId: ancestor.systemId,
         walSegmentSize: ancestor.walSegmentSize,
         startLsn: lsn,

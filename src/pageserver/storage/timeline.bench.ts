@@ -71,6 +71,7 @@ async function makeRoot(directory: string, manager: TenantManager): Promise<Time
   const timeline = await tenant.createRoot({
     timelineId: generateTimelineId(),
     pgVersion: 17,
+    dataChecksums: false,
     systemId: 1n,
     walSegmentSize: 1 << 24,
     startLsn: START_LSN,

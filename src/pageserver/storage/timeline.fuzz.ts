@@ -129,6 +129,7 @@ class World {
       pageCachePages: this.random.pick([4, 16]),
       maxOpenFiles: this.random.pick([1, 3]),
       flushRetryMs: 1,
+      inlineFlushBytes: this.random.pick([0, 1 << 20]),
     };
   }
 
@@ -164,6 +165,7 @@ class World {
     await tenant.createRoot({
       timelineId: id,
       pgVersion: 17,
+      dataChecksums: false,
       systemId: 7_000_000_000_000_000_001n,
       walSegmentSize: 1 << 24,
       startLsn: START_LSN,

@@ -6,13 +6,20 @@ import fc from "fast-check";
 import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { toLsn } from "../../base/lsn.ts";
+import { pageLsn } from "../../postgres/page.ts";
+import { buildDelta } from "../../testing/delta-builder.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../testing/storage-fixture.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { run } from "./timeline.fuzz.ts";
+import type { Timeline } from "./timeline.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
 const SIZE = relSizePrefix(1663, 5, 16384, 0);
 const CLOG = slruBlockPrefix(0, 0);
+
+function view(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+}
 
 function page(fill: number): Uint8Array {
   return new Uint8Array(8192).fill(fill);
@@ -47,6 +54,45 @@ test("readPage: the page is the caller's own", async () => {
   const first = timeline.readPage(CLOG, 0, lsn)!;
   first.fill(9);
   assert.notDeepEqual(timeline.readPage(CLOG, 0, lsn), first);
+});
+
+test("dataChecksums: kept by a branch and over a restart; then VISIBLE stamps the heap page", async () => {
+  const visible = buildDelta({
+    rmid: 9,
+    info: 0x40,
+    blockId: 1,
+    references: [
+      { id: 0, blkno: 0, fork: 2 },
+      { id: 1, blkno: 0 },
+    ],
+    main: new Uint8Array([0, 0, 0, 0, 3]),
+  });
+  for (const dataChecksums of [false, true]) {
+    // Images at each flush, so that the flush does the redo too.
+    await using fixture = await StorageFixture.create({ imageAfterDeltas: 1 });
+    const heap = new Uint8Array(8192);
+    // pd_lower, pd_upper, pd_special, pd_pagesize_version of an empty page.
+    heap.set([24, 0, 0, 0x20, 0, 0x20, 4, 0x20], 12);
+    const values = [{ prefix: REL, index: 0, value: heap }];
+    const root = await fixture.createRoot(values, { dataChecksums });
+    const lsn = toLsn(FIXTURE_START_LSN + 8);
+    root.putDelta(REL, 0, lsn, visible, false);
+    root.advance(lsn, toLsn(0));
+    const stamp = (timeline: Timeline) => pageLsn(view(timeline.readPage(REL, 0, lsn)!));
+    assert.equal(stamp(root), dataChecksums ? lsn : 0);
+    const tenant = fixture.manager.tenant(fixture.tenantId);
+    const branch = await tenant.createBranch({
+      timelineId: generateTimelineId(),
+      ancestorTimelineId: root.timelineId,
+    });
+    await root.checkpoint();
+    await fixture.reopen();
+    for (const { timelineId } of [root, branch]) {
+      const timeline = fixture.manager.tenant(fixture.tenantId).timeline(timelineId);
+      assert.equal(timeline.dataChecksums, dataChecksums);
+      assert.equal(stamp(timeline), dataChecksums ? lsn : 0);
+    }
+  }
 });
 
 test("putImage: the value is copied", async () => {
@@ -199,50 +245,55 @@ test("checkpoint: with no pages in the WAL, only the index moves on", async () =
   assert.equal(again.prevRecordLsn, lsn - 40);
 });
 
-test("flush: a hot page reads from few deltas at any LSN", async () => {
-  await using fixture = await StorageFixture.create();
-  const timeline = await fixture.createRoot();
-  const start = timeline.lastRecordLsn;
-  for (let i = 0; i < 3000; i++) {
-    const lsn = toLsn(timeline.lastRecordLsn + 8);
-    timeline.putDelta(CLOG, 0, lsn, clog(i, 1 + (i % 2)), i === 0);
-    timeline.advance(lsn, toLsn(0));
-  }
-  const before = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
-    timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
-  );
-  await timeline.checkpoint();
-  const after = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
-    timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
-  );
-  assert.deepEqual(after, before);
-  // 3000 deltas and an image every 256, one at the end: 12 in all.
-  const size = timeline.layers[0]!.sizeBytes;
-  assert.ok(size > 12 * 8192 && size < 3000 * 24 + 14 * 8192, `size ${size}`);
-});
-
-test("flush: a page with a few deltas in every layer gets an image in turn", async () => {
-  await using fixture = await StorageFixture.create();
-  const timeline = await fixture.createRoot();
-  for (let layer = 0; layer < 40; layer++) {
-    for (let block = 0; block < 32; block++) {
+for (const [where, inlineFlushBytes] of [
+  ["inline", 1 << 20],
+  ["on its thread", 0],
+] as const) {
+  test(`flush ${where}: a hot page reads from few deltas at any LSN`, async () => {
+    await using fixture = await StorageFixture.create({ inlineFlushBytes });
+    const timeline = await fixture.createRoot();
+    const start = timeline.lastRecordLsn;
+    for (let i = 0; i < 3000; i++) {
       const lsn = toLsn(timeline.lastRecordLsn + 8);
-      timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer), false);
-      timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer + 100), false);
+      timeline.putDelta(CLOG, 0, lsn, clog(i, 1 + (i % 2)), i === 0);
       timeline.advance(lsn, toLsn(0));
     }
+    const before = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
+      timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
+    );
     await timeline.checkpoint();
-  }
-  // 80 deltas a page: a first image between the 32nd and the 64th, perhaps a second 32 later.
-  const images = timeline.layers
-    .map((layer) => Math.floor(layer.sizeBytes / 8192))
-    .reduce((sum, count) => sum + count);
-  assert.ok(images >= 32 && images <= 64, `${images} images`);
-  for (let block = 0; block < 32; block++) {
-    const bytes = timeline.readPage(CLOG, block, timeline.lastRecordLsn)!;
-    assert.deepEqual([...bytes.subarray(0, 11)], [...Array<number>(10).fill(0x55), 0]);
-  }
-});
+    const after = [0, 1, 255, 256, 257, 1000, 2999].map((i) =>
+      timeline.readPage(CLOG, 0, toLsn(start + 8 * (i + 1))),
+    );
+    assert.deepEqual(after, before);
+    // 3000 deltas and an image every 256, one at the end: 12 in all.
+    const size = timeline.layers[0]!.sizeBytes;
+    assert.ok(size > 12 * 8192 && size < 3000 * 24 + 14 * 8192, `size ${size}`);
+  });
+
+  test(`flush ${where}: a page with a few deltas in every layer gets an image in turn`, async () => {
+    await using fixture = await StorageFixture.create({ inlineFlushBytes });
+    const timeline = await fixture.createRoot();
+    for (let layer = 0; layer < 40; layer++) {
+      for (let block = 0; block < 32; block++) {
+        const lsn = toLsn(timeline.lastRecordLsn + 8);
+        timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer), false);
+        timeline.putDelta(CLOG, block, lsn, clog(block * 32768 + layer + 100), false);
+        timeline.advance(lsn, toLsn(0));
+      }
+      await timeline.checkpoint();
+    }
+    // 80 deltas a page: a first image between the 32nd and the 64th, perhaps a second 32 later.
+    const images = timeline.layers
+      .map((layer) => Math.floor(layer.sizeBytes / 8192))
+      .reduce((sum, count) => sum + count);
+    assert.ok(images >= 32 && images <= 64, `${images} images`);
+    for (let block = 0; block < 32; block++) {
+      const bytes = timeline.readPage(CLOG, block, timeline.lastRecordLsn)!;
+      assert.deepEqual([...bytes.subarray(0, 11)], [...Array<number>(10).fill(0x55), 0]);
+    }
+  });
+}
 
 for (const [name, damage, code] of [
   ["cut short", (bytes: Buffer) => bytes.subarray(0, bytes.length - 100), "corrupt-layer"],

@@ -7,11 +7,12 @@ import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
-import { PageRedo } from "../../redo/page-redo.ts";
+import { flushPages, SLICE_MS } from "./flush-pages.ts";
+import { flushOnThread } from "./flush-thread.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { comparePrefixes, formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
 import { LayerFile } from "./layer-file.ts";
-import { writeFrozenLayer } from "./layer-flush.ts";
+import { type FlushResult, writeFrozenLayer } from "./layer-flush.ts";
 import { parseLayerFileName } from "./layer-format.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { LayerDescription } from "./layer-writer.ts";
@@ -47,6 +48,7 @@ export class Timeline implements TimelineStorage {
   /** No version below it is kept, here or in ancestors: the root's start. */
   readonly minReadableLsn: Lsn;
   readonly pgVersion: number;
+  readonly dataChecksums: boolean;
   readonly systemId: bigint;
   readonly walSegmentSize: number;
 
@@ -83,6 +85,7 @@ export class Timeline implements TimelineStorage {
     this.startLsn = part.startLsn;
     this.minReadableLsn = ancestor?.minReadableLsn ?? part.startLsn;
     this.pgVersion = part.pgVersion;
+    this.dataChecksums = part.dataChecksums;
     this.systemId = part.systemId;
     this.walSegmentSize = part.walSegmentSize;
     this.#directory = directory;
@@ -183,7 +186,8 @@ export class Timeline implements TimelineStorage {
   }
 
   #readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    const { chain, redo, pageCache, config } = this.#resources;
+    const { chain, pageCache, config } = this.#resources;
+    const redo = this.dataChecksums ? this.#resources.checksumRedo : this.#resources.redo;
     const hash = keyHash(prefix, index);
     const owner = this.#collect(prefix, index, hash, lsn);
     const count = chain.deltaCount;
@@ -204,8 +208,8 @@ export class Timeline implements TimelineStorage {
     const fork = prefixField5(prefix);
     for (let i = count - 1; i >= 0; i--) {
       const offset = chain.offsets[i]!;
-      const delta = chain.buffers[i]!.subarray(offset, offset + chain.lengths[i]!);
-      redo.apply(delta, chain.lsns[i]! as Lsn, index, fork);
+      const deltaLsn = chain.lsns[i]! as Lsn;
+      redo.applyAt(chain.buffers[i]!, offset, chain.lengths[i]!, deltaLsn, index, fork);
     }
     const page = this.#resources.pageSlab.copy(redo.page);
     const newest = chain.lsns[0]!;
@@ -463,18 +467,14 @@ export class Timeline implements TimelineStorage {
   async #flushOldest(layer: OpenLayer): Promise<void> {
     const added: LayerDescription[] = [];
     if (layer.entryCount > 0) {
-      const description = await writeFrozenLayer(layer, {
-        directory: this.#directory,
-        imageAfterDeltas: this.#resources.config.imageAfterDeltas,
-        imageRotation: this.#resources.config.imageRotation,
-        turn: this.#map.files.length,
-        redo: new PageRedo(),
-        readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
-        countDeltas: (prefix, index, lsn) => this.#countDeltas(prefix, index, lsn),
-        signal: this.#closing.signal,
-        logger: this.#logger,
-      });
-      added.push(description);
+      const result = await this.#writeLayer(layer);
+      if (result.firstFailure !== undefined) {
+        this.#logger.error(
+          { failedImages: result.failedImages, first: result.firstFailure },
+          "pages could not be built during a flush; their deltas were kept",
+        );
+      }
+      added.push(result.layer);
     }
     const lsn = (layer.lsnEnd - 1) as Lsn;
     // The index is written after the layers it names; only then may readers lose the frozen layer.
@@ -503,6 +503,28 @@ export class Timeline implements TimelineStorage {
     );
   }
 
+  #writeLayer(layer: OpenLayer): Promise<FlushResult> {
+    const { imageAfterDeltas, imageRotation, inlineFlushBytes } = this.#resources.config;
+    const { signal } = this.#closing;
+    const frozen = layer.frozen();
+    const settings = {
+      directory: this.#directory,
+      imageAfterDeltas,
+      imageRotation,
+      turn: this.#map.files.length,
+      walLogHints: this.dataChecksums,
+    };
+    const pages = flushPages(frozen, {
+      readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
+      countDeltas: (prefix, index, lsn) => this.#countDeltas(prefix, index, lsn),
+    });
+    if (layer.sizeBytes >= inlineFlushBytes) {
+      return flushOnThread(frozen, settings, pages, signal);
+    }
+    const cancelled = () => signal.aborted;
+    return writeFrozenLayer(frozen, { ...settings, pages, cancelled, sliceMs: SLICE_MS });
+  }
+
   #layerDescriptions(): LayerDescription[] {
     return this.#map.files.map(({ fileName, sizeBytes }) => ({ fileName, sizeBytes }));
   }
@@ -513,6 +535,7 @@ export class Timeline implements TimelineStorage {
       timelineId: this.timelineId,
       ancestor: this.ancestor && { timelineId: this.ancestor.timelineId, lsn: this.ancestorLsn },
       pgVersion: this.pgVersion,
+      dataChecksums: this.dataChecksums,
       systemId: this.systemId,
       walSegmentSize: this.walSegmentSize,
       startLsn: this.startLsn,

@@ -1,12 +1,13 @@
-// Encoders of the page changes that no WAL block reference carries (delta.ts, kinds 2 to 6).
+// Encoders of the page changes that no WAL block reference carries (delta.ts, kinds 2 to 7).
 
 import {
   DELTA_CLOG_STATUS,
+  DELTA_COMMIT_TS,
   DELTA_MULTIXACT_MEMBERS,
   DELTA_MULTIXACT_OFFSETS,
   DELTA_VM_CLEAR,
   DELTA_VM_TRUNCATE,
-} from "../wal-decoder/delta.ts";
+} from "./delta.ts";
 
 function start(kind: number, second: number, count: number, lengthBytes: number): DataView {
   const view = new DataView(new ArrayBuffer(lengthBytes));
@@ -34,13 +35,24 @@ export function encodeVmTruncate(heapBlkno: number): Uint8Array {
   return finish(view);
 }
 
-/** All `xids` on one page, so at most 32768; `status`: 1 committed, 2 aborted. */
+/**
+ * All `xids` on one page, so at most 32768; `status`: 1 committed, 2 aborted. Bytes by hand: one
+ * commits every few records, and an ArrayBuffer with a DataView costs a microsecond.
+ */
 export function encodeClogStatus(xids: readonly number[], status: number): Uint8Array {
-  const view = start(DELTA_CLOG_STATUS, status, xids.length, 4 + xids.length * 4);
-  xids.forEach((xid, i) => {
-    view.setUint32(4 + i * 4, xid, true);
-  });
-  return finish(view);
+  const bytes = new Uint8Array(4 + xids.length * 4);
+  bytes[0] = DELTA_CLOG_STATUS;
+  bytes[1] = status;
+  bytes[2] = xids.length;
+  bytes[3] = xids.length >>> 8;
+  for (let i = 0, at = 4; i < xids.length; i++, at += 4) {
+    const xid = xids[i]!;
+    bytes[at] = xid;
+    bytes[at + 1] = xid >>> 8;
+    bytes[at + 2] = xid >>> 16;
+    bytes[at + 3] = xid >>> 24;
+  }
+  return bytes;
 }
 
 /** Columns of the same length, all multixacts on one page. */
@@ -66,6 +78,21 @@ export function encodeMultixactMembers(
     view.setUint32(4 + i * 12, firstOffset + i, true);
     view.setUint32(8 + i * 12, member.xid, true);
     view.setUint8(12 + i * 12, member.status);
+  });
+  return finish(view);
+}
+
+/** All `xids` on one page, so at most 819; `originId`: the replication origin, 0 for none. */
+export function encodeCommitTimestamps(
+  xids: readonly number[],
+  timestampUs: bigint,
+  originId: number,
+): Uint8Array {
+  const view = start(DELTA_COMMIT_TS, 0, xids.length, 16 + xids.length * 4);
+  view.setBigInt64(4, timestampUs, true);
+  view.setUint16(12, originId, true);
+  xids.forEach((xid, i) => {
+    view.setUint32(16 + i * 4, xid, true);
   });
   return finish(view);
 }

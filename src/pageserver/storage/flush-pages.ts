@@ -1,0 +1,50 @@
+// Answers a flush's requests for pages that lie in other layers, a few milliseconds at a time.
+
+import { monotonicMs } from "../../base/clock.ts";
+import { errorMessage } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { FrozenLayer } from "./frozen-layer.ts";
+import { internPrefix, type KeyPrefix } from "./key.ts";
+import type { PageReply, PageRequest, PageSource } from "./layer-flush.ts";
+
+/** The event loop is given back after this long: page service goes on during a flush. */
+export const SLICE_MS = 2;
+
+/** What a timeline can say about a key. */
+export interface KeyReader {
+  /** The page at an LSN, in memory of its own; undefined where there is none. */
+  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  /** Deltas that a read at the LSN applies, caches left out of account. */
+  countDeltas(prefix: KeyPrefix, index: number, lsn: Lsn): number;
+}
+
+/** Never rejects: a page that cannot be read is an answer. */
+export function flushPages(layer: FrozenLayer, reader: KeyReader): PageSource {
+  const prefixes = layer.prefixFields.map((fields) => internPrefix(...fields));
+  const answer = ({ key, lsn, minDeltas }: PageRequest): PageReply => {
+    const prefix = prefixes[layer.keyPrefixes[key]!]!;
+    const index = layer.keyIndexes[key]!;
+    try {
+      if (minDeltas > 0 && reader.countDeltas(prefix, index, lsn) < minDeltas) {
+        return { state: "unwanted" };
+      }
+      const page = reader.readPage(prefix, index, lsn);
+      // A buffer of its own, as it may move to another thread.
+      return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
+    } catch (error) {
+      return { state: "failed", reason: errorMessage(error) };
+    }
+  };
+  return async (requests) => {
+    const replies: PageReply[] = [];
+    let sliceStart = monotonicMs();
+    for (const request of requests) {
+      replies.push(answer(request));
+      if (monotonicMs() - sliceStart > SLICE_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        sliceStart = monotonicMs();
+      }
+    }
+    return replies;
+  };
+}

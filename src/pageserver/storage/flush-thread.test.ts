@@ -1,0 +1,132 @@
+// The flush thread: the same file as inline, pages asked for across threads, cancellation, failures.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { type Lsn, toLsn } from "../../base/lsn.ts";
+import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
+import { flushPages, type KeyReader } from "./flush-pages.ts";
+import { flushOnThread } from "./flush-thread.ts";
+import type { FrozenLayer } from "./frozen-layer.ts";
+import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
+import { writeFrozenLayer } from "./layer-flush.ts";
+import { OpenLayer } from "./open-layer.ts";
+import { VALUE_DELTA, VALUE_IMAGE } from "./version-chain.ts";
+
+const START = toLsn(0x2000);
+const SETTINGS = { imageAfterDeltas: 8, imageRotation: 2, turn: 0, walLogHints: false };
+const BLOCKS = 200;
+const NEVER = new AbortController().signal;
+
+/** Pages with one delta to fifty each, and sizes, over several key prefixes. */
+function someLayer(): FrozenLayer {
+  const layer = new OpenLayer(START);
+  let lsn: number = START;
+  for (let round = 0; round < 50; round++) {
+    for (let block = round * 4; block < BLOCKS; block++) {
+      lsn += 8;
+      const delta = encodeClogStatus([block * 32768 + round], 1);
+      layer.put(slruBlockPrefix(0, block >> 5), block & 31, lsn as Lsn, VALUE_DELTA, delta);
+    }
+    const size = new Uint8Array(round % 5).fill(round);
+    layer.put(relSizePrefix(1663, 5, 9000 - round, 0), 0, lsn as Lsn, VALUE_IMAGE, size);
+  }
+  layer.freeze(lsn as Lsn, lsn as Lsn);
+  return layer.frozen();
+}
+
+/** Below the layer every page has its block number everywhere. */
+const reader: KeyReader = {
+  readPage: (_prefix: KeyPrefix, index: number) => new Uint8Array(8192).fill(index),
+  countDeltas: (_prefix: KeyPrefix, index: number) => index,
+};
+
+class Directory implements Disposable {
+  readonly path = mkdtempSync(join(tmpdir(), "strata-flush-"));
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
+}
+
+test("flushOnThread: writes byte for byte what the same flush inline writes", async () => {
+  using here = new Directory();
+  using there = new Directory();
+  const layer = someLayer();
+  const pages = flushPages(layer, reader);
+  const inline = await writeFrozenLayer(layer, {
+    ...SETTINGS,
+    directory: here.path,
+    pages,
+    cancelled: () => false,
+    sliceMs: 1,
+  });
+  const settings = { ...SETTINGS, directory: there.path };
+  const threaded = await flushOnThread(layer, settings, pages, NEVER);
+  assert.deepEqual(threaded, inline);
+  assert.equal(threaded.failedImages, 0);
+  const bytes = readFileSync(join(there.path, threaded.layer.fileName));
+  assert.ok(bytes.equals(readFileSync(join(here.path, inline.layer.fileName))));
+  // Images, not only deltas: 50 rounds of 16 bytes a page would stay far below.
+  assert.ok(bytes.length > 100 * 8192, `${bytes.length} bytes`);
+});
+
+test("flushOnThread: a page that cannot be read costs its image and is reported", async () => {
+  using directory = new Directory();
+  const layer = someLayer();
+  const failing: KeyReader = {
+    readPage: (prefix, index, lsn) => {
+      if (index === 7) {
+        throw new Error("no such luck");
+      }
+      return reader.readPage(prefix, index, lsn);
+    },
+    countDeltas: reader.countDeltas,
+  };
+  const settings = { ...SETTINGS, directory: directory.path };
+  const result = await flushOnThread(layer, settings, flushPages(layer, failing), NEVER);
+  assert.ok(result.failedImages > 0);
+  assert.match(result.firstFailure!, /^key [0-9A-F]{36}: no such luck$/);
+  assert.equal(readdirSync(directory.path).length, 1);
+});
+
+test("flushOnThread: cancelled, it is unavailable and leaves nothing; the next one works", async () => {
+  using directory = new Directory();
+  const layer = someLayer();
+  const settings = { ...SETTINGS, directory: directory.path };
+  const cancel = new AbortController();
+  // Cancelled when the thread is in the middle: it waits for pages.
+  const pages = flushPages(layer, reader);
+  const interrupting = (requests: Parameters<typeof pages>[0]) => {
+    cancel.abort();
+    return pages(requests);
+  };
+  await assert.rejects(flushOnThread(layer, settings, interrupting, cancel.signal), {
+    kind: "unavailable",
+    code: "shutting-down",
+  });
+  assert.deepEqual(readdirSync(directory.path), []);
+  await flushOnThread(layer, settings, pages, NEVER);
+  assert.equal(readdirSync(directory.path).length, 1);
+});
+
+test("flushOnThread: a failure keeps its kind; several flushes at once all finish", async () => {
+  using directory = new Directory();
+  const layer = someLayer();
+  const pages = flushPages(layer, reader);
+  const missing = { ...SETTINGS, directory: join(directory.path, "missing") };
+  const settings = { ...SETTINGS, directory: directory.path };
+  const results = await Promise.allSettled([
+    flushOnThread(layer, settings, pages, NEVER),
+    flushOnThread(layer, missing, pages, NEVER),
+    flushOnThread(layer, settings, pages, NEVER),
+  ]);
+  assert.deepEqual(
+    results.map((result) => result.status),
+    ["fulfilled", "rejected", "fulfilled"],
+  );
+  const { reason } = results[1] as PromiseRejectedResult;
+  assert.equal(reason.name, "StorageError");
+  assert.match(reason.message, /create .*ENOENT/);
+});

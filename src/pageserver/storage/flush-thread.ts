@@ -1,0 +1,119 @@
+// Runs layer flushes on a thread of their own, so that ingest and page service go on meanwhile.
+//
+// One thread a process, started by the first layer that is worth it, and no reason for the process to
+// stay alive while it has nothing to do. Frozen layers are in shared memory, so handing one over
+// copies only its keys.
+
+import { Worker } from "node:worker_threads";
+import { type ErrorKind, errorMessage, StorageError } from "../../base/errors.ts";
+import type { FrozenLayer } from "./frozen-layer.ts";
+import type {
+  FlushResult,
+  FlushSettings,
+  PageReply,
+  PageRequest,
+  PageSource,
+} from "./layer-flush.ts";
+
+/** To the thread. */
+export type FlushOrder =
+  | {
+      readonly type: "flush";
+      readonly id: number;
+      readonly layer: FrozenLayer;
+      readonly settings: FlushSettings;
+      /** One number in shared memory; not 0: give up. */
+      readonly cancelled: Int32Array;
+    }
+  | { readonly type: "pages"; readonly replies: readonly PageReply[] };
+
+/** From the thread; `id` as in the order. */
+export type FlushAnswer =
+  | { readonly type: "pages"; readonly id: number; readonly requests: readonly PageRequest[] }
+  | { readonly type: "done"; readonly id: number; readonly result: FlushResult }
+  | {
+      readonly type: "failed";
+      readonly id: number;
+      readonly kind: ErrorKind;
+      readonly code: string;
+      readonly message: string;
+    };
+
+interface Job {
+  readonly pages: PageSource;
+  readonly resolve: (result: FlushResult) => void;
+  readonly reject: (error: StorageError) => void;
+}
+
+const jobs = new Map<number, Job>();
+let lastId = 0;
+let thread: Worker | undefined;
+
+/** As writeFrozenLayer, on the flush thread; `pages` is called on this one. */
+export async function flushOnThread(
+  layer: FrozenLayer,
+  settings: FlushSettings,
+  pages: PageSource,
+  signal: AbortSignal,
+): Promise<FlushResult> {
+  const id = ++lastId;
+  const cancelled = new Int32Array(new SharedArrayBuffer(4));
+  const cancel = () => Atomics.store(cancelled, 0, 1);
+  const { promise, resolve, reject } = Promise.withResolvers<FlushResult>();
+  thread ??= startThread();
+  const worker = thread;
+  jobs.set(id, { pages, resolve, reject });
+  worker.ref();
+  signal.addEventListener("abort", cancel, { once: true });
+  try {
+    if (signal.aborted) {
+      cancel();
+    }
+    const order: FlushOrder = { type: "flush", id, layer, settings, cancelled };
+    worker.postMessage(order);
+    return await promise;
+  } finally {
+    signal.removeEventListener("abort", cancel);
+    jobs.delete(id);
+    if (jobs.size === 0) {
+      thread?.unref();
+    }
+  }
+}
+
+function startThread(): Worker {
+  const worker = new Worker(new URL("./flush-worker.ts", import.meta.url));
+  worker.on("message", (answer: FlushAnswer) => onAnswer(worker, answer));
+  const lost = (why: string) => {
+    if (thread === worker) {
+      thread = undefined;
+      for (const job of jobs.values()) {
+        job.reject(new StorageError("internal", "flush-thread-lost", `the flush thread ${why}`));
+      }
+    }
+  };
+  worker.on("error", (error) => lost(`failed: ${errorMessage(error)}`));
+  worker.on("exit", (code) => lost(`ended with code ${code}`));
+  return worker;
+}
+
+function onAnswer(worker: Worker, answer: FlushAnswer): void {
+  const job = jobs.get(answer.id)!;
+  switch (answer.type) {
+    case "pages":
+      void sendPages(worker, job, answer.requests);
+      return;
+    case "done":
+      job.resolve(answer.result);
+      return;
+    case "failed":
+      job.reject(new StorageError(answer.kind, answer.code, answer.message));
+  }
+}
+
+async function sendPages(worker: Worker, job: Job, requests: readonly PageRequest[]) {
+  const replies = await job.pages(requests);
+  const moved = replies.flatMap((reply) => (reply.state === "page" ? [reply.page.buffer] : []));
+  const order: FlushOrder = { type: "pages", replies };
+  worker.postMessage(order, moved as ArrayBuffer[]);
+}

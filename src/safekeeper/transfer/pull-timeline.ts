@@ -1,0 +1,299 @@
+// Brings a timeline from another safekeeper here: for one that lost its disk, or that is new.
+
+import { StorageError, withContext } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
+import type { AcceptorPersistentState } from "../acceptor.ts";
+import type { SafekeeperTimelineStatus } from "../api.ts";
+import { SafekeeperHttpClient } from "../client.ts";
+import { CONTROL_FILE_NAME, decodeControlFile } from "../control-file.ts";
+import {
+  INVALID_GENERATION,
+  isMember,
+  type MembershipConfiguration,
+  majority,
+  membershipFromJson,
+} from "../membership.ts";
+import type { Term } from "../term-history.ts";
+import type { TimelineManager } from "../timeline-manager.ts";
+import { IncomingTimeline } from "./incoming-timeline.ts";
+import { readTar, type TarReceiver } from "./tar.ts";
+
+/*
+ * A safekeeper that lost its disk has forgotten votes and acknowledged WAL. What makes its return safe:
+ *
+ * - Until the whole timeline is durable here it does not exist here: no vote, no acknowledgement.
+ * - So many of the others must answer that every majority it was part of has one of them: n minus a
+ *   majority plus one of n members. Then what was committed with its help is on one that answered, and
+ *   on the one with the highest (last log term, flush LSN), which is copied: it won against every
+ *   other as a leader would.
+ * - Its term becomes the highest of theirs. A vote for a candidate that none of them knows of, which
+ *   is still collecting votes, is lost all the same: where several computes were being started when
+ *   the disk went, raise the term (`term_bump`) on the others before, or pull into a new membership
+ *   generation.
+ */
+
+const STATUS_TIMEOUT_MS = 5_000;
+/** Without a byte for so long a transfer is given up. */
+const STALL_TIMEOUT_MS = 30_000;
+const MAX_CONTROL_FILE_BYTES = 4 * 1024 * 1024;
+
+export interface PullRequest {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  /** `http://HOST:PORT` or `HOST:PORT` of safekeepers that may have it. */
+  readonly httpHosts: readonly string[];
+  /** Adopted where its generation is the highest. */
+  readonly mconf: MembershipConfiguration | undefined;
+}
+
+interface Source {
+  readonly nodeId: number;
+  readonly client: SafekeeperHttpClient;
+  readonly host: string;
+  readonly status: SafekeeperTimelineStatus;
+  readonly mconf: MembershipConfiguration;
+  readonly lastLogTerm: Term;
+  readonly flushLsn: Lsn;
+}
+
+/**
+ * The host it was copied from; undefined where the timeline is here already. StorageError
+ * `unavailable` where too few answer or the transfer breaks, `corrupt` where what arrives is wrong,
+ * `invalid` where this node is not a member.
+ */
+export async function pullTimeline(
+  manager: TimelineManager,
+  nodeId: number,
+  request: PullRequest,
+): Promise<string | undefined> {
+  const { tenantId, timelineId } = request;
+  if (manager.find(tenantId, timelineId) !== undefined) {
+    return undefined;
+  }
+  const place = manager.reserve(tenantId, timelineId);
+  try {
+    const sources = (await askAll(request)).filter((source) => source.nodeId !== nodeId);
+    const mconf = newestMembership(request, sources);
+    if (mconf.generation !== INVALID_GENERATION && !isMember(mconf, nodeId)) {
+      const message = `node ${nodeId} is no member in generation ${mconf.generation}`;
+      throw new StorageError("invalid", "not-a-member", message);
+    }
+    checkEnough(request, sources, mconf);
+    const donor = sources.reduce((best, source) => (isAhead(source, best) ? source : best));
+    const term = Math.max(...sources.map(({ status }) => status.acceptor_state.term));
+    await receive(donor, request, place.directory, { term, mconf });
+    const timeline = place.install();
+    timeline.logger.info(
+      { from: donor.nodeId, flushLsn: formatLsn(timeline.state.flushLsn), term },
+      "timeline pulled",
+    );
+    return donor.host;
+  } catch (error) {
+    throw withContext(error, `pull timeline ${timelineId}`);
+  } finally {
+    place.release();
+  }
+}
+
+async function askAll(request: PullRequest): Promise<Source[]> {
+  const answers = await Promise.allSettled(
+    request.httpHosts.map(async (host): Promise<Source> => {
+      const client = new SafekeeperHttpClient(
+        host.includes("://") ? host : `http://${host}`,
+        STATUS_TIMEOUT_MS,
+      );
+      const [{ id }, status] = await Promise.all([
+        client.status(),
+        client.timelineStatus(request.tenantId, request.timelineId),
+      ]);
+      const flushLsn = parseLsn(status.flush_lsn);
+      const mconf = membershipFromJson(status.mconf);
+      if (flushLsn === undefined || !Number.isSafeInteger(status.acceptor_state.term)) {
+        throw new StorageError("corrupt", "bad-status", `${host} tells no positions`);
+      }
+      const lastLogTerm = status.acceptor_state.epoch;
+      return { nodeId: id, client, host, status, mconf, lastLogTerm, flushLsn };
+    }),
+  );
+  const sources = answers.flatMap((answer) =>
+    answer.status === "fulfilled" ? [answer.value] : [],
+  );
+  if (sources.length === 0) {
+    const reason: unknown = answers.find((answer) => answer.status === "rejected")?.reason;
+    throw reason ?? new StorageError("invalid", "no-hosts", "no safekeeper to pull from was given");
+  }
+  return sources;
+}
+
+function newestMembership(
+  request: PullRequest,
+  sources: readonly Source[],
+): MembershipConfiguration {
+  const known = sources.map(({ mconf }) => mconf);
+  return [...known, ...(request.mconf === undefined ? [] : [request.mconf])].reduce(
+    (newest, mconf) => (mconf.generation > newest.generation ? mconf : newest),
+  );
+}
+
+function checkEnough(
+  request: PullRequest,
+  sources: readonly Source[],
+  mconf: MembershipConfiguration,
+): void {
+  const answered = new Set(sources.map(({ nodeId }) => nodeId));
+  const tooFew = (have: number, need: number) =>
+    new StorageError(
+      "unavailable",
+      "too-few-safekeepers",
+      `${have} other safekeepers answered, ${need} are needed to know all that was committed`,
+    );
+  if (mconf.generation === INVALID_GENERATION) {
+    if (answered.size < request.httpHosts.length) {
+      throw tooFew(answered.size, request.httpHosts.length);
+    }
+    return;
+  }
+  // What was committed, was so in the members of the configurations that the others are in. While
+  // membership changes every decision needs a majority of the old members too: they are enough.
+  for (const { mconf: current } of sources) {
+    const { members } = current;
+    const have = members.filter(({ id }) => answered.has(id)).length;
+    const need = members.length === 0 ? 0 : members.length - majority(members.length) + 1;
+    if (have < need) {
+      throw tooFew(have, need);
+    }
+  }
+}
+
+function isAhead(a: Source, b: Source): boolean {
+  return a.lastLogTerm !== b.lastLogTerm ? a.lastLogTerm > b.lastLogTerm : a.flushLsn > b.flushLsn;
+}
+
+async function receive(
+  donor: Source,
+  request: PullRequest,
+  directory: string,
+  adopted: { readonly term: Term; readonly mconf: MembershipConfiguration },
+): Promise<void> {
+  const stall = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const alive = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const message = `${donor.host} sends nothing`;
+      stall.abort(new StorageError("unavailable", "snapshot-stalled", message));
+    }, STALL_TIMEOUT_MS);
+  };
+  alive();
+  const receiver = new SnapshotReceiver(directory, (state) => {
+    if (state.tenantId !== request.tenantId || state.timelineId !== request.timelineId) {
+      throw bad(`it is of timeline ${state.tenantId}/${state.timelineId}`);
+    }
+    const term = Math.max(state.term, adopted.term);
+    const mconf = adopted.mconf.generation > state.mconf.generation ? adopted.mconf : state.mconf;
+    return { ...state, term, mconf };
+  });
+  try {
+    const chunks = await donor.client.snapshot(request.tenantId, request.timelineId, stall.signal);
+    await readTar(watched(chunks, alive), receiver);
+    await receiver.finish();
+  } catch (error) {
+    stall.signal.throwIfAborted();
+    throw withContext(error, `receive snapshot from ${donor.host}`);
+  } finally {
+    clearTimeout(timer);
+    stall.abort();
+    await receiver.close();
+  }
+}
+
+async function* watched(
+  chunks: AsyncIterable<Uint8Array>,
+  alive: () => void,
+): AsyncIterable<Uint8Array> {
+  for await (const chunk of chunks) {
+    alive();
+    yield chunk;
+  }
+}
+
+/** Takes a control file and then segments without a gap; nothing else. */
+class SnapshotReceiver implements TarReceiver {
+  readonly #directory: string;
+  readonly #adopt: (state: AcceptorPersistentState) => AcceptorPersistentState;
+  readonly #control: Uint8Array[] = [];
+  #state: AcceptorPersistentState | undefined;
+  #incoming: IncomingTimeline | undefined;
+  #inControl = false;
+
+  constructor(
+    directory: string,
+    adopt: (state: AcceptorPersistentState) => AcceptorPersistentState,
+  ) {
+    this.#directory = directory;
+    this.#adopt = adopt;
+  }
+
+  begin(name: string, sizeBytes: number): void {
+    if (name === CONTROL_FILE_NAME && this.#state === undefined && !this.#inControl) {
+      if (sizeBytes > MAX_CONTROL_FILE_BYTES) {
+        throw bad(`a control file of ${sizeBytes} bytes`);
+      }
+      this.#inControl = true;
+      return;
+    }
+    if (this.#state === undefined || sizeBytes !== this.#state.walSegSize) {
+      throw bad(`unexpected file ${JSON.stringify(name)} of ${sizeBytes} bytes`);
+    }
+    if (this.#incoming === undefined) {
+      const { walSegSize, localStartLsn, flushedLsn } = this.#state;
+      const segno = parseWalFileName(name, walSegSize);
+      const first = segmentNumber(localStartLsn, walSegSize);
+      if (segno === undefined || segno < first || segno * walSegSize >= flushedLsn) {
+        throw bad(`unexpected file ${JSON.stringify(name)}`);
+      }
+      this.#incoming = new IncomingTimeline(
+        this.#directory,
+        this.#state,
+        (segno * walSegSize) as Lsn,
+      );
+    }
+    if (name !== this.#incoming.nextSegmentName) {
+      throw bad(`${JSON.stringify(name)} in place of ${this.#incoming.nextSegmentName}`);
+    }
+  }
+
+  async data(bytes: Uint8Array): Promise<void> {
+    if (this.#inControl) {
+      this.#control.push(bytes.slice());
+    } else {
+      await this.#incoming!.write(bytes);
+    }
+  }
+
+  end(): void {
+    if (this.#inControl) {
+      this.#inControl = false;
+      this.#state = this.#adopt(decodeControlFile(Buffer.concat(this.#control)));
+    }
+  }
+
+  async finish(): Promise<void> {
+    if (this.#state === undefined) {
+      throw bad("no control file");
+    }
+    // A timeline without WAL has no segments.
+    const { flushedLsn } = this.#state;
+    this.#incoming ??= new IncomingTimeline(this.#directory, this.#state, flushedLsn);
+    await this.#incoming.finish();
+  }
+
+  async close(): Promise<void> {
+    await this.#incoming?.close();
+  }
+}
+
+function bad(problem: string): StorageError {
+  return new StorageError("corrupt", "bad-snapshot", `snapshot: ${problem}`);
+}

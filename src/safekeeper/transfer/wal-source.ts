@@ -1,0 +1,62 @@
+// Reads a timeline's WAL wherever it is: on this disk, or in the object store.
+
+import { StorageError } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { minLsn } from "../../base/lsn.ts";
+import type { Timeline } from "../timeline.ts";
+import type { WalReader } from "../wal-storage.ts";
+
+const MAX_READ_BYTES = 1024 * 1024;
+
+/** While it is open no WAL leaves the disk. */
+export class WalSource {
+  readonly #timeline: Timeline;
+  readonly #reader: WalReader;
+  readonly #release: () => void;
+  readonly #truncations: number;
+
+  private constructor(timeline: Timeline) {
+    this.#timeline = timeline;
+    this.#reader = timeline.openReader();
+    this.#release = timeline.hold();
+    this.#truncations = timeline.truncations;
+  }
+
+  /** Brings an evicted timeline back first. */
+  static async open(timeline: Timeline): Promise<WalSource> {
+    await timeline.wake();
+    return new WalSource(timeline);
+  }
+
+  /** The pieces of [start, end), each of the caller's own; StorageError where WAL was cut meanwhile. */
+  async *read(start: Lsn, end: Lsn): AsyncGenerator<{ lsn: Lsn; bytes: Uint8Array }> {
+    for (let at = start; at < end; ) {
+      const bytes = await this.#piece(at, end);
+      this.check();
+      yield { lsn: at, bytes };
+      at = (at + bytes.length) as Lsn;
+    }
+  }
+
+  /** StorageError `unavailable` where what was read may have been cut off since. */
+  check(): void {
+    if (this.#timeline.closed || this.#timeline.truncations !== this.#truncations) {
+      const message = "the log changed while it was read; try again";
+      throw new StorageError("unavailable", "wal-changed", message);
+    }
+  }
+
+  close(): void {
+    this.#reader.close();
+    this.#release();
+  }
+
+  async #piece(lsn: Lsn, end: Lsn): Promise<Uint8Array> {
+    const { localWalStartLsn, storedWal } = this.#timeline;
+    const length = Math.min(end - lsn, MAX_READ_BYTES);
+    if (lsn >= localWalStartLsn || storedWal === undefined) {
+      return this.#reader.read(lsn, length);
+    }
+    return storedWal.read(lsn, Math.min(length, minLsn(end, localWalStartLsn) - lsn));
+  }
+}

@@ -1,0 +1,52 @@
+// Brings the last segment of an evicted timeline back from the object store.
+
+import { StorageError, withContext } from "../../base/errors.ts";
+import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../../base/lsn.ts";
+import { readObject } from "../../object-store/object-store.ts";
+import { pgVersion } from "../../postgres/versions.ts";
+import type { AcceptorState } from "../acceptor.ts";
+import type { WalPlacement } from "../control-file.ts";
+import { SegmentCheck } from "./segment-check.ts";
+import type { StoredWal } from "./stored-wal.ts";
+
+/**
+ * The log's last segment from its start to the flush LSN: a restart looks for the byte before it.
+ * StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone.
+ */
+export async function fetchEndOfWal(
+  stored: StoredWal,
+  state: AcceptorState,
+  placement: WalPlacement,
+): Promise<{ readonly lsn: Lsn; readonly bytes: Uint8Array }> {
+  const { flushLsn, persistent } = state;
+  const { segmentSize } = stored;
+  const lsn = segmentStart((flushLsn - 1) as Lsn, segmentSize);
+  const { partial } = placement;
+  const isPartial = partial?.segno === segmentNumber(lsn, segmentSize);
+  const key = isPartial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
+  const doing = `bring back WAL up to ${formatLsn(flushLsn)}`;
+  try {
+    const range = { start: 0, end: flushLsn - lsn };
+    const bytes = await readObject(stored.store, key, { range });
+    const check = new SegmentCheck({
+      segmentSize,
+      pageMagic: pgVersion(Math.floor(persistent.pgVersion / 10_000)).pageMagic,
+      systemId: persistent.systemId,
+    });
+    const { localStartLsn } = persistent;
+    if (localStartLsn > lsn) {
+      check.startAt(localStartLsn);
+      check.feed(localStartLsn, bytes.subarray(localStartLsn - lsn));
+    } else {
+      check.feed(lsn, bytes);
+    }
+    const end = check.recordEndLsn ?? flushLsn;
+    if (bytes.length !== flushLsn - lsn || end !== flushLsn) {
+      const message = `${key} ends at ${formatLsn(end)} after ${bytes.length} bytes`;
+      throw new StorageError("corrupt", "stored-wal-short", message);
+    }
+    return { lsn, bytes };
+  } catch (error) {
+    throw withContext(error, doing);
+  }
+}

@@ -1,0 +1,300 @@
+// Crashes and power cuts between any two disk operations of a timeline that is backed up, emptied, evicted and woken.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { monotonicMs, sleep, turn } from "../../base/clock.ts";
+import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import { type Lsn, minLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { SimulatedCrash, SimulatedDisk } from "../../simulation/simulated-disk.ts";
+import { SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
+import type { AcceptorPersistentState } from "../acceptor.ts";
+import { NO_MEMBERSHIP } from "../membership.ts";
+import { SafekeeperMetrics } from "../metrics.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../pageserver-feedback.ts";
+import { Timeline, type TimelineContext } from "../timeline.ts";
+import { WalSource } from "../transfer/wal-source.ts";
+import { parsePartialSegmentName } from "./stored-wal.ts";
+import { WalBackup } from "./wal-backup.ts";
+
+/*
+ * After each: the timeline loads; WAL that was acknowledged is there to its last byte, on the disk or in
+ * the store; whole segments in the store are committed WAL; once quiet, one partial segment at most is
+ * left.
+ */
+
+const DIRECTORY = "/sk/timeline";
+const LIVES = 4;
+const SEEDS = 10;
+
+const INITIAL: AcceptorPersistentState = {
+  tenantId: parseTenantId("11111111111111111111111111111111"),
+  timelineId: parseTimelineId("22222222222222222222222222222222"),
+  mconf: NO_MEMBERSHIP,
+  term: 0,
+  termHistory: [],
+  pgVersion: 170010,
+  systemId: 42n,
+  walSegSize: SEGMENT,
+  timelineStartLsn: START,
+  localStartLsn: START,
+  commitLsn: START,
+  backupLsn: START,
+  peerHorizonLsn: START,
+  remoteConsistentLsn: START,
+  flushedLsn: START,
+};
+
+class World {
+  readonly random: SeededRandom;
+  readonly disk: SimulatedDisk;
+  readonly store: MemoryObjectStore;
+  readonly faulty: FaultyObjectStore;
+  readonly context: TimelineContext;
+  wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  acknowledged: Lsn = START;
+  /** What happened at all, over the seeds. */
+  readonly seen: Set<string>;
+
+  constructor(seed: number, seen: Set<string>) {
+    this.random = new SeededRandom(seed);
+    this.disk = new SimulatedDisk(this.random);
+    this.store = new MemoryObjectStore();
+    this.faulty = new FaultyObjectStore(this.store, this.random);
+    this.seen = seen;
+    this.context = {
+      nodeId: 1,
+      logger: createLogger("test", "silent"),
+      metrics: new SafekeeperMetrics(),
+      disk: this.disk,
+      store: this.faulty,
+      onChange() {},
+    };
+  }
+
+  /** From a load to the next crash, or to the end of what there is to do. */
+  async live(term: number, mayCrash: boolean): Promise<void> {
+    this.faulty.rates = {};
+    const timeline = Timeline.load(this.context, DIRECTORY);
+    let hasProposer = true;
+    const backup = new WalBackup({
+      nodeId: 1,
+      metrics: this.context.metrics,
+      settings: { partialTimeoutMs: 0, evictAfterMs: 0 },
+      timelines: () => [timeline],
+      hasProposer: () => hasProposer,
+    });
+    const work = async (until: () => boolean) => {
+      this.faulty.rates = { lostReply: 0.03 };
+      const deadline = monotonicMs() + 20_000;
+      for (let i = 1; monotonicMs() < deadline && !until(); i++) {
+        backup.tick();
+        timeline.maintain();
+        // Retries wait for the real clock.
+        await (i % 100 === 0 ? sleep(2) : turn());
+        if (this.disk.crashed) {
+          throw new SimulatedCrash("in the background");
+        }
+      }
+      this.faulty.rates = {};
+    };
+    try {
+      await this.check(timeline);
+      await timeline.wake();
+      this.#elect(timeline, term);
+      this.#pageserver(timeline);
+      for (let round = 0; round < 3; round++) {
+        this.#append(timeline, 1 + this.random.int(6));
+        await work(() => timeline.isStored);
+        assert.ok(timeline.isStored, "the backup is stuck");
+        this.#note(timeline);
+      }
+      hasProposer = false;
+      if (mayCrash && this.random.bool()) {
+        // Few operations, and each counts.
+        this.disk.operationsLeft = this.random.int(12);
+      }
+      await work(() => timeline.placement.evicted);
+      this.#note(timeline);
+      await this.check(timeline);
+      const partials = () => this.store.keys.filter((key) => key.endsWith(".partial"));
+      await work(() => partials().length <= 1);
+      assert.ok(partials().length <= 1, partials().join(" "));
+    } finally {
+      await backup.stop();
+    }
+  }
+
+  #note(timeline: Timeline): void {
+    this.seen.add(timeline.placement.evicted ? "evicted" : "present");
+    if (timeline.localWalStartLsn > START && !timeline.placement.evicted) {
+      this.seen.add("removed");
+    }
+    if (timeline.placement.partial !== undefined) {
+      this.seen.add("partial");
+    }
+  }
+
+  async check(timeline: Timeline): Promise<void> {
+    assert.ok(timeline.state.flushLsn >= this.acknowledged, "acknowledged WAL is gone");
+    const source = await WalSource.open(timeline);
+    try {
+      for await (const { lsn, bytes } of source.read(START, this.acknowledged)) {
+        assert.ok(
+          Buffer.from(bytes).equals(this.wal.read(lsn, (lsn + bytes.length) as Lsn)),
+          `WAL at ${lsn} differs`,
+        );
+      }
+    } finally {
+      source.close();
+    }
+    for (const key of this.store.keys) {
+      const name = key.split("/").at(-1)!;
+      const partial = parsePartialSegmentName(name, SEGMENT);
+      assert.ok(partial !== undefined || /^[0-9A-F]{24}$/.test(name), name);
+    }
+  }
+
+  #elect(timeline: Timeline, term: number): void {
+    const { flushLsn, persistent } = timeline.state;
+    this.wal = this.wal.fork(flushLsn);
+    timeline.receive({ type: "vote-request", generation: 0, term });
+    timeline.receive({
+      type: "elected",
+      generation: 0,
+      term,
+      startStreamingAt: flushLsn,
+      termHistory: [
+        ...persistent.termHistory.filter(({ lsn }) => lsn <= flushLsn),
+        { term, lsn: flushLsn },
+      ],
+    });
+  }
+
+  #append(timeline: Timeline, records: number): void {
+    const { flushLsn, persistent } = timeline.state;
+    for (let i = 0; i < records; i++) {
+      this.wal.appendFilled(this.random.bool(0.2) ? 900_000 : 100 + this.random.int(150_000));
+    }
+    const request = { type: "append-request", generation: 0, term: persistent.term } as const;
+    const endLsn = this.wal.endLsn;
+    for (let at = flushLsn; at < endLsn; ) {
+      const end = minLsn((at + 131_072) as Lsn, endLsn);
+      timeline.receive({
+        ...request,
+        beginLsn: at,
+        endLsn: end,
+        commitLsn: at,
+        truncateLsn: at,
+        walData: this.wal.read(at, end),
+      });
+      at = end;
+    }
+    timeline.settle();
+    this.acknowledged = timeline.state.flushLsn;
+    const walData = new Uint8Array(0);
+    const done = { beginLsn: endLsn, endLsn, commitLsn: endLsn, truncateLsn: endLsn, walData };
+    timeline.receive({ ...request, ...done });
+  }
+
+  /** One that has stored everything and reads on. */
+  #pageserver(timeline: Timeline): void {
+    const feedback = () => ({
+      ...NO_PAGESERVER_FEEDBACK,
+      remoteConsistentLsn: timeline.state.commitLsn,
+    });
+    timeline.addConsumer({
+      wake: () => timeline.feedbackChanged(feedback()),
+      get sentLsn() {
+        return timeline.state.commitLsn;
+      },
+      get pageserverFeedback() {
+        return feedback();
+      },
+      hotStandbyFeedback: undefined,
+    });
+  }
+}
+
+test(`wal backup: ${SEEDS} runs of ${LIVES} lives, each ended between two disk operations`, async () => {
+  const seen = new Set<string>();
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const world = new World(seed, seen);
+    world.disk.makeDirectory("/sk");
+    world.disk.fsyncDirectory("/");
+    Timeline.create(world.context, DIRECTORY, INITIAL);
+    for (let term = 1; term <= LIVES; term++) {
+      const isLast = term === LIVES;
+      world.disk.operationsLeft = isLast ? Number.POSITIVE_INFINITY : world.random.int(150);
+      try {
+        await world.live(term, !isLast);
+        seen.add("survived");
+      } catch (error) {
+        if (!world.disk.crashed || isLast) {
+          throw new Error(`seed ${seed}, life ${term}`, { cause: error });
+        }
+        seen.add("crashed");
+      }
+      if (world.random.bool()) {
+        world.disk.powerCut();
+      } else {
+        world.disk.processEnded();
+      }
+    }
+  }
+  // The runs are worth something only if they get everywhere.
+  for (const what of ["crashed", "survived", "evicted", "removed", "partial"]) {
+    assert.ok(seen.has(what), `no run ${what}`);
+  }
+});
+
+test("a partial segment of a tail that was cut off is not taken for that of the new one", async () => {
+  const world = new World(1, new Set());
+  world.disk.makeDirectory("/sk");
+  const timeline = Timeline.create(world.context, DIRECTORY, INITIAL);
+  const tail = (term: number, filler: number) => {
+    timeline.receive({ type: "vote-request", generation: 0, term });
+    const termHistory = [{ term, lsn: START }];
+    const elected = { type: "elected", generation: 0, term, termHistory } as const;
+    timeline.receive({ ...elected, startStreamingAt: START });
+    const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+    wal.appendFilled(500, filler);
+    const positions = { beginLsn: START, endLsn: wal.endLsn, commitLsn: START, truncateLsn: START };
+    const walData = wal.read(START, wal.endLsn);
+    timeline.receive({ type: "append-request", generation: 0, term, ...positions, walData });
+    timeline.settle();
+    return wal;
+  };
+  const settings = { partialTimeoutMs: 0, evictAfterMs: 0 };
+  const options = { nodeId: 1, metrics: world.context.metrics, settings };
+  const backup = new WalBackup({
+    ...options,
+    timelines: () => [timeline],
+    hasProposer: () => timeline.state.commitLsn === START,
+  });
+  const wait = async (what: string, test: () => boolean) => {
+    for (let i = 0; !test(); i++) {
+      assert.ok(i < 2000, what);
+      backup.tick();
+      await sleep(1);
+    }
+  };
+  tail(1, 1);
+  await wait("partial segment", () => timeline.partialIsCurrent);
+  const kept = tail(2, 2);
+  assert.equal(timeline.placement.partial?.flushLsn, timeline.state.flushLsn);
+  assert.equal(timeline.partialIsCurrent, false);
+  const { endLsn } = kept;
+  const done = { beginLsn: endLsn, endLsn, commitLsn: endLsn, truncateLsn: START };
+  const walData = new Uint8Array(0);
+  timeline.receive({ type: "append-request", generation: 0, term: 2, ...done, walData });
+  await wait("eviction", () => timeline.placement.evicted);
+  world.wal = kept;
+  world.acknowledged = endLsn;
+  await world.check(timeline);
+  await backup.stop();
+});

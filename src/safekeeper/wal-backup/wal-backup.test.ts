@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { closeSync, openSync, readdirSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { sleep } from "../../base/clock.ts";
+import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { readObject } from "../../object-store/object-store.ts";
+import { BrokerServer } from "../../storage-broker/server.ts";
+import {
+  commit,
+  readWal,
+  SafekeeperCluster,
+  SEGMENT,
+  START,
+  until,
+  wholeWal,
+} from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
+import { openReplication } from "../client.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../pageserver-feedback.ts";
+import { parsePartialSegmentName } from "./stored-wal.ts";
+import type { WalBackupSettings } from "./wal-backup.ts";
+
+const NEVER: WalBackupSettings = { partialTimeoutMs: 1e9, evictAfterMs: 1e9 };
+const BULK = Array.from({ length: 12 }, () => 300_000);
+const isPartial = (key: string) => key.endsWith(".partial");
+
+async function startBroker(context: TestContext): Promise<string> {
+  const server = new BrokerServer();
+  const { port } = await server.listen("127.0.0.1", 0);
+  context.after(() => server.close());
+  return `http://127.0.0.1:${port}`;
+}
+
+/** A pageserver that has stored WAL up to `lsn` tells so, and goes. */
+async function stored(cluster: SafekeeperCluster, index: number, lsn: Lsn): Promise<void> {
+  const stream = await openReplication(
+    { ...cluster.address(index), startLsn: cluster.state(index).commitLsn },
+    { onWal() {}, onClose() {} },
+  );
+  stream.sendPageserverFeedback({ ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn: lsn });
+  await until("feedback", () => cluster.state(index).remoteConsistentLsn >= lsn);
+  stream.close();
+}
+
+/** Bytes of the segments in the store, each as it must be. */
+async function checkSegments(store: MemoryObjectStore, wal: WalBuilder, end: Lsn): Promise<void> {
+  for (
+    let start = segmentStart(START, SEGMENT);
+    start + SEGMENT <= end;
+    start = (start + SEGMENT) as Lsn
+  ) {
+    const name = walFileName(segmentNumber(start, SEGMENT), 1, SEGMENT);
+    const key = store.keys.find((candidate) => candidate.endsWith(`/${name}`));
+    assert.ok(key !== undefined, `no object ${name} among ${store.keys.join(" ")}`);
+    const expected = Buffer.alloc(SEGMENT);
+    const from = Math.max(start, START) as Lsn;
+    expected.set(wal.read(from, (start + SEGMENT) as Lsn), from - start);
+    assert.ok(expected.equals(await readObject(store, key)), name);
+  }
+}
+
+test("backup: one safekeeper uploads each segment, all learn of it, local WAL goes and is read from the store", async (t) => {
+  const store = new MemoryObjectStore(new SeededRandom(1));
+  const calls = new FaultyObjectStore(store, new SeededRandom(1));
+  const broker = await startBroker(t);
+  const cluster = await SafekeeperCluster.start(t, 3, { broker, store: calls, backup: NEVER });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  const nodes = [0, 1, 2];
+  await until("peers", () => nodes.every((i) => cluster.timeline(i).peers.size === 2));
+  await commit(leader, wal, BULK);
+  const end = segmentStart(wal.endLsn, SEGMENT);
+  await until("upload", () => nodes.every((i) => cluster.state(i).persistent.backupLsn === end));
+  await checkSegments(store, wal, end);
+  const segments = (end - segmentStart(START, SEGMENT)) / SEGMENT;
+  assert.equal(store.keys.length, segments);
+  // One put, and the two others look whether it is there.
+  assert.equal(calls.calls, 3 * segments, "somebody uploaded twice");
+  // Nothing goes before the pageserver has it.
+  await sleep(300);
+  assert.equal(cluster.timeline(0).localWalStartLsn, START);
+  await stored(cluster, 1, wal.endLsn);
+  await commit(leader, wal, [40]);
+  await until("removal", () => nodes.every((i) => cluster.timeline(i).localWalStartLsn === end));
+  for (const i of nodes) {
+    assert.ok((await readWal(cluster, i, START, wal.endLsn)).equals(wholeWal(wal)));
+  }
+  // Over a restart too.
+  leader.driver.close();
+  await cluster.stopNode(2);
+  await cluster.startNode(2);
+  const middle = wal.recordEnds[3]!;
+  assert.ok(
+    (await readWal(cluster, 2, middle, wal.endLsn)).equals(
+      Buffer.from(wal.read(middle, wal.endLsn)),
+    ),
+  );
+  const status = await cluster.http(2).timelineStatus(cluster.tenantId, cluster.timelineId);
+  assert.equal(status.wal_backup?.state, "idle");
+  assert.equal(status.wal_backup?.lag_bytes, wal.endLsn - end);
+  await until("peers", async () => {
+    const { peers } = await cluster.http(2).timelineStatus(cluster.tenantId, cluster.timelineId);
+    return peers.length === 2;
+  });
+});
+
+test("backup: without the store commits go on and no WAL is removed; errors are seen, and made up for", async (t) => {
+  const inner = new MemoryObjectStore();
+  const store = new FaultyObjectStore(inner, new SeededRandom(2));
+  store.down = true;
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup: NEVER });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, BULK);
+  await stored(cluster, 0, wal.endLsn);
+  const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
+  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  assert.match((await status()).wal_backup!.last_error!, /service unavailable/);
+  const metrics = await (await fetch(`http://${cluster.httpAddr(0)}/metrics`)).text();
+  assert.match(metrics, /safekeeper_backup_errors_total [1-9]/);
+  await commit(leader, wal, [40]);
+  assert.equal(cluster.timeline(0).localWalStartLsn, START);
+  // One call in five fails, and of the others one in five seems to.
+  store.down = false;
+  store.rates = { error: 0.2, lostReply: 0.2, partialRead: 0.2, delay: 0.5 };
+  const end = segmentStart(wal.endLsn, SEGMENT);
+  await until("upload", () => cluster.state(0).persistent.backupLsn === end, 60_000);
+  store.rates = {};
+  await checkSegments(inner, wal, end);
+  await until("removal", () => cluster.timeline(0).localWalStartLsn === end);
+  await until("no error", async () => (await status()).wal_backup?.last_error === null);
+  store.rates = { partialRead: 1 };
+  await assert
+    .rejects(readWal(cluster, 0, START, wal.endLsn).then((bytes) => assert.equal(bytes.length, 0)))
+    .catch(() => undefined);
+  store.rates = {};
+  assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("backup: a damaged segment is not uploaded, another safekeeper's is", async (t) => {
+  const store = new MemoryObjectStore();
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup: NEVER });
+  await cluster.stopNode(0);
+  // Written without a store, so that it can be damaged before it is looked at.
+  await cluster.startNode(0, {});
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, BULK);
+  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  leader.driver.close();
+  await cluster.stopNode(0);
+  const segno = segmentNumber(START, SEGMENT) + 1;
+  const path = join(cluster.timelineDirectory(0), walFileName(segno, 1, SEGMENT));
+  const fd = openSync(path, "r+");
+  writeSync(fd, Buffer.from("rot"), 0, 3, 500_000);
+  closeSync(fd);
+  await cluster.startNode(0);
+  const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
+  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  assert.match((await status()).wal_backup!.last_error!, /checksum/);
+  assert.equal(cluster.state(0).persistent.backupLsn, (segno * SEGMENT) as Lsn);
+  assert.equal(store.keys.length, 1);
+});
+
+test("backup: an object that differs from the committed WAL is never replaced, nor trusted", async (t) => {
+  const store = new MemoryObjectStore();
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup: NEVER });
+  const key = cluster.timeline(0).storedWal!.segmentKey(segmentNumber(START, SEGMENT));
+  await store.put(key, Buffer.from("something else"));
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, BULK);
+  const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
+  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  assert.match((await status()).wal_backup!.last_error!, /other content/);
+  assert.equal(Buffer.from(await readObject(store, key)).toString(), "something else");
+  assert.equal(cluster.state(0).persistent.backupLsn, START);
+});
+
+test("backup: the partial segment follows the log, and one only is left, over crashes too", async (t) => {
+  const store = new MemoryObjectStore();
+  const backup = { partialTimeoutMs: 0, evictAfterMs: 1e9 };
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const partials = () => store.keys.filter(isPartial);
+  const parsed = () => parsePartialSegmentName(partials()[0]!.split("/").at(-1)!, SEGMENT);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, [100, 5000]);
+  await until("partial", () => cluster.timeline(0).partialIsCurrent);
+  assert.equal(parsed()?.flushLsn, wal.endLsn);
+  const bytes = Buffer.from(await readObject(store, partials()[0]!));
+  assert.ok(bytes.subarray(START - segmentStart(START, SEGMENT)).equals(wholeWal(wal)));
+  // What a crash leaves: an upload that the control file does not know of.
+  const orphan = partials()[0]!.replace(/_[0-9A-F]{16}_/, "_0000000000100A00_");
+  const foreign = partials()[0]!.replace(/_sk1\./, "_sk9.");
+  await store.put(orphan, Buffer.from("x"));
+  await store.put(foreign, Buffer.from("x"));
+  await cluster.stopNode(0);
+  await cluster.startNode(0);
+  await until("connection", () => leader.driver.pageserverLsn >= 0);
+  await commit(leader, wal, [100]);
+  await until("newer partial", () => cluster.timeline(0).partialIsCurrent);
+  await until("orphan", () => partials().length === 2);
+  assert.ok(store.keys.includes(foreign));
+  // A whole segment makes it unnecessary; the next one begins.
+  await commit(leader, wal, BULK);
+  await until("next partial", () => cluster.timeline(0).partialIsCurrent);
+  await until("one partial", () => partials().filter((key) => key !== foreign).length === 1);
+  assert.equal(cluster.timeline(0).placement.partial?.segno, segmentNumber(wal.endLsn, SEGMENT));
+});
+
+test("eviction: an idle timeline leaves the disk, and is back with the first reader or writer", async (t) => {
+  const store = new MemoryObjectStore();
+  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 300 };
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const first = await cluster.lead();
+  await commit(first, wal, [...BULK, 77]);
+  await sleep(800);
+  assert.equal(cluster.timeline(0).placement.evicted, false, "evicted under its proposer");
+  first.driver.close();
+  const files = () => readdirSync(cluster.timelineDirectory(0)).sort();
+  const evicted = () => until("eviction", () => cluster.timeline(0).placement.evicted);
+  await evicted();
+  assert.deepEqual(files(), ["safekeeper.control"]);
+  // A restart neither brings it back nor minds that there is no WAL.
+  await cluster.stopNode(0);
+  await cluster.startNode(0);
+  assert.equal(cluster.timeline(0).placement.evicted, true);
+  assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+  assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+  assert.equal(files().length, 2);
+  await evicted();
+  const second = await cluster.lead();
+  assert.equal(second.startLsn, wal.endLsn);
+  await commit(second, wal, [...BULK, 50]);
+  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  second.driver.close();
+  await evicted();
+  const status = await cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
+  assert.equal(status.eviction_state, "offloaded");
+  assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("eviction: a store that fails keeps the timeline asleep, not wrong", async (t) => {
+  const inner = new MemoryObjectStore();
+  const store = new FaultyObjectStore(inner, new SeededRandom(3));
+  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 200 };
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const first = await cluster.lead();
+  await commit(first, wal, [100, 200]);
+  first.driver.close();
+  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  store.down = true;
+  await assert.rejects(readWal(cluster, 0, START, wal.endLsn), /service unavailable/);
+  store.down = false;
+  const [key] = inner.keys;
+  const whole = await readObject(inner, key!);
+  const damaged = Buffer.from(whole);
+  damaged[damaged.length - 10]! ^= 1;
+  for (const wrong of [damaged, whole.subarray(0, -8), new Uint8Array(0)]) {
+    await inner.put(key!, wrong);
+    await assert.rejects(cluster.timeline(0).wake());
+    assert.equal(cluster.timeline(0).placement.evicted, true);
+  }
+  await inner.put(key!, whole);
+  assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+});

@@ -1,0 +1,48 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Lsn, toLsn } from "../../base/lsn.ts";
+import { type RemovalPositions, walRemovalHorizon } from "./wal-removal.ts";
+
+const at = (lsn: number): Lsn => toLsn(lsn);
+const ALL: RemovalPositions = {
+  commitLsn: at(900),
+  flushLsn: at(1000),
+  remoteConsistentLsn: at(900),
+  peerHorizonLsn: at(900),
+  backupLsn: at(900),
+  readers: [],
+};
+
+test("walRemovalHorizon: the slowest of all who could ask decides", () => {
+  assert.equal(walRemovalHorizon(ALL), 900);
+  for (const field of [
+    "commitLsn",
+    "remoteConsistentLsn",
+    "peerHorizonLsn",
+    "backupLsn",
+  ] as const) {
+    assert.equal(walRemovalHorizon({ ...ALL, [field]: at(300) }), 300, field);
+  }
+  assert.equal(walRemovalHorizon({ ...ALL, readers: [at(950), at(400), at(500)] }), 400);
+});
+
+test("walRemovalHorizon: without an object store there is nothing to wait for, nor to read from", () => {
+  assert.equal(walRemovalHorizon({ ...ALL, backupLsn: undefined }), 900);
+  const far = { ...ALL, commitLsn: at(2 ** 31), remoteConsistentLsn: at(2 ** 31) };
+  const positions = {
+    ...far,
+    flushLsn: at(2 ** 31),
+    peerHorizonLsn: at(2 ** 31),
+    readers: [at(8)],
+  };
+  assert.equal(walRemovalHorizon({ ...positions, backupLsn: undefined }), 8);
+  assert.equal(walRemovalHorizon({ ...positions, backupLsn: at(2 ** 31) }), 2 ** 31 - 1);
+});
+
+test("walRemovalHorizon: the last byte of the log stays, which a restart looks for", () => {
+  const end = { commitLsn: at(1024), remoteConsistentLsn: at(1024), peerHorizonLsn: at(1024) };
+  assert.equal(
+    walRemovalHorizon({ ...ALL, ...end, backupLsn: at(1024), flushLsn: at(1024) }),
+    1023,
+  );
+});

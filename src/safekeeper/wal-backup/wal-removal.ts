@@ -1,0 +1,39 @@
+// Which of a timeline's WAL may leave the disk: what everybody has who could ask for it.
+
+import { INVALID_LSN, type Lsn, minLsn } from "../../base/lsn.ts";
+
+/**
+ * A reader further behind than this no longer keeps local WAL, where the object store can serve it:
+ * one that has stopped reading must not fill the disk.
+ */
+const MAX_READER_LAG_BYTES = 1024 ** 3;
+
+export interface RemovalPositions {
+  readonly commitLsn: Lsn;
+  /** A restart looks at the byte before it. */
+  readonly flushLsn: Lsn;
+  /** Survives the loss of the pageserver. */
+  readonly remoteConsistentLsn: Lsn;
+  /** Below, every safekeeper has all WAL. */
+  readonly peerHorizonLsn: Lsn;
+  /** Below, WAL is in the object store; undefined where there is no store. */
+  readonly backupLsn: Lsn | undefined;
+  /** Where connected pageservers, standbys and proposers will read next. */
+  readonly readers: readonly Lsn[];
+}
+
+/** Segments that end at or below this LSN may go. */
+export function walRemovalHorizon(positions: RemovalPositions): Lsn {
+  const { commitLsn, flushLsn, remoteConsistentLsn, peerHorizonLsn, backupLsn } = positions;
+  let horizon = minLsn(minLsn(commitLsn, remoteConsistentLsn), peerHorizonLsn);
+  if (backupLsn !== undefined) {
+    horizon = minLsn(horizon, backupLsn);
+  }
+  for (const lsn of positions.readers) {
+    if (backupLsn === undefined || commitLsn - lsn <= MAX_READER_LAG_BYTES) {
+      horizon = minLsn(horizon, lsn);
+    }
+  }
+  // The log's last byte stays, also where it ends with its segment.
+  return flushLsn === INVALID_LSN ? horizon : minLsn(horizon, (flushLsn - 1) as Lsn);
+}

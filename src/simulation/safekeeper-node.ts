@@ -1,0 +1,477 @@
+// A simulated safekeeper: the real timeline, acceptor, WAL storage and control file on a simulated disk.
+
+import { join } from "node:path";
+import { StorageError } from "../base/errors.ts";
+import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
+import {
+  type AcceptorPersistentState,
+  type AcceptorState,
+  lastLogTerm,
+  type PeerReport,
+  persistentNow,
+  readableLsn,
+} from "../safekeeper/acceptor.ts";
+import { CONTROL_FILE_NAME, writeControlFile } from "../safekeeper/control-file.ts";
+import type { MembershipConfiguration } from "../safekeeper/membership.ts";
+import type { MemberPosition } from "../safekeeper/membership-change.ts";
+import type { AcceptorMessage, ProposerMessage } from "../safekeeper/messages.ts";
+import { historyUpTo, type Term } from "../safekeeper/term-history.ts";
+import { Timeline, type TimelineContext } from "../safekeeper/timeline.ts";
+import { WalStorage } from "../safekeeper/wal-storage.ts";
+import { Violation } from "./checker.ts";
+import type { Connection } from "./connection.ts";
+import { SimulatedDisk } from "./simulated-disk.ts";
+import type { Node } from "./simulated-network.ts";
+import { silentContext } from "./simulated-timeline.ts";
+import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
+import type { World } from "./world.ts";
+
+const RESTART_AGAIN_MS = 500;
+const PULL_DIRECTORY = "/timeline.pull";
+/** A whole copy of a timeline, as it travels to a safekeeper that has none. */
+export interface TimelineCopy {
+  readonly persistent: AcceptorPersistentState;
+  /** [localStartLsn, flushLsn) */
+  readonly wal: Uint8Array;
+  readonly position: MemberPosition;
+}
+
+/** The answer of a safekeeper without the timeline: which disk it is that has none. */
+export interface EmptyDisk {
+  readonly emptyDisk: number;
+}
+
+export class SafekeeperNode implements Node {
+  readonly id: number;
+  readonly name: string;
+  readonly disk: SimulatedDisk;
+  readonly #world: World;
+  readonly #context: TimelineContext;
+  readonly #connections = new Set<Connection>();
+  /** Flush LSN and WAL as told with the vote for a term. */
+  readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
+  #timeline: Timeline | undefined;
+  up = false;
+  incarnation = 0;
+  busyUntilMs = 0;
+  /** Grows with every disk it gets; a part of its address. */
+  diskNumber = 1;
+  /** How the crash that `disk.operationsLeft` brings is to be, and for how long. */
+  diesByPowerCut = false;
+  downMs = 500;
+
+  constructor(world: World, id: number) {
+    this.#world = world;
+    this.id = id;
+    this.name = `s${id}`;
+    this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
+    this.#context = silentContext(id, this.disk);
+  }
+
+  /** Undefined while it is down or has no timeline. */
+  get state(): AcceptorState | undefined {
+    return this.up ? this.#timeline?.state : undefined;
+  }
+
+  create(persistent: AcceptorPersistentState): void {
+    this.#timeline = Timeline.create(this.#context, TIMELINE_DIRECTORY, persistent);
+    this.#started();
+  }
+
+  get hasTimeline(): boolean {
+    return this.disk.peek(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME)) !== undefined;
+  }
+
+  /** Starts without a timeline, as a new safekeeper does. */
+  startEmpty(): void {
+    this.#timeline = undefined;
+    this.#started();
+  }
+
+  /** Restarts with what is on its disk. */
+  start(): void {
+    if (this.up) {
+      return;
+    }
+    this.disk.processEnded();
+    if (!this.disk.exists(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME))) {
+      this.startEmpty();
+      return;
+    }
+    try {
+      this.#timeline = Timeline.load(this.#context, TIMELINE_DIRECTORY);
+    } catch (error) {
+      this.#failedToStart(error);
+      return;
+    }
+    this.#started();
+    this.#world.trace?.(this.name, `started at ${this.#place()}`);
+    this.#world.checker.restarted(this.id, this.#timeline.state, this.disk);
+    this.#check();
+  }
+
+  /** kill -9; with `powerCut` also what the disk had not synced is gone. */
+  crash(powerCut: boolean): void {
+    const { counts } = this.#world;
+    if (powerCut) {
+      counts.powerCuts += 1;
+      this.disk.powerCut();
+    } else {
+      this.disk.processEnded();
+    }
+    counts.crashes += 1;
+    this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
+    this.#timeline = undefined;
+    this.up = false;
+    this.incarnation += 1;
+    this.busyUntilMs = 0;
+    for (const connection of this.#connections) {
+      connection.serverGone();
+    }
+    this.#connections.clear();
+  }
+
+  /** A new disk; the process comes up without a timeline. */
+  loseDisk(): void {
+    if (this.up) {
+      this.crash(false);
+    }
+    this.disk.wipe();
+    this.diskNumber += 1;
+    this.#world.checker.forgot(this.id);
+    this.#world.trace?.(this.name, "lost its disk");
+  }
+
+  accept(connection: Connection): void {
+    this.#connections.add(connection);
+  }
+
+  receive(connection: Connection, message: ProposerMessage): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      this.#refuse(connection, "no timeline");
+      return;
+    }
+    if (message.type === "elected" && message.term > timeline.lastLogTerm) {
+      this.#world.checker.logReplaced(this.id);
+    }
+    const result = this.#perform(() => timeline.receive(message) ?? "nothing");
+    if (result === undefined) {
+      this.#refuse(connection, "refused");
+      return;
+    }
+    if (result === "append-response") {
+      if (!connection.answerDue) {
+        connection.answerDue = true;
+        const waitMs = this.#world.network.random.bool(0.8) ? 0 : 2;
+        this.#later(waitMs, () => this.#settle(connection));
+      }
+    } else if (result !== "nothing") {
+      if (result.type === "vote-response" && result.voteGiven) {
+        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn) ?? new Uint8Array(0);
+        this.#world.checker.wholeLog(this.id, timeline.state, this.disk);
+        this.votes.set(result.term, { flushLsn: result.flushLsn, wal });
+      }
+      this.#answer(connection, result);
+    }
+  }
+
+  /** START_REPLICATION: at most `maxBytes` of WAL, or none now; undefined where it is refused. */
+  read(begin: Lsn, maxBytes: number, term: Term | undefined): Uint8Array | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return undefined;
+    }
+    return this.#perform(() => {
+      const end = minLsn(readableLsn(timeline.state, term), (begin + maxBytes) as Lsn);
+      if (end <= begin) {
+        return new Uint8Array(0);
+      }
+      const reader = timeline.openReader();
+      try {
+        return reader.read(begin, end - begin);
+      } finally {
+        reader.close();
+      }
+    });
+  }
+
+  switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return { emptyDisk: this.diskNumber };
+    }
+    const position = this.#perform(() => timeline.switchMembership(mconf));
+    this.#tell();
+    return position;
+  }
+
+  raiseTerm(term: Term): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined && timeline.state.persistent.term < term) {
+      this.#perform(() => timeline.bumpTerm(term));
+    }
+  }
+
+  bumpTerm(): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      this.#perform(() => timeline.bumpTerm());
+    }
+  }
+
+  hear(from: number, report: PeerReport & { readonly remoteConsistentLsn: Lsn }): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      this.#perform(() => timeline.peerReported(from, report));
+    }
+  }
+
+  copy(): TimelineCopy | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return undefined;
+    }
+    return this.#perform(() => {
+      const { state } = timeline;
+      const { persistent, flushLsn } = state;
+      const reader = timeline.openReader();
+      const wal = reader.read(persistent.localStartLsn, flushLsn - persistent.localStartLsn);
+      reader.close();
+      const position = {
+        generation: persistent.mconf.generation,
+        term: persistent.term,
+        lastLogTerm: lastLogTerm(state),
+        flushLsn,
+      };
+      return { persistent: { ...persistentNow(state), flushedLsn: flushLsn }, wal, position };
+    });
+  }
+
+  /**
+   * Writes a pulled copy beside, durably, and gives it its name at the end: a half copy is never
+   * served. Its term is at least `term`. Returns whether it is served now; not on another disk than
+   * was meant.
+   */
+  install(
+    copy: TimelineCopy,
+    mconf: MembershipConfiguration,
+    term: Term,
+    emptyDisk: number,
+  ): boolean {
+    if (this.#timeline !== undefined || emptyDisk !== this.diskNumber) {
+      return this.#timeline !== undefined;
+    }
+    const { disk } = this;
+    const installed = this.#perform(() => {
+      if (disk.exists(PULL_DIRECTORY)) {
+        disk.removeTree(PULL_DIRECTORY);
+      }
+      disk.makeDirectory(PULL_DIRECTORY);
+      const { localStartLsn } = copy.persistent;
+      const wal = new WalStorage(PULL_DIRECTORY, SEGMENT_SIZE, localStartLsn, disk);
+      wal.write(localStartLsn, copy.wal);
+      wal.flush();
+      wal.close();
+      const persistent: AcceptorPersistentState = {
+        ...copy.persistent,
+        mconf,
+        term: Math.max(copy.persistent.term, term),
+        termHistory: historyUpTo(copy.persistent.termHistory, copy.position.flushLsn),
+      };
+      writeControlFile(join(PULL_DIRECTORY, CONTROL_FILE_NAME), persistent, disk);
+      disk.rename(PULL_DIRECTORY, TIMELINE_DIRECTORY);
+      disk.fsyncDirectory("/");
+      return Timeline.load(this.#context, TIMELINE_DIRECTORY);
+    });
+    if (installed === undefined) {
+      return false;
+    }
+    this.#timeline = installed;
+    this.#world.damaged.delete(this.id);
+    this.#world.counts.refills += 1;
+    this.#world.trace?.(this.name, `pulled a copy: ${this.#place()}`);
+    this.#check();
+    return true;
+  }
+
+  closed(connection: Connection): void {
+    this.#connections.delete(connection);
+  }
+
+  #started(): void {
+    this.up = true;
+    this.busyUntilMs = this.#world.time.nowMs + this.disk.elapsedMs;
+    this.disk.elapsedMs = 0;
+    this.#later(this.#world.network.random.int(this.#world.shape.gossipMs), () => this.#maintain());
+  }
+
+  #failedToStart(error: unknown): void {
+    if (this.disk.crashed) {
+      this.#startAgain();
+      return;
+    }
+    if (!(error instanceof StorageError)) {
+      throw error;
+    }
+    this.#world.trace?.(this.name, `does not start: ${error.message}`);
+    if (error.kind === "corrupt") {
+      this.#expectRot(error);
+      this.#world.damaged.add(this.id);
+      return;
+    }
+    this.#startAgain();
+  }
+
+  #startAgain(): void {
+    const { incarnation } = this;
+    this.disk.processEnded();
+    this.#world.time.after(RESTART_AGAIN_MS, () => {
+      if (this.incarnation === incarnation) {
+        this.start();
+      }
+    });
+  }
+
+  #expectRot(error: StorageError): void {
+    if (!this.#world.rotted) {
+      throw new Violation(`${this.name} reports corruption: ${error.message}`, { cause: error });
+    }
+  }
+
+  #settle(connection: Connection): void {
+    const timeline = this.#timeline;
+    connection.answerDue = false;
+    if (timeline === undefined || !connection.serverOpen) {
+      return;
+    }
+    const answer = this.#perform(() => {
+      timeline.settle();
+      return timeline.appendResponse();
+    });
+    if (answer === undefined) {
+      this.#refuse(connection, "flush failed");
+    } else {
+      this.#answer(connection, answer);
+    }
+  }
+
+  #answer(connection: Connection, message: AcceptorMessage): void {
+    this.#tell();
+    connection.toProposer.send(message, this.busyUntilMs);
+  }
+
+  /** What an answer says must be true from now on. */
+  #tell(): void {
+    const { state } = this;
+    if (state !== undefined) {
+      this.#world.checker.told(this.id, state.persistent.term, state.flushLsn, lastLogTerm(state));
+    }
+  }
+
+  #refuse(connection: Connection, reason: string): void {
+    this.#world.counts.refused += 1;
+    this.#world.trace?.(
+      this.name,
+      `closes the connection of ${connection.compute.name}: ${reason}`,
+    );
+    this.#connections.delete(connection);
+    connection.serverGone();
+  }
+
+  /** Undefined where it was refused or the process died of it. */
+  #perform<T>(action: () => T): T | undefined {
+    const { time } = this.#world;
+    let result: T | undefined;
+    try {
+      result = action();
+    } catch (error) {
+      if (!this.disk.crashed) {
+        if (!(error instanceof StorageError)) {
+          throw error;
+        }
+        this.#world.trace?.(this.name, `refuses: ${error.message}`);
+        if (error.kind === "corrupt") {
+          this.#expectRot(error);
+        }
+      }
+    }
+    this.busyUntilMs = Math.max(this.busyUntilMs, time.nowMs) + this.disk.elapsedMs;
+    this.disk.elapsedMs = 0;
+    if (this.disk.crashed) {
+      this.crash(this.diesByPowerCut);
+      this.#world.time.after(this.downMs, () => this.start());
+      return undefined;
+    }
+    this.#check();
+    return result;
+  }
+
+  #check(): void {
+    const { state } = this;
+    if (state !== undefined) {
+      this.#world.checker.safekeeper(this.id, state, this.disk);
+    }
+  }
+
+  #maintain(): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      this.#perform(() => timeline.maintain());
+      this.#publish();
+    }
+    if (this.up) {
+      this.#later(this.#world.shape.gossipMs, () => this.#maintain());
+    }
+  }
+
+  /** As through the broker: everyone hears of it, sooner or later, or never. */
+  #publish(): void {
+    const { state } = this;
+    if (state === undefined) {
+      return;
+    }
+    const { network } = this.#world;
+    const { persistent, flushLsn, commitLsn, remoteConsistentLsn } = state;
+    const report = {
+      term: persistent.term,
+      lastLogTerm: lastLogTerm(state),
+      flushLsn,
+      commitLsn,
+      remoteConsistentLsn,
+    };
+    for (const other of this.#world.safekeepers.values()) {
+      if (other !== this && !network.isCut(this, other)) {
+        network.send(this, other, () => other.hear(this.id, report));
+      }
+    }
+    const { pageserver } = this.#world;
+    if (!network.isCut(this, pageserver)) {
+      network.send(this, pageserver, () => pageserver.hear(this, commitLsn));
+    }
+  }
+
+  #later(delayMs: number, run: () => void): void {
+    const { incarnation } = this;
+    const { time } = this.#world;
+    const fire = () => {
+      if (this.incarnation !== incarnation) {
+        return;
+      }
+      if (this.busyUntilMs > time.nowMs) {
+        time.at(this.busyUntilMs, fire);
+      } else {
+        run();
+      }
+    };
+    time.after(delayMs, fire);
+  }
+
+  #place(): string {
+    const state = this.#timeline?.state;
+    return state === undefined
+      ? "nowhere"
+      : `term ${state.persistent.term}, flush ${formatLsn(state.flushLsn)}, ` +
+          `commit ${formatLsn(state.commitLsn)}, generation ${state.persistent.mconf.generation}`;
+  }
+}

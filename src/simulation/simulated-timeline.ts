@@ -1,0 +1,70 @@
+// What a real timeline needs to run on a simulated disk.
+
+import { join } from "node:path";
+import { StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { AcceptorPersistentState, AcceptorState } from "../safekeeper/acceptor.ts";
+import { CONTROL_FILE_NAME } from "../safekeeper/control-file.ts";
+import type { MembershipConfiguration } from "../safekeeper/membership.ts";
+import { SafekeeperMetrics } from "../safekeeper/metrics.ts";
+import { Timeline, type TimelineContext } from "../safekeeper/timeline.ts";
+import type { SimulatedDisk } from "./simulated-disk.ts";
+import {
+  FIRST_LSN,
+  SEGMENT_SIZE,
+  SYSTEM_ID,
+  TIMELINE_DIRECTORY,
+  TIMELINE_IDS,
+} from "./simulated-wal.ts";
+
+const ignore = () => undefined;
+const SILENT: Logger = {
+  level: "silent",
+  trace: ignore,
+  debug: ignore,
+  info: ignore,
+  warn: ignore,
+  error: ignore,
+  fatal: ignore,
+  child: () => SILENT,
+};
+const METRICS = new SafekeeperMetrics();
+
+/** For a real timeline on a simulated disk. */
+export function silentContext(nodeId: number, disk: SimulatedDisk): TimelineContext {
+  return { nodeId, logger: SILENT, metrics: METRICS, disk, onChange: ignore };
+}
+
+/** The control file of a timeline without WAL. */
+export function newTimeline(mconf: MembershipConfiguration): AcceptorPersistentState {
+  return {
+    ...TIMELINE_IDS,
+    systemId: SYSTEM_ID,
+    walSegSize: SEGMENT_SIZE,
+    mconf,
+    term: 0,
+    termHistory: [],
+    timelineStartLsn: FIRST_LSN,
+    localStartLsn: FIRST_LSN,
+    commitLsn: FIRST_LSN,
+    backupLsn: FIRST_LSN,
+    peerHorizonLsn: FIRST_LSN,
+    remoteConsistentLsn: FIRST_LSN,
+    flushedLsn: FIRST_LSN,
+  };
+}
+
+/** What a start on `disk` finds; undefined where there is no timeline that can be served. */
+export function loadedState(id: number, disk: SimulatedDisk): AcceptorState | undefined {
+  if (!disk.exists(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME))) {
+    return undefined;
+  }
+  try {
+    return Timeline.load(silentContext(id, disk), TIMELINE_DIRECTORY).state;
+  } catch (error) {
+    if (error instanceof StorageError && error.kind === "corrupt") {
+      return undefined;
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,97 @@
+// Variants that lack a rule of what must be on disk, and in which order.
+
+import type { Variant } from "./variants.ts";
+
+const STORAGE = "safekeeper/wal-storage.ts";
+const DISK = "base/disk.ts";
+
+export const diskVariants: readonly Variant[] = [
+  {
+    name: "ack-before-fsync",
+    rule: "an answer leaves after the fdatasync",
+    seed: 1,
+    changes: [
+      {
+        file: "safekeeper/timeline.ts",
+        find: `      const startedMs = monotonicMs();
+      this.#wal.flush();`,
+        replace: "      const startedMs = monotonicMs();",
+      },
+    ],
+  },
+  {
+    name: "restart-trusts-the-page-cache",
+    rule: "a restart makes the WAL that it finds durable before it tells of it",
+    seed: 16,
+    changes: [
+      {
+        file: "safekeeper/timeline-load.ts",
+        find: "wal.settleAfterStart(persistent.flushedLsn);",
+        replace: "wal.flush();",
+      },
+    ],
+  },
+  {
+    name: "failed-flush-forgotten",
+    rule: "a failed fdatasync is final",
+    seed: 195,
+    changes: [
+      {
+        file: STORAGE,
+        find: `    if (this.#failed !== undefined) {
+      throw this.#failed;
+    }`,
+        replace: "",
+      },
+    ],
+  },
+  {
+    name: "tail-not-zeroed",
+    rule: "a cut turns the tail into zeros, durably",
+    seed: 113,
+    changes: [
+      {
+        file: STORAGE,
+        find: "      this.#cutFrom(lsn, false);",
+        replace: "",
+      },
+    ],
+  },
+  {
+    name: "cut-before-lower-position",
+    rule: "the control file is told of the lower end before the cut",
+    seed: 418,
+    changes: [
+      {
+        file: "safekeeper/acceptor.ts",
+        find: "if (persistent.flushedLsn > startStreamingAt) {",
+        replace: "if (persistent.flushedLsn < 0) {",
+      },
+    ],
+  },
+  {
+    name: "segment-entry-not-synced",
+    rule: "a new segment's directory entry is durable before WAL in it is acknowledged",
+    seed: 2,
+    changes: [
+      {
+        file: STORAGE,
+        find: `        this.#disk.fsync(fd);
+        this.#disk.fsyncDirectory(this.#directory);`,
+        replace: "        this.#disk.fsync(fd);",
+      },
+    ],
+  },
+  {
+    name: "control-file-not-synced",
+    rule: "the new control file is synced before it takes the place of the old one",
+    seed: 4,
+    changes: [{ file: DISK, find: "      disk.fsync(fd);\n", replace: "" }],
+  },
+  {
+    name: "rename-not-synced",
+    rule: "the rename of the control file is durable before the answer",
+    seed: 6,
+    changes: [{ file: DISK, find: "    disk.fsyncDirectory(dirname(path));\n", replace: "" }],
+  },
+];

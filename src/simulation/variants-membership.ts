@@ -1,0 +1,147 @@
+// Variants that lack a rule of changing the members or of filling one that lost its disk.
+
+import type { Variant } from "./variants.ts";
+
+const CHANGE = "safekeeper/membership-change.ts";
+const OPERATOR = "simulation/operator-node.ts";
+
+export const membershipVariants: readonly Variant[] = [
+  {
+    name: "joint-asks-the-new-set-only",
+    rule: "while members change, every decision needs a majority of both sets",
+    seed: 698,
+    changes: [
+      {
+        file: "safekeeper/proposer.ts",
+        find: ": [this.#mconf.members, this.#mconf.newMembers];",
+        replace: ": [this.#mconf.newMembers];",
+      },
+    ],
+  },
+  {
+    name: "generation-not-checked",
+    rule: "messages of another membership generation are refused",
+    seed: 63,
+    changes: [
+      {
+        file: "safekeeper/acceptor.ts",
+        find: "if (own !== generation) {",
+        replace: "if (own < 0) {",
+      },
+      {
+        file: "safekeeper/proposer.ts",
+        find: "if (vote.generation !== this.#mconf.generation) {",
+        replace: "if (vote.generation < 0) {",
+      },
+      {
+        file: "safekeeper/proposer.ts",
+        find: "if (message.generation !== this.#mconf.generation || message.term !== this.#term) {",
+        replace: "if (message.term !== this.#term) {",
+      },
+    ],
+  },
+  {
+    name: "change-without-old-majority",
+    rule: "the sync position is that of a majority of the old members",
+    seed: 219,
+    changes: [
+      {
+        file: CHANGE,
+        find: "if (old.length < majority(joint.members.length)) {",
+        replace: "if (old.length < 1) {",
+      },
+    ],
+  },
+  {
+    name: "change-finished-early",
+    rule: "a change is finished when a majority of the new members has everything",
+    seed: 2,
+    changes: [
+      {
+        file: CHANGE,
+        find: "isAtLeast(answer, sync)\n",
+        replace: "answer.flushLsn > 0\n",
+      },
+      { file: OPERATOR, find: "const enough = complete ||", replace: "const enough = true ||" },
+    ],
+  },
+  {
+    name: "new-members-with-old-terms",
+    rule: "a new member's term is raised to the highest of the old ones",
+    seed: 776,
+    changes: [
+      { file: CHANGE, find: "answer.term >= sync.term &&", replace: "answer.term >= 0 &&" },
+      { file: OPERATOR, find: "answer.term < sync.term", replace: "answer.term < 0" },
+      {
+        file: "simulation/safekeeper-node.ts",
+        find: "term: Math.max(copy.persistent.term, term),",
+        replace: "term: 0,",
+      },
+    ],
+  },
+  {
+    name: "pulls-from-a-laggard",
+    rule: "a copy is pulled from a safekeeper that is at the sync position",
+    seed: 609,
+    changes: [
+      {
+        file: OPERATOR,
+        find: "filter(([, answer]) => isAtLeast(answer, sync));",
+        replace: "filter(([, answer]) => answer.flushLsn > 0);",
+      },
+      {
+        file: OPERATOR,
+        find: "isAtLeast(copy.position, sync);",
+        replace: "copy.position.flushLsn > 0;",
+      },
+    ],
+  },
+  {
+    name: "pulled-copy-votes-before-complete",
+    rule: "a copy is served only when all of it is on disk",
+    seed: 609,
+    changes: [
+      {
+        file: "simulation/safekeeper-node.ts",
+        find: "wal.write(localStartLsn, copy.wal);",
+        replace:
+          "copy = { ...copy, wal: copy.wal.subarray(0, 0), position: { ...copy.position, flushLsn: localStartLsn }, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
+      },
+    ],
+  },
+  {
+    name: "filled-in-the-generation-of-its-loss",
+    rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
+    seed: 1303,
+    changes: [
+      {
+        file: OPERATOR,
+        find: "if (emptyDisk !== undefined && emptyDisk === this.#toFill.get(id)) {",
+        replace: "if (emptyDisk !== undefined) {",
+      },
+    ],
+  },
+  {
+    name: "replaced-disk-votes-empty",
+    rule: "a safekeeper that lost its disk does not vote before it is filled again",
+    seed: 274,
+    changes: [
+      {
+        file: "simulation/safekeeper-node.ts",
+        find: "    this.#timeline = undefined;\n    this.#started();",
+        replace: `    this.#timeline = undefined;
+    if (this.#world.time.nowMs > 0 && this.diskNumber > 1) {
+      const any = [...this.#world.safekeepers.values()].find((node) => node.state !== undefined);
+      const like = any?.state?.persistent;
+      if (like !== undefined) {
+        this.#timeline = Timeline.create(this.#context, TIMELINE_DIRECTORY, {
+          ...like, term: 0, termHistory: [], commitLsn: FIRST_LSN, flushedLsn: FIRST_LSN,
+          peerHorizonLsn: FIRST_LSN, mconf: this.#world.mconf,
+        });
+      }
+    }
+    this.#started();`,
+      },
+    ],
+  },
+];
