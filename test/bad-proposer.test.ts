@@ -5,13 +5,17 @@ import { after, before, test } from "node:test";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../src/base/ids.ts";
 import { addLsn, parseLsn } from "../src/base/lsn.ts";
 import type { TimelineInfo } from "../src/pageserver/api.ts";
-import { openWalPush } from "../src/safekeeper/client.ts";
+import { encodeMessage } from "../src/postgres/wire-messages.ts";
+import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
 import {
+  type AcceptorMessage,
+  decodeAcceptorMessage,
   encodeProposerMessage,
   type ProposerGreeting,
   type ProposerMessage,
 } from "../src/safekeeper/messages.ts";
+import { converse, lastError, simpleQuery, startupPacket } from "../src/testing/hostile-client.ts";
 import { TestCluster } from "./cluster.ts";
 import { timelineInfo } from "./damage.ts";
 
@@ -29,7 +33,11 @@ before(async () => {
 after(() => cluster?.[Symbol.asyncDispose]());
 
 /** Sends the messages to the safekeeper as a proposer; how it ends the connection, or `accepted`. */
-async function push(ids: Ids, messages: readonly ProposerMessage[]): Promise<string> {
+async function push(
+  ids: Ids,
+  messages: readonly ProposerMessage[],
+  onAnswer: (answer: AcceptorMessage) => void = () => {},
+): Promise<string> {
   const pgAddr = cluster.config().safekeepers[0]!.listenPgAddr;
   const channel = await openWalPush({ pgAddr, ...ids });
   let answers = 0;
@@ -37,7 +45,8 @@ async function push(ids: Ids, messages: readonly ProposerMessage[]): Promise<str
   const wanted = messages.filter(({ type }) => type !== "elected").length;
   const end = new Promise<string>((resolve) => {
     channel.onClose((error) => resolve(error?.message ?? "closed"));
-    channel.onData(() => {
+    channel.onData((payload) => {
+      onAnswer(decodeAcceptorMessage(payload));
       answers++;
       if (answers === wanted) {
         resolve("accepted");
@@ -88,6 +97,61 @@ test("a proposer of a foreign system, major or tenant is refused by the safekeep
     await greet({ walSegSize: 1 << 20 }),
     `WAL segment size is ${1 << 20}, expected ${info.wal_seg_size}`,
   );
+});
+
+test("messages out of order, oversized, of another generation or a stale term: the compute commits on", async () => {
+  const ids = { tenantId: parseTenantId(tenantId), timelineId: parseTimelineId(timelineId) };
+  const info = await timelineInfo(cluster, tenantId, timelineId);
+  const { listenHttpAddr, listenPgAddr } = cluster.config().safekeepers[0]!;
+  const client = new SafekeeperHttpClient(`http://${listenHttpAddr}`);
+  const before = await client.timelineStatus(ids.tenantId, ids.timelineId);
+  const { term } = before.acceptor_state;
+  const greet = greeting(ids, info);
+  const append = (appendTerm: number, generation = 1): ProposerMessage => {
+    const end = parseLsn(before.flush_lsn)!;
+    const range = { beginLsn: end, endLsn: end, commitLsn: end, truncateLsn: end };
+    const walData = new Uint8Array(0);
+    return { type: "append-request", generation, term: appendTerm, ...range, walData };
+  };
+  assert.equal(await push(ids, [append(term)]), "append-request before the greeting");
+  assert.equal(
+    await push(ids, [greet, append(term + 1)]),
+    `AppendRequest of term ${term + 1} before its ProposerElected (term is ${term})`,
+  );
+  assert.equal(
+    await push(ids, [greet, { type: "vote-request", generation: 7, term: term + 1 }]),
+    "vote request in membership generation 7, but this safekeeper is in 1",
+  );
+  assert.equal(
+    await push(ids, [greet, append(term, 7)]),
+    "AppendRequest in membership generation 7, but this safekeeper is in 1",
+  );
+  // Not an error: the answers tell the proposer that it is fenced.
+  const answers: AcceptorMessage[] = [];
+  const stale: ProposerMessage[] = [
+    { type: "vote-request", generation: 1, term },
+    append(term - 1),
+  ];
+  assert.equal(await push(ids, [greet, ...stale], (one) => answers.push(one)), "accepted");
+  const [, vote, response] = answers;
+  assert.ok(vote?.type === "vote-response" && !vote.voteGiven && vote.term === term);
+  assert.ok(response?.type === "append-response" && response.term === term);
+  assert.equal(response.flushLsn, 0);
+  const stranger = { ...ids, timelineId: parseTimelineId(NOBODY) };
+  await assert.rejects(push(stranger, [greet]), /timeline \w+\/\w+ is not on this safekeeper$/);
+
+  const options = `-c timeline_id=${timelineId} tenant_id=${tenantId}`;
+  const oversized = encodeMessage("d", Buffer.alloc(8));
+  oversized.writeInt32BE(2 ** 31 - 1, 1);
+  const opening = [startupPacket({ options }), simpleQuery("START_WAL_PUSH")];
+  const end = await converse(listenPgAddr, opening, [oversized], { quietMs: 5000 });
+  assert.match(lastError(end.answers)?.get("M") ?? "", /claims a length of 2147483647 bytes$/);
+  assert.ok(end.closed);
+
+  await cluster.query("main", "insert into t values (0)", "delete from t where i = 0");
+  const after = await client.timelineStatus(ids.tenantId, ids.timelineId);
+  assert.equal(after.acceptor_state.term, term);
+  assert.ok(parseLsn(after.commit_lsn)! > parseLsn(before.commit_lsn)!);
 });
 
 test("pushed WAL with a bad CRC or an impossible length is refused and not kept", async () => {

@@ -97,6 +97,8 @@ export class TestCluster {
       safekeepers?: number;
       start?: boolean;
       safekeeperOptions?: Record<string, string>;
+      /** In place of free ports on the loopback address. */
+      config?: object;
     } = {},
   ): Promise<TestCluster> {
     const { safekeepers = 1, safekeeperOptions = {} } = options;
@@ -106,7 +108,10 @@ export class TestCluster {
     const cluster = new TestCluster(join(home, "strata"), safekeepers);
     writeFileSync(
       join(home, "init.json"),
-      JSON.stringify({ ...(await freeConfig(safekeepers)), safekeeperOptions }),
+      JSON.stringify({
+        ...(options.config ?? (await freeConfig(safekeepers))),
+        safekeeperOptions,
+      }),
     );
     await cluster.ok("init", "--config", join(home, "init.json"));
     if (options.start ?? true) {
@@ -118,10 +123,16 @@ export class TestCluster {
 
   /** Runs the CLI to its end, whatever its exit code. */
   cli(...args: string[]): Promise<CliResult> {
+    return this.cliBehind([], ...args);
+  }
+
+  /** As `cli`, behind a command that runs the rest of its own command line, such as `nice`. */
+  cliBehind(prefix: readonly string[], ...args: string[]): Promise<CliResult> {
+    const command = [...prefix, process.execPath, MAIN, ...args];
     return new Promise((resolve) => {
       execFile(
-        process.execPath,
-        [MAIN, ...args],
+        command[0]!,
+        command.slice(1),
         { env: { ...process.env, STRATA_HOME: this.home }, timeout: 120_000, maxBuffer: 1 << 26 },
         (error, stdout, stderr) => {
           const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;

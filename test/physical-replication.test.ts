@@ -200,6 +200,13 @@ test("pg_receivewal gets the committed bytes, and a clear word about slots", { s
 test("a stock hot standby: base from the compute, WAL from whichever safekeeper is there", {
   skip,
 }, async () => {
+  await cluster.query(
+    "main",
+    "truncate pgbench_history",
+    `update pgbench_accounts set abalance = 0 where abalance <> 0`,
+    "update pgbench_tellers set tbalance = 0",
+    "update pgbench_branches set bbalance = 0",
+  );
   const load = new TpcbLoad(cluster.url(), { clients: 2, seed: 7 });
   await load.progress(20);
   const directory = join(scratch, "standby");
@@ -273,5 +280,5 @@ wal_retrieve_retry_interval = 200\n`,
     where c.relkind in ('r', 'm', 't') and c.relpersistence = 'p'`);
   assert.equal(damage.n, 0, "verify_heapam on the standby");
   await checkConsistency(cluster.url());
-  assert.doesNotMatch(readFileSync(log, "utf8"), /PANIC|invalid record|incorrect/);
+  assert.doesNotMatch(readFileSync(log, "utf8"), /PANIC|WARNING|incorrect|corrupt/);
 });

@@ -74,14 +74,17 @@ async function underTpcb(body: (load: TpcbLoad) => Promise<void>): Promise<void>
   await checkTpcb(cluster.url(active), acknowledged);
 }
 
-/** Nothing is acknowledged while `body` holds. */
-async function withoutQuorum(load: TpcbLoad, restore: () => unknown): Promise<void> {
-  // What was on its way is answered.
-  await sleep(300);
-  const before = load.acknowledged.length;
-  await sleep(700);
-  assert.equal(load.acknowledged.length, before, "a commit was acknowledged without a quorum");
-  await restore();
+/** Nothing is acknowledged until `restore` is called. */
+async function withoutQuorum(load: TpcbLoad, restore: () => void): Promise<void> {
+  try {
+    // What was on its way is answered.
+    await sleep(300);
+    const before = load.acknowledged.length;
+    await sleep(700);
+    assert.equal(load.acknowledged.length, before, "a commit was acknowledged without a quorum");
+  } finally {
+    restore();
+  }
 }
 
 /** Faults of single processes, from which all comes back by itself. */
@@ -191,7 +194,7 @@ for (let round = 1; round <= ROUNDS; round++) {
   });
 
   for (const paused of ["agent and Postgres", "agent"] as const) {
-    test(`round ${round}: ${paused} paused, replaced and resumed: nothing more is acknowledged`, async () => {
+    test(`round ${round}: ${paused} paused, replaced and resumed: it commits nothing more`, async () => {
       const old = active;
       const load = new TpcbLoad(cluster.url(old), { name: `${++loads}/`, seed: SEED + loads });
       let resume = () => {};
@@ -204,12 +207,20 @@ for (let round = 1; round <= ROUNDS; round++) {
         const before = load.acknowledged.length;
         [active, standby] = [standby, old];
         await startEndpoint(active);
+        const found = await historyNames(active);
         await underTpcb(async () => {
           resume();
           await isGone(old);
         });
         await sleep(500);
-        assert.equal(load.acknowledged.length, before, "the replaced compute acknowledged");
+        // An answer that was due already is true, and may still come: one for each connection.
+        const late = load.acknowledged.slice(before);
+        assert.ok(late.length <= 8);
+        assert.deepEqual(
+          late.filter((name) => !found.has(name)),
+          [],
+          "the replaced compute acknowledged what it did not have on a quorum",
+        );
       } finally {
         resume();
         await load.stop();
@@ -247,6 +258,11 @@ test("after all of it: amcheck is clean, also on a compute that starts afresh", 
   await checkTpcb(cluster.url(active), acknowledged);
   await checkConsistency(cluster.url(active));
 });
+
+async function historyNames(id: string): Promise<Set<unknown>> {
+  const rows = await cluster.query(id, "select rtrim(filler) as name from pgbench_history");
+  return new Set(rows.map((row) => row["name"]));
+}
 
 /** The agent removes its pid file at its end. */
 function isRunning(id: string): boolean {

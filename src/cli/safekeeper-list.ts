@@ -108,8 +108,9 @@ function toPosition(config: StrataConfig, found: Found, head: Lsn): TimelinePosi
     return { ...row, state: "refused" };
   }
   const { generation, members, new_members: joining } = status.mconf;
-  const applied = status.walsenders.map((sender) =>
-    lsnOf(sender.apply_lsn ?? sender.flush_lsn ?? sender.sent_lsn),
+  // What tells no position (pg_receivewal has none to apply) counts with what it was sent.
+  const applied = status.walsenders.map(
+    (sender) => lsnOf(sender.apply_lsn) || lsnOf(sender.flush_lsn) || lsnOf(sender.sent_lsn),
   );
   const leading = status.walreceivers.length > 0;
   return {

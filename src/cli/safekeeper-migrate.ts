@@ -18,6 +18,7 @@ import {
   jointConfiguration,
   type MemberPosition,
   mayFinish,
+  renewedConfiguration,
   type SyncPosition,
   syncPosition,
 } from "../safekeeper/membership-change.ts";
@@ -76,6 +77,8 @@ class MembershipChange {
   readonly #home: StrataHome;
   readonly #wanted: Migration;
   readonly #say: Print;
+  /** Safekeepers without the timeline, seen before the present generation was recorded. */
+  readonly #seenEmpty = new Set<number>();
 
   constructor(home: StrataHome, wanted: Migration, say: Print) {
     this.#home = home;
@@ -155,6 +158,17 @@ class MembershipChange {
   }
 
   async #begin(record: MembershipRecord): Promise<MembershipRecord> {
+    const { tenantId, timelineId } = this.#wanted;
+    const look = async (id: number) => {
+      try {
+        await client(this.#node(id)).timelineStatus(tenantId, timelineId);
+      } catch (error) {
+        if (errorKind(error) === "not-found") {
+          this.#seenEmpty.add(id);
+        }
+      }
+    };
+    await Promise.all(this.#wanted.newMembers.map(look));
     const joint = jointConfiguration(
       this.#configuration(record),
       this.#wanted.newMembers.map((id) => this.#safekeeper(id)),
@@ -167,10 +181,11 @@ class MembershipChange {
 
   /** From a joint configuration to that of the new members alone. */
   async #finish(record: MembershipRecord): Promise<MembershipRecord> {
-    const joint = this.#configuration(record);
+    let joint = this.#configuration(record);
     const deadline = monotonicMs() + this.#wanted.timeoutMs;
     const answers = new Map<number, MemberPosition>();
     for (;;) {
+      joint = await this.#renew(record, joint, answers);
       const problem = await this.#advance(joint, answers);
       if (problem === undefined) {
         break;
@@ -188,6 +203,31 @@ class MembershipChange {
     return this.#record({ generation, members, excluding });
   }
 
+  /**
+   * The next generation where a new member is found to be empty only now: it may have had the timeline
+   * in this one, and others may count on what it has forgotten.
+   */
+  async #renew(
+    record: MembershipRecord,
+    joint: MembershipConfiguration,
+    answers: Map<number, MemberPosition>,
+  ): Promise<MembershipConfiguration> {
+    const problems = await this.#tell(joint, joint.newMembers!, answers);
+    const empty = [...problems].filter(([, problem]) => problem === NO_TIMELINE);
+    if (empty.every(([id]) => this.#seenEmpty.has(id))) {
+      return joint;
+    }
+    for (const [id] of empty) {
+      this.#seenEmpty.add(id);
+    }
+    const renewed = renewedConfiguration(joint);
+    this.#say(
+      `generation ${renewed.generation}: ${empty.map(([id]) => id).join(", ")} is to be filled`,
+    );
+    await this.#record({ ...record, generation: renewed.generation });
+    return renewed;
+  }
+
   /** Undefined when the new members need the old ones no more; else what is missing. */
   async #advance(
     joint: MembershipConfiguration,
@@ -200,7 +240,8 @@ class MembershipChange {
       return `too few of the safekeepers ${list(joint.members.map(({ id }) => id))} answer: ${[...problems.values()].join("; ")}`;
     }
     for (const { id } of newMembers) {
-      if (problems.get(id) === NO_TIMELINE) {
+      // Each sight of an empty disk allows one attempt: what a failed one has left behind is unknown.
+      if (problems.get(id) === NO_TIMELINE && this.#seenEmpty.delete(id)) {
         await this.#pull(id, joint);
         problems.delete(id);
       }

@@ -177,6 +177,7 @@ export class ComputeRun {
       logger,
       times: commitTimes,
       onCommitted: (lsn) => this.#side?.shipper?.committed(lsn),
+      onIngested: (lsn) => this.#side?.shipper?.ingested(lsn),
       onFenced: (term) => this.#end({ kind: "fenced", term }),
       onFatal: (error) => this.#end({ kind: "fatal", error }),
     });

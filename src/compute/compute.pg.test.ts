@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
@@ -102,6 +103,37 @@ test("compute: what was committed is there after stop and start, and on a static
     await one.daemon.kill("SIGTERM");
     assert.equal(one.daemon.exitCode, 0);
   }
+});
+
+test("compute: what starts have read is there at the next one, as of its own L", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  const record = join(endpoint.daemon.workdir, "start-reads.json");
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t AS SELECT 0 AS round, generate_series(1, 2000) n");
+  await endpoint.query("CREATE TABLE dropped AS SELECT 1 AS n");
+  for (let round = 1; round <= 3; round++) {
+    await endpoint.daemon.kill("SIGTERM");
+    await endpoint.start();
+    const rows = await endpoint.query("SELECT round, count(*) FROM t GROUP BY 1");
+    assert.deepEqual(rows, [[`${round - 1}`, "2000"]]);
+    await endpoint.query(round === 1 ? "SELECT n FROM dropped" : "DROP TABLE IF EXISTS dropped");
+    await endpoint.query(`UPDATE t SET round = ${round}`);
+    // Kept whole, so that the same blocks are read again.
+    await endpoint.query("VACUUM t");
+  }
+  const [[path]] = (await endpoint.query("SELECT pg_relation_filepath('t')")) as [[string]];
+  const { files } = JSON.parse(readFileSync(record, "utf8")) as { files: [string, ...number[]][] };
+  assert.ok(files.some(([file, ...blocks]) => file === path && blocks.includes(0)));
+  // Built anew at once: the pageserver may not have all WAL yet when it is asked for the newest state.
+  await endpoint.query("UPDATE t SET round = 4");
+  const killed = (await endpoint.client.status()).postgresPid!;
+  process.kill(killed, "SIGKILL");
+  await endpoint.running(1);
+  assert.deepEqual(await endpoint.query("SELECT round, count(*) FROM t GROUP BY 1"), [
+    ["4", "2000"],
+  ]);
+  await endpoint.daemon.kill("SIGTERM");
 });
 
 test("compute: a branch may begin anywhere: in a record, a page header, off any alignment", async () => {

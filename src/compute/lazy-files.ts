@@ -59,7 +59,7 @@ export interface LazyFilesOptions {
   readonly logger: Logger;
 }
 
-/** Postgres with this environment waits before its own main() until `release`. */
+/** Postgres with this environment waits before it starts its first child until `release`. */
 export class LazyFiles {
   readonly #options: LazyFilesOptions;
   readonly #socketPath: string;
@@ -111,6 +111,10 @@ export class LazyFiles {
     });
   }
 
+  get state(): ComputeState {
+    return this.#options.state;
+  }
+
   /** The data directory is written, but no Postgres runs in it. */
   async start(): Promise<void> {
     this.#placement.into(this.#options.dataDirectory);
@@ -128,7 +132,7 @@ export class LazyFiles {
     });
   }
 
-  /** Postgres may start, and finds what its last starts have read. */
+  /** Postgres may go on, and finds what its last starts have read. */
   async release(): Promise<void> {
     this.#placed.resolve(await this.#placement.finish());
   }

@@ -208,7 +208,9 @@ export class PageSource implements PageHandlers {
     }
     const { rel } = (await this.#storedFork(file))!;
     const first = file.segment * RELATION_SEGMENT_BLOCKS;
-    const pages = await Promise.all(there.map((block) => this.#getPage(rel, first + block)));
+    const pages = await this.#asking(`blocks of ${path}`, (client) =>
+      Promise.all(there.map((block) => client.getPage(rel, first + block, this.#lsn))),
+    );
     return { bytes, runs, pages };
   }
 

@@ -127,12 +127,6 @@ export class PostgresProcess {
     }
   }
 
-  /** For one that has not been released: it has no children yet and handles no signal. */
-  async kill(): Promise<void> {
-    this.#signal("SIGKILL");
-    await this.exited;
-  }
-
   /** At once and without waiting: this compute has been fenced. */
   quit(): void {
     this.#signal("SIGQUIT");

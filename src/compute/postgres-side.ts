@@ -25,6 +25,7 @@ import type { CommitTimes } from "./commit-times.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LazyFiles, prepareShim } from "./lazy-files.ts";
 import { LocalWal } from "./local-wal.ts";
+import { connectPages, type PageClient } from "./page-source.ts";
 import {
   discardDataDirectory,
   endProcessesIn,
@@ -36,10 +37,11 @@ import type { ProposerDriver } from "./proposer-driver.ts";
 import type { SynthesizedWal } from "./synthesized-wal.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";
+import { maxWriteLagBytes } from "./write-lag.ts";
 
 /** How long one try to start Postgres over its data directory may take. */
 const READY_TIMEOUT_MS = 60_000;
-/** It says hello before Postgres's own main; by the time Postgres is ready it must have. */
+/** It says hello before Postgres forks; by the time Postgres is ready it must have. */
 const SHIM_TIMEOUT_MS = 1000;
 const PAGESERVER_RETRY_MS = 200;
 /** After Postgres has ended, for the last WAL to reach a quorum. */
@@ -66,13 +68,12 @@ export interface PostgresTimes {
   startPostgresMs: number;
 }
 
-/** A data directory of a state, and Postgres before it: it waits to be released. */
+/** All that Postgres at a state needs. */
 interface Draft {
   readonly state: ComputeState;
   readonly wal: SynthesizedWal;
   readonly files: LazyFiles;
-  /** Where Postgres's own words begin in its log. */
-  readonly logStart: number;
+  readonly commandLine: readonly string[];
 }
 
 export class PostgresSide {
@@ -84,6 +85,8 @@ export class PostgresSide {
   readonly #closing = new AbortController();
   /** Asked for before L is known, because nearly always it is the state at L. */
   readonly #newestState: Promise<ComputeState | undefined>;
+  /** Made before there is something to ask; the first LazyFiles takes it. */
+  #connection: Promise<PageClient> | undefined;
   #shipper: WalShipper | undefined;
   #localWal: LocalWal | undefined;
   #files: LazyFiles | undefined;
@@ -101,6 +104,16 @@ export class PostgresSide {
       options.driver === undefined
         ? Promise.resolve(undefined)
         : computeState(spec.pageserver.pgAddr, this.#timeline).catch(() => undefined);
+    this.#connection = connectPages(spec.pageserver.pgAddr, this.#timeline);
+    this.#connection.catch(() => undefined);
+    this.#newestState
+      .then((state) => {
+        if (state !== undefined && !this.#closing.signal.aborted) {
+          this.#openFiles(state);
+        }
+      })
+      // The data directory's maker tries again, and says why it cannot be.
+      .catch(() => undefined);
   }
 
   get shipper(): WalShipper | undefined {
@@ -112,8 +125,8 @@ export class PostgresSide {
   }
 
   /**
-   * What this machine must have; and the place must be free. Then all of a start at the newest state
-   * but what takes a won election: Postgres stands before its own main().
+   * What this machine must have; and the place must be free. Then the data directory of the newest
+   * state, while the election may still go on.
    */
   async prepare(): Promise<void> {
     const { spec, workdir } = this.#options;
@@ -159,11 +172,11 @@ export class PostgresSide {
       await this.#dropDraft();
       await this.#makeDraft(state);
     }
-    const { wal, files, logStart } = this.#draft!;
+    const { wal, files, commandLine } = this.#draft!;
     if (driver !== undefined) {
       this.#shipFrom(lsn, driver, state, wal);
     }
-    await this.#startPostgres(files, logStart);
+    await this.#startPostgres(files, commandLine);
     sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
       .then(() => {
         files.endOfStart();
@@ -172,9 +185,8 @@ export class PostgresSide {
       .catch(() => undefined);
   }
 
-  /** Writes the data directory and spawns Postgres, which waits. */
   async #makeDraft(state: ComputeState): Promise<void> {
-    const { spec, driver, workdir, logger } = this.#options;
+    const { spec, driver } = this.#options;
     const writing = monotonicMs();
     const settings = postgresSettings({
       pgVersion: spec.pgVersion,
@@ -188,32 +200,45 @@ export class PostgresSide {
     const standby = driver === undefined;
     const wal = writeDataDirectory({ path, state, settings, standby });
     this.times.dataDirectoryMs = monotonicMs() - writing;
-    this.#files = await LazyFiles.start({
-      shim: this.#shim!,
+    const files = this.#files?.state === state ? this.#files : this.#openFiles(state);
+    await files.start();
+    if (this.#closing.signal.aborted) {
+      await files.close();
+      throw closedWhileStarting();
+    }
+    this.#draft = { state, wal, files, commandLine: settings.commandLine };
+  }
+
+  /** From here on what the start will read is fetched. */
+  #openFiles(state: ComputeState): LazyFiles {
+    const { spec, driver, workdir, logger } = this.#options;
+    const connection = this.#connection;
+    this.#connection = undefined;
+    this.#files = new LazyFiles({
       workdir,
-      dataDirectory: path,
+      dataDirectory: this.#dataDirectory,
       timeline: this.#timeline,
       pageserverAddress: spec.pageserver.pgAddr,
+      connection,
       state,
-      // Postgres is released when there is a shipper.
-      wal: standby
-        ? undefined
-        : {
-            written: (segment, offset, length) =>
-              this.#shipper!.walWritten(segment, offset, length),
-            flush: (segment, end) => this.#shipper!.flushWal(segment, end),
-          },
+      // Postgres runs only when there is a shipper.
+      wal:
+        driver === undefined
+          ? undefined
+          : {
+              written: (segment, offset, length) =>
+                this.#shipper!.walWritten(segment, offset, length),
+              flush: (segment, end) => this.#shipper!.flushWal(segment, end),
+            },
       logger,
     });
-    const logStart = await this.#spawnPostgres(this.#files, settings.commandLine);
-    this.#draft = { state, wal, files: this.#files, logStart };
+    return this.#files;
   }
 
   /** The newest state was not the one at L. */
   async #dropDraft(): Promise<void> {
     if (this.#draft !== undefined) {
       this.#draft = undefined;
-      await this.#postgres?.kill();
       await this.#files?.close();
       await discardDataDirectory(this.#dataDirectory);
       await makeSkeleton(this.#dataDirectory);
@@ -242,6 +267,10 @@ export class PostgresSide {
     this.#files?.fence();
     await this.#postgres?.stop("immediate");
     await this.#files?.close();
+    this.#connection?.then(
+      (connection) => connection.close(),
+      () => undefined,
+    );
     this.#localWal?.close();
   }
 
@@ -289,6 +318,7 @@ export class PostgresSide {
       segmentSize,
       onAvailable: (end) => driver.walAvailable(end),
       times: this.#options.commitTimes,
+      maxWriteLagBytes: maxWriteLagBytes(this.#options.spec.settings),
       onFatal: this.#options.onFatal,
     });
     const shipper = this.#shipper;
@@ -303,47 +333,35 @@ export class PostgresSide {
     shipper.committed(maxLsn(driver.commitLsn, lsn));
   }
 
-  /** Returns where its words begin in the log. */
-  async #spawnPostgres(files: LazyFiles, commandLine: readonly string[]): Promise<number> {
-    if (this.#closing.signal.aborted) {
-      await files.close();
-      throw closedWhileStarting();
-    }
-    const logFd = openSync(this.#logPath, "a", 0o600);
+  async #startPostgres(files: LazyFiles, commandLine: readonly string[]): Promise<void> {
+    const started = monotonicMs();
+    const logPath = join(this.#options.workdir, "postgres.log");
+    const logFd = openSync(logPath, "a", 0o600);
     const logStart = fstatSync(logFd).size;
     try {
       this.#postgres = await PostgresProcess.start({
         installation: this.#installation!,
         dataDirectory: this.#dataDirectory,
         args: commandLine,
-        env: files.environment,
+        env: files.environment(this.#shim!),
         logFd,
       });
     } finally {
       closeSync(logFd);
     }
+    const postgres = this.#postgres;
     if (this.#closing.signal.aborted) {
-      await this.#postgres.stop("immediate");
+      await postgres.stop("immediate");
       throw closedWhileStarting();
     }
-    return logStart;
-  }
-
-  async #startPostgres(files: LazyFiles, logStart: number): Promise<void> {
-    const postgres = this.#postgres!;
-    const started = monotonicMs();
     await files.release();
     this.#options.logger.info({ postgresPid: postgres.pid }, "started Postgres");
     this.#options.onPostgresSpawned?.();
     await postgres.waitReady(READY_TIMEOUT_MS).catch((error: unknown): never => {
-      throw withContext(error, lastWords(this.#logPath, logStart));
+      throw withContext(error, lastWords(logPath, logStart));
     });
     await files.shimLoaded(SHIM_TIMEOUT_MS);
     this.times.startPostgresMs = monotonicMs() - started;
-  }
-
-  get #logPath(): string {
-    return join(this.#options.workdir, "postgres.log");
   }
 
   async #waitForLastWal(shipper: WalShipper): Promise<void> {

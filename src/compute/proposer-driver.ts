@@ -59,6 +59,8 @@ export interface ProposerDriverOptions {
   readonly logger: Logger;
   readonly times?: CommitTimes | undefined;
   readonly onCommitted: (lsn: Lsn) => void;
+  /** A pageserver tells a newer position. */
+  readonly onIngested?: ((lsn: Lsn) => void) | undefined;
   /** After a won election somebody else won a higher one. Nothing more will be committed. */
   readonly onFenced: (term: number) => void;
   /** Safekeepers hold what cannot be: nobody may go on. */
@@ -162,15 +164,18 @@ export class ProposerDriver {
 
   /** Newest position that a pageserver told; 0 where none has. */
   get pageserverLsn(): Lsn {
-    const { lastReceivedLsn } = this.#proposer.pageserverFeedback;
-    this.#pageserverLsn = maxLsn(this.#pageserverLsn, lastReceivedLsn);
     return this.#pageserverLsn;
   }
 
   /** Least transaction id that a standby of any safekeeper still sees; 0 where none has told. */
   get standbyXmin(): bigint {
-    const told = [...this.#standbyXmins.values()].filter((xmin) => xmin !== 0n);
-    return told.reduce((least, xmin) => (xmin < least ? xmin : least), told[0] ?? 0n);
+    let least = 0n;
+    for (const xmin of this.#standbyXmins.values()) {
+      if (xmin !== 0n && (least === 0n || xmin < least)) {
+        least = xmin;
+      }
+    }
+    return least;
   }
 
   start(): void {
@@ -463,6 +468,11 @@ export class ProposerDriver {
       }
     }
     this.#step({ type: "message", safekeeper: peer.endpoint.id, message });
+    const { lastReceivedLsn } = this.#proposer.pageserverFeedback;
+    if (lastReceivedLsn > this.#pageserverLsn) {
+      this.#pageserverLsn = lastReceivedLsn;
+      this.#options.onIngested?.(lastReceivedLsn);
+    }
   }
 
   #enqueue(peer: Peer, source: Range["source"], begin: Lsn, end: Lsn): void {

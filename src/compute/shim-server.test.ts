@@ -151,9 +151,9 @@ test("ShimServer: hello is answered when the files are placed, with their list",
     assert.equal(
       bytes.subarray(16).toString("hex"),
       [
-        "0060000000000000" + "0800" + "0200" + Buffer.from("base/5/7").toString("hex"),
-        "00000000" + "01000000" + "02000000" + "01000000",
-        "ffffffffffffffff" + "0800" + "0000" + Buffer.from("base/5/8").toString("hex"),
+        ...["0060000000000000", "0800", "0200", Buffer.from("base/5/7").toString("hex")],
+        ...["00000000", "01000000", "02000000", "01000000"],
+        ...["ffffffffffffffff", "0800", "0000", Buffer.from("base/5/8").toString("hex")],
       ].join(""),
     );
   });

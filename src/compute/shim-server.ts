@@ -69,7 +69,7 @@ export class ShimServer {
     socketPath: string;
     handlers: ShimHandlers;
     logger: Logger;
-    /** Postgres runs nothing of its own before this resolves: what has been put into its directory. */
+    /** What has been put into the data directory; until then Postgres starts no process that reads of it. */
     placed?: Promise<readonly PlacedFile[]>;
   }) {
     this.#socketPath = options.socketPath;

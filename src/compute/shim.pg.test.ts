@@ -151,7 +151,8 @@ describe("pages", () => {
     const place = async (dataDirectory: string, pages: StockPages) => {
       const record = join(stock.workdir, "placed.json");
       writeFileSync(record, JSON.stringify({ version: 1, files }));
-      const placement = new FilePlacement(dataDirectory, pages, new StartReads(record));
+      const placement = new FilePlacement(pages, new StartReads(record));
+      placement.into(dataDirectory);
       const placed = await placement.finish();
       pages.onRead = (path, block) => asked.add(`${path} ${block}`);
       return placed;

@@ -6,6 +6,7 @@ import { after, describe, test } from "node:test";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { FileContent } from "./page-source.ts";
+import type { PlacedFile } from "./shim-protocol.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "strata-start-reads-"));
@@ -95,6 +96,7 @@ describe("StartReads", () => {
     ]) {
       assert.deepEqual(new StartReads(newRecord(content)).files, [], JSON.stringify(content));
     }
+    assert.deepEqual(new StartReads(directory).files, []);
   });
 });
 
@@ -112,6 +114,16 @@ function newDataDirectory(): string {
   return path;
 }
 
+function placed(
+  data: string,
+  source: ConstructorParameters<typeof FilePlacement>[0],
+  reads: StartReads,
+): Promise<readonly PlacedFile[]> {
+  const placement = new FilePlacement(source, reads);
+  placement.into(data);
+  return placement.finish();
+}
+
 describe("FilePlacement", () => {
   test("sparse files of full size with the blocks in place; what is not there is said", async () => {
     const data = newDataDirectory();
@@ -120,7 +132,7 @@ describe("FilePlacement", () => {
         path.endsWith("_vm") ? undefined : content(blocks),
     };
     const reads = readsOf(["base/5/7", 1, 3], ["base/5/7_vm"]);
-    assert.deepEqual(await new FilePlacement(data, source, reads).finish(), [
+    assert.deepEqual(await placed(data, source, reads), [
       {
         path: "base/5/7",
         bytes: 5 * 8192,
@@ -151,11 +163,11 @@ describe("FilePlacement", () => {
       },
     };
     const reads = readsOf(["base/5/9", 0], ["base/5/8", 0], ["base/5/7", 0]);
-    const placed = await new FilePlacement(data, source, reads).finish();
+    const files = await placed(data, source, reads);
     late.resolve(content([0]));
     await sleep(10);
     assert.deepEqual(
-      placed.map(({ path }) => path),
+      files.map(({ path }) => path),
       ["base/5/7"],
     );
     assert.equal(existsSync(join(data, "base/5/8")), false);
@@ -167,7 +179,8 @@ describe("FilePlacement", () => {
     const source = {
       fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
     };
-    const placement = new FilePlacement(data, source, readsOf(["base/5/7", 0]));
+    const placement = new FilePlacement(source, readsOf(["base/5/7", 0]));
+    placement.into(data);
     placement.cancel();
     assert.deepEqual(await placement.finish(), []);
     assert.equal(existsSync(join(data, "base/5/7")), false);
@@ -178,9 +191,9 @@ describe("FilePlacement", () => {
       fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
     };
     const reads = readsOf(["base/6/7", 0], ["base/5/7", 0]);
-    const placed = await new FilePlacement(newDataDirectory(), source, reads).finish();
+    const files = await placed(newDataDirectory(), source, reads);
     assert.deepEqual(
-      placed.map(({ path }) => path),
+      files.map(({ path }) => path),
       ["base/5/7"],
     );
   });

@@ -1,9 +1,9 @@
 // What Postgres read of storage in its last starts, so that the next one finds it in its data directory.
 
-import { closeSync, ftruncateSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
-import { readFileIfExists, writeFully } from "../base/disk.ts";
+import { writeFully } from "../base/disk.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import { parseRelationPath } from "../postgres/relation-path.ts";
 import type { FileContent } from "./page-source.ts";
@@ -36,7 +36,7 @@ export class StartReads {
 
   constructor(recordPath: string) {
     this.#recordPath = recordPath;
-    this.#known = parseRecord(readFileIfExists(recordPath)?.toString("utf8") ?? "");
+    this.#known = readRecord(recordPath);
   }
 
   /** As the record has them. */
@@ -88,11 +88,11 @@ function isWithinLimits(reads: Reads): boolean {
   return reads.size <= MAX_FILES && blocks <= MAX_BLOCKS;
 }
 
-function parseRecord(text: string): Reads {
+function readRecord(path: string): Reads {
   const reads: Reads = new Map();
   let record: { version?: unknown; files?: unknown } | null;
   try {
-    record = JSON.parse(text);
+    record = JSON.parse(readFileSync(path, "utf8"));
   } catch {
     return reads;
   }

@@ -2,7 +2,7 @@
 
 import { monotonicMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
-import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { addLsn, type Lsn, maxLsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import type { CommitTimes } from "./commit-times.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";
@@ -23,6 +23,8 @@ export interface WalShipperOptions {
   /** More whole records exist: send them. Called synchronously, from the commit path. */
   readonly onAvailable: (endLsn: Lsn) => void;
   readonly times?: CommitTimes | undefined;
+  /** A flush this much above what a pageserver has taken in waits for it; absent: no limit. */
+  readonly maxWriteLagBytes?: number | undefined;
   /** The local WAL cannot be true. No flush is answered any more; Postgres must be ended. */
   readonly onFatal: (error: StorageError) => void;
 }
@@ -39,6 +41,7 @@ export class WalShipper {
   /** End of what Postgres has written, a page boundary. */
   #written: Lsn;
   #committed: Lsn;
+  #ingested = 0 as Lsn;
   /** Ascending in target, because targets are ends of records found so far. */
   #waiters: FlushWaiter[] = [];
   #firstWaiter = 0;
@@ -83,7 +86,7 @@ export class WalShipper {
     const askedMs = monotonicMs();
     this.#noteWritten(segment, endOffset);
     const target = this.endOfRecords;
-    if (target <= this.#committed && !this.#stopped) {
+    if (target <= this.#committed && !this.#isAhead(target) && !this.#stopped) {
       return Promise.resolve();
     }
     const shippedMs = monotonicMs();
@@ -96,11 +99,33 @@ export class WalShipper {
       return;
     }
     this.#committed = lsn;
+    this.#answer();
+  }
+
+  /** A pageserver has taken in everything up to `lsn`. */
+  ingested(lsn: Lsn): void {
+    this.#ingested = maxLsn(this.#ingested, lsn);
+    if (!this.#stopped) {
+      this.#answer();
+    }
+  }
+
+  /** Before a pageserver has told anything there is no lag to speak of. */
+  #isAhead(lsn: Lsn): boolean {
+    const { maxWriteLagBytes } = this.#options;
+    return (
+      maxWriteLagBytes !== undefined &&
+      this.#ingested > 0 &&
+      lsn - this.#ingested > maxWriteLagBytes
+    );
+  }
+
+  #answer(): void {
     const committedMs = monotonicMs();
     const first = this.#firstWaiter;
     while (this.#firstWaiter < this.#waiters.length) {
       const waiter = this.#waiters[this.#firstWaiter]!;
-      if (waiter.target > lsn) {
+      if (waiter.target > this.#committed || this.#isAhead(waiter.target)) {
         break;
       }
       this.#firstWaiter++;

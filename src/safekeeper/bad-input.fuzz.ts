@@ -94,17 +94,21 @@ class AttackedSafekeeper {
   async round(attacks: number): Promise<void> {
     // One proposer after the other, so that each knows the state that it attacks; the rest beside them.
     const pushes = Math.ceil(attacks / 2);
-    const others = Array.from({ length: attacks - pushes }, () =>
-      this.#random.pick([
-        () => this.#replicateBadly(),
-        () => this.#askBadly(),
-        () => this.#speakGarbage(),
-      ])(),
+    const others = Promise.all(
+      Array.from({ length: attacks - pushes }, () =>
+        this.#random.pick([
+          () => this.#replicateBadly(),
+          () => this.#askBadly(),
+          () => this.#speakGarbage(),
+        ])(),
+      ),
     );
+    // Awaited below; a push may fail first.
+    others.catch(() => undefined);
     for (let i = 0; i < pushes; i++) {
       await this.#pushBadly();
     }
-    await Promise.all(others);
+    await others;
     await commit(this.#leader!, this.#otherWal, [40]);
     assert.equal(this.#leader!.events.fencedBy, 0);
     await this.#check();
@@ -204,7 +208,8 @@ class AttackedSafekeeper {
 
   async #send(opening: readonly Uint8Array[], copied: readonly Uint8Array[] = []): Promise<void> {
     const { pgAddr } = this.cluster.address(0);
-    const { answers, closed } = await converse(pgAddr, opening, copied);
+    const hangUp = this.#random.bool(0.8);
+    const { answers, closed } = await converse(pgAddr, opening, copied, { hangUp });
     const error = lastError(answers);
     if (error !== undefined) {
       assert.notEqual(error.get("C"), "XX000", `a bug: ${error.get("M")}`);
@@ -257,7 +262,8 @@ class AttackedSafekeeper {
 
   #perturb(message: ProposerMessage): ProposerMessage {
     const random = this.#random;
-    const lsn = addLsn(START, 8 * random.int((this.#state.flushLsn - START) / 8 + 100));
+    // A record end: of a leader, which could write anything, an acceptor believes where records end.
+    const lsn = this.#nextEnd(START, random.int(this.#state.flushLsn - START + 800));
     switch (message.type) {
       case "greeting":
         return random.pick<ProposerMessage>([

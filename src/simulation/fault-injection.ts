@@ -3,6 +3,7 @@
 import { alignLsn, type Lsn, pageOffset, walFileName } from "../base/lsn.ts";
 import { LONG_PAGE_HEADER_SIZE } from "../postgres/wal-page.ts";
 import { CONTROL_FILE_NAME } from "../safekeeper/control-file.ts";
+import type { SafekeeperId } from "../safekeeper/membership.ts";
 import type { ComputeNode } from "./compute-node.ts";
 import type { Fault } from "./faults.ts";
 import type { SafekeeperNode } from "./safekeeper-node.ts";
@@ -172,21 +173,27 @@ function failSync(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fau
 }
 
 /**
- * Whether a majority of every set of members that counts still has its disks without this one. A member
- * that has not got its copy yet is as good as one that lost it.
+ * Whether a majority of every set of members that counts, or is wished for, still has its disks without
+ * this one. A member that has not got its copy yet is as good as one that lost it.
  */
 function mayLose(simulation: Simulation, id: number): boolean {
   const { generation, members, newMembers } = simulation.mconf;
+  const isLost = (member: SafekeeperId) => member.id === id || simulation.damaged.has(member.id);
+  const isEmpty = (member: SafekeeperId) => !simulation.safekeepers.get(member.id)!.hasTimeline;
   return (
     generation > 0 &&
-    [members, newMembers ?? []].every((set) => {
-      const lost = set.filter((member) => {
-        const { hasTimeline } = simulation.safekeepers.get(member.id)!;
-        return member.id === id || simulation.damaged.has(member.id) || !hasTimeline;
-      });
-      return lost.length <= Math.floor((set.length - 1) / 2);
-    })
+    [members, newMembers ?? []].every((set) =>
+      keepsMajority(set, (member) => isLost(member) || isEmpty(member)),
+    ) &&
+    keepsMajority(simulation.operator.wished ?? [], isLost)
   );
+}
+
+function keepsMajority(
+  set: readonly SafekeeperId[],
+  isLost: (member: SafekeeperId) => boolean,
+): boolean {
+  return set.length === 0 || set.filter(isLost).length <= Math.floor((set.length - 1) / 2);
 }
 
 function loseDisk(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
@@ -235,23 +242,30 @@ function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): 
 /** Puts spares in the places of one or two members, or makes three of five, or five of three. */
 function changeMembers(simulation: Simulation, fault: Fault): void {
   const { mconf, ids, operator } = simulation;
-  const { members } = mconf;
   if (mconf.generation === 0) {
     return;
   }
+  const wish = otherMembers(mconf.members, ids, fault);
+  // Damage that nobody has found yet must not become that of a majority.
+  if (keepsMajority(wish, ({ id }) => simulation.damaged.has(id))) {
+    operator.wish(wish);
+  }
+}
+
+function otherMembers(
+  members: readonly SafekeeperId[],
+  ids: readonly SafekeeperId[],
+  fault: Fault,
+): readonly SafekeeperId[] {
   const spares = ids.filter(({ id }) => !members.some((member) => member.id === id));
   const leaving = fault.target % members.length;
   switch (fault.choice % 5) {
     case 0:
-      operator.wish([...members, ...spares].slice(0, 3 + (members.length === 3 ? 2 : 0)));
-      break;
+      return [...members, ...spares].slice(0, 3 + (members.length === 3 ? 2 : 0));
     case 1:
     case 2:
-      operator.wish([...spares.slice(0, 2), ...members].slice(0, members.length));
-      break;
+      return [...spares.slice(0, 2), ...members].slice(0, members.length);
     default:
-      operator.wish(
-        members.map((member, index) => (index === leaving ? (spares[0] ?? member) : member)),
-      );
+      return members.map((member, index) => (index === leaving ? (spares[0] ?? member) : member));
   }
 }

@@ -47,6 +47,11 @@ export class OperatorNode implements Node {
     this.#goal = members;
   }
 
+  /** The set that is wished for and not begun. */
+  get wished(): readonly SafekeeperId[] | undefined {
+    return this.#goal;
+  }
+
   get busy(): boolean {
     return this.#goal !== undefined || this.recorded.newMembers !== undefined;
   }

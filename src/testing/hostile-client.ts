@@ -33,13 +33,14 @@ export const simpleQuery = (sql: string) => encodeMessage("Q", cstring(sql));
 /**
  * Sends `opening`, then, where that began a CopyBoth, `copied`. Waits until the other side closes, has
  * been silent for `quietMs`, or `limitMs` are over; after an error that says FATAL only the close, or
- * the limit, ends it.
+ * the limit, ends it. With `hangUp` it says that no more will come, so that the other side closes once
+ * it has looked at everything.
  */
 export async function converse(
   address: string,
   opening: readonly Uint8Array[],
   copied: readonly Uint8Array[] = [],
-  { quietMs = 20, limitMs = 10_000 } = {},
+  { quietMs = 20, limitMs = 10_000, hangUp = false } = {},
 ): Promise<Conversation> {
   const { host, port } = parseHostPort(address);
   const socket = createConnection({ host, port, noDelay: true });
@@ -60,7 +61,7 @@ export async function converse(
   for (const chunk of opening) {
     socket.write(chunk);
   }
-  const stepMs = 5;
+  const stepMs = 2;
   let copying = false;
   for (let ms = 0; !closed && ms < limitMs; ms += stepMs) {
     await sleep(stepMs);
@@ -71,7 +72,10 @@ export async function converse(
       for (const chunk of copied) {
         socket.write(chunk);
       }
-    } else if (idleMs >= quietMs && !isFatal(answers)) {
+      if (hangUp) {
+        socket.end();
+      }
+    } else if (idleMs >= quietMs && !socket.writableEnded && !isFatal(answers)) {
       break;
     }
   }

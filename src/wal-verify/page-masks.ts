@@ -63,7 +63,7 @@ const SPGIST_PAGE_ID = 0xff82;
 /** Ids that extensions have taken (contrib/bloom, pgvector) begin here. */
 const FIRST_EXTENSION_PAGE_ID = 0xff83;
 const GIST_LEAF = 1 << 0;
-const GIST_TUPLES_DELETED = 1 << 2;
+export const GIST_TUPLES_DELETED = 1 << 2;
 const GIST_FOLLOW_RIGHT = 1 << 3;
 const GIST_HAS_GARBAGE = 1 << 4;
 const HASH_TUPLE_PAGE = 0x03;

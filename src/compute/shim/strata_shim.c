@@ -34,7 +34,7 @@
  * Protocol (src/compute/shim-protocol.ts is the other side): little-endian, one connection a process,
  * at most one request outstanding; W and P have no reply.
  *  request: u32 length | u8 type | u8 version | u16 path length | u64 a | u32 b | u32 c | path
- *   H hello        a = pid                  -> ok, a = entries, payload; when Postgres may start
+ *   H hello        a = pid                  -> ok, a = entries, payload; when all files are placed
  *   S stat         path                                        -> ok, a = bytes | absent
  *   G get pages    path, b = first block, c = count            -> ok, payload = count * 8192
  *   L list         path of a directory                         -> ok, a = entries, payload
@@ -149,7 +149,7 @@ static u8 *arena;
 static u64 arena_size;
 static const char *data_dir, *socket_path;
 static size_t data_dir_length;
-static bool wal_hook;
+static bool wal_hook, greeted;
 static u64 wal_segment_size = 16u << 20;
 static pid_t postmaster_pid, forker_pid;
 static int agent_fd = -1;
@@ -616,11 +616,96 @@ static bool directory_is_local(const struct key *key) {
   return key->kind == KIND_REL && key->db != 0 && load(&find_slot(&directory)->state) == SLOT_LOCAL;
 }
 
+/* Marks a file that the agent made before hello was answered, and its blocks that are there. */
+static void adopt_file(struct slot *slot, int directory, const char *path, u64 bytes, const u8 *runs, u32 count) {
+  struct stat stat;
+  if (bytes % BLOCK != 0 || bytes > (u64)SEGMENT_BLOCKS * BLOCK ||
+      syscall(SYS_newfstatat, directory, path, &stat, AT_SYMLINK_NOFOLLOW) != 0 || (u64)stat.st_size != bytes) {
+    die("the agent says it has made a file, but has not: ", path);
+  }
+  track(slot, stat.st_ino, bytes);
+  for (u32 i = 0; i < count; i++) {
+    u32 run[2];
+    memcpy(run, runs + i * sizeof run, sizeof run);
+    for (u64 block = run[0]; block < (u64)run[0] + run[1]; block++) {
+      if (block >= slot->file->nremote || slot->file->states[block] == PRESENT) {
+        die("the agent filled a block that is not there, or twice: ", path);
+      }
+      slot->file->states[block] = PRESENT;
+      slot->file->nabsent--;
+    }
+  }
+  settle(slot, SLOT_LAZY);
+}
+
+/* Takes over what the answer to hello lists; no other process of Postgres exists yet. */
+static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
+  int directory = sys_open(data_dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  for (; entries > 0; entries--) {
+    u64 bytes, segno;
+    uint16_t length, runs;
+    char path[MAX_PATH];
+    if (end - at < 12) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    memcpy(&bytes, at, 8);
+    memcpy(&length, at + 8, 2);
+    memcpy(&runs, at + 10, 2);
+    at += 12;
+    if (length >= sizeof path || end - at < length + runs * 8) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    memcpy(path, at, length);
+    path[length] = 0;
+    struct key key;
+    const char *local;
+    if (classify(path, &key, &segno, &local) != NAME_BLOCKS || local != path) {
+      die("not a file of storage: ", path);
+    }
+    struct slot *slot = find_slot(&key);
+    if (lock_slot(slot) != SLOT_NEW) {
+      die("the agent names a file twice: ", path);
+    }
+    if (bytes == UINT64_MAX) {
+      settle(slot, SLOT_LOCAL);
+    } else {
+      adopt_file(slot, directory, path, bytes, at + length, runs);
+    }
+    at += length + runs * 8;
+  }
+  if (directory >= 0) {
+    sys_close(directory);
+  }
+}
+
+/*
+ * Once, in the postmaster, before it forks or names a file of storage: until then it reads its settings
+ * and makes its shared memory, and the agent may still be filling files.
+ */
+static void say_hello(void) {
+  if (greeted) {
+    return;
+  }
+  greeted = true;
+  void *big = NULL;
+  struct reply reply = ask('H', "", (u64)postmaster_pid, 0, 0, pages, sizeof pages, &big);
+  if (reply.status != STATUS_OK) {
+    die("the compute agent refused us", "");
+  }
+  const u8 *files = big != NULL ? big : pages;
+  adopt_files(files, files + (reply.length - sizeof reply), reply.a);
+  if (big != NULL) {
+    munmap(big, reply.length - sizeof reply);
+  }
+  disconnect();
+}
+
 /*
  * Brings a path to LAZY or LOCAL; NULL with errno when the agent cannot say. `bytes` is its size in
  * storage where a listing told it, else -1. A file that lies here before we ever looked is LOCAL.
  */
 static struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
+  say_hello();
   struct slot *slot = find_slot(key);
   u32 state = load(&slot->state);
   if (state == SLOT_LAZY || state == SLOT_LOCAL) {
@@ -1274,68 +1359,6 @@ EXPORT int rmdir(const char *path) {
   return result;
 }
 
-/* Marks a file that the agent made before we ran, and its blocks that are there. */
-static void adopt_file(struct slot *slot, int directory, const char *path, u64 bytes, const u8 *runs, u32 count) {
-  struct stat stat;
-  if (bytes % BLOCK != 0 || bytes > (u64)SEGMENT_BLOCKS * BLOCK ||
-      syscall(SYS_newfstatat, directory, path, &stat, AT_SYMLINK_NOFOLLOW) != 0 || (u64)stat.st_size != bytes) {
-    die("the agent says it has made a file, but has not: ", path);
-  }
-  track(slot, stat.st_ino, bytes);
-  for (u32 i = 0; i < count; i++) {
-    u32 run[2];
-    memcpy(run, runs + i * sizeof run, sizeof run);
-    for (u64 block = run[0]; block < (u64)run[0] + run[1]; block++) {
-      if (block >= slot->file->nremote || slot->file->states[block] == PRESENT) {
-        die("the agent filled a block that is not there, or twice: ", path);
-      }
-      slot->file->states[block] = PRESENT;
-      slot->file->nabsent--;
-    }
-  }
-  settle(slot, SLOT_LAZY);
-}
-
-/* Takes over what the answer to hello lists; no other process of Postgres exists yet. */
-static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
-  int directory = sys_open(data_dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-  for (; entries > 0; entries--) {
-    u64 bytes, segno;
-    uint16_t length, runs;
-    char path[MAX_PATH];
-    if (end - at < 12) {
-      die("the agent's list of files ends in the middle", "");
-    }
-    memcpy(&bytes, at, 8);
-    memcpy(&length, at + 8, 2);
-    memcpy(&runs, at + 10, 2);
-    at += 12;
-    if (length >= sizeof path || end - at < length + runs * 8) {
-      die("the agent's list of files ends in the middle", "");
-    }
-    memcpy(path, at, length);
-    path[length] = 0;
-    struct key key;
-    const char *local;
-    if (classify(path, &key, &segno, &local) != NAME_BLOCKS || local != path) {
-      die("not a file of storage: ", path);
-    }
-    struct slot *slot = find_slot(&key);
-    if (lock_slot(slot) != SLOT_NEW) {
-      die("the agent names a file twice: ", path);
-    }
-    if (bytes == UINT64_MAX) {
-      settle(slot, SLOT_LOCAL);
-    } else {
-      adopt_file(slot, directory, path, bytes, at + length, runs);
-    }
-    at += length + runs * 8;
-  }
-  if (directory >= 0) {
-    sys_close(directory);
-  }
-}
-
 /* Makes every file of a listing that is not here yet, as a sparse file. */
 static int materialize_listed(const char *directory, const u8 *at, const u8 *end, u64 entries) {
   char path[MAX_PATH];
@@ -1478,7 +1501,10 @@ EXPORT u64 strata_shim_waits(void) { return region == NULL ? 0 : load(&region->w
 
 /* ---- start ---- */
 
-static void before_fork(void) { forker_pid = getpid(); }
+static void before_fork(void) {
+  forker_pid = getpid();
+  say_hello();
+}
 
 static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0); }
 
@@ -1588,15 +1614,4 @@ __attribute__((constructor)) static void start(void) {
   unsetenv("LD_PRELOAD");
   map_region();
   pthread_atfork(before_fork, NULL, after_fork_in_child);
-  void *big = NULL;
-  struct reply reply = ask('H', "", (u64)postmaster_pid, 0, 0, pages, sizeof pages, &big);
-  if (reply.status != STATUS_OK) {
-    die("the compute agent refused us", "");
-  }
-  const u8 *files = big != NULL ? big : pages;
-  adopt_files(files, files + (reply.length - sizeof reply), reply.a);
-  if (big != NULL) {
-    munmap(big, reply.length - sizeof reply);
-  }
-  disconnect();
 }

@@ -1,0 +1,32 @@
+// Back-pressure: how far the WAL of a compute may be ahead of what a pageserver has taken in.
+
+import { StorageError } from "../base/errors.ts";
+
+/**
+ * Of an endpoint's settings. Postgres keeps a parameter with a prefix that it does not know, so that
+ * SHOW tells it. Neon's `max_replication_write_lag`; there 500 MB by default, here none: commits do
+ * not depend on a pageserver unless one is asked for.
+ */
+export const MAX_WRITE_LAG = "strata.max_replication_write_lag";
+
+const UNITS: Readonly<Record<string, number>> = {
+  kB: 2 ** 10,
+  MB: 2 ** 20,
+  GB: 2 ** 30,
+  TB: 2 ** 40,
+};
+
+/**
+ * Bytes; undefined without a limit (absent or 0). Units as Postgres's, MB where none is given.
+ * StorageError `invalid`.
+ */
+export function maxWriteLagBytes(settings: Readonly<Record<string, string>>): number | undefined {
+  const text = settings[MAX_WRITE_LAG] ?? "0";
+  const match = /^(\d{1,9})\s*(kB|MB|GB|TB)?$/.exec(text.trim());
+  if (match === null) {
+    const message = `${MAX_WRITE_LAG} must be a size such as 500MB, not '${text}'`;
+    throw new StorageError("invalid", "bad-setting", message);
+  }
+  const bytes = Number(match[1]) * UNITS[match[2] ?? "MB"]!;
+  return bytes === 0 ? undefined : bytes;
+}
