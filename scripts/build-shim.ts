@@ -14,7 +14,7 @@ import {
   SHIM_PREBUILT_DIRECTORY,
   type ShimManifest,
   shimSourceHash,
-} from "../src/compute/shim-loader.ts";
+} from "../src/compute/shim/shim-loader.ts";
 
 const CROSS_COMPILER: Readonly<Record<string, string>> = {
   x64: "x86_64-linux-gnu-gcc",

@@ -1,6 +1,7 @@
 // `npm run sim`: simulates the WAL quorum with seeded faults; replays a seed, or counts violations over many.
 
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { errorMessage } from "../src/base/errors.ts";
@@ -166,6 +167,7 @@ async function runPart(
     ],
     { stdio: ["ignore", "pipe", "inherit"] },
   );
+  const exited = once(child, "exit");
   for await (const line of createInterface({ input: child.stdout })) {
     const { seed, counts, message } = JSON.parse(line) as {
       seed: number;
@@ -185,6 +187,10 @@ async function runPart(
     if (tally.runs % 5000 === 0) {
       console.log(`... ${tally.runs} runs, ${tally.violations} violations`);
     }
+  }
+  const [code] = await exited;
+  if (code !== 0) {
+    throw new Error(`the process for ${count} runs from seed ${from} ended with ${code}`);
   }
 }
 

@@ -9,8 +9,8 @@ import type { Logger } from "../base/log.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../postgres/installation.ts";
 import { type PageClient, PageSource, pageserverPageService } from "./page-source.ts";
-import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "./shim-loader.ts";
-import { type PlacedFile, ShimServer } from "./shim-server.ts";
+import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "./shim/shim-loader.ts";
+import { type PlacedFile, ShimServer } from "./shim/shim-server.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const SOCKET_NAME = "shim.sock";

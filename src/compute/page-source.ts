@@ -29,7 +29,7 @@ import {
   type SlruKind,
 } from "../wal-decoder/record-sink.ts";
 import { ReadAhead } from "./read-ahead.ts";
-import type { PageHandlers, RemoteFile } from "./shim-server.ts";
+import type { PageHandlers, RemoteFile } from "./shim/shim-server.ts";
 
 /** The part of PagestreamClient that is needed here. */
 export type PageClient = Pick<

@@ -6,7 +6,7 @@ import { after, describe, test } from "node:test";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { FileContent } from "./page-source.ts";
-import type { PlacedFile } from "./shim-protocol.ts";
+import type { PlacedFile } from "./shim/shim-protocol.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "strata-start-reads-"));

@@ -7,7 +7,7 @@ import { writeFully } from "../base/disk.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import { parseRelationPath } from "../postgres/relation-path.ts";
 import type { FileContent } from "./page-source.ts";
-import { type PlacedFile, SHIM_PAGE_BYTES } from "./shim-protocol.ts";
+import { type PlacedFile, SHIM_PAGE_BYTES } from "./shim/shim-protocol.ts";
 
 /*
  * The record is a JSON object { version: 1, files: [[path, block, block, ...], ...] }: paths in the data

@@ -21,8 +21,8 @@ import {
   startPostgres,
 } from "../testing/synthesized-cluster.ts";
 import { LocalWal } from "./local-wal.ts";
-import { findShim, shimEnvironment } from "./shim-loader.ts";
-import { ShimServer } from "./shim-server.ts";
+import { findShim, shimEnvironment } from "./shim/shim-loader.ts";
+import { ShimServer } from "./shim/shim-server.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";
 

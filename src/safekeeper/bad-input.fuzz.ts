@@ -32,7 +32,7 @@ import {
   encodeProposerMessage,
   type ProposerMessage,
 } from "./messages.ts";
-import { encodeStandbyStatus } from "./replication-messages.ts";
+import { encodeStandbyStatus } from "./replication/replication-messages.ts";
 import { historyUpTo } from "./term-history.ts";
 
 /** Connections at a time. */

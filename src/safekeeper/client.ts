@@ -19,12 +19,15 @@ import type {
   TimelineDigest,
 } from "./api.ts";
 import { PROTOCOL_VERSION } from "./messages.ts";
-import { encodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
+import {
+  encodePageserverFeedback,
+  type PageserverFeedback,
+} from "./replication/pageserver-feedback.ts";
 import {
   decodeReplicationMessage,
   encodeStandbyStatus,
   type StandbyStatus,
-} from "./replication-messages.ts";
+} from "./replication/replication-messages.ts";
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 

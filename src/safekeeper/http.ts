@@ -17,12 +17,12 @@ import {
   timelineCreateRequestSchema,
 } from "./api.ts";
 import { findTimeline, parseBody, pathIds } from "./http-request.ts";
-import { addTransferRoutes } from "./http-transfer.ts";
 import { membershipFromJson, NO_MEMBERSHIP } from "./membership.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import type { Timeline } from "./timeline.ts";
 import type { TimelineManager } from "./timeline-manager.ts";
 import { timelineStatus } from "./timeline-status.ts";
+import { addTransferRoutes } from "./transfer/http-transfer.ts";
 import type { WalBackup } from "./wal-backup/wal-backup.ts";
 import type { WalReceiver } from "./wal-push.ts";
 

@@ -17,8 +17,11 @@ import {
   decodePageserverFeedback,
   encodePageserverFeedback,
   NO_PAGESERVER_FEEDBACK,
-} from "./pageserver-feedback.ts";
-import { decodeReplicationMessage, decodeStandbyMessage } from "./replication-messages.ts";
+} from "./replication/pageserver-feedback.ts";
+import {
+  decodeReplicationMessage,
+  decodeStandbyMessage,
+} from "./replication/replication-messages.ts";
 
 const lsn = (value: number) => value as Lsn;
 const MCONF = {

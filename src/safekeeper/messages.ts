@@ -14,7 +14,7 @@ import {
   encodePageserverFeedback,
   type PageserverFeedback,
   readPageserverFeedback,
-} from "./pageserver-feedback.ts";
+} from "./replication/pageserver-feedback.ts";
 import { checkTermHistory, type Term, type TermHistory, type TermLsn } from "./term-history.ts";
 
 /*

@@ -21,7 +21,10 @@ import type {
   VoteRequest,
   VoteResponse,
 } from "./messages.ts";
-import { NO_PAGESERVER_FEEDBACK, type PageserverFeedback } from "./pageserver-feedback.ts";
+import {
+  NO_PAGESERVER_FEEDBACK,
+  type PageserverFeedback,
+} from "./replication/pageserver-feedback.ts";
 import { highestCommonPoint, type Term, type TermHistory } from "./term-history.ts";
 
 /*

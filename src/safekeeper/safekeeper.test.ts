@@ -23,7 +23,7 @@ import {
 } from "../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { openReplication, openWalPush } from "./client.ts";
-import { NO_PAGESERVER_FEEDBACK } from "./pageserver-feedback.ts";
+import { NO_PAGESERVER_FEEDBACK } from "./replication/pageserver-feedback.ts";
 import { startSafekeeper } from "./safekeeper.ts";
 
 const logger = createLogger("test", "silent");

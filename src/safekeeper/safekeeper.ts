@@ -10,13 +10,13 @@ import { BrokerClient } from "../storage-broker/client.ts";
 import { BrokerPublisher } from "./broker-publisher.ts";
 import { createHttpServer } from "./http.ts";
 import { SafekeeperMetrics } from "./metrics.ts";
+import { WalSender } from "./replication/wal-sender.ts";
 import { TimelineManager } from "./timeline-manager.ts";
 import {
   DEFAULT_BACKUP_SETTINGS,
   WalBackup,
   type WalBackupSettings,
 } from "./wal-backup/wal-backup.ts";
-import { WalSender } from "./wal-sender.ts";
 import { WalService } from "./wal-service.ts";
 
 const MAINTENANCE_INTERVAL_MS = 1000;

@@ -4,11 +4,11 @@ import { monotonicMs } from "../base/clock.ts";
 import { formatLsn } from "../base/lsn.ts";
 import type { SafekeeperTimelineStatus } from "./api.ts";
 import { membershipToJson } from "./membership.ts";
+import { WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
 import { partialSegmentName } from "./wal-backup/stored-wal.ts";
 import type { WalBackup } from "./wal-backup/wal-backup.ts";
 import type { WalReceiver } from "./wal-push.ts";
-import { WalSender } from "./wal-sender.ts";
 
 export function timelineStatus(
   timeline: Timeline,

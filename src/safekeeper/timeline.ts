@@ -49,7 +49,7 @@ import type {
 } from "./messages.ts";
 import { NO_HOT_STANDBY_FEEDBACK } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
-import type { PageserverFeedback } from "./pageserver-feedback.ts";
+import type { PageserverFeedback } from "./replication/pageserver-feedback.ts";
 import type { Term } from "./term-history.ts";
 import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
 import { fetchEndOfWal } from "./wal-backup/eviction.ts";

@@ -6,10 +6,10 @@ import type { Logger } from "../base/log.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import type { WireHandlers, WireSession } from "../postgres/wire-server.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
+import { type StartReplication, WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
 import type { TimelineManager } from "./timeline-manager.ts";
 import { checkWalPushOptions, receiveWal, type WalReceiver } from "./wal-push.ts";
-import { type StartReplication, WalSender } from "./wal-sender.ts";
 
 /**
  * START_REPLICATION [SLOT x] [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's.

@@ -6,13 +6,13 @@ import pg from "pg";
 import { sleep } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { WAL_SEGMENT_SIZE } from "../base/lsn.ts";
-import { checkPostgresBinary, findShim, shimEnvironment } from "../compute/shim-loader.ts";
+import { checkPostgresBinary, findShim, shimEnvironment } from "../compute/shim/shim-loader.ts";
 import {
   type PageHandlers,
   type PlacedFile,
   ShimServer,
   type WalHandlers,
-} from "../compute/shim-server.ts";
+} from "../compute/shim/shim-server.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
 import { STOCK_USER } from "./stock-cluster.ts";
 

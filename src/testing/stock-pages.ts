@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { FileContent } from "../compute/page-source.ts";
-import type { PageHandlers, RemoteFile } from "../compute/shim-server.ts";
+import type { PageHandlers, RemoteFile } from "../compute/shim/shim-server.ts";
 import {
   INIT_FORK,
   MAIN_FORK,

@@ -15,7 +15,7 @@ import { WalBuilder } from "../../testing/wal-builder.ts";
 import type { AcceptorPersistentState } from "../acceptor.ts";
 import { NO_MEMBERSHIP } from "../membership.ts";
 import { SafekeeperMetrics } from "../metrics.ts";
-import { NO_PAGESERVER_FEEDBACK } from "../pageserver-feedback.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../replication/pageserver-feedback.ts";
 import { Timeline, type TimelineContext } from "../timeline.ts";
 import { WalSource } from "../transfer/wal-source.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";

@@ -20,7 +20,7 @@ import {
 } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import { openReplication } from "../client.ts";
-import { NO_PAGESERVER_FEEDBACK } from "../pageserver-feedback.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../replication/pageserver-feedback.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";
 import type { WalBackupSettings } from "./wal-backup.ts";
 

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { StorageError } from "../base/errors.ts";
-import { SeededRandom } from "../base/random.ts";
-import { findInstallation, SUPPORTED_MAJORS } from "../postgres/installation.ts";
+import { StorageError } from "../../base/errors.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { findInstallation, SUPPORTED_MAJORS } from "../../postgres/installation.ts";
 import {
   checkPostgresImports,
   type ElfImports,

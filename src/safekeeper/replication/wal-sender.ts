@@ -1,12 +1,15 @@
 // START_REPLICATION: streams a timeline's WAL to a pageserver, a standby or a recovering proposer.
 
-import { monotonicMs, nowMs } from "../base/clock.ts";
-import { errorMessage, StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
-import type { CopyChannel } from "../postgres/copy-channel.ts";
-import type { WireSession } from "../postgres/wire-server.ts";
-import { readableLsn } from "./acceptor.ts";
-import { type HotStandbyFeedback, MAX_SEND_SIZE } from "./messages.ts";
+import { monotonicMs, nowMs } from "../../base/clock.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import { formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
+import type { CopyChannel } from "../../postgres/copy-channel.ts";
+import type { WireSession } from "../../postgres/wire-server.ts";
+import { readableLsn } from "../acceptor.ts";
+import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../messages.ts";
+import type { Term } from "../term-history.ts";
+import type { Timeline, WalConsumer } from "../timeline.ts";
+import type { WalReader } from "../wal-storage.ts";
 import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import {
   decodeStandbyMessage,
@@ -14,9 +17,6 @@ import {
   encodeWalHeader,
   type StandbyStatus,
 } from "./replication-messages.ts";
-import type { Term } from "./term-history.ts";
-import type { Timeline, WalConsumer } from "./timeline.ts";
-import type { WalReader } from "./wal-storage.ts";
 
 /** Bytes queued for a slow reader before we stop reading from disk for it. */
 const MAX_QUEUED_BYTES = 1024 * 1024;

@@ -1,7 +1,7 @@
 // Reads which functions an ELF program imports, and checks that the shim sees all of its file I/O.
 
 import { closeSync, openSync, readSync } from "node:fs";
-import { StorageError } from "../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 import { HARMLESS_IMPORTS, INTERCEPTED_IMPORTS, REFUSED_IMPORTS } from "./shim-imports.ts";
 
 /*

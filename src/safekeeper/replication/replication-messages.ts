@@ -1,8 +1,8 @@
 // Messages of Postgres's physical replication protocol inside CopyData (libpqwalreceiver's view).
 
-import { StorageError } from "../base/errors.ts";
-import type { Lsn } from "../base/lsn.ts";
-import { ByteReader, ByteWriter } from "./byte-codec.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { ByteReader, ByteWriter } from "../byte-codec.ts";
 import { decodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
 
 /*

@@ -2,9 +2,9 @@
 
 import { chmodSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
-import { errorKind, StorageError } from "../base/errors.ts";
-import type { Logger } from "../base/log.ts";
-import { giveToPostgres } from "../postgres/installation.ts";
+import { errorKind, StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { giveToPostgres } from "../../postgres/installation.ts";
 import {
   encodeHelloReply,
   encodeListing,

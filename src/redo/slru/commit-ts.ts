@@ -2,7 +2,7 @@
 //
 // An entry is ten bytes, unaligned: i64 time, u16 replication origin; 819 a page.
 
-import { PAGE, type RedoContext } from "./redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 
 const XACTS_PER_PAGE = 819;
 const ENTRY_SIZE = 10;

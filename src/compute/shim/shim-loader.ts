@@ -3,12 +3,12 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { errnoCode, errorMessage, StorageError, withContext } from "../base/errors.ts";
-import { randomBytes } from "../base/random.ts";
-import { type Installation, readableByPostgres } from "../postgres/installation.ts";
+import { errnoCode, errorMessage, StorageError, withContext } from "../../base/errors.ts";
+import { randomBytes } from "../../base/random.ts";
+import { type Installation, readableByPostgres } from "../../postgres/installation.ts";
 
-export const SHIM_SOURCE = join(import.meta.dirname, "shim", "strata_shim.c");
-export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "shim", "prebuilt");
+export const SHIM_SOURCE = join(import.meta.dirname, "strata_shim.c");
+export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "prebuilt");
 /** What decides which library findShim() gives and which binaries checkPostgresBinary() accepts. */
 export const SHIM_FILES: readonly string[] = [
   SHIM_SOURCE,

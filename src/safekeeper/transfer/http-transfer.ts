@@ -3,9 +3,9 @@
 import { createHash } from "node:crypto";
 import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
-import { StorageError } from "../base/errors.ts";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { StorageError } from "../../base/errors.ts";
+import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
 import {
   debugDumpQuerySchema,
   digestQuerySchema,
@@ -15,22 +15,22 @@ import {
   pullTimelineRequestSchema,
   type TimelineDigest,
   timelineCopyRequestSchema,
-} from "./api.ts";
-import type { SafekeeperHttpOptions } from "./http.ts";
-import { findTimeline, parseBody } from "./http-request.ts";
+} from "../api.ts";
+import type { SafekeeperHttpOptions } from "../http.ts";
+import { findTimeline, parseBody } from "../http-request.ts";
 import {
   checkMembership,
   isMember,
   type MembershipConfiguration,
   membershipFromJson,
   membershipToJson,
-} from "./membership.ts";
-import type { Timeline } from "./timeline.ts";
-import { copyTimeline } from "./transfer/copy-timeline.ts";
-import { debugDump } from "./transfer/debug-dump.ts";
-import { pullTimeline } from "./transfer/pull-timeline.ts";
-import { snapshot } from "./transfer/snapshot.ts";
-import { WalSource } from "./transfer/wal-source.ts";
+} from "../membership.ts";
+import type { Timeline } from "../timeline.ts";
+import { copyTimeline } from "./copy-timeline.ts";
+import { debugDump } from "./debug-dump.ts";
+import { pullTimeline } from "./pull-timeline.ts";
+import { snapshot } from "./snapshot.ts";
+import { WalSource } from "./wal-source.ts";
 
 const TIMELINE = "/v1/tenant/:tenant/timeline/:timeline";
 

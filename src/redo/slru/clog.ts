@@ -1,6 +1,6 @@
 // Redo on pg_xact pages: two bits a transaction, 32768 of them a page, no page header.
 
-import { PAGE, type RedoContext } from "./redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 
 const XACTS_PER_PAGE = 32768;
 const SLRU_PAGES_PER_SEGMENT = 32;

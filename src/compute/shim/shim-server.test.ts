@@ -5,10 +5,10 @@ import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { sleep } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
-import { createLogger } from "../base/log.ts";
-import { SeededRandom } from "../base/random.ts";
+import { sleep } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import { createLogger } from "../../base/log.ts";
+import { SeededRandom } from "../../base/random.ts";
 import { encodeRequest, type ShimRequest, ShimRequestReader } from "./shim-protocol.ts";
 import { type PlacedFile, type ShimHandlers, ShimServer } from "./shim-server.ts";
 

@@ -3,7 +3,7 @@
 // offsets: a u32 for each multixact, 2048 a page.
 // members: groups of four, 20 bytes: four status bytes, then four u32 xids; 409 groups a page.
 
-import { PAGE, type RedoContext } from "./redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 
 export const MULTIXACT_OFFSETS_PER_PAGE = 2048;
 const MEMBERS_PER_GROUP = 4;

@@ -1,13 +1,13 @@
 // What the shim costs: start of Postgres, one commit's hop to the agent, and a cold scan; beside stock Postgres.
 //
-// Run: node src/compute/shim.bench.ts. Ratios mean something, absolutes only on a quiet machine.
+// Run: node src/compute/shim/shim.bench.ts. Ratios mean something, absolutes only on a quiet machine.
 
 import { join } from "node:path";
 import type pg from "pg";
-import { monotonicMs } from "../base/clock.ts";
-import { NO_QUORUM, ShimmedPostgres } from "../testing/shimmed-postgres.ts";
-import { copyTree, makePostgresDirectory, StockCluster } from "../testing/stock-cluster.ts";
-import { removeRemoteFiles, StockPages } from "../testing/stock-pages.ts";
+import { monotonicMs } from "../../base/clock.ts";
+import { NO_QUORUM, ShimmedPostgres } from "../../testing/shimmed-postgres.ts";
+import { copyTree, makePostgresDirectory, StockCluster } from "../../testing/stock-cluster.ts";
+import { removeRemoteFiles, StockPages } from "../../testing/stock-pages.ts";
 
 const ROUNDS = 5;
 const UPDATES = 1500;

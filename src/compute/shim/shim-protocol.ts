@@ -1,6 +1,6 @@
 // The messages between strata_shim.c, inside Postgres's processes, and the compute agent.
 
-import { StorageError } from "../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 
 /*
  * Ours, version 2; the other side and the meaning of the fields are drawn in shim/strata_shim.c.

@@ -7,13 +7,13 @@ import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { sleep } from "../base/clock.ts";
-import { createLogger } from "../base/log.ts";
-import { SeededRandom } from "../base/random.ts";
+import { sleep } from "../../base/clock.ts";
+import { createLogger } from "../../base/log.ts";
+import { SeededRandom } from "../../base/random.ts";
 import { findShim, SHIM_COMPILER_FLAGS, SHIM_SOURCE, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
 
-const SOURCE = join(import.meta.dirname, "shim", "claim_stress.c");
+const SOURCE = join(import.meta.dirname, "claim_stress.c");
 const PAGE_BYTES = 8192;
 const SECTOR_BYTES = 512;
 const PATH = "base/5/100";
