@@ -63,7 +63,10 @@ async function main(): Promise<void> {
       code,
     );
   } else if (values.json === true) {
-    for (let seed = from; seed < from + whole("--runs", values.runs ?? ""); seed++) {
+    const parent = process.ppid;
+    const end = from + whole("--runs", values.runs ?? "");
+    // Nobody reads on when the parent is gone.
+    for (let seed = from; seed < end && process.ppid === parent; seed++) {
       const { counts, violation } = code.run(seed);
       console.log(JSON.stringify({ seed, counts, message: violation?.message }));
     }
