@@ -68,7 +68,10 @@ async function main(): Promise<void> {
     // Nobody reads on when the parent is gone.
     for (let seed = from; seed < end && process.ppid === parent; seed++) {
       const { counts, violation } = code.run(seed);
-      console.log(JSON.stringify({ seed, counts, message: violation?.message }));
+      const line = `${JSON.stringify({ seed, counts, message: violation?.message })}\n`;
+      if (!process.stdout.write(line)) {
+        await once(process.stdout, "drain");
+      }
     }
   } else if (values.runs !== undefined) {
     await many(whole("--runs", values.runs), from, whole("--jobs", values.jobs), values.variant);

@@ -2,8 +2,17 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
+import { errnoCode } from "../src/base/errors.ts";
 import type { TenantId, TimelineId } from "../src/base/ids.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import type { TestCluster } from "./cluster.ts";
@@ -104,7 +113,17 @@ export function unmountSmallDisk(cluster: TestCluster, id: number): void {
 /** Takes all space that is left on the safekeeper's disk; the result gives it back. */
 export function fillDisk(cluster: TestCluster, id: number): () => void {
   const path = join(directoryOf(cluster, id), "filler");
-  const { bavail, bsize } = statfsSync(directoryOf(cluster, id));
-  writeFileSync(path, Buffer.alloc(Number(bavail) * Number(bsize)));
+  const block = Buffer.alloc(64 * 1024);
+  const fd = openSync(path, "w");
+  try {
+    // The safekeeper writes meanwhile: only a refused write tells that nothing is left.
+    for (;;) {
+      writeSync(fd, block);
+    }
+  } catch (error) {
+    assert.equal(errnoCode(error), "ENOSPC");
+  } finally {
+    closeSync(fd);
+  }
   return () => rmSync(path, { force: true });
 }

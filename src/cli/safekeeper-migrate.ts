@@ -242,7 +242,15 @@ class MembershipChange {
     for (const { id } of newMembers) {
       // Each sight of an empty disk allows one attempt: what a failed one has left behind is unknown.
       if (problems.get(id) === NO_TIMELINE && this.#seenEmpty.delete(id)) {
-        await this.#pull(id, joint);
+        try {
+          await this.#pull(id, joint);
+        } catch (error) {
+          // The donor's log was cut for a new term, say. #renew makes way for another attempt.
+          if (errorKind(error) === "unavailable") {
+            return errorMessage(error);
+          }
+          throw error;
+        }
         problems.delete(id);
       }
     }

@@ -1,6 +1,6 @@
 // Brings a timeline from another safekeeper here: for one that lost its disk, or that is new.
 
-import { StorageError, withContext } from "../../base/errors.ts";
+import { errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
 import type { AcceptorPersistentState } from "../acceptor.ts";
@@ -208,13 +208,18 @@ async function receive(
   }
 }
 
+/** A donor that breaks off may do better next time: its log was cut for a new term, or it stopped. */
 async function* watched(
   chunks: AsyncIterable<Uint8Array>,
   alive: () => void,
 ): AsyncIterable<Uint8Array> {
-  for await (const chunk of chunks) {
-    alive();
-    yield chunk;
+  try {
+    for await (const chunk of chunks) {
+      alive();
+      yield chunk;
+    }
+  } catch (error) {
+    throw new StorageError("unavailable", "snapshot-broke", errorMessage(error), { cause: error });
   }
 }
 
