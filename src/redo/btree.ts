@@ -175,7 +175,7 @@ function redoInsertItem(c: RedoContext): void {
   c.needMain(2);
   const offnum = c.view.getUint16(c.main, true);
   const item = addIndexItem(c, PAGE, offnum, c.dataEnd - c.data);
-  c.bytes.copyWithin(item, c.data, c.dataEnd);
+  c.copy(item, c.data, c.dataEnd - c.data);
   pageSetLsn(c, PAGE);
 }
 

@@ -250,7 +250,7 @@ function redoInsert(c: RedoContext): void {
     c.fail(`tuple of ${size} bytes`, c.data - c.delta);
   }
   const tuple = addHeapItem(c, PAGE, offnum, size);
-  c.bytes.copyWithin(tuple + SIZE_OF_HEAP_TUPLE_HEADER, from, c.dataEnd);
+  c.copy(tuple + SIZE_OF_HEAP_TUPLE_HEADER, from, c.dataEnd - from);
   writeTupleHeader(c, tuple, 0, c.data, offnum);
   pageSetLsn(c, PAGE);
   if ((flags & XLH_INSERT_ALL_VISIBLE_CLEARED) !== 0) {
@@ -287,7 +287,7 @@ function redoMultiInsert(c: RedoContext): void {
       c.fail(`tuple of ${size} bytes`, at - c.delta);
     }
     const tuple = addHeapItem(c, PAGE, offnum, size);
-    c.bytes.copyWithin(tuple + SIZE_OF_HEAP_TUPLE_HEADER, from, from + length);
+    c.copy(tuple + SIZE_OF_HEAP_TUPLE_HEADER, from, length);
     writeTupleHeader(c, tuple, 0, at + 2, offnum);
     at = from + length;
   }
@@ -383,7 +383,7 @@ function addUpdatedTuple(
   oldTuple: number,
   oldLength: number,
 ): void {
-  const { view, bytes } = c;
+  const { view } = c;
   let at = c.data;
   let prefix = 0;
   let suffix = 0;
@@ -422,16 +422,16 @@ function addUpdatedTuple(
     if (bitmap < 0 || bitmap > logged) {
       c.fail(`t_hoff ${bitmap + SIZE_OF_HEAP_TUPLE_HEADER} with ${logged} bytes`, header - c.delta);
     }
-    bytes.copyWithin(to, at, at + bitmap);
+    c.copy(to, at, bitmap);
     at += bitmap;
     to += bitmap;
-    bytes.copyWithin(to, oldTuple + oldHoff, oldTuple + oldHoff + prefix);
+    c.copy(to, oldTuple + oldHoff, prefix);
     to += prefix;
   }
-  bytes.copyWithin(to, at, c.dataEnd);
+  c.copy(to, at, c.dataEnd - at);
   to += c.dataEnd - at;
   if (suffix > 0) {
-    bytes.copyWithin(to, oldTuple + oldLength - suffix, oldTuple + oldLength);
+    c.copy(to, oldTuple + oldLength - suffix, suffix);
   }
   writeTupleHeader(c, tuple, view.getUint32(c.main + 8, true), header, offnum);
 }

@@ -241,104 +241,84 @@ export function addIndexItem(c: RedoContext, page: number, offnum: number, size:
   return page + upper;
 }
 
-/** Reads a kept line pointer into row `row` of the item columns; returns its aligned length. */
-function collectItem(c: RedoContext, page: number, id: number, index: number, row: number): number {
-  const offset = id & 0x7fff;
-  const aligned = ((id >>> 17) + 7) & ~7;
-  if (
-    offset < c.view.getUint16(page + PD_UPPER, true) ||
-    (offset & 7) !== 0 ||
-    offset + aligned > c.view.getUint16(page + PD_SPECIAL, true)
-  ) {
-    c.fail(`line pointer ${index + 1} names bytes ${offset} to ${offset + (id >>> 17)}`);
-  }
-  c.itemIndex[row] = index;
-  c.itemOffset[row] = offset;
-  c.itemLength[row] = aligned;
-  return aligned;
-}
-
 /**
- * `compactify_tuples`: moves the `count` collected items to the end of the page, in line pointer
- * order from the back. Neighbours that stay neighbours move in one copy. Bytes below the new
- * pd_upper stay as they were.
+ * `compactify_tuples`: moves all items to the end of the page, in line pointer order from the back, and
+ * clears unused line pointers; returns how many those are. Neighbours that stay neighbours move in one
+ * copy. Bytes below the new pd_upper stay as they were.
+ *
+ * Which line pointers have an item is as good as random, so a branch on it would cost more than all
+ * else here: masks, all ones or zero, take its place.
  */
-function compactifyTuples(c: RedoContext, page: number, count: number, presorted: boolean): void {
-  const { bytes, view, itemIndex, itemOffset, itemLength } = c;
-  let upper = view.getUint16(page + PD_SPECIAL, true);
-  let source = page;
-  if (!presorted) {
-    // Moving in place could overwrite a tuple that has yet to move. (`page` is never the scratch page.)
-    const oldUpper = view.getUint16(page + PD_UPPER, true);
-    source = SCRATCH;
-    bytes.copyWithin(source + oldUpper, page + oldUpper, page + upper);
-  }
-  let i = 0;
-  while (i < count && upper === itemOffset[i]! + itemLength[i]!) {
-    upper -= itemLength[i]!;
-    i++;
-  }
-  if (i < count) {
-    let tail = itemOffset[i]! + itemLength[i]!;
-    let head = tail;
-    for (; i < count; i++) {
-      const offset = itemOffset[i]!;
-      const length = itemLength[i]!;
-      if (head !== offset + length) {
-        bytes.copyWithin(page + upper, source + head, source + tail);
-        tail = offset + length;
-      }
-      upper -= length;
-      head = offset;
-      const at = page + SIZE_OF_PAGE_HEADER + (itemIndex[i]! << 2);
-      const id = view.getUint32(at, true);
-      view.setUint32(at, ((id & ~0x7fff) | upper) >>> 0, true);
+function compactifyTuples(c: RedoContext, page: number, lines: number): number {
+  const { view, ints, itemOffset, itemLength, itemTarget } = c;
+  const oldUpper = view.getUint16(page + PD_UPPER, true);
+  const special = view.getUint16(page + PD_SPECIAL, true);
+  let upper = special;
+  let unused = 0;
+  // Negative where an item is not between pd_upper and pd_special, or not below the one before.
+  let inside = 0;
+  let descending = 0;
+  // Items that lie side by side, [head, tail), go to `upper` together.
+  let head = special;
+  let tail = special;
+  let runs = 0;
+  const first = (page + SIZE_OF_PAGE_HEADER) >>> 2;
+  for (let at = first; at < first + lines; at++) {
+    const inUse = -((((ints[at]! >>> 15) & 3) + 3) >>> 2);
+    const id = ints[at]! & inUse;
+    unused += 1 + inUse;
+    const offset = id & 0x7fff;
+    const length = ((id >>> 17) + 7) & ~7;
+    const stored = -length >> 31;
+    inside |= ((offset - oldUpper) | -(offset & 7) | (special - offset - length)) & stored;
+    descending |= (head - 1 - offset) & stored;
+    if (((head - offset - length) & stored) !== 0) {
+      itemOffset[runs] = head;
+      itemLength[runs] = tail - head;
+      itemTarget[runs++] = upper;
+      tail = offset + length;
     }
-    bytes.copyWithin(page + upper, source + head, source + tail);
+    upper -= length;
+    head += (offset - head) & stored;
+    ints[at] = (id & ~(0x7fff & stored)) | (upper & stored);
+  }
+  if (inside < 0) {
+    c.fail(`a line pointer names bytes that are not in ${oldUpper} to ${special}, or not aligned`);
+  }
+  if (upper < view.getUint16(page + PD_LOWER, true)) {
+    c.fail(`tuples of ${special - upper} bytes on ${special} bytes of page`);
+  }
+  itemOffset[runs] = head;
+  itemLength[runs] = tail - head;
+  itemTarget[runs++] = upper;
+  let source = page;
+  if (descending < 0) {
+    // Moving in place could overwrite a tuple that has yet to move. (`page` is never the scratch page.)
+    source = SCRATCH;
+    c.bytes.copyWithin(source + oldUpper, page + oldUpper, page + special);
+  }
+  for (let run = 0; run < runs; run++) {
+    const from = itemOffset[run]!;
+    const to = itemTarget[run]!;
+    if (from !== to) {
+      c.moveUp(page + to, source + from, itemLength[run]!);
+    }
   }
   view.setUint16(page + PD_UPPER, upper, true);
-}
-
-function checkTotal(c: RedoContext, page: number, total: number): void {
-  const space = c.view.getUint16(page + PD_SPECIAL, true) - c.view.getUint16(page + PD_LOWER, true);
-  if (total > space) {
-    c.fail(`tuples of ${total} bytes on ${space} bytes of page`);
-  }
+  return unused;
 }
 
 /** `PageRepairFragmentation`, heap pages only; `truncate` (15 and later): also cut the array. */
 export function repairFragmentation(c: RedoContext, page: number, truncate: boolean): void {
   checkPagePointers(c, page);
-  const view = c.view;
   const lines = maxOffsetNumber(c, page);
-  let count = 0;
-  let unused = 0;
-  let total = 0;
-  let lastUsed = 0;
-  let presorted = true;
-  let lastOffset = view.getUint16(page + PD_SPECIAL, true);
-  for (let i = 0, at = page + SIZE_OF_PAGE_HEADER; i < lines; i++, at += 4) {
-    const id = view.getUint32(at, true);
-    if (((id >>> 15) & 3) === LP_UNUSED) {
-      view.setUint32(at, 0, true);
-      unused++;
-      continue;
-    }
-    lastUsed = i + 1;
-    if (id >>> 17 !== 0) {
-      total += collectItem(c, page, id, i, count);
-      const offset = id & 0x7fff;
-      presorted = presorted && offset < lastOffset;
-      lastOffset = offset;
-      count++;
-    }
+  let unused = compactifyTuples(c, page, lines);
+  let kept = lines;
+  while (truncate && kept > 0 && c.ints[((page + SIZE_OF_PAGE_HEADER) >>> 2) + kept - 1] === 0) {
+    kept--;
+    unused--;
   }
-  checkTotal(c, page, total);
-  compactifyTuples(c, page, count, presorted);
-  if (truncate && lastUsed !== lines) {
-    unused -= lines - lastUsed;
-    view.setUint16(page + PD_LOWER, SIZE_OF_PAGE_HEADER + (lastUsed << 2), true);
-  }
+  c.view.setUint16(page + PD_LOWER, SIZE_OF_PAGE_HEADER + (kept << 2), true);
   setHasFreeLinePointers(c, page, unused > 0);
 }
 
@@ -424,7 +404,7 @@ export function indexMultiDelete(
   offsets: number,
   count: number,
 ): void {
-  const { view } = c;
+  const { view, ints } = c;
   if (count <= 2) {
     // Postgres takes this path too, and the bytes left in the hole differ from the other one's.
     for (let i = count - 1; i >= 0; i--) {
@@ -434,31 +414,22 @@ export function indexMultiDelete(
   }
   checkPagePointers(c, page);
   const lines = maxOffsetNumber(c, page);
+  const first = (page + SIZE_OF_PAGE_HEADER) >>> 2;
   let kept = 0;
   let next = 0;
-  let total = 0;
-  let presorted = true;
-  let lastOffset = view.getUint16(page + PD_SPECIAL, true);
   for (let offnum = 1; offnum <= lines; offnum++) {
-    const id = view.getUint32(page + SIZE_OF_PAGE_HEADER + ((offnum - 1) << 2), true);
     if (next < count && view.getUint16(offsets + 2 * next, true) === offnum) {
       next++;
-      continue;
+    } else {
+      // Line pointers only move down, so those still to be read are untouched.
+      ints[first + kept++] = ints[first + offnum - 1]!;
     }
-    total += collectItem(c, page, id, kept, kept);
-    const offset = id & 0x7fff;
-    presorted = presorted && offset < lastOffset;
-    lastOffset = offset;
-    // Line pointers only move down, so those still to be read are untouched.
-    view.setUint32(page + SIZE_OF_PAGE_HEADER + (kept << 2), id, true);
-    kept++;
   }
   if (next !== count) {
     c.fail(`${count - next} of ${count} items to delete are not there, or not in order`);
   }
-  checkTotal(c, page, total);
   view.setUint16(page + PD_LOWER, SIZE_OF_PAGE_HEADER + (kept << 2), true);
-  compactifyTuples(c, page, kept, presorted);
+  compactifyTuples(c, page, kept);
 }
 
 /**

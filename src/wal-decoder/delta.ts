@@ -114,16 +114,16 @@ export function encodeRecordDelta(record: XLogRecord, ordinal: number): Uint8Arr
   return prefix(length);
 }
 
-/** Making a view of the source for `set` costs more than copying 100 bytes word by word. */
+/** Making a view of the source for `set` costs as much as copying 160 bytes, eight at a time. */
 function copyBytes(record: XLogRecord, from: number, length: number, to: number): void {
   const { bytes, view } = record;
-  if (length > 100) {
+  if (length > 160) {
     buffer.set(bytes.subarray(from, from + length), to);
     return;
   }
   let i = 0;
-  for (const stop = length - 3; i < stop; i += 4) {
-    bufferView.setInt32(to + i, view.getInt32(from + i, true), true);
+  for (const stop = length - 7; i < stop; i += 8) {
+    bufferView.setBigInt64(to + i, view.getBigInt64(from + i, true), true);
   }
   for (; i < length; i++) {
     buffer[to + i] = bytes[from + i]!;

@@ -31,6 +31,9 @@ const KIND_SHIFT = 30;
 const PLACE_MASK = (1 << KIND_SHIFT) - 1;
 const MAX_CHUNKS = 1 << (KIND_SHIFT - CHUNK_SHIFT);
 const VALUE_HEADER_BYTES = 8;
+/** Chunks kept for the next layer: the kernel takes as long to hand out fresh ones as a third of ingest. */
+const MAX_SPARE_CHUNKS = 16;
+const spareChunks: SharedArrayBuffer[] = [];
 /** What an entry takes besides its value. */
 export const ENTRY_OVERHEAD_BYTES = ENTRY_BYTES + VALUE_HEADER_BYTES;
 export const NO_ENTRY = -1;
@@ -115,9 +118,22 @@ export class EntryChunks {
     }
     const grown = Math.min(CHUNK_BYTES, FIRST_CHUNK_BYTES * 4 ** this.bytes.length);
     const capacity = Math.max(grown, (needed + 7) & ~7);
-    this.#addChunkViews(new SharedArrayBuffer(capacity));
+    const spare = capacity === CHUNK_BYTES ? spareChunks.pop() : undefined;
+    this.#addChunkViews(spare ?? new SharedArrayBuffer(capacity));
     this.#used = 0;
     this.#chunkCapacity = capacity;
+  }
+
+  /** Nobody reads the entries any more, on no thread: their memory may serve another layer. */
+  release(): void {
+    for (const chunk of this.shared.chunks) {
+      if (chunk.byteLength === CHUNK_BYTES && spareChunks.length < MAX_SPARE_CHUNKS) {
+        spareChunks.push(chunk);
+      }
+    }
+    this.bytes.length = 0;
+    this.views.length = 0;
+    this.#lengths.length = 0;
   }
 
   /** The first table grows by copying up to the full size, then come more of that size. */

@@ -22,6 +22,8 @@ const PAGE_BATCH = 64;
 /** Keys looked at for one batch of pages. */
 const KEY_BATCH = 4096;
 
+const LENGTHS_AHEAD = 32;
+
 /** One page of a key, at an LSN. */
 export interface PageRequest {
   /** Number of the key in the layer. */
@@ -98,6 +100,35 @@ export async function writeFrozenLayer(
   }
 }
 
+/** Keys [start, end) of the layer and their versions, in columns: key by key, the oldest first. */
+class KeyBatch {
+  start = 0;
+  end = 0;
+  requests: PageRequest[] = [];
+  replies: Promise<readonly PageReply[]> = Promise.resolve([]);
+  /** Versions of key `start + i` end before this one. */
+  readonly ends = new Uint32Array(KEY_BATCH);
+  count = 0;
+  kinds = new Uint8Array(4096);
+  lsns = new Float64Array(4096);
+  /** As in EntryChunks. */
+  places = new Int32Array(4096);
+
+  reserve(count: number): void {
+    if (count <= this.lsns.length) {
+      return;
+    }
+    const capacity = Math.max(count, this.lsns.length * 2);
+    const { kinds, lsns, places } = this;
+    this.kinds = new Uint8Array(capacity);
+    this.kinds.set(kinds);
+    this.lsns = new Float64Array(capacity);
+    this.lsns.set(lsns);
+    this.places = new Int32Array(capacity);
+    this.places.set(places);
+  }
+}
+
 class FrozenLayerCopy {
   failedImages = 0;
   firstFailure: string | undefined;
@@ -107,12 +138,18 @@ class FrozenLayerCopy {
   readonly #prefixes: readonly KeyPrefix[];
   readonly #redo: PageRedo;
   readonly #chunks: EntryChunks;
-  /** Entries of the keys of the batch at hand, each key's oldest first, and where each key's end. */
-  #entries = new Int32Array(4096);
-  readonly #ends = new Uint32Array(KEY_BATCH);
-  /** The key at hand has entries [#first, #end) of those. */
+  /** The batch at hand, and the next one, whose pages are on their way meanwhile. */
+  #batch = new KeyBatch();
+  #nextBatch = new KeyBatch();
+  /** Entries of one key, the newest first. */
+  #chain = new Int32Array(256);
+  /** The key at hand has versions [#first, #end) of the batch. */
   #first = 0;
   #end = 0;
+  /** Lengths of some values of that key: of versions [#lengthsFrom, #lengthsEnd). */
+  readonly #lengths = new Int32Array(LENGTHS_AHEAD);
+  #lengthsFrom = 0;
+  #lengthsEnd = 0;
   #sliceStart = monotonicMs();
 
   constructor(layer: FrozenLayer, writer: LayerWriter, options: FlushOptions) {
@@ -126,25 +163,39 @@ class FrozenLayerCopy {
 
   async run(): Promise<void> {
     const keys = this.#layer.keyHeads.length;
-    for (let start = 0; start < keys; ) {
-      const { end, requests } = this.#planBatch(start);
-      const replies = requests.length === 0 ? [] : await this.#options.pages(requests);
-      let next = 0;
-      this.#end = 0;
-      for (let key = start; key < end; key++) {
-        this.#first = this.#end;
-        this.#end = this.#ends[key - start]!;
-        const wanted = requests[next]?.key === key;
-        this.#copyKey(key, wanted ? replies[next]! : undefined);
-        next += wanted ? 1 : 0;
-        if (
-          this.#writer.pendingBytes >= DRAIN_BYTES ||
-          ((key & 15) === 0 && monotonicMs() - this.#sliceStart > this.#options.sliceMs)
-        ) {
-          await this.#pause();
-        }
+    this.#plan(this.#nextBatch, 0);
+    while (this.#nextBatch.start < keys) {
+      const batch = this.#nextBatch;
+      this.#nextBatch = this.#batch;
+      this.#batch = batch;
+      const replies = await batch.replies;
+      this.#plan(this.#nextBatch, batch.end);
+      try {
+        await this.#copyBatch(replies);
+      } finally {
+        // One question at a time is on its way, and none is when the flush has ended.
+        await this.#nextBatch.replies;
       }
-      start = end;
+    }
+  }
+
+  async #copyBatch(replies: readonly PageReply[]): Promise<void> {
+    const { start, end, ends, requests } = this.#batch;
+    let next = 0;
+    this.#end = 0;
+    for (let key = start; key < end; key++) {
+      this.#first = this.#end;
+      this.#end = ends[key - start]!;
+      this.#lengthsEnd = this.#first;
+      const wanted = requests[next]?.key === key;
+      this.#copyKey(key, wanted ? replies[next]! : undefined);
+      next += wanted ? 1 : 0;
+      if (
+        this.#writer.pendingBytes >= DRAIN_BYTES ||
+        ((key & 15) === 0 && monotonicMs() - this.#sliceStart > this.#options.sliceMs)
+      ) {
+        await this.#pause();
+      }
     }
   }
 
@@ -160,58 +211,64 @@ class FrozenLayerCopy {
     this.#sliceStart = monotonicMs();
   }
 
-  /** The keys [start, end) and the pages that they need. */
-  #planBatch(start: number): { end: number; requests: PageRequest[] } {
+  /** Makes `batch` one of keys from `start` on, and asks for the pages that they need. */
+  #plan(batch: KeyBatch, start: number): void {
     const requests: PageRequest[] = [];
     const limit = Math.min(this.#layer.keyHeads.length, start + KEY_BATCH);
-    this.#end = 0;
+    batch.start = start;
+    batch.count = 0;
     let key = start;
     for (; key < limit && requests.length < PAGE_BATCH; key++) {
-      this.#findEntries(this.#layer.keyHeads[key]!);
-      this.#ends[key - start] = this.#end;
-      const request = this.#pageFor(key);
+      const first = batch.count;
+      this.#findVersions(batch, this.#layer.keyHeads[key]!);
+      batch.ends[key - start] = batch.count;
+      const request = this.#pageFor(batch, key, first);
       if (request !== undefined) {
         requests.push(request);
       }
     }
-    return { end: key, requests };
+    batch.end = key;
+    batch.requests = requests;
+    batch.replies = requests.length === 0 ? Promise.resolve([]) : this.#options.pages(requests);
   }
 
-  /** Appends the entries of one key to those of the batch. */
-  #findEntries(newest: number): void {
-    this.#first = this.#end;
-    let end = this.#end;
-    for (let entry = newest; entry !== NO_ENTRY; entry = this.#chunks.previous(entry)) {
-      if (end === this.#entries.length) {
-        const larger = new Int32Array(end * 2);
-        larger.set(this.#entries);
-        this.#entries = larger;
-      }
-      this.#entries[end++] = entry;
-    }
-    this.#end = end;
-    for (let low = this.#first, high = end - 1; low < high; low++, high--) {
-      const entry = this.#entries[low]!;
-      this.#entries[low] = this.#entries[high]!;
-      this.#entries[high] = entry;
-    }
-  }
-
-  #pageFor(key: number): PageRequest | undefined {
+  /** Appends the versions of one key to those of the batch. */
+  #findVersions(batch: KeyBatch, newest: number): void {
     const chunks = this.#chunks;
-    const { lsnStart, keyHeads } = this.#layer;
+    let length = 0;
+    for (let entry = newest; entry !== NO_ENTRY; entry = chunks.previous(entry)) {
+      if (length === this.#chain.length) {
+        const larger = new Int32Array(length * 2);
+        larger.set(this.#chain);
+        this.#chain = larger;
+      }
+      this.#chain[length++] = entry;
+    }
+    batch.reserve(batch.count + length);
+    const { kinds, lsns, places } = batch;
+    for (let i = length - 1, at = batch.count; i >= 0; i--, at++) {
+      const entry = this.#chain[i]!;
+      kinds[at] = chunks.kind(entry);
+      lsns[at] = chunks.lsn(entry);
+      places[at] = chunks.place(entry);
+    }
+    batch.count += length;
+  }
+
+  #pageFor(batch: KeyBatch, key: number, first: number): PageRequest | undefined {
+    const { lsnStart } = this.#layer;
     const { imageAfterDeltas } = this.#options;
-    if (this.#end - this.#first >= imageAfterDeltas) {
-      const needed = chunks.kind(this.#entries[this.#first]!) === VALUE_DELTA && this.#wantsImage();
+    if (batch.count - first >= imageAfterDeltas) {
+      const needed =
+        batch.kinds[first] === VALUE_DELTA && this.#wantsImage(batch, first, batch.count);
       return needed ? { key, lsn: toLsn(lsnStart - 1), minDeltas: 0 } : undefined;
     }
     // A page that gets a few deltas in every layer would have long chains over many layers: an
     // image where its turn comes bounds them to about `imageRotation` layers.
     const { imageRotation, turn } = this.#options;
     const due = ((keyHash(this.#prefixOf(key), this.#indexOf(key)) >>> 0) + turn) % imageRotation;
-    const newest = keyHeads[key]!;
-    return due === 0 && isDeltaKind(chunks.kind(newest))
-      ? { key, lsn: chunks.lsn(newest), minDeltas: imageAfterDeltas }
+    return due === 0 && isDeltaKind(batch.kinds[batch.count - 1]!)
+      ? { key, lsn: batch.lsns[batch.count - 1]! as Lsn, minDeltas: imageAfterDeltas }
       : undefined;
   }
 
@@ -235,52 +292,70 @@ class FrozenLayerCopy {
     const prefix = this.#prefixOf(key);
     const index = this.#indexOf(key);
     for (let i = this.#first; i < this.#end; i++) {
-      this.#copy(prefix, index, this.#entries[i]!);
+      this.#copy(prefix, index, i);
     }
     if (reply?.state === "page") {
-      const lsn = this.#chunks.lsn(this.#entries[this.#end - 1]!);
+      const lsn = this.#batch.lsns[this.#end - 1]! as Lsn;
       this.#writer.add(prefix, index, lsn, VALUE_IMAGE, reply.page);
     } else if (reply?.state === "failed") {
       this.#giveUpImage(key, reply.reason);
     }
   }
 
-  #copy(prefix: KeyPrefix, index: number, entry: number): void {
+  /**
+   * Each value lies somewhere else in memory, and waiting for that is a good part of a flush. Lengths
+   * of several at once are loads that wait together, and then the values are near.
+   */
+  #lengthOf(version: number): number {
+    if (version >= this.#lengthsEnd) {
+      const { places } = this.#batch;
+      const count = Math.min(LENGTHS_AHEAD, this.#end - version);
+      for (let i = 0; i < count; i++) {
+        this.#lengths[i] = this.#chunks.lengthAt(places[version + i]!);
+      }
+      this.#lengthsFrom = version;
+      this.#lengthsEnd = version + count;
+    }
+    return this.#lengths[version - this.#lengthsFrom]!;
+  }
+
+  #copy(prefix: KeyPrefix, index: number, version: number): void {
     const chunks = this.#chunks;
-    const place = chunks.place(entry);
+    const { kinds, lsns, places } = this.#batch;
+    const place = places[version]!;
     const chunk = chunks.chunkAt(place);
     this.#writer.add(
       prefix,
       index,
-      chunks.lsn(entry),
-      chunks.kind(entry),
+      lsns[version]! as Lsn,
+      kinds[version]!,
       chunks.bytes[chunk]!,
       chunks.offsetAt(place),
-      chunks.lengthAt(place),
+      this.#lengthOf(version),
       chunks.views[chunk]!,
     );
   }
 
   /** An image goes after the last delta of its LSN, which it contains. */
   #copyWithImages(key: number, base: PageReply | undefined): void {
-    const chunks = this.#chunks;
+    const { kinds, lsns } = this.#batch;
     const prefix = this.#prefixOf(key);
     const index = this.#indexOf(key);
     let sinceImage = 0;
     // Redo runs only over keys that get an image at all: from the start where one is due somewhere.
-    let building = this.#wantsImage() && this.#loadBase(key, base);
+    let building =
+      this.#wantsImage(this.#batch, this.#first, this.#end) && this.#loadBase(key, base);
     for (let i = this.#first; i < this.#end; i++) {
-      const entry = this.#entries[i]!;
-      this.#copy(prefix, index, entry);
-      sinceImage = isDeltaKind(chunks.kind(entry)) ? sinceImage + 1 : 0;
+      this.#copy(prefix, index, i);
+      sinceImage = isDeltaKind(kinds[i]!) ? sinceImage + 1 : 0;
       if (building) {
-        building = this.#replay(key, entry);
+        building = this.#replay(key, i);
       }
       const last = i + 1 === this.#end;
-      const lsn = chunks.lsn(entry);
+      const lsn = lsns[i]! as Lsn;
       const due = last
         ? sinceImage >= this.#options.imageAfterDeltas
-        : sinceImage >= IMAGE_EVERY_DELTAS && chunks.lsn(this.#entries[i + 1]!) !== lsn;
+        : sinceImage >= IMAGE_EVERY_DELTAS && lsns[i + 1]! !== lsn;
       if (building && due) {
         this.#writer.add(prefix, index, lsn, VALUE_IMAGE, this.#redo.page);
         sinceImage = 0;
@@ -288,10 +363,10 @@ class FrozenLayerCopy {
     }
   }
 
-  #wantsImage(): boolean {
+  #wantsImage(batch: KeyBatch, first: number, end: number): boolean {
     let deltas = 0;
-    for (let i = this.#first; i < this.#end; i++) {
-      deltas = isDeltaKind(this.#chunks.kind(this.#entries[i]!)) ? deltas + 1 : 0;
+    for (let i = first; i < end; i++) {
+      deltas = isDeltaKind(batch.kinds[i]!) ? deltas + 1 : 0;
       if (deltas >= IMAGE_EVERY_DELTAS) {
         return true;
       }
@@ -312,15 +387,16 @@ class FrozenLayerCopy {
     return true;
   }
 
-  #replay(key: number, entry: number): boolean {
+  #replay(key: number, version: number): boolean {
     const chunks = this.#chunks;
     const redo = this.#redo;
-    const place = chunks.place(entry);
+    const { kinds, lsns, places } = this.#batch;
+    const place = places[version]!;
     const bytes = chunks.bytes[chunks.chunkAt(place)]!;
     const offset = chunks.offsetAt(place);
-    const length = chunks.lengthAt(place);
+    const length = this.#lengthOf(version);
     try {
-      switch (chunks.kind(entry)) {
+      switch (kinds[version]) {
         case VALUE_IMAGE:
           redo.load(bytes.subarray(offset, offset + length));
           return true;
@@ -332,7 +408,7 @@ class FrozenLayerCopy {
           break;
       }
       const fork = prefixField5(this.#prefixOf(key));
-      redo.applyAt(bytes, offset, length, chunks.lsn(entry), this.#indexOf(key), fork);
+      redo.applyAt(bytes, offset, length, lsns[version]! as Lsn, this.#indexOf(key), fork);
       return true;
     } catch (error) {
       return this.#giveUpImage(key, errorMessage(error));

@@ -189,6 +189,11 @@ export class OpenLayer {
     }
   }
 
+  /** After its flush, when no reader finds it any more. */
+  release(): void {
+    this.#entries.release();
+  }
+
   /** What a flush writes; for a frozen layer. Shares its memory. */
   frozen(): FrozenLayer {
     const prefixes = [...this.#prefixes.keys()].sort(comparePrefixes);

@@ -489,6 +489,7 @@ export class Timeline implements TimelineStorage {
       layer,
       added.map((description) => this.#openFile(description)),
     );
+    layer.release();
     this.#diskConsistentLsn = lsn;
     this.#diskPrevRecordLsn = layer.prevRecordLsn;
     this.#diskWaiters.reached(lsn);
