@@ -65,9 +65,9 @@ export class RedoContext {
   blkno = 0;
   fork = 0;
 
-  /** What the last delta was copied from, and views of it: words only where it is aligned and whole. */
+  /** What the last delta was copied from, and a view of it: of words where it is aligned. */
   #source: Uint8Array = EMPTY;
-  #sourceView: DataView = new DataView(EMPTY.buffer);
+  #sourceView: DataView | undefined;
   #sourceWords: BigInt64Array | undefined;
 
   /** The delta is bytes [delta, deltaEnd). */
@@ -142,7 +142,9 @@ export class RedoContext {
       return;
     }
     if (source !== this.#source) {
-      this.#setSource(source);
+      this.#source = source;
+      this.#sourceView = undefined;
+      this.#sourceWords = alignedWords(source);
     }
     const sourceWords = this.#sourceWords;
     if (sourceWords !== undefined && (offset & 7) === 0 && length <= COPY_BY_WORDS_BYTES) {
@@ -158,6 +160,7 @@ export class RedoContext {
       this.bytes.set(source.subarray(offset, offset + length), DELTA);
       return;
     }
+    this.#sourceView ??= new DataView(source.buffer, source.byteOffset, source.length);
     const from = this.#sourceView;
     const { view, bytes } = this;
     let i = 0;
@@ -167,16 +170,6 @@ export class RedoContext {
     for (; i < length; i++) {
       bytes[DELTA + i] = source[offset + i]!;
     }
-  }
-
-  #setSource(source: Uint8Array): void {
-    const { buffer, byteOffset, length } = source;
-    this.#source = source;
-    this.#sourceView = new DataView(buffer, byteOffset, length);
-    this.#sourceWords =
-      ((byteOffset | length) & 7) === 0
-        ? new BigInt64Array(buffer, byteOffset, length >>> 3)
-        : undefined;
   }
 
   /** Moves bytes of the arena that do not overlap where they go. */
@@ -341,4 +334,11 @@ export class RedoContext {
       { fields: { rmid: this.rmid, info: this.info, lsn: formatLsn(this.lsn), blkno: this.blkno } },
     );
   }
+}
+
+/** `source` as words of eight bytes; undefined where it does not begin and end between such. */
+function alignedWords({ buffer, byteOffset, length }: Uint8Array): BigInt64Array | undefined {
+  return ((byteOffset | length) & 7) === 0
+    ? new BigInt64Array(buffer, byteOffset, length >>> 3)
+    : undefined;
 }

@@ -347,7 +347,7 @@ class FrozenLayerCopy {
       this.#wantsImage(this.#batch, this.#first, this.#end) && this.#loadBase(key, base);
     for (let i = this.#first; i < this.#end; i++) {
       this.#copy(prefix, index, i);
-      sinceImage = isDeltaKind(kinds[i]!) ? sinceImage + 1 : 0;
+      sinceImage = deltasUpTo(sinceImage, kinds[i]!);
       if (building) {
         building = this.#replay(key, i);
       }
@@ -366,7 +366,7 @@ class FrozenLayerCopy {
   #wantsImage(batch: KeyBatch, first: number, end: number): boolean {
     let deltas = 0;
     for (let i = first; i < end; i++) {
-      deltas = isDeltaKind(batch.kinds[i]!) ? deltas + 1 : 0;
+      deltas = deltasUpTo(deltas, batch.kinds[i]!);
       if (deltas >= IMAGE_EVERY_DELTAS) {
         return true;
       }
@@ -421,6 +421,11 @@ class FrozenLayerCopy {
     this.firstFailure ??= `key ${formatKey(this.#prefixOf(key), this.#indexOf(key))}: ${reason}`;
     return false;
   }
+}
+
+/** How many deltas a read of a version applies, from that number for the version before and its kind. */
+function deltasUpTo(before: number, kind: number): number {
+  return kind === VALUE_DELTA ? before + 1 : kind === VALUE_DELTA_INIT ? 1 : 0;
 }
 
 function isDeltaKind(kind: number): boolean {

@@ -295,6 +295,21 @@ for (const [where, inlineFlushBytes] of [
   });
 }
 
+test("flush: a page that each delta makes anew, as a GIN metapage, gets no images", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  for (let i = 0; i < 1000; i++) {
+    const lsn = toLsn(timeline.lastRecordLsn + 8);
+    timeline.putDelta(CLOG, 0, lsn, clog(i), true);
+    timeline.advance(lsn, toLsn(0));
+  }
+  const before = timeline.readPage(CLOG, 0, timeline.lastRecordLsn);
+  await timeline.checkpoint();
+  assert.deepEqual(timeline.readPage(CLOG, 0, timeline.lastRecordLsn), before);
+  const size = timeline.layers[0]!.sizeBytes;
+  assert.ok(size < 1000 * 24, `size ${size}`);
+});
+
 for (const [name, damage, code] of [
   ["cut short", (bytes: Buffer) => bytes.subarray(0, bytes.length - 100), "corrupt-layer"],
   ["empty", () => Buffer.alloc(0), "corrupt-layer"],
