@@ -1,7 +1,7 @@
 // A stock Postgres cluster of the same binary, the other side of every comparison.
 
 import assert from "node:assert/strict";
-import type { ChildProcess } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   appendFileSync,
@@ -182,6 +182,50 @@ export async function startWithSynchronousStandby(
     throw error;
   }
   return { primary, standby };
+}
+
+/** `pg_receivewal` of this major in `pgBin` or in $PATH; undefined where there is none. */
+export function findReceivewal(pgMajor: number, pgBin: string | undefined): string | undefined {
+  return [pgBin === undefined ? [] : join(pgBin, "pg_receivewal"), "pg_receivewal"]
+    .flat()
+    .find((path) => {
+      const { stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
+      return stdout?.includes(`(PostgreSQL) ${pgMajor}.`) === true;
+    });
+}
+
+/** A primary that waits for `pg_receivewal --synchronous`, which writes on the same disk. */
+export class ReceivewalCluster {
+  readonly primary: StockCluster;
+  readonly #directory = mkdtempSync(join(tmpdir(), "strata-receivewal-"));
+  readonly #process: ChildProcess;
+
+  private constructor(primary: StockCluster, program: string) {
+    this.primary = primary;
+    const from = `host=127.0.0.1 port=${primary.port} user=cloud_admin application_name=standby`;
+    const arguments_ = ["--synchronous", "-D", this.#directory, "-d", from];
+    this.#process = spawn(program, arguments_, { stdio: "ignore" });
+  }
+
+  static async start(base: StockCluster, program: string): Promise<ReceivewalCluster> {
+    const primary = await base.copy({ wal_level: "replica", wal_keep_size: "4GB" });
+    let cluster: ReceivewalCluster | undefined;
+    try {
+      await primary.start();
+      cluster = new ReceivewalCluster(primary, program);
+      await becomeSynchronous(primary);
+      return cluster;
+    } catch (error) {
+      await (cluster ?? primary)[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.primary[Symbol.asyncDispose]();
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
 }
 
 function becomeSynchronous(primary: StockCluster): Promise<void> {

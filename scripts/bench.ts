@@ -1,24 +1,37 @@
-// `npm run bench [-- section ...] [--quick] [--pg-version N]`: Strata beside the same stock binary, one table.
+// `npm run bench [-- section ...] [--quick] [--pg-version N] [--pg-bin DIR]`: Strata beside stock Postgres, one table.
 //
-// `--pg-version` (14 to 18, default 17) counts for the sections `ingest` and `redo`.
+// `--pg-version` (14 to 18, default 17) counts for the sections `commit`, `ingest` and `redo`. `--pg-bin`:
+// where `commit` finds pg_receivewal of that major, if it is not in $PATH.
 
+import { parseArgs } from "node:util";
 import { benchBranch } from "../bench/branch.ts";
+import { benchCommit } from "../bench/commit.ts";
 import { benchIngest } from "../bench/ingest.ts";
-import { benchPgbench } from "../bench/pgbench.ts";
 import { benchRedo } from "../bench/redo.ts";
 import { printTable, type Row } from "../bench/report.ts";
 import { benchScan } from "../bench/scan.ts";
+import { benchSelect } from "../bench/select.ts";
 import { benchStartup } from "../bench/startup.ts";
+import { benchWalAppend } from "../bench/wal-append.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
 
-const quick = process.argv.includes("--quick");
-const versionAt = process.argv.indexOf("--pg-version");
-const { major: pgMajor } = pgVersion(
-  versionAt < 0 ? DEFAULT_MAJOR : Number(process.argv[versionAt + 1]),
-);
+const { values, positionals: wanted } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false },
+    "pg-version": { type: "string", default: String(DEFAULT_MAJOR) },
+    "pg-bin": { type: "string" },
+  },
+  allowPositionals: true,
+});
+const { quick, "pg-bin": pgBin } = values;
+const { major: pgMajor } = pgVersion(Number(values["pg-version"]));
 const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
-  pgbench: () => benchPgbench(quick ? 1 : 5, quick ? 2 : 4),
+  commit: async () => [
+    ...(await benchCommit({ rounds: quick ? 1 : 4, seconds: quick ? 1 : 2, pgMajor, pgBin })),
+    ...(await benchWalAppend(quick ? 1 : 5)),
+  ],
+  select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
   startup: () => benchStartup(quick ? 3 : 9),
   "branch-small": () => benchBranch(20, quick ? 1 : 3),
   "branch-large": () => benchBranch(1024, quick ? 1 : 3),
@@ -27,11 +40,6 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
 };
 
-const wanted = process.argv
-  .slice(2)
-  .filter(
-    (argument, i) => !argument.startsWith("--") && (versionAt < 0 || i + 2 !== versionAt + 1),
-  );
 const unknown = wanted.filter((name) => SECTIONS[name] === undefined);
 if (unknown.length > 0) {
   console.error(

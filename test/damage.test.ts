@@ -62,7 +62,9 @@ test("a flipped byte in a layer file: an I/O error where the rows were, the log 
     await cluster.ok("pageserver", "start");
     await cluster.ok("endpoint", "start", "flipped");
     await assert.rejects(cluster.query("flipped", "select count(*), sum(i) from own"), {
-      message: /^could not read blocks \d+\.\.\d+ in file "base\/5\/\d+": Input\/output error$/,
+      // 14 to 16 name one block, later ones those of one read.
+      message:
+        /^could not read blocks? \d+(\.\.\d+)? in file "base\/\d+\/\d+": Input\/output error$/,
       code: "58030",
     });
     const log = readFileSync(join(cluster.home, "endpoints", "flipped", "compute.log"), "utf8");

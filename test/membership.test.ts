@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
+import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { decodeAcceptorMessage, encodeProposerMessage } from "../src/safekeeper/messages.ts";
 import { TestCluster } from "./cluster.ts";
@@ -122,7 +123,7 @@ test("a proposer of an older generation is refused, and says so", async () => {
       tenantId,
       timelineId,
       mconf: { generation: 1, members: [{ id: 2, host: "old", pgPort: 1 }], newMembers: undefined },
-      pgVersion: 170_000,
+      pgVersion: DEFAULT_MAJOR * 10_000,
       systemId: 0n,
       walSegSize: 16 * 1024 * 1024,
     }),

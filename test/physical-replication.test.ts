@@ -97,8 +97,8 @@ async function until(what: string, holds: () => boolean | Promise<boolean>): Pro
 }
 
 /** With all three, a client goes on to the next where one is away. */
-function conninfo(ids: readonly number[] = [1, 2, 3]): string {
-  const { tenantId, timelineId } = cluster.endpointSpec();
+function conninfo(ids: readonly number[] = [1, 2, 3], endpoint = "main"): string {
+  const { tenantId, timelineId } = cluster.endpointSpec(endpoint);
   const addresses = ids.map((id) => cluster.config().safekeepers[id - 1]!.listenPgAddr.split(":"));
   const options = `-c timeline_id=${timelineId} -c tenant_id=${tenantId}`;
   const hosts = addresses.map(([host]) => host).join(",");
@@ -116,8 +116,11 @@ async function metrics(url: string): Promise<(pattern: string) => number> {
 }
 
 const agentUrl = () => `http://127.0.0.1:${cluster.endpointSpec().internalHttpPort}`;
-const positions = async () =>
-  (await cluster.json("safekeeper", "list", "--branch-name", "old")) as TimelinePosition[];
+/** Its exit code tells whether one is unreachable. */
+const positions = async (branch = "old") => {
+  const { stdout } = await cluster.cli("safekeeper", "list", "--branch-name", branch, "--json");
+  return JSON.parse(stdout) as TimelinePosition[];
+};
 
 test("safekeeper list and the histograms show where every commit and every safekeeper is", async () => {
   const load = new TpcbLoad(cluster.url(), { clients: 4, seed: 5 });
@@ -142,6 +145,9 @@ test("safekeeper list and the histograms show where every commit and every safek
   }
   await cluster.kill9("safekeeper-3");
   await cluster.query("main", "select pg_logical_emit_message(true, 'x', repeat('x', 100000))");
+  const list = await cluster.cli("safekeeper", "list", "--branch-name", "old");
+  assert.equal(list.code, 1);
+  assert.match(list.stdout, /^ old +3 +unreachable +---/m);
   await cluster.ok("endpoint", "stop", "main");
   await cluster.ok("safekeeper", "start", "3");
   const rows = await positions();
@@ -159,7 +165,40 @@ test("safekeeper list and the histograms show where every commit and every safek
   assert.match(await cluster.ok("safekeeper", "status"), /SK +STATE +GEN +MEMBERS +TERM/);
 });
 
-test("pg_receivewal gets the committed bytes, and a clear word about slots", { skip }, async () => {
+test("what a safekeeper does not have, stock tools say clearly", { skip }, async () => {
+  const create = ["timeline", "create", "--branch-name", "new", "--pg-version", String(MAJOR)];
+  await cluster.ok(...create, "--sk-set", "1,3");
+  await cluster.startEndpoint("new", "new");
+  assert.deepEqual(
+    (await positions("new")).map((row) => [row.safekeeper_id, row.state, row.members]),
+    [1, 3].map((id) => [id, "leading", [1, 3]]),
+  );
+  assert.equal(cluster.endpointSpec("new").safekeepers.length, 2);
+  const directory = join(scratch, "none");
+  const on = ["--no-loop", "-D", scratch, "-d", conninfo([1], "new")];
+  const receive = (...args: string[]) => tool("pg_receivewal", ...on, ...args);
+  assert.match(await receive("--create-slot", "--slot=s").ended, /has no replication slots/);
+  assert.match(await receive("--drop-slot", "--slot=s").ended, /has no replication slots/);
+  assert.match(await receive("--slot=s").ended, /replication slot "s" does not exist/);
+  const backup = tool("pg_basebackup", "-D", directory, "-d", conninfo([1], "new"));
+  assert.match(await backup.ended, /take the base backup from a running endpoint/);
+  // Its first segment has no beginning anywhere; the second one has.
+  const start = /WAL at 0\/1000000 is not here: the timeline begins at 0\/1\w{6}; .* 0\/2000000 /;
+  assert.match(await receive().ended, start);
+  await cluster.query(
+    "new",
+    "select pg_logical_emit_message(true, '', 'x'), pg_switch_wal()",
+    "select pg_logical_emit_message(true, '', 'x')",
+  );
+  const { child, ended } = receive();
+  const file = join(scratch, "000000010000000000000002.partial");
+  await until("it streams", () => existsSync(file));
+  child.kill("SIGINT");
+  assert.match(await ended, /^0:/);
+  await cluster.ok("endpoint", "stop", "new");
+});
+
+test("pg_receivewal gets the committed bytes", { skip }, async () => {
   await cluster.query(
     "main",
     "select pg_switch_wal()",
@@ -170,8 +209,6 @@ test("pg_receivewal gets the committed bytes, and a clear word about slots", { s
   giveToPostgres(directory);
   const receive = (...args: string[]) =>
     tool("pg_receivewal", "-D", directory, "--no-loop", "-d", conninfo([2]), ...args);
-  assert.match(await receive("--create-slot", "--slot=s").ended, /has no replication slots/);
-  assert.match(await receive("--slot=s").ended, /replication slot "s" does not exist/);
   const { child, ended } = receive("-s", "1");
   await until("it streams", async () => (await positions())[1]!.readers!.includes("stock"));
   const load = new TpcbLoad(cluster.url(), { clients: 2, seed: 6 });
@@ -211,7 +248,7 @@ test("a stock hot standby: base from the compute, WAL from whichever safekeeper 
   await load.progress(20);
   const directory = join(scratch, "standby");
   const { pgPort } = cluster.endpointSpec();
-  const backup = ["-h", "127.0.0.1", "-p", `${pgPort}`, "-U", "cloud_admin", "-X", "none"];
+  const backup = ["-h", "127.0.0.1", "-p", `${pgPort}`, "-U", "cloud_admin"];
   const base = tool("pg_basebackup", "-D", directory, "-c", "fast", "--no-sync", ...backup);
   assert.match(await base.ended, /^0:/);
   const port = await freePort();
@@ -219,6 +256,7 @@ test("a stock hot standby: base from the compute, WAL from whichever safekeeper 
   appendFileSync(
     join(directory, "postgresql.auto.conf"),
     `primary_conninfo = '${conninfo().replaceAll("'", "''")}'
+primary_slot_name = 'slot'
 port = ${port}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -229,11 +267,17 @@ wal_retrieve_retry_interval = 200\n`,
   );
   giveToPostgres(directory);
   const log = join(scratch, "standby.log");
+  writeFileSync(log, "");
   const standby = spawnPostgresTool(findInstallation(MAJOR), "postgres", ["-D", directory]);
   started.add(standby);
   for (const stream of [standby.stdout!, standby.stderr!]) {
     stream.on("data", (chunk: Buffer) => appendFileSync(log, chunk));
   }
+  await until("it says that there are no slots", () =>
+    /could not start WAL streaming: .*has no replication slots/.test(readFileSync(log, "utf8")),
+  );
+  appendFileSync(join(directory, "postgresql.auto.conf"), "primary_slot_name = ''\n");
+  standby.kill("SIGHUP");
   const url = `postgresql://cloud_admin@127.0.0.1:${port}/postgres`;
   const ask = (sql: string) => withClient(url, async (client) => (await client.query(sql)).rows[0]);
   await until("the standby answers", () =>

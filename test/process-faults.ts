@@ -13,8 +13,6 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { errnoCode } from "../src/base/errors.ts";
-import type { TenantId, TimelineId } from "../src/base/ids.ts";
-import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import type { TestCluster } from "./cluster.ts";
 
 /** The process and all that it started. */
@@ -75,20 +73,6 @@ export async function loseDirectory(cluster: TestCluster, id: number): Promise<v
     rmSync(join(directory, name), { recursive: true });
   }
   await cluster.ok("safekeeper", "start", `${id}`);
-}
-
-/** Brings every timeline that the other safekeepers have to this one. */
-export async function pullTimelines(cluster: TestCluster, id: number): Promise<void> {
-  const hosts = cluster.config().safekeepers.map(({ listenHttpAddr }) => listenHttpAddr);
-  const clients = hosts.map((host) => new SafekeeperHttpClient(`http://${host}`, 30_000));
-  const others = hosts.filter((_, i) => i !== id - 1);
-  const known = await clients[id % hosts.length]!.listTimelines();
-  assert.ok(known.length > 0);
-  for (const { tenant_id, timeline_id } of known) {
-    await clients[id - 1]!.pullTimeline({ tenant_id, timeline_id, http_hosts: others });
-    const ids = [tenant_id as TenantId, timeline_id as TimelineId] as const;
-    assert.equal((await clients[id - 1]!.timelineStatus(...ids)).timeline_id, timeline_id);
-  }
 }
 
 /** Puts the safekeeper's directory on a disk of its own; why not, where that is not allowed. */

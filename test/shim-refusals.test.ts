@@ -117,7 +117,7 @@ test("a Postgres that imports a call the shim does not cover is refused before a
   };
   // One that is known to pass the shim by, and one that the table does not know.
   for (const [oldName, newName] of [
-    ["readlink", "sendfile"],
+    ["getpwuid", "sendfile"],
     ["waitpid", "fgetpos"],
   ] as const) {
     const pgBin = doctoredPostgres(oldName, newName);

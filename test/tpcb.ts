@@ -124,6 +124,18 @@ export class TpcbLoad {
   }
 }
 
+/** One transaction of a load; `name` tells it from all others. */
+export type Transaction = (
+  client: pg.Client,
+  random: SeededRandom,
+  name: string,
+) => Promise<unknown>;
+
+/** TPC-B as pgbench has it. */
+export function tpcbTransaction(scale: number): Transaction {
+  return (client, random, name) => runTransaction(client, scale, random, name);
+}
+
 async function runTransaction(
   client: pg.Client,
   scale: number,

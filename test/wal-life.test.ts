@@ -109,9 +109,9 @@ test("a safekeeper whose whole directory is gone pulls everything and is a full 
   await cluster.ok("safekeeper", "start", "3");
   const before = await count();
   await write(5);
-  for (const { tenant_id, timeline_id } of await safekeeper(1).listTimelines()) {
-    const http_hosts = [httpAddr(1), httpAddr(2)];
-    await safekeeper(3).pullTimeline({ tenant_id, timeline_id, http_hosts });
+  for (const name of ["main", branch.name]) {
+    const fill = ["safekeeper-migrate", "--branch-name", name, "--new-sk-set", "1,2,3"];
+    await cluster.ok("timeline", ...fill);
   }
   // Now it makes the majority.
   await cluster.kill9("safekeeper-1");

@@ -2,32 +2,64 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { sleep } from "../src/base/clock.ts";
+import { monotonicMs, sleep } from "../src/base/clock.ts";
 import { TestCluster } from "./cluster.ts";
 import { withClient } from "./tpcb.ts";
 
-test("a pageserver that is away stops commits above the limit, and only those", async () => {
+const LIMIT = "strata.max_replication_write_lag";
+
+test("a pageserver that stands still stops commits above the limit, but no shutdown", async () => {
   await using cluster = await TestCluster.create();
   await cluster.ok("endpoint", "create", "main", "--branch-name", "main");
-  cluster.setPostgres("main", { "strata.max_replication_write_lag": "1MB" });
   await cluster.ok("endpoint", "start", "main");
+  assert.deepEqual(await cluster.query("main", `show ${LIMIT}`), [{ [LIMIT]: "500MB" }]);
+  await cluster.ok("endpoint", "stop", "main");
+  cluster.setPostgres("main", { [LIMIT]: "1MB" });
+  await cluster.ok("endpoint", "start", "main");
+  const pageserver = cluster.pid("pageserver");
+  const waiting = async () => {
+    const url = `http://127.0.0.1:${cluster.endpointSpec().internalHttpPort}/metrics`;
+    const text = await (await fetch(url)).text();
+    return /^strata_compute_waits_for_pageserver 1$/m.test(text);
+  };
   await withClient(cluster.url(), async (client) => {
-    const commit = () =>
-      client.query("select pg_logical_emit_message(true, '', repeat('x', 300000))");
-    // So that it needs no more pages, and the agent knows how far the pageserver is.
-    await commit();
-    await sleep(1500);
-    await cluster.kill9("pageserver");
     let committed = 0;
-    const all = (async () => {
-      for (let i = 0; i < 8; i++) {
-        await commit();
+    const commit = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        await client.query("select pg_logical_emit_message(true, '', repeat('x', 300000))");
         committed++;
       }
-    })();
-    await sleep(3000);
-    assert.ok(committed >= 1 && committed <= 4, `${committed} commits of 300 kB within 1 MB`);
-    await cluster.ok("pageserver", "start");
-    await all;
+    };
+    // So that it needs no more pages.
+    await client.query("create table kept (n int)");
+    await commit(1);
+    try {
+      process.kill(pageserver, "SIGSTOP");
+      committed = 0;
+      const all = commit(8);
+      await sleep(6000);
+      assert.ok(committed >= 1 && committed <= 4, `${committed} commits of 300 kB within 1 MB`);
+      assert.ok(await waiting());
+      const log = cluster.log("endpoints/main/compute.log");
+      assert.match(log, /commits wait for the pageserver: strata.max_replication_write_lag/);
+      process.kill(pageserver, "SIGCONT");
+      await all;
+      assert.ok(!(await waiting()));
+      process.kill(pageserver, "SIGSTOP");
+      const before = committed;
+      const cutOff = commit(8).catch(() => undefined);
+      await sleep(1000);
+      assert.ok(committed < before + 8 && (await waiting()));
+      const startedMs = monotonicMs();
+      await cluster.ok("endpoint", "stop", "main");
+      const tookMs = monotonicMs() - startedMs;
+      assert.ok(tookMs < 10_000, `stopping took ${tookMs} ms`);
+      assert.doesNotMatch(cluster.log("endpoints/main/postgres.log"), /immediate shutdown request/);
+      await cutOff;
+    } finally {
+      process.kill(pageserver, "SIGCONT");
+    }
   });
+  await cluster.ok("endpoint", "start", "main");
+  assert.deepEqual(await cluster.query("main", "select * from kept"), []);
 });

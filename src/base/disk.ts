@@ -16,6 +16,7 @@ import {
   readdirSync,
   readSync,
   renameSync,
+  rmSync,
   unlinkSync,
   writeSync,
 } from "node:fs";
@@ -43,6 +44,8 @@ export interface Disk {
   exists(path: string): boolean;
   rename(from: string, to: string): void;
   unlink(path: string): void;
+  /** Removes a directory with all that is in it, or nothing where there is none. */
+  removeTree(path: string): void;
   /** Names in a directory, in no order. */
   list(directory: string): string[];
   /** With its parents. */
@@ -63,6 +66,7 @@ export const REAL_DISK: Disk = {
   exists: existsSync,
   rename: renameSync,
   unlink: unlinkSync,
+  removeTree: (path) => rmSync(path, { recursive: true, force: true }),
   list: (directory) => readdirSync(directory),
   makeDirectory: (path) => void mkdirSync(path, { recursive: true }),
   fsyncDirectory,

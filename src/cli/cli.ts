@@ -102,6 +102,13 @@ export function tenantOption(): Option {
   return new Option("--tenant-id <id>", "tenant, 32 hex digits (default: the default tenant)");
 }
 
+export function safekeeperSetOption(): Option {
+  return new Option(
+    "--sk-set <ids>",
+    "safekeepers that keep its WAL, as 1,2,3 (default: all)",
+  ).argParser(parseIds);
+}
+
 export function jsonOption(): Option {
   return new Option("--json", "print JSON");
 }

@@ -266,16 +266,18 @@ function addServiceVerbs(verbs: ServiceVerbs): void {
     });
   const start = (daemon: Daemon, options: { startTimeout: number }) =>
     startService(daemon, { timeoutMs: options.startTimeout, print });
-  act(
-    verbs.pick(verbs.command.command("start").addOption(startTimeoutOption())),
-    (daemon, options) => start(daemon, options),
+  const verb = (name: string, what: string) => verbs.command.command(name).description(what);
+  act(verbs.pick(verb("start", "start it").addOption(startTimeoutOption())), (daemon, options) =>
+    start(daemon, options),
   );
-  act(verbs.pick(verbs.command.command("stop").addOption(stopModeOption())), (daemon, options) =>
+  act(verbs.pick(verb("stop", "stop it").addOption(stopModeOption())), (daemon, options) =>
     stopDaemon(daemon, options.mode, print),
   );
   act(
     verbs.pick(
-      verbs.command.command("restart").addOption(stopModeOption()).addOption(startTimeoutOption()),
+      verb("restart", "stop and start it")
+        .addOption(stopModeOption())
+        .addOption(startTimeoutOption()),
     ),
     async (daemon, options) => {
       await stopDaemon(daemon, options.mode, print);
@@ -326,7 +328,9 @@ function addSafekeeperCommands(program: Command): void {
       const id = argument === undefined ? undefined : parseCount(argument);
       const nodes =
         id === undefined ? config.safekeepers : [findNode(config.safekeepers, id, "safekeeper")];
-      const { formatPositions, safekeeperPositions } = await import("./safekeeper-list.ts");
+      const { BAD_STATES, formatPositions, safekeeperPositions } = await import(
+        "./safekeeper-list.ts"
+      );
       const found = await safekeeperPositions(config);
       const rows = found.rows.filter((row) => nodes.some((node) => node.id === row.safekeeper_id));
       const states = nodes.map((node) => ({ id: node.id, up: found.answering.has(node.id) }));
@@ -338,19 +342,21 @@ function addSafekeeperCommands(program: Command): void {
         }
         formatPositions(rows).forEach(print);
       }
-      if (states.some(({ up }) => !up)) {
+      if (states.some(({ up }) => !up) || rows.some((row) => BAD_STATES.has(row.state))) {
         process.exitCode = 1;
       }
     });
   command
     .command("list")
-    .description("how far each safekeeper is with each timeline")
+    .description("how far each safekeeper is with each timeline; exit code 1 where one lacks one")
     .option("--branch-name <name>", "only this branch")
     .addOption(tenantOption())
     .addOption(jsonOption())
     .action(async (options: { branchName?: string; tenantId?: string; json?: boolean }) => {
       const config = openHome().config();
-      const { formatPositions, safekeeperPositions } = await import("./safekeeper-list.ts");
+      const { BAD_STATES, formatPositions, safekeeperPositions } = await import(
+        "./safekeeper-list.ts"
+      );
       const { rows } = await safekeeperPositions(config);
       const tenantId =
         options.tenantId === undefined && options.branchName === undefined
@@ -369,6 +375,9 @@ function addSafekeeperCommands(program: Command): void {
         printJson(wanted);
       } else {
         formatPositions(wanted).forEach(print);
+      }
+      if (wanted.some((row) => BAD_STATES.has(row.state))) {
+        process.exitCode = 1;
       }
     });
 }

@@ -21,6 +21,7 @@ import {
   parseIds,
   print,
   printJson,
+  safekeeperSetOption,
   tenantOption,
   withEndpointLocked,
   withHomeLocked,
@@ -81,6 +82,7 @@ export function addTenantCommands(program: Command): void {
     .option("--timeline-id <id>", "of its first branch, main")
     .option("--pg-version <major>", "PostgreSQL 14 to 18 (default: the home's)", parseCount)
     .option("--data-checksums", "page checksums, as initdb's: reads then write WAL (default: off)")
+    .addOption(safekeeperSetOption())
     .option("--set-default", "use it where --tenant-id is not given")
     .action(async (options: TenantCreateOptions) => {
       const home = openHome();
@@ -107,6 +109,7 @@ interface TenantCreateOptions {
   timelineId?: string;
   pgVersion?: number;
   dataChecksums?: boolean;
+  skSet?: number[];
   setDefault?: boolean;
 }
 
@@ -150,6 +153,7 @@ export async function createTenant(
     branchName,
     pgVersion,
     dataChecksums,
+    safekeepers: options.skSet,
   });
   say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
   if (options.setDefault === true) {
@@ -224,6 +228,7 @@ export function addTimelineCommands(program: Command): void {
     .requiredOption("--branch-name <name>", "its name")
     .option("--pg-version <major>", "PostgreSQL 14 to 18 (default: the home's)", parseCount)
     .option("--data-checksums", "page checksums, as initdb's: reads then write WAL (default: off)")
+    .addOption(safekeeperSetOption())
     .action(async (options: TenantCreateOptions & { branchName: string }) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
@@ -237,6 +242,7 @@ export function addTimelineCommands(program: Command): void {
           branchName,
           pgVersion,
           dataChecksums,
+          safekeepers: options.skSet,
         });
         const at = `at Lsn ${info.last_record_lsn}`;
         print(`Created timeline '${info.timeline_id}' ${at} for tenant: ${tenantId}`);
@@ -251,6 +257,7 @@ export function addTimelineCommands(program: Command): void {
     .requiredOption("--branch-name <name>", "its name")
     .option("--ancestor-branch-name <name>", "branch to start from", DEFAULT_BRANCH_NAME)
     .option("--ancestor-start-lsn <lsn>", "where to start (default: the newest commit)")
+    .addOption(safekeeperSetOption())
     .action(async (options: BranchOptions & { branchName: string }) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
@@ -272,6 +279,7 @@ interface BranchOptions {
   timelineId?: string;
   ancestorBranchName?: string;
   ancestorStartLsn?: string;
+  skSet?: number[];
 }
 
 /** A branch at an LSN, by default the newest committed one; call with the home locked. */
@@ -293,6 +301,7 @@ export async function createBranch(
     branchName,
     timelineId: options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
     ancestor: { timelineId: ancestor, lsn },
+    safekeepers: options.skSet,
   });
 }
 
@@ -329,6 +338,7 @@ interface BranchCreateOptions {
   tenantId?: string;
   parent: string;
   at?: string;
+  skSet?: number[];
   start?: boolean;
 }
 
@@ -341,6 +351,7 @@ export function addBranchCommands(program: Command): void {
     .addOption(tenantOption())
     .option("-p, --parent <name[@lsn]>", "branch to start from", DEFAULT_BRANCH_NAME)
     .option("--at <lsn>", "where to start (default: the newest commit)")
+    .addOption(safekeeperSetOption())
     .option("-s, --start", "also create and start an endpoint on it")
     .action(async (name: string, options: BranchCreateOptions) => {
       await shortBranchCreate(openHome(), name, options);
@@ -407,6 +418,7 @@ async function shortBranchCreate(
       ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
       ancestorBranchName: parent,
       ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
+      ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
     });
     print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
     if (options.start !== true) {

@@ -51,7 +51,7 @@ export interface StrataConfig {
   defaultTenantId?: string | undefined;
   /** Tenant id to branch name to timeline id. */
   branchNameMappings: Record<string, Record<string, string>>;
-  /** Tenant id to timeline id; only timelines whose first membership was ever to be changed. */
+  /** Tenant id to timeline id; absent for timelines that are on all safekeepers since their creation. */
   memberships?: Record<string, Record<string, MembershipRecord>> | undefined;
   /** Timelines whose creation began; a crash can leave them without a name, so the next one cleans up. */
   unfinishedTimelines: Record<string, Record<string, string>>;

@@ -28,6 +28,8 @@ const HTTP_HOST = "127.0.0.1";
 const PG_HOST = "127.0.0.1";
 /** The superuser that initdb makes; connections over the loopback address need no password. */
 const SUPERUSER = "cloud_admin";
+/** Above the 30 s that the agent gives Postgres for a shutdown checkpoint, which needs a majority. */
+const TERMINATE_MS = 45_000;
 
 export interface Endpoint {
   readonly id: string;
@@ -300,7 +302,7 @@ export async function stopEndpoint(
   await stopDaemon(daemon, mode, print, {
     ask: async (signal) => {
       try {
-        lsn = (await clientOf(endpoint).terminate(mode, 30_000)).lsn ?? undefined;
+        lsn = (await clientOf(endpoint).terminate(mode, TERMINATE_MS)).lsn ?? undefined;
       } catch {
         // It does not answer: the signals that follow reach it anyhow.
         signal();

@@ -1,26 +1,53 @@
 // How far each safekeeper is with each timeline: what `safekeeper status` and `safekeeper list` print.
 
+import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn } from "../base/lsn.ts";
-import type { SafekeeperTimelineStatus } from "../safekeeper/api.ts";
+import type { MembershipJson, SafekeeperTimelineStatus } from "../safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import type { StorageNode, StrataConfig } from "./config.ts";
 import { formatTable } from "./output.ts";
 
 const TIMEOUT_MS = 3_000;
+/** A peer that was not heard of for so long is not counted; they tell each second. */
+const PEER_TIMEOUT_MS = 10_000;
+
+/**
+ * - `leading`: a proposer is connected; `idle`: none; `offloaded`: nor is any WAL on the disk
+ * - `refused`: there, but damaged; the reason is in its log and `error`
+ * - `missing`: a member that answers, but does not have the timeline (a lost disk)
+ * - `former`: has a copy, but is no member any more
+ * - `unreachable`: a member that does not answer
+ */
+export type PositionState =
+  | "leading"
+  | "idle"
+  | "offloaded"
+  | "refused"
+  | "missing"
+  | "former"
+  | "unreachable";
+
+/** States that want a look; `list` and `status` end with exit code 1 where they print one. */
+export const BAD_STATES: ReadonlySet<PositionState> = new Set([
+  "refused",
+  "missing",
+  "unreachable",
+]);
 
 export interface TimelinePosition {
   readonly safekeeper_id: number;
   readonly tenant_id: string;
   readonly timeline_id: string;
   readonly branch_name: string | null;
-  /** `refused`: there, but damaged; the reason is in its log and `error`. */
-  readonly state: "leading" | "idle" | "offloaded" | "refused";
+  readonly state: PositionState;
   readonly error: string | null;
-  /** Absent where it is refused, as all below. */
+  /** Absent where the safekeeper does not tell, as all below. */
   readonly generation?: number;
-  /** Node ids; both sets while membership changes. */
+  /** Node ids; while membership changes those of the old set. */
   readonly members?: readonly number[];
+  /** While membership changes: those of the new set. */
+  readonly new_members?: readonly number[] | null;
   readonly term?: number;
   readonly last_log_term?: number;
   readonly flush_lsn?: string;
@@ -29,8 +56,13 @@ export interface TimelinePosition {
   readonly remote_consistent_lsn?: string;
   /** Bytes from its flush LSN to the newest commit LSN that any safekeeper tells. */
   readonly lag_bytes?: number;
+  /** Bytes of committed WAL that are in no whole segment of the object store; null without one. */
+  readonly backup_lag_bytes?: number | null;
+  /** Bytes of committed WAL that no pageserver has stored. */
+  readonly remote_lag_bytes?: number;
   /** Bytes from the least that a pageserver or standby streaming from it has to its commit LSN. */
   readonly reader_lag_bytes?: number | null;
+  /** Other safekeepers that it hears of. */
   readonly peers?: number;
   readonly proposers?: number;
   readonly readers?: readonly string[];
@@ -43,7 +75,7 @@ export interface SafekeeperPositions {
   readonly rows: readonly TimelinePosition[];
 }
 
-/** Asks every safekeeper of the home; those that do not answer are left out. */
+/** Asks every safekeeper of the home. */
 export async function safekeeperPositions(config: StrataConfig): Promise<SafekeeperPositions> {
   const answering = new Set<number>();
   const found: Found[] = [];
@@ -56,23 +88,78 @@ export async function safekeeperPositions(config: StrataConfig): Promise<Safekee
       }
     }),
   );
-  const heads = new Map<string, Lsn>();
-  for (const { timelineId, status } of found) {
-    const head = heads.get(timelineId) ?? (0 as Lsn);
-    heads.set(timelineId, maxLsn(head, lsnOf(status?.commit_lsn)));
-  }
-  const rows = found
-    .map((one) => toPosition(config, one, heads.get(one.timelineId)!))
-    .sort((a, b) => compareText(key(a), key(b)) || a.safekeeper_id - b.safekeeper_id);
-  return { answering, rows };
+  return { answering, rows: positionsOf(config, found, answering) };
 }
 
-interface Found {
-  readonly safekeeperId: number;
+interface TenantTimeline {
   readonly tenantId: string;
   readonly timelineId: string;
+}
+
+export interface Found extends TenantTimeline {
+  readonly safekeeperId: number;
+  /** Undefined where the safekeeper refuses the timeline. */
   readonly status: SafekeeperTimelineStatus | undefined;
   readonly error: string | null;
+}
+
+/** A row for each safekeeper that has a timeline, and for each that should have it. */
+export function positionsOf(
+  config: StrataConfig,
+  found: readonly Found[],
+  answering: ReadonlySet<number>,
+): TimelinePosition[] {
+  const rows: TimelinePosition[] = [];
+  for (const timeline of timelinesIn(config, found)) {
+    const copies = found.filter(({ timelineId }) => timelineId === timeline.timelineId);
+    let head = 0 as Lsn;
+    for (const { status } of copies) {
+      head = maxLsn(head, lsnOf(status?.commit_lsn));
+    }
+    const members = membersOf(config, timeline, copies);
+    rows.push(...copies.map((one) => toPosition(config, one, head, members)));
+    const there = new Set(copies.map(({ safekeeperId }) => safekeeperId));
+    for (const id of members.difference(there)) {
+      const state = answering.has(id) ? "missing" : "unreachable";
+      rows.push({ safekeeper_id: id, ...nameOf(config, timeline), error: null, state });
+    }
+  }
+  return rows.sort((a, b) => compareText(key(a), key(b)) || a.safekeeper_id - b.safekeeper_id);
+}
+
+/** Those with a name, and those that somebody has without one. */
+function timelinesIn(config: StrataConfig, found: readonly Found[]): Iterable<TenantTimeline> {
+  const timelines = new Map<string, TenantTimeline>();
+  for (const [tenantId, names] of Object.entries(config.branchNameMappings)) {
+    for (const timelineId of Object.values(names)) {
+      timelines.set(timelineId, { tenantId, timelineId });
+    }
+  }
+  for (const { tenantId, timelineId } of found) {
+    timelines.set(timelineId, { tenantId, timelineId });
+  }
+  return timelines.values();
+}
+
+/** Both sets of the newest membership that a copy tells; as on record where none tells any. */
+function membersOf(
+  config: StrataConfig,
+  { tenantId, timelineId }: TenantTimeline,
+  copies: readonly Found[],
+): ReadonlySet<number> {
+  const newest = copies.reduce<MembershipJson | undefined>((best, { status }) => {
+    const mconf = status?.mconf;
+    return mconf !== undefined && mconf.generation > (best?.generation ?? 0) ? mconf : best;
+  }, undefined);
+  if (newest !== undefined) {
+    return new Set([...newest.members, ...(newest.new_members ?? [])].map(({ id }) => id));
+  }
+  const record = config.memberships?.[tenantId]?.[timelineId];
+  return new Set(
+    record === undefined
+      ? config.safekeepers.map(({ id }) => id)
+      : [...record.members, ...(record.newMembers ?? [])],
+  );
 }
 
 async function timelinesOf(node: StorageNode): Promise<Found[]> {
@@ -87,37 +174,47 @@ async function timelinesOf(node: StorageNode): Promise<Found[]> {
       );
       found.push({ ...one, status, error: null });
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      found.push({ ...one, status: undefined, error: reason });
+      if (error instanceof StorageError && error.code === "safekeeper-unreachable") {
+        throw error;
+      }
+      found.push({ ...one, status: undefined, error: errorMessage(error) });
     }
   }
   return found;
 }
 
-function toPosition(config: StrataConfig, found: Found, head: Lsn): TimelinePosition {
-  const { safekeeperId, tenantId, timelineId, status } = found;
+function nameOf(config: StrataConfig, { tenantId, timelineId }: TenantTimeline) {
   const names = Object.entries(config.branchNameMappings[tenantId] ?? {});
-  const row = {
-    safekeeper_id: safekeeperId,
+  return {
     tenant_id: tenantId,
     timeline_id: timelineId,
     branch_name: names.find(([, id]) => id === timelineId)?.[0] ?? null,
-    error: found.error,
   };
+}
+
+function toPosition(
+  config: StrataConfig,
+  found: Found,
+  head: Lsn,
+  members: ReadonlySet<number>,
+): TimelinePosition {
+  const { safekeeperId, status, error } = found;
+  const row = { safekeeper_id: safekeeperId, ...nameOf(config, found), error };
   if (status === undefined) {
     return { ...row, state: "refused" };
   }
-  const { generation, members, new_members: joining } = status.mconf;
   // What tells no position (pg_receivewal has none to apply) counts with what it was sent.
   const applied = status.walsenders.map(
     (sender) => lsnOf(sender.apply_lsn) || lsnOf(sender.flush_lsn) || lsnOf(sender.sent_lsn),
   );
-  const leading = status.walreceivers.length > 0;
+  const commit = lsnOf(status.commit_lsn);
+  const heard = status.peers.filter((peer) => peer.reported_ms_ago < PEER_TIMEOUT_MS);
   return {
     ...row,
-    state: leading ? "leading" : status.eviction_state === "offloaded" ? "offloaded" : "idle",
-    generation,
-    members: [...new Set([...members, ...(joining ?? [])].map(({ id }) => id))],
+    state: stateOf(safekeeperId, status, members),
+    generation: status.mconf.generation,
+    members: status.mconf.members.map(({ id }) => id),
+    new_members: status.mconf.new_members?.map(({ id }) => id) ?? null,
     term: status.acceptor_state.term,
     last_log_term: status.acceptor_state.epoch,
     flush_lsn: status.flush_lsn,
@@ -125,12 +222,39 @@ function toPosition(config: StrataConfig, found: Found, head: Lsn): TimelinePosi
     backup_lsn: status.backup_lsn,
     remote_consistent_lsn: status.remote_consistent_lsn,
     lag_bytes: Math.max(0, head - lsnOf(status.flush_lsn)),
-    reader_lag_bytes:
-      applied.length === 0 ? null : Math.max(0, lsnOf(status.commit_lsn) - Math.min(...applied)),
-    peers: status.peers.length,
+    backup_lag_bytes: status.wal_backup?.lag_bytes ?? null,
+    remote_lag_bytes: Math.max(0, commit - lsnOf(status.remote_consistent_lsn)),
+    reader_lag_bytes: applied.length === 0 ? null : Math.max(0, commit - Math.min(...applied)),
+    peers: heard.length,
     proposers: status.walreceivers.length,
     readers: status.walsenders.map((sender) => sender.application_name || sender.remote),
   };
+}
+
+function stateOf(
+  id: number,
+  status: SafekeeperTimelineStatus,
+  members: ReadonlySet<number>,
+): PositionState {
+  if (!members.has(id)) {
+    return "former";
+  }
+  if (status.walreceivers.length > 0) {
+    return "leading";
+  }
+  return status.eviction_state === "offloaded" ? "offloaded" : "idle";
+}
+
+/** Bytes as a person reads them, in the units of Postgres: `812`, `64kB`, `2.1MB`. */
+export function formatBytes(bytes: number): string {
+  const units = ["", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : Number(value.toFixed(1))}${units[unit]}`;
 }
 
 /** No lines where there are no timelines. */
@@ -138,27 +262,30 @@ export function formatPositions(rows: readonly TimelinePosition[]): string[] {
   if (rows.length === 0) {
     return [];
   }
+  const withTenant = new Set(rows.map((row) => row.tenant_id)).size > 1;
   const header = ["BRANCH", "SK", "STATE", "GEN", "MEMBERS", "TERM", "FLUSH", "COMMIT", "LAG"];
-  header.push("BACKUP", "REMOTE", "PEERS", "READERS", "READER LAG");
+  header.push("BACKUP LAG", "REMOTE LAG", "PEERS", "READERS", "READER LAG");
   const cell = (value: string | number | null | undefined) => `${value ?? "---"}`;
+  const bytes = (value: number | null | undefined) => (value == null ? "---" : formatBytes(value));
+  const cells = (row: TimelinePosition) => [
+    row.branch_name ?? row.timeline_id,
+    cell(row.safekeeper_id),
+    row.state,
+    cell(row.generation),
+    cell([row.members, row.new_members].filter((set) => set != null).join(" > ") || null),
+    cell(row.term),
+    cell(row.flush_lsn),
+    cell(row.commit_lsn),
+    bytes(row.lag_bytes),
+    bytes(row.backup_lag_bytes),
+    bytes(row.remote_lag_bytes),
+    cell(row.peers),
+    row.readers?.join(",") || "---",
+    bytes(row.reader_lag_bytes),
+  ];
   const table = formatTable(
-    header,
-    rows.map((row) => [
-      row.branch_name ?? row.timeline_id,
-      cell(row.safekeeper_id),
-      row.state,
-      cell(row.generation),
-      row.members?.join(",") ?? "---",
-      cell(row.term),
-      cell(row.flush_lsn),
-      cell(row.commit_lsn),
-      cell(row.lag_bytes),
-      cell(row.backup_lsn),
-      cell(row.remote_consistent_lsn),
-      cell(row.peers),
-      row.readers?.join(",") || "---",
-      cell(row.reader_lag_bytes),
-    ]),
+    withTenant ? ["TENANT", ...header] : header,
+    rows.map((row) => (withTenant ? [row.tenant_id, ...cells(row)] : cells(row))),
   );
   return table.split("\n");
 }

@@ -1,5 +1,6 @@
 // What the command line asks of the safekeepers: to hold a timeline, to drop it, how far its WAL goes.
 
+import { withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
@@ -7,17 +8,20 @@ import type { TimelineInfo } from "../pageserver/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import type { StorageNode, StrataConfig } from "./config.ts";
 
+/** The membership that a timeline is created in. */
+export const FIRST_GENERATION = 1;
+
 function clientOf(node: StorageNode): SafekeeperHttpClient {
   return new SafekeeperHttpClient(`http://${node.listenHttpAddr}`);
 }
 
-/** Makes every safekeeper hold the timeline's WAL from its start on. Idempotent. */
+/** Makes these safekeepers hold the timeline's WAL from its start on. Idempotent. */
 export async function createOnSafekeepers(
-  config: StrataConfig,
+  nodes: readonly StorageNode[],
   info: TimelineInfo,
   pgVersionNumber: number,
 ): Promise<void> {
-  const members = config.safekeepers.map((node) => {
+  const members = nodes.map((node) => {
     const { host, port } = splitAddress(node.listenPgAddr);
     return { id: node.id, host, pg_port: port };
   });
@@ -28,9 +32,17 @@ export async function createOnSafekeepers(
     system_id: info.system_id,
     wal_seg_size: info.wal_seg_size,
     start_lsn: info.start_lsn,
-    mconf: { generation: 1, members, new_members: null },
+    mconf: { generation: FIRST_GENERATION, members, new_members: null },
   };
-  await Promise.all(config.safekeepers.map((node) => clientOf(node).createTimeline(request)));
+  await Promise.all(
+    nodes.map(async (node) => {
+      try {
+        await clientOf(node).createTimeline(request);
+      } catch (error) {
+        throw withContext(error, `create it on safekeeper ${node.id} (--sk-set can leave it out)`);
+      }
+    }),
+  );
 }
 
 export async function deleteFromSafekeepers(

@@ -15,7 +15,13 @@ import { findInstallation } from "../postgres/installation.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";
 import { runningCommitLsn } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
-import { createOnSafekeepers, deleteFromSafekeepers, newestCommitLsn } from "./safekeepers.ts";
+import {
+  createOnSafekeepers,
+  deleteFromSafekeepers,
+  FIRST_GENERATION,
+  newestCommitLsn,
+} from "./safekeepers.ts";
+import { findNode } from "./services.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
 
@@ -131,6 +137,8 @@ export interface NewTimeline {
   readonly pgVersion?: number | undefined;
   /** Of a root timeline; absent: off. */
   readonly dataChecksums?: boolean | undefined;
+  /** Ids of the safekeepers that are to have it; absent: all. */
+  readonly safekeepers?: readonly number[] | undefined;
 }
 
 /**
@@ -141,6 +149,9 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   const { tenantId, branchName } = wanted;
   let config = home.config();
   requireFreeBranchName(config, tenantId, branchName);
+  const nodes =
+    wanted.safekeepers?.map((id) => findNode(config.safekeepers, id, "safekeeper")) ??
+    config.safekeepers;
   const pgVersion = wanted.pgVersion ?? config.pgVersion;
   if (wanted.ancestor === undefined) {
     // Before anything is made that a missing or unknown Postgres would leave unfinished.
@@ -171,10 +182,18 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
         }),
   };
   const info = await pageserverClient(config).createTimeline(tenantId, request);
-  await createOnSafekeepers(config, info, versionNumber(config, info.pg_version));
+  await createOnSafekeepers(nodes, info, versionNumber(config, info.pg_version));
   home.update((draft) => {
     draft.branchNameMappings[tenantId] ??= {};
     draft.branchNameMappings[tenantId][branchName] = timelineId;
+    if (wanted.safekeepers !== undefined) {
+      draft.memberships ??= {};
+      draft.memberships[tenantId] ??= {};
+      draft.memberships[tenantId][timelineId] = {
+        generation: FIRST_GENERATION,
+        members: [...wanted.safekeepers],
+      };
+    }
     forgetUnfinished(draft, tenantId, branchName);
   });
   return info;

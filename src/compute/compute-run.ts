@@ -11,6 +11,10 @@ import type { CommitTimes } from "./commit-times.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { ProposerDriver } from "./proposer-driver.ts";
+import { StandbyFeedback } from "./standby-feedback.ts";
+
+/** Of every timeline: `initdb --username`. */
+const SUPERUSER = "cloud_admin";
 
 export interface ComputeRunOptions {
   readonly spec: EndpointSpec;
@@ -34,6 +38,7 @@ export class ComputeRun {
   readonly #options: ComputeRunOptions;
   readonly #ended = Promise.withResolvers<RunEnd>();
   #driver: ProposerDriver | undefined;
+  readonly #standbyFeedback: StandbyFeedback;
   #side: PostgresSide | undefined;
   #closed = false;
   #startLsn: Lsn | undefined;
@@ -41,6 +46,9 @@ export class ComputeRun {
 
   constructor(options: ComputeRunOptions) {
     this.#options = options;
+    const { pgHost: host, pgPort: port } = options.spec;
+    const { logger } = options;
+    this.#standbyFeedback = new StandbyFeedback({ host, port, user: SUPERUSER, logger });
   }
 
   /** Settles once: nothing of this run goes on without `close`. */
@@ -76,6 +84,11 @@ export class ComputeRun {
     return this.#side?.shipper?.waiting ?? 0;
   }
 
+  /** Whether commits wait for a pageserver alone. */
+  get waitsForPageserver(): boolean {
+    return this.#side?.shipper?.waitsForPageserver ?? false;
+  }
+
   get safekeepers() {
     return this.#driver?.peers ?? [];
   }
@@ -86,9 +99,9 @@ export class ComputeRun {
     return lsn === 0 ? undefined : (lsn as Lsn);
   }
 
-  /** Least transaction id that standbys still see; undefined where none told. Not acted on. */
+  /** Least transaction id that standbys still see, with its epoch; undefined where none told. */
   get standbyXmin(): bigint | undefined {
-    const xmin = this.#driver?.standbyXmin ?? 0n;
+    const { xmin } = this.#standbyFeedback.least;
     return xmin === 0n ? undefined : xmin;
   }
 
@@ -123,6 +136,9 @@ export class ComputeRun {
     void side.postgres!.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#driver?.recovered ?? Promise.resolve());
+    if (this.#driver !== undefined && !this.#closed) {
+      this.#standbyFeedback.start();
+    }
   }
 
   /**
@@ -130,6 +146,7 @@ export class ComputeRun {
    * written, and all WAL is on a quorum on return, unless none answers in time.
    */
   async stop(mode: "fast" | "immediate"): Promise<void> {
+    this.#standbyFeedback.close();
     await this.#side?.stop(mode);
     await this.close();
   }
@@ -137,6 +154,7 @@ export class ComputeRun {
   /** At once: nothing is acknowledged any more. Resolves when Postgres is gone. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#standbyFeedback.close();
     this.#driver?.close();
     await this.#side?.close();
   }
@@ -177,6 +195,7 @@ export class ComputeRun {
       logger,
       times: commitTimes,
       onCommitted: (lsn) => this.#side?.shipper?.committed(lsn),
+      onStandbyFeedback: (id, feedback) => this.#standbyFeedback.told(id, feedback),
       onIngested: (lsn) => this.#side?.shipper?.ingested(lsn),
       onFenced: (term) => this.#end({ kind: "fenced", term }),
       onFatal: (error) => this.#end({ kind: "fatal", error }),

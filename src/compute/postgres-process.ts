@@ -111,13 +111,13 @@ export class PostgresProcess {
 
   /**
    * `fast` waits for the shutdown checkpoint, which needs a quorum; after `fastTimeoutMs` it becomes
-   * `immediate`. Nothing is lost by that: the data directory is a cache.
+   * `immediate`. Nothing is lost by that: the data directory is a cache. Returns how it ended.
    */
-  async stop(mode: StopMode, fastTimeoutMs = 30_000): Promise<void> {
+  async stop(mode: StopMode, fastTimeoutMs = 30_000): Promise<StopMode> {
     if (mode === "fast") {
       this.#signal("SIGINT");
       if (await this.#exitsWithin(fastTimeoutMs)) {
-        return;
+        return "fast";
       }
     }
     this.#signal("SIGQUIT");
@@ -125,6 +125,7 @@ export class PostgresProcess {
       this.#signal("SIGKILL");
       await this.exited;
     }
+    return "immediate";
   }
 
   /** At once and without waiting: this compute has been fenced. */

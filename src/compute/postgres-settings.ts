@@ -2,6 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import type { ControlParameters } from "../postgres/control-file.ts";
+import { DEFAULT_MAX_WRITE_LAG, MAX_WRITE_LAG } from "./write-lag.ts";
 
 /**
  * What correctness rests on; given on the command line, which beats postgresql.conf, ALTER SYSTEM
@@ -70,6 +71,7 @@ const DEFAULTS: Readonly<Record<string, string>> = {
   log_line_prefix: "%m [%p] ",
   timezone: "UTC",
   log_timezone: "UTC",
+  [MAX_WRITE_LAG]: DEFAULT_MAX_WRITE_LAG,
 };
 
 /** Settings that exist from some major on. */

@@ -37,7 +37,7 @@ import type { ProposerDriver } from "./proposer-driver.ts";
 import type { SynthesizedWal } from "./synthesized-wal.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";
-import { maxWriteLagBytes } from "./write-lag.ts";
+import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
 
 /** How long one try to start Postgres over its data directory may take. */
 const READY_TIMEOUT_MS = 60_000;
@@ -255,8 +255,13 @@ export class PostgresSide {
   /** As ComputeRun's; `close` is still due. */
   async stop(mode: "fast" | "immediate"): Promise<void> {
     this.#files?.endOfStart();
-    await this.#postgres?.stop(mode);
-    if (mode === "fast" && this.#shipper !== undefined) {
+    // A pageserver that is away must not keep Postgres from its shutdown checkpoint.
+    this.#shipper?.endWriteLagLimit();
+    const ended = await this.#postgres?.stop(mode);
+    if (mode === "fast" && ended === "immediate") {
+      // What is left would find no quorum either, and nobody was told that it is committed.
+      this.#options.logger.warn({}, "no majority has taken the shutdown checkpoint: ended without");
+    } else if (mode === "fast" && this.#shipper !== undefined) {
       await this.#waitForLastWal(this.#shipper);
     }
   }
@@ -319,6 +324,7 @@ export class PostgresSide {
       onAvailable: (end) => driver.walAvailable(end),
       times: this.#options.commitTimes,
       maxWriteLagBytes: maxWriteLagBytes(this.#options.spec.settings),
+      onStalled: (stalled, lagBytes) => this.#tellStall(stalled, lagBytes),
       onFatal: this.#options.onFatal,
     });
     const shipper = this.#shipper;
@@ -331,6 +337,15 @@ export class PostgresSide {
     }
     // A pageserver had it, and those are sent committed WAL only.
     shipper.committed(maxLsn(driver.commitLsn, lsn));
+  }
+
+  #tellStall(stalled: boolean, lagBytes: number): void {
+    const { logger } = this.#options;
+    if (stalled) {
+      logger.warn({ lagBytes }, `commits wait for the pageserver: ${MAX_WRITE_LAG} is reached`);
+    } else {
+      logger.info({ lagBytes }, "the pageserver gets on again, and commits with it");
+    }
   }
 
   async #startPostgres(files: LazyFiles, commandLine: readonly string[]): Promise<void> {

@@ -13,6 +13,7 @@ import {
   decodeAcceptorMessage,
   encodeAppendHeader,
   encodeProposerMessage,
+  type HotStandbyFeedback,
   MAX_SEND_SIZE,
 } from "../safekeeper/messages.ts";
 import {
@@ -34,7 +35,7 @@ const TICK_MS = 250;
  * itself. Sent at once it would wake every safekeeper a second time for each commit, so that the
  * pageserver is a moment less behind.
  */
-const ANNOUNCE_DELAY_MS = 2;
+const ANNOUNCE_DELAY_MS = 5;
 const CONNECT_TIMEOUT_MS = 5000;
 const RECONNECT_FIRST_MS = 50;
 const RECONNECT_MAX_MS = 2000;
@@ -59,6 +60,10 @@ export interface ProposerDriverOptions {
   readonly logger: Logger;
   readonly times?: CommitTimes | undefined;
   readonly onCommitted: (lsn: Lsn) => void;
+  /** What a safekeeper's standbys still see, with each of its answers. */
+  readonly onStandbyFeedback?:
+    | ((safekeeperId: number, feedback: HotStandbyFeedback) => void)
+    | undefined;
   /** A pageserver tells a newer position. */
   readonly onIngested?: ((lsn: Lsn) => void) | undefined;
   /** After a won election somebody else won a higher one. Nothing more will be committed. */
@@ -111,7 +116,6 @@ export class ProposerDriver {
   readonly #stop = new AbortController();
   readonly #elected = Promise.withResolvers<Election>();
   readonly #recovered = Promise.withResolvers<void>();
-  readonly #standbyXmins = new Map<number, bigint>();
   #proposer: Proposer;
   /** End of the whole records that the compute has; 0 before the first election. */
   #availableLsn = 0 as Lsn;
@@ -167,17 +171,6 @@ export class ProposerDriver {
     return this.#pageserverLsn;
   }
 
-  /** Least transaction id that a standby of any safekeeper still sees; 0 where none has told. */
-  get standbyXmin(): bigint {
-    let least = 0n;
-    for (const xmin of this.#standbyXmins.values()) {
-      if (xmin !== 0n && (least === 0n || xmin < least)) {
-        least = xmin;
-      }
-    }
-    return least;
-  }
-
   start(): void {
     for (const peer of this.#peers.values()) {
       void this.#keepConnected(peer);
@@ -208,7 +201,8 @@ export class ProposerDriver {
     }
     this.#stop.abort();
     clearInterval(this.#timer);
-    clearTimeout(this.#announceTimer);
+    // Nobody else will: without it the last commit is known here alone.
+    this.#announce();
     const closed = new StorageError("unavailable", "closed", "the proposer was stopped");
     this.#elected.reject(closed);
     this.#recovered.reject(closed);
@@ -460,7 +454,7 @@ export class ProposerDriver {
     }
     const { timed } = peer;
     if (message.type === "append-response") {
-      this.#standbyXmins.set(peer.endpoint.id, message.hotStandbyFeedback.xmin);
+      this.#options.onStandbyFeedback?.(peer.endpoint.id, message.hotStandbyFeedback);
       if (timed?.sentMs !== undefined && message.flushLsn >= timed.end) {
         const answerMs = monotonicMs() - timed.sentMs;
         this.#options.times?.observeSafekeeper(peer.endpoint.id, "answer", answerMs);
@@ -500,16 +494,19 @@ export class ProposerDriver {
 
   #announceSoon(peer: Peer, sentLsn: Lsn): void {
     peer.announceAt = sentLsn;
-    this.#announceTimer ??= setTimeout(() => {
-      this.#announceTimer = undefined;
-      for (const each of this.#peers.values()) {
-        if (each.announceAt !== undefined) {
-          const header = this.#proposer.appendHeader(each.announceAt, each.announceAt);
-          each.channel?.send(encodeAppendHeader(header));
-          each.announceAt = undefined;
-        }
+    this.#announceTimer ??= setTimeout(() => this.#announce(), ANNOUNCE_DELAY_MS);
+  }
+
+  #announce(): void {
+    clearTimeout(this.#announceTimer);
+    this.#announceTimer = undefined;
+    for (const peer of this.#peers.values()) {
+      if (peer.announceAt !== undefined) {
+        const header = this.#proposer.appendHeader(peer.announceAt, peer.announceAt);
+        peer.channel?.send(encodeAppendHeader(header));
+        peer.announceAt = undefined;
       }
-    }, ANNOUNCE_DELAY_MS);
+    }
   }
 
   /** Sends as much as the connection takes; synchronous as long as nothing must be waited for. */

@@ -235,6 +235,9 @@ export class Supervisor implements ComputeControl {
     gauge("strata_compute_waiting_flushes", "fdatasync calls that wait for a quorum", [
       ["", run?.waitingFlushes ?? 0],
     ]);
+    gauge("strata_compute_waits_for_pageserver", "1 while commits wait for a pageserver alone", [
+      ["", run?.waitsForPageserver === true ? 1 : 0],
+    ]);
     gauge(
       "strata_compute_safekeeper_flush_lsn",
       "Acknowledged in this term by each safekeeper",

@@ -14,12 +14,14 @@ import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
 
 const SEGMENT = 1024 * 1024;
 
-test("WalShipper: a flush far above what a pageserver has waits for it; every step is counted", async () => {
+test("WalShipper: a flush far above what a pageserver has waits for it; every step is counted", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const stalls: boolean[] = [];
   const directory = mkdtempSync(join(tmpdir(), "strata-shipper-"));
   try {
     const startLsn = toLsn(SEGMENT + 8192 + 40);
     const wal = new WalBuilder({ startLsn, segmentSize: SEGMENT, systemId: 7n });
-    for (let page = 3; page < 12; page++) {
+    for (let page = 3; page < 14; page++) {
       while (wal.endLsn < SEGMENT + page * 8192) {
         wal.appendFilled(400);
       }
@@ -42,6 +44,7 @@ test("WalShipper: a flush far above what a pageserver has waits for it; every st
       times,
       maxWriteLagBytes: 3 * 8192,
       onAvailable: () => undefined,
+      onStalled: (stalled) => stalls.push(stalled),
       onFatal: (error) => assert.fail(error),
     });
     const answered: number[] = [];
@@ -51,30 +54,78 @@ test("WalShipper: a flush far above what a pageserver has waits for it; every st
     flush(4);
     flush(5);
     flush(10);
-    shipper.committed(toLsn(SEGMENT + 4.5 * 8192));
+    shipper.committed(toLsn(SEGMENT + 3.5 * 8192));
     await settled();
-    assert.deepEqual(answered, [4], "no pageserver has told anything: the quorum is enough");
-    shipper.ingested(toLsn(SEGMENT + 2 * 8192));
+    assert.deepEqual([answered, shipper.waitsForPageserver], [[], false], "no quorum has it");
+    // What a pageserver has at the start counts, before it tells anything.
     shipper.committed(shipper.endOfRecords);
+    await settled();
+    assert.deepEqual([answered, shipper.waitsForPageserver], [[4], true]);
+    shipper.ingested(toLsn(SEGMENT + 2 * 8192));
     await settled();
     assert.deepEqual(answered, [4, 5]);
     flush(10);
     await settled();
     assert.deepEqual(answered, [4, 5], "durable, but too far ahead");
+    assert.deepEqual(stalls, []);
+    t.mock.timers.tick(5000);
+    assert.deepEqual(stalls, [true]);
     shipper.ingested(toLsn(SEGMENT + 8 * 8192));
     await settled();
     assert.deepEqual(answered, [4, 5, 10, 10]);
+    assert.deepEqual([stalls, shipper.waitsForPageserver], [[true, false], false]);
+    flush(12);
+    shipper.committed(shipper.endOfRecords);
+    await settled();
+    assert.equal(answered.length, 4);
+    shipper.endWriteLagLimit();
+    await settled();
+    assert.equal(answered.length, 5, "for its shutdown Postgres waits for no pageserver");
     const count = 'strata_compute_commit_step_seconds_count{step="total"}';
-    assert.ok(times.lines().includes(`${count} 4`));
+    assert.ok(times.lines().includes(`${count} 5`));
     localWal.close();
   } finally {
     rmSync(directory, { recursive: true });
   }
 });
 
+test("WalShipper: a commit's page is read once, found records are sent from what was read", (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "strata-shipper-"));
+  const localWal = new LocalWal(directory, SEGMENT);
+  try {
+    const startLsn = toLsn(SEGMENT + 8192 + 40);
+    const wal = new WalBuilder({ startLsn, segmentSize: SEGMENT, systemId: 7n });
+    wal.appendFilled(400);
+    wal.appendFilled(100);
+    const file = new Uint8Array(SEGMENT);
+    file.set(wal.bytes, startLsn - SEGMENT);
+    writeFileSync(join(directory, walFileName(1, 1, SEGMENT)), file);
+    const { pageMagic } = PG_VERSIONS[17];
+    const options = { prevLsn: 0 as Lsn, pageMagic, segmentSize: SEGMENT, systemId: 7n };
+    const sent: Lsn[] = [];
+    const shipper = new WalShipper({
+      walker: new WalWalker({ start: startLsn, ...options }),
+      localWal,
+      segmentSize: SEGMENT,
+      onAvailable: (endLsn) => sent.push(endLsn),
+      onFatal: (error) => assert.fail(error),
+    });
+    const { mock } = t.mock.method(localWal, "read");
+    void shipper.flushWal(1, 2 * 8192);
+    assert.deepEqual(sent, [wal.endLsn]);
+    assert.equal(mock.callCount(), 1);
+    assert.ok(Buffer.from(wal.bytes).equals(shipper.read(startLsn, wal.endLsn)));
+    assert.equal(mock.callCount(), 1);
+    shipper.stop();
+  } finally {
+    localWal.close();
+    rmSync(directory, { recursive: true });
+  }
+});
+
 test("maxWriteLagBytes: sizes as Postgres writes them", () => {
   const parse = (text: string) => maxWriteLagBytes({ [MAX_WRITE_LAG]: text });
-  assert.equal(maxWriteLagBytes({}), undefined);
+  assert.equal(maxWriteLagBytes({}), 500 * 2 ** 20);
   assert.deepEqual(["0", "500MB", "1 GB", "64kB", "3"].map(parse), [
     undefined,
     500 * 2 ** 20,

@@ -2,11 +2,13 @@
 
 import { monotonicMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
-import { addLsn, type Lsn, maxLsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import type { CommitTimes } from "./commit-times.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";
 
+/** Bulk load waits for a pageserver now and then; one that stands still so long is worth a word. */
+const STALL_MS = 5000;
 /** Read and summed at a time: what one turn of the event loop may cost, about a millisecond. */
 const READ_BYTES = 1024 * 1024;
 
@@ -25,6 +27,8 @@ export interface WalShipperOptions {
   readonly times?: CommitTimes | undefined;
   /** A flush this much above what a pageserver has taken in waits for it; absent: no limit. */
   readonly maxWriteLagBytes?: number | undefined;
+  /** Flushes wait, and the pageserver has stood still for STALL_MS; or (`false`) that is over. */
+  readonly onStalled?: ((stalled: boolean, lagBytes: number) => void) | undefined;
   /** The local WAL cannot be true. No flush is answered any more; Postgres must be ended. */
   readonly onFatal: (error: StorageError) => void;
 }
@@ -41,7 +45,11 @@ export class WalShipper {
   /** End of what Postgres has written, a page boundary. */
   #written: Lsn;
   #committed: Lsn;
-  #ingested = 0 as Lsn;
+  #ingested: Lsn;
+  /** Runs while flushes wait for a pageserver alone; anew when it gets on. */
+  #stallTimer: NodeJS.Timeout | undefined;
+  #stalled = false;
+  #lagIsLimited = true;
   /** Ascending in target, because targets are ends of records found so far. */
   #waiters: FlushWaiter[] = [];
   #firstWaiter = 0;
@@ -55,6 +63,8 @@ export class WalShipper {
     const start = options.walker.endOfRecords;
     this.#written = start;
     this.#committed = start;
+    // Postgres began with a pageserver's state of here.
+    this.#ingested = start;
     this.#recentStart = start;
   }
 
@@ -86,8 +96,12 @@ export class WalShipper {
     const askedMs = monotonicMs();
     this.#noteWritten(segment, endOffset);
     const target = this.endOfRecords;
-    if (target <= this.#committed && !this.#isAhead(target) && !this.#stopped) {
+    const isCommitted = target <= this.#committed;
+    if (isCommitted && !this.#isAhead(target) && !this.#stopped) {
       return Promise.resolve();
+    }
+    if (isCommitted && !this.#stopped) {
+      this.#noteStall(true);
     }
     const shippedMs = monotonicMs();
     return new Promise((resolve) => this.#waiters.push({ target, askedMs, shippedMs, resolve }));
@@ -104,20 +118,51 @@ export class WalShipper {
 
   /** A pageserver has taken in everything up to `lsn`. */
   ingested(lsn: Lsn): void {
-    this.#ingested = maxLsn(this.#ingested, lsn);
+    if (lsn <= this.#ingested || this.#stopped) {
+      return;
+    }
+    this.#ingested = lsn;
+    this.#noteStall(false);
+    this.#answer();
+  }
+
+  /** From now on no flush waits for a pageserver: Postgres is to shut down, which writes WAL. */
+  endWriteLagLimit(): void {
+    this.#lagIsLimited = false;
     if (!this.#stopped) {
       this.#answer();
     }
   }
 
-  /** Before a pageserver has told anything there is no lag to speak of. */
+  /** Whether a flush waits for a pageserver alone. */
+  get waitsForPageserver(): boolean {
+    return this.#stallTimer !== undefined;
+  }
+
   #isAhead(lsn: Lsn): boolean {
     const { maxWriteLagBytes } = this.#options;
     return (
       maxWriteLagBytes !== undefined &&
-      this.#ingested > 0 &&
+      this.#lagIsLimited &&
       lsn - this.#ingested > maxWriteLagBytes
     );
+  }
+
+  #noteStall(waits: boolean): void {
+    if (waits) {
+      this.#stallTimer ??= setTimeout(() => this.#tellStall(true), STALL_MS);
+    } else if (this.#stallTimer !== undefined) {
+      clearTimeout(this.#stallTimer);
+      this.#stallTimer = undefined;
+      if (this.#stalled) {
+        this.#tellStall(false);
+      }
+    }
+  }
+
+  #tellStall(stalled: boolean): void {
+    this.#stalled = stalled;
+    this.#options.onStalled?.(stalled, this.#committed - this.#ingested);
   }
 
   #answer(): void {
@@ -131,6 +176,8 @@ export class WalShipper {
       this.#firstWaiter++;
       waiter.resolve();
     }
+    const next = this.#waiters[this.#firstWaiter];
+    this.#noteStall(next !== undefined && next.target <= this.#committed);
     if (this.#firstWaiter > first && this.#options.times !== undefined) {
       const answered = this.#waiters.slice(first, this.#firstWaiter);
       // Behind what those who wait do at once: they answer Postgres.
@@ -172,6 +219,8 @@ export class WalShipper {
     this.#stopped = true;
     this.#waiters = [];
     this.#firstWaiter = 0;
+    clearTimeout(this.#stallTimer);
+    this.#stallTimer = undefined;
   }
 
   /** Looks at WAL that is in the file already (the synthesized record). */
@@ -214,9 +263,9 @@ export class WalShipper {
         found = false;
         onAvailable(walker.endOfRecords);
       }
-      if (walker.position === start) {
-        // The last page holds no further whole record yet.
-        return;
+      if (end === this.#written || walker.position === start) {
+        // All was read; what another backend has put into the last page meanwhile it will tell.
+        break;
       }
     }
     if (found) {

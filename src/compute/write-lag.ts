@@ -3,11 +3,13 @@
 import { StorageError } from "../base/errors.ts";
 
 /**
- * Of an endpoint's settings. Postgres keeps a parameter with a prefix that it does not know, so that
- * SHOW tells it. Neon's `max_replication_write_lag`; there 500 MB by default, here none: commits do
- * not depend on a pageserver unless one is asked for.
+ * Of an endpoint's settings, as Neon's `max_replication_write_lag`. Postgres keeps a parameter with a
+ * prefix that it does not know, so that SHOW tells it. WAL that no pageserver has taken in stays on
+ * the safekeepers' disks, and a start at the head has to wait for it: so there is a limit.
  */
 export const MAX_WRITE_LAG = "strata.max_replication_write_lag";
+/** Neon's. */
+export const DEFAULT_MAX_WRITE_LAG = "500MB";
 
 const UNITS: Readonly<Record<string, number>> = {
   kB: 2 ** 10,
@@ -17,11 +19,11 @@ const UNITS: Readonly<Record<string, number>> = {
 };
 
 /**
- * Bytes; undefined without a limit (absent or 0). Units as Postgres's, MB where none is given.
+ * Bytes; undefined without a limit (0). Units as Postgres's, MB where none is given.
  * StorageError `invalid`.
  */
 export function maxWriteLagBytes(settings: Readonly<Record<string, string>>): number | undefined {
-  const text = settings[MAX_WRITE_LAG] ?? "0";
+  const text = settings[MAX_WRITE_LAG] ?? DEFAULT_MAX_WRITE_LAG;
   const match = /^(\d{1,9})\s*(kB|MB|GB|TB)?$/.exec(text.trim());
   if (match === null) {
     const message = `${MAX_WRITE_LAG} must be a size such as 500MB, not '${text}'`;

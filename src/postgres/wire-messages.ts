@@ -7,6 +7,8 @@ import { StorageError } from "../base/errors.ts";
 
 /** Larger than anything Strata sends (128 KiB of WAL, 32 pages, lists of relations). */
 export const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
+/** A message up to this size gets its memory at once; a larger one as its bytes arrive. */
+const EAGER_BYTES = 256 * 1024;
 
 /** A typed message with its five-byte header. */
 export function encodeMessage(type: string, ...parts: Uint8Array[]): Buffer {
@@ -56,19 +58,61 @@ export function readCstrings(body: Uint8Array): string[] {
   return texts;
 }
 
+/** Bounds the memory of unfinished messages, over all the readers that share it. */
+export class ReceiveBudget {
+  readonly #limitBytes: number;
+  #usedBytes = 0;
+
+  constructor(limitBytes: number) {
+    this.#limitBytes = limitBytes;
+  }
+
+  get usedBytes(): number {
+    return this.#usedBytes;
+  }
+
+  /** StorageError `unavailable` where that is too much. */
+  take(bytes: number): void {
+    if (this.#usedBytes + bytes > this.#limitBytes) {
+      throw new StorageError(
+        "unavailable",
+        "too-much-unfinished",
+        `unfinished messages of all connections hold ${this.#usedBytes} bytes: ` +
+          `no ${bytes} more`,
+      );
+    }
+    this.#usedBytes += bytes;
+  }
+
+  give(bytes: number): void {
+    this.#usedBytes -= bytes;
+  }
+}
+
 /**
  * Turns a byte stream into messages. A message that lies whole in one chunk is handed out in place;
- * one that spans chunks is gathered once into memory of its exact size.
+ * one that spans chunks is gathered. What is allocated for it is at most EAGER_BYTES, or twice what
+ * has arrived, whatever length it claims.
  */
 export class MessageReader {
   #pending: Uint8Array | undefined;
+  /** Of the whole message that is pending. */
+  #pendingLength = 0;
   #filled = 0;
   readonly #header = new Uint8Array(5);
   #headerFilled = 0;
   readonly #maxBytes: number;
+  readonly #budget: ReceiveBudget | undefined;
 
-  constructor(maxBytes = MAX_MESSAGE_BYTES) {
+  constructor(maxBytes = MAX_MESSAGE_BYTES, budget?: ReceiveBudget) {
     this.#maxBytes = maxBytes;
+    this.#budget = budget;
+  }
+
+  /** Forgets an unfinished message: no more will come. */
+  release(): void {
+    this.#budget?.give(this.#pending?.length ?? 0);
+    this.#pending = undefined;
   }
 
   /** Hands out each message that `chunk` completes. `body` is lent for the call only. */
@@ -76,16 +120,16 @@ export class MessageReader {
     let at = 0;
     while (at < chunk.length) {
       if (this.#pending !== undefined) {
-        const take = Math.min(this.#pending.length - this.#filled, chunk.length - at);
-        this.#pending.set(chunk.subarray(at, at + take), this.#filled);
+        const take = Math.min(this.#pendingLength - this.#filled, chunk.length - at);
+        const pending = this.#grown(this.#pending, this.#filled + take);
+        pending.set(chunk.subarray(at, at + take), this.#filled);
         this.#filled += take;
         at += take;
-        if (this.#filled < this.#pending.length) {
+        if (this.#filled < this.#pendingLength) {
           return;
         }
-        const body = this.#pending;
-        this.#pending = undefined;
-        onMessage(this.#header[0]!, body);
+        this.release();
+        onMessage(this.#header[0]!, pending);
         continue;
       }
       const wanted = Math.min(5 - this.#headerFilled, chunk.length - at);
@@ -102,10 +146,26 @@ export class MessageReader {
         at += length;
         onMessage(this.#header[0]!, body);
       } else {
-        this.#pending = new Uint8Array(length);
+        const capacity = Math.min(length, EAGER_BYTES);
+        this.#budget?.take(capacity);
+        this.#pending = new Uint8Array(capacity);
+        this.#pendingLength = length;
         this.#filled = 0;
       }
     }
+  }
+
+  /** Room for `needed` bytes of the pending message, in the end for exactly all of it. */
+  #grown(pending: Uint8Array, needed: number): Uint8Array {
+    if (needed <= pending.length) {
+      return pending;
+    }
+    const capacity = Math.min(this.#pendingLength, Math.max(needed, pending.length) * 2);
+    this.#budget?.take(capacity - pending.length);
+    const grown = new Uint8Array(capacity);
+    grown.set(pending.subarray(0, this.#filled));
+    this.#pending = grown;
+    return grown;
   }
 
   #bodyLength(): number {

@@ -9,7 +9,9 @@ import {
   encodeMessage,
   int16,
   int32,
+  MAX_MESSAGE_BYTES,
   MessageReader,
+  ReceiveBudget,
   readCstrings,
 } from "./wire-messages.ts";
 
@@ -18,7 +20,18 @@ const GSSENC_REQUEST = 80877104;
 const CANCEL_REQUEST = 80877102;
 const PROTOCOL_3 = 196608;
 const MAX_STARTUP_BYTES = 10_000;
+/** One of each kind. */
+const MAX_ENCRYPTION_REQUESTS = 2;
 const TEXT_OID = 25;
+/** From connecting to the first command. Postgres's authentication_timeout. */
+const STARTUP_TIMEOUT_MS = 60_000;
+/** For the other side to take our last answer and close. */
+const LINGER_MS = 1000;
+/** Unfinished messages of all connections. */
+const MAX_UNFINISHED_BYTES = 512 * 1024 * 1024;
+/** Commands that wait for the one before; answers that wait for a client that does not read. */
+const MAX_WAITING_QUERIES = 100;
+const MAX_UNSENT_BYTES = 1024 * 1024;
 
 export interface WireHandlers {
   /** Called after start-up; throwing refuses the connection. */
@@ -36,12 +49,18 @@ export class WireSession {
   readonly options: ReadonlyMap<string, string>;
   readonly remote: string;
   readonly #socket: Socket;
+  readonly #refuse: (error: unknown) => void;
   channel: CopyChannel | undefined;
   /** Told to the client when `onSession` has returned. Stock clients refuse a major above their own. */
   serverVersion = "17.0 (Strata)";
 
-  constructor(socket: Socket, parameters: ReadonlyMap<string, string>) {
+  constructor(
+    socket: Socket,
+    parameters: ReadonlyMap<string, string>,
+    refuse: (error: unknown) => void,
+  ) {
     this.#socket = socket;
+    this.#refuse = refuse;
     this.parameters = parameters;
     this.options = parseOptions(parameters.get("options") ?? "");
     this.remote = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? 0}`;
@@ -83,6 +102,11 @@ export class WireSession {
     this.channel = new CopyChannel(this.#socket);
     return this.channel;
   }
+
+  /** Ends the connection with an ErrorResponse. */
+  refuse(error: unknown): void {
+    this.#refuse(error);
+  }
 }
 
 function parseOptions(text: string): Map<string, string> {
@@ -105,30 +129,70 @@ function errorResponse(error: unknown, severity: "ERROR" | "FATAL"): Buffer {
   return encodeMessage("E", ...fields.map(cstring), Buffer.from([0]));
 }
 
+const NOTHING = new Uint8Array(0);
 const READY = encodeMessage("Z", Buffer.from("I"));
 
 /** State of one socket from its first byte to its end. */
 class ServerConnection {
   readonly #socket: Socket;
   readonly #handlers: WireHandlers;
-  readonly #reader = new MessageReader();
+  readonly #reader: MessageReader;
   #startup: Buffer | undefined = Buffer.alloc(0);
   #session: WireSession | undefined;
   #queries: Promise<void> = Promise.resolve();
+  #encryptionRequests = 0;
+  #waitingQueries = 0;
+  /** Until the first command; then, of a connection that ends, until it is cut. */
+  #timer: NodeJS.Timeout | undefined;
+  #ending = false;
 
-  constructor(socket: Socket, handlers: WireHandlers) {
+  constructor(
+    socket: Socket,
+    handlers: WireHandlers,
+    budget: ReceiveBudget,
+    startupTimeoutMs: number,
+  ) {
     this.#socket = socket;
     this.#handlers = handlers;
+    this.#reader = new MessageReader(MAX_MESSAGE_BYTES, budget);
+    this.#timer = setTimeout(() => {
+      const message = `no command within ${startupTimeoutMs} ms`;
+      this.#refuse(new StorageError("unavailable", "startup-timeout", message));
+    }, startupTimeoutMs);
     socket.setNoDelay(true);
     socket.on("data", (chunk: Buffer) => {
       try {
-        this.#receive(chunk);
+        if (!this.#ending) {
+          this.#receive(chunk);
+        }
       } catch (error) {
         this.#refuse(error);
       }
     });
+    // Nothing more comes; what we have written may still leave.
+    socket.on("end", () => this.#end());
     socket.on("error", (error) => this.#session?.channel?.deliverClose(error));
-    socket.on("close", () => this.#session?.channel?.deliverClose());
+    socket.on("close", () => {
+      clearTimeout(this.#timer);
+      this.#reader.release();
+      this.#session?.channel?.deliverClose();
+    });
+  }
+
+  /**
+   * Writes the last bytes and closes; cuts the connection where the other side does not. What it still
+   * sends is read and dropped: with unread bytes the kernel would reset, and the error be lost.
+   */
+  #end(last: Uint8Array = NOTHING): void {
+    if (this.#ending) {
+      return;
+    }
+    this.#ending = true;
+    this.#reader.release();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#socket.destroy(), LINGER_MS);
+    this.#socket.resume();
+    this.#socket.end(last);
   }
 
   #receive(chunk: Buffer): void {
@@ -158,6 +222,10 @@ class ServerConnection {
     const code = bytes.readInt32BE(4);
     const rest = bytes.subarray(length);
     if (code === SSL_REQUEST || code === GSSENC_REQUEST) {
+      this.#encryptionRequests++;
+      if (this.#encryptionRequests > MAX_ENCRYPTION_REQUESTS) {
+        throw new StorageError("invalid", "bad-startup", "asks for encryption again and again");
+      }
       this.#socket.write("N");
       this.#startup = rest;
       this.#receiveStartup();
@@ -176,7 +244,7 @@ class ServerConnection {
       parameters.set(words[i]!, words[i + 1]!);
     }
     this.#startup = undefined;
-    const session = new WireSession(this.#socket, parameters);
+    const session = new WireSession(this.#socket, parameters, (error) => this.#refuse(error));
     this.#session = session;
     this.#queries = this.#greet(session, code);
     if (rest.length > 0) {
@@ -189,6 +257,9 @@ class ServerConnection {
       await this.#handlers.onSession?.(session);
     } catch (error) {
       this.#refuse(error);
+      return;
+    }
+    if (this.#ending) {
       return;
     }
     if (protocol !== PROTOCOL_3) {
@@ -217,18 +288,24 @@ class ServerConnection {
         channel.deliver(body);
       } else if (type === "c" || type === "f" || type === "X") {
         channel.deliverClose();
-        this.#socket.end();
+        this.#end();
       }
       return;
     }
     switch (type) {
       case "Q": {
         const sql = readCstrings(body)[0] ?? "";
+        clearTimeout(this.#timer);
+        this.#waitingQueries++;
+        if (this.#waitingQueries > MAX_WAITING_QUERIES) {
+          const message = `${this.#waitingQueries} commands at once`;
+          throw new StorageError("unavailable", "too-many-commands", message);
+        }
         this.#queries = this.#queries.then(() => this.#runQuery(sql));
         break;
       }
       case "X":
-        this.#socket.end();
+        this.#end();
         break;
       case "H":
       case "S":
@@ -245,7 +322,9 @@ class ServerConnection {
 
   async #runQuery(sql: string): Promise<void> {
     const session = this.#session;
-    if (session === undefined || this.#socket.destroyed) {
+    await this.#answersRead();
+    this.#waitingQueries--;
+    if (session === undefined || this.#ending || this.#socket.destroyed) {
       return;
     }
     try {
@@ -256,23 +335,50 @@ class ServerConnection {
         return;
       }
       this.#handlers.logger.debug({ error, sql, remote: session.remote }, "query refused");
-      this.#socket.write(errorResponse(error, "ERROR"));
+      if (!this.#ending) {
+        this.#socket.write(errorResponse(error, "ERROR"));
+      }
     }
-    if (session.channel === undefined) {
+    if (session.channel === undefined && !this.#ending) {
       this.#socket.write(READY);
     }
   }
 
+  /** Resolves when a client that asks without reading has read most, or is gone. */
+  #answersRead(): Promise<void> {
+    const socket = this.#socket;
+    if (socket.writableLength < MAX_UNSENT_BYTES || socket.destroyed) {
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => {
+      const done = () => {
+        socket.off("drain", done);
+        socket.off("close", done);
+        resolve();
+      };
+      socket.on("drain", done);
+      socket.on("close", done);
+    });
+  }
+
   #refuse(error: unknown): void {
+    if (this.#ending) {
+      return;
+    }
     this.#handlers.logger.info(
       { reason: errorMessage(error), remote: this.#session?.remote },
       "connection refused",
     );
     this.#session?.channel?.deliverClose(error instanceof Error ? error : undefined);
     if (!this.#socket.destroyed) {
-      this.#socket.end(errorResponse(error, "FATAL"));
+      this.#end(errorResponse(error, "FATAL"));
     }
   }
+}
+
+export interface WireServerOptions {
+  /** From connecting to the first command; a minute where none is given. */
+  readonly startupTimeoutMs?: number | undefined;
 }
 
 /** Listens and hands sessions and queries to the handlers. */
@@ -280,11 +386,15 @@ export class WireServer {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
-  constructor(handlers: WireHandlers) {
+  constructor(
+    handlers: WireHandlers,
+    { startupTimeoutMs = STARTUP_TIMEOUT_MS }: WireServerOptions = {},
+  ) {
+    const budget = new ReceiveBudget(MAX_UNFINISHED_BYTES);
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
-      new ServerConnection(socket, handlers);
+      new ServerConnection(socket, handlers, budget, startupTimeoutMs);
     });
   }
 

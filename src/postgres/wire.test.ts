@@ -6,7 +6,7 @@ import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { SeededRandom } from "../base/random.ts";
 import { connectWire, parseHostPort } from "./wire-client.ts";
-import { encodeMessage, MessageReader } from "./wire-messages.ts";
+import { cstring, encodeMessage, MessageReader, ReceiveBudget } from "./wire-messages.ts";
 import { WireServer } from "./wire-server.ts";
 
 process.env["STRATA_LOG"] ??= "silent";
@@ -121,6 +121,100 @@ test("MessageReader: any chunking gives the same messages", () => {
     }
     assert.deepEqual(seen, ["a0", "b5", "c300"]);
   }
+});
+
+test("MessageReader: an unfinished message holds what has arrived, not what it claims", () => {
+  const budget = new ReceiveBudget(8 * 2 ** 20);
+  const reader = new MessageReader(undefined, budget);
+  const message = encodeMessage("d", Buffer.alloc(3_000_000, 5));
+  const seen: number[] = [];
+  const push = (from: number, to: number) =>
+    reader.push(message.subarray(from, to), (_type, body) => {
+      assert.ok(body.every((byte) => byte === 5));
+      seen.push(body.length);
+    });
+  push(0, 10);
+  assert.equal(budget.usedBytes, 256 * 1024);
+  for (let at = 10; at < message.length - 1; at += 1000) {
+    push(at, Math.min(at + 1000, message.length - 1));
+    assert.ok(budget.usedBytes <= Math.max(256 * 1024, 2 * (at + 1000)), `${at}`);
+  }
+  assert.deepEqual(seen, []);
+  push(message.length - 1, message.length);
+  assert.deepEqual(seen, [3_000_000]);
+  assert.equal(budget.usedBytes, 0);
+});
+
+test("MessageReader: unfinished messages of all connections together are bounded", () => {
+  const budget = new ReceiveBudget(2 ** 20);
+  const readers = [1, 2, 3, 4, 5].map(() => new MessageReader(undefined, budget));
+  const begin = encodeMessage("d", Buffer.alloc(300_000)).subarray(0, 100);
+  const push = (reader: MessageReader) => reader.push(begin, () => undefined);
+  const [first, second, third, fourth, fifth] = readers as [R, R, R, R, R];
+  for (const reader of [first, second, third, fourth]) {
+    push(reader);
+  }
+  assert.throws(() => push(fifth), { code: "too-much-unfinished" });
+  first.release();
+  first.release();
+  assert.equal(budget.usedBytes, 3 * 256 * 1024);
+  push(new MessageReader(undefined, budget));
+});
+type R = MessageReader;
+
+/** A client that never closes its side, and sends on whatever it is told. */
+function stubbornClient(at: number, bytes: Uint8Array) {
+  const socket = createConnection({ host: "127.0.0.1", port: at, allowHalfOpen: true });
+  const received: Buffer[] = [];
+  socket.on("data", (chunk: Buffer) => received.push(chunk));
+  socket.on("error", () => {});
+  socket.write(bytes);
+  const sending = setInterval(() => socket.write("x"), 20);
+  const gone = new Promise<string>((resolve) => {
+    socket.on("close", () => {
+      clearInterval(sending);
+      resolve(Buffer.concat(received).toString("latin1"));
+    });
+  });
+  return { gone };
+}
+
+const STARTUP = Buffer.from([0, 0, 0, 9, 0, 3, 0, 0, 0]);
+
+test("WireServer: after an error all of the connection is closed, though the client goes on", async () => {
+  const commands = Array.from({ length: 200 }, () => encodeMessage("Q", cstring("hello")));
+  const messages = [encodeMessage("B", cstring("bind")), ...commands, encodeMessage("X")];
+  const clients = [messages.slice(0, 1), messages.slice(1, -1), messages.slice(-1)].map((bytes) =>
+    stubbornClient(port, Buffer.concat([STARTUP, ...bytes])),
+  );
+  const [unknown, busy, ended] = await Promise.all(clients.map(({ gone }) => gone));
+  assert.match(unknown!, /FATAL.*bad-message/s);
+  assert.match(busy!, /FATAL.*too-many-commands/s);
+  assert.equal(ended, "");
+});
+
+test("WireServer: who sends no command in time is told so and cut off", async (t) => {
+  const impatient = new WireServer(
+    {
+      logger: createLogger("wire-test"),
+      onQuery: async (session) => session.sendRows([], [], "OK"),
+    },
+    { startupTimeoutMs: 300 },
+  );
+  const listening = await impatient.listen("127.0.0.1", 0);
+  t.after(() => impatient.close());
+  const busy = await connectWire({ host: "127.0.0.1", port: listening.port });
+  await busy.query("hello");
+  for (const bytes of [new Uint8Array(0), STARTUP.subarray(0, 6), STARTUP]) {
+    const socket = createConnection({ host: "127.0.0.1", port: listening.port });
+    const received: Buffer[] = [];
+    socket.on("data", (chunk: Buffer) => received.push(chunk));
+    socket.write(bytes);
+    await new Promise<void>((resolve) => socket.on("close", () => resolve()));
+    assert.match(Buffer.concat(received).toString(), /FATAL.*no command within 300 ms/s);
+  }
+  await busy.query("still here");
+  busy.close();
 });
 
 test("parseHostPort: accepts names and IPv6, refuses the rest", () => {

@@ -8,16 +8,17 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
-  commitFromPeers,
   flushed,
   lastLogTerm,
-  type PeerReport,
   receive,
+  switchMembership,
   written,
 } from "./acceptor.ts";
 import { decodeControlFile, encodeControlFile } from "./control-file.ts";
 import { NO_MEMBERSHIP } from "./membership.ts";
 import type { AppendRequest, ProposerGreeting } from "./messages.ts";
+import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
+import { MAX_TERM, MAX_TERM_JUMP } from "./term-history.ts";
 
 const START = toLsn(0x1500028);
 const at = (bytes: number) => toLsn(START + bytes);
@@ -152,7 +153,8 @@ test("acceptor: a diverged tail is cut, the control file first told of the lower
       { term: 3, lsn: at(200) },
     ],
   });
-  const [lowered, cut, adopted] = step.actions;
+  const [checked, lowered, cut, adopted] = step.actions;
+  assert.deepEqual(checked, { type: "expect-record-end", lsn: at(60) });
   assert.ok(lowered?.type === "persist" && lowered.state.flushedLsn === at(60));
   assert.equal(lowered.state.termHistory.length, 1);
   assert.ok(cut?.type === "truncate" && cut.lsn === at(60));
@@ -186,6 +188,39 @@ test("acceptor: ProposerElected with a wrong point, below commit or of an old te
   const old = receive(voted, elected(3, at(60), at(60)));
   assert.equal(old.state, voted);
   assert.deepEqual(old.actions, []);
+});
+
+test("acceptor: a compute raises term and generation by bounded steps, an operator further", () => {
+  const state = withWal(100);
+  const { term } = state.persistent;
+  const vote = (to: number) =>
+    receive(state, { type: "vote-request", generation: 0, term: to }).state.persistent.term;
+  const elected = (to: number) =>
+    receive(state, {
+      type: "elected",
+      generation: 0,
+      term: to,
+      startStreamingAt: at(100),
+      termHistory: [...state.persistent.termHistory, { term: to, lsn: at(100) }],
+    }).state.persistent.term;
+  for (const raise of [vote, elected]) {
+    assert.equal(raise(term + MAX_TERM_JUMP), term + MAX_TERM_JUMP);
+    for (const to of [term + MAX_TERM_JUMP + 1, Number.MAX_SAFE_INTEGER]) {
+      assert.throws(() => raise(to), { kind: "invalid", code: "term-jump" });
+    }
+  }
+  const raised = bumpTerm(state, MAX_TERM).state;
+  assert.equal(raised.persistent.term, MAX_TERM);
+  assert.throws(() => bumpTerm(state, MAX_TERM + 1), { code: "term-too-high" });
+  const above = { type: "vote-request" as const, generation: 0, term: MAX_TERM + 1 };
+  assert.throws(() => receive(raised, above), { code: "term-jump" });
+  const members = [{ id: state.nodeId, host: "h", pgPort: 1 }];
+  const first = switchMembership(state, { generation: 3, members, newMembers: undefined }).state;
+  const greet = (generation: number) =>
+    receive(first, { ...GREETING, mconf: { generation, members, newMembers: undefined } }).state
+      .persistent.mconf.generation;
+  assert.equal(greet(1003), 1003);
+  assert.throws(() => greet(1004), { kind: "invalid", code: "generation-jump" });
 });
 
 test("acceptor: WAL is taken in the current term only, after ProposerElected, at the end only", () => {

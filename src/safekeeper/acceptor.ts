@@ -7,8 +7,8 @@ import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn } from "../base/lsn.ts
 import {
   INVALID_GENERATION,
   isMember,
+  MAX_GENERATION_JUMP,
   type MembershipConfiguration,
-  majority,
 } from "./membership.ts";
 import {
   type AcceptorMessage,
@@ -25,6 +25,8 @@ import {
   highestCommonPoint,
   historyUpTo,
   lastTermAt,
+  MAX_TERM,
+  MAX_TERM_JUMP,
   type Term,
   type TermHistory,
 } from "./term-history.ts";
@@ -35,9 +37,9 @@ import {
  * driver keeps the old state and drops the connection. Rules (Neon's safekeeper.rs, Raft):
  *
  * - The term is on disk before the vote is told; WAL is flushed before voting.
- * - A vote goes only to a term above every term seen.
+ * - A vote goes only to a term above every term seen, by MAX_TERM_JUMP at most.
  * - ProposerElected must name the highest common point of both histories, at or above the commit
- *   LSN; WAL is cut there and the proposer's history adopted.
+ *   LSN, and a record must end there; WAL is cut there and the proposer's history adopted.
  * - WAL is taken only in the current term, after ProposerElected of that term, and exactly at
  *   writeLsn.
  * - flushLsn, the only position told to others, is a record end and on disk.
@@ -86,6 +88,8 @@ export interface AcceptorState {
 }
 
 export type AcceptorAction =
+  /** Changes nothing; fails where no record of the log ends at `lsn`. */
+  | { readonly type: "expect-record-end"; readonly lsn: Lsn }
   | { readonly type: "flush" }
   | { readonly type: "persist"; readonly state: AcceptorPersistentState }
   /** Make WAL from `lsn` on disappear, durably; the next write begins there. */
@@ -162,71 +166,6 @@ export function flushed(state: AcceptorState): AcceptorState {
     : { ...state, flushLsn, commitLsn };
 }
 
-/** What a safekeeper told about itself; true for ever once it was true. */
-export interface PeerReport {
-  readonly term: Term;
-  readonly lastLogTerm: Term;
-  readonly flushLsn: Lsn;
-  readonly commitLsn: Lsn;
-}
-
-/**
- * Takes over what the safekeepers among themselves can know to be committed, so that pageservers
- * get all WAL also where the compute went down before it could tell. Two rules, for peers with our
- * last log term:
- *
- * - A commit LSN that a peer knows holds for us up to our flush LSN: logs that end in one term are
- *   prefixes of one log.
- * - What a majority has flushed is committed, if each got it from the leader of that very term (its
- *   own term is still that one). Counting copies that a later leader made of it would be Raft's
- *   known mistake (figure 8 of its paper; a simulated cluster lost WAL by it). Needs a known
- *   membership.
- */
-export function commitFromPeers(
-  state: AcceptorState,
-  reports: ReadonlyMap<number, PeerReport>,
-): AcceptorState {
-  const term = lastLogTerm(state);
-  let commitLsn = maxLsn(state.commitLsn, committedByPeers(state, reports, term));
-  for (const report of reports.values()) {
-    if (report.lastLogTerm === term) {
-      commitLsn = maxLsn(commitLsn, minLsn(report.commitLsn, state.flushLsn));
-    }
-  }
-  return commitLsn === state.commitLsn
-    ? state
-    : { ...state, commitLsn, commitCandidate: maxLsn(commitLsn, state.commitCandidate) };
-}
-
-function committedByPeers(
-  state: AcceptorState,
-  reports: ReadonlyMap<number, PeerReport>,
-  term: Term,
-): Lsn {
-  const { mconf, termHistory } = state.persistent;
-  const isOwnTerm = term > 0 && termHistory.at(-1)?.term === term;
-  if (mconf.generation === INVALID_GENERATION || !isOwnTerm) {
-    return INVALID_LSN;
-  }
-  let committed = state.flushLsn;
-  for (const set of [
-    mconf.members,
-    ...(mconf.newMembers === undefined ? [] : [mconf.newMembers]),
-  ]) {
-    const flushLsns = set.map(({ id }) => {
-      if (id === state.nodeId) {
-        return state.flushLsn;
-      }
-      const report = reports.get(id);
-      const counts = report?.lastLogTerm === term && report.term === term;
-      return counts ? report.flushLsn : INVALID_LSN;
-    });
-    flushLsns.sort((a, b) => b - a);
-    committed = minLsn(committed, flushLsns[majority(set.length) - 1]!);
-  }
-  return committed;
-}
-
 /** What the control file should say now. */
 export function persistentNow(state: AcceptorState): AcceptorPersistentState {
   return {
@@ -250,8 +189,11 @@ export function appendResponse(state: AcceptorState): AppendResponse {
   };
 }
 
-/** An operator's raise of the term: fences whoever writes now. */
+/** An operator's raise of the term, by any amount: fences whoever writes now. */
 export function bumpTerm(state: AcceptorState, term: Term): AcceptorStep {
+  if (term > MAX_TERM) {
+    throw new StorageError("invalid", "term-too-high", `term ${term} is above ${MAX_TERM}`);
+  }
   if (term <= state.persistent.term) {
     throw new StorageError(
       "conflict",
@@ -339,6 +281,19 @@ function checkGeneration(state: AcceptorState, generation: number, what: string)
   }
 }
 
+/** One wrong message must not leave the terms after it without room. */
+function checkTermJump(state: AcceptorState, term: Term): void {
+  const own = state.persistent.term;
+  if (term > Math.min(own + MAX_TERM_JUMP, MAX_TERM)) {
+    throw new StorageError(
+      "invalid",
+      "term-jump",
+      `term ${term} is more than ${MAX_TERM_JUMP} above this safekeeper's, ${own}, ` +
+        `or above ${MAX_TERM}; where that is right, raise it by term_bump before`,
+    );
+  }
+}
+
 function receiveGreeting(state: AcceptorState, message: ProposerGreeting): AcceptorStep {
   const { persistent } = state;
   const mismatch = (what: string, got: unknown, expected: unknown) =>
@@ -365,6 +320,7 @@ function receiveGreeting(state: AcceptorState, message: ProposerGreeting): Accep
   const mconfIsNew = message.mconf.generation > persistent.mconf.generation;
   if (mconfIsNew) {
     checkIsMember(state, message.mconf);
+    checkGenerationJump(persistent.mconf.generation, message.mconf.generation);
   }
   let next = state;
   const actions: AcceptorAction[] = [];
@@ -389,8 +345,22 @@ function receiveGreeting(state: AcceptorState, message: ProposerGreeting): Accep
   };
 }
 
+/** As with terms: what only a switch by an operator could undo, a compute may not do. */
+function checkGenerationJump(own: number, generation: number): void {
+  // The first one may be any: a timeline that was made without.
+  if (own !== INVALID_GENERATION && generation > own + MAX_GENERATION_JUMP) {
+    throw new StorageError(
+      "invalid",
+      "generation-jump",
+      `membership generation ${generation} is more than ${MAX_GENERATION_JUMP} above this ` +
+        `safekeeper's, ${own}`,
+    );
+  }
+}
+
 function receiveVoteRequest(state: AcceptorState, message: VoteRequest): AcceptorStep {
   checkGeneration(state, message.generation, "vote request");
+  checkTermJump(state, message.term);
   // Flush first: whoever is elected streams from the end of our WAL, without overlap.
   const actions: AcceptorAction[] = [{ type: "flush" }];
   let next = flushed(state);
@@ -422,6 +392,7 @@ function receiveElected(state: AcceptorState, message: ProposerElected): Accepto
     // The answer to its first AppendRequest will tell it.
     return { state, actions: [], reply: undefined };
   }
+  checkTermJump(state, message.term);
   const first = message.termHistory[0];
   const last = message.termHistory.at(-1);
   if (first === undefined || last?.term !== message.term) {
@@ -461,6 +432,9 @@ function receiveElected(state: AcceptorState, message: ProposerElected): Accepto
     );
   }
   const actions: AcceptorAction[] = [];
+  if (startStreamingAt < state.flushLsn) {
+    actions.push({ type: "expect-record-end", lsn: startStreamingAt });
+  }
   if (persistent.flushedLsn > startStreamingAt) {
     // Before the cut, or a restart would take the old, higher position for the end of WAL.
     actions.push({

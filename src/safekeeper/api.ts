@@ -52,7 +52,10 @@ export const pullTimelineRequestSchema = z.object({
   timeline_id: HEX_32,
   /** `http://HOST:PORT` of the safekeepers that have it. */
   http_hosts: z.array(z.string().min(1).max(300)).min(1).max(32),
-  /** Adopted where its generation is above theirs. */
+  /**
+   * Adopted where its generation is above theirs. They must be in one already that is joint, and has this
+   * node among the new members, where theirs names it: its disk may have been lost in an older one.
+   */
   mconf: membershipSchema.nullish(),
 });
 

@@ -33,13 +33,13 @@ import {
   type ProposerMessage,
 } from "./messages.ts";
 import { encodeStandbyStatus } from "./replication/replication-messages.ts";
-import { historyUpTo } from "./term-history.ts";
+import { historyUpTo, MAX_TERM, MAX_TERM_JUMP } from "./term-history.ts";
 
 /** Connections at a time. */
 const ROUND = 10;
 const NOBODY = "0123456789abcdef0123456789abcdef";
-/** Far ahead; the terms above must be enough for everybody after. */
-const DISTANT_TERM = 2 ** 40;
+/** Terms that leave others no room, refused; and the furthest step there is. */
+const DISTANT_TERMS = [2 ** 40, Number.MAX_SAFE_INTEGER];
 
 /** `steps` attacks. */
 export async function run(seed: number, steps: number): Promise<void> {
@@ -118,6 +118,8 @@ class AttackedSafekeeper {
     const { commitLsn, flushLsn } = this.#state;
     assert.ok(this.#recordEnds.has(flushLsn), `flush LSN ${formatLsn(flushLsn)} is no record end`);
     assert.ok(commitLsn <= flushLsn);
+    // Room for everybody after: a fuzzed run sends fewer votes than would use it up.
+    assert.ok(this.#state.persistent.term < MAX_TERM / 2);
     const digest = (until: Lsn) =>
       this.cluster.http(0).digest(this.cluster.tenantId, this.#timelineId, START, until);
     if (this.#committed !== undefined) {
@@ -262,8 +264,8 @@ class AttackedSafekeeper {
 
   #perturb(message: ProposerMessage): ProposerMessage {
     const random = this.#random;
-    // A record end: of a leader, which could write anything, an acceptor believes where records end.
-    const lsn = this.#nextEnd(START, random.int(this.#state.flushLsn - START + 800));
+    const end = this.#nextEnd(START, random.int(this.#state.flushLsn - START + 800));
+    const lsn = random.bool() ? end : addLsn(end, -8 * (1 + random.int(4)));
     switch (message.type) {
       case "greeting":
         return random.pick<ProposerMessage>([
@@ -282,13 +284,17 @@ class AttackedSafekeeper {
           },
         ]);
       case "vote-request":
-        return { ...message, term: random.pick([0, 1, DISTANT_TERM]) };
+        return {
+          ...message,
+          term: random.pick([0, 1, message.term + MAX_TERM_JUMP, ...DISTANT_TERMS]),
+        };
       case "elected":
         return random.pick<ProposerMessage>([
           { ...message, startStreamingAt: lsn },
           { ...message, termHistory: [] },
           { ...message, termHistory: [{ term: message.term, lsn }] },
           { ...message, termHistory: [{ term: message.term, lsn }], startStreamingAt: lsn },
+          ...DISTANT_TERMS.map((term) => ({ ...message, term, termHistory: [{ term, lsn }] })),
           { ...message, termHistory: [...message.termHistory, { term: 1, lsn }] },
           { ...message, generation: 1 + random.int(9) },
         ]);

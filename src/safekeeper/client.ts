@@ -1,5 +1,6 @@
 // How other components talk to a safekeeper: its HTTP API, pushing WAL in, streaming WAL out.
 
+import { nowMs } from "../base/clock.ts";
 import { type ErrorKind, HTTP_STATUS, StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
@@ -18,13 +19,14 @@ import type {
   TimelineCreateRequest,
   TimelineDigest,
 } from "./api.ts";
-import { PROTOCOL_VERSION } from "./messages.ts";
+import { type HotStandbyFeedback, PROTOCOL_VERSION } from "./messages.ts";
 import {
   encodePageserverFeedback,
   type PageserverFeedback,
 } from "./replication/pageserver-feedback.ts";
 import {
   decodeReplicationMessage,
+  encodeHotStandbyFeedback,
   encodeStandbyStatus,
   type StandbyStatus,
 } from "./replication/replication-messages.ts";
@@ -242,7 +244,7 @@ export interface ReplicationHandlers {
   onClose(error?: Error): void;
 }
 
-/** A running START_REPLICATION. */
+/** A running START_REPLICATION, of a safekeeper or of Postgres. */
 export class ReplicationStream {
   readonly #channel: CopyChannel;
 
@@ -279,6 +281,10 @@ export class ReplicationStream {
 
   sendStandbyStatus(status: StandbyStatus): void {
     this.#channel.send(encodeStandbyStatus(status));
+  }
+
+  sendHotStandbyFeedback(feedback: HotStandbyFeedback): void {
+    this.#channel.send(encodeHotStandbyFeedback(feedback, nowMs()));
   }
 
   sendPageserverFeedback(feedback: PageserverFeedback): void {

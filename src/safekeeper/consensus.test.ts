@@ -10,10 +10,8 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
-  commitFromPeers,
   flushed,
   lastLogTerm,
-  type PeerReport,
   receive,
   switchMembership,
   written,
@@ -27,6 +25,7 @@ import {
   syncPosition,
 } from "./membership-change.ts";
 import type { ProposerMessage } from "./messages.ts";
+import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
 import { Proposer, type ProposerEffect } from "./proposer.ts";
 
 const START = toLsn(0x1000028);

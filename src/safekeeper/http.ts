@@ -66,7 +66,7 @@ export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstanc
   server.get("/metrics", async (_request, reply) => {
     collect(options);
     void reply.type(metrics.registry.contentType);
-    return metrics.registry.metrics();
+    return metrics.text();
   });
   server.post("/v1/tenant/timeline", (request) => {
     const timeline = timelines.create(parseCreateRequest(request.body));

@@ -21,6 +21,10 @@ export interface MembershipConfiguration {
 }
 
 export const INVALID_GENERATION = 0;
+/** Of 2^32 on the wire; the rest is room for changes by those who set this one. */
+export const MAX_GENERATION = 2 ** 31;
+/** A safekeeper learns generations that it missed from a compute; so many more are a garbled value. */
+export const MAX_GENERATION_JUMP = 1000;
 /** As Neon's MAX_SAFEKEEPERS. */
 export const MAX_SAFEKEEPERS = 32;
 
@@ -44,10 +48,14 @@ export function allMembers({ members, newMembers }: MembershipConfiguration): Sa
 }
 
 /**
- * StorageError `invalid` where a set is too large, empty in a real generation, or has a duplicate.
+ * StorageError `invalid` where a set is too large, empty in a real generation, or has a duplicate, and
+ * for a generation above MAX_GENERATION.
  */
 export function checkMembership(configuration: MembershipConfiguration): void {
   const { generation, members, newMembers } = configuration;
+  if (generation > MAX_GENERATION) {
+    throw new StorageError("invalid", "bad-membership", `generation ${generation} is too high`);
+  }
   if (generation !== INVALID_GENERATION && members.length === 0) {
     throw new StorageError("invalid", "bad-membership", `generation ${generation} has no members`);
   }

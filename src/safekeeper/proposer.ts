@@ -25,7 +25,7 @@ import {
   NO_PAGESERVER_FEEDBACK,
   type PageserverFeedback,
 } from "./replication/pageserver-feedback.ts";
-import { highestCommonPoint, type Term, type TermHistory } from "./term-history.ts";
+import { highestCommonPoint, MAX_TERM, type Term, type TermHistory } from "./term-history.ts";
 
 /*
  * A pure state machine: no I/O, no clock. The driver feeds events to `step` and carries out the
@@ -378,6 +378,11 @@ export class Proposer {
   #receiveGreeting(peer: Peer, message: AcceptorGreeting): void {
     if (message.nodeId !== peer.id.id) {
       this.#disconnect(peer, `it is node ${message.nodeId}, not ${peer.id.id}`);
+      return;
+    }
+    if (message.term > MAX_TERM) {
+      // No safekeeper takes such a term; campaigning above it would go nowhere.
+      this.#disconnect(peer, `it tells term ${message.term}, above ${MAX_TERM}`);
       return;
     }
     const { resumes } = this.#config;

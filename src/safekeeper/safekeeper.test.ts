@@ -7,7 +7,7 @@ import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
-import { formatLsn, parseLsn } from "../base/lsn.ts";
+import { addLsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
 import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
@@ -228,8 +228,26 @@ test("safekeeper http: create is idempotent, conflicts and bad input are clear, 
   const http = cluster.http(0);
   const request = cluster.createRequest();
   assert.equal((await http.createTimeline(request)).flush_lsn, formatLsn(START));
-  const conflict = { ...request, start_lsn: "0/2000000" };
-  await assert.rejects(http.createTimeline(conflict), { kind: "conflict" });
+  const mconf = { generation: 1, members: [{ id: 1, host: "h", pg_port: 1 }] };
+  for (const [other, differing] of [
+    [{ start_lsn: "0/2000000" }, `start_lsn ${formatLsn(START)}, not 0/2000000`],
+    [{ pg_version: 160004 }, "Postgres 17, not 16"],
+    [{ system_id: "43" }, "system_id 42, not 43"],
+    [{ wal_seg_size: 2 ** 24 }, "wal_seg_size 1048576, not 16777216"],
+    [{ mconf }, "membership generation 0, not 1"],
+  ] as const) {
+    await assert.rejects(http.createTimeline({ ...request, ...other }), {
+      kind: "conflict",
+      message: new RegExp(`exists with ${differing}$`),
+    });
+  }
+  await http.switchMembership(cluster.tenantId, cluster.timelineId, mconf);
+  const repeated = { ...request, pg_version: 170011, system_id: "0", mconf };
+  assert.equal((await http.createTimeline(repeated)).flush_lsn, formatLsn(START));
+  const members = [...mconf.members, { id: 2, host: "h", pg_port: 1 }];
+  await assert.rejects(http.createTimeline({ ...request, mconf: { ...mconf, members } }), {
+    message: /exists with other members in membership generation 1$/,
+  });
   const fresh = { ...request, timeline_id: generateTimelineId() };
   for (const bad of [
     { start_lsn: "nonsense" },
@@ -266,7 +284,16 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
   assert.deepEqual(status.rows, [[formatLsn(START), formatLsn(START)]]);
   assert.deepEqual((await wire.query("SHOW wal_segment_size")).rows, [["1MB"]]);
   await assert.rejects(wire.query("SELECT 1"), { kind: "unsupported" });
-  await assert.rejects(wire.copyBoth("START_REPLICATION PHYSICAL 0/8"), /begins at/);
+  for (const below of ["0/8", formatLsn(addLsn(START, -1))]) {
+    const wanted = /the timeline begins at 0\/102028; the first segment .* is that of 0\/200000 /;
+    await assert.rejects(wire.copyBoth(`START_REPLICATION PHYSICAL ${below}`), wanted);
+  }
+  const slot = `START_REPLICATION SLOT "s" PHYSICAL ${formatLsn(START)} TIMELINE 1`;
+  await assert.rejects(wire.copyBoth(slot), /no replication slots/);
+  for (const verb of ["CREATE", "ALTER", "DROP"]) {
+    await assert.rejects(wire.query(`${verb}_REPLICATION_SLOT s`), /no replication slots/);
+  }
+  await assert.rejects(wire.query("BASE_BACKUP (LABEL 'x')"), /from a running endpoint/);
   await assert.rejects(wire.copyBoth("START_REPLICATION PHYSICAL x"), { kind: "invalid" });
   const stale = `START_REPLICATION PHYSICAL ${formatLsn(START)} (term='7')`;
   await assert.rejects(wire.copyBoth(stale), { kind: "fenced" });

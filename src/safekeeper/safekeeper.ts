@@ -1,6 +1,8 @@
 // A whole safekeeper: its timelines, both listeners and the broker publisher, put together.
 
 import { mkdirSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { fsyncDirectory } from "../base/disk.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
@@ -34,6 +36,8 @@ export interface SafekeeperOptions {
   readonly backup?: WalBackupSettings;
   /** How often removal, backup and eviction are looked at; default 1000. */
   readonly maintenanceIntervalMs?: number;
+  /** For a client's first command, and a proposer's greeting; defaults 60,000 and 10,000. */
+  readonly startupTimeoutMs?: number | undefined;
   readonly logger: Logger;
 }
 
@@ -48,7 +52,7 @@ export interface Safekeeper {
 /** Resolves when both listeners accept connections. StorageError `conflict` for a port in use. */
 export async function startSafekeeper(options: SafekeeperOptions): Promise<Safekeeper> {
   const { nodeId, logger } = options;
-  mkdirSync(options.workdir, { recursive: true });
+  makeDirectory(options.workdir);
   const metrics = new SafekeeperMetrics();
   let publisher: BrokerPublisher | undefined;
   const timelines = new TimelineManager(options.workdir, {
@@ -58,7 +62,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     store: options.store,
     onChange: (timeline) => publisher?.changed(timeline),
   });
-  const service = new WalService(timelines, metrics, logger);
+  const service = new WalService(timelines, metrics, logger, options.startupTimeoutMs);
   const backup = new WalBackup({
     nodeId,
     metrics,
@@ -66,7 +70,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     timelines: () => timelines.timelines,
     hasProposer: (timeline) => service.receiversOf(timeline).size > 0,
   });
-  const wire = new WireServer(service);
+  const wire = new WireServer(service, { startupTimeoutMs: options.startupTimeoutMs });
   const http = createHttpServer({
     nodeId,
     timelines,
@@ -126,6 +130,16 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
       await timelines.close();
     },
   };
+}
+
+/** Durably, with its parents. */
+function makeDirectory(path: string): void {
+  const first = mkdirSync(path, { recursive: true });
+  if (first !== undefined) {
+    for (let at = resolve(path); at.length >= resolve(first).length; at = dirname(at)) {
+      fsyncDirectory(dirname(at));
+    }
+  }
 }
 
 async function listenHttp(

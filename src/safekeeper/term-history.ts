@@ -6,6 +6,17 @@ import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
 /** A proposer's reign, as in Raft; u64 on the wire, refused at 2^53 and above. 0 is "none yet". */
 export type Term = number;
 
+/**
+ * No safekeeper goes above: a term is raised with each election, and one near 2^53 would leave no room
+ * for the next.
+ */
+export const MAX_TERM = 2 ** 52;
+/**
+ * A compute may raise a safekeeper's term by so much at once: more elections than a safekeeper misses
+ * in days, while its way to MAX_TERM stays one of 2^32 durable votes.
+ */
+export const MAX_TERM_JUMP = 2 ** 20;
+
 /** From `lsn` on, WAL was written in `term` (until the next entry). */
 export interface TermLsn {
   readonly term: Term;

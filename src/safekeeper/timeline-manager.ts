@@ -1,14 +1,19 @@
 // All timelines of a safekeeper: load at start, create, find, delete.
 
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { fsyncDirectory } from "../base/disk.ts";
-import { errorMessage, StorageError } from "../base/errors.ts";
+import { isDeepStrictEqual } from "node:util";
+import { type Disk, REAL_DISK } from "../base/disk.ts";
+import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import type { Lsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { AcceptorPersistentState } from "./acceptor.ts";
 import { CONTROL_FILE_NAME } from "./control-file.ts";
-import { checkMembership, isMember, type MembershipConfiguration } from "./membership.ts";
+import {
+  checkMembership,
+  INVALID_GENERATION,
+  isMember,
+  type MembershipConfiguration,
+} from "./membership.ts";
 import { Timeline, type TimelineContext } from "./timeline.ts";
 import { StoreCleaner } from "./wal-backup/store-cleaner.ts";
 import { listSegments } from "./wal-storage.ts";
@@ -18,10 +23,16 @@ import { listSegments } from "./wal-storage.ts";
  * - deleted: its objects in the store, then it, are being removed;
  * - discarded: to be removed, the objects stay: other safekeepers have the timeline;
  * - incoming: not whole yet; begun anew by whoever wants it.
+ *
+ * What was told to be there is there after a power cut: a directory's files are synced, then itself,
+ * then its parent up to the workdir, before a timeline is served. A process that was killed half-way
+ * may have left entries that nobody synced, so a start syncs the workdir, and the loading of each timeline
+ * the directories above and, where it matters, its own.
  */
 const DELETED_SUFFIX = ".deleted";
 const DISCARDED_SUFFIX = ".discarded";
 const INCOMING_SUFFIX = ".incoming";
+const ID = /^[0-9a-f]{32}$/;
 const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 
 export interface NewTimeline {
@@ -53,10 +64,12 @@ export class TimelineManager {
   readonly #broken = new Map<string, StorageError>();
   readonly #incoming = new Set<string>();
   readonly #cleaner: StoreCleaner | undefined;
+  readonly #disk: Disk;
 
   constructor(workdir: string, context: TimelineContext) {
     this.#workdir = workdir;
     this.#context = context;
+    this.#disk = context.disk ?? REAL_DISK;
     this.#cleaner = context.store && new StoreCleaner(context.store, context.logger);
   }
 
@@ -70,22 +83,32 @@ export class TimelineManager {
 
   /** Loads every timeline of the work directory. One that is damaged is refused alone. */
   loadAll(): void {
-    for (const tenant of readdirSync(this.#workdir, { withFileTypes: true })) {
-      if (!tenant.isDirectory() || !/^[0-9a-f]{32}$/.test(tenant.name)) {
-        continue;
-      }
-      const tenantDirectory = join(this.#workdir, tenant.name);
-      for (const name of readdirSync(tenantDirectory)) {
+    // The entries of tenants that a process before has made and nobody synced.
+    this.#disk.fsyncDirectory(this.#workdir);
+    for (const tenant of this.#disk.list(this.#workdir)) {
+      const tenantDirectory = join(this.#workdir, tenant);
+      for (const name of ID.test(tenant) ? this.#entries(tenantDirectory) : []) {
         const path = join(tenantDirectory, name);
         const timeline = name.split(".")[0]!;
-        if (name.endsWith(DELETED_SUFFIX) && /^[0-9a-f]{32}$/.test(timeline)) {
-          this.#finishDelete(parseTenantId(tenant.name), parseTimelineId(timeline), path);
+        if (name.endsWith(DELETED_SUFFIX) && ID.test(timeline)) {
+          this.#finishDelete(parseTenantId(tenant), parseTimelineId(timeline), path);
         } else if (name.endsWith(DISCARDED_SUFFIX) || name.endsWith(INCOMING_SUFFIX)) {
-          rmSync(path, { recursive: true, force: true });
-        } else if (/^[0-9a-f]{32}$/.test(name)) {
-          this.#load(parseTenantId(tenant.name), parseTimelineId(name));
+          this.#disk.removeTree(path);
+        } else if (ID.test(name)) {
+          this.#load(parseTenantId(tenant), parseTimelineId(name));
         }
       }
+    }
+  }
+
+  #entries(directory: string): string[] {
+    try {
+      return this.#disk.list(directory);
+    } catch (error) {
+      if (errnoCode(error) === "ENOTDIR") {
+        return [];
+      }
+      throw error;
     }
   }
 
@@ -107,7 +130,7 @@ export class TimelineManager {
     return this.#timelines.get(`${tenantId}/${timelineId}`);
   }
 
-  /** Idempotent where all that was given is equal; else StorageError `conflict`. */
+  /** Idempotent where all that is given is equal; else StorageError `conflict`. */
   create(request: NewTimeline): Timeline {
     const key = `${request.tenantId}/${request.timelineId}`;
     const broken = this.#broken.get(key);
@@ -122,9 +145,9 @@ export class TimelineManager {
     this.#checkFree(request.tenantId, request.timelineId);
     const persistent = initialState(request, this.#context.nodeId);
     const tenantDirectory = join(this.#workdir, request.tenantId);
-    if (!existsSync(tenantDirectory)) {
-      mkdirSync(tenantDirectory, { recursive: true });
-      fsyncDirectory(this.#workdir);
+    if (!this.#disk.exists(tenantDirectory)) {
+      this.#disk.makeDirectory(tenantDirectory);
+      this.#disk.fsyncDirectory(this.#workdir);
     }
     const directory = join(tenantDirectory, request.timelineId);
     const timeline = Timeline.create(this.#context, directory, persistent);
@@ -147,9 +170,9 @@ export class TimelineManager {
     return {
       directory,
       install: () => {
-        fsyncDirectory(this.#workdir);
-        renameSync(directory, place);
-        fsyncDirectory(join(this.#workdir, tenantId));
+        this.#disk.fsyncDirectory(this.#workdir);
+        this.#disk.rename(directory, place);
+        this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
         this.#load(tenantId, timelineId);
         const timeline = this.get(tenantId, timelineId);
         this.#context.onChange(timeline);
@@ -157,7 +180,7 @@ export class TimelineManager {
       },
       release: () => {
         this.#incoming.delete(key);
-        rmSync(directory, { recursive: true, force: true });
+        this.#disk.removeTree(directory);
       },
     };
   }
@@ -172,16 +195,16 @@ export class TimelineManager {
     this.#timelines.delete(key);
     this.#broken.delete(key);
     const directory = join(this.#workdir, tenantId, timelineId);
-    if (!existsSync(directory)) {
+    if (!this.#disk.exists(directory)) {
       return false;
     }
     // Renamed first: a crash in the middle must not leave half a timeline under its name.
     const removed = directory + (onlyLocal ? DISCARDED_SUFFIX : DELETED_SUFFIX);
-    rmSync(removed, { recursive: true, force: true });
-    renameSync(directory, removed);
-    fsyncDirectory(join(this.#workdir, tenantId));
+    this.#disk.removeTree(removed);
+    this.#disk.rename(directory, removed);
+    this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
     if (onlyLocal) {
-      rmSync(removed, { recursive: true, force: true });
+      this.#disk.removeTree(removed);
     } else {
       this.#finishDelete(tenantId, timelineId, removed);
     }
@@ -190,7 +213,7 @@ export class TimelineManager {
 
   #finishDelete(tenantId: TenantId, timelineId: TimelineId, directory: string): void {
     if (this.#cleaner === undefined) {
-      rmSync(directory, { recursive: true, force: true });
+      this.#disk.removeTree(directory);
     } else {
       this.#cleaner.remove(tenantId, timelineId, directory);
     }
@@ -242,9 +265,12 @@ export class TimelineManager {
   #load(tenantId: TenantId, timelineId: TimelineId): void {
     const key = `${tenantId}/${timelineId}`;
     const directory = join(this.#workdir, tenantId, timelineId);
-    if (!existsSync(join(directory, CONTROL_FILE_NAME)) && isEmptyOfWal(directory)) {
+    if (
+      !this.#disk.exists(join(directory, CONTROL_FILE_NAME)) &&
+      listSegments(directory, DEFAULT_SEGMENT_SIZE, this.#disk).length === 0
+    ) {
       // Its creation never finished, so nobody was told about it.
-      rmSync(directory, { recursive: true, force: true });
+      this.#disk.removeTree(directory);
       return;
     }
     try {
@@ -267,10 +293,6 @@ export class TimelineManager {
       this.#context.logger.error({ error, tenantId, timelineId }, "timeline refused");
     }
   }
-}
-
-function isEmptyOfWal(directory: string): boolean {
-  return listSegments(directory, DEFAULT_SEGMENT_SIZE).length === 0;
 }
 
 function initialState(request: NewTimeline, nodeId: number): AcceptorPersistentState {
@@ -308,17 +330,33 @@ function initialState(request: NewTimeline, nodeId: number): AcceptorPersistentS
   };
 }
 
+/** StorageError `conflict` that names all that differs; what was not given agrees with anything. */
 function checkSame(existing: AcceptorPersistentState, request: NewTimeline): void {
-  const differs =
-    existing.timelineStartLsn !== request.startLsn ||
-    existing.pgVersion !== request.pgVersion ||
-    (request.systemId !== 0n && existing.systemId !== request.systemId) ||
-    (request.walSegSize !== undefined && existing.walSegSize !== request.walSegSize);
-  if (differs) {
+  const { startLsn, pgVersion, systemId, walSegSize, mconf } = request;
+  const major = (version: number) => Math.floor(version / 10_000);
+  const compared: [string, string | number | bigint, string | number | bigint | undefined][] = [
+    ["start_lsn", formatLsn(existing.timelineStartLsn), formatLsn(startLsn)],
+    ["Postgres", major(existing.pgVersion), major(pgVersion)],
+    ["system_id", existing.systemId, existing.systemId === 0n ? 0n : systemId || undefined],
+    ["wal_seg_size", existing.walSegSize, walSegSize],
+  ];
+  const differing = compared.flatMap(([what, has, wanted]) =>
+    wanted === undefined || wanted === has ? [] : [`${what} ${has}, not ${wanted}`],
+  );
+  const { generation } = mconf;
+  if (generation !== INVALID_GENERATION && !isDeepStrictEqual(existing.mconf, mconf)) {
+    const own = existing.mconf.generation;
+    differing.push(
+      own === generation
+        ? `other members in membership generation ${own}`
+        : `membership generation ${own}, not ${generation}`,
+    );
+  }
+  if (differing.length > 0) {
     throw new StorageError(
       "conflict",
       "timeline-exists",
-      `timeline ${request.timelineId} exists with other parameters`,
+      `timeline ${request.timelineId} exists with ${differing.join("; ")}`,
     );
   }
 }

@@ -24,10 +24,8 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
-  commitFromPeers,
   flushed,
   lastLogTerm,
-  type PeerReport,
   persistentNow,
   receive,
   switchMembership,
@@ -41,15 +39,15 @@ import {
 } from "./control-file.ts";
 import type { MembershipConfiguration } from "./membership.ts";
 import type { MemberPosition } from "./membership-change.ts";
-import type {
-  AcceptorMessage,
-  AppendResponse,
-  HotStandbyFeedback,
-  ProposerMessage,
-} from "./messages.ts";
-import { NO_HOT_STANDBY_FEEDBACK } from "./messages.ts";
+import type { AcceptorMessage, AppendResponse, ProposerMessage } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
+import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
 import type { PageserverFeedback } from "./replication/pageserver-feedback.ts";
+import {
+  combinedStandbyFeedback,
+  slowestPageserver,
+  type WalConsumer,
+} from "./replication/wal-consumers.ts";
 import type { Term } from "./term-history.ts";
 import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
 import { fetchEndOfWal } from "./wal-backup/eviction.ts";
@@ -62,16 +60,6 @@ import { restoreSegment, WalReader, type WalStorage } from "./wal-storage.ts";
  */
 const PERSIST_WAL_BYTES = 64 * 1024 * 1024;
 const PERSIST_INTERVAL_MS = 10_000;
-
-/** A connection that streams WAL out of this timeline. */
-export interface WalConsumer {
-  /** Commit LSN, flush LSN or term changed. */
-  wake(): void;
-  /** What it will ask for next; WAL from here on stays. */
-  readonly sentLsn: Lsn;
-  readonly pageserverFeedback: PageserverFeedback | undefined;
-  readonly hotStandbyFeedback: HotStandbyFeedback | undefined;
-}
 
 /** What a safekeeper's peers tell about a timeline through the broker. */
 export interface PeerPositions extends PeerReport {
@@ -268,7 +256,7 @@ export class Timeline {
   appendResponse(): AppendResponse {
     return {
       ...appendResponse(this.#state),
-      hotStandbyFeedback: this.#hotStandbyFeedback(),
+      hotStandbyFeedback: combinedStandbyFeedback(this.#consumers),
       pageserverFeedback: this.#feedback,
     };
   }
@@ -313,7 +301,7 @@ export class Timeline {
     if (this.#state !== before) {
       this.#changed();
     }
-    if (this.#slowestPageserver() === undefined) {
+    if (slowestPageserver(this.#consumers) === undefined) {
       this.#advanceRemoteConsistent(report.remoteConsistentLsn);
     }
   }
@@ -420,7 +408,7 @@ export class Timeline {
         const message = "the timeline's WAL is in an object store, but none is configured";
         throw new StorageError("unavailable", "no-object-store", message);
       }
-      const end = await fetchEndOfWal(storedWal, this.#state, this.#placement);
+      const end = await fetchEndOfWal(storedWal, this.#state, this.#placement, this.closing);
       this.#checkUsable();
       restoreSegment(this.#directory, this.#segmentSize, end.lsn, end.bytes, this.#disk);
       this.#persistPositions({ ...this.#placement, evicted: false });
@@ -453,19 +441,7 @@ export class Timeline {
   /** A consumer heard from its pageserver: the slowest one says what WAL may go. */
   feedbackChanged(latest: PageserverFeedback): void {
     this.#feedback = latest;
-    this.#advanceRemoteConsistent(this.#slowestPageserver() ?? INVALID_LSN);
-  }
-
-  /** What the pageserver that is furthest behind has stored; undefined where none streams from here. */
-  #slowestPageserver(): Lsn | undefined {
-    let slowest: Lsn | undefined;
-    for (const consumer of this.#consumers) {
-      const lsn = consumer.pageserverFeedback?.remoteConsistentLsn;
-      if (lsn !== undefined) {
-        slowest = slowest === undefined ? lsn : minLsn(slowest, lsn);
-      }
-    }
-    return slowest;
+    this.#advanceRemoteConsistent(slowestPageserver(this.#consumers) ?? INVALID_LSN);
   }
 
   #advanceRemoteConsistent(lsn: Lsn): void {
@@ -555,6 +531,10 @@ export class Timeline {
         this.#wal.write(action.lsn, action.bytes);
         continue;
       }
+      if (action.type === "expect-record-end") {
+        this.#wal.expectRecordEnd(action.lsn, this.#state.persistent.localStartLsn);
+        continue;
+      }
       try {
         switch (action.type) {
           case "flush":
@@ -620,22 +600,6 @@ export class Timeline {
     const count = this.#wal.removeBelow(horizon);
     this.#context.metrics.removedSegments.inc(count);
     this.#logger.info({ count, below: formatLsn(horizon) }, "removed WAL segments");
-  }
-
-  #hotStandbyFeedback(): HotStandbyFeedback {
-    let result = NO_HOT_STANDBY_FEEDBACK;
-    for (const consumer of this.#consumers) {
-      const feedback = consumer.hotStandbyFeedback;
-      if (feedback !== undefined) {
-        const least = (a: bigint, b: bigint) => (a === 0n || (b !== 0n && b < a) ? b : a);
-        result = {
-          timestamp: Math.max(result.timestamp, feedback.timestamp),
-          xmin: least(result.xmin, feedback.xmin),
-          catalogXmin: least(result.catalogXmin, feedback.catalogXmin),
-        };
-      }
-    }
-    return result;
   }
 }
 

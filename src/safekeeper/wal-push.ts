@@ -12,6 +12,7 @@ import {
   type ProposerMessage,
 } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
+import type { PageserverFeedback } from "./replication/pageserver-feedback.ts";
 import type { Timeline } from "./timeline.ts";
 
 /**
@@ -21,6 +22,9 @@ import type { Timeline } from "./timeline.ts";
  */
 const BULK_FLUSH_BYTES = 1024 * 1024;
 const BULK_FLUSH_DELAY_MS = 2;
+
+/** From START_WAL_PUSH to the greeting. */
+export const GREETING_TIMEOUT_MS = 10_000;
 
 export interface WalReceiver {
   readonly remote: string;
@@ -45,11 +49,13 @@ export function receiveWal(
   timeline: Timeline,
   receivers: Set<WalReceiver>,
   metrics: SafekeeperMetrics,
+  greetingTimeoutMs: number,
 ): void {
-  new WalPush(session, timeline, receivers, metrics);
+  new WalPush(session, timeline, receivers, metrics, greetingTimeoutMs);
 }
 
 class WalPush {
+  readonly #session: WireSession;
   readonly #timeline: Timeline;
   readonly #channel: CopyChannel;
   readonly #metrics: SafekeeperMetrics;
@@ -61,6 +67,9 @@ class WalPush {
   #receivedAtMs = 0;
   #writeMs = 0;
   #expectsMore = false;
+  /** A pageserver's positions go into one answer, not into each. */
+  #toldFeedback: PageserverFeedback | undefined;
+  /** Until the greeting; then, until WAL that is expected to go on is flushed without waiting more. */
   #timer: NodeJS.Timeout | undefined;
 
   constructor(
@@ -68,7 +77,9 @@ class WalPush {
     timeline: Timeline,
     receivers: Set<WalReceiver>,
     metrics: SafekeeperMetrics,
+    greetingTimeoutMs: number,
   ) {
+    this.#session = session;
     this.#timeline = timeline;
     this.#metrics = metrics;
     this.#channel = session.copyBoth();
@@ -81,6 +92,10 @@ class WalPush {
       receivers.delete(receiver);
       timeline.logger.info({ remote }, "proposer disconnected");
     });
+    this.#timer = setTimeout(() => {
+      const message = `no greeting within ${greetingTimeoutMs} ms`;
+      session.refuse(new StorageError("unavailable", "no-greeting", message));
+    }, greetingTimeoutMs);
     // What these throw ends the connection with an ErrorResponse. Idle first: `onData` hands out what
     // has arrived already.
     this.#channel.onIdle(() => this.#counted(() => this.#idle()));
@@ -93,7 +108,11 @@ class WalPush {
     if (!this.#greeted && message.type !== "greeting") {
       throw new StorageError("invalid", "no-greeting", `${message.type} before the greeting`);
     }
-    this.#greeted = true;
+    if (!this.#greeted) {
+      this.#greeted = true;
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    }
     const startedMs = monotonicMs();
     const reply = this.#timeline.receive(message);
     if (reply === "append-response" && message.type === "append-request") {
@@ -127,23 +146,26 @@ class WalPush {
     const settledMs = monotonicMs();
     this.#timeline.settle();
     const flushedMs = monotonicMs();
-    this.#channel.send(encodeAcceptorMessage(this.#timeline.appendResponse()));
+    const response = this.#timeline.appendResponse();
+    const isTold = response.pageserverFeedback === this.#toldFeedback;
+    this.#toldFeedback = response.pageserverFeedback;
+    this.#channel.send(
+      encodeAcceptorMessage(isTold ? { ...response, pageserverFeedback: undefined } : response),
+    );
     if (bytes > 0) {
       // Heartbeats would hide what commits cost.
-      this.#observe(bytes, settledMs, flushedMs);
+      this.#observe(bytes, settledMs, flushedMs, monotonicMs());
     }
     this.#timeline.announce();
   }
 
-  #observe(bytes: number, settledMs: number, flushedMs: number): void {
+  #observe(bytes: number, settledMs: number, flushedMs: number, answeredMs: number): void {
     const { appendSteps, flushedBytes } = this.#metrics;
-    const nowMs = monotonicMs();
-    const step = (name: string, ms: number) => appendSteps.observe({ step: name }, ms / 1000);
-    step("write", this.#writeMs);
-    step("wait", settledMs - this.#receivedAtMs - this.#writeMs);
-    step("flush", flushedMs - settledMs);
-    step("answer", nowMs - flushedMs);
-    step("total", nowMs - this.#receivedAtMs);
+    appendSteps.write.observe(this.#writeMs / 1000);
+    appendSteps.wait.observe((settledMs - this.#receivedAtMs - this.#writeMs) / 1000);
+    appendSteps.flush.observe((flushedMs - settledMs) / 1000);
+    appendSteps.answer.observe((answeredMs - flushedMs) / 1000);
+    appendSteps.total.observe((answeredMs - this.#receivedAtMs) / 1000);
     flushedBytes.observe(bytes);
   }
 
@@ -152,7 +174,7 @@ class WalPush {
       this.#counted(() => this.#settle());
     } catch (error) {
       this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
-      this.#channel.destroy();
+      this.#session.refuse(error);
     }
   }
 

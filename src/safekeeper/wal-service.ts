@@ -9,13 +9,16 @@ import type { SafekeeperMetrics } from "./metrics.ts";
 import { type StartReplication, WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
 import type { TimelineManager } from "./timeline-manager.ts";
-import { checkWalPushOptions, receiveWal, type WalReceiver } from "./wal-push.ts";
+import {
+  checkWalPushOptions,
+  GREETING_TIMEOUT_MS,
+  receiveWal,
+  type WalReceiver,
+} from "./wal-push.ts";
 
-/**
- * START_REPLICATION [SLOT x] [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's.
- */
+/** START_REPLICATION [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's. */
 const START_REPLICATION =
-  /^START_REPLICATION(?:\s+SLOT\s+\S+)?(?:\s+PHYSICAL)?\s+([0-9A-F]+\/[0-9A-F]+)(?:\s+TIMELINE\s+(\d+))?(?:\s*\(\s*term\s*=\s*'(\d+)'\s*\))?$/i;
+  /^START_REPLICATION(?:\s+PHYSICAL)?\s+([0-9A-F]+\/[0-9A-F]+)(?:\s+TIMELINE\s+(\d+))?(?:\s*\(\s*term\s*=\s*'(\d+)'\s*\))?$/i;
 /** Physical replication has no other timeline: branches continue the numbering of their parent. */
 const WAL_TIMELINE = "1";
 
@@ -23,11 +26,18 @@ export class WalService implements WireHandlers {
   readonly logger: Logger;
   readonly #timelines: TimelineManager;
   readonly #metrics: SafekeeperMetrics;
+  readonly #greetingTimeoutMs: number;
   readonly #receivers = new Map<Timeline, Set<WalReceiver>>();
 
-  constructor(timelines: TimelineManager, metrics: SafekeeperMetrics, logger: Logger) {
+  constructor(
+    timelines: TimelineManager,
+    metrics: SafekeeperMetrics,
+    logger: Logger,
+    greetingTimeoutMs = GREETING_TIMEOUT_MS,
+  ) {
     this.#timelines = timelines;
     this.#metrics = metrics;
+    this.#greetingTimeoutMs = greetingTimeoutMs;
     this.logger = logger;
   }
 
@@ -57,7 +67,7 @@ export class WalService implements WireHandlers {
         await timeline.wake();
         const receivers = this.#receivers.get(timeline) ?? new Set<WalReceiver>();
         this.#receivers.set(timeline, receivers);
-        receiveWal(session, timeline, receivers, this.#metrics);
+        receiveWal(session, timeline, receivers, this.#metrics, this.#greetingTimeoutMs);
         break;
       }
       case "START_REPLICATION":
@@ -87,11 +97,14 @@ export class WalService implements WireHandlers {
         );
         break;
       case "CREATE_REPLICATION_SLOT":
+      case "ALTER_REPLICATION_SLOT":
       case "DROP_REPLICATION_SLOT":
+        throw noSlots();
+      case "BASE_BACKUP":
         throw new StorageError(
           "unsupported",
-          "no-slots",
-          "a safekeeper has no replication slots: what is not on its disk comes from the object store",
+          "no-base-backup",
+          "a safekeeper has WAL only: take the base backup from a running endpoint",
         );
       case "SHOW":
         this.#show(session, text);
@@ -137,7 +150,21 @@ export class WalService implements WireHandlers {
   }
 }
 
+function noSlots(): StorageError {
+  return new StorageError(
+    "unsupported",
+    "no-slots",
+    "a safekeeper has no replication slots: stream without one (no primary_slot_name, no --slot); " +
+      "WAL that has left its disk comes from the object store",
+  );
+}
+
+/** StorageError `unsupported` where it names a slot, `invalid` where it is none. */
 export function parseStartReplication(text: string): StartReplication {
+  if (/^START_REPLICATION\s+SLOT\b/i.test(text)) {
+    // Not ignored: a slot promises more than that WAL is kept (its xmin outlives the connection).
+    throw noSlots();
+  }
   const match = START_REPLICATION.exec(text);
   const startLsn = parseLsn(match?.[1] ?? "");
   if (match === null || startLsn === undefined) {

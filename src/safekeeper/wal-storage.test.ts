@@ -128,6 +128,36 @@ test("WalStorage: truncate at a segment boundary and of an empty timeline", () =
   });
 });
 
+test("WalStorage: zeros are written ahead of small writes only", () => {
+  inDirectory((directory) => {
+    const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+    while (wal.endLsn - START < 700_000) {
+      wal.appendFilled(5000);
+    }
+    let writtenBytes = 0;
+    const disk = {
+      ...REAL_DISK,
+      write: (fd: number, bytes: Uint8Array, position: number) => {
+        writtenBytes += bytes.length;
+        REAL_DISK.write(fd, bytes, position);
+      },
+    };
+    const storage = new WalStorage(directory, SEGMENT, START, disk);
+    const append = (length: number) => {
+      const [at, before] = [storage.writeLsn, writtenBytes];
+      storage.write(at, wal.read(at, (at + length) as Lsn));
+      return writtenBytes - before - length;
+    };
+    const ahead = append(300);
+    assert.ok(ahead > 100_000 && ahead < 256 * 1024, `${ahead} zeros`);
+    assert.equal(append(300), 0, "there already");
+    assert.equal(append(128 * 1024), 0);
+    assert.equal(append(256 * 1024), 0, "a bulk write gets its own blocks");
+    assert.ok(append(300) > 0);
+    storage.close();
+  });
+});
+
 test("WalStorage: refuses what is not WAL or not at the end, and writes nothing of it", () => {
   inDirectory((directory) => {
     const wal = makeWal(20, 4);

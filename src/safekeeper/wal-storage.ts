@@ -14,6 +14,7 @@ import {
   walFileName,
 } from "../base/lsn.ts";
 import { RecordWalker } from "../wal-decoder/record-walker.ts";
+import { isRecordEnd } from "./record-end.ts";
 
 /*
  * Invariants:
@@ -28,6 +29,8 @@ import { RecordWalker } from "../wal-decoder/record-walker.ts";
  */
 
 const FILL_BYTES = 256 * 1024;
+/** So large a write pays for its blocks itself: zeros ahead of it would double what is written. */
+const BULK_BYTES = FILL_BYTES / 2;
 const ZEROS = new Uint8Array(FILL_BYTES);
 const SCAN_BYTES = 256 * 1024;
 
@@ -134,6 +137,23 @@ export class WalStorage {
       throw this.#failed;
     }
     this.#dirty = false;
+  }
+
+  /**
+   * StorageError `invalid` where no record ends at `lsn`, below the end of the log, which begins at
+   * `startLsn` here.
+   */
+  expectRecordEnd(lsn: Lsn, startLsn: Lsn): void {
+    const reader = new WalReader(this.#directory, this.#segmentSize, this.#disk);
+    try {
+      const log = { read: reader.read.bind(reader), segmentSize: this.#segmentSize, startLsn };
+      if (!isRecordEnd(log, lsn)) {
+        const message = `no WAL record ends at ${formatLsn(lsn)}`;
+        throw new StorageError("invalid", "no-record-end", message);
+      }
+    } finally {
+      reader.close();
+    }
   }
 
   /** Makes everything from `lsn` on disappear, durably; the next write belongs at `lsn`. */
@@ -251,6 +271,10 @@ export class WalStorage {
       throw diskError(error, "write WAL");
     }
     if (end <= this.#filledTo) {
+      return;
+    }
+    if (bytes.length >= BULK_BYTES) {
+      this.#filledTo = end;
       return;
     }
     const fillTo = Math.min(Math.ceil((end + 1) / FILL_BYTES) * FILL_BYTES, this.#segmentSize);

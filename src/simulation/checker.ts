@@ -7,6 +7,7 @@ import { type MembershipConfiguration, majority } from "../safekeeper/membership
 import { isAtLeast } from "../safekeeper/membership-change.ts";
 import { lastTermAt, type Term } from "../safekeeper/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
+import type { SimulatedStore } from "./simulated-store.ts";
 import { FIRST_LSN, type Leader, readLeader, walOnDisk } from "./simulated-wal.ts";
 
 /*
@@ -26,6 +27,8 @@ import { FIRST_LSN, type Leader, readLeader, walOnDisk } from "./simulated-wal.t
  * 8. Acknowledged means durable: if the power went everywhere now, every majority that could elect
  *    would elect a log with everything acknowledged in it.
  * 9. The real code reports no corruption where no bit rotted.
+ * 10. WAL that left a safekeeper's disk is in the object store, and the same: wherever 2, 4, 5 and 8 look
+ *    at a log, they look there for what the files do not have.
  * And at the end, with everything healed: a new proposer is elected, commits, and all members and the
  * pageserver have it.
  */
@@ -42,6 +45,7 @@ export interface PowerCutCopy {
 }
 
 export class Checker {
+  readonly #store: SimulatedStore;
   readonly leaders = new Map<Term, Leader>();
   /** Committed bytes from FIRST_LSN on. */
   #committed = new Uint8Array(64 * 1024);
@@ -53,6 +57,10 @@ export class Checker {
   readonly #recordEnds = new Map<Term, { seen: number; ends: Set<Lsn> }>();
   readonly #told = new Map<number, { term: Term; flushTerm: Term; flushLsn: Lsn }>();
   readonly #checked = new Map<number, { state: AcceptorState; lsn: Lsn }>();
+
+  constructor(store: SimulatedStore) {
+    this.#store = store;
+  }
 
   elected(leader: Leader): void {
     const other = this.leaders.get(leader.term);
@@ -145,7 +153,7 @@ export class Checker {
     const { flushLsn } = state;
     const leader = this.leaders.get(lastLogTerm(state));
     if (leader !== undefined) {
-      const bytes = walOnDisk(disk, FIRST_LSN, flushLsn);
+      const bytes = this.#wal(disk, FIRST_LSN, flushLsn);
       const expected = readLeader(leader, FIRST_LSN, flushLsn);
       if (bytes === undefined || Buffer.compare(bytes, expected) !== 0) {
         const at = bytes?.findIndex((byte, index) => byte !== expected[index]) ?? 0;
@@ -197,14 +205,18 @@ export class Checker {
             `${formatLsn(flushLsn)}; ${formatLsn(this.acknowledgedEnd)} is acknowledged`,
         );
       }
-      const bytes = walOnDisk(best.disk, FIRST_LSN, this.acknowledgedEnd);
+      const bytes = this.#wal(best.disk, FIRST_LSN, this.acknowledgedEnd);
       this.#expectCommitted(bytes, FIRST_LSN, `after a power cut, safekeepers ${names}`);
     }
   }
 
+  #wal(disk: SimulatedDisk, begin: Lsn, end: Lsn): Uint8Array | undefined {
+    return walOnDisk(disk, begin, end, this.#store);
+  }
+
   #safekeeperCommit(name: string, state: AcceptorState, disk: SimulatedDisk, from: Lsn): void {
     const { commitLsn } = state;
-    const read = (begin: Lsn, end: Lsn) => walOnDisk(disk, begin, end);
+    const read = (begin: Lsn, end: Lsn) => this.#wal(disk, begin, end);
     if (commitLsn > this.committedEnd) {
       const term = lastLogTerm(state);
       const leader = this.leaders.get(term);

@@ -1,8 +1,12 @@
-// A simulated compute: the real proposer, WAL of its own, and the connections that a driver keeps.
+// A simulated compute: the real proposer, WAL of its own, and what a driver does: connections, campaigns.
 
-import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, maxLsn } from "../base/lsn.ts";
 import type { SeededRandom } from "../base/random.ts";
-import type { SafekeeperId } from "../safekeeper/membership.ts";
+import {
+  allMembers,
+  type MembershipConfiguration,
+  type SafekeeperId,
+} from "../safekeeper/membership.ts";
 import type { AcceptorMessage } from "../safekeeper/messages.ts";
 import {
   Proposer,
@@ -31,12 +35,14 @@ const LARGE_RECORD_SIZES = [3000, 9000, 20_000];
 export class ComputeNode implements Node {
   readonly name: string;
   readonly #world: World;
-  readonly #config: ProposerConfig;
+  #config: ProposerConfig;
   readonly #random: SeededRandom;
   readonly #connections = new Map<number, Connection>();
   readonly #id: number;
   #proposer: Proposer;
+  /** Of its last won election. */
   #leader: Leader | undefined;
+  #commitLsn: Lsn = INVALID_LSN;
   #sequence = 0;
   up = true;
   readonly incarnation = 0;
@@ -61,6 +67,7 @@ export class ComputeNode implements Node {
     this.#tick();
   }
 
+  /** It runs; it may be campaigning in a newer membership. */
   get elected(): boolean {
     return this.#leader !== undefined;
   }
@@ -118,7 +125,8 @@ export class ComputeNode implements Node {
 
   #connect(id: number): void {
     const safekeeper = this.#world.safekeepers.get(id);
-    if (safekeeper === undefined || this.#connections.has(id)) {
+    const isMember = this.#config.safekeepers.some((member) => member.id === id);
+    if (safekeeper === undefined || !isMember || this.#connections.has(id)) {
       return;
     }
     const { network } = this.#world;
@@ -169,6 +177,7 @@ export class ComputeNode implements Node {
       case "committed":
         this.#world.trace?.(this.name, `acknowledges up to ${formatLsn(effect.lsn)}`);
         this.#world.checker.acknowledged(this.#leader!, effect.lsn, this.name);
+        this.#commitLsn = maxLsn(this.#commitLsn, effect.lsn);
         break;
       case "disconnect": {
         const connection = this.#connections.get(effect.safekeeper);
@@ -181,24 +190,36 @@ export class ComputeNode implements Node {
         break;
       }
       case "fenced":
-        this.#fenced(effect.term, effect.elected);
+        this.#fenced(effect);
         break;
     }
   }
 
-  #fenced(term: number, wasElected: boolean): void {
-    this.#world.trace?.(this.name, `fenced by term ${term}`);
-    if (wasElected) {
+  #fenced({ term, elected, newer }: Extract<ProposerEffect, { type: "fenced" }>): void {
+    this.#world.trace?.(
+      this.name,
+      `fenced by term ${term}, generation ${newer?.generation ?? "-"}`,
+    );
+    if (newer !== undefined) {
+      this.#campaignAgain(newer, 0);
+    } else if (elected) {
       this.stop();
-      return;
+    } else {
+      this.#campaignAgain(this.#proposer.membership, this.#random.int(CAMPAIGN_PAUSE_MS));
     }
+  }
+
+  #campaignAgain(mconf: MembershipConfiguration, pauseMs: number): void {
     for (const connection of this.#connections.values()) {
       connection.close();
     }
     this.#connections.clear();
+    if (mconf.generation > 0) {
+      this.#config = { ...this.#config, safekeepers: allMembers(mconf), mconf };
+    }
     // At once: what the old one's attempts to connect still bring is not for the new one.
-    this.#proposer = new Proposer(this.#config);
-    this.#later(this.#random.int(CAMPAIGN_PAUSE_MS), () => {
+    this.#proposer = new Proposer({ ...this.#config, resumes: this.#proposer.resumable });
+    this.#later(pauseMs, () => {
       this.#step({ type: "tick", nowMs: this.#world.time.nowMs });
       for (const { id } of this.#config.safekeepers) {
         this.#connect(id);
@@ -214,12 +235,15 @@ export class ComputeNode implements Node {
         `${this.name} won term ${term} by a vote that s${effect.donor} did not give`,
       );
     }
-    const own = new WalBuilder({
-      startLsn,
-      prevLsn: this.#lastRecordBefore(startLsn, effect),
-      systemId: SYSTEM_ID,
-      segmentSize: SEGMENT_SIZE,
-    });
+    const before = this.#leader;
+    const own =
+      before?.own ??
+      new WalBuilder({
+        startLsn,
+        prevLsn: this.#lastRecordBefore(startLsn, effect),
+        systemId: SYSTEM_ID,
+        segmentSize: SEGMENT_SIZE,
+      });
     const leader: Leader = {
       term,
       compute: this.name,
@@ -233,7 +257,31 @@ export class ComputeNode implements Node {
     const donor = `s${effect.donor}`;
     this.#world.trace?.(this.name, `wins term ${term}, L ${formatLsn(startLsn)}, donor ${donor}`);
     this.#world.checker.elected(leader);
-    this.#later(this.#writeDelayMs(), () => this.#write());
+    if (before === undefined) {
+      this.#later(this.#writeDelayMs(), () => this.#write());
+    } else {
+      this.#resumed(leader);
+    }
+  }
+
+  /** Its Postgres went on meanwhile: what it has written above L is sent in the new term. */
+  #resumed({ term, startLsn, own }: Leader): void {
+    this.#world.counts.resumes += 1;
+    if (startLsn < this.#commitLsn || startLsn > own.endLsn) {
+      throw new Violation(
+        `${this.name} resumes in term ${term} at ${formatLsn(startLsn)}, it has committed ` +
+          `${formatLsn(this.#commitLsn)} and written ${formatLsn(own.endLsn)}`,
+      );
+    }
+    // After the messages that make the term known.
+    this.#later(0, () => this.#walAvailable());
+  }
+
+  #walAvailable(): void {
+    // While it campaigns in a newer membership the WAL waits.
+    if (this.#proposer.elected) {
+      this.#step({ type: "wal-available", endLsn: this.#leader!.own.endLsn });
+    }
   }
 
   /** What the first record of our own names as its predecessor. */
@@ -254,7 +302,7 @@ export class ComputeNode implements Node {
   #write(): void {
     const { own } = this.#leader!;
     this.#later(this.#writeDelayMs(), () => this.#write());
-    if (own.endLsn - Math.max(this.#proposer.commitLsn, own.startLsn) > MAX_UNCOMMITTED_BYTES) {
+    if (own.endLsn - maxLsn(this.#commitLsn, own.startLsn) > MAX_UNCOMMITTED_BYTES) {
       return;
     }
     for (let count = 1 + this.#random.int(3); count > 0; count--) {
@@ -262,7 +310,7 @@ export class ComputeNode implements Node {
       const sizes = this.#random.bool(0.03) ? LARGE_RECORD_SIZES : RECORD_SIZES;
       own.appendFilled(this.#random.pick(sizes), this.#id * 100_000 + this.#sequence);
     }
-    this.#step({ type: "wal-available", endLsn: own.endLsn });
+    this.#walAvailable();
   }
 
   #enqueue(

@@ -78,6 +78,12 @@ export function injectFault(simulation: Simulation, fault: Fault): void {
         safekeeper.disk.full = false;
       });
       break;
+    case "store-away":
+      simulation.store.away = true;
+      time.after(fault.durationMs, () => {
+        simulation.store.away = false;
+      });
+      break;
     case "failing-sync":
       failSync(simulation, safekeeper, fault);
       break;

@@ -16,6 +16,7 @@ const WEIGHTS = {
   "slow-disk": 3,
   "full-disk": 2,
   "failing-sync": 3,
+  "store-away": 3,
   "lose-disk": 4,
   rot: 2,
   "start-compute": 8,

@@ -118,11 +118,12 @@ export class PageserverNode implements Node {
     const { network } = this.#world;
     const begin = connected.walker.position;
     const chunk = network.random.pick(CHUNK_SIZES);
+    const storedLsn = this.#onDisk.lsn;
     const { incarnation } = this;
     network.call(
       this,
       connected.node,
-      () => connected.node.read(begin, chunk, undefined),
+      () => connected.node.stream(begin, chunk, storedLsn),
       (bytes) => {
         if (this.#connected !== connected || this.incarnation !== incarnation) {
           return;
@@ -169,6 +170,8 @@ export class PageserverNode implements Node {
     const connected = this.#connected;
     this.#connected = undefined;
     if (connected !== undefined) {
+      const { node } = connected;
+      this.#world.network.send(this, node, () => node.streamEnded());
       this.#choice.ended(connected.from.safekeeperId, progressed, this.#world.time.nowMs);
     }
   }

@@ -7,38 +7,48 @@ import {
   type AcceptorPersistentState,
   type AcceptorState,
   lastLogTerm,
-  type PeerReport,
-  persistentNow,
   readableLsn,
 } from "../safekeeper/acceptor.ts";
-import { CONTROL_FILE_NAME, writeControlFile } from "../safekeeper/control-file.ts";
+import { CONTROL_FILE_NAME } from "../safekeeper/control-file.ts";
 import type { MembershipConfiguration } from "../safekeeper/membership.ts";
 import type { MemberPosition } from "../safekeeper/membership-change.ts";
 import type { AcceptorMessage, ProposerMessage } from "../safekeeper/messages.ts";
-import { historyUpTo, type Term } from "../safekeeper/term-history.ts";
+import type { PeerReport } from "../safekeeper/peer-commit.ts";
+import {
+  NO_PAGESERVER_FEEDBACK,
+  type PageserverFeedback,
+} from "../safekeeper/replication/pageserver-feedback.ts";
+import type { WalConsumer } from "../safekeeper/replication/wal-consumers.ts";
+import type { Term } from "../safekeeper/term-history.ts";
 import { Timeline, type TimelineContext } from "../safekeeper/timeline.ts";
-import { WalStorage } from "../safekeeper/wal-storage.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import type { Node } from "./simulated-network.ts";
+import { SimulatedBackup } from "./simulated-store.ts";
 import { silentContext } from "./simulated-timeline.ts";
 import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
+import { copyOf, installCopy, type TimelineCopy } from "./timeline-copy.ts";
 import type { World } from "./world.ts";
 
 const RESTART_AGAIN_MS = 500;
-const PULL_DIRECTORY = "/timeline.pull";
-/** A whole copy of a timeline, as it travels to a safekeeper that has none. */
-export interface TimelineCopy {
-  readonly persistent: AcceptorPersistentState;
-  /** [localStartLsn, flushLsn) */
-  readonly wal: Uint8Array;
-  readonly position: MemberPosition;
-}
+/** Share of its rounds in which a safekeeper looks for WAL to upload. */
+const BACKUPS = 0.5;
 
 /** The answer of a safekeeper without the timeline: which disk it is that has none. */
 export interface EmptyDisk {
   readonly emptyDisk: number;
+}
+
+/** The pageserver's stream, as the timeline sees it. */
+class PageserverStream implements WalConsumer {
+  sentLsn: Lsn = FIRST_LSN;
+  pageserverFeedback: PageserverFeedback = NO_PAGESERVER_FEEDBACK;
+  readonly hotStandbyFeedback = undefined;
+
+  wake(): void {
+    // It polls.
+  }
 }
 
 export class SafekeeperNode implements Node {
@@ -51,6 +61,8 @@ export class SafekeeperNode implements Node {
   /** Flush LSN and WAL as told with the vote for a term. */
   readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
   #timeline: Timeline | undefined;
+  #stream: PageserverStream | undefined;
+  #backup: SimulatedBackup;
   up = false;
   incarnation = 0;
   busyUntilMs = 0;
@@ -65,7 +77,8 @@ export class SafekeeperNode implements Node {
     this.id = id;
     this.name = `s${id}`;
     this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
-    this.#context = silentContext(id, this.disk);
+    this.#context = silentContext(id, this.disk, true);
+    this.#backup = new SimulatedBackup(world.store);
   }
 
   /** Undefined while it is down or has no timeline. */
@@ -122,6 +135,8 @@ export class SafekeeperNode implements Node {
     counts.crashes += 1;
     this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
     this.#timeline = undefined;
+    this.#stream = undefined;
+    this.#backup = new SimulatedBackup(this.#world.store);
     this.up = false;
     this.incarnation += 1;
     this.busyUntilMs = 0;
@@ -168,7 +183,8 @@ export class SafekeeperNode implements Node {
       }
     } else if (result !== "nothing") {
       if (result.type === "vote-response" && result.voteGiven) {
-        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn) ?? new Uint8Array(0);
+        const { store } = this.#world;
+        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn, store) ?? new Uint8Array(0);
         this.#world.checker.wholeLog(this.id, timeline.state, this.disk);
         this.votes.set(result.term, { flushLsn: result.flushLsn, wal });
       }
@@ -187,6 +203,10 @@ export class SafekeeperNode implements Node {
       if (end <= begin) {
         return new Uint8Array(0);
       }
+      const { localWalStartLsn } = timeline;
+      if (begin < localWalStartLsn) {
+        return this.#world.store.read(begin, minLsn(end, localWalStartLsn) - begin);
+      }
       const reader = timeline.openReader();
       try {
         return reader.read(begin, end - begin);
@@ -194,6 +214,29 @@ export class SafekeeperNode implements Node {
         reader.close();
       }
     });
+  }
+
+  /** START_REPLICATION of the pageserver, which has WAL below `storedLsn` in files. */
+  stream(begin: Lsn, maxBytes: number, storedLsn: Lsn): Uint8Array | undefined {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      if (this.#stream === undefined) {
+        this.#stream = new PageserverStream();
+        timeline.addConsumer(this.#stream);
+      }
+      this.#stream.sentLsn = begin;
+      const feedback = { ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn: storedLsn };
+      this.#stream.pageserverFeedback = feedback;
+      this.#perform(() => timeline.feedbackChanged(feedback));
+    }
+    return this.read(begin, maxBytes, undefined);
+  }
+
+  streamEnded(): void {
+    if (this.#stream !== undefined) {
+      this.#timeline?.removeConsumer(this.#stream);
+      this.#stream = undefined;
+    }
   }
 
   switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined {
@@ -232,27 +275,10 @@ export class SafekeeperNode implements Node {
     if (timeline === undefined) {
       return undefined;
     }
-    return this.#perform(() => {
-      const { state } = timeline;
-      const { persistent, flushLsn } = state;
-      const reader = timeline.openReader();
-      const wal = reader.read(persistent.localStartLsn, flushLsn - persistent.localStartLsn);
-      reader.close();
-      const position = {
-        generation: persistent.mconf.generation,
-        term: persistent.term,
-        lastLogTerm: lastLogTerm(state),
-        flushLsn,
-      };
-      return { persistent: { ...persistentNow(state), flushedLsn: flushLsn }, wal, position };
-    });
+    return this.#perform(() => copyOf(timeline));
   }
 
-  /**
-   * Writes a pulled copy beside, durably, and gives it its name at the end: a half copy is never
-   * served. Its term is at least `term`. Returns whether it is served now; not on another disk than
-   * was meant.
-   */
+  /** Returns whether the copy is served now; not on another disk than was meant. */
   install(
     copy: TimelineCopy,
     mconf: MembershipConfiguration,
@@ -262,26 +288,8 @@ export class SafekeeperNode implements Node {
     if (this.#timeline !== undefined || emptyDisk !== this.diskNumber) {
       return this.#timeline !== undefined;
     }
-    const { disk } = this;
     const installed = this.#perform(() => {
-      if (disk.exists(PULL_DIRECTORY)) {
-        disk.removeTree(PULL_DIRECTORY);
-      }
-      disk.makeDirectory(PULL_DIRECTORY);
-      const { localStartLsn } = copy.persistent;
-      const wal = new WalStorage(PULL_DIRECTORY, SEGMENT_SIZE, localStartLsn, disk);
-      wal.write(localStartLsn, copy.wal);
-      wal.flush();
-      wal.close();
-      const persistent: AcceptorPersistentState = {
-        ...copy.persistent,
-        mconf,
-        term: Math.max(copy.persistent.term, term),
-        termHistory: historyUpTo(copy.persistent.termHistory, copy.position.flushLsn),
-      };
-      writeControlFile(join(PULL_DIRECTORY, CONTROL_FILE_NAME), persistent, disk);
-      disk.rename(PULL_DIRECTORY, TIMELINE_DIRECTORY);
-      disk.fsyncDirectory("/");
+      installCopy(this.disk, copy, mconf, term);
       return Timeline.load(this.#context, TIMELINE_DIRECTORY);
     });
     if (installed === undefined) {
@@ -417,12 +425,26 @@ export class SafekeeperNode implements Node {
   #maintain(): void {
     const timeline = this.#timeline;
     if (timeline !== undefined) {
-      this.#perform(() => timeline.maintain());
+      if (this.#world.network.random.bool(BACKUPS)) {
+        this.#perform(() => this.#backup.run(timeline));
+      }
+      this.#removeOldWal();
       this.#publish();
     }
     if (this.up) {
       this.#later(this.#world.shape.gossipMs, () => this.#maintain());
     }
+  }
+
+  #removeOldWal(): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return;
+    }
+    const before = timeline.localWalStartLsn;
+    this.#perform(() => timeline.maintain());
+    const removed = Math.max(0, timeline.localWalStartLsn - before);
+    this.#world.counts.removals += Math.ceil(removed / SEGMENT_SIZE);
   }
 
   /** As through the broker: everyone hears of it, sooner or later, or never. */

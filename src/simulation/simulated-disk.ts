@@ -254,6 +254,13 @@ export class SimulatedDisk implements Disk {
     this.#operation(() => directory.change((entries) => entries.delete(name)));
   }
 
+  removeTree(path: string): void {
+    if (this.#lookUp(path) !== undefined) {
+      const [directory, name] = this.#parent(path);
+      this.#operation(() => directory.change((entries) => entries.delete(name)));
+    }
+  }
+
   list(directory: string): string[] {
     this.#alive();
     return [...this.#directory(directory).entries.keys()];
@@ -286,13 +293,6 @@ export class SimulatedDisk implements Disk {
       }
       directory.sync();
     });
-  }
-
-  /** Removes a tree at once: what an operator does with a copy that is of no use. */
-  removeTree(path: string): void {
-    const [directory, name] = this.#parent(path);
-    directory.change((entries) => entries.delete(name));
-    directory.sync();
   }
 
   /** The process ended; the machine did not: everything written is still seen. */
@@ -456,7 +456,7 @@ export class SimulatedDisk implements Disk {
   #directory(path: string): Directory {
     const directory = this.#lookUp(path);
     if (!(directory instanceof Directory)) {
-      throw fileError("ENOENT", path);
+      throw fileError(directory === undefined ? "ENOENT" : "ENOTDIR", path);
     }
     return directory;
   }

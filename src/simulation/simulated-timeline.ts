@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { MemoryObjectStore } from "../object-store/memory-object-store.ts";
 import type { AcceptorPersistentState, AcceptorState } from "../safekeeper/acceptor.ts";
 import { CONTROL_FILE_NAME } from "../safekeeper/control-file.ts";
 import type { MembershipConfiguration } from "../safekeeper/membership.ts";
@@ -30,9 +31,17 @@ const SILENT: Logger = {
 };
 const METRICS = new SafekeeperMetrics();
 
+/** Only says that there is one: removal waits for the backup LSN. Uploads: simulated-store.ts. */
+const SOME_STORE = new MemoryObjectStore();
+
 /** For a real timeline on a simulated disk. */
-export function silentContext(nodeId: number, disk: SimulatedDisk): TimelineContext {
-  return { nodeId, logger: SILENT, metrics: METRICS, disk, onChange: ignore };
+export function silentContext(
+  nodeId: number,
+  disk: SimulatedDisk,
+  isBackedUp = false,
+): TimelineContext {
+  const store = isBackedUp ? SOME_STORE : undefined;
+  return { nodeId, logger: SILENT, metrics: METRICS, disk, store, onChange: ignore };
 }
 
 /** The control file of a timeline without WAL. */

@@ -5,6 +5,7 @@ import { type Lsn, segmentNumber, segmentOffset, toLsn, walFileName } from "../b
 import type { Term, TermHistory } from "../safekeeper/term-history.ts";
 import type { WalBuilder } from "../testing/wal-builder.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
+import type { SimulatedStore } from "./simulated-store.ts";
 
 /** Two WAL pages: nearly every run crosses segments. */
 export const SEGMENT_SIZE = 16 * 1024;
@@ -39,14 +40,24 @@ export function readLeader(leader: Leader, begin: Lsn, end: Lsn): Uint8Array {
   return end <= startLsn ? below : Buffer.concat([below, leader.own.read(startLsn, end)]);
 }
 
-/** WAL as it stands in a safekeeper's files; undefined where a file ends before. */
-export function walOnDisk(disk: SimulatedDisk, begin: Lsn, end: Lsn): Uint8Array | undefined {
+/**
+ * WAL as it stands in a safekeeper's files or, where it has none, in the store; undefined where a file
+ * ends before, or WAL is in neither.
+ */
+export function walOnDisk(
+  disk: SimulatedDisk,
+  begin: Lsn,
+  end: Lsn,
+  store?: SimulatedStore,
+): Uint8Array | undefined {
   const bytes = new Uint8Array(Math.max(0, end - begin));
   for (let at = begin; at < end; ) {
     const segno = segmentNumber(at, SEGMENT_SIZE);
     const offset = segmentOffset(at, SEGMENT_SIZE);
     const take = Math.min(end - at, SEGMENT_SIZE - offset);
-    const file = disk.peek(`${TIMELINE_DIRECTORY}/${walFileName(segno, 1, SEGMENT_SIZE)}`);
+    const file =
+      disk.peek(`${TIMELINE_DIRECTORY}/${walFileName(segno, 1, SEGMENT_SIZE)}`) ??
+      store?.peek(segno);
     if (file === undefined || file.length < offset + take) {
       return undefined;
     }

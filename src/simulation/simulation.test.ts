@@ -11,7 +11,15 @@ const CUTS = 300;
 const OTHER_SEEDS = 1000;
 
 test("simulation: every seed keeps the invariants and ends in progress", () => {
-  const totals = { elections: 0, acknowledgedBytes: 0, powerCuts: 0, refills: 0, changes: 0 };
+  const totals = {
+    elections: 0,
+    acknowledgedBytes: 0,
+    powerCuts: 0,
+    refills: 0,
+    changes: 0,
+    resumes: 0,
+    removals: 0,
+  };
   for (let seed = 1; seed <= SEEDS; seed++) {
     const { counts, violation } = run(seed);
     assert.equal(violation, undefined, `seed ${seed}: ${violation?.message}`);
@@ -20,6 +28,8 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
     totals.powerCuts += counts.powerCuts;
     totals.refills += counts.refills;
     totals.changes += counts.membershipChanges;
+    totals.resumes += counts.resumes;
+    totals.removals += counts.removals;
   }
   // A simulation in which nothing happens proves nothing.
   assert.ok(totals.elections > SEEDS * 2, `only ${totals.elections} elections`);
@@ -27,6 +37,8 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
   assert.ok(totals.powerCuts > SEEDS, `only ${totals.powerCuts} power cuts`);
   assert.ok(totals.refills > SEEDS / 10, `only ${totals.refills} disks filled again`);
   assert.ok(totals.changes > SEEDS / 10, `only ${totals.changes} changes of membership`);
+  assert.ok(totals.resumes > SEEDS / 10, `only ${totals.resumes} computes that resumed`);
+  assert.ok(totals.removals > SEEDS / 2, `only ${totals.removals} segments removed`);
 });
 
 test("simulation: the same seed is the same run, event by event", () => {

@@ -16,6 +16,7 @@ import { OperatorNode } from "./operator-node.ts";
 import { PageserverNode } from "./pageserver-node.ts";
 import { SafekeeperNode } from "./safekeeper-node.ts";
 import { SimulatedNetwork } from "./simulated-network.ts";
+import { SimulatedStore } from "./simulated-store.ts";
 import { SimulatedTime } from "./simulated-time.ts";
 import { loadedState, newTimeline } from "./simulated-timeline.ts";
 import { FIRST_LSN, TIMELINE_IDS } from "./simulated-wal.ts";
@@ -68,14 +69,17 @@ export function run(seed: number, options: RunOptions = {}): RunResult {
 export class Simulation implements World {
   readonly time = new SimulatedTime();
   readonly network: SimulatedNetwork;
-  readonly checker = new Checker();
+  readonly store = new SimulatedStore();
+  readonly checker = new Checker(this.store);
   readonly counts: Counts = {
     elections: 0,
+    resumes: 0,
     acknowledgedBytes: 0,
     crashes: 0,
     powerCuts: 0,
     refused: 0,
     refills: 0,
+    removals: 0,
     membershipChanges: 0,
     faults: 0,
   };
@@ -229,6 +233,7 @@ export class Simulation implements World {
     this.trace?.("simulation", "everything is healed");
     this.healed = true;
     this.network.heal();
+    this.store.away = false;
     this.network.meanDelayMs = HEALED_DELAY_MS;
     for (const node of this.safekeepers.values()) {
       node.disk.full = false;

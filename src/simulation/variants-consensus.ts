@@ -4,6 +4,7 @@ import type { Variant } from "./variants.ts";
 
 const ACCEPTOR = "safekeeper/acceptor.ts";
 const PROPOSER = "safekeeper/proposer.ts";
+const PEERS = "safekeeper/peer-commit.ts";
 
 export const consensusVariants: readonly Variant[] = [
   {
@@ -36,7 +37,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "vote-before-flush",
     rule: "WAL is flushed before voting",
-    seed: 288,
+    seed: 140,
     changes: [
       {
         file: ACCEPTOR,
@@ -52,7 +53,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "longest-log-wins",
     rule: "the donor has the highest last log term, only then the longest log",
-    seed: 97,
+    seed: 58,
     changes: [
       {
         file: PROPOSER,
@@ -64,7 +65,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "cuts-wherever-told",
     rule: "WAL is cut only at the highest common point of both histories",
-    seed: 101,
+    seed: 3,
     changes: [
       { file: ACCEPTOR, find: "if (cutAt !== startStreamingAt) {", replace: "if (cutAt < 0) {" },
       {
@@ -77,7 +78,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "takes-wal-of-older-terms",
     rule: "WAL is taken in the current term only",
-    seed: 4,
+    seed: 1,
     changes: [
       { file: ACCEPTOR, find: "if (term > message.term) {", replace: "if (term < 0) {" },
       {
@@ -90,7 +91,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "takes-wal-with-a-gap",
     rule: "WAL is taken exactly at the end of the WAL that is here",
-    seed: 1,
+    seed: 4,
     changes: [
       {
         file: ACCEPTOR,
@@ -159,7 +160,7 @@ export const consensusVariants: readonly Variant[] = [
     seed: 21,
     changes: [
       {
-        file: ACCEPTOR,
+        file: PEERS,
         find: "committed = minLsn(committed, flushLsns[majority(set.length) - 1]!);",
         replace: "committed = minLsn(committed, flushLsns[0]!);",
       },
@@ -168,10 +169,10 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
-    seed: 26,
+    seed: 6,
     changes: [
       {
-        file: ACCEPTOR,
+        file: PEERS,
         find: "if (report.lastLogTerm === term) {",
         replace: "if (report.lastLogTerm > 0) {",
       },

@@ -22,7 +22,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "restart-trusts-the-page-cache",
     rule: "a restart makes the WAL that it finds durable before it tells of it",
-    seed: 16,
+    seed: 144,
     changes: [
       {
         file: "safekeeper/timeline-load.ts",
@@ -34,7 +34,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "failed-flush-forgotten",
     rule: "a failed fdatasync is final",
-    seed: 195,
+    seed: 159,
     changes: [
       {
         file: STORAGE,
@@ -48,7 +48,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "tail-not-zeroed",
     rule: "a cut turns the tail into zeros, durably",
-    seed: 113,
+    seed: 12,
     changes: [
       {
         file: STORAGE,
@@ -72,7 +72,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "segment-entry-not-synced",
     rule: "a new segment's directory entry is durable before WAL in it is acknowledged",
-    seed: 2,
+    seed: 7,
     changes: [
       {
         file: STORAGE,
@@ -93,5 +93,51 @@ export const diskVariants: readonly Variant[] = [
     rule: "the rename of the control file is durable before the answer",
     seed: 6,
     changes: [{ file: DISK, find: "    disk.fsyncDirectory(dirname(path));\n", replace: "" }],
+  },
+  {
+    name: "removes-what-is-not-stored",
+    rule: "WAL leaves the disk after it is in the object store",
+    seed: 17,
+    changes: [
+      {
+        file: "safekeeper/wal-backup/wal-removal.ts",
+        find: "    horizon = minLsn(horizon, backupLsn);",
+        replace: "",
+      },
+    ],
+  },
+  {
+    name: "uploads-what-is-not-committed",
+    rule: "only committed WAL goes into the object store",
+    seed: 103,
+    changes: [
+      {
+        file: "simulation/simulated-store.ts",
+        find: "const { commitLsn, persistent } = timeline.state;",
+        replace: "const { flushLsn: commitLsn, persistent } = timeline.state;",
+      },
+      {
+        file: "safekeeper/timeline.ts",
+        find: "const backupLsn = minLsn(lsn, this.#state.commitLsn);",
+        replace: "const backupLsn = minLsn(lsn, this.#state.flushLsn);",
+      },
+      {
+        file: "simulation/simulated-store.ts",
+        find: "this.#check.segment(start, timeline.state.commitLsn);",
+        replace: "this.#check.segment(start, timeline.state.flushLsn);",
+      },
+    ],
+  },
+  {
+    name: "uploads-half-checked-records",
+    rule: "a record is checked as a whole before any segment that has a part of it is uploaded",
+    seed: 1248,
+    changes: [
+      {
+        file: "safekeeper/wal-backup/whole-segment-check.ts",
+        find: "for (let at = end; check.recordEndLsn! < end; ) {",
+        replace: "for (let at = end; check.recordEndLsn! < 0; ) {",
+      },
+    ],
   },
 ];

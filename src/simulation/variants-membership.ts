@@ -9,7 +9,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "joint-asks-the-new-set-only",
     rule: "while members change, every decision needs a majority of both sets",
-    seed: 698,
+    seed: 214,
     changes: [
       {
         file: "safekeeper/proposer.ts",
@@ -43,7 +43,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "change-without-old-majority",
     rule: "the sync position is that of a majority of the old members",
-    seed: 219,
+    seed: 91,
     changes: [
       {
         file: CHANGE,
@@ -55,7 +55,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "change-finished-early",
     rule: "a change is finished when a majority of the new members has everything",
-    seed: 2,
+    seed: 4,
     changes: [
       {
         file: CHANGE,
@@ -68,12 +68,12 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "new-members-with-old-terms",
     rule: "a new member's term is raised to the highest of the old ones",
-    seed: 776,
+    seed: 207,
     changes: [
       { file: CHANGE, find: "answer.term >= sync.term &&", replace: "answer.term >= 0 &&" },
       { file: OPERATOR, find: "answer.term < sync.term", replace: "answer.term < 0" },
       {
-        file: "simulation/safekeeper-node.ts",
+        file: "simulation/timeline-copy.ts",
         find: "term: Math.max(copy.persistent.term, term),",
         replace: "term: 0,",
       },
@@ -82,7 +82,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "pulls-from-a-laggard",
     rule: "a copy is pulled from a safekeeper that is at the sync position",
-    seed: 609,
+    seed: 91,
     changes: [
       {
         file: OPERATOR,
@@ -99,25 +99,54 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "pulled-copy-votes-before-complete",
     rule: "a copy is served only when all of it is on disk",
-    seed: 609,
+    seed: 23,
     changes: [
       {
-        file: "simulation/safekeeper-node.ts",
-        find: "wal.write(localStartLsn, copy.wal);",
+        file: "simulation/timeline-copy.ts",
+        find: "  writeSegments(disk, copy);",
         replace:
-          "copy = { ...copy, wal: copy.wal.subarray(0, 0), position: { ...copy.position, flushLsn: localStartLsn }, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
+          "const { localStartLsn } = copy.persistent; copy = { ...copy, position: { ...copy.position, flushLsn: localStartLsn }, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
       },
     ],
   },
   {
     name: "filled-in-the-generation-of-its-loss",
     rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
-    seed: 1303,
+    seed: 355,
     changes: [
       {
         file: OPERATOR,
         find: "if (emptyDisk !== undefined && emptyDisk === this.#toFill.get(id)) {",
         replace: "if (emptyDisk !== undefined) {",
+      },
+    ],
+  },
+  {
+    name: "resumes-after-others",
+    rule: "a running compute is elected again only where nobody else has campaigned, on WAL of its own",
+    seed: 80,
+    changes: [
+      {
+        file: "safekeeper/proposer.ts",
+        find: "if (resumes !== undefined && message.term > Math.max(resumes.term, this.#term)) {",
+        replace: "if (resumes !== undefined && message.term < 0) {",
+      },
+      {
+        file: "safekeeper/proposer.ts",
+        find: "resumes.wonTerms.includes(lastTerm) ||",
+        replace: "lastTerm > 0 ||",
+      },
+    ],
+  },
+  {
+    name: "resumes-on-wal-of-others",
+    rule: "a running compute is elected again only on WAL of its own",
+    seed: 22,
+    changes: [
+      {
+        file: "safekeeper/proposer.ts",
+        find: "resumes.wonTerms.includes(lastTerm) ||",
+        replace: "lastTerm > 0 ||",
       },
     ],
   },

@@ -7,15 +7,20 @@ import type { ComputeNode } from "./compute-node.ts";
 import type { PageserverNode } from "./pageserver-node.ts";
 import type { SafekeeperNode } from "./safekeeper-node.ts";
 import type { SimulatedNetwork } from "./simulated-network.ts";
+import type { SimulatedStore } from "./simulated-store.ts";
 import type { SimulatedTime } from "./simulated-time.ts";
 
 export interface Counts {
   elections: number;
+  /** Of them by a compute that ran already. */
+  resumes: number;
   acknowledgedBytes: number;
   crashes: number;
   powerCuts: number;
   refused: number;
   refills: number;
+  /** Segments that left a safekeeper's disk. */
+  removals: number;
   membershipChanges: number;
   faults: number;
 }
@@ -48,6 +53,7 @@ export interface World {
   readonly safekeepers: ReadonlyMap<number, SafekeeperNode>;
   readonly computes: Set<ComputeNode>;
   readonly pageserver: PageserverNode;
+  readonly store: SimulatedStore;
   /** The newest configuration that was recorded; generation 0: membership is not known. */
   readonly mconf: MembershipConfiguration;
   /** Safekeepers whose disk is lost or rotten and not replaced yet. */

@@ -37,7 +37,9 @@ export async function until(
 }
 
 /** What differs from a plain safekeeper without broker and object store. */
-export type NodeSettings = Partial<Pick<SafekeeperOptions, "broker" | "store" | "backup">>;
+export type NodeSettings = Partial<
+  Pick<SafekeeperOptions, "broker" | "store" | "backup" | "startupTimeoutMs">
+>;
 
 export interface Leader {
   readonly driver: ProposerDriver;
@@ -137,11 +139,11 @@ export class SafekeeperCluster {
   }
 
   /** A compute that won its election. */
-  async lead(): Promise<Leader> {
+  async lead(timelineId = this.timelineId): Promise<Leader> {
     const events = { committed: START, fencedBy: 0 };
     const driver = new ProposerDriver({
       tenantId: this.tenantId,
-      timelineId: this.timelineId,
+      timelineId,
       pgVersion: 170010,
       walSegSize: SEGMENT,
       safekeepers: this.#addresses.map(({ pg }, index) => {

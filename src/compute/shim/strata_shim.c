@@ -39,7 +39,7 @@
  *   G get pages    path, b = first block, c = count            -> ok, payload = count * 8192
  *   L list         path of a directory                         -> ok, a = entries, payload
  *   P prefetch     path, b = first block, c = count
- *   W WAL written  a = segment number, b = offset, c = length
+ *   W WAL written  a = segment number, b = offset, c = length: by now, with all WAL before it
  *   F flush WAL    a = segment number, b = end offset in it    -> ok | fenced, as late as it takes
  *  reply: u32 length | u8 status | u8 type | u16 0 | u64 a | payload
  *  list entry: u64 bytes | u16 name length | name
@@ -116,6 +116,7 @@ struct region {
   u64 wal_writes;    /* WAL pwrites so far. A sequence, not an LSN: the same partial page is rewritten */
   u64 wal_durable;   /* value of wal_writes that is known to be durable on a quorum */
   u64 wal_high;      /* highest byte position pwritten, as an LSN */
+  u64 wal_told;      /* up to where a message has told of it, or is about to */
   u64 waits;         /* times a process had to wait for another one's block; for tests */
   struct slot slots[SLOTS];
 };
@@ -967,6 +968,21 @@ static void forget_blocks(struct file *file, u32 keep) {
 
 /* ---- WAL ---- */
 
+/* WAL of a bulk load is told of when there is so much of it, to be on its way before the sync. */
+#define WAL_NOTICE_BYTES (128u << 10)
+
+/* Raises *word to `value`; true where it was below. */
+static bool raise_to(u64 *word, u64 value) {
+  u64 old = load(word);
+  while (old < value) {
+    if (swap_if(word, old, value)) {
+      return true;
+    }
+    old = load(word);
+  }
+  return false;
+}
+
 /* Returns when a quorum has all WAL written before the call; does nothing for syncs of new, empty segments. */
 static void flush_wal(u64 segno) {
   if (!wal_hook) {
@@ -979,6 +995,7 @@ static void flush_wal(u64 segno) {
   if (durable >= writes || segno * wal_segment_size >= high) {
     return;
   }
+  raise_to(&region->wal_told, high);
   u64 last = (high - 1) / wal_segment_size;
   struct reply reply = ask('F', "", last, (u32)(high - last * wal_segment_size), 0, NULL, 0, NULL);
   if (reply.status != STATUS_OK) {
@@ -987,21 +1004,20 @@ static void flush_wal(u64 segno) {
     }
     die("fenced: another compute owns this timeline now", "");
   }
-  while (durable < writes && !swap_if(&region->wal_durable, durable, writes)) {
-    durable = load(&region->wal_durable);
-  }
+  raise_to(&region->wal_durable, writes);
 }
 
 static void wal_written(const struct fd_entry *entry, off_t at, size_t n) {
-  u64 end = entry->segno * wal_segment_size + (u64)at + n, high = load(&region->wal_high);
+  u64 end = entry->segno * wal_segment_size + (u64)at + n;
   if (!wal_hook) {
     return;
   }
-  while (high < end && !swap_if(&region->wal_high, high, end)) {
-    high = load(&region->wal_high);
-  }
+  raise_to(&region->wal_high, end);
   add(&region->wal_writes, 1);
-  notify('W', "", entry->segno, (u32)at, (u32)n);
+  /* A commit's write is followed by its sync, which says the same: no message, no wake-up for it. */
+  if (end >= load(&region->wal_told) + WAL_NOTICE_BYTES && raise_to(&region->wal_told, end)) {
+    notify('W', "", entry->segno, (u32)at, (u32)n);
+  }
   if (entry->sync_writes) {
     flush_wal(entry->segno);
   }

@@ -3,6 +3,7 @@
 import { StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { ByteReader, ByteWriter } from "../byte-codec.ts";
+import type { HotStandbyFeedback } from "../messages.ts";
 import { decodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
 
 /*
@@ -49,12 +50,7 @@ export interface StandbyStatus {
 
 export type StandbyMessage =
   | ({ readonly type: "standby-status"; readonly replyRequested: boolean } & StandbyStatus)
-  | {
-      readonly type: "hot-standby-feedback";
-      readonly timestamp: number;
-      readonly xmin: bigint;
-      readonly catalogXmin: bigint;
-    }
+  | ({ readonly type: "hot-standby-feedback" } & HotStandbyFeedback)
   | { readonly type: "pageserver-feedback"; readonly feedback: PageserverFeedback };
 
 /** Header of a 'w' message; the WAL bytes follow in the same CopyData. */
@@ -101,6 +97,21 @@ export function encodeStandbyStatus(status: StandbyStatus): Uint8Array {
   writer.u64(status.applyLsn);
   writer.u64(postgresTime(status.timeMs));
   writer.u8(0);
+  return writer.finish();
+}
+
+/** Xids with their epochs, as FullTransactionId; 0: none. Its timestamp is not sent, but `unixMs`. */
+export function encodeHotStandbyFeedback(
+  { xmin, catalogXmin }: HotStandbyFeedback,
+  unixMs: number,
+): Uint8Array {
+  const writer = new ByteWriter(25);
+  writer.u8(TAG_HOT_STANDBY);
+  writer.u64(postgresTime(unixMs));
+  for (const fullXid of [xmin, catalogXmin]) {
+    writer.u32(Number(fullXid & 0xffff_ffffn));
+    writer.u32(Number(fullXid >> 32n));
+  }
   return writer.finish();
 }
 

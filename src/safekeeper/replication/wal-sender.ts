@@ -2,13 +2,13 @@
 
 import { monotonicMs, nowMs } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
-import { formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, minLsn, segmentStart } from "../../base/lsn.ts";
 import type { CopyChannel } from "../../postgres/copy-channel.ts";
 import type { WireSession } from "../../postgres/wire-server.ts";
 import { readableLsn } from "../acceptor.ts";
 import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../messages.ts";
 import type { Term } from "../term-history.ts";
-import type { Timeline, WalConsumer } from "../timeline.ts";
+import type { Timeline } from "../timeline.ts";
 import type { WalReader } from "../wal-storage.ts";
 import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import {
@@ -17,13 +17,22 @@ import {
   encodeWalHeader,
   type StandbyStatus,
 } from "./replication-messages.ts";
+import type { WalConsumer } from "./wal-consumers.ts";
 
 /** Bytes queued for a slow reader before we stop reading from disk for it. */
 const MAX_QUEUED_BYTES = 1024 * 1024;
 /** Asked of the object store at once. */
 const STORED_READ_BYTES = 4 * 1024 * 1024;
+/** For the store to say whether it has the first byte, before a reader hears that it cannot be sent. */
+const STORE_TIMEOUT_MS = 30_000;
 /** Sent in one turn before other connections get theirs. */
 const MAX_TURN_BYTES = 2 * 1024 * 1024;
+
+/**
+ * Postgres's wal_sender_timeout: a standby that has told something and then nothing for so long is cut
+ * off, so that one that was frozen does not hold back vacuum for ever. After half of it it is asked.
+ */
+const STANDBY_TIMEOUT_MS = 60_000;
 
 export interface StartReplication {
   readonly startLsn: Lsn;
@@ -55,6 +64,8 @@ export class WalSender implements WalConsumer {
   #batch: NodeJS.Timeout | undefined;
   readonly #ended = new AbortController();
   #sentAtMs = 0;
+  /** When a standby told something; undefined for readers that are none. */
+  #heardAtMs: number | undefined;
   #truncations: number;
   standbyStatus: StandbyStatus | undefined;
   pageserverFeedback: PageserverFeedback | undefined;
@@ -71,6 +82,7 @@ export class WalSender implements WalConsumer {
   ): Promise<void> {
     await timeline.wake();
     const { startLsn } = request;
+    checkAfterStart(timeline, startLsn);
     if (startLsn < timeline.localWalStartLsn && startLsn < timeline.state.commitLsn) {
       await checkStored(timeline, startLsn);
     }
@@ -127,10 +139,15 @@ export class WalSender implements WalConsumer {
     this.#pump();
   }
 
-  /** Tells the reader that we are here, and where the end is. */
+  /** Tells the reader that we are here, and where the end is; to be called about once a second. */
   keepalive(): void {
-    if (!this.#channel.closed && !this.#waiting) {
-      this.#channel.send(encodeKeepalive(this.#endOfWal(), nowMs(), false));
+    const silentMs = this.#heardAtMs === undefined ? 0 : monotonicMs() - this.#heardAtMs;
+    if (silentMs > STANDBY_TIMEOUT_MS) {
+      const message = `the standby has told nothing for ${Math.round(silentMs / 1000)} s`;
+      this.#fail(new StorageError("unavailable", "standby-timeout", message));
+    } else if (!this.#channel.closed && !this.#waiting) {
+      const asks = silentMs > STANDBY_TIMEOUT_MS / 2;
+      this.#channel.send(encodeKeepalive(this.#endOfWal(), nowMs(), asks));
     }
   }
 
@@ -231,12 +248,14 @@ export class WalSender implements WalConsumer {
     const message = decodeStandbyMessage(payload);
     switch (message.type) {
       case "standby-status":
+        this.#heardAtMs = monotonicMs();
         this.standbyStatus = message;
         if (message.replyRequested) {
           this.keepalive();
         }
         break;
       case "hot-standby-feedback":
+        this.#heardAtMs = monotonicMs();
         this.hotStandbyFeedback = message;
         break;
       case "pageserver-feedback":
@@ -255,12 +274,31 @@ export class WalSender implements WalConsumer {
   }
 }
 
+/**
+ * Stock readers begin at the start of a segment. Of the segment that a timeline begins in, what is
+ * below its start is not here: made-up bytes would replace true ones on a standby that has them.
+ */
+function checkAfterStart(timeline: Timeline, lsn: Lsn): void {
+  const { timelineStartLsn, walSegSize } = timeline.state.persistent;
+  if (lsn < timelineStartLsn) {
+    const start = formatLsn(timelineStartLsn);
+    const next = formatLsn(segmentStart((timelineStartLsn + walSegSize - 1) as Lsn, walSegSize));
+    throw new StorageError(
+      "not-found",
+      "wal-before-start",
+      `WAL at ${formatLsn(lsn)} is not here: the timeline begins at ${start}; ` +
+        `the first segment to begin with is that of ${next} (pg_switch_wal() goes on to the next one)`,
+    );
+  }
+}
+
 async function checkStored(timeline: Timeline, lsn: Lsn): Promise<void> {
   const { storedWal } = timeline;
-  if (storedWal === undefined || lsn < timeline.state.persistent.timelineStartLsn) {
+  if (storedWal === undefined) {
     throw walNotHere(timeline, lsn);
   }
-  await storedWal.check(lsn);
+  const timeout = AbortSignal.timeout(STORE_TIMEOUT_MS);
+  await storedWal.check(lsn, AbortSignal.any([timeline.closing, timeout]));
 }
 
 function walNotHere(timeline: Timeline, lsn: Lsn): StorageError {

@@ -13,6 +13,7 @@ import {
   type MembershipConfiguration,
   majority,
   membershipFromJson,
+  type SafekeeperId,
 } from "../membership.ts";
 import type { Term } from "../term-history.ts";
 import type { TimelineManager } from "../timeline-manager.ts";
@@ -27,10 +28,12 @@ import { readTar, type TarReceiver } from "./tar.ts";
  *   majority plus one of n members. Then what was committed with its help is on one that answered, and
  *   on the one with the highest (last log term, flush LSN), which is copied: it won against every
  *   other as a leader would.
- * - Its term becomes the highest of theirs. A vote for a candidate that none of them knows of, which
- *   is still collecting votes, is lost all the same: where several computes were being started when
- *   the disk went, raise the term (`term_bump`) on the others before, or pull into a new membership
- *   generation.
+ * - A leader may still count what the lost disk acknowledged, and a candidate its vote. So where a
+ *   membership that any of the others is in names this safekeeper (or where membership is unknown), the
+ *   copy is for a newer, joint generation only, and as many as above must be in it already: they refuse
+ *   leaders and candidates of the older ones. Whoever drives the change of membership knows that the
+ *   disk was lost before that generation was made; here nobody can.
+ * - Its term becomes the highest of theirs.
  */
 
 const STATUS_TIMEOUT_MS = 5_000;
@@ -60,7 +63,8 @@ interface Source {
 /**
  * The host it was copied from; undefined where the timeline is here already. StorageError
  * `unavailable` where too few answer or the transfer breaks, `corrupt` where what arrives is wrong,
- * `invalid` where this node is not a member.
+ * `invalid` where this node is not a member,
+ * `conflict` where it may have had the timeline in this very generation.
  */
 export async function pullTimeline(
   manager: TimelineManager,
@@ -79,7 +83,8 @@ export async function pullTimeline(
       const message = `node ${nodeId} is no member in generation ${mconf.generation}`;
       throw new StorageError("invalid", "not-a-member", message);
     }
-    checkEnough(request, sources, mconf);
+    checkMayFill(nodeId, sources, mconf);
+    checkEnough(sources);
     const donor = sources.reduce((best, source) => (isAhead(source, best) ? source : best));
     const term = Math.max(...sources.map(({ status }) => status.acceptor_state.term));
     await receive(donor, request, place.directory, { term, mconf });
@@ -136,33 +141,55 @@ function newestMembership(
   );
 }
 
-function checkEnough(
-  request: PullRequest,
+/** Where this node may have had the timeline before: only in a generation newer than its loss. */
+function checkMayFill(
+  nodeId: number,
   sources: readonly Source[],
   mconf: MembershipConfiguration,
 ): void {
-  const answered = new Set(sources.map(({ nodeId }) => nodeId));
-  const tooFew = (have: number, need: number) =>
-    new StorageError(
-      "unavailable",
-      "too-few-safekeepers",
-      `${have} other safekeepers answered, ${need} are needed to know all that was committed`,
-    );
-  if (mconf.generation === INVALID_GENERATION) {
-    if (answered.size < request.httpHosts.length) {
-      throw tooFew(answered.size, request.httpHosts.length);
-    }
+  const mayHaveHadIt = sources.some(
+    ({ mconf: current }) => current.generation === INVALID_GENERATION || isMember(current, nodeId),
+  );
+  if (!mayHaveHadIt) {
     return;
   }
-  // What was committed, was so in the members of the configurations that the others are in. While
-  // membership changes every decision needs a majority of the old members too: they are enough.
-  for (const { mconf: current } of sources) {
-    const { members } = current;
-    const have = members.filter(({ id }) => answered.has(id)).length;
-    const need = members.length === 0 ? 0 : members.length - majority(members.length) + 1;
-    if (have < need) {
-      throw tooFew(have, need);
-    }
+  const { generation, members, newMembers } = mconf;
+  if (newMembers?.some(({ id }) => id === nodeId) !== true) {
+    const message =
+      generation === INVALID_GENERATION
+        ? "the timeline's membership is not known: what a lost disk acknowledged may still be counted"
+        : `node ${nodeId} is a member in generation ${generation} already: what its lost disk ` +
+          "acknowledged may still be counted; `strata timeline safekeeper-migrate` to the same set fills it";
+    throw new StorageError("conflict", "filled-in-its-generation", message);
+  }
+  const inIt = sources.filter(({ mconf: current }) => current.generation === generation);
+  expectEnough(members, inIt, `are in generation ${generation}`);
+}
+
+/**
+ * What was committed, was so in the members of the configurations that the others are in. While
+ * membership changes every decision needs a majority of the old members too: they are enough.
+ */
+function checkEnough(sources: readonly Source[]): void {
+  for (const { mconf } of sources) {
+    expectEnough(mconf.members, sources, "answered");
+  }
+}
+
+/** StorageError unless every majority of `members` that this node was part of has one of `sources`. */
+function expectEnough(
+  members: readonly SafekeeperId[],
+  sources: readonly Source[],
+  what: string,
+): void {
+  const have = members.filter(({ id }) => sources.some(({ nodeId }) => nodeId === id)).length;
+  const need = members.length === 0 ? 0 : members.length - majority(members.length) + 1;
+  if (have < need) {
+    throw new StorageError(
+      "unavailable",
+      "too-few-safekeepers",
+      `${have} other safekeepers ${what}, ${need} are needed to know all that was committed`,
+    );
   }
 }
 

@@ -9,6 +9,7 @@ import { sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, segmentStart } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { parseHostPort } from "../../postgres/wire-client.ts";
 import {
   commit,
   type Leader,
@@ -20,11 +21,18 @@ import {
   wholeWal,
 } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
+import type { MembershipJson } from "../api.ts";
 import { decodeControlFile, encodeControlFile } from "../control-file.ts";
 import { readTar, TAR_END, tarHeader, tarPadding } from "./tar.ts";
 
 const BULK = Array.from({ length: 8 }, () => 300_000);
-const members = [1, 2, 3].map((id) => ({ id, host: "127.0.0.1", pg_port: id }));
+
+function membersOf(cluster: SafekeeperCluster, ...indexes: number[]) {
+  return indexes.map((index) => {
+    const { host, port } = parseHostPort(cluster.address(index).pgAddr);
+    return { id: index + 1, host, pg_port: port };
+  });
+}
 
 /** Three safekeepers that know of each other, with WAL. */
 async function threeWithWal(t: TestContext) {
@@ -32,7 +40,9 @@ async function threeWithWal(t: TestContext) {
   t.after(() => cluster.destroy());
   for (const index of [0, 1, 2]) {
     await cluster.startNode(index);
-    const mconf = { generation: 1, members, new_members: null };
+  }
+  for (const index of [0, 1, 2]) {
+    const mconf = { generation: 1, members: membersOf(cluster, 0, 1, 2), new_members: null };
     await cluster.http(index).createTimeline({ ...cluster.createRequest(), mconf });
   }
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
@@ -52,6 +62,16 @@ function pull(cluster: SafekeeperCluster, index: number, hosts: readonly string[
   });
 }
 
+/** The second generation, in which one that lost its disk may be filled. */
+async function joint(cluster: SafekeeperCluster, ...indexes: number[]) {
+  const members = membersOf(cluster, 0, 1, 2);
+  const mconf = { generation: 2, members, new_members: members };
+  for (const index of indexes) {
+    await cluster.http(index).switchMembership(cluster.tenantId, cluster.timelineId, mconf);
+  }
+  return mconf;
+}
+
 async function loseDisk(cluster: SafekeeperCluster, index: number): Promise<void> {
   await cluster.stopNode(index);
   rmSync(cluster.workdir(index), { recursive: true });
@@ -69,9 +89,9 @@ test("pull: a safekeeper that lost its disk comes back under load, and its vote 
   const hosts = [0, 1, 2].map((i) => cluster.httpAddr(i));
   await loseDisk(cluster, 2);
   await commit(leader, wal, BULK);
+  await joint(cluster, 0, 1);
   const { safekeeper_host } = await pull(cluster, 2, hosts);
   assert.ok(hosts.slice(0, 2).includes(safekeeper_host!));
-  assert.equal(cluster.state(2).persistent.term, cluster.state(0).persistent.term);
   assert.deepEqual(await pull(cluster, 2, hosts), { safekeeper_host: null });
   await goesOn(cluster, leader, wal, 2);
   assert.deepEqual(readdirSync(join(cluster.workdir(2), cluster.tenantId)), [cluster.timelineId]);
@@ -97,12 +117,49 @@ test("pull: not with one of two others away, who may have what this one acknowle
   await cluster.stopNode(0);
   await cluster.startNode(1);
   const hosts = [0, 1].map((i) => cluster.httpAddr(i));
+  await joint(cluster, 1);
   await assert.rejects(pull(cluster, 2, hosts), { code: "too-few-safekeepers" });
   assert.equal(existsSync(cluster.timelineDirectory(2)), false);
   await cluster.startNode(0);
+  // It answers now, but would still take what a leader of the older generation sends.
+  await assert.rejects(pull(cluster, 2, hosts), {
+    message: /1 other safekeepers are in generation 2, 2 are needed/,
+  });
+  await joint(cluster, 0);
   assert.deepEqual(await pull(cluster, 2, hosts), { safekeeper_host: hosts[0] });
   const next = await cluster.lead();
   assert.equal(next.startLsn, wal.endLsn);
+});
+
+test("pull: not in the generation in which the lost disk may have acknowledged WAL", async (t) => {
+  const { cluster, wal } = await threeWithWal(t);
+  const refused = { kind: "conflict", code: "filled-in-its-generation" };
+  await loseDisk(cluster, 2);
+  const hosts = [0, 1].map((i) => cluster.httpAddr(i));
+  await assert.rejects(pull(cluster, 2, hosts), refused);
+  const members = membersOf(cluster, 0, 1, 2);
+  const fill = (mconf: MembershipJson) =>
+    cluster.http(2).pullTimeline({
+      tenant_id: cluster.tenantId,
+      timeline_id: cluster.timelineId,
+      http_hosts: hosts,
+      mconf,
+    });
+  // A newer one, but nobody is in it: a leader of the first still counts what the disk told.
+  await assert.rejects(fill({ generation: 2, members }), refused);
+  await assert.rejects(fill({ generation: 2, members, new_members: members }), {
+    code: "too-few-safekeepers",
+  });
+  await fill(await joint(cluster, 0, 1));
+  assert.equal(cluster.state(2).flushLsn, wal.endLsn);
+  assert.equal(cluster.state(2).persistent.mconf.generation, 2);
+});
+
+test("pull: not where the membership is unknown", async (t) => {
+  const cluster = await SafekeeperCluster.start(t, 3);
+  await loseDisk(cluster, 2);
+  const hosts = [0, 1].map((i) => cluster.httpAddr(i));
+  await assert.rejects(pull(cluster, 2, hosts), { code: "filled-in-its-generation" });
 });
 
 test("pull: nobody can create the timeline meanwhile, nor pull it twice; one that is no member cannot", async (t) => {
@@ -117,7 +174,7 @@ test("pull: nobody can create the timeline meanwhile, nor pull it twice; one tha
   const hosts = [0, 1].map((i) => cluster.httpAddr(i));
   await assert.rejects(pull(cluster, 3, hosts), { code: "not-a-member" });
   await assert.rejects(pull(cluster, 3, ["127.0.0.1:1"]), { kind: "unavailable" });
-  const mconf = { generation: 2, members: [...members, { id: 4, host: "h", pg_port: 4 }] };
+  const mconf = { generation: 2, members: membersOf(cluster, 0, 1, 2, 3) };
   await cluster.http(3).pullTimeline({
     tenant_id: cluster.tenantId,
     timeline_id: cluster.timelineId,
@@ -136,12 +193,16 @@ test("pull: what a crash left half-way is thrown away at the start", async (t) =
   cpSync(whole, `${cluster.timelineDirectory(2)}.incoming`, { recursive: true });
   await cluster.startNode(2);
   assert.deepEqual(readdirSync(join(cluster.workdir(2), cluster.tenantId)), []);
+  await joint(cluster, 0, 1);
   await pull(cluster, 2, [cluster.httpAddr(0), cluster.httpAddr(1)]);
   assert.equal(cluster.state(2).flushLsn, wal.endLsn);
 });
 
 test("pull: a hostile or broken snapshot leaves nothing, and no other timeline is touched", async (t) => {
-  const { cluster, wal } = await threeWithWal(t);
+  const { cluster, wal, leader } = await threeWithWal(t);
+  // It would be elected again, and the others be ahead of what the liar says.
+  leader.driver.close();
+  await joint(cluster, 0, 1);
   const good = await fetch(
     `http://${cluster.httpAddr(0)}/v1/tenant/${cluster.tenantId}/timeline/${cluster.timelineId}/snapshot/3`,
   );

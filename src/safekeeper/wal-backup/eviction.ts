@@ -9,14 +9,19 @@ import type { WalPlacement } from "../control-file.ts";
 import { SegmentCheck } from "./segment-check.ts";
 import type { StoredWal } from "./stored-wal.ts";
 
+/** A store that does not answer is an error, after which the next push or read asks again. */
+const TIMEOUT_MS = 60_000;
+
 /**
  * The log's last segment from its start to the flush LSN: a restart looks for the byte before it.
- * StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone.
+ * StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone; the reason of
+ * `closing` when that is aborted.
  */
 export async function fetchEndOfWal(
   stored: StoredWal,
   state: AcceptorState,
   placement: WalPlacement,
+  closing: AbortSignal,
 ): Promise<{ readonly lsn: Lsn; readonly bytes: Uint8Array }> {
   const { flushLsn, persistent } = state;
   const { segmentSize } = stored;
@@ -27,7 +32,8 @@ export async function fetchEndOfWal(
   const doing = `bring back WAL up to ${formatLsn(flushLsn)}`;
   try {
     const range = { start: 0, end: flushLsn - lsn };
-    const bytes = await readObject(stored.store, key, { range });
+    const signal = AbortSignal.any([closing, AbortSignal.timeout(TIMEOUT_MS)]);
+    const bytes = await readObject(stored.store, key, { range, signal });
     const check = new SegmentCheck({
       segmentSize,
       pageMagic: pgVersion(Math.floor(persistent.pgVersion / 10_000)).pageMagic,

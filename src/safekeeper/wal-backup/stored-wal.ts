@@ -104,13 +104,21 @@ export class StoredWal {
     return bytes;
   }
 
-  /** StorageError `not-found` (`wal-not-here`) where the whole segment of `lsn` is not there. */
+  /**
+   * StorageError `not-found` (`wal-not-here`) where the whole segment of `lsn` is not there, `corrupt`
+   * where it has another size.
+   */
   async check(lsn: Lsn, signal?: AbortSignal): Promise<void> {
+    const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
+    let sizeBytes: number;
     try {
-      const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
-      await this.store.head(key, { signal });
+      ({ sizeBytes } = await this.store.head(key, { signal }));
     } catch (error) {
       throw this.#readError(error, lsn);
+    }
+    if (sizeBytes !== this.segmentSize) {
+      const message = `WAL at ${formatLsn(lsn)}: object ${key} has ${sizeBytes} bytes`;
+      throw new StorageError("corrupt", "stored-wal-short", message);
     }
   }
 

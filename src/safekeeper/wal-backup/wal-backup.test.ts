@@ -3,6 +3,7 @@ import { closeSync, openSync, readdirSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { sleep } from "../../base/clock.ts";
+import { generateTimelineId } from "../../base/ids.ts";
 import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
@@ -37,6 +38,7 @@ async function startBroker(context: TestContext): Promise<string> {
 
 /** A pageserver that has stored WAL up to `lsn` tells so, and goes. */
 async function stored(cluster: SafekeeperCluster, index: number, lsn: Lsn): Promise<void> {
+  await until("commit LSN", () => cluster.state(index).commitLsn >= lsn);
   const stream = await openReplication(
     { ...cluster.address(index), startLsn: cluster.state(index).commitLsn },
     { onWal() {}, onClose() {} },
@@ -181,6 +183,101 @@ test("backup: an object that differs from the committed WAL is never replaced, n
   assert.equal(cluster.state(0).persistent.backupLsn, START);
 });
 
+test("backup: a peer's word for an object of another size is not taken", async (t) => {
+  const store = new MemoryObjectStore();
+  const cluster = await SafekeeperCluster.start(t, 1, { backup: NEVER, store });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const segment = segmentStart(START, SEGMENT);
+  const key = cluster.timeline(0).storedWal!.segmentKey(segmentNumber(START, SEGMENT));
+  await store.put(key, new Uint8Array(SEGMENT - 1));
+  const positions = { flushLsn: START, commitLsn: START, remoteConsistentLsn: START };
+  const backupLsn = (segment + SEGMENT) as Lsn;
+  cluster.timeline(0).peerReported(2, { term: 0, lastLogTerm: 0, ...positions, backupLsn });
+  await commit(await cluster.lead(), wal, BULK);
+  const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
+  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  assert.match((await status()).wal_backup!.last_error!, /has 1048575 bytes/);
+  assert.equal(cluster.state(0).persistent.backupLsn, START);
+});
+
+test("backup: safekeepers that know nothing of each other all upload, and none does harm", async (t) => {
+  const store = new MemoryObjectStore(new SeededRandom(5));
+  const calls = new FaultyObjectStore(store, new SeededRandom(5), { lostReply: 0.2, delay: 0.5 });
+  // No broker: each takes itself for the only candidate.
+  const cluster = await SafekeeperCluster.start(t, 3, { store: calls, backup: NEVER });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  await commit(await cluster.lead(), wal, BULK);
+  const end = segmentStart(wal.endLsn, SEGMENT);
+  const nodes = [0, 1, 2];
+  await until("upload", () => nodes.every((i) => cluster.state(i).persistent.backupLsn === end));
+  await checkSegments(store, wal, end);
+  assert.equal(store.keys.length, (end - segmentStart(START, SEGMENT)) / SEGMENT);
+  await until("no failure", async () => {
+    const all = nodes.map((i) =>
+      cluster.http(i).timelineStatus(cluster.tenantId, cluster.timelineId),
+    );
+    return (await Promise.all(all)).every(({ wal_backup }) => wal_backup?.state === "idle");
+  });
+});
+
+/** Puts and gets wait as long as it is closed. */
+class GatedStore extends MemoryObjectStore {
+  readonly puts: string[] = [];
+  gate = Promise.withResolvers<void>();
+
+  override async put(...args: Parameters<MemoryObjectStore["put"]>): Promise<void> {
+    await this.gate.promise;
+    await super.put(...args);
+    this.puts.push(args[0]);
+  }
+
+  override async get(...args: Parameters<MemoryObjectStore["get"]>) {
+    const { signal } = args[1] ?? {};
+    const aborted = new Promise<never>((_, reject) =>
+      signal?.addEventListener("abort", () => reject(signal.reason)),
+    );
+    await Promise.race([this.gate.promise, aborted]);
+    return super.get(...args);
+  }
+}
+
+test("backup: timelines take turns, however much WAL one of them has", async (t) => {
+  const store = new GatedStore();
+  const cluster = await SafekeeperCluster.start(t, 1, { backup: NEVER, store });
+  const others = [generateTimelineId(), generateTimelineId()];
+  for (const timeline_id of others) {
+    await cluster.http(0).createTimeline({ ...cluster.createRequest(), timeline_id });
+  }
+  const ids = [cluster.timelineId, ...others];
+  for (const [i, id] of ids.entries()) {
+    const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+    await commit(await cluster.lead(id), wal, i < 2 ? [...BULK, ...BULK] : BULK.slice(0, 4));
+    // The first two have begun, and wait for the store.
+    await sleep(250);
+  }
+  store.gate.resolve();
+  await until("uploads", () => store.puts.length >= 13);
+  const turn = store.puts.findIndex((key) => key.includes(`/${ids[2]}/`));
+  assert.ok(turn >= 0 && turn < 5, `the third one came after ${turn} others`);
+});
+
+test("eviction: a store that does not answer keeps no safekeeper from stopping", async (t) => {
+  const store = new GatedStore();
+  store.gate.resolve();
+  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 200 };
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const first = await cluster.lead();
+  await commit(first, wal, [100]);
+  first.driver.close();
+  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  store.gate = Promise.withResolvers();
+  const waking = cluster.timeline(0).wake();
+  waking.catch(() => undefined);
+  await cluster.stopNode(0);
+  await assert.rejects(waking, { code: "timeline-closed" });
+});
+
 test("backup: the partial segment follows the log, and one only is left, over crashes too", async (t) => {
   const store = new MemoryObjectStore();
   const backup = { partialTimeoutMs: 0, evictAfterMs: 1e9 };
@@ -270,4 +367,25 @@ test("eviction: a store that fails keeps the timeline asleep, not wrong", async 
   }
   await inner.put(key!, whole);
   assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("removal: a safekeeper that was away gets from the store what the others no longer have", async (t) => {
+  const store = new MemoryObjectStore();
+  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 300 };
+  const cluster = await SafekeeperCluster.start(t, 3, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const first = await cluster.lead();
+  await commit(first, wal, [100]);
+  await cluster.stopNode(2);
+  await commit(first, wal, BULK);
+  await until("commit LSN", () => [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  first.driver.close();
+  await until("eviction", () => [0, 1].every((i) => cluster.timeline(i).placement.evicted));
+  await cluster.startNode(2);
+  const second = await cluster.lead();
+  await commit(second, wal, [50]);
+  await until("recovery", () => cluster.state(2).commitLsn === wal.endLsn);
+  assert.ok(cluster.timeline(0).localWalStartLsn > START);
+  assert.equal(cluster.timeline(2).localWalStartLsn, START);
+  assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
 });

@@ -1,6 +1,6 @@
 // Brings committed WAL of every timeline into the object store, beside the path of a commit.
 
-import { monotonicMs, turn } from "../../base/clock.ts";
+import { monotonicMs } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import {
   formatLsn,
@@ -11,28 +11,30 @@ import {
   segmentStart,
 } from "../../base/lsn.ts";
 import { listAll, readObject } from "../../object-store/object-store.ts";
-import { pgVersion } from "../../postgres/versions.ts";
 import type { SafekeeperMetrics } from "../metrics.ts";
 import type { Timeline } from "../timeline.ts";
-import { SegmentCheck } from "./segment-check.ts";
+import { newWholeSegmentCheck, readLastSegment, readWholeSegment } from "./read-segment.ts";
 import { type PartialSegment, parsePartialSegmentName } from "./stored-wal.ts";
 import { uploadRank } from "./uploader-election.ts";
+import type { WholeSegmentCheck } from "./whole-segment-check.ts";
 
 /*
  * - A whole segment is uploaded once all of it is committed: then it is the same on every safekeeper
  *   and for ever. It is written only where there is none, so that two uploaders do no harm; one that
  *   was there must be equal.
- * - Its records are walked before: damage on this disk does not become the copy that all rely on.
+ * - Its records are walked before, those that other segments have a part of as well: damage on this disk
+ *   does not become the copy that all rely on.
  * - Object first, then the control file (`advanceBackup`), then removal of local WAL. A crash in
  *   between repeats the upload, which finds the object.
  * - Who uploads is only a matter of saving work (uploader-election.ts).
  * - WAL of the segment that is being written is uploaded as a partial segment, when some of it has
  *   been without a copy for `partialTimeoutMs`. New one first, then the control file, then the old
  *   one goes. What a crash leaves is found by its name.
+ * - Each segment waits in line for one of MAX_UPLOADS places: a timeline that is written to without
+ *   end does not keep the others from the store.
  * - Nothing here is on the path of a commit. A store that fails is asked again, ever more seldom.
  */
 
-const READ_BYTES = 256 * 1024;
 const FIRST_RETRY_MS = 200;
 const MAX_RETRY_MS = 5_000;
 /** Uploads at once: each holds a segment in memory. */
@@ -64,7 +66,7 @@ interface BackupTask {
   retryAtMs: number;
   backoffMs: number;
   /** Walks the segments in their order, record by record. */
-  check: SegmentCheck | undefined;
+  check: WholeSegmentCheck | undefined;
   /** Since when the partial segment is behind the flush LSN; undefined: it is not. */
   staleSinceMs: number | undefined;
   /** Since when the backup LSN does not move although it could. */
@@ -88,6 +90,8 @@ export class WalBackup {
   readonly #tasks = new Map<Timeline, BackupTask>();
   readonly #stopping = new AbortController();
   readonly #running = new Set<Promise<void>>();
+  #freePlaces = MAX_UPLOADS;
+  readonly #line: (() => void)[] = [];
 
   constructor(options: WalBackupOptions) {
     this.#options = options;
@@ -106,7 +110,7 @@ export class WalBackup {
       }
       const task = this.#task(timeline);
       this.#observe(task);
-      if (!task.running && this.#isDue(task) && this.#running.size < MAX_UPLOADS) {
+      if (!task.running && this.#isDue(task)) {
         const run = this.#run(task);
         this.#running.add(run);
         void run.finally(() => {
@@ -222,21 +226,41 @@ export class WalBackup {
     }
   }
 
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#freePlaces > 0) {
+      this.#freePlaces--;
+    } else {
+      await new Promise<void>((resolve) => this.#line.push(resolve));
+    }
+    try {
+      return await work();
+    } finally {
+      const next = this.#line.shift();
+      if (next === undefined) {
+        this.#freePlaces++;
+      } else {
+        next();
+      }
+    }
+  }
+
   async #run(task: BackupTask): Promise<void> {
     const { timeline } = task;
     task.running = true;
     task.state = "uploading";
     try {
-      const refused = await this.#adoptPeersBackup(timeline);
+      const refused = await this.#inTurn(() => this.#adoptPeersBackup(timeline));
       if (this.#mayUpload(task)) {
-        await this.#uploadSegments(task);
+        while (segmentIsDue(timeline) && hasWholeSegment(timeline)) {
+          await this.#inTurn(() => this.#uploadSegment(task));
+        }
       }
       if (this.#partialIsDue(task)) {
-        await this.#uploadPartial(task);
+        await this.#inTurn(() => this.#uploadPartial(task));
       }
-      await this.#removeObsoletePartial(task);
+      await this.#inTurn(() => this.#removeObsoletePartial(task));
       if (task.orphans === "suspected") {
-        await this.#removeOrphans(task);
+        await this.#inTurn(() => this.#removeOrphans(task));
       }
       if (refused !== undefined) {
         throw refused;
@@ -268,7 +292,6 @@ export class WalBackup {
     this.#options.metrics.backupErrors.inc();
     task.state = "failing";
     task.lastError = reason;
-    task.check = undefined;
     task.backoffMs = isFinal
       ? MAX_RETRY_MS
       : Math.min(task.backoffMs * 2 || FIRST_RETRY_MS, MAX_RETRY_MS);
@@ -305,24 +328,21 @@ export class WalBackup {
     }
   }
 
-  async #uploadSegments(task: BackupTask): Promise<void> {
+  async #uploadSegment(task: BackupTask): Promise<void> {
     const { timeline } = task;
-    const stored = timeline.storedWal!;
-    while (segmentIsDue(timeline) && hasWholeSegment(timeline)) {
-      const { segmentSize } = stored;
-      const { backupLsn } = timeline.state.persistent;
-      const start = segmentStart(backupLsn, segmentSize);
-      const end = (start + segmentSize) as Lsn;
-      const startedMs = monotonicMs();
-      const bytes = await this.#readChecked(task, start, end);
-      await this.#putSegment(timeline, start, bytes);
-      timeline.advanceBackup(end);
-      task.backoffMs = 0;
-      const { metrics } = this.#options;
-      metrics.uploadedSegments.inc({ kind: "full" });
-      metrics.uploadSeconds.observe((monotonicMs() - startedMs) / 1000);
-      timeline.logger.info({ backupLsn: formatLsn(end) }, "uploaded WAL segment");
-    }
+    const { segmentSize } = timeline.storedWal!;
+    const start = segmentStart(timeline.state.persistent.backupLsn, segmentSize);
+    const end = (start + segmentSize) as Lsn;
+    const startedMs = monotonicMs();
+    task.check ??= newWholeSegmentCheck(timeline);
+    const bytes = await readWholeSegment(timeline, task.check, start, this.#signal(timeline));
+    await this.#putSegment(timeline, start, bytes);
+    timeline.advanceBackup(end);
+    task.backoffMs = 0;
+    const { metrics } = this.#options;
+    metrics.uploadedSegments.inc({ kind: "full" });
+    metrics.uploadSeconds.observe((monotonicMs() - startedMs) / 1000);
+    timeline.logger.info({ backupLsn: formatLsn(end) }, "uploaded WAL segment");
   }
 
   async #putSegment(timeline: Timeline, start: Lsn, bytes: Uint8Array): Promise<void> {
@@ -345,42 +365,6 @@ export class WalBackup {
     }
   }
 
-  /** WAL of [start, end) of one segment, walked; bytes below the log's start are zeros. */
-  async #readChecked(task: BackupTask, start: Lsn, end: Lsn): Promise<Uint8Array> {
-    const { timeline } = task;
-    const { persistent } = timeline.state;
-    const release = timeline.hold();
-    const reader = timeline.openReader();
-    try {
-      const from = maxLsn(start, persistent.localStartLsn);
-      let { check } = task;
-      if (check === undefined) {
-        check = new SegmentCheck({
-          segmentSize: persistent.walSegSize,
-          pageMagic: pgVersion(Math.floor(persistent.pgVersion / 10_000)).pageMagic,
-          systemId: persistent.systemId,
-        });
-        task.check = check;
-      }
-      if (from > start) {
-        check.startAt(from);
-      }
-      const bytes = Buffer.alloc(end - start);
-      for (let at = from; at < end; ) {
-        const length = Math.min(READ_BYTES, end - at);
-        const piece = reader.read(at, length);
-        check.feed(at, piece);
-        bytes.set(piece, at - start);
-        at = (at + length) as Lsn;
-        await turn();
-      }
-      return bytes;
-    } finally {
-      reader.close();
-      release();
-    }
-  }
-
   async #uploadPartial(task: BackupTask): Promise<void> {
     const { timeline } = task;
     const stored = timeline.storedWal!;
@@ -397,8 +381,7 @@ export class WalBackup {
       commitLsn: minLsn(commitLsn, flushLsn),
       safekeeperId: this.#options.nodeId,
     };
-    // Walked from its own start: `check` is for whole segments, in their order.
-    const bytes = await this.#readChecked({ ...task, check: undefined }, start, flushLsn);
+    const bytes = await readLastSegment(timeline, flushLsn);
     const key = stored.partialKey(partial);
     const { orphans } = task;
     task.orphans = "suspected";

@@ -28,15 +28,17 @@ test("walRemovalHorizon: the slowest of all who could ask decides", () => {
 
 test("walRemovalHorizon: without an object store there is nothing to wait for, nor to read from", () => {
   assert.equal(walRemovalHorizon({ ...ALL, backupLsn: undefined }), 900);
-  const far = { ...ALL, commitLsn: at(2 ** 31), remoteConsistentLsn: at(2 ** 31) };
-  const positions = {
-    ...far,
-    flushLsn: at(2 ** 31),
-    peerHorizonLsn: at(2 ** 31),
-    readers: [at(8)],
-  };
-  assert.equal(walRemovalHorizon({ ...positions, backupLsn: undefined }), 8);
-  assert.equal(walRemovalHorizon({ ...positions, backupLsn: at(2 ** 31) }), 2 ** 31 - 1);
+  const end = at(2 ** 31);
+  const far = { ...ALL, commitLsn: end, remoteConsistentLsn: end, flushLsn: end };
+  // A reader, or a safekeeper, that has stood still for more than 1 GiB.
+  for (const positions of [
+    { ...far, peerHorizonLsn: end, readers: [at(8)] },
+    { ...far, peerHorizonLsn: at(8), readers: [end] },
+  ]) {
+    assert.equal(walRemovalHorizon({ ...positions, backupLsn: undefined }), 8);
+    assert.equal(walRemovalHorizon({ ...positions, backupLsn: end }), 2 ** 31 - 1);
+    assert.equal(walRemovalHorizon({ ...positions, backupLsn: at(2 ** 30) }), 2 ** 30);
+  }
 });
 
 test("walRemovalHorizon: the last byte of the log stays, which a restart looks for", () => {

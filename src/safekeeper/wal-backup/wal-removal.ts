@@ -3,10 +3,10 @@
 import { INVALID_LSN, type Lsn, minLsn } from "../../base/lsn.ts";
 
 /**
- * A reader further behind than this no longer keeps local WAL, where the object store can serve it:
- * one that has stopped reading must not fill the disk.
+ * A reader or safekeeper further behind than this no longer keeps local WAL, where the object store
+ * can serve it: one that has stopped reading, or is down for days, must not fill the disks.
  */
-const MAX_READER_LAG_BYTES = 1024 ** 3;
+const MAX_LAG_BYTES = 1024 ** 3;
 
 export interface RemovalPositions {
   readonly commitLsn: Lsn;
@@ -25,12 +25,12 @@ export interface RemovalPositions {
 /** Segments that end at or below this LSN may go. */
 export function walRemovalHorizon(positions: RemovalPositions): Lsn {
   const { commitLsn, flushLsn, remoteConsistentLsn, peerHorizonLsn, backupLsn } = positions;
-  let horizon = minLsn(minLsn(commitLsn, remoteConsistentLsn), peerHorizonLsn);
+  let horizon = minLsn(commitLsn, remoteConsistentLsn);
   if (backupLsn !== undefined) {
     horizon = minLsn(horizon, backupLsn);
   }
-  for (const lsn of positions.readers) {
-    if (backupLsn === undefined || commitLsn - lsn <= MAX_READER_LAG_BYTES) {
+  for (const lsn of [peerHorizonLsn, ...positions.readers]) {
+    if (backupLsn === undefined || commitLsn - lsn <= MAX_LAG_BYTES) {
       horizon = minLsn(horizon, lsn);
     }
   }

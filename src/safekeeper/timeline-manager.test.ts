@@ -1,0 +1,112 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test } from "node:test";
+import { generateTimelineId, type TimelineId } from "../base/ids.ts";
+import { SeededRandom } from "../base/random.ts";
+import { SimulatedDisk } from "../simulation/simulated-disk.ts";
+import { newTimeline, silentContext } from "../simulation/simulated-timeline.ts";
+import { FIRST_LSN, SYSTEM_ID, TIMELINE_IDS } from "../simulation/simulated-wal.ts";
+import { CONTROL_FILE_NAME, writeControlFile } from "./control-file.ts";
+import { NO_MEMBERSHIP } from "./membership.ts";
+import { TimelineManager } from "./timeline-manager.ts";
+
+const WORKDIR = "/sk";
+const { tenantId } = TIMELINE_IDS;
+
+function emptyDisk(seed: number): SimulatedDisk {
+  const disk = new SimulatedDisk(new SeededRandom(seed));
+  disk.makeDirectory(WORKDIR);
+  disk.fsyncDirectory("/");
+  return disk;
+}
+
+function start(disk: SimulatedDisk): TimelineManager {
+  const manager = new TimelineManager(WORKDIR, silentContext(1, disk));
+  manager.loadAll();
+  return manager;
+}
+
+function create(manager: TimelineManager, timelineId: TimelineId): void {
+  manager.create({
+    ...TIMELINE_IDS,
+    timelineId,
+    mconf: NO_MEMBERSHIP,
+    systemId: SYSTEM_ID,
+    walSegSize: undefined,
+    startLsn: FIRST_LSN,
+    commitLsn: undefined,
+  });
+}
+
+/** As a pull does: files beside, then all of it under its name. */
+function install(disk: SimulatedDisk, manager: TimelineManager, timelineId: TimelineId): void {
+  const place = manager.reserve(tenantId, timelineId);
+  disk.makeDirectory(place.directory);
+  const state = { ...newTimeline(NO_MEMBERSHIP), timelineId };
+  writeControlFile(join(place.directory, CONTROL_FILE_NAME), state, disk);
+  place.install();
+  place.release();
+}
+
+/** Whether it came to its end; where not, the process was killed. */
+function untilKilled(disk: SimulatedDisk, action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    if (!disk.crashed) {
+      throw error;
+    }
+    return false;
+  } finally {
+    disk.processEnded();
+  }
+}
+
+for (const [how, make] of [
+  [
+    "created",
+    (_disk: SimulatedDisk, manager: TimelineManager, id: TimelineId) => create(manager, id),
+  ],
+  ["pulled", install],
+] as const) {
+  test(`TimelineManager: a timeline that was ${how} is there after a power cut, whatever was killed before`, () => {
+    for (let operations = 0, finished = false; !finished; operations++) {
+      const disk = emptyDisk(operations);
+      const timelineId = generateTimelineId();
+      const first = start(disk);
+      disk.operationsLeft = operations;
+      finished = untilKilled(disk, () => make(disk, first, timelineId));
+      // The machine went on, so the next process sees all that the killed one has done.
+      const second = start(disk);
+      if (second.find(tenantId, timelineId) === undefined) {
+        make(disk, second, timelineId);
+      }
+      disk.powerCut("nothing");
+      const found = start(disk).find(tenantId, timelineId);
+      assert.equal(found?.timelineId, timelineId, `killed after ${operations} disk operations`);
+      assert.ok(operations < 100);
+    }
+  });
+}
+
+test("TimelineManager: a timeline that was deleted stays so after a power cut; half a one is never served", () => {
+  for (let operations = 0, finished = false; !finished; operations++) {
+    const disk = emptyDisk(operations);
+    const timelineId = generateTimelineId();
+    const other = generateTimelineId();
+    const manager = start(disk);
+    create(manager, timelineId);
+    create(manager, other);
+    disk.operationsLeft = operations;
+    finished = untilKilled(disk, () => void manager.delete(tenantId, timelineId, true));
+    disk.powerCut();
+    const after = start(disk);
+    assert.ok(after.find(tenantId, other) !== undefined);
+    assert.equal(after.counts.broken, 0);
+    if (finished) {
+      assert.equal(after.find(tenantId, timelineId), undefined);
+    }
+    assert.ok(operations < 100);
+  }
+});
