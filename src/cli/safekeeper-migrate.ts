@@ -368,7 +368,12 @@ class MembershipChange {
           answers.set(id, { generation: mconf.generation, term, lastLogTerm, flushLsn });
         }
       } catch (error) {
-        problems.set(id, errorKind(error) === "not-found" ? NO_TIMELINE : errorMessage(error));
+        const lost = errorKind(error) === "not-found";
+        problems.set(id, lost ? NO_TIMELINE : errorMessage(error));
+        if (lost) {
+          // What it answered before is gone: perhaps WAL that nobody else has, and nobody needs.
+          answers.delete(id);
+        }
       }
     };
     await Promise.all([...new Set(members.map(({ id }) => id))].map(tell));

@@ -161,7 +161,10 @@ export class OperatorNode implements Node {
         }
         if ("emptyDisk" in answer) {
           this.#absent.set(id, answer.emptyDisk);
-          this.#answers.delete(id);
+          if (this.#answers.delete(id)) {
+            // A log that was uncommitted and is gone must not be waited for.
+            this.#sync = undefined;
+          }
         } else {
           this.#absent.delete(id);
           this.#answers.set(id, answer);
