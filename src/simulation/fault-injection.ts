@@ -225,7 +225,7 @@ function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): 
   // Padding and some fields of page headers are covered by no checksum; padding is never at the start
   // of eight bytes.
   const at = alignLsn((FIRST_LSN + ((fault.choice * 7919) % Math.max(length, 1))) as Lsn);
-  if (pageOffset(at) < LONG_PAGE_HEADER_SIZE) {
+  if (pageOffset(at) < LONG_PAGE_HEADER_SIZE || (!inControlFile && at >= flushedLsn)) {
     return;
   }
   const name = inControlFile
