@@ -112,12 +112,18 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "filled-in-the-generation-of-its-loss",
     rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
-    seed: 355,
+    seed: 282,
     changes: [
       {
         file: OPERATOR,
         find: "if (emptyDisk !== undefined && emptyDisk === this.#toFill.get(id)) {",
         replace: "if (emptyDisk !== undefined) {",
+      },
+      {
+        file: OPERATOR,
+        find: "      this.#begin();",
+        replace:
+          "const sync = syncPosition(recorded, this.#answers); for (const [id, disk] of this.#absent) { if (sync !== undefined) { this.#pull(id, disk, sync); } } if (this.#absent.size === 0) { this.#begin(); }",
       },
     ],
   },
