@@ -274,14 +274,18 @@ test("acceptor: safekeepers among themselves know what a majority got from the l
   const plain = withWal(100);
   const state = { ...plain, persistent: { ...plain.persistent, mconf } };
   const report = (change: Partial<PeerReport>): PeerReport => {
-    return { term: 1, lastLogTerm: 1, flushLsn: at(60), commitLsn: START, ...change };
+    const told = { generation: 1, term: 1, lastLogTerm: 1, flushLsn: at(60), commitLsn: START };
+    return { ...told, ...change };
   };
   const commit = (from: AcceptorState, ...reports: PeerReport[]) =>
     commitFromPeers(from, new Map(reports.map((entry, index) => [index + 2, entry]))).commitLsn;
   assert.equal(commit(state), START);
   assert.equal(commit(state, report({})), at(60));
   assert.equal(commit(state, report({ flushLsn: at(500) })), at(100));
-  // Copies that a later leader made, logs of other terms, and an unknown membership count nothing.
+  // Copies that a later leader made, logs of other terms, reports of another generation, and an unknown
+  // membership count nothing.
+  assert.equal(commit(state, report({ generation: 2 })), START);
+  assert.equal(commit(state, report({ generation: 0 })), START);
   assert.equal(commit(state, report({ term: 2 })), START);
   assert.equal(commit(state, report({ lastLogTerm: 0 })), START);
   assert.equal(commit(plain, report({})), START);

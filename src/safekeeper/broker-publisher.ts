@@ -78,6 +78,7 @@ export class BrokerPublisher {
       remoteConsistentLsn: state.remoteConsistentLsn,
       peerHorizonLsn: state.peerHorizonLsn,
       localStartLsn: state.persistent.localStartLsn,
+      generation: state.persistent.mconf.generation,
       safekeeperConnstr: pgAddr,
       httpConnstr: httpAddr,
     };

@@ -371,7 +371,8 @@ test("spreading: peers count only with WAL that they got from the leader of that
     safekeepers.receive(id, { type: "append-request", ...header, walData: new Uint8Array(80) });
   }
   assert.equal(lastLogTerm(safekeepers.get(2)), 1);
-  const report: PeerReport = { term: 3, lastLogTerm: 1, flushLsn: at(80), commitLsn: START };
+  const positions = { flushLsn: at(80), commitLsn: START };
+  const report: PeerReport = { generation: 1, term: 3, lastLogTerm: 1, ...positions };
   const reports = new Map([3, 4].map((id) => [id, report]));
   assert.equal(commitFromPeers(safekeepers.get(2), reports).commitLsn, START);
   // A majority has those 80 bytes, and yet term 4 is won with the WAL of term 2.

@@ -5,8 +5,10 @@ import { type AcceptorState, lastLogTerm } from "./acceptor.ts";
 import { INVALID_GENERATION, majority } from "./membership.ts";
 import type { Term } from "./term-history.ts";
 
-/** What a safekeeper told about itself; true for ever once it was true. */
+/** What a safekeeper told about itself. It may be old: its log may have been cut since. */
 export interface PeerReport {
+  /** Of the membership that it was in; 0 where it knew none. */
+  readonly generation: number;
   readonly term: Term;
   readonly lastLogTerm: Term;
   readonly flushLsn: Lsn;
@@ -23,7 +25,8 @@ export interface PeerReport {
  * - What a majority has flushed is committed, if each got it from the leader of that very term (its
  *   own term is still that one). Counting copies that a later leader made of it would be Raft's
  *   known mistake (figure 8 of its paper; a simulated cluster lost WAL by it). Needs a known
- *   membership.
+ *   membership, and reports of that very generation: a majority of these members makes every later
+ *   leader of theirs hold the WAL, but not one whom the members before them elected meanwhile.
  */
 export function commitFromPeers(
   state: AcceptorState,
@@ -61,7 +64,10 @@ function committedByPeers(
         return state.flushLsn;
       }
       const report = reports.get(id);
-      const counts = report?.lastLogTerm === term && report.term === term;
+      const counts =
+        report?.generation === mconf.generation &&
+        report.lastLogTerm === term &&
+        report.term === term;
       return counts ? report.flushLsn : INVALID_LSN;
     });
     flushLsns.sort((a, b) => b - a);

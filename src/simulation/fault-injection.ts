@@ -212,7 +212,8 @@ function loseDisk(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fau
 
 /**
  * A bit of the control file, or of WAL that was known to be flushed when the control file was written
- * last. (Behind that, damage cannot be told from the torn end that a power cut leaves.)
+ * last. (Behind that, damage cannot be told from the torn end that a power cut leaves; and nobody can
+ * check the end of a record whose beginning has been removed.)
  */
 function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
   const { state } = safekeeper;
@@ -225,7 +226,8 @@ function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): 
   // Padding and some fields of page headers are covered by no checksum; padding is never at the start
   // of eight bytes.
   const at = alignLsn((FIRST_LSN + ((fault.choice * 7919) % Math.max(length, 1))) as Lsn);
-  if (pageOffset(at) < LONG_PAGE_HEADER_SIZE || (!inControlFile && at >= flushedLsn)) {
+  const isChecked = at < flushedLsn && at >= safekeeper.firstRecordLsn;
+  if (pageOffset(at) < LONG_PAGE_HEADER_SIZE || (!inControlFile && !isChecked)) {
     return;
   }
   const name = inControlFile

@@ -2,7 +2,12 @@
 
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn, minLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import {
+  pageHeaderSize,
+  SHORT_PAGE_HEADER_SIZE,
+  XLP_FIRST_IS_CONTRECORD,
+} from "../postgres/wal-page.ts";
 import {
   type AcceptorPersistentState,
   type AcceptorState,
@@ -214,6 +219,29 @@ export class SafekeeperNode implements Node {
         reader.close();
       }
     });
+  }
+
+  /** Where the first whole record on this disk begins; the flush LSN where there is none. */
+  get firstRecordLsn(): Lsn {
+    const timeline = this.#timeline!;
+    const { persistent, flushLsn } = timeline.state;
+    let at = timeline.localWalStartLsn;
+    if (at <= persistent.localStartLsn) {
+      return at;
+    }
+    const reader = timeline.openReader();
+    for (; at < flushLsn; at = (at + XLOG_BLCKSZ) as Lsn) {
+      const { buffer, byteOffset } = reader.read(at, SHORT_PAGE_HEADER_SIZE);
+      const header = new DataView(buffer, byteOffset);
+      const isContinued = (header.getUint16(2, true) & XLP_FIRST_IS_CONTRECORD) !== 0;
+      const end = pageHeaderSize(at, SEGMENT_SIZE) + (isContinued ? header.getUint32(16, true) : 0);
+      if (end <= XLOG_BLCKSZ) {
+        reader.close();
+        return (at + end) as Lsn;
+      }
+    }
+    reader.close();
+    return flushLsn;
   }
 
   /** START_REPLICATION of the pageserver, which has WAL below `storedLsn` in files. */
@@ -456,6 +484,7 @@ export class SafekeeperNode implements Node {
     const { network } = this.#world;
     const { persistent, flushLsn, commitLsn, remoteConsistentLsn } = state;
     const report = {
+      generation: persistent.mconf.generation,
       term: persistent.term,
       lastLogTerm: lastLogTerm(state),
       flushLsn,

@@ -34,6 +34,8 @@ export interface TimelineInfo {
   readonly remoteConsistentLsn: Lsn;
   readonly peerHorizonLsn: Lsn;
   readonly localStartLsn: Lsn;
+  /** Of the membership that it is in; 0 where that is not known. */
+  readonly generation: number;
   /** `HOST:PORT` to stream WAL from. */
   readonly safekeeperConnstr: string;
   readonly httpConnstr: string;
@@ -189,6 +191,7 @@ function messageFromInfo(info: TimelineInfo): SafekeeperTimelineInfo {
     remoteConsistentLsn: BigInt(info.remoteConsistentLsn),
     peerHorizonLsn: BigInt(info.peerHorizonLsn),
     localStartLsn: BigInt(info.localStartLsn),
+    generation: BigInt(info.generation),
     safekeeperConnstr: info.safekeeperConnstr,
     httpConnstr: info.httpConnstr,
   });
@@ -213,6 +216,7 @@ function infoFromMessage(message: SafekeeperTimelineInfo): TimelineInfo | undefi
     remoteConsistentLsn: lsn(message.remoteConsistentLsn),
     peerHorizonLsn: lsn(message.peerHorizonLsn),
     localStartLsn: lsn(message.localStartLsn),
+    generation: Number(message.generation),
     safekeeperConnstr: message.safekeeperConnstr,
     httpConnstr: message.httpConnstr,
   };

@@ -23,7 +23,7 @@ function ranks(commits: Record<number, number>, timelineId = TIMELINE, reportedA
 }
 
 function peer(commitLsn: Lsn, reportedAgoMs: number): KnownPeer {
-  const positions = { term: 1, lastLogTerm: 1, flushLsn: commitLsn, commitLsn };
+  const positions = { generation: 0, term: 1, lastLogTerm: 1, flushLsn: commitLsn, commitLsn };
   return {
     ...positions,
     remoteConsistentLsn: commitLsn,

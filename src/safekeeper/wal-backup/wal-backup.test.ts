@@ -192,7 +192,13 @@ test("backup: a peer's word for an object of another size is not taken", async (
   await store.put(key, new Uint8Array(SEGMENT - 1));
   const positions = { flushLsn: START, commitLsn: START, remoteConsistentLsn: START };
   const backupLsn = (segment + SEGMENT) as Lsn;
-  cluster.timeline(0).peerReported(2, { term: 0, lastLogTerm: 0, ...positions, backupLsn });
+  cluster.timeline(0).peerReported(2, {
+    generation: 0,
+    term: 0,
+    lastLogTerm: 0,
+    ...positions,
+    backupLsn,
+  });
   await commit(await cluster.lead(), wal, BULK);
   const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
   await until("failure", async () => (await status()).wal_backup?.state === "failing");
