@@ -23,7 +23,7 @@ export interface PeerReport {
  * - A commit LSN that a peer knows holds for us up to our flush LSN: logs that end in one term are
  *   prefixes of one log.
  * - What a majority has flushed is committed, if each got it from the leader of that very term (its
- *   own term is still that one). Counting copies that a later leader made of it would be Raft's
+ *   own term is still that one; ours too). Counting copies that a later leader made of it would be Raft's
  *   known mistake (figure 8 of its paper; a simulated cluster lost WAL by it). Needs a known
  *   membership, and reports of that very generation: a majority of these members makes every later
  *   leader of theirs hold the WAL, but not one whom the members before them elected meanwhile.
@@ -61,7 +61,8 @@ function committedByPeers(
   ]) {
     const flushLsns = set.map(({ id }) => {
       if (id === state.nodeId) {
-        return state.flushLsn;
+        // In a later term it may have been pulled as a copy, unknown to whom that term elected.
+        return state.persistent.term === term ? state.flushLsn : INVALID_LSN;
       }
       const report = reports.get(id);
       const counts =

@@ -167,6 +167,18 @@ export const consensusVariants: readonly Variant[] = [
     ],
   },
   {
+    name: "own-copy-of-an-older-term-counts",
+    rule: "among safekeepers one's own WAL, too, counts only in the term that it is of",
+    seed: 3_001_713,
+    changes: [
+      {
+        file: PEERS,
+        find: "return state.persistent.term === term ? state.flushLsn : INVALID_LSN;",
+        replace: "return state.flushLsn;",
+      },
+    ],
+  },
+  {
     name: "peers-of-other-generations-count",
     rule: "among safekeepers only those of one generation make a majority",
     seed: 2_053_817,
