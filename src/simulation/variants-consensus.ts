@@ -179,18 +179,6 @@ export const consensusVariants: readonly Variant[] = [
     ],
   },
   {
-    name: "peers-of-other-generations-count",
-    rule: "among safekeepers only those of one generation make a majority",
-    seed: 2_053_817,
-    changes: [
-      {
-        file: PEERS,
-        find: "report?.generation === mconf.generation &&",
-        replace: "report !== undefined &&",
-      },
-    ],
-  },
-  {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
     seed: 6,

@@ -5,8 +5,7 @@ import { type RemovalPositions, walRemovalHorizon } from "./wal-removal.ts";
 
 const at = (lsn: number): Lsn => toLsn(lsn);
 const ALL: RemovalPositions = {
-  commitLsn: at(900),
-  flushLsn: at(1000),
+  commitLsn: at(1000),
   remoteConsistentLsn: at(900),
   peerHorizonLsn: at(900),
   backupLsn: at(900),
@@ -15,12 +14,8 @@ const ALL: RemovalPositions = {
 
 test("walRemovalHorizon: the slowest of all who could ask decides", () => {
   assert.equal(walRemovalHorizon(ALL), 900);
-  for (const field of [
-    "commitLsn",
-    "remoteConsistentLsn",
-    "peerHorizonLsn",
-    "backupLsn",
-  ] as const) {
+  assert.equal(walRemovalHorizon({ ...ALL, commitLsn: at(300) }), 299);
+  for (const field of ["remoteConsistentLsn", "peerHorizonLsn", "backupLsn"] as const) {
     assert.equal(walRemovalHorizon({ ...ALL, [field]: at(300) }), 300, field);
   }
   assert.equal(walRemovalHorizon({ ...ALL, readers: [at(950), at(400), at(500)] }), 400);
@@ -29,7 +24,7 @@ test("walRemovalHorizon: the slowest of all who could ask decides", () => {
 test("walRemovalHorizon: without an object store there is nothing to wait for, nor to read from", () => {
   assert.equal(walRemovalHorizon({ ...ALL, backupLsn: undefined }), 900);
   const end = at(2 ** 31);
-  const far = { ...ALL, commitLsn: end, remoteConsistentLsn: end, flushLsn: end };
+  const far = { ...ALL, commitLsn: end, remoteConsistentLsn: end };
   // A reader, or a safekeeper, that has stood still for more than 1 GiB.
   for (const positions of [
     { ...far, peerHorizonLsn: end, readers: [at(8)] },
@@ -41,10 +36,7 @@ test("walRemovalHorizon: without an object store there is nothing to wait for, n
   }
 });
 
-test("walRemovalHorizon: the last byte of the log stays, which a restart looks for", () => {
+test("walRemovalHorizon: the byte before the commit LSN stays: a log may be cut there, and a restart looks for it", () => {
   const end = { commitLsn: at(1024), remoteConsistentLsn: at(1024), peerHorizonLsn: at(1024) };
-  assert.equal(
-    walRemovalHorizon({ ...ALL, ...end, backupLsn: at(1024), flushLsn: at(1024) }),
-    1023,
-  );
+  assert.equal(walRemovalHorizon({ ...ALL, ...end, backupLsn: at(1024) }), 1023);
 });

@@ -10,8 +10,6 @@ const MAX_LAG_BYTES = 1024 ** 3;
 
 export interface RemovalPositions {
   readonly commitLsn: Lsn;
-  /** A restart looks at the byte before it. */
-  readonly flushLsn: Lsn;
   /** Survives the loss of the pageserver. */
   readonly remoteConsistentLsn: Lsn;
   /** Below, every safekeeper has all WAL. */
@@ -24,7 +22,7 @@ export interface RemovalPositions {
 
 /** Segments that end at or below this LSN may go. */
 export function walRemovalHorizon(positions: RemovalPositions): Lsn {
-  const { commitLsn, flushLsn, remoteConsistentLsn, peerHorizonLsn, backupLsn } = positions;
+  const { commitLsn, remoteConsistentLsn, peerHorizonLsn, backupLsn } = positions;
   let horizon = minLsn(commitLsn, remoteConsistentLsn);
   if (backupLsn !== undefined) {
     horizon = minLsn(horizon, backupLsn);
@@ -34,6 +32,7 @@ export function walRemovalHorizon(positions: RemovalPositions): Lsn {
       horizon = minLsn(horizon, lsn);
     }
   }
-  // The log's last byte stays, also where it ends with its segment.
-  return flushLsn === INVALID_LSN ? horizon : minLsn(horizon, (flushLsn - 1) as Lsn);
+  // The byte before the commit LSN stays, also where it is the last of its segment: the log may be cut
+  // down to there, and a restart looks at its last byte.
+  return commitLsn === INVALID_LSN ? horizon : minLsn(horizon, (commitLsn - 1) as Lsn);
 }
