@@ -31,7 +31,7 @@ const KIND_SHIFT = 30;
 const PLACE_MASK = (1 << KIND_SHIFT) - 1;
 const MAX_CHUNKS = 1 << (KIND_SHIFT - CHUNK_SHIFT);
 const VALUE_HEADER_BYTES = 8;
-/** Chunks kept for the next layer: the kernel takes as long to hand out fresh ones as a third of ingest. */
+/** Chunks kept for the next layer: first touches of fresh memory are about a tenth of ingest. */
 const MAX_SPARE_CHUNKS = 16;
 const spareChunks: SharedArrayBuffer[] = [];
 /** What an entry takes besides its value. */
