@@ -91,4 +91,5 @@ function writeSegments(disk: SimulatedDisk, { persistent, startLsn, wal }: Timel
     disk.close(fd);
     done += bytes.length;
   }
+  check.endAt((startLsn + wal.length) as Lsn);
 }

@@ -110,6 +110,18 @@ export const membershipVariants: readonly Variant[] = [
     ],
   },
   {
+    name: "copy-ends-inside-a-record",
+    rule: "a copy's last record is whole: damage does not travel",
+    seed: 6043836,
+    changes: [
+      {
+        file: "safekeeper/wal-backup/segment-check.ts",
+        find: "if (walked !== lsn) {",
+        replace: "if (walked > lsn) {",
+      },
+    ],
+  },
+  {
     name: "filled-in-the-generation-of-its-loss",
     rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
     seed: 282,

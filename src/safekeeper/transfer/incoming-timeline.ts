@@ -83,11 +83,12 @@ export class IncomingTimeline {
   /** Everything is durable in its directory when it resolves; StorageError `corrupt` where WAL is missing. */
   async finish(): Promise<void> {
     const { flushedLsn, localStartLsn } = this.#state;
-    const walked = this.#check.recordEndLsn ?? flushedLsn;
-    const isWhole = this.#offset === 0 && this.#walInSegment.end <= 0 && walked === flushedLsn;
-    if (flushedLsn > localStartLsn && !isWhole) {
-      const message = `whole records up to ${formatLsn(walked)} instead of ${formatLsn(flushedLsn)}`;
-      throw new StorageError("corrupt", "bad-snapshot", message);
+    if (flushedLsn > localStartLsn) {
+      if (this.#offset > 0 || this.#walInSegment.end > 0) {
+        const message = `no segment ${this.nextSegmentName}, with WAL up to ${formatLsn(flushedLsn)}`;
+        throw new StorageError("corrupt", "bad-snapshot", message);
+      }
+      this.#check.endAt(flushedLsn);
     }
     writeControlFile(join(this.#directory, CONTROL_FILE_NAME), this.#state, REAL_DISK);
     fsyncDirectory(this.#directory);

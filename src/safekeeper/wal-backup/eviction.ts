@@ -46,11 +46,11 @@ export async function fetchEndOfWal(
     } else {
       check.feed(lsn, bytes);
     }
-    const end = check.recordEndLsn ?? flushLsn;
-    if (bytes.length !== flushLsn - lsn || end !== flushLsn) {
-      const message = `${key} ends at ${formatLsn(end)} after ${bytes.length} bytes`;
+    if (bytes.length !== flushLsn - lsn) {
+      const message = `${key} ends after ${bytes.length} bytes`;
       throw new StorageError("corrupt", "stored-wal-short", message);
     }
+    check.endAt(flushLsn);
     return { lsn, bytes };
   } catch (error) {
     throw withContext(error, doing);

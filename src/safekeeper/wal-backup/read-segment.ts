@@ -70,6 +70,7 @@ export async function readLastSegment(timeline: Timeline, end: Lsn): Promise<Uin
       at = (at + length) as Lsn;
       await turn();
     }
+    check.endAt(end);
     return bytes;
   } finally {
     reader.close();

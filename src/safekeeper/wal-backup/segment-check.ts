@@ -1,6 +1,7 @@
 // Checks a segment's WAL before it leaves: page headers, and the CRC of every record that is whole.
 
-import { type Lsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import { StorageError } from "../../base/errors.ts";
+import { formatLsn, type Lsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import {
   checkPageHeader,
   LONG_PAGE_HEADER_SIZE,
@@ -68,6 +69,18 @@ export class SegmentCheck {
       return;
     }
     this.#walker.feed(bytes);
+  }
+
+  /**
+   * The WAL that was fed ends at `lsn`, a record end. StorageError `corrupt` where the last record is
+   * not whole: a wrong length alone lets a walk wait for more.
+   */
+  endAt(lsn: Lsn): void {
+    const walked = this.recordEndLsn ?? lsn;
+    if (walked !== lsn) {
+      const message = `whole records up to ${formatLsn(walked)} instead of ${formatLsn(lsn)}`;
+      throw new StorageError("corrupt", "record-not-whole", message);
+    }
   }
 
   /** Where the first record begins that starts in `bytes`; undefined where none does. */
