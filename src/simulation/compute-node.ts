@@ -331,7 +331,10 @@ export class ComputeNode implements Node {
       }
       const chunk = 1 + this.#random.int(this.#world.shape.chunkBytes);
       const length = Math.min(range.end - range.begin, chunk);
-      if (length > 0 && (range.source === "recovery" || this.#random.bool(REMOVED_HERE))) {
+      // Postgres removes what a checkpoint has no use for: that is committed.
+      const mayBeGone = length > 0 && range.begin + length <= this.#commitLsn;
+      const isGone = mayBeGone && this.#random.bool(REMOVED_HERE);
+      if (isGone || (length > 0 && range.source === "recovery")) {
         this.#fetch(connection, range, length);
         return;
       }

@@ -131,7 +131,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "uploads-half-checked-records",
     rule: "a record is checked as a whole before any segment that has a part of it is uploaded",
-    seed: 1248,
+    seed: 1581,
     changes: [
       {
         file: "safekeeper/wal-backup/whole-segment-check.ts",

@@ -9,7 +9,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "joint-asks-the-new-set-only",
     rule: "while members change, every decision needs a majority of both sets",
-    seed: 214,
+    seed: 1514,
     changes: [
       {
         file: "safekeeper/proposer.ts",
@@ -68,7 +68,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "new-members-with-old-terms",
     rule: "a new member's term is raised to the highest of the old ones",
-    seed: 207,
+    seed: 1578,
     changes: [
       { file: CHANGE, find: "answer.term >= sync.term &&", replace: "answer.term >= 0 &&" },
       { file: OPERATOR, find: "answer.term < sync.term", replace: "answer.term < 0" },
@@ -124,7 +124,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "filled-in-the-generation-of-its-loss",
     rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
-    seed: 282,
+    seed: 2433,
     changes: [
       {
         file: OPERATOR,
