@@ -7,11 +7,11 @@ import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
 import { type EndpointSpec, splitAddress } from "./api.ts";
-import type { CommitTimes } from "./commit-times.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
-import { ProposerDriver } from "./proposer-driver.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
+import type { CommitTimes } from "./wal/commit-times.ts";
+import { ProposerDriver } from "./wal/proposer-driver.ts";
 
 /** Of every timeline: `initdb --username`. */
 const SUPERUSER = "cloud_admin";

@@ -7,9 +7,9 @@ import { decodeControlFile } from "../postgres/control-file.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import { installation, StoppedCluster, startPostgres } from "../testing/synthesized-cluster.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
-import { LocalWal } from "./local-wal.ts";
 import { postgresSettings } from "./postgres-settings.ts";
-import { WalWalker } from "./wal-walker.ts";
+import { LocalWal } from "./wal/local-wal.ts";
+import { WalWalker } from "./wal/wal-walker.ts";
 
 const SEGMENT = 16 * 1024 * 1024;
 /** Without the shim every fsync would be a real one. */

@@ -13,7 +13,7 @@ import { giveToPostgres } from "../postgres/installation.ts";
 import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
 import { HBA_CONFIGURATION, type PostgresSettings } from "./postgres-settings.ts";
-import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
+import { type SynthesizedWal, synthesizeWal } from "./wal/synthesized-wal.ts";
 
 const GLOBAL_TABLESPACE_OID = 1664;
 const DEFAULT_TABLESPACE_OID = 1663;

@@ -21,10 +21,8 @@ import { computeState } from "../pageserver/client.ts";
 import { findInstallation, type Installation, runtimeDirectory } from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import type { EndpointSpec } from "./api.ts";
-import type { CommitTimes } from "./commit-times.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LazyFiles, prepareShim } from "./lazy-files.ts";
-import { LocalWal } from "./local-wal.ts";
 import { connectPages, type PageClient } from "./page-source.ts";
 import {
   discardDataDirectory,
@@ -33,11 +31,13 @@ import {
   removeDiscarded,
 } from "./postgres-process.ts";
 import { postgresSettings } from "./postgres-settings.ts";
-import type { ProposerDriver } from "./proposer-driver.ts";
-import type { SynthesizedWal } from "./synthesized-wal.ts";
-import { WalShipper } from "./wal-shipper.ts";
-import { WalWalker } from "./wal-walker.ts";
-import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
+import type { CommitTimes } from "./wal/commit-times.ts";
+import { LocalWal } from "./wal/local-wal.ts";
+import type { ProposerDriver } from "./wal/proposer-driver.ts";
+import type { SynthesizedWal } from "./wal/synthesized-wal.ts";
+import { WalShipper } from "./wal/wal-shipper.ts";
+import { WalWalker } from "./wal/wal-walker.ts";
+import { MAX_WRITE_LAG, maxWriteLagBytes } from "./wal/write-lag.ts";
 
 /** How long one try to start Postgres over its data directory may take. */
 const READY_TIMEOUT_MS = 60_000;

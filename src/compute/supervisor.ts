@@ -12,10 +12,10 @@ import type {
   TerminateAnswer,
   TerminateMode,
 } from "./api.ts";
-import { CommitTimes } from "./commit-times.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
 import { checkPortFree } from "./ports.ts";
+import { CommitTimes } from "./wal/commit-times.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;

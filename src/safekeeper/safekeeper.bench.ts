@@ -17,7 +17,7 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
 import { formatLsn, type Lsn, toLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
-import { ProposerDriver } from "../compute/proposer-driver.ts";
+import { ProposerDriver } from "../compute/wal/proposer-driver.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { RecordWalker } from "../wal-decoder/record-walker.ts";
 import { SafekeeperHttpClient } from "./client.ts";

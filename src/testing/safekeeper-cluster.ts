@@ -9,7 +9,7 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
 import { formatLsn, type Lsn, toLsn } from "../base/lsn.ts";
-import { ProposerDriver } from "../compute/proposer-driver.ts";
+import { ProposerDriver } from "../compute/wal/proposer-driver.ts";
 import { parseHostPort } from "../postgres/wire-client.ts";
 import { openReplication, SafekeeperHttpClient } from "../safekeeper/client.ts";
 import {
@@ -138,8 +138,8 @@ export class SafekeeperCluster {
     return this.timeline(index).state;
   }
 
-  /** A compute that won its election. */
-  async lead(timelineId = this.timelineId): Promise<Leader> {
+  /** A compute that won its election. `hosts`: other names of this machine, for the first safekeepers. */
+  async lead(timelineId = this.timelineId, hosts: readonly string[] = []): Promise<Leader> {
     const events = { committed: START, fencedBy: 0 };
     const driver = new ProposerDriver({
       tenantId: this.tenantId,
@@ -148,7 +148,7 @@ export class SafekeeperCluster {
       walSegSize: SEGMENT,
       safekeepers: this.#addresses.map(({ pg }, index) => {
         const { host, port } = parseHostPort(pg);
-        return { id: index + 1, host, pgPort: port };
+        return { id: index + 1, host: hosts[index] ?? host, pgPort: port };
       }),
       logger,
       onCommitted: (lsn) => {

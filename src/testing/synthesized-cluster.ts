@@ -17,7 +17,7 @@ import type { Lsn } from "../base/lsn.ts";
 import { makeSkeleton, writeDataDirectory } from "../compute/data-directory.ts";
 import { PostgresProcess } from "../compute/postgres-process.ts";
 import { postgresSettings } from "../compute/postgres-settings.ts";
-import type { SynthesizedWal } from "../compute/synthesized-wal.ts";
+import type { SynthesizedWal } from "../compute/wal/synthesized-wal.ts";
 import type { ComputeState } from "../pageserver/api.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
 import {

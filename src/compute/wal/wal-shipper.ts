@@ -1,8 +1,8 @@
 // Turns what Postgres writes into pg_wal into whole records on a quorum, and its fdatasync into a wait for that.
 
-import { monotonicMs } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
-import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { monotonicMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import type { CommitTimes } from "./commit-times.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";

@@ -1,8 +1,8 @@
 // Finds the ends of whole records in WAL that Postgres is still writing: looks at the last page again and again.
 
-import { StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, WAL_SEGMENT_SIZE, XLOG_BLCKSZ } from "../base/lsn.ts";
-import { RecordWalker } from "../wal-decoder/record-walker.ts";
+import { StorageError } from "../../base/errors.ts";
+import { formatLsn, type Lsn, WAL_SEGMENT_SIZE, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import { RecordWalker } from "../../wal-decoder/record-walker.ts";
 
 /**
  * Walks pages from `start` (a record end). What was found whole stays found; bytes of the last page

@@ -1,10 +1,10 @@
 // The shutdown checkpoint record with which a compute begins its term, laid out on WAL pages.
 
-import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../base/lsn.ts";
-import { type CheckPoint, encodeCheckPoint } from "../postgres/checkpoint.ts";
-import type { PgVersion } from "../postgres/versions.ts";
-import { encodePageHeader, pageHeaderSize } from "../postgres/wal-page.ts";
-import { encodeRecord } from "../postgres/xlog-record.ts";
+import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import { type CheckPoint, encodeCheckPoint } from "../../postgres/checkpoint.ts";
+import type { PgVersion } from "../../postgres/versions.ts";
+import { encodePageHeader, pageHeaderSize } from "../../postgres/wal-page.ts";
+import { encodeRecord } from "../../postgres/xlog-record.ts";
 
 const RM_XLOG_ID = 0;
 const XLOG_CHECKPOINT_SHUTDOWN = 0x00;

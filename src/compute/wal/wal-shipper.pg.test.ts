@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { sleep } from "../base/clock.ts";
-import { createLogger } from "../base/log.ts";
+import { sleep } from "../../base/clock.ts";
+import { createLogger } from "../../base/log.ts";
 import {
   addLsn,
   alignLsn,
@@ -12,17 +12,17 @@ import {
   parseLsn,
   toLsn,
   XLOG_BLCKSZ,
-} from "../base/lsn.ts";
-import { pgVersion } from "../postgres/versions.ts";
+} from "../../base/lsn.ts";
+import { pgVersion } from "../../postgres/versions.ts";
 import {
   installation,
   type RunningPostgres,
   StoppedCluster,
   startPostgres,
-} from "../testing/synthesized-cluster.ts";
+} from "../../testing/synthesized-cluster.ts";
+import { findShim, shimEnvironment } from "../shim/shim-loader.ts";
+import { ShimServer } from "../shim/shim-server.ts";
 import { LocalWal } from "./local-wal.ts";
-import { findShim, shimEnvironment } from "./shim/shim-loader.ts";
-import { ShimServer } from "./shim/shim-server.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";
 

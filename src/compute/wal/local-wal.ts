@@ -2,7 +2,7 @@
 
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { errnoCode, StorageError } from "../base/errors.ts";
+import { errnoCode, StorageError } from "../../base/errors.ts";
 import {
   addLsn,
   formatLsn,
@@ -11,7 +11,7 @@ import {
   segmentOffset,
   WAL_SEGMENT_SIZE,
   walFileName,
-} from "../base/lsn.ts";
+} from "../../base/lsn.ts";
 
 /** Descriptors kept: the segment being written, the one before, and one for whoever lags. */
 const OPEN_SEGMENTS = 3;

@@ -1,6 +1,6 @@
 // Back-pressure: how far the WAL of a compute may be ahead of what a pageserver has taken in.
 
-import { StorageError } from "../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 
 /**
  * Of an endpoint's settings, as Neon's `max_replication_write_lag`. Postgres keeps a parameter with a

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import {
+  commit,
+  type Leader,
+  SafekeeperCluster,
+  SEGMENT,
+  START,
+  until,
+  wholeWal,
+} from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
+
+const COMMITS = 200;
+
+/** How often each safekeeper makes WAL durable from now on. */
+function countFlushes(cluster: SafekeeperCluster): number[] {
+  const counts = cluster.nodes.map(() => 0);
+  for (const index of counts.keys()) {
+    const timeline = cluster.timeline(index);
+    const settle = timeline.settle.bind(timeline);
+    timeline.settle = () => {
+      counts[index]! += timeline.state.writeLsn > timeline.state.flushLsn ? 1 : 0;
+      settle();
+    };
+  }
+  return counts;
+}
+
+/** One after the other; everybody has all of it at the end. */
+async function commitMany(cluster: SafekeeperCluster, leader: Leader, wal: WalBuilder) {
+  for (let i = 0; i < COMMITS; i++) {
+    await commit(leader, wal, [100]);
+  }
+  await allHave(cluster, wal);
+}
+
+/** Three safekeepers that have taken a first commit. */
+async function start(
+  context: TestContext,
+  hosts: readonly string[] = [],
+): Promise<{ cluster: SafekeeperCluster; leader: Leader; wal: WalBuilder }> {
+  const cluster = await SafekeeperCluster.start(context, 3);
+  const leader = await cluster.lead(cluster.timelineId, hosts);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  await commit(leader, wal, [100]);
+  await allHave(cluster, wal);
+  return { cluster, leader, wal };
+}
+
+function allHave(cluster: SafekeeperCluster, wal: WalBuilder): Promise<void> {
+  return until("everybody has it", () =>
+    cluster.nodes.every((node, index) => !node || cluster.state(index).commitLsn === wal.endLsn),
+  );
+}
+
+test("ProposerDriver: of three safekeepers on one host one gets its WAL late, and all of it", async (context) => {
+  const { cluster, leader, wal } = await start(context);
+  const flushes = countFlushes(cluster);
+  await commitMany(cluster, leader, wal);
+  // On a busy machine another may become the late one.
+  const all = flushes.reduce((sum, count) => sum + count, 0);
+  assert.ok(all >= 2 * COMMITS && all < 2.5 * COMMITS, `${flushes}`);
+  const bytes = wholeWal(wal);
+  for (const index of cluster.nodes.keys()) {
+    const reader = cluster.timeline(index).openReader();
+    assert.ok(bytes.equals(reader.read(START, bytes.length)));
+    reader.close();
+  }
+});
+
+test("ProposerDriver: when one stops, the late one is at once like the other", async (context) => {
+  const { cluster, leader, wal } = await start(context);
+  const flushes = countFlushes(cluster);
+  await commitMany(cluster, leader, wal);
+  const fast = flushes.indexOf(Math.max(...flushes));
+  await cluster.stopNode(fast);
+  const before = [...flushes];
+  await commitMany(cluster, leader, wal);
+  const more = flushes.map((count, index) => count - before[index]!);
+  assert.deepEqual(more.toSorted(), [0, COMMITS, COMMITS]);
+  await cluster.startNode(fast);
+  await allHave(cluster, wal);
+});
+
+test("ProposerDriver: on hosts of their own nobody is late", async (context) => {
+  const { cluster, leader, wal } = await start(context, ["127.0.0.1", "localhost"]);
+  const flushes = countFlushes(cluster);
+  await commitMany(cluster, leader, wal);
+  assert.ok(Math.min(...flushes) > COMMITS / 2, `${flushes}`);
+});
