@@ -380,6 +380,21 @@ test("spreading: peers count only with WAL that they got from the leader of that
   assert.equal(fourth.proposer.startLsn, at(50));
 });
 
+test("spreading: one's own WAL counts only in the term that it is of, too", () => {
+  const mconf = { generation: 1, members: members(1, 2, 3), newMembers: undefined };
+  const safekeepers = new Safekeepers(3, mconf);
+  const first = new Compute(safekeepers).connect(1, 2);
+  first.lose(2);
+  first.write(100);
+  const state = safekeepers.get(1);
+  const positions = { flushLsn: at(100), commitLsn: START };
+  const reports = new Map([[2, { generation: 1, term: 1, lastLogTerm: 1, ...positions }]]);
+  assert.equal(commitFromPeers(state, reports).commitLsn, at(100));
+  // A copy that it pulled, or it voted since: whom that term elected may not know of it.
+  const later = { ...state, persistent: { ...state.persistent, term: 2 } };
+  assert.equal(commitFromPeers(later, reports).commitLsn, START);
+});
+
 test("away: a safekeeper that missed terms gets what it lacks, from the common point on", () => {
   const safekeepers = new Safekeepers(3);
   const first = new Compute(safekeepers).connect(1, 2, 3);

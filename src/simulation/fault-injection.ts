@@ -170,6 +170,7 @@ function cutLink(
 /** The kernel could not write: the process must not trust the file any more, and is restarted. */
 function failSync(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
   safekeeper.disk.failingSyncs = 1 + (fault.amount % 2);
+  safekeeper.disk.goodSyncs = Math.floor(fault.amount / 2) % 4;
   simulation.time.after(fault.durationMs, () => {
     if (safekeeper.up && !simulation.healed) {
       safekeeper.crash(false);

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, minLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
+import type { SeededRandom } from "../base/random.ts";
 import {
   pageHeaderSize,
   SHORT_PAGE_HEADER_SIZE,
@@ -39,6 +40,8 @@ import type { World } from "./world.ts";
 const RESTART_AGAIN_MS = 500;
 /** Share of its rounds in which a safekeeper looks for WAL to upload. */
 const BACKUPS = 0.5;
+/** Share of its rounds in which it evicts the timeline, if no compute is connected. */
+const EVICTIONS = 0.6;
 
 /** The answer of a safekeeper without the timeline: which disk it is that has none. */
 export interface EmptyDisk {
@@ -63,6 +66,7 @@ export class SafekeeperNode implements Node {
   readonly #world: World;
   readonly #context: TimelineContext;
   readonly #connections = new Set<Connection>();
+  readonly #random: SeededRandom;
   /** Flush LSN and WAL as told with the vote for a term. */
   readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
   #timeline: Timeline | undefined;
@@ -84,6 +88,7 @@ export class SafekeeperNode implements Node {
     this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
     this.#context = silentContext(id, this.disk, true);
     this.#backup = new SimulatedBackup(world.store);
+    this.#random = world.randomFor(`evictions of ${id}`);
   }
 
   /** Undefined while it is down or has no timeline. */
@@ -98,6 +103,11 @@ export class SafekeeperNode implements Node {
 
   get hasTimeline(): boolean {
     return this.disk.peek(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME)) !== undefined;
+  }
+
+  /** Its files are there, but could not be made durable: only a restart helps. */
+  get refusesTimeline(): boolean {
+    return this.up && this.#timeline === undefined && this.hasTimeline;
   }
 
   /** Starts without a timeline, as a new safekeeper does. */
@@ -172,6 +182,10 @@ export class SafekeeperNode implements Node {
       this.#refuse(connection, "no timeline");
       return;
     }
+    if (message.type === "greeting" && !this.#wake(timeline)) {
+      this.#refuse(connection, "evicted");
+      return;
+    }
     if (message.type === "elected" && message.term > timeline.lastLogTerm) {
       this.#world.checker.logReplaced(this.id);
     }
@@ -207,6 +221,9 @@ export class SafekeeperNode implements Node {
       const end = minLsn(readableLsn(timeline.state, term), (begin + maxBytes) as Lsn);
       if (end <= begin) {
         return new Uint8Array(0);
+      }
+      if (timeline.placement.evicted) {
+        timeline.restore(this.#world.store.readEnd(timeline.state, timeline.placement));
       }
       const { localWalStartLsn } = timeline;
       if (begin < localWalStartLsn) {
@@ -270,7 +287,7 @@ export class SafekeeperNode implements Node {
   switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined {
     const timeline = this.#timeline;
     if (timeline === undefined) {
-      return { emptyDisk: this.diskNumber };
+      return this.hasTimeline ? undefined : { emptyDisk: this.diskNumber };
     }
     const position = this.#perform(() => timeline.switchMembership(mconf));
     this.#tell();
@@ -300,7 +317,7 @@ export class SafekeeperNode implements Node {
 
   copy(): TimelineCopy | undefined {
     const timeline = this.#timeline;
-    if (timeline === undefined) {
+    if (timeline === undefined || !this.#wake(timeline)) {
       return undefined;
     }
     return this.#perform(() => copyOf(timeline));
@@ -313,7 +330,7 @@ export class SafekeeperNode implements Node {
     term: Term,
     emptyDisk: number,
   ): boolean {
-    if (this.#timeline !== undefined || emptyDisk !== this.diskNumber) {
+    if (this.hasTimeline || emptyDisk !== this.diskNumber) {
       return this.#timeline !== undefined;
     }
     const installed = this.#perform(() => {
@@ -457,6 +474,7 @@ export class SafekeeperNode implements Node {
         this.#perform(() => this.#backup.run(timeline));
       }
       this.#removeOldWal();
+      this.#evict();
       this.#publish();
     }
     if (this.up) {
@@ -473,6 +491,27 @@ export class SafekeeperNode implements Node {
     this.#perform(() => timeline.maintain());
     const removed = Math.max(0, timeline.localWalStartLsn - before);
     this.#world.counts.removals += Math.ceil(removed / SEGMENT_SIZE);
+  }
+
+  /** As where nobody has written or read for a while. */
+  #evict(): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined || this.#connections.size > 0 || !this.#random.bool(EVICTIONS)) {
+      return;
+    }
+    if (this.#perform(() => this.#backup.evict(timeline, this.id))) {
+      this.#world.counts.evictions += 1;
+      this.#world.trace?.(this.name, `evicted at ${this.#place()}`);
+    }
+  }
+
+  /** Whether the end of the log is on this disk now. */
+  #wake(timeline: Timeline): boolean {
+    if (timeline.placement.evicted) {
+      const { store } = this.#world;
+      this.#perform(() => timeline.restore(store.readEnd(timeline.state, timeline.placement)));
+    }
+    return this.up && !timeline.placement.evicted;
   }
 
   /** As through the broker: everyone hears of it, sooner or later, or never. */

@@ -107,8 +107,9 @@ export class SimulatedDisk implements Disk {
   elapsedMs = 0;
   /** No room for anything new. */
   full = false;
-  /** So many syncs from now on fail. */
+  /** So many syncs fail, after `goodSyncs` others. */
   failingSyncs = 0;
+  goodSyncs = 0;
   /** The operation after so many more is the process's last. */
   operationsLeft = Number.POSITIVE_INFINITY;
   /** Changing operations so far. */
@@ -214,9 +215,7 @@ export class SimulatedDisk implements Disk {
     const file = this.#file(fd);
     this.#operation(
       () => {
-        this.#syncTakesTime();
-        if (this.failingSyncs > 0) {
-          this.failingSyncs -= 1;
+        if (this.#syncFails()) {
           file.dirty.clear();
           throw fileError("EIO", "fsync");
         }
@@ -286,9 +285,7 @@ export class SimulatedDisk implements Disk {
   fsyncDirectory(path: string): void {
     const directory = this.#directory(path);
     this.#operation(() => {
-      this.#syncTakesTime();
-      if (this.failingSyncs > 0) {
-        this.failingSyncs -= 1;
+      if (this.#syncFails()) {
         throw fileError("EIO", "fsync");
       }
       directory.sync();
@@ -301,6 +298,7 @@ export class SimulatedDisk implements Disk {
     this.crashed = false;
     this.operationsLeft = Number.POSITIVE_INFINITY;
     this.failingSyncs = 0;
+    this.goodSyncs = 0;
     this.elapsedMs = 0;
   }
 
@@ -411,9 +409,19 @@ export class SimulatedDisk implements Disk {
     file.size = size;
   }
 
-  #syncTakesTime(): void {
+  /** It takes its time in either case. */
+  #syncFails(): boolean {
     this.counts.syncs += 1;
     this.elapsedMs += this.syncMs;
+    if (this.failingSyncs === 0) {
+      return false;
+    }
+    if (this.goodSyncs > 0) {
+      this.goodSyncs -= 1;
+      return false;
+    }
+    this.failingSyncs -= 1;
+    return true;
   }
 
   /** `partly`: what may be left of it where it is the last thing that happens. */

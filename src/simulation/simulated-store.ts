@@ -1,16 +1,21 @@
 // The object store of a simulated run, and what the elected safekeeper does for it: a twin of wal-backup.ts.
 
 import { StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../base/lsn.ts";
+import { formatLsn, type Lsn, maxLsn, segmentNumber, segmentStart } from "../base/lsn.ts";
 import { pgVersion } from "../postgres/versions.ts";
+import type { AcceptorState } from "../safekeeper/acceptor.ts";
+import type { WalPlacement } from "../safekeeper/control-file.ts";
 import type { Timeline } from "../safekeeper/timeline.ts";
+import { checkEndOfWal, type EndOfWal, whereEndOfWal } from "../safekeeper/wal-backup/eviction.ts";
+import { type PartialSegment, partialSegmentName } from "../safekeeper/wal-backup/stored-wal.ts";
 import { WholeSegmentCheck } from "../safekeeper/wal-backup/whole-segment-check.ts";
 import { Violation } from "./checker.ts";
-import { SEGMENT_SIZE } from "./simulated-wal.ts";
+import { FIRST_LSN, SEGMENT_SIZE } from "./simulated-wal.ts";
 
-/** Whole segments, the first put wins, durable at once. WAL below FIRST_LSN is zeros. */
+/** Durable at once. Whole segments, the first put wins; partial ones by their names. WAL below FIRST_LSN is zeros. */
 export class SimulatedStore {
   readonly #segments = new Map<number, Uint8Array>();
+  readonly #partials = new Map<string, { readonly of: number; readonly bytes: Uint8Array }>();
   /** Every call fails. */
   away = false;
 
@@ -44,9 +49,41 @@ export class SimulatedStore {
     return bytes.subarray(offset, offset + length);
   }
 
+  putPartial(partial: PartialSegment, bytes: Uint8Array): void {
+    this.#checkThere();
+    this.#partials.set(nameOf(partial), { of: partial.safekeeperId, bytes });
+  }
+
+  /** Removes all of a safekeeper's partial segments but `kept`. */
+  removePartials(safekeeperId: number, kept: PartialSegment | undefined): void {
+    this.#checkThere();
+    for (const [name, { of }] of this.#partials) {
+      if (of === safekeeperId && (kept === undefined || name !== nameOf(kept))) {
+        this.#partials.delete(name);
+      }
+    }
+  }
+
+  /** The last segment of an evicted log. StorageError `not-found` where it is not there. */
+  readEnd(state: AcceptorState, placement: WalPlacement): EndOfWal {
+    this.#checkThere();
+    const { lsn, partial } = whereEndOfWal(state, placement);
+    const bytes = partial ? this.peekPartial(partial) : this.peek(segmentNumber(lsn, SEGMENT_SIZE));
+    if (bytes === undefined) {
+      const message = `the end of WAL at ${formatLsn(state.flushLsn)} is not stored`;
+      throw new StorageError("not-found", "not-stored", message);
+    }
+    return { lsn, bytes: bytes.subarray(0, state.flushLsn - lsn) };
+  }
+
   /** For checks: also while it is away. */
   peek(segno: number): Uint8Array | undefined {
     return this.#segments.get(segno);
+  }
+
+  /** The same. */
+  peekPartial(partial: PartialSegment): Uint8Array | undefined {
+    return this.#partials.get(nameOf(partial))?.bytes;
   }
 
   #checkThere(): void {
@@ -54,6 +91,10 @@ export class SimulatedStore {
       throw new StorageError("unavailable", "store-away", "the object store is away");
     }
   }
+}
+
+function nameOf(partial: PartialSegment): string {
+  return partialSegmentName(partial, SEGMENT_SIZE);
 }
 
 /** The segments of one timeline, walked in their order as long as the process lives. */
@@ -85,6 +126,40 @@ export class SimulatedBackup {
       }
       timeline.advanceBackup(end);
     }
+  }
+
+  /** Of an idle timeline all WAL leaves the disk, where the store has it. Returns whether it does. */
+  evict(timeline: Timeline, safekeeperId: number): boolean {
+    const { state, placement } = timeline;
+    if (placement.evicted || state.flushLsn <= timeline.localWalStartLsn) {
+      return false;
+    }
+    if (state.flushLsn > state.persistent.backupLsn && !timeline.partialIsCurrent) {
+      this.#uploadPartial(timeline, safekeeperId);
+    }
+    timeline.checkpoint();
+    this.#store.removePartials(safekeeperId, timeline.placement.partial);
+    timeline.evict();
+    return timeline.placement.evicted;
+  }
+
+  #uploadPartial(timeline: Timeline, safekeeperId: number): void {
+    const { state, lastLogTerm: term } = timeline;
+    const { flushLsn, commitLsn } = state;
+    const { lsn } = whereEndOfWal(state, timeline.placement);
+    const from = maxLsn(lsn, FIRST_LSN);
+    const bytes = new Uint8Array(flushLsn - lsn);
+    const reader = timeline.openReader();
+    try {
+      bytes.set(reader.read(from, flushLsn - from), from - lsn);
+    } finally {
+      reader.close();
+    }
+    checkEndOfWal(state, { lsn, bytes });
+    const segno = segmentNumber(lsn, SEGMENT_SIZE);
+    const partial = { segno, term, flushLsn, commitLsn, safekeeperId };
+    this.#store.putPartial(partial, bytes);
+    timeline.setPartial(partial);
   }
 
   #readChecked(timeline: Timeline, start: Lsn): Uint8Array {

@@ -2,6 +2,7 @@
 
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { type Lsn, segmentNumber, segmentOffset, toLsn, walFileName } from "../base/lsn.ts";
+import { CONTROL_FILE_NAME, decodeWholeControlFile } from "../safekeeper/control-file.ts";
 import type { Term, TermHistory } from "../safekeeper/term-history.ts";
 import type { WalBuilder } from "../testing/wal-builder.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
@@ -19,6 +20,17 @@ export const TIMELINE_IDS = {
 };
 /** Where a safekeeper keeps the one timeline there is. */
 export const TIMELINE_DIRECTORY = "/timeline";
+
+/** The partial segment that the control file on `disk` names. */
+function partialSegment(
+  disk: SimulatedDisk,
+  segno: number,
+  store: SimulatedStore,
+): Uint8Array | undefined {
+  const bytes = disk.peek(`${TIMELINE_DIRECTORY}/${CONTROL_FILE_NAME}`);
+  const partial = bytes && decodeWholeControlFile(bytes).placement.partial;
+  return partial?.segno === segno ? store.peekPartial(partial) : undefined;
+}
 
 /** What a proposer that won its term has: the log of its voters up to L, then its own. */
 export interface Leader {
@@ -57,7 +69,8 @@ export function walOnDisk(
     const take = Math.min(end - at, SEGMENT_SIZE - offset);
     const file =
       disk.peek(`${TIMELINE_DIRECTORY}/${walFileName(segno, 1, SEGMENT_SIZE)}`) ??
-      store?.peek(segno);
+      store?.peek(segno) ??
+      (store && partialSegment(disk, segno, store));
     if (file === undefined || file.length < offset + take) {
       return undefined;
     }

@@ -19,6 +19,7 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
     changes: 0,
     resumes: 0,
     removals: 0,
+    evictions: 0,
   };
   for (let seed = 1; seed <= SEEDS; seed++) {
     const { counts, violation } = run(seed);
@@ -30,6 +31,7 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
     totals.changes += counts.membershipChanges;
     totals.resumes += counts.resumes;
     totals.removals += counts.removals;
+    totals.evictions += counts.evictions;
   }
   // A simulation in which nothing happens proves nothing.
   assert.ok(totals.elections > SEEDS * 2, `only ${totals.elections} elections`);
@@ -39,6 +41,7 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
   assert.ok(totals.changes > SEEDS / 10, `only ${totals.changes} changes of membership`);
   assert.ok(totals.resumes > SEEDS / 10, `only ${totals.resumes} computes that resumed`);
   assert.ok(totals.removals > SEEDS / 2, `only ${totals.removals} segments removed`);
+  assert.ok(totals.evictions > SEEDS / 4, `only ${totals.evictions} logs evicted`);
 });
 
 test("simulation: the same seed is the same run, event by event", () => {

@@ -80,6 +80,7 @@ export class Simulation implements World {
     refused: 0,
     refills: 0,
     removals: 0,
+    evictions: 0,
     membershipChanges: 0,
     faults: 0,
   };
@@ -242,6 +243,8 @@ export class Simulation implements World {
       node.disk.syncMs = HEALED_SYNC_MS;
       if (this.damaged.has(node.id)) {
         node.loseDisk();
+      } else if (node.refusesTimeline) {
+        node.crash(false);
       }
       node.start();
     }

@@ -45,7 +45,7 @@ export function copyOf(timeline: Timeline): TimelineCopy {
 
 /**
  * Writes a pulled copy beside, durably, and gives it its name at the end: a half copy is never served.
- * Its term is at least `term`.
+ * Its term is at least `term`. Loading it makes its name durable.
  */
 export function installCopy(
   disk: SimulatedDisk,
@@ -68,7 +68,6 @@ export function installCopy(
   };
   writeControlFile(join(PULL_DIRECTORY, CONTROL_FILE_NAME), persistent, disk);
   disk.rename(PULL_DIRECTORY, TIMELINE_DIRECTORY);
-  disk.fsyncDirectory("/");
 }
 
 /** The records in it are walked: damage does not travel. */

@@ -167,18 +167,6 @@ export const consensusVariants: readonly Variant[] = [
     ],
   },
   {
-    name: "own-copy-of-an-older-term-counts",
-    rule: "among safekeepers one's own WAL, too, counts only in the term that it is of",
-    seed: 3_001_713,
-    changes: [
-      {
-        file: PEERS,
-        find: "return state.persistent.term === term ? state.flushLsn : INVALID_LSN;",
-        replace: "return state.flushLsn;",
-      },
-    ],
-  },
-  {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
     seed: 6,

@@ -95,6 +95,32 @@ export const diskVariants: readonly Variant[] = [
     changes: [{ file: DISK, find: "    disk.fsyncDirectory(dirname(path));\n", replace: "" }],
   },
   {
+    name: "evicts-before-it-is-written-down",
+    rule: "that a disk has no WAL is in the control file before it goes",
+    seed: 452,
+    changes: [
+      {
+        file: "safekeeper/timeline.ts",
+        find: "    this.#persistPositions({ ...this.#placement, evicted: true });",
+        replace:
+          "    this.#wal.removeBelow(MAX_LSN); this.#persistPositions({ ...this.#placement, evicted: true });",
+      },
+    ],
+  },
+  {
+    name: "comes-back-before-its-wal",
+    rule: "the end of an evicted log is on the disk, durably, before the control file says so",
+    seed: 36,
+    changes: [
+      {
+        file: "safekeeper/timeline.ts",
+        find: "    restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);\n    this.#persistPositions({ ...this.#placement, evicted: false });",
+        replace:
+          "    this.#persistPositions({ ...this.#placement, evicted: false }); restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);",
+      },
+    ],
+  },
+  {
     name: "removes-what-is-not-stored",
     rule: "WAL leaves the disk after it is in the object store",
     seed: 17,

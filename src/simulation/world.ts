@@ -21,6 +21,7 @@ export interface Counts {
   refills: number;
   /** Segments that left a safekeeper's disk. */
   removals: number;
+  evictions: number;
   membershipChanges: number;
   faults: number;
 }

@@ -7,13 +7,49 @@ import { pgVersion } from "../../postgres/versions.ts";
 import type { AcceptorState } from "../acceptor.ts";
 import type { WalPlacement } from "../control-file.ts";
 import { SegmentCheck } from "./segment-check.ts";
-import type { StoredWal } from "./stored-wal.ts";
+import type { PartialSegment, StoredWal } from "./stored-wal.ts";
 
 /** A store that does not answer is an error, after which the next push or read asks again. */
 const TIMEOUT_MS = 60_000;
 
+/** The log's last segment from its start to the flush LSN: a restart looks for the byte before it. */
+export interface EndOfWal {
+  readonly lsn: Lsn;
+  readonly bytes: Uint8Array;
+}
+
+/** Where the log's last segment begins, and the partial one in the store that it is in, if not a whole one. */
+export function whereEndOfWal(
+  { flushLsn, persistent: { walSegSize } }: AcceptorState,
+  { partial }: WalPlacement,
+): { readonly lsn: Lsn; readonly partial: PartialSegment | undefined } {
+  const lsn = segmentStart((flushLsn - 1) as Lsn, walSegSize);
+  const isPartial = partial?.segno === segmentNumber(lsn, walSegSize);
+  return { lsn, partial: isPartial ? partial : undefined };
+}
+
+/** StorageError `corrupt` where it is not whole records up to the flush LSN. */
+export function checkEndOfWal(
+  { flushLsn, persistent }: AcceptorState,
+  { lsn, bytes }: EndOfWal,
+): void {
+  const { pgVersion: version, systemId, localStartLsn, walSegSize } = persistent;
+  if (bytes.length !== flushLsn - lsn) {
+    const message = `${bytes.length} bytes of WAL from ${formatLsn(lsn)} instead of up to ${formatLsn(flushLsn)}`;
+    throw new StorageError("corrupt", "stored-wal-short", message);
+  }
+  const { pageMagic } = pgVersion(Math.floor(version / 10_000));
+  const check = new SegmentCheck({ segmentSize: walSegSize, pageMagic, systemId });
+  if (localStartLsn > lsn) {
+    check.startAt(localStartLsn);
+    check.feed(localStartLsn, bytes.subarray(localStartLsn - lsn));
+  } else {
+    check.feed(lsn, bytes);
+  }
+  check.endAt(flushLsn);
+}
+
 /**
- * The log's last segment from its start to the flush LSN: a restart looks for the byte before it.
  * StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone; the reason of
  * `closing` when that is aborted.
  */
@@ -22,37 +58,18 @@ export async function fetchEndOfWal(
   state: AcceptorState,
   placement: WalPlacement,
   closing: AbortSignal,
-): Promise<{ readonly lsn: Lsn; readonly bytes: Uint8Array }> {
-  const { flushLsn, persistent } = state;
+): Promise<EndOfWal> {
+  const { flushLsn } = state;
   const { segmentSize } = stored;
-  const lsn = segmentStart((flushLsn - 1) as Lsn, segmentSize);
-  const { partial } = placement;
-  const isPartial = partial?.segno === segmentNumber(lsn, segmentSize);
-  const key = isPartial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
-  const doing = `bring back WAL up to ${formatLsn(flushLsn)}`;
+  const { lsn, partial } = whereEndOfWal(state, placement);
+  const key = partial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
   try {
     const range = { start: 0, end: flushLsn - lsn };
     const signal = AbortSignal.any([closing, AbortSignal.timeout(TIMEOUT_MS)]);
-    const bytes = await readObject(stored.store, key, { range, signal });
-    const check = new SegmentCheck({
-      segmentSize,
-      pageMagic: pgVersion(Math.floor(persistent.pgVersion / 10_000)).pageMagic,
-      systemId: persistent.systemId,
-    });
-    const { localStartLsn } = persistent;
-    if (localStartLsn > lsn) {
-      check.startAt(localStartLsn);
-      check.feed(localStartLsn, bytes.subarray(localStartLsn - lsn));
-    } else {
-      check.feed(lsn, bytes);
-    }
-    if (bytes.length !== flushLsn - lsn) {
-      const message = `${key} ends after ${bytes.length} bytes`;
-      throw new StorageError("corrupt", "stored-wal-short", message);
-    }
-    check.endAt(flushLsn);
-    return { lsn, bytes };
+    const end = { lsn, bytes: await readObject(stored.store, key, { range, signal }) };
+    checkEndOfWal(state, end);
+    return end;
   } catch (error) {
-    throw withContext(error, doing);
+    throw withContext(error, `bring back WAL up to ${formatLsn(flushLsn)} from ${key}`);
   }
 }

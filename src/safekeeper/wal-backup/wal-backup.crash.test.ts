@@ -129,6 +129,52 @@ class World {
     }
   }
 
+  /** A timeline with some WAL of one term, and its backup, which never evicts it. */
+  started(partialTimeoutMs = 0) {
+    const timeline = Timeline.create(this.context, DIRECTORY, INITIAL);
+    this.#elect(timeline, 1);
+    this.#append(timeline, 2);
+    const settings = { partialTimeoutMs, evictAfterMs: 0 };
+    const backup = new WalBackup({
+      nodeId: 1,
+      metrics: this.context.metrics,
+      settings,
+      timelines: () => [timeline],
+      hasProposer: () => true,
+    });
+    const until = async (test: () => boolean) => {
+      for (let i = 0; !test(); i++) {
+        assert.ok(i < 5000, "the backup is stuck");
+        backup.tick();
+        await sleep(1);
+      }
+    };
+    return { timeline, settings, backup, until };
+  }
+
+  /** The sync after `goodSyncs` fails while the timeline is evicted; then it is written to again. */
+  async evictionFails(goodSyncs: number): Promise<boolean> {
+    const { timeline, backup, until } = this.started();
+    await until(() => timeline.isStored);
+    await backup.stop();
+    Object.assign(this.disk, { goodSyncs, failingSyncs: 1 });
+    let failed = false;
+    try {
+      timeline.evict();
+    } catch {
+      failed = true;
+    }
+    this.disk.failingSyncs = 0;
+    try {
+      this.#append(timeline, 1);
+    } catch {
+      // As the next connection of its proposer.
+      await timeline.wake();
+      this.#append(timeline, 1);
+    }
+    return failed;
+  }
+
   #note(timeline: Timeline): void {
     this.seen.add(timeline.placement.evicted ? "evicted" : "present");
     if (timeline.localWalStartLsn > START && !timeline.placement.evicted) {
@@ -297,4 +343,36 @@ test("a partial segment of a tail that was cut off is not taken for that of the 
   world.acknowledged = endLsn;
   await world.check(timeline);
   await backup.stop();
+});
+
+test("WAL that is written after a failed eviction survives a restart, whichever sync had failed", async () => {
+  let failures = 0;
+  for (let goodSyncs = 0; goodSyncs < 4; goodSyncs++) {
+    const world = new World(goodSyncs, new Set());
+    world.disk.makeDirectory("/sk");
+    failures += (await world.evictionFails(goodSyncs)) ? 1 : 0;
+    world.disk.processEnded();
+    await world.check(Timeline.load(world.context, DIRECTORY));
+  }
+  assert.ok(failures >= 2, `${failures}`);
+});
+
+test("a partial segment that the control file may name is not removed as an orphan", async () => {
+  const world = new World(1, new Set());
+  world.disk.makeDirectory("/sk");
+  const { timeline, settings, backup, until } = world.started();
+  const isPartial = (key: string) => key.endsWith(".partial");
+  // The control file has its new content and name, but its directory could not be synced.
+  Object.assign(world.disk, { goodSyncs: 1, failingSyncs: 1 });
+  await until(() => world.disk.failingSyncs === 0 && backup.status(timeline).state === "failing");
+  assert.equal(world.store.keys.filter(isPartial).length, 1);
+  // From now on no other is uploaded, but what the error left is looked at.
+  settings.partialTimeoutMs = 1_000_000;
+  await until(() => backup.status(timeline).state === "idle");
+  await backup.stop();
+  world.disk.processEnded();
+  const restarted = Timeline.load(world.context, DIRECTORY);
+  await sleep(2);
+  restarted.evict();
+  await world.check(restarted);
 });

@@ -407,6 +407,8 @@ export class WalBackup {
   /** Partial segments of this safekeeper that a crash, or a former life of it, left behind. */
   async #removeOrphans(task: BackupTask): Promise<void> {
     const stored = task.timeline.storedWal!;
+    // After an error the control file may name another one than we know of.
+    task.timeline.checkpoint();
     const { partial: known } = task.timeline.placement;
     const current = known === undefined ? undefined : stored.partialKey(known);
     for await (const { key } of listAll(stored.store, stored.prefix, this.#signal(task.timeline))) {
