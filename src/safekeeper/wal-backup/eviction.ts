@@ -18,13 +18,16 @@ export interface EndOfWal {
   readonly bytes: Uint8Array;
 }
 
-/** Where the log's last segment begins, and the partial one in the store that it is in, if not a whole one. */
+/**
+ * Where the log's last segment begins, and the partial one in the store that it is in, if not a whole
+ * one: a partial one that is in whole ones too may be removed already.
+ */
 export function whereEndOfWal(
-  { flushLsn, persistent: { walSegSize } }: AcceptorState,
+  { flushLsn, persistent: { walSegSize, backupLsn } }: AcceptorState,
   { partial }: WalPlacement,
 ): { readonly lsn: Lsn; readonly partial: PartialSegment | undefined } {
   const lsn = segmentStart((flushLsn - 1) as Lsn, walSegSize);
-  const isPartial = partial?.segno === segmentNumber(lsn, walSegSize);
+  const isPartial = partial?.segno === segmentNumber(lsn, walSegSize) && flushLsn > backupLsn;
   return { lsn, partial: isPartial ? partial : undefined };
 }
 
