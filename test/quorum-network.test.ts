@@ -9,7 +9,7 @@ import { TestCluster } from "./cluster.ts";
 import { eventually } from "./damage.ts";
 import { initializeLists, ListAppendLoad } from "./list-append-load.ts";
 import { NetworkHosts } from "./network-hosts.ts";
-import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
 
 /** `npm run test:quorum -- --rounds N --seed N`. */
 const ROUNDS = Number(process.env["STRATA_QUORUM_ROUNDS"] ?? 1);
@@ -166,6 +166,8 @@ for (let round = 1; round <= ROUNDS; round++) {
 
   networkTest(`round ${round}: broker and pageserver are cut off: commits go on`, () =>
     underTpcb(async (load) => {
+      // Reads every page of tables and indexes: what is not here yet could not be read below.
+      await checkConsistency(urls.get(active!)!);
       for (const host of [...SAFEKEEPERS, active!]) {
         cutSomehow("storage", host);
       }

@@ -12,7 +12,7 @@
 
 import assert from "node:assert/strict";
 import { generateTimelineId } from "../base/ids.ts";
-import { addLsn, formatLsn, type Lsn, maxLsn } from "../base/lsn.ts";
+import { addLsn, formatLsn, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { encodeMessage } from "../postgres/wire-messages.ts";
 import { converse, lastError, simpleQuery, startupPacket } from "../testing/hostile-client.ts";
@@ -133,14 +133,16 @@ class AttackedSafekeeper {
   }
 
   async restart(): Promise<void> {
+    const { commitCandidate } = this.#state;
     const before = persistentNow(this.#state);
     this.#leader!.driver.close();
     await this.cluster.stopNode(0);
     await this.cluster.startNode(0);
-    // WAL that nobody was told to be flushed may have become so.
-    const { flushedLsn } = persistentNow(this.#state);
+    // WAL that nobody was told to be flushed may have become so, and committed if its leader said that.
+    const { flushedLsn, commitLsn } = persistentNow(this.#state);
     assert.ok(flushedLsn >= before.flushedLsn && this.#recordEnds.has(flushedLsn));
-    assert.deepEqual(persistentNow(this.#state), { ...before, flushedLsn });
+    assert.ok(commitLsn >= before.commitLsn && commitLsn <= minLsn(commitCandidate, flushedLsn));
+    assert.deepEqual(persistentNow(this.#state), { ...before, flushedLsn, commitLsn });
     this.#leader = await this.cluster.lead();
     assert.equal(this.#leader.startLsn, this.#otherWal.endLsn);
     await this.#behave();
