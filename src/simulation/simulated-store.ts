@@ -1,16 +1,16 @@
 // The object store of a simulated run, and what the elected safekeeper does for it: a twin of wal-backup.ts.
 
 import { StorageError } from "../base/errors.ts";
-import { formatLsn, type Lsn, maxLsn, segmentNumber, segmentStart } from "../base/lsn.ts";
-import { pgVersion } from "../postgres/versions.ts";
+import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../base/lsn.ts";
 import type { AcceptorState } from "../safekeeper/acceptor.ts";
 import type { WalPlacement } from "../safekeeper/control-file.ts";
 import type { Timeline } from "../safekeeper/timeline.ts";
 import { checkEndOfWal, type EndOfWal, whereEndOfWal } from "../safekeeper/wal-backup/eviction.ts";
+import { newWholeSegmentCheck } from "../safekeeper/wal-backup/read-segment.ts";
 import { type PartialSegment, partialSegmentName } from "../safekeeper/wal-backup/stored-wal.ts";
-import { WholeSegmentCheck } from "../safekeeper/wal-backup/whole-segment-check.ts";
+import type { Walk, WholeSegmentCheck } from "../safekeeper/wal-backup/whole-segment-check.ts";
 import { Violation } from "./checker.ts";
-import { FIRST_LSN, SEGMENT_SIZE } from "./simulated-wal.ts";
+import { SEGMENT_SIZE } from "./simulated-wal.ts";
 
 /** Durable at once. Whole segments, the first put wins; partial ones by their names. WAL below FIRST_LSN is zeros. */
 export class SimulatedStore {
@@ -73,7 +73,9 @@ export class SimulatedStore {
       const message = `the end of WAL at ${formatLsn(state.flushLsn)} is not stored`;
       throw new StorageError("not-found", "not-stored", message);
     }
-    return { lsn, bytes: bytes.subarray(0, state.flushLsn - lsn) };
+    const end = { lsn, bytes: bytes.subarray(0, state.flushLsn - lsn) };
+    checkEndOfWal(state, end);
+    return end;
   }
 
   /** For checks: also while it is away. */
@@ -120,7 +122,8 @@ export class SimulatedBackup {
       }
       const segno = segmentNumber(start, SEGMENT_SIZE);
       if (start >= segmentStart(timeline.localWalStartLsn, SEGMENT_SIZE)) {
-        this.#store.put(segno, this.#readChecked(timeline, start));
+        this.#check ??= newWholeSegmentCheck(timeline);
+        this.#store.put(segno, this.#read(timeline, this.#check.segment(start, commitLsn)));
       } else if (!this.#store.has(segno)) {
         throw new Violation(`segment ${segno} left the disk of a safekeeper and is not stored`);
       }
@@ -146,30 +149,17 @@ export class SimulatedBackup {
   #uploadPartial(timeline: Timeline, safekeeperId: number): void {
     const { state, lastLogTerm: term } = timeline;
     const { flushLsn, commitLsn } = state;
-    const { lsn } = whereEndOfWal(state, timeline.placement);
-    const from = maxLsn(lsn, FIRST_LSN);
-    const bytes = new Uint8Array(flushLsn - lsn);
-    const reader = timeline.openReader();
-    try {
-      bytes.set(reader.read(from, flushLsn - from), from - lsn);
-    } finally {
-      reader.close();
-    }
-    checkEndOfWal(state, { lsn, bytes });
-    const segno = segmentNumber(lsn, SEGMENT_SIZE);
+    const walk = newWholeSegmentCheck(timeline).lastSegment(flushLsn);
+    const bytes = this.#read(timeline, walk);
+    const segno = segmentNumber((flushLsn - 1) as Lsn, SEGMENT_SIZE);
     const partial = { segno, term, flushLsn, commitLsn, safekeeperId };
     this.#store.putPartial(partial, bytes);
     timeline.setPartial(partial);
   }
 
-  #readChecked(timeline: Timeline, start: Lsn): Uint8Array {
-    const { pgVersion: version, systemId, localStartLsn } = timeline.state.persistent;
-    const { pageMagic } = pgVersion(Math.floor(version / 10_000));
-    const checked = { segmentSize: SEGMENT_SIZE, pageMagic, systemId };
-    this.#check ??= new WholeSegmentCheck(checked, localStartLsn);
+  #read(timeline: Timeline, walk: Walk<Uint8Array>): Uint8Array {
     const reader = timeline.openReader();
     try {
-      const walk = this.#check.segment(start, timeline.state.commitLsn);
       let step = walk.next();
       while (step.done !== true) {
         const { lsn, length } = step.value;

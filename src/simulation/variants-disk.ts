@@ -147,11 +147,6 @@ export const diskVariants: readonly Variant[] = [
         find: "const backupLsn = minLsn(lsn, this.#state.commitLsn);",
         replace: "const backupLsn = minLsn(lsn, this.#state.flushLsn);",
       },
-      {
-        file: "simulation/simulated-store.ts",
-        find: "this.#check.segment(start, timeline.state.commitLsn);",
-        replace: "this.#check.segment(start, timeline.state.flushLsn);",
-      },
     ],
   },
   {
@@ -163,6 +158,23 @@ export const diskVariants: readonly Variant[] = [
         file: "safekeeper/wal-backup/whole-segment-check.ts",
         find: "for (let at = end; check.recordEndLsn! < end; ) {",
         replace: "for (let at = end; check.recordEndLsn! < 0; ) {",
+      },
+    ],
+  },
+  {
+    name: "evicts-half-checked-records",
+    rule: "a record is checked as a whole before the log's end, which has a part of it, leaves the disk",
+    seed: 9_076_978,
+    changes: [
+      {
+        file: "safekeeper/wal-backup/whole-segment-check.ts",
+        find: `    const bytes = new Uint8Array(end - start);
+    const check = yield* this.#walkUpTo(from);`,
+        replace: `    const bytes = new Uint8Array(end - start);
+    const check = new SegmentCheck(this.#wal);
+    if (from === this.#logStart) {
+      check.startAt(from);
+    }`,
       },
     ],
   },

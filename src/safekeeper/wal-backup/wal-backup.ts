@@ -13,7 +13,7 @@ import {
 import { listAll, readObject } from "../../object-store/object-store.ts";
 import type { SafekeeperMetrics } from "../metrics.ts";
 import type { Timeline } from "../timeline.ts";
-import { newWholeSegmentCheck, readLastSegment, readWholeSegment } from "./read-segment.ts";
+import { newWholeSegmentCheck, readSegment } from "./read-segment.ts";
 import { type PartialSegment, parsePartialSegmentName } from "./stored-wal.ts";
 import { uploadRank } from "./uploader-election.ts";
 import type { WholeSegmentCheck } from "./whole-segment-check.ts";
@@ -335,7 +335,8 @@ export class WalBackup {
     const end = (start + segmentSize) as Lsn;
     const startedMs = monotonicMs();
     task.check ??= newWholeSegmentCheck(timeline);
-    const bytes = await readWholeSegment(timeline, task.check, start, this.#signal(timeline));
+    const walk = task.check.segment(start, timeline.state.commitLsn);
+    const bytes = await readSegment(timeline, walk, this.#signal(timeline));
     await this.#putSegment(timeline, start, bytes);
     timeline.advanceBackup(end);
     task.backoffMs = 0;
@@ -381,7 +382,8 @@ export class WalBackup {
       commitLsn: minLsn(commitLsn, flushLsn),
       safekeeperId: this.#options.nodeId,
     };
-    const bytes = await readLastSegment(timeline, flushLsn);
+    const walk = newWholeSegmentCheck(timeline).lastSegment(flushLsn);
+    const bytes = await readSegment(timeline, walk, this.#signal(timeline));
     const key = stored.partialKey(partial);
     const { orphans } = task;
     task.orphans = "suspected";

@@ -129,3 +129,33 @@ test("WholeSegmentCheck: waits for the whole record where a commit LSN is inside
   const checks = new WholeSegmentCheck(CHECKED, START);
   assert.throws(() => check(checks, wal, start, { commitLsn }), { kind: "unavailable" });
 });
+
+test("WholeSegmentCheck: the log's last segment, with the record that goes on in it", () => {
+  const wal = someWal();
+  const ends = wal.records.map(({ endLsn }) => endLsn);
+  for (const end of ends) {
+    const start = segmentStart(addLsn(end, -1), SEGMENT);
+    const from = Math.max(start, START) as Lsn;
+    const read = (wrong = -1) => {
+      const walk = new WholeSegmentCheck(CHECKED, START).lastSegment(end);
+      let step = walk.next();
+      while (step.done !== true) {
+        const { lsn, length } = step.value;
+        assert.ok(lsn + length <= end && lsn >= START);
+        const bytes = wal.read(lsn, addLsn(lsn, length));
+        if (wrong >= lsn && wrong < lsn + length) {
+          bytes[wrong - lsn]! ^= 0x80;
+        }
+        step = walk.next(bytes);
+      }
+      return step.value;
+    };
+    assert.ok(Buffer.concat([Buffer.alloc(from - start), wal.read(from, end)]).equals(read()));
+    const last = wal.records.findLast(({ endLsn }) => endLsn === end)!;
+    // Inside the first record that it has a part of, in the last one, and that one's length.
+    const lengthField = last.startLsn >= from ? [last.startLsn] : [];
+    for (const wrong of [from + 60, end - 12, ...lengthField]) {
+      assert.throws(() => read(wrong), { kind: "corrupt" }, `${wrong} of ${end}`);
+    }
+  }
+});

@@ -1,7 +1,7 @@
-// Checks a whole segment before it is uploaded, with the records that begin before it or end behind it.
+// Checks a segment before it is uploaded, with the records that begin before it or end behind it.
 
 import { StorageError } from "../../base/errors.ts";
-import { formatLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, maxLsn, segmentStart } from "../../base/lsn.ts";
 import { type CheckedWal, SegmentCheck } from "./segment-check.ts";
 
 const READ_BYTES = 256 * 1024;
@@ -22,7 +22,7 @@ interface RecordHead {
 }
 
 /** Generator steps are answered with the bytes wanted. */
-type Walk<T = void> = Generator<WantedWal, T, Uint8Array>;
+export type Walk<T = void> = Generator<WantedWal, T, Uint8Array>;
 
 /**
  * A record's checksum covers all of it, so the part of it that a segment has is known to be right only
@@ -66,6 +66,20 @@ export class WholeSegmentCheck {
       [from, head],
       [end, nextHead],
     ]);
+    return bytes;
+  }
+
+  /**
+   * The log's last segment up to `end`, a record end; zeros below the log's start. StorageError `corrupt`
+   * names the LSN.
+   */
+  *lastSegment(end: Lsn): Walk<Uint8Array> {
+    const start = segmentStart((end - 1) as Lsn, this.#wal.segmentSize);
+    const from = maxLsn(start, this.#logStart);
+    const bytes = new Uint8Array(end - start);
+    const check = yield* this.#walkUpTo(from);
+    yield* this.#read(from, end, check, (lsn, piece) => bytes.set(piece, lsn - start));
+    check.endAt(end);
     return bytes;
   }
 
