@@ -327,6 +327,11 @@ export class Timeline {
     this.#persistPositions({ ...this.#placement, partial });
   }
 
+  /** Where an action failed half-way, what is on disk is read again; StorageError as `load`. */
+  settleAfterFailure(): void {
+    this.#checkUsable();
+  }
+
   /** Renews the control file now. */
   checkpoint(): void {
     this.#checkUsable();

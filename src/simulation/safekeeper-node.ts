@@ -290,7 +290,9 @@ export class SafekeeperNode implements Node {
       return this.hasTimeline ? undefined : { emptyDisk: this.diskNumber };
     }
     const position = this.#perform(() => timeline.switchMembership(mconf));
-    this.#tell();
+    if (position !== undefined) {
+      this.#tell();
+    }
     return position;
   }
 
@@ -320,7 +322,7 @@ export class SafekeeperNode implements Node {
     if (timeline === undefined || !this.#wake(timeline)) {
       return undefined;
     }
-    return this.#perform(() => copyOf(timeline));
+    return this.#perform(() => copyOf(timeline, this.#world.store));
   }
 
   /** Returns whether the copy is served now; not on another disk than was meant. */

@@ -113,6 +113,7 @@ export class SimulatedBackup {
    * then control file; removal is the timeline's.
    */
   run(timeline: Timeline): void {
+    timeline.settleAfterFailure();
     for (;;) {
       const { commitLsn, persistent } = timeline.state;
       const start = segmentStart(persistent.backupLsn, SEGMENT_SIZE);
@@ -123,7 +124,10 @@ export class SimulatedBackup {
       const segno = segmentNumber(start, SEGMENT_SIZE);
       if (start >= segmentStart(timeline.localWalStartLsn, SEGMENT_SIZE)) {
         this.#check ??= newWholeSegmentCheck(timeline);
-        this.#store.put(segno, this.#read(timeline, this.#check.segment(start, commitLsn)));
+        this.#store.put(
+          segno,
+          carryOut(this.#check.segment(start, commitLsn), timeline, this.#store),
+        );
       } else if (!this.#store.has(segno)) {
         throw new Violation(`segment ${segno} left the disk of a safekeeper and is not stored`);
       }
@@ -133,6 +137,7 @@ export class SimulatedBackup {
 
   /** Of an idle timeline all WAL leaves the disk, where the store has it. Returns whether it does. */
   evict(timeline: Timeline, safekeeperId: number): boolean {
+    timeline.settleAfterFailure();
     const { state, placement } = timeline;
     if (placement.evicted || state.flushLsn <= timeline.localWalStartLsn) {
       return false;
@@ -150,25 +155,26 @@ export class SimulatedBackup {
     const { state, lastLogTerm: term } = timeline;
     const { flushLsn, commitLsn } = state;
     const walk = newWholeSegmentCheck(timeline).lastSegment(flushLsn);
-    const bytes = this.#read(timeline, walk);
+    const bytes = carryOut(walk, timeline, this.#store);
     const segno = segmentNumber((flushLsn - 1) as Lsn, SEGMENT_SIZE);
     const partial = { segno, term, flushLsn, commitLsn, safekeeperId };
     this.#store.putPartial(partial, bytes);
     timeline.setPartial(partial);
   }
+}
 
-  #read(timeline: Timeline, walk: Walk<Uint8Array>): Uint8Array {
-    const reader = timeline.openReader();
-    try {
-      let step = walk.next();
-      while (step.done !== true) {
-        const { lsn, length } = step.value;
-        const isHere = lsn >= timeline.localWalStartLsn;
-        step = walk.next(isHere ? reader.read(lsn, length) : this.#store.read(lsn, length));
-      }
-      return step.value;
-    } finally {
-      reader.close();
+/** Reads what a walk wants, from the disk or from the store. */
+export function carryOut<T>(walk: Walk<T>, timeline: Timeline, store: SimulatedStore): T {
+  const reader = timeline.openReader();
+  try {
+    let step = walk.next();
+    while (step.done !== true) {
+      const { lsn, length } = step.value;
+      const isHere = lsn >= timeline.localWalStartLsn;
+      step = walk.next(isHere ? reader.read(lsn, length) : store.read(lsn, length));
     }
+    return step.value;
+  } finally {
+    reader.close();
   }
 }

@@ -13,8 +13,10 @@ import type { MembershipConfiguration } from "../safekeeper/membership.ts";
 import type { MemberPosition } from "../safekeeper/membership-change.ts";
 import { historyUpTo, type Term } from "../safekeeper/term-history.ts";
 import type { Timeline } from "../safekeeper/timeline.ts";
+import { newWholeSegmentCheck } from "../safekeeper/wal-backup/read-segment.ts";
 import { SegmentCheck } from "../safekeeper/wal-backup/segment-check.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
+import { carryOut, type SimulatedStore } from "./simulated-store.ts";
 import { SEGMENT_SIZE, TIMELINE_DIRECTORY } from "./simulated-wal.ts";
 
 const PULL_DIRECTORY = "/timeline.pull";
@@ -27,10 +29,14 @@ export interface TimelineCopy {
   readonly position: MemberPosition;
 }
 
-export function copyOf(timeline: Timeline): TimelineCopy {
+/** The record in the middle of which it begins, if it does, is checked with what the store has of it. */
+export function copyOf(timeline: Timeline, store: SimulatedStore): TimelineCopy {
   const { state, localWalStartLsn } = timeline;
   const { persistent, flushLsn } = state;
   const startLsn = maxLsn(persistent.localStartLsn, localWalStartLsn);
+  if (startLsn < flushLsn) {
+    carryOut(newWholeSegmentCheck(timeline).recordAt(startLsn, flushLsn), timeline, store);
+  }
   const reader = timeline.openReader();
   const wal = reader.read(startLsn, flushLsn - startLsn);
   reader.close();

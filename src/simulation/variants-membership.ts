@@ -9,7 +9,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "joint-asks-the-new-set-only",
     rule: "while members change, every decision needs a majority of both sets",
-    seed: 1465,
+    seed: 1649,
     changes: [
       {
         file: "safekeeper/proposer.ts",

@@ -42,6 +42,7 @@ export async function copyTimeline(
     const state = copiedState(source, targetId, untilLsn);
     const isStored = source.storedWal !== undefined;
     const start = isStored ? state.backupLsn : source.localWalStartLsn;
+    await wal.checkRecordAt(maxLsn(start, timelineStartLsn), untilLsn);
     const incoming = new IncomingTimeline(place.directory, state, start);
     try {
       await writeSegments(wal, incoming, state, start);

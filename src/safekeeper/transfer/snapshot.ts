@@ -17,6 +17,7 @@ export async function* snapshot(timeline: Timeline): AsyncGenerator<Uint8Array> 
     const { state, localWalStartLsn } = timeline;
     const persistent = persistentNow(state);
     const { walSegSize, flushedLsn } = persistent;
+    await source.checkRecordAt(localWalStartLsn, flushedLsn);
     const control = encodeControlFile(persistent, ALL_LOCAL);
     yield tarHeader(CONTROL_FILE_NAME, control.length);
     yield control;

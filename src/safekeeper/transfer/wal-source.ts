@@ -4,6 +4,7 @@ import { StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { minLsn } from "../../base/lsn.ts";
 import type { Timeline } from "../timeline.ts";
+import { newWholeSegmentCheck } from "../wal-backup/read-segment.ts";
 import type { WalReader } from "../wal-storage.ts";
 
 const MAX_READ_BYTES = 1024 * 1024;
@@ -35,6 +36,22 @@ export class WalSource {
       this.check();
       yield { lsn: at, bytes };
       at = (at + bytes.length) as Lsn;
+    }
+  }
+
+  /**
+   * Checks the record that goes on at `start`, half of which a copy that begins there will not have; with
+   * the log's WAL up to `end`. StorageError `corrupt` names the LSN. Without an object store the other
+   * half may be gone: then nothing is checked.
+   */
+  async checkRecordAt(start: Lsn, end: Lsn): Promise<void> {
+    if (this.#timeline.storedWal === undefined || start >= end) {
+      return;
+    }
+    const walk = newWholeSegmentCheck(this.#timeline).recordAt(start, end);
+    for (let step = walk.next(); step.done !== true; ) {
+      const { lsn, length } = step.value;
+      step = walk.next(await this.#piece(lsn, (lsn + length) as Lsn));
     }
   }
 

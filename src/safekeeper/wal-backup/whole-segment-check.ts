@@ -83,6 +83,15 @@ export class WholeSegmentCheck {
     return bytes;
   }
 
+  /**
+   * Checks the record that goes on at `lsn`, if one does: who reads the log from there on cannot. It ends
+   * at `end` at the latest. StorageError `corrupt` names the LSN.
+   */
+  *recordAt(lsn: Lsn, end: Lsn): Walk {
+    const check = yield* this.#walkUpTo(lsn);
+    yield* this.#finishRecord(check, lsn, end);
+  }
+
   /** Begins where the record begins that goes on at `from`. */
   *#walkUpTo(from: Lsn): Walk<SegmentCheck> {
     const { segmentSize } = this.#wal;
