@@ -1,13 +1,21 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
-import { formatLsn, type Lsn, segmentStart } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, segmentStart, walFileName } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { parseHostPort } from "../../postgres/wire-client.ts";
 import {
@@ -23,6 +31,7 @@ import {
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import type { MembershipJson } from "../api.ts";
 import { decodeControlFile, encodeControlFile } from "../control-file.ts";
+import { snapshot } from "./snapshot.ts";
 import { readTar, TAR_END, tarHeader, tarPadding } from "./tar.ts";
 
 const BULK = Array.from({ length: 8 }, () => 300_000);
@@ -404,6 +413,33 @@ test("digest, copy, checkpoint, debug dump: over local WAL and WAL that only the
     dump.timelines[0].disk_content.files.some(({ name }: File) => name === "safekeeper.control"),
   );
   assert.equal(dump.timelines[0].control_file.acceptor_state.term_history.length, 1);
+});
+
+test("snapshot: of the record in the middle of which it begins, the half that is in the store counts too", async (t) => {
+  const store = new MemoryObjectStore();
+  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 100 };
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, [700_000, 500_000, 100]);
+  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  leader.driver.close();
+  const timeline = cluster.timeline(0);
+  await until("eviction", () => timeline.placement.evicted);
+  t.after(timeline.hold());
+  const readAll = async () => {
+    for await (const _ of snapshot(timeline)) {
+      // Only whether it comes to its end.
+    }
+  };
+  await readAll();
+  assert.equal(timeline.localWalStartLsn, 2 * SEGMENT);
+  assert.ok(wal.recordEnds.every((end) => end !== timeline.localWalStartLsn));
+  const path = join(cluster.timelineDirectory(0), walFileName(2, 1, SEGMENT));
+  const bytes = readFileSync(path);
+  bytes[1000]! ^= 1;
+  writeFileSync(path, bytes);
+  await assert.rejects(readAll(), { kind: "corrupt" });
 });
 
 test("delete: objects go with the timeline, over a restart too; only_local and exclude leave them", async (t) => {
