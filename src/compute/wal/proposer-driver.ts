@@ -6,7 +6,11 @@ import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
 import { randomInt } from "../../base/random.ts";
-import { allMembers, type MembershipConfiguration } from "../../safekeeper/membership.ts";
+import {
+  allMembers,
+  type MembershipConfiguration,
+  type SafekeeperId,
+} from "../../safekeeper/membership.ts";
 import {
   type AcceptorMessage,
   encodeProposerMessage,
@@ -25,7 +29,6 @@ import {
   endpointAddress,
   type PeerOwner,
   type PeerSession,
-  type SafekeeperEndpoint,
   SafekeeperPeer,
   type WalSource,
 } from "./safekeeper-peer.ts";
@@ -46,7 +49,7 @@ export interface ProposerDriverOptions {
   /** PG_VERSION_NUM form, 170010. */
   readonly pgVersion: number;
   readonly walSegSize: number;
-  readonly safekeepers: readonly SafekeeperEndpoint[];
+  readonly safekeepers: readonly SafekeeperId[];
   readonly logger: Logger;
   readonly times?: CommitTimes | undefined;
   readonly onCommitted: (lsn: Lsn) => void;

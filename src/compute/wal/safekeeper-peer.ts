@@ -8,6 +8,7 @@ import { addLsn, formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
 import { randomInt } from "../../base/random.ts";
 import type { CopyChannel } from "../../postgres/copy-channel.ts";
 import { openReplication, openWalPush } from "../../safekeeper/client.ts";
+import type { SafekeeperId } from "../../safekeeper/membership.ts";
 import {
   type AcceptorMessage,
   type AppendRequestHeader,
@@ -26,12 +27,6 @@ const RECONNECT_FIRST_MS = 50;
 const RECONNECT_MAX_MS = 2000;
 /** A connection that lasted so long has worked. */
 const STABLE_CONNECTION_MS = 1000;
-
-export interface SafekeeperEndpoint {
-  readonly id: number;
-  readonly host: string;
-  readonly pgPort: number;
-}
 
 /** `compute`: this compute wrote it; `recovery`: it is of before, and some safekeeper has it. */
 export type WalSource = "recovery" | "compute";
@@ -58,7 +53,7 @@ export interface PeerOwner {
   /** Another safekeeper that has the WAL, and the term in which to ask it. */
   recoverySource(
     peer: SafekeeperPeer,
-  ): { readonly endpoint: SafekeeperEndpoint; readonly term: number } | undefined;
+  ): { readonly endpoint: SafekeeperId; readonly term: number } | undefined;
   /** Own WAL cannot be read. */
   fatal(error: StorageError): void;
 }
@@ -77,7 +72,7 @@ interface TimedWal {
 }
 
 export class SafekeeperPeer {
-  readonly endpoint: SafekeeperEndpoint;
+  readonly endpoint: SafekeeperId;
   readonly #owner: PeerOwner;
   /** Aborted where it is no member any more, and when all ends. */
   readonly #stop = new AbortController();
@@ -93,7 +88,7 @@ export class SafekeeperPeer {
   #failing = false;
   #refusal: StorageError | undefined;
 
-  constructor(endpoint: SafekeeperEndpoint, owner: PeerOwner) {
+  constructor(endpoint: SafekeeperId, owner: PeerOwner) {
     this.endpoint = endpoint;
     this.#owner = owner;
   }
@@ -404,6 +399,6 @@ export class SafekeeperPeer {
   }
 }
 
-export function endpointAddress({ host, pgPort }: SafekeeperEndpoint): string {
+export function endpointAddress({ host, pgPort }: SafekeeperId): string {
   return `${host}:${pgPort}`;
 }
