@@ -84,6 +84,10 @@ export class ComputeRun {
     return this.#side?.shipper?.waiting ?? 0;
   }
 
+  get waitingReads(): number {
+    return this.#side?.waitingReads ?? 0;
+  }
+
   /** Whether commits wait for a pageserver alone. */
   get waitsForPageserver(): boolean {
     return this.#side?.shipper?.waitsForPageserver ?? false;

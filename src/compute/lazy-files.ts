@@ -115,6 +115,10 @@ export class LazyFiles {
     return this.#options.state;
   }
 
+  get waitingReads(): number {
+    return this.#pages.waitingReads;
+  }
+
   /** The data directory is written, but no Postgres runs in it. */
   async start(): Promise<void> {
     this.#placement.into(this.#options.dataDirectory);

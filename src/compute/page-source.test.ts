@@ -33,7 +33,7 @@ const CHECK_POINT: CheckPoint = {
 class FakePageserver {
   readonly sizes: Record<string, number>;
   readonly asked: string[] = [];
-  connections = 0;
+  readonly silences: number[] = [];
   /** Requests that the first connection answers; all later connections answer any number. */
   breakAfter = Number.POSITIVE_INFINITY;
   down = false;
@@ -42,8 +42,12 @@ class FakePageserver {
     this.sizes = sizes;
   }
 
-  connect(): Promise<PageClient> {
-    this.connections++;
+  get connections(): number {
+    return this.silences.length;
+  }
+
+  connect(silenceMs: number): Promise<PageClient> {
+    this.silences.push(silenceMs);
     let closed = false;
     let left = this.connections === 1 ? this.breakAfter : Number.POSITIVE_INFINITY;
     const answer = async <T>(what: string, value: T | undefined, lsn: Lsn): Promise<T> => {
@@ -152,6 +156,17 @@ describe("PageSource", () => {
     );
   });
 
+  test("a relation's other forks are looked up with it, so that they are known in an outage", async () => {
+    const service = new FakePageserver({ "7/0": 9, "7/2": 1 });
+    const source = pageSource(service);
+    await source.stat("base/5/7");
+    await sleep(20);
+    service.down = true;
+    assert.equal(await source.stat("base/5/7_fsm"), undefined);
+    assert.equal(await source.stat("base/5/7_vm"), 8192);
+    await assert.rejects(source.stat("base/5/8"), { kind: "unavailable" });
+  });
+
   test("unlogged relations are what their init fork says", async () => {
     const source = pageSource(
       new FakePageserver({ "7/0": 9, "7/1": 3, "7/2": 1, "7/3": 1, "8/0": 2 }),
@@ -215,6 +230,22 @@ describe("PageSource", () => {
       source.readPages("base/5/7", 200, 1),
       (error) => error instanceof StorageError && /page 200 of 1663\/5\/7\/0: /.test(error.message),
     );
+  });
+
+  test("a connection that never answered makes the next one more patient", async () => {
+    const service = new FakePageserver({ "8/0": 0 });
+    const source = pageSource(service);
+    service.down = true;
+    await assert.rejects(source.stat("base/5/7"), { kind: "unavailable" });
+    assert.deepEqual(service.silences.slice(0, 4), [10_000, 20_000, 40_000, 80_000]);
+    service.down = false;
+    assert.equal(await source.stat("base/5/8"), 0);
+    const before = service.connections;
+    service.down = true;
+    const failing = assert.rejects(source.stat("base/5/9"), { kind: "unavailable" });
+    assert.ok(source.waitingReads > 0);
+    await failing;
+    assert.equal(service.silences[before], 10_000);
   });
 
   test("SLRU segments: size, pages, and the list that the checkpoint implies", async () => {

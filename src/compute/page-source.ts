@@ -2,12 +2,13 @@
 
 import { basename } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
-import { errorKind, StorageError, withContext } from "../base/errors.ts";
+import { errorKind, errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { RelationSize, TenantTimeline } from "../pageserver/api.ts";
 import { listRelations, PagestreamClient } from "../pageserver/client.ts";
 import {
+  FSM_FORK,
   INIT_FORK,
   MAIN_FORK,
   parseDatabaseDirectory,
@@ -18,6 +19,7 @@ import {
   SLRU_SEGMENT_PAGES,
   type SlruPath,
   slruPath,
+  VM_FORK,
 } from "../postgres/relation-path.ts";
 import {
   type CheckPoint,
@@ -39,12 +41,17 @@ export type PageClient = Pick<
 
 /** Where pages come from; a test has its own. */
 export interface PageService {
-  connect(): Promise<PageClient>;
+  /** `silenceMs` as PagestreamClient has it. */
+  connect(silenceMs: number): Promise<PageClient>;
   listRelations(spcOid: number, dbOid: number): Promise<readonly RelationSize[]>;
 }
 
-export function connectPages(pgAddr: string, timeline: TenantTimeline): Promise<PageClient> {
-  return PagestreamClient.connect(pgAddr, timeline, { timeoutMs: CONNECT_TIMEOUT_MS });
+export function connectPages(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  silenceMs = FIRST_SILENCE_MS,
+): Promise<PageClient> {
+  return PagestreamClient.connect(pgAddr, timeline, { timeoutMs: CONNECT_TIMEOUT_MS, silenceMs });
 }
 
 export function pageserverPageService(
@@ -53,7 +60,7 @@ export function pageserverPageService(
   lsn: Lsn,
 ): PageService {
   return {
-    connect: () => connectPages(pgAddr, timeline),
+    connect: (silenceMs) => connectPages(pgAddr, timeline, silenceMs),
     listRelations: (spcOid, dbOid) => listRelations(pgAddr, timeline, lsn, spcOid, dbOid),
   };
 }
@@ -83,6 +90,12 @@ export interface PageSourceOptions {
 }
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/**
+ * How long a connection may be silent before the next one is tried. Each that never answered makes it
+ * twice as long, so that a slow pageserver gets its time.
+ */
+const FIRST_SILENCE_MS = 10_000;
+const LONGEST_SILENCE_MS = 160_000;
 const PAGE_BYTES = 8192;
 /** Two bits a transaction (clog.c). */
 const XIDS_PER_SEGMENT = SLRU_SEGMENT_PAGES * PAGE_BYTES * 4;
@@ -102,7 +115,7 @@ const SLRU_SEGMENTS_KEPT = 32;
 const MAX_SIZES_KEPT = 200_000;
 const RETRY_FIRST_MS = 20;
 const RETRY_LONGEST_MS = 2000;
-const LOSS_REPORT_INTERVAL_MS = 30_000;
+const OUTAGE_REPORT_INTERVAL_MS = 30_000;
 
 /**
  * Unlogged relations are empty at every start: their main fork is answered from the init fork, and
@@ -120,7 +133,9 @@ export class PageSource implements PageHandlers {
   readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
   #client: Promise<PageClient> | undefined;
   #closed = false;
-  #lossReportedMs = Number.NEGATIVE_INFINITY;
+  #silenceMs = FIRST_SILENCE_MS;
+  #waitingReads = 0;
+  #outage: { readonly sinceMs: number; reportedMs: number } | undefined;
 
   constructor(options: PageSourceOptions) {
     this.#service = options.service;
@@ -134,6 +149,11 @@ export class PageSource implements PageHandlers {
     }
   }
 
+  /** Questions that the pageserver has not answered. */
+  get waitingReads(): number {
+    return this.#waitingReads;
+  }
+
   /** Connects ahead of the first question, so that it need not wait for that. */
   warmUp(): void {
     this.#connected().catch(() => undefined);
@@ -141,11 +161,16 @@ export class PageSource implements PageHandlers {
 
   #use(connecting: Promise<PageClient>): void {
     this.#client = connecting;
-    connecting.catch(() => {
-      if (this.#client === connecting) {
-        this.#client = undefined;
-      }
-    });
+    connecting.then(
+      () => {
+        this.#silenceMs = Math.min(this.#silenceMs * 2, LONGEST_SILENCE_MS);
+      },
+      () => {
+        if (this.#client === connecting) {
+          this.#client = undefined;
+        }
+      },
+    );
   }
 
   close(): void {
@@ -273,6 +298,12 @@ export class PageSource implements PageHandlers {
     const size = this.#found(`size of ${key}`, (client) => client.relSize(rel, this.#lsn));
     this.#sizes.set(key, size);
     size.catch(() => this.#sizes.delete(key));
+    if (rel.fork === MAIN_FORK) {
+      // Postgres looks for these when a page is full, with a row locked that everybody waits for.
+      for (const fork of [FSM_FORK, VM_FORK]) {
+        this.#size({ ...rel, fork }).catch(() => undefined);
+      }
+    }
     return size;
   }
 
@@ -378,29 +409,51 @@ export class PageSource implements PageHandlers {
     return this.#retrying(what, async () => ask(await this.#connected()));
   }
 
-  /** Repeats while the pageserver is `unavailable`: Postgres waits, as for a slow disk. */
   async #retrying<T>(what: string, attempt: () => Promise<T>): Promise<T> {
+    this.#waitingReads++;
+    try {
+      return await this.#repeated(what, attempt);
+    } finally {
+      this.#waitingReads--;
+    }
+  }
+
+  /** Repeats while the pageserver is `unavailable`: Postgres waits, as for a slow disk. */
+  async #repeated<T>(what: string, attempt: () => Promise<T>): Promise<T> {
     let started: number | undefined;
     for (let pauseMs = RETRY_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, RETRY_LONGEST_MS)) {
       try {
-        return await attempt();
+        const answer = await attempt();
+        this.#answered();
+        return answer;
       } catch (error) {
         started ??= monotonicMs();
         const waitedMs = monotonicMs() - started;
         if (errorKind(error) !== "unavailable" || this.#closed || waitedMs > this.#giveUpAfterMs) {
           throw withContext(error, what);
         }
+        this.#reportOutage(what, error);
       }
       await sleep(pauseMs);
     }
   }
 
-  /** Once for an outage, however often connecting fails in it. */
-  #reportLoss(): void {
+  #answered(): void {
+    this.#silenceMs = FIRST_SILENCE_MS;
+    if (this.#outage !== undefined) {
+      const seconds = ((monotonicMs() - this.#outage.sinceMs) / 1000).toFixed(1);
+      this.#logger.info(`the pageserver answers again after ${seconds} s`);
+      this.#outage = undefined;
+    }
+  }
+
+  /** Now and then, however many reads wait. */
+  #reportOutage(what: string, error: unknown): void {
     const now = monotonicMs();
-    if (now - this.#lossReportedMs > LOSS_REPORT_INTERVAL_MS) {
-      this.#lossReportedMs = now;
-      this.#logger.warn("pageserver connection lost; connecting again");
+    this.#outage ??= { sinceMs: now, reportedMs: Number.NEGATIVE_INFINITY };
+    if (now - this.#outage.reportedMs > OUTAGE_REPORT_INTERVAL_MS) {
+      this.#outage.reportedMs = now;
+      this.#logger.warn(`Postgres waits for ${what}: ${errorMessage(error)}; asking again`);
     }
   }
 
@@ -413,14 +466,13 @@ export class PageSource implements PageHandlers {
       }
       if (this.#client === current) {
         this.#client = undefined;
-        this.#reportLoss();
       }
     }
     if (this.#closed) {
       throw new StorageError("unavailable", "closed", "the page source is closed");
     }
     if (this.#client === undefined) {
-      this.#use(this.#service.connect());
+      this.#use(this.#service.connect(this.#silenceMs));
     }
     return this.#client!;
   }

@@ -120,6 +120,10 @@ export class PostgresSide {
     return this.#shipper;
   }
 
+  get waitingReads(): number {
+    return this.#files?.waitingReads ?? 0;
+  }
+
   get postgres(): PostgresProcess | undefined {
     return this.#postgres;
   }

@@ -235,6 +235,9 @@ export class Supervisor implements ComputeControl {
     gauge("strata_compute_waiting_flushes", "fdatasync calls that wait for a quorum", [
       ["", run?.waitingFlushes ?? 0],
     ]);
+    gauge("strata_compute_waiting_reads", "Questions that the pageserver has not answered", [
+      ["", run?.waitingReads ?? 0],
+    ]);
     gauge("strata_compute_waits_for_pageserver", "1 while commits wait for a pageserver alone", [
       ["", run?.waitsForPageserver === true ? 1 : 0],
     ]);

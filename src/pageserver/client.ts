@@ -40,8 +40,9 @@ interface PendingRequest {
 
 /**
  * One pagestream connection. Any number of requests may be under way; each goes out at once and all
- * of one turn leave together. When the connection ends, every open request and every later one is
- * rejected (`unavailable`): connect anew. Errors keep the kind the server gave.
+ * of one turn leave together. When the connection ends, or nothing comes for `silenceMs` while a request
+ * waits, every open request and every later one is rejected (`unavailable`): connect anew. Errors keep
+ * the kind the server gave.
  *
  * `requestLsn` and `notModifiedSince` as in pagestream.ts: the server waits until it has ingested
  * `notModifiedSince`, then answers as of `requestLsn`.
@@ -50,30 +51,42 @@ export class PagestreamClient {
   readonly #connection: WireConnection;
   readonly #channel: CopyChannel;
   readonly #pending = new Map<number, PendingRequest>();
+  readonly #silence: NodeJS.Timeout | undefined;
   #nextId = 1;
   #failure: StorageError | undefined;
 
-  /** `pgAddr`: `host:port`. StorageError `not-found` where the timeline is unknown. */
+  /**
+   * `pgAddr`: `host:port`. StorageError `not-found` where the timeline is unknown. Without `silenceMs`
+   * requests wait as long as the connection stands.
+   */
   static async connect(
     pgAddr: string,
     timeline: TenantTimeline,
-    options: { timeoutMs?: number } = {},
+    options: { timeoutMs?: number; silenceMs?: number } = {},
   ): Promise<PagestreamClient> {
-    const connection = await connectWire({ ...parseHostPort(pgAddr), ...options });
+    const { silenceMs, ...wireOptions } = options;
+    const connection = await connectWire({ ...parseHostPort(pgAddr), ...wireOptions });
     try {
       const channel = await connection.copyBoth(
         `pagestream_v3 ${timeline.tenantId} ${timeline.timelineId}`,
       );
-      return new PagestreamClient(connection, channel);
+      return new PagestreamClient(connection, channel, silenceMs);
     } catch (error) {
       connection.close();
       throw error;
     }
   }
 
-  private constructor(connection: WireConnection, channel: CopyChannel) {
+  private constructor(
+    connection: WireConnection,
+    channel: CopyChannel,
+    silenceMs: number | undefined,
+  ) {
     this.#connection = connection;
     this.#channel = channel;
+    if (silenceMs !== undefined) {
+      this.#silence = setTimeout(() => this.#fellSilent(silenceMs), silenceMs).unref();
+    }
     channel.onData((payload) => this.#receive(payload));
     channel.onClose((error) => {
       this.#fail(
@@ -156,6 +169,9 @@ export class PagestreamClient {
     if (this.#failure !== undefined) {
       return Promise.reject(this.#failure);
     }
+    if (this.#pending.size === 0) {
+      this.#silence?.refresh();
+    }
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { request, resolve, reject });
       this.#channel.send(request);
@@ -163,6 +179,7 @@ export class PagestreamClient {
   }
 
   #receive(payload: Uint8Array): void {
+    this.#silence?.refresh();
     const id = payload.length < 9 ? 0 : requestId(payload);
     const pending = this.#pending.get(id);
     if (pending === undefined) {
@@ -180,8 +197,18 @@ export class PagestreamClient {
     }
   }
 
+  /** A peer behind a network that was cut neither answers nor ends the connection. */
+  #fellSilent(silenceMs: number): void {
+    if (this.#pending.size > 0) {
+      const message = `no answer from the pageserver in ${silenceMs} ms`;
+      this.#fail(new StorageError("unavailable", "no-answer", message));
+      this.#channel.destroy();
+    }
+  }
+
   #fail(failure: StorageError): void {
     this.#failure ??= failure;
+    clearTimeout(this.#silence);
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const request of pending) {
