@@ -68,6 +68,9 @@ before(async () => {
   await run(active!, "endpoint", "start", active!);
   await initializeTpcb(urls.get(active!)!);
   await initializeLists(urls.get(active!)!);
+  await withClient(urls.get(active!)!, (client) =>
+    client.query("create table unread as select generate_series(1, 1000) as id"),
+  );
 });
 after(async () => {
   await cluster?.[Symbol.asyncDispose]();
@@ -222,6 +225,26 @@ for (let round = 1; round <= ROUNDS; round++) {
     },
   );
 }
+
+networkTest("a read that waited for the pageserver goes on soon after the network does", () =>
+  withClient(urls.get(active!)!, async (client) => {
+    hosts.cut(
+      ...random.pick<[Host, Host]>([
+        ["storage", active!],
+        [active!, "storage"],
+      ]),
+    );
+    // The compute is another one than wrote it.
+    const reading = client.query("select count(*)::int as rows from unread");
+    // TCP would try again after 25 s.
+    await sleep(15_000);
+    hosts.heal();
+    const healed = performance.now();
+    assert.equal((await reading).rows[0].rows, 1000);
+    const tookMs = performance.now() - healed;
+    assert.ok(tookMs < 5000, `${tookMs} ms`);
+  }),
+);
 
 /** The agent removes its pid file at its end. */
 function isRunning(host: "compute1" | "compute2"): boolean {
