@@ -328,7 +328,7 @@ export class Timeline {
   }
 
   /** Where an action failed half-way, what is on disk is read again; StorageError as `load`. */
-  settleAfterFailure(): void {
+  reloadIfNeeded(): void {
     this.#checkUsable();
   }
 

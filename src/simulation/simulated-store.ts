@@ -113,7 +113,7 @@ export class SimulatedBackup {
    * then control file; removal is the timeline's.
    */
   run(timeline: Timeline): void {
-    timeline.settleAfterFailure();
+    timeline.reloadIfNeeded();
     for (;;) {
       const { commitLsn, persistent } = timeline.state;
       const start = segmentStart(persistent.backupLsn, SEGMENT_SIZE);
@@ -137,7 +137,7 @@ export class SimulatedBackup {
 
   /** Of an idle timeline all WAL leaves the disk, where the store has it. Returns whether it does. */
   evict(timeline: Timeline, safekeeperId: number): boolean {
-    timeline.settleAfterFailure();
+    timeline.reloadIfNeeded();
     const { state, placement } = timeline;
     if (placement.evicted || state.flushLsn <= timeline.localWalStartLsn) {
       return false;

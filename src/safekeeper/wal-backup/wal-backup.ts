@@ -249,7 +249,7 @@ export class WalBackup {
     task.running = true;
     task.state = "uploading";
     try {
-      timeline.settleAfterFailure();
+      timeline.reloadIfNeeded();
       const refused = await this.#inTurn(() => this.#adoptPeersBackup(timeline));
       if (this.#mayUpload(task)) {
         while (segmentIsDue(timeline) && hasWholeSegment(timeline)) {
