@@ -2,10 +2,12 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { TestCluster } from "./cluster.ts";
 import { withClient } from "./tpcb.ts";
 
 const ORIGINS = 12;
+const SLOTS = DEFAULT_MAJOR >= 18 ? "max_active_replication_origins" : "max_replication_slots";
 /** Of every row: its transaction's time, taken when it committed, and what Postgres says of it now. */
 const WRONG_ROWS = `select count(*)::int n from t
   where pg_xact_commit_timestamp(xmin) is null or pg_xact_commit_timestamp(xmin)
@@ -18,7 +20,7 @@ before(async () => {
   cluster = await TestCluster.create();
   await cluster.ok(
     ...["endpoint", "create", "main", "-c", "track_commit_timestamp=on"],
-    ...["-c", `max_replication_slots=${ORIGINS}`],
+    ...["-c", `${SLOTS}=${ORIGINS}`],
   );
   await cluster.ok("endpoint", "start", "main");
 });
@@ -78,7 +80,7 @@ test("timestamps and origins are there after a kill, and on a branch as they wer
   await cluster.query("main", "select pg_replication_origin_drop('origin 2')");
   await cluster.kill9("postgres-main");
   // Fewer slots than origins: Postgres would not start if it were taken literally.
-  await restart({ max_replication_slots: "4" });
+  await restart({ [SLOTS]: "4" });
   assert.deepEqual(await cluster.query("main", WRONG_ROWS), [{ n: 0 }]);
   assert.deepEqual(
     await cluster.query("main", STATUS),
