@@ -5,9 +5,8 @@
 // computes there build the shim themselves.
 
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileDurably } from "../src/base/disk.ts";
 import { errorMessage } from "../src/base/errors.ts";
 import {
   compileShim,
@@ -39,7 +38,8 @@ for (const [arch, cross] of Object.entries(CROSS_COMPILER)) {
   console.log(`${platform}: ${name} ${sha256}`);
 }
 const manifest: ShimManifest = { sourceSha256: shimSourceHash(), files };
-writeFileDurably(
+// Readable by everybody, as git has it: computes of ordinary users look at it too.
+writeFileSync(
   join(SHIM_PREBUILT_DIRECTORY, "manifest.json"),
   `${JSON.stringify(manifest, null, 2)}\n`,
 );
