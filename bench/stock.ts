@@ -22,8 +22,8 @@ import {
   giveToPostgres,
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
+import { freePort } from "../src/testing/free-port.ts";
 import { copyTree } from "../src/testing/stock-cluster.ts";
-import { freePort } from "../test/cluster.ts";
 import { connect, withClient } from "../test/tpcb.ts";
 
 /** What both sides run with, so that only storage differs. */

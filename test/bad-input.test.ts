@@ -6,7 +6,8 @@ import { connect, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
-import { freePort, TestCluster } from "./cluster.ts";
+import { freePort } from "../src/testing/free-port.ts";
+import { TestCluster } from "./cluster.ts";
 import { eventually, request, timelineInfo } from "./damage.ts";
 
 const NOBODY = "0123456789abcdef0123456789abcdef";

@@ -11,13 +11,12 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
-import { randomInt } from "../src/base/random.ts";
 import type { EndpointSpec } from "../src/compute/api.ts";
+import { freePort } from "../src/testing/free-port.ts";
 import { withClient } from "./tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
@@ -26,30 +25,6 @@ export interface CliResult {
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
-}
-
-const given = new Set<number>();
-
-/**
- * A port that nobody listens on, never the same twice. Below the range from which the kernel takes
- * the ports of outgoing connections, or one of those could sit on it when a service comes back.
- */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = 10_000 + randomInt(22_000);
-    if (!given.has(port) && (await canListen(port))) {
-      given.add(port);
-      return port;
-    }
-  }
-}
-
-function canListen(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const server = createServer();
-    server.once("error", () => resolve(false));
-    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
-  });
 }
 
 async function freeNodes(count: number) {

@@ -2,10 +2,11 @@
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
+import { errnoCode } from "../src/base/errors.ts";
 import { TestCluster } from "./cluster.ts";
 import { eventually, request } from "./damage.ts";
 import { connect } from "./tpcb.ts";
@@ -52,12 +53,20 @@ after(async () => {
   }
 });
 
-/** Takes all space that is left; the result gives it back. */
+/** Takes all space that is left, whoever else writes meanwhile; the result gives it back. */
 function fill(directory: string): () => void {
   const path = join(directory, "filler");
-  const { bavail, bsize } = statfsSync(directory);
-  writeFileSync(path, Buffer.alloc(Number(bavail) * Number(bsize)));
-  assert.equal(statfsSync(directory).bavail, 0);
+  const piece = Buffer.alloc(1024 * 1024);
+  const fd = openSync(path, "w");
+  try {
+    for (;;) {
+      writeSync(fd, piece);
+    }
+  } catch (error) {
+    assert.equal(errnoCode(error), "ENOSPC");
+  } finally {
+    closeSync(fd);
+  }
   return () => rmSync(path, { force: true });
 }
 

@@ -27,7 +27,8 @@ import {
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
-import { freePort, TestCluster } from "./cluster.ts";
+import { freePort } from "../src/testing/free-port.ts";
+import { TestCluster } from "./cluster.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
 
 const MAJOR = 15;

@@ -22,13 +22,14 @@ import {
   postgresUser,
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
+import { freePort } from "../src/testing/free-port.ts";
 import {
   makePostgresDirectory,
   STOCK_USER,
   StockCluster,
   writePostgresFile,
 } from "../src/testing/stock-cluster.ts";
-import { freePort, TestCluster } from "./cluster.ts";
+import { TestCluster } from "./cluster.ts";
 import { connect } from "./tpcb.ts";
 
 const STOCK_MAJOR = 17;

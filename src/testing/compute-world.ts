@@ -14,7 +14,7 @@ import { PageserverHttpClient } from "../pageserver/client.ts";
 import { DEFAULT_MAJOR, runtimeDirectory } from "../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
-import { freePort } from "./synthesized-cluster.ts";
+import { freePort } from "./free-port.ts";
 
 const SOURCE = join(import.meta.dirname, "..");
 

@@ -10,7 +10,6 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Lsn } from "../base/lsn.ts";
@@ -28,6 +27,7 @@ import {
 } from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
+import { freePort } from "./free-port.ts";
 
 export const installation = findInstallation();
 const SEGMENT_SIZE = 16 * 1024 * 1024;
@@ -181,13 +181,4 @@ export async function startPostgres(
       parameters: { user: "cloud_admin", database: "postgres" },
     });
   return { process, port, connect };
-}
-
-/** A TCP port of the loopback address that nobody listens on now. */
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
