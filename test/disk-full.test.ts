@@ -1,14 +1,12 @@
 // No disk space on a storage node: commits wait or the request says so, nothing acknowledged is lost, it goes on by itself.
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
-import { closeSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
-import { errnoCode } from "../src/base/errors.ts";
 import { TestCluster } from "./cluster.ts";
 import { eventually, request } from "./damage.ts";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "./small-disk.ts";
 import { connect } from "./tpcb.ts";
 
 const DISK_BYTES = 96 * 1024 * 1024;
@@ -17,24 +15,13 @@ let cluster: TestCluster;
 let disks: string[] = [];
 let skip: string | undefined;
 
-/** Puts file systems of their own under the directories; why not, where that is not allowed. */
-function mountAll(directories: string[]): string | undefined {
-  for (const directory of directories) {
-    mkdirSync(directory, { recursive: true });
-    const options = ["-t", "tmpfs", "-o", `size=${DISK_BYTES}`, "strata-test", directory];
-    const mounted = spawnSync("mount", options, { encoding: "utf8" });
-    if (mounted.status !== 0) {
-      return `a small disk needs the right to mount: ${mounted.error?.message ?? mounted.stderr}`;
-    }
-    disks.push(directory);
-  }
-  return undefined;
-}
-
 before(async () => {
   cluster = await TestCluster.create({ start: false });
   const { home } = cluster;
-  skip = mountAll([join(home, "pageserver_1"), join(home, "safekeepers", "sk1")]);
+  disks = [join(home, "pageserver_1"), join(home, "safekeepers", "sk1")];
+  for (const disk of disks) {
+    skip ??= mountSmallDisk(disk, DISK_BYTES);
+  }
   if (skip === undefined) {
     await cluster.ok("start");
     await cluster.ok("tenant", "create", "--set-default");
@@ -46,29 +33,11 @@ after(async () => {
   if (cluster !== undefined) {
     await cluster.cli("stop", "--mode", "immediate");
     for (const disk of disks) {
-      spawnSync("umount", [disk]);
+      unmountSmallDisk(disk);
     }
-    disks = [];
     await cluster[Symbol.asyncDispose]();
   }
 });
-
-/** Takes all space that is left, whoever else writes meanwhile; the result gives it back. */
-function fill(directory: string): () => void {
-  const path = join(directory, "filler");
-  const piece = Buffer.alloc(1024 * 1024);
-  const fd = openSync(path, "w");
-  try {
-    for (;;) {
-      writeSync(fd, piece);
-    }
-  } catch (error) {
-    assert.equal(errnoCode(error), "ENOSPC");
-  } finally {
-    closeSync(fd);
-  }
-  return () => rmSync(path, { force: true });
-}
 
 /** Every acknowledged row is there after all processes died, and none has half a value. */
 async function checkRows(acknowledged: readonly number[]): Promise<void> {
@@ -113,7 +82,7 @@ test("a safekeeper without space: commits wait, none is lost, it goes on once th
   }
   const load = insertRows(0);
   await eventually("first commits", async () => load.acknowledged.length > 20 || undefined);
-  const giveBack = fill(join(cluster.home, "safekeepers", "sk1"));
+  const giveBack = fillDisk(join(cluster.home, "safekeepers", "sk1"));
   try {
     // What was allocated ahead is used up; then nothing is acknowledged any more.
     await eventually("commits wait", async () => {
@@ -151,7 +120,7 @@ test("a pageserver without space: a checkpoint says so, reads and commits go on,
   const http = cluster.config().pageservers[0]!.listenHttpAddr;
   const checkpoint = () =>
     request(http, "PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/checkpoint`);
-  const giveBack = fill(join(cluster.home, "pageserver_1"));
+  const giveBack = fillDisk(join(cluster.home, "pageserver_1"));
   const load = insertRows(1_000_000);
   try {
     await eventually("commits", async () => load.acknowledged.length > 50 || undefined);

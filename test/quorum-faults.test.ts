@@ -8,14 +8,8 @@ import { SeededRandom } from "../src/base/random.ts";
 import { TestCluster, type Victim } from "./cluster.ts";
 import { eventually } from "./damage.ts";
 import { type Isolation, initializeLists, ListAppendLoad } from "./list-append-load.ts";
-import {
-  fillDisk,
-  loseDirectory,
-  mountSmallDisk,
-  pause,
-  pauseTree,
-  unmountSmallDisk,
-} from "./process-faults.ts";
+import { directoryOf, loseDirectory, pause, pauseTree } from "./process-faults.ts";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "./small-disk.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "./tpcb.ts";
 
 /** `npm run test:quorum -- --rounds N --seed N`. */
@@ -36,7 +30,7 @@ let loads = 0;
 
 before(async () => {
   cluster = await TestCluster.create({ safekeepers: 3, start: false });
-  noSmallDisk = mountSmallDisk(cluster, SMALL, SMALL_DISK_BYTES);
+  noSmallDisk = mountSmallDisk(directoryOf(cluster, SMALL), SMALL_DISK_BYTES);
   await cluster.ok("start");
   await cluster.ok("tenant", "create", "--set-default");
   await cluster.startEndpoint(active);
@@ -47,7 +41,7 @@ before(async () => {
 after(async () => {
   if (cluster !== undefined) {
     await cluster.cli("stop", "--mode", "immediate");
-    unmountSmallDisk(cluster, SMALL);
+    unmountSmallDisk(directoryOf(cluster, SMALL));
     await cluster[Symbol.asyncDispose]();
   }
 });
@@ -179,7 +173,7 @@ for (let round = 1; round <= ROUNDS; round++) {
       return;
     }
     await underTpcb(async (load) => {
-      const giveBack = fillDisk(cluster, SMALL);
+      const giveBack = fillDisk(directoryOf(cluster, SMALL));
       try {
         await load.progress(100);
       } finally {
