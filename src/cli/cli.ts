@@ -2,8 +2,8 @@
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
-import { StrataHome } from "./home.ts";
-import { withLock } from "./lock.ts";
+import { StrataHome } from "../local/home.ts";
+import { withLock } from "../local/lock.ts";
 
 export const DEFAULT_START_TIMEOUT = "10s";
 

@@ -6,6 +6,20 @@ import { delimiter, join } from "node:path";
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
+import type { StopMode } from "../local/daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  defaultEndpointId,
+  destroyEndpoint,
+  type Endpoint,
+  endpointState,
+  findEndpoint,
+  listEndpoints,
+  startEndpoint,
+  stopEndpoint,
+} from "../local/endpoints.ts";
+import type { StrataHome } from "../local/home.ts";
 import {
   group,
   jsonOption,
@@ -21,20 +35,6 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
-import type { StopMode } from "./daemon.ts";
-import {
-  connectionUrl,
-  createEndpoint,
-  defaultEndpointId,
-  destroyEndpoint,
-  type Endpoint,
-  endpointState,
-  findEndpoint,
-  listEndpoints,
-  startEndpoint,
-  stopEndpoint,
-} from "./endpoints.ts";
-import type { StrataHome } from "./home.ts";
 import { formatTable } from "./output.ts";
 import {
   branchNames,

@@ -4,6 +4,32 @@ import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { errorMessage, StorageError } from "../base/errors.ts";
+import { type InitSettings, parseInitSettings, type StrataConfig } from "../local/config.ts";
+import {
+  type Daemon,
+  daemonState,
+  type Print,
+  type StopMode,
+  stopDaemon,
+} from "../local/daemon.ts";
+import {
+  connectionUrl,
+  destroyEndpoint,
+  endpointState,
+  listEndpoints,
+  stopEndpoint,
+} from "../local/endpoints.ts";
+import type { ForceInit, StrataHome } from "../local/home.ts";
+import {
+  answersHttp,
+  brokerDaemon,
+  findNode,
+  pageserverDaemon,
+  safekeeperDaemon,
+  startService,
+  startStorage,
+  storageDaemons,
+} from "../local/services.ts";
 import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
 import {
   group,
@@ -18,27 +44,7 @@ import {
   tenantOption,
   withHomeLocked,
 } from "./cli.ts";
-import { type InitSettings, parseInitSettings, type StrataConfig } from "./config.ts";
-import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
-import {
-  connectionUrl,
-  destroyEndpoint,
-  endpointState,
-  listEndpoints,
-  stopEndpoint,
-} from "./endpoints.ts";
-import type { ForceInit, StrataHome } from "./home.ts";
 import { formatTable } from "./output.ts";
-import {
-  answersHttp,
-  brokerDaemon,
-  findNode,
-  pageserverDaemon,
-  safekeeperDaemon,
-  startService,
-  startStorage,
-  storageDaemons,
-} from "./services.ts";
 import { resolveBranch, resolveTenant } from "./timelines.ts";
 
 interface InitOptions {

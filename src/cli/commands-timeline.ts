@@ -10,6 +10,19 @@ import {
   type TimelineId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { pgBinOf } from "../local/config.ts";
+import type { Print } from "../local/daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  defaultEndpointId,
+  destroyEndpoint,
+  endpointState,
+  listEndpoints,
+  startEndpoint,
+  stopEndpoint,
+} from "../local/endpoints.ts";
+import type { StrataHome } from "../local/home.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import {
@@ -26,19 +39,6 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
-import { pgBinOf } from "./config.ts";
-import type { Print } from "./daemon.ts";
-import {
-  connectionUrl,
-  createEndpoint,
-  defaultEndpointId,
-  destroyEndpoint,
-  endpointState,
-  listEndpoints,
-  startEndpoint,
-  stopEndpoint,
-} from "./endpoints.ts";
-import type { StrataHome } from "./home.ts";
 import { formatTable, formatTimelineTree } from "./output.ts";
 import {
   branchNames,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { StrataConfig } from "../local/config.ts";
 import type { SafekeeperTimelineStatus } from "../safekeeper/api.ts";
-import type { StrataConfig } from "./config.ts";
 import { type Found, formatBytes, formatPositions, positionsOf } from "./safekeeper-list.ts";
 
 const TENANT = "1".padStart(32, "0");

@@ -3,9 +3,9 @@
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn } from "../base/lsn.ts";
+import type { StorageNode, StrataConfig } from "../local/config.ts";
 import type { MembershipJson, SafekeeperTimelineStatus } from "../safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
-import type { StorageNode, StrataConfig } from "./config.ts";
 import { formatTable } from "./output.ts";
 
 const TIMEOUT_MS = 3_000;

@@ -5,6 +5,12 @@ import { errorKind, errorMessage, StorageError, withContext } from "../base/erro
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
+import type { MembershipRecord, StorageNode, StrataConfig } from "../local/config.ts";
+import type { Print } from "../local/daemon.ts";
+import { clientOf, endpointState, listEndpoints } from "../local/endpoints.ts";
+import type { StrataHome } from "../local/home.ts";
+import { withLock } from "../local/lock.ts";
+import { findNode } from "../local/services.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import {
   type MembershipConfiguration,
@@ -23,12 +29,6 @@ import {
   syncPosition,
 } from "../safekeeper/membership-change.ts";
 import { withHomeLocked } from "./cli.ts";
-import type { MembershipRecord, StorageNode, StrataConfig } from "./config.ts";
-import type { Print } from "./daemon.ts";
-import { clientOf, endpointState, listEndpoints } from "./endpoints.ts";
-import type { StrataHome } from "./home.ts";
-import { withLock } from "./lock.ts";
-import { findNode } from "./services.ts";
 
 /*
  * The steps are those of safekeeper/membership-change.ts. config.json has the newest configuration,

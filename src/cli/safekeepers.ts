@@ -4,9 +4,9 @@ import { withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
+import type { StorageNode, StrataConfig } from "../local/config.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
-import type { StorageNode, StrataConfig } from "./config.ts";
 
 /** The membership that a timeline is created in. */
 export const FIRST_GENERATION = 1;

@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
-import { pgBinOf } from "./config.ts";
-import { StrataHome } from "./home.ts";
+import { pgBinOf } from "../local/config.ts";
+import { StrataHome } from "../local/home.ts";
 import { createTimeline, deleteBranch, majorOf, newestLsn, resolveBranch } from "./timelines.ts";
 
 const TENANT = parseTenantId("a".repeat(32));

@@ -9,19 +9,19 @@ import {
   type TimelineId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
+import { pgBinOf, type StrataConfig } from "../local/config.ts";
+import { runningCommitLsn } from "../local/endpoints.ts";
+import type { StrataHome } from "../local/home.ts";
+import { findNode } from "../local/services.ts";
 import type { TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
 import { findInstallation } from "../postgres/installation.ts";
-import { pgBinOf, type StrataConfig } from "./config.ts";
-import { runningCommitLsn } from "./endpoints.ts";
-import type { StrataHome } from "./home.ts";
 import {
   createOnSafekeepers,
   deleteFromSafekeepers,
   FIRST_GENERATION,
   newestCommitLsn,
 } from "./safekeepers.ts";
-import { findNode } from "./services.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
 

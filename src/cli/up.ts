@@ -4,6 +4,17 @@ import type { Command } from "commander";
 import pc from "picocolors";
 import { monotonicMs } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
+import { daemonState } from "../local/daemon.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  type Endpoint,
+  endpointState,
+  listEndpoints,
+  startEndpoint,
+} from "../local/endpoints.ts";
+import type { StrataHome } from "../local/home.ts";
+import { storageDaemons } from "../local/services.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   notice,
@@ -16,17 +27,6 @@ import {
 } from "./cli.ts";
 import { initHome, startAll, stopAll } from "./commands-storage.ts";
 import { createTenant } from "./commands-timeline.ts";
-import { daemonState } from "./daemon.ts";
-import {
-  connectionUrl,
-  createEndpoint,
-  type Endpoint,
-  endpointState,
-  listEndpoints,
-  startEndpoint,
-} from "./endpoints.ts";
-import type { StrataHome } from "./home.ts";
-import { storageDaemons } from "./services.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "./timelines.ts";
 
 const ENDPOINT_ID = "main";

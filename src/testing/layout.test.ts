@@ -20,7 +20,8 @@ const LIBRARIES: Readonly<Record<string, readonly string[]>> = {
   compute: ["base", "postgres", "wal-decoder"],
   "wal-dump": ["base", "postgres", "wal-decoder"],
   "wal-verify": ["base", "postgres", "wal-decoder", "redo"],
-  cli: ["base", "postgres", "wal-dump", "wal-verify"],
+  local: ["base", "postgres"],
+  cli: ["base", "postgres", "local", "wal-dump", "wal-verify"],
 };
 
 /** Components of which others may import `api.ts` and `client.ts` only. */
