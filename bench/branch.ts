@@ -1,7 +1,7 @@
 // Creating a branch, and the first query on it, at two database sizes.
 
 import { generateTimelineId } from "../src/base/ids.ts";
-import { TestCluster } from "../test/cluster.ts";
+import { TestCluster } from "../testing/cluster.ts";
 import { median, progress, type Row } from "./report.ts";
 
 /** Milliseconds of POST .../timeline at the pageserver, which is all that a branch is. */

@@ -2,8 +2,8 @@
 
 import { monotonicMs } from "../src/base/clock.ts";
 import { Histogram } from "../src/base/histogram.ts";
-import type { TestCluster } from "../test/cluster.ts";
-import { withClient } from "../test/tpcb.ts";
+import type { TestCluster } from "../testing/cluster.ts";
+import { withClient } from "../testing/tpcb.ts";
 import { bareFdatasyncMs } from "./bare-disk.ts";
 import { runLoad } from "./load.ts";
 import { median, progress, type Row, ratio } from "./report.ts";

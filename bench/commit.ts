@@ -1,7 +1,7 @@
 // Commits at several client counts: Strata with one and with three safekeepers beside three kinds of stock.
 
-import { TestCluster } from "../test/cluster.ts";
-import { initializeTpcb, withClient } from "../test/tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { initializeTpcb, withClient } from "../testing/tpcb.ts";
 import { benchCommitSteps } from "./commit-steps.ts";
 import { COMMIT_LOG, type LoadKind, type LoadResult, runLoad } from "./load.ts";
 import { median, progress, type Row, ratio } from "./report.ts";

@@ -21,7 +21,7 @@ import type { StorageConfig } from "../src/pageserver/storage/storage-resources.
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
-import { openImportedTimeline } from "../src/testing/imported-timeline.ts";
+import { openImportedTimeline } from "../testing/imported-timeline.ts";
 import { type Recovery, recoverStock } from "./recovery.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import { type RecordedWal, recordWal, WAL_KINDS } from "./wal-kinds.ts";

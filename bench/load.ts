@@ -5,7 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SeededRandom } from "../src/base/random.ts";
-import { type Transaction, tpcbTransaction, withClient } from "../test/tpcb.ts";
+import { type Transaction, tpcbTransaction, withClient } from "../testing/tpcb.ts";
 
 /** `tpcb` and `select` as pgbench's; `insert`: one small row into `commit_log` a transaction. */
 export type LoadKind = "tpcb" | "select" | "insert";

@@ -3,8 +3,8 @@
 import { parseLsn } from "../src/base/lsn.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { PagestreamClient } from "../src/pageserver/client.ts";
-import { TestCluster } from "../test/cluster.ts";
-import { withClient } from "../test/tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { withClient } from "../testing/tpcb.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import { COMMON_SETTINGS, StockCluster } from "./stock.ts";
 

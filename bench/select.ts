@@ -1,7 +1,7 @@
 // `pgbench -S` on warm data at several client counts: Strata beside plain stock.
 
-import { TestCluster } from "../test/cluster.ts";
-import { initializeTpcb } from "../test/tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { initializeTpcb } from "../testing/tpcb.ts";
 import { runLoad } from "./load.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import { COMMON_SETTINGS, StockCluster } from "./stock.ts";

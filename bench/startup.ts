@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { ComputeClient } from "../src/compute/client.ts";
-import { TestCluster } from "../test/cluster.ts";
+import { TestCluster } from "../testing/cluster.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import { COMMON_SETTINGS, firstRow, StockCluster } from "./stock.ts";
 

@@ -22,9 +22,9 @@ import {
   giveToPostgres,
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
-import { freePort } from "../src/testing/free-port.ts";
-import { copyTree } from "../src/testing/stock-cluster.ts";
-import { connect, withClient } from "../test/tpcb.ts";
+import { freePort } from "../testing/free-port.ts";
+import { copyTree } from "../testing/stock-cluster.ts";
+import { connect, withClient } from "../testing/tpcb.ts";
 
 /** What both sides run with, so that only storage differs. */
 export const COMMON_SETTINGS: Readonly<Record<string, string>> = {

@@ -11,7 +11,7 @@ import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
 import { MAX_SEND_SIZE } from "../src/safekeeper/messages.ts";
 import { SafekeeperMetrics } from "../src/safekeeper/metrics.ts";
 import { Timeline } from "../src/safekeeper/timeline.ts";
-import { WalBuilder } from "../src/testing/wal-builder.ts";
+import { WalBuilder } from "../testing/wal-builder.ts";
 import { openFilled } from "./bare-disk.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 

@@ -6,8 +6,8 @@ import type { Lsn } from "../src/base/lsn.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { giveToPostgres } from "../src/postgres/installation.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
-import { copyTree } from "../src/testing/stock-cluster.ts";
-import { ACCOUNTS_PER_BRANCH, initializeTpcb, withClient } from "../test/tpcb.ts";
+import { copyTree } from "../testing/stock-cluster.ts";
+import { ACCOUNTS_PER_BRANCH, initializeTpcb, withClient } from "../testing/tpcb.ts";
 import { StockCluster } from "./stock.ts";
 
 export interface WalKind {

@@ -38,13 +38,15 @@ function find(pattern: string): string[] {
   return globSync(pattern, { cwd: ROOT }).toSorted();
 }
 
-/** Unit tests beside their source; those that start Postgres are named x.pg.test.ts. */
+/** Unit tests beside their source, also of the test tools; those that start Postgres are named x.pg.test.ts. */
 export function unitTests(): string[] {
-  return find("src/**/*.test.ts").filter((path) => !path.endsWith(".pg.test.ts"));
+  return find("{src,testing,simulation}/**/*.test.ts").filter(
+    (path) => !path.endsWith(".pg.test.ts"),
+  );
 }
 
 export function postgresTests(): string[] {
-  return find("src/**/*.pg.test.ts");
+  return find("{src,testing}/**/*.pg.test.ts");
 }
 
 /** Whole-system tests: real daemons, real Postgres. */

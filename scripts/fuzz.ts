@@ -47,7 +47,7 @@ const seconds = numberOf("seconds");
 const cases = numberOf("cases");
 const seeds = numberOf("seeds") ?? (seconds === undefined && cases === undefined ? 100 : Infinity);
 
-const all = globSync("src/**/*.fuzz.ts", { cwd: inRepository(".") }).toSorted();
+const all = globSync("testing/fuzz/*.fuzz.ts", { cwd: inRepository(".") }).toSorted();
 const named = all.filter((file) => positionals.some((part) => file.includes(part)));
 if (positionals.length > 0 && named.length === 0) {
   console.error(`no target has '${positionals.join("' or '")}' in its path:\n${all.join("\n")}`);

@@ -4,13 +4,13 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
+import { describeFault } from "../simulation/faults.ts";
+import { runPowerCuts } from "../simulation/power-cuts.ts";
+import { kindOf, shrink } from "../simulation/shrink.ts";
+import { type RunResult, run } from "../simulation/simulation.ts";
+import { type LoadedVariant, loadVariant, VARIANTS } from "../simulation/variants.ts";
 import { errorMessage } from "../src/base/errors.ts";
 import { randomInt } from "../src/base/random.ts";
-import { describeFault } from "../src/simulation/faults.ts";
-import { runPowerCuts } from "../src/simulation/power-cuts.ts";
-import { kindOf, shrink } from "../src/simulation/shrink.ts";
-import { type RunResult, run } from "../src/simulation/simulation.ts";
-import { type LoadedVariant, loadVariant, VARIANTS } from "../src/simulation/variants.ts";
 
 const USAGE = `usage: npm run sim -- SEED                    replay one run, narrowed down where it fails
        npm run sim -- --runs N [--from SEED]   N runs (from a random seed) [--jobs N]

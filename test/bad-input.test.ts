@@ -6,9 +6,9 @@ import { connect, createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
-import { freePort } from "../src/testing/free-port.ts";
-import { TestCluster } from "./cluster.ts";
-import { eventually, request, timelineInfo } from "./damage.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { eventually, request, timelineInfo } from "../testing/damage.ts";
+import { freePort } from "../testing/free-port.ts";
 
 const NOBODY = "0123456789abcdef0123456789abcdef";
 

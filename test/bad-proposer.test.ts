@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../src/base/ids.ts";
 import { addLsn, parseLsn } from "../src/base/lsn.ts";
 import type { TimelineInfo } from "../src/pageserver/api.ts";
-import { encodeMessage } from "../src/postgres/wire-messages.ts";
+import { encodeMessage } from "../src/postgres/wire/wire-messages.ts";
 import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
 import {
@@ -15,9 +15,9 @@ import {
   type ProposerGreeting,
   type ProposerMessage,
 } from "../src/safekeeper/messages.ts";
-import { converse, lastError, simpleQuery, startupPacket } from "../src/testing/hostile-client.ts";
-import { TestCluster } from "./cluster.ts";
-import { timelineInfo } from "./damage.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { timelineInfo } from "../testing/damage.ts";
+import { converse, lastError, simpleQuery, startupPacket } from "../testing/hostile-client.ts";
 
 const NOBODY = "0123456789abcdef0123456789abcdef";
 

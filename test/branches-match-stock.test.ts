@@ -15,16 +15,20 @@ import {
   walFileName,
 } from "../src/base/lsn.ts";
 import { listRelations, PagestreamClient } from "../src/pageserver/client.ts";
-import { runInitdb, templateDirectory, writeTemplate } from "../src/pageserver/initdb-import.ts";
+import {
+  runInitdb,
+  templateDirectory,
+  writeTemplate,
+} from "../src/pageserver/ingest/initdb-import.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { DEFAULT_MAJOR, findInstallation, giveToPostgres } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
-import { copyTree, makePostgresDirectory } from "../src/testing/stock-cluster.ts";
-import { recoverStock } from "../src/testing/stock-recovery.ts";
 import type { RelationFork } from "../src/wal-decoder/record-sink.ts";
 import { compareRelationFiles, type PageSource } from "../src/wal-verify/directory-comparison.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { recoverStock } from "../testing/redo/stock-recovery.ts";
+import { copyTree, makePostgresDirectory } from "../testing/stock-cluster.ts";
+import { checkConsistency, initializeTpcb, TpcbLoad, withClient } from "../testing/tpcb.ts";
 
 let cluster: TestCluster;
 let initdbDir: string;

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
-import { TestCluster } from "./cluster.ts";
-import { withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { withClient } from "../testing/tpcb.ts";
 
 const ORIGINS = 12;
 const SLOTS = DEFAULT_MAJOR >= 18 ? "max_active_replication_origins" : "max_replication_slots";

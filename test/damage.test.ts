@@ -5,7 +5,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
 import { formatLsn, type Lsn, parseLsn, segmentNumber, walFileName } from "../src/base/lsn.ts";
-import { TestCluster } from "./cluster.ts";
+import { TestCluster } from "../testing/cluster.ts";
 import {
   checkOwnRows,
   damage,
@@ -17,7 +17,7 @@ import {
   stopBranch,
   timelineFiles,
   timelineInfo,
-} from "./damage.ts";
+} from "../testing/damage.ts";
 
 const SEGMENT_BYTES = 1 << 24;
 const DELTA_LAYER = /__[0-9A-F]{16}-[0-9A-F]{16}/;

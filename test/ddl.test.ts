@@ -4,9 +4,15 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
-import { makePostgresDirectory } from "../src/testing/stock-cluster.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { makePostgresDirectory } from "../testing/stock-cluster.ts";
+import {
+  checkConsistency,
+  checkTpcb,
+  initializeTpcb,
+  TpcbLoad,
+  withClient,
+} from "../testing/tpcb.ts";
 
 let cluster: TestCluster;
 

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
-import { TestCluster } from "./cluster.ts";
-import { eventually, request } from "./damage.ts";
-import { fillDisk, mountSmallDisk, unmountSmallDisk } from "./small-disk.ts";
-import { connect } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { eventually, request } from "../testing/damage.ts";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../testing/small-disk.ts";
+import { connect } from "../testing/tpcb.ts";
 
 const DISK_BYTES = 96 * 1024 * 1024;
 

@@ -3,8 +3,14 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import {
+  checkConsistency,
+  checkTpcb,
+  initializeTpcb,
+  TpcbLoad,
+  withClient,
+} from "../testing/tpcb.ts";
 
 const ROUNDS = Number(process.env["STRATA_KILL_ROUNDS"] ?? 2);
 let cluster: TestCluster;

@@ -6,8 +6,14 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SUPPORTED_MAJORS } from "../src/postgres/installation.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import {
+  checkConsistency,
+  checkTpcb,
+  initializeTpcb,
+  TpcbLoad,
+  withClient,
+} from "../testing/tpcb.ts";
 
 const LOAD_MS = 1000;
 

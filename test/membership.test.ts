@@ -10,8 +10,8 @@ import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { decodeAcceptorMessage, encodeProposerMessage } from "../src/safekeeper/messages.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
 let cluster: TestCluster;

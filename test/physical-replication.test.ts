@@ -27,9 +27,15 @@ import {
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
-import { freePort } from "../src/testing/free-port.ts";
-import { TestCluster } from "./cluster.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { freePort } from "../testing/free-port.ts";
+import {
+  checkConsistency,
+  checkTpcb,
+  initializeTpcb,
+  TpcbLoad,
+  withClient,
+} from "../testing/tpcb.ts";
 
 const MAJOR = 15;
 /** The npm packages have no client programs. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { after, before, test } from "node:test";
-import { TestCluster } from "./cluster.ts";
+import { TestCluster } from "../testing/cluster.ts";
 
 let cluster: TestCluster;
 before(async () => {

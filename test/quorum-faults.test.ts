@@ -5,12 +5,12 @@ import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
-import { TestCluster, type Victim } from "./cluster.ts";
-import { eventually } from "./damage.ts";
-import { type Isolation, initializeLists, ListAppendLoad } from "./list-append-load.ts";
-import { directoryOf, loseDirectory, pause, pauseTree } from "./process-faults.ts";
-import { fillDisk, mountSmallDisk, unmountSmallDisk } from "./small-disk.ts";
-import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "./tpcb.ts";
+import { TestCluster, type Victim } from "../testing/cluster.ts";
+import { eventually } from "../testing/damage.ts";
+import { type Isolation, initializeLists, ListAppendLoad } from "../testing/list-append-load.ts";
+import { directoryOf, loseDirectory, pause, pauseTree } from "../testing/process-faults.ts";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../testing/small-disk.ts";
+import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";
 
 /** `npm run test:quorum -- --rounds N --seed N`. */
 const ROUNDS = Number(process.env["STRATA_QUORUM_ROUNDS"] ?? 1);

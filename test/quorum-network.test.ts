@@ -5,11 +5,11 @@ import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
-import { TestCluster } from "./cluster.ts";
-import { eventually } from "./damage.ts";
-import { initializeLists, ListAppendLoad } from "./list-append-load.ts";
-import { NetworkHosts } from "./network-hosts.ts";
-import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { eventually } from "../testing/damage.ts";
+import { initializeLists, ListAppendLoad } from "../testing/list-append-load.ts";
+import { NetworkHosts } from "../testing/network-hosts.ts";
+import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "../testing/tpcb.ts";
 
 /** `npm run test:quorum -- --rounds N --seed N`. */
 const ROUNDS = Number(process.env["STRATA_QUORUM_ROUNDS"] ?? 1);

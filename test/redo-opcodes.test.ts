@@ -7,9 +7,9 @@ import { toLsn } from "../src/base/lsn.ts";
 import { RM_MAX_BUILTIN_ID, rmgrName } from "../src/postgres/rmgr.ts";
 import { MAJORS, PG_VERSIONS, type PgMajor } from "../src/postgres/versions.ts";
 import { XLogRecord } from "../src/postgres/xlog-record.ts";
-import { recordWithBlocks } from "../src/testing/record-bytes.ts";
-import { recordingSink } from "../src/testing/recording-sink.ts";
 import { interpretRecord } from "../src/wal-decoder/interpret-record.ts";
+import { recordWithBlocks } from "../testing/redo/record-bytes.ts";
+import { recordingSink } from "../testing/redo/recording-sink.ts";
 import { opcodeOf, opcodesOf } from "./redo/opcodes.ts";
 
 const START = toLsn(0x2000028);

@@ -6,8 +6,8 @@ import { cpSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync }
 import { delimiter, dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { findInstallation } from "../src/postgres/installation.ts";
-import { TestCluster } from "./cluster.ts";
-import { flipByte } from "./damage.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { flipByte } from "../testing/damage.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 

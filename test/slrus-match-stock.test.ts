@@ -11,22 +11,22 @@ import type { StorageError } from "../src/base/errors.ts";
 import { createLogger } from "../src/base/log.ts";
 import { type Lsn, parseWalFileName, WAL_SEGMENT_SIZE } from "../src/base/lsn.ts";
 import { readComputeState } from "../src/pageserver/compute-state.ts";
-import { decodeSize } from "../src/pageserver/relation-heads.ts";
+import { decodeSize } from "../src/pageserver/ingest/relation-heads.ts";
 import {
   KEYSPACE_SLRU_SIZE,
   prefixField2,
   prefixField3,
   slruBlockPrefix,
-} from "../src/pageserver/storage/key.ts";
+} from "../src/pageserver/layers/key.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { decodeOriginCheckpoint } from "../src/postgres/replication-origin-checkpoint.ts";
 import { MAJORS, type PgMajor } from "../src/postgres/versions.ts";
-import { openImportedTimeline } from "../src/testing/imported-timeline.ts";
-import { StockCluster } from "../src/testing/stock-cluster.ts";
-import { recoverStock } from "../src/testing/stock-recovery.ts";
 import { SLRU_COMMIT_TS } from "../src/wal-decoder/record-sink.ts";
+import { openImportedTimeline } from "../testing/imported-timeline.ts";
+import { recoverStock } from "../testing/redo/stock-recovery.ts";
+import { StockCluster } from "../testing/stock-cluster.ts";
 import { moveCounters } from "./redo/counters.ts";
 
 const PAGE = 8192;

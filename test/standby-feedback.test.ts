@@ -22,15 +22,15 @@ import {
   postgresUser,
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
-import { freePort } from "../src/testing/free-port.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { freePort } from "../testing/free-port.ts";
 import {
   makePostgresDirectory,
   STOCK_USER,
   StockCluster,
   writePostgresFile,
-} from "../src/testing/stock-cluster.ts";
-import { TestCluster } from "./cluster.ts";
-import { connect } from "./tpcb.ts";
+} from "../testing/stock-cluster.ts";
+import { connect } from "../testing/tpcb.ts";
 
 const STOCK_MAJOR = 17;
 const scratch = mkdtempSync(join(tmpdir(), "strata-feedback-"));

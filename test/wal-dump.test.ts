@@ -6,8 +6,8 @@ import { globSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { formatLsn, parseLsn } from "../src/base/lsn.ts";
-import { TestCluster } from "./cluster.ts";
-import { withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { withClient } from "../testing/tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
 

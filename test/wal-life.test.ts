@@ -11,8 +11,8 @@ import { PageserverHttpClient } from "../src/pageserver/client.ts";
 import type { SafekeeperTimelineStatus } from "../src/safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { RecordWalker } from "../src/wal-decoder/record-walker.ts";
-import { TestCluster } from "./cluster.ts";
-import { eventually, type OwnBranch, stopBranch } from "./damage.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { eventually, type OwnBranch, stopBranch } from "../testing/damage.ts";
 
 const NODES = [1, 2, 3];
 let cluster: TestCluster;

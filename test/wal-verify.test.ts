@@ -6,8 +6,8 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { formatLsn } from "../src/base/lsn.ts";
-import { RecordedHistory } from "../src/testing/recorded-history.ts";
-import { copyTree } from "../src/testing/stock-cluster.ts";
+import { RecordedHistory } from "../testing/redo/recorded-history.ts";
+import { copyTree } from "../testing/stock-cluster.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
 const PG_MAJOR = 16;

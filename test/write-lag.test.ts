@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { monotonicMs, sleep } from "../src/base/clock.ts";
-import { TestCluster } from "./cluster.ts";
-import { withClient } from "./tpcb.ts";
+import { TestCluster } from "../testing/cluster.ts";
+import { withClient } from "../testing/tpcb.ts";
 
 const LIMIT = "strata.max_replication_write_lag";
 

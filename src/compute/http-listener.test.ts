@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { freePort } from "../testing/free-port.ts";
+import { freePort } from "../../testing/free-port.ts";
 import type { ComputeStatus, StartMetrics } from "./api.ts";
 import { ComputeClient } from "./client.ts";
 import type { ComputeControl } from "./http.ts";

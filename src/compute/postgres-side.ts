@@ -22,8 +22,8 @@ import { findInstallation, type Installation, runtimeDirectory } from "../postgr
 import { pgVersion } from "../postgres/versions.ts";
 import type { EndpointSpec } from "./api.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
-import { LazyFiles, prepareShim } from "./lazy-files.ts";
-import { connectPages, type PageClient } from "./page-source.ts";
+import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
+import { connectPages, type PageClient } from "./pages/page-source.ts";
 import {
   discardDataDirectory,
   endProcessesIn,

@@ -4,7 +4,7 @@ import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
-import { connectWire, type WireConnection } from "../postgres/wire-client.ts";
+import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
 import { ReplicationStream } from "../safekeeper/client.ts";
 import { type HotStandbyFeedback, NO_HOT_STANDBY_FEEDBACK } from "../safekeeper/messages.ts";
 

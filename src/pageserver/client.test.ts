@@ -3,7 +3,7 @@ import { after, test } from "node:test";
 import { sleep } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { toLsn } from "../base/lsn.ts";
-import { WireServer } from "../postgres/wire-server.ts";
+import { WireServer } from "../postgres/wire/wire-server.ts";
 import { PagestreamClient } from "./client.ts";
 import { encodeU32Response } from "./pagestream.ts";
 

@@ -2,8 +2,8 @@
 
 import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import type { CopyChannel } from "../postgres/copy-channel.ts";
-import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire-client.ts";
+import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
+import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire/wire-client.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 import type {
   ComputeState,

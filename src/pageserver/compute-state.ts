@@ -3,9 +3,9 @@
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
-import { decodeSize } from "./relation-heads.ts";
-import { readReplicationOrigins } from "./replication-origins.ts";
-import type { ServedTimeline } from "./served-timeline.ts";
+import { decodeSize } from "./ingest/relation-heads.ts";
+import { readReplicationOrigins } from "./ingest/replication-origins.ts";
+import { readCheckPoint } from "./ingest/walingest.ts";
 import {
   CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
@@ -17,8 +17,8 @@ import {
   prefixField4,
   prefixField5,
   relmapPrefix,
-} from "./storage/key.ts";
-import { readCheckPoint } from "./walingest.ts";
+} from "./layers/key.ts";
+import type { ServedTimeline } from "./served-timeline.ts";
 
 const GLOBAL_TABLESPACE_OID = 1664;
 

@@ -4,10 +4,18 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
-import type { CopyChannel } from "../postgres/copy-channel.ts";
 import { setPageChecksum } from "../postgres/page-checksum.ts";
-import { WireServer, type WireSession } from "../postgres/wire-server.ts";
+import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
+import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
+import { decodeSize } from "./ingest/relation-heads.ts";
+import {
+  KEYSPACE_RELATION_SIZE,
+  relBlockPrefix,
+  relSizePrefix,
+  slruBlockPrefix,
+  slruSizePrefix,
+} from "./layers/key.ts";
 import type { PageServiceMetrics } from "./metrics.ts";
 import {
   decodeRequest,
@@ -24,15 +32,7 @@ import {
   TAG_GET_PAGE,
   TAG_NBLOCKS,
 } from "./pagestream.ts";
-import { decodeSize } from "./relation-heads.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
-import {
-  KEYSPACE_RELATION_SIZE,
-  relBlockPrefix,
-  relSizePrefix,
-  slruBlockPrefix,
-  slruSizePrefix,
-} from "./storage/key.ts";
 
 /** Neon's wait_lsn_timeout. */
 export const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;

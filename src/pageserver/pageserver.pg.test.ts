@@ -7,6 +7,9 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { prepareMixedWorkload, runMixedWorkload } from "../../testing/mixed-workload.ts";
+import { recoverStock } from "../../testing/redo/stock-recovery.ts";
+import { StockCluster } from "../../testing/stock-cluster.ts";
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import {
@@ -26,14 +29,11 @@ import {
   walFileName,
 } from "../base/lsn.ts";
 import { decodeControlFile } from "../postgres/control-file.ts";
-import { WireServer } from "../postgres/wire-server.ts";
-import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
-import { StockCluster } from "../testing/stock-cluster.ts";
-import { recoverStock } from "../testing/stock-recovery.ts";
+import { WireServer } from "../postgres/wire/wire-server.ts";
 import type { RelationFork } from "../wal-decoder/record-sink.ts";
 import { compareRelationFiles, type PageSource } from "../wal-verify/directory-comparison.ts";
 import { computeState, listRelations, PageserverHttpClient, PagestreamClient } from "./client.ts";
-import { writeTemplate } from "./initdb-import.ts";
+import { writeTemplate } from "./ingest/initdb-import.ts";
 import { Pageserver } from "./pageserver.ts";
 
 const logger = createLogger("test");

@@ -5,7 +5,7 @@ import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { randomBytes } from "../base/random.ts";
-import type { InitdbTemplates } from "./initdb-import.ts";
+import type { InitdbTemplates } from "./ingest/initdb-import.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
 import type { Timeline } from "./storage/timeline.ts";
 import type { WalReceivers } from "./wal-receivers.ts";

@@ -9,10 +9,10 @@ import { openReplication, type ReplicationStream } from "../safekeeper/client.ts
 import { interpretRecord } from "../wal-decoder/interpret-record.ts";
 import { WalStream } from "../wal-decoder/wal-stream.ts";
 import type { WalReceiverInfo } from "./api.ts";
+import { WalIngest } from "./ingest/walingest.ts";
 import type { IngestMetrics } from "./metrics.ts";
 import { type SafekeeperCandidate, SafekeeperChoice } from "./safekeeper-choice.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
-import { WalIngest } from "./walingest.ts";
 
 /** A connection that brought nothing for so long is given up until there is news of WAL. */
 const IDLE_TIMEOUT_MS = 600_000;

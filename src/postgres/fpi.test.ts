@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { zstdCompressSync } from "node:zlib";
+import { recordWithBlocks } from "../../testing/redo/record-bytes.ts";
 import { toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import { recordWithBlocks } from "../testing/record-bytes.ts";
 import { restoreImage, stampLsn } from "./fpi.ts";
 import { decompressLz4Block } from "./lz4.ts";
 import { PAGE_SIZE, pageLsn } from "./page.ts";

@@ -2,9 +2,9 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { buildDelta, concat, type DeltaFields, pack } from "../../testing/redo/delta-builder.ts";
 import { StorageError } from "../base/errors.ts";
 import { toLsn } from "../base/lsn.ts";
-import { buildDelta, concat, type DeltaFields, pack } from "../testing/delta-builder.ts";
 import {
   encodeClogStatus,
   encodeCommitTimestamps,

@@ -11,20 +11,20 @@ import {
   DELTA_VM_CLEAR,
   DELTA_VM_TRUNCATE,
 } from "../wal-decoder/delta.ts";
-import { brinInitsPage, redoBrin } from "./brin.ts";
-import { btreeInitsPage, redoBtree } from "./btree.ts";
 import { redoGeneric } from "./generic.ts";
-import { ginInitsPage, redoGin } from "./gin.ts";
-import { gistInitsPage, redoGist } from "./gist.ts";
-import { hashInitsPage, redoHash } from "./hash.ts";
 import { heapInitsPage, redoHeap, redoHeap2 } from "./heap.ts";
+import { brinInitsPage, redoBrin } from "./indexes/brin.ts";
+import { btreeInitsPage, redoBtree } from "./indexes/btree.ts";
+import { ginInitsPage, redoGin } from "./indexes/gin.ts";
+import { gistInitsPage, redoGist } from "./indexes/gist.ts";
+import { hashInitsPage, redoHash } from "./indexes/hash.ts";
+import { redoSpgist, spgistInitsPage } from "./indexes/spgist.ts";
 import { checkPageBounds, checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
 import { PAGE, PAGE_SIZE, RedoContext } from "./redo-context.ts";
 import { redoSequence } from "./seq.ts";
 import { redoClogStatus } from "./slru/clog.ts";
 import { redoCommitTimestamps } from "./slru/commit-ts.ts";
 import { redoMultixactMembers, redoMultixactOffsets } from "./slru/multixact.ts";
-import { redoSpgist, spgistInitsPage } from "./spgist.ts";
 import { redoVisibilityMapClear, redoVisibilityMapTruncate } from "./visibility-map.ts";
 import { redoXlog } from "./xlog.ts";
 

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { HEAP_DELTAS, IMPLIED_MAP_DELTAS } from "../testing/expected-deltas.ts";
-import { RecordedHistory } from "../testing/recorded-history.ts";
-import { assertSameAsRecovered } from "../testing/recovered-comparison.ts";
-import { FAULTS } from "../testing/redo-faults.ts";
-import { describeRedoSuite, replayChecked, startsAt } from "../testing/redo-suite.ts";
+import { HEAP_DELTAS, IMPLIED_MAP_DELTAS } from "../../testing/redo/expected-deltas.ts";
+import { RecordedHistory } from "../../testing/redo/recorded-history.ts";
+import { assertSameAsRecovered } from "../../testing/redo/recovered-comparison.ts";
+import { FAULTS } from "../../testing/redo/redo-faults.ts";
+import { describeRedoSuite, replayChecked, startsAt } from "../../testing/redo/redo-suite.ts";
 import { compareRelationFiles } from "../wal-verify/directory-comparison.ts";
 
 describeRedoSuite({

@@ -2,11 +2,11 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { converse, lastError, simpleQuery, startupPacket } from "../../testing/hostile-client.ts";
+import { commit, SafekeeperCluster, SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
 import { addLsn, formatLsn, type Lsn } from "../base/lsn.ts";
-import { encodeMessage } from "../postgres/wire-messages.ts";
-import { converse, lastError, simpleQuery, startupPacket } from "../testing/hostile-client.ts";
-import { commit, SafekeeperCluster, SEGMENT, START } from "../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../testing/wal-builder.ts";
+import { encodeMessage } from "../postgres/wire/wire-messages.ts";
 import { NO_MEMBERSHIP } from "./membership.ts";
 import { encodeProposerMessage, type ProposerMessage } from "./messages.ts";
 

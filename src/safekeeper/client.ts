@@ -4,8 +4,8 @@ import { nowMs } from "../base/clock.ts";
 import { type ErrorKind, HTTP_STATUS, StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import type { CopyChannel } from "../postgres/copy-channel.ts";
-import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
+import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
+import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
 import type {
   MembershipJson,
   MembershipSwitchResponse,

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { WalBuilder } from "../../testing/wal-builder.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
-import { WalBuilder } from "../testing/wal-builder.ts";
 import { isRecordEnd } from "./record-end.ts";
 
 const SEGMENT = 4 * XLOG_BLCKSZ;

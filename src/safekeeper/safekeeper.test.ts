@@ -3,15 +3,6 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { sleep } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
-import { generateTimelineId } from "../base/ids.ts";
-import { createLogger } from "../base/log.ts";
-import { addLsn, formatLsn, parseLsn } from "../base/lsn.ts";
-import { PG_VERSIONS } from "../postgres/versions.ts";
-import { connectWire, parseHostPort } from "../postgres/wire-client.ts";
-import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
-import { BrokerServer } from "../storage-broker/server.ts";
 import {
   commit,
   readWal,
@@ -20,8 +11,17 @@ import {
   START,
   until,
   wholeWal,
-} from "../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../testing/wal-builder.ts";
+} from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
+import { sleep } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import { generateTimelineId } from "../base/ids.ts";
+import { createLogger } from "../base/log.ts";
+import { addLsn, formatLsn, parseLsn } from "../base/lsn.ts";
+import { PG_VERSIONS } from "../postgres/versions.ts";
+import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
+import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
+import { BrokerServer } from "../storage-broker/server.ts";
 import { openReplication, openWalPush } from "./client.ts";
 import { NO_PAGESERVER_FEEDBACK } from "./replication/pageserver-feedback.ts";
 import { startSafekeeper } from "./safekeeper.ts";

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
+import { SimulatedDisk } from "../../simulation/simulated-disk.ts";
+import { newTimeline, silentContext } from "../../simulation/simulated-timeline.ts";
+import { FIRST_LSN, SYSTEM_ID, TIMELINE_IDS } from "../../simulation/simulated-wal.ts";
 import { generateTimelineId, type TimelineId } from "../base/ids.ts";
 import { SeededRandom } from "../base/random.ts";
-import { SimulatedDisk } from "../simulation/simulated-disk.ts";
-import { newTimeline, silentContext } from "../simulation/simulated-timeline.ts";
-import { FIRST_LSN, SYSTEM_ID, TIMELINE_IDS } from "../simulation/simulated-wal.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "./control-file.ts";
 import { NO_MEMBERSHIP } from "./membership.ts";
 import { TimelineManager } from "./timeline-manager.ts";

@@ -2,8 +2,8 @@
 
 import { monotonicMs, nowMs } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
-import type { CopyChannel } from "../postgres/copy-channel.ts";
-import type { WireSession } from "../postgres/wire-server.ts";
+import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
+import type { WireSession } from "../postgres/wire/wire-server.ts";
 import {
   decodeProposerMessage,
   encodeAcceptorMessage,

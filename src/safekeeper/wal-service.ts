@@ -4,7 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
-import type { WireHandlers, WireSession } from "../postgres/wire-server.ts";
+import type { WireHandlers, WireSession } from "../postgres/wire/wire-server.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import { type StartReplication, WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";

@@ -13,11 +13,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { WalBuilder } from "../../testing/wal-builder.ts";
 import { REAL_DISK, writeFully } from "../base/disk.ts";
 import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
-import { WalBuilder } from "../testing/wal-builder.ts";
 import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
 
 const SEGMENT = 1024 * 1024;

@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 enableCompileCache();
 const { runDaemon } = await import("../base/daemon.ts");
 const { createLogger } = await import("../base/log.ts");
-const { parseHostPort } = await import("../postgres/wire-client.ts");
+const { parseHostPort } = await import("../postgres/wire/wire-client.ts");
 const { BrokerServer } = await import("./server.ts");
 
 const { values } = parseArgs({

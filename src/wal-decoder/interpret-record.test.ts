@@ -2,6 +2,9 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { run } from "../../testing/fuzz/wal-decoder.fuzz.ts";
+import { type BlockSpec, recordWithBlocks } from "../../testing/redo/record-bytes.ts";
+import { recordingSink } from "../../testing/redo/recording-sink.ts";
 import { toLsn } from "../base/lsn.ts";
 import {
   RM_BRIN_ID,
@@ -14,10 +17,7 @@ import {
 } from "../postgres/rmgr.ts";
 import { MAJORS, PG_VERSIONS } from "../postgres/versions.ts";
 import { XLogRecord } from "../postgres/xlog-record.ts";
-import { type BlockSpec, recordWithBlocks } from "../testing/record-bytes.ts";
-import { recordingSink } from "../testing/recording-sink.ts";
 import { interpretRecord } from "./interpret-record.ts";
-import { run } from "./wal-decoder.fuzz.ts";
 
 const START = toLsn(0x2000028);
 const TRANSCRIPT = join(import.meta.dirname, "testdata", "interpret-17.txt");

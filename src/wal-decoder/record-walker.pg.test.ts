@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
+import { StockCluster } from "../../testing/stock-cluster.ts";
+import { readWalFiles } from "../../testing/wal-files.ts";
 import { type Lsn, parseLsn, toLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
-import { StockCluster } from "../testing/stock-cluster.ts";
-import { readWalFiles } from "../testing/wal-files.ts";
 import { RecordWalker } from "./record-walker.ts";
 
 test("RecordWalker: every record end is the one Postgres reports, over segment switches", async (t) => {

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { WalBuilder } from "../../testing/wal-builder.ts";
 import { StorageError } from "../base/errors.ts";
 import { addLsn, type Lsn, minLsn, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
-import { WalBuilder } from "../testing/wal-builder.ts";
 import { RecordWalker, type RecordWalkerOptions } from "./record-walker.ts";
 
 const SEGMENT = 1024 * 1024;

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { recordWithBlocks } from "../../testing/redo/record-bytes.ts";
 import { StorageError } from "../base/errors.ts";
 import { toLsn } from "../base/lsn.ts";
 import { RM_BTREE_ID, RM_GIST_ID, RM_HASH_ID } from "../postgres/rmgr.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { XLogRecord } from "../postgres/xlog-record.ts";
-import { recordWithBlocks } from "../testing/record-bytes.ts";
 import { interpretRecord } from "./interpret-record.ts";
 import type { RecordSink } from "./record-sink.ts";
 

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { type BuiltRecord, WalBuilder } from "../../testing/wal-builder.ts";
 import { StorageError } from "../base/errors.ts";
 import { addLsn, formatLsn, type Lsn, lsnHigh, lsnLow, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { RM_LOGICALMSG_ID, RM_XLOG_ID, XLOG_OVERWRITE_CONTRECORD } from "../postgres/rmgr.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { encodeRecord, RECORD_HEADER_SIZE } from "../postgres/xlog-record.ts";
-import { type BuiltRecord, WalBuilder } from "../testing/wal-builder.ts";
 import { WalStream, type WalStreamOptions } from "./wal-stream.ts";
 
 const { pageMagic } = PG_VERSIONS[17];

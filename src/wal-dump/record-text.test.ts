@@ -5,11 +5,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { concat, pack } from "../../testing/redo/delta-builder.ts";
+import { recordWithBlocks } from "../../testing/redo/record-bytes.ts";
 import { addLsn, type Lsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { MAJORS, PG_VERSIONS, type PgMajor } from "../postgres/versions.ts";
 import { encodeRecord, XLogRecord } from "../postgres/xlog-record.ts";
-import { concat, pack } from "../testing/delta-builder.ts";
-import { recordWithBlocks } from "../testing/record-bytes.ts";
 import { describeRecord, recordJson, recordLine, recordName } from "./record-text.ts";
 
 interface Sample {

@@ -9,14 +9,17 @@ import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
-import type { Lsn } from "../base/lsn.ts";
-import { prepareGinBrinWorkload, runGinBrinWorkload } from "../testing/gin-brin-workload.ts";
+import { prepareMixedWorkload, runMixedWorkload } from "../../testing/mixed-workload.ts";
+import {
+  prepareGinBrinWorkload,
+  runGinBrinWorkload,
+} from "../../testing/redo/gin-brin-workload.ts";
 import {
   prepareGistSpgistHashWorkload,
   runGistSpgistHashWorkload,
-} from "../testing/gist-spgist-hash-workload.ts";
-import { prepareMixedWorkload, runMixedWorkload } from "../testing/mixed-workload.ts";
-import { StockCluster } from "../testing/stock-cluster.ts";
+} from "../../testing/redo/gist-spgist-hash-workload.ts";
+import { StockCluster } from "../../testing/stock-cluster.ts";
+import type { Lsn } from "../base/lsn.ts";
 import { LineOutput } from "./line-output.ts";
 import { openSegmentFiles } from "./segment-files.ts";
 import { dumpWal, type WalDumpOptions } from "./wal-dump.ts";

@@ -20,20 +20,20 @@ import {
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import pg from "pg";
+import { RecordedHistory } from "../../testing/redo/recorded-history.ts";
+import { recoverStock } from "../../testing/redo/stock-recovery.ts";
+import {
+  copyTree,
+  STOCK_USER,
+  type StockCluster,
+  writePostgresFile,
+} from "../../testing/stock-cluster.ts";
 import { crc32c } from "../base/crc32c.ts";
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { runPostgresTool } from "../postgres/installation.ts";
 import { RM_BTREE_ID, RM_HEAP_ID } from "../postgres/rmgr.ts";
 import type { PgMajor } from "../postgres/versions.ts";
-import { RecordedHistory } from "../testing/recorded-history.ts";
-import {
-  copyTree,
-  STOCK_USER,
-  type StockCluster,
-  writePostgresFile,
-} from "../testing/stock-cluster.ts";
-import { recoverStock } from "../testing/stock-recovery.ts";
 import { DELTA_RECORD } from "../wal-decoder/delta.ts";
 import { ReplayedCluster } from "./replayed-cluster.ts";
 import { type VerifyOptions, type VerifyReport, verifyWal } from "./verify.ts";

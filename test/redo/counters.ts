@@ -11,7 +11,7 @@ import { encodeCheckPoint } from "../../src/postgres/checkpoint.ts";
 import { decodeControlFile } from "../../src/postgres/control-file.ts";
 import { pgVersion } from "../../src/postgres/versions.ts";
 import { encodeRecord } from "../../src/postgres/xlog-record.ts";
-import { type StockCluster, writePostgresFile } from "../../src/testing/stock-cluster.ts";
+import { type StockCluster, writePostgresFile } from "../../testing/stock-cluster.ts";
 
 const RM_XLOG = 0;
 const XLOG_CHECKPOINT_SHUTDOWN = 0x00;

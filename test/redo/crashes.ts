@@ -17,8 +17,8 @@ import {
   XLOG_BLCKSZ,
 } from "../../src/base/lsn.ts";
 import type { XLogRecord } from "../../src/postgres/xlog-record.ts";
-import { readWal } from "../../src/testing/replay-wal.ts";
-import { type StockCluster, writePostgresFile } from "../../src/testing/stock-cluster.ts";
+import { readWal } from "../../testing/redo/replay-wal.ts";
+import { type StockCluster, writePostgresFile } from "../../testing/stock-cluster.ts";
 import { noise, runAll } from "./sql.ts";
 
 const RM_BTREE = 11;

@@ -7,7 +7,7 @@ import {
   IMPLIED_MAP_DELTAS,
   pruneParts,
   REGISTERED_MAP_DELTAS,
-} from "../../src/testing/expected-deltas.ts";
+} from "../../testing/redo/expected-deltas.ts";
 import { opcodeName, opcodesOf } from "./opcodes.ts";
 import type { RunResult } from "./run.ts";
 import { countOpcodes } from "./run.ts";

@@ -1,7 +1,7 @@
 // The part of the workload for heap pages: tuples of every size, each plan of pruning and freezing, rows
 // that move, indexes built while rows change.
 
-import type { StockCluster } from "../../src/testing/stock-cluster.ts";
+import type { StockCluster } from "../../testing/stock-cluster.ts";
 import { noise, runAll } from "./sql.ts";
 
 /** Tuples up to a whole page; toasted ones of up to 2 MB; many columns, many nulls. */

@@ -3,7 +3,7 @@
 
 import type pg from "pg";
 import { SeededRandom } from "../../src/base/random.ts";
-import type { StockCluster } from "../../src/testing/stock-cluster.ts";
+import type { StockCluster } from "../../testing/stock-cluster.ts";
 import { runAll } from "./sql.ts";
 
 /** Contrib modules that every installation has. */

@@ -4,11 +4,11 @@
 // masked, against the data directory that stock Postgres recovers from the same base and WAL. Both by
 // wal-verify, which is the product's own code for that.
 
-import { deltaName, deltaParts } from "../../src/testing/expected-deltas.ts";
-import { gistKilledItems } from "../../src/testing/gist-spgist-hash-workload.ts";
-import { RecordedHistory } from "../../src/testing/recorded-history.ts";
-import type { StockClusterOptions } from "../../src/testing/stock-cluster.ts";
 import { type VerifyReport, verifyWal } from "../../src/wal-verify/verify.ts";
+import { deltaName, deltaParts } from "../../testing/redo/expected-deltas.ts";
+import { gistKilledItems } from "../../testing/redo/gist-spgist-hash-workload.ts";
+import { RecordedHistory } from "../../testing/redo/recorded-history.ts";
+import type { StockClusterOptions } from "../../testing/stock-cluster.ts";
 import { moveCounters } from "./counters.ts";
 import { opcodeOf } from "./opcodes.ts";
 import { compressionMethods, prepareWorkload, runWorkload, WORKLOAD_SETTINGS } from "./workload.ts";

@@ -1,7 +1,7 @@
 // The part of the workload for records that are not about pages: the server's own, transactions, logical
 // decoding, replication origins, tablespaces, databases, multixacts, truncation of SLRUs.
 
-import type { StockCluster } from "../../src/testing/stock-cluster.ts";
+import type { StockCluster } from "../../testing/stock-cluster.ts";
 import { burnXids, runAll } from "./sql.ts";
 
 /** wal_level is logical before and replica after; Postgres ends restarted. */

@@ -1,13 +1,16 @@
 // The whole workload of the conformance test, which makes every record kind of opcodes.ts occur.
 
 import type pg from "pg";
-import { prepareGinBrinWorkload, runGinBrinWorkload } from "../../src/testing/gin-brin-workload.ts";
+import { prepareMixedWorkload, runMixedWorkload } from "../../testing/mixed-workload.ts";
+import {
+  prepareGinBrinWorkload,
+  runGinBrinWorkload,
+} from "../../testing/redo/gin-brin-workload.ts";
 import {
   prepareGistSpgistHashWorkload,
   runGistSpgistHashWorkload,
-} from "../../src/testing/gist-spgist-hash-workload.ts";
-import { prepareMixedWorkload, runMixedWorkload } from "../../src/testing/mixed-workload.ts";
-import type { StockCluster } from "../../src/testing/stock-cluster.ts";
+} from "../../testing/redo/gist-spgist-hash-workload.ts";
+import type { StockCluster } from "../../testing/stock-cluster.ts";
 import { crashes } from "./crashes.ts";
 import { concurrentBuilds, freezing, partitionMoves, pruning, tupleSizes } from "./heap-records.ts";
 import { operatorClasses, prepareOperatorClasses } from "./operator-classes.ts";

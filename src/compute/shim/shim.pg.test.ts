@@ -6,18 +6,18 @@ import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type pg from "pg";
-import { sleep } from "../../base/clock.ts";
-import { errnoCode } from "../../base/errors.ts";
-import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
-import { NO_QUORUM, ShimmedPostgres } from "../../testing/shimmed-postgres.ts";
+import { removeRemoteFiles, StockPages } from "../../../testing/redo/stock-pages.ts";
+import { NO_QUORUM, ShimmedPostgres } from "../../../testing/shimmed-postgres.ts";
 import {
   copyTree,
   makePostgresDirectory,
   StockCluster,
   writePostgresFile,
-} from "../../testing/stock-cluster.ts";
-import { removeRemoteFiles, StockPages } from "../../testing/stock-pages.ts";
-import { FilePlacement, StartReads } from "../start-reads.ts";
+} from "../../../testing/stock-cluster.ts";
+import { sleep } from "../../base/clock.ts";
+import { errnoCode } from "../../base/errors.ts";
+import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
+import { FilePlacement, StartReads } from "../pages/start-reads.ts";
 import type { PlacedFile, WalHandlers } from "./shim-server.ts";
 
 const ACCOUNTS = 40_000;
@@ -443,7 +443,7 @@ describe("WAL", () => {
       removeRemoteFiles(dataDirectory);
       const agent = spawn(process.execPath, [
         "--disable-warning=ExperimentalWarning",
-        join(import.meta.dirname, "../../testing/doomed-agent.ts"),
+        join(import.meta.dirname, "../../../testing/doomed-agent.ts"),
         workdir,
         dataDirectory,
         stock.dataDir,

@@ -6,7 +6,7 @@ import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { addLsn, formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
 import { randomInt } from "../../base/random.ts";
-import type { CopyChannel } from "../../postgres/copy-channel.ts";
+import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
 import { openReplication, openWalPush } from "../../safekeeper/client.ts";
 import type { SafekeeperId } from "../../safekeeper/membership.ts";
 import {

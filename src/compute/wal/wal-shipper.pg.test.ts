@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import {
+  installation,
+  type RunningPostgres,
+  StoppedCluster,
+  startPostgres,
+} from "../../../testing/synthesized-cluster.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import {
@@ -14,12 +20,6 @@ import {
   XLOG_BLCKSZ,
 } from "../../base/lsn.ts";
 import { pgVersion } from "../../postgres/versions.ts";
-import {
-  installation,
-  type RunningPostgres,
-  StoppedCluster,
-  startPostgres,
-} from "../../testing/synthesized-cluster.ts";
 import { findShim, shimEnvironment } from "../shim/shim-loader.ts";
 import { ShimServer } from "../shim/shim-server.ts";
 import { LocalWal } from "./local-wal.ts";

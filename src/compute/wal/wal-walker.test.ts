@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { PG_VERSIONS } from "../../postgres/versions.ts";
 import { RECORD_HEADER_SIZE } from "../../postgres/xlog-record.ts";
-import { WalBuilder } from "../../testing/wal-builder.ts";
 import { WalWalker } from "./wal-walker.ts";
 
 const SEGMENT = 64 * 1024;

@@ -3,8 +3,8 @@
 import { monotonicMs } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import type { FrozenLayer } from "./frozen-layer.ts";
-import { internPrefix, type KeyPrefix } from "./key.ts";
+import type { FrozenLayer } from "../layers/frozen-layer.ts";
+import { internPrefix, type KeyPrefix } from "../layers/key.ts";
 import type { PageReply, PageRequest, PageSource } from "./layer-flush.ts";
 
 /** The event loop is given back after this long: page service goes on during a flush. */

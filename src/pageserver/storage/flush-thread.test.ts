@@ -7,13 +7,13 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
+import type { FrozenLayer } from "../layers/frozen-layer.ts";
+import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
+import { OpenLayer } from "../layers/open-layer.ts";
+import { VALUE_DELTA, VALUE_IMAGE } from "../layers/version-chain.ts";
 import { flushPages, type KeyReader } from "./flush-pages.ts";
 import { flushOnThread } from "./flush-thread.ts";
-import type { FrozenLayer } from "./frozen-layer.ts";
-import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
 import { writeFrozenLayer } from "./layer-flush.ts";
-import { OpenLayer } from "./open-layer.ts";
-import { VALUE_DELTA, VALUE_IMAGE } from "./version-chain.ts";
 
 const START = toLsn(0x2000);
 const SETTINGS = { imageAfterDeltas: 8, imageRotation: 2, turn: 0, walLogHints: false };

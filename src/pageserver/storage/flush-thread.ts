@@ -6,7 +6,7 @@
 
 import { Worker } from "node:worker_threads";
 import { type ErrorKind, errorMessage, StorageError } from "../../base/errors.ts";
-import type { FrozenLayer } from "./frozen-layer.ts";
+import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import type {
   FlushResult,
   FlushSettings,

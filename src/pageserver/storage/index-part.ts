@@ -12,9 +12,9 @@ import { readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
-import { INDEX_PART_FORMAT_VERSION } from "./format-versions.ts";
-import { parseLayerFileName } from "./layer-format.ts";
-import type { LayerDescription } from "./layer-writer.ts";
+import { INDEX_PART_FORMAT_VERSION } from "../layers/format-versions.ts";
+import { parseLayerFileName } from "../layers/layer-format.ts";
+import type { LayerDescription } from "../layers/layer-writer.ts";
 
 export const INDEX_PART_NAME = "index_part.json";
 

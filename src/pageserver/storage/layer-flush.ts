@@ -7,12 +7,17 @@ import { monotonicMs } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
-import { EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
-import type { FrozenLayer } from "./frozen-layer.ts";
-import { formatKey, internPrefix, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
-import { type LayerDescription, LayerWriter } from "./layer-writer.ts";
-import { VALUE_DELTA, VALUE_DELTA_INIT, VALUE_IMAGE, VALUE_TOMBSTONE } from "./version-chain.ts";
+import { EntryChunks, NO_ENTRY } from "../layers/entry-chunks.ts";
+import type { FrozenLayer } from "../layers/frozen-layer.ts";
+import { formatKey, internPrefix, type KeyPrefix, keyHash, prefixField5 } from "../layers/key.ts";
+import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA } from "../layers/layer-format.ts";
+import { type LayerDescription, LayerWriter } from "../layers/layer-writer.ts";
+import {
+  VALUE_DELTA,
+  VALUE_DELTA_INIT,
+  VALUE_IMAGE,
+  VALUE_TOMBSTONE,
+} from "../layers/version-chain.ts";
 
 const DRAIN_BYTES = 1 << 20;
 /** A hot key gets images in the middle too: a read in the past replays at most this many deltas. */

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { addLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
-import type { LayerFile } from "./layer-file.ts";
-import { OpenLayer } from "./open-layer.ts";
+import type { LayerFile } from "../layers/layer-file.ts";
+import { OpenLayer } from "../layers/open-layer.ts";
 
 /** One layer that a read may have to look at. */
 export interface PathStep {

@@ -1,6 +1,6 @@
 // Pages that redo has already built, by exact version, so that hot pages do not start over each read.
 
-import { type KeyPrefix, keyHash } from "./key.ts";
+import { type KeyPrefix, keyHash } from "../layers/key.ts";
 
 const WAYS = 4;
 

@@ -2,10 +2,10 @@
 
 import type { Logger } from "../../base/log.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
-import { BlockCache, OpenFiles } from "./block-cache.ts";
+import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
+import { PageSlab } from "../layers/page-slab.ts";
+import { VersionChain } from "../layers/version-chain.ts";
 import { PageCache } from "./page-cache.ts";
-import { PageSlab } from "./page-slab.ts";
-import { VersionChain } from "./version-chain.ts";
 
 export interface StorageConfig {
   /** The open layer is frozen and flushed at this size; at most 1 GiB. */

@@ -2,15 +2,15 @@ import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
-import { toLsn } from "../../base/lsn.ts";
 import {
   FIXTURE_START_LSN,
   FIXTURE_SYSTEM_ID,
   putRecord,
   StorageFixture,
-} from "../../testing/storage-fixture.ts";
-import { relBlockPrefix } from "./key.ts";
+} from "../../../testing/storage-fixture.ts";
+import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
+import { toLsn } from "../../base/lsn.ts";
+import { relBlockPrefix } from "../layers/key.ts";
 import { recordBoundary } from "./tenant.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);

@@ -9,9 +9,9 @@ import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
+import { parseLayerFileName } from "../layers/layer-format.ts";
+import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
-import { parseLayerFileName } from "./layer-format.ts";
-import { TEMPORARY_SUFFIX } from "./layer-writer.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import { Timeline } from "./timeline.ts";
 

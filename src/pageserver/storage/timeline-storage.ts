@@ -1,7 +1,7 @@
 // The versioned store behind one timeline: what ingest writes and page service reads.
 
 import type { Lsn } from "../../base/lsn.ts";
-import type { KeyPrefix } from "./key.ts";
+import type { KeyPrefix } from "../layers/key.ts";
 
 /**
  * (key, LSN) -> value, where a key is an interned prefix (Neon's fields 1 to 5) and an index (field 6).

@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
+import { FIXTURE_START_LSN, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
-import { FIXTURE_START_LSN, StorageFixture } from "../../testing/storage-fixture.ts";
-import { relSizePrefix } from "./key.ts";
+import { relSizePrefix } from "../layers/key.ts";
 import { TenantManager } from "./tenant-manager.ts";
 
 const SIZE = relSizePrefix(1663, 5, 16384, 0);

@@ -3,14 +3,14 @@ import { appendFileSync, readdirSync, readFileSync, renameSync, writeFileSync } 
 import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
+import { run } from "../../../testing/fuzz/timeline.fuzz.ts";
+import { buildDelta } from "../../../testing/redo/delta-builder.ts";
+import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { pageLsn } from "../../postgres/page.ts";
-import { buildDelta } from "../../testing/delta-builder.ts";
-import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../testing/storage-fixture.ts";
-import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "./key.ts";
-import { run } from "./timeline.fuzz.ts";
+import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
 import type { Timeline } from "./timeline.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);

@@ -7,19 +7,17 @@ import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
-import { flushPages, SLICE_MS } from "./flush-pages.ts";
-import { flushOnThread } from "./flush-thread.ts";
-import { type IndexPart, writeIndexPart } from "./index-part.ts";
-import { comparePrefixes, formatKey, type KeyPrefix, keyHash, prefixField5 } from "./key.ts";
-import { LayerFile } from "./layer-file.ts";
-import { type FlushResult, writeFrozenLayer } from "./layer-flush.ts";
-import { parseLayerFileName } from "./layer-format.ts";
-import { LayerMap } from "./layer-map.ts";
-import type { LayerDescription } from "./layer-writer.ts";
-import { LsnWaiters } from "./lsn-waiters.ts";
-import type { OpenLayer } from "./open-layer.ts";
-import type { StorageResources } from "./storage-resources.ts";
-import type { TimelineStorage } from "./timeline-storage.ts";
+import {
+  comparePrefixes,
+  formatKey,
+  type KeyPrefix,
+  keyHash,
+  prefixField5,
+} from "../layers/key.ts";
+import { LayerFile } from "../layers/layer-file.ts";
+import { parseLayerFileName } from "../layers/layer-format.ts";
+import type { LayerDescription } from "../layers/layer-writer.ts";
+import type { OpenLayer } from "../layers/open-layer.ts";
 import {
   BASE_ABSENT,
   BASE_CACHED,
@@ -29,7 +27,15 @@ import {
   VALUE_DELTA_INIT,
   VALUE_IMAGE,
   VALUE_TOMBSTONE,
-} from "./version-chain.ts";
+} from "../layers/version-chain.ts";
+import { flushPages, SLICE_MS } from "./flush-pages.ts";
+import { flushOnThread } from "./flush-thread.ts";
+import { type IndexPart, writeIndexPart } from "./index-part.ts";
+import { type FlushResult, writeFrozenLayer } from "./layer-flush.ts";
+import { LayerMap } from "./layer-map.ts";
+import { LsnWaiters } from "./lsn-waiters.ts";
+import type { StorageResources } from "./storage-resources.ts";
+import type { TimelineStorage } from "./timeline-storage.ts";
 
 const EMPTY = new Uint8Array(0);
 const MAX_RETRY_MS = 30_000;

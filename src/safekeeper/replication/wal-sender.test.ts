@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { SafekeeperCluster, START, until } from "../../../testing/safekeeper-cluster.ts";
 import { replaceClock } from "../../base/clock.ts";
-import { SafekeeperCluster, START, until } from "../../testing/safekeeper-cluster.ts";
 import { openReplication } from "../client.ts";
 import { WalSender } from "./wal-sender.ts";
 

@@ -3,8 +3,8 @@
 import { monotonicMs, nowMs } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, minLsn, segmentStart } from "../../base/lsn.ts";
-import type { CopyChannel } from "../../postgres/copy-channel.ts";
-import type { WireSession } from "../../postgres/wire-server.ts";
+import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
+import type { WireSession } from "../../postgres/wire/wire-server.ts";
 import { readableLsn } from "../acceptor.ts";
 import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../messages.ts";
 import type { Term } from "../term-history.ts";

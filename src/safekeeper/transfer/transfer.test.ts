@@ -13,11 +13,6 @@ import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { sleep } from "../../base/clock.ts";
-import { generateTimelineId } from "../../base/ids.ts";
-import { formatLsn, type Lsn, segmentStart, walFileName } from "../../base/lsn.ts";
-import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
-import { parseHostPort } from "../../postgres/wire-client.ts";
 import {
   commit,
   type Leader,
@@ -27,8 +22,13 @@ import {
   START,
   until,
   wholeWal,
-} from "../../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../../testing/wal-builder.ts";
+} from "../../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../../testing/wal-builder.ts";
+import { sleep } from "../../base/clock.ts";
+import { generateTimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, segmentStart, walFileName } from "../../base/lsn.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { parseHostPort } from "../../postgres/wire/wire-client.ts";
 import type { MembershipJson } from "../api.ts";
 import { decodeControlFile, encodeControlFile } from "../control-file.ts";
 import { snapshot } from "./snapshot.ts";

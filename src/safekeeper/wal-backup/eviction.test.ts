@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { newTimeline } from "../../../simulation/simulated-timeline.ts";
+import { SEGMENT_SIZE } from "../../../simulation/simulated-wal.ts";
 import { toLsn } from "../../base/lsn.ts";
-import { newTimeline } from "../../simulation/simulated-timeline.ts";
-import { SEGMENT_SIZE } from "../../simulation/simulated-wal.ts";
 import { acceptorAfterStart } from "../acceptor.ts";
 import { NO_MEMBERSHIP } from "../membership.ts";
 import { whereEndOfWal } from "./eviction.ts";

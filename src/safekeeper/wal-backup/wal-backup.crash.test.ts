@@ -2,6 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { SimulatedCrash, SimulatedDisk } from "../../../simulation/simulated-disk.ts";
+import { SEGMENT, START } from "../../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { monotonicMs, sleep, turn } from "../../base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
@@ -9,9 +12,6 @@ import { type Lsn, minLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
-import { SimulatedCrash, SimulatedDisk } from "../../simulation/simulated-disk.ts";
-import { SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../../testing/wal-builder.ts";
 import type { AcceptorPersistentState } from "../acceptor.ts";
 import { NO_MEMBERSHIP } from "../membership.ts";
 import { SafekeeperMetrics } from "../metrics.ts";

@@ -2,14 +2,6 @@ import assert from "node:assert/strict";
 import { closeSync, openSync, readdirSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { sleep } from "../../base/clock.ts";
-import { generateTimelineId } from "../../base/ids.ts";
-import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
-import { SeededRandom } from "../../base/random.ts";
-import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
-import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
-import { readObject } from "../../object-store/object-store.ts";
-import { BrokerServer } from "../../storage-broker/server.ts";
 import {
   commit,
   readWal,
@@ -18,8 +10,16 @@ import {
   START,
   until,
   wholeWal,
-} from "../../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../../testing/wal-builder.ts";
+} from "../../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../../testing/wal-builder.ts";
+import { sleep } from "../../base/clock.ts";
+import { generateTimelineId } from "../../base/ids.ts";
+import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { readObject } from "../../object-store/object-store.ts";
+import { BrokerServer } from "../../storage-broker/server.ts";
 import { openReplication } from "../client.ts";
 import { NO_PAGESERVER_FEEDBACK } from "../replication/pageserver-feedback.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { addLsn, type Lsn, segmentStart, toLsn } from "../../base/lsn.ts";
-import { WalBuilder } from "../../testing/wal-builder.ts";
 import { WholeSegmentCheck } from "./whole-segment-check.ts";
 
 const SEGMENT = 1024 * 1024;

@@ -1,0 +1,569 @@
+// A simulated safekeeper: the real timeline, acceptor, WAL storage and control file on a simulated disk.
+
+import { join } from "node:path";
+import { StorageError } from "../src/base/errors.ts";
+import { formatLsn, type Lsn, minLsn, XLOG_BLCKSZ } from "../src/base/lsn.ts";
+import type { SeededRandom } from "../src/base/random.ts";
+import {
+  pageHeaderSize,
+  SHORT_PAGE_HEADER_SIZE,
+  XLP_FIRST_IS_CONTRECORD,
+} from "../src/postgres/wal-page.ts";
+import {
+  type AcceptorPersistentState,
+  type AcceptorState,
+  lastLogTerm,
+  readableLsn,
+} from "../src/safekeeper/acceptor.ts";
+import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
+import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
+import type { MemberPosition } from "../src/safekeeper/membership-change.ts";
+import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper/messages.ts";
+import type { PeerReport } from "../src/safekeeper/peer-commit.ts";
+import {
+  NO_PAGESERVER_FEEDBACK,
+  type PageserverFeedback,
+} from "../src/safekeeper/replication/pageserver-feedback.ts";
+import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
+import type { Term } from "../src/safekeeper/term-history.ts";
+import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import { Violation } from "./checker.ts";
+import type { Connection } from "./connection.ts";
+import { SimulatedDisk } from "./simulated-disk.ts";
+import type { Node } from "./simulated-network.ts";
+import { SimulatedBackup } from "./simulated-store.ts";
+import { silentContext } from "./simulated-timeline.ts";
+import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
+import { copyOf, installCopy, type TimelineCopy } from "./timeline-copy.ts";
+import type { World } from "./world.ts";
+
+const RESTART_AGAIN_MS = 500;
+/** Share of its rounds in which a safekeeper looks for WAL to upload. */
+const BACKUPS = 0.5;
+/** Share of its rounds in which it evicts the timeline, if no compute is connected. */
+const EVICTIONS = 0.6;
+
+/** The answer of a safekeeper without the timeline: which disk it is that has none. */
+export interface EmptyDisk {
+  readonly emptyDisk: number;
+}
+
+/** The pageserver's stream, as the timeline sees it. */
+class PageserverStream implements WalConsumer {
+  sentLsn: Lsn = FIRST_LSN;
+  pageserverFeedback: PageserverFeedback = NO_PAGESERVER_FEEDBACK;
+  readonly hotStandbyFeedback = undefined;
+
+  wake(): void {
+    // It polls.
+  }
+}
+
+export class SafekeeperNode implements Node {
+  readonly id: number;
+  readonly name: string;
+  readonly disk: SimulatedDisk;
+  readonly #world: World;
+  readonly #context: TimelineContext;
+  readonly #connections = new Set<Connection>();
+  readonly #random: SeededRandom;
+  /** Flush LSN and WAL as told with the vote for a term. */
+  readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
+  #timeline: Timeline | undefined;
+  #stream: PageserverStream | undefined;
+  #backup: SimulatedBackup;
+  up = false;
+  incarnation = 0;
+  busyUntilMs = 0;
+  /** Grows with every disk it gets; a part of its address. */
+  diskNumber = 1;
+  /** How the crash that `disk.operationsLeft` brings is to be, and for how long. */
+  diesByPowerCut = false;
+  downMs = 500;
+
+  constructor(world: World, id: number) {
+    this.#world = world;
+    this.id = id;
+    this.name = `s${id}`;
+    this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
+    this.#context = silentContext(id, this.disk, true);
+    this.#backup = new SimulatedBackup(world.store);
+    this.#random = world.randomFor(`evictions of ${id}`);
+  }
+
+  /** Undefined while it is down or has no timeline. */
+  get state(): AcceptorState | undefined {
+    return this.up ? this.#timeline?.state : undefined;
+  }
+
+  create(persistent: AcceptorPersistentState): void {
+    this.#timeline = Timeline.create(this.#context, TIMELINE_DIRECTORY, persistent);
+    this.#started();
+  }
+
+  get hasTimeline(): boolean {
+    return this.disk.peek(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME)) !== undefined;
+  }
+
+  /** Its files are there, but could not be made durable: only a restart helps. */
+  get refusesTimeline(): boolean {
+    return this.up && this.#timeline === undefined && this.hasTimeline;
+  }
+
+  /** Starts without a timeline, as a new safekeeper does. */
+  startEmpty(): void {
+    this.#timeline = undefined;
+    this.#started();
+  }
+
+  /** Restarts with what is on its disk. */
+  start(): void {
+    if (this.up) {
+      return;
+    }
+    this.disk.processEnded();
+    if (!this.disk.exists(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME))) {
+      this.startEmpty();
+      return;
+    }
+    try {
+      this.#timeline = Timeline.load(this.#context, TIMELINE_DIRECTORY);
+    } catch (error) {
+      this.#failedToStart(error);
+      return;
+    }
+    this.#started();
+    this.#world.trace?.(this.name, `started at ${this.#place()}`);
+    this.#world.checker.restarted(this.id, this.#timeline.state, this.disk);
+    this.#check();
+  }
+
+  /** kill -9; with `powerCut` also what the disk had not synced is gone. */
+  crash(powerCut: boolean): void {
+    const { counts } = this.#world;
+    if (powerCut) {
+      counts.powerCuts += 1;
+      this.disk.powerCut();
+    } else {
+      this.disk.processEnded();
+    }
+    counts.crashes += 1;
+    this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
+    this.#timeline = undefined;
+    this.#stream = undefined;
+    this.#backup = new SimulatedBackup(this.#world.store);
+    this.up = false;
+    this.incarnation += 1;
+    this.busyUntilMs = 0;
+    for (const connection of this.#connections) {
+      connection.serverGone();
+    }
+    this.#connections.clear();
+  }
+
+  /** A new disk; the process comes up without a timeline. */
+  loseDisk(): void {
+    if (this.up) {
+      this.crash(false);
+    }
+    this.disk.wipe();
+    this.diskNumber += 1;
+    this.#world.checker.forgot(this.id);
+    this.#world.trace?.(this.name, "lost its disk");
+  }
+
+  accept(connection: Connection): void {
+    this.#connections.add(connection);
+  }
+
+  receive(connection: Connection, message: ProposerMessage): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      this.#refuse(connection, "no timeline");
+      return;
+    }
+    if (message.type === "greeting" && !this.#wake(timeline)) {
+      this.#refuse(connection, "evicted");
+      return;
+    }
+    if (message.type === "elected" && message.term > timeline.lastLogTerm) {
+      this.#world.checker.logReplaced(this.id);
+    }
+    const result = this.#perform(() => timeline.receive(message) ?? "nothing");
+    if (result === undefined) {
+      this.#refuse(connection, "refused");
+      return;
+    }
+    if (result === "append-response") {
+      if (!connection.answerDue) {
+        connection.answerDue = true;
+        const waitMs = this.#world.network.random.bool(0.8) ? 0 : 2;
+        this.#later(waitMs, () => this.#settle(connection));
+      }
+    } else if (result !== "nothing") {
+      if (result.type === "vote-response" && result.voteGiven) {
+        const { store } = this.#world;
+        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn, store) ?? new Uint8Array(0);
+        this.#world.checker.wholeLog(this.id, timeline.state, this.disk);
+        this.votes.set(result.term, { flushLsn: result.flushLsn, wal });
+      }
+      this.#answer(connection, result);
+    }
+  }
+
+  /** START_REPLICATION: at most `maxBytes` of WAL, or none now; undefined where it is refused. */
+  read(begin: Lsn, maxBytes: number, term: Term | undefined): Uint8Array | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return undefined;
+    }
+    return this.#perform(() => {
+      const end = minLsn(readableLsn(timeline.state, term), (begin + maxBytes) as Lsn);
+      if (end <= begin) {
+        return new Uint8Array(0);
+      }
+      if (timeline.placement.evicted) {
+        timeline.restore(this.#world.store.readEnd(timeline.state, timeline.placement));
+      }
+      const { localWalStartLsn } = timeline;
+      if (begin < localWalStartLsn) {
+        return this.#world.store.read(begin, minLsn(end, localWalStartLsn) - begin);
+      }
+      const reader = timeline.openReader();
+      try {
+        return reader.read(begin, end - begin);
+      } finally {
+        reader.close();
+      }
+    });
+  }
+
+  /** Where the first whole record on this disk begins; the flush LSN where there is none. */
+  get firstRecordLsn(): Lsn {
+    const timeline = this.#timeline!;
+    const { persistent, flushLsn } = timeline.state;
+    let at = timeline.localWalStartLsn;
+    if (at <= persistent.localStartLsn) {
+      return at;
+    }
+    const reader = timeline.openReader();
+    for (; at < flushLsn; at = (at + XLOG_BLCKSZ) as Lsn) {
+      const { buffer, byteOffset } = reader.read(at, SHORT_PAGE_HEADER_SIZE);
+      const header = new DataView(buffer, byteOffset);
+      const isContinued = (header.getUint16(2, true) & XLP_FIRST_IS_CONTRECORD) !== 0;
+      const end = pageHeaderSize(at, SEGMENT_SIZE) + (isContinued ? header.getUint32(16, true) : 0);
+      if (end <= XLOG_BLCKSZ) {
+        reader.close();
+        return (at + end) as Lsn;
+      }
+    }
+    reader.close();
+    return flushLsn;
+  }
+
+  /** START_REPLICATION of the pageserver, which has WAL below `storedLsn` in files. */
+  stream(begin: Lsn, maxBytes: number, storedLsn: Lsn): Uint8Array | undefined {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      if (this.#stream === undefined) {
+        this.#stream = new PageserverStream();
+        timeline.addConsumer(this.#stream);
+      }
+      this.#stream.sentLsn = begin;
+      const feedback = { ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn: storedLsn };
+      this.#stream.pageserverFeedback = feedback;
+      this.#perform(() => timeline.feedbackChanged(feedback));
+    }
+    return this.read(begin, maxBytes, undefined);
+  }
+
+  streamEnded(): void {
+    if (this.#stream !== undefined) {
+      this.#timeline?.removeConsumer(this.#stream);
+      this.#stream = undefined;
+    }
+  }
+
+  switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return this.hasTimeline ? undefined : { emptyDisk: this.diskNumber };
+    }
+    const position = this.#perform(() => timeline.switchMembership(mconf));
+    if (position !== undefined) {
+      this.#tell();
+    }
+    return position;
+  }
+
+  raiseTerm(term: Term): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined && timeline.state.persistent.term < term) {
+      this.#perform(() => timeline.bumpTerm(term));
+    }
+  }
+
+  bumpTerm(): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      this.#perform(() => timeline.bumpTerm());
+    }
+  }
+
+  hear(from: number, report: PeerReport & { readonly remoteConsistentLsn: Lsn }): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      this.#perform(() => timeline.peerReported(from, report));
+    }
+  }
+
+  copy(): TimelineCopy | undefined {
+    const timeline = this.#timeline;
+    if (timeline === undefined || !this.#wake(timeline)) {
+      return undefined;
+    }
+    return this.#perform(() => copyOf(timeline, this.#world.store));
+  }
+
+  /** Returns whether the copy is served now; not on another disk than was meant. */
+  install(
+    copy: TimelineCopy,
+    mconf: MembershipConfiguration,
+    term: Term,
+    emptyDisk: number,
+  ): boolean {
+    if (this.hasTimeline || emptyDisk !== this.diskNumber) {
+      return this.#timeline !== undefined;
+    }
+    const installed = this.#perform(() => {
+      installCopy(this.disk, copy, mconf, term);
+      return Timeline.load(this.#context, TIMELINE_DIRECTORY);
+    });
+    if (installed === undefined) {
+      return false;
+    }
+    this.#timeline = installed;
+    this.#world.damaged.delete(this.id);
+    this.#world.counts.refills += 1;
+    this.#world.trace?.(this.name, `pulled a copy: ${this.#place()}`);
+    this.#check();
+    return true;
+  }
+
+  closed(connection: Connection): void {
+    this.#connections.delete(connection);
+  }
+
+  #started(): void {
+    this.up = true;
+    this.busyUntilMs = this.#world.time.nowMs + this.disk.elapsedMs;
+    this.disk.elapsedMs = 0;
+    this.#later(this.#world.network.random.int(this.#world.shape.gossipMs), () => this.#maintain());
+  }
+
+  #failedToStart(error: unknown): void {
+    if (this.disk.crashed) {
+      this.#startAgain();
+      return;
+    }
+    if (!(error instanceof StorageError)) {
+      throw error;
+    }
+    this.#world.trace?.(this.name, `does not start: ${error.message}`);
+    if (error.kind === "corrupt") {
+      this.#expectRot(error);
+      this.#world.damaged.add(this.id);
+      return;
+    }
+    this.#startAgain();
+  }
+
+  #startAgain(): void {
+    const { incarnation } = this;
+    this.disk.processEnded();
+    this.#world.time.after(RESTART_AGAIN_MS, () => {
+      if (this.incarnation === incarnation) {
+        this.start();
+      }
+    });
+  }
+
+  #expectRot(error: StorageError): void {
+    if (!this.#world.rotted) {
+      throw new Violation(`${this.name} reports corruption: ${error.message}`, { cause: error });
+    }
+  }
+
+  #settle(connection: Connection): void {
+    const timeline = this.#timeline;
+    connection.answerDue = false;
+    if (timeline === undefined || !connection.serverOpen) {
+      return;
+    }
+    const answer = this.#perform(() => {
+      timeline.settle();
+      return timeline.appendResponse();
+    });
+    if (answer === undefined) {
+      this.#refuse(connection, "flush failed");
+    } else {
+      this.#answer(connection, answer);
+    }
+  }
+
+  #answer(connection: Connection, message: AcceptorMessage): void {
+    this.#tell();
+    connection.toProposer.send(message, this.busyUntilMs);
+  }
+
+  /** What an answer says must be true from now on. */
+  #tell(): void {
+    const { state } = this;
+    if (state !== undefined) {
+      this.#world.checker.told(this.id, state.persistent.term, state.flushLsn, lastLogTerm(state));
+    }
+  }
+
+  #refuse(connection: Connection, reason: string): void {
+    this.#world.counts.refused += 1;
+    this.#world.trace?.(
+      this.name,
+      `closes the connection of ${connection.compute.name}: ${reason}`,
+    );
+    this.#connections.delete(connection);
+    connection.serverGone();
+  }
+
+  /** Undefined where it was refused or the process died of it. */
+  #perform<T>(action: () => T): T | undefined {
+    const { time } = this.#world;
+    let result: T | undefined;
+    try {
+      result = action();
+    } catch (error) {
+      if (!this.disk.crashed) {
+        if (!(error instanceof StorageError)) {
+          throw error;
+        }
+        this.#world.trace?.(this.name, `refuses: ${error.message}`);
+        if (error.kind === "corrupt") {
+          this.#expectRot(error);
+        }
+      }
+    }
+    this.busyUntilMs = Math.max(this.busyUntilMs, time.nowMs) + this.disk.elapsedMs;
+    this.disk.elapsedMs = 0;
+    if (this.disk.crashed) {
+      this.crash(this.diesByPowerCut);
+      this.#world.time.after(this.downMs, () => this.start());
+      return undefined;
+    }
+    this.#check();
+    return result;
+  }
+
+  #check(): void {
+    const { state } = this;
+    if (state !== undefined) {
+      this.#world.checker.safekeeper(this.id, state, this.disk);
+    }
+  }
+
+  #maintain(): void {
+    const timeline = this.#timeline;
+    if (timeline !== undefined) {
+      if (this.#world.network.random.bool(BACKUPS)) {
+        this.#perform(() => this.#backup.run(timeline));
+      }
+      this.#removeOldWal();
+      this.#evict();
+      this.#publish();
+    }
+    if (this.up) {
+      this.#later(this.#world.shape.gossipMs, () => this.#maintain());
+    }
+  }
+
+  #removeOldWal(): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined) {
+      return;
+    }
+    const before = timeline.localWalStartLsn;
+    this.#perform(() => timeline.maintain());
+    const removed = Math.max(0, timeline.localWalStartLsn - before);
+    this.#world.counts.removals += Math.ceil(removed / SEGMENT_SIZE);
+  }
+
+  /** As where nobody has written or read for a while. */
+  #evict(): void {
+    const timeline = this.#timeline;
+    if (timeline === undefined || this.#connections.size > 0 || !this.#random.bool(EVICTIONS)) {
+      return;
+    }
+    if (this.#perform(() => this.#backup.evict(timeline, this.id))) {
+      this.#world.counts.evictions += 1;
+      this.#world.trace?.(this.name, `evicted at ${this.#place()}`);
+    }
+  }
+
+  /** Whether the end of the log is on this disk now. */
+  #wake(timeline: Timeline): boolean {
+    if (timeline.placement.evicted) {
+      const { store } = this.#world;
+      this.#perform(() => timeline.restore(store.readEnd(timeline.state, timeline.placement)));
+    }
+    return this.up && !timeline.placement.evicted;
+  }
+
+  /** As through the broker: everyone hears of it, sooner or later, or never. */
+  #publish(): void {
+    const { state } = this;
+    if (state === undefined) {
+      return;
+    }
+    const { network } = this.#world;
+    const { persistent, flushLsn, commitLsn, remoteConsistentLsn } = state;
+    const report = {
+      generation: persistent.mconf.generation,
+      term: persistent.term,
+      lastLogTerm: lastLogTerm(state),
+      flushLsn,
+      commitLsn,
+      remoteConsistentLsn,
+    };
+    for (const other of this.#world.safekeepers.values()) {
+      if (other !== this && !network.isCut(this, other)) {
+        network.send(this, other, () => other.hear(this.id, report));
+      }
+    }
+    const { pageserver } = this.#world;
+    if (!network.isCut(this, pageserver)) {
+      network.send(this, pageserver, () => pageserver.hear(this, commitLsn));
+    }
+  }
+
+  #later(delayMs: number, run: () => void): void {
+    const { incarnation } = this;
+    const { time } = this.#world;
+    const fire = () => {
+      if (this.incarnation !== incarnation) {
+        return;
+      }
+      if (this.busyUntilMs > time.nowMs) {
+        time.at(this.busyUntilMs, fire);
+      } else {
+        run();
+      }
+    };
+    time.after(delayMs, fire);
+  }
+
+  #place(): string {
+    const state = this.#timeline?.state;
+    return state === undefined
+      ? "nowhere"
+      : `term ${state.persistent.term}, flush ${formatLsn(state.flushLsn)}, ` +
+          `commit ${formatLsn(state.commitLsn)}, generation ${state.persistent.mconf.generation}`;
+  }
+}

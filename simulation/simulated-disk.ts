@@ -1,0 +1,503 @@
+// A disk in memory that forgets what was not synced, tears writes, fills up, fails and rots.
+
+import type { Disk } from "../src/base/disk.ts";
+import type { SeededRandom } from "../src/base/random.ts";
+
+/*
+ * Each file has two contents: what a process sees (the page cache) and what a power cut leaves. They
+ * differ in the sectors written since the last sync. Each directory likewise: entries as seen, and
+ * entries as of its last fsync with a list of changes in between, of which a power cut leaves a prefix.
+ * A file's entry is not made durable by syncing the file. After a failed sync the sectors count as
+ * clean although they never reached the disk, as Linux has it.
+ */
+
+export const SECTOR_BYTES = 512;
+const SECTORS_OF_A_BLOCK = 8;
+
+/** Thrown in the middle of whatever the process did when its end came. */
+export class SimulatedCrash extends Error {}
+
+class File {
+  data = new Uint8Array(1024);
+  size = 0;
+  durable = new Uint8Array(0);
+  durableSize = 0;
+  readonly dirty = new Set<number>();
+  /** Bits that read as what was not written: position to mask, until written again. */
+  readonly rot = new Map<number, number>();
+
+  reserve(size: number): void {
+    if (size > this.data.length) {
+      const grown = new Uint8Array(Math.max(size, this.data.length * 2));
+      grown.set(this.data.subarray(0, this.size));
+      this.data = grown;
+    }
+  }
+
+  touch(from: number, to: number): void {
+    for (let at = Math.floor(from / SECTOR_BYTES); at * SECTOR_BYTES < to; at++) {
+      this.dirty.add(at);
+    }
+  }
+
+  syncSector(sector: number): void {
+    if (this.durable.length < this.data.length) {
+      const grown = new Uint8Array(this.data.length);
+      grown.set(this.durable);
+      this.durable = grown;
+    }
+    const from = sector * SECTOR_BYTES;
+    this.durable.set(this.data.subarray(from, from + SECTOR_BYTES), from);
+  }
+
+  sync(): void {
+    for (const sector of this.dirty) {
+      this.syncSector(sector);
+    }
+    this.dirty.clear();
+    this.durableSize = this.size;
+  }
+
+  /** After a power cut the durable content is all there is. */
+  revert(): void {
+    this.data = this.durable.slice();
+    this.size = this.durableSize;
+    this.data.fill(0, Math.min(this.size, this.data.length));
+    this.reserve(this.size);
+    this.durable = this.data.slice();
+    this.dirty.clear();
+  }
+}
+
+type Entry = File | Directory;
+
+class Directory {
+  entries = new Map<string, Entry>();
+  durableEntries = new Map<string, Entry>();
+  /** Since the last fsync, each all or nothing. */
+  pending: ((entries: Map<string, Entry>) => void)[] = [];
+
+  change(change: (entries: Map<string, Entry>) => void): void {
+    change(this.entries);
+    this.pending.push(change);
+  }
+
+  sync(): void {
+    this.durableEntries = new Map(this.entries);
+    this.pending = [];
+  }
+}
+
+/** What of the unsynced sectors a power cut lets through. */
+export type Tear = "nothing" | "everything" | "sectors" | "blocks";
+
+function fileError(code: string, path: string): Error {
+  return Object.assign(new Error(`${code}: ${path}`), { code });
+}
+
+/** Paths are absolute, `/a/b`. */
+export class SimulatedDisk implements Disk {
+  readonly #random: SeededRandom;
+  #root = new Directory();
+  readonly #open = new Map<number, File>();
+  #nextFd = 3;
+  /** Virtual time that one sync takes. */
+  syncMs = 0.2;
+  /** Time spent in syncs since this was last taken. */
+  elapsedMs = 0;
+  /** No room for anything new. */
+  full = false;
+  /** So many syncs fail, after `goodSyncs` others. */
+  failingSyncs = 0;
+  goodSyncs = 0;
+  /** The operation after so many more is the process's last. */
+  operationsLeft = Number.POSITIVE_INFINITY;
+  /** Changing operations so far. */
+  operations = 0;
+  crashed = false;
+  readonly counts = { syncs: 0, tornSectors: 0 };
+
+  constructor(random: SeededRandom) {
+    this.#random = random;
+  }
+
+  open(path: string, flags: "r" | "r+" | "w" | "wx+"): number {
+    const [directory, name] = this.#parent(path);
+    let file = directory.entries.get(name);
+    if (file instanceof Directory) {
+      throw fileError("EISDIR", path);
+    }
+    if (file !== undefined && flags === "wx+") {
+      throw fileError("EEXIST", path);
+    }
+    if (file === undefined) {
+      if (flags === "r" || flags === "r+") {
+        this.#alive();
+        throw fileError("ENOENT", path);
+      }
+      const created = new File();
+      file = created;
+      this.#operation(() => {
+        if (this.full) {
+          throw fileError("ENOSPC", path);
+        }
+        directory.change((entries) => entries.set(name, created));
+      });
+    } else if (flags === "w") {
+      const old = file;
+      this.#operation(() => this.#resize(old, 0));
+    }
+    this.#alive();
+    const fd = this.#nextFd++;
+    this.#open.set(fd, file);
+    return fd;
+  }
+
+  close(fd: number): void {
+    this.#open.delete(fd);
+  }
+
+  size(fd: number): number {
+    return this.#file(fd).size;
+  }
+
+  read(fd: number, buffer: Uint8Array, offset: number, length: number, position: number): number {
+    const file = this.#file(fd);
+    const count = Math.max(0, Math.min(length, file.size - position));
+    buffer.set(file.data.subarray(position, position + count), offset);
+    for (const [at, mask] of file.rot) {
+      if (at >= position && at < position + count) {
+        buffer[offset + at - position]! ^= mask;
+      }
+    }
+    return count;
+  }
+
+  write(fd: number, bytes: Uint8Array, position: number): void {
+    const file = this.#file(fd);
+    const put = (length: number) => {
+      const end = position + length;
+      file.reserve(end);
+      file.data.set(bytes.subarray(0, length), position);
+      for (const at of file.rot.keys()) {
+        if (at >= position && at < end) {
+          file.rot.delete(at);
+        }
+      }
+      file.size = Math.max(file.size, end);
+      file.touch(position, end);
+    };
+    this.#operation(
+      () => {
+        if (this.full) {
+          put(this.#random.int(bytes.length + 1));
+          throw fileError("ENOSPC", "write");
+        }
+        put(bytes.length);
+        if (file.dirty.size > 4 && this.#random.bool(0.05)) {
+          this.#writeBack(file);
+        }
+      },
+      () => put(this.#random.int(bytes.length + 1)),
+    );
+  }
+
+  truncate(fd: number, size: number): void {
+    const file = this.#file(fd);
+    this.#operation(() => this.#resize(file, size));
+  }
+
+  fdatasync(fd: number): void {
+    this.fsync(fd);
+  }
+
+  fsync(fd: number): void {
+    const file = this.#file(fd);
+    this.#operation(
+      () => {
+        if (this.#syncFails()) {
+          file.dirty.clear();
+          throw fileError("EIO", "fsync");
+        }
+        file.sync();
+      },
+      () => this.#writeBack(file),
+    );
+  }
+
+  exists(path: string): boolean {
+    this.#alive();
+    return this.#lookUp(path) !== undefined;
+  }
+
+  rename(from: string, to: string): void {
+    const [directory, name] = this.#parent(from);
+    const [target, newName] = this.#parent(to);
+    const entry = directory.entries.get(name);
+    if (entry === undefined || target !== directory) {
+      throw fileError(entry === undefined ? "ENOENT" : "EXDEV", from);
+    }
+    this.#operation(() => {
+      directory.change((entries) => {
+        entries.delete(name);
+        entries.set(newName, entry);
+      });
+    });
+  }
+
+  unlink(path: string): void {
+    const [directory, name] = this.#parent(path);
+    if (!(directory.entries.get(name) instanceof File)) {
+      throw fileError("ENOENT", path);
+    }
+    this.#operation(() => directory.change((entries) => entries.delete(name)));
+  }
+
+  removeTree(path: string): void {
+    if (this.#lookUp(path) !== undefined) {
+      const [directory, name] = this.#parent(path);
+      this.#operation(() => directory.change((entries) => entries.delete(name)));
+    }
+  }
+
+  list(directory: string): string[] {
+    this.#alive();
+    return [...this.#directory(directory).entries.keys()];
+  }
+
+  makeDirectory(path: string): void {
+    let directory = this.#root;
+    for (const name of parts(path)) {
+      let next = directory.entries.get(name);
+      if (next === undefined) {
+        const created = new Directory();
+        const parent = directory;
+        this.#operation(() => parent.change((entries) => entries.set(name, created)));
+        next = created;
+      }
+      if (!(next instanceof Directory)) {
+        throw fileError("ENOTDIR", path);
+      }
+      directory = next;
+    }
+  }
+
+  fsyncDirectory(path: string): void {
+    const directory = this.#directory(path);
+    this.#operation(() => {
+      if (this.#syncFails()) {
+        throw fileError("EIO", "fsync");
+      }
+      directory.sync();
+    });
+  }
+
+  /** The process ended; the machine did not: everything written is still seen. */
+  processEnded(): void {
+    this.#open.clear();
+    this.crashed = false;
+    this.operationsLeft = Number.POSITIVE_INFINITY;
+    this.failingSyncs = 0;
+    this.goodSyncs = 0;
+    this.elapsedMs = 0;
+  }
+
+  /** The power went. */
+  powerCut(tear: Tear = this.#pickTear()): void {
+    this.processEnded();
+    this.#cutDirectory(this.#root, tear);
+  }
+
+  /** A new disk in the place of this one. */
+  wipe(): void {
+    this.processEnded();
+    this.#root = new Directory();
+  }
+
+  /** A disk with what this one would hold after a power cut now that lets through nothing. */
+  afterPowerCut(): SimulatedDisk {
+    const copy = new SimulatedDisk(this.#random);
+    copy.#root = copyDurable(this.#root);
+    return copy;
+  }
+
+  /** Makes one bit of a file read wrong. False where there is no such byte. */
+  rot(path: string, position: number, bit: number): boolean {
+    const file = this.#lookUp(path);
+    if (!(file instanceof File) || position >= file.size) {
+      return false;
+    }
+    file.rot.set(position, 1 << bit);
+    return true;
+  }
+
+  /** A file's bytes as they were written, without rot; lent until the next change. */
+  peek(path: string): Uint8Array | undefined {
+    const file = this.#lookUp(path);
+    return file instanceof File ? file.data.subarray(0, file.size) : undefined;
+  }
+
+  #pickTear(): Tear {
+    return this.#random.pick(["nothing", "everything", "sectors", "sectors", "blocks"] as const);
+  }
+
+  #cutDirectory(directory: Directory, tear: Tear): void {
+    const { pending } = directory;
+    if (pending.length > 0) {
+      const kept =
+        tear === "nothing"
+          ? 0
+          : tear === "everything"
+            ? pending.length
+            : this.#random.int(pending.length + 1);
+      for (const change of pending.slice(0, kept)) {
+        change(directory.durableEntries);
+      }
+      directory.pending = [];
+    }
+    directory.entries = new Map(directory.durableEntries);
+    for (const entry of directory.entries.values()) {
+      if (entry instanceof Directory) {
+        this.#cutDirectory(entry, tear);
+      } else {
+        this.#cutFile(entry, tear);
+      }
+    }
+  }
+
+  #cutFile(file: File, tear: Tear): void {
+    if (tear === "everything") {
+      file.sync();
+    } else if (tear !== "nothing") {
+      const unit = tear === "sectors" ? 1 : SECTORS_OF_A_BLOCK;
+      const share = this.#random.next();
+      const fates = new Map<number, boolean>();
+      for (const sector of file.dirty) {
+        const block = Math.floor(sector / unit);
+        const reached = fates.get(block) ?? this.#random.bool(share);
+        fates.set(block, reached);
+        if (reached) {
+          file.syncSector(sector);
+        } else {
+          this.counts.tornSectors += 1;
+        }
+      }
+      if (this.#random.bool()) {
+        file.durableSize = file.size;
+      }
+    }
+    file.revert();
+  }
+
+  /** The kernel writes some dirty pages whenever it likes. */
+  #writeBack(file: File): void {
+    for (const sector of file.dirty) {
+      if (this.#random.bool(0.3)) {
+        file.syncSector(sector);
+      }
+    }
+  }
+
+  #resize(file: File, size: number): void {
+    if (size < file.size) {
+      file.data.fill(0, size, file.size);
+      file.touch(size, file.size);
+    } else {
+      file.reserve(size);
+      file.touch(file.size, size);
+    }
+    file.size = size;
+  }
+
+  /** It takes its time in either case. */
+  #syncFails(): boolean {
+    this.counts.syncs += 1;
+    this.elapsedMs += this.syncMs;
+    if (this.failingSyncs === 0) {
+      return false;
+    }
+    if (this.goodSyncs > 0) {
+      this.goodSyncs -= 1;
+      return false;
+    }
+    this.failingSyncs -= 1;
+    return true;
+  }
+
+  /** `partly`: what may be left of it where it is the last thing that happens. */
+  #operation(perform: () => void, partly: () => void = perform): void {
+    this.#alive();
+    this.operations += 1;
+    if (this.operationsLeft > 0) {
+      this.operationsLeft -= 1;
+      perform();
+      return;
+    }
+    this.crashed = true;
+    if (this.#random.bool()) {
+      partly();
+    }
+    throw new SimulatedCrash("crash in the middle of a disk operation");
+  }
+
+  #alive(): void {
+    if (this.crashed) {
+      throw new SimulatedCrash("the process has ended");
+    }
+  }
+
+  #file(fd: number): File {
+    this.#alive();
+    const file = this.#open.get(fd);
+    if (file === undefined) {
+      throw fileError("EBADF", String(fd));
+    }
+    return file;
+  }
+
+  #parent(path: string): [Directory, string] {
+    const names = parts(path);
+    const name = names.pop()!;
+    return [this.#directory(`/${names.join("/")}`), name];
+  }
+
+  #directory(path: string): Directory {
+    const directory = this.#lookUp(path);
+    if (!(directory instanceof Directory)) {
+      throw fileError(directory === undefined ? "ENOENT" : "ENOTDIR", path);
+    }
+    return directory;
+  }
+
+  #lookUp(path: string): Entry | undefined {
+    let entry: Entry | undefined = this.#root;
+    for (const name of parts(path)) {
+      entry = entry instanceof Directory ? entry.entries.get(name) : undefined;
+    }
+    return entry;
+  }
+}
+
+function parts(path: string): string[] {
+  return path.split("/").filter((name) => name !== "");
+}
+
+function copyDurable(directory: Directory): Directory {
+  const copy = new Directory();
+  for (const [name, entry] of directory.durableEntries) {
+    if (entry instanceof Directory) {
+      copy.entries.set(name, copyDurable(entry));
+    } else {
+      const file = new File();
+      file.durable = entry.durable;
+      file.durableSize = entry.durableSize;
+      file.revert();
+      for (const [at, mask] of entry.rot) {
+        file.rot.set(at, mask);
+      }
+      copy.entries.set(name, file);
+    }
+  }
+  copy.sync();
+  return copy;
+}

@@ -1,0 +1,79 @@
+// What a real timeline needs to run on a simulated disk.
+
+import { join } from "node:path";
+import { StorageError } from "../src/base/errors.ts";
+import type { Logger } from "../src/base/log.ts";
+import { MemoryObjectStore } from "../src/object-store/memory-object-store.ts";
+import type { AcceptorPersistentState, AcceptorState } from "../src/safekeeper/acceptor.ts";
+import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
+import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
+import { SafekeeperMetrics } from "../src/safekeeper/metrics.ts";
+import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import type { SimulatedDisk } from "./simulated-disk.ts";
+import {
+  FIRST_LSN,
+  SEGMENT_SIZE,
+  SYSTEM_ID,
+  TIMELINE_DIRECTORY,
+  TIMELINE_IDS,
+} from "./simulated-wal.ts";
+
+const ignore = () => undefined;
+const SILENT: Logger = {
+  level: "silent",
+  trace: ignore,
+  debug: ignore,
+  info: ignore,
+  warn: ignore,
+  error: ignore,
+  fatal: ignore,
+  child: () => SILENT,
+};
+const METRICS = new SafekeeperMetrics();
+
+/** Only says that there is one: removal waits for the backup LSN. Uploads: simulated-store.ts. */
+const SOME_STORE = new MemoryObjectStore();
+
+/** For a real timeline on a simulated disk. */
+export function silentContext(
+  nodeId: number,
+  disk: SimulatedDisk,
+  isBackedUp = false,
+): TimelineContext {
+  const store = isBackedUp ? SOME_STORE : undefined;
+  return { nodeId, logger: SILENT, metrics: METRICS, disk, store, onChange: ignore };
+}
+
+/** The control file of a timeline without WAL. */
+export function newTimeline(mconf: MembershipConfiguration): AcceptorPersistentState {
+  return {
+    ...TIMELINE_IDS,
+    systemId: SYSTEM_ID,
+    walSegSize: SEGMENT_SIZE,
+    mconf,
+    term: 0,
+    termHistory: [],
+    timelineStartLsn: FIRST_LSN,
+    localStartLsn: FIRST_LSN,
+    commitLsn: FIRST_LSN,
+    backupLsn: FIRST_LSN,
+    peerHorizonLsn: FIRST_LSN,
+    remoteConsistentLsn: FIRST_LSN,
+    flushedLsn: FIRST_LSN,
+  };
+}
+
+/** What a start on `disk` finds; undefined where there is no timeline that can be served. */
+export function loadedState(id: number, disk: SimulatedDisk): AcceptorState | undefined {
+  if (!disk.exists(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME))) {
+    return undefined;
+  }
+  try {
+    return Timeline.load(silentContext(id, disk), TIMELINE_DIRECTORY).state;
+  } catch (error) {
+    if (error instanceof StorageError && error.kind === "corrupt") {
+      return undefined;
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,100 @@
+// Broken variants: the code with one rule taken out, each of which the simulation must notice.
+//
+// A variant is a change of the source text, made while a copy of the modules is loaded for it. So the
+// product has no switches for tests, and a variant that no longer fits the code fails loudly.
+
+import { registerHooks } from "node:module";
+import { dirname } from "node:path";
+import { pathToFileURL } from "node:url";
+import { consensusVariants } from "./variants-consensus.ts";
+import { diskVariants } from "./variants-disk.ts";
+import { membershipVariants } from "./variants-membership.ts";
+
+/** `find` occurs exactly once in the file, a path below src/. */
+export interface Change {
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+export interface Variant {
+  readonly name: string;
+  /** The rule that it lacks. */
+  readonly rule: string;
+  /** One that catches it. Any change of the code may make another one necessary. */
+  readonly seed: number;
+  readonly changes: readonly Change[];
+}
+
+export const VARIANTS: readonly Variant[] = [
+  ...consensusVariants,
+  ...membershipVariants,
+  ...diskVariants,
+];
+
+const ROOT = `${pathToFileURL(dirname(import.meta.dirname)).href}/`;
+/** The folders whose files a variant may change. */
+const SOURCES = [`${ROOT}src/`, `${ROOT}simulation/`];
+let hooked = false;
+
+export interface LoadedVariant {
+  readonly run: typeof import("./simulation.ts").run;
+  readonly runPowerCuts: typeof import("./power-cuts.ts").runPowerCuts;
+}
+
+/** The simulation as of the variant's code; a module graph of its own. */
+export async function loadVariant(name: string): Promise<LoadedVariant> {
+  if (!VARIANTS.some((variant) => variant.name === name)) {
+    throw new Error(`no variant ${name}; there are: ${VARIANTS.map((v) => v.name).join(", ")}`);
+  }
+  if (!hooked) {
+    hooked = true;
+    hookLoader();
+  }
+  const { run } = await import(`${ROOT}simulation/simulation.ts?variant=${name}`);
+  const { runPowerCuts } = await import(`${ROOT}simulation/power-cuts.ts?variant=${name}`);
+  return { run, runPowerCuts };
+}
+
+function variantOf(url: string | undefined): Variant | undefined {
+  const name = url?.split("?variant=")[1];
+  return VARIANTS.find((variant) => variant.name === name);
+}
+
+function hookLoader(): void {
+  registerHooks({
+    resolve(specifier, context, next) {
+      const resolved = next(specifier, context);
+      const variant = variantOf(context.parentURL);
+      const isOurs =
+        SOURCES.some((folder) => resolved.url.startsWith(folder)) && !resolved.url.includes("?");
+      return variant !== undefined && isOurs
+        ? { ...resolved, url: `${resolved.url}?variant=${variant.name}` }
+        : resolved;
+    },
+    load(url, context, next) {
+      const loaded = next(url, context);
+      const variant = variantOf(url);
+      if (variant === undefined) {
+        return loaded;
+      }
+      const file = url.slice(ROOT.length).split("?")[0];
+      let source = String(loaded.source);
+      for (const change of variant.changes) {
+        if (change.file === file) {
+          source = changed(source, change, variant.name);
+        }
+      }
+      return { ...loaded, source };
+    },
+  });
+}
+
+/** Error where the text is not there exactly once: the code has changed, so must the variant. */
+export function changed(source: string, { file, find, replace }: Change, name: string): string {
+  const parts = source.split(find);
+  if (parts.length !== 2) {
+    throw new Error(`variant ${name}: ${parts.length - 1} times in ${file}: ${find}`);
+  }
+  return parts.join(replace);
+}

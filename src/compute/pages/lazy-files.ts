@@ -1,0 +1,181 @@
+// What stands between Postgres and its files: the shim's environment, and who answers it.
+
+import { statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { sleep } from "../../base/clock.ts";
+import { readFileIfExists } from "../../base/disk.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
+import { type Installation, socketDirectory } from "../../postgres/installation.ts";
+import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "../shim/shim-loader.ts";
+import { type PlacedFile, ShimServer } from "../shim/shim-server.ts";
+import { type PageClient, PageSource, pageserverPageService } from "./page-source.ts";
+import { FilePlacement, StartReads } from "./start-reads.ts";
+
+const SOCKET_NAME = "shim.sock";
+const START_READS_NAME = "start-reads.json";
+
+/**
+ * Path of the library that Postgres must be started with; checks that this Postgres can be. Both
+ * take up to 50 ms, so neither is repeated while no file that they depend on has changed.
+ */
+export async function prepareShim(installation: Installation, workdir: string): Promise<string> {
+  const inputs = [join(installation.binDir, "postgres"), ...SHIM_FILES];
+  const stamps = inputs.map((path) => `${path} ${stamp(path)}`);
+  const record = join(workdir, "checked-postgres");
+  const [shim, shimStamp, ...checked] = (readFileIfExists(record)?.toString() ?? "").split("\n");
+  if (checked.join() === stamps.join() && shimStamp === stamp(shim!)) {
+    return shim!;
+  }
+  await checkPostgresBinary(installation);
+  const found = findShim(workdir);
+  writeFileSync(record, [found, stamp(found), ...stamps].join("\n"));
+  return found;
+}
+
+/** What changes with the bytes of a file, and cannot be set back; empty where there is none. */
+function stamp(path: string): string {
+  const status = statSync(path, { throwIfNoEntry: false });
+  return status === undefined ? "" : `${status.ino} ${status.size} ${status.ctimeMs}`;
+}
+
+export interface LazyFilesOptions {
+  readonly workdir: string;
+  readonly dataDirectory: string;
+  readonly timeline: TenantTimeline;
+  readonly pageserverAddress: string;
+  /** To there, where one has been made already. */
+  readonly connection: Promise<PageClient> | undefined;
+  /** Pages are served as of `state.lsn`. */
+  readonly state: ComputeState;
+  /** Undefined: nothing is written, syncs do nothing. */
+  readonly wal:
+    | {
+        written(segment: number, offset: number, length: number): void;
+        flush(segment: number, endOffset: number): Promise<void>;
+      }
+    | undefined;
+  readonly logger: Logger;
+}
+
+/** Postgres with this environment waits before it starts its first child until `release`. */
+export class LazyFiles {
+  readonly #options: LazyFilesOptions;
+  readonly #socketPath: string;
+  readonly #logger: Logger;
+  readonly #pages: PageSource;
+  readonly #server: ShimServer;
+  readonly #reads: StartReads;
+  readonly #placement: FilePlacement;
+  readonly #placed = Promise.withResolvers<readonly PlacedFile[]>();
+
+  /** Asks for what the start will read. */
+  constructor(options: LazyFilesOptions) {
+    const { wal, logger } = options;
+    const { lsn } = options.state;
+    this.#options = options;
+    this.#logger = logger;
+    const socketPath = join(socketDirectory(options.workdir, SOCKET_NAME), SOCKET_NAME);
+    this.#socketPath = socketPath;
+    this.#pages = new PageSource({
+      service: pageserverPageService(options.pageserverAddress, options.timeline, lsn),
+      connection: options.connection,
+      lsn,
+      checkPoint: options.state.checkPoint,
+      logger,
+    });
+    this.#pages.warmUp();
+    const pages = this.#pages;
+    const reads = new StartReads(join(options.workdir, START_READS_NAME));
+    this.#reads = reads;
+    this.#placement = new FilePlacement(pages, reads);
+    this.#server = new ShimServer({
+      socketPath,
+      logger,
+      placed: this.#placed.promise,
+      handlers: {
+        stat: (path) => {
+          reads.note(path);
+          return pages.stat(path);
+        },
+        readPages: (path, blkno, count) => {
+          reads.note(path, blkno, count);
+          return pages.readPages(path, blkno, count);
+        },
+        listDirectory: (directory) => pages.listDirectory(directory),
+        prefetch: (path, blkno, count) => pages.prefetch(path, blkno, count),
+        walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
+        flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
+      },
+    });
+  }
+
+  get state(): ComputeState {
+    return this.#options.state;
+  }
+
+  get waitingReads(): number {
+    return this.#pages.waitingReads;
+  }
+
+  /** The data directory is written, but no Postgres runs in it. */
+  async start(): Promise<void> {
+    this.#placement.into(this.#options.dataDirectory);
+    await this.#server.listen();
+  }
+
+  /** What Postgres's environment must hold. `shim`: as `prepareShim` gave it. */
+  environment(shim: string): Readonly<Record<string, string>> {
+    return shimEnvironment({
+      shimPath: shim,
+      dataDirectory: this.#options.dataDirectory,
+      socketPath: this.#socketPath,
+      wal: this.#options.wal === undefined ? "none" : "quorum",
+      walSegmentSize: this.#options.state.walSegmentSize,
+    });
+  }
+
+  /** Postgres may go on, and finds what its last starts have read. */
+  async release(): Promise<void> {
+    this.#placed.resolve(await this.#placement.finish());
+  }
+
+  /** The start is over: what Postgres has read in it will be there at the next one. */
+  endOfStart(): void {
+    try {
+      this.#reads.save();
+    } catch (error) {
+      this.#logger.warn({ error }, "cannot record what a start reads");
+    }
+  }
+
+  /**
+   * Resolves when a process that has loaded the shim has said so. Postgres without it would find
+   * empty files and acknowledge commits that are nowhere, so until then it must not be used.
+   * StorageError `internal` after `timeoutMs`.
+   */
+  async shimLoaded(timeoutMs: number): Promise<void> {
+    const timer = new AbortController();
+    const late = sleep(timeoutMs, timer.signal).then(() => {
+      throw new StorageError("internal", "shim-not-loaded", "Postgres has not loaded the shim");
+    });
+    try {
+      await Promise.race([this.#server.postmaster, late]);
+    } finally {
+      late.catch(() => undefined);
+      timer.abort();
+    }
+  }
+
+  /** No flush is answered as done any more; whoever waits for one ends. */
+  fence(): void {
+    this.#server.fence();
+  }
+
+  async close(): Promise<void> {
+    this.#placement.cancel();
+    await this.#server.close();
+    this.#pages.close();
+  }
+}

@@ -1,0 +1,548 @@
+// Answers the shim's questions about pages from a pageserver, as of the LSN at which the compute started.
+
+import { basename } from "node:path";
+import { monotonicMs, sleep } from "../../base/clock.ts";
+import { errorKind, errorMessage, StorageError, withContext } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { RelationSize, TenantTimeline } from "../../pageserver/api.ts";
+import { listRelations, PagestreamClient } from "../../pageserver/client.ts";
+import {
+  FSM_FORK,
+  INIT_FORK,
+  MAIN_FORK,
+  parseDatabaseDirectory,
+  parseRelationPath,
+  RELATION_SEGMENT_BLOCKS,
+  type RelationPath,
+  relationPath,
+  SLRU_SEGMENT_PAGES,
+  type SlruPath,
+  slruPath,
+  VM_FORK,
+} from "../../postgres/relation-path.ts";
+import {
+  type CheckPoint,
+  type RelationFork,
+  SLRU_CLOG,
+  SLRU_COMMIT_TS,
+  SLRU_MULTIXACT_MEMBERS,
+  SLRU_MULTIXACT_OFFSETS,
+  type SlruKind,
+} from "../../wal-decoder/record-sink.ts";
+import type { PageHandlers, RemoteFile } from "../shim/shim-server.ts";
+import { ReadAhead } from "./read-ahead.ts";
+
+/** The part of PagestreamClient that is needed here. */
+export type PageClient = Pick<
+  PagestreamClient,
+  "getPage" | "relSize" | "slruSegment" | "close" | "closed"
+>;
+
+/** Where pages come from; a test has its own. */
+export interface PageService {
+  /** `silenceMs` as PagestreamClient has it. */
+  connect(silenceMs: number): Promise<PageClient>;
+  listRelations(spcOid: number, dbOid: number): Promise<readonly RelationSize[]>;
+}
+
+export function connectPages(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  silenceMs = FIRST_SILENCE_MS,
+): Promise<PageClient> {
+  return PagestreamClient.connect(pgAddr, timeline, { timeoutMs: CONNECT_TIMEOUT_MS, silenceMs });
+}
+
+export function pageserverPageService(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  lsn: Lsn,
+): PageService {
+  return {
+    connect: (silenceMs) => connectPages(pgAddr, timeline, silenceMs),
+    listRelations: (spcOid, dbOid) => listRelations(pgAddr, timeline, lsn, spcOid, dbOid),
+  };
+}
+
+/** Some blocks of a relation or SLRU segment. */
+export interface FileContent {
+  /** Size of the whole file. */
+  readonly bytes: number;
+  /** Which blocks `pages` holds one after the other, as (first, count); ascending and apart. */
+  readonly runs: readonly (readonly [first: number, count: number])[];
+  readonly pages: readonly Uint8Array[];
+}
+
+export interface PageSourceOptions {
+  readonly service: PageService;
+  /** To `service`, where one has been made already. */
+  readonly connection?: Promise<PageClient> | undefined;
+  /** The compute's start LSN: every page is asked as of it. */
+  readonly lsn: Lsn;
+  /** The state at `lsn`: which SLRU segments there are. */
+  readonly checkPoint: CheckPoint;
+  readonly logger: Logger;
+  /** Bound of pages read ahead; default 4096 (32 MiB). */
+  readonly maxPagesAhead?: number;
+  /** How long a read waits for a pageserver that does not answer; default 5 minutes. */
+  readonly giveUpAfterMs?: number;
+}
+
+const CONNECT_TIMEOUT_MS = 10_000;
+/**
+ * How long a connection may be silent before the next one is tried. Each that never answered makes it
+ * twice as long, so that a slow pageserver gets its time.
+ */
+const FIRST_SILENCE_MS = 10_000;
+const LONGEST_SILENCE_MS = 160_000;
+const PAGE_BYTES = 8192;
+/** Two bits a transaction (clog.c). */
+const XIDS_PER_SEGMENT = SLRU_SEGMENT_PAGES * PAGE_BYTES * 4;
+/** Four bytes a multixact (multixact.c). */
+const MULTIS_PER_SEGMENT = (SLRU_SEGMENT_PAGES * PAGE_BYTES) / 4;
+/** 409 groups of 4 members in 20 bytes a page (multixact.c). */
+const MEMBERS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 409 * 4;
+/** Ten bytes a transaction (commit_ts.c). */
+const COMMIT_TS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 819;
+const SLRU_DIRECTORIES: ReadonlyMap<string, SlruKind> = new Map<string, SlruKind>([
+  ["pg_xact", SLRU_CLOG],
+  ["pg_multixact/members", SLRU_MULTIXACT_MEMBERS],
+  ["pg_multixact/offsets", SLRU_MULTIXACT_OFFSETS],
+  ["pg_commit_ts", SLRU_COMMIT_TS],
+]);
+const SLRU_SEGMENTS_KEPT = 32;
+const MAX_SIZES_KEPT = 200_000;
+const RETRY_FIRST_MS = 20;
+const RETRY_LONGEST_MS = 2000;
+const OUTAGE_REPORT_INTERVAL_MS = 30_000;
+
+/**
+ * Unlogged relations are empty at every start: their main fork is answered from the init fork, and
+ * their other forks do not exist. Holds caches only; a new one knows all it needs.
+ */
+export class PageSource implements PageHandlers {
+  readonly #service: PageService;
+  readonly #lsn: Lsn;
+  readonly #checkPoint: CheckPoint;
+  readonly #logger: Logger;
+  readonly #giveUpAfterMs: number;
+  readonly #readAhead: ReadAhead;
+  /** Blocks of a fork at the start LSN, undefined for none; every one that was asked for. */
+  readonly #sizes = new Map<string, Promise<number | undefined>>();
+  readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
+  #client: Promise<PageClient> | undefined;
+  #closed = false;
+  #silenceMs = FIRST_SILENCE_MS;
+  #waitingReads = 0;
+  #outage: { readonly sinceMs: number; reportedMs: number } | undefined;
+
+  constructor(options: PageSourceOptions) {
+    this.#service = options.service;
+    this.#lsn = options.lsn;
+    this.#checkPoint = options.checkPoint;
+    this.#logger = options.logger;
+    this.#giveUpAfterMs = options.giveUpAfterMs ?? 300_000;
+    this.#readAhead = new ReadAhead(options.maxPagesAhead ?? 4096);
+    if (options.connection !== undefined) {
+      this.#use(options.connection);
+    }
+  }
+
+  /** Questions that the pageserver has not answered. */
+  get waitingReads(): number {
+    return this.#waitingReads;
+  }
+
+  /** Connects ahead of the first question, so that it need not wait for that. */
+  warmUp(): void {
+    this.#connected().catch(() => undefined);
+  }
+
+  #use(connecting: Promise<PageClient>): void {
+    this.#client = connecting;
+    connecting.then(
+      () => {
+        this.#silenceMs = Math.min(this.#silenceMs * 2, LONGEST_SILENCE_MS);
+      },
+      () => {
+        if (this.#client === connecting) {
+          this.#client = undefined;
+        }
+      },
+    );
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#client?.then(
+      (client) => client.close(),
+      () => undefined,
+    );
+  }
+
+  async stat(path: string): Promise<number | undefined> {
+    const file = requireRemoteFile(path);
+    if (file.kind === "slru") {
+      return (await this.#slruSegment(file.slru, file.segment))?.length;
+    }
+    const stored = await this.#storedFork(file);
+    return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
+  }
+
+  async readPages(path: string, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]> {
+    const file = requireRemoteFile(path);
+    if (file.kind === "slru") {
+      const segment = await this.#slruSegment(file.slru, file.segment);
+      return slruPages(path, segment, blkno, count);
+    }
+    const stored = await this.#storedFork(file);
+    const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
+    if (stored === undefined || first + count > stored.blocks) {
+      throw new StorageError(
+        "invalid",
+        "block-out-of-range",
+        `${path} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
+      );
+    }
+    const { rel } = stored;
+    const fetch = (block: number) => this.#getPage(rel, block);
+    return Promise.all(this.#readAhead.read(forkKey(rel), first, count, stored.blocks, fetch));
+  }
+
+  /** Those of `blocks` (ascending) that the file has, without reading ahead; undefined for no such file. */
+  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
+    const file = requireRemoteFile(path);
+    const bytes = await this.stat(path);
+    if (bytes === undefined) {
+      return undefined;
+    }
+    const there = blocks.filter((block) => block < bytes / PAGE_BYTES);
+    const runs: [number, number][] = [];
+    for (const block of there) {
+      const last = runs.at(-1);
+      if (last !== undefined && last[0] + last[1] === block) {
+        last[1]++;
+      } else {
+        runs.push([block, 1]);
+      }
+    }
+    if (file.kind === "slru") {
+      const segment = await this.#slruSegment(file.slru, file.segment);
+      return { bytes, runs, pages: there.map((block) => slruPages(path, segment, block, 1)) };
+    }
+    const { rel } = (await this.#storedFork(file))!;
+    const first = file.segment * RELATION_SEGMENT_BLOCKS;
+    const pages = await this.#asking(`blocks of ${path}`, (client) =>
+      Promise.all(there.map((block) => client.getPage(rel, first + block, this.#lsn))),
+    );
+    return { bytes, runs, pages };
+  }
+
+  prefetch(path: string, blkno: number, count: number): void {
+    const file = parseRelationPath(path);
+    if (file?.kind !== "relation") {
+      return;
+    }
+    this.#storedFork(file).then(
+      (stored) => {
+        if (stored !== undefined) {
+          const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
+          const fetch = (block: number) => this.#getPage(stored.rel, block);
+          this.#readAhead.prefetch(forkKey(stored.rel), first, count, stored.blocks, fetch);
+        }
+      },
+      // The read that the hint announced meets the same trouble and reports it.
+      () => undefined,
+    );
+  }
+
+  async listDirectory(path: string): Promise<readonly RemoteFile[]> {
+    const slru = SLRU_DIRECTORIES.get(path);
+    if (slru !== undefined) {
+      return this.#listSlru(slru);
+    }
+    const directory = parseDatabaseDirectory(path);
+    if (directory === undefined) {
+      throw new StorageError("invalid", "not-remote", `storage has no directory '${path}'`);
+    }
+    const forks = await this.#retrying(`list ${path}`, () =>
+      this.#service.listRelations(directory.spcOid, directory.dbOid),
+    );
+    return relationFiles(directory, forks);
+  }
+
+  /** The fork that stands for `rel`, and its size; undefined where a compute does not see one. */
+  async #storedFork(rel: RelationFork): Promise<{ rel: RelationFork; blocks: number } | undefined> {
+    if (rel.fork === INIT_FORK) {
+      const blocks = await this.#size(rel);
+      return blocks === undefined ? undefined : { rel, blocks };
+    }
+    const init = { ...rel, fork: INIT_FORK };
+    const [blocks, initBlocks] = await Promise.all([this.#size(rel), this.#size(init)]);
+    if (initBlocks !== undefined) {
+      return rel.fork === MAIN_FORK ? { rel: init, blocks: initBlocks } : undefined;
+    }
+    return blocks === undefined ? undefined : { rel, blocks };
+  }
+
+  #size(rel: RelationFork): Promise<number | undefined> {
+    const key = forkKey(rel);
+    const known = this.#sizes.get(key);
+    if (known !== undefined) {
+      return known;
+    }
+    if (this.#sizes.size >= MAX_SIZES_KEPT) {
+      this.#sizes.clear();
+    }
+    const size = this.#found(`size of ${key}`, (client) => client.relSize(rel, this.#lsn));
+    this.#sizes.set(key, size);
+    size.catch(() => this.#sizes.delete(key));
+    if (rel.fork === MAIN_FORK) {
+      // Postgres looks for these when a page is full, with a row locked that everybody waits for.
+      for (const fork of [FSM_FORK, VM_FORK]) {
+        this.#size({ ...rel, fork }).catch(() => undefined);
+      }
+    }
+    return size;
+  }
+
+  #getPage(rel: RelationFork, blkno: number): Promise<Uint8Array> {
+    return this.#asking(`page ${blkno} of ${forkKey(rel)}`, (client) =>
+      client.getPage(rel, blkno, this.#lsn),
+    );
+  }
+
+  #slruSegment(kind: SlruKind, segment: number): Promise<Uint8Array | undefined> {
+    const key = `${kind}/${segment}`;
+    const known = this.#slrus.get(key);
+    if (known !== undefined) {
+      return known;
+    }
+    for (const oldest of this.#slrus.keys()) {
+      if (this.#slrus.size < SLRU_SEGMENTS_KEPT) {
+        break;
+      }
+      this.#slrus.delete(oldest);
+    }
+    const bytes = this.#found(
+      `SLRU segment ${key}`,
+      async (client) => (await client.slruSegment(kind, segment, this.#lsn)).data,
+    );
+    this.#slrus.set(key, bytes);
+    bytes.catch(() => this.#slrus.delete(key));
+    return bytes;
+  }
+
+  /**
+   * Every segment from the oldest entry in use to the newest exists; only the newest can be short.
+   * So a listing costs one or two requests however many there are.
+   */
+  async #listSlru(kind: SlruKind): Promise<RemoteFile[]> {
+    if (kind === SLRU_COMMIT_TS && this.#checkPoint.oldestCommitTsXid === 0) {
+      return []; // not tracked
+    }
+    const [oldest, next, perSegment] = await this.#slruRange(kind);
+    const segments = Math.ceil(2 ** 32 / perSegment);
+    const last = Math.floor(next / perSegment);
+    const files: RemoteFile[] = [];
+    const bytes = SLRU_SEGMENT_PAGES * PAGE_BYTES;
+    for (let segment = Math.floor(oldest / perSegment); segment !== last; ) {
+      files.push({ name: basename(slruPath(kind, segment)), bytes });
+      segment = (segment + 1) % segments;
+    }
+    const newest = await this.#slruSegment(kind, last);
+    if (newest !== undefined) {
+      files.push({ name: basename(slruPath(kind, last)), bytes: newest.length });
+    }
+    return files;
+  }
+
+  async #slruRange(kind: SlruKind): Promise<[oldest: number, next: number, perSegment: number]> {
+    const { oldestMulti, nextMulti, nextMultiOffset } = this.#checkPoint;
+    const nextXid = Number(BigInt.asUintN(32, this.#checkPoint.nextFullXid));
+    switch (kind) {
+      case SLRU_CLOG:
+        return [this.#checkPoint.oldestXid, nextXid, XIDS_PER_SEGMENT];
+      case SLRU_COMMIT_TS:
+        return [this.#checkPoint.oldestCommitTsXid, nextXid, COMMIT_TS_PER_SEGMENT];
+      case SLRU_MULTIXACT_OFFSETS:
+        return [oldestMulti, nextMulti, MULTIS_PER_SEGMENT];
+      case SLRU_MULTIXACT_MEMBERS: {
+        const offset =
+          oldestMulti === nextMulti ? nextMultiOffset : await this.#memberOffset(oldestMulti);
+        return [offset, nextMultiOffset, MEMBERS_PER_SEGMENT];
+      }
+    }
+  }
+
+  /** Where the members of `multi` begin. */
+  async #memberOffset(multi: number): Promise<number> {
+    const segment = await this.#slruSegment(
+      SLRU_MULTIXACT_OFFSETS,
+      Math.floor(multi / MULTIS_PER_SEGMENT),
+    );
+    const at = (multi % MULTIS_PER_SEGMENT) * 4;
+    if (segment === undefined || at + 4 > segment.length) {
+      throw new StorageError(
+        "corrupt",
+        "no-multixact-offset",
+        `storage has no offset of multixact ${multi}, the oldest one in use`,
+      );
+    }
+    return new DataView(segment.buffer, segment.byteOffset).getUint32(at, true);
+  }
+
+  /** As #asking; undefined where the pageserver says that there is no such thing. */
+  async #found<T>(what: string, ask: (client: PageClient) => Promise<T>): Promise<T | undefined> {
+    try {
+      return await this.#asking(what, ask);
+    } catch (error) {
+      if (errorKind(error) === "not-found") {
+        return undefined;
+      }
+      throw error;
+    }
+  }
+
+  #asking<T>(what: string, ask: (client: PageClient) => Promise<T>): Promise<T> {
+    return this.#retrying(what, async () => ask(await this.#connected()));
+  }
+
+  async #retrying<T>(what: string, attempt: () => Promise<T>): Promise<T> {
+    this.#waitingReads++;
+    try {
+      return await this.#repeated(what, attempt);
+    } finally {
+      this.#waitingReads--;
+    }
+  }
+
+  /** Repeats while the pageserver is `unavailable`: Postgres waits, as for a slow disk. */
+  async #repeated<T>(what: string, attempt: () => Promise<T>): Promise<T> {
+    let started: number | undefined;
+    for (let pauseMs = RETRY_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, RETRY_LONGEST_MS)) {
+      try {
+        const answer = await attempt();
+        this.#answered();
+        return answer;
+      } catch (error) {
+        started ??= monotonicMs();
+        const waitedMs = monotonicMs() - started;
+        if (errorKind(error) !== "unavailable" || this.#closed || waitedMs > this.#giveUpAfterMs) {
+          throw withContext(error, what);
+        }
+        this.#reportOutage(what, error);
+      }
+      await sleep(pauseMs);
+    }
+  }
+
+  #answered(): void {
+    this.#silenceMs = FIRST_SILENCE_MS;
+    if (this.#outage !== undefined) {
+      const seconds = ((monotonicMs() - this.#outage.sinceMs) / 1000).toFixed(1);
+      this.#logger.info(`the pageserver answers again after ${seconds} s`);
+      this.#outage = undefined;
+    }
+  }
+
+  /** Now and then, however many reads wait. */
+  #reportOutage(what: string, error: unknown): void {
+    const now = monotonicMs();
+    this.#outage ??= { sinceMs: now, reportedMs: Number.NEGATIVE_INFINITY };
+    if (now - this.#outage.reportedMs > OUTAGE_REPORT_INTERVAL_MS) {
+      this.#outage.reportedMs = now;
+      this.#logger.warn(`Postgres waits for ${what}: ${errorMessage(error)}; asking again`);
+    }
+  }
+
+  async #connected(): Promise<PageClient> {
+    const current = this.#client;
+    if (current !== undefined) {
+      const client = await current;
+      if (!client.closed) {
+        return client;
+      }
+      if (this.#client === current) {
+        this.#client = undefined;
+      }
+    }
+    if (this.#closed) {
+      throw new StorageError("unavailable", "closed", "the page source is closed");
+    }
+    if (this.#client === undefined) {
+      this.#use(this.#service.connect(this.#silenceMs));
+    }
+    return this.#client!;
+  }
+}
+
+function requireRemoteFile(path: string): RelationPath | SlruPath {
+  const file = parseRelationPath(path);
+  if (file === undefined) {
+    throw new StorageError("invalid", "not-remote", `storage has no file '${path}'`);
+  }
+  return file;
+}
+
+function forkKey(rel: RelationFork): string {
+  return `${rel.spcOid}/${rel.dbOid}/${rel.relNumber}/${rel.fork}`;
+}
+
+/** Bytes of one segment of a fork of `blocks`; the first exists even when it is empty. */
+function segmentBytes(blocks: number, segment: number): number | undefined {
+  const left = blocks - segment * RELATION_SEGMENT_BLOCKS;
+  return left > 0 || segment === 0
+    ? Math.min(left, RELATION_SEGMENT_BLOCKS) * PAGE_BYTES
+    : undefined;
+}
+
+/** The files of a directory with these forks, unlogged relations as after a restart. */
+function relationFiles(
+  directory: { readonly spcOid: number; readonly dbOid: number },
+  forks: readonly RelationSize[],
+): RemoteFile[] {
+  const unlogged = new Map<number, number>();
+  for (const { relNumber, fork, blocks } of forks) {
+    if (fork === INIT_FORK) {
+      unlogged.set(relNumber, blocks);
+    }
+  }
+  const files: RemoteFile[] = [];
+  for (const { relNumber, fork, blocks: stored } of forks) {
+    const initBlocks = fork === INIT_FORK ? undefined : unlogged.get(relNumber);
+    if (initBlocks !== undefined && fork !== MAIN_FORK) {
+      continue;
+    }
+    const blocks = initBlocks ?? stored;
+    for (let segment = 0; ; segment++) {
+      const bytes = segmentBytes(blocks, segment);
+      if (bytes === undefined) {
+        break;
+      }
+      const path = relationPath({ ...directory, relNumber, fork, segment });
+      if (path !== undefined) {
+        files.push({ name: basename(path), bytes });
+      }
+    }
+  }
+  return files;
+}
+
+function slruPages(
+  path: string,
+  segment: Uint8Array | undefined,
+  blkno: number,
+  count: number,
+): Uint8Array {
+  const end = (blkno + count) * PAGE_BYTES;
+  if (segment === undefined || end > segment.length) {
+    throw new StorageError(
+      "invalid",
+      "block-out-of-range",
+      `${path} has ${(segment?.length ?? 0) / PAGE_BYTES} blocks, block ${blkno + count - 1} was asked for`,
+    );
+  }
+  return segment.subarray(blkno * PAGE_BYTES, end);
+}

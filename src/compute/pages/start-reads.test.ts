@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, describe, test } from "node:test";
+import { sleep } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { PlacedFile } from "../shim/shim-protocol.ts";
+import type { FileContent } from "./page-source.ts";
+import { FilePlacement, StartReads } from "./start-reads.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "strata-start-reads-"));
+let records = 0;
+
+after(() => rmSync(directory, { recursive: true }));
+
+function newRecord(content?: unknown): string {
+  const path = join(directory, `record-${++records}`);
+  if (content !== undefined) {
+    writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content));
+  }
+  return path;
+}
+
+function readsOf(...files: [string, ...number[]][]): StartReads {
+  return new StartReads(newRecord({ version: 1, files }));
+}
+
+describe("StartReads", () => {
+  test("each start adds what it had to ask for", () => {
+    const path = newRecord();
+    const first = new StartReads(path);
+    assert.deepEqual(first.files, []);
+    first.note("base/5/1259");
+    first.note("base/5/1259", 4, 2);
+    first.note("base/5/1249_vm");
+    first.note("base/5/1259", 0, 1);
+    first.save();
+    first.note("base/5/16384", 0, 1);
+    first.save();
+    const second = new StartReads(path);
+    assert.deepEqual(second.files, [
+      ["base/5/1259", [0, 4, 5]],
+      ["base/5/1249_vm", []],
+    ]);
+    second.note("global/1262", 0, 1);
+    second.note("base/5/1259", 4, 3);
+    second.save();
+    assert.deepEqual(new StartReads(path).files, [
+      ["base/5/1259", [0, 4, 5, 6]],
+      ["base/5/1249_vm", []],
+      ["global/1262", [0]],
+    ]);
+  });
+
+  test("a start that asked for nothing leaves the record alone", () => {
+    const path = newRecord({ version: 1, files: [["global/1262", 0]] });
+    const before = readFileSync(path, "utf8");
+    new StartReads(path).save();
+    assert.equal(readFileSync(path, "utf8"), before);
+  });
+
+  test("is bounded: first come stay; a full record begins anew", () => {
+    const path = newRecord();
+    const scan = new StartReads(path);
+    for (let block = 0; block < 10_000; block += 32) {
+      scan.note("base/5/16384", block, 32);
+    }
+    scan.save();
+    const [[, blocks]] = new StartReads(path).files as [[string, number[]]];
+    assert.deepEqual([blocks.length, blocks[0], blocks.at(-1)], [768, 0, 767]);
+    const next = new StartReads(path);
+    next.note("base/5/1259", 7, 1);
+    next.save();
+    assert.deepEqual(new StartReads(path).files, [["base/5/1259", [7]]]);
+  });
+
+  test("a record that makes no sense is none", () => {
+    const many = Array.from({ length: 800 }, (_, block) => block);
+    for (const content of [
+      "",
+      "null",
+      "[",
+      { version: 2, files: [["base/5/1259", 0]] },
+      { version: 1, files: { length: 1 } },
+      { version: 1, files: [["base/5/1259", ...many]] },
+      { version: 1, files: [["../../etc/passwd", 0], ["pg_wal/000000010000000000000001"], [5], 7] },
+      {
+        version: 1,
+        files: [
+          ["base/5/1259", -1],
+          ["base/5/1249", 0.5],
+          ["base/5/1255", "0"],
+        ],
+      },
+    ]) {
+      assert.deepEqual(new StartReads(newRecord(content)).files, [], JSON.stringify(content));
+    }
+    assert.deepEqual(new StartReads(directory).files, []);
+  });
+});
+
+function content(blocks: readonly number[]): FileContent {
+  return {
+    bytes: 5 * 8192,
+    runs: blocks.map((block) => [block, 1] as const),
+    pages: blocks.map((block) => new Uint8Array(8192).fill(block + 1)),
+  };
+}
+
+function newDataDirectory(): string {
+  const path = join(directory, `data-${++records}`);
+  mkdirSync(join(path, "base", "5"), { recursive: true });
+  return path;
+}
+
+function placed(
+  data: string,
+  source: ConstructorParameters<typeof FilePlacement>[0],
+  reads: StartReads,
+): Promise<readonly PlacedFile[]> {
+  const placement = new FilePlacement(source, reads);
+  placement.into(data);
+  return placement.finish();
+}
+
+describe("FilePlacement", () => {
+  test("sparse files of full size with the blocks in place; what is not there is said", async () => {
+    const data = newDataDirectory();
+    const source = {
+      fileContent: async (path: string, blocks: readonly number[]) =>
+        path.endsWith("_vm") ? undefined : content(blocks),
+    };
+    const reads = readsOf(["base/5/7", 1, 3], ["base/5/7_vm"]);
+    assert.deepEqual(await placed(data, source, reads), [
+      {
+        path: "base/5/7",
+        bytes: 5 * 8192,
+        runs: [
+          [1, 1],
+          [3, 1],
+        ],
+      },
+      { path: "base/5/7_vm", bytes: undefined, runs: [] },
+    ]);
+    const bytes = readFileSync(join(data, "base/5/7"));
+    assert.deepEqual(
+      [0, 1, 2, 3, 4].map((block) => bytes[block * 8192 + 8191]),
+      [0, 2, 0, 4, 0],
+    );
+    assert.equal(bytes.length, 5 * 8192);
+  });
+
+  test("what cannot be had, or is late, is left out and never written", async () => {
+    const data = newDataDirectory();
+    const late = Promise.withResolvers<FileContent>();
+    const source = {
+      fileContent: async (path: string, blocks: readonly number[]) => {
+        if (path === "base/5/8") {
+          throw new StorageError("corrupt", "damaged", "damaged");
+        }
+        return path === "base/5/9" ? late.promise : content(blocks);
+      },
+    };
+    const reads = readsOf(["base/5/9", 0], ["base/5/8", 0], ["base/5/7", 0]);
+    const files = await placed(data, source, reads);
+    late.resolve(content([0]));
+    await sleep(10);
+    assert.deepEqual(
+      files.map(({ path }) => path),
+      ["base/5/7"],
+    );
+    assert.equal(existsSync(join(data, "base/5/8")), false);
+    assert.equal(existsSync(join(data, "base/5/9")), false);
+  });
+
+  test("cancelled: nothing is written", async () => {
+    const data = newDataDirectory();
+    const source = {
+      fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
+    };
+    const placement = new FilePlacement(source, readsOf(["base/5/7", 0]));
+    placement.into(data);
+    placement.cancel();
+    assert.deepEqual(await placement.finish(), []);
+    assert.equal(existsSync(join(data, "base/5/7")), false);
+  });
+
+  test("a file that cannot be written is left out", async () => {
+    const source = {
+      fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
+    };
+    const reads = readsOf(["base/6/7", 0], ["base/5/7", 0]);
+    const files = await placed(newDataDirectory(), source, reads);
+    assert.deepEqual(
+      files.map(({ path }) => path),
+      ["base/5/7"],
+    );
+  });
+});

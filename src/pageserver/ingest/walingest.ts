@@ -1,0 +1,396 @@
+// Turns the typed changes of WAL records into versions of keys: the writing side of a timeline.
+
+import { StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { formatLsn, type Lsn } from "../../base/lsn.ts";
+import {
+  applyParameterChange,
+  decodeControlFile,
+  type ParameterChange,
+} from "../../postgres/control-file.ts";
+import { encodeVmClear, encodeVmTruncate } from "../../wal-decoder/implied-deltas.ts";
+import type {
+  CheckPoint,
+  RecordSink,
+  RelationFork,
+  SlruKind,
+} from "../../wal-decoder/record-sink.ts";
+import {
+  CHECKPOINT_INDEX,
+  CONTROL_FILE_INDEX,
+  CONTROL_PREFIX,
+  dbDirPrefix,
+  KEYSPACE_RELATION_SIZE,
+  type KeyPrefix,
+  prefixField4,
+  prefixField5,
+  relBlockPrefix,
+  relmapPrefix,
+  twoPhasePrefix,
+} from "../layers/key.ts";
+import type { TimelineStorage } from "../storage/timeline-storage.ts";
+import { CheckpointTracker } from "./checkpoint-tracker.ts";
+import {
+  ABSENT,
+  decodeSize,
+  FORK_FSM,
+  FORK_INIT,
+  FORK_MAIN,
+  FORK_VM,
+  RelationHeads,
+} from "./relation-heads.ts";
+import { ReplicationOrigins } from "./replication-origins.ts";
+import { SlruIngest } from "./slru-ingest.ts";
+import { decodeStoredCheckPoint, encodeStoredCheckPoint } from "./stored-checkpoint.ts";
+
+/** Heap blocks that one visibility-map page describes: (8192 - 24) * 4, two bits each. */
+const HEAP_BLOCKS_PER_MAP_PAGE = 32672;
+const TRUNCATE_HEAP = 1;
+const TRUNCATE_VM = 2;
+const TRUNCATE_FSM = 4;
+/** The database directory's mark has no content. */
+const EXISTS = new Uint8Array([1]);
+
+/**
+ * One per timeline that takes in WAL. For each record: `beginRecord`, the sink's calls,
+ * `endRecord`; after some records `publish`. All changes of a record take effect at its end LSN. A
+ * throw in between leaves the record unpublished: nothing of it can be read, and nothing more may
+ * be ingested through this object.
+ */
+export class WalIngest implements RecordSink {
+  readonly #storage: TimelineStorage;
+  readonly #logger: Logger;
+  readonly #heads: RelationHeads;
+  readonly #slru: SlruIngest;
+  readonly #tracker: CheckpointTracker;
+  readonly #origins: ReplicationOrigins;
+  /** pg_control; undefined only where a test has none. */
+  #controlFile: Uint8Array | undefined;
+  /** pg_control says so: commits leave a timestamp. */
+  #tracksCommitTs: boolean;
+  /** The record at hand. */
+  #lsn: Lsn;
+  #recordStart: Lsn;
+  /** The last whole record. */
+  #doneLsn: Lsn;
+  #doneStart: Lsn;
+  /** Microseconds since 2000-01-01 of the newest commit seen; 0 before the first. */
+  lastCommitTimeUs = 0n;
+  recordCount = 0;
+
+  /** StorageError `corrupt` where the timeline has no checkpoint. */
+  constructor(storage: TimelineStorage, logger: Logger) {
+    this.#storage = storage;
+    this.#logger = logger;
+    this.#heads = new RelationHeads(storage);
+    this.#slru = new SlruIngest(storage);
+    this.#tracker = new CheckpointTracker(readCheckPoint(storage, storage.lastRecordLsn));
+    this.#origins = new ReplicationOrigins(storage);
+    const { lastRecordLsn } = storage;
+    this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
+    this.#tracksCommitTs =
+      this.#controlFile !== undefined && decodeControlFile(this.#controlFile).trackCommitTimestamp;
+    this.#lsn = storage.lastRecordLsn;
+    this.#recordStart = storage.prevRecordLsn;
+    this.#doneLsn = this.#lsn;
+    this.#doneStart = this.#recordStart;
+  }
+
+  /** `start`: of the record's header; `end`: EndRecPtr, where its changes take effect. */
+  beginRecord(start: Lsn, end: Lsn): void {
+    this.#lsn = end;
+    this.#recordStart = start;
+  }
+
+  endRecord(): void {
+    this.#heads.flush(this.#lsn);
+    if (this.#tracker.takeDirty()) {
+      this.#storage.putImage(
+        CONTROL_PREFIX,
+        CHECKPOINT_INDEX,
+        this.#lsn,
+        encodeStoredCheckPoint(this.#tracker.checkPoint),
+      );
+      if (this.#tracksCommitTs) {
+        this.#slru.extendCommitTs(this.#tracker.nextXid, this.#lsn);
+      }
+    }
+    this.#doneLsn = this.#lsn;
+    this.#doneStart = this.#recordStart;
+    this.recordCount++;
+  }
+
+  /** Makes every ended record readable. */
+  publish(): void {
+    if (this.#doneLsn > this.#storage.lastRecordLsn) {
+      this.#storage.advance(this.#doneLsn, this.#doneStart);
+      this.#heads.trim();
+    }
+  }
+
+  get checkPoint(): Readonly<CheckPoint> {
+    return this.#tracker.checkPoint;
+  }
+
+  blockDelta(rel: RelationFork, blkno: number, delta: Uint8Array, willInit: boolean): void {
+    const head = this.#heads.of(rel);
+    if (blkno >= head.blocks) {
+      this.#heads.extendOver(head, blkno, this.#lsn);
+    }
+    this.#storage.putDelta(head.blockPrefix, blkno, this.#lsn, delta, willInit);
+  }
+
+  blockImage(rel: RelationFork, blkno: number, page: Uint8Array): void {
+    const head = this.#heads.of(rel);
+    if (blkno >= head.blocks) {
+      this.#heads.extendOver(head, blkno, this.#lsn);
+    }
+    this.#storage.putImage(head.blockPrefix, blkno, this.#lsn, page);
+  }
+
+  visibilityMapClear(rel: RelationFork, heapBlkno: number, flags: number): void {
+    const head = this.#heads.get(rel.spcOid, rel.dbOid, rel.relNumber, FORK_VM);
+    const mapBlkno = Math.floor(heapBlkno / HEAP_BLOCKS_PER_MAP_PAGE);
+    // A map page that is not there has no bits to clear.
+    if (mapBlkno < head.blocks) {
+      const delta = encodeVmClear(heapBlkno, flags);
+      this.#storage.putDelta(head.blockPrefix, mapBlkno, this.#lsn, delta, false);
+    }
+  }
+
+  relationCreate(rel: RelationFork): void {
+    const head = this.#heads.of(rel);
+    if (head.blocks === ABSENT) {
+      this.#heads.resize(head, 0);
+    }
+  }
+
+  relationTruncate(rel: RelationFork, blocks: number, flags: number): void {
+    const fork = (number: number) => this.#heads.get(rel.spcOid, rel.dbOid, rel.relNumber, number);
+    const main = fork(FORK_MAIN);
+    if (main.blocks === ABSENT) {
+      this.#heads.resize(main, 0);
+    }
+    if ((flags & TRUNCATE_HEAP) !== 0) {
+      this.#heads.truncate(main, blocks, this.#lsn);
+    }
+    if ((flags & TRUNCATE_VM) !== 0) {
+      this.#truncateVisibilityMap(rel, blocks);
+    }
+    if ((flags & TRUNCATE_FSM) !== 0) {
+      // Only a hint, and any smaller map is a right one: no need to edit its last page.
+      this.#heads.truncate(fork(FORK_FSM), 0, this.#lsn);
+    }
+  }
+
+  /** visibilitymap_prepare_truncate: the bits past the end go, then the pages past the last. */
+  #truncateVisibilityMap(rel: RelationFork, heapBlocks: number): void {
+    const head = this.#heads.get(rel.spcOid, rel.dbOid, rel.relNumber, FORK_VM);
+    const lastPage = Math.floor(heapBlocks / HEAP_BLOCKS_PER_MAP_PAGE);
+    const partial = heapBlocks % HEAP_BLOCKS_PER_MAP_PAGE !== 0;
+    if (partial && lastPage < head.blocks) {
+      const delta = encodeVmTruncate(heapBlocks);
+      this.#storage.putDelta(head.blockPrefix, lastPage, this.#lsn, delta, false);
+    }
+    this.#heads.truncate(head, partial ? lastPage + 1 : lastPage, this.#lsn);
+  }
+
+  relationDrop(spcOid: number, dbOid: number, relNumber: number): void {
+    for (let fork = FORK_MAIN; fork <= FORK_INIT; fork++) {
+      this.#heads.drop(this.#heads.get(spcOid, dbOid, relNumber, fork), this.#lsn);
+    }
+  }
+
+  databaseCreateFileCopy(spcOid: number, dbOid: number, srcSpcOid: number, srcDbOid: number): void {
+    // The copy reads what is published; the record before this one is the newest it must see.
+    this.publish();
+    const at = this.#doneLsn;
+    this.databaseCreateWalLog(spcOid, dbOid);
+    const map = this.#storage.readValue(relmapPrefix(srcSpcOid, srcDbOid), 0, at);
+    if (map !== undefined) {
+      this.#storage.putImage(relmapPrefix(spcOid, dbOid), 0, this.#lsn, map);
+    }
+    for (const source of this.#relations(srcSpcOid, srcDbOid, at)) {
+      const target = this.#heads.get(spcOid, dbOid, source.relNumber, source.fork);
+      const from = relBlockPrefix(srcSpcOid, srcDbOid, source.relNumber, source.fork);
+      this.#copyBlocks(from, target.blockPrefix, source.blocks, at);
+      this.#heads.resize(target, source.blocks);
+    }
+  }
+
+  #copyBlocks(from: KeyPrefix, to: KeyPrefix, blocks: number, at: Lsn): void {
+    for (let blkno = 0; blkno < blocks; blkno++) {
+      const page = this.#storage.readPage(from, blkno, at);
+      if (page === undefined) {
+        this.#storage.putTombstone(to, blkno, this.#lsn);
+      } else {
+        this.#storage.putImage(to, blkno, this.#lsn, page);
+      }
+    }
+  }
+
+  #relations(
+    spcOid: number,
+    dbOid: number,
+    at: Lsn,
+  ): { relNumber: number; fork: number; blocks: number }[] {
+    return [...this.#storage.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], at)].map((entry) => ({
+      relNumber: prefixField4(entry.prefix),
+      fork: prefixField5(entry.prefix),
+      blocks: decodeSize(entry.value),
+    }));
+  }
+
+  databaseCreateWalLog(spcOid: number, dbOid: number): void {
+    this.#storage.putImage(dbDirPrefix(spcOid, dbOid), 0, this.#lsn, EXISTS);
+  }
+
+  databaseDrop(dbOid: number, spcOids: readonly number[]): void {
+    this.publish();
+    for (const spcOid of spcOids) {
+      for (const { relNumber, fork } of this.#relations(spcOid, dbOid, this.#doneLsn)) {
+        this.#heads.drop(this.#heads.get(spcOid, dbOid, relNumber, fork), this.#lsn);
+      }
+      this.#storage.putTombstone(relmapPrefix(spcOid, dbOid), 0, this.#lsn);
+      this.#storage.putTombstone(dbDirPrefix(spcOid, dbOid), 0, this.#lsn);
+    }
+  }
+
+  /** StorageError `unsupported`: there is no place for its directory at a compute. */
+  tablespaceCreate(spcOid: number): void {
+    throw new StorageError(
+      "unsupported",
+      "user-tablespace",
+      `WAL record at ${formatLsn(this.#recordStart)} creates tablespace ${spcOid}; only the built-in ones are supported`,
+    );
+  }
+
+  relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void {
+    this.#storage.putImage(relmapPrefix(spcOid, dbOid), 0, this.#lsn, bytes);
+  }
+
+  slruZeroPage(kind: SlruKind, pageno: number): void {
+    this.#slru.zeroPage(kind, pageno, this.#lsn);
+  }
+
+  clogTruncate(cutoffPage: number, oldestXid: number, oldestXidDb: number): void {
+    this.#tracker.oldestXid(oldestXid, oldestXidDb);
+    this.#slru.clogTruncate(cutoffPage, this.#lsn);
+  }
+
+  transactionStatus(xids: readonly number[], committed: boolean): void {
+    if (xids.length > 0) {
+      this.#slru.transactionStatus(xids, committed, this.#lsn);
+    }
+  }
+
+  commitTimestamps(xids: readonly number[], timestampUs: bigint, originId: number): void {
+    if (this.#tracksCommitTs) {
+      this.#slru.commitTimestamps(xids, timestampUs, originId, this.#lsn);
+      this.#tracker.newestCommitTsXid(xids.at(-1)!);
+    }
+  }
+
+  commitTsTruncate(cutoffPage: number, oldestXid: number): void {
+    this.#tracker.oldestCommitTsXid(oldestXid);
+    this.#slru.commitTsTruncate(cutoffPage, this.#lsn);
+  }
+
+  multixactCreate(
+    multi: number,
+    offset: number,
+    members: readonly { readonly xid: number; readonly status: number }[],
+  ): void {
+    this.#slru.multixactCreate(multi, offset, members, this.#lsn);
+    this.#tracker.advanceMulti((multi + 1) >>> 0, (offset + members.length) >>> 0);
+    for (const member of members) {
+      this.#tracker.sawXid(member.xid);
+    }
+  }
+
+  multixactTruncate(
+    oldestMultiDb: number,
+    _startTruncOff: number,
+    endTruncOff: number,
+    startTruncMemb: number,
+    endTruncMemb: number,
+  ): void {
+    this.#tracker.oldestMulti(endTruncOff, oldestMultiDb);
+    this.#slru.multixactTruncate(endTruncOff, startTruncMemb, endTruncMemb, this.#lsn);
+  }
+
+  twoPhasePrepare(fullXid: bigint, payload: Uint8Array): void {
+    // The record has only 32 bits of it, so the epoch is ours to know.
+    const xid = this.#tracker.fullXid(Number(BigInt.asUintN(32, fullXid)));
+    this.#storage.putImage(twoPhasePrefix(xid), 0, this.#lsn, payload);
+  }
+
+  twoPhaseForget(xid: number): void {
+    this.#storage.putTombstone(twoPhasePrefix(this.#tracker.fullXid(xid)), 0, this.#lsn);
+  }
+
+  sawXid(xid: number): void {
+    this.#tracker.sawXid(xid);
+  }
+
+  nextOid(oid: number): void {
+    this.#tracker.nextOid(oid);
+  }
+
+  checkpoint(checkPoint: CheckPoint, shutdown: boolean): void {
+    if (checkPoint.timeLineId !== 1) {
+      this.#logger.warn(
+        { lsn: formatLsn(this.#lsn), timeLineId: checkPoint.timeLineId },
+        "checkpoint on another WAL timeline",
+      );
+    }
+    this.#tracker.record(checkPoint, shutdown);
+  }
+
+  oldestActiveXid(xid: number): void {
+    this.#tracker.oldestActiveXid(xid);
+  }
+
+  walLevel(level: number): void {
+    this.#tracker.walLevel(level);
+  }
+
+  /** StorageError `corrupt` where the timeline has no pg_control. */
+  parameterChange(change: ParameterChange): void {
+    if (this.#controlFile === undefined) {
+      throw new StorageError("corrupt", "no-control-file", "the timeline has no control file");
+    }
+    this.#controlFile = applyParameterChange(this.#controlFile, change);
+    this.#storage.putImage(CONTROL_PREFIX, CONTROL_FILE_INDEX, this.#lsn, this.#controlFile);
+    this.#tracker.walLevel(change.walLevel);
+    if (change.trackCommitTimestamp && !this.#tracksCommitTs) {
+      this.#tracker.activateCommitTs();
+      this.#slru.extendCommitTs(this.#tracker.nextXid, this.#lsn);
+    } else if (!change.trackCommitTimestamp && this.#tracksCommitTs) {
+      this.#tracker.deactivateCommitTs();
+      this.#slru.dropCommitTs(this.#lsn);
+    }
+    this.#tracksCommitTs = change.trackCommitTimestamp;
+  }
+
+  replicationOriginAdvance(originId: number, remoteLsn: bigint, force: boolean): void {
+    this.#origins.advance(originId, remoteLsn, force, this.#lsn);
+  }
+
+  replicationOriginDrop(originId: number): void {
+    this.#origins.drop(originId, this.#lsn);
+  }
+
+  commitTime(timestampUs: bigint): void {
+    this.lastCommitTimeUs = timestampUs;
+  }
+}
+
+/** The checkpoint as of `lsn`; StorageError `corrupt` where there is none. */
+export function readCheckPoint(storage: TimelineStorage, lsn: Lsn): CheckPoint {
+  const stored = storage.readValue(CONTROL_PREFIX, CHECKPOINT_INDEX, lsn);
+  if (stored === undefined) {
+    throw new StorageError("corrupt", "no-checkpoint", `no checkpoint at ${formatLsn(lsn)}`);
+  }
+  return decodeStoredCheckPoint(stored);
+}

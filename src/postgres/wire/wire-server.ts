@@ -1,0 +1,427 @@
+// The server side of the Postgres protocol: start-up, simple queries and CopyBoth, for our services.
+
+import { createServer, type Server, type Socket } from "node:net";
+import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { CopyChannel } from "./copy-channel.ts";
+import {
+  cstring,
+  encodeMessage,
+  int16,
+  int32,
+  MAX_MESSAGE_BYTES,
+  MessageReader,
+  ReceiveBudget,
+  readCstrings,
+} from "./wire-messages.ts";
+
+const SSL_REQUEST = 80877103;
+const GSSENC_REQUEST = 80877104;
+const CANCEL_REQUEST = 80877102;
+const PROTOCOL_3 = 196608;
+const MAX_STARTUP_BYTES = 10_000;
+/** One of each kind. */
+const MAX_ENCRYPTION_REQUESTS = 2;
+const TEXT_OID = 25;
+/** From connecting to the first command. Postgres's authentication_timeout. */
+const STARTUP_TIMEOUT_MS = 60_000;
+/** For the other side to take our last answer and close. */
+const LINGER_MS = 1000;
+/** Unfinished messages of all connections. */
+const MAX_UNFINISHED_BYTES = 512 * 1024 * 1024;
+/** Commands that wait for the one before; answers that wait for a client that does not read. */
+const MAX_WAITING_QUERIES = 100;
+const MAX_UNSENT_BYTES = 1024 * 1024;
+
+export interface WireHandlers {
+  /** Called after start-up; throwing refuses the connection. */
+  onSession?(session: WireSession): void | Promise<void>;
+  /** One simple query. Answers through `session`; a thrown error becomes an ErrorResponse. */
+  onQuery(session: WireSession, sql: string): Promise<void>;
+  logger: Logger;
+}
+
+/** One client's connection. */
+export class WireSession {
+  /** What the start-up packet said: user, database, application_name, ... */
+  readonly parameters: ReadonlyMap<string, string>;
+  /** `-c key=value` and bare `key=value` words of the start-up parameter `options`. */
+  readonly options: ReadonlyMap<string, string>;
+  readonly remote: string;
+  readonly #socket: Socket;
+  readonly #refuse: (error: unknown) => void;
+  channel: CopyChannel | undefined;
+  /** Told to the client when `onSession` has returned. Stock clients refuse a major above their own. */
+  serverVersion = "17.0 (Strata)";
+
+  constructor(
+    socket: Socket,
+    parameters: ReadonlyMap<string, string>,
+    refuse: (error: unknown) => void,
+  ) {
+    this.#socket = socket;
+    this.#refuse = refuse;
+    this.parameters = parameters;
+    this.options = parseOptions(parameters.get("options") ?? "");
+    this.remote = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? 0}`;
+  }
+
+  /** A whole text-format result; `tag` as in CommandComplete, for example `SELECT 1`. */
+  sendRows(
+    columns: readonly string[],
+    rows: readonly (readonly (string | null)[])[],
+    tag: string,
+  ): void {
+    const description: Uint8Array[] = [int16(columns.length)];
+    for (const column of columns) {
+      description.push(cstring(column), int32(0), int16(0), int32(TEXT_OID));
+      description.push(int16(-1), int32(-1), int16(0));
+    }
+    this.#socket.write(encodeMessage("T", ...description));
+    for (const row of rows) {
+      const parts: Uint8Array[] = [int16(row.length)];
+      for (const value of row) {
+        const bytes = value === null ? undefined : Buffer.from(value);
+        parts.push(int32(bytes?.length ?? -1));
+        if (bytes !== undefined) {
+          parts.push(bytes);
+        }
+      }
+      this.#socket.write(encodeMessage("D", ...parts));
+    }
+    this.sendCommandComplete(tag);
+  }
+
+  sendCommandComplete(tag: string): void {
+    this.#socket.write(encodeMessage("C", cstring(tag)));
+  }
+
+  /** Switches to CopyBoth; the connection serves nothing else afterwards. */
+  copyBoth(): CopyChannel {
+    this.#socket.write(encodeMessage("W", Buffer.from([0]), int16(0)));
+    this.channel = new CopyChannel(this.#socket);
+    return this.channel;
+  }
+
+  /** Ends the connection with an ErrorResponse. */
+  refuse(error: unknown): void {
+    this.#refuse(error);
+  }
+}
+
+function parseOptions(text: string): Map<string, string> {
+  const options = new Map<string, string>();
+  for (const word of text.split(/\s+/)) {
+    const match = /^(?:-c|--)?([A-Za-z_][\w.-]*)=(.*)$/.exec(word);
+    if (match !== null) {
+      options.set(match[1]!, match[2]!);
+    }
+  }
+  return options;
+}
+
+function errorResponse(error: unknown, severity: "ERROR" | "FATAL"): Buffer {
+  const fields = [`S${severity}`, `V${severity}`, `C${SQLSTATE[errorKind(error)]}`];
+  if (error instanceof StorageError) {
+    fields.push(`R${error.code}`);
+  }
+  fields.push(`M${errorMessage(error)}`);
+  return encodeMessage("E", ...fields.map(cstring), Buffer.from([0]));
+}
+
+const NOTHING = new Uint8Array(0);
+const READY = encodeMessage("Z", Buffer.from("I"));
+
+/** State of one socket from its first byte to its end. */
+class ServerConnection {
+  readonly #socket: Socket;
+  readonly #handlers: WireHandlers;
+  readonly #reader: MessageReader;
+  #startup: Buffer | undefined = Buffer.alloc(0);
+  #session: WireSession | undefined;
+  #queries: Promise<void> = Promise.resolve();
+  #encryptionRequests = 0;
+  #waitingQueries = 0;
+  /** Until the first command; then, of a connection that ends, until it is cut. */
+  #timer: NodeJS.Timeout | undefined;
+  #ending = false;
+
+  constructor(
+    socket: Socket,
+    handlers: WireHandlers,
+    budget: ReceiveBudget,
+    startupTimeoutMs: number,
+  ) {
+    this.#socket = socket;
+    this.#handlers = handlers;
+    this.#reader = new MessageReader(MAX_MESSAGE_BYTES, budget);
+    this.#timer = setTimeout(() => {
+      const message = `no command within ${startupTimeoutMs} ms`;
+      this.#refuse(new StorageError("unavailable", "startup-timeout", message));
+    }, startupTimeoutMs);
+    socket.setNoDelay(true);
+    socket.on("data", (chunk: Buffer) => {
+      try {
+        if (!this.#ending) {
+          this.#receive(chunk);
+        }
+      } catch (error) {
+        this.#refuse(error);
+      }
+    });
+    // Nothing more comes; what we have written may still leave.
+    socket.on("end", () => this.#end());
+    socket.on("error", (error) => this.#session?.channel?.deliverClose(error));
+    socket.on("close", () => {
+      clearTimeout(this.#timer);
+      this.#reader.release();
+      this.#session?.channel?.deliverClose();
+    });
+  }
+
+  /**
+   * Writes the last bytes and closes; cuts the connection where the other side does not. What it still
+   * sends is read and dropped: with unread bytes the kernel would reset, and the error be lost.
+   */
+  #end(last: Uint8Array = NOTHING): void {
+    if (this.#ending) {
+      return;
+    }
+    this.#ending = true;
+    this.#reader.release();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#socket.destroy(), LINGER_MS);
+    this.#socket.resume();
+    this.#socket.end(last);
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#startup !== undefined) {
+      this.#startup = Buffer.concat([this.#startup, chunk]);
+      this.#receiveStartup();
+      return;
+    }
+    this.#reader.push(chunk, (type, body) => {
+      this.#receiveMessage(String.fromCharCode(type), body);
+    });
+    this.#session?.channel?.deliverIdle();
+  }
+
+  #receiveStartup(): void {
+    const bytes = this.#startup;
+    if (bytes === undefined || bytes.length < 8) {
+      return;
+    }
+    const length = bytes.readInt32BE(0);
+    if (length < 8 || length > MAX_STARTUP_BYTES) {
+      throw new StorageError("invalid", "bad-startup", `start-up packet of ${length} bytes`);
+    }
+    if (bytes.length < length) {
+      return;
+    }
+    const code = bytes.readInt32BE(4);
+    const rest = bytes.subarray(length);
+    if (code === SSL_REQUEST || code === GSSENC_REQUEST) {
+      this.#encryptionRequests++;
+      if (this.#encryptionRequests > MAX_ENCRYPTION_REQUESTS) {
+        throw new StorageError("invalid", "bad-startup", "asks for encryption again and again");
+      }
+      this.#socket.write("N");
+      this.#startup = rest;
+      this.#receiveStartup();
+      return;
+    }
+    if (code === CANCEL_REQUEST) {
+      this.#socket.destroy();
+      return;
+    }
+    if (code >> 16 !== 3) {
+      throw new StorageError("invalid", "bad-protocol", `unsupported protocol version ${code}`);
+    }
+    const words = readCstrings(bytes.subarray(8, length));
+    const parameters = new Map<string, string>();
+    for (let i = 0; i + 1 < words.length; i += 2) {
+      parameters.set(words[i]!, words[i + 1]!);
+    }
+    this.#startup = undefined;
+    const session = new WireSession(this.#socket, parameters, (error) => this.#refuse(error));
+    this.#session = session;
+    this.#queries = this.#greet(session, code);
+    if (rest.length > 0) {
+      this.#receive(rest);
+    }
+  }
+
+  async #greet(session: WireSession, protocol: number): Promise<void> {
+    try {
+      await this.#handlers.onSession?.(session);
+    } catch (error) {
+      this.#refuse(error);
+      return;
+    }
+    if (this.#ending) {
+      return;
+    }
+    if (protocol !== PROTOCOL_3) {
+      // NegotiateProtocolVersion: newest minor we speak, no unknown options.
+      this.#socket.write(encodeMessage("v", int32(PROTOCOL_3), int32(0)));
+    }
+    const status = (name: string, value: string) =>
+      encodeMessage("S", cstring(name), cstring(value));
+    this.#socket.write(
+      Buffer.concat([
+        encodeMessage("R", int32(0)),
+        status("server_version", session.serverVersion),
+        status("client_encoding", "UTF8"),
+        status("server_encoding", "UTF8"),
+        status("integer_datetimes", "on"),
+        status("standard_conforming_strings", "on"),
+        READY,
+      ]),
+    );
+  }
+
+  #receiveMessage(type: string, body: Uint8Array): void {
+    const channel = this.#session?.channel;
+    if (channel !== undefined) {
+      if (type === "d") {
+        channel.deliver(body);
+      } else if (type === "c" || type === "f" || type === "X") {
+        channel.deliverClose();
+        this.#end();
+      }
+      return;
+    }
+    switch (type) {
+      case "Q": {
+        const sql = readCstrings(body)[0] ?? "";
+        clearTimeout(this.#timer);
+        this.#waitingQueries++;
+        if (this.#waitingQueries > MAX_WAITING_QUERIES) {
+          const message = `${this.#waitingQueries} commands at once`;
+          throw new StorageError("unavailable", "too-many-commands", message);
+        }
+        this.#queries = this.#queries.then(() => this.#runQuery(sql));
+        break;
+      }
+      case "X":
+        this.#end();
+        break;
+      case "H":
+      case "S":
+      case "p":
+        break;
+      default:
+        throw new StorageError(
+          "unsupported",
+          "bad-message",
+          `message type '${type}' is not supported here: only simple queries are`,
+        );
+    }
+  }
+
+  async #runQuery(sql: string): Promise<void> {
+    const session = this.#session;
+    await this.#answersRead();
+    this.#waitingQueries--;
+    if (session === undefined || this.#ending || this.#socket.destroyed) {
+      return;
+    }
+    try {
+      await this.#handlers.onQuery(session, sql.replace(/;\s*$/, ""));
+    } catch (error) {
+      if (session.channel !== undefined) {
+        this.#refuse(error);
+        return;
+      }
+      this.#handlers.logger.debug({ error, sql, remote: session.remote }, "query refused");
+      if (!this.#ending) {
+        this.#socket.write(errorResponse(error, "ERROR"));
+      }
+    }
+    if (session.channel === undefined && !this.#ending) {
+      this.#socket.write(READY);
+    }
+  }
+
+  /** Resolves when a client that asks without reading has read most, or is gone. */
+  #answersRead(): Promise<void> {
+    const socket = this.#socket;
+    if (socket.writableLength < MAX_UNSENT_BYTES || socket.destroyed) {
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => {
+      const done = () => {
+        socket.off("drain", done);
+        socket.off("close", done);
+        resolve();
+      };
+      socket.on("drain", done);
+      socket.on("close", done);
+    });
+  }
+
+  #refuse(error: unknown): void {
+    if (this.#ending) {
+      return;
+    }
+    this.#handlers.logger.info(
+      { reason: errorMessage(error), remote: this.#session?.remote },
+      "connection refused",
+    );
+    this.#session?.channel?.deliverClose(error instanceof Error ? error : undefined);
+    if (!this.#socket.destroyed) {
+      this.#end(errorResponse(error, "FATAL"));
+    }
+  }
+}
+
+export interface WireServerOptions {
+  /** From connecting to the first command; a minute where none is given. */
+  readonly startupTimeoutMs?: number | undefined;
+}
+
+/** Listens and hands sessions and queries to the handlers. */
+export class WireServer {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+
+  constructor(
+    handlers: WireHandlers,
+    { startupTimeoutMs = STARTUP_TIMEOUT_MS }: WireServerOptions = {},
+  ) {
+    const budget = new ReceiveBudget(MAX_UNFINISHED_BYTES);
+    this.#server = createServer((socket) => {
+      this.#sockets.add(socket);
+      socket.on("close", () => this.#sockets.delete(socket));
+      new ServerConnection(socket, handlers, budget, startupTimeoutMs);
+    });
+  }
+
+  /** Port 0 takes a free one. StorageError `conflict` where the address is in use. */
+  listen(host: string, port: number): Promise<{ port: number }> {
+    return new Promise((resolve, reject) => {
+      this.#server.once("error", (error: NodeJS.ErrnoException) => {
+        reject(
+          error.code === "EADDRINUSE"
+            ? new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`, {
+                cause: error,
+              })
+            : error,
+        );
+      });
+      this.#server.listen({ host, port }, () => {
+        const address = this.#server.address();
+        resolve({ port: typeof address === "object" && address !== null ? address.port : port });
+      });
+    });
+  }
+
+  /** Stops listening and ends every connection. */
+  close(): Promise<void> {
+    for (const socket of this.#sockets) {
+      socket.destroy();
+    }
+    return new Promise((resolve) => this.#server.close(() => resolve()));
+  }
+}

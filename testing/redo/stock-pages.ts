@@ -1,0 +1,128 @@
+// Serves the pages of a stopped stock cluster to the shim: what storage would, without storage.
+
+import { closeSync, openSync, readdirSync, readSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { sleep } from "../../src/base/clock.ts";
+import { StorageError } from "../../src/base/errors.ts";
+import type { FileContent } from "../../src/compute/pages/page-source.ts";
+import type { PageHandlers, RemoteFile } from "../../src/compute/shim/shim-server.ts";
+import {
+  INIT_FORK,
+  MAIN_FORK,
+  parseRelationPath,
+  relationPath,
+} from "../../src/postgres/relation-path.ts";
+
+const PAGE_BYTES = 8192;
+const SLRU_DIRECTORIES = [
+  "pg_xact",
+  "pg_multixact/offsets",
+  "pg_multixact/members",
+  "pg_commit_ts",
+];
+
+/** `directory` is a data directory that nothing writes to. */
+export class StockPages implements PageHandlers {
+  readonly #directory: string;
+  /** Added to each answer that reads pages. */
+  latencyMs = 0;
+  stats = 0;
+  pages = 0;
+  lists = 0;
+  prefetches = 0;
+  /** Told of every block that is read. */
+  onRead: ((path: string, blkno: number) => void) | undefined;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  async stat(path: string): Promise<number | undefined> {
+    this.stats++;
+    const stored = this.#stored(path);
+    return stored === undefined ? undefined : statSync(stored, { throwIfNoEntry: false })?.size;
+  }
+
+  async readPages(path: string, blkno: number, count: number): Promise<Uint8Array> {
+    this.pages += count;
+    for (let block = blkno; block < blkno + count; block++) {
+      this.onRead?.(path, block);
+    }
+    if (this.latencyMs > 0) {
+      await sleep(this.latencyMs);
+    }
+    const bytes = new Uint8Array(count * PAGE_BYTES);
+    const fd = openSync(this.#stored(path)!, "r");
+    try {
+      const got = readSync(fd, bytes, 0, bytes.length, blkno * PAGE_BYTES);
+      if (got !== bytes.length) {
+        throw new StorageError("invalid", "block-out-of-range", `${path}: block ${blkno}`);
+      }
+    } finally {
+      closeSync(fd);
+    }
+    return bytes;
+  }
+
+  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
+    const bytes = await this.stat(path);
+    if (bytes === undefined) {
+      return undefined;
+    }
+    const there = blocks.filter((block) => block * PAGE_BYTES < bytes);
+    const pages = await Promise.all(there.map((block) => this.readPages(path, block, 1)));
+    return { bytes, runs: there.map((block) => [block, 1] as const), pages };
+  }
+
+  async listDirectory(directory: string): Promise<RemoteFile[]> {
+    this.lists++;
+    const files: RemoteFile[] = [];
+    for (const name of readdirSync(join(this.#directory, directory))) {
+      const path = `${directory}/${name}`;
+      if (parseRelationPath(path) !== undefined) {
+        const bytes = await this.stat(path);
+        if (bytes !== undefined) {
+          files.push({ name, bytes });
+        }
+      }
+    }
+    return files;
+  }
+
+  prefetch(): void {
+    this.prefetches++;
+  }
+
+  /** The file that answers for `path`: an unlogged relation is its init fork and nothing else. */
+  #stored(path: string): string | undefined {
+    const file = parseRelationPath(path);
+    if (file?.kind === "relation" && file.fork !== INIT_FORK) {
+      const init = relationPath({ ...file, fork: INIT_FORK, segment: 0 })!;
+      if (statSync(join(this.#directory, init), { throwIfNoEntry: false }) !== undefined) {
+        return file.fork === MAIN_FORK && file.segment === 0
+          ? join(this.#directory, init)
+          : undefined;
+      }
+    }
+    return join(this.#directory, path);
+  }
+}
+
+/** Takes away every relation and SLRU segment of a data directory; returns how many files those were. */
+export function removeRemoteFiles(dataDirectory: string): number {
+  const databases = readdirSync(join(dataDirectory, "base")).map((name) => `base/${name}`);
+  let removed = 0;
+  for (const directory of ["global", ...databases, ...SLRU_DIRECTORIES]) {
+    for (const name of readdirSync(join(dataDirectory, directory))) {
+      if (parseRelationPath(`${directory}/${name}`) !== undefined) {
+        rmSync(join(dataDirectory, directory, name));
+        removed++;
+      }
+    }
+  }
+  // A cache of catalog rows, which a real start does not have.
+  for (const directory of ["global", ...databases]) {
+    rmSync(join(dataDirectory, directory, "pg_internal.init"), { force: true });
+  }
+  return removed;
+}
