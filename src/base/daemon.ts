@@ -1,81 +1,208 @@
-// What all our long-running processes share: start, pid file, signals, one clear line when they cannot start.
+// What all our long-running processes share: options, the lock on their directory, pid file, signals, exit codes.
 
-import { mkdirSync, statSync, unlinkSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
-import { join } from "node:path";
-import { errnoCode, errorMessage, StorageError } from "./errors.ts";
-import type { Logger } from "./log.ts";
+import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
+import { errorMessage, StorageError } from "./errors.ts";
+import { FileLock, lockHolder } from "./file-lock.ts";
+import { createLogger, type Logger } from "./log.ts";
 
-export interface DaemonOptions {
-  /** The pid file is `<workdir>/<name>.pid`, written once `start` has resolved. */
+/** Exit codes; a process that a signal ended by itself has none. */
+const EXIT_STOPPED = 0;
+/** It did not start, could not go on, or did not stop in order. */
+const EXIT_FAILED = 1;
+/** SIGQUIT, or the second SIGTERM or SIGINT. */
+const EXIT_QUIT = 3;
+
+/** `fast`: in order, nothing is left to do at the next start. `immediate`: as after a crash. */
+export type StopMode = "fast" | "immediate";
+
+/** A daemon that has started. */
+export interface RunningDaemon {
+  /**
+   * Only for one that can end by itself: resolves when it has, rejects with why it cannot go on. What is
+   * told is the last line of the pid file, for who waits for a start.
+   */
+  run?(tell: (status: string) => void): Promise<void>;
+  /** May be called again with `immediate` while a fast stop goes on. */
+  stop(mode: StopMode): Promise<void>;
+}
+
+type Options = ParseArgsOptionsConfig;
+type Values<T extends Options> = ReturnType<
+  typeof parseArgs<{ options: T; strict: true; allowPositionals: false }>
+>["values"];
+
+export interface DaemonOptions<T extends Options> {
+  /** Of the pid file, `<workdir>/<name>.pid`, which is written once `start` has resolved. */
   readonly name: string;
-  readonly workdir: string;
+  /** Of its command line; `--workdir DIR` is every daemon's. */
+  readonly options: T;
+  /** Called when this is the only process in the directory. Resolves when it does its work. */
+  start(context: {
+    readonly values: Values<T>;
+    readonly workdir: string;
+    readonly logger: Logger;
+  }): Promise<RunningDaemon>;
+}
+
+/** In the working directory; see FileLock for what may not be done to it. */
+const LOCK_FILE = "strata.lock";
+
+/**
+ * Makes this process the only one in `workdir`, whatever path leads there. StorageError `conflict` that
+ * names the process that is there already.
+ */
+export function lockDirectory(workdir: string): FileLock {
+  const path = join(workdir, LOCK_FILE);
+  const lock = FileLock.take(path);
+  if (lock !== undefined) {
+    return lock;
+  }
+  const pid = lockHolder(path);
+  const holder = pid === undefined ? "not to be seen from here: another container?" : `pid ${pid}`;
+  throw new StorageError(
+    "conflict",
+    "directory-locked",
+    `another process (${holder}) works in ${workdir}`,
+    { fields: { pid } },
+  );
+}
+
+/** The daemon that works in the directory; undefined where none does, or none that can be seen. */
+export function directoryHolder(workdir: string): number | undefined {
+  return lockHolder(join(workdir, LOCK_FILE));
+}
+
+/**
+ * Runs until the daemon ends or is stopped, then ends the process: SIGTERM or SIGINT stop it in order
+ * (exit code 0), once more or SIGQUIT at once (3). A failed start, or why it cannot go on, is one line
+ * `fatal: ...` on stderr, and exit code 1. A pid file that is left tells of a process
+ * that was killed or failed in a way that nobody foresaw.
+ */
+export async function runDaemon<const T extends Options>(options: DaemonOptions<T>): Promise<void> {
+  const daemon = new DaemonProcess(options.name);
+  process.on("uncaughtException", (error) => daemon.crash(error, "uncaught error"));
+  for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) {
+    process.on(signal, () => daemon.onSignal(signal));
+  }
+  try {
+    const { values, workdir } = parseOptions(options.options);
+    mkdirSync(workdir, { recursive: true, mode: 0o700 });
+    daemon.lock(workdir);
+    await daemon.run(await options.start({ values, workdir, logger: daemon.logger }));
+  } catch (error) {
+    daemon.fail(error);
+  }
+}
+
+/** An option that is a whole number; undefined where it is not given. StorageError `invalid`. */
+export function wholeNumber<K extends string>(
+  values: { readonly [key in K]?: string | undefined },
+  name: K,
+  { least = 0 } = {},
+): number | undefined {
+  const text = values[name];
+  if (text === undefined) {
+    return undefined;
+  }
+  if (!/^\d{1,15}$/.test(text) || Number(text) < least) {
+    throw new StorageError(
+      "invalid",
+      "bad-option",
+      `--${name} must be a whole number of at least ${least}, got '${text}'`,
+    );
+  }
+  return Number(text);
+}
+
+function parseOptions<T extends Options>(options: T): { values: Values<T>; workdir: string } {
+  let parsed: { workdir?: unknown };
+  try {
+    const all = { ...options, workdir: { type: "string" } } as const;
+    parsed = parseArgs({ options: all, strict: true, allowPositionals: false }).values;
+  } catch (error) {
+    throw new StorageError("invalid", "bad-option", errorMessage(error), { cause: error });
+  }
+  const { workdir, ...values } = parsed;
+  if (typeof workdir !== "string" || workdir === "") {
+    throw new StorageError("invalid", "bad-option", "--workdir is required");
+  }
+  return { values: values as Values<T>, workdir: resolve(workdir) };
+}
+
+class DaemonProcess {
   readonly logger: Logger;
-  /** Resolves when it listens; returns how to stop it in an orderly way. */
-  start(): Promise<() => Promise<void>>;
-}
+  readonly #name: string;
+  /** Kept here for the life of the process: a lock that is garbage collected is free. */
+  #lock: FileLock | undefined;
+  #pidFile: string | undefined;
+  #daemon: RunningDaemon | undefined;
+  #stopping = false;
 
-/**
- * Makes this process the only one in `workdir`. The lock is a listening socket in Linux's abstract
- * namespace (unix(7)), named after the directory itself, whatever path leads to it: the kernel frees it
- * when the process dies, so no lock file is ever left over. It does not reach over hosts, nor into other
- * network namespaces. StorageError `conflict` where another process has it.
- */
-export async function lockDirectory(workdir: string): Promise<void> {
-  const { dev, ino } = statSync(workdir);
-  const server = createServer((socket) => socket.destroy());
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once("error", reject);
-      server.listen({ path: `\0strata-workdir-${dev}-${ino}` }, resolve);
-    });
-  } catch (error) {
-    if (errnoCode(error) === "EADDRINUSE") {
-      const message = `another process works in ${workdir}`;
-      throw new StorageError("conflict", "directory-locked", message);
-    }
-    throw error;
+  constructor(name: string) {
+    this.#name = name;
+    this.logger = createLogger(name);
   }
-  server.unref();
-}
 
-/**
- * Runs until SIGTERM or SIGINT (orderly stop, exit 0) or SIGQUIT (at once). A failed start is one
- * line `fatal: ...` on stderr and exit 1.
- */
-export async function runDaemon(options: DaemonOptions): Promise<void> {
-  const { name, workdir, logger } = options;
-  const pidFile = join(workdir, `${name}.pid`);
-  let stop: () => Promise<void>;
-  try {
-    mkdirSync(workdir, { recursive: true });
-    await lockDirectory(workdir);
-    stop = await options.start();
+  lock(workdir: string): void {
+    this.#lock = lockDirectory(workdir);
+    this.#pidFile = join(workdir, `${this.#name}.pid`);
+    // Of a process that was killed; its number may be another's by now.
+    rmSync(this.#pidFile, { force: true });
+  }
+
+  async run(daemon: RunningDaemon): Promise<void> {
+    this.#daemon = daemon;
+    const pidFile = this.#pidFile!;
     writeFileSync(pidFile, `${process.pid}\n`);
-  } catch (error) {
-    logger.error({ error }, "start failed");
-    process.stderr.write(`fatal: ${errorMessage(error)}\n`);
-    process.exit(1);
-  }
-  let stopping = false;
-  const shutDown = (signal: string) => {
-    if (stopping) {
+    if (daemon.run === undefined) {
       return;
     }
-    stopping = true;
-    logger.info({ signal }, "stopping");
-    stop().then(
-      () => {
-        unlinkSync(pidFile);
-        process.exit(0);
-      },
-      (error) => {
-        logger.error({ error }, "stop failed");
-        process.exit(1);
-      },
+    await daemon.run((status) => appendFileSync(pidFile, `${status}\n`));
+    // Whoever stops it says how the process ends.
+    if (!this.#stopping) {
+      this.#end(EXIT_STOPPED);
+    }
+  }
+
+  onSignal(signal: NodeJS.Signals): void {
+    const daemon = this.#daemon;
+    const mode = signal === "SIGQUIT" || this.#stopping ? "immediate" : "fast";
+    this.logger.info({ signal, mode }, "stopping");
+    const code = mode === "fast" ? EXIT_STOPPED : EXIT_QUIT;
+    if (daemon === undefined) {
+      this.#end(code);
+    }
+    this.#stopping = true;
+    daemon.stop(mode).then(
+      () => this.#end(code),
+      (error: unknown) => this.crash(error, "stop failed"),
     );
-  };
-  process.on("SIGTERM", shutDown);
-  process.on("SIGINT", shutDown);
-  process.on("SIGQUIT", () => process.exit(3));
+  }
+
+  /** Not by running dry: a forgotten timer or connection must not keep a process that has given up. */
+  fail(error: unknown): never {
+    this.#report(error, "cannot go on");
+    this.#end(EXIT_FAILED);
+  }
+
+  /** Nobody foresaw it: the pid file stays and tells of that. */
+  crash(error: unknown, message: string): never {
+    this.#report(error, message);
+    process.exit(EXIT_FAILED);
+  }
+
+  #report(error: unknown, message: string): void {
+    this.logger.fatal({ error }, message);
+    process.stderr.write(`fatal: ${errorMessage(error)}\n`);
+  }
+
+  /** The pid file goes while the lock is still held: it may be the next one's afterwards. */
+  #end(code: number): never {
+    if (this.#lock !== undefined && this.#pidFile !== undefined) {
+      rmSync(this.#pidFile, { force: true });
+    }
+    process.exit(code);
+  }
 }

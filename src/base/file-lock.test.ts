@@ -1,0 +1,80 @@
+import assert from "node:assert/strict";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { once } from "node:events";
+import { cpSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { type TestContext, test } from "node:test";
+import { FileLock, lockHolder } from "./file-lock.ts";
+
+function directory(t: TestContext): string {
+  const path = mkdtempSync(join(tmpdir(), "strata lock-"));
+  t.after(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+/** A process that has the lock when this resolves. */
+async function holderOf(
+  t: TestContext,
+  path: string,
+): Promise<ChildProcessByStdio<null, Readable, null>> {
+  const program = `
+    const { FileLock } = await import(${JSON.stringify(join(import.meta.dirname, "file-lock.ts"))});
+    const lock = FileLock.take(${JSON.stringify(path)});
+    // Nothing but the lock itself keeps the lock.
+    globalThis.gc();
+    console.log(lock === undefined ? "refused" : "held");
+    setInterval(() => lock, 1000);`;
+  const flags = ["--disable-warning=ExperimentalWarning", "--expose-gc", "--input-type=module"];
+  const child = spawn(process.execPath, [...flags, "-e", program], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  t.after(() => child.kill("SIGKILL"));
+  const [said] = (await once(child.stdout, "data")) as [Buffer];
+  assert.equal(String(said), "held\n");
+  return child;
+}
+
+test("FileLock: one holder, in this process too; free again after release", (t) => {
+  const path = join(directory(t), "lock");
+  const lock = FileLock.take(path);
+  assert.ok(lock !== undefined);
+  assert.equal(FileLock.take(path), undefined);
+  // The refused one has closed the file: that must not have freed the lock.
+  assert.equal(FileLock.take(path), undefined);
+  assert.equal(lockHolder(path), process.pid);
+  lock.release();
+  assert.equal(lockHolder(path), undefined);
+  const next = FileLock.take(path);
+  assert.ok(next !== undefined);
+  next.release();
+});
+
+test("FileLock: another process is kept out and told the holder's pid, until kill -9 of that one", async (t) => {
+  const root = directory(t);
+  const path = join(root, "lock");
+  const holder = await holderOf(t, path);
+  assert.equal(FileLock.take(path), undefined);
+  assert.equal(lockHolder(path), holder.pid);
+  const ended = once(holder, "exit");
+  holder.kill("SIGKILL");
+  await ended;
+  assert.equal(lockHolder(path), undefined);
+  FileLock.take(path)!.release();
+});
+
+test("FileLock: a copied directory has a lock of its own, and only the owner may open the file", (t) => {
+  const root = directory(t);
+  const path = join(root, "a", "lock");
+  assert.throws(() => FileLock.take(path), { code: "lock-failed" });
+  cpSync(import.meta.dirname, join(root, "a"), { recursive: true });
+  const lock = FileLock.take(path)!;
+  assert.equal(statSync(path).mode & 0o777, 0o600);
+  assert.equal(statSync(path).size, 0);
+  writeFileSync(join(root, "copied"), "");
+  const copy = FileLock.take(join(root, "copied"));
+  assert.ok(copy !== undefined);
+  copy.release();
+  lock.release();
+});

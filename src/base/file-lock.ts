@@ -1,0 +1,104 @@
+// A lock on a file that ends with its process, whatever ends it: fcntl(2), which Node offers through SQLite only.
+
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import type { DatabaseSync } from "node:sqlite";
+import { errnoCode, errorMessage, StorageError } from "./errors.ts";
+
+/** SQLITE_BUSY: another connection, of whatever process, has it. */
+const BUSY = 5;
+/** PENDING_BYTE of SQLite's lock range: where its exclusive lock begins, whatever the file holds. */
+const LOCK_RANGE_START = "1073741824";
+
+/**
+ * Held until `release` or the end of the process. The kernel keeps the lock, on the file's inode: a crash or
+ * a reboot frees it, a copied directory has another, a process in another container with the same volume
+ * meets it. Only who may open the file can take it, and it is made readable for its owner alone.
+ *
+ * POSIX drops a process's lock on a file when the process closes *any* descriptor of it: nobody but SQLite
+ * may open the file. It stays empty and is never removed, as two processes could else lock two files of
+ * one name. docs/decisions/0008-one-process-a-directory.md has what else was looked at.
+ */
+export class FileLock {
+  readonly path: string;
+  readonly #database: DatabaseSync;
+
+  private constructor(path: string, database: DatabaseSync) {
+    this.path = path;
+    this.#database = database;
+  }
+
+  /** Undefined where another holds it, in this process or another. The file is made where there is none. */
+  static take(path: string): FileLock | undefined {
+    // Not imported: the command line loads this file and mostly has nothing to lock.
+    const { DatabaseSync } = process.getBuiltinModule("node:sqlite");
+    let database: DatabaseSync | undefined;
+    try {
+      makePrivateFile(path);
+      database = new DatabaseSync(path, { timeout: 0 });
+      // No journal file; an exclusive transaction that writes nothing is the lock and nothing else.
+      database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
+      return new FileLock(path, database);
+    } catch (error) {
+      database?.close();
+      if (isBusy(error)) {
+        return undefined;
+      }
+      throw new StorageError("internal", "lock-failed", `lock ${path}: ${errorMessage(error)}`, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Free from here on. */
+  release(): void {
+    this.#database.close();
+  }
+}
+
+/** Never opens a file that is there: closing it would free a lock that this process has. */
+function makePrivateFile(path: string): void {
+  if (statSync(path, { throwIfNoEntry: false }) !== undefined) {
+    return;
+  }
+  try {
+    closeSync(openSync(path, "wx", 0o600));
+  } catch (error) {
+    if (errnoCode(error) !== "EEXIST") {
+      throw error;
+    }
+  }
+}
+
+function isBusy(error: unknown): boolean {
+  return error instanceof Error && "errcode" in error && error.errcode === BUSY;
+}
+
+/**
+ * Who holds the lock on the file, by the kernel's own list (proc_locks(5)); undefined where nobody does,
+ * or a process that cannot be seen from here, in another container or on another machine.
+ */
+export function lockHolder(path: string): number | undefined {
+  const inode = statSync(path, { throwIfNoEntry: false })?.ino;
+  for (const line of inode === undefined ? [] : lockLines()) {
+    const [, type, , access, pid, file, start] = line.split(/\s+/);
+    if (
+      type === "POSIX" &&
+      access === "WRITE" &&
+      start === LOCK_RANGE_START &&
+      // The device is not compared: on some file systems (btrfs, overlays) stat tells another.
+      file?.split(":").at(-1) === String(inode) &&
+      Number(pid) > 0
+    ) {
+      return Number(pid);
+    }
+  }
+  return undefined;
+}
+
+function lockLines(): string[] {
+  try {
+    return readFileSync("/proc/locks", "utf8").split("\n");
+  } catch {
+    return [];
+  }
+}
