@@ -7,7 +7,11 @@ import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { TestCluster, type Victim } from "../testing/cluster.ts";
 import { eventually } from "../testing/damage.ts";
-import { type Isolation, initializeLists, ListAppendLoad } from "../testing/list-append-load.ts";
+import {
+  type Isolation,
+  initializeLists,
+  ListAppendLoad,
+} from "../testing/list-append/list-append-load.ts";
 import { directoryOf, loseDirectory, pause, pauseTree } from "../testing/process-faults.ts";
 import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../testing/small-disk.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";

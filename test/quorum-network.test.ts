@@ -7,7 +7,7 @@ import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { eventually } from "../testing/damage.ts";
-import { initializeLists, ListAppendLoad } from "../testing/list-append-load.ts";
+import { initializeLists, ListAppendLoad } from "../testing/list-append/list-append-load.ts";
 import { NetworkHosts } from "../testing/network-hosts.ts";
 import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "../testing/tpcb.ts";
 

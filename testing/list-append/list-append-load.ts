@@ -2,15 +2,15 @@
 
 import assert from "node:assert/strict";
 import pg from "pg";
-import { sleep } from "../src/base/clock.ts";
-import { SeededRandom } from "../src/base/random.ts";
+import { sleep } from "../../src/base/clock.ts";
+import { SeededRandom } from "../../src/base/random.ts";
+import { withClient } from "../tpcb.ts";
 import {
   type Anomaly,
   checkListAppend,
   type HistoryTransaction,
   type Operation,
 } from "./list-append-checker.ts";
-import { withClient } from "./tpcb.ts";
 
 const LISTS = 1000;
 /** Lists in use at a time, and how long each gets. */

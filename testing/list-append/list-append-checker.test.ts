@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SeededRandom } from "../src/base/random.ts";
+import { SeededRandom } from "../../src/base/random.ts";
 import { checkListAppend, type HistoryTransaction, type Operation } from "./list-append-checker.ts";
 
 const append = (key: number, value: number): Operation => ({ op: "append", key, value });

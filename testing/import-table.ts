@@ -1,0 +1,57 @@
+// Which folder of src may import which: the table that the layout test holds and ARCHITECTURE's picture shows.
+
+export interface ImportRule {
+  /** What it is, in a few words: for the picture. */
+  readonly job: string;
+  /** Folders whose every file it may import. Itself goes without saying. */
+  readonly libraries: readonly string[];
+  /** Folders of which others may import `api.ts` and `client.ts` only: those that are running services. */
+  readonly isService?: true;
+}
+
+/** One entry a folder of src, in order of what they stand on. */
+export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
+  base: { job: "LSNs, ids, errors, clock, disk, logs", libraries: [] },
+  postgres: { job: "Postgres's formats and binaries", libraries: ["base"] },
+  "object-store": { job: "whole objects under keys", libraries: ["base"] },
+  "wal-decoder": { job: "WAL into one delta a page", libraries: ["base", "postgres"] },
+  redo: { job: "a page and a delta into a page", libraries: ["base", "postgres", "wal-decoder"] },
+  "wal-dump": { job: "pg_waldump, 14 to 18", libraries: ["base", "postgres", "wal-decoder"] },
+  "wal-verify": {
+    job: "our redo beside Postgres's",
+    libraries: ["base", "postgres", "wal-decoder", "redo"],
+  },
+  "storage-broker": {
+    job: "who has how much WAL",
+    libraries: ["base", "postgres"],
+    isService: true,
+  },
+  safekeeper: {
+    job: "the WAL quorum",
+    libraries: ["base", "postgres", "wal-decoder", "object-store"],
+    isService: true,
+  },
+  pageserver: {
+    job: "pages at any LSN",
+    libraries: ["base", "postgres", "wal-decoder", "redo"],
+    isService: true,
+  },
+  compute: {
+    job: "agent and shim of one Postgres",
+    libraries: ["base", "postgres", "wal-decoder"],
+    isService: true,
+  },
+  local: { job: "home, daemons, endpoints of one machine", libraries: ["base", "postgres"] },
+  cli: {
+    job: "the strata command",
+    libraries: ["base", "postgres", "local", "wal-dump", "wal-verify"],
+  },
+};
+
+/** Single files that are open to a component, each with its reason. */
+export const IMPORT_EXCEPTIONS: Readonly<Record<string, readonly string[]>> = {
+  // The proposer runs inside the compute's agent.
+  compute: ["safekeeper/proposer.ts", "safekeeper/messages.ts", "safekeeper/membership.ts"],
+  // The command line drives changes of membership.
+  cli: ["safekeeper/membership-change.ts", "safekeeper/membership.ts"],
+};
