@@ -6,9 +6,9 @@ import { sleep } from "../base/clock.ts";
 import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { requireFree } from "../base/ports.ts";
 import { parseEndpointSpec } from "./api.ts";
 import { HttpListener } from "./http-listener.ts";
-import { checkPortFree } from "./ports.ts";
 import { Supervisor } from "./supervisor.ts";
 
 const HTTP_HOST = "127.0.0.1";
@@ -34,7 +34,7 @@ export async function startAgent(options: {
   };
   const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
   const listener = new HttpListener(supervisor);
-  await checkPortFree(HTTP_HOST, spec.internalHttpPort);
+  await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setTimeout(listen, LISTEN_DELAY_MS).unref();
   logger.info(
     { endpoint: spec.endpointId, httpPort: spec.internalHttpPort, pgPort: spec.pgPort },

@@ -283,7 +283,7 @@ test("compute: what can never start says why and ends", async () => {
     busy.daemon.start();
     await busy.daemon.exited();
     assert.equal(busy.daemon.exitCode, 1);
-    assert.match(busy.daemon.log, /fatal: listen on 127\.0\.0\.1:\d+: .*EADDRINUSE/);
+    assert.match(busy.daemon.log, /fatal: start .*: 127\.0\.0\.1:\d+ is already in use by pid \d+/);
   } finally {
     server.close();
   }

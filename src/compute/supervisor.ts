@@ -4,6 +4,7 @@ import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { canListen, requireFree } from "../base/ports.ts";
 import type {
   ComputeStatus,
   ComputeStatusName,
@@ -14,7 +15,6 @@ import type {
 } from "./api.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
-import { checkPortFree } from "./ports.ts";
 import { CommitTimes } from "./wal/commit-times.ts";
 
 const RESTART_FIRST_MS = 100;
@@ -86,15 +86,16 @@ export class Supervisor implements ComputeControl {
     await this.#terminated;
   }
 
-  /** The port must be free but for what a killed agent of this very endpoint left. */
+  /**
+   * The port must be free but for what a killed agent of this very endpoint left. Before an election,
+   * because a Postgres that cannot listen would fence whoever runs now.
+   */
   async #checkPort(): Promise<void> {
     const { pgHost, pgPort } = this.#spec;
-    try {
-      await checkPortFree(pgHost, pgPort);
-    } catch {
+    if (!(await canListen(pgHost, pgPort))) {
       const { endLeftProcesses } = await import("./postgres-side.ts");
       await endLeftProcesses(this.#workdir);
-      await checkPortFree(pgHost, pgPort);
+      await requireFree(pgHost, pgPort, "start Postgres");
     }
   }
 

@@ -13,7 +13,7 @@ await runDaemon({
     id: { type: "string", default: "1" },
     "listen-pg": { type: "string", default: "127.0.0.1:64000" },
     "listen-http": { type: "string", default: "127.0.0.1:9898" },
-    broker: { type: "string", default: "http://127.0.0.1:50051" },
+    broker: { type: "string", default: "http://127.0.0.1:15051" },
     "pg-version": { type: "string" },
     "pg-bin": { type: "string" },
     "checkpoint-distance": { type: "string" },

@@ -47,7 +47,7 @@ export interface SubscribeOptions {
   onInfo(info: TimelineInfo): void;
 }
 
-/** `address` as `http://127.0.0.1:50051`. Nothing connects before the first use. */
+/** `address` as `http://127.0.0.1:15051`. Nothing connects before the first use. */
 export class BrokerClient {
   readonly #client: Client<typeof BrokerService>;
   readonly #sessions: Http2SessionManager;

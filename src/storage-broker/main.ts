@@ -10,7 +10,7 @@ const { BrokerServer } = await import("./server.ts");
 
 await runDaemon({
   name: "storage_broker",
-  options: { listen: { type: "string", default: "127.0.0.1:50051" } },
+  options: { listen: { type: "string", default: "127.0.0.1:15051" } },
   start: async ({ values, logger }) => {
     const { host, port } = parseHostPort(values.listen);
     const server = new BrokerServer();
