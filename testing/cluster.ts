@@ -74,13 +74,15 @@ export class TestCluster {
       safekeeperOptions?: Record<string, string>;
       /** In place of free ports on the loopback address. */
       config?: object;
+      /** Of the home, below a temporary directory. */
+      name?: string;
     } = {},
   ): Promise<TestCluster> {
     const { safekeepers = 1, safekeeperOptions = {} } = options;
     const home = mkdtempSync(join(tmpdir(), "strata-test-"));
     // The unprivileged user that Postgres runs as must be able to enter.
     chmodSync(home, 0o755);
-    const cluster = new TestCluster(join(home, "strata"), safekeepers);
+    const cluster = new TestCluster(join(home, options.name ?? "strata"), safekeepers);
     writeFileSync(
       join(home, "init.json"),
       JSON.stringify({

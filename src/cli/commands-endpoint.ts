@@ -10,11 +10,13 @@ import type { StopMode } from "../local/daemon.ts";
 import {
   connectionUrl,
   createEndpoint,
+  damagedEndpoints,
   defaultEndpointId,
   destroyEndpoint,
   type Endpoint,
   endpointState,
   findEndpoint,
+  findEvenDamaged,
   listEndpoints,
   startEndpoint,
   stopEndpoint,
@@ -97,7 +99,7 @@ export function addEndpointCommands(program: Command): void {
     .option("--destroy", "also remove its directory; the data is in the storage")
     .action(async (id: string, options: { mode: StopMode; destroy?: boolean }) => {
       const home = openHome();
-      const found = findEndpoint(home, id);
+      const found = findEvenDamaged(home, id);
       await withEndpointLocked(home, id, async () => {
         const lsn = await stopEndpoint(found, options.mode, () => {});
         print(lsn ?? "null");
@@ -167,6 +169,9 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
   const config = home.config();
   const tenantId = resolveTenant(config, givenTenant);
   const names = branchNames(config, tenantId);
+  for (const { id, problem } of damagedEndpoints(home)) {
+    notice(`endpoint ${id}: ${problem.message}`);
+  }
   const rows = listEndpoints(home)
     .filter(({ spec }) => spec.tenantId === tenantId)
     .map((endpoint) => ({

@@ -3,23 +3,11 @@
 import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import { errorMessage, StorageError } from "../base/errors.ts";
-import { type InitSettings, parseInitSettings, type StrataConfig } from "../local/config.ts";
-import {
-  type Daemon,
-  daemonState,
-  type Print,
-  type StopMode,
-  stopDaemon,
-} from "../local/daemon.ts";
-import {
-  connectionUrl,
-  destroyEndpoint,
-  endpointState,
-  listEndpoints,
-  stopEndpoint,
-} from "../local/endpoints.ts";
+import { StorageError } from "../base/errors.ts";
+import { type InitSettings, parseInitSettings } from "../local/config.ts";
+import { type Daemon, type StopMode, stopDaemon } from "../local/daemon.ts";
 import type { ForceInit, StrataHome } from "../local/home.ts";
+import { homeStatus, initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import {
   answersHttp,
   brokerDaemon,
@@ -27,10 +15,8 @@ import {
   pageserverDaemon,
   safekeeperDaemon,
   startService,
-  startStorage,
-  storageDaemons,
 } from "../local/services.ts";
-import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
+import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   group,
   jsonOption,
@@ -76,7 +62,7 @@ export function addStorageCommands(program: Command): void {
     )
     .action(async (options: InitOptions) => {
       const home = openHome();
-      await withHomeLocked(home, async () => initHome(home, options, print));
+      await withHomeLocked(home, () => init(home, options));
     });
   program
     .command("start")
@@ -106,28 +92,19 @@ export function addStorageCommands(program: Command): void {
   addBrokerCommands(program);
 }
 
-/** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
-export function initHome(home: StrataHome, options: InitOptions, say: Print): StrataConfig {
+async function init(home: StrataHome, options: InitOptions): Promise<void> {
   if ((options.numPageservers ?? 1) !== 1) {
     throw new StorageError("unsupported", "one-pageserver", "only one pageserver is supported");
   }
-  const settings = settingsOf(options);
-  // Found now rather than at the first tenant: a missing or wrong Postgres is an error of `init`.
-  findInstallation(settings.pgVersion ?? DEFAULT_MAJOR, { pgBin: settings.pgBin });
-  if (options.force === "remove-all-contents" && home.isInitialized()) {
-    refuseWhileRunning(home);
-    // Their runtime directories can lie outside of the home.
-    listEndpoints(home).forEach(destroyEndpoint);
-  }
-  const config = home.create(settings, options.safekeepers ?? 1, options.force ?? "empty-dir-ok");
+  const config = await initHome(home, settingsOf(options), options.safekeepers ?? 1, options.force);
   for (const node of config.pageservers) {
     const place = `at '${node.listenPgAddr}' in "${home.pageserverDirectory(node.id)}"`;
-    say(`Initializing pageserver node ${node.id} ${place}`);
+    print(`Initializing pageserver node ${node.id} ${place}`);
   }
-  return config;
 }
 
-function settingsOf(options: InitOptions): InitSettings {
+/** What the options say of a new home. StorageError where they contradict each other. */
+export function settingsOf(options: InitOptions): InitSettings {
   if (options.config !== undefined && !existsSync(options.config)) {
     throw new StorageError("not-found", "no-file", `--config: no file '${options.config}'`);
   }
@@ -149,77 +126,9 @@ function settingsOf(options: InitOptions): InitSettings {
   };
 }
 
-function refuseWhileRunning(home: StrataHome): void {
-  const running = [
-    ...storageDaemons(home, home.config())
-      .filter((daemon) => daemonState(daemon).state === "running")
-      .map((daemon) => daemon.name),
-    ...listEndpoints(home)
-      .filter((endpoint) => endpointState(endpoint).state === "running")
-      .map((endpoint) => `endpoint ${endpoint.id}`),
-  ];
-  if (running.length > 0) {
-    throw new StorageError(
-      "conflict",
-      "still-running",
-      `'${home.path}' is in use by ${running.join(", ")}: run 'strata stop' first`,
-    );
-  }
-}
-
-export async function startAll(
-  home: StrataHome,
-  options: { timeoutMs: number; print: Print },
-): Promise<void> {
-  const config = home.config();
-  await startStorage(home, config, options);
-  options.print("Running strata status check");
-  for (const daemon of storageDaemons(home, config)) {
-    if (!(await daemon.probe())) {
-      throw new StorageError("unavailable", "not-answering", `${daemon.name} does not answer`);
-    }
-  }
-  options.print("Strata started and passed status check");
-}
-
-/** Goes on after a failure, so that one stuck daemon does not keep the others up. */
-export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Promise<void> {
-  const config = home.config();
-  const failures: string[] = [];
-  const attempt = async (work: () => Promise<unknown>) => {
-    try {
-      await work();
-    } catch (error) {
-      failures.push(errorMessage(error));
-    }
-  };
-  const endpoints = listEndpoints(home).filter((one) => endpointState(one).state !== "stopped");
-  await Promise.all(endpoints.map((one) => attempt(() => stopEndpoint(one, mode, say))));
-  // The pageserver before the safekeepers that feed it, the broker last.
-  const [broker, ...others] = storageDaemons(home, config);
-  for (const daemon of [...others, broker!]) {
-    await attempt(() => stopDaemon(daemon, mode, say));
-  }
-  if (failures.length > 0) {
-    throw new StorageError("unavailable", "stop-failed", failures.join("; "));
-  }
-}
-
 async function showStatus(home: StrataHome, json: boolean): Promise<void> {
-  const config = home.config();
-  const rows: { name: string; address: string; status: string; pid: number | null }[] = [];
-  for (const daemon of storageDaemons(home, config)) {
-    rows.push({ name: daemon.name, address: daemon.addresses[0]!, ...(await liveState(daemon)) });
-  }
-  for (const endpoint of listEndpoints(home)) {
-    const state = endpointState(endpoint);
-    rows.push({
-      name: `endpoint ${endpoint.id}`,
-      address: connectionUrl(endpoint),
-      status: state.state,
-      pid: state.state === "running" ? state.pid : null,
-    });
-  }
+  const { services: rows, problems } = await homeStatus(home);
+  problems.forEach(notice);
   if (json) {
     printJson(rows);
     return;
@@ -229,20 +138,12 @@ async function showStatus(home: StrataHome, json: boolean): Promise<void> {
       ["SERVICE", "ADDRESS", "PID", "STATUS"],
       rows.map((row) => [
         row.name,
-        row.address,
+        row.address || "---",
         row.pid === null ? "---" : `${row.pid}`,
         row.status,
       ]),
     ),
   );
-}
-
-async function liveState(daemon: Daemon): Promise<{ status: string; pid: number | null }> {
-  const state = daemonState(daemon);
-  if (state.state !== "running") {
-    return { status: state.state, pid: null };
-  }
-  return { status: (await daemon.probe()) ? "running" : "not answering", pid: state.pid };
 }
 
 interface ServiceVerbs {

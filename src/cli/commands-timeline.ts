@@ -10,14 +10,14 @@ import {
   type TimelineId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import { pgBinOf } from "../local/config.ts";
+import { nameBranch, pgBinOf } from "../local/config.ts";
 import type { Print } from "../local/daemon.ts";
 import {
   connectionUrl,
   createEndpoint,
-  defaultEndpointId,
   destroyEndpoint,
   endpointState,
+  freeEndpointId,
   listEndpoints,
   startEndpoint,
   stopEndpoint,
@@ -52,6 +52,7 @@ import {
   requireNoChildren,
   resolveBranch,
   resolveTenant,
+  splitNameAtLsn,
 } from "./timelines.ts";
 
 export function addTenantCommands(program: Command): void {
@@ -138,8 +139,8 @@ export async function createTenant(
   if (options.tenantId !== undefined) {
     const tenants = await client.listTenants();
     // One without branches is a creation that was cut short: this finishes it.
-    const branches = Object.keys(config.branchNameMappings[tenantId] ?? {});
-    if (tenants.some((info) => info.id === tenantId) && branches.length > 0) {
+    const branches = config.branchNameMappings.get(tenantId)?.size ?? 0;
+    if (tenants.some((info) => info.id === tenantId) && branches > 0) {
       throw new StorageError("conflict", "tenant-exists", `tenant ${tenantId} already exists`);
     }
   }
@@ -393,9 +394,8 @@ export function addBranchCommands(program: Command): void {
         const timelineId = resolveBranch(home.config(), tenantId, name);
         requireFreeBranchName(home.config(), tenantId, newName);
         home.update((config) => {
-          const mapping = config.branchNameMappings[tenantId]!;
-          delete mapping[name];
-          mapping[newName] = timelineId;
+          config.branchNameMappings.get(tenantId)?.delete(name);
+          nameBranch(config, tenantId, newName, timelineId);
         });
         print(`Renamed branch '${name}' to '${newName}'`);
       });
@@ -407,10 +407,9 @@ async function shortBranchCreate(
   name: string,
   options: BranchCreateOptions,
 ): Promise<void> {
-  const at = options.parent.indexOf("@");
-  const parent = at === -1 ? options.parent : options.parent.slice(0, at);
-  const lsn = at === -1 ? options.at : options.parent.slice(at + 1);
-  if (at !== -1 && options.at !== undefined) {
+  const { name: parent, lsn: parentLsn } = splitNameAtLsn(options.parent);
+  const lsn = parentLsn ?? options.at;
+  if (parentLsn !== undefined && options.at !== undefined) {
     throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
   }
   const endpoint = await withHomeLocked(home, async () => {
@@ -438,19 +437,14 @@ async function shortBranchCreate(
     print(`Endpoint ${endpoint.id}: ${connectionUrl(endpoint)}`);
   } else {
     const id = freeEndpointId(home, name);
-    print(`Start Postgres on it: strata endpoint create ${id} --branch-name ${name}`);
+    print(`Start Postgres on it: strata endpoint create ${id} --branch-name ${shellWord(name)}`);
     print(`                      strata endpoint start ${id}`);
   }
 }
 
-function endpointIdFor(branchName: string): string {
-  return branchName.replaceAll("/", "-").replace(/^[^A-Za-z0-9_]+/, "");
-}
-
-function freeEndpointId(home: StrataHome, branchName: string): string {
-  const id = endpointIdFor(branchName);
-  const taken = listEndpoints(home).some((endpoint) => endpoint.id === id);
-  return taken ? defaultEndpointId(branchName) : id;
+/** As a shell takes it for one word. */
+function shellWord(text: string): string {
+  return /^[\w.@+/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 async function listBranches(

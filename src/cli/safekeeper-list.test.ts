@@ -8,7 +8,8 @@ const TENANT = "1".padStart(32, "0");
 const TIMELINE = "2".padStart(32, "0");
 const CONFIG = {
   safekeepers: [1, 2, 3, 4].map((id) => ({ id, listenPgAddr: "h:1", listenHttpAddr: "h:2" })),
-  branchNameMappings: { [TENANT]: { main: TIMELINE } },
+  branchNameMappings: new Map([[TENANT, new Map([["main", TIMELINE]])]]),
+  memberships: new Map(),
 } as unknown as StrataConfig;
 
 function found(safekeeperId: number, changes: Partial<SafekeeperTimelineStatus> = {}): Found {
@@ -56,7 +57,9 @@ test("positionsOf: members that do not answer, or have lost their copy, and copi
     states([], []),
     [1, 2, 3, 4].map((id) => [id, "unreachable"]),
   );
-  const memberships = { [TENANT]: { [TIMELINE]: { generation: 1, members: [1, 3] } } };
+  const memberships = new Map([
+    [TENANT, new Map([[TIMELINE, { generation: 1, members: [1, 3] }]])],
+  ]);
   const rows = positionsOf({ ...CONFIG, memberships }, [], new Set([1]));
   assert.deepEqual(
     rows.map((row) => [row.safekeeper_id, row.state]),

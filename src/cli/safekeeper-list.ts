@@ -130,8 +130,8 @@ export function positionsOf(
 /** Those with a name, and those that somebody has without one. */
 function timelinesIn(config: StrataConfig, found: readonly Found[]): Iterable<TenantTimeline> {
   const timelines = new Map<string, TenantTimeline>();
-  for (const [tenantId, names] of Object.entries(config.branchNameMappings)) {
-    for (const timelineId of Object.values(names)) {
+  for (const [tenantId, names] of config.branchNameMappings) {
+    for (const timelineId of names.values()) {
       timelines.set(timelineId, { tenantId, timelineId });
     }
   }
@@ -154,7 +154,7 @@ function membersOf(
   if (newest !== undefined) {
     return new Set([...newest.members, ...(newest.new_members ?? [])].map(({ id }) => id));
   }
-  const record = config.memberships?.[tenantId]?.[timelineId];
+  const record = config.memberships.get(tenantId)?.get(timelineId);
   return new Set(
     record === undefined
       ? config.safekeepers.map(({ id }) => id)
@@ -184,7 +184,7 @@ async function timelinesOf(node: StorageNode): Promise<Found[]> {
 }
 
 function nameOf(config: StrataConfig, { tenantId, timelineId }: TenantTimeline) {
-  const names = Object.entries(config.branchNameMappings[tenantId] ?? {});
+  const names = [...(config.branchNameMappings.get(tenantId) ?? [])];
   return {
     tenant_id: tenantId,
     timeline_id: timelineId,

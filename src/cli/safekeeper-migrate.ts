@@ -6,6 +6,7 @@ import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
 import type { MembershipRecord, StorageNode, StrataConfig } from "../local/config.ts";
+import { recordMembership } from "../local/config.ts";
 import type { Print } from "../local/daemon.ts";
 import { clientOf, endpointState, listEndpoints } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
@@ -70,7 +71,7 @@ export function membershipRecord(
   tenantId: string,
   timelineId: string,
 ): MembershipRecord | undefined {
-  return config.memberships?.[tenantId]?.[timelineId];
+  return config.memberships.get(tenantId)?.get(timelineId);
 }
 
 class MembershipChange {
@@ -423,9 +424,7 @@ class MembershipChange {
     const { tenantId, timelineId } = this.#wanted;
     await withHomeLocked(this.#home, async () =>
       this.#home.update((draft) => {
-        draft.memberships ??= {};
-        draft.memberships[tenantId] ??= {};
-        draft.memberships[tenantId][timelineId] = record;
+        recordMembership(draft, tenantId, timelineId, record);
       }),
     );
     return record;

@@ -1,6 +1,6 @@
 // What the command line asks of the safekeepers: to hold a timeline, to drop it, how far its WAL goes.
 
-import { withContext } from "../base/errors.ts";
+import { errorKind, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
@@ -50,9 +50,26 @@ export async function deleteFromSafekeepers(
   tenantId: TenantId,
   timelineId: TimelineId,
 ): Promise<void> {
-  await Promise.all(
-    config.safekeepers.map((node) => clientOf(node).deleteTimeline(tenantId, timelineId)),
+  // All are asked, whatever one says: "no such timeline" of one is no word on the others.
+  const answers = await Promise.allSettled(
+    config.safekeepers.map((node) =>
+      ignoreMissing(clientOf(node).deleteTimeline(tenantId, timelineId)),
+    ),
   );
+  const failed = answers.find((answer) => answer.status === "rejected");
+  if (failed !== undefined) {
+    throw failed.reason;
+  }
+}
+
+export async function ignoreMissing(work: Promise<unknown>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (errorKind(error) !== "not-found") {
+      throw error;
+    }
+  }
 }
 
 /** The highest commit LSN that a safekeeper tells; 0 where none answers or none has any WAL. */

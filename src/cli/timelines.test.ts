@@ -8,7 +8,16 @@ import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import { pgBinOf } from "../local/config.ts";
 import { StrataHome } from "../local/home.ts";
-import { createTimeline, deleteBranch, majorOf, newestLsn, resolveBranch } from "./timelines.ts";
+import {
+  branchNames,
+  checkBranchName,
+  createTimeline,
+  deleteBranch,
+  majorOf,
+  newestLsn,
+  resolveBranch,
+  splitNameAtLsn,
+} from "./timelines.ts";
 
 const TENANT = parseTenantId("a".repeat(32));
 const FIRST = parseTimelineId("1".repeat(32));
@@ -19,6 +28,8 @@ class FakeNode {
   readonly timelines = new Map<string, { ancestor: string | null; pgVersion: number }>();
   /** The next request whose method is this fails with 503. */
   failNext: string | undefined;
+  /** Every request fails with 503. */
+  away = false;
   lsn = "0/100";
   readonly #server = createServer((request, response) => {
     this.#answer(request).then(
@@ -46,7 +57,7 @@ class FakeNode {
     for await (const chunk of request) {
       chunks.push(chunk as Buffer);
     }
-    if (this.failNext === request.method) {
+    if (this.away || this.failNext === request.method) {
       this.failNext = undefined;
       return [503, { msg: "out of order" }];
     }
@@ -83,24 +94,28 @@ class FakeNode {
   }
 }
 
-async function makeHome(t: TestContext) {
+async function makeHome(t: TestContext, safekeeperCount = 1) {
   const directory = mkdtempSync(join(tmpdir(), "strata-timelines-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
-  const [pageserver, safekeeper] = [new FakeNode(), new FakeNode()];
+  const pageserver = new FakeNode();
+  const safekeepers = Array.from({ length: safekeeperCount }, () => new FakeNode());
+  const node = async (fake: FakeNode, i: number) => ({
+    id: i + 1,
+    listenPgAddr: `127.0.0.1:${i + 1}`,
+    listenHttpAddr: await fake.listen(t),
+  });
   const home = new StrataHome(directory);
   home.create(
+    {},
     {
-      pageservers: [
-        { id: 1, listenPgAddr: "127.0.0.1:1", listenHttpAddr: await pageserver.listen(t) },
-      ],
-      safekeepers: [
-        { id: 1, listenPgAddr: "127.0.0.1:2", listenHttpAddr: await safekeeper.listen(t) },
-      ],
+      broker: { listenAddr: "127.0.0.1:100" },
+      pageservers: [await node(pageserver, 100)].map((one) => ({ ...one, id: 1 })),
+      safekeepers: await Promise.all(safekeepers.map(node)),
     },
-    1,
     "empty-dir-ok",
   );
-  return { home, pageserver, safekeeper };
+  const [safekeeper, ...others] = safekeepers;
+  return { home, pageserver, safekeeper: safekeeper!, others };
 }
 
 test("createTimeline: pageserver, safekeepers, then the name; names and ids are unique", async (t) => {
@@ -110,7 +125,7 @@ test("createTimeline: pageserver, safekeepers, then the name; names and ids are 
   assert.deepEqual([...pageserver.timelines.keys()], [FIRST]);
   assert.deepEqual([...safekeeper.timelines.keys()], [FIRST]);
   assert.equal(resolveBranch(home.config(), TENANT, "main"), FIRST);
-  assert.deepEqual(home.config().unfinishedTimelines, {});
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
   await assert.rejects(createTimeline(home, wanted), { kind: "conflict" });
   await assert.rejects(createTimeline(home, { ...wanted, branchName: "x" }), /as branch 'main'/);
   await assert.rejects(createTimeline(home, { ...wanted, branchName: "a b" }), { kind: "invalid" });
@@ -128,6 +143,84 @@ test("createTimeline: a root of any major; safekeepers are told the version, a b
   const ancestor = { timelineId: FIRST, lsn: toLsn(256) };
   await createTimeline(home, { tenantId: TENANT, timelineId: SECOND, branchName: "dev", ancestor });
   assert.equal(Math.floor(safekeeper.timelines.get(SECOND)!.pgVersion / 10_000), 15);
+});
+
+test("createTimeline: names are no more than names, and may look like people's git branches", async (t) => {
+  const { home, pageserver } = await makeHome(t);
+  const names = [
+    "__proto__",
+    "constructor",
+    "toString",
+    "hasOwnProperty",
+    "feature/foo",
+    "#12-fix",
+  ];
+  names.push("user@host", "a+b", "größe", "x@0", "a=b,c%d", "n".repeat(255));
+  for (const branchName of names) {
+    await createTimeline(home, { tenantId: TENANT, branchName });
+    await assert.rejects(createTimeline(home, { tenantId: TENANT, branchName }), {
+      code: "branch-exists",
+    });
+  }
+  const config = home.config();
+  const ids = names.map((name) => resolveBranch(config, TENANT, name));
+  assert.deepEqual(new Set(ids), new Set(pageserver.timelines.keys()));
+  assert.equal(ids.length, names.length);
+  assert.deepEqual(
+    ids.map((id) => branchNames(config, TENANT).get(id)),
+    names,
+  );
+  await deleteBranch(home, TENANT, "__proto__");
+  assert.throws(() => resolveBranch(home.config(), TENANT, "__proto__"), { kind: "not-found" });
+  assert.equal(pageserver.timelines.size, names.length - 1);
+});
+
+test("checkBranchName: refuses what listings and name@lsn stumble over", () => {
+  const wrong = ["", "a b", "a\nb", "-x", ".x", "/x", "a~b", "a:b", "a*b", "it's", "n".repeat(256)];
+  for (const name of [...wrong, "main@0/16F9A00", "\u202ex"]) {
+    assert.throws(() => checkBranchName(name), { code: "bad-branch-name" }, JSON.stringify(name));
+  }
+});
+
+test("splitNameAtLsn: the last @, and only before an LSN", () => {
+  assert.deepEqual(splitNameAtLsn("main@0/16F9A00"), { name: "main", lsn: "0/16F9A00" });
+  assert.deepEqual(splitNameAtLsn("a@b@1/2"), { name: "a@b", lsn: "1/2" });
+  for (const name of ["main", "user@host", "@0/1", "a@", "a@0/x"]) {
+    assert.deepEqual(splitNameAtLsn(name), { name });
+  }
+});
+
+test("createTimeline: an id that is in use is refused, and never gets to be cleaned up", async (t) => {
+  const { home, pageserver } = await makeHome(t);
+  // Made by somebody else: this home has no name for it.
+  pageserver.timelines.set(FIRST, { ancestor: null, pgVersion: 17 });
+  const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main" };
+  await assert.rejects(createTimeline(home, wanted), { code: "timeline-exists" });
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
+  await createTimeline(home, { tenantId: TENANT, branchName: "main" });
+  assert.ok(pageserver.timelines.has(FIRST));
+});
+
+test("deleteBranch: with a safekeeper away it is remembered until that one has let go, also if the name is used again", async (t) => {
+  const { home, safekeeper, others } = await makeHome(t, 3);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "dev" });
+  const [second, third] = others;
+  third!.away = true;
+  await assert.rejects(deleteBranch(home, TENANT, "dev"), { code: "delete-unfinished" });
+  assert.ok(!safekeeper.timelines.has(FIRST));
+  const again = { tenantId: TENANT, branchName: "dev", safekeepers: [1, 2] };
+  await createTimeline(home, again);
+  assert.ok(third!.timelines.has(FIRST));
+  assert.deepEqual(home.config().unfinishedTimelines, new Map([[TENANT, new Set([FIRST])]]));
+  await assert.rejects(
+    createTimeline(home, { ...again, branchName: "x", timelineId: FIRST }),
+    /still being removed/,
+  );
+  third!.away = false;
+  await createTimeline(home, { ...again, branchName: "other" });
+  assert.ok(!third!.timelines.has(FIRST));
+  assert.equal(second!.timelines.size, 2);
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
 });
 
 test("majorOf: the pageserver knows; without it the message says what to do", async (t) => {
@@ -172,7 +265,7 @@ test("deleteBranch: not with children; cut short, the next command finishes it",
   await createTimeline(home, { tenantId: TENANT, branchName: "dev", ancestor });
   assert.ok(!safekeeper.timelines.has(SECOND));
   assert.ok(!pageserver.timelines.has(SECOND));
-  assert.deepEqual(home.config().unfinishedTimelines, {});
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
 });
 
 test("newestLsn: the furthest of pageserver and safekeepers, also with one of them down", async (t) => {

@@ -9,7 +9,13 @@ import {
   type TimelineId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
-import { pgBinOf, type StrataConfig } from "../local/config.ts";
+import {
+  nameBranch,
+  noteUnfinished,
+  pgBinOf,
+  recordMembership,
+  type StrataConfig,
+} from "../local/config.ts";
 import { runningCommitLsn } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { findNode } from "../local/services.ts";
@@ -20,6 +26,7 @@ import {
   createOnSafekeepers,
   deleteFromSafekeepers,
   FIRST_GENERATION,
+  ignoreMissing,
   newestCommitLsn,
 } from "./safekeepers.ts";
 
@@ -64,13 +71,12 @@ export function resolveTenant(config: StrataConfig, given: string | undefined): 
 }
 
 export function branchNames(config: StrataConfig, tenantId: string): Map<string, string> {
-  const mapping = config.branchNameMappings[tenantId] ?? {};
-  return new Map(Object.entries(mapping).map(([name, timelineId]) => [timelineId, name]));
+  const mapping = config.branchNameMappings.get(tenantId) ?? [];
+  return new Map([...mapping].map(([name, timelineId]) => [timelineId, name]));
 }
 
 export function resolveBranch(config: StrataConfig, tenantId: TenantId, name: string): TimelineId {
-  const mapping = config.branchNameMappings[tenantId] ?? {};
-  const id = Object.hasOwn(mapping, name) ? mapping[name] : undefined;
+  const id = config.branchNameMappings.get(tenantId)?.get(name);
   if (id === undefined) {
     throw new StorageError(
       "not-found",
@@ -81,20 +87,36 @@ export function resolveBranch(config: StrataConfig, tenantId: TenantId, name: st
   return parseTimelineId(id);
 }
 
-/** Names can hold slashes but nothing that a shell, `name@lsn` or a listing would stumble over. */
+const MAX_BRANCH_NAME = 255;
+const BRANCH_NAME = /^[\p{L}\p{N}_@#+][\p{L}\p{M}\p{N}_@#+./=,%-]*$/u;
+
+/** What people name git branches, and nothing that a listing or `name@lsn` would stumble over. */
 export function checkBranchName(name: string): void {
-  if (!/^[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}$/.test(name)) {
-    throw new StorageError(
-      "invalid",
-      "bad-branch-name",
-      `branch name '${name}': letters, digits and _ . / - only, at most 63, not starting with . / -`,
-    );
+  const wrong = (why: string) =>
+    new StorageError("invalid", "bad-branch-name", `branch name '${name}': ${why}`);
+  if (name.length > MAX_BRANCH_NAME) {
+    throw wrong(`longer than ${MAX_BRANCH_NAME} characters`);
   }
+  if (!BRANCH_NAME.test(name)) {
+    throw wrong("letters, digits and _ @ # + . / = , % - only, not starting with . / = , % -");
+  }
+  if (splitNameAtLsn(name).lsn !== undefined) {
+    throw wrong("its end reads as NAME@LSN");
+  }
+}
+
+/** `NAME@LSN`, or just a name, which can hold an @ as well. */
+export function splitNameAtLsn(text: string): { name: string; lsn?: string } {
+  const at = text.lastIndexOf("@");
+  const lsn = text.slice(at + 1);
+  return at > 0 && /^[0-9A-Fa-f]{1,8}\/[0-9A-Fa-f]{1,8}$/.test(lsn)
+    ? { name: text.slice(0, at), lsn }
+    : { name: text };
 }
 
 export function requireFreeBranchName(config: StrataConfig, tenantId: string, name: string): void {
   checkBranchName(name);
-  if (Object.hasOwn(config.branchNameMappings[tenantId] ?? {}, name)) {
+  if (config.branchNameMappings.get(tenantId)?.has(name) === true) {
     throw new StorageError("conflict", "branch-exists", `branch '${name}' already exists`);
   }
 }
@@ -159,19 +181,10 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   }
   await removeUnfinished(home);
   const timelineId = wanted.timelineId ?? generateTimelineId();
-  for (const [name, id] of Object.entries(config.branchNameMappings[tenantId] ?? {})) {
-    if (id === timelineId) {
-      throw new StorageError(
-        "conflict",
-        "timeline-exists",
-        `timeline ${timelineId} already exists as branch '${name}'`,
-      );
-    }
+  if (wanted.timelineId !== undefined) {
+    await requireNew(home, tenantId, wanted.timelineId);
   }
-  config = home.update((draft) => {
-    draft.unfinishedTimelines[tenantId] ??= {};
-    draft.unfinishedTimelines[tenantId][branchName] = timelineId;
-  });
+  config = home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
   const request: TimelineCreateRequest = {
     new_timeline_id: timelineId,
     ...(wanted.ancestor === undefined
@@ -184,17 +197,12 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   const info = await pageserverClient(config).createTimeline(tenantId, request);
   await createOnSafekeepers(nodes, info, versionNumber(config, info.pg_version));
   home.update((draft) => {
-    draft.branchNameMappings[tenantId] ??= {};
-    draft.branchNameMappings[tenantId][branchName] = timelineId;
+    nameBranch(draft, tenantId, branchName, timelineId);
     if (wanted.safekeepers !== undefined) {
-      draft.memberships ??= {};
-      draft.memberships[tenantId] ??= {};
-      draft.memberships[tenantId][timelineId] = {
-        generation: FIRST_GENERATION,
-        members: [...wanted.safekeepers],
-      };
+      const record = { generation: FIRST_GENERATION, members: [...wanted.safekeepers] };
+      recordMembership(draft, tenantId, timelineId, record);
     }
-    forgetUnfinished(draft, tenantId, branchName);
+    forgetUnfinished(draft, tenantId, timelineId);
   });
   return info;
 }
@@ -206,24 +214,56 @@ function versionNumber(config: StrataConfig, pgVersion: number): number {
   return Number(major) * 10_000 + (Number.parseInt(minor ?? "0", 10) || 0);
 }
 
-function forgetUnfinished(config: StrataConfig, tenantId: string, name: string): void {
-  delete config.unfinishedTimelines[tenantId]?.[name];
-  if (Object.keys(config.unfinishedTimelines[tenantId] ?? {}).length === 0) {
-    delete config.unfinishedTimelines[tenantId];
+/**
+ * A given id must never have been used: as what a creation left unfinished is deleted by the next one,
+ * an id that is in use must not get on that list; and copies of a removed timeline may still be somewhere.
+ */
+async function requireNew(
+  home: StrataHome,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<void> {
+  const config = home.config();
+  const name = branchNames(config, tenantId).get(timelineId);
+  if (name !== undefined) {
+    const message = `timeline ${timelineId} already exists as branch '${name}'`;
+    throw new StorageError("conflict", "timeline-exists", message);
+  }
+  if (config.unfinishedTimelines.get(tenantId)?.has(timelineId) === true) {
+    const message = `timeline ${timelineId} is still being removed: some of its storage does not answer`;
+    throw new StorageError("unavailable", "delete-unfinished", message);
+  }
+  try {
+    await pageserverClient(config).getTimeline(tenantId, timelineId);
+  } catch (error) {
+    if (errorKind(error) === "not-found") {
+      return;
+    }
+    throw error;
+  }
+  const message = `timeline ${timelineId} already exists, without a name in this home`;
+  throw new StorageError("conflict", "timeline-exists", message);
+}
+
+function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
+  const unfinished = config.unfinishedTimelines.get(tenantId);
+  unfinished?.delete(timelineId);
+  if (unfinished?.size === 0) {
+    config.unfinishedTimelines.delete(tenantId);
   }
 }
 
 /** Best effort: what cannot be removed now stays on the list for the next time. */
 async function removeUnfinished(home: StrataHome): Promise<void> {
   const config = home.config();
-  for (const [tenantId, names] of Object.entries(config.unfinishedTimelines)) {
-    for (const [name, timelineId] of Object.entries(names)) {
+  for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
+    for (const timelineId of timelineIds) {
       try {
         await removeEverywhere(config, tenantId, timelineId);
       } catch {
         continue;
       }
-      home.update((draft) => forgetUnfinished(draft, tenantId, name));
+      home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
     }
   }
 }
@@ -234,19 +274,7 @@ async function removeEverywhere(
   timelineId: string,
 ): Promise<void> {
   await ignoreMissing(pageserverClient(config).deleteTimeline(tenantId, timelineId));
-  await ignoreMissing(
-    deleteFromSafekeepers(config, parseTenantId(tenantId), parseTimelineId(timelineId)),
-  );
-}
-
-async function ignoreMissing(work: Promise<unknown>): Promise<void> {
-  try {
-    await work;
-  } catch (error) {
-    if (!(error instanceof StorageError) || error.kind !== "not-found") {
-      throw error;
-    }
-  }
+  await deleteFromSafekeepers(config, parseTenantId(tenantId), parseTimelineId(timelineId));
 }
 
 /** `conflict` where other branches start from this one. */
@@ -282,10 +310,9 @@ export async function deleteBranch(
   const timelineId = resolveBranch(config, tenantId, name);
   await requireNoChildren(config, tenantId, name);
   home.update((draft) => {
-    delete draft.branchNameMappings[tenantId]?.[name];
-    delete draft.memberships?.[tenantId]?.[timelineId];
-    draft.unfinishedTimelines[tenantId] ??= {};
-    draft.unfinishedTimelines[tenantId][name] = timelineId;
+    draft.branchNameMappings.get(tenantId)?.delete(name);
+    draft.memberships.get(tenantId)?.delete(timelineId);
+    noteUnfinished(draft, tenantId, timelineId);
   });
   try {
     await removeEverywhere(config, tenantId, timelineId);
@@ -297,6 +324,6 @@ export async function deleteBranch(
       { cause: error },
     );
   }
-  home.update((draft) => forgetUnfinished(draft, tenantId, name));
+  home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
   return timelineId;
 }

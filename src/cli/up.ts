@@ -14,6 +14,7 @@ import {
   startEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
+import { initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import { storageDaemons } from "../local/services.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
@@ -25,7 +26,7 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
-import { initHome, startAll, stopAll } from "./commands-storage.ts";
+import { settingsOf } from "./commands-storage.ts";
 import { createTenant } from "./commands-timeline.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "./timelines.ts";
 
@@ -95,9 +96,9 @@ async function bringUp(
 ): Promise<Endpoint> {
   const endpoint = await withHomeLocked(home, async () => {
     if (!home.isInitialized()) {
-      await step(`Creating ${home.path}`, async () => {
-        initHome(home, options, () => {});
-      });
+      await step(`Creating ${home.path}`, () =>
+        initHome(home, settingsOf(options), options.safekeepers ?? 1),
+      );
     }
     stop.check();
     await step("Starting storage", () =>

@@ -49,13 +49,19 @@ export interface StrataConfig {
   remoteStorage?: string | undefined;
   safekeeperOptions?: Record<string, string> | undefined;
   defaultTenantId?: string | undefined;
-  /** Tenant id to branch name to timeline id. */
-  branchNameMappings: Record<string, Record<string, string>>;
+  /** Tenant id to branch name to timeline id. Maps, because a name can be `__proto__`. */
+  branchNameMappings: Map<string, Map<string, string>>;
   /** Tenant id to timeline id; absent for timelines that are on all safekeepers since their creation. */
-  memberships?: Record<string, Record<string, MembershipRecord>> | undefined;
-  /** Timelines whose creation began; a crash can leave them without a name, so the next one cleans up. */
-  unfinishedTimelines: Record<string, Record<string, string>>;
+  memberships: Map<string, Map<string, MembershipRecord>>;
+  /**
+   * Tenant id to ids of timelines whose creation or removal began: a crash, or a safekeeper that was
+   * away, can leave them without a name somewhere, so the next command cleans up.
+   */
+  unfinishedTimelines: Map<string, Set<string>>;
 }
+
+/** Neon's 55432 is in the range of outgoing connections; see port-choice.ts. */
+const ENDPOINT_BASE_PORT = 15_432;
 
 const ADDRESS = /^[^\s:]+:\d{1,5}$/;
 const HEX_32 = /^[0-9a-f]{32}$/;
@@ -97,20 +103,24 @@ export function parseConfig(text: string, file: string): StrataConfig {
     if (from["formatVersion"] !== 1) {
       throw new Problem("formatVersion expected 1");
     }
-    const { pageservers, safekeepers, ...settings } = withDefaults(initSettings(from));
-    if (pageservers === undefined || safekeepers === undefined) {
-      throw new Problem(`${pageservers === undefined ? "pageservers" : "safekeepers"} is missing`);
+    const settings = withDefaults(initSettings(from));
+    const { broker, pageservers, safekeepers } = settings;
+    if (broker === undefined || pageservers === undefined || safekeepers === undefined) {
+      const missing = { broker, pageservers, safekeepers };
+      const names = Object.entries(missing).filter(([, value]) => value === undefined);
+      throw new Problem(`${names.map(([name]) => name).join(", ")} missing`);
     }
     const tenant = from["defaultTenantId"];
     return {
       ...settings,
       formatVersion: 1,
+      broker,
       pageservers,
       safekeepers,
       ...(tenant === undefined ? {} : { defaultTenantId: hex(tenant, "defaultTenantId") }),
-      branchNameMappings: mappings(from, "branchNameMappings"),
-      memberships: memberships(from["memberships"] ?? {}, "memberships"),
-      unfinishedTimelines: mappings(from, "unfinishedTimelines"),
+      branchNameMappings: byTenant(from, "branchNameMappings", names),
+      memberships: byTenant(from, "memberships", memberships),
+      unfinishedTimelines: byTenant(from, "unfinishedTimelines", timelineIds),
     };
   });
 }
@@ -119,14 +129,44 @@ export function withDefaults(settings: InitSettings) {
   return {
     ...settings,
     pgVersion: settings.pgVersion ?? DEFAULT_MAJOR,
-    broker: settings.broker ?? { listenAddr: "127.0.0.1:50051" },
-    endpointBasePort: settings.endpointBasePort ?? 55_432,
+    endpointBasePort: settings.endpointBasePort ?? ENDPOINT_BASE_PORT,
   };
 }
 
 /** The `--pg-bin` that belongs to `major`: every major but the home's own comes from npm. */
 export function pgBinOf(config: StrataConfig, major: number): string | undefined {
   return major === config.pgVersion ? config.pgBin : undefined;
+}
+
+export function recordMembership(
+  config: StrataConfig,
+  tenantId: string,
+  timelineId: string,
+  record: MembershipRecord,
+): void {
+  inner(config.memberships, tenantId, () => new Map()).set(timelineId, record);
+}
+
+export function nameBranch(
+  config: StrataConfig,
+  tenantId: string,
+  name: string,
+  timelineId: string,
+): void {
+  inner(config.branchNameMappings, tenantId, () => new Map()).set(name, timelineId);
+}
+
+export function noteUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
+  inner(config.unfinishedTimelines, tenantId, () => new Set()).add(timelineId);
+}
+
+function inner<T>(map: Map<string, T>, key: string, make: () => T): T {
+  let found = map.get(key);
+  if (found === undefined) {
+    found = make();
+    map.set(key, found);
+  }
+  return found;
 }
 
 function checked<T>(text: string, file: string, check: (value: unknown) => T): T {
@@ -202,43 +242,61 @@ function options(value: unknown, path: string): Record<string, string> {
   );
 }
 
-/** Hex id to hex id to what is on record. */
-function memberships(value: unknown, path: string): NonNullable<StrataConfig["memberships"]> {
+/** Of one timeline id to what is on record. */
+function memberships(value: unknown, path: string): Map<string, MembershipRecord> {
   const ids = (given: unknown, at: string): number[] => {
     if (!Array.isArray(given) || given.length > 32) {
       throw new Problem(`${at} expected at most 32 ids`);
     }
     return given.map((id: unknown, i) => integer(id, `${at}.${i}`, 1, 9999));
   };
-  const result: NonNullable<StrataConfig["memberships"]> = {};
-  for (const [tenant, timelines] of Object.entries(record(value, path))) {
-    const kept: Record<string, MembershipRecord> = {};
-    for (const [timeline, entry] of Object.entries(record(timelines, `${path}.${tenant}`))) {
-      const at = `${path}.${tenant}.${timeline}`;
-      const from = record(entry, at, ["generation", "members", "newMembers", "excluding"]);
-      kept[hex(timeline, at)] = {
-        generation: integer(from["generation"], `${at}.generation`, 1, 2 ** 32 - 1),
-        members: ids(from["members"], `${at}.members`),
-        newMembers: from["newMembers"] && ids(from["newMembers"], `${at}.newMembers`),
-        excluding: from["excluding"] && ids(from["excluding"], `${at}.excluding`),
-      } as MembershipRecord;
-    }
-    result[hex(tenant, path)] = kept;
+  const result = new Map<string, MembershipRecord>();
+  for (const [timeline, entry] of Object.entries(record(value, path))) {
+    const at = `${path}.${timeline}`;
+    const from = record(entry, at, ["generation", "members", "newMembers", "excluding"]);
+    result.set(hex(timeline, at), {
+      generation: integer(from["generation"], `${at}.generation`, 1, 2 ** 32 - 1),
+      members: ids(from["members"], `${at}.members`),
+      newMembers: from["newMembers"] && ids(from["newMembers"], `${at}.newMembers`),
+      excluding: from["excluding"] && ids(from["excluding"], `${at}.excluding`),
+    } as MembershipRecord);
   }
   return result;
 }
 
-/** Hex id to name to hex id. */
-function mappings(from: Fields, path: string): Record<string, Record<string, string>> {
-  const result: Record<string, Record<string, string>> = {};
-  for (const [id, names] of Object.entries(record(from[path] ?? {}, path))) {
-    const at = `${path}.${id}`;
-    const entries = Object.entries(record(names, at));
-    result[hex(id, at)] = Object.fromEntries(
-      entries.map(([name, timeline]) => [name, hex(timeline, `${at}.${name}`)]),
-    );
+/** Branch name to timeline id. */
+function names(value: unknown, path: string): Map<string, string> {
+  const entries = Object.entries(record(value, path));
+  return new Map(entries.map(([name, id]) => [name, hex(id, `${path}.${name}`)]));
+}
+
+/** A list; older homes have an object of branch names to ids. */
+function timelineIds(value: unknown, path: string): Set<string> {
+  const list: unknown[] = Array.isArray(value) ? value : Object.values(record(value, path));
+  return new Set(list.map((id, i) => hex(id, `${path}.${i}`)));
+}
+
+/** Tenant id to what `parse` makes of it; tenants of whom nothing is left are left out. */
+function byTenant<T extends { readonly size: number }>(
+  from: Fields,
+  path: string,
+  parse: (value: unknown, path: string) => T,
+): Map<string, T> {
+  const result = new Map<string, T>();
+  for (const [tenant, value] of Object.entries(record(from[path] ?? {}, path))) {
+    const parsed = parse(value, `${path}.${tenant}`);
+    if (parsed.size > 0) {
+      result.set(hex(tenant, path), parsed);
+    }
   }
   return result;
+}
+
+/** The text of config.json. `Object.fromEntries` defines fields, so that every name is one. */
+export function formatConfig(config: StrataConfig): string {
+  const fields = (value: unknown): unknown =>
+    value instanceof Map ? Object.fromEntries(value) : value instanceof Set ? [...value] : value;
+  return `${JSON.stringify(config, (_, value: unknown) => fields(value), 2)}\n`;
 }
 
 /** An object; with `known`, one that has no other fields. */

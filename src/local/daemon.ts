@@ -5,14 +5,9 @@ import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync 
 import { dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
-import {
-  describeListener,
-  isDaemonOf,
-  isListening,
-  readPidFile,
-  sendSignal,
-  waitForExit,
-} from "./processes.ts";
+import { requireFree } from "../base/ports.ts";
+import { splitAddress } from "../compute/api.ts";
+import { isDaemonOf, readPidFile, sendSignal, waitForExit } from "./processes.ts";
 
 export type StopMode = "fast" | "immediate";
 export type Print = (line: string) => void;
@@ -65,14 +60,8 @@ export async function startDaemon(
     return before.pid;
   }
   for (const address of daemon.addresses) {
-    if (await isListening(address)) {
-      const holder = describeListener(address);
-      throw new StorageError(
-        "conflict",
-        "address-in-use",
-        `start ${daemon.name}: ${address} is already in use${holder === undefined ? "" : ` by ${holder}`}`,
-      );
-    }
+    const { host, port } = splitAddress(address);
+    await requireFree(host, port, `start ${daemon.name}`);
   }
   mkdirSync(daemon.workdir, { recursive: true });
   rmSync(daemon.pidFile, { force: true });
@@ -212,28 +201,31 @@ export async function stopDaemon(
     print(`${daemon.name} is already stopped`);
     return;
   }
-  const { pid } = now;
-  print(
-    `Stopping ${daemon.name} with pid ${pid} ${mode === "fast" ? "gracefully" : "immediately"}..`,
-  );
-  const signal = () => void sendSignal(pid, mode === "fast" ? "SIGTERM" : "SIGQUIT");
-  await (options.ask ?? (async (send: () => void) => send()))(signal);
+  await endProcess(now.pid, daemon.name, mode, print, options.ask);
+  rmSync(daemon.pidFile, { force: true });
+}
+
+/** Asks the process to end, then insists. StorageError `unavailable` where it still does not. */
+export async function endProcess(
+  pid: number,
+  name: string,
+  mode: StopMode,
+  print: Print,
+  ask: (signal: () => void) => Promise<void> = async (signal) => signal(),
+): Promise<void> {
+  print(`Stopping ${name} with pid ${pid} ${mode === "fast" ? "gracefully" : "immediately"}..`);
+  await ask(() => void sendSignal(pid, mode === "fast" ? "SIGTERM" : "SIGQUIT"));
   for (const harder of ["SIGQUIT", "SIGKILL"] as const) {
     if (await waitForExit(pid, STOP_PATIENCE_MS[harder === "SIGQUIT" ? mode : "immediate"])) {
       break;
     }
-    print(`${daemon.name} has not stopped yet, sending ${harder}`);
+    print(`${name} has not stopped yet, sending ${harder}`);
     sendSignal(pid, harder);
   }
   if (!(await waitForExit(pid, STOP_PATIENCE_MS.immediate))) {
-    throw new StorageError(
-      "unavailable",
-      "stop-failed",
-      `${daemon.name} with pid ${pid} does not stop`,
-    );
+    throw new StorageError("unavailable", "stop-failed", `${name} with pid ${pid} does not stop`);
   }
-  rmSync(daemon.pidFile, { force: true });
-  print(`${daemon.name} stopped`);
+  print(`${name} stopped`);
 }
 
 /** The main.ts of a component, whose folder is beside ours. */

@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
-import { StorageError } from "../base/errors.ts";
+import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
@@ -21,7 +21,7 @@ import {
   stopDaemon,
 } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
-import { isFree } from "./processes.ts";
+import { choosePort, storagePorts } from "./port-choice.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
 
 const HTTP_HOST = "127.0.0.1";
@@ -35,6 +35,13 @@ export interface Endpoint {
   readonly id: string;
   readonly directory: string;
   readonly spec: EndpointSpec;
+}
+
+/** One whose endpoint.json cannot be read. */
+export interface DamagedEndpoint {
+  readonly id: string;
+  readonly directory: string;
+  readonly problem: StorageError;
 }
 
 export interface NewEndpoint {
@@ -56,29 +63,52 @@ export function connectionUrl(endpoint: Endpoint, database = "postgres"): string
   return `postgresql://${SUPERUSER}@${pgHost}:${pgPort}/${database}`;
 }
 
+/** Those whose endpoint.json can be read; the others are in damagedEndpoints(). */
 export function listEndpoints(home: StrataHome): Endpoint[] {
+  return loadAll(home).flatMap((one) => ("spec" in one ? [one] : []));
+}
+
+/** Of these nothing is known but where they are, and whether they run. */
+export function damagedEndpoints(home: StrataHome): DamagedEndpoint[] {
+  return loadAll(home).flatMap((one) => ("spec" in one ? [] : [one]));
+}
+
+function loadAll(home: StrataHome): (Endpoint | DamagedEndpoint)[] {
   const directory = home.endpointsDirectory();
   if (!existsSync(directory)) {
     return [];
   }
-  return readdirSync(directory)
+  return readdirSync(directory, { withFileTypes: true })
+    .filter((entry) => !entry.isFile())
+    .map((entry) => entry.name)
     .toSorted()
-    .flatMap((id) => {
-      const endpoint = loadEndpoint(home, id);
-      return endpoint === undefined ? [] : [endpoint];
-    });
+    .flatMap((id) => loadEndpoint(home, id) ?? []);
 }
 
-function loadEndpoint(home: StrataHome, id: string): Endpoint | undefined {
+function loadEndpoint(home: StrataHome, id: string): Endpoint | DamagedEndpoint | undefined {
   const directory = join(home.endpointsDirectory(), id);
-  const bytes = readFileIfExists(join(directory, "endpoint.json"));
-  // A directory without the file is a creation that was cut short.
-  return bytes === undefined
-    ? undefined
-    : { id, directory, spec: parseEndpointSpec(bytes.toString("utf8")) };
+  try {
+    const bytes = readFileIfExists(join(directory, "endpoint.json"));
+    // A directory without the file is a creation that was cut short.
+    return bytes === undefined
+      ? undefined
+      : { id, directory, spec: parseEndpointSpec(bytes.toString("utf8")) };
+  } catch (error) {
+    return { id, directory, problem: withContext(error, `in ${directory}`) };
+  }
 }
 
+/** StorageError `invalid` where its endpoint.json is damaged. */
 export function findEndpoint(home: StrataHome, id: string): Endpoint {
+  const endpoint = findEvenDamaged(home, id);
+  if ("problem" in endpoint) {
+    throw endpoint.problem;
+  }
+  return endpoint;
+}
+
+/** For what must be possible with a damaged one too: to stop and to destroy it. */
+export function findEvenDamaged(home: StrataHome, id: string): Endpoint | DamagedEndpoint {
   const endpoint = isEndpointId(id) ? loadEndpoint(home, id) : undefined;
   if (endpoint === undefined) {
     throw new StorageError("not-found", "no-endpoint", `postgres endpoint ${id} is not found`);
@@ -92,15 +122,33 @@ function isEndpointId(id: string): boolean {
 
 /** Neon's default name of a branch's endpoint, as something that can name a directory. */
 export function defaultEndpointId(branchName: string): string {
-  return `ep-${branchName.replaceAll("/", "-")}`.slice(0, 63);
+  return asEndpointId(`ep-${branchName}`);
 }
 
-export function endpointState(endpoint: Endpoint): DaemonState {
+/** A name for the first endpoint of a branch: the branch's own, where that can be and is free. */
+export function freeEndpointId(home: StrataHome, branchName: string): string {
+  const own = asEndpointId(branchName);
+  const isFree = (id: string) => loadEndpoint(home, id) === undefined;
+  const candidates = [own, defaultEndpointId(branchName)];
+  for (let n = 2; ; n++) {
+    const id = candidates.shift() ?? `${own.slice(0, 58)}-${n}`;
+    if (isFree(id)) {
+      return id;
+    }
+  }
+}
+
+function asEndpointId(text: string): string {
+  const plain = text.replaceAll(/[^A-Za-z0-9_.-]/g, "-").replace(/^[.-]+/, "");
+  return plain.slice(0, 63) || "endpoint";
+}
+
+export function endpointState(endpoint: Endpoint | DamagedEndpoint): DaemonState {
   return daemonState(agentDaemon(endpoint));
 }
 
-function agentDaemon(endpoint: Endpoint): Daemon {
-  const { spec, directory } = endpoint;
+function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
+  const { directory } = endpoint;
   const pidFile = join(directory, "compute.pid");
   return {
     name: `endpoint ${endpoint.id}`,
@@ -109,11 +157,15 @@ function agentDaemon(endpoint: Endpoint): Daemon {
     logFile: join(directory, "compute.log"),
     entry: entryOf("compute"),
     args: [],
-    addresses: [`${spec.pgHost}:${spec.pgPort}`, `${HTTP_HOST}:${spec.internalHttpPort}`],
+    addresses: "spec" in endpoint ? addressesOf(endpoint.spec) : [],
     // Its own word in its pid file: asking over HTTP costs both sides as much as a start of Postgres.
     probe: async () =>
       readFileIfExists(pidFile)?.toString().trim().split("\n").at(-1) === "running",
   };
+}
+
+function addressesOf(spec: EndpointSpec): string[] {
+  return [`${spec.pgHost}:${spec.pgPort}`, `${HTTP_HOST}:${spec.internalHttpPort}`];
 }
 
 export function clientOf(endpoint: Endpoint): ComputeClient {
@@ -132,7 +184,7 @@ export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Pro
     );
   }
   const existing = listEndpoints(home);
-  if (existing.some((endpoint) => endpoint.id === id)) {
+  if (loadEndpoint(home, id) !== undefined) {
     throw new StorageError("conflict", "endpoint-exists", `endpoint ${id} already exists`);
   }
   if (wanted.staticLsn === undefined && wanted.allowMultiple !== true) {
@@ -174,7 +226,7 @@ function safekeepersOf(
   config: StrataConfig,
   { tenantId, timelineId }: { tenantId: string; timelineId: string },
 ): EndpointSpec["safekeepers"] {
-  const record = config.memberships?.[tenantId]?.[timelineId];
+  const record = config.memberships.get(tenantId)?.get(timelineId);
   return config.safekeepers
     .filter(
       ({ id }) =>
@@ -185,7 +237,7 @@ function safekeepersOf(
 
 /** The timeline may have moved to other safekeepers since the endpoint was created. */
 function refreshSafekeepers(config: StrataConfig, { directory, spec }: Endpoint): void {
-  const isMoved = config.memberships?.[spec.tenantId]?.[spec.timelineId] !== undefined;
+  const isMoved = config.memberships.get(spec.tenantId)?.has(spec.timelineId) === true;
   if (spec.mode === "primary" && isMoved) {
     const refreshed = { ...spec, safekeepers: safekeepersOf(config, spec) };
     writeSpec(directory, refreshed);
@@ -217,38 +269,34 @@ function refuseSecondPrimary(
   }
 }
 
-/** Given ports, else the next two after all that endpoints have, skipping ports in other use. */
+/** Given ports, else the first two that neither endpoints nor storage have and that are free. */
 async function choosePorts(
   config: StrataConfig,
   existing: readonly Endpoint[],
   wanted: NewEndpoint,
 ): Promise<Pick<EndpointSpec, "pgPort" | "internalHttpPort">> {
-  const taken = existing.flatMap(({ spec }) => [spec.pgPort, spec.internalHttpPort]);
-  for (const port of [wanted.pgPort, wanted.internalHttpPort]) {
-    if (port !== undefined && taken.includes(port)) {
-      throw new StorageError(
-        "conflict",
-        "port-taken",
-        `port ${port} belongs to another endpoint of this home`,
-      );
-    }
+  const owners = storagePorts(config);
+  for (const { id, spec } of existing) {
+    owners.set(spec.pgPort, `endpoint ${id}`).set(spec.internalHttpPort, `endpoint ${id}`);
   }
-  let next = Math.max(config.endpointBasePort - 1, ...taken) + 1;
-  const nextFree = async () => {
-    for (; next <= 65_535; next++) {
-      if (
-        next !== wanted.pgPort &&
-        next !== wanted.internalHttpPort &&
-        (await isFree(`127.0.0.1:${next}`))
-      ) {
-        return next++;
-      }
+  const claim = (port: number, what: string) => {
+    const owner = owners.get(port);
+    if (owner !== undefined) {
+      throw new StorageError("conflict", "port-taken", `port ${port} belongs to ${owner}`);
     }
-    throw new StorageError("unavailable", "no-port", "no free port for the endpoint");
+    owners.set(port, what);
+    return port;
   };
-  const pgPort = wanted.pgPort ?? (await nextFree());
-  const internalHttpPort = wanted.internalHttpPort ?? (await nextFree());
-  return { pgPort, internalHttpPort };
+  const { pgPort, internalHttpPort } = wanted;
+  const given = [
+    pgPort === undefined ? undefined : claim(pgPort, "Postgres of this endpoint"),
+    internalHttpPort === undefined ? undefined : claim(internalHttpPort, "this endpoint's agent"),
+  ];
+  const next = async () => {
+    const port = await choosePort(config.endpointBasePort, owners);
+    return claim(port, "this endpoint");
+  };
+  return { pgPort: given[0] ?? (await next()), internalHttpPort: given[1] ?? (await next()) };
 }
 
 /** Starts the agent and waits until Postgres accepts connections. */
@@ -291,9 +339,12 @@ function checkStorageRuns(home: StrataHome, config: StrataConfig, endpoint: Endp
   }
 }
 
-/** Stops the agent and its Postgres; the LSN up to which everything is on a quorum, where it told. */
+/**
+ * Stops the agent and its Postgres; the LSN up to which everything is on a quorum, where it told. A
+ * damaged one is asked by signals only, as nobody knows where its agent listens.
+ */
 export async function stopEndpoint(
-  endpoint: Endpoint,
+  endpoint: Endpoint | DamagedEndpoint,
   mode: StopMode,
   print: Print,
 ): Promise<string | undefined> {
@@ -301,6 +352,10 @@ export async function stopEndpoint(
   const daemon = agentDaemon(endpoint);
   await stopDaemon(daemon, mode, print, {
     ask: async (signal) => {
+      if ("problem" in endpoint) {
+        signal();
+        return;
+      }
       try {
         lsn = (await clientOf(endpoint).terminate(mode, TERMINATE_MS)).lsn ?? undefined;
       } catch {
@@ -313,7 +368,7 @@ export async function stopEndpoint(
 }
 
 /** Removes all files of a stopped endpoint. Its data lives in the storage. */
-export function destroyEndpoint(endpoint: Endpoint): void {
+export function destroyEndpoint(endpoint: Endpoint | DamagedEndpoint): void {
   if (endpointState(endpoint).state === "running") {
     throw new StorageError("conflict", "endpoint-running", `endpoint ${endpoint.id} is running`);
   }

@@ -1,10 +1,19 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { parseInitSettings } from "./config.ts";
 import { StrataHome } from "./home.ts";
+import type { Addresses } from "./port-choice.ts";
 
 function homeIn(t: TestContext): StrataHome {
   const directory = mkdtempSync(join(tmpdir(), "strata-home-"));
@@ -12,10 +21,20 @@ function homeIn(t: TestContext): StrataHome {
   return new StrataHome(join(directory, "home"));
 }
 
-test("StrataHome.create: Neon's ports, one for each safekeeper", (t) => {
+const ADDRESSES: Addresses = {
+  broker: { listenAddr: "127.0.0.1:15051" },
+  pageservers: [{ id: 1, listenPgAddr: "127.0.0.1:64000", listenHttpAddr: "127.0.0.1:9898" }],
+  safekeepers: [
+    { id: 1, listenPgAddr: "127.0.0.1:5454", listenHttpAddr: "127.0.0.1:7676" },
+    { id: 2, listenPgAddr: "127.0.0.1:5455", listenHttpAddr: "127.0.0.1:7677" },
+    { id: 3, listenPgAddr: "127.0.0.1:5456", listenHttpAddr: "127.0.0.1:7678" },
+  ],
+};
+
+test("StrataHome.create: config() reads back what it wrote", (t) => {
   const home = homeIn(t);
   assert.throws(() => home.config(), { kind: "not-found", message: /strata init/ });
-  home.create({}, 3, "must-not-exist");
+  home.create({}, ADDRESSES, "must-not-exist");
   const config = home.config();
   assert.deepEqual(
     config.safekeepers.map((node) => [node.id, node.listenPgAddr, node.listenHttpAddr]),
@@ -26,25 +45,25 @@ test("StrataHome.create: Neon's ports, one for each safekeeper", (t) => {
     ],
   );
   assert.equal(config.pageservers[0]?.listenPgAddr, "127.0.0.1:64000");
-  assert.equal(config.broker.listenAddr, "127.0.0.1:50051");
+  assert.equal(config.broker.listenAddr, "127.0.0.1:15051");
 });
 
 test("StrataHome.create: what --force allows", (t) => {
   const home = homeIn(t);
   mkdirSync(home.path);
-  assert.throws(() => home.create({}, 1, "must-not-exist"), { kind: "conflict" });
-  home.create({}, 1, "empty-dir-ok");
+  assert.throws(() => home.create({}, ADDRESSES, "must-not-exist"), { kind: "conflict" });
+  home.create({}, ADDRESSES, "empty-dir-ok");
   writeFileSync(join(home.path, "data"), "");
-  assert.throws(() => home.create({}, 1, "empty-dir-ok"), /already initialized/);
-  home.create({}, 1, "remove-all-contents");
+  assert.throws(() => home.create({}, ADDRESSES, "empty-dir-ok"), /already initialized/);
+  home.create({}, ADDRESSES, "remove-all-contents");
   assert.throws(() => readFileSync(join(home.path, "data")), /ENOENT/);
 });
 
 test("StrataHome: a wrong configuration names the field, also in --config", (t) => {
   const home = homeIn(t);
-  home.create({}, 1, "must-not-exist");
+  home.create({}, ADDRESSES, "must-not-exist");
   const path = join(home.path, "config.json");
-  writeFileSync(path, readFileSync(path, "utf8").replace("127.0.0.1:50051", "nowhere"));
+  writeFileSync(path, readFileSync(path, "utf8").replace("127.0.0.1:15051", "nowhere"));
   assert.throws(() => home.config(), { kind: "invalid", message: /broker\.listenAddr/ });
   writeFileSync(path, "{");
   assert.throws(() => home.config(), /not JSON/);
@@ -55,13 +74,16 @@ test("StrataHome: a wrong configuration names the field, also in --config", (t) 
 test("StrataHome.create: an address given twice is refused before anything is written", (t) => {
   const home = homeIn(t);
   const node = { id: 1, listenPgAddr: "127.0.0.1:1", listenHttpAddr: "127.0.0.1:1" };
-  assert.throws(() => home.create({ safekeepers: [node] }, 1, "must-not-exist"), /used twice/);
+  assert.throws(
+    () => home.create({}, { ...ADDRESSES, safekeepers: [node] }, "must-not-exist"),
+    /used twice/,
+  );
   assert.equal(home.isInitialized(), false);
 });
 
 test("StrataHome: the object store lies in the home, elsewhere, or is a URL; older homes have none", (t) => {
   const home = homeIn(t);
-  const config = home.create({}, 1, "must-not-exist");
+  const config = home.create({}, ADDRESSES, "must-not-exist");
   assert.equal(home.remoteStorage(home.config()), join(home.path, "object_store"));
   assert.equal(home.remoteStorage({ ...config, remoteStorage: "/data/wal" }), "/data/wal");
   assert.equal(home.remoteStorage({ ...config, remoteStorage: "file:///wal" }), "file:///wal");
@@ -76,7 +98,7 @@ test("StrataHome: the object store lies in the home, elsewhere, or is a URL; old
 
 test("StrataHome.update: all or nothing", (t) => {
   const home = homeIn(t);
-  home.create({}, 1, "must-not-exist");
+  home.create({}, ADDRESSES, "must-not-exist");
   const before = home.config();
   assert.throws(() =>
     home.update((config) => {
@@ -85,4 +107,47 @@ test("StrataHome.update: all or nothing", (t) => {
     }),
   );
   assert.deepEqual(home.config(), before);
+});
+
+test("StrataHome: one name for a place, before and after it exists, whatever leads there", (t) => {
+  const parent = realpathSync(mkdtempSync(join(tmpdir(), "strata-paths-")));
+  t.after(() => rmSync(parent, { recursive: true, force: true }));
+  mkdirSync(join(parent, "real"));
+  symlinkSync("real", join(parent, "link"));
+  symlinkSync("real/later", join(parent, "nowhere-yet"));
+  const before = process.cwd();
+  t.after(() => process.chdir(before));
+  process.chdir(join(parent, "link"));
+  const names: Record<string, string[]> = {
+    "real/a b/ü\n'\"": ["link/a b/ü\n'\"", "link//a b/../a b/ü\n'\"/"],
+    "real/later": ["nowhere-yet", "link/later", "link/x/../later/"],
+    real: ["link", "link/.", "real/"],
+  };
+  for (const [place, ways] of Object.entries(names)) {
+    const expected = join(parent, place);
+    const paths = () => ways.map((way) => new StrataHome(`${parent}/${way}`).path);
+    assert.deepEqual(new Set(paths()), new Set([expected]));
+    new StrataHome(`${parent}/${ways[0]}`).create({}, ADDRESSES, "remove-all-contents");
+    assert.deepEqual(new Set(paths()), new Set([expected]));
+  }
+  assert.equal(new StrataHome("later").path, join(parent, "real", "later"));
+});
+
+test("StrataHome: a place that can be none is an error that names it", (t) => {
+  const parent = mkdtempSync(join(tmpdir(), "strata-paths-"));
+  t.after(() => rmSync(parent, { recursive: true, force: true }));
+  writeFileSync(join(parent, "file"), "");
+  symlinkSync("loop", join(parent, "loop"));
+  for (const [path, why] of [
+    ["file/home", /ENOTDIR/],
+    ["loop/home", /ELOOP/],
+  ] as const) {
+    assert.throws(
+      () => new StrataHome(join(parent, path)),
+      (error: Error) => {
+        assert.match(error.message, why);
+        return error.message.startsWith(`find the home '${parent}`);
+      },
+    );
+  }
 });

@@ -1,34 +1,34 @@
 // The directory that holds everything of one local Strata: its configuration and where each daemon works.
 
-import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
-import { StorageError } from "../base/errors.ts";
 import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
+import { errnoCode, StorageError, withContext } from "../base/errors.ts";
+import {
+  formatConfig,
   type InitSettings,
   parseConfig,
-  type StorageNode,
   type StrataConfig,
   withDefaults,
 } from "./config.ts";
+import type { Addresses } from "./port-choice.ts";
 
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
-
-/** Neon's ports: pageserver 64000+i and 9898+i, safekeepers 5454+i and 7676+i. */
-function defaultNode(id: number, pgPort: number, httpPort: number): StorageNode {
-  return {
-    id,
-    listenPgAddr: `127.0.0.1:${pgPort + id - 1}`,
-    listenHttpAddr: `127.0.0.1:${httpPort + id - 1}`,
-  };
-}
 
 export class StrataHome {
   /** Absolute. */
   readonly path: string;
 
   constructor(path: string) {
-    this.path = existsSync(path) ? realpathSync(path) : resolve(path);
+    this.path = realPath(resolve(path));
   }
 
   /** $STRATA_HOME, else `.strata` in the current directory. */
@@ -66,22 +66,19 @@ export class StrataHome {
   }
 
   #write(config: StrataConfig): void {
-    writeFileDurably(this.#configPath, `${JSON.stringify(config, undefined, 2)}\n`);
+    writeFileDurably(this.#configPath, formatConfig(config));
   }
 
   /** Writes the first configuration; the directory is left as it was when `force` forbids it. */
-  create(settings: InitSettings, safekeeperCount: number, force: ForceInit): StrataConfig {
-    const given = withDefaults(settings);
+  create(settings: InitSettings, addresses: Addresses, force: ForceInit): StrataConfig {
     const config: StrataConfig = {
-      ...given,
-      remoteStorage: given.remoteStorage ?? "object_store",
+      ...withDefaults(settings),
+      remoteStorage: settings.remoteStorage ?? "object_store",
       formatVersion: 1,
-      pageservers: given.pageservers ?? [defaultNode(1, 64_000, 9898)],
-      safekeepers:
-        given.safekeepers ??
-        Array.from({ length: safekeeperCount }, (_, i) => defaultNode(i + 1, 5454, 7676)),
-      branchNameMappings: {},
-      unfinishedTimelines: {},
+      ...addresses,
+      branchNameMappings: new Map(),
+      memberships: new Map(),
+      unfinishedTimelines: new Map(),
     };
     checkDistinct(config);
     this.#prepareDirectory(force);
@@ -132,6 +129,30 @@ export class StrataHome {
   endpointsDirectory(): string {
     return join(this.path, "endpoints");
   }
+}
+
+/**
+ * The one name of a directory, whatever leads there, whether or not it exists yet: daemons and locks
+ * are told apart by it, and it must not change when the directory is made.
+ */
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch (error) {
+    const parent = dirname(path);
+    if (errnoCode(error) !== "ENOENT" || parent === path) {
+      throw withContext(error, `find the home '${path}'`);
+    }
+    const target = linkTarget(path);
+    // A link that leads nowhere yet: its target is what will be made.
+    return target === undefined ? join(realPath(parent), basename(path)) : realPath(target);
+  }
+}
+
+function linkTarget(path: string): string | undefined {
+  return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true
+    ? resolve(realPath(dirname(path)), readlinkSync(path))
+    : undefined;
 }
 
 function checkDistinct(config: StrataConfig): void {

@@ -8,19 +8,54 @@ import { withLock } from "./lock.ts";
 const HOME = `/no/such/home/${process.pid}`;
 
 test("withLock: one holder at a time, others in turn; other names do not wait", async () => {
+  const events: string[] = [];
+  const letGo = Promise.withResolvers<void>();
+  const entered = Promise.withResolvers<void>();
+  const first = withLock(HOME, "home", async () => {
+    events.push("first in");
+    entered.resolve();
+    await letGo.promise;
+    events.push("first out");
+  });
+  await entered.promise;
+  const waiting = Promise.withResolvers<void>();
+  const second = withLock(
+    HOME,
+    "home",
+    async () => {
+      events.push("second in");
+    },
+    { onWait: waiting.resolve },
+  );
+  // It has tried for a while, and got nowhere; somebody with another name is not held up by that.
+  await waiting.promise;
+  await withLock(HOME, "other", async () => {
+    events.push("other in");
+  });
+  await withLock(`${HOME}2`, "home", async () => {
+    events.push("other home in");
+  });
+  letGo.resolve();
+  await Promise.all([first, second]);
+  assert.deepEqual(events, ["first in", "other in", "other home in", "first out", "second in"]);
+});
+
+test("withLock: of many that wait, each gets it, alone", async () => {
   let inside = 0;
-  const results = await Promise.all(
-    [1, 2, 3].map((n) =>
+  let most = 0;
+  const done: number[] = [];
+  await Promise.all(
+    [1, 2, 3, 4].map((n) =>
       withLock(HOME, "home", async () => {
-        assert.equal(++inside, 1);
+        most = Math.max(most, ++inside);
         await new Promise((resolve) => setTimeout(resolve, 20));
         inside--;
-        return n;
+        done.push(n);
       }),
     ),
   );
-  assert.deepEqual(results, [1, 2, 3]);
-  await withLock(HOME, "home", () => withLock(HOME, "other", async () => {}));
+  assert.equal(most, 1);
+  assert.deepEqual(done.toSorted(), [1, 2, 3, 4]);
 });
 
 test("withLock: gives up after the time, and is free again after a failure", async () => {

@@ -1,9 +1,9 @@
-// What the system knows about processes and ports (proc(5)): is this pid alive, is it ours, who listens there.
+// Pid files and signals: is this pid alive, is it ours, has it ended.
 
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { createConnection, createServer } from "node:net";
+import { readFileSync, statSync } from "node:fs";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
+import { commandWords } from "../base/proc.ts";
 
 /** The pid in a pid file; undefined where there is none, or no number in it. */
 export function readPidFile(path: string): number | undefined {
@@ -15,20 +15,34 @@ export function readPidFile(path: string): number | undefined {
   }
 }
 
-/** Command line of a living process, words joined by spaces; undefined for a dead one or a zombie. */
-export function commandLine(pid: number): string | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
-    // A zombie, which nobody has waited for, has an empty command line.
-    return text === "" ? undefined : text;
-  } catch {
-    return undefined;
-  }
+/**
+ * Whether `pid` lives and is the daemon of that working directory, not a later process of that number.
+ * Paths can hold anything and lead there through links, so directories are compared, not only names.
+ */
+export function isDaemonOf(pid: number, workdir: string): boolean {
+  const named = workdirOf(pid);
+  return (
+    named !== undefined &&
+    (named === workdir ||
+      isSameDirectory(named, workdir) ||
+      isSameDirectory(`/proc/${pid}/cwd`, workdir))
+  );
 }
 
-/** Whether `pid` lives and is the daemon of that working directory, not a later process of that number. */
-export function isDaemonOf(pid: number, workdir: string): boolean {
-  return commandLine(pid)?.split(" ").includes(workdir) === true;
+/** The `--workdir` of a living process's command line. */
+export function workdirOf(pid: number): string | undefined {
+  const words = commandWords(pid) ?? [];
+  const at = words.indexOf("--workdir");
+  return at === -1 ? undefined : words[at + 1];
+}
+
+function isSameDirectory(a: string, b: string): boolean {
+  try {
+    const [one, other] = [statSync(a), statSync(b)];
+    return one.dev === other.dev && one.ino === other.ino;
+  } catch {
+    return false;
+  }
 }
 
 /** Sends a signal; false where the process is gone already. */
@@ -47,96 +61,11 @@ export function sendSignal(pid: number, signal: NodeJS.Signals): boolean {
 /** Waits until the process has ended; false after `timeoutMs`. */
 export async function waitForExit(pid: number, timeoutMs: number): Promise<boolean> {
   const deadline = monotonicMs() + timeoutMs;
-  while (commandLine(pid) !== undefined) {
+  while (commandWords(pid) !== undefined) {
     if (monotonicMs() > deadline) {
       return false;
     }
     await sleep(20);
   }
   return true;
-}
-
-/** Whether somebody accepts connections on `host:port`; quicker to learn than isFree(). */
-export function isListening(address: string): Promise<boolean> {
-  const colon = address.lastIndexOf(":");
-  const host = address.slice(0, colon);
-  const socket = createConnection({ host, port: Number(address.slice(colon + 1)) });
-  return new Promise((resolve) => {
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => resolve(false));
-  });
-}
-
-/** Whether nobody listens on `host:port` and we could. */
-export function isFree(address: string): Promise<boolean> {
-  const colon = address.lastIndexOf(":");
-  const server = createServer();
-  return new Promise((resolve, reject) => {
-    server.once("error", (error) => {
-      if (errnoCode(error) === "EADDRINUSE") {
-        resolve(false);
-      } else {
-        reject(error);
-      }
-    });
-    server.listen(Number(address.slice(colon + 1)), address.slice(0, colon), () => {
-      server.close(() => resolve(true));
-    });
-  });
-}
-
-/** `pid N (command)` of the process listening on that TCP port, where we may see it. */
-export function describeListener(address: string): string | undefined {
-  const port = Number(address.slice(address.lastIndexOf(":") + 1));
-  const inode = listeningInode(port);
-  if (inode === undefined) {
-    return undefined;
-  }
-  for (const name of readdirSync("/proc")) {
-    const pid = Number(name);
-    if (Number.isSafeInteger(pid) && holdsSocket(pid, inode)) {
-      return `pid ${pid} (${(commandLine(pid) ?? "?").slice(0, 100)})`;
-    }
-  }
-  return undefined;
-}
-
-/** Socket inode listening on `port`: state 0A in /proc/net/tcp, local address in the second column. */
-function listeningInode(port: number): string | undefined {
-  const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
-  for (const file of ["/proc/net/tcp", "/proc/net/tcp6"]) {
-    for (const line of linesOf(file)) {
-      const columns = line.trim().split(/\s+/);
-      if (columns[1]?.endsWith(suffix) && columns[3] === "0A") {
-        return columns[9];
-      }
-    }
-  }
-  return undefined;
-}
-
-function holdsSocket(pid: number, inode: string): boolean {
-  try {
-    return readdirSync(`/proc/${pid}/fd`).some((fd) => {
-      try {
-        return readlinkSync(`/proc/${pid}/fd/${fd}`) === `socket:[${inode}]`;
-      } catch {
-        return false;
-      }
-    });
-  } catch {
-    // Not our process, or gone.
-    return false;
-  }
-}
-
-function linesOf(path: string): string[] {
-  try {
-    return readFileSync(path, "utf8").split("\n");
-  } catch {
-    return [];
-  }
 }

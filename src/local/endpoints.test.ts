@@ -1,0 +1,132 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { freePort } from "../../testing/free-port.ts";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import {
+  createEndpoint,
+  damagedEndpoints,
+  destroyEndpoint,
+  type Endpoint,
+  findEndpoint,
+  findEvenDamaged,
+  listEndpoints,
+  type NewEndpoint,
+  stopEndpoint,
+} from "./endpoints.ts";
+import { StrataHome } from "./home.ts";
+
+async function homeIn(t: TestContext): Promise<StrataHome> {
+  const directory = mkdtempSync(join(tmpdir(), "strata-endpoints-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const home = new StrataHome(join(directory, "home"));
+  home.create(
+    { endpointBasePort: await freePort() },
+    {
+      broker: { listenAddr: "127.0.0.1:1" },
+      pageservers: [{ id: 1, listenPgAddr: "127.0.0.1:2", listenHttpAddr: "127.0.0.1:3" }],
+      safekeepers: [{ id: 1, listenPgAddr: "127.0.0.1:4", listenHttpAddr: "127.0.0.1:5" }],
+    },
+    "must-not-exist",
+  );
+  return home;
+}
+
+function create(
+  home: StrataHome,
+  id: string,
+  more: Partial<Pick<NewEndpoint, "pgPort" | "internalHttpPort">> = {},
+): Promise<Endpoint> {
+  return createEndpoint(home, {
+    id,
+    tenantId: parseTenantId("a".repeat(32)),
+    timelineId: parseTimelineId("b".repeat(32)),
+    pgVersion: 17,
+    allowMultiple: true,
+    ...more,
+  });
+}
+
+test("createEndpoint: ports of its own; the highest port does not end them", async (t) => {
+  const home = await homeIn(t);
+  const first = await create(home, "first", { pgPort: 65_535 });
+  assert.equal(first.spec.pgPort, 65_535);
+  const ports = [65_535, first.spec.internalHttpPort];
+  for (const id of ["second", "third"]) {
+    const { spec } = await create(home, id);
+    ports.push(spec.pgPort, spec.internalHttpPort);
+  }
+  assert.equal(new Set(ports).size, 6);
+  assert.ok(ports.slice(1).every((port) => port >= home.config().endpointBasePort));
+});
+
+test("createEndpoint: a port of another endpoint or of the storage is refused, running or not; so is one for both", async (t) => {
+  const home = await homeIn(t);
+  const { spec } = await create(home, "first");
+  await assert.rejects(create(home, "x", { pgPort: spec.internalHttpPort }), {
+    kind: "conflict",
+    message: `port ${spec.internalHttpPort} belongs to endpoint first`,
+  });
+  await assert.rejects(create(home, "x", { pgPort: 3 }), /belongs to pageserver 1/);
+  await assert.rejects(create(home, "x", { internalHttpPort: 1 }), /belongs to the storage broker/);
+  const port = await freePort();
+  await assert.rejects(
+    create(home, "x", { pgPort: port, internalHttpPort: port }),
+    /belongs to Po/,
+  );
+  assert.deepEqual(
+    listEndpoints(home).map(({ id }) => id),
+    ["first"],
+  );
+});
+
+test("listEndpoints: a damaged endpoint.json hides no other, and is named with its path and field", async (t) => {
+  const home = await homeIn(t);
+  await create(home, "good");
+  const texts: Record<string, (text: string) => string> = {
+    cut: (text) => text.slice(0, 40),
+    empty: () => "",
+    field: (text) => text.replace(/"pgPort": \d+/, '"pgPort": "many"'),
+    list: () => "[]",
+  };
+  for (const [id, damage] of Object.entries(texts)) {
+    const file = join((await create(home, id)).directory, "endpoint.json");
+    writeFileSync(file, damage(readFileSync(file, "utf8")));
+  }
+  const folder = join((await create(home, "folder")).directory, "endpoint.json");
+  rmSync(folder);
+  mkdirSync(folder);
+  // Neither of these is an endpoint at all.
+  mkdirSync(join(home.endpointsDirectory(), "unfinished"));
+  writeFileSync(join(home.endpointsDirectory(), "notes.txt"), "");
+  assert.deepEqual(
+    listEndpoints(home).map(({ id }) => id),
+    ["good"],
+  );
+  const damaged = damagedEndpoints(home);
+  assert.deepEqual(
+    damaged.map(({ id }) => id),
+    ["cut", "empty", "field", "folder", "list"],
+  );
+  for (const { id, directory, problem } of damaged) {
+    assert.match(problem.message, new RegExp(`^in ${directory}: `), id);
+    assert.throws(() => findEndpoint(home, id), problem);
+    await assert.rejects(create(home, id), { code: "endpoint-exists" });
+  }
+  assert.match(damaged[2]!.problem.message, /endpoint\.json is wrong: pgPort/);
+});
+
+test("a damaged endpoint can be stopped and destroyed", async (t) => {
+  const home = await homeIn(t);
+  const { directory } = await create(home, "broken");
+  writeFileSync(join(directory, "endpoint.json"), "{");
+  const found = findEvenDamaged(home, "broken");
+  const said: string[] = [];
+  await stopEndpoint(found, "fast", (line) => said.push(line));
+  assert.deepEqual(said, ["endpoint broken is already stopped"]);
+  destroyEndpoint(found);
+  assert.throws(() => findEvenDamaged(home, "broken"), { kind: "not-found" });
+  await create(home, "broken");
+});

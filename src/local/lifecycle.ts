@@ -1,0 +1,174 @@
+// A whole home: is made, started, stopped, and looked at.
+
+import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
+import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
+import type { InitSettings, StrataConfig } from "./config.ts";
+import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
+import {
+  connectionUrl,
+  damagedEndpoints,
+  destroyEndpoint,
+  endpointState,
+  listEndpoints,
+  stopEndpoint,
+} from "./endpoints.ts";
+import type { ForceInit, StrataHome } from "./home.ts";
+import { daemonsBelow, type RunningDaemon, stopLeftOver } from "./left-over.ts";
+import { chooseAddresses } from "./port-choice.ts";
+import { startStorage, storageDaemons } from "./services.ts";
+
+/** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
+export async function initHome(
+  home: StrataHome,
+  settings: InitSettings,
+  safekeepers: number,
+  force: ForceInit = "empty-dir-ok",
+): Promise<StrataConfig> {
+  // Found now rather than at the first tenant: a missing or wrong Postgres is an error of `init`.
+  findInstallation(settings.pgVersion ?? DEFAULT_MAJOR, { pgBin: settings.pgBin });
+  if (force === "remove-all-contents" || !home.isInitialized()) {
+    refuseWhileRunning(home);
+  }
+  if (force === "remove-all-contents") {
+    // Their runtime directories can lie outside of the home.
+    [...listEndpoints(home), ...damagedEndpoints(home)].forEach(destroyEndpoint);
+  }
+  return home.create(settings, await chooseAddresses(settings, safekeepers), force);
+}
+
+/** Whatever the files say: they may be those of a home that was deleted while it ran. */
+function refuseWhileRunning(home: StrataHome): void {
+  const running = daemonsBelow(home.path);
+  if (running.length > 0) {
+    const names = running.map(({ component, pid }) => `${component} (pid ${pid})`).join(", ");
+    throw new StorageError(
+      "conflict",
+      "still-running",
+      `'${home.path}' is in use by ${names}: run 'strata stop' first`,
+    );
+  }
+}
+
+export async function startAll(
+  home: StrataHome,
+  options: { timeoutMs: number; print: Print },
+): Promise<void> {
+  const config = home.config();
+  await startStorage(home, config, options);
+  options.print("Running strata status check");
+  for (const daemon of storageDaemons(home, config)) {
+    if (!(await daemon.probe())) {
+      throw new StorageError("unavailable", "not-answering", `${daemon.name} does not answer`);
+    }
+  }
+  options.print("Strata started and passed status check");
+}
+
+/**
+ * Stops every endpoint, then the storage, then whatever else of this home still runs: its files may be
+ * damaged or gone. Goes on after a failure, so that one stuck daemon does not keep the others up.
+ */
+export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Promise<void> {
+  const failures: unknown[] = [];
+  const attempt = async (work: () => Promise<unknown>) => {
+    try {
+      await work();
+    } catch (error) {
+      failures.push(error);
+    }
+  };
+  const endpoints = [...listEndpoints(home), ...damagedEndpoints(home)];
+  const started = endpoints.filter((one) => endpointState(one).state !== "stopped");
+  await Promise.all(started.map((one) => attempt(() => stopEndpoint(one, mode, say))));
+  await attempt(async () => {
+    // The pageserver before the safekeepers that feed it, the broker last.
+    const [broker, ...others] = storageDaemons(home, home.config());
+    for (const daemon of [...others, broker!]) {
+      await attempt(() => stopDaemon(daemon, mode, say));
+    }
+  });
+  const leftOver = daemonsBelow(home.path);
+  for (const daemon of leftOver) {
+    await attempt(() => stopLeftOver(daemon, mode, say));
+  }
+  // A home that is not there has been stopped where there was something to stop.
+  const problems = failures.filter(
+    (error) => !(leftOver.length > 0 && errorKind(error) === "not-found"),
+  );
+  if (problems.length === 1) {
+    throw problems[0];
+  }
+  if (problems.length > 1) {
+    const messages = problems.map(errorMessage).join("; ");
+    throw new StorageError("unavailable", "stop-failed", messages, { cause: problems[0] });
+  }
+}
+
+export interface ServiceStatus {
+  readonly name: string;
+  /** Empty where nobody knows. */
+  readonly address: string;
+  readonly status: string;
+  readonly pid: number | null;
+}
+
+export interface HomeStatus {
+  readonly services: readonly ServiceStatus[];
+  /** What a person should look at. */
+  readonly problems: readonly string[];
+}
+
+/** StorageError `not-found` where there neither is a home nor anything of one that still runs. */
+export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
+  const running = daemonsBelow(home.path);
+  const services: ServiceStatus[] = [];
+  const problems: string[] = [];
+  try {
+    for (const daemon of storageDaemons(home, home.config())) {
+      services.push(await serviceStatus(daemon));
+    }
+  } catch (error) {
+    if (running.length === 0) {
+      throw error;
+    }
+    problems.push(errorMessage(error));
+  }
+  for (const endpoint of listEndpoints(home)) {
+    services.push({
+      name: `endpoint ${endpoint.id}`,
+      address: connectionUrl(endpoint),
+      ...withPid(endpointState(endpoint)),
+    });
+  }
+  for (const endpoint of damagedEndpoints(home)) {
+    const { pid } = withPid(endpointState(endpoint));
+    services.push({ name: `endpoint ${endpoint.id}`, address: "", status: "damaged", pid });
+    problems.push(`endpoint ${endpoint.id}: ${errorMessage(endpoint.problem)}`);
+  }
+  const known = new Set(services.map(({ pid }) => pid));
+  const unknown = running.filter(({ pid }) => !known.has(pid));
+  services.push(...unknown.map(leftOverStatus));
+  if (unknown.length > 0) {
+    problems.push("some run without their files; 'strata stop' ends them");
+  }
+  return { services, problems };
+}
+
+async function serviceStatus(daemon: Daemon): Promise<ServiceStatus> {
+  const state = withPid(daemonState(daemon));
+  const silent = state.pid !== null && !(await daemon.probe());
+  return {
+    name: daemon.name,
+    address: daemon.addresses[0]!,
+    ...state,
+    ...(silent ? { status: "not answering" } : {}),
+  };
+}
+
+function withPid(state: ReturnType<typeof daemonState>): { status: string; pid: number | null } {
+  return { status: state.state, pid: state.state === "running" ? state.pid : null };
+}
+
+function leftOverStatus({ component, pid, workdir }: RunningDaemon): ServiceStatus {
+  return { name: `${component} in ${workdir}`, address: "", status: "left over", pid };
+}
