@@ -19,7 +19,6 @@ import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { type Lsn, parseLsn } from "../src/base/lsn.ts";
-import type { TimelinePosition } from "../src/cli/safekeeper-list.ts";
 import {
   findInstallation,
   giveToPostgres,
@@ -27,6 +26,7 @@ import {
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
+import type { TimelinePosition } from "../src/storage-controller/safekeeper-positions.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { freePort } from "../testing/free-port.ts";
 import {

@@ -11,7 +11,7 @@ export interface ImportRule {
 
 /** One entry a folder of src, in order of what they stand on. */
 export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
-  base: { job: "LSNs, ids, errors, clock, disk", libraries: [] },
+  base: { job: "LSNs, ids, errors, clock, disk, logs", libraries: [] },
   postgres: { job: "Postgres's formats and binaries", libraries: ["base"] },
   "object-store": { job: "whole objects under keys", libraries: ["base"] },
   "wal-decoder": { job: "WAL into one delta a page", libraries: ["base", "postgres"] },
@@ -37,14 +37,21 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     isService: true,
   },
   compute: {
-    job: "one Postgres's agent and shim",
+    job: "agent and shim of one Postgres",
     libraries: ["base", "postgres", "wal-decoder"],
     isService: true,
   },
-  local: { job: "one machine's home, daemons", libraries: ["base", "postgres"] },
+  "storage-controller": {
+    job: "which node holds which timeline",
+    libraries: ["base", "postgres"],
+  },
+  local: {
+    job: "home, daemons, endpoints of one machine",
+    libraries: ["base", "postgres", "storage-controller"],
+  },
   cli: {
     job: "the strata command",
-    libraries: ["base", "postgres", "local", "wal-dump", "wal-verify"],
+    libraries: ["base", "postgres", "storage-controller", "local", "wal-dump", "wal-verify"],
   },
 };
 
@@ -52,6 +59,6 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
 export const IMPORT_EXCEPTIONS: Readonly<Record<string, readonly string[]>> = {
   // The proposer runs inside the compute's agent.
   compute: ["safekeeper/proposer.ts", "safekeeper/messages.ts", "safekeeper/membership.ts"],
-  // The command line drives changes of membership.
-  cli: ["safekeeper/membership-change.ts", "safekeeper/membership.ts"],
+  // The controller drives changes of membership.
+  "storage-controller": ["safekeeper/membership-change.ts", "safekeeper/membership.ts"],
 };

@@ -6,6 +6,14 @@ import { delimiter, join } from "node:path";
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
+import {
+  branchNames,
+  DEFAULT_BRANCH_NAME,
+  majorOf,
+  resolveBranch,
+  resolveTenant,
+} from "../local/branches.ts";
+import { controllerOf, placementOf } from "../local/controller.ts";
 import type { StopMode } from "../local/daemon.ts";
 import {
   connectionUrl,
@@ -27,6 +35,7 @@ import {
   jsonOption,
   notice,
   openHome,
+  parseLsnArgument,
   parsePort,
   parseSetting,
   print,
@@ -38,15 +47,6 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
-import {
-  branchNames,
-  DEFAULT_BRANCH_NAME,
-  majorOf,
-  newestLsn,
-  parseLsnArgument,
-  resolveBranch,
-  resolveTenant,
-} from "./timelines.ts";
 
 interface EndpointCreateOptions {
   tenantId?: string;
@@ -122,7 +122,7 @@ async function create(
     const timelineId = resolveBranch(config, tenantId, options.branchName);
     const staticLsn = options.lsn === undefined ? undefined : parseLsnArgument(options.lsn);
     if (staticLsn !== undefined) {
-      const newest = await newestLsn(home, config, tenantId, timelineId);
+      const newest = await controllerOf(home).newestLsn(tenantId, timelineId);
       if (staticLsn > newest) {
         throw new StorageError(
           "invalid",
@@ -131,17 +131,18 @@ async function create(
         );
       }
     }
-    await createEndpoint(home, {
+    const wanted = {
       id: id ?? defaultEndpointId(options.branchName),
       tenantId,
       timelineId,
-      pgVersion: await majorOf(config, tenantId, timelineId),
+      pgVersion: await majorOf(home, tenantId, timelineId),
       staticLsn,
       pgPort: options.pgPort,
       internalHttpPort: options.internalHttpPort,
       allowMultiple: options.allowMultiple,
       settings: options.config ?? {},
-    });
+    };
+    await createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
   });
 }
 
@@ -155,7 +156,7 @@ async function startAndTell(
   if (!wasRunning) {
     print(`Starting existing endpoint ${endpoint.id}...`);
   }
-  await startEndpoint(home, endpoint, {
+  await startEndpoint(home, endpoint, placementOf(home, endpoint), {
     timeoutMs,
     allowMultiple,
     print: wasRunning ? print : () => {},

@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
 import { StorageError } from "../base/errors.ts";
+import { resolveBranch, resolveTenant } from "../local/branches.ts";
 import { type InitSettings, parseInitSettings } from "../local/config.ts";
 import { type Daemon, type StopMode, stopDaemon } from "../local/daemon.ts";
 import type { ForceInit, StrataHome } from "../local/home.ts";
@@ -11,12 +12,12 @@ import { homeStatus, initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import {
   answersHttp,
   brokerDaemon,
-  findNode,
   pageserverDaemon,
   safekeeperDaemon,
   startService,
 } from "../local/services.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
+import { findNode } from "../storage-controller/storage-controller.ts";
 import {
   group,
   jsonOption,
@@ -31,7 +32,6 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
-import { resolveBranch, resolveTenant } from "./timelines.ts";
 
 interface InitOptions {
   config?: string;
@@ -235,9 +235,10 @@ function addSafekeeperCommands(program: Command): void {
       const id = argument === undefined ? undefined : parseCount(argument);
       const nodes =
         id === undefined ? config.safekeepers : [findNode(config.safekeepers, id, "safekeeper")];
-      const { BAD_STATES, formatPositions, safekeeperPositions } = await import(
-        "./safekeeper-list.ts"
+      const { BAD_STATES, safekeeperPositions } = await import(
+        "../storage-controller/safekeeper-positions.ts"
       );
+      const { formatPositions } = await import("./safekeeper-list.ts");
       const found = await safekeeperPositions(config);
       const rows = found.rows.filter((row) => nodes.some((node) => node.id === row.safekeeper_id));
       const states = nodes.map((node) => ({ id: node.id, up: found.answering.has(node.id) }));
@@ -261,9 +262,10 @@ function addSafekeeperCommands(program: Command): void {
     .addOption(jsonOption())
     .action(async (options: { branchName?: string; tenantId?: string; json?: boolean }) => {
       const config = openHome().config();
-      const { BAD_STATES, formatPositions, safekeeperPositions } = await import(
-        "./safekeeper-list.ts"
+      const { BAD_STATES, safekeeperPositions } = await import(
+        "../storage-controller/safekeeper-positions.ts"
       );
+      const { formatPositions } = await import("./safekeeper-list.ts");
       const { rows } = await safekeeperPositions(config);
       const tenantId =
         options.tenantId === undefined && options.branchName === undefined

@@ -10,7 +10,19 @@ import {
   type TimelineId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import {
+  branchNames,
+  createTimeline,
+  DEFAULT_BRANCH_NAME,
+  deleteBranch,
+  requireFreeBranchName,
+  requireNoChildren,
+  resolveBranch,
+  resolveTenant,
+  splitNameAtLsn,
+} from "../local/branches.ts";
 import { nameBranch, pgBinOf } from "../local/config.ts";
+import { controllerOf, placementOf } from "../local/controller.ts";
 import type { Print } from "../local/daemon.ts";
 import {
   connectionUrl,
@@ -32,6 +44,7 @@ import {
   parseCount,
   parseDuration,
   parseIds,
+  parseLsnArgument,
   print,
   printJson,
   safekeeperSetOption,
@@ -40,20 +53,6 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable, formatTimelineTree } from "./output.ts";
-import {
-  branchNames,
-  createTimeline,
-  DEFAULT_BRANCH_NAME,
-  deleteBranch,
-  newestLsn,
-  pageserverClient,
-  parseLsnArgument,
-  requireFreeBranchName,
-  requireNoChildren,
-  resolveBranch,
-  resolveTenant,
-  splitNameAtLsn,
-} from "./timelines.ts";
 
 export function addTenantCommands(program: Command): void {
   const tenant = group(program, "tenant", "tenants");
@@ -61,8 +60,9 @@ export function addTenantCommands(program: Command): void {
     .command("list")
     .addOption(jsonOption())
     .action(async (options: { json?: boolean }) => {
-      const config = openHome().config();
-      const tenants = await pageserverClient(config).listTenants();
+      const home = openHome();
+      const config = home.config();
+      const tenants = await controllerOf(home).tenants();
       if (options.json === true) {
         printJson(
           tenants.map((info) => ({
@@ -96,7 +96,7 @@ export function addTenantCommands(program: Command): void {
       const home = openHome();
       await withHomeLocked(home, async () => {
         const tenantId = parseTenantId(options.tenantId);
-        const tenants = await pageserverClient(home.config()).listTenants();
+        const tenants = await controllerOf(home).tenants();
         if (!tenants.some((info) => info.id === tenantId)) {
           throw new StorageError("not-found", "no-tenant", `tenant ${tenantId} not found`);
         }
@@ -132,19 +132,19 @@ export async function createTenant(
   const major = pgVersion ?? config.pgVersion;
   // Before the tenant exists: a wrong major leaves none without branches.
   findInstallation(major, { pgBin: pgBinOf(config, major) });
-  const client = pageserverClient(config);
+  const controller = controllerOf(home);
   const tenantId =
     options.tenantId === undefined ? generateTenantId() : parseTenantId(options.tenantId);
   const branchName = DEFAULT_BRANCH_NAME;
   if (options.tenantId !== undefined) {
-    const tenants = await client.listTenants();
+    const tenants = await controller.tenants();
     // One without branches is a creation that was cut short: this finishes it.
     const branches = config.branchNameMappings.get(tenantId)?.size ?? 0;
     if (tenants.some((info) => info.id === tenantId) && branches > 0) {
       throw new StorageError("conflict", "tenant-exists", `tenant ${tenantId} already exists`);
     }
   }
-  await client.createTenant(tenantId);
+  await controller.createTenant(tenantId);
   say(`tenant ${tenantId} successfully created on the pageserver`);
   const timelineId =
     options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
@@ -179,9 +179,9 @@ function addSafekeeperMigrateCommand(timeline: Command): void {
         throw new StorageError("invalid", "no-sk-set", "one of --new-sk-set and --abort is needed");
       }
       const tenantId = resolveTenant(config, options.tenantId);
-      const { migrateSafekeepers } = await import("./safekeeper-migrate.ts");
+      const { migrateSafekeepers } = await import("../storage-controller/safekeeper-migrate.ts");
       await migrateSafekeepers(
-        home,
+        controllerOf(home, (body) => withHomeLocked(home, body)),
         {
           tenantId,
           timelineId: resolveBranch(config, tenantId, options.branchName),
@@ -209,9 +209,10 @@ export function addTimelineCommands(program: Command): void {
     .addOption(tenantOption())
     .addOption(jsonOption())
     .action(async (options: { tenantId?: string; json?: boolean }) => {
-      const config = openHome().config();
+      const home = openHome();
+      const config = home.config();
       const tenantId = resolveTenant(config, options.tenantId);
-      const timelines = await pageserverClient(config).listTimelines(tenantId);
+      const timelines = await controllerOf(home).timelines(tenantId);
       const names = branchNames(config, tenantId);
       if (options.json === true) {
         printJson(timelines.map((info) => withName(info, names)));
@@ -314,7 +315,7 @@ async function branchLsn(
   name: string,
   wanted: Lsn | undefined,
 ): Promise<Lsn> {
-  const newest = await newestLsn(home, home.config(), tenantId, timelineId);
+  const newest = await controllerOf(home).newestLsn(tenantId, timelineId);
   if (wanted !== undefined && wanted > newest) {
     throw new StorageError(
       "invalid",
@@ -323,7 +324,7 @@ async function branchLsn(
     );
   }
   if (wanted !== undefined) {
-    const info = await pageserverClient(home.config()).getTimeline(tenantId, timelineId);
+    const info = await controllerOf(home).timeline(tenantId, timelineId);
     if (wanted < (parseLsn(info.start_lsn) ?? 0)) {
       throw new StorageError(
         "invalid",
@@ -376,7 +377,7 @@ export function addBranchCommands(program: Command): void {
       await withHomeLocked(home, async () => {
         const tenantId = resolveTenant(home.config(), options.tenantId);
         // Before endpoints are destroyed for a deletion that is refused.
-        await requireNoChildren(home.config(), tenantId, name);
+        await requireNoChildren(home, tenantId, name);
         await clearEndpoints(home, tenantId, name, options.force === true);
         const timelineId = await deleteBranch(home, tenantId, name);
         print(`Deleted branch '${name}' (timeline '${timelineId}')`);
@@ -423,16 +424,22 @@ async function shortBranchCreate(
     if (options.start !== true) {
       return undefined;
     }
-    return createEndpoint(home, {
+    const tenantId = parseTenantId(info.tenant_id);
+    const timelineId = parseTimelineId(info.timeline_id);
+    const wanted = {
       id: freeEndpointId(home, name),
-      tenantId: parseTenantId(info.tenant_id),
-      timelineId: parseTimelineId(info.timeline_id),
+      tenantId,
+      timelineId,
       pgVersion: info.pg_version,
-    });
+    };
+    return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
   });
   if (endpoint !== undefined) {
     await withEndpointLocked(home, endpoint.id, () =>
-      startEndpoint(home, endpoint, { timeoutMs: parseDuration("90s"), print: () => {} }),
+      startEndpoint(home, endpoint, placementOf(home, endpoint), {
+        timeoutMs: parseDuration("90s"),
+        print: () => {},
+      }),
     );
     print(`Endpoint ${endpoint.id}: ${connectionUrl(endpoint)}`);
   } else {
@@ -455,7 +462,7 @@ async function listBranches(
   const config = home.config();
   const tenantId = resolveTenant(config, givenTenant);
   const names = branchNames(config, tenantId);
-  const timelines = await pageserverClient(config).listTimelines(tenantId);
+  const timelines = await controllerOf(home).timelines(tenantId);
   const endpoints = listEndpoints(home).filter(({ spec }) => spec.tenantId === tenantId);
   const rows = timelines
     .filter((info) => names.has(info.timeline_id))

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { StorageError } from "../base/errors.ts";
 import { parseTimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "../local/branches.ts";
 import { RM_MAX_BUILTIN_ID, RM_MIN_CUSTOM_ID, rmgrName } from "../postgres/rmgr.ts";
 import { LineOutput } from "../wal-dump/line-output.ts";
 import { openSafekeeperWal } from "../wal-dump/safekeeper-source.ts";
@@ -15,7 +16,6 @@ import type { WalSource } from "../wal-dump/wal-source.ts";
 import { WalStats } from "../wal-dump/wal-stats.ts";
 import { group, notice, openHome, parseCount, parseLsnOption, print, tenantOption } from "./cli.ts";
 import { addVerifyCommand } from "./commands-wal-verify.ts";
-import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "./timelines.ts";
 
 export function addWalCommands(program: Command): void {
   const wal = group(program, "wal", "looks at WAL, in files or of a running home");

@@ -4,6 +4,8 @@ import type { Command } from "commander";
 import pc from "picocolors";
 import { monotonicMs } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
+import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
+import { controllerOf, placementOf } from "../local/controller.ts";
 import { daemonState } from "../local/daemon.ts";
 import {
   connectionUrl,
@@ -28,7 +30,6 @@ import {
 } from "./cli.ts";
 import { settingsOf } from "./commands-storage.ts";
 import { createTenant } from "./commands-timeline.ts";
-import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "./timelines.ts";
 
 const ENDPOINT_ID = "main";
 /** The signal of one Ctrl-C can come twice: from the terminal and from the process above us. */
@@ -116,7 +117,10 @@ async function bringUp(
   });
   await step("Starting Postgres", () =>
     withEndpointLocked(home, endpoint.id, () =>
-      startEndpoint(home, endpoint, { timeoutMs: parseDuration("90s"), print: () => {} }),
+      startEndpoint(home, endpoint, placementOf(home, endpoint), {
+        timeoutMs: parseDuration("90s"),
+        print: () => {},
+      }),
     ),
   );
   return endpoint;
@@ -130,8 +134,9 @@ async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
   const config = home.config();
   const tenantId = resolveTenant(config, undefined);
   const timelineId = resolveBranch(config, tenantId, DEFAULT_BRANCH_NAME);
-  const pgVersion = await majorOf(config, tenantId, timelineId);
-  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId, pgVersion });
+  const pgVersion = await majorOf(home, tenantId, timelineId);
+  const placement = controllerOf(home).placementOf(tenantId, timelineId);
+  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId, pgVersion }, placement);
 }
 
 async function step(what: string, work: () => Promise<unknown>): Promise<void> {

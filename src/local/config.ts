@@ -2,12 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
-
-export interface StorageNode {
-  id: number;
-  listenPgAddr: string;
-  listenHttpAddr: string;
-}
+import type { MembershipRecord, StorageNode } from "../storage-controller/controller-state.ts";
 
 /** What `init --config FILE` may say; the rest of config.json is ours to keep. */
 export interface InitSettings {
@@ -24,17 +19,6 @@ export interface InitSettings {
   remoteStorage?: string | undefined;
   /** Further options of every safekeeper process, as its command line takes them. */
   safekeeperOptions?: Record<string, string> | undefined;
-}
-
-/** Ids of the safekeepers that hold a timeline. */
-export interface MembershipRecord {
-  /** Each is made once; see safekeeper/membership-change.ts. */
-  generation: number;
-  members: number[];
-  /** While a change is under way. */
-  newMembers?: number[] | undefined;
-  /** No members any more, but they have not yet been told to let go of their copy. */
-  excluding?: number[] | undefined;
 }
 
 export interface StrataConfig {
@@ -142,9 +126,13 @@ export function recordMembership(
   config: StrataConfig,
   tenantId: string,
   timelineId: string,
-  record: MembershipRecord,
+  record: MembershipRecord | undefined,
 ): void {
-  inner(config.memberships, tenantId, () => new Map()).set(timelineId, record);
+  if (record === undefined) {
+    config.memberships.get(tenantId)?.delete(timelineId);
+  } else {
+    inner(config.memberships, tenantId, () => new Map()).set(timelineId, record);
+  }
 }
 
 export function nameBranch(

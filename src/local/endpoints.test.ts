@@ -5,6 +5,8 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { freePort } from "../../testing/free-port.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { toLsn } from "../base/lsn.ts";
+import { controllerOf } from "./controller.ts";
 import {
   createEndpoint,
   damagedEndpoints,
@@ -14,6 +16,7 @@ import {
   findEvenDamaged,
   listEndpoints,
   type NewEndpoint,
+  refreshPlacement,
   stopEndpoint,
 } from "./endpoints.ts";
 import { StrataHome } from "./home.ts";
@@ -34,19 +37,14 @@ async function homeIn(t: TestContext): Promise<StrataHome> {
   return home;
 }
 
-function create(
-  home: StrataHome,
-  id: string,
-  more: Partial<Pick<NewEndpoint, "pgPort" | "internalHttpPort">> = {},
-): Promise<Endpoint> {
-  return createEndpoint(home, {
-    id,
+function create(home: StrataHome, id: string, more: Partial<NewEndpoint> = {}): Promise<Endpoint> {
+  const timeline = {
     tenantId: parseTenantId("a".repeat(32)),
     timelineId: parseTimelineId("b".repeat(32)),
-    pgVersion: 17,
-    allowMultiple: true,
-    ...more,
-  });
+  };
+  const wanted = { id, ...timeline, pgVersion: 17, allowMultiple: true, ...more };
+  const { tenantId, timelineId } = timeline;
+  return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
 }
 
 test("createEndpoint: ports of its own; the highest port does not end them", async (t) => {
@@ -116,6 +114,27 @@ test("listEndpoints: a damaged endpoint.json hides no other, and is named with i
     await assert.rejects(create(home, id), { code: "endpoint-exists" });
   }
   assert.match(damaged[2]!.problem.message, /endpoint\.json is wrong: pgPort/);
+});
+
+test("refreshPlacement: an endpoint follows its timeline; a read-only one has no safekeepers", async (t) => {
+  const home = await homeIn(t);
+  const made = await create(home, "main");
+  const reader = await create(home, "reader", { staticLsn: toLsn(0x100) });
+  assert.deepEqual(made.spec.pageserver, { pgAddr: "127.0.0.1:2", httpAddr: "127.0.0.1:3" });
+  const node = (id: number) => ({ id, listenPgAddr: "h:7", listenHttpAddr: `h:${id}` });
+  const moved = { pageserver: node(8), safekeepers: [node(9)], isRecorded: false };
+  for (const endpoint of [made, reader]) {
+    refreshPlacement(endpoint, moved);
+  }
+  const main = findEndpoint(home, "main").spec;
+  assert.deepEqual(main.pageserver, { pgAddr: "h:7", httpAddr: "h:8" });
+  assert.deepEqual(main.safekeepers, made.spec.safekeepers, "those of its creation");
+  refreshPlacement(findEndpoint(home, "main"), { ...moved, isRecorded: true });
+  assert.deepEqual(findEndpoint(home, "main").spec.safekeepers, [
+    { id: 9, pgAddr: "h:7", httpAddr: "h:9" },
+  ]);
+  refreshPlacement(findEndpoint(home, "reader"), { ...moved, isRecorded: true });
+  assert.deepEqual(findEndpoint(home, "reader").spec.safekeepers, []);
 });
 
 test("a damaged endpoint can be stopped and destroyed", async (t) => {

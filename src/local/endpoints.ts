@@ -5,10 +5,12 @@ import { join } from "node:path";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import { runtimeDirectory } from "../postgres/installation.ts";
+import type { StorageNode } from "../storage-controller/controller-state.ts";
+import type { TimelinePlacement } from "../storage-controller/storage-controller.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";
 import {
   type Daemon,
@@ -173,7 +175,11 @@ export function clientOf(endpoint: Endpoint): ComputeClient {
 }
 
 /** Writes the endpoint's directory; call with the home locked. Nothing is started. */
-export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Promise<Endpoint> {
+export async function createEndpoint(
+  home: StrataHome,
+  wanted: NewEndpoint,
+  placement: TimelinePlacement,
+): Promise<Endpoint> {
   const config = home.config();
   const { id } = wanted;
   if (!isEndpointId(id)) {
@@ -191,15 +197,16 @@ export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Pro
     refuseSecondPrimary(existing, wanted, "exists");
   }
   const pgBin = pgBinOf(config, wanted.pgVersion);
+  const mode = wanted.staticLsn === undefined ? "primary" : { static: formatLsn(wanted.staticLsn) };
   const spec: EndpointSpec = {
     endpointId: id,
     tenantId: wanted.tenantId,
     timelineId: wanted.timelineId,
-    mode: wanted.staticLsn === undefined ? "primary" : { static: formatLsn(wanted.staticLsn) },
+    mode,
     pgVersion: wanted.pgVersion,
     pgHost: PG_HOST,
     ...(await choosePorts(config, existing, wanted)),
-    ...storageAddresses(config, wanted),
+    ...storageAddresses(placement, mode),
     settings: wanted.settings ?? {},
     ...(pgBin === undefined ? {} : { pgBin }),
   };
@@ -210,36 +217,32 @@ export async function createEndpoint(home: StrataHome, wanted: NewEndpoint): Pro
 }
 
 function storageAddresses(
-  config: StrataConfig,
-  wanted: NewEndpoint,
+  placement: TimelinePlacement,
+  mode: EndpointSpec["mode"],
 ): Pick<EndpointSpec, "pageserver" | "safekeepers"> {
-  const pageserver = config.pageservers[0]!;
+  const { pageserver, safekeepers } = placement;
+  const addresses = (node: StorageNode) => ({
+    pgAddr: node.listenPgAddr,
+    httpAddr: node.listenHttpAddr,
+  });
   return {
-    pageserver: { pgAddr: pageserver.listenPgAddr, httpAddr: pageserver.listenHttpAddr },
+    pageserver: addresses(pageserver),
     // A read-only endpoint writes no WAL.
-    safekeepers: wanted.staticLsn === undefined ? safekeepersOf(config, wanted) : [],
+    safekeepers:
+      mode === "primary" ? safekeepers.map((node) => ({ id: node.id, ...addresses(node) })) : [],
   };
 }
 
-/** Those that hold a timeline, new members included while they change. */
-function safekeepersOf(
-  config: StrataConfig,
-  { tenantId, timelineId }: { tenantId: string; timelineId: string },
-): EndpointSpec["safekeepers"] {
-  const record = config.memberships.get(tenantId)?.get(timelineId);
-  return config.safekeepers
-    .filter(
-      ({ id }) =>
-        record === undefined || [...record.members, ...(record.newMembers ?? [])].includes(id),
-    )
-    .map((node) => ({ id: node.id, pgAddr: node.listenPgAddr, httpAddr: node.listenHttpAddr }));
-}
-
-/** The timeline may have moved to other safekeepers since the endpoint was created. */
-function refreshSafekeepers(config: StrataConfig, { directory, spec }: Endpoint): void {
-  const isMoved = config.memberships.get(spec.tenantId)?.has(spec.timelineId) === true;
-  if (spec.mode === "primary" && isMoved) {
-    const refreshed = { ...spec, safekeepers: safekeepersOf(config, spec) };
+/** The timeline may have moved since the endpoint was created. */
+export function refreshPlacement(
+  { directory, spec }: Endpoint,
+  placement: TimelinePlacement,
+): void {
+  const { pageserver, safekeepers } = storageAddresses(placement, spec.mode);
+  const refreshed = placement.isRecorded
+    ? { ...spec, pageserver, safekeepers }
+    : { ...spec, pageserver };
+  if (JSON.stringify(refreshed) !== JSON.stringify(spec)) {
     writeSpec(directory, refreshed);
   }
 }
@@ -303,27 +306,29 @@ async function choosePorts(
 export async function startEndpoint(
   home: StrataHome,
   endpoint: Endpoint,
+  placement: TimelinePlacement,
   options: { timeoutMs: number; print: Print; allowMultiple?: boolean },
 ): Promise<void> {
-  const config = home.config();
   if (endpointState(endpoint).state !== "running") {
-    checkStorageRuns(home, config, endpoint);
+    checkStorageRuns(home, endpoint, placement);
     if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {
       const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
       refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
     }
-    refreshSafekeepers(config, endpoint);
+    refreshPlacement(endpoint, placement);
   }
   await startDaemon(agentDaemon(endpoint), options);
 }
 
 /** Without this, a start would only end after its whole timeout. */
-function checkStorageRuns(home: StrataHome, config: StrataConfig, endpoint: Endpoint): void {
-  const needed = [pageserverDaemon(home, config)];
-  const ids = safekeepersOf(config, endpoint.spec).map(({ id }) => id);
-  const safekeepers = config.safekeepers
-    .filter(({ id }) => ids.includes(id))
-    .map((node) => safekeeperDaemon(home, config, node));
+function checkStorageRuns(
+  home: StrataHome,
+  endpoint: Endpoint,
+  placement: TimelinePlacement,
+): void {
+  const config = home.config();
+  const needed = [pageserverDaemon(home, config, placement.pageserver)];
+  const safekeepers = placement.safekeepers.map((node) => safekeeperDaemon(home, config, node));
   const up = safekeepers.filter((daemon) => daemonState(daemon).state === "running");
   if (endpoint.spec.mode === "primary" && up.length * 2 <= safekeepers.length) {
     needed.push(...safekeepers);
@@ -375,28 +380,4 @@ export function destroyEndpoint(endpoint: Endpoint | DamagedEndpoint): void {
   const runtime = runtimeDirectory(endpoint.directory);
   rmSync(runtime, { recursive: true, force: true });
   rmSync(endpoint.directory, { recursive: true, force: true });
-}
-
-/** The newest commit LSN known to a running primary of the timeline; 0 where none runs. */
-export async function runningCommitLsn(
-  home: StrataHome,
-  tenantId: TenantId,
-  timelineId: TimelineId,
-): Promise<Lsn> {
-  let newest = toLsn(0);
-  for (const endpoint of listEndpoints(home)) {
-    const { spec } = endpoint;
-    if (
-      spec.tenantId === tenantId &&
-      spec.timelineId === timelineId &&
-      spec.mode === "primary" &&
-      endpointState(endpoint).state === "running"
-    ) {
-      const status = await clientOf(endpoint)
-        .status()
-        .catch(() => undefined);
-      newest = maxLsn(newest, parseLsn(status?.commitLsn ?? "") ?? newest);
-    }
-  }
-  return newest;
 }

@@ -3,7 +3,8 @@
 import { StorageError } from "../base/errors.ts";
 import { canListen } from "../base/ports.ts";
 import { outgoingPorts } from "../base/proc.ts";
-import type { InitSettings, StorageNode, StrataConfig } from "./config.ts";
+import type { StorageNode } from "../storage-controller/controller-state.ts";
+import type { InitSettings, StrataConfig } from "./config.ts";
 
 /*
  * Neon's ports where Linux leaves them alone. Its 50051 and 55432 lie in the range from which the kernel

@@ -3,7 +3,8 @@
 import { connect } from "node:net";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
-import type { StorageNode, StrataConfig } from "./config.ts";
+import type { StorageNode } from "../storage-controller/controller-state.ts";
+import type { StrataConfig } from "./config.ts";
 import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
 
@@ -24,7 +25,7 @@ export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
 export function pageserverDaemon(
   home: StrataHome,
   config: StrataConfig,
-  node: StorageNode = config.pageservers[0]!,
+  node: StorageNode,
 ): Daemon {
   return {
     name: "pageserver",
@@ -58,14 +59,6 @@ export function storageDaemons(home: StrataHome, config: StrataConfig): Daemon[]
     ...config.pageservers.map((node) => pageserverDaemon(home, config, node)),
     ...config.safekeepers.map((node) => safekeeperDaemon(home, config, node)),
   ];
-}
-
-export function findNode(nodes: readonly StorageNode[], id: number, kind: string): StorageNode {
-  const node = nodes.find((candidate) => candidate.id === id);
-  if (node === undefined) {
-    throw new StorageError("not-found", "no-node", `could not find ${kind} ${id}`);
-  }
-  return node;
 }
 
 function files(workdir: string, name: string) {

@@ -1,105 +1,34 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
-import { createServer, type IncomingMessage } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { FakeStorageNode } from "../../testing/fake-storage-node.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
-import { pgBinOf } from "../local/config.ts";
-import { StrataHome } from "../local/home.ts";
 import {
   branchNames,
   checkBranchName,
   createTimeline,
   deleteBranch,
   majorOf,
-  newestLsn,
   resolveBranch,
   splitNameAtLsn,
-} from "./timelines.ts";
+} from "./branches.ts";
+import { pgBinOf } from "./config.ts";
+import { controllerOf } from "./controller.ts";
+import { StrataHome } from "./home.ts";
 
 const TENANT = parseTenantId("a".repeat(32));
 const FIRST = parseTimelineId("1".repeat(32));
 const SECOND = parseTimelineId("2".repeat(32));
 
-/** A storage node with just the routes that the command line uses. */
-class FakeNode {
-  readonly timelines = new Map<string, { ancestor: string | null; pgVersion: number }>();
-  /** The next request whose method is this fails with 503. */
-  failNext: string | undefined;
-  /** Every request fails with 503. */
-  away = false;
-  lsn = "0/100";
-  readonly #server = createServer((request, response) => {
-    this.#answer(request).then(
-      ([status, body]) => {
-        response.writeHead(status, { "content-type": "application/json" });
-        response.end(JSON.stringify(body));
-      },
-      (error) => response.destroy(error),
-    );
-  });
-
-  async listen(t: TestContext): Promise<string> {
-    await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
-    t.after(() => {
-      this.#server.close();
-      this.#server.closeAllConnections();
-    });
-    const address = this.#server.address();
-    assert.ok(address !== null && typeof address === "object");
-    return `127.0.0.1:${address.port}`;
-  }
-
-  async #answer(request: IncomingMessage): Promise<[number, unknown]> {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) {
-      chunks.push(chunk as Buffer);
-    }
-    if (this.away || this.failNext === request.method) {
-      this.failNext = undefined;
-      return [503, { msg: "out of order" }];
-    }
-    const last = request.url!.split("/").at(-1)!;
-    if (request.method === "POST") {
-      const body = JSON.parse(Buffer.concat(chunks).toString());
-      const id: string = body.new_timeline_id ?? body.timeline_id;
-      const ancestor: string | null = body.ancestor_timeline_id ?? null;
-      const inherited = ancestor === null ? undefined : this.timelines.get(ancestor)?.pgVersion;
-      this.timelines.set(id, { ancestor, pgVersion: body.pg_version ?? inherited });
-      return [201, this.#info(id)];
-    }
-    if (request.method === "DELETE") {
-      return this.timelines.delete(last) ? [200, {}] : [404, { msg: `no timeline ${last}` }];
-    }
-    if (last === "timeline") {
-      return [200, [...this.timelines.keys()].map((id) => this.#info(id))];
-    }
-    return this.timelines.has(last) ? [200, this.#info(last)] : [404, { msg: `no ${last}` }];
-  }
-
-  #info(id: string) {
-    return {
-      tenant_id: TENANT,
-      timeline_id: id,
-      ancestor_timeline_id: this.timelines.get(id)!.ancestor,
-      pg_version: this.timelines.get(id)!.pgVersion,
-      last_record_lsn: this.lsn,
-      commit_lsn: this.lsn,
-      system_id: "1",
-      wal_seg_size: 16_777_216,
-      start_lsn: "0/10",
-    };
-  }
-}
-
 async function makeHome(t: TestContext, safekeeperCount = 1) {
   const directory = mkdtempSync(join(tmpdir(), "strata-timelines-"));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
-  const pageserver = new FakeNode();
-  const safekeepers = Array.from({ length: safekeeperCount }, () => new FakeNode());
-  const node = async (fake: FakeNode, i: number) => ({
+  const pageserver = new FakeStorageNode(TENANT);
+  const safekeepers = Array.from({ length: safekeeperCount }, () => new FakeStorageNode(TENANT));
+  const node = async (fake: FakeStorageNode, i: number) => ({
     id: i + 1,
     listenPgAddr: `127.0.0.1:${i + 1}`,
     listenHttpAddr: await fake.listen(t),
@@ -227,10 +156,10 @@ test("majorOf: the pageserver knows; without it the message says what to do", as
   const { home, pageserver } = await makeHome(t);
   const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main", pgVersion: 14 };
   await createTimeline(home, wanted);
-  assert.equal(await majorOf(home.config(), TENANT, FIRST), 14);
-  await assert.rejects(majorOf(home.config(), TENANT, SECOND), { kind: "not-found" });
+  assert.equal(await majorOf(home, TENANT, FIRST), 14);
+  await assert.rejects(majorOf(home, TENANT, SECOND), { kind: "not-found" });
   pageserver.failNext = "GET";
-  await assert.rejects(majorOf(home.config(), TENANT, FIRST), /run 'strata start' first/);
+  await assert.rejects(majorOf(home, TENANT, FIRST), /run 'strata start' first/);
 });
 
 test("pgBinOf: --pg-bin is of the home's own major", async (t) => {
@@ -273,7 +202,7 @@ test("newestLsn: the furthest of pageserver and safekeepers, also with one of th
   await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
   pageserver.lsn = "0/200";
   safekeeper.lsn = "0/300";
-  assert.equal(await newestLsn(home, home.config(), TENANT, FIRST), 0x300);
+  assert.equal(await controllerOf(home).newestLsn(TENANT, FIRST), 0x300);
   safekeeper.failNext = "GET";
-  assert.equal(await newestLsn(home, home.config(), TENANT, FIRST), 0x200);
+  assert.equal(await controllerOf(home).newestLsn(TENANT, FIRST), 0x200);
 });

@@ -8,42 +8,24 @@ import {
   type TenantId,
   type TimelineId,
 } from "../base/ids.ts";
-import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
-import {
-  nameBranch,
-  noteUnfinished,
-  pgBinOf,
-  recordMembership,
-  type StrataConfig,
-} from "../local/config.ts";
-import { runningCommitLsn } from "../local/endpoints.ts";
-import type { StrataHome } from "../local/home.ts";
-import { findNode } from "../local/services.ts";
-import type { TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
-import { PageserverHttpClient } from "../pageserver/client.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
-import {
-  createOnSafekeepers,
-  deleteFromSafekeepers,
-  FIRST_GENERATION,
-  ignoreMissing,
-  newestCommitLsn,
-} from "./safekeepers.ts";
+import { findNode } from "../storage-controller/storage-controller.ts";
+import { nameBranch, noteUnfinished, pgBinOf, type StrataConfig } from "./config.ts";
+import { controllerOf } from "./controller.ts";
+import type { StrataHome } from "./home.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
 
-export function pageserverClient(config: StrataConfig): PageserverHttpClient {
-  return new PageserverHttpClient(config.pageservers[0]!.listenHttpAddr);
-}
-
 /** Major of a timeline. StorageError `unavailable` where no pageserver is there to tell. */
 export async function majorOf(
-  config: StrataConfig,
+  home: StrataHome,
   tenantId: TenantId,
   timelineId: TimelineId,
 ): Promise<number> {
   try {
-    return (await pageserverClient(config).getTimeline(tenantId, timelineId)).pg_version;
+    return (await controllerOf(home).timeline(tenantId, timelineId)).pg_version;
   } catch (error) {
     if (errorKind(error) !== "unavailable") {
       throw error;
@@ -121,35 +103,7 @@ export function requireFreeBranchName(config: StrataConfig, tenantId: string, na
   }
 }
 
-export function parseLsnArgument(text: string): Lsn {
-  const lsn = parseLsn(text);
-  if (lsn === undefined || lsn === 0) {
-    throw new StorageError(
-      "invalid",
-      "bad-lsn",
-      `'${text}' is not an LSN; one looks like 0/16F9A00`,
-    );
-  }
-  return lsn;
-}
-
-/** The newest LSN of a timeline that anyone running knows to be committed. */
-export async function newestLsn(
-  home: StrataHome,
-  config: StrataConfig,
-  tenantId: TenantId,
-  timelineId: TimelineId,
-): Promise<Lsn> {
-  const [info, committed, running] = await Promise.all([
-    pageserverClient(config).getTimeline(tenantId, timelineId),
-    newestCommitLsn(config, tenantId, timelineId),
-    runningCommitLsn(home, tenantId, timelineId),
-  ]);
-  const ingested = parseLsn(info.last_record_lsn) ?? toLsn(0);
-  return maxLsn(ingested, maxLsn(committed, running));
-}
-
-export interface NewTimeline {
+export interface NewBranch {
   readonly tenantId: TenantId;
   readonly timelineId?: TimelineId | undefined;
   readonly branchName: string;
@@ -167,13 +121,13 @@ export interface NewTimeline {
  * Creates a timeline on the pageserver, then on every safekeeper, then names it; call with the home
  * locked. What a crash leaves behind in between has no name and is removed by the next creation.
  */
-export async function createTimeline(home: StrataHome, wanted: NewTimeline): Promise<TimelineInfo> {
+export async function createTimeline(home: StrataHome, wanted: NewBranch): Promise<TimelineInfo> {
   const { tenantId, branchName } = wanted;
-  let config = home.config();
+  const config = home.config();
   requireFreeBranchName(config, tenantId, branchName);
-  const nodes =
-    wanted.safekeepers?.map((id) => findNode(config.safekeepers, id, "safekeeper")) ??
-    config.safekeepers;
+  for (const id of wanted.safekeepers ?? []) {
+    findNode(config.safekeepers, id, "safekeeper");
+  }
   const pgVersion = wanted.pgVersion ?? config.pgVersion;
   if (wanted.ancestor === undefined) {
     // Before anything is made that a missing or unknown Postgres would leave unfinished.
@@ -184,24 +138,18 @@ export async function createTimeline(home: StrataHome, wanted: NewTimeline): Pro
   if (wanted.timelineId !== undefined) {
     await requireNew(home, tenantId, wanted.timelineId);
   }
-  config = home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
-  const request: TimelineCreateRequest = {
-    new_timeline_id: timelineId,
-    ...(wanted.ancestor === undefined
-      ? { pg_version: pgVersion, data_checksums: wanted.dataChecksums ?? false }
-      : {
-          ancestor_timeline_id: wanted.ancestor.timelineId,
-          ancestor_start_lsn: formatLsn(wanted.ancestor.lsn),
-        }),
-  };
-  const info = await pageserverClient(config).createTimeline(tenantId, request);
-  await createOnSafekeepers(nodes, info, versionNumber(config, info.pg_version));
+  home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+  const info = await controllerOf(home).createTimeline({
+    tenantId,
+    timelineId,
+    ancestor: wanted.ancestor,
+    pgVersion,
+    dataChecksums: wanted.dataChecksums ?? false,
+    safekeepers: wanted.safekeepers,
+    versionNumber: (major) => versionNumber(config, major),
+  });
   home.update((draft) => {
     nameBranch(draft, tenantId, branchName, timelineId);
-    if (wanted.safekeepers !== undefined) {
-      const record = { generation: FIRST_GENERATION, members: [...wanted.safekeepers] };
-      recordMembership(draft, tenantId, timelineId, record);
-    }
     forgetUnfinished(draft, tenantId, timelineId);
   });
   return info;
@@ -234,7 +182,7 @@ async function requireNew(
     throw new StorageError("unavailable", "delete-unfinished", message);
   }
   try {
-    await pageserverClient(config).getTimeline(tenantId, timelineId);
+    await controllerOf(home).timeline(tenantId, timelineId);
   } catch (error) {
     if (errorKind(error) === "not-found") {
       return;
@@ -259,7 +207,8 @@ async function removeUnfinished(home: StrataHome): Promise<void> {
   for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
     for (const timelineId of timelineIds) {
       try {
-        await removeEverywhere(config, tenantId, timelineId);
+        const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
+        await controllerOf(home).deleteTimeline(...ids);
       } catch {
         continue;
       }
@@ -268,23 +217,15 @@ async function removeUnfinished(home: StrataHome): Promise<void> {
   }
 }
 
-async function removeEverywhere(
-  config: StrataConfig,
-  tenantId: string,
-  timelineId: string,
-): Promise<void> {
-  await ignoreMissing(pageserverClient(config).deleteTimeline(tenantId, timelineId));
-  await deleteFromSafekeepers(config, parseTenantId(tenantId), parseTimelineId(timelineId));
-}
-
 /** `conflict` where other branches start from this one. */
 export async function requireNoChildren(
-  config: StrataConfig,
+  home: StrataHome,
   tenantId: TenantId,
   name: string,
 ): Promise<void> {
+  const config = home.config();
   const timelineId = resolveBranch(config, tenantId, name);
-  const timelines = await pageserverClient(config).listTimelines(tenantId);
+  const timelines = await controllerOf(home).timelines(tenantId);
   const children = timelines.filter((info) => info.ancestor_timeline_id === timelineId);
   if (children.length > 0) {
     const names = branchNames(config, tenantId);
@@ -308,14 +249,13 @@ export async function deleteBranch(
 ): Promise<TimelineId> {
   const config = home.config();
   const timelineId = resolveBranch(config, tenantId, name);
-  await requireNoChildren(config, tenantId, name);
+  await requireNoChildren(home, tenantId, name);
   home.update((draft) => {
     draft.branchNameMappings.get(tenantId)?.delete(name);
-    draft.memberships.get(tenantId)?.delete(timelineId);
     noteUnfinished(draft, tenantId, timelineId);
   });
   try {
-    await removeEverywhere(config, tenantId, timelineId);
+    await controllerOf(home).deleteTimeline(tenantId, timelineId);
   } catch (error) {
     throw new StorageError(
       "unavailable",

@@ -1,12 +1,12 @@
-// What the command line asks of the safekeepers: to hold a timeline, to drop it, how far its WAL goes.
+// What is asked of the safekeepers of a timeline: to hold a timeline, to drop it, how far its WAL goes.
 
 import { errorKind, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
-import type { StorageNode, StrataConfig } from "../local/config.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
+import type { StorageNode } from "./controller-state.ts";
 
 /** The membership that a timeline is created in. */
 export const FIRST_GENERATION = 1;
@@ -46,15 +46,13 @@ export async function createOnSafekeepers(
 }
 
 export async function deleteFromSafekeepers(
-  config: StrataConfig,
+  nodes: readonly StorageNode[],
   tenantId: TenantId,
   timelineId: TimelineId,
 ): Promise<void> {
   // All are asked, whatever one says: "no such timeline" of one is no word on the others.
   const answers = await Promise.allSettled(
-    config.safekeepers.map((node) =>
-      ignoreMissing(clientOf(node).deleteTimeline(tenantId, timelineId)),
-    ),
+    nodes.map((node) => ignoreMissing(clientOf(node).deleteTimeline(tenantId, timelineId))),
   );
   const failed = answers.find((answer) => answer.status === "rejected");
   if (failed !== undefined) {
@@ -74,12 +72,12 @@ export async function ignoreMissing(work: Promise<unknown>): Promise<void> {
 
 /** The highest commit LSN that a safekeeper tells; 0 where none answers or none has any WAL. */
 export async function newestCommitLsn(
-  config: StrataConfig,
+  nodes: readonly StorageNode[],
   tenantId: TenantId,
   timelineId: TimelineId,
 ): Promise<Lsn> {
   const answers = await Promise.allSettled(
-    config.safekeepers.map((node) => clientOf(node).timelineStatus(tenantId, timelineId)),
+    nodes.map((node) => clientOf(node).timelineStatus(tenantId, timelineId)),
   );
   let newest = toLsn(0);
   for (const answer of answers) {

@@ -5,13 +5,6 @@ import { errorKind, errorMessage, StorageError, withContext } from "../base/erro
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
-import type { MembershipRecord, StorageNode, StrataConfig } from "../local/config.ts";
-import { recordMembership } from "../local/config.ts";
-import type { Print } from "../local/daemon.ts";
-import { clientOf, endpointState, listEndpoints } from "../local/endpoints.ts";
-import type { StrataHome } from "../local/home.ts";
-import { withLock } from "../local/lock.ts";
-import { findNode } from "../local/services.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import {
   type MembershipConfiguration,
@@ -29,10 +22,11 @@ import {
   type SyncPosition,
   syncPosition,
 } from "../safekeeper/membership-change.ts";
-import { withHomeLocked } from "./cli.ts";
+import type { ControllerStore, MembershipRecord, StorageNode } from "./controller-state.ts";
+import { findNode, type StorageController } from "./storage-controller.ts";
 
 /*
- * The steps are those of safekeeper/membership-change.ts. config.json has the newest configuration,
+ * The steps are those of safekeeper/membership-change.ts. The state has the newest configuration,
  * written before any safekeeper hears of it; whoever comes after a crash goes on from there.
  */
 
@@ -56,35 +50,30 @@ export interface Migration {
 
 /** StorageError `conflict` for another change under way, `unavailable` where it is to be run again. */
 export async function migrateSafekeepers(
-  home: StrataHome,
+  controller: StorageController,
   wanted: Migration,
-  say: Print,
+  say: (line: string) => void,
 ): Promise<void> {
-  await withLock(home.path, `membership ${wanted.timelineId}`, () =>
-    new MembershipChange(home, wanted, say).run(),
+  await controller.store.exclusively(`membership ${wanted.timelineId}`, () =>
+    new MembershipChange(controller, wanted, say).run(),
   );
 }
 
-/** What the home has on record; undefined where the membership is still the first one. */
-export function membershipRecord(
-  config: StrataConfig,
-  tenantId: string,
-  timelineId: string,
-): MembershipRecord | undefined {
-  return config.memberships.get(tenantId)?.get(timelineId);
-}
-
 class MembershipChange {
-  readonly #home: StrataHome;
+  readonly #controller: StorageController;
   readonly #wanted: Migration;
-  readonly #say: Print;
+  readonly #say: (line: string) => void;
   /** Safekeepers without the timeline, seen before the present generation was recorded. */
   readonly #seenEmpty = new Set<number>();
 
-  constructor(home: StrataHome, wanted: Migration, say: Print) {
-    this.#home = home;
+  constructor(controller: StorageController, wanted: Migration, say: (line: string) => void) {
+    this.#controller = controller;
     this.#wanted = wanted;
     this.#say = say;
+  }
+
+  get #store(): ControllerStore {
+    return this.#controller.store;
   }
 
   async run(): Promise<void> {
@@ -119,13 +108,13 @@ class MembershipChange {
   /** On record, or what the safekeepers have been told when the timeline was created. */
   async #current(): Promise<MembershipRecord> {
     const { tenantId, timelineId } = this.#wanted;
-    const config = this.#home.config();
-    const record = membershipRecord(config, tenantId, timelineId);
+    const { memberships, safekeepers } = this.#store.read();
+    const record = memberships.get(tenantId)?.get(timelineId);
     if (record !== undefined) {
       return record;
     }
     const answers = await Promise.allSettled(
-      config.safekeepers.map((node) => client(node).timelineStatus(tenantId, timelineId)),
+      safekeepers.map((node) => client(node).timelineStatus(tenantId, timelineId)),
     );
     for (const answer of answers) {
       if (answer.status === "fulfilled" && answer.value.mconf.generation > 0) {
@@ -384,22 +373,21 @@ class MembershipChange {
   /** Until running computes have heard of the new members: from the old ones, who are to go. */
   async #awaitComputes(generation: number): Promise<void> {
     const deadline = monotonicMs() + COMPUTE_TIMEOUT_MS;
-    const { timelineId } = this.#wanted;
-    for (const endpoint of listEndpoints(this.#home)) {
-      const { spec } = endpoint;
-      while (
-        spec.timelineId === timelineId &&
-        spec.mode === "primary" &&
-        endpointState(endpoint).state === "running"
-      ) {
-        const status = await clientOf(endpoint)
-          .status()
-          .catch(() => undefined);
+    const { tenantId, timelineId } = this.#wanted;
+    const running = () => this.#controller.computes.runningPrimaries(tenantId, timelineId);
+    for (const { id } of running()) {
+      // Asked anew each time: one that has ended need not hear of it.
+      for (;;) {
+        const compute = running().find((one) => one.id === id);
+        if (compute === undefined) {
+          break;
+        }
+        const status = await compute.status().catch(() => undefined);
         if ((status?.generation ?? 0) >= generation) {
           break;
         }
         if (monotonicMs() > deadline) {
-          this.#say(`endpoint ${endpoint.id} has not heard of it: it may have to be restarted`);
+          this.#say(`endpoint ${id} has not heard of it: it may have to be restarted`);
           break;
         }
         await sleep(POLL_MS);
@@ -422,11 +410,7 @@ class MembershipChange {
 
   async #record(record: MembershipRecord): Promise<MembershipRecord> {
     const { tenantId, timelineId } = this.#wanted;
-    await withHomeLocked(this.#home, async () =>
-      this.#home.update((draft) => {
-        recordMembership(draft, tenantId, timelineId, record);
-      }),
-    );
+    await this.#store.setMembership(tenantId, timelineId, record);
     return record;
   }
 
@@ -441,7 +425,7 @@ class MembershipChange {
   }
 
   #node(id: number): StorageNode {
-    return findNode(this.#home.config().safekeepers, id, "safekeeper");
+    return findNode(this.#store.read().safekeepers, id, "safekeeper");
   }
 }
 

@@ -1,0 +1,202 @@
+// Which nodes hold which tenants and timelines: places them, makes and removes them, tells how far they are.
+
+import { StorageError } from "../base/errors.ts";
+import {
+  formatTenantShardId,
+  type TenantId,
+  type TenantShardId,
+  type TimelineId,
+  unshardedId,
+} from "../base/ids.ts";
+import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
+import type { TenantInfo, TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
+import { PageserverHttpClient } from "../pageserver/client.ts";
+import type { Computes } from "./computes.ts";
+import type { ControllerStore, StorageNode } from "./controller-state.ts";
+import {
+  createOnSafekeepers,
+  deleteFromSafekeepers,
+  FIRST_GENERATION,
+  ignoreMissing,
+  newestCommitLsn,
+} from "./safekeepers.ts";
+
+/** Where one shard of a tenant is served. */
+export interface ShardLocation {
+  readonly shardId: TenantShardId;
+  readonly node: StorageNode;
+}
+
+export interface TimelinePlacement {
+  readonly pageserver: StorageNode;
+  /** Those that hold it, new members included while they change. */
+  readonly safekeepers: readonly StorageNode[];
+  /** False: its safekeepers are all that there were at its creation. */
+  readonly isRecorded: boolean;
+}
+
+export interface NewTimeline {
+  readonly tenantId: TenantId;
+  /** Never used before. */
+  readonly timelineId: TimelineId;
+  /** Absent: a root timeline, made by initdb. */
+  readonly ancestor?: { readonly timelineId: TimelineId; readonly lsn: Lsn } | undefined;
+  /** Major of a root timeline; a branch has its ancestor's. */
+  readonly pgVersion: number;
+  /** Of a root timeline. */
+  readonly dataChecksums: boolean;
+  /** Ids of the safekeepers that are to have it; absent: all. */
+  readonly safekeepers?: readonly number[] | undefined;
+  /** Postgres's PG_VERSION_NUM of a major (17.10 is 170010), which safekeepers are told. */
+  readonly versionNumber: (major: number) => number;
+}
+
+export class StorageController {
+  readonly store: ControllerStore;
+  readonly computes: Computes;
+
+  constructor(store: ControllerStore, computes: Computes) {
+    this.store = store;
+    this.computes = computes;
+  }
+
+  /** The shards of a tenant, each with its pageserver; whether or not the tenant exists. */
+  locate(tenantId: TenantId): readonly ShardLocation[] {
+    // No tenant is split yet.
+    const shardId = unshardedId(tenantId);
+    return [{ shardId, node: this.pageserverOf(shardId) }];
+  }
+
+  /** StorageError `not-found` where no pageserver is there for it. */
+  pageserverOf(shardId: TenantShardId): StorageNode {
+    const [node, ...others] = this.store.read().pageservers;
+    if (node === undefined || others.length > 0) {
+      throw new StorageError(
+        "not-found",
+        "no-placement",
+        `tenant ${formatTenantShardId(shardId)} is placed on none of the pageservers`,
+      );
+    }
+    return node;
+  }
+
+  /** What a compute of a timeline talks to. */
+  placementOf(tenantId: TenantId, timelineId: TimelineId): TimelinePlacement {
+    const { safekeepers, memberships } = this.store.read();
+    const record = memberships.get(tenantId)?.get(timelineId);
+    const ids = record && [...record.members, ...(record.newMembers ?? [])];
+    return {
+      pageserver: this.pageserverOf(unshardedId(tenantId)),
+      safekeepers: safekeepers.filter(({ id }) => ids === undefined || ids.includes(id)),
+      isRecorded: record !== undefined,
+    };
+  }
+
+  async tenants(): Promise<TenantInfo[]> {
+    const nodes = this.store.read().pageservers;
+    return (await Promise.all(nodes.map((node) => clientOf(node).listTenants()))).flat();
+  }
+
+  /** Idempotent. */
+  async createTenant(tenantId: TenantId): Promise<void> {
+    await Promise.all(
+      this.locate(tenantId).map(({ node }) => clientOf(node).createTenant(tenantId)),
+    );
+  }
+
+  timelines(tenantId: TenantId): Promise<TimelineInfo[]> {
+    return this.#firstShard(tenantId).listTimelines(tenantId);
+  }
+
+  timeline(tenantId: TenantId, timelineId: TimelineId): Promise<TimelineInfo> {
+    return this.#firstShard(tenantId).getTimeline(tenantId, timelineId);
+  }
+
+  /** Shard 0 knows what is not a relation's block: what a timeline is, and how far. */
+  #firstShard(tenantId: TenantId): PageserverHttpClient {
+    return clientOf(this.pageserverOf(unshardedId(tenantId)));
+  }
+
+  /**
+   * On the pageserver, then on safekeepers. What fails may have been made in part: `deleteTimeline`
+   * removes all of it, and its caller must remember that it began.
+   */
+  async createTimeline(wanted: NewTimeline): Promise<TimelineInfo> {
+    const { tenantId, timelineId, ancestor } = wanted;
+    const members = this.#chosenSafekeepers(wanted.safekeepers);
+    const request: TimelineCreateRequest = {
+      new_timeline_id: timelineId,
+      ...(ancestor === undefined
+        ? { pg_version: wanted.pgVersion, data_checksums: wanted.dataChecksums }
+        : {
+            ancestor_timeline_id: ancestor.timelineId,
+            ancestor_start_lsn: formatLsn(ancestor.lsn),
+          }),
+    };
+    if (wanted.safekeepers !== undefined) {
+      await this.store.setMembership(tenantId, timelineId, {
+        generation: FIRST_GENERATION,
+        members: wanted.safekeepers,
+      });
+    }
+    const infos: TimelineInfo[] = [];
+    for (const { node } of this.locate(tenantId)) {
+      infos.push(await clientOf(node).createTimeline(tenantId, request));
+    }
+    const [info] = infos as [TimelineInfo];
+    await createOnSafekeepers(members, info, wanted.versionNumber(info.pg_version));
+    return info;
+  }
+
+  /** StorageError `not-found` where one of them is not there. */
+  #chosenSafekeepers(ids: readonly number[] | undefined): readonly StorageNode[] {
+    const { safekeepers } = this.store.read();
+    return ids?.map((id) => findNode(safekeepers, id, "safekeeper")) ?? safekeepers;
+  }
+
+  /** From wherever it is, however much of it is there. Where that fails it is to be asked again. */
+  async deleteTimeline(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    for (const { node } of this.locate(tenantId)) {
+      await ignoreMissing(clientOf(node).deleteTimeline(tenantId, timelineId));
+    }
+    // Also from those that are no members: they may have been.
+    await deleteFromSafekeepers(this.store.read().safekeepers, tenantId, timelineId);
+    if (this.store.read().memberships.get(tenantId)?.has(timelineId) === true) {
+      await this.store.setMembership(tenantId, timelineId, undefined);
+    }
+  }
+
+  /** The newest LSN of a timeline that anyone running knows to be committed. */
+  async newestLsn(tenantId: TenantId, timelineId: TimelineId): Promise<Lsn> {
+    const [info, committed, running] = await Promise.all([
+      this.timeline(tenantId, timelineId),
+      newestCommitLsn(this.store.read().safekeepers, tenantId, timelineId),
+      this.#runningCommitLsn(tenantId, timelineId),
+    ]);
+    const ingested = parseLsn(info.last_record_lsn) ?? toLsn(0);
+    return maxLsn(ingested, maxLsn(committed, running));
+  }
+
+  /** 0 where no running compute tells any. */
+  async #runningCommitLsn(tenantId: TenantId, timelineId: TimelineId): Promise<Lsn> {
+    const answers = await Promise.allSettled(
+      this.computes.runningPrimaries(tenantId, timelineId).map((compute) => compute.status()),
+    );
+    return answers.reduce<Lsn>((newest, answer) => {
+      const told = answer.status === "fulfilled" ? parseLsn(answer.value.commitLsn ?? "") : 0;
+      return maxLsn(newest, toLsn(told ?? 0));
+    }, toLsn(0));
+  }
+}
+
+export function findNode(nodes: readonly StorageNode[], id: number, kind: string): StorageNode {
+  const node = nodes.find((candidate) => candidate.id === id);
+  if (node === undefined) {
+    throw new StorageError("not-found", "no-node", `could not find ${kind} ${id}`);
+  }
+  return node;
+}
+
+function clientOf(node: StorageNode): PageserverHttpClient {
+  return new PageserverHttpClient(node.listenHttpAddr);
+}
