@@ -11,7 +11,7 @@ export interface ImportRule {
 
 /** One entry a folder of src, in order of what they stand on. */
 export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
-  base: { job: "LSNs, ids, errors, clock, disk, logs", libraries: [] },
+  base: { job: "LSNs, ids, errors, clock, disk", libraries: [] },
   postgres: { job: "Postgres's formats and binaries", libraries: ["base"] },
   "object-store": { job: "whole objects under keys", libraries: ["base"] },
   "wal-decoder": { job: "WAL into one delta a page", libraries: ["base", "postgres"] },
@@ -37,16 +37,16 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     isService: true,
   },
   compute: {
-    job: "agent and shim of one Postgres",
+    job: "one Postgres's agent and shim",
     libraries: ["base", "postgres", "wal-decoder"],
     isService: true,
   },
   "storage-controller": {
-    job: "which node holds which timeline",
+    job: "who holds which timeline",
     libraries: ["base", "postgres"],
   },
   local: {
-    job: "home, daemons, endpoints of one machine",
+    job: "one machine's home, daemons",
     libraries: ["base", "postgres", "storage-controller"],
   },
   cli: {

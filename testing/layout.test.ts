@@ -170,6 +170,34 @@ test("layout: a file that a page or a comment names is there", () => {
   );
 });
 
+test("layout: a page's links lead somewhere", () => {
+  refuse(
+    sources("*.md", "docs/**/*.md").flatMap(({ path, text }) =>
+      [...text.matchAll(/\]\((?!https?:)([^)#]+)?(?:#([^)]+))?\)/g)]
+        .filter(([, file, heading]) => {
+          const target = join(ROOT, file === undefined ? path : join(dirname(path), file));
+          return (
+            !existsSync(target) ||
+            (heading !== undefined && !anchors(readFileSync(target, "utf8")).has(heading))
+          );
+        })
+        .map(([link]) => `${path}: ${link}`),
+    ),
+  );
+});
+
+/** What a browser can jump to in a page of Markdown. */
+function anchors(markdown: string): ReadonlySet<string> {
+  return new Set(
+    [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+      title!
+        .toLowerCase()
+        .replaceAll(/[^\p{L}\p{N} _-]/gu, "")
+        .replaceAll(" ", "-"),
+    ),
+  );
+}
+
 test("layout: time and randomness only through src/base, erasable syntax only", () => {
   const rules: [RegExp, string][] = [
     [/\bDate\.now\(|\bperformance\.now\(|\bprocess\.hrtime\b|\bnew Date\(\)/, "clock"],

@@ -9,7 +9,7 @@ import type { InitSettings, StrataConfig } from "./config.ts";
 /*
  * Neon's ports where Linux leaves them alone. Its 50051 and 55432 lie in the range from which the kernel
  * takes the near ends of outgoing connections (32768 to 60999), where any of those can sit on them just
- * when a service starts: these two are chosen below it (docs/decisions/0009-ports.md).
+ * when a service starts: these two are chosen below it (docs/decisions/0013-ports.md).
  */
 const BROKER_PORT = 15_051;
 const PAGESERVER_PORTS = { pg: 64_000, http: 9898 };
