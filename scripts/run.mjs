@@ -1,216 +1,141 @@
-// Runs a script of this repository with the pinned Node, installing what is missing first.
+// Runs a program of Strata with the right Node, installing what is missing first.
 //
 // Plain JavaScript that any Node from 18 on understands: this is the first thing a fresh machine
-// runs. `node scripts/run.mjs scripts/check.ts --flag`.
+// runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout. The npm package has JavaScript
+// in dist/ instead of TypeScript in src/, which Node does not run below node_modules.
 
-import { spawn, spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import {
-  accessSync,
-  chmodSync,
-  closeSync,
-  constants,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import { dirname, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { runningChildren, storeDirectory } from "../src/postgres/package-store.mjs";
+import { candidates, explain, probe } from "./find-node.mjs";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const MODULES = join(ROOT, "node_modules");
-const LOCK_FILE = join(ROOT, "package-lock.json");
-const STAMP = join(MODULES, ".strata-lock-hash");
-/** Below this, Node cannot run TypeScript files directly. */
-const OLDEST_NODE_MAJOR = 24;
+const IS_CHECKOUT = existsSync(join(ROOT, "src", "cli", "main.ts"));
+/** What the dynamic loader makes of a program that lacks a library; also a shell's "not found". */
+const CANNOT_LOAD = 127;
 
-function lockHash() {
-  return createHash("sha256").update(readFileSync(LOCK_FILE)).digest("hex");
-}
-
-/** Whether node_modules is what package-lock.json asks for. */
-function isInstalled() {
-  // npm writes this file last.
-  const record = join(MODULES, ".package-lock.json");
-  if (!existsSync(record)) {
-    return false;
-  }
-  if (!existsSync(LOCK_FILE) || statSync(record).mtimeMs >= statSync(LOCK_FILE).mtimeMs) {
-    return true;
-  }
-  // A checkout touches the lock file without changing it: go by its content then.
-  return existsSync(STAMP) && readFileSync(STAMP, "utf8") === lockHash();
-}
-
-function isAlive(pid) {
-  if (pid < 0) {
-    return false;
-  }
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return error.code === "EPERM";
-  }
-}
-
-/** The process that holds the guard file; undefined where it is gone or still being written. */
-function guardHolder(guard) {
-  try {
-    const text = readFileSync(guard, "utf8");
-    const abandoned = text === "" && Date.now() - statSync(guard).mtimeMs > 10_000;
-    return abandoned ? -1 : Number(text) || undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-/** Runs `npm ci` unless another process of ours does just that, which is waited for. */
-async function install() {
-  const guard = join(ROOT, ".npm-ci.pid");
-  for (let waited = false; ; ) {
-    try {
-      const fd = openSync(guard, "wx");
-      writeFileSync(fd, String(process.pid));
-      closeSync(fd);
-      break;
-    } catch (error) {
-      if (error.code !== "EEXIST") {
-        throw new Error(`node_modules is missing and '${ROOT}' is not writable: ${error.message}`);
-      }
-    }
-    const holder = guardHolder(guard);
-    if (holder !== undefined && !isAlive(holder)) {
-      rmSync(guard, { force: true });
-      continue;
-    }
-    if (!waited) {
-      process.stderr.write(`strata: waiting for another installation\n`);
-      waited = true;
-    }
-    await sleep(500);
-  }
-  try {
-    if (!isInstalled()) {
-      npmCi();
-      writeFileSync(STAMP, lockHash());
-    }
-  } finally {
-    rmSync(guard, { force: true });
-  }
-}
-
-function npmCi() {
-  process.stderr.write("strata: installing dependencies (npm ci), once\n");
-  // Under `npm start`, npm names itself here; it may not be on PATH.
-  const npm = process.env["npm_execpath"];
-  const [command, first] =
-    npm === undefined || !/npm-cli\.[cm]?js$/.test(npm) ? ["npm", []] : [process.execPath, [npm]];
-  // No package of ours needs its install script; not running them is quicker and safer.
-  const args = [...first, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
-  const env = { ...process.env };
-  // `npm start` and `npm test` export these, and the inner npm must not take them for its own.
-  for (const name of ["npm_command", "npm_lifecycle_event", "npm_lifecycle_script"]) {
-    delete env[name];
-  }
-  const result = spawnSync(command, args, { cwd: ROOT, env, stdio: ["ignore", 2, 2] });
-  if (result.error !== undefined) {
-    throw new Error(`cannot run npm: ${result.error.message}`);
-  }
-  if (result.status !== 0) {
-    throw new Error(`npm ci failed (exit code ${result.status ?? result.signal})`);
-  }
-}
-
-/** The pinned Node, or this one where there is none for this machine. */
-function findNode() {
-  const pinned = join(MODULES, `node-${process.platform}-${process.arch}`, "bin", "node");
-  if (existsSync(pinned)) {
-    try {
-      accessSync(pinned, constants.X_OK);
-    } catch {
-      chmodSync(pinned, 0o755);
-    }
-    return pinned;
-  }
-  return ownNode(`no pinned Node for ${process.platform}-${process.arch}`);
-}
-
-function ownNode(why) {
-  if (Number(process.versions.node.split(".")[0]) >= OLDEST_NODE_MAJOR) {
-    return process.execPath;
-  }
-  throw new Error(
-    `${why}, and this Node (${process.version}) is too old: Node ${OLDEST_NODE_MAJOR} or newer is needed`,
-  );
-}
-
-/** Caches compiled TypeScript: a command then starts in a third of the time. */
+/** Caches compiled code: a command then starts in a third of the time. */
 function environment() {
-  const cache = join(MODULES, ".cache", "strata-compile");
   const env = { ...process.env };
-  try {
-    mkdirSync(cache, { recursive: true });
-    env["NODE_COMPILE_CACHE"] ??= cache;
-  } catch {
-    // A read-only checkout works too, only slower.
+  for (const parent of [join(ROOT, "node_modules", ".cache"), storeDirectory()]) {
+    const cache = parent && join(parent, "strata-compile");
+    try {
+      if (cache !== undefined) {
+        mkdirSync(cache, { recursive: true });
+        env["NODE_COMPILE_CACHE"] ??= cache;
+      }
+    } catch {
+      // A read-only checkout works too.
+    }
   }
   return env;
 }
 
+/** Its exit code, or that it never began because the system cannot load `node`. */
 function start(node, script, args) {
   const flags = ["--disable-warning=ExperimentalWarning"];
-  const child = spawn(node, [...flags, join(ROOT, script), ...args], {
-    stdio: "inherit",
-    env: environment(),
+  return new Promise((resolve) => {
+    const child = spawn(node, [...flags, join(ROOT, script), ...args], {
+      stdio: "inherit",
+      env: environment(),
+    });
+    runningChildren.add(child);
+    const end = (result) => {
+      runningChildren.delete(child);
+      resolve(result);
+    };
+    child.on("error", () => end({ refused: probe(node) }));
+    child.on("exit", (code, signal) => {
+      const probed = code === CANNOT_LOAD ? probe(node) : {};
+      end(
+        probed.why === undefined
+          ? { code: code ?? 128 + osConstants.signals[signal] }
+          : { refused: probed },
+      );
+    });
   });
-  // The terminal sends Ctrl-C to the whole group; `kill PID` reaches only us. The child
-  // must get each, and takes two of the same within a moment for one.
+}
+
+/** The signal that asks us to end. */
+let stopping;
+
+/**
+ * The terminal sends Ctrl-C to the whole group; `kill PID` reaches only us. The children must get
+ * each; Strata takes two of the same within a moment for one.
+ */
+function forwardSignals() {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
-    process.on(signal, () => child.kill(signal));
+    process.on(signal, () => {
+      stopping = signal;
+      endIfStopping();
+      signalChildren(signal);
+    });
   }
-  child.on("error", (error) => {
-    if (node !== process.execPath) {
-      // For instance a system without the C library that the pinned Node was built for.
-      start(ownNode(`the pinned Node does not run here (${error.message})`), script, args);
-      return;
+}
+
+function signalChildren(signal) {
+  for (const child of runningChildren) {
+    child.kill(signal);
+  }
+}
+
+function endIfStopping() {
+  if (stopping !== undefined && runningChildren.size === 0) {
+    process.exit(128 + osConstants.signals[stopping]);
+  }
+}
+
+/** Brings what is missing in a checkout. A Node that must be fetched comes at the same time. */
+async function installCheckout(everything) {
+  const { install, isInstalled } = await import("./install.mjs");
+  if (!isInstalled(everything)) {
+    await Promise.all([everything ? undefined : candidates().next(), install(everything)]);
+  }
+}
+
+/** Tries Nodes until one can be loaded; the exit code of what it ran. */
+async function runWithBestNode(script, args) {
+  let firstRefusal;
+  for await (const node of candidates()) {
+    endIfStopping();
+    const { code, refused } = await start(node, script, args);
+    if (refused === undefined) {
+      return code;
     }
-    fail(error);
-  });
-  child.on("exit", (code, signal) => {
-    process.exitCode = code ?? 128 + (osConstants.signals[signal] ?? 0);
-    process.exit();
-  });
+    firstRefusal ??= refused;
+  }
+  throw new Error(explain(firstRefusal));
 }
 
-function fail(error) {
-  process.stderr.write(`strata: ${error.message}\n`);
-  process.exit(1);
-}
-
-/** Installs if needed, then runs `script` (relative to the repository) and ends with its exit code. */
-export async function run(script, args) {
+/**
+ * Runs `script` (a path in the repository) and ends with its exit code. `everything`: with all
+ * majors and developers' tools installed; else with what running Strata needs.
+ */
+export async function run(script, args, { everything }) {
+  forwardSignals();
   try {
-    if (!isInstalled()) {
-      await install();
+    if (IS_CHECKOUT) {
+      await installCheckout(everything);
     }
-    start(findNode(), script, args);
+    const runnable = IS_CHECKOUT ? script : script.replace(/^src\/(.*)\.ts$/, "dist/$1.js");
+    process.exit(await runWithBestNode(runnable, args));
   } catch (error) {
-    fail(error);
+    // Of two installations, one may go on.
+    signalChildren("SIGTERM");
+    endIfStopping();
+    process.stderr.write(`strata: ${error.message}\n`);
+    process.exit(stopping === undefined ? 1 : 128 + osConstants.signals[stopping]);
   }
 }
 
 if (process.argv[1]?.endsWith("run.mjs")) {
   const [script, ...args] = process.argv.slice(2);
   if (script === undefined) {
-    fail(new Error("usage: node scripts/run.mjs SCRIPT [ARGUMENT...]"));
-  } else {
-    await run(script, args);
+    process.stderr.write("usage: node scripts/run.mjs SCRIPT [ARGUMENT...]\n");
+    process.exit(1);
   }
+  await run(script, args, { everything: true });
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The `strata` command: `npx strata ...` in the repository.
+// The `strata` command, in a checkout and in the npm package.
 
 import { run } from "./run.mjs";
 
-await run("src/cli/main.ts", process.argv.slice(2));
+await run("src/cli/main.ts", process.argv.slice(2), { everything: false });

@@ -209,7 +209,7 @@ test("a Postgres major that Strata does not know is refused by every command and
       `command failed: PostgreSQL binaries in '${bin}': version 15.3, wanted 17`,
     );
     // Without a home every other command says what to do.
-    const missing = /^command failed: '.*\/home' is not initialized: run 'strata init' first$/;
+    const missing = /^command failed: '.*\/home' is not initialized: run 'npx strata init' first$/;
     assert.match(await stranger.fails("start"), missing);
     assert.match(await stranger.fails("endpoint", "list"), missing);
   } finally {

@@ -30,6 +30,7 @@ import {
   stopEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
+import { strataCommand } from "../local/strata-command.ts";
 import {
   group,
   jsonOption,
@@ -247,7 +248,7 @@ function pickEndpoint(home: StrataHome, id: string | undefined): Endpoint {
       throw new StorageError(
         "unavailable",
         "endpoint-not-running",
-        `endpoint ${id} is not running: 'strata endpoint start ${id}'`,
+        `endpoint ${id} is not running: '${strataCommand()} endpoint start ${id}'`,
       );
     }
     return endpoint;
@@ -261,7 +262,7 @@ function pickEndpoint(home: StrataHome, id: string | undefined): Endpoint {
       "unavailable",
       "which-endpoint",
       running.length === 0
-        ? "no endpoint is running: 'strata up', or 'strata endpoint start ID'"
+        ? `no endpoint is running: '${strataCommand()} up', or '${strataCommand()} endpoint start ID'`
         : `name an endpoint: ${running.map((endpoint) => endpoint.id).join(", ")}`,
     );
   }

@@ -18,6 +18,7 @@ import {
 import type { StrataHome } from "../local/home.ts";
 import { initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import { storageDaemons } from "../local/services.ts";
+import { strataCommand } from "../local/strata-command.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   notice,
@@ -159,15 +160,16 @@ async function step(what: string, work: () => Promise<unknown>): Promise<void> {
 
 function tellHowToUse(endpoint: Endpoint, detached: boolean): void {
   const url = connectionUrl(endpoint);
+  const strata = strataCommand();
   print("");
   print(`  Postgres is ready:  ${pc.bold(url)}`);
   print("");
-  print(`  Connect             npx strata psql        (or: psql ${url})`);
-  print("  Branch              npx strata branch create dev --start");
-  print("  See all             npx strata status, npx strata branch list");
+  print(`  Connect             ${strata} psql        (or: psql ${url})`);
+  print(`  Branch              ${strata} branch create dev --start`);
+  print(`  See all             ${strata} status, ${strata} branch list`);
   print(
     detached
-      ? "  Stop                npx strata stop"
+      ? `  Stop                ${strata} stop`
       : "  Stop                Ctrl-C (the data stays)",
   );
   print("");
@@ -179,7 +181,7 @@ function reportEnded(endpoint: Endpoint): void {
   if (!reported && endpointState(endpoint).state !== "running") {
     reported = true;
     notice(
-      `endpoint ${endpoint.id} has stopped; 'strata endpoint start ${endpoint.id}' starts it again`,
+      `endpoint ${endpoint.id} has stopped; '${strataCommand()} endpoint start ${endpoint.id}' starts it again`,
     );
   }
 }

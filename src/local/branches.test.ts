@@ -159,7 +159,7 @@ test("majorOf: the pageserver knows; without it the message says what to do", as
   assert.equal(await majorOf(home, TENANT, FIRST), 14);
   await assert.rejects(majorOf(home, TENANT, SECOND), { kind: "not-found" });
   pageserver.failNext = "GET";
-  await assert.rejects(majorOf(home, TENANT, FIRST), /run 'strata start' first/);
+  await assert.rejects(majorOf(home, TENANT, FIRST), /run 'npx strata start' first/);
 });
 
 test("pgBinOf: --pg-bin is of the home's own major", async (t) => {

