@@ -111,10 +111,3 @@ test("npm start: so it does for an ordinary user", async (t) => {
   }
   await startAndTerminate(t, { uid: NOBODY.uid, gid: NOBODY.gid });
 });
-
-test("package.json: every script gives its shell away, so that signals reach the program", () => {
-  const { scripts } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
-  for (const [name, command] of Object.entries<string>(scripts)) {
-    assert.match(command, /^exec /, `script ${name}`);
-  }
-});

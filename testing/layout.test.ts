@@ -213,3 +213,10 @@ test("layout: time and randomness only through src/base, erasable syntax only", 
     }),
   );
 });
+
+test("layout: every npm script gives its shell away, so that signals reach the program", () => {
+  const { scripts } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
+  for (const [name, command] of Object.entries<string>(scripts)) {
+    assert.match(command, /^exec /, `script ${name}`);
+  }
+});

@@ -106,7 +106,10 @@ test("a home deleted while it runs: status lists what is left, init refuses, sto
       rows.map((row) => row.status),
       ["left over", "left over", "left over", "left over"],
     );
-    assert.match(await cluster.fails("init"), /is in use by compute \(pid \d+\).*'npx strata stop'/);
+    assert.match(
+      await cluster.fails("init"),
+      /is in use by compute \(pid \d+\).*'npx strata stop'/,
+    );
     assert.match(await cluster.ok("stop"), /Stopping pageserver in .* with pid \d+/);
     assert.deepEqual(daemonsBelow(home), []);
     assert.match(await cluster.fails("stop"), /is not initialized/);
