@@ -16,11 +16,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { mayReach } from "../src/postgres/installation.ts";
-import { freeConfig } from "../testing/cluster.ts";
-import { withClient } from "../testing/tpcb.ts";
+import { mayReach } from "../../src/postgres/installation.ts";
+import { freeConfig } from "../../testing/cluster.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
-const ROOT = join(import.meta.dirname, "..");
+const ROOT = join(import.meta.dirname, "..", "..");
 const NOBODY = { name: "nobody", uid: 65534, gid: 65534 };
 const START_MS = 90_000;
 const STOP_MS = 30_000;

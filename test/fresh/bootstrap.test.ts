@@ -18,11 +18,11 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { mayReach } from "../src/postgres/installation.ts";
-import { freeConfig } from "../testing/cluster.ts";
-import { withClient } from "../testing/tpcb.ts";
+import { mayReach } from "../../src/postgres/installation.ts";
+import { freeConfig } from "../../testing/cluster.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
-const ROOT = join(import.meta.dirname, "..");
+const ROOT = join(import.meta.dirname, "..", "..");
 const NOBODY = { name: "nobody", uid: 65534, gid: 65534 };
 
 interface Machine extends AsyncDisposable {

@@ -15,10 +15,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { mayReach } from "../src/postgres/installation.ts";
+import { mayReach } from "../../src/postgres/installation.ts";
 
 const NOBODY = { uid: 65534, gid: 65534 };
-const ROOT = join(import.meta.dirname, "..");
+const ROOT = join(import.meta.dirname, "..", "..");
 const PINNED = `node-${process.platform}-${process.arch}`;
 /** What glibc's loader does with a program whose library is missing. */
 const LACKS_LIBRARY = `#!/bin/sh
