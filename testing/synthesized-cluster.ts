@@ -108,6 +108,7 @@ export class StoppedCluster {
         fullXid: BigInt(`0x${name}`),
         payload: read(`pg_twophase/${name}`).subarray(0, -4),
       })),
+      hasInheritedSubscriptions: false,
       replicationOrigins: [],
     };
   }
@@ -123,6 +124,7 @@ export class StoppedCluster {
       pgVersion: installation.major,
       host: "127.0.0.1",
       port: 1,
+      socketDirectory: "/tmp",
       settings: { shared_buffers: "16MB" },
       preparedTransactions: 1,
       replicationOrigins: 0,

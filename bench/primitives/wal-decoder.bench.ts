@@ -44,6 +44,7 @@ const nullSink: RecordSink = {
   parameterChange: ignore,
   replicationOriginAdvance: ignore,
   replicationOriginDrop: ignore,
+  subscriptionsDetached: ignore,
   commitTime: ignore,
 };
 

@@ -7,6 +7,7 @@ import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
 import { type EndpointSpec, splitAddress } from "./api.ts";
+import { detachInheritedSubscriptions } from "./inherited-subscriptions.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
@@ -23,6 +24,8 @@ export interface ComputeRunOptions {
   /** That the run before this one ended in: newer than what the spec says, if it is set. */
   readonly membership?: MembershipConfiguration | undefined;
   readonly commitTimes?: CommitTimes | undefined;
+  /** Of the run before this one: what it could not detach must not work. */
+  readonly leaveSubscriptions: boolean;
   /** While Postgres loads, this process has time for other things. */
   readonly onPostgresSpawned?: (() => void) | undefined;
 }
@@ -31,6 +34,8 @@ export type RunEnd =
   | { readonly kind: "exit"; readonly exit: PostgresExit }
   /** Another compute won a higher term. */
   | { readonly kind: "fenced"; readonly term: number }
+  /** The start was one that only prepares the timeline: the next run is for users. */
+  | { readonly kind: "prepared"; readonly leaveSubscriptions: boolean }
   /** What was found makes going on wrong. */
   | { readonly kind: "fatal"; readonly error: StorageError };
 
@@ -121,10 +126,11 @@ export class ComputeRun {
   }
 
   /**
-   * Resolves when Postgres accepts connections. StorageError `fenced`, or why it did not start; then
-   * `close` is still due.
+   * Resolves when Postgres accepts connections, with true; or, with false, when it never will, as
+   * this run has prepared the timeline and `ended`. StorageError `fenced`, or why it did not start;
+   * then `close` is still due.
    */
-  async start(): Promise<void> {
+  async start(): Promise<boolean> {
     const { spec } = this.#options;
     const started = monotonicMs();
     const choosing =
@@ -140,8 +146,33 @@ export class ComputeRun {
     void side.postgres!.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#driver?.recovered ?? Promise.resolve());
+    if (side.maintenanceAddress !== undefined) {
+      const detached = await this.#orEnd(this.#detachSubscriptions(side.maintenanceAddress));
+      this.#end({ kind: "prepared", leaveSubscriptions: !detached });
+      return false;
+    }
     if (this.#driver !== undefined && !this.#closed) {
       this.#standbyFeedback.start();
+    }
+    return true;
+  }
+
+  /** False where it cannot be done, which must not keep users from their data. */
+  async #detachSubscriptions(address: { host: string; port: number }): Promise<boolean> {
+    const { spec, logger } = this.#options;
+    const { pgVersion, timelineId } = spec;
+    const session = { ...address, user: SUPERUSER, pgVersion, timelineId, logger };
+    try {
+      await detachInheritedSubscriptions(session);
+      return true;
+    } catch (error) {
+      if (!this.#closed) {
+        logger.warn(
+          { error },
+          "subscriptions of the parent branch cannot be detached: none works until the next start tries again",
+        );
+      }
+      return false;
     }
   }
 
@@ -211,7 +242,7 @@ export class ComputeRun {
   }
 
   #end(end: RunEnd): void {
-    if (end.kind !== "exit") {
+    if (end.kind === "fenced" || end.kind === "fatal") {
       // Before anything else.
       this.#side?.fence();
     }

@@ -113,6 +113,7 @@ test("writeDataDirectory: takes a few milliseconds", async () => {
     pgVersion: installation.major,
     host: "127.0.0.1",
     port: 1,
+    socketDirectory: "/tmp",
     settings: {},
     preparedTransactions: 0,
     replicationOrigins: 0,

@@ -7,6 +7,7 @@ function settingsWith(settings: Record<string, string>, preparedTransactions = 0
     pgVersion: 17,
     host: "127.0.0.1",
     port: 55432,
+    socketDirectory: "/tmp",
     settings,
     preparedTransactions,
     replicationOrigins: 0,
@@ -51,6 +52,7 @@ test("postgresSettings: what only later majors know is not given to earlier ones
   const common = {
     host: "127.0.0.1",
     port: 1,
+    socketDirectory: "/tmp",
     settings: {},
     preparedTransactions: 0,
     replicationOrigins: 12,

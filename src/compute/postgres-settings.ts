@@ -30,6 +30,8 @@ const REFUSED = new Set([
   "port",
   "listen_addresses",
   "unix_socket_directories",
+  "unix_socket_permissions",
+  "unix_socket_group",
   "data_directory",
   "hba_file",
   "ident_file",
@@ -81,6 +83,9 @@ const DEFAULTS_FROM_MAJOR: readonly [number, Readonly<Record<string, string>>][]
   [18, { io_method: "worker", max_active_replication_origins: "10" }],
 ];
 
+/** Names the unix socket of a Postgres that is closed to users. */
+export const MAINTENANCE_PORT = 1;
+
 export interface PostgresSettings {
   /** Text of postgresql.conf. */
   readonly configuration: string;
@@ -93,6 +98,12 @@ export interface SettingsInput {
   readonly pgVersion: number;
   readonly host: string;
   readonly port: number;
+  /** Where its unix socket is. */
+  readonly socketDirectory: string;
+  /** No worker starts for a subscription. */
+  readonly subscriptionsRest?: boolean;
+  /** Only on the unix socket, and there on MAINTENANCE_PORT, so that nobody comes in who does not mean to. */
+  readonly closedToUsers?: boolean;
   /** The endpoint's own GUCs. */
   readonly settings: Readonly<Record<string, string>>;
   /** Of earlier runs: Postgres refuses to start without room for them. */
@@ -129,11 +140,18 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
   atLeast(chosen, originsSetting, input.replicationOrigins);
   chosen.set("listen_addresses", input.host);
   chosen.set("port", String(input.port));
-  chosen.set("unix_socket_directories", "");
+  chosen.set("unix_socket_directories", quoteListEntry(input.socketDirectory));
+  chosen.set("unix_socket_permissions", "0700");
   const lines = [...chosen].map(([name, value]) => `${name} = ${quote(value)}`);
   return {
     configuration: `${lines.join("\n")}\n`,
-    commandLine: Object.entries(PROTECTED).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
+    commandLine: Object.entries({
+      ...PROTECTED,
+      ...(input.subscriptionsRest === true ? { max_logical_replication_workers: "0" } : {}),
+      ...(input.closedToUsers === true
+        ? { listen_addresses: "", port: String(MAINTENANCE_PORT) }
+        : {}),
+    }).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
     controlParameters: controlParameters(chosen),
   };
 }
@@ -170,6 +188,11 @@ function controlParameters(chosen: ReadonlyMap<string, string>): ControlParamete
     maxPreparedTransactions: number("max_prepared_transactions"),
     maxLocksPerTransaction: number("max_locks_per_transaction"),
   };
+}
+
+/** As SplitDirectoriesString reads it: a path with a comma or a space at its end in quotes. */
+function quoteListEntry(path: string): string {
+  return `"${path.replaceAll('"', '""')}"`;
 }
 
 /** As guc-file.l reads a quoted value: both quotes and backslashes doubled, newlines escaped. */

@@ -18,7 +18,12 @@ import {
 } from "../base/lsn.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { computeState } from "../pageserver/client.ts";
-import { findInstallation, type Installation, runtimeDirectory } from "../postgres/installation.ts";
+import {
+  findInstallation,
+  type Installation,
+  postgresSocketDirectory,
+  runtimeDirectory,
+} from "../postgres/installation.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import type { EndpointSpec } from "./api.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
@@ -30,7 +35,7 @@ import {
   PostgresProcess,
   removeDiscarded,
 } from "./postgres-process.ts";
-import { postgresSettings } from "./postgres-settings.ts";
+import { MAINTENANCE_PORT, postgresSettings } from "./postgres-settings.ts";
 import type { CommitTimes } from "./wal/commit-times.ts";
 import { LocalWal } from "./wal/local-wal.ts";
 import type { ProposerDriver } from "./wal/proposer-driver.ts";
@@ -55,6 +60,8 @@ export interface PostgresSideOptions {
   /** Undefined for a compute that only reads. */
   readonly driver: ProposerDriver | undefined;
   readonly commitTimes?: CommitTimes | undefined;
+  /** Inherited subscriptions could not be detached: no worker for any starts. */
+  readonly leaveSubscriptions: boolean;
   readonly logger: Logger;
   readonly onPostgresSpawned?: (() => void) | undefined;
   /** What was found makes going on wrong. */
@@ -189,19 +196,36 @@ export class PostgresSide {
       .catch(() => undefined);
   }
 
+  /** A primary's first start on a branch, where there is something to be done about subscriptions. */
+  #isToDetach(state: ComputeState): boolean {
+    const { driver, leaveSubscriptions } = this.#options;
+    return state.hasInheritedSubscriptions && driver !== undefined && !leaveSubscriptions;
+  }
+
+  /** After `start`: the address of a Postgres that is closed to users; undefined where it is open. */
+  get maintenanceAddress(): { readonly host: string; readonly port: number } | undefined {
+    return this.#draft !== undefined && this.#isToDetach(this.#draft.state)
+      ? { host: postgresSocketDirectory(this.#options.workdir), port: MAINTENANCE_PORT }
+      : undefined;
+  }
+
   async #makeDraft(state: ComputeState): Promise<void> {
     const { spec, driver } = this.#options;
     const writing = monotonicMs();
+    const standby = driver === undefined;
     const settings = postgresSettings({
       pgVersion: spec.pgVersion,
       host: spec.pgHost,
       port: spec.pgPort,
+      socketDirectory: postgresSocketDirectory(this.#options.workdir),
+      // A standby that somebody promotes would start workers for its subscriptions, too.
+      subscriptionsRest: standby || state.hasInheritedSubscriptions,
+      closedToUsers: this.#isToDetach(state),
       settings: spec.settings,
       preparedTransactions: state.twoPhase.length,
       replicationOrigins: state.replicationOrigins.length,
     });
     const path = this.#dataDirectory;
-    const standby = driver === undefined;
     const wal = writeDataDirectory({ path, state, settings, standby });
     this.times.dataDirectoryMs = monotonicMs() - writing;
     const files = this.#files?.state === state ? this.#files : this.#openFiles(state);

@@ -31,6 +31,7 @@ export class Supervisor implements ComputeControl {
   readonly #commitTimes = new CommitTimes();
   readonly #stopping = new AbortController();
   #run: ComputeRun | undefined;
+  #leaveSubscriptions = false;
   #status: ComputeStatusName = "init";
   #error: string | null = null;
   #restarts = 0;
@@ -73,6 +74,10 @@ export class Supervisor implements ComputeControl {
       if (this.#stopping.signal.aborted) {
         break;
       }
+      if (end.kind === "prepared") {
+        this.#leaveSubscriptions = end.leaveSubscriptions;
+        continue;
+      }
       if (end.kind !== "exit") {
         throw this.#fail(reasonToStop(end));
       }
@@ -108,11 +113,13 @@ export class Supervisor implements ComputeControl {
       logger: this.#logger,
       membership: this.#run?.membership,
       commitTimes: this.#commitTimes,
+      leaveSubscriptions: this.#leaveSubscriptions,
       onPostgresSpawned: this.#onPostgresSpawned,
     });
     this.#run = run;
+    let open: boolean;
     try {
-      await run.start();
+      open = await run.start();
     } catch (error) {
       if (this.#stopping.signal.aborted) {
         return STOPPED;
@@ -132,7 +139,9 @@ export class Supervisor implements ComputeControl {
     if (this.#stopping.signal.aborted) {
       return STOPPED;
     }
-    this.#started(run, started);
+    if (open) {
+      this.#started(run, started);
+    }
     const end = await run.ended;
     if (!this.#stopping.signal.aborted) {
       await run.close();
@@ -277,7 +286,7 @@ export class Supervisor implements ComputeControl {
 
 const STOPPED: RunEnd = { kind: "exit", exit: { code: null, signal: null } };
 
-function reasonToStop(end: Exclude<RunEnd, { kind: "exit" }>): StorageError {
+function reasonToStop(end: Extract<RunEnd, { kind: "fenced" | "fatal" }>): StorageError {
   return end.kind === "fatal"
     ? end.error
     : new StorageError(

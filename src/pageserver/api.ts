@@ -114,6 +114,7 @@ export interface ComputeStateWire {
   readonly relationMaps: readonly { spcOid: number; dbOid: number; base64: string }[];
   readonly databases: readonly { spcOid: number; dbOid: number }[];
   readonly twoPhase: readonly { fullXid: string; base64: string }[];
+  readonly hasInheritedSubscriptions: boolean;
   /** `remoteLsn` decimal. */
   readonly replicationOrigins: readonly { originId: number; remoteLsn: string }[];
 }
@@ -133,6 +134,8 @@ export interface ComputeState {
   readonly databases: readonly { spcOid: number; dbOid: number }[];
   /** Prepared transactions: pg_twophase files without their CRC. */
   readonly twoPhase: readonly { fullXid: bigint; payload: Uint8Array }[];
+  /** The timeline may have begun with subscriptions of another, and no compute has detached them. */
+  readonly hasInheritedSubscriptions: boolean;
   /** How far each replication origin was replayed: pg_logical/replorigin_checkpoint. */
   readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
 }

@@ -328,6 +328,7 @@ export function decodeComputeState(wire: ComputeStateWire): ComputeState {
       fullXid: BigInt(prepared.fullXid),
       payload: bytes(prepared.base64),
     })),
+    hasInheritedSubscriptions: wire.hasInheritedSubscriptions === true,
     replicationOrigins: wire.replicationOrigins.map((origin) => ({
       originId: requireNumber(origin.originId),
       remoteLsn: BigInt(origin.remoteLsn),

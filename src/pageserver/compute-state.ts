@@ -2,8 +2,9 @@
 
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import { decodeRelationMap } from "../postgres/relation-map.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
-import { decodeSize } from "./ingest/relation-heads.ts";
+import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
 import { readCheckPoint } from "./ingest/walingest.ts";
 import {
@@ -17,10 +18,14 @@ import {
   prefixField4,
   prefixField5,
   relmapPrefix,
+  relSizePrefix,
+  subscriptionsDetachedKey,
 } from "./layers/key.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 
 const GLOBAL_TABLESPACE_OID = 1664;
+/** Shared by all databases, so its file is in the shared map. */
+const SUBSCRIPTION_RELATION_ID = 6100;
 
 function base64(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString("base64");
@@ -62,11 +67,33 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
       fullXid: `${(BigInt(prefixField2(prefix)) << 32n) + BigInt(prefixField3(prefix))}`,
       base64: base64(value),
     })),
+    hasInheritedSubscriptions: hasInheritedSubscriptions(timeline, lsn),
     replicationOrigins: readReplicationOrigins(timeline, lsn).map(({ originId, remoteLsn }) => ({
       originId,
       remoteLsn: `${remoteLsn}`,
     })),
   };
+}
+
+/**
+ * What is asked is whether pg_subscription had a page where the timeline begins: what was made later is
+ * its own. In nearly all it never had one, and a root begins without any.
+ */
+function hasInheritedSubscriptions(timeline: ServedTimeline, lsn: Lsn): boolean {
+  const { startLsn } = timeline;
+  const map = timeline.readValue(relmapPrefix(GLOBAL_TABLESPACE_OID, 0), 0, startLsn);
+  const file =
+    map && decodeRelationMap(map).find(({ oid }) => oid === SUBSCRIPTION_RELATION_ID)?.relNumber;
+  if (file === undefined) {
+    return false;
+  }
+  const sizeKey = relSizePrefix(GLOBAL_TABLESPACE_OID, 0, file, FORK_MAIN);
+  const size = timeline.readValue(sizeKey, 0, startLsn);
+  if (size === undefined || decodeSize(size) === 0) {
+    return false;
+  }
+  const detached = subscriptionsDetachedKey(timeline.timelineId);
+  return timeline.readValue(detached.prefix, detached.index, lsn) === undefined;
 }
 
 /** Every fork of every relation in the database, ascending. */

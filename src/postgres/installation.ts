@@ -391,6 +391,22 @@ export function socketDirectory(workdir: string, longestName: string): string {
   return short;
 }
 
+/** Longer than any that Postgres makes: it puts its port there. */
+const LONGEST_SOCKET_NAME = ".s.PGSQL.65535.lock";
+
+/**
+ * The directory of the unix socket of the Postgres whose agent works in `workdir`. Nobody but its
+ * user, and root, may enter: who is in needs no password. Exists on return.
+ */
+export function postgresSocketDirectory(workdir: string): string {
+  const parent = socketDirectory(workdir, join("socket", LONGEST_SOCKET_NAME));
+  const directory = join(parent, "socket");
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  chmodSync(directory, 0o700);
+  giveToPostgres(directory);
+  return directory;
+}
+
 /** Makes the Postgres user own `path` (not what is in it); nothing to do when we are not root. */
 export function giveToPostgres(path: string): void {
   const user = postgresUser();

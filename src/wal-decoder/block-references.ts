@@ -13,7 +13,6 @@ import {
   RM_HASH_ID,
   RM_HEAP_ID,
   RM_HEAP2_ID,
-  RM_LOGICALMSG_ID,
   RM_SEQ_ID,
   RM_SPGIST_ID,
   rmgrName,
@@ -43,11 +42,10 @@ REDO_OPCODES[RM_BRIN_ID] = 0b0000_0110_0011_1111;
 REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
 
 /**
- * Records whose redo in Postgres changes nothing either: logical messages, and two records of gist,
- * one for conflicts, one that only takes an LSN.
+ * Records whose redo in Postgres changes nothing either: two of gist, one for conflicts, one that
+ * only takes an LSN.
  */
 const NO_EFFECT_OPCODES = new Uint16Array(256);
-NO_EFFECT_OPCODES[RM_LOGICALMSG_ID] = 0b0001;
 NO_EFFECT_OPCODES[RM_GIST_ID] = 0b1000_0100;
 
 const INIT_FORK = 3;

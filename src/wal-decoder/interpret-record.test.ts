@@ -18,6 +18,7 @@ import {
 import { MAJORS, PG_VERSIONS } from "../postgres/versions.ts";
 import { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "./interpret-record.ts";
+import { SUBSCRIPTIONS_DETACHED_PREFIX } from "./logical-message-records.ts";
 
 const START = toLsn(0x2000028);
 const TRANSCRIPT = join(import.meta.dirname, "testdata", "interpret-17.txt");
@@ -104,6 +105,37 @@ test("heap records: nothing is implied where the map's page is a reference (17.1
   for (const maps of [[map(2)], [map(3)], [map(2), map(3)]]) {
     const blocks = [HEAP_BLOCK, old, ...maps];
     assert.deepEqual(clears(RM_HEAP_ID, 0x20, flagsAfter(7, 3), blocks), []);
+  }
+});
+
+/** xl_logical_message; it brings only `length` bytes of it. */
+function logicalMessage(prefix: string, message: string, length?: number): string[] {
+  const head = Buffer.alloc(24);
+  head.writeBigUInt64LE(BigInt(prefix.length + 1), 8);
+  head.writeBigUInt64LE(BigInt(message.length), 16);
+  const whole = Buffer.concat([head, Buffer.from(`${prefix}\0${message}`, "latin1")]);
+  const main = whole.subarray(0, length);
+  return interpret(recordWithBlocks({ rmid: RM_LOGICALMSG_ID, info: 0, xid: 0, blocks: [], main }));
+}
+
+test("logical messages: only a compute's own means something, and users may write any", () => {
+  const id = "0123456789abcdef0123456789abcdef";
+  const prefix = SUBSCRIPTIONS_DETACHED_PREFIX;
+  assert.deepEqual(logicalMessage(prefix, id), [`subscriptionsDetached "${id}"`]);
+  for (const [other, message] of [
+    ["strata_subscriptions_detachee", id],
+    [`${prefix}s`, id],
+    ["", ""],
+    [prefix, ""],
+    [prefix, id.toUpperCase()],
+    [prefix, `${id.slice(1)}\n`],
+    [prefix, `${id}0`],
+  ] as const) {
+    assert.deepEqual(logicalMessage(other, message), [], JSON.stringify([other, message]));
+  }
+  // It says that it brings more than there is.
+  for (const length of [1, 23, 24, 24 + prefix.length, 24 + prefix.length + id.length]) {
+    assert.throws(() => logicalMessage(prefix, id, length), { kind: "corrupt" });
   }
 });
 

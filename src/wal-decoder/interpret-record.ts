@@ -6,6 +6,7 @@ import {
   RM_DBASE_ID,
   RM_HEAP_ID,
   RM_HEAP2_ID,
+  RM_LOGICALMSG_ID,
   RM_MULTIXACT_ID,
   RM_RELMAP_ID,
   RM_REPLORIGIN_ID,
@@ -24,6 +25,7 @@ import {
   interpretTablespace,
 } from "./file-records.ts";
 import { interpretHeap, interpretHeap2 } from "./heap-records.ts";
+import { interpretLogicalMessage } from "./logical-message-records.ts";
 import type { RecordSink } from "./record-sink.ts";
 import { interpretReplicationOrigin } from "./replication-origin-records.ts";
 import { interpretClog, interpretCommitTs, interpretMultixact } from "./slru-records.ts";
@@ -77,6 +79,9 @@ export function interpretRecord(record: XLogRecord, sink: RecordSink): void {
       return;
     case RM_REPLORIGIN_ID:
       interpretReplicationOrigin(record, sink);
+      return;
+    case RM_LOGICALMSG_ID:
+      interpretLogicalMessage(record, sink);
       return;
     case RM_TBLSPC_ID:
       interpretTablespace(record, sink);

@@ -89,6 +89,8 @@ export interface RecordSink {
   /** `originId` was replayed up to `remoteLsn`; backwards only where `force` says so. */
   replicationOriginAdvance(originId: number, remoteLsn: bigint, force: boolean): void;
   replicationOriginDrop(originId: number): void;
+  /** A compute has detached what timeline `timelineId` (32 hex digits) inherited (logical-message-records.ts). */
+  subscriptionsDetached(timelineId: string): void;
   /** Local commit time in microseconds since 2000-01-01, for time travel by clock. */
   commitTime(timestampUs: bigint): void;
 }

@@ -479,6 +479,7 @@ export class ReplayedCluster implements RecordSink {
   tablespaceCreate(): void {}
   replicationOriginAdvance(): void {}
   replicationOriginDrop(): void {}
+  subscriptionsDetached(): void {}
   sawXid(): void {}
   nextOid(): void {}
   oldestActiveXid(): void {}

@@ -26,6 +26,7 @@ import {
   prefixField5,
   relBlockPrefix,
   relmapPrefix,
+  subscriptionsDetachedKey,
   twoPhasePrefix,
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
@@ -48,7 +49,7 @@ const HEAP_BLOCKS_PER_MAP_PAGE = 32672;
 const TRUNCATE_HEAP = 1;
 const TRUNCATE_VM = 2;
 const TRUNCATE_FSM = 4;
-/** The database directory's mark has no content. */
+/** A mark has no content. */
 const EXISTS = new Uint8Array([1]);
 
 /**
@@ -379,6 +380,11 @@ export class WalIngest implements RecordSink {
 
   replicationOriginDrop(originId: number): void {
     this.#origins.drop(originId, this.#lsn);
+  }
+
+  subscriptionsDetached(timelineId: string): void {
+    const { prefix, index } = subscriptionsDetachedKey(timelineId);
+    this.#storage.putImage(prefix, index, this.#lsn, EXISTS);
   }
 
   commitTime(timestampUs: bigint): void {

@@ -18,7 +18,8 @@
 // | database             | 64   spc   db   0     0    | 0                         |
 // | SLRU segment size    | 66   kind  segno 0    0    | 0; u32 LE, in blocks      |
 // | prepared transaction | 67   high  low  0     0    | 0                         |
-// 0x66 and 0x67 are ours: Neon keeps those as members of directory values that are rewritten whole.
+// | subscriptions gone   | 68   id 0  id 1 id 2  0    | id 3; of a timeline       |
+// 0x66 to 0x68 are ours: Neon keeps the first two as members of directory values that are rewritten whole.
 
 import { StorageError } from "../../base/errors.ts";
 
@@ -35,6 +36,7 @@ export const KEYSPACE_REPLICATION_ORIGIN = 0x63;
 export const KEYSPACE_DATABASE = 0x64;
 export const KEYSPACE_SLRU_SIZE = 0x66;
 export const KEYSPACE_TWO_PHASE = 0x67;
+const KEYSPACE_SUBSCRIPTIONS_DETACHED = 0x68;
 
 /** Index of pg_control under CONTROL_PREFIX. */
 export const CONTROL_FILE_INDEX = 0;
@@ -282,4 +284,16 @@ export function twoPhasePrefix(fullXid: bigint): KeyPrefix {
   const low = Number(BigInt.asUintN(32, fullXid));
   const high = Number(BigInt.asUintN(32, fullXid >> 32n));
   return internPrefix(KEYSPACE_TWO_PHASE, high, low, 0, 0);
+}
+
+/**
+ * The mark that a compute has detached the subscriptions which timeline `timelineId` (32 hex digits)
+ * began with. Branches inherit it as they do all keys, but each asks for its own.
+ */
+export function subscriptionsDetachedKey(timelineId: string): { prefix: KeyPrefix; index: number } {
+  const word = (n: number) => Number.parseInt(timelineId.slice(n * 8, n * 8 + 8), 16);
+  return {
+    prefix: internPrefix(KEYSPACE_SUBSCRIPTIONS_DETACHED, word(0), word(1), word(2), 0),
+    index: word(3),
+  };
 }

@@ -12,6 +12,7 @@ const KIND_OF_SQLSTATE = new Map<string, ErrorKind>(
 );
 
 export interface WireAddress {
+  /** As for libpq: where it begins with a slash, the directory of a unix socket. */
   readonly host: string;
   readonly port: number;
   /** Start-up parameters: `user`, `database`, `options`, `replication`, ... */
@@ -66,8 +67,13 @@ export class WireConnection {
   constructor(address: WireAddress) {
     this.#name = `${address.host}:${address.port}`;
     this.#timeoutMs = address.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-    this.#socket = createConnection({ host: address.host, port: address.port, noDelay: true });
-    this.#socket.setKeepAlive(true, 10_000);
+    const { host, port } = address;
+    if (host.startsWith("/")) {
+      this.#socket = createConnection({ path: `${host}/.s.PGSQL.${port}` });
+    } else {
+      this.#socket = createConnection({ host, port, noDelay: true });
+      this.#socket.setKeepAlive(true, 10_000);
+    }
     this.#socket.once("connect", () => this.#sendStartup(address.parameters ?? {}));
     this.#socket.on("data", (chunk: Buffer) => this.#receive(chunk));
     this.#socket.on("error", (error) => this.#fail(`connection to ${this.#name} failed`, error));
