@@ -40,8 +40,10 @@ before(async () => {
   const scratch = join(cluster.home, "..", "initdb");
   makePostgresDirectory(scratch);
   initdbDir = join(scratch, "data");
-  await runInitdb(installation, initdbDir);
-  const template = templateDirectory(join(cluster.home, "pageserver_1"), installation);
+  const superuserSecret = readFileSync(join(cluster.home, "superuser.scram"), "utf8").trim();
+  await runInitdb(initdbDir, { installation, superuserSecret });
+  const pageserver = join(cluster.home, "pageserver_1");
+  const template = templateDirectory(pageserver, installation, false, superuserSecret);
   mkdirSync(template, { recursive: true });
   await writeTemplate(initdbDir, installation.major, template);
   await cluster.ok("start");

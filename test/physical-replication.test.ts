@@ -71,6 +71,7 @@ function tool(name: string, ...args: string[]): { child: ChildProcess; ended: Pr
   const child = spawn(join(TOOLS, name), args, {
     stdio: ["ignore", "ignore", "pipe"],
     cwd: scratch,
+    env: { ...process.env, PGPASSWORD: cluster.password() },
     ...(user === undefined ? {} : { uid: user.uid, gid: user.gid }),
   });
   started.add(child);
@@ -288,7 +289,7 @@ wal_retrieve_retry_interval = 200\n`,
   );
   appendFileSync(join(directory, "postgresql.auto.conf"), "primary_slot_name = ''\n");
   standby.kill("SIGHUP");
-  const url = `postgresql://cloud_admin@127.0.0.1:${port}/postgres`;
+  const url = `postgresql://cloud_admin:${cluster.password()}@127.0.0.1:${port}/postgres`;
   const ask = (sql: string) => withClient(url, async (client) => (await client.query(sql)).rows[0]);
   await until("the standby answers", () =>
     ask("select 1").then(

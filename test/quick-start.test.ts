@@ -39,7 +39,7 @@ test("quick start: a branch sees the parent's rows and keeps its own, over a res
   await cluster.ok("endpoint", "create", "main");
   assert.match(
     await cluster.ok("endpoint", "start", "main"),
-    /Starting postgres node at 'postgresql:\/\/cloud_admin@127\.0\.0\.1:\d+\/postgres'/,
+    /Starting postgres node at 'postgresql:\/\/cloud_admin:\S+@127\.0\.0\.1:\d+\/postgres'/,
   );
   await psql("main", "create table t(key int primary key, value text)");
   await psql("main", "insert into t values (1, 'one')");

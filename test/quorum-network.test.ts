@@ -1,7 +1,6 @@
 // The quorum on hosts between which the network is cut, also in one direction only.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
@@ -61,9 +60,8 @@ before(async () => {
   await run("compute1", "tenant", "create", "--set-default");
   for (const host of ["compute1", "compute2"] as const) {
     await run(host, "endpoint", "create", host, "--allow-multiple");
-    const directory = join(cluster.home, "..", host);
-    const { pgPort } = cluster.endpointSpec(host);
-    urls.set(host, await hosts.postgresUrl(host, pgPort, directory));
+    // A unix socket is reached from outside of the host's network.
+    urls.set(host, cluster.socketUrl(host));
   }
   await run(active!, "endpoint", "start", active!);
   await initializeTpcb(urls.get(active!)!);

@@ -130,7 +130,8 @@ wal_retrieve_retry_interval = 200\n`,
   for (const stream of [child.stdout!, child.stderr!]) {
     stream.on("data", (chunk: Buffer) => appendFileSync(`${directory}.log`, chunk));
   }
-  const url = `postgresql://${primary.user}@127.0.0.1:${port}/postgres`;
+  const user = [primary.user, primary.password ?? []].flat().join(":");
+  const url = `postgresql://${user}@127.0.0.1:${port}/postgres`;
   await until("the standby answers", () =>
     connect(url).then(
       (client) => client.end().then(() => true),
@@ -208,7 +209,8 @@ for (const major of MAJORS) {
     await cluster.startEndpoint(id, id);
     const { tenantId, timelineId, pgPort: port } = cluster.endpointSpec(id);
     const ports = cluster.config().safekeepers.map((node) => node.listenPgAddr.split(":")[1]);
-    const address = { host: "127.0.0.1", port, user: "cloud_admin" };
+    const password = cluster.password();
+    const address = { host: "127.0.0.1", port, user: "cloud_admin", password };
     const { url } = await startStandby(address, {
       major,
       name: id,

@@ -10,6 +10,7 @@ import { sleep } from "../src/base/clock.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { eventually } from "../testing/compute-world.ts";
 import { STOCK_USER, StockCluster } from "../testing/stock-cluster.ts";
+import { connect } from "../testing/tpcb.ts";
 
 /** Until when a statement that has nobody to wait for must be done. */
 const AT_ONCE = "set statement_timeout = '5s'";
@@ -78,7 +79,9 @@ function streams(slot: string): number {
   return log.split(`START_REPLICATION SLOT "${slot}"`).length - 1;
 }
 
+/** With all that its parent shows: workers of subscriptions commit without waiting for their WAL. */
 async function branch(name: string, parent = "main"): Promise<void> {
+  await cluster.query(parent, "select txid_current()");
   await cluster.ok("branch", "create", name, "--parent", parent);
 }
 
@@ -144,7 +147,7 @@ test("a subscription made on the branch works after a stop and after kill -9; it
 
 test("a branch of one without subscriptions may have its own from its first start on", async () => {
   await cluster.ok("timeline", "create", "--branch-name", "other");
-  await branch("fresh", "other");
+  await cluster.ok("branch", "create", "fresh", "--parent", "other");
   await cluster.startEndpoint("fresh", "fresh");
   await cluster.query("fresh", "create table t (n int primary key)");
   await cluster.query("fresh", subscribe("s", "p", "with (slot_name = 'of_fresh')"));
@@ -187,12 +190,17 @@ test("a table whose first copy is under way: the branch leaves the publisher's s
   await atPublisher.query("create table late (n int primary key)");
   await atPublisher.query("insert into late select generate_series(1, 10)");
   await atPublisher.query("create publication of_late for table late");
-  const locker = await publisher.connect();
-  await locker.query("begin");
-  await locker.query("lock table late");
-  await cluster.query("main", "create table late (n int primary key)");
-  // With copying under way, so the command itself must not wait for the locked table.
-  await cluster.query("main", subscribe("s_late", "of_late"));
+  const holder = await connect(cluster.url());
+  await holder.query("select pg_advisory_lock(7)");
+  await cluster.query(
+    "main",
+    "create table late (n int primary key)",
+    `create function held() returns trigger language plpgsql as
+       'begin perform pg_advisory_xact_lock_shared(7); return new; end'`,
+    "create trigger held before insert on late for each row execute function held()",
+    "alter table late enable always trigger held",
+    subscribe("s_late", "of_late"),
+  );
   const isCopySlot = (name: string) => name.includes("_sync_");
   await eventually("the copy to begin", async () => (await slots()).some(isCopySlot));
 
@@ -203,7 +211,7 @@ test("a table whose first copy is under way: the branch leaves the publisher's s
   await cluster.query("copying", AT_ONCE, "drop subscription s_late", "drop subscription s");
   assert.ok((await slots()).some(isCopySlot));
   assert.deepEqual(await cluster.query("copying", "select roname from pg_replication_origin"), []);
-  await locker.query("commit");
+  await holder.end();
   await rows("main", 10, "late");
   await cluster.query("main", "drop subscription s_late");
   await cluster.ok("endpoint", "stop", "copying");

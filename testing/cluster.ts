@@ -16,6 +16,7 @@ import { join } from "node:path";
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
 import type { EndpointSpec } from "../src/compute/api.ts";
+import { postgresSocketDirectory } from "../src/postgres/installation.ts";
 import { freePort } from "./free-port.ts";
 import { withClient } from "./tpcb.ts";
 
@@ -166,9 +167,21 @@ export class TestCluster {
     writeFileSync(join(this.home, "endpoints", id, "endpoint.json"), JSON.stringify(changed));
   }
 
+  /** Of the superuser, over TCP. */
+  password(): string {
+    return readFileSync(join(this.home, "superuser.password"), "utf8").trim();
+  }
+
   url(id = "main", database = "postgres"): string {
     const spec = this.endpointSpec(id);
-    return `postgresql://cloud_admin@${spec.pgHost}:${spec.pgPort}/${database}`;
+    return `postgresql://cloud_admin:${this.password()}@${spec.pgHost}:${spec.pgPort}/${database}`;
+  }
+
+  /** Over the unix socket, without a password. */
+  socketUrl(id = "main", database = "postgres"): string {
+    const directory = postgresSocketDirectory(join(this.home, "endpoints", id));
+    const { pgPort } = this.endpointSpec(id);
+    return `postgresql://cloud_admin@${encodeURIComponent(directory)}:${pgPort}/${database}`;
   }
 
   /** Runs statements one by one on a fresh connection; the last one's rows. */

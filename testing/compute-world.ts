@@ -11,7 +11,11 @@ import type { EndpointSpec } from "../src/compute/api.ts";
 import { ComputeClient } from "../src/compute/client.ts";
 import type { TimelineInfo } from "../src/pageserver/api.ts";
 import { PageserverHttpClient } from "../src/pageserver/client.ts";
-import { DEFAULT_MAJOR, runtimeDirectory } from "../src/postgres/installation.ts";
+import {
+  DEFAULT_MAJOR,
+  postgresSocketDirectory,
+  runtimeDirectory,
+} from "../src/postgres/installation.ts";
 import { connectWire, type WireConnection } from "../src/postgres/wire/wire-client.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { freePort } from "./free-port.ts";
@@ -141,7 +145,7 @@ export class ComputeEndpoint {
 
   connect(timeoutMs = 60_000): Promise<WireConnection> {
     return connectWire({
-      host: this.spec.pgHost,
+      host: postgresSocketDirectory(this.daemon.workdir),
       port: this.spec.pgPort,
       parameters: { user: "cloud_admin", database: "postgres" },
       timeoutMs,

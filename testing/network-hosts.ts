@@ -1,12 +1,7 @@
 // Hosts on a network of their own, made of Linux network namespaces; the way between two can be cut.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync } from "node:fs";
-import { join } from "node:path";
-import { eventually } from "./damage.ts";
-
-const RELAY = join(import.meta.dirname, "socket-relay.ts");
+import { spawnSync } from "node:child_process";
 
 /** Every network is alone in its namespaces, so all use the same addresses. */
 const addressOf = (number: number) => `10.213.0.${number}`;
@@ -21,7 +16,6 @@ export class NetworkHosts<Name extends string> {
   readonly #names: readonly Name[];
   /** By `from to`. */
   readonly #cuts = new Map<string, () => void>();
-  readonly #relays: ChildProcess[] = [];
   readonly #prefix = `strata${process.pid}-`;
 
   constructor(names: readonly Name[]) {
@@ -89,22 +83,8 @@ export class NetworkHosts<Name extends string> {
     assert.ok(problem === undefined, `route from ${from} to ${to}: ${problem}`);
   }
 
-  /** A URL at which the host's own Postgres on 127.0.0.1 answers outside of it; `directory` is made. */
-  async postgresUrl(name: Name, port: number, directory: string): Promise<string> {
-    mkdirSync(directory, { recursive: true });
-    const path = join(directory, `.s.PGSQL.${port}`);
-    const command = [...this.on(name), process.execPath, RELAY, path, "127.0.0.1", `${port}`];
-    const relay = spawn(command[0]!, command.slice(1), { stdio: "ignore" });
-    this.#relays.push(relay);
-    await eventually("relay", async () => existsSync(path) || undefined);
-    return `postgresql://cloud_admin@${encodeURIComponent(directory)}:${port}/postgres`;
-  }
-
   /** When nothing runs on the hosts any more. */
   destroy(): void {
-    for (const relay of this.#relays) {
-      relay.kill("SIGKILL");
-    }
     for (const name of [...this.#names, "bridge"]) {
       ip("netns", "del", `${this.#prefix}${name}`);
     }

@@ -14,6 +14,7 @@ import {
   resolveTenant,
 } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
+import { SUPERUSER } from "../local/credentials.ts";
 import type { StopMode } from "../local/daemon.ts";
 import {
   connectionUrl,
@@ -26,6 +27,7 @@ import {
   findEndpoint,
   findEvenDamaged,
   listEndpoints,
+  socketAddress,
   startEndpoint,
   stopEndpoint,
 } from "../local/endpoints.ts";
@@ -163,7 +165,7 @@ async function startAndTell(
     print: wasRunning ? print : () => {},
   });
   if (!wasRunning) {
-    print(`Starting postgres node at '${connectionUrl(endpoint)}'`);
+    print(`Starting postgres node at '${connectionUrl(home, endpoint)}'`);
   }
 }
 
@@ -184,7 +186,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
       lsn: endpoint.spec.mode === "primary" ? null : endpoint.spec.mode.static,
       status: endpointState(endpoint).state,
       pg_version: endpoint.spec.pgVersion,
-      connection_uri: connectionUrl(endpoint),
+      connection_uri: connectionUrl(home, endpoint),
       internal_http_address: `127.0.0.1:${endpoint.spec.internalHttpPort}`,
     }));
   if (json) {
@@ -217,8 +219,8 @@ export function addPsqlCommand(program: Command): void {
     .passThroughOptions()
     .action((id: string | undefined, args: string[], options: { database: string }) => {
       const { endpointId, psqlArgs } = splitPsqlWords(id, args, process.argv);
-      const endpoint = pickEndpoint(openHome(), endpointId);
-      return runPsql(connectionUrl(endpoint, options.database), psqlArgs);
+      const home = openHome();
+      return runPsql(home, pickEndpoint(home, endpointId), options.database, psqlArgs);
     });
 }
 
@@ -282,17 +284,26 @@ function findOnPath(program: string): string | undefined {
   return undefined;
 }
 
-async function runPsql(url: string, args: readonly string[]): Promise<void> {
+/** Over the unix socket: arguments and environment of a process are no place for a password. */
+async function runPsql(
+  home: StrataHome,
+  endpoint: Endpoint,
+  database: string,
+  args: readonly string[],
+): Promise<void> {
   const psql = findOnPath("psql");
   if (psql === undefined) {
+    const url = connectionUrl(home, endpoint, database);
     print(`psql was not found. Connect any client to ${url}`);
     notice("On Debian and Ubuntu, 'apt install postgresql-client' brings psql");
     process.exitCode = 1;
     return;
   }
+  const { host, port } = socketAddress(endpoint);
+  const options = ["-h", host, "-p", `${port}`, "-U", SUPERUSER, "-d", database];
   // Ctrl-C in psql cancels a query; it is not for us.
   process.on("SIGINT", () => {});
-  const child = spawn(psql, [url, ...args], { stdio: "inherit" });
+  const child = spawn(psql, [...options, ...args], { stdio: "inherit" });
   process.exitCode = await new Promise<number>((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code) => resolve(code ?? 1));

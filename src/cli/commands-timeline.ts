@@ -441,7 +441,7 @@ async function shortBranchCreate(
         print: () => {},
       }),
     );
-    print(`Endpoint ${endpoint.id}: ${connectionUrl(endpoint)}`);
+    print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
   } else {
     const id = freeEndpointId(home, name);
     print(`Start Postgres on it: strata endpoint create ${id} --branch-name ${shellWord(name)}`);

@@ -73,7 +73,7 @@ async function up(
     throw error;
   }
   if (!stop.requested) {
-    tellHowToUse(endpoint, options.detach === true);
+    tellHowToUse(home, endpoint, options.detach === true);
   }
   if (options.detach === true && !stop.requested) {
     return;
@@ -158,8 +158,8 @@ async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   process.stderr.write(`${live ? "\r" : ""}${pc.green("✓")} ${what} ${took}\n`);
 }
 
-function tellHowToUse(endpoint: Endpoint, detached: boolean): void {
-  const url = connectionUrl(endpoint);
+function tellHowToUse(home: StrataHome, endpoint: Endpoint, detached: boolean): void {
+  const url = connectionUrl(home, endpoint);
   const strata = strataCommand();
   print("");
   print(`  Postgres is ready:  ${pc.bold(url)}`);

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { scramSecret } from "../postgres/scram.ts";
 import { parseEndpointSpec } from "./api.ts";
 
+const SECRET = scramSecret("x");
 const GOOD = {
   endpointId: "ep-main",
   tenantId: "0123456789abcdef0123456789abcdef",
@@ -17,7 +19,11 @@ const GOOD = {
 };
 
 test("parseEndpointSpec: takes what the command line writes", () => {
-  assert.deepEqual(parseEndpointSpec(JSON.stringify(GOOD)), { ...GOOD, pgBin: undefined });
+  assert.deepEqual(parseEndpointSpec(JSON.stringify(GOOD)), {
+    ...GOOD,
+    pgBin: undefined,
+    superuserSecret: undefined,
+  });
   const past = { ...GOOD, mode: { static: "0/16F9A00" }, safekeepers: [], settings: undefined };
   const parsed = parseEndpointSpec(JSON.stringify(past));
   assert.deepEqual(parsed.mode, { static: "0/16F9A00" });
@@ -27,6 +33,7 @@ test("parseEndpointSpec: takes what the command line writes", () => {
 test("parseEndpointSpec: names the field that is wrong", () => {
   const wrong: [string, object, RegExp][] = [
     ["tenant", { tenantId: "123" }, /tenantId: expected 32 hex digits/],
+    ["a secret that ends a string in SQL", { superuserSecret: `${SECRET}'` }, /superuserSecret: /],
     ["port", { pgPort: 70_000 }, /pgPort: expected a whole number from 1 to 65535/],
     ["port text", { internalHttpPort: "80" }, /internalHttpPort/],
     ["mode", { mode: "replica" }, /mode: expected 'primary'/],

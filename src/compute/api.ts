@@ -2,6 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { SCRAM_SECRET } from "../postgres/scram.ts";
 
 /**
  * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once
@@ -26,6 +27,11 @@ export interface EndpointSpec {
     readonly pgAddr: string;
     readonly httpAddr: string;
   }[];
+  /**
+   * SCRAM secret that the superuser's password is to be checked against; absent: its timeline has the
+   * right one already.
+   */
+  readonly superuserSecret?: string | undefined;
   /** GUCs; those that durability rests on cannot be set (postgres-settings.ts). */
   readonly settings: Readonly<Record<string, string>>;
   /** Directory of another unmodified installation's `postgres`; absent: the one that is shipped. */
@@ -80,6 +86,10 @@ export function parseEndpointSpec(text: string): EndpointSpec {
         return [name, setting];
       }),
     ),
+    superuserSecret:
+      spec["superuserSecret"] === undefined
+        ? undefined
+        : string(spec, "superuserSecret", SCRAM_SECRET, "expected a SCRAM-SHA-256 secret"),
     pgBin: spec["pgBin"] === undefined ? undefined : string(spec, "pgBin", /./, "expected a path"),
   };
   if (parsed.mode === "primary" && parsed.safekeepers.length === 0) {

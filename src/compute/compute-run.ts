@@ -5,17 +5,17 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { postgresSocketDirectory } from "../postgres/installation.ts";
 import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
 import { type EndpointSpec, splitAddress } from "./api.ts";
 import { detachInheritedSubscriptions } from "./inherited-subscriptions.ts";
+import { SUPERUSER } from "./maintenance-session.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
+import { requirePassword } from "./superuser-password.ts";
 import type { CommitTimes } from "./wal/commit-times.ts";
 import { ProposerDriver } from "./wal/proposer-driver.ts";
-
-/** Of every timeline: `initdb --username`. */
-const SUPERUSER = "cloud_admin";
 
 export interface ComputeRunOptions {
   readonly spec: EndpointSpec;
@@ -51,9 +51,12 @@ export class ComputeRun {
 
   constructor(options: ComputeRunOptions) {
     this.#options = options;
-    const { pgHost: host, pgPort: port } = options.spec;
-    const { logger } = options;
-    this.#standbyFeedback = new StandbyFeedback({ host, port, user: SUPERUSER, logger });
+    this.#standbyFeedback = new StandbyFeedback({
+      host: postgresSocketDirectory(options.workdir),
+      port: options.spec.pgPort,
+      user: SUPERUSER,
+      logger: options.logger,
+    });
   }
 
   /** Settles once: nothing of this run goes on without `close`. */
@@ -146,10 +149,14 @@ export class ComputeRun {
     void side.postgres!.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#driver?.recovered ?? Promise.resolve());
-    if (side.maintenanceAddress !== undefined) {
-      const detached = await this.#orEnd(this.#detachSubscriptions(side.maintenanceAddress));
+    if (side.closedToUsers) {
+      const detached = await this.#orEnd(this.#detachSubscriptions(side.address));
       this.#end({ kind: "prepared", leaveSubscriptions: !detached });
       return false;
+    }
+    if (spec.superuserSecret !== undefined) {
+      const address = { ...side.address, pgVersion: spec.pgVersion };
+      await this.#orEnd(requirePassword(address, spec.superuserSecret, this.#options.logger));
     }
     if (this.#driver !== undefined && !this.#closed) {
       this.#standbyFeedback.start();
@@ -161,9 +168,8 @@ export class ComputeRun {
   async #detachSubscriptions(address: { host: string; port: number }): Promise<boolean> {
     const { spec, logger } = this.#options;
     const { pgVersion, timelineId } = spec;
-    const session = { ...address, user: SUPERUSER, pgVersion, timelineId, logger };
     try {
-      await detachInheritedSubscriptions(session);
+      await detachInheritedSubscriptions({ ...address, pgVersion, timelineId, logger });
       return true;
     } catch (error) {
       if (!this.#closed) {

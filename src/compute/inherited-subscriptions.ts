@@ -14,32 +14,22 @@
 // here: they leave the subscription (ALTER SUBSCRIPTION ... REFRESH PUBLICATION brings them again).
 // What stays: how far each subscription got (its replication origin), and all its options.
 
-import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
 import { SUBSCRIPTIONS_DETACHED_PREFIX } from "../wal-decoder/logical-message-records.ts";
+import {
+  maintenanceSession,
+  maintenanceSessionIn,
+  type PostgresAddress,
+} from "./maintenance-session.ts";
 
-/** Shared catalogs can be reached from each: one is there unless both were dropped. */
-const MAINTENANCE_DATABASES = ["postgres", "template1"];
-/** Row locks of a prepared transaction outlive everything. */
-const LOCK_TIMEOUT = "5s";
-/** For one statement. The pages it reads may have to come from far. */
-const QUERY_TIMEOUT_MS = 60_000;
-const EVENT_TRIGGERS_SETTING_MAJOR = 17;
-
-export interface DetachOptions {
-  /** Directory of the unix socket. */
-  readonly host: string;
-  readonly port: number;
-  readonly user: string;
-  readonly pgVersion: number;
+export interface DetachOptions extends PostgresAddress {
   readonly timelineId: string;
   readonly logger: Logger;
 }
 
 /** All of it; on return the mark is on a quorum. Any error: the branch is as it was, or nearly done. */
 export async function detachInheritedSubscriptions(options: DetachOptions): Promise<void> {
-  const connection = await connectToAny(options, MAINTENANCE_DATABASES);
+  const connection = await maintenanceSession(options);
   try {
     const { rows: databases } = await connection.query(
       `select distinct d.datname, d.datallowconn
@@ -75,7 +65,7 @@ export async function detachInheritedSubscriptions(options: DetachOptions): Prom
 
 /** Of the subscriptions in `database`: tables that are neither being kept up (r) nor just about to be (s). */
 async function forgetUnfinishedCopies(options: DetachOptions, database: string): Promise<void> {
-  const connection = await connect(options, database);
+  const connection = await maintenanceSessionIn(options, database);
   try {
     const { rows } = await connection.query(
       `with gone as (
@@ -96,42 +86,4 @@ async function forgetUnfinishedCopies(options: DetachOptions, database: string):
   } finally {
     connection.close();
   }
-}
-
-async function connectToAny(
-  options: DetachOptions,
-  databases: readonly string[],
-): Promise<WireConnection> {
-  const problems: string[] = [];
-  for (const database of databases) {
-    try {
-      return await connect(options, database);
-    } catch (error) {
-      problems.push(errorMessage(error));
-    }
-  }
-  throw new StorageError("unavailable", "no-maintenance-database", problems.join("; "));
-}
-
-/** Whatever roles, databases or triggers set for every session: this one writes, and waits for it. */
-function connect(options: DetachOptions, database: string): Promise<WireConnection> {
-  const { host, port, user, pgVersion } = options;
-  const settings = [
-    "default_transaction_read_only=off",
-    "synchronous_commit=on",
-    "statement_timeout=0",
-    `lock_timeout=${LOCK_TIMEOUT}`,
-    ...(pgVersion >= EVENT_TRIGGERS_SETTING_MAJOR ? ["event_triggers=off"] : []),
-  ];
-  return connectWire({
-    host,
-    port,
-    parameters: {
-      user,
-      database,
-      application_name: "strata_start",
-      options: settings.map((setting) => `-c ${setting}`).join(" "),
-    },
-    timeoutMs: QUERY_TIMEOUT_MS,
-  });
 }

@@ -200,11 +200,16 @@ function quote(value: string): string {
   return `'${value.replaceAll("\\", "\\\\").replaceAll("'", "''").replaceAll("\n", "\\n")}'`;
 }
 
-/** Nobody but the machine itself gets in, and there without a password. */
+/**
+ * Who may enter the socket's directory is the owner of the endpoint, and needs no password. Over TCP, on
+ * the loopback address only, everybody does: any user of the machine can come that way.
+ */
 export const HBA_CONFIGURATION = [
   "local all all trust",
-  "host all all 127.0.0.1/32 trust",
-  "host all all ::1/128 trust",
-  "host replication all 127.0.0.1/32 trust",
+  "local replication all trust",
+  "host all all 127.0.0.1/32 scram-sha-256",
+  "host all all ::1/128 scram-sha-256",
+  "host replication all 127.0.0.1/32 scram-sha-256",
+  "host replication all ::1/128 scram-sha-256",
   "",
 ].join("\n");

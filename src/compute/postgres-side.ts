@@ -202,11 +202,18 @@ export class PostgresSide {
     return state.hasInheritedSubscriptions && driver !== undefined && !leaveSubscriptions;
   }
 
-  /** After `start`: the address of a Postgres that is closed to users; undefined where it is open. */
-  get maintenanceAddress(): { readonly host: string; readonly port: number } | undefined {
-    return this.#draft !== undefined && this.#isToDetach(this.#draft.state)
-      ? { host: postgresSocketDirectory(this.#options.workdir), port: MAINTENANCE_PORT }
-      : undefined;
+  /** After `start`: Postgres is there for the agent alone, to detach inherited subscriptions. */
+  get closedToUsers(): boolean {
+    return this.#draft !== undefined && this.#isToDetach(this.#draft.state);
+  }
+
+  /** Of the unix socket, after `start`. */
+  get address(): { readonly host: string; readonly port: number } {
+    const { workdir, spec } = this.#options;
+    return {
+      host: postgresSocketDirectory(workdir),
+      port: this.closedToUsers ? MAINTENANCE_PORT : spec.pgPort,
+    };
   }
 
   async #makeDraft(state: ComputeState): Promise<void> {

@@ -72,7 +72,7 @@ export async function startDaemon(
 }
 
 async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Promise<number> {
-  const log = openSync(daemon.logFile, "a", 0o644);
+  const log = openSync(daemon.logFile, "a", 0o600);
   const args = ["--disable-warning=ExperimentalWarning", daemon.entry, "--workdir", daemon.workdir];
   const child = spawn(process.execPath, [...args, ...daemon.args], {
     detached: true,

@@ -1,6 +1,6 @@
 // Endpoints of a home: their directories, ports, and the agents that run in them.
 
-import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
@@ -8,10 +8,15 @@ import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
-import { runtimeDirectory } from "../postgres/installation.ts";
+import {
+  enterableDirectory,
+  postgresSocketDirectory,
+  runtimeDirectory,
+} from "../postgres/installation.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { TimelinePlacement } from "../storage-controller/storage-controller.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";
+import { hasCredentials, SUPERUSER, secretToSet, superuserPassword } from "./credentials.ts";
 import {
   type Daemon,
   type DaemonState,
@@ -29,8 +34,6 @@ import { strataCommand } from "./strata-command.ts";
 
 const HTTP_HOST = "127.0.0.1";
 const PG_HOST = "127.0.0.1";
-/** The superuser that initdb makes; connections over the loopback address need no password. */
-const SUPERUSER = "cloud_admin";
 /** Above the 30 s that the agent gives Postgres for a shutdown checkpoint, which needs a majority. */
 const TERMINATE_MS = 45_000;
 
@@ -61,9 +64,20 @@ export interface NewEndpoint {
   readonly settings?: Record<string, string>;
 }
 
-export function connectionUrl(endpoint: Endpoint, database = "postgres"): string {
+/** With the password: for people and programs of this home's owner, over TCP. */
+export function connectionUrl(home: StrataHome, endpoint: Endpoint, database = "postgres"): string {
   const { pgHost, pgPort } = endpoint.spec;
-  return `postgresql://${SUPERUSER}@${pgHost}:${pgPort}/${database}`;
+  const password = superuserPassword(home);
+  const user = password === undefined ? SUPERUSER : `${SUPERUSER}:${encodeURIComponent(password)}`;
+  return `postgresql://${user}@${pgHost}:${pgPort}/${encodeURIComponent(database)}`;
+}
+
+/** Where a program connects without a password: as libpq's host and port. */
+export function socketAddress(endpoint: Endpoint): {
+  readonly host: string;
+  readonly port: number;
+} {
+  return { host: postgresSocketDirectory(endpoint.directory), port: endpoint.spec.pgPort };
 }
 
 /** Those whose endpoint.json can be read; the others are in damagedEndpoints(). */
@@ -212,7 +226,8 @@ export async function createEndpoint(
     ...(pgBin === undefined ? {} : { pgBin }),
   };
   const directory = join(home.endpointsDirectory(), id);
-  mkdirSync(directory, { recursive: true });
+  enterableDirectory(home.endpointsDirectory());
+  enterableDirectory(directory);
   writeSpec(directory, spec);
   return { id, directory, spec };
 }
@@ -312,13 +327,32 @@ export async function startEndpoint(
 ): Promise<void> {
   if (endpointState(endpoint).state !== "running") {
     checkStorageRuns(home, endpoint, placement);
+    if (!hasCredentials(home)) {
+      throw new StorageError(
+        "unavailable",
+        "no-password",
+        "this home is of an earlier version and has no password yet: 'strata start' makes one",
+      );
+    }
     if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {
       const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
       refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
     }
-    refreshPlacement(endpoint, placement);
+    refreshPlacement(refreshSecret(home, endpoint), placement);
   }
   await startDaemon(agentDaemon(endpoint), options);
+}
+
+/** Tells an endpoint of a tenant that is older than the home's password to set it. */
+function refreshSecret(home: StrataHome, endpoint: Endpoint): Endpoint {
+  const { superuserSecret: before, ...rest } = endpoint.spec;
+  const secret = secretToSet(home, rest.tenantId);
+  if (secret === before) {
+    return endpoint;
+  }
+  const spec = secret === undefined ? rest : { ...rest, superuserSecret: secret };
+  writeSpec(endpoint.directory, spec);
+  return { ...endpoint, spec };
 }
 
 /** Without this, a start would only end after its whole timeout. */

@@ -1,6 +1,7 @@
 // The directory that holds everything of one local Strata: its configuration and where each daemon works.
 
 import {
+  chmodSync,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -12,6 +13,7 @@ import {
 import { basename, dirname, join, resolve } from "node:path";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
+import { enterableDirectory } from "../postgres/installation.ts";
 import {
   formatConfig,
   type InitSettings,
@@ -84,6 +86,7 @@ export class StrataHome {
     checkDistinct(config);
     this.#prepareDirectory(force);
     this.#write(config);
+    this.makePrivate(config);
     return config;
   }
 
@@ -105,7 +108,34 @@ export class StrataHome {
         rmSync(join(this.path, name), { recursive: true, force: true });
       }
     }
-    mkdirSync(this.path, { recursive: true });
+    enterableDirectory(this.path);
+  }
+
+  /**
+   * Closes the home to other users, also one of an earlier version. Where Postgres runs as another
+   * user, that one may pass through to its data directories, so what it has no business with is
+   * closed by itself.
+   */
+  makePrivate(config: StrataConfig): void {
+    enterableDirectory(this.path);
+    const objectStore = this.remoteStorage(config);
+    const closed = [this.brokerDirectory(), join(this.path, "safekeepers")];
+    for (const { id } of config.pageservers) {
+      enterableDirectory(this.pageserverDirectory(id));
+      closed.push(join(this.pageserverDirectory(id), "tenants"));
+    }
+    if (objectStore?.startsWith(`${this.path}/`) === true) {
+      closed.push(objectStore);
+    }
+    for (const path of closed) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+      chmodSync(path, 0o700);
+    }
+    for (const name of readdirSync(this.path)) {
+      if (name === "config.json" || name.startsWith("superuser.")) {
+        chmodSync(join(this.path, name), 0o600);
+      }
+    }
   }
 
   brokerDirectory(): string {

@@ -3,6 +3,7 @@
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
 import type { InitSettings, StrataConfig } from "./config.ts";
+import { ensureCredentials } from "./credentials.ts";
 import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
 import {
   connectionUrl,
@@ -15,7 +16,7 @@ import {
 import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsBelow, type RunningDaemon, stopLeftOver } from "./left-over.ts";
 import { chooseAddresses } from "./port-choice.ts";
-import { startStorage, storageDaemons } from "./services.ts";
+import { pageserverDaemon, startStorage, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
 
 /** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
@@ -34,7 +35,9 @@ export async function initHome(
     // Their runtime directories can lie outside of the home.
     [...listEndpoints(home), ...damagedEndpoints(home)].forEach(destroyEndpoint);
   }
-  return home.create(settings, await chooseAddresses(settings, safekeepers), force);
+  const config = home.create(settings, await chooseAddresses(settings, safekeepers), force);
+  ensureCredentials(home);
+  return config;
 }
 
 /** Whatever the files say: they may be those of a home that was deleted while it ran. */
@@ -55,6 +58,8 @@ export async function startAll(
   options: { timeoutMs: number; print: Print },
 ): Promise<void> {
   const config = home.config();
+  home.makePrivate(config);
+  await adoptCredentials(home, config);
   await startStorage(home, config, options);
   options.print("Running strata status check");
   for (const daemon of storageDaemons(home, config)) {
@@ -63,6 +68,18 @@ export async function startAll(
     }
   }
   options.print("Strata started and passed status check");
+}
+
+/** A pageserver that runs in a home of an earlier version does not give new roots the password. */
+async function adoptCredentials(home: StrataHome, config: StrataConfig): Promise<void> {
+  if (ensureCredentials(home)) {
+    for (const node of config.pageservers) {
+      const daemon = pageserverDaemon(home, config, node);
+      if (daemonState(daemon).state === "running") {
+        await stopDaemon(daemon, "fast", () => {});
+      }
+    }
+  }
 }
 
 /**
@@ -137,7 +154,7 @@ export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
   for (const endpoint of listEndpoints(home)) {
     services.push({
       name: `endpoint ${endpoint.id}`,
-      address: connectionUrl(endpoint),
+      address: connectionUrl(home, endpoint),
       ...withPid(endpointState(endpoint)),
     });
   }

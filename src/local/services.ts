@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { StrataConfig } from "./config.ts";
+import { hasCredentials, superuserSecretFile } from "./credentials.ts";
 import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
 
@@ -31,7 +32,11 @@ export function pageserverDaemon(
     name: "pageserver",
     ...files(home.pageserverDirectory(node.id), "pageserver"),
     entry: entryOf("pageserver"),
-    args: [...nodeArguments(config, node), ...postgresArguments(config)],
+    args: [
+      ...nodeArguments(config, node),
+      ...postgresArguments(config),
+      ...(hasCredentials(home) ? ["--initdb-pwfile", superuserSecretFile(home)] : []),
+    ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
   };

@@ -2,6 +2,7 @@
 
 import type { FastifyInstance } from "fastify";
 import { Gauge } from "prom-client";
+import { readFileIfExists } from "../base/disk.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
@@ -30,6 +31,8 @@ export interface PageserverOptions {
   readonly pgVersion?: number | undefined;
   /** Bin directory of another unmodified Postgres of that major. */
   readonly pgBin?: string | undefined;
+  /** As `initdb --pwfile`: its first line is the superuser's password, or the SCRAM secret of it. */
+  readonly initdbPasswordFile?: string | undefined;
   readonly logger: Logger;
   readonly storage?: Partial<StorageConfig>;
   readonly waitLsnTimeoutMs?: number;
@@ -99,6 +102,7 @@ export class Pageserver {
         workdir: options.workdir,
         ownMajor: pgVersion,
         pgBin: options.pgBin,
+        superuserSecret: readSecret(options.initdbPasswordFile),
         logger,
       });
       const http = createHttpApi({
@@ -201,4 +205,17 @@ function addStorageGauges(registry: ReturnType<typeof createRegistry>, tenants: 
   gauge("pageserver_in_memory_layer_bytes", "Bytes that are not in layer files yet", () =>
     timelines().reduce((sum, timeline) => sum + timeline.memorySizeBytes, 0),
   );
+}
+
+/** StorageError `invalid` where the file cannot be used. */
+function readSecret(path: string | undefined): string | undefined {
+  if (path === undefined) {
+    return undefined;
+  }
+  const secret = readFileIfExists(path)?.toString("utf8").split("\n")[0];
+  if (secret === undefined || secret === "") {
+    const problem = secret === undefined ? "no such file" : "its first line is empty";
+    throw new StorageError("invalid", "bad-pwfile", `--initdb-pwfile ${path}: ${problem}`);
+  }
+  return secret;
 }

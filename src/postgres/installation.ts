@@ -315,23 +315,42 @@ function unprivilegedUser(): PostgresUser {
   );
 }
 
-/** Whether `user` may read `path` (and, for directories, enter it), going by owners and mode bits. */
+/** Whether `user` may read `path` (and, for directories, list it), going by owners and mode bits. */
 export function mayReach(path: string, user: PostgresUser): boolean {
-  const allowed = (status: Stats, bits: number) => {
-    const shift = status.uid === user.uid ? 6 : status.gid === user.gid ? 3 : 0;
-    return ((status.mode >> shift) & bits) === bits;
-  };
   const last = statSync(path);
-  if (!allowed(last, last.isDirectory() ? 5 : 4)) {
-    return false;
-  }
-  for (let at = path; dirname(at) !== at; ) {
-    at = dirname(at);
-    if (!allowed(statSync(at), 1)) {
+  return isAllowed(last, last.isDirectory() ? 5 : 4, user) && mayPass(dirname(path), user);
+}
+
+/** Whether `user` may use what is its own in `directory`. */
+function mayPass(directory: string, user: PostgresUser): boolean {
+  for (let at = directory; ; at = dirname(at)) {
+    if (!isAllowed(statSync(at), 1, user)) {
       return false;
     }
+    if (dirname(at) === at) {
+      return true;
+    }
   }
-  return true;
+}
+
+function isAllowed(status: Stats, bits: number, user: PostgresUser): boolean {
+  const shift = status.uid === user.uid ? 6 : status.gid === user.gid ? 3 : 0;
+  return ((status.mode >> shift) & bits) === bits;
+}
+
+/**
+ * Makes a directory that is for its owner alone. Where Postgres runs as another user it may pass
+ * through, by its group, but not look around. One that is there already becomes so.
+ */
+export function enterableDirectory(path: string): void {
+  mkdirSync(path, { recursive: true, mode: 0o700 });
+  const user = postgresUser();
+  if (user === undefined) {
+    chmodSync(path, 0o700);
+  } else {
+    chownSync(path, 0, user.gid);
+    chmodSync(path, 0o710);
+  }
 }
 
 /**
@@ -343,7 +362,7 @@ export function runtimeDirectory(workdir: string): string {
   mkdirSync(workdir, { recursive: true });
   const real = realpathSync(workdir);
   const user = postgresUser();
-  if (user === undefined || mayReach(real, user)) {
+  if (user === undefined || mayPass(real, user)) {
     return real;
   }
   const run = join(sharedDirectory(), "run");

@@ -17,7 +17,7 @@ before(async () => {
   directory = mkdtempSync(join(tmpdir(), "strata-checksum-"));
   giveToPostgres(directory);
   pgdata = join(directory, "pgdata");
-  await runInitdb(findInstallation(MAJOR), pgdata, true);
+  await runInitdb(pgdata, { installation: findInstallation(MAJOR), dataChecksums: true });
 });
 after(() => rmSync(directory, { recursive: true, force: true }));
 

@@ -103,7 +103,7 @@ async function useIt(machine: Machine): Promise<void> {
   while (url === undefined) {
     assert.ok(performance.now() < deadline, `no URL in time:\n${up.output()}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
-    url = /postgresql:\/\/cloud_admin@127\.0\.0\.1:\d+\/postgres/.exec(up.output())?.[0];
+    url = /postgresql:\/\/cloud_admin:\S+@127\.0\.0\.1:\d+\/postgres/.exec(up.output())?.[0];
   }
   await withClient(url, async (client) => {
     await client.query("create table t as select 42 as answer");

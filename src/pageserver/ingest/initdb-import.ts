@@ -1,6 +1,7 @@
 // Makes the starting content of root timelines: initdb once a version, kept as one image layer.
 
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { z } from "zod";
@@ -67,6 +68,7 @@ export class InitdbTemplates {
   readonly #workdir: string;
   readonly #ownMajor: number;
   readonly #pgBin: string | undefined;
+  readonly #superuserSecret: string | undefined;
   readonly #logger: Logger;
   readonly #templates = new Map<string, Promise<InitdbTemplate>>();
   #cleaned = false;
@@ -76,11 +78,14 @@ export class InitdbTemplates {
     readonly workdir: string;
     readonly ownMajor: number;
     readonly pgBin: string | undefined;
+    /** What `initdb --pwfile` is to hold; undefined: the superuser has no password. */
+    readonly superuserSecret: string | undefined;
     readonly logger: Logger;
   }) {
     this.#workdir = options.workdir;
     this.#ownMajor = options.ownMajor;
     this.#pgBin = options.pgBin;
+    this.#superuserSecret = options.superuserSecret;
     this.#logger = options.logger;
   }
 
@@ -100,7 +105,8 @@ export class InitdbTemplates {
   async #load(major: number, dataChecksums: boolean): Promise<InitdbTemplate> {
     const pgBin = major === this.#ownMajor ? this.#pgBin : undefined;
     const installation = findInstallation(major, { pgBin });
-    const directory = templateDirectory(this.#workdir, installation, dataChecksums);
+    const secret = this.#superuserSecret;
+    const directory = templateDirectory(this.#workdir, installation, dataChecksums, secret);
     const parent = dirname(directory);
     const stored = readTemplate(directory, major, dataChecksums);
     if (stored !== undefined) {
@@ -113,7 +119,11 @@ export class InitdbTemplates {
     const temporary = `${directory}.${randomBytes(4).toString("hex")}.tmp`;
     mkdirSync(temporary);
     try {
-      const template = await buildTemplate(installation, dataChecksums, this.#workdir, temporary);
+      const template = await buildTemplate(
+        { installation, dataChecksums, superuserSecret: secret },
+        this.#workdir,
+        temporary,
+      );
       await rename(temporary, directory);
       fsyncDirectory(parent);
       this.#logger.info(
@@ -152,10 +162,16 @@ export function templateDirectory(
   workdir: string,
   installation: Installation,
   dataChecksums = false,
+  superuserSecret?: string,
 ): string {
-  const kind = dataChecksums ? "-k" : "";
+  const kind = `${dataChecksums ? "-k" : ""}${superuserSecret === undefined ? "" : `-p${digest(superuserSecret)}`}`;
   const name = `${installation.version}${kind}-t${TEMPLATE_VERSION}-l${LAYER_FORMAT_VERSION}`;
   return join(workdir, "initdb", name);
+}
+
+/** What it is of cannot be told from it. */
+function digest(secret: string): string {
+  return createHash("sha256").update(secret).digest("hex").slice(0, 16);
 }
 
 /** Undefined where there is none that can be used: it is then made anew. */
@@ -191,8 +207,7 @@ function readTemplate(
 
 /** Runs initdb and writes the layer and, last, the file that describes it. */
 async function buildTemplate(
-  installation: Installation,
-  dataChecksums: boolean,
+  initdb: InitdbOptions,
   workdir: string,
   directory: string,
 ): Promise<InitdbTemplate> {
@@ -204,19 +219,28 @@ async function buildTemplate(
   try {
     giveToPostgres(scratch);
     const pgdata = join(scratch, "pgdata");
-    await runInitdb(installation, pgdata, dataChecksums);
-    return await writeTemplate(pgdata, installation.major, directory);
+    await runInitdb(pgdata, initdb);
+    return await writeTemplate(pgdata, initdb.installation.major, directory);
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
 }
 
-/** Exported for tests that go on with the same cluster in a stock Postgres. */
-export async function runInitdb(
-  installation: Installation,
-  pgdata: string,
-  dataChecksums = false,
-): Promise<void> {
+export interface InitdbOptions {
+  readonly installation: Installation;
+  readonly dataChecksums?: boolean;
+  /** A password, or its SCRAM secret. */
+  readonly superuserSecret?: string | undefined;
+}
+
+/** Beside `pgdata` it writes a file. Exported for tests that go on with the cluster in a stock Postgres. */
+export async function runInitdb(pgdata: string, options: InitdbOptions): Promise<void> {
+  const { installation, dataChecksums = false, superuserSecret } = options;
+  const passwordFile = join(dirname(pgdata), "pwfile");
+  if (superuserSecret !== undefined) {
+    writeFileSync(passwordFile, `${superuserSecret}\n`, { mode: 0o600 });
+    giveToPostgres(passwordFile);
+  }
   // The collation that behaves the same on every machine; before 17 that is only C.
   const locale =
     installation.major >= 17
@@ -230,6 +254,7 @@ export async function runInitdb(
     "--encoding=UTF8",
     ...locale,
     "--auth=trust",
+    ...(superuserSecret === undefined ? [] : ["--pwfile", passwordFile]),
     "--no-sync",
     "--no-instructions",
     ...(dataChecksums ? ["--data-checksums"] : []),

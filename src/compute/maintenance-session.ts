@@ -1,0 +1,64 @@
+// The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
+
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
+
+/** Of every timeline: `initdb --username`. */
+export const SUPERUSER = "cloud_admin";
+/** Shared catalogs can be reached from each: one is there unless both were dropped. */
+const MAINTENANCE_DATABASES = ["postgres", "template1"];
+/** Row locks of a prepared transaction outlive everything. */
+const LOCK_TIMEOUT = "5s";
+/** For one statement. The pages it reads may have to come from far. */
+const QUERY_TIMEOUT_MS = 60_000;
+const EVENT_TRIGGERS_SETTING_MAJOR = 17;
+
+export interface PostgresAddress {
+  /** Directory of the unix socket. */
+  readonly host: string;
+  readonly port: number;
+  readonly pgVersion: number;
+}
+
+/** Into whichever database there is, for what all share. */
+export async function maintenanceSession(address: PostgresAddress): Promise<WireConnection> {
+  const problems: string[] = [];
+  for (const database of MAINTENANCE_DATABASES) {
+    try {
+      return await maintenanceSessionIn(address, database);
+    } catch (error) {
+      problems.push(errorMessage(error));
+    }
+  }
+  throw new StorageError("unavailable", "no-maintenance-database", problems.join("; "));
+}
+
+/** Whatever roles, databases or triggers set for every session: this one writes, and waits for it. */
+export function maintenanceSessionIn(
+  address: PostgresAddress,
+  database: string,
+): Promise<WireConnection> {
+  const { host, port, pgVersion } = address;
+  const settings = [
+    "default_transaction_read_only=off",
+    "synchronous_commit=on",
+    "statement_timeout=0",
+    `lock_timeout=${LOCK_TIMEOUT}`,
+    // Nothing that is said here, a password's secret for one, belongs into a log.
+    "log_statement=none",
+    "log_min_duration_statement=-1",
+    "log_min_error_statement=panic",
+    ...(pgVersion >= EVENT_TRIGGERS_SETTING_MAJOR ? ["event_triggers=off"] : []),
+  ];
+  return connectWire({
+    host,
+    port,
+    parameters: {
+      user: SUPERUSER,
+      database,
+      application_name: "strata_agent",
+      options: settings.map((setting) => `-c ${setting}`).join(" "),
+    },
+    timeoutMs: QUERY_TIMEOUT_MS,
+  });
+}
