@@ -6,11 +6,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type pg from "pg";
-import { sleep } from "../src/base/clock.ts";
-import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/compute-world.ts";
-import { STOCK_USER, StockCluster } from "../testing/stock-cluster.ts";
-import { connect } from "../testing/tpcb.ts";
+import { sleep } from "../../src/base/clock.ts";
+import { TestCluster } from "../../testing/cluster.ts";
+import { eventually } from "../../testing/compute-world.ts";
+import { STOCK_USER, StockCluster } from "../../testing/stock-cluster.ts";
+import { connect } from "../../testing/tpcb.ts";
 
 /** Until when a statement that has nobody to wait for must be done. */
 const AT_ONCE = "set statement_timeout = '5s'";
@@ -167,7 +167,7 @@ test("killed at any moment of its first start, the branch never streams from the
   for (let delayMs = 150; delayMs <= 1500; delayMs += 150) {
     const start = spawn(
       process.execPath,
-      [join(import.meta.dirname, "../src/cli/main.ts"), "endpoint", "start", "killed"],
+      [join(import.meta.dirname, "../../src/cli/main.ts"), "endpoint", "start", "killed"],
       { env: { ...process.env, STRATA_HOME: cluster.home }, stdio: "ignore" },
     );
     const ended = new Promise((resolve) => start.once("exit", resolve));

@@ -5,10 +5,10 @@ import { spawn, spawnSync } from "node:child_process";
 import { chmodSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { mayReach, postgresUser } from "../src/postgres/installation.ts";
-import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/compute-world.ts";
-import { withClient } from "../testing/tpcb.ts";
+import { mayReach, postgresUser } from "../../src/postgres/installation.ts";
+import { TestCluster } from "../../testing/cluster.ts";
+import { eventually } from "../../testing/compute-world.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
 /** Of no user that there is; only root can be it. */
 const STRANGER = 54_321;
@@ -140,7 +140,13 @@ test("psql needs no password, and shows none in its arguments", { skip: !hasPsql
   );
   const child = spawn(
     process.execPath,
-    [join(import.meta.dirname, "../src/cli/main.ts"), "psql", "--", "-XAtc", "select pg_sleep(60)"],
+    [
+      join(import.meta.dirname, "../../src/cli/main.ts"),
+      "psql",
+      "--",
+      "-XAtc",
+      "select pg_sleep(60)",
+    ],
     { env: { ...process.env, STRATA_HOME: cluster.home }, stdio: "ignore" },
   );
   try {
