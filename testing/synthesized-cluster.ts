@@ -11,7 +11,7 @@ import {
   statSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Lsn } from "../src/base/lsn.ts";
 import { makeSkeleton, writeDataDirectory } from "../src/compute/data-directory.ts";
 import { PostgresProcess } from "../src/compute/postgres-process.ts";
@@ -22,6 +22,7 @@ import { decodeControlFile } from "../src/postgres/control-file.ts";
 import {
   findInstallation,
   giveToPostgres,
+  postgresSocketDirectory,
   postgresUser,
   runPostgresTool,
 } from "../src/postgres/installation.ts";
@@ -153,19 +154,20 @@ function giveTree(path: string): void {
   }
 }
 
-/** Postgres on a free port, accepting connections; its log goes beside the data directory. */
+/** Postgres on a unix socket, accepting connections; its log goes beside the data directory. */
 export async function startPostgres(
   dataDirectory: string,
   args: readonly string[] = [],
   env: Readonly<Record<string, string>> = {},
 ): Promise<RunningPostgres> {
   const port = await freePort();
+  const host = postgresSocketDirectory(dirname(dataDirectory));
   const logPath = `${dataDirectory}.log`;
   const logFd = openSync(logPath, "a");
   const process = await PostgresProcess.start({
     installation,
     dataDirectory,
-    args: ["-p", String(port), "-c", "unix_socket_directories=", ...args],
+    args: ["-p", String(port), "-c", `unix_socket_directories=${host}`, ...args],
     env,
     logFd,
   });
@@ -178,7 +180,7 @@ export async function startPostgres(
   }
   const connect = () =>
     connectWire({
-      host: "127.0.0.1",
+      host,
       port,
       parameters: { user: "cloud_admin", database: "postgres" },
     });
