@@ -331,7 +331,7 @@ export async function startEndpoint(
       throw new StorageError(
         "unavailable",
         "no-password",
-        "this home is of an earlier version and has no password yet: 'strata start' makes one",
+        `this home is of an earlier version and has no password yet: '${strataCommand()} start' makes one`,
       );
     }
     if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {

@@ -193,7 +193,7 @@ test("a home of an earlier version: its next start makes a password, sets it eve
 
   assert.match(
     await cluster.fails("endpoint", "start", "main"),
-    /not running|'strata start' makes one/,
+    /not running|strata start' makes one/,
   );
   await cluster.ok("start");
   assert.notEqual(cluster.password(), old);
