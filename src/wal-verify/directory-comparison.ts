@@ -12,6 +12,7 @@
 //   to the hole (bufmgr.c, RelationCopyStorageUsingBuffer);
 // - with checksums or wal_log_hints, a newer pd_lsn: full_page_writes = off leaves the image out of the
 //   record for a hint bit, and then redo does nothing (xloginsert.c, XLogSaveBufferForHint);
+// - of an SP-GiST index's metapage the cache of pages used last, which is never logged;
 // - no file for an empty relation.
 // The free space map is not WAL-logged, and unlogged relations are reset by recovery: both are left out.
 
@@ -20,7 +21,13 @@ import { join } from "node:path";
 import { PAGE_SIZE, pageLsn } from "../postgres/page.ts";
 import { INIT_FORK, MAIN_FORK, SLRU_SEGMENT_PAGES, VM_FORK } from "../postgres/relation-path.ts";
 import type { RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
-import { GIST_TUPLES_DELETED, maskPage, type PageKind, pageKindOf } from "./page-masks.ts";
+import {
+  differsOnlyUnlogged,
+  GIST_TUPLES_DELETED,
+  maskPage,
+  type PageKind,
+  pageKindOf,
+} from "./page-masks.ts";
 import {
   listDatabaseFolders,
   listRelationFiles,
@@ -262,6 +269,9 @@ class RelationComparison {
       return this.#options.lostMapBits?.(rel) === true
         ? isSubset(actual, expected)
         : isZero(actual, 0) && isZero(expected, HEADER_SIZE);
+    }
+    if (differsOnlyUnlogged(kind, this.#expectedView, this.#actualView)) {
+      return true;
     }
     return (
       this.#options.hintsLogged === true &&

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SeededRandom } from "../base/random.ts";
-import { maskPage, type PageKind, pageKindOf } from "./page-masks.ts";
+import { differsOnlyUnlogged, maskPage, type PageKind, pageKindOf } from "./page-masks.ts";
 
 /** Header and special space of a page; the rest is 0x11 everywhere. */
 function pageOf(lower: number, upper: number, special: number, end: readonly [number, number][]) {
@@ -108,6 +108,36 @@ test("maskPage: content goes of unused hash pages and deleted GIN pages only", (
       ]),
     ),
   );
+});
+
+test("differsOnlyUnlogged: lastUsedPages of an SP-GiST metapage, and nothing beside them", () => {
+  const metaPage = () => {
+    const built = pageOf(92, 8184, 8184, [
+      [8184, 1],
+      [8190, 0xff82],
+    ]);
+    built.view.setUint32(24, 0xba0babee, true);
+    return built;
+  };
+  const differs = (at: number, kind: PageKind = "spgist", change = metaPage) => {
+    const { view } = change();
+    view.setUint8(at, 0x22);
+    return differsOnlyUnlogged(kind, change().view, view);
+  };
+  assert.ok(differsOnlyUnlogged("spgist", metaPage().view, metaPage().view));
+  for (const at of [28, 60, 91]) {
+    assert.ok(differs(at), `byte ${at}`);
+    assert.ok(!differs(at, "gin"), "of another access method");
+  }
+  for (const at of [2, 12, 24, 27, 92, 8186]) {
+    assert.ok(!differs(at), `byte ${at}`);
+  }
+  const leaf = () => {
+    const built = metaPage();
+    built.view.setUint16(8184, 4, true);
+    return built;
+  };
+  assert.ok(!differs(60, "spgist", leaf), "of a page that is no metapage");
 });
 
 test("maskPage: whatever the bytes, it stays in the page and ends", () => {

@@ -53,6 +53,10 @@ async function prepareTables(client: pg.Client): Promise<void> {
   await client.query("CREATE INDEX ON t USING gin (tags)");
   await client.query("CREATE INDEX ON t USING hash (note)");
   await client.query("CREATE INDEX ON t USING brin (id)");
+  await client.query("CREATE TABLE places (at point, name text, address inet)");
+  for (const column of ["at", "name", "address"]) {
+    await client.query(`CREATE INDEX places_${column} ON places USING spgist (${column})`);
+  }
   await client.query(
     "CREATE TABLE gone AS SELECT i, repeat('x', 500) FROM generate_series(1, 200) i",
   );
@@ -66,6 +70,10 @@ async function prepareTables(client: pg.Client): Promise<void> {
 async function changeTables(client: pg.Client, from: number): Promise<void> {
   await client.query(
     `INSERT INTO t SELECT i, ARRAY[i % 7, i % 11], md5(i::text) FROM generate_series(${from}, ${from} + 149) i`,
+  );
+  await client.query(
+    `INSERT INTO places SELECT point(i % 17, i), md5(i::text), '10.0.0.0'::inet + i * 300
+     FROM generate_series(${from}, ${from} + 299) i`,
   );
   await client.query(`UPDATE t SET note = note || 'x' WHERE id % 5 = 0 AND id >= ${from}`);
   await client.query(`DELETE FROM t WHERE id % 3 = 0 AND id >= ${from}`);
@@ -269,7 +277,8 @@ describe("verifyWal", () => {
     const report = await verifyWal({ baseDir, walDir, againstDir: history.cluster.dataDir });
     assertClean(report);
     assert.equal(report.end.kind, "end");
-    assert.ok(report.against!.tolerated >= 1, "the sequence");
+    // The sequence, and three metapages of SP-GiST indexes: their lastUsedPages are never logged.
+    assert.ok(report.against!.tolerated >= 4, `${report.against!.tolerated} tolerated`);
     const exact = await verifyWal({
       baseDir,
       walDir,
