@@ -12,13 +12,15 @@
 //   to the hole (bufmgr.c, RelationCopyStorageUsingBuffer);
 // - with checksums or wal_log_hints, a newer pd_lsn: full_page_writes = off leaves the image out of the
 //   record for a hint bit, and then redo does nothing (xloginsert.c, XLogSaveBufferForHint);
-// - of an SP-GiST index's metapage the cache of pages used last, which is never logged;
+// - of an SP-GiST index's metapage the cache of pages used last, and pd_lsn of what a sorted GiST build wrote:
+//   neither is logged (page-masks.ts);
 // - no file for an empty relation.
 // The free space map is not WAL-logged, and unlogged relations are reset by recovery: both are left out.
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { PAGE_SIZE, pageLsn } from "../postgres/page.ts";
+import type { Lsn } from "../base/lsn.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
 import { INIT_FORK, MAIN_FORK, SLRU_SEGMENT_PAGES, VM_FORK } from "../postgres/relation-path.ts";
 import type { RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 import {
@@ -88,8 +90,8 @@ export interface CompareOptions {
   readonly masked?: boolean;
   /** A visibility map of that database may lack bits; only with `masked`. */
   readonly lostMapBits?: (rel: RelationFork) => boolean;
-  /** The server logs hint bits; only with `masked`. */
-  readonly hintsLogged?: boolean;
+  /** Of a server that logs hint bits: where it stopped, and no pd_lsn is above; only with `masked`. */
+  readonly hintsLoggedUntil?: Lsn | undefined;
   /** Called with each mismatch, also with those over the limit. */
   readonly onMismatch?: (mismatch: Mismatch) => void;
   /** Called now and then with how many pages are done of how many. */
@@ -274,12 +276,18 @@ class RelationComparison {
       return true;
     }
     return (
-      this.#options.hintsLogged === true &&
+      this.#options.hintsLoggedUntil !== undefined &&
       offset < 8 &&
       Buffer.compare(expected.subarray(8), actual.subarray(8)) === 0 &&
-      pageLsn(this.#expectedView) > pageLsn(this.#actualView)
+      rawLsn(this.#expectedView) > rawLsn(this.#actualView) &&
+      rawLsn(this.#expectedView) <= this.#options.hintsLoggedUntil
     );
   }
+}
+
+/** pd_lsn, whatever it is: the page may be damaged, and above 2^53 a few bits do not matter. */
+function rawLsn(page: DataView): number {
+  return page.getUint32(0, true) * 2 ** 32 + page.getUint32(4, true);
 }
 
 function relationName(rel: RelationFork): string {

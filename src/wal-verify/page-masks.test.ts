@@ -140,6 +140,25 @@ test("differsOnlyUnlogged: lastUsedPages of an SP-GiST metapage, and nothing bes
   assert.ok(!differs(60, "spgist", leaf), "of a page that is no metapage");
 });
 
+test("differsOnlyUnlogged: pd_lsn of a GiST page that a sorted build wrote, and nothing beside it", () => {
+  const gistPage = (lsn: number) => {
+    const { view } = pageOf(24, 8176, 8176, [
+      [8188, 1],
+      [8190, 0xff81],
+    ]);
+    view.setUint32(0, 0, true);
+    view.setUint32(4, lsn, true);
+    return view;
+  };
+  assert.ok(differsOnlyUnlogged("gist", gistPage(1), gistPage(0x1234568)));
+  assert.ok(!differsOnlyUnlogged("btree", gistPage(1), gistPage(0x1234568)));
+  assert.ok(!differsOnlyUnlogged("gist", gistPage(0x1234560), gistPage(0x1234568)), "another LSN");
+  assert.ok(!differsOnlyUnlogged("gist", gistPage(0x1234560), gistPage(1)), "the other way round");
+  const other = gistPage(0x1234568);
+  other.setUint8(8160, 0x22);
+  assert.ok(!differsOnlyUnlogged("gist", gistPage(1), other), "and another byte");
+});
+
 test("maskPage: whatever the bytes, it stays in the page and ends", () => {
   const random = new SeededRandom(3);
   const kinds = ["heap", "btree", "hash", "gin", "gist", "sequence", "spgist", "brin", "other"];

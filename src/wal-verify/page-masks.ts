@@ -5,9 +5,12 @@
 // - A visibility map is compared raw: heap_mask would blank all of it.
 // - GiST's TUPLES_DELETED is masked: gistprunepage does not set it but replay of its record does, so
 //   that Postgres's own check stops recovery there (seen with 17.10).
-// What Postgres changes without WAL and its masks leave (its own check never meets it, because no record
-// names the page again) is not masked but told by `differsOnlyUnlogged`: the lastUsedPages of an SP-GiST
-// metapage (spgutils.c, SpGistUpdateMetaPage), which each backend writes from its own cache at its own time.
+// What Postgres changes without WAL and its masks leave, because its own check never meets it, is not masked
+// but told by `differsOnlyUnlogged`:
+// - lastUsedPages of an SP-GiST metapage (spgutils.c, SpGistUpdateMetaPage), which each backend writes from
+//   its own cache at its own time;
+// - pd_lsn of a GiST page that a sorted build wrote: up to 16 the page goes into the file before the record
+//   is made whose LSN it should have (gistbuild.c, gist_indexsortbuild_flush_ready_pages).
 // A page that is not laid out as its mask expects (it may be damaged) stays as it is.
 
 import { PAGE_SIZE, PD_UPPER } from "../postgres/page.ts";
@@ -69,6 +72,8 @@ const GIST_LEAF = 1 << 0;
 export const GIST_TUPLES_DELETED = 1 << 2;
 const GIST_FOLLOW_RIGHT = 1 << 3;
 const GIST_HAS_GARBAGE = 1 << 4;
+/** GistBuildLSN: no WAL record has it. */
+const GIST_BUILD_LSN = 1;
 const HASH_TUPLE_PAGE = 0x03;
 const HASH_PAGE_TYPE = 0x0f;
 const HASH_HAS_DEAD_TUPLES = 1 << 7;
@@ -212,14 +217,18 @@ export function maskPage(
   }
 }
 
-/** Whether two masked pages of that kind differ in nothing but what Postgres never logs. */
-export function differsOnlyUnlogged(kind: PageKind, a: DataView, b: DataView): boolean {
-  if (kind !== "spgist" || !isSpgistMetaPage(a) || !isSpgistMetaPage(b)) {
-    return false;
+/** Whether two masked pages of that kind, a server's and a replayed one, differ in nothing but that. */
+export function differsOnlyUnlogged(kind: PageKind, disk: DataView, replayed: DataView): boolean {
+  if (kind === "spgist" && isSpgistMetaPage(disk) && isSpgistMetaPage(replayed)) {
+    return sameOutside(disk, replayed, SPGIST_LAST_USED_PAGES, SPGIST_LAST_USED_PAGES_END);
   }
+  const built = disk.getUint32(0, true) === 0 && disk.getUint32(4, true) === GIST_BUILD_LSN;
+  return kind === "gist" && built && sameOutside(disk, replayed, 0, 8);
+}
+
+function sameOutside(a: DataView, b: DataView, start: number, end: number): boolean {
   for (let at = 0; at < PAGE_SIZE; at++) {
-    const unlogged = at >= SPGIST_LAST_USED_PAGES && at < SPGIST_LAST_USED_PAGES_END;
-    if (!unlogged && a.getUint8(at) !== b.getUint8(at)) {
+    if ((at < start || at >= end) && a.getUint8(at) !== b.getUint8(at)) {
       return false;
     }
   }

@@ -75,6 +75,9 @@ async function changeTables(client: pg.Client, from: number): Promise<void> {
     `INSERT INTO places SELECT point(i % 17, i), md5(i::text), '10.0.0.0'::inet + i * 300
      FROM generate_series(${from}, ${from} + 299) i`,
   );
+  await client.query("CREATE INDEX places_built ON places USING gist (at)");
+  await client.query("DROP INDEX IF EXISTS places_kept");
+  await client.query("ALTER INDEX places_built RENAME TO places_kept");
   await client.query(`UPDATE t SET note = note || 'x' WHERE id % 5 = 0 AND id >= ${from}`);
   await client.query(`DELETE FROM t WHERE id % 3 = 0 AND id >= ${from}`);
   await client.query("VACUUM (FREEZE) t");
@@ -311,6 +314,8 @@ describe("verifyWal", () => {
   test("what differs in the directory is reported with block, offset and last record", async () => {
     const spoiled = copy(recovered);
     const file = join(spoiled, relPath);
+    // The top of pd_lsn, which is then beyond any LSN.
+    patch(file, 3, (byte) => byte ^ 0x80);
     patch(file, 8192 + 8100, (byte) => byte ^ 1);
     patch(join(spoiled, "pg_xact", "0000"), 180, (byte) => byte ^ 0x40);
     patch(join(spoiled, `${relPath}_vm`), 30, (byte) => byte ^ 1);
@@ -318,7 +323,7 @@ describe("verifyWal", () => {
     const prepared = join(spoiled, "pg_twophase");
     rmSync(join(prepared, readdirSync(prepared)[0]!));
     const report = await verifyWal({ ...options, againstDir: spoiled });
-    assert.equal(report.mismatches, 5);
+    assert.equal(report.mismatches, 6);
     const found = report.firstMismatches.map(({ kind, block, offset, record }) => ({
       kind,
       block,
@@ -330,6 +335,7 @@ describe("verifyWal", () => {
       [
         { kind: "file", block: undefined, offset: 20, changed: false },
         { kind: "file", block: undefined, offset: undefined, changed: false },
+        { kind: "page", block: 0, offset: 3, changed: true },
         { kind: "page", block: 0, offset: 30, changed: true },
         { kind: "page", block: 1, offset: 8100, changed: true },
         { kind: "slru", block: 0, offset: 180, changed: true },

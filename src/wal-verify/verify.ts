@@ -307,7 +307,7 @@ class Verification {
       ignoreChecksum: this.#base.control.dataChecksums,
       masked: exact !== true,
       lostMapBits: (rel) => cluster.walLogDatabases.has(`${rel.spcOid}/${rel.dbOid}`),
-      hintsLogged: cluster.walLogHints,
+      hintsLoggedUntil: cluster.walLogHints ? this.#againstCheckPoint : undefined,
       onMismatch: ({ rel, blkno, offset, what }) => {
         const record = offset < 0 ? undefined : cluster.pageOrigin(rel, blkno);
         if (record !== undefined) {

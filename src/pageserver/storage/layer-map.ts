@@ -97,7 +97,10 @@ export class LayerMap {
     const pending: LayerMap[] = [this];
     for (let map = pending.pop(); map !== undefined; map = pending.pop()) {
       map.#path = undefined;
-      pending.push(...map.#children);
+      // One by one: as arguments of one call, very many would not fit the stack.
+      for (const child of map.#children) {
+        pending.push(child);
+      }
     }
   }
 
