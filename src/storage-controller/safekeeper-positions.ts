@@ -77,17 +77,16 @@ export interface SafekeeperPositions {
 /** Asks every safekeeper of the home. */
 export async function safekeeperPositions(known: NamedState): Promise<SafekeeperPositions> {
   const answering = new Set<number>();
-  const found: Found[] = [];
-  await Promise.all(
+  const found = await Promise.all(
     known.safekeepers.map(async (node) => {
       const timelines = await timelinesOf(node).catch(() => undefined);
       if (timelines !== undefined) {
         answering.add(node.id);
-        found.push(...timelines);
       }
+      return timelines ?? [];
     }),
   );
-  return { answering, rows: positionsOf(known, found, answering) };
+  return { answering, rows: positionsOf(known, found.flat(), answering) };
 }
 
 /** Names are whoever's they are: here they only go into the rows. */

@@ -184,7 +184,8 @@ function openDirectory(path: string, options: SegmentFilesOptions): WalSource {
       files.set(segno, join(directory, name)); // the whole one sorts before its .partial
     }
   }
-  const first = Math.min(...files.keys());
+  // Names of one timeline sort as their segments do.
+  const [first = 0] = files.keys();
   const startLsn = pageStart(options.startLsn ?? ((first * segmentSize) as Lsn));
   if (!files.has(segmentNumber(startLsn, segmentSize))) {
     throw missingSegment(directory, segmentNumber(startLsn, segmentSize), timeline, segmentSize);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import fs, { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PassThrough, Writable } from "node:stream";
@@ -204,6 +205,21 @@ test(
     assert.equal(new WalStats(false).table(), undefined);
   }),
 );
+
+test("openSegmentFiles: a directory of more files than a call takes arguments", (t) => {
+  const directory = mkdtempSync(join(tmpdir(), "strata-wal-dump-"));
+  t.after(() => {
+    rmSync(directory, { recursive: true });
+    t.mock.restoreAll();
+    syncBuiltinESMExports();
+  });
+  const wal = someWal();
+  writeSegments(directory, wal);
+  const names = Array.from({ length: 130_000 }, (_, i) => walFileName(2 + i, 1, SEGMENT));
+  t.mock.method(fs, "readdirSync", () => names);
+  syncBuiltinESMExports();
+  assert.equal(openSegmentFiles(directory).startLsn, wal.startLsn);
+});
 
 test(
   "openSegmentFiles: what is not WAL, or not the WAL asked for, is told in one line",

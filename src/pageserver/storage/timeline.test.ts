@@ -95,6 +95,18 @@ test("dataChecksums: kept by a branch and over a restart; then VISIBLE stamps th
   }
 });
 
+test("readPage: a page whose record is not yet complete is not kept", async () => {
+  await using fixture = await StorageFixture.create({ cacheAfterDeltas: 1 });
+  const timeline = await fixture.createRoot();
+  const lsn = toLsn(FIXTURE_START_LSN + 8);
+  timeline.putDelta(CLOG, 0, lsn, clog(3), true);
+  // Transactions 0 to 3 are the first byte, two bits each.
+  assert.equal(timeline.readPage(CLOG, 0, lsn)![0], 0b0100_0000);
+  timeline.putDelta(CLOG, 0, lsn, clog(1), false);
+  timeline.advance(lsn, toLsn(0));
+  assert.equal(timeline.readPage(CLOG, 0, lsn)![0], 0b0100_0100);
+});
+
 test("putImage: the value is copied", async () => {
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot();
