@@ -16,6 +16,7 @@ import {
 import { controllerOf, placementOf } from "../local/controller.ts";
 import { SUPERUSER } from "../local/credentials.ts";
 import type { StopMode } from "../local/daemon.ts";
+import { stopAndKeep } from "../local/endpoint-stop.ts";
 import {
   connectionUrl,
   createEndpoint,
@@ -29,7 +30,6 @@ import {
   listEndpoints,
   socketAddress,
   startEndpoint,
-  stopEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
@@ -103,14 +103,19 @@ export function addEndpointCommands(program: Command): void {
     .action(async (id: string, options: { mode: StopMode; destroy?: boolean }) => {
       const home = openHome();
       const found = findEvenDamaged(home, id);
-      await withEndpointLocked(home, id, async () => {
-        const lsn = await stopEndpoint(found, options.mode, () => {});
-        print(lsn ?? "null");
-        if (options.destroy === true) {
-          print(`Destroying postgres data directory '${join(found.directory, "pgdata")}'`);
-          destroyEndpoint(found);
-        }
-      });
+      await stopAndKeep(
+        home,
+        found,
+        options.mode,
+        () => {},
+        (lsn) => {
+          print(lsn ?? "null");
+          if (options.destroy === true) {
+            print(`Destroying postgres data directory '${join(found.directory, "pgdata")}'`);
+            destroyEndpoint(found);
+          }
+        },
+      );
     });
 }
 

@@ -24,6 +24,7 @@ import {
 import { nameBranch, pgBinOf } from "../local/config.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
 import type { Print } from "../local/daemon.ts";
+import { stopAndKeep } from "../local/endpoint-stop.ts";
 import {
   connectionUrl,
   createEndpoint,
@@ -32,7 +33,6 @@ import {
   freeEndpointId,
   listEndpoints,
   startEndpoint,
-  stopEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
@@ -521,8 +521,13 @@ async function clearEndpoints(
     );
   }
   for (const endpoint of endpoints) {
-    await stopEndpoint(endpoint, "immediate", () => {});
-    destroyEndpoint(endpoint);
+    await stopAndKeep(
+      home,
+      endpoint,
+      "immediate",
+      () => {},
+      () => destroyEndpoint(endpoint),
+    );
     print(`Destroyed endpoint ${endpoint.id}`);
   }
 }

@@ -325,6 +325,8 @@ export async function startEndpoint(
   placement: TimelinePlacement,
   options: { timeoutMs: number; print: Print; allowMultiple?: boolean },
 ): Promise<void> {
+  // Before we had its lock somebody may have destroyed it.
+  findEndpoint(home, endpoint.id);
   if (endpointState(endpoint).state !== "running") {
     checkStorageRuns(home, endpoint, placement);
     if (!hasCredentials(home)) {

@@ -5,13 +5,13 @@ import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
 import type { InitSettings, StrataConfig } from "./config.ts";
 import { ensureCredentials } from "./credentials.ts";
 import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
+import { stopAndKeep } from "./endpoint-stop.ts";
 import {
   connectionUrl,
   damagedEndpoints,
   destroyEndpoint,
   endpointState,
   listEndpoints,
-  stopEndpoint,
 } from "./endpoints.ts";
 import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsBelow, type RunningDaemon, stopLeftOver } from "./left-over.ts";
@@ -96,8 +96,7 @@ export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Pro
     }
   };
   const endpoints = [...listEndpoints(home), ...damagedEndpoints(home)];
-  const started = endpoints.filter((one) => endpointState(one).state !== "stopped");
-  await Promise.all(started.map((one) => attempt(() => stopEndpoint(one, mode, say))));
+  await Promise.all(endpoints.map((one) => attempt(() => stopAndKeep(home, one, mode, say))));
   await attempt(async () => {
     // The pageserver before the safekeepers that feed it, the broker last.
     const [broker, ...others] = storageDaemons(home, home.config());
