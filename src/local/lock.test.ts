@@ -28,7 +28,7 @@ test("withLock: one holder at a time, others in turn; other names do not wait", 
     { onWait: waiting.resolve },
   );
   // It has tried for a while, and got nowhere; somebody with another name is not held up by that.
-  await waiting.promise;
+  await Promise.race([waiting.promise, second]);
   await withLock(HOME, "other", async () => {
     events.push("other in");
   });
@@ -72,7 +72,7 @@ test("withLock: gives up after the time, and is free again after a failure", asy
   await withLock(HOME, "home", async () => {});
 });
 
-test("withLock: a killed holder leaves nothing behind", async () => {
+test("withLock: a killed holder leaves nothing behind", async (t) => {
   const holder = spawn(process.execPath, [
     "--disable-warning=ExperimentalWarning",
     "--input-type=module",
@@ -84,6 +84,7 @@ test("withLock: a killed holder leaves nothing behind", async () => {
        return new Promise(() => {});
      });`,
   ]);
+  t.after(() => holder.kill("SIGKILL"));
   await once(holder.stdout, "data");
   await assert.rejects(
     withLock(HOME, "home", async () => {}, { timeoutMs: 100 }),
