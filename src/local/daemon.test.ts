@@ -11,8 +11,10 @@ import { sendSignal, waitForExit } from "./processes.ts";
 const DAEMON_SOURCE = `
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { lockDirectory } from ${JSON.stringify(join(import.meta.dirname, "..", "base", "daemon.ts"))};
 const workdir = process.argv[process.argv.indexOf("--workdir") + 1];
 const mode = process.argv.at(-1);
+if (mode === "locked") globalThis.lock = lockDirectory(workdir);
 if (mode === "fails") {
   console.error("fatal: the disk is made of cheese");
   process.exit(1);
@@ -107,6 +109,17 @@ test("daemonState: a pid file of a dead process, and of a stranger that got its 
   assert.equal(daemonState(daemon).state, "crashed");
   await stopDaemon(daemon, "fast", () => {});
   assert.equal(existsSync(daemon.pidFile), false);
+});
+
+test("daemonState, stopDaemon: without its pid file, or with a damaged one, the lock tells", async (t) => {
+  const daemon = daemonIn(t, "locked");
+  const pid = await startDaemon(daemon, { timeoutMs: 10_000, print: () => {} });
+  for (const damage of [() => writeFileSync(daemon.pidFile, "x"), () => rmSync(daemon.pidFile)]) {
+    damage();
+    assert.deepEqual(daemonState(daemon), { state: "running", pid });
+  }
+  await stopDaemon(daemon, "fast", () => {});
+  assert.deepEqual(daemonState(daemon), { state: "stopped" });
 });
 
 test("lastWords: an error line of the log where there is no fatal one", (t) => {

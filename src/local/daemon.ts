@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
+import { directoryHolder } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { requireFree } from "../base/ports.ts";
 import { splitAddress } from "../compute/api.ts";
@@ -36,9 +37,12 @@ export type DaemonState =
 
 /** `crashed`: a pid file is there but not its process. */
 export function daemonState(daemon: Daemon): DaemonState {
-  const pid = readPidFile(daemon.pidFile);
-  if (pid !== undefined && isDaemonOf(pid, daemon.workdir)) {
-    return { state: "running", pid };
+  // Who holds the directory's lock works there, also where its pid file is lost or damaged.
+  for (const find of [() => readPidFile(daemon.pidFile), () => directoryHolder(daemon.workdir)]) {
+    const pid = find();
+    if (pid !== undefined && isDaemonOf(pid, daemon.workdir)) {
+      return { state: "running", pid };
+    }
   }
   return { state: existsSync(daemon.pidFile) ? "crashed" : "stopped" };
 }
