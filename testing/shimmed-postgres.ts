@@ -78,6 +78,7 @@ export class ShimmedPostgres {
       wal_init_zero: "off",
       wal_recycle: "off",
       ...(options.installation.major >= 17 ? { io_combine_limit: "256kB" } : {}),
+      ...(options.installation.major >= 18 ? { io_method: "sync" } : {}),
       ...options.settings,
     };
     const args = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);

@@ -60,7 +60,7 @@ test("postgresSettings: what only later majors know is not given to earlier ones
   const of = (pgVersion: number) => postgresSettings({ ...common, pgVersion }).configuration;
   assert.doesNotMatch(of(16), /io_combine_limit/);
   assert.match(of(17), /io_combine_limit = '256kB'/);
-  assert.match(of(18), /io_method = 'worker'/);
+  assert.match(of(18), /io_method = 'sync'/);
   // Room for every replication origin that was replayed, or Postgres would not start.
   assert.match(of(17), /max_replication_slots = '12'/);
   assert.match(of(18), /max_replication_slots = '10'/);

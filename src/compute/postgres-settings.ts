@@ -79,8 +79,8 @@ const DEFAULTS: Readonly<Record<string, string>> = {
 /** Settings that exist from some major on. */
 const DEFAULTS_FROM_MAJOR: readonly [number, Readonly<Record<string, string>>][] = [
   [17, { io_combine_limit: "256kB" }],
-  // io_uring would read past the shim.
-  [18, { io_method: "worker", max_active_replication_origins: "10" }],
+  // io_uring would read past the shim; with workers a session that ends waits for their reads of its blocks.
+  [18, { io_method: "sync", max_active_replication_origins: "10" }],
 ];
 
 /** Names the unix socket of a Postgres that is closed to users. */

@@ -114,7 +114,7 @@ test("claims: no write is lost and no zero is read, whatever runs at once", { sk
 const CANARIES: readonly { name: string; text: string; by: string }[] = [
   {
     name: "a writer that does not claim",
-    text: "(state == ABSENT && claim(file, block, WRITING))",
+    text: "(state == ABSENT && claim(file, block, 1, WRITING) == 1)",
     by: "state == ABSENT",
   },
   {
@@ -124,8 +124,8 @@ const CANARIES: readonly { name: string; text: string; by: string }[] = [
   },
   {
     name: "a reader that does not wait for another's fill",
-    text: "    if (state != ABSENT) {\n      wait_block(file, from);\n      continue;",
-    by: "    if (state != ABSENT) {\n      from++;\n      continue;",
+    text: "      if (!wait_block(file, from)) {\n        return give_up();\n      }\n      continue;",
+    by: "      from++;\n      continue;",
   },
   {
     name: "a fill that writes nothing",

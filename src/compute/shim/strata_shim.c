@@ -19,6 +19,7 @@
  *  4. A path once unlinked here, created here or found absent in storage is LOCAL for ever: a reused
  *     file number never brings back storage's old content.
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
+ *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
  *
  * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
  *  path:  NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
@@ -29,7 +30,8 @@
  *  waits while it holds one: so no cycle.
  *
  * Everything here is system calls and the few libc functions that need no newer glibc than 2.17: no
- * malloc, no stdio, no dlsym. Postgres is single-threaded, so per-process state has no locks.
+ * malloc, no stdio, no dlsym. Postgres is single-threaded, so per-process state has no locks; but a
+ * signal handler may end the process anywhere (bgworker_die), with file accesses on its way out.
  *
  * Protocol (src/compute/shim-protocol.ts is the other side): little-endian, one connection a process,
  * at most one request outstanding; W and P have no reply.
@@ -155,10 +157,34 @@ static u64 wal_segment_size = 16u << 20;
 static pid_t postmaster_pid, forker_pid;
 static int agent_fd = -1;
 static bool talking;
+static u32 abandoned; /* waits that a signal handler on its way to exit() has ended */
 static u8 pages[MAX_PAGES * BLOCK];
 
-/* Postgres's own: true only in the process that replays WAL. Absent in other programs. */
-extern bool InRecovery __attribute__((weak));
+/*
+ * Postgres's own variables and functions, as it has them for extensions: the same in 14 to 18, but where
+ * a comment says otherwise. Absent in other programs.
+ */
+#define POSTGRES __attribute__((weak))
+struct context_callback {
+  struct context_callback *previous;
+  void (*callback)(void *);
+  void *argument;
+};
+extern bool InRecovery POSTGRES; /* true only in the process that replays WAL */
+extern bool proc_exit_inprogress POSTGRES;
+extern volatile sig_atomic_t InterruptPending POSTGRES, QueryCancelPending POSTGRES, ProcDiePending POSTGRES;
+extern volatile sig_atomic_t CheckClientConnectionPending POSTGRES, ClientConnectionLost POSTGRES;
+extern volatile sig_atomic_t TransactionTimeoutPending POSTGRES; /* from 17 on */
+extern volatile sig_atomic_t ShutdownRequestPending POSTGRES;
+extern volatile u32 InterruptHoldoffCount POSTGRES, QueryCancelHoldoffCount POSTGRES, CritSectionCount POSTGRES;
+extern int client_connection_check_interval POSTGRES, MyBackendType POSTGRES;
+extern struct context_callback *error_context_stack POSTGRES;
+extern void ProcessInterrupts(void) POSTGRES;
+extern bool IsTransactionState(void) POSTGRES;
+extern bool pq_check_connection(void) POSTGRES;
+extern int geterrcode(void) POSTGRES;
+extern const char *GetBackendTypeDesc(int) POSTGRES;
+extern void pgaio_io_perform_synchronously(void *) POSTGRES; /* from 18 on */
 
 #define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #define store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
@@ -208,6 +234,112 @@ static void wait_word(u32 *word, u32 value) {
 
 static void wake_word(u32 *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0); }
 
+static u64 clock_ms(void) {
+  struct timespec time;
+  syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &time);
+  return (u64)time.tv_sec * 1000 + (u64)time.tv_nsec / 1000000;
+}
+
+/* No signal handler runs, and so none ends the process, until release_signals(). */
+static void hold_signals(sigset_t *before) {
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, before);
+}
+
+static void release_signals(const sigset_t *before) {
+  int saved = errno;
+  sigprocmask(SIG_SETMASK, before, NULL);
+  errno = saved;
+}
+
+/* ---- giving up ----
+ *
+ * A wait for the agent, or for a process that waits for it, ends when Postgres wants this process to do
+ * something else: the read, open or stat fails with ECANCELED, as it could fail with EIO, and Postgres
+ * raises an error. While it does, act_on_interrupt() lets it look at its interrupts first, so that the
+ * client hears what CHECK_FOR_INTERRUPTS() would have said, with its SQLSTATE.
+ * docs/decisions/0014-reads-that-wait-can-be-cancelled.md says why not otherwise.
+ */
+
+/* A process that is ending still reads, for example to drop its temporary tables: it need not succeed. */
+#define EXIT_PATIENCE_MS 500
+/* MAKE_SQLSTATE('X', 'X', '0', '0', '0'): what errcode_for_file_access() makes of ECANCELED. */
+#define ERRCODE_INTERNAL_ERROR 2600
+
+static bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
+static bool reads_relation;      /* the call is a read of a relation's file */
+static bool gave_up;             /* and Postgres has not raised its error yet */
+
+/*
+ * Whether an error raised now would be a plain error. In a critical section it would be a panic, during
+ * commit and abort worse, and processes without transactions (checkpointer, startup) have work that must
+ * be done. From 18 on every synchronous read of a relation is in a critical section of its own, outside
+ * of which its error is raised.
+ */
+static bool may_fail(void) {
+  u32 own = reads_relation && pgaio_io_perform_synchronously != NULL ? 1 : 0;
+  return !waits_must_end_well && CritSectionCount <= own && IsTransactionState();
+}
+
+/* ProcessInterrupts() would look once and arm its timer again; until then we look at each turn. */
+static bool client_is_gone(void) {
+  return ClientConnectionLost || (CheckClientConnectionPending && client_connection_check_interval > 0 &&
+                                  !pq_check_connection());
+}
+
+/* SIGTERM is no interrupt to it, and nobody needs what it reads. */
+static bool is_launcher_that_stops(void) {
+  return ShutdownRequestPending && strcmp(GetBackendTypeDesc(MyBackendType), "autovacuum launcher") == 0;
+}
+
+/* Whether to end a wait. `since` is 0 at its begin and ours from then on. */
+static bool interrupted(u64 *since) {
+  /* All of them or none: other programs than Postgres wait for ever. */
+  if (ProcessInterrupts == NULL || IsTransactionState == NULL || !may_fail()) {
+    return false;
+  }
+  if (proc_exit_inprogress) {
+    *since = *since == 0 ? clock_ms() : *since;
+    return clock_ms() - *since >= EXIT_PATIENCE_MS;
+  }
+  return (InterruptPending &&
+          (ProcDiePending || (QueryCancelPending && QueryCancelHoldoffCount == 0) ||
+           (&TransactionTimeoutPending != NULL && TransactionTimeoutPending) || client_is_gone())) ||
+         is_launcher_that_stops();
+}
+
+/* Called by errfinish() for each report, like the functions that add context to it. */
+static void act_on_interrupt(void *argument) {
+  (void)argument;
+  if (!gave_up || CritSectionCount != 0 || geterrcode() != ERRCODE_INTERNAL_ERROR) {
+    return;
+  }
+  gave_up = false;
+  if (!proc_exit_inprogress) {
+    /* As errfinish() is about to do for this error; locks that are held are released with it. */
+    InterruptHoldoffCount = 0;
+    ProcessInterrupts();
+  }
+}
+
+/* The result of a call whose wait interrupted() has ended. */
+static int give_up(void) {
+  static struct context_callback callback = {NULL, act_on_interrupt, NULL};
+  struct context_callback *at = error_context_stack;
+  while (at != NULL && at != &callback) {
+    at = at->previous;
+  }
+  if (at == NULL) {
+    /* Whoever put the one below there takes us off with it, as does whoever catches the error. */
+    callback.previous = error_context_stack;
+    error_context_stack = &callback;
+  }
+  gave_up = true;
+  errno = ECANCELED;
+  return -1;
+}
+
 /* ---- talking to the agent ---- */
 
 static void disconnect(void) {
@@ -227,6 +359,10 @@ static bool try_connect(void) {
   }
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   memcpy(address.sun_path, socket_path, strlen(socket_path) + 1);
+  /* With them a signal ends recv() and send() in spite of SA_RESTART, and one that came before is noticed. */
+  struct timeval turn = {0, 100 * 1000};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &turn, sizeof turn);
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &turn, sizeof turn);
   if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
     sys_close(fd);
     return false;
@@ -235,39 +371,52 @@ static bool try_connect(void) {
   return true;
 }
 
-static bool send_all(const void *data, size_t n) {
+/* What became of sending or receiving. */
+enum { DONE, BROKEN, INTERRUPTED };
+
+/* After a send() or recv() that did nothing: go on, or how it ended. */
+static int next_turn(u64 *since) {
+  if (errno != EINTR && errno != EAGAIN) {
+    return BROKEN;
+  }
+  return interrupted(since) ? INTERRUPTED : DONE;
+}
+
+static int send_all(const void *data, size_t n, u64 *since) {
   const u8 *at = data;
   while (n > 0) {
     ssize_t sent = send(agent_fd, at, n, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) {
-      continue;
-    }
     if (sent <= 0) {
-      return false;
+      int turn = sent < 0 ? next_turn(since) : BROKEN;
+      if (turn != DONE) {
+        return turn;
+      }
+      continue;
     }
     at += sent;
     n -= (size_t)sent;
   }
-  return true;
+  return DONE;
 }
 
-static bool receive_all(void *data, size_t n) {
+static int receive_all(void *data, size_t n, u64 *since) {
   u8 *at = data;
   while (n > 0) {
     ssize_t got = recv(agent_fd, at, n, MSG_WAITALL);
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
     if (got <= 0) {
-      return false;
+      int turn = got < 0 ? next_turn(since) : BROKEN;
+      if (turn != DONE) {
+        return turn;
+      }
+      continue;
     }
     at += got;
     n -= (size_t)got;
   }
-  return true;
+  return DONE;
 }
 
-static bool send_message(u8 type, const char *path, u64 a, u32 b, u32 c) {
+static int send_message(u8 type, const char *path, u64 a, u32 b, u32 c, u64 *since) {
   u8 buffer[sizeof(struct message) + MAX_PATH];
   size_t path_length = strlen(path);
   struct message head = {
@@ -281,69 +430,89 @@ static bool send_message(u8 type, const char *path, u64 a, u32 b, u32 c) {
   };
   memcpy(buffer, &head, sizeof head);
   memcpy(buffer + sizeof head, path, path_length);
-  return send_all(buffer, head.length);
+  return send_all(buffer, head.length, since);
 }
 
-/* Sends what has no reply. A message lost to a dead agent is lost: P is a hint and F repeats what W said. */
+/*
+ * Sends what has no reply. A message lost to a dead agent, or to an interrupt, is lost: P is a hint and F
+ * repeats what W said.
+ */
 static void notify(u8 type, const char *path, u64 a, u32 b, u32 c) {
   int saved = errno;
-  if (try_connect() && !send_message(type, path, a, b, c)) {
+  u64 since = 0;
+  if (try_connect() && send_message(type, path, a, b, c, &since) != DONE) {
     disconnect();
   }
   errno = saved;
+}
+
+/* One question and its answer, which goes where ask() says. Anything but DONE leaves the connection useless. */
+static int converse(u8 type, const char *path, u64 a, u32 b, u32 c, void *into, size_t room, void **big,
+                    struct reply *reply, u64 *since) {
+  int result = send_message(type, path, a, b, c, since);
+  if (result == DONE) {
+    result = receive_all(reply, sizeof *reply, since);
+  }
+  if (result != DONE) {
+    return result;
+  }
+  if (reply->length < sizeof *reply || reply->type != type || reply->status > STATUS_FENCED) {
+    die("the agent's reply makes no sense for ", path);
+  }
+  size_t payload = reply->length - sizeof *reply;
+  void *target = into;
+  if (payload > room) {
+    if (big == NULL) {
+      die("the agent's reply is too long for ", path);
+    }
+    target = *big = mmap(NULL, payload, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (target == MAP_FAILED) {
+      die("no memory to list ", path);
+    }
+  }
+  result = receive_all(target, payload, since);
+  if (result != DONE && target != into) {
+    munmap(target, payload);
+  }
+  return result;
 }
 
 /*
  * Asks until there is an answer: when the agent goes away, connects and asks again (all requests may be
  * repeated). The payload goes to `into` when it fits in `room`, else into a fresh mapping at *big.
+ * -1 with errno when interrupted: the connection is closed, so that no later question gets this answer.
  */
-static struct reply ask(u8 type, const char *path, u64 a, u32 b, u32 c, void *into, size_t room,
-                        void **big) {
-  struct reply reply;
-  int saved = errno, tries = 0;
-  if (talking) {
-    die("file access from a signal handler that interrupted another one", "");
-  }
+static int ask(u8 type, const char *path, u64 a, u32 b, u32 c, void *into, size_t room, void **big,
+               struct reply *reply) {
+  int saved = errno;
+  u64 since = 0;
   talking = true;
-  for (;; tries++) {
+  for (int tries = 0;; tries++) {
     if (tries > 0) {
       pause_ms(tries < 20 ? 5 : 100);
       if (tries == 70) {
         say("waiting for the compute agent at ", socket_path);
       }
+      if (interrupted(&since)) {
+        break;
+      }
     }
     if (!try_connect()) {
       continue;
     }
-    if (!send_message(type, path, a, b, c) || !receive_all(&reply, sizeof reply)) {
-      disconnect();
-      continue;
-    }
-    if (reply.length < sizeof reply || reply.type != type || reply.status > STATUS_FENCED) {
-      die("the agent's reply makes no sense for ", path);
-    }
-    size_t payload = reply.length - sizeof reply;
-    void *target = into;
-    if (payload > room) {
-      if (big == NULL) {
-        die("the agent's reply is too long for ", path);
-      }
-      target = *big = mmap(NULL, payload, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (target == MAP_FAILED) {
-        die("no memory to list ", path);
-      }
-    }
-    if (receive_all(target, payload)) {
-      break;
-    }
-    if (target != into) {
-      munmap(target, payload);
+    int result = converse(type, path, a, b, c, into, room, big, reply, &since);
+    if (result == DONE) {
+      talking = false;
+      errno = saved;
+      return 0;
     }
     disconnect();
+    if (result == INTERRUPTED) {
+      break;
+    }
   }
   talking = false;
-  errno = saved;
-  return reply;
+  return give_up();
 }
 
 /* ---- names ---- */
@@ -559,27 +728,123 @@ static void settle(struct slot *slot, u32 state) {
   wake_word(&slot->state);
 }
 
+/* ---- what this process has claimed ----
+ *
+ * Kept so that a claim does not outlive its process. A claim and its note are made with signals held,
+ * so that exactly what is noted is ours.
+ */
+
+static struct {
+  struct file *file; /* NULL: no blocks */
+  u32 from, to;      /* among [from, to), what is in `state` is ours */
+  u8 state;
+} held_blocks;
+
+/* A path that is being resolved, perhaps for the listing of its directory, which is the first then. */
+static struct {
+  struct slot *slot;
+  u32 was;
+} held_slots[2];
+static u32 held_slot_count;
+
+static void blocks_changed(struct file *file) {
+  add(&file->changes, 1);
+  if (load(&file->waiters) > 0) {
+    wake_word(&file->changes);
+  }
+}
+
+static void give_back_blocks(void) {
+  struct file *file = held_blocks.file;
+  if (file == NULL) {
+    return;
+  }
+  for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
+    swap_if(&file->states[block], held_blocks.state, ABSENT);
+  }
+  held_blocks.file = NULL;
+  blocks_changed(file);
+}
+
+static void give_back_all(void) {
+  give_back_blocks();
+  while (held_slot_count > 0) {
+    held_slot_count--;
+    settle(held_slots[held_slot_count].slot, held_slots[held_slot_count].was);
+  }
+}
+
+/*
+ * At the begin of what may wait. When something is held already we are in a signal handler that has
+ * interrupted a wait and is about to end the process; the wait never goes on.
+ */
+static void begin_wait(u32 expected_slots) {
+  gave_up = false;
+  if (talking || held_blocks.file != NULL || held_slot_count > expected_slots) {
+    disconnect();
+    give_back_all();
+    talking = waits_must_end_well = reads_relation = false;
+    abandoned++;
+  }
+}
+
+/* After it, on the way out. */
+static void end_wait(u32 abandoned_before) {
+  if (abandoned != abandoned_before) {
+    die("file access from a signal handler that returned", "");
+  }
+}
+
+/* The state of a path when nobody works on it; SLOT_EMPTY with errno when interrupted. */
 static u32 settled_state(struct slot *slot) {
+  u64 since = 0;
   u32 state;
   while ((state = load(&slot->state)) == SLOT_RESOLVING) {
+    if (interrupted(&since)) {
+      give_up();
+      return SLOT_EMPTY;
+    }
     wait_word(&slot->state, state);
   }
   return state;
 }
 
-/* Takes the lock of a path: returns the state it had, which is now RESOLVING. */
+/* RESOLVING instead of `from`; false where another one was faster. */
+static bool try_lock_slot(struct slot *slot, u32 from) {
+  sigset_t signals;
+  hold_signals(&signals);
+  bool locked = swap_if(&slot->state, from, SLOT_RESOLVING);
+  if (locked) {
+    held_slots[held_slot_count].slot = slot;
+    held_slots[held_slot_count++].was = from;
+  }
+  release_signals(&signals);
+  return locked;
+}
+
+/*
+ * Takes the lock of a path: returns the state it had, which is now RESOLVING; SLOT_EMPTY with errno when
+ * interrupted.
+ */
 static u32 lock_slot(struct slot *slot) {
   for (;;) {
-    u32 state = load(&slot->state);
-    if (state == SLOT_RESOLVING) {
-      wait_word(&slot->state, state);
-    } else if (swap_if(&slot->state, state, SLOT_RESOLVING)) {
+    u32 state = settled_state(slot);
+    if (state == SLOT_EMPTY || try_lock_slot(slot, state)) {
       return state;
     }
   }
 }
 
-/* Gives a path whose lock we hold the states of its file's blocks: all ABSENT. */
+/* Ends the lock that was taken last. */
+static void unlock_slot(u32 state) {
+  sigset_t signals;
+  hold_signals(&signals);
+  held_slot_count--;
+  settle(held_slots[held_slot_count].slot, state);
+  release_signals(&signals);
+}
+
+/* Gives a path that is ours alone the states of its file's blocks: all ABSENT. */
 static void track(struct slot *slot, u64 inode, u64 bytes) {
   u32 blocks = (u32)(bytes / BLOCK);
   struct file *file = arena_take(sizeof *file);
@@ -591,7 +856,10 @@ static void track(struct slot *slot, u64 inode, u64 bytes) {
   slot->file = file;
 }
 
-/* Makes the sparse file of a NEW path whose lock we hold; returns the next state, or 0 with errno. */
+/*
+ * Makes the sparse file of a NEW path whose lock we hold; returns the next state, or 0 with errno. With
+ * signals held: a file that is there but not tracked would be taken for a LOCAL one.
+ */
 static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
   int fd = sys_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) {
@@ -664,7 +932,7 @@ static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
       die("not a file of storage: ", path);
     }
     struct slot *slot = find_slot(&key);
-    if (lock_slot(slot) != SLOT_NEW) {
+    if (load(&slot->state) != SLOT_NEW) {
       die("the agent names a file twice: ", path);
     }
     if (bytes == UINT64_MAX) {
@@ -689,7 +957,8 @@ static void say_hello(void) {
   }
   greeted = true;
   void *big = NULL;
-  struct reply reply = ask('H', "", (u64)postmaster_pid, 0, 0, pages, sizeof pages, &big);
+  struct reply reply;
+  ask('H', "", (u64)postmaster_pid, 0, 0, pages, sizeof pages, &big, &reply);
   if (reply.status != STATUS_OK) {
     die("the compute agent refused us", "");
   }
@@ -699,6 +968,46 @@ static void say_hello(void) {
     munmap(big, reply.length - sizeof reply);
   }
   disconnect();
+}
+
+/* What a NEW path whose lock we hold is to become; 0 with errno when the agent cannot say. */
+static u32 next_state(struct slot *slot, const char *path, int64_t bytes) {
+  const struct key *key = &slot->key;
+  struct stat stat;
+  int saved = errno;
+  bool local = directory_is_local(key) || sys_stat(path, &stat, AT_SYMLINK_NOFOLLOW) == 0;
+  errno = saved;
+  if (local) {
+    return SLOT_LOCAL;
+  }
+  if (bytes < 0) {
+    char name[MAX_PATH];
+    struct reply reply;
+    format_path(key, name);
+    if (ask('S', name, 0, 0, 0, NULL, 0, NULL, &reply) != 0) {
+      return 0;
+    }
+    if (reply.status == STATUS_ABSENT) {
+      return SLOT_LOCAL;
+    }
+    if (reply.status != STATUS_OK) {
+      errno = EIO;
+      return 0;
+    }
+    bytes = (int64_t)reply.a;
+  }
+  if (bytes % BLOCK != 0 || bytes > (int64_t)SEGMENT_BLOCKS * BLOCK) {
+    die("storage's size is not one of a segment: ", path);
+  }
+  sigset_t signals;
+  hold_signals(&signals);
+  u32 next = materialize(slot, path, (u64)bytes);
+  if (next != 0) {
+    errno = saved;
+    unlock_slot(next);
+  }
+  release_signals(&signals);
+  return next;
 }
 
 /*
@@ -712,80 +1021,69 @@ static struct slot *resolve(const struct key *key, const char *path, int64_t byt
   if (state == SLOT_LAZY || state == SLOT_LOCAL) {
     return slot;
   }
+  u32 listing = bytes < 0 ? 0 : 1, before;
+  begin_wait(listing);
+  before = abandoned;
   state = lock_slot(slot);
+  if (state == SLOT_EMPTY) {
+    return NULL;
+  }
   if (state != SLOT_NEW) {
-    settle(slot, state);
+    unlock_slot(state);
     return slot;
   }
-  struct stat stat;
-  int saved = errno;
-  if (directory_is_local(key) || sys_stat(path, &stat, AT_SYMLINK_NOFOLLOW) == 0) {
-    errno = saved;
-    settle(slot, SLOT_LOCAL);
-    return slot;
+  u32 next = next_state(slot, path, bytes);
+  end_wait(before);
+  if (held_slot_count > listing) {
+    int why = errno;
+    unlock_slot(next == 0 ? SLOT_NEW : next);
+    errno = why;
   }
-  errno = saved;
-  if (bytes < 0) {
-    char name[MAX_PATH];
-    format_path(key, name);
-    struct reply reply = ask('S', name, 0, 0, 0, NULL, 0, NULL);
-    if (reply.status == STATUS_ABSENT) {
-      settle(slot, SLOT_LOCAL);
-      return slot;
-    }
-    if (reply.status != STATUS_OK) {
-      settle(slot, SLOT_NEW);
-      errno = EIO;
-      return NULL;
-    }
-    bytes = (int64_t)reply.a;
-  }
-  if (bytes % BLOCK != 0 || bytes > (int64_t)SEGMENT_BLOCKS * BLOCK) {
-    die("storage's size is not one of a segment: ", path);
-  }
-  u32 next = materialize(slot, path, (u64)bytes);
-  int why = errno;
-  settle(slot, next == 0 ? SLOT_NEW : next);
-  errno = next == 0 ? why : saved;
   return next == 0 ? NULL : slot;
 }
 
 /* ---- blocks ---- */
 
-static void blocks_changed(struct file *file) {
-  add(&file->changes, 1);
-  if (load(&file->waiters) > 0) {
-    wake_word(&file->changes);
-  }
-}
-
-/* Waits until another process is done with a block it claimed. */
-static void wait_block(struct file *file, u32 block) {
+/* Waits until another process is done with a block it claimed; false when interrupted. */
+static bool wait_block(struct file *file, u32 block) {
+  u64 since = 0;
+  bool done = false;
   add(&region->waits, 1);
   add(&file->waiters, 1);
   for (;;) {
     u32 changes = load(&file->changes);
     u8 state = load(&file->states[block]);
-    if (state != FILLING && state != WRITING) {
+    done = state != FILLING && state != WRITING;
+    if (done || interrupted(&since)) {
       break;
     }
     wait_word(&file->changes, changes);
   }
   add(&file->waiters, (u32)-1);
+  return done;
 }
 
-/* ABSENT -> to. A claim on a block that a truncation has just cut off is given up as PRESENT. */
-static bool claim(struct file *file, u32 block, u8 to) {
-  if (!swap_if(&file->states[block], ABSENT, to)) {
-    return false;
+/*
+ * ABSENT -> `to` for blocks from `from` on, at most `count`, until one is not ABSENT; how many. Blocks that a
+ * truncation is cutting off meanwhile may be among them: it waits for them before it cuts the file.
+ */
+static u32 claim(struct file *file, u32 from, u32 count, u8 to) {
+  sigset_t signals;
+  u32 claimed = 0;
+  hold_signals(&signals);
+  if (held_blocks.file == NULL) {
+    held_blocks.from = from;
+    held_blocks.state = to;
   }
-  if (block < load(&file->nremote)) {
-    return true;
+  while (claimed < count && swap_if(&file->states[from + claimed], ABSENT, to)) {
+    claimed++;
   }
-  store(&file->states[block], PRESENT);
-  add(&file->nabsent, (u32)-1);
-  blocks_changed(file);
-  return false;
+  if (claimed > 0) {
+    held_blocks.to = from + claimed;
+    held_blocks.file = file;
+  }
+  release_signals(&signals);
+  return claimed;
 }
 
 static int pwrite_all(int fd, const u8 *data, size_t n, off_t at) {
@@ -814,31 +1112,35 @@ static int open_writable(int fd) {
 /* Fetches claimed blocks [block, block + count) and releases the claims; -1 with errno leaves them ABSENT. */
 static int fill(struct file *file, int fd, u32 block, u32 count) {
   char name[MAX_PATH];
-  int result = 0, why = EIO, target = fd;
+  struct reply reply;
+  int result, target = fd;
+  u32 before = abandoned;
   format_path(&file->key, name);
-  struct reply reply = ask('G', name, 0, block, count, pages, sizeof pages, NULL);
-  if (reply.status != STATUS_OK || reply.length - sizeof reply != (u64)count * BLOCK) {
+  result = ask('G', name, 0, block, count, pages, sizeof pages, NULL, &reply);
+  end_wait(before);
+  if (result == 0 && (reply.status != STATUS_OK || reply.length - sizeof reply != (u64)count * BLOCK)) {
+    errno = EIO;
     result = -1;
-  } else if (!fds[fd].writable && (target = open_writable(fd)) < 0) {
-    result = -1;
-    why = errno;
-  } else {
-    result = pwrite_all(target, pages, (size_t)count * BLOCK, (off_t)block * BLOCK);
-    why = errno;
-    if (target != fd) {
-      sys_close(target);
-    }
-  }
-  for (u32 i = 0; i < count; i++) {
-    store(&file->states[block + i], result == 0 ? PRESENT : ABSENT);
+  } else if (result == 0 && !fds[fd].writable) {
+    target = open_writable(fd);
+    result = target < 0 ? -1 : 0;
   }
   if (result == 0) {
+    result = pwrite_all(target, pages, (size_t)count * BLOCK, (off_t)block * BLOCK);
+  }
+  int why = errno;
+  if (target != fd && target >= 0) {
+    sys_close(target);
+  }
+  for (u32 i = 0; result == 0 && i < count; i++) {
+    store(&file->states[block + i], PRESENT);
+  }
+  if (result == 0) {
+    /* After the states, here and elsewhere: at 0 nobody looks at them any more. */
     add(&file->nabsent, -count);
   }
-  blocks_changed(file);
-  if (result != 0) {
-    errno = why;
-  }
+  give_back_blocks();
+  errno = why;
   return result;
 }
 
@@ -856,8 +1158,9 @@ static u32 blocks_to_fetch(struct fd_entry *entry, u32 from, u32 to) {
 /* Makes blocks [from, to) present. */
 static int fault(struct file *file, int fd, u32 from, u32 to) {
   bool exactly = false;
+  begin_wait(0);
   while (from < to) {
-    u32 end = load(&file->nremote), count = 0;
+    u32 end = load(&file->nremote), count;
     if (from >= end) {
       return 0;
     }
@@ -867,15 +1170,16 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       continue;
     }
     if (state != ABSENT) {
-      wait_block(file, from);
+      if (!wait_block(file, from)) {
+        return give_up();
+      }
       continue;
     }
     u32 wanted = exactly ? to - from : blocks_to_fetch(&fds[fd], from, to);
-    while (count < wanted && from + count < end && count < MAX_PAGES && claim(file, from + count, FILLING)) {
-      count++;
-    }
+    wanted = wanted > MAX_PAGES ? MAX_PAGES : wanted;
+    count = claim(file, from, wanted > end - from ? end - from : wanted, FILLING);
     if (count > 0 && fill(file, fd, from, count) != 0) {
-      if (exactly || from + count <= to) {
+      if (exactly || from + count <= to || errno == ECANCELED) {
         return -1;
       }
       /* A block that nobody asked for may be the one that storage cannot give. */
@@ -902,7 +1206,13 @@ static u32 block_end(u64 end) { return block_of(end + BLOCK - 1); }
 
 static int before_read(int fd, off_t at, size_t n) {
   struct file *file = lazy_file(fd);
-  return file == NULL || at < 0 || n == 0 ? 0 : fault(file, fd, block_of((u64)at), block_end((u64)at + n));
+  if (file == NULL || at < 0 || n == 0) {
+    return 0;
+  }
+  reads_relation = file->key.kind == KIND_REL;
+  int result = fault(file, fd, block_of((u64)at), block_end((u64)at + n));
+  reads_relation = false;
+  return result;
 }
 
 /* Claims the absent blocks that [at, at + n) covers; a block covered in part is fetched first. */
@@ -914,46 +1224,48 @@ static int before_write(struct file *file, int fd, off_t at, size_t n) {
   if (((u64)at + n) % BLOCK != 0 && to > from && fault(file, fd, to - 1, to) != 0) {
     return -1;
   }
+  begin_wait(0);
   for (u32 block = from; block < to && block < load(&file->nremote);) {
     u8 state = load(&file->states[block]);
-    if (state == PRESENT || (state == ABSENT && claim(file, block, WRITING))) {
+    if (state == PRESENT || (state == ABSENT && claim(file, block, 1, WRITING) == 1)) {
       block++;
-    } else if (state != ABSENT) {
-      wait_block(file, block);
+    } else if (state != ABSENT && !wait_block(file, block)) {
+      give_back_blocks();
+      return give_up();
     }
   }
   return 0;
 }
 
 /* Releases before_write()'s claims: blocks that were written whole become PRESENT, others ABSENT again. */
-static void after_write(struct file *file, off_t at, size_t n, ssize_t written) {
+static void after_write(struct file *file, off_t at, ssize_t written) {
   u64 done = (u64)at + (written > 0 ? (u64)written : 0);
-  u32 from = block_of((u64)at), to = block_end((u64)at + n);
-  /* To capacity, not nremote: a truncation that lowered it meanwhile waits for our claims. */
-  for (u32 block = from; block < to && block < file->capacity; block++) {
-    /* Every WRITING block in our range is ours: before_write() waited for those of others. */
-    if (load(&file->states[block]) != WRITING) {
-      continue;
-    }
-    bool whole = ((u64)block + 1) * BLOCK <= done;
-    store(&file->states[block], whole ? PRESENT : ABSENT);
-    if (whole) {
+  if (held_blocks.file == NULL) {
+    return;
+  }
+  for (u32 block = held_blocks.from; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
+    if (swap_if(&file->states[block], WRITING, PRESENT)) {
       add(&file->nabsent, (u32)-1);
     }
   }
-  blocks_changed(file);
+  give_back_blocks();
 }
 
-/* Cuts off blocks from `keep` on: no fill can start there when this returns, and none is under way. */
+/*
+ * Cuts off blocks from `keep` on: no fill can start there when this returns, and none is under way. A
+ * claimer that has seen the old nremote is either faster than the loop, which waits for it, or finds PRESENT.
+ */
 static void forget_blocks(struct file *file, u32 keep) {
   u32 old = load(&file->nremote), now = old;
+  bool must = waits_must_end_well;
+  waits_must_end_well = true;
   while (now > keep && !swap_if(&file->nremote, now, keep)) {
     now = load(&file->nremote);
   }
   for (u32 block = keep; block < old;) {
     u8 state = load(&file->states[block]);
     if (state == FILLING || state == WRITING) {
-      wait_block(file, block);
+      wait_block(file, block); /* and look again */
     } else if (state == PRESENT) {
       block++;
     } else if (swap_if(&file->states[block], ABSENT, PRESENT)) {
@@ -964,6 +1276,7 @@ static void forget_blocks(struct file *file, u32 keep) {
   if (old > keep) {
     blocks_changed(file);
   }
+  waits_must_end_well = must;
 }
 
 /* ---- WAL ---- */
@@ -997,7 +1310,10 @@ static void flush_wal(u64 segno) {
   }
   raise_to(&region->wal_told, high);
   u64 last = (high - 1) / wal_segment_size;
-  struct reply reply = ask('F', "", last, (u32)(high - last * wal_segment_size), 0, NULL, 0, NULL);
+  struct reply reply;
+  waits_must_end_well = true;
+  ask('F', "", last, (u32)(high - last * wal_segment_size), 0, NULL, 0, NULL, &reply);
+  waits_must_end_well = false;
   if (reply.status != STATUS_OK) {
     if (getpid() != postmaster_pid) {
       kill(postmaster_pid, SIGQUIT);
@@ -1041,8 +1357,9 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
   if (slot == NULL) {
     return -1;
   }
-  if (settled_state(slot) != SLOT_LAZY) {
-    return sys_open(path, flags, mode);
+  u32 state = settled_state(slot);
+  if (state != SLOT_LAZY) {
+    return state == SLOT_EMPTY ? -1 : sys_open(path, flags, mode);
   }
   struct file *lazy = slot->file;
   if (flags & O_TRUNC) {
@@ -1173,7 +1490,7 @@ static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at)
                            : syscall(SYS_pwritev, fd, data, (long)count, at, 0L);
   int saved = errno;
   if (file != NULL) {
-    after_write(file, at, n, done);
+    after_write(file, at, done);
   } else if (done > 0 && fd < MAX_FD && fds[fd].is_wal) {
     wal_written(&fds[fd], at, (size_t)done);
   }
@@ -1213,7 +1530,7 @@ EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at,
   ssize_t done = syscall(SYS_copy_file_range, in, in_at, out, out_at, step, flags);
   int saved = errno;
   if (file != NULL) {
-    after_write(file, to, step, done);
+    after_write(file, to, done);
   }
   errno = saved;
   return done;
@@ -1264,7 +1581,11 @@ EXPORT int truncate(const char *path, off_t bytes) {
   if (failed) {
     return -1;
   }
-  struct file *file = slot != NULL && settled_state(slot) == SLOT_LAZY ? slot->file : NULL;
+  u32 state = slot != NULL ? settled_state(slot) : SLOT_LOCAL;
+  if (state == SLOT_EMPTY) {
+    return -1;
+  }
+  struct file *file = state == SLOT_LAZY ? slot->file : NULL;
   if (file != NULL && bytes % BLOCK != 0) {
     errno = EINVAL;
     return -1;
@@ -1273,7 +1594,8 @@ EXPORT int truncate(const char *path, off_t bytes) {
 }
 EXPORT int truncate64(const char *path, off_t bytes) { return truncate(path, bytes); }
 
-EXPORT int unlink(const char *path) {
+/* What a commit has promised to remove goes, however long the agent takes: a failure would only be a warning. */
+static int unlink_lazy(const char *path) {
   const char *local;
   bool failed;
   struct slot *slot = resolve_path(path, &local, &failed);
@@ -1284,10 +1606,20 @@ EXPORT int unlink(const char *path) {
     return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
   }
   /* Locked, so that nobody opens it as LAZY between the tombstone and the unlink. */
+  sigset_t signals;
   u32 was = lock_slot(slot);
+  hold_signals(&signals);
   int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
-  settle(slot, result == 0 ? SLOT_LOCAL : was);
+  unlock_slot(result == 0 ? SLOT_LOCAL : was);
   errno = saved;
+  release_signals(&signals);
+  return result;
+}
+
+EXPORT int unlink(const char *path) {
+  waits_must_end_well = true;
+  int result = unlink_lazy(path);
+  waits_must_end_well = false;
   return result;
 }
 
@@ -1406,6 +1738,35 @@ static int materialize_listed(const char *directory, const u8 *at, const u8 *end
   return 0;
 }
 
+/* Makes what storage has in a directory whose lock we hold. */
+static int list_locked(const char *directory) {
+  void *big = NULL;
+  struct reply reply;
+  u32 before = abandoned;
+  if (ask('L', directory, 0, 0, 0, pages, sizeof pages, &big, &reply) != 0) {
+    return -1;
+  }
+  end_wait(before);
+  size_t payload = reply.length - sizeof reply;
+  int result = -1;
+  if (reply.status == STATUS_OK) {
+    /* resolve() of an entry asks whether the directory is LOCAL, which RESOLVING is not. No request
+     * is made while entries are read, so `pages` stays as it is. */
+    const u8 *start = big != NULL ? big : pages;
+    result = materialize_listed(directory, start, start + payload, reply.a);
+  } else if (reply.status == STATUS_ABSENT) {
+    result = 0;
+  } else {
+    errno = EIO;
+  }
+  int why = errno;
+  if (big != NULL) {
+    munmap(big, payload);
+  }
+  errno = why;
+  return result;
+}
+
 /*
  * Before somebody reads a directory: all files that storage has in it appear. Not in the postmaster,
  * which only looks for temporary files at its start, and not in the start of a read-only endpoint,
@@ -1422,9 +1783,11 @@ static int list_directory(const char *path) {
   }
   /* Not lock_slot(): a LOCAL directory must look LOCAL at every moment. */
   struct slot *slot = find_slot(&key);
-  while (!swap_if(&slot->state, SLOT_NEW, SLOT_RESOLVING)) {
-    if (settled_state(slot) != SLOT_NEW) {
-      return 0;
+  begin_wait(0);
+  while (!try_lock_slot(slot, SLOT_NEW)) {
+    u32 state = settled_state(slot);
+    if (state != SLOT_NEW) {
+      return state == SLOT_EMPTY ? -1 : 0;
     }
   }
   char directory[MAX_PATH];
@@ -1434,25 +1797,14 @@ static int list_directory(const char *path) {
   }
   memcpy(directory, local, length);
   directory[length] = 0;
-  void *big = NULL;
-  struct reply reply = ask('L', directory, 0, 0, 0, pages, sizeof pages, &big);
-  size_t payload = reply.length - sizeof reply;
-  int result = -1, why = EIO;
-  if (reply.status == STATUS_OK) {
-    /* resolve() of an entry asks whether the directory is LOCAL, which RESOLVING is not. No request
-     * is made while entries are read, so `pages` stays as it is. */
-    const u8 *start = big != NULL ? big : pages;
-    result = materialize_listed(directory, start, start + payload, reply.a);
-    why = errno;
-  } else if (reply.status == STATUS_ABSENT) {
-    result = 0;
-  }
-  if (big != NULL) {
-    munmap(big, payload);
-  }
+  int result = list_locked(directory), why = errno;
   /* Unless a rmdir made it LOCAL meanwhile. */
+  sigset_t signals;
+  hold_signals(&signals);
+  held_slot_count = 0;
   swap_if(&slot->state, SLOT_RESOLVING, result == 0 ? SLOT_LAZY : SLOT_NEW);
   wake_word(&slot->state);
+  release_signals(&signals);
   if (result != 0) {
     errno = why;
   }
@@ -1542,8 +1894,15 @@ EXPORT int prctl(int option, ...) {
   return (int)syscall(SYS_prctl, option, arguments[0], arguments[1], arguments[2], arguments[3]);
 }
 
+/* Of the parent's. */
+static void forget_claims(void) {
+  held_blocks.file = NULL;
+  held_slot_count = 0;
+}
+
 static void after_fork_in_child(void) {
   disconnect();
+  forget_claims();
   talking = false;
   if (forker_pid != postmaster_pid) {
     return;
@@ -1630,4 +1989,11 @@ __attribute__((constructor)) static void start(void) {
   unsetenv("LD_PRELOAD");
   map_region();
   pthread_atfork(before_fork, NULL, after_fork_in_child);
+}
+
+/* exit(), also out of a signal handler that interrupted us. After _exit() and a crash Postgres ends as a whole. */
+__attribute__((destructor)) static void finish(void) {
+  if (region != NULL) {
+    give_back_all();
+  }
 }
