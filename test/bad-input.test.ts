@@ -169,7 +169,7 @@ test("a port that somebody else listens on is named, and nothing is left behind"
   await cluster.ok(...branchArgs("busy"));
   await cluster.ok("endpoint", "create", "busy", "--branch-name", "busy", "--pg-port", `${port}`);
   const inUse = (address: string) =>
-    new RegExp(`: ${address} is already in use by pid \\d+ \\(.*\\)$`);
+    new RegExp(`: ${address} is already in use by pid \\d+ \\(.*\\); .*$`);
   await withThief(port, () => refused(inUse(`127.0.0.1:${port}`), "endpoint", "start", "busy"));
   await cluster.ok("endpoint", "start", "busy");
   assert.deepEqual(await cluster.query("busy", "select count(*)::int n from t"), [{ n: 1000 }]);

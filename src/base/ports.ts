@@ -16,14 +16,18 @@ export async function canListen(host: string, port: number): Promise<boolean> {
   return code !== "EADDRINUSE";
 }
 
-/** StorageError `conflict` where it cannot be bound; names who has it. */
-export async function requireFree(host: string, port: number, doing: string): Promise<void> {
+/** StorageError `conflict` where it cannot be bound; names who has it, and then `advice`. */
+export async function requireFree(
+  host: string,
+  port: number,
+  doing: string,
+  advice?: string,
+): Promise<void> {
   if (!(await canListen(host, port))) {
-    throw new StorageError(
-      "conflict",
-      "address-in-use",
-      `${doing}: ${host}:${port} is already in use by ${portHolder(port) ?? "a process that is not seen from here"}`,
-    );
+    const holder = portHolder(port) ?? "a process that is not seen from here";
+    const taken = `${doing}: ${host}:${port} is already in use by ${holder}`;
+    const message = advice === undefined ? taken : `${taken}; ${advice}`;
+    throw new StorageError("conflict", "address-in-use", message);
   }
 }
 

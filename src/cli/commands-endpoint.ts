@@ -27,6 +27,7 @@ import {
   endpointState,
   findEndpoint,
   findEvenDamaged,
+  httpAddressOf,
   listEndpoints,
   socketAddress,
   startEndpoint,
@@ -192,7 +193,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
       status: endpointState(endpoint).state,
       pg_version: endpoint.spec.pgVersion,
       connection_uri: connectionUrl(home, endpoint),
-      internal_http_address: `127.0.0.1:${endpoint.spec.internalHttpPort}`,
+      internal_http_address: httpAddressOf(endpoint),
     }));
   if (json) {
     printJson(rows);

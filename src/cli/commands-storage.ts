@@ -135,10 +135,11 @@ async function showStatus(home: StrataHome, json: boolean): Promise<void> {
   }
   print(
     formatTable(
-      ["SERVICE", "ADDRESS", "PID", "STATUS"],
+      ["SERVICE", "ADDRESS", "HTTP", "PID", "STATUS"],
       rows.map((row) => [
         row.name,
         row.address || "---",
+        row.http_address ?? "---",
         row.pid === null ? "---" : `${row.pid}`,
         row.status,
       ]),

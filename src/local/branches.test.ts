@@ -12,6 +12,7 @@ import {
   createTimeline,
   deleteBranch,
   majorOf,
+  removeUnfinished,
   resolveBranch,
   splitNameAtLsn,
 } from "./branches.ts";
@@ -149,6 +150,23 @@ test("deleteBranch: with a safekeeper away it is remembered until that one has l
   await createTimeline(home, { ...again, branchName: "other" });
   assert.ok(!third!.timelines.has(FIRST));
   assert.equal(second!.timelines.size, 2);
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
+});
+
+test("removeUnfinished: what a safekeeper missed is also made up for by a deletion, or by itself", async (t) => {
+  const { home, safekeeper } = await makeHome(t);
+  for (const branchName of ["one", "two", "three"]) {
+    await createTimeline(home, { tenantId: TENANT, branchName });
+  }
+  safekeeper.away = true;
+  await assert.rejects(deleteBranch(home, TENANT, "one"), { code: "delete-unfinished" });
+  await assert.rejects(deleteBranch(home, TENANT, "two"), { code: "delete-unfinished" });
+  assert.equal(home.config().unfinishedTimelines.get(TENANT)?.size, 2);
+  await removeUnfinished(home);
+  assert.equal(safekeeper.timelines.size, 3);
+  safekeeper.away = false;
+  await deleteBranch(home, TENANT, "three");
+  assert.equal(safekeeper.timelines.size, 0);
   assert.deepEqual(home.config().unfinishedTimelines, new Map());
 });
 

@@ -202,8 +202,11 @@ function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: st
   }
 }
 
-/** Best effort: what cannot be removed now stays on the list for the next time. */
-async function removeUnfinished(home: StrataHome): Promise<void> {
+/**
+ * Removes what creations and deletions have left behind; call with the home locked. Best effort: what
+ * cannot be removed now stays on the list for the next time.
+ */
+export async function removeUnfinished(home: StrataHome): Promise<void> {
   const config = home.config();
   for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
     for (const timelineId of timelineIds) {
@@ -251,6 +254,7 @@ export async function deleteBranch(
   const config = home.config();
   const timelineId = resolveBranch(config, tenantId, name);
   await requireNoChildren(home, tenantId, name);
+  await removeUnfinished(home);
   home.update((draft) => {
     draft.branchNameMappings.get(tenantId)?.delete(name);
     noteUnfinished(draft, tenantId, timelineId);
@@ -261,7 +265,7 @@ export async function deleteBranch(
     throw new StorageError(
       "unavailable",
       "delete-unfinished",
-      `branch '${name}' has lost its name, but its data could not be removed yet (the next branch command tries again): ${errorMessage(error)}`,
+      `branch '${name}' has lost its name, but its data could not be removed yet (starting the storage, and creating or deleting a branch, tries again): ${errorMessage(error)}`,
       { cause: error },
     );
   }

@@ -36,6 +36,7 @@ function daemonIn(t: TestContext, mode: string, addresses: string[] = []): Daemo
     entry,
     args: [mode],
     addresses,
+    otherPorts: "take another",
     probe: async () => true,
   };
   t.after(async () => {
@@ -96,7 +97,7 @@ test("startDaemon: a taken port is named with its holder, nothing is started", a
   const daemon = daemonIn(t, "good", [address]);
   await assert.rejects(startDaemon(daemon, { timeoutMs: 1000, print: () => {} }), {
     kind: "conflict",
-    message: new RegExp(`${address} is already in use by pid ${process.pid}`),
+    message: new RegExp(`${address} is already in use by pid ${process.pid} .*; take another$`),
   });
   assert.equal(existsSync(daemon.pidFile), false);
 });

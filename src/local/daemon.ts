@@ -25,8 +25,10 @@ export interface Daemon {
   readonly entry: string;
   /** After `--workdir DIR`. */
   readonly args: readonly string[];
-  /** Every `host:port` it will listen on. */
+  /** Every `host:port` it will listen on: first for its protocol, then for HTTP. */
   readonly addresses: readonly string[];
+  /** For whoever finds one of them taken: how to get another. */
+  readonly otherPorts: string;
   /** Whether it answers; may throw a StorageError to give up at once. */
   readonly probe: () => Promise<boolean>;
 }
@@ -65,7 +67,7 @@ export async function startDaemon(
   }
   for (const address of daemon.addresses) {
     const { host, port } = splitAddress(address);
-    await requireFree(host, port, `start ${daemon.name}`);
+    await requireFree(host, port, `start ${daemon.name}`, daemon.otherPorts);
   }
   mkdirSync(daemon.workdir, { recursive: true });
   rmSync(daemon.pidFile, { force: true });

@@ -175,6 +175,7 @@ function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
     entry: entryOf("compute"),
     args: [],
     addresses: "spec" in endpoint ? addressesOf(endpoint.spec) : [],
+    otherPorts: "'endpoint create --pg-port N --internal-http-port N' names others",
     // Its own word in its pid file: asking over HTTP costs both sides as much as a start of Postgres.
     probe: async () =>
       readFileIfExists(pidFile)?.toString().trim().split("\n").at(-1) === "running",
@@ -185,8 +186,13 @@ function addressesOf(spec: EndpointSpec): string[] {
   return [`${spec.pgHost}:${spec.pgPort}`, `${HTTP_HOST}:${spec.internalHttpPort}`];
 }
 
+/** `host:port` of its agent. */
+export function httpAddressOf({ spec }: Endpoint): string {
+  return `${HTTP_HOST}:${spec.internalHttpPort}`;
+}
+
 export function clientOf(endpoint: Endpoint): ComputeClient {
-  return new ComputeClient(`${HTTP_HOST}:${endpoint.spec.internalHttpPort}`);
+  return new ComputeClient(httpAddressOf(endpoint));
 }
 
 /** Writes the endpoint's directory; call with the home locked. Nothing is started. */

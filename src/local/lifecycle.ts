@@ -2,6 +2,7 @@
 
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
+import { removeUnfinished } from "./branches.ts";
 import type { InitSettings, StrataConfig } from "./config.ts";
 import { ensureCredentials } from "./credentials.ts";
 import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
@@ -11,6 +12,7 @@ import {
   damagedEndpoints,
   destroyEndpoint,
   endpointState,
+  httpAddressOf,
   listEndpoints,
 } from "./endpoints.ts";
 import type { ForceInit, StrataHome } from "./home.ts";
@@ -67,6 +69,8 @@ export async function startAll(
       throw new StorageError("unavailable", "not-answering", `${daemon.name} does not answer`);
     }
   }
+  // Somebody who was away may be back.
+  await removeUnfinished(home);
   options.print("Strata started and passed status check");
 }
 
@@ -125,6 +129,8 @@ export interface ServiceStatus {
   readonly name: string;
   /** Empty where nobody knows. */
   readonly address: string;
+  /** `host:port` of its HTTP API; null where it has none or nobody knows. */
+  readonly http_address: string | null;
   readonly status: string;
   readonly pid: number | null;
 }
@@ -154,12 +160,14 @@ export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
     services.push({
       name: `endpoint ${endpoint.id}`,
       address: connectionUrl(home, endpoint),
+      http_address: httpAddressOf(endpoint),
       ...withPid(endpointState(endpoint)),
     });
   }
   for (const endpoint of damagedEndpoints(home)) {
     const { pid } = withPid(endpointState(endpoint));
-    services.push({ name: `endpoint ${endpoint.id}`, address: "", status: "damaged", pid });
+    const name = `endpoint ${endpoint.id}`;
+    services.push({ name, address: "", http_address: null, status: "damaged", pid });
     problems.push(`endpoint ${endpoint.id}: ${errorMessage(endpoint.problem)}`);
   }
   const known = new Set(services.map(({ pid }) => pid));
@@ -177,6 +185,7 @@ async function serviceStatus(daemon: Daemon): Promise<ServiceStatus> {
   return {
     name: daemon.name,
     address: daemon.addresses[0]!,
+    http_address: daemon.addresses[1] ?? null,
     ...state,
     ...(silent ? { status: "not answering" } : {}),
   };
@@ -187,5 +196,6 @@ function withPid(state: ReturnType<typeof daemonState>): { status: string; pid: 
 }
 
 function leftOverStatus({ component, pid, workdir }: RunningDaemon): ServiceStatus {
-  return { name: `${component} in ${workdir}`, address: "", status: "left over", pid };
+  const name = `${component} in ${workdir}`;
+  return { name, address: "", http_address: null, status: "left over", pid };
 }

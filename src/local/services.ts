@@ -10,6 +10,8 @@ import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./da
 import type { StrataHome } from "./home.ts";
 
 const PROBE_TIMEOUT_MS = 2000;
+/** A home keeps its ports: those of safekeepers are in memberships. */
+const OTHER_PORTS = "a new home gets free ports, or those of 'init --config FILE'";
 
 export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
   const address = config.broker.listenAddr;
@@ -19,6 +21,7 @@ export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
     entry: entryOf("storage-broker"),
     args: ["--listen", address],
     addresses: [address],
+    otherPorts: OTHER_PORTS,
     probe: () => acceptsConnections(address),
   };
 }
@@ -38,6 +41,7 @@ export function pageserverDaemon(
       ...(hasCredentials(home) ? ["--initdb-pwfile", superuserSecretFile(home)] : []),
     ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
+    otherPorts: OTHER_PORTS,
     probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
   };
 }
@@ -53,6 +57,7 @@ export function safekeeperDaemon(
     entry: entryOf("safekeeper"),
     args: [...nodeArguments(config, node), ...safekeeperArguments(home, config)],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
+    otherPorts: OTHER_PORTS,
     probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
   };
 }

@@ -23,6 +23,7 @@ interface Row {
   readonly address: string;
   readonly status: string;
   readonly pid: number | null;
+  readonly http_address: string | null;
 }
 
 async function statusOf(cluster: TestCluster): Promise<Row[]> {
@@ -165,4 +166,16 @@ test("two homes without any configuration: the second one's ports are free ones"
   const addresses = [...(await statusOf(first)), ...(await statusOf(second))];
   assert.deepEqual(new Set(addresses.map((row) => row.status)), new Set(["running"]));
   assert.equal(new Set(addresses.map((row) => row.address)).size, 6);
+  const http = addresses.flatMap((row) => row.http_address ?? []);
+  assert.equal(new Set(http).size, 4, "pageserver and safekeeper of each");
+  // What a stopped home had is told to whoever wants it back.
+  await first.ok("stop");
+  const taken = second.config().pageservers[0]!.listenHttpAddr;
+  const config = readFileSync(join(first.home, "config.json"), "utf8");
+  const mine = first.config().pageservers[0]!.listenHttpAddr;
+  writeFileSync(join(first.home, "config.json"), config.replace(mine, taken));
+  assert.match(
+    await first.fails("pageserver", "start"),
+    new RegExp(`${taken} is already in use by pid \\d+ .*${second.home}.*'init --config FILE'$`),
+  );
 });
