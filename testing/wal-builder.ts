@@ -11,7 +11,8 @@ import {
   WAL_SEGMENT_SIZE,
   XLOG_BLCKSZ,
 } from "../src/base/lsn.ts";
-import { RM_HEAP_ID, RM_XLOG_ID, XLOG_SWITCH } from "../src/postgres/rmgr.ts";
+import { XLOG_SWITCH } from "../src/postgres/opcodes.ts";
+import { RM_HEAP_ID, RM_XLOG_ID } from "../src/postgres/rmgr.ts";
 import { PG_VERSIONS } from "../src/postgres/versions.ts";
 import { encodePageHeader, XLP_FIRST_IS_OVERWRITE_CONTRECORD } from "../src/postgres/wal-page.ts";
 import { RECORD_HEADER_SIZE, recordCrc } from "../src/postgres/xlog-record.ts";

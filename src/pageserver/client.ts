@@ -2,6 +2,7 @@
 
 import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire/wire-client.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
@@ -21,7 +22,6 @@ import {
   encodeDbSizeRequest,
   encodeRelRequest,
   encodeSlruRequest,
-  PAGE_SIZE,
   type PagestreamAnswer,
   requestId,
   TAG_EXISTS,

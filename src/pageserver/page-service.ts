@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
 import { setPageChecksum } from "../postgres/page-checksum.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
@@ -25,7 +26,6 @@ import {
   encodeResponseHead,
   encodeU32Response,
   newPagestreamRequest,
-  PAGE_SIZE,
   type PagestreamRequest,
   TAG_DB_SIZE,
   TAG_EXISTS,

@@ -24,9 +24,9 @@
 
 import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
 import { type Lsn, lsnFromBigInt, MAX_LSN, toLsn } from "../base/lsn.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
 import { type RelationFork, SLRU_COMMIT_TS, type SlruKind } from "../wal-decoder/record-sink.ts";
 
-export const PAGE_SIZE = 8192;
 export const TAG_EXISTS = 0;
 export const TAG_NBLOCKS = 1;
 export const TAG_GET_PAGE = 2;

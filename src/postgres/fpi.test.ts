@@ -6,9 +6,10 @@ import { toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { restoreImage, stampLsn } from "./fpi.ts";
 import { decompressLz4Block } from "./lz4.ts";
+import { XLOG_FPI } from "./opcodes.ts";
 import { PAGE_SIZE, pageLsn } from "./page.ts";
 import { decompressPglz } from "./pglz.ts";
-import { RM_XLOG_ID, XLOG_FPI } from "./rmgr.ts";
+import { RM_XLOG_ID } from "./rmgr.ts";
 import { PG_VERSIONS } from "./versions.ts";
 import { XLogRecord } from "./xlog-record.ts";
 

@@ -12,8 +12,6 @@ export const DEFAULT_TABLESPACE_OID = 1663;
 export const GLOBAL_TABLESPACE_OID = 1664;
 /** RELSEG_SIZE: blocks in a relation segment. */
 export const RELATION_SEGMENT_BLOCKS = 131072;
-/** SLRU_PAGES_PER_SEGMENT. */
-export const SLRU_SEGMENT_PAGES = 32;
 
 export const MAIN_FORK = 0;
 export const FSM_FORK = 1;

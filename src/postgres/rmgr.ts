@@ -61,21 +61,5 @@ export function rmgrName(rmid: number): string {
   );
 }
 
-// Opcodes of RM_XLOG_ID that more than one component must know (catalog/pg_control.h).
-export const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
-export const XLOG_CHECKPOINT_ONLINE = 0x10;
-export const XLOG_NOOP = 0x20;
-export const XLOG_NEXTOID = 0x30;
-export const XLOG_SWITCH = 0x40;
-export const XLOG_BACKUP_END = 0x50;
-export const XLOG_PARAMETER_CHANGE = 0x60;
-export const XLOG_RESTORE_POINT = 0x70;
-export const XLOG_FPW_CHANGE = 0x80;
-export const XLOG_END_OF_RECOVERY = 0x90;
-export const XLOG_FPI_FOR_HINT = 0xa0;
-export const XLOG_FPI = 0xb0;
-export const XLOG_OVERWRITE_CONTRECORD = 0xd0;
-export const XLOG_CHECKPOINT_REDO = 0xe0;
-
 /** High four bits of xl_info are the resource manager's, low four the WAL machinery's. */
 export const XLR_RMGR_INFO_MASK = 0xf0;

@@ -22,6 +22,7 @@
 
 import { CRC32C_START, finishCrc32c, updateCrc32c } from "../base/crc32c.ts";
 import { INVALID_LSN, type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
+import { PAGE_SIZE } from "./page.ts";
 import { type PgVersion, versionFromPageMagic } from "./versions.ts";
 import { corruptWal } from "./wal-page.ts";
 
@@ -29,7 +30,6 @@ export const RECORD_HEADER_SIZE = 24;
 /** XLogRecordMaxSize; 14 and 15 had MaxAllocSize, which is a little more, and never used it. */
 export const RECORD_MAX_SIZE = 1020 * 1024 * 1024;
 export const MAX_BLOCK_ID = 32;
-const BLCKSZ = 8192;
 
 export const BKPBLOCK_FORK_MASK = 0x0f;
 export const BKPBLOCK_HAS_IMAGE = 0x10;
@@ -254,7 +254,7 @@ export class XLogRecord {
     at += 5;
     const hasHole = (info & BKPIMAGE_HAS_HOLE) !== 0;
     const compressed = (info & (version.imagePglz | version.imageLz4 | version.imageZstd)) !== 0;
-    let holeLength = BLCKSZ - length;
+    let holeLength = PAGE_SIZE - length;
     if (compressed) {
       holeLength = 0;
       if (hasHole) {
@@ -267,11 +267,11 @@ export class XLogRecord {
     }
     if (
       length === 0 ||
-      length > BLCKSZ ||
-      (compressed && length === BLCKSZ) ||
+      length > PAGE_SIZE ||
+      (compressed && length === PAGE_SIZE) ||
       (hasHole && (holeOffset === 0 || holeLength === 0)) ||
       (!hasHole && (holeOffset !== 0 || holeLength !== 0)) ||
-      holeOffset + holeLength > BLCKSZ
+      holeOffset + holeLength > PAGE_SIZE
     ) {
       const hole = `hole at ${holeOffset} of ${holeLength} bytes`;
       throw corruptWal(this.startLsn, `bad page image: ${length} bytes, ${hole}, info ${info}`);

@@ -11,6 +11,8 @@
 //       22    1 t_hoff
 // Redo always writes command id 0: WAL does not carry it.
 
+import { XLOG_HEAP_INIT_PAGE, XLOG_HEAP_OPMASK } from "../postgres/opcodes.ts";
+import { RM_HEAP2_ID } from "../postgres/rmgr.ts";
 import { redoFreezePage, redoPrune, redoPruneFreeze, redoVacuum } from "./heap-prune.ts";
 import {
   addHeapItem,
@@ -47,9 +49,6 @@ const HEAP_XMAX_BITS = 0x1cd0;
 const HEAP_MOVED = 0xc000;
 const HEAP_KEYS_UPDATED = 0x2000;
 const HEAP_HOT_UPDATED = 0x4000;
-
-const XLOG_HEAP_OPMASK = 0x70;
-const XLOG_HEAP_INIT_PAGE = 0x80;
 
 const XLH_INSERT_ALL_VISIBLE_CLEARED = 1 << 0;
 const XLH_INSERT_ALL_FROZEN_SET = 1 << 5;
@@ -157,7 +156,7 @@ export function redoHeap2(c: RedoContext): void {
 
 /** The form of the 2026 minor releases: the visibility map page is one of the record's references. */
 function redoHeapOnVisibilityMap(c: RedoContext): void {
-  const heap2 = c.rmid === 9;
+  const heap2 = c.rmid === RM_HEAP2_ID;
   const opcode = c.info & XLOG_HEAP_OPMASK;
   if (!heap2 && (opcode === 0x20 || opcode === 0x40)) {
     c.needMain(8);

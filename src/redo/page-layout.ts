@@ -14,7 +14,8 @@
 // Bytes between pd_lower and pd_upper are never changed except where Postgres changes them: recovered
 // pages are compared raw. Every function fails with `corrupt` instead of leaving the page.
 
-import { PAGE_SIZE, type RedoContext, SCRATCH } from "./redo-context.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
+import { type RedoContext, SCRATCH } from "./redo-context.ts";
 
 export const SIZE_OF_PAGE_HEADER = 24;
 export const PD_FLAGS = 10;

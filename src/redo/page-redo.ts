@@ -2,6 +2,21 @@
 
 import { StorageError } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
+import { XLOG_HEAP2_VISIBLE } from "../postgres/opcodes.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
+import {
+  RM_BRIN_ID,
+  RM_BTREE_ID,
+  RM_GENERIC_ID,
+  RM_GIN_ID,
+  RM_GIST_ID,
+  RM_HASH_ID,
+  RM_HEAP_ID,
+  RM_HEAP2_ID,
+  RM_SEQ_ID,
+  RM_SPGIST_ID,
+  RM_XLOG_ID,
+} from "../postgres/rmgr.ts";
 import {
   DELTA_CLOG_STATUS,
   DELTA_COMMIT_TS,
@@ -20,7 +35,7 @@ import { gistInitsPage, redoGist } from "./indexes/gist.ts";
 import { hashInitsPage, redoHash } from "./indexes/hash.ts";
 import { redoSpgist, spgistInitsPage } from "./indexes/spgist.ts";
 import { checkPageBounds, checkPagePointers, pageHasLsn, pageIsNew } from "./page-layout.ts";
-import { PAGE, PAGE_SIZE, RedoContext } from "./redo-context.ts";
+import { PAGE, RedoContext } from "./redo-context.ts";
 import { redoSequence } from "./seq.ts";
 import { redoClogStatus } from "./slru/clog.ts";
 import { redoCommitTimestamps } from "./slru/commit-ts.ts";
@@ -28,20 +43,8 @@ import { redoMultixactMembers, redoMultixactOffsets } from "./slru/multixact.ts"
 import { redoVisibilityMapClear, redoVisibilityMapTruncate } from "./visibility-map.ts";
 import { redoXlog } from "./xlog.ts";
 
-const RM_XLOG = 0;
-const RM_HEAP2 = 9;
-const RM_HEAP = 10;
-const RM_BTREE = 11;
-const RM_GIN = 13;
-const RM_HASH = 12;
-const RM_GIST = 14;
-const RM_SEQ = 15;
-const RM_SPGIST = 16;
-const RM_BRIN = 17;
-const RM_GENERIC = 20;
 const VISIBILITY_MAP_FORK = 2;
 /** The all-visible opcode of heap2. */
-const XLOG_HEAP2_VISIBLE = 0x40;
 
 export interface PageRedoOptions {
   /** The cluster runs with wal_log_hints or data checksums: marking a page all-visible stamps it. */
@@ -146,14 +149,14 @@ function redoRecord(context: RedoContext): void {
         context.fail("the page was never initialised");
       }
       // Only setting bits makes a map page; clearing them on one that is not there means nothing.
-      if (context.rmid !== RM_HEAP2 || (context.info & 0x70) !== XLOG_HEAP2_VISIBLE) {
+      if (context.rmid !== RM_HEAP2_ID || (context.info & 0x70) !== XLOG_HEAP2_VISIBLE) {
         return;
       }
     } else {
       if (pageHasLsn(context, PAGE)) {
         return;
       }
-      if (context.rmid <= RM_BTREE) {
+      if (context.rmid <= RM_BTREE_ID) {
         checkPagePointers(context, PAGE);
       } else {
         // Other access methods have pages without line pointers, whose pd_lower is anything.
@@ -162,37 +165,37 @@ function redoRecord(context: RedoContext): void {
     }
   }
   switch (context.rmid) {
-    case RM_HEAP:
+    case RM_HEAP_ID:
       redoHeap(context);
       return;
-    case RM_BTREE:
+    case RM_BTREE_ID:
       redoBtree(context);
       return;
-    case RM_HEAP2:
+    case RM_HEAP2_ID:
       redoHeap2(context);
       return;
-    case RM_SEQ:
+    case RM_SEQ_ID:
       redoSequence(context);
       return;
-    case RM_GIN:
+    case RM_GIN_ID:
       redoGin(context);
       return;
-    case RM_BRIN:
+    case RM_BRIN_ID:
       redoBrin(context);
       return;
-    case RM_GENERIC:
+    case RM_GENERIC_ID:
       redoGeneric(context);
       return;
-    case RM_HASH:
+    case RM_HASH_ID:
       redoHash(context);
       return;
-    case RM_GIST:
+    case RM_GIST_ID:
       redoGist(context);
       return;
-    case RM_SPGIST:
+    case RM_SPGIST_ID:
       redoSpgist(context);
       return;
-    case RM_XLOG:
+    case RM_XLOG_ID:
       redoXlog(context);
       return;
     default:
@@ -203,22 +206,22 @@ function redoRecord(context: RedoContext): void {
 /** Whether the record makes this page from nothing, whatever was there. */
 function initsPage(context: RedoContext): boolean {
   switch (context.rmid) {
-    case RM_HEAP:
-    case RM_HEAP2:
+    case RM_HEAP_ID:
+    case RM_HEAP2_ID:
       return heapInitsPage(context);
-    case RM_BTREE:
+    case RM_BTREE_ID:
       return btreeInitsPage(context);
-    case RM_GIN:
+    case RM_GIN_ID:
       return ginInitsPage(context);
-    case RM_BRIN:
+    case RM_BRIN_ID:
       return brinInitsPage(context);
-    case RM_HASH:
+    case RM_HASH_ID:
       return hashInitsPage(context);
-    case RM_GIST:
+    case RM_GIST_ID:
       return gistInitsPage(context);
-    case RM_SPGIST:
+    case RM_SPGIST_ID:
       return spgistInitsPage(context);
-    case RM_SEQ:
+    case RM_SEQ_ID:
       return true;
     default:
       return false;

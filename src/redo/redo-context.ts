@@ -15,10 +15,11 @@
 
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn, lsnHigh } from "../base/lsn.ts";
+import { PAGE_SIZE } from "../postgres/page.ts";
+import { rmgrName } from "../postgres/rmgr.ts";
 import { DELTA_HEADER_SIZE, DELTA_RECORD, DELTA_REFERENCE_SIZE } from "../wal-decoder/delta.ts";
 import { type RedoVersion, redoVersion } from "./redo-version.ts";
 
-export const PAGE_SIZE = 8192;
 export const PAGE = 0;
 export const SCRATCH = 8192;
 export const TUPLE = 16384;
@@ -32,20 +33,6 @@ const COPY_UNALIGNED_BYTES = 56;
 /** A view of a delta, to `set` it from, costs as much as copying so many bytes that way. */
 const VIEW_BYTES = 160;
 const EMPTY = new Uint8Array(0);
-
-const RMGR_NAMES: Readonly<Record<number, string>> = {
-  0: "XLOG",
-  9: "Heap2",
-  10: "Heap",
-  11: "Btree",
-  12: "Hash",
-  13: "Gin",
-  14: "Gist",
-  15: "Sequence",
-  16: "SPGist",
-  17: "BRIN",
-  20: "Generic",
-};
 
 export class RedoContext {
   bytes: Uint8Array;
@@ -301,8 +288,7 @@ export class RedoContext {
    * undefined where the page is what is wrong.
    */
   fail(reason: string, offset?: number): never {
-    const rmgr =
-      this.rmid < 0 ? `kind ${this.kind}` : (RMGR_NAMES[this.rmid] ?? `rmgr ${this.rmid}`);
+    const rmgr = this.rmid < 0 ? `kind ${this.kind}` : rmgrName(this.rmid);
     const info = `0x${this.info.toString(16).padStart(2, "0")}`;
     const where = offset === undefined ? "in the page" : `at delta byte ${offset}`;
     throw new StorageError(

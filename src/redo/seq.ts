@@ -1,7 +1,8 @@
 // Redo of sequence records: the page is always written anew (commands/sequence.c, 14-18).
 
+import { PAGE_SIZE } from "../postgres/page.ts";
 import { addIndexItem, pageInit, pageSetLsn } from "./page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "./redo-context.ts";
+import { PAGE, type RedoContext } from "./redo-context.ts";
 
 const SEQ_MAGIC = 0x1717;
 const SIZE_OF_XL_SEQ_REC = 12;

@@ -1,5 +1,6 @@
 // Redo on visibility-map pages: two bits a heap block (1 all-visible, 2 all-frozen), after the header.
 
+import { PAGE_SIZE } from "../postgres/page.ts";
 import {
   pageInit,
   pageIsNew,
@@ -7,7 +8,7 @@ import {
   pageSetLsn,
   SIZE_OF_PAGE_HEADER,
 } from "./page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "./redo-context.ts";
+import { PAGE, type RedoContext } from "./redo-context.ts";
 
 const MAP_SIZE = PAGE_SIZE - SIZE_OF_PAGE_HEADER;
 /** Heap blocks that one page of the map covers. */

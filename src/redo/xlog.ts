@@ -1,8 +1,7 @@
 // Redo of XLOG records on pages: only full-page images name blocks, and images are no deltas.
 
+import { XLOG_FPI_FOR_HINT } from "../postgres/opcodes.ts";
 import type { RedoContext } from "./redo-context.ts";
-
-const XLOG_FPI_FOR_HINT = 0xa0;
 
 /** XLOG_FPI_FOR_HINT may name a block without an image, which then means nothing. */
 export function redoXlog(c: RedoContext): void {

@@ -1,7 +1,8 @@
 // Whether a record ends at an LSN, told by the one page that holds it: no walk through the log.
 
 import { type Lsn, pageOffset } from "../base/lsn.ts";
-import { RM_XLOG_ID, XLOG_SWITCH, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
+import { XLOG_SWITCH } from "../postgres/opcodes.ts";
+import { RM_XLOG_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import {
   checkPageHeader,
   pageHeaderSize,

@@ -12,6 +12,13 @@
 //   TBLSPC DROP 0x10    u32 spcOid
 //   RELMAP UPDATE 0x00  u32 dbOid, u32 spcOid, i32 n, n bytes
 
+import {
+  XLOG_RELMAP_UPDATE,
+  XLOG_SMGR_CREATE,
+  XLOG_SMGR_TRUNCATE,
+  XLOG_TBLSPC_CREATE,
+  XLOG_TBLSPC_DROP,
+} from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
@@ -19,11 +26,6 @@ import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
 
-const XLOG_SMGR_CREATE = 0x10;
-const XLOG_SMGR_TRUNCATE = 0x20;
-const XLOG_TBLSPC_CREATE = 0x00;
-const XLOG_TBLSPC_DROP = 0x10;
-const XLOG_RELMAP_UPDATE = 0x00;
 const INIT_FORK = 3;
 /** sizeof(RelMapFile) is 512 up to 15 and 524 from 16 on. */
 const RELATION_MAP_LIMIT = 1024;

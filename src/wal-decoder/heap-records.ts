@@ -8,20 +8,21 @@
 // in the visibility map. From 17.11 and 18.6 on the map's page is a block reference of the record, and
 // then nothing is implied; the page magic is the same, so only the references tell.
 
+import {
+  XLOG_HEAP_DELETE,
+  XLOG_HEAP_HOT_UPDATE,
+  XLOG_HEAP_INSERT,
+  XLOG_HEAP_LOCK,
+  XLOG_HEAP_OPMASK,
+  XLOG_HEAP_UPDATE,
+  XLOG_HEAP2_LOCK_UPDATED,
+  XLOG_HEAP2_MULTI_INSERT,
+} from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretBlocks, relationForkOf } from "./block-references.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const XLOG_HEAP_OPMASK = 0x70;
-const XLOG_HEAP_INSERT = 0x00;
-const XLOG_HEAP_DELETE = 0x10;
-const XLOG_HEAP_UPDATE = 0x20;
-const XLOG_HEAP_HOT_UPDATE = 0x40;
-const XLOG_HEAP_LOCK = 0x60;
-const XLOG_HEAP2_MULTI_INSERT = 0x50;
-const XLOG_HEAP2_LOCK_UPDATED = 0x60;
 
 /** Bit 0 of every flags byte here: of the (old) page. */
 const VISIBLE_CLEARED = 0x01;

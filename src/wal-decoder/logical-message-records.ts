@@ -10,13 +10,12 @@
 // Anybody who may use SQL can write one with any prefix, so what makes no sense is passed over; only
 // sizes that do not fit the record are `corrupt`.
 
+import { XLOG_LOGICAL_MESSAGE } from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const XLOG_LOGICAL_MESSAGE = 0x00;
 
 /**
  * Prefix of the message by which a compute says, after the fact, that the subscriptions which a

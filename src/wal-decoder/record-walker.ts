@@ -21,7 +21,8 @@ import {
   pageOffset,
   XLOG_BLCKSZ,
 } from "../base/lsn.ts";
-import { RM_XLOG_ID, XLOG_SWITCH, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
+import { XLOG_SWITCH } from "../postgres/opcodes.ts";
+import { RM_XLOG_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import {
   LONG_PAGE_HEADER_SIZE,
   pageHeaderProblem,

@@ -4,15 +4,13 @@
 //   SET 0x00   u64 remote_lsn, u16 node_id, u8 force, padding
 //   DROP 0x10  u16 node_id
 
+import { XLOG_REPLORIGIN_DROP, XLOG_REPLORIGIN_SET } from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const XLOG_REPLORIGIN_SET = 0x00;
-const XLOG_REPLORIGIN_DROP = 0x10;
 
 const data = new MainData();
 

@@ -10,15 +10,16 @@
 // gist references is rare: a checkpoint must begin between a split and the downlink's insertion.
 
 import { lsnHigh, lsnLow } from "../base/lsn.ts";
+import {
+  XLOG_GIST_PAGE_SPLIT,
+  XLOG_GIST_PAGE_UPDATE,
+  XLOG_HASH_SPLIT_ALLOCATE_PAGE,
+  XLOG_HASH_SPLIT_COMPLETE,
+} from "../postgres/opcodes.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
 import { RM_GIST_ID, RM_HASH_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
-
-export const XLOG_GIST_PAGE_UPDATE = 0x00;
-export const XLOG_GIST_PAGE_SPLIT = 0x30;
-export const XLOG_HASH_SPLIT_ALLOCATE_PAGE = 0x40;
-export const XLOG_HASH_SPLIT_COMPLETE = 0x60;
 
 const PD_SPECIAL = 16;
 /** Of gist and of hash pages. */

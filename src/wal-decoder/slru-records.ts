@@ -9,6 +9,12 @@
 //   MULTIXACT CREATE_ID 0x20    u32 multi, u32 offset, i32 n, n * (u32 xid, i32 status)
 //   MULTIXACT TRUNCATE_ID 0x30  u32 oldestMultiDb, startTruncOff, endTruncOff, startTruncMemb, endTruncMemb
 
+import {
+  XLOG_MULTIXACT_CREATE_ID,
+  XLOG_MULTIXACT_TRUNCATE_ID,
+  XLOG_MULTIXACT_ZERO_MEM_PAGE,
+  XLOG_MULTIXACT_ZERO_OFF_PAGE,
+} from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
@@ -26,10 +32,6 @@ const CLOG_ZEROPAGE = 0x00;
 const CLOG_TRUNCATE = 0x10;
 const COMMIT_TS_ZEROPAGE = 0x00;
 const COMMIT_TS_TRUNCATE = 0x10;
-const XLOG_MULTIXACT_ZERO_OFF_PAGE = 0x00;
-const XLOG_MULTIXACT_ZERO_MEM_PAGE = 0x10;
-const XLOG_MULTIXACT_CREATE_ID = 0x20;
-const XLOG_MULTIXACT_TRUNCATE_ID = 0x30;
 /** MaxMultiXactStatus. */
 const MAX_STATUS = 5;
 /** More than the pages of any: 2^32 commit timestamps at 819 a page are the most. */

@@ -23,12 +23,11 @@ import {
   WAL_SEGMENT_SIZE,
   XLOG_BLCKSZ,
 } from "../base/lsn.ts";
+import { XLOG_OVERWRITE_CONTRECORD, XLOG_SWITCH } from "../postgres/opcodes.ts";
 import {
   RM_MAX_BUILTIN_ID,
   RM_MIN_CUSTOM_ID,
   RM_XLOG_ID,
-  XLOG_OVERWRITE_CONTRECORD,
-  XLOG_SWITCH,
   XLR_RMGR_INFO_MASK,
 } from "../postgres/rmgr.ts";
 import { versionFromPageMagic } from "../postgres/versions.ts";

@@ -12,22 +12,23 @@
 // PREPARE's main data is the content of pg_twophase/<xid> without its checksum; where the record
 // names an origin, its u64 origin_lsn counts (at 48 in 14, at 56 from 15 on).
 
+import {
+  XLOG_XACT_ABORT,
+  XLOG_XACT_ABORT_PREPARED,
+  XLOG_XACT_ASSIGNMENT,
+  XLOG_XACT_COMMIT,
+  XLOG_XACT_COMMIT_PREPARED,
+  XLOG_XACT_HAS_INFO,
+  XLOG_XACT_INVALIDATIONS,
+  XLOG_XACT_OPMASK,
+  XLOG_XACT_PREPARE,
+} from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const XLOG_XACT_OPMASK = 0x70;
-const XLOG_XACT_HAS_INFO = 0x80;
-const XLOG_XACT_COMMIT = 0x00;
-const XLOG_XACT_PREPARE = 0x10;
-const XLOG_XACT_ABORT = 0x20;
-const XLOG_XACT_COMMIT_PREPARED = 0x30;
-const XLOG_XACT_ABORT_PREPARED = 0x40;
-const XLOG_XACT_ASSIGNMENT = 0x50;
-const XLOG_XACT_INVALIDATIONS = 0x60;
 
 const HAS_DBINFO = 1 << 0;
 const HAS_SUBXACTS = 1 << 1;

@@ -21,23 +21,22 @@ import {
   XLOG_FPI,
   XLOG_FPI_FOR_HINT,
   XLOG_FPW_CHANGE,
+  XLOG_INVALIDATIONS,
   XLOG_NEXTOID,
   XLOG_NOOP,
   XLOG_OVERWRITE_CONTRECORD,
   XLOG_PARAMETER_CHANGE,
   XLOG_RESTORE_POINT,
+  XLOG_RUNNING_XACTS,
+  XLOG_STANDBY_LOCK,
   XLOG_SWITCH,
-  XLR_RMGR_INFO_MASK,
-} from "../postgres/rmgr.ts";
+} from "../postgres/opcodes.ts";
+import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretImage, unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const XLOG_STANDBY_LOCK = 0x00;
-const XLOG_RUNNING_XACTS = 0x10;
-const XLOG_INVALIDATIONS = 0x20;
 
 const data = new MainData();
 

@@ -21,7 +21,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Lsn } from "../base/lsn.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
-import { INIT_FORK, MAIN_FORK, SLRU_SEGMENT_PAGES, VM_FORK } from "../postgres/relation-path.ts";
+import { INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-path.ts";
+import { SLRU_PAGES_PER_SEGMENT } from "../postgres/slru.ts";
 import type { RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 import {
   differsOnlyUnlogged,
@@ -373,7 +374,7 @@ export function compareSlruPages(
   for (const kind of SLRU_KINDS) {
     const segments = new Set<number>();
     for (const { pageno, page } of readSlruPages(directory, kind)) {
-      segments.add(Math.floor(pageno / SLRU_SEGMENT_PAGES));
+      segments.add(Math.floor(pageno / SLRU_PAGES_PER_SEGMENT));
       const actual = readPage(kind, pageno) ?? zeros;
       const offset = firstDifference(page, actual);
       pages++;
@@ -383,7 +384,7 @@ export function compareSlruPages(
       }
     }
     for (const pageno of pageNumbers?.(kind) ?? []) {
-      if (!segments.has(Math.floor(pageno / SLRU_SEGMENT_PAGES))) {
+      if (!segments.has(Math.floor(pageno / SLRU_PAGES_PER_SEGMENT))) {
         const what = "its segment was not recovered";
         mismatches.push({ file: SLRU_DIRECTORIES[kind], pageno, kind, offset: -1, what });
       }

@@ -19,8 +19,8 @@ import {
   DEFAULT_TABLESPACE_OID,
   GLOBAL_TABLESPACE_OID,
   RELATION_SEGMENT_BLOCKS,
-  SLRU_SEGMENT_PAGES,
 } from "../postgres/relation-path.ts";
+import { SLRU_PAGES_PER_SEGMENT } from "../postgres/slru.ts";
 import type { RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 
 const FORK_SUFFIXES = ["", "_fsm", "_vm", "_init"];
@@ -163,7 +163,7 @@ export function* readSlruPages(
     if (!/^[0-9A-F]{4,15}$/.test(name)) {
       continue;
     }
-    const first = Number.parseInt(name, 16) * SLRU_SEGMENT_PAGES;
+    const first = Number.parseInt(name, 16) * SLRU_PAGES_PER_SEGMENT;
     const fd = openSync(join(folder, name), "r");
     try {
       for (let i = 0; readSync(fd, page, 0, PAGE_SIZE, i * PAGE_SIZE) === PAGE_SIZE; i++) {

@@ -5,7 +5,13 @@
 
 import { INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
-import { SLRU_SEGMENT_PAGES } from "../postgres/relation-path.ts";
+import {
+  CLOG_XACTS_PER_PAGE,
+  COMMIT_TS_XACTS_PER_PAGE,
+  MULTIXACT_MEMBERS_PER_PAGE,
+  MULTIXACT_OFFSETS_PER_PAGE,
+  SLRU_PAGES_PER_SEGMENT,
+} from "../postgres/slru.ts";
 import {
   encodeClogStatus,
   encodeCommitTimestamps,
@@ -28,11 +34,6 @@ export const SLRU_KINDS: readonly SlruKind[] = [
   SLRU_MULTIXACT_OFFSETS,
   SLRU_COMMIT_TS,
 ];
-const CLOG_XACTS_PER_PAGE = 32768;
-const COMMIT_TS_XACTS_PER_PAGE = 819;
-const OFFSETS_PER_PAGE = 2048;
-/** 409 groups of four members a page. */
-const MEMBERS_PER_PAGE = 1636;
 const FIRST_MULTI = 1;
 const MAX_ID = 0xffff_ffff;
 
@@ -148,8 +149,8 @@ export class SlruPages {
     const next = multi === MAX_ID ? FIRST_MULTI : multi + 1;
     // Offset 0 means "not set", so it is skipped when the counter wraps.
     const nextOffset = (offset + members.length) >>> 0 || 1;
-    const page = Math.floor(multi / OFFSETS_PER_PAGE);
-    const nextPage = Math.floor(next / OFFSETS_PER_PAGE);
+    const page = Math.floor(multi / MULTIXACT_OFFSETS_PER_PAGE);
+    const nextPage = Math.floor(next / MULTIXACT_OFFSETS_PER_PAGE);
     if (page !== nextPage) {
       // WAL of an older minor release: the page's own record comes later, and must not wipe it.
       this.#preInitializedOffsetsPage =
@@ -159,10 +160,13 @@ export class SlruPages {
     this.#change(SLRU_MULTIXACT_OFFSETS, nextPage, encodeMultixactOffsets([next], [nextOffset]));
     for (let start = 0; start < members.length; ) {
       const at = (offset + start) >>> 0;
-      const room = Math.min(MEMBERS_PER_PAGE - (at % MEMBERS_PER_PAGE), MAX_ID + 1 - at);
+      const room = Math.min(
+        MULTIXACT_MEMBERS_PER_PAGE - (at % MULTIXACT_MEMBERS_PER_PAGE),
+        MAX_ID + 1 - at,
+      );
       const part = members.slice(start, start + room);
       const delta = encodeMultixactMembers(at, part);
-      this.#change(SLRU_MULTIXACT_MEMBERS, Math.floor(at / MEMBERS_PER_PAGE), delta);
+      this.#change(SLRU_MULTIXACT_MEMBERS, Math.floor(at / MULTIXACT_MEMBERS_PER_PAGE), delta);
       start += part.length;
     }
   }
@@ -175,15 +179,15 @@ export class SlruPages {
   /** PerformMembersTruncation, then PerformOffsetsTruncation. */
   multixactTruncate(endTruncOff: number, startTruncMemb: number, endTruncMemb: number): void {
     const segmentOf = (offset: number) =>
-      Math.floor(offset / MEMBERS_PER_PAGE / SLRU_SEGMENT_PAGES);
+      Math.floor(offset / MULTIXACT_MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT);
     const first = segmentOf(startTruncMemb);
     const end = segmentOf(endTruncMemb);
     this.#deleteSegments(SLRU_MULTIXACT_MEMBERS, (segno) =>
       first <= end ? segno >= first && segno < end : segno >= first || segno < end,
     );
     const previous = endTruncOff <= FIRST_MULTI ? MAX_ID : endTruncOff - 1;
-    const cutoffPage = Math.floor(previous / OFFSETS_PER_PAGE);
-    this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, OFFSETS_PER_PAGE);
+    const cutoffPage = Math.floor(previous / MULTIXACT_OFFSETS_PER_PAGE);
+    this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, MULTIXACT_OFFSETS_PER_PAGE);
   }
 
   /** SimpleLruTruncate: deletes the segments whose every page is before the cutoff. */
@@ -195,9 +199,10 @@ export class SlruPages {
       return precedes(first, second) && precedes(first, (second + itemsPerPage - 1) >>> 0);
     };
     this.#deleteSegments(kind, (segno) => {
-      const page = segno * SLRU_SEGMENT_PAGES;
+      const page = segno * SLRU_PAGES_PER_SEGMENT;
       return (
-        pagePrecedes(page, cutoffPage) && pagePrecedes(page + SLRU_SEGMENT_PAGES - 1, cutoffPage)
+        pagePrecedes(page, cutoffPage) &&
+        pagePrecedes(page + SLRU_PAGES_PER_SEGMENT - 1, cutoffPage)
       );
     });
   }
@@ -205,7 +210,7 @@ export class SlruPages {
   #deleteSegments(kind: SlruKind, doomed: (segno: number) => boolean): void {
     const pages = this.#pages[kind]!;
     for (const pageno of [...pages.keys()]) {
-      if (doomed(Math.floor(pageno / SLRU_SEGMENT_PAGES))) {
+      if (doomed(Math.floor(pageno / SLRU_PAGES_PER_SEGMENT))) {
         this.#origins.delete(pages.get(pageno)!);
         pages.delete(pageno);
       }

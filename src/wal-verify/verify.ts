@@ -13,8 +13,9 @@
 
 import { StorageError, withContext } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn, lsnFromParts } from "../base/lsn.ts";
+import { XLOG_BACKUP_END } from "../postgres/opcodes.ts";
 import { INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-path.ts";
-import { RM_XACT_ID, RM_XLOG_ID, XLOG_BACKUP_END, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
+import { RM_XACT_ID, RM_XLOG_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import type { PgMajor } from "../postgres/versions.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "../wal-decoder/interpret-record.ts";

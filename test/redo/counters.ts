@@ -9,12 +9,12 @@ import { crc32c } from "../../src/base/crc32c.ts";
 import { segmentNumber, segmentOffset, walFileName, XLOG_BLCKSZ } from "../../src/base/lsn.ts";
 import { encodeCheckPoint } from "../../src/postgres/checkpoint.ts";
 import { decodeControlFile } from "../../src/postgres/control-file.ts";
+import { XLOG_CHECKPOINT_SHUTDOWN } from "../../src/postgres/opcodes.ts";
+import { RM_XLOG_ID } from "../../src/postgres/rmgr.ts";
 import { pgVersion } from "../../src/postgres/versions.ts";
 import { encodeRecord } from "../../src/postgres/xlog-record.ts";
 import { type StockCluster, writePostgresFile } from "../../testing/stock-cluster.ts";
 
-const RM_XLOG = 0;
-const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
 /** Of xl_prev in a record, and of checkPointCopy in pg_control. */
 const PREV_AT = 8;
 const CHECKPOINT_COPY_AT = 40;
@@ -51,7 +51,7 @@ export function moveCounters(cluster: StockCluster): void {
   const at = segmentOffset(checkPointLsn);
   const prevLsn = new DataView(wal.buffer).getBigUint64(at + PREV_AT, true);
   const record = encodeRecord({
-    rmid: RM_XLOG,
+    rmid: RM_XLOG_ID,
     info: XLOG_CHECKPOINT_SHUTDOWN,
     xid: 0,
     prevLsn: Number(prevLsn) as typeof checkPointLsn,

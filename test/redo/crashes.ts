@@ -16,16 +16,17 @@ import {
   walFileName,
   XLOG_BLCKSZ,
 } from "../../src/base/lsn.ts";
+import {
+  RM_BTREE_ID,
+  RM_GIN_ID,
+  RM_GIST_ID,
+  RM_HASH_ID,
+  RM_LOGICALMSG_ID,
+} from "../../src/postgres/rmgr.ts";
 import type { XLogRecord } from "../../src/postgres/xlog-record.ts";
 import { readWal } from "../../testing/redo/replay-wal.ts";
 import { type StockCluster, writePostgresFile } from "../../testing/stock-cluster.ts";
 import { noise, runAll } from "./sql.ts";
-
-const RM_BTREE = 11;
-const RM_HASH = 12;
-const RM_GIN = 13;
-const RM_GIST = 14;
-const RM_LOGICALMSG = 21;
 
 interface Crash {
   readonly name: string;
@@ -52,7 +53,7 @@ const CRASHES: readonly Crash[] = [
       `INSERT INTO torn_btree SELECT lpad(g::text, 5, '0') || ${noise("g", 400)}
          FROM generate_series(1, 60) g`,
     ],
-    isSplit: isRecord(RM_BTREE, 0x30, 0x40),
+    isSplit: isRecord(RM_BTREE_ID, 0x30, 0x40),
     splits: 3,
     finish: [
       `INSERT INTO torn_btree SELECT lpad(g::text, 5, '0') || ${noise("g + 1", 400)}
@@ -71,7 +72,7 @@ const CRASHES: readonly Crash[] = [
       `INSERT INTO torn_gin SELECT ARRAY[lpad((g * 7 % 100)::text, 5, '0') || ${noise("g", 500)}]
          FROM generate_series(1, 100) g`,
     ],
-    isSplit: isRecord(RM_GIN, 0x30),
+    isSplit: isRecord(RM_GIN_ID, 0x30),
     splits: 4,
     finish: [
       `INSERT INTO torn_gin SELECT ARRAY[lpad((g * 7 % 100)::text, 5, '0') || ${noise("g + 1", 500)}]
@@ -85,7 +86,7 @@ const CRASHES: readonly Crash[] = [
     work: [
       "INSERT INTO torn_gist SELECT point(g * 37 % 101, g * 53 % 103) FROM generate_series(1, 1500) g",
     ],
-    isSplit: isRecord(RM_GIST, 0x30),
+    isSplit: isRecord(RM_GIST_ID, 0x30),
     splits: 4,
     finish: [
       "INSERT INTO torn_gist SELECT point(g * 31 % 101, g * 59 % 103) FROM generate_series(1, 1500) g",
@@ -97,7 +98,7 @@ const CRASHES: readonly Crash[] = [
     name: "hash bucket split",
     prepare: ["CREATE TABLE torn_hash (k int)", "CREATE INDEX ON torn_hash USING hash (k)"],
     work: ["INSERT INTO torn_hash SELECT g FROM generate_series(1, 6000) g"],
-    isSplit: isRecord(RM_HASH, 0x40),
+    isSplit: isRecord(RM_HASH_ID, 0x40),
     splits: 5,
     finish: [
       "INSERT INTO torn_hash SELECT g FROM generate_series(6001, 9000) g",
@@ -140,7 +141,7 @@ async function tornRecord(cluster: StockCluster): Promise<void> {
   await cluster.stop("immediate");
   let message: Lsn | undefined;
   read(cluster, startLsn, (record) => {
-    message ??= record.rmid === RM_LOGICALMSG ? record.startLsn : undefined;
+    message ??= record.rmid === RM_LOGICALMSG_ID ? record.startLsn : undefined;
   });
   if (message === undefined) {
     throw new Error("no logical message in WAL");

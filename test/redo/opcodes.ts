@@ -6,7 +6,7 @@
 // them. Bits of xl_info that only modify an opcode are masked: the init bit of heap and BRIN is an
 // opcode of its own here, XLOG_XACT_HAS_INFO is not.
 
-import { rmgrName } from "../../src/postgres/rmgr.ts";
+import { RM_XACT_ID, rmgrName } from "../../src/postgres/rmgr.ts";
 
 export interface Opcode {
   readonly rmid: number;
@@ -195,11 +195,9 @@ const ALL: readonly Opcode[] = Object.entries(BY_MANAGER).flatMap(([rmid, kinds]
   ),
 );
 
-const RM_XACT = 1;
-
 /** What of xl_info says the opcode. */
 export function opcodeOf(rmid: number, info: number): number {
-  return rmid === RM_XACT ? info & 0x70 : info & 0xf0;
+  return rmid === RM_XACT_ID ? info & 0x70 : info & 0xf0;
 }
 
 /** `Heap INSERT+INIT`, also for what is not in the list: `Heap 0x30`. */

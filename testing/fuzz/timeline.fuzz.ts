@@ -29,9 +29,9 @@ import {
 import type { StorageConfig } from "../../src/pageserver/storage/storage-resources.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
 import type { Timeline } from "../../src/pageserver/storage/timeline.ts";
+import { PAGE_SIZE } from "../../src/postgres/page.ts";
 import { writeImageLayer } from "../storage-fixture.ts";
 
-const PAGE_BYTES = 8192;
 const START_LSN = toLsn(0x1_0000_1000);
 
 interface Put {
@@ -92,7 +92,7 @@ function modelApply(state: Uint8Array | undefined, put: Put): Uint8Array | undef
     return put.value;
   }
   const page =
-    put.kind === "init" || state === undefined ? new Uint8Array(PAGE_BYTES) : state.slice();
+    put.kind === "init" || state === undefined ? new Uint8Array(PAGE_SIZE) : state.slice();
   applyClog(page, put.value);
   return page;
 }
@@ -182,7 +182,7 @@ class World {
   }
 
   #value(prefix: KeyPrefix): Uint8Array {
-    const length = VALUE_PREFIXES.includes(prefix) ? this.random.int(700) : PAGE_BYTES;
+    const length = VALUE_PREFIXES.includes(prefix) ? this.random.int(700) : PAGE_SIZE;
     const value = new Uint8Array(length);
     for (let i = 0; i < 8 && i < length; i++) {
       value[this.random.int(length)] = this.random.int(256);

@@ -4,11 +4,10 @@
 // it is no record's. Parts say what a delta does beyond that. A name without a reference is a record's
 // whose pages always come as images.
 
+import { RM_GIN_ID, RM_HEAP2_ID } from "../../src/postgres/rmgr.ts";
 import { DELTA_RECORD } from "../../src/wal-decoder/delta.ts";
 import { dataAt, mainAt } from "./redo-faults.ts";
 
-const RM_HEAP2 = 9;
-const RM_GIN = 13;
 const GIN_DATA_LEAF = 3;
 const PAGE_MAGIC_AT = 10;
 /** From 17 on one kind of record prunes, vacuums and freezes. */
@@ -49,9 +48,9 @@ export const REGISTERED_MAP_DELTAS: readonly string[] = [
 
 export const GIN_BRIN_DELTAS: readonly string[] = [
   ...["10 0", "20 0", "20 1", "30 3", "50 0", "50 1", "50 2", "60 0", "60 1", "70 0"].map(
-    (name) => `${RM_GIN} ${name}`,
+    (name) => `${RM_GIN_ID} ${name}`,
   ),
-  ...["80 0", "80 1", "80 16", "90 0", "40"].map((name) => `${RM_GIN} ${name}`),
+  ...["80 0", "80 1", "80 16", "90 0", "40"].map((name) => `${RM_GIN_ID} ${name}`),
   ...["0 0", "10 0", "10 1", "20 0", "20 1", "20 2", "30 0", "40 0", "40 1"].map(
     (name) => `17 ${name}`,
   ),
@@ -119,10 +118,10 @@ export function deltaParts(delta: Uint8Array): string[] {
   if (delta[0] !== DELTA_RECORD || delta.length === 0) {
     return [];
   }
-  if (delta[1] === RM_GIN) {
+  if (delta[1] === RM_GIN_ID) {
     return ginParts(delta);
   }
-  return delta[1] === RM_HEAP2 ? prunes(delta) : [];
+  return delta[1] === RM_HEAP2_ID ? prunes(delta) : [];
 }
 
 /** Kind of tree, action on posting lists. */

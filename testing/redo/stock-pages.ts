@@ -6,6 +6,7 @@ import { sleep } from "../../src/base/clock.ts";
 import { StorageError } from "../../src/base/errors.ts";
 import type { FileContent } from "../../src/compute/pages/page-source.ts";
 import type { PageHandlers, RemoteFile } from "../../src/compute/shim/shim-server.ts";
+import { PAGE_SIZE } from "../../src/postgres/page.ts";
 import {
   INIT_FORK,
   MAIN_FORK,
@@ -13,7 +14,6 @@ import {
   relationPath,
 } from "../../src/postgres/relation-path.ts";
 
-const PAGE_BYTES = 8192;
 const SLRU_DIRECTORIES = [
   "pg_xact",
   "pg_multixact/offsets",
@@ -51,10 +51,10 @@ export class StockPages implements PageHandlers {
     if (this.latencyMs > 0) {
       await sleep(this.latencyMs);
     }
-    const bytes = new Uint8Array(count * PAGE_BYTES);
+    const bytes = new Uint8Array(count * PAGE_SIZE);
     const fd = openSync(this.#stored(path)!, "r");
     try {
-      const got = readSync(fd, bytes, 0, bytes.length, blkno * PAGE_BYTES);
+      const got = readSync(fd, bytes, 0, bytes.length, blkno * PAGE_SIZE);
       if (got !== bytes.length) {
         throw new StorageError("invalid", "block-out-of-range", `${path}: block ${blkno}`);
       }
@@ -69,7 +69,7 @@ export class StockPages implements PageHandlers {
     if (bytes === undefined) {
       return undefined;
     }
-    const there = blocks.filter((block) => block * PAGE_BYTES < bytes);
+    const there = blocks.filter((block) => block * PAGE_SIZE < bytes);
     const pages = await Promise.all(there.map((block) => this.readPages(path, block, 1)));
     return { bytes, runs: there.map((block) => [block, 1] as const), pages };
   }

@@ -7,6 +7,7 @@ import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { RelationSize, TenantTimeline } from "../../pageserver/api.ts";
 import { listRelations, PagestreamClient } from "../../pageserver/client.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   FSM_FORK,
   INIT_FORK,
@@ -16,11 +17,17 @@ import {
   RELATION_SEGMENT_BLOCKS,
   type RelationPath,
   relationPath,
-  SLRU_SEGMENT_PAGES,
   type SlruPath,
   slruPath,
   VM_FORK,
 } from "../../postgres/relation-path.ts";
+import {
+  CLOG_XACTS_PER_PAGE,
+  COMMIT_TS_XACTS_PER_PAGE,
+  MULTIXACT_MEMBERS_PER_PAGE,
+  MULTIXACT_OFFSETS_PER_PAGE,
+  SLRU_PAGES_PER_SEGMENT,
+} from "../../postgres/slru.ts";
 import {
   type CheckPoint,
   type RelationFork,
@@ -96,15 +103,10 @@ const CONNECT_TIMEOUT_MS = 10_000;
  */
 const FIRST_SILENCE_MS = 10_000;
 const LONGEST_SILENCE_MS = 160_000;
-const PAGE_BYTES = 8192;
-/** Two bits a transaction (clog.c). */
-const XIDS_PER_SEGMENT = SLRU_SEGMENT_PAGES * PAGE_BYTES * 4;
-/** Four bytes a multixact (multixact.c). */
-const MULTIS_PER_SEGMENT = (SLRU_SEGMENT_PAGES * PAGE_BYTES) / 4;
-/** 409 groups of 4 members in 20 bytes a page (multixact.c). */
-const MEMBERS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 409 * 4;
-/** Ten bytes a transaction (commit_ts.c). */
-const COMMIT_TS_PER_SEGMENT = SLRU_SEGMENT_PAGES * 819;
+const XIDS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * CLOG_XACTS_PER_PAGE;
+const MULTIS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * MULTIXACT_OFFSETS_PER_PAGE;
+const MEMBERS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * MULTIXACT_MEMBERS_PER_PAGE;
+const COMMIT_TS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * COMMIT_TS_XACTS_PER_PAGE;
 const SLRU_DIRECTORIES: ReadonlyMap<string, SlruKind> = new Map<string, SlruKind>([
   ["pg_xact", SLRU_CLOG],
   ["pg_multixact/members", SLRU_MULTIXACT_MEMBERS],
@@ -217,7 +219,7 @@ export class PageSource implements PageHandlers {
     if (bytes === undefined) {
       return undefined;
     }
-    const there = blocks.filter((block) => block < bytes / PAGE_BYTES);
+    const there = blocks.filter((block) => block < bytes / PAGE_SIZE);
     const runs: [number, number][] = [];
     for (const block of there) {
       const last = runs.at(-1);
@@ -346,7 +348,7 @@ export class PageSource implements PageHandlers {
     const segments = Math.ceil(2 ** 32 / perSegment);
     const last = Math.floor(next / perSegment);
     const files: RemoteFile[] = [];
-    const bytes = SLRU_SEGMENT_PAGES * PAGE_BYTES;
+    const bytes = SLRU_PAGES_PER_SEGMENT * PAGE_SIZE;
     for (let segment = Math.floor(oldest / perSegment); segment !== last; ) {
       files.push({ name: basename(slruPath(kind, segment)), bytes });
       segment = (segment + 1) % segments;
@@ -494,7 +496,7 @@ function forkKey(rel: RelationFork): string {
 function segmentBytes(blocks: number, segment: number): number | undefined {
   const left = blocks - segment * RELATION_SEGMENT_BLOCKS;
   return left > 0 || segment === 0
-    ? Math.min(left, RELATION_SEGMENT_BLOCKS) * PAGE_BYTES
+    ? Math.min(left, RELATION_SEGMENT_BLOCKS) * PAGE_SIZE
     : undefined;
 }
 
@@ -536,13 +538,13 @@ function slruPages(
   blkno: number,
   count: number,
 ): Uint8Array {
-  const end = (blkno + count) * PAGE_BYTES;
+  const end = (blkno + count) * PAGE_SIZE;
   if (segment === undefined || end > segment.length) {
     throw new StorageError(
       "invalid",
       "block-out-of-range",
-      `${path} has ${(segment?.length ?? 0) / PAGE_BYTES} blocks, block ${blkno + count - 1} was asked for`,
+      `${path} has ${(segment?.length ?? 0) / PAGE_SIZE} blocks, block ${blkno + count - 1} was asked for`,
     );
   }
-  return segment.subarray(blkno * PAGE_BYTES, end);
+  return segment.subarray(blkno * PAGE_SIZE, end);
 }

@@ -2,12 +2,11 @@
 
 import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import { type CheckPoint, encodeCheckPoint } from "../../postgres/checkpoint.ts";
+import { XLOG_CHECKPOINT_SHUTDOWN } from "../../postgres/opcodes.ts";
+import { RM_XLOG_ID } from "../../postgres/rmgr.ts";
 import type { PgVersion } from "../../postgres/versions.ts";
 import { encodePageHeader, pageHeaderSize } from "../../postgres/wal-page.ts";
 import { encodeRecord } from "../../postgres/xlog-record.ts";
-
-const RM_XLOG_ID = 0;
-const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
 
 export interface SynthesizedWal {
   /** Where the record begins: the asked LSN, past a page header where that falls on or into one. */

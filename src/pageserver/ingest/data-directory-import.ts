@@ -7,6 +7,7 @@ import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, walFileName } from "../../base/lsn.ts";
 import { type ControlFile, decodeControlFile } from "../../postgres/control-file.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import { hasRightChecksum } from "../../postgres/page-checksum.ts";
 import { decodeOriginCheckpoint } from "../../postgres/replication-origin-checkpoint.ts";
 import type { PgMajor } from "../../postgres/versions.ts";
@@ -36,7 +37,6 @@ import { encodeSize } from "./relation-heads.ts";
 import { encodeRemoteLsn } from "./replication-origins.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 
-const PAGE_SIZE = 8192;
 const BLOCKS_PER_SEGMENT_FILE = 131072;
 const DEFAULT_TABLESPACE_OID = 1663;
 const GLOBAL_TABLESPACE_OID = 1664;

@@ -4,6 +4,14 @@
 // value of its own, and pages below it that were never written read as zeros.
 
 import type { Lsn } from "../../base/lsn.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
+import {
+  CLOG_XACTS_PER_PAGE,
+  COMMIT_TS_XACTS_PER_PAGE,
+  MULTIXACT_MEMBERS_PER_PAGE,
+  MULTIXACT_OFFSETS_PER_PAGE,
+  SLRU_PAGES_PER_SEGMENT,
+} from "../../postgres/slru.ts";
 import {
   encodeClogStatus,
   encodeCommitTimestamps,
@@ -28,16 +36,12 @@ import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { precedes } from "./checkpoint-tracker.ts";
 import { decodeSize, encodeSize } from "./relation-heads.ts";
 
-export const SLRU_PAGES_PER_SEGMENT = 32;
-const CLOG_XACTS_PER_PAGE = 32768;
-const COMMIT_TS_XACTS_PER_PAGE = 819;
 const LAST_COMMIT_TS_PAGE = Math.floor(0xffff_ffff / COMMIT_TS_XACTS_PER_PAGE);
-const OFFSETS_PER_PAGE = 2048;
-/** 409 groups of four members a page. */
-const MEMBERS_PER_PAGE = 1636;
-const MAX_MEMBERS_SEGMENT = Math.floor(0xffff_ffff / MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT);
+const MAX_MEMBERS_SEGMENT = Math.floor(
+  0xffff_ffff / MULTIXACT_MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT,
+);
 const FIRST_MULTI = 1;
-const ZERO_PAGE = new Uint8Array(8192);
+const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 
 interface Member {
   readonly xid: number;
@@ -159,8 +163,8 @@ export class SlruIngest {
     const next = multi === 0xffff_ffff ? FIRST_MULTI : multi + 1;
     // Offset 0 means "not set", so it is skipped when the counter wraps.
     const nextOffset = (offset + members.length) >>> 0 || 1;
-    const page = Math.floor(multi / OFFSETS_PER_PAGE);
-    const nextPage = Math.floor(next / OFFSETS_PER_PAGE);
+    const page = Math.floor(multi / MULTIXACT_OFFSETS_PER_PAGE);
+    const nextPage = Math.floor(next / MULTIXACT_OFFSETS_PER_PAGE);
     if (page === nextPage) {
       const delta = encodeMultixactOffsets([multi, next], [offset, nextOffset]);
       this.#putDelta(SLRU_MULTIXACT_OFFSETS, page, lsn, delta);
@@ -179,8 +183,11 @@ export class SlruIngest {
     }
     for (let start = 0; start < members.length; ) {
       const at = (offset + start) >>> 0;
-      const pageno = Math.floor(at / MEMBERS_PER_PAGE);
-      const room = Math.min(MEMBERS_PER_PAGE - (at % MEMBERS_PER_PAGE), 0x1_0000_0000 - at);
+      const pageno = Math.floor(at / MULTIXACT_MEMBERS_PER_PAGE);
+      const room = Math.min(
+        MULTIXACT_MEMBERS_PER_PAGE - (at % MULTIXACT_MEMBERS_PER_PAGE),
+        0x1_0000_0000 - at,
+      );
       const part = members.slice(start, start + room);
       this.#putDelta(SLRU_MULTIXACT_MEMBERS, pageno, lsn, encodeMultixactMembers(at, part));
       start += part.length;
@@ -200,7 +207,7 @@ export class SlruIngest {
     lsn: Lsn,
   ): void {
     const segmentOf = (offset: number) =>
-      Math.floor(offset / MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT);
+      Math.floor(offset / MULTIXACT_MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT);
     const first = segmentOf(startTruncMemb);
     const end = segmentOf(endTruncMemb);
     const doomed = (segno: number) =>
@@ -211,8 +218,8 @@ export class SlruIngest {
       }
     }
     const previous = endTruncOff <= FIRST_MULTI ? 0xffff_ffff : endTruncOff - 1;
-    const cutoffPage = Math.floor(previous / OFFSETS_PER_PAGE);
-    this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, OFFSETS_PER_PAGE, lsn);
+    const cutoffPage = Math.floor(previous / MULTIXACT_OFFSETS_PER_PAGE);
+    this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, MULTIXACT_OFFSETS_PER_PAGE, lsn);
   }
 
   /** SimpleLruTruncate: deletes the segments whose every page is before the cutoff. */

@@ -6,6 +6,7 @@
 // lastRevmapPage. Regular pages hold one summary tuple a line pointer; line pointers keep their
 // numbers for good, since the revmap names them.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   addItemAtUnused,
   checkPagePointers,
@@ -17,7 +18,7 @@ import {
   pageSetLsn,
   SIZE_OF_PAGE_HEADER,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "../redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 import { SIZE_OF_TID, setTidBlkno } from "./btree-tuple.ts";
 
 const SIZE_OF_SPECIAL = 8;

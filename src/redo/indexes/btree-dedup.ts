@@ -1,5 +1,6 @@
 // Redo of btree deduplication: runs of equal tuples on a leaf become posting lists.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   addIndexItem,
   itemLength,
@@ -8,7 +9,7 @@ import {
   pageSetLsn,
   storedItem,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.ts";
+import { PAGE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.ts";
 import {
   indexTupleSize,
   isPivot,

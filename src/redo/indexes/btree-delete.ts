@@ -1,5 +1,6 @@
 // Redo of btree VACUUM and DELETE: items go, posting lists lose some of their TIDs.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleOverwrite,
@@ -7,7 +8,7 @@ import {
   pageSetLsn,
   storedItem,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext, TUPLE } from "../redo-context.ts";
+import { PAGE, type RedoContext, TUPLE } from "../redo-context.ts";
 import {
   indexTupleSize,
   isPosting,

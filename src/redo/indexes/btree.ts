@@ -10,6 +10,7 @@
 // The other pages of a record are never read: the left half of a split is made of the page's own
 // tuples, the right half of the record's.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   addIndexItem,
   checkPagePointers,
@@ -21,7 +22,7 @@ import {
   pageSetLsn,
   storedItem,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.ts";
+import { PAGE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.ts";
 import { redoDedup } from "./btree-dedup.ts";
 import { redoDeleteItems } from "./btree-delete.ts";
 import {

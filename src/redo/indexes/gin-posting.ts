@@ -13,8 +13,9 @@
 // each: u8 segment number, ascending; u8 type; for INSERT and REPLACE a segment; for ADDITEMS a u16
 // count and that many items.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import { PD_LOWER } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext, SCRATCH, TUPLE } from "../redo-context.ts";
+import { PAGE, type RedoContext, SCRATCH, TUPLE } from "../redo-context.ts";
 import { SIZE_OF_TID, setTidBlkno, tidBlkno } from "./btree-tuple.ts";
 
 /** Posting lists or posting items begin here: after the page header and the right bound. */

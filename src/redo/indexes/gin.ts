@@ -11,6 +11,7 @@
 // (gin-posting.ts), posting items of 10 bytes in others: child block number high half, low half, key
 // item of 6 bytes. Splits and vacuumed entry pages come as full images and never get here.
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   checkPagePointers,
   indexTupleDelete,
@@ -23,7 +24,7 @@ import {
   SIZE_OF_PAGE_HEADER,
   storedItem,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "../redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 import { SIZE_OF_INDEX_TUPLE } from "./btree-tuple.ts";
 import {
   compressOldLeaf,

@@ -10,7 +10,13 @@
 // The left half of a split below this page gets its new NSN even where the record has its image: see
 // wal-decoder/restored-images.ts.
 
-import { XLOG_GIST_PAGE_SPLIT, XLOG_GIST_PAGE_UPDATE } from "../../wal-decoder/restored-images.ts";
+import {
+  XLOG_GIST_DELETE,
+  XLOG_GIST_PAGE_DELETE,
+  XLOG_GIST_PAGE_SPLIT,
+  XLOG_GIST_PAGE_UPDATE,
+} from "../../postgres/opcodes.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleDelete,
@@ -22,11 +28,8 @@ import {
   pageSetLsn,
   SIZE_OF_PAGE_HEADER,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "../redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 import { addItemFrom, checkSpecialSize, takeIndexTuple } from "./index-tuples.ts";
-
-const XLOG_GIST_DELETE = 0x10;
-const XLOG_GIST_PAGE_DELETE = 0x60;
 
 const SIZE_OF_GIST_OPAQUE = 16;
 const NSN = PAGE + PAGE_SIZE - 16;

@@ -12,9 +12,21 @@
 // primary bucket page only for a lock: that delta changes nothing, not even the LSN.
 
 import {
+  XLOG_HASH_ADD_OVFL_PAGE,
+  XLOG_HASH_DELETE,
+  XLOG_HASH_INIT_BITMAP_PAGE,
+  XLOG_HASH_INIT_META_PAGE,
+  XLOG_HASH_INSERT,
+  XLOG_HASH_MOVE_PAGE_CONTENTS,
   XLOG_HASH_SPLIT_ALLOCATE_PAGE,
+  XLOG_HASH_SPLIT_CLEANUP,
   XLOG_HASH_SPLIT_COMPLETE,
-} from "../../wal-decoder/restored-images.ts";
+  XLOG_HASH_SPLIT_PAGE,
+  XLOG_HASH_SQUEEZE_PAGE,
+  XLOG_HASH_UPDATE_META_PAGE,
+  XLOG_HASH_VACUUM_ONE_PAGE,
+} from "../../postgres/opcodes.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   PD_LOWER,
@@ -23,7 +35,7 @@ import {
   pageSetLsn,
   SIZE_OF_PAGE_HEADER,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext } from "../redo-context.ts";
+import { PAGE, type RedoContext } from "../redo-context.ts";
 import {
   addBitmapPage,
   addMetaTuples,
@@ -38,18 +50,6 @@ import {
   spares,
 } from "./hash-meta.ts";
 import { addItemFrom, checkSpecialSize, takeIndexTuple } from "./index-tuples.ts";
-
-const XLOG_HASH_INIT_META_PAGE = 0x00;
-const XLOG_HASH_INIT_BITMAP_PAGE = 0x10;
-const XLOG_HASH_INSERT = 0x20;
-const XLOG_HASH_ADD_OVFL_PAGE = 0x30;
-const XLOG_HASH_SPLIT_PAGE = 0x50;
-const XLOG_HASH_MOVE_PAGE_CONTENTS = 0x70;
-const XLOG_HASH_SQUEEZE_PAGE = 0x80;
-const XLOG_HASH_DELETE = 0x90;
-const XLOG_HASH_SPLIT_CLEANUP = 0xa0;
-const XLOG_HASH_UPDATE_META_PAGE = 0xb0;
-const XLOG_HASH_VACUUM_ONE_PAGE = 0xc0;
 
 const SIZE_OF_HASH_OPAQUE = 16;
 const PREVBLKNO = PAGE + PAGE_SIZE - 16;

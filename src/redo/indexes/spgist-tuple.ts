@@ -13,6 +13,7 @@
 //     8188    2 nPlaceholder
 //     8190    2 spgist_page_id  0xFF82
 
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleDelete,
@@ -21,7 +22,7 @@ import {
   pageInit,
   storedItem,
 } from "../page-layout.ts";
-import { PAGE, PAGE_SIZE, type RedoContext, TUPLE } from "../redo-context.ts";
+import { PAGE, type RedoContext, TUPLE } from "../redo-context.ts";
 import { indexTupleSize, SIZE_OF_INDEX_TUPLE, setTidBlkno } from "./btree-tuple.ts";
 import { addItemFrom } from "./index-tuples.ts";
 

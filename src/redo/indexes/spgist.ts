@@ -3,6 +3,16 @@
 // All data is in the main data of the record, and not aligned. Pages and tuples: spgist-tuple.ts.
 // Records call the page with the leaf tuples the source, the one they move to the destination.
 
+import {
+  XLOG_SPGIST_ADD_LEAF,
+  XLOG_SPGIST_ADD_NODE,
+  XLOG_SPGIST_MOVE_LEAFS,
+  XLOG_SPGIST_PICKSPLIT,
+  XLOG_SPGIST_SPLIT_TUPLE,
+  XLOG_SPGIST_VACUUM_LEAF,
+  XLOG_SPGIST_VACUUM_REDIRECT,
+  XLOG_SPGIST_VACUUM_ROOT,
+} from "../../postgres/opcodes.ts";
 import { indexMultiDelete, lineNumber, maxOffsetNumber, pageSetLsn } from "../page-layout.ts";
 import { PAGE, type RedoContext, TUPLE } from "../redo-context.ts";
 import { checkSpecialSize } from "./index-tuples.ts";
@@ -28,15 +38,6 @@ import {
   takeLeafTuple,
   updateNodeLink,
 } from "./spgist-tuple.ts";
-
-const XLOG_SPGIST_ADD_LEAF = 0x10;
-const XLOG_SPGIST_MOVE_LEAFS = 0x20;
-const XLOG_SPGIST_ADD_NODE = 0x30;
-const XLOG_SPGIST_SPLIT_TUPLE = 0x40;
-const XLOG_SPGIST_PICKSPLIT = 0x50;
-const XLOG_SPGIST_VACUUM_LEAF = 0x60;
-const XLOG_SPGIST_VACUUM_ROOT = 0x70;
-const XLOG_SPGIST_VACUUM_REDIRECT = 0x80;
 
 const INVALID_OFFSET = 0;
 

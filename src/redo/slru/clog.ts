@@ -1,9 +1,7 @@
 // Redo on pg_xact pages: two bits a transaction, 32768 of them a page, no page header.
 
+import { CLOG_XACTS_PER_PAGE, SLRU_PAGES_PER_SEGMENT } from "../../postgres/slru.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
-
-const XACTS_PER_PAGE = 32768;
-const SLRU_PAGES_PER_SEGMENT = 32;
 
 /** Delta kind 4: u8 kind, u8 status (1 committed, 2 aborted), u16 count, u32 xids[count]. */
 export function redoClogStatus(c: RedoContext): void {
@@ -21,12 +19,12 @@ export function redoClogStatus(c: RedoContext): void {
     const xid = view.getUint32(at, true);
     // The key's block number counts from the segment's start.
     if (
-      Math.floor(xid / XACTS_PER_PAGE) % SLRU_PAGES_PER_SEGMENT !==
+      Math.floor(xid / CLOG_XACTS_PER_PAGE) % SLRU_PAGES_PER_SEGMENT !==
       c.blkno % SLRU_PAGES_PER_SEGMENT
     ) {
       c.fail(`transaction ${xid} is not on this page`, at - c.delta);
     }
-    const byte = PAGE + ((xid % XACTS_PER_PAGE) >>> 2);
+    const byte = PAGE + ((xid % CLOG_XACTS_PER_PAGE) >>> 2);
     const shift = (xid & 3) * 2;
     c.bytes[byte] = (c.bytes[byte]! & ~(3 << shift)) | (status << shift);
   }

@@ -2,11 +2,10 @@
 //
 // An entry is ten bytes, unaligned: i64 time, u16 replication origin; 819 a page.
 
+import { COMMIT_TS_XACTS_PER_PAGE, SLRU_PAGES_PER_SEGMENT } from "../../postgres/slru.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 
-const XACTS_PER_PAGE = 819;
 const ENTRY_SIZE = 10;
-const SLRU_PAGES_PER_SEGMENT = 32;
 /** Where the xids begin in a delta. */
 const DELTA_XIDS = 16;
 
@@ -23,12 +22,12 @@ export function redoCommitTimestamps(c: RedoContext): void {
   for (let at = c.delta + DELTA_XIDS; at < c.deltaEnd; at += 4) {
     const xid = view.getUint32(at, true);
     if (
-      Math.floor(xid / XACTS_PER_PAGE) % SLRU_PAGES_PER_SEGMENT !==
+      Math.floor(xid / COMMIT_TS_XACTS_PER_PAGE) % SLRU_PAGES_PER_SEGMENT !==
       c.blkno % SLRU_PAGES_PER_SEGMENT
     ) {
       c.fail(`transaction ${xid} is not on this page`, at - c.delta);
     }
-    const entry = PAGE + (xid % XACTS_PER_PAGE) * ENTRY_SIZE;
+    const entry = PAGE + (xid % COMMIT_TS_XACTS_PER_PAGE) * ENTRY_SIZE;
     view.setBigInt64(entry, timestampUs, true);
     view.setUint16(entry + 8, originId, true);
   }

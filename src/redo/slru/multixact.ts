@@ -3,14 +3,15 @@
 // offsets: a u32 for each multixact, 2048 a page.
 // members: groups of four, 20 bytes: four status bytes, then four u32 xids; 409 groups a page.
 
+import {
+  MULTIXACT_MEMBERS_PER_GROUP,
+  MULTIXACT_MEMBERS_PER_PAGE,
+  MULTIXACT_OFFSETS_PER_PAGE,
+  SLRU_PAGES_PER_SEGMENT,
+} from "../../postgres/slru.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 
-export const MULTIXACT_OFFSETS_PER_PAGE = 2048;
-const MEMBERS_PER_GROUP = 4;
 const GROUP_SIZE = 20;
-const GROUPS_PER_PAGE = 409;
-export const MULTIXACT_MEMBERS_PER_PAGE = GROUPS_PER_PAGE * MEMBERS_PER_GROUP;
-const SLRU_PAGES_PER_SEGMENT = 32;
 /** MultiXactStatusUpdate, the highest. */
 const MAX_STATUS = 5;
 
@@ -50,9 +51,13 @@ export function redoMultixactMembers(c: RedoContext): void {
       c.fail(`member status ${status}`, at + 8 - c.delta);
     }
     const inPage = offset % MULTIXACT_MEMBERS_PER_PAGE;
-    const group = PAGE + Math.floor(inPage / MEMBERS_PER_GROUP) * GROUP_SIZE;
-    const inGroup = inPage % MEMBERS_PER_GROUP;
+    const group = PAGE + Math.floor(inPage / MULTIXACT_MEMBERS_PER_GROUP) * GROUP_SIZE;
+    const inGroup = inPage % MULTIXACT_MEMBERS_PER_GROUP;
     c.view.setUint8(group + inGroup, status);
-    c.view.setUint32(group + MEMBERS_PER_GROUP + inGroup * 4, c.view.getUint32(at + 4, true), true);
+    c.view.setUint32(
+      group + MULTIXACT_MEMBERS_PER_GROUP + inGroup * 4,
+      c.view.getUint32(at + 4, true),
+      true,
+    );
   }
 }

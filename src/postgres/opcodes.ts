@@ -1,0 +1,102 @@
+// Opcodes of WAL records, the high bits of xl_info, manager by manager, as in 14-18.
+
+// catalog/pg_control.h
+export const XLOG_CHECKPOINT_SHUTDOWN = 0x00;
+export const XLOG_CHECKPOINT_ONLINE = 0x10;
+export const XLOG_NOOP = 0x20;
+export const XLOG_NEXTOID = 0x30;
+export const XLOG_SWITCH = 0x40;
+export const XLOG_BACKUP_END = 0x50;
+export const XLOG_PARAMETER_CHANGE = 0x60;
+export const XLOG_RESTORE_POINT = 0x70;
+export const XLOG_FPW_CHANGE = 0x80;
+export const XLOG_END_OF_RECOVERY = 0x90;
+export const XLOG_FPI_FOR_HINT = 0xa0;
+export const XLOG_FPI = 0xb0;
+export const XLOG_OVERWRITE_CONTRECORD = 0xd0;
+export const XLOG_CHECKPOINT_REDO = 0xe0;
+
+// access/xact.h
+export const XLOG_XACT_COMMIT = 0x00;
+export const XLOG_XACT_PREPARE = 0x10;
+export const XLOG_XACT_ABORT = 0x20;
+export const XLOG_XACT_COMMIT_PREPARED = 0x30;
+export const XLOG_XACT_ABORT_PREPARED = 0x40;
+export const XLOG_XACT_ASSIGNMENT = 0x50;
+export const XLOG_XACT_INVALIDATIONS = 0x60;
+export const XLOG_XACT_OPMASK = 0x70;
+export const XLOG_XACT_HAS_INFO = 0x80;
+
+// catalog/storage_xlog.h
+export const XLOG_SMGR_CREATE = 0x10;
+export const XLOG_SMGR_TRUNCATE = 0x20;
+
+// commands/tablespace.h
+export const XLOG_TBLSPC_CREATE = 0x00;
+export const XLOG_TBLSPC_DROP = 0x10;
+
+// access/multixact.h
+export const XLOG_MULTIXACT_ZERO_OFF_PAGE = 0x00;
+export const XLOG_MULTIXACT_ZERO_MEM_PAGE = 0x10;
+export const XLOG_MULTIXACT_CREATE_ID = 0x20;
+export const XLOG_MULTIXACT_TRUNCATE_ID = 0x30;
+
+// utils/relmapper.h
+export const XLOG_RELMAP_UPDATE = 0x00;
+
+// storage/standbydefs.h
+export const XLOG_STANDBY_LOCK = 0x00;
+export const XLOG_RUNNING_XACTS = 0x10;
+export const XLOG_INVALIDATIONS = 0x20;
+
+// access/heapam_xlog.h, of RM_HEAP2_ID
+export const XLOG_HEAP2_VISIBLE = 0x40;
+export const XLOG_HEAP2_MULTI_INSERT = 0x50;
+export const XLOG_HEAP2_LOCK_UPDATED = 0x60;
+
+// access/heapam_xlog.h
+export const XLOG_HEAP_INSERT = 0x00;
+export const XLOG_HEAP_DELETE = 0x10;
+export const XLOG_HEAP_UPDATE = 0x20;
+export const XLOG_HEAP_HOT_UPDATE = 0x40;
+export const XLOG_HEAP_LOCK = 0x60;
+export const XLOG_HEAP_OPMASK = 0x70;
+export const XLOG_HEAP_INIT_PAGE = 0x80;
+
+// access/hash_xlog.h
+export const XLOG_HASH_INIT_META_PAGE = 0x00;
+export const XLOG_HASH_INIT_BITMAP_PAGE = 0x10;
+export const XLOG_HASH_INSERT = 0x20;
+export const XLOG_HASH_ADD_OVFL_PAGE = 0x30;
+export const XLOG_HASH_SPLIT_ALLOCATE_PAGE = 0x40;
+export const XLOG_HASH_SPLIT_PAGE = 0x50;
+export const XLOG_HASH_SPLIT_COMPLETE = 0x60;
+export const XLOG_HASH_MOVE_PAGE_CONTENTS = 0x70;
+export const XLOG_HASH_SQUEEZE_PAGE = 0x80;
+export const XLOG_HASH_DELETE = 0x90;
+export const XLOG_HASH_SPLIT_CLEANUP = 0xa0;
+export const XLOG_HASH_UPDATE_META_PAGE = 0xb0;
+export const XLOG_HASH_VACUUM_ONE_PAGE = 0xc0;
+
+// access/gistxlog.h
+export const XLOG_GIST_PAGE_UPDATE = 0x00;
+export const XLOG_GIST_DELETE = 0x10;
+export const XLOG_GIST_PAGE_SPLIT = 0x30;
+export const XLOG_GIST_PAGE_DELETE = 0x60;
+
+// access/spgxlog.h
+export const XLOG_SPGIST_ADD_LEAF = 0x10;
+export const XLOG_SPGIST_MOVE_LEAFS = 0x20;
+export const XLOG_SPGIST_ADD_NODE = 0x30;
+export const XLOG_SPGIST_SPLIT_TUPLE = 0x40;
+export const XLOG_SPGIST_PICKSPLIT = 0x50;
+export const XLOG_SPGIST_VACUUM_LEAF = 0x60;
+export const XLOG_SPGIST_VACUUM_ROOT = 0x70;
+export const XLOG_SPGIST_VACUUM_REDIRECT = 0x80;
+
+// replication/origin.h
+export const XLOG_REPLORIGIN_SET = 0x00;
+export const XLOG_REPLORIGIN_DROP = 0x10;
+
+// replication/message.h
+export const XLOG_LOGICAL_MESSAGE = 0x00;
