@@ -24,7 +24,10 @@ import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { DEFAULT_MAJOR, findInstallation, giveToPostgres } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
 import type { RelationFork } from "../src/wal-decoder/record-sink.ts";
-import { compareRelationFiles, type PageSource } from "../src/wal-verify/directory-comparison.ts";
+import {
+  type ComparedPages,
+  compareRelationFiles,
+} from "../src/wal-verify/directory-comparison.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { recoverStock } from "../testing/redo/stock-recovery.ts";
 import { copyTree, makePostgresDirectory } from "../testing/stock-cluster.ts";
@@ -207,7 +210,7 @@ function startLsnOfMain(checkPoint: Lsn): Lsn {
   return (Math.ceil((checkPoint + 114) / 8) * 8) as Lsn;
 }
 
-async function pagesOf(branch: Branch): Promise<{ pages: PageSource; close(): void }> {
+async function pagesOf(branch: Branch): Promise<{ pages: ComparedPages; close(): void }> {
   const spec = cluster.endpointSpec("main");
   const timeline = { tenantId: spec.tenantId, timelineId: branch.timelineId };
   const client = await PagestreamClient.connect(spec.pageserver.pgAddr, timeline);

@@ -31,7 +31,7 @@ import {
 import { decodeControlFile } from "../postgres/control-file.ts";
 import { WireServer } from "../postgres/wire/wire-server.ts";
 import type { RelationFork } from "../wal-decoder/record-sink.ts";
-import { compareRelationFiles, type PageSource } from "../wal-verify/directory-comparison.ts";
+import { type ComparedPages, compareRelationFiles } from "../wal-verify/directory-comparison.ts";
 import { computeState, listRelations, PageserverHttpClient, PagestreamClient } from "./client.ts";
 import { writeTemplate } from "./ingest/initdb-import.ts";
 import { Pageserver } from "./pageserver.ts";
@@ -218,7 +218,7 @@ after(async () => {
   await rm(scratch, { recursive: true, force: true });
 });
 
-function remoteSource(client: PagestreamClient, ids: Ids, lsn: Lsn): PageSource {
+function remoteSource(client: PagestreamClient, ids: Ids, lsn: Lsn): ComparedPages {
   const notFound = (error: unknown) => {
     if (error instanceof StorageError && error.kind === "not-found") {
       return undefined;

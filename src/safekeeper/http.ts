@@ -24,14 +24,14 @@ import type { TimelineManager } from "./timeline-manager.ts";
 import { timelineStatus } from "./timeline-status.ts";
 import { addTransferRoutes } from "./transfer/http-transfer.ts";
 import type { WalBackup } from "./wal-backup/wal-backup.ts";
-import type { WalReceiver } from "./wal-push.ts";
+import type { WalPusher } from "./wal-push.ts";
 
 export interface SafekeeperHttpOptions {
   readonly nodeId: number;
   readonly timelines: TimelineManager;
   readonly metrics: SafekeeperMetrics;
   readonly backup: WalBackup;
-  receiversOf(timeline: Timeline): ReadonlySet<WalReceiver>;
+  receiversOf(timeline: Timeline): ReadonlySet<WalPusher>;
 }
 
 /** Errors are answered as `{msg, code}` under the status of their kind. */

@@ -8,11 +8,11 @@ import { WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
 import { partialSegmentName } from "./wal-backup/stored-wal.ts";
 import type { WalBackup } from "./wal-backup/wal-backup.ts";
-import type { WalReceiver } from "./wal-push.ts";
+import type { WalPusher } from "./wal-push.ts";
 
 export function timelineStatus(
   timeline: Timeline,
-  options: { backup: WalBackup; receiversOf(timeline: Timeline): ReadonlySet<WalReceiver> },
+  options: { backup: WalBackup; receiversOf(timeline: Timeline): ReadonlySet<WalPusher> },
 ): SafekeeperTimelineStatus {
   const { state, lastLogTerm } = timeline;
   const { persistent } = state;

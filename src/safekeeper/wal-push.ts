@@ -26,7 +26,7 @@ const BULK_FLUSH_DELAY_MS = 2;
 /** From START_WAL_PUSH to the greeting. */
 export const GREETING_TIMEOUT_MS = 10_000;
 
-export interface WalReceiver {
+export interface WalPusher {
   readonly remote: string;
   readonly connectedAtMs: number;
 }
@@ -47,7 +47,7 @@ export function checkWalPushOptions(text: string): void {
 export function receiveWal(
   session: WireSession,
   timeline: Timeline,
-  receivers: Set<WalReceiver>,
+  receivers: Set<WalPusher>,
   metrics: SafekeeperMetrics,
   greetingTimeoutMs: number,
 ): void {
@@ -75,7 +75,7 @@ class WalPush {
   constructor(
     session: WireSession,
     timeline: Timeline,
-    receivers: Set<WalReceiver>,
+    receivers: Set<WalPusher>,
     metrics: SafekeeperMetrics,
     greetingTimeoutMs: number,
   ) {
@@ -84,7 +84,7 @@ class WalPush {
     this.#metrics = metrics;
     this.#channel = session.copyBoth();
     const { remote } = session;
-    const receiver: WalReceiver = { remote, connectedAtMs: nowMs() };
+    const receiver: WalPusher = { remote, connectedAtMs: nowMs() };
     receivers.add(receiver);
     timeline.logger.info({ remote }, "proposer connected");
     this.#channel.onClose(() => {

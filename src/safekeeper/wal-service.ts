@@ -13,7 +13,7 @@ import {
   checkWalPushOptions,
   GREETING_TIMEOUT_MS,
   receiveWal,
-  type WalReceiver,
+  type WalPusher,
 } from "./wal-push.ts";
 
 /** START_REPLICATION [PHYSICAL] X/X [TIMELINE n] [(term='N')], as Neon's and Postgres's. */
@@ -27,7 +27,7 @@ export class WalService implements WireHandlers {
   readonly #timelines: TimelineManager;
   readonly #metrics: SafekeeperMetrics;
   readonly #greetingTimeoutMs: number;
-  readonly #receivers = new Map<Timeline, Set<WalReceiver>>();
+  readonly #receivers = new Map<Timeline, Set<WalPusher>>();
 
   constructor(
     timelines: TimelineManager,
@@ -41,7 +41,7 @@ export class WalService implements WireHandlers {
     this.logger = logger;
   }
 
-  receiversOf(timeline: Timeline): ReadonlySet<WalReceiver> {
+  receiversOf(timeline: Timeline): ReadonlySet<WalPusher> {
     return this.#receivers.get(timeline) ?? new Set();
   }
 
@@ -65,7 +65,7 @@ export class WalService implements WireHandlers {
         checkWalPushOptions(text);
         const timeline = this.#timelineOf(session);
         await timeline.wake();
-        const receivers = this.#receivers.get(timeline) ?? new Set<WalReceiver>();
+        const receivers = this.#receivers.get(timeline) ?? new Set<WalPusher>();
         this.#receivers.set(timeline, receivers);
         receiveWal(session, timeline, receivers, this.#metrics, this.#greetingTimeoutMs);
         break;

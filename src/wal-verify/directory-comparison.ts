@@ -43,7 +43,7 @@ import {
 import { SLRU_KINDS } from "./slru-pages.ts";
 
 /** Where compared pages come from: our replay, a pageserver. */
-export interface PageSource {
+export interface ComparedPages {
   /** Blocks of a fork; undefined where it does not exist. */
   blocks(rel: RelationFork): number | undefined | Promise<number | undefined>;
   /** Undefined means a page of zeros. Lent until the next call. */
@@ -77,7 +77,7 @@ export interface CompareResult {
 export interface CompareOptions {
   /** Data directory of a stopped server. */
   readonly directory: string;
-  readonly source: PageSource;
+  readonly source: ComparedPages;
   /** Default main and visibility map. */
   readonly forks?: readonly number[];
   readonly only?: (rel: RelationFork) => boolean;

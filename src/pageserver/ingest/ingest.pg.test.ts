@@ -15,9 +15,9 @@ import { formatLsn, type Lsn, parseWalFileName, WAL_SEGMENT_SIZE } from "../../b
 import { SeededRandom } from "../../base/random.ts";
 import { decodeControlFile } from "../../postgres/control-file.ts";
 import {
+  type ComparedPages,
   compareRelationFiles,
   compareSlruPages,
-  type PageSource,
 } from "../../wal-verify/directory-comparison.ts";
 import { readComputeState, readRelations } from "../compute-state.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
@@ -105,7 +105,7 @@ async function ingestAll(timeline: Timeline, seed: number): Promise<Lsn[]> {
   return ends;
 }
 
-function pageSource(timeline: Timeline, lsn: Lsn): PageSource {
+function pageSource(timeline: Timeline, lsn: Lsn): ComparedPages {
   return {
     blocks: (rel) => {
       const prefix = relSizePrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork);

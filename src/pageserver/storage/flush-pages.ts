@@ -5,7 +5,7 @@ import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import { internPrefix, type KeyPrefix } from "../layers/key.ts";
-import type { PageReply, PageRequest, PageSource } from "./layer-flush.ts";
+import type { PageLookup, PageReply, PageRequest } from "./layer-flush.ts";
 
 /** The event loop is given back after this long: page service goes on during a flush. */
 export const SLICE_MS = 2;
@@ -19,7 +19,7 @@ export interface KeyReader {
 }
 
 /** Never rejects: a page that cannot be read is an answer. */
-export function flushPages(layer: FrozenLayer, reader: KeyReader): PageSource {
+export function flushPages(layer: FrozenLayer, reader: KeyReader): PageLookup {
   const prefixes = layer.prefixFields.map((fields) => internPrefix(...fields));
   const answer = ({ key, lsn, minDeltas }: PageRequest): PageReply => {
     const prefix = prefixes[layer.keyPrefixes[key]!]!;

@@ -10,9 +10,9 @@ import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import type {
   FlushResult,
   FlushSettings,
+  PageLookup,
   PageReply,
   PageRequest,
-  PageSource,
 } from "./layer-flush.ts";
 
 /** To the thread. */
@@ -40,7 +40,7 @@ export type FlushAnswer =
     };
 
 interface Job {
-  readonly pages: PageSource;
+  readonly pages: PageLookup;
   readonly resolve: (result: FlushResult) => void;
   readonly reject: (error: StorageError) => void;
 }
@@ -53,7 +53,7 @@ let thread: Worker | undefined;
 export async function flushOnThread(
   layer: FrozenLayer,
   settings: FlushSettings,
-  pages: PageSource,
+  pages: PageLookup,
   signal: AbortSignal,
 ): Promise<FlushResult> {
   const id = ++lastId;

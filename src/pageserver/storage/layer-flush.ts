@@ -48,7 +48,7 @@ export type PageReply =
   | { readonly state: "failed"; readonly reason: string };
 
 /** Answers requests, in their order. */
-export type PageSource = (requests: readonly PageRequest[]) => Promise<readonly PageReply[]>;
+export type PageLookup = (requests: readonly PageRequest[]) => Promise<readonly PageReply[]>;
 
 export interface FlushSettings {
   readonly directory: string;
@@ -63,7 +63,7 @@ export interface FlushSettings {
 }
 
 export interface FlushOptions extends FlushSettings {
-  readonly pages: PageSource;
+  readonly pages: PageLookup;
   /** Asked now and then; true ends the flush with `unavailable`. */
   readonly cancelled: () => boolean;
   /** Other work of this thread gets its turn after so many milliseconds. */

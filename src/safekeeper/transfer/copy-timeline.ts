@@ -17,7 +17,7 @@ import type { Timeline } from "../timeline.ts";
 import type { TimelineManager } from "../timeline-manager.ts";
 import { timelinePrefix } from "../wal-backup/stored-wal.ts";
 import { IncomingTimeline } from "./incoming-timeline.ts";
-import { WalSource } from "./wal-source.ts";
+import { TimelineWal } from "./timeline-wal.ts";
 
 /**
  * `untilLsn`, a record end at or below the commit LSN, becomes the end of the copy. Whole segments in
@@ -37,7 +37,7 @@ export async function copyTimeline(
     throw new StorageError("invalid", "bad-until-lsn", message);
   }
   const place = manager.reserve(tenantId, targetId);
-  const wal = await WalSource.open(source);
+  const wal = await TimelineWal.open(source);
   try {
     const state = copiedState(source, targetId, untilLsn);
     const isStored = source.storedWal !== undefined;
@@ -81,7 +81,7 @@ function copiedState(
 }
 
 async function writeSegments(
-  wal: WalSource,
+  wal: TimelineWal,
   incoming: IncomingTimeline,
   state: AcceptorPersistentState,
   start: Lsn,

@@ -30,7 +30,7 @@ import { copyTimeline } from "./copy-timeline.ts";
 import { debugDump } from "./debug-dump.ts";
 import { pullTimeline } from "./pull-timeline.ts";
 import { snapshot } from "./snapshot.ts";
-import { WalSource } from "./wal-source.ts";
+import { TimelineWal } from "./timeline-wal.ts";
 
 const TIMELINE = "/v1/tenant/:tenant/timeline/:timeline";
 
@@ -89,7 +89,7 @@ async function digest(timeline: Timeline, from: Lsn, until: Lsn): Promise<string
       `${formatLsn(state.persistent.timelineStartLsn)} to ${formatLsn(state.flushLsn)}`;
     throw new StorageError("invalid", "bad-lsn-range", message);
   }
-  const source = await WalSource.open(timeline);
+  const source = await TimelineWal.open(timeline);
   try {
     const hash = createHash("sha256");
     for await (const { bytes } of source.read(from, until)) {

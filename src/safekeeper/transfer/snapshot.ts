@@ -5,14 +5,14 @@ import { persistentNow } from "../acceptor.ts";
 import { ALL_LOCAL, CONTROL_FILE_NAME, encodeControlFile } from "../control-file.ts";
 import type { Timeline } from "../timeline.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar.ts";
-import { WalSource } from "./wal-source.ts";
+import { TimelineWal } from "./timeline-wal.ts";
 
 /**
  * The state at the time of the call, up to its flush LSN; bytes of the last segment behind it are
  * zeros. Where the log is cut meanwhile the stream breaks. No WAL is removed until it ends.
  */
 export async function* snapshot(timeline: Timeline): AsyncGenerator<Uint8Array> {
-  const source = await WalSource.open(timeline);
+  const source = await TimelineWal.open(timeline);
   try {
     const { state, localWalStartLsn } = timeline;
     const persistent = persistentNow(state);

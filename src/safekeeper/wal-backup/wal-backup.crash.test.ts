@@ -17,7 +17,7 @@ import { NO_MEMBERSHIP } from "../membership.ts";
 import { SafekeeperMetrics } from "../metrics.ts";
 import { NO_PAGESERVER_FEEDBACK } from "../replication/pageserver-feedback.ts";
 import { Timeline, type TimelineContext } from "../timeline.ts";
-import { WalSource } from "../transfer/wal-source.ts";
+import { TimelineWal } from "../transfer/timeline-wal.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";
 import { WalBackup } from "./wal-backup.ts";
 
@@ -187,7 +187,7 @@ class World {
 
   async check(timeline: Timeline): Promise<void> {
     assert.ok(timeline.state.flushLsn >= this.acknowledged, "acknowledged WAL is gone");
-    const source = await WalSource.open(timeline);
+    const source = await TimelineWal.open(timeline);
     try {
       for await (const { lsn, bytes } of source.read(START, this.acknowledged)) {
         assert.ok(

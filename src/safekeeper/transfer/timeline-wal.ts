@@ -10,7 +10,7 @@ import type { WalReader } from "../wal-storage.ts";
 const MAX_READ_BYTES = 1024 * 1024;
 
 /** While it is open no WAL leaves the disk. */
-export class WalSource {
+export class TimelineWal {
   readonly #timeline: Timeline;
   readonly #reader: WalReader;
   readonly #release: () => void;
@@ -24,9 +24,9 @@ export class WalSource {
   }
 
   /** Brings an evicted timeline back first. */
-  static async open(timeline: Timeline): Promise<WalSource> {
+  static async open(timeline: Timeline): Promise<TimelineWal> {
     await timeline.wake();
-    return new WalSource(timeline);
+    return new TimelineWal(timeline);
   }
 
   /** The pieces of [start, end), each of the caller's own; StorageError where WAL was cut meanwhile. */
