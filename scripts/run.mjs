@@ -5,7 +5,7 @@
 // in dist/ instead of TypeScript in src/, which Node does not run below node_modules.
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync } from "node:fs";
 import { constants as osConstants } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -20,15 +20,18 @@ const CANNOT_LOAD = 127;
 /** Caches compiled code: a command then starts in a third of the time. */
 function environment() {
   const env = { ...process.env };
-  for (const parent of [join(ROOT, "node_modules", ".cache"), storeDirectory()]) {
-    const cache = parent && join(parent, "strata-compile");
+  // A checkout can be somebody else's; what npm installed is not for us to write at all.
+  for (const parent of IS_CHECKOUT
+    ? [join(ROOT, "node_modules", ".cache"), undefined]
+    : [undefined]) {
     try {
-      if (cache !== undefined) {
-        mkdirSync(cache, { recursive: true });
-        env["NODE_COMPILE_CACHE"] ??= cache;
-      }
+      const cache = join(parent ?? storeDirectory(), "strata-compile");
+      mkdirSync(cache, { recursive: true });
+      accessSync(cache, constants.W_OK);
+      env["NODE_COMPILE_CACHE"] ??= cache;
+      break;
     } catch {
-      // A read-only checkout works too.
+      // It works without, only slower.
     }
   }
   return env;

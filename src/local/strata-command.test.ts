@@ -39,10 +39,18 @@ test("strataCommand: by npx as npx was asked, in a project npx strata, globally 
   assert.equal(commandIn(around), `'${root}/scripts/strata.mjs'`);
   writeFileSync(join(project, "strata"), "");
   assert.equal(commandIn({ ...around, path: `/nowhere:${project}` }), "strata");
-  const asked = (packages: string[]) =>
-    writeFileSync(join(project, "package.json"), JSON.stringify({ _npx: { packages } }));
+  const asked = (packages: string[]) => {
+    const dependencies = { "strata-postgres": "file:../a b/strata-postgres-0.1.0.tgz" };
+    const made = JSON.stringify({ dependencies, _npx: { packages } });
+    writeFileSync(join(project, "package.json"), made);
+  };
   asked(["strata-postgres@0.1.0"]);
   assert.equal(commandIn(around), "npx strata-postgres@0.1.0");
   asked(["/a b/strata-postgres-0.1.0.tgz"]);
   assert.equal(commandIn(around), "npx '/a b/strata-postgres-0.1.0.tgz'");
+  asked(["./strata"]);
+  assert.equal(commandIn({ ...around, cwd: project }), "npx ./strata");
+  // Asked for in another folder than we are in now.
+  const file = join(project, "..", "a b", "strata-postgres-0.1.0.tgz");
+  assert.equal(commandIn({ ...around, cwd: "/" }), `npx '${file}'`);
 });

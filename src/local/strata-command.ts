@@ -1,7 +1,7 @@
 // How to type the `strata` command where we were started, for hints that work when they are copied.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { basename, dirname, join, sep } from "node:path";
+import { basename, dirname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** What the answer depends on; a test gives its own. */
@@ -41,7 +41,7 @@ export function commandIn(around: Surroundings): string {
   }
   const modules = dirname(around.root);
   const project = basename(modules) === "node_modules" ? dirname(modules) : undefined;
-  const fetched = project === undefined ? undefined : packageGivenToNpx(project);
+  const fetched = project === undefined ? undefined : packageGivenToNpx(project, around.cwd);
   if (fetched !== undefined) {
     return `npx ${quote(fetched)}`;
   }
@@ -53,14 +53,26 @@ export function commandIn(around: Surroundings): string {
 }
 
 /** npx keeps what it fetched in a project of its own, which says what it was asked for. */
-function packageGivenToNpx(project: string): string | undefined {
+function packageGivenToNpx(project: string, cwd: string): string | undefined {
   try {
     const text = readFileSync(join(project, "package.json"), "utf8");
-    const { _npx: made } = JSON.parse(text) as { _npx?: { packages?: readonly string[] } };
-    return made?.packages?.length === 1 ? made.packages[0] : undefined;
+    const { _npx: made, dependencies } = JSON.parse(text) as NpxProject;
+    if (made?.packages?.length !== 1) {
+      return undefined;
+    }
+    const [asked] = made.packages;
+    // A file's name counts from where it was first asked for.
+    return asked!.startsWith(".") && !existsSync(resolve(cwd, asked!))
+      ? resolve(project, Object.values(dependencies ?? {})[0]?.replace(/^file:/, "") ?? asked!)
+      : asked;
   } catch {
     return undefined;
   }
+}
+
+interface NpxProject {
+  readonly _npx?: { readonly packages?: readonly string[] };
+  readonly dependencies?: Readonly<Record<string, string>>;
 }
 
 function isWithin(path: string, directory: string): boolean {

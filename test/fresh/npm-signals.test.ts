@@ -3,15 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  chmodSync,
-  chownSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, chownSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -19,32 +11,18 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { mayReach } from "../../src/postgres/installation.ts";
 import { freeConfig } from "../../testing/cluster.ts";
 import { withClient } from "../../testing/tpcb.ts";
+import { processesWith } from "./processes.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const NOBODY = { name: "nobody", uid: 65534, gid: 65534 };
 const START_MS = 90_000;
 const STOP_MS = 30_000;
 
-/** Command lines of the processes that have `home` as $STRATA_HOME: daemons, agent, Postgres, npm itself. */
-function processesOf(home: string): string[] {
-  return readdirSync("/proc").flatMap((pid) => {
-    try {
-      const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
-      const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
-      return environment.includes(`STRATA_HOME=${home}`) && command !== ""
-        ? [`${pid} ${command}`]
-        : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
 async function startAndTerminate(t: TestContext, user?: { uid: number; gid: number }) {
   const directory = mkdtempSync(join(tmpdir(), "strata-npm-"));
   const home = join(directory, "home");
   t.after(() => {
-    for (const line of processesOf(home)) {
+    for (const line of processesWith(`STRATA_HOME=${home}`)) {
       process.kill(Number.parseInt(line, 10), "SIGKILL");
     }
     rmSync(directory, { recursive: true, force: true });
@@ -86,13 +64,19 @@ async function startAndTerminate(t: TestContext, user?: { uid: number; gid: numb
   await withClient(url, async (client) => {
     await client.query("create table t as select 42 as answer");
   });
-  assert.ok(processesOf(home).length >= 6, "npm, strata, storage, agent, Postgres are seen");
+  assert.ok(
+    processesWith(`STRATA_HOME=${home}`).length >= 6,
+    "npm, strata, storage, agent, Postgres are seen",
+  );
 
   npm.child.kill("SIGTERM");
   await npm.ended;
   const patience = performance.now() + STOP_MS;
-  while (processesOf(home).length > 0) {
-    assert.ok(performance.now() < patience, `left: ${processesOf(home).join("\n")}`);
+  while (processesWith(`STRATA_HOME=${home}`).length > 0) {
+    assert.ok(
+      performance.now() < patience,
+      `left: ${processesWith(`STRATA_HOME=${home}`).join("\n")}`,
+    );
     await sleep(100);
   }
   assert.match(npm.output(), /Stopping/);
