@@ -16,6 +16,8 @@ const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const IS_CHECKOUT = existsSync(join(ROOT, "src", "cli", "main.ts"));
 /** What the dynamic loader makes of a program that lacks a library; also a shell's "not found". */
 const CANNOT_LOAD = 127;
+/** How often it is looked whether npx is still there. */
+const PARENT_INTERVAL_MS = 250;
 
 /** Caches compiled code: a command then starts in a third of the time. */
 function environment() {
@@ -70,12 +72,25 @@ let stopping;
  * each; Strata takes two of the same within a moment for one.
  */
 function forwardSignals() {
+  const stop = (signal) => {
+    stopping = signal;
+    endIfStopping();
+    signalChildren(signal);
+  };
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
-    process.on(signal, () => {
-      stopping = signal;
-      endIfStopping();
-      signalChildren(signal);
-    });
+    process.on(signal, () => stop(signal));
+  }
+  // npm hands a signal to its shell. The scripts of package.json leave none, that of npx dies of
+  // it without telling us.
+  const shell = process.ppid;
+  if (process.env["npm_lifecycle_event"] === "npx") {
+    const timer = setInterval(() => {
+      if (process.ppid !== shell) {
+        clearInterval(timer);
+        stop("SIGTERM");
+      }
+    }, PARENT_INTERVAL_MS);
+    timer.unref();
   }
 }
 

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import {
   chmodSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -21,6 +23,12 @@ import {
   runtimeDirectory,
   socketDirectory,
 } from "./installation.ts";
+
+const PREBUILT = join(import.meta.dirname, "..", "compute", "shim", "prebuilt");
+const SHIM = join(
+  PREBUILT,
+  readdirSync(PREBUILT).find((name) => name.includes(process.arch)) ?? "",
+);
 
 function temporaryDirectory(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "strata-installation-"));
@@ -127,4 +135,21 @@ test("runtimeDirectory: those of vanished working directories are removed with t
   const kept = runtimeDirectory(closed("second"));
   assert.equal(existsSync(abandoned), false);
   assert.equal(existsSync(kept), true);
+});
+
+test("postgresEnvironment: a library in a folder with spaces is preloaded; with a colon it is refused", async (t) => {
+  const installation = findInstallation(17);
+  const folder = join(temporaryDirectory(t), "a folder");
+  mkdirSync(folder, { mode: 0o755 });
+  const library = join(folder, "preloaded.so");
+  copyFileSync(SHIM, library);
+  chmodSync(library, 0o755);
+  // That the shim complains shows that it was loaded.
+  await assert.rejects(
+    runPostgresTool(installation, "postgres", ["--version"], { env: { LD_PRELOAD: library } }),
+    /strata shim: STRATA_SHIM_DATA_DIR.* must be set/,
+  );
+  assert.throws(() => postgresEnvironment(installation, { LD_PRELOAD: "/a:b/preloaded.so" }), {
+    code: "bad-path",
+  });
 });

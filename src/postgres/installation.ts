@@ -459,10 +459,30 @@ export function postgresEnvironment(
       env[name] = value;
     }
   }
-  if (installation.libDir !== undefined) {
-    env["LD_LIBRARY_PATH"] = installation.libDir;
+  const { LD_PRELOAD: preload, ...others } = extra;
+  const directories = installation.libDir === undefined ? [] : [installation.libDir];
+  if (preload !== undefined) {
+    // The dynamic loader splits this at spaces. A name without a folder is looked up in the
+    // directories below, whose names may have some.
+    env["LD_PRELOAD"] = basename(preload);
+    directories.unshift(dirname(preload));
   }
-  return { ...env, ...extra };
+  if (directories.length > 0) {
+    env["LD_LIBRARY_PATH"] = directories.map(checkLibraryDirectory).join(":");
+  }
+  return { ...env, ...others };
+}
+
+/** StorageError `invalid` for a directory whose name cannot stand in LD_LIBRARY_PATH. */
+function checkLibraryDirectory(directory: string): string {
+  if (/[:;]/.test(directory)) {
+    throw new StorageError(
+      "invalid",
+      "bad-path",
+      `libraries in '${directory}' cannot be loaded: the dynamic loader splits at ':' and ';'; move Strata to a path without`,
+    );
+  }
+  return directory;
 }
 
 /** Starts a program of the installation as the Postgres user (as ourselves when not root). */

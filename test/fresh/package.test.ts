@@ -112,7 +112,6 @@ test("npm package: npx runs it in any folder; another major is fetched when it i
   assert.ok(installed <= MOST_BYTES, `${installed} bytes are installed`);
 
   up.child.kill("SIGTERM");
-  await up.ended;
   const patience = performance.now() + STOP_MS;
   while (processesWith(`HOME=${home}`).length > 0) {
     assert.ok(performance.now() < patience, `left: ${processesWith(`HOME=${home}`).join("\n")}`);
