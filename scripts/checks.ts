@@ -63,6 +63,8 @@ export function testStep(
   const concurrency = options.concurrency ?? Math.max(1, availableParallelism());
   return {
     name,
+    // What daemons answer is what their schemas say (src/http).
+    env: { STRATA_CHECK_ANSWERS: "1" },
     args: [
       ...NODE_FLAGS,
       "--test",

@@ -71,9 +71,8 @@ export async function request(
   const response = await fetch(`http://${address}${path}`, {
     method,
     signal: AbortSignal.timeout(60_000),
-    ...(body === undefined
-      ? {}
-      : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+    headers: { "content-type": "application/json" },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   const text = await response.text();
   const answer = text.startsWith("{") ? (JSON.parse(text) as { msg?: string }) : {};

@@ -12,6 +12,7 @@ export interface ImportRule {
 /** One entry a folder of src, in order of what they stand on. */
 export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   base: { job: "LSNs, ids, errors, clock, disk", libraries: [] },
+  http: { job: "HTTP served and called", libraries: ["base"] },
   postgres: { job: "Postgres's formats and binaries", libraries: ["base"] },
   "object-store": { job: "whole objects under keys", libraries: ["base"] },
   "wal-decoder": { job: "WAL into one delta a page", libraries: ["base", "postgres"] },
@@ -23,22 +24,22 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   "storage-broker": {
     job: "who has how much WAL",
-    libraries: ["base", "postgres"],
+    libraries: ["base", "http", "postgres"],
     isService: true,
   },
   safekeeper: {
     job: "the WAL quorum",
-    libraries: ["base", "postgres", "wal-decoder", "object-store"],
+    libraries: ["base", "http", "postgres", "wal-decoder", "object-store"],
     isService: true,
   },
   pageserver: {
     job: "pages at any LSN",
-    libraries: ["base", "postgres", "wal-decoder", "redo"],
+    libraries: ["base", "http", "postgres", "wal-decoder", "redo"],
     isService: true,
   },
   compute: {
     job: "one Postgres's agent and shim",
-    libraries: ["base", "postgres", "wal-decoder"],
+    libraries: ["base", "http", "postgres", "wal-decoder"],
     isService: true,
   },
   "storage-controller": {
@@ -47,7 +48,7 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   local: {
     job: "one machine's home, daemons",
-    libraries: ["base", "postgres", "storage-controller"],
+    libraries: ["base", "http", "postgres", "storage-controller"],
   },
   cli: {
     job: "the strata command",

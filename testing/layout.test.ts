@@ -220,3 +220,12 @@ test("layout: every npm script gives its shell away, so that signals reach the p
     assert.match(command, /^exec /, `script ${name}`);
   }
 });
+
+test("layout: HTTP is served and called through src/http only", () => {
+  const rules = [/^import (?!type )[^;]*from "node:https?"/m, /\bawait fetch\(/, /\bfetch\(`/];
+  refuse(
+    PRODUCT.filter(({ path }) => !path.startsWith("src/http/"))
+      .filter(({ text }) => rules.some((rule) => rule.test(text)))
+      .map(({ path }) => path),
+  );
+});

@@ -2,6 +2,7 @@
 
 /**
  * - `invalid`: the request is wrong; repeating it is pointless.
+ * - `forbidden`: this caller may not; another one may.
  * - `not-found`, `conflict`: as in HTTP 404 and 409.
  * - `unavailable`: may work later; retry.
  * - `fenced`: a newer term or generation exists; stop.
@@ -11,6 +12,7 @@
  */
 export type ErrorKind =
   | "invalid"
+  | "forbidden"
   | "not-found"
   | "conflict"
   | "unavailable"
@@ -41,6 +43,7 @@ export class StorageError extends Error {
 
 export const HTTP_STATUS: Readonly<Record<ErrorKind, number>> = {
   invalid: 400,
+  forbidden: 403,
   "not-found": 404,
   conflict: 409,
   unavailable: 503,
@@ -52,6 +55,7 @@ export const HTTP_STATUS: Readonly<Record<ErrorKind, number>> = {
 
 export const SQLSTATE: Readonly<Record<ErrorKind, string>> = {
   invalid: "22023",
+  forbidden: "42501",
   "not-found": "58P01",
   conflict: "55006",
   unavailable: "57P03",

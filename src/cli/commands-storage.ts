@@ -205,7 +205,7 @@ function addPageserverCommands(program: Command): void {
   pick(command.command("status")).action(async (options: { id: number }) => {
     const home = openHome();
     const node = findNode(home.config().pageservers, options.id, "pageserver");
-    if (!(await answersHttp(`http://${node.listenHttpAddr}/v1/status`))) {
+    if (!(await answersHttp(node.listenHttpAddr))) {
       throw new StorageError(
         "unavailable",
         "not-answering",

@@ -33,7 +33,7 @@ export async function startAgent(options: {
     });
   };
   const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
-  const listener = new HttpListener(supervisor);
+  const listener = new HttpListener(supervisor, logger);
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setTimeout(listen, LISTEN_DELAY_MS).unref();
   logger.info(

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { freePort } from "../../testing/free-port.ts";
+import { createLogger } from "../base/log.ts";
 import type { ComputeStatus, StartMetrics } from "./api.ts";
 import { ComputeClient } from "./client.ts";
 import type { ComputeControl } from "./http.ts";
@@ -11,11 +12,33 @@ class FakeControl implements ComputeControl {
   terminated = "";
 
   status(): ComputeStatus {
-    return { status: this.started ? "running" : "init" } as ComputeStatus;
+    return {
+      endpointId: "main",
+      tenantId: "",
+      timelineId: "",
+      status: this.started ? "running" : "init",
+      mode: "primary",
+      startTime: "2026-01-01T00:00:00.000Z",
+      error: null,
+      postgresPid: null,
+      restarts: 0,
+      term: null,
+      generation: null,
+      startLsn: null,
+      commitLsn: null,
+      flushLsn: null,
+    };
   }
 
   startMetrics(): StartMetrics | undefined {
-    return this.started ? ({ total_startup_ms: 7 } as StartMetrics) : undefined;
+    const parts = {
+      process_ms: 1,
+      sync_safekeepers_ms: 1,
+      basebackup_ms: 1,
+      data_directory_ms: 1,
+      start_postgres_ms: 1,
+    };
+    return this.started ? { ...parts, total_startup_ms: 7 } : undefined;
   }
 
   metricsText(): string {
@@ -37,7 +60,7 @@ async function withListener(
   ) => Promise<void>,
 ): Promise<void> {
   const control = new FakeControl();
-  const listener = new HttpListener(control);
+  const listener = new HttpListener(control, createLogger("test", "silent"));
   const port = await freePort();
   await listener.listen("127.0.0.1", port);
   try {
@@ -74,10 +97,13 @@ test("HttpListener: routes, and what is none", async () => {
     assert.deepEqual(await client.terminate("immediate"), { lsn: "0/10" });
     assert.equal(control.terminated, "immediate");
     const metrics = await fetch(`http://${address}/metrics`);
-    assert.equal(await metrics.text(), "strata_compute_running 1\n");
+    assert.match(await metrics.text(), /^strata_compute_running 1\n.*http_requests_total/s);
     assert.equal((await fetch(`http://${address}/nothing`)).status, 404);
-    assert.equal((await fetch(`http://${address}/status`, { method: "POST" })).status, 404);
-    const wrong = await fetch(`http://${address}/terminate?mode=later`, { method: "POST" });
+    assert.equal((await fetch(`http://${address}/status`, { method: "POST" })).status, 405);
+    const wrong = await fetch(`http://${address}/terminate?mode=later`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+    });
     assert.equal(wrong.status, 400);
     assert.match(await wrong.text(), /mode must be/);
   });
@@ -85,7 +111,7 @@ test("HttpListener: routes, and what is none", async () => {
 
 test("HttpListener: a taken port is a conflict", async () => {
   await withListener(async (control, _client, address) => {
-    const second = new HttpListener(control);
+    const second = new HttpListener(control, createLogger("test", "silent"));
     const port = Number(address.split(":")[1]);
     await assert.rejects(second.listen("127.0.0.1", port), { kind: "conflict" });
   });

@@ -1,8 +1,10 @@
 // Takes the agent's HTTP port at once, and loads the HTTP server when there is time for it.
 
-import type { Server as HttpServer } from "node:http";
 import { createServer, type Server, type Socket } from "node:net";
 import { StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
+import type { HttpServer } from "../http/server.ts";
 import type { ComputeControl } from "./http.ts";
 
 /** A caller waits no longer than this for a compute that is still starting. */
@@ -16,18 +18,25 @@ const UNASKED_LOAD_DELAY_MS = 1000;
  */
 export class HttpListener {
   readonly #control: ComputeControl;
+  readonly #logger: Logger;
+  readonly #limits: HttpLimits;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #held: Socket[] = [];
   #opened = false;
+  #closed = false;
+  #host = "";
   #started = false;
   #http: HttpServer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #loading: Promise<void> | undefined;
 
-  constructor(control: ComputeControl) {
+  constructor(control: ComputeControl, logger: Logger, limits: Partial<HttpLimits> = {}) {
     this.#control = control;
+    this.#logger = logger;
+    this.#limits = { ...HTTP_LIMITS, ...limits };
     this.#server = createServer((socket) => this.#accept(socket));
+    this.#server.maxConnections = this.#limits.maxConnections;
   }
 
   /** Only the first call counts. StorageError `conflict` where the port is taken. */
@@ -36,6 +45,7 @@ export class HttpListener {
       return;
     }
     this.#opened = true;
+    this.#host = host;
     await new Promise<void>((resolve, reject) => {
       this.#server.once("error", (cause) => {
         const message = `listen on ${host}:${port}: ${cause.message}`;
@@ -57,27 +67,33 @@ export class HttpListener {
 
   /** Loads what is needed to answer, and answers. */
   serve(): Promise<void> {
-    this.#loading ??= this.#load();
+    this.#loading ??= this.#load().catch((error: unknown) => {
+      this.#logger.error({ error }, "cannot serve HTTP");
+      this.#loading = undefined;
+      for (const socket of this.#held.splice(0)) {
+        socket.destroy();
+      }
+    });
     return this.#loading;
   }
 
   close(): void {
     this.#opened = true;
+    this.#closed = true;
     clearTimeout(this.#timer);
+    // One of the two has the port.
     this.#server.close();
+    this.#http?.node.close();
     for (const socket of this.#sockets) {
       socket.destroy();
     }
+    this.#http?.node.closeAllConnections();
   }
 
   #accept(socket: Socket): void {
     this.#sockets.add(socket);
     socket.on("close", () => this.#sockets.delete(socket));
     socket.on("error", () => socket.destroy());
-    if (this.#http !== undefined) {
-      this.#http.emit("connection", socket);
-      return;
-    }
     this.#held.push(socket);
     if (this.#started) {
       void this.serve();
@@ -86,14 +102,33 @@ export class HttpListener {
     }
   }
 
+  /** From then on node:http has the port itself, as only then it watches over its time limits. */
   async #load(): Promise<void> {
     clearTimeout(this.#timer);
-    const { createHttpServer } = await import("./http.ts");
-    this.#http = createHttpServer(this.#control);
+    const [{ HttpServer }, { computeRoutes }] = await Promise.all([
+      import("../http/server.ts"),
+      import("./http.ts"),
+    ]);
+    if (this.#closed || !this.#server.listening) {
+      return;
+    }
+    const http = new HttpServer({
+      component: "compute",
+      routes: computeRoutes(this.#control),
+      metrics: {
+        contentType: "text/plain; version=0.0.4; charset=utf-8",
+        text: () => this.#control.metricsText(),
+      },
+      logger: this.#logger,
+      listenHost: this.#host,
+      limits: this.#limits,
+    });
+    await http.takeOver(this.#server);
+    this.#http = http;
     const held = this.#held;
     this.#held = [];
     for (const socket of held) {
-      this.#http.emit("connection", socket);
+      http.adopt(socket);
     }
   }
 }

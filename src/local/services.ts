@@ -3,6 +3,7 @@
 import { connect } from "node:net";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
+import { HttpClient } from "../http/client.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { StrataConfig } from "./config.ts";
 import { hasCredentials, superuserSecretFile } from "./credentials.ts";
@@ -42,7 +43,7 @@ export function pageserverDaemon(
     ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     otherPorts: OTHER_PORTS,
-    probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
+    probe: () => answersHttp(node.listenHttpAddr),
   };
 }
 
@@ -58,7 +59,7 @@ export function safekeeperDaemon(
     args: [...nodeArguments(config, node), ...safekeeperArguments(home, config)],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     otherPorts: OTHER_PORTS,
-    probe: () => answersHttp(`http://${node.listenHttpAddr}/v1/status`),
+    probe: () => answersHttp(node.listenHttpAddr),
   };
 }
 
@@ -103,14 +104,13 @@ function postgresArguments(config: StrataConfig): string[] {
   ];
 }
 
-export async function answersHttp(url: string): Promise<boolean> {
-  try {
-    const response = await fetch(url, { signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
-    await response.arrayBuffer();
-    return response.ok;
-  } catch {
-    return false;
-  }
+/** Of a pageserver or safekeeper at `host:port`. */
+export async function answersHttp(address: string): Promise<boolean> {
+  const client = new HttpClient({ component: "daemon", address, timeoutMs: PROBE_TIMEOUT_MS });
+  return client.call("GET", "/v1/status").then(
+    () => true,
+    () => false,
+  );
 }
 
 /** For a listener that speaks HTTP/2 only. */

@@ -1,105 +1,90 @@
 // What the pageserver's HTTP API and its SQL-like commands carry: types, and checks of requests.
 
 import { z } from "zod";
-import { type Lsn, parseLsn } from "../base/lsn.ts";
+import type { Lsn } from "../base/lsn.ts";
+import { idText, lsnText } from "../http/schemas.ts";
 import type { CheckPoint } from "../wal-decoder/record-sink.ts";
 
-const ID = z.string().regex(/^[0-9a-fA-F]{32}$/, "expected 32 hex digits");
-const LSN_TEXT = z
-  .string()
-  .refine((text) => parseLsn(text) !== undefined, "expected an LSN such as 0/16F9A00");
-
 /** POST /v1/tenant. */
-export const tenantCreateSchema = z.object({ new_tenant_id: ID });
+export const tenantCreateSchema = z.object({ new_tenant_id: idText });
+
+export type TenantCreateRequest = z.infer<typeof tenantCreateSchema>;
 
 /** POST /v1/tenant/{t}/timeline. Without an ancestor: a root timeline, made by initdb. */
 export const timelineCreateSchema = z
   .object({
-    new_timeline_id: ID,
-    ancestor_timeline_id: ID.nullish(),
-    /** Default: the ancestor's last record. */
-    ancestor_start_lsn: LSN_TEXT.nullish(),
+    new_timeline_id: idText,
+    ancestor_timeline_id: idText.nullish(),
+    ancestor_start_lsn: lsnText.nullish().describe("default: the ancestor's last record"),
     pg_version: z.int().min(14).max(18).nullish(),
-    /** Ours: as initdb's --data-checksums. */
-    data_checksums: z.boolean().nullish(),
+    data_checksums: z.boolean().nullish().describe("as initdb's --data-checksums"),
   })
   .refine(
     (request) => request.ancestor_start_lsn == null || request.ancestor_timeline_id != null,
     "ancestor_start_lsn without ancestor_timeline_id",
   );
 
-export interface TenantCreateRequest {
-  readonly new_tenant_id: string;
-}
-
-export interface TimelineCreateRequest {
-  readonly new_timeline_id: string;
-  readonly ancestor_timeline_id?: string | null;
-  readonly ancestor_start_lsn?: string | null;
-  readonly pg_version?: number | null;
-  readonly data_checksums?: boolean | null;
-}
+export type TimelineCreateRequest = z.infer<typeof timelineCreateSchema>;
 
 /** GET /v1/tenant, one element; GET /v1/tenant/{t}. */
-export interface TenantInfo {
-  readonly id: string;
-  readonly state: { readonly slug: "Active" };
-  readonly timelines: readonly string[];
-}
+export const tenantInfoSchema = z.object({
+  id: idText,
+  state: z.object({ slug: z.literal("Active") }),
+  timelines: z.array(idText),
+});
+
+export type TenantInfo = z.infer<typeof tenantInfoSchema>;
 
 /** Where the WAL of a timeline comes from at the moment. */
-export interface WalReceiverInfo {
-  /** `waiting`: no safekeeper known; `failed`: a record could not be taken in, see `error`. */
-  readonly state: "waiting" | "connecting" | "streaming" | "failed";
-  readonly safekeeper_id: number | null;
-  readonly error: string | null;
-}
+const walReceiverInfoSchema = z.object({
+  state: z
+    .enum(["waiting", "connecting", "streaming", "failed"])
+    .describe("waiting: no safekeeper known; failed: a record could not be taken in, see error"),
+  safekeeper_id: z.int().nullable(),
+  error: z.string().nullable(),
+});
 
-/** GET /v1/tenant/{t}/timeline/{tl}. Neon's names; LSNs as `X/X`. */
-export interface TimelineInfo {
-  readonly tenant_id: string;
-  readonly timeline_id: string;
-  readonly ancestor_timeline_id: string | null;
-  readonly ancestor_lsn: string | null;
-  readonly last_record_lsn: string;
-  /** `0/0` where it is not known: a fresh branch. */
-  readonly prev_record_lsn: string;
-  readonly disk_consistent_lsn: string;
-  /** There is no object store yet: as disk_consistent_lsn. */
-  readonly remote_consistent_lsn: string;
-  /** Below it nothing can be read. */
-  readonly min_readable_lsn: string;
-  readonly current_physical_size: number;
-  readonly pg_version: number;
-  readonly state: "Active" | "Broken";
-  readonly walreceiver_status: string;
-  readonly walreceiver: WalReceiverInfo;
-  readonly wal_source_connstr: string | null;
-  readonly last_received_msg_lsn: string | null;
-  /** Milliseconds since the Unix epoch. */
-  readonly last_received_msg_ts: number | null;
-  /** Ours: decimal, the timeline's Postgres system identifier. */
-  readonly system_id: string;
-  readonly wal_seg_size: number;
-  /** Ours: its cluster has page checksums. */
-  readonly data_checksums: boolean;
-  /** Ours: where the timeline's own WAL begins. */
-  readonly start_lsn: string;
-}
+export type WalReceiverInfo = z.infer<typeof walReceiverInfoSchema>;
+
+/** GET /v1/tenant/{t}/timeline/{tl}. Neon's names. */
+export const timelineInfoSchema = z.object({
+  tenant_id: idText,
+  timeline_id: idText,
+  ancestor_timeline_id: idText.nullable(),
+  ancestor_lsn: lsnText.nullable(),
+  last_record_lsn: lsnText,
+  prev_record_lsn: lsnText.describe("0/0 where it is not known: a fresh branch"),
+  disk_consistent_lsn: lsnText,
+  remote_consistent_lsn: lsnText.describe("as disk_consistent_lsn: there is no object store yet"),
+  min_readable_lsn: lsnText.describe("below it nothing can be read"),
+  current_physical_size: z.int(),
+  pg_version: z.int(),
+  state: z.enum(["Active", "Broken"]),
+  walreceiver_status: z.string(),
+  walreceiver: walReceiverInfoSchema,
+  wal_source_connstr: z.string().nullable(),
+  last_received_msg_lsn: lsnText.nullable(),
+  last_received_msg_ts: z.number().nullable().describe("milliseconds since the Unix epoch"),
+  system_id: z.string().describe("decimal, the timeline's Postgres system identifier"),
+  wal_seg_size: z.int(),
+  data_checksums: z.boolean().describe("its cluster has page checksums"),
+  start_lsn: lsnText.describe("where the timeline's own WAL begins"),
+});
+
+export type TimelineInfo = z.infer<typeof timelineInfoSchema>;
 
 /** GET /v1/tenant/{t}/timeline/{tl}/layer. */
-export interface LayerMapInfo {
-  readonly in_memory_layers: readonly { readonly kind: string; readonly lsn_start: string }[];
-  readonly historic_layers: readonly {
-    readonly layer_file_name: string;
-    readonly layer_file_size: number;
-  }[];
-}
+export const layerMapInfoSchema = z.object({
+  in_memory_layers: z.array(z.object({ kind: z.string(), lsn_start: lsnText })),
+  historic_layers: z.array(z.object({ layer_file_name: z.string(), layer_file_size: z.int() })),
+});
+
+export type LayerMapInfo = z.infer<typeof layerMapInfoSchema>;
 
 /** GET /v1/status. */
-export interface PageserverStatus {
-  readonly id: number;
-}
+export const pageserverStatusSchema = z.object({ id: z.int() });
+
+export type PageserverStatus = z.infer<typeof pageserverStatusSchema>;
 
 /** What a compute needs to start at an LSN. `Wire`: as the JSON of `compute_state` spells it. */
 export interface ComputeStateWire {

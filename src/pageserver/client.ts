@@ -1,7 +1,8 @@
 // Clients of a pageserver: pages over pagestream, start-up state over queries, management over HTTP.
 
-import { type ErrorKind, HTTP_STATUS, StorageError } from "../base/errors.ts";
+import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { HttpClient } from "../http/client.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire/wire-client.ts";
@@ -338,103 +339,54 @@ export function decodeComputeState(wire: ComputeStateWire): ComputeState {
 
 /** The management API. Errors keep the kind that the HTTP status names. */
 export class PageserverHttpClient {
-  readonly #base: string;
-  readonly #timeoutMs: number;
+  readonly #http: HttpClient;
 
   /** `httpAddr`: `host:port` or an http URL. */
   constructor(httpAddr: string, options: { timeoutMs?: number } = {}) {
-    this.#base = httpAddr.includes("://") ? httpAddr.replace(/\/$/, "") : `http://${httpAddr}`;
-    this.#timeoutMs = options.timeoutMs ?? 60_000;
+    this.#http = new HttpClient({
+      component: "pageserver",
+      address: httpAddr,
+      timeoutMs: options.timeoutMs ?? 60_000,
+    });
   }
 
   status(): Promise<PageserverStatus> {
-    return this.#call("GET", "/v1/status");
+    return this.#http.call("GET", "/v1/status");
   }
 
   listTenants(): Promise<TenantInfo[]> {
-    return this.#call("GET", "/v1/tenant");
+    return this.#http.call("GET", "/v1/tenant");
   }
 
   /** Idempotent. */
   createTenant(tenantId: string): Promise<string> {
-    return this.#call("POST", "/v1/tenant", { new_tenant_id: tenantId });
+    return this.#http.call("POST", "/v1/tenant", { body: { new_tenant_id: tenantId } });
   }
 
   listTimelines(tenantId: string): Promise<TimelineInfo[]> {
-    return this.#call("GET", `/v1/tenant/${tenantId}/timeline`);
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline`);
   }
 
   getTimeline(tenantId: string, timelineId: string): Promise<TimelineInfo> {
-    return this.#call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
   }
 
   /** Idempotent where everything is the same, else `conflict`; waits for `ancestor_start_lsn`. */
   createTimeline(tenantId: string, request: TimelineCreateRequest): Promise<TimelineInfo> {
-    return this.#call("POST", `/v1/tenant/${tenantId}/timeline`, request);
+    return this.#http.call("POST", `/v1/tenant/${tenantId}/timeline`, { body: request });
   }
 
   /** `not-found` when it is gone already, `conflict` while it has children. */
   deleteTimeline(tenantId: string, timelineId: string): Promise<void> {
-    return this.#call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+    return this.#http.call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
   }
 
   listLayers(tenantId: string, timelineId: string): Promise<LayerMapInfo> {
-    return this.#call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}/layer`);
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}/layer`);
   }
 
   /** Writes everything in memory into layer files. */
   checkpoint(tenantId: string, timelineId: string): Promise<void> {
-    return this.#call("PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/checkpoint`);
-  }
-
-  async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
-    const doing = `${method} ${this.#base}${path}`;
-    let response: Response;
-    let text: string;
-    try {
-      response = await fetch(this.#base + path, {
-        method,
-        signal: AbortSignal.timeout(this.#timeoutMs),
-        ...(body === undefined
-          ? {}
-          : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
-      });
-      text = await response.text();
-    } catch (cause) {
-      throw new StorageError("unavailable", "pageserver-unreachable", `${doing}: no answer`, {
-        cause,
-      });
-    }
-    if (!response.ok) {
-      throw new StorageError(
-        kindOfStatus(response.status),
-        "pageserver-error",
-        messageOf(text) ?? `${doing}: HTTP ${response.status}`,
-      );
-    }
-    try {
-      return (text === "" ? undefined : JSON.parse(text)) as T;
-    } catch (cause) {
-      throw new StorageError("corrupt", "bad-answer", `${doing}: the answer is not JSON`, {
-        cause,
-      });
-    }
-  }
-}
-
-function kindOfStatus(status: number): ErrorKind {
-  if (status === 406) {
-    return "invalid";
-  }
-  const entry = Object.entries(HTTP_STATUS).find(([, value]) => value === status);
-  return status === 500 || entry === undefined ? "internal" : (entry[0] as ErrorKind);
-}
-
-function messageOf(text: string): string | undefined {
-  try {
-    const value = JSON.parse(text) as { msg?: unknown };
-    return typeof value.msg === "string" ? value.msg : undefined;
-  } catch {
-    return undefined;
+    return this.#http.call("PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/checkpoint`);
   }
 }

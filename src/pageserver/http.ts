@@ -1,18 +1,20 @@
 // The pageserver's management API: Neon's routes and fields, those that are real here.
 
-import Fastify, { type FastifyInstance } from "fastify";
-import type { Registry } from "prom-client";
-import type { z } from "zod";
-import { errorKind, errorMessage, HTTP_STATUS, StorageError } from "../base/errors.ts";
-import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import type { Logger } from "../base/log.ts";
+import { z } from "zod";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { formatLsn, INVALID_LSN, parseLsn } from "../base/lsn.ts";
+import { type Route, route } from "../http/route.ts";
+import { tenantParams, timelineParams } from "../http/schemas.ts";
 import {
   type LayerMapInfo,
+  layerMapInfoSchema,
+  pageserverStatusSchema,
   type TenantInfo,
   type TimelineInfo,
   tenantCreateSchema,
+  tenantInfoSchema,
   timelineCreateSchema,
+  timelineInfoSchema,
 } from "./api.ts";
 import type { Tenant } from "./storage/tenant.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
@@ -20,79 +22,75 @@ import type { Timeline } from "./storage/timeline.ts";
 import type { TimelineCreation } from "./timeline-creation.ts";
 import type { WalReceivers } from "./wal-receivers.ts";
 
-export interface HttpOptions {
+export interface PageserverRouteOptions {
   readonly id: number;
   /** Of root timelines whose request names none. */
   readonly pgVersion: number;
   readonly tenants: TenantManager;
   readonly receivers: WalReceivers;
   readonly creation: TimelineCreation;
-  readonly registry: Registry;
-  readonly logger: Logger;
 }
 
-interface TenantParams {
-  tenant: string;
+const TENANT = "/v1/tenant/{tenant}";
+const TIMELINE = `${TENANT}/timeline/{timeline}`;
+
+export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: "/v1/status",
+        summary: "Which pageserver this is.",
+        scope: "public",
+        answer: pageserverStatusSchema,
+      },
+      () => ({ id: options.id }),
+    ),
+    ...tenantRoutes(options),
+    ...timelineRoutes(options),
+    ...timelineStorageRoutes(options),
+  ];
 }
 
-interface TimelineParams extends TenantParams {
-  timeline: string;
-}
-
-/** Routes only; the caller listens. Errors are `{"msg": ...}` with the status of their kind. */
-export function createHttpApi(options: HttpOptions): FastifyInstance {
-  const app = Fastify({ logger: false, bodyLimit: 1 << 20 });
-  app.setErrorHandler((error, request, reply) => {
-    const status = statusOf(error);
-    if (status >= 500 && errorKind(error) !== "unavailable") {
-      options.logger.error({ error, method: request.method, url: request.url }, "request failed");
-    }
-    void reply.status(status).send({ msg: errorMessage(error) });
-  });
-  app.setNotFoundHandler((request, reply) => {
-    void reply.status(404).send({ msg: `no route ${request.method} ${request.url}` });
-  });
-  app.get("/v1/status", () => ({ id: options.id }));
-  app.get("/metrics", async (_request, reply) => {
-    void reply.type(options.registry.contentType);
-    return options.registry.metrics();
-  });
-  addTenantRoutes(app, options);
-  addTimelineRoutes(app, options);
-  return app;
-}
-
-function statusOf(error: unknown): number {
-  if (error instanceof StorageError) {
-    return HTTP_STATUS[error.kind];
-  }
-  // Fastify's own: a body that is not JSON, too large, of another type.
-  const { statusCode } = error as { statusCode?: unknown };
-  return typeof statusCode === "number" && statusCode >= 400 && statusCode < 500 ? statusCode : 500;
-}
-
-function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
-  const result = schema.safeParse(body);
-  if (!result.success) {
-    const problems = result.error.issues.map((issue) =>
-      issue.path.length === 0 ? issue.message : `${issue.path.join(".")}: ${issue.message}`,
-    );
-    throw new StorageError("invalid", "bad-request", `bad request: ${problems.join("; ")}`);
-  }
-  return result.data;
-}
-
-function addTenantRoutes(app: FastifyInstance, { tenants }: HttpOptions): void {
-  app.get("/v1/tenant", () => tenants.tenants.map((tenant) => describeTenant(tenant)));
-  app.post("/v1/tenant", async (request, reply) => {
-    const body = parseBody(tenantCreateSchema, request.body);
-    const tenant = await tenants.createTenant(parseTenantId(body.new_tenant_id));
-    void reply.status(201);
-    return JSON.stringify(tenant.tenantId);
-  });
-  app.get<{ Params: TenantParams }>("/v1/tenant/:tenant", (request) =>
-    describeTenant(tenants.tenant(parseTenantId(request.params.tenant))),
-  );
+function tenantRoutes({ tenants }: PageserverRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: "/v1/tenant",
+        summary: "All tenants.",
+        scope: "admin",
+        answer: z.array(tenantInfoSchema),
+      },
+      () => tenants.tenants.map((tenant) => describeTenant(tenant)),
+    ),
+    route(
+      {
+        method: "POST",
+        path: "/v1/tenant",
+        summary: "Creates a tenant; one that exists is fine.",
+        scope: "admin",
+        status: 201,
+        body: tenantCreateSchema,
+        answer: z.string(),
+      },
+      async ({ body }) => {
+        const tenant = await tenants.createTenant(parseTenantId(body.new_tenant_id));
+        return tenant.tenantId;
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: TENANT,
+        summary: "One tenant.",
+        scope: "tenant",
+        params: tenantParams,
+        answer: tenantInfoSchema,
+      },
+      ({ params }) => describeTenant(tenants.tenant(params.tenant)),
+    ),
+  ];
 }
 
 function describeTenant(tenant: Tenant): TenantInfo {
@@ -106,47 +104,101 @@ function describeTenant(tenant: Tenant): TenantInfo {
   };
 }
 
-function addTimelineRoutes(app: FastifyInstance, options: HttpOptions): void {
+function timelineRoutes(options: PageserverRouteOptions): Route[] {
   const { tenants, receivers } = options;
-  const ids = (params: TimelineParams): [TenantId, TimelineId] => [
-    parseTenantId(params.tenant),
-    parseTimelineId(params.timeline),
+  return [
+    route(
+      {
+        method: "GET",
+        path: `${TENANT}/timeline`,
+        summary: "The tenant's timelines.",
+        scope: "tenant",
+        params: tenantParams,
+        answer: z.array(timelineInfoSchema),
+      },
+      ({ params }) =>
+        tenants
+          .tenant(params.tenant)
+          .timelines.map((timeline) => describeTimeline(timeline, receivers)),
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${TENANT}/timeline`,
+        summary: "Creates a timeline: a root, or a branch of another at an LSN.",
+        scope: "tenant",
+        status: 201,
+        params: tenantParams,
+        body: timelineCreateSchema,
+        answer: timelineInfoSchema,
+      },
+      async ({ params, body }) => {
+        const timeline = await options.creation.create(params.tenant, {
+          timelineId: parseTimelineId(body.new_timeline_id),
+          ancestorTimelineId:
+            body.ancestor_timeline_id == null
+              ? undefined
+              : parseTimelineId(body.ancestor_timeline_id),
+          ancestorLsn:
+            body.ancestor_start_lsn == null ? undefined : parseLsn(body.ancestor_start_lsn),
+          pgVersion: body.pg_version ?? options.pgVersion,
+          dataChecksums: body.data_checksums ?? false,
+        });
+        return describeTimeline(timeline, receivers);
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: TIMELINE,
+        summary: "One timeline.",
+        scope: "tenant",
+        params: timelineParams,
+        answer: timelineInfoSchema,
+      },
+      ({ params }) => describeTimeline(tenants.timeline(params.tenant, params.timeline), receivers),
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: TIMELINE,
+        summary: "Deletes a timeline without children; the work is done when it is answered.",
+        scope: "tenant",
+        // Neon's answer, where the work goes on after it.
+        status: 202,
+        params: timelineParams,
+      },
+      ({ params }) => options.creation.delete(params.tenant, params.timeline),
+    ),
   ];
-  const prefix = "/v1/tenant/:tenant/timeline";
-  app.get<{ Params: TenantParams }>(prefix, (request) =>
-    tenants
-      .tenant(parseTenantId(request.params.tenant))
-      .timelines.map((timeline) => describeTimeline(timeline, receivers)),
-  );
-  app.post<{ Params: TenantParams }>(prefix, async (request, reply) => {
-    const body = parseBody(timelineCreateSchema, request.body);
-    const timeline = await options.creation.create(parseTenantId(request.params.tenant), {
-      timelineId: parseTimelineId(body.new_timeline_id),
-      ancestorTimelineId:
-        body.ancestor_timeline_id == null ? undefined : parseTimelineId(body.ancestor_timeline_id),
-      ancestorLsn: body.ancestor_start_lsn == null ? undefined : parseLsn(body.ancestor_start_lsn),
-      pgVersion: body.pg_version ?? options.pgVersion,
-      dataChecksums: body.data_checksums ?? false,
-    });
-    void reply.status(201);
-    return describeTimeline(timeline, receivers);
-  });
-  app.get<{ Params: TimelineParams }>(`${prefix}/:timeline`, (request) =>
-    describeTimeline(tenants.timeline(...ids(request.params)), receivers),
-  );
-  app.delete<{ Params: TimelineParams }>(`${prefix}/:timeline`, async (request, reply) => {
-    const [tenantId, timelineId] = ids(request.params);
-    await options.creation.delete(tenantId, timelineId);
-    // Neon's answer; here the work is done when it is sent.
-    return reply.status(202).send();
-  });
-  app.get<{ Params: TimelineParams }>(`${prefix}/:timeline/layer`, (request) =>
-    describeLayers(tenants.timeline(...ids(request.params))),
-  );
-  app.put<{ Params: TimelineParams }>(`${prefix}/:timeline/checkpoint`, async (request, reply) => {
-    await tenants.timeline(...ids(request.params)).checkpoint();
-    return reply.status(200).send();
-  });
+}
+
+function timelineStorageRoutes({ tenants }: PageserverRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: `${TIMELINE}/layer`,
+        summary: "The timeline's layers.",
+        scope: "tenant",
+        params: timelineParams,
+        answer: layerMapInfoSchema,
+      },
+      ({ params }) => describeLayers(tenants.timeline(params.tenant, params.timeline)),
+    ),
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/checkpoint`,
+        summary: "Writes everything in memory into layer files.",
+        scope: "admin",
+        params: timelineParams,
+      },
+      async ({ params }) => {
+        await tenants.timeline(params.tenant, params.timeline).checkpoint();
+      },
+    ),
+  ];
 }
 
 function describeLayers(timeline: Timeline): LayerMapInfo {

@@ -1,15 +1,16 @@
 // A whole pageserver: storage, page service, management API, WAL receivers. The process and tests use it.
 
-import type { FastifyInstance } from "fastify";
 import { Gauge } from "prom-client";
 import { readFileIfExists } from "../base/disk.ts";
-import { errnoCode, StorageError } from "../base/errors.ts";
+import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import type { HttpLimits } from "../http/limits.ts";
+import { HttpServer } from "../http/server.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import type { WireServer } from "../postgres/wire/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
-import { createHttpApi } from "./http.ts";
+import { pageserverRoutes } from "./http.ts";
 import { InitdbTemplates } from "./ingest/initdb-import.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
 import { createPageService } from "./page-service.ts";
@@ -37,6 +38,9 @@ export interface PageserverOptions {
   readonly storage?: Partial<StorageConfig>;
   readonly waitLsnTimeoutMs?: number;
   readonly ancestorWaitMs?: number;
+  /** Names that HTTP callers may use beside loopback and the address it listens on. */
+  readonly allowedHosts?: readonly string[];
+  readonly httpLimits?: Partial<HttpLimits>;
   /** Run initdb at the first start already. */
   readonly prepareTemplate?: boolean;
 }
@@ -47,7 +51,7 @@ export class Pageserver {
   readonly tenants: TenantManager;
   readonly receivers: WalReceivers;
   readonly #pageService: WireServer;
-  readonly #http: FastifyInstance;
+  readonly #http: HttpServer;
   readonly #broker: BrokerClient | undefined;
 
   private constructor(parts: {
@@ -56,7 +60,7 @@ export class Pageserver {
     tenants: TenantManager;
     receivers: WalReceivers;
     pageService: WireServer;
-    http: FastifyInstance;
+    http: HttpServer;
     broker: BrokerClient | undefined;
   }) {
     this.pgPort = parts.pgPort;
@@ -105,16 +109,23 @@ export class Pageserver {
         superuserSecret: readSecret(options.initdbPasswordFile),
         logger,
       });
-      const http = createHttpApi({
-        id: options.id,
-        pgVersion,
-        tenants,
-        receivers,
-        creation: new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs),
-        registry,
+      const httpAddress = parseHostPort(options.listenHttp);
+      const http = new HttpServer({
+        component: "pageserver",
+        routes: pageserverRoutes({
+          id: options.id,
+          pgVersion,
+          tenants,
+          receivers,
+          creation: new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs),
+        }),
+        metrics: { contentType: registry.contentType, text: () => registry.metrics() },
         logger,
+        listenHost: httpAddress.host,
+        allowedHosts: options.allowedHosts,
+        limits: options.httpLimits,
       });
-      const httpPort = await listenHttp(http, options.listenHttp);
+      const httpPort = await http.listen(httpAddress.host, httpAddress.port);
       const broker = followBroker(options, tenants, receivers);
       if (options.prepareTemplate === true) {
         // So that the first tenant does not wait for initdb.
@@ -163,22 +174,6 @@ function followBroker(
       }),
   });
   return broker;
-}
-
-async function listenHttp(http: FastifyInstance, address: string): Promise<number> {
-  const { host, port } = parseHostPort(address);
-  try {
-    await http.listen({ host, port });
-  } catch (error) {
-    if (errnoCode(error) === "EADDRINUSE") {
-      throw new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`, {
-        cause: error,
-      });
-    }
-    throw error;
-  }
-  const bound = http.server.address();
-  return typeof bound === "object" && bound !== null ? bound.port : port;
 }
 
 /** Read when metrics are asked for, so they cost nothing otherwise. */

@@ -1,10 +1,7 @@
 // JSON of the safekeeper's HTTP API (Neon's names; LSNs as `X/X`).
 
 import { z } from "zod";
-import { parseLsn } from "../base/lsn.ts";
-
-const HEX_32 = z.string().regex(/^[0-9a-fA-F]{32}$/, "expected 32 hex digits");
-const LSN_TEXT = z.string().refine((text) => parseLsn(text) !== undefined, "expected an LSN");
+import { idText, lsnText } from "../http/schemas.ts";
 
 export const safekeeperIdSchema = z.object({
   id: z.int().min(0),
@@ -22,8 +19,8 @@ export const membershipSchema = z.object({
  * POST /v1/tenant/timeline. Repeating it with equal values is fine; other values are a conflict.
  */
 export const timelineCreateRequestSchema = z.object({
-  tenant_id: HEX_32,
-  timeline_id: HEX_32,
+  tenant_id: idText,
+  timeline_id: idText,
   mconf: membershipSchema.nullish(),
   /** PG_VERSION_NUM form, 170010. */
   pg_version: z.int().min(140000).max(189999),
@@ -31,8 +28,8 @@ export const timelineCreateRequestSchema = z.object({
   system_id: z.union([z.string().regex(/^\d{1,20}$/), z.int().min(0)]).nullish(),
   wal_seg_size: z.int().nullish(),
   /** Where this timeline's own WAL begins. */
-  start_lsn: LSN_TEXT,
-  commit_lsn: LSN_TEXT.nullish(),
+  start_lsn: lsnText,
+  commit_lsn: lsnText.nullish(),
 });
 
 export type MembershipJson = z.infer<typeof membershipSchema>;
@@ -41,15 +38,23 @@ export type TimelineCreateRequest = z.infer<typeof timelineCreateRequestSchema>;
 /** POST .../term_bump; without `term` it is raised by one. */
 export const termBumpRequestSchema = z.object({ term: z.int().min(1).nullish() });
 
-export interface TermBumpResponse {
-  readonly previous_term: number;
-  readonly current_term: number;
-}
+export const termBumpResponseSchema = z.object({ previous_term: z.int(), current_term: z.int() });
+
+export type TermBumpResponse = z.infer<typeof termBumpResponseSchema>;
+
+export const deleteQuerySchema = z.object({
+  only_local: z.stringbool().optional().describe("what the object store has stays"),
+});
+
+/** DELETE, PUT .../exclude. */
+export const deleteResponseSchema = z.object({ dir_existed: z.boolean() });
+
+export type DeleteResponse = z.infer<typeof deleteResponseSchema>;
 
 /** POST /v1/pull_timeline. */
 export const pullTimelineRequestSchema = z.object({
-  tenant_id: HEX_32,
-  timeline_id: HEX_32,
+  tenant_id: idText,
+  timeline_id: idText,
   /** `http://HOST:PORT` of the safekeepers that have it. */
   http_hosts: z.array(z.string().min(1).max(300)).min(1).max(32),
   /**
@@ -61,27 +66,30 @@ export const pullTimelineRequestSchema = z.object({
 
 export type PullTimelineRequest = z.infer<typeof pullTimelineRequestSchema>;
 
-export interface PullTimelineResponse {
-  /** Where it was copied from; null where it was here already. */
-  readonly safekeeper_host: string | null;
-}
+export const pullTimelineResponseSchema = z.object({
+  safekeeper_host: z
+    .string()
+    .nullable()
+    .describe("where it was copied from; null where it was here already"),
+});
+
+export type PullTimelineResponse = z.infer<typeof pullTimelineResponseSchema>;
 
 /** POST .../copy. */
 export const timelineCopyRequestSchema = z.object({
-  target_timeline_id: HEX_32,
+  target_timeline_id: idText,
   /** A record end in committed WAL. */
-  until_lsn: LSN_TEXT,
+  until_lsn: lsnText,
 });
 
 export type TimelineCopyRequest = z.infer<typeof timelineCopyRequestSchema>;
 
 /** GET .../digest?from_lsn=X/X&until_lsn=X/X. */
-export const digestQuerySchema = z.object({ from_lsn: LSN_TEXT, until_lsn: LSN_TEXT });
+export const digestQuerySchema = z.object({ from_lsn: lsnText, until_lsn: lsnText });
 
-export interface TimelineDigest {
-  /** Hex, of WAL [from_lsn, until_lsn). */
-  readonly sha256: string;
-}
+export const timelineDigestSchema = z.object({
+  sha256: z.string().describe("hex, of WAL [from_lsn, until_lsn)"),
+});
 
 /**
  * PUT .../membership: the configuration to be in from now on. PUT .../exclude: the one that no longer
@@ -90,13 +98,15 @@ export interface TimelineDigest {
 export const membershipRequestSchema = z.object({ mconf: membershipSchema });
 
 /** All of it is durable, and holds at least until the next switch. */
-export interface MembershipSwitchResponse {
-  readonly previous_conf: MembershipJson;
-  readonly current_conf: MembershipJson;
-  readonly term: number;
-  readonly last_log_term: number;
-  readonly flush_lsn: string;
-}
+export const membershipSwitchResponseSchema = z.object({
+  previous_conf: membershipSchema,
+  current_conf: membershipSchema,
+  term: z.int(),
+  last_log_term: z.int(),
+  flush_lsn: lsnText,
+});
+
+export type MembershipSwitchResponse = z.infer<typeof membershipSwitchResponseSchema>;
 
 /** GET /v1/debug_dump; Neon's names. `dump_all` stands for all others; dump_control_file is the default. */
 export const debugDumpQuerySchema = z.object({
@@ -105,82 +115,136 @@ export const debugDumpQuerySchema = z.object({
   dump_memory: z.stringbool().optional(),
   dump_disk_content: z.stringbool().optional(),
   dump_term_history: z.stringbool().optional(),
-  tenant_id: HEX_32.optional(),
-  timeline_id: HEX_32.optional(),
+  tenant_id: idText.optional(),
+  timeline_id: idText.optional(),
 });
 
-export interface WalSenderJson {
-  readonly remote: string;
-  readonly application_name: string;
-  /** Where it will read next. */
-  readonly sent_lsn: string;
-  /** What it told about itself: `r` (standby) or `z` (pageserver) messages. */
-  readonly flush_lsn: string | null;
-  readonly apply_lsn: string | null;
-}
+const partialBackup = z
+  .string()
+  .nullable()
+  .describe("name of this safekeeper's partial segment in the store");
+
+const termHistory = z.array(z.object({ term: z.int(), lsn: lsnText }));
+
+const evictionState = z.enum(["present", "offloaded"]);
+
+const walBackupState = z.enum(["idle", "uploading", "failing"]);
+
+const debugControlFileSchema = z
+  .object({
+    mconf: membershipSchema,
+    acceptor_state: z.object({ term: z.int(), term_history: termHistory.nullable() }),
+    server: z.object({ pg_version: z.int(), system_id: z.string(), wal_seg_size: z.int() }),
+    timeline_start_lsn: lsnText,
+    local_start_lsn: lsnText,
+    commit_lsn: lsnText,
+    backup_lsn: lsnText,
+    peer_horizon_lsn: lsnText,
+    remote_consistent_lsn: lsnText,
+    partial_backup: partialBackup,
+    eviction_state: evictionState,
+  })
+  .describe("as on disk, except that a partial segment and eviction come from memory");
+
+const debugMemorySchema = z.object({
+  peers_info_len: z.int(),
+  walsenders_len: z.int(),
+  wal_backup: z.object({ state: walBackupState, last_error: z.string().nullable() }),
+  write_lsn: lsnText,
+  flush_lsn: lsnText,
+  commit_lsn: lsnText,
+  last_log_term: z.int(),
+  local_wal_start_lsn: lsnText,
+  idle_ms: z.int(),
+});
+
+/** Neon's shape (safekeeper/src/debug_dump.rs). */
+export const debugDumpSchema = z.object({
+  config: z.object({ id: z.int() }),
+  timelines_count: z.int(),
+  timelines: z.array(
+    z.object({
+      tenant_id: idText,
+      timeline_id: idText,
+      control_file: debugControlFileSchema.nullable(),
+      memory: debugMemorySchema.nullable(),
+      disk_content: z
+        .object({
+          files: z.array(z.object({ name: z.string(), size: z.int(), modified: z.iso.datetime() })),
+        })
+        .nullable(),
+    }),
+  ),
+});
+
+export type DebugDump = z.infer<typeof debugDumpSchema>;
+
+const walSenderSchema = z.object({
+  remote: z.string(),
+  application_name: z.string(),
+  sent_lsn: lsnText.describe("where it will read next"),
+  flush_lsn: lsnText.nullable().describe("what it told about itself, as apply_lsn"),
+  apply_lsn: lsnText.nullable(),
+});
 
 /** Another safekeeper, as heard of through the broker. */
-export interface PeerJson {
-  readonly sk_id: number;
-  readonly term: number;
-  readonly last_log_term: number;
-  readonly flush_lsn: string;
-  readonly commit_lsn: string;
-  readonly reported_ms_ago: number;
-}
-
-export interface WalReceiverJson {
-  readonly remote: string;
-  readonly connected_at: string;
-}
+const peerSchema = z.object({
+  sk_id: z.int(),
+  term: z.int(),
+  last_log_term: z.int(),
+  flush_lsn: lsnText,
+  commit_lsn: lsnText,
+  reported_ms_ago: z.number(),
+});
 
 /** GET /v1/tenant/{tenant}/timeline/{timeline}. */
-export interface SafekeeperTimelineStatus {
-  readonly tenant_id: string;
-  readonly timeline_id: string;
-  readonly mconf: MembershipJson;
-  readonly acceptor_state: {
-    readonly term: number;
-    /** Term of the last WAL it holds. */
-    readonly epoch: number;
-    readonly term_history: readonly { readonly term: number; readonly lsn: string }[];
-  };
-  readonly pg_info: {
-    readonly pg_version: number;
-    /** Decimal; a number would lose digits. */
-    readonly system_id: string;
-    readonly wal_seg_size: number;
-  };
-  readonly flush_lsn: string;
-  readonly timeline_start_lsn: string;
-  readonly local_start_lsn: string;
-  readonly commit_lsn: string;
-  readonly backup_lsn: string;
-  readonly peer_horizon_lsn: string;
-  readonly remote_consistent_lsn: string;
-  /** Where the WAL on its disk begins; below, it is in the object store only. */
-  readonly local_wal_start_lsn: string;
-  readonly eviction_state: "present" | "offloaded";
-  /** Null where no object store is configured. */
-  readonly wal_backup: {
-    readonly state: "idle" | "uploading" | "failing";
-    /** Committed WAL that is in no whole segment in the store. */
-    readonly lag_bytes: number;
-    /** Name of this safekeeper's partial segment in the store. */
-    readonly partial: string | null;
-    readonly last_error: string | null;
-  } | null;
-  readonly peers: readonly PeerJson[];
-  readonly walsenders: readonly WalSenderJson[];
-  readonly walreceivers: readonly WalReceiverJson[];
-}
+export const safekeeperTimelineStatusSchema = z.object({
+  tenant_id: idText,
+  timeline_id: idText,
+  mconf: membershipSchema,
+  acceptor_state: z.object({
+    term: z.int(),
+    epoch: z.int().describe("term of the last WAL it holds"),
+    term_history: termHistory,
+  }),
+  pg_info: z.object({
+    pg_version: z.int(),
+    system_id: z.string().describe("decimal; a number would lose digits"),
+    wal_seg_size: z.int(),
+  }),
+  flush_lsn: lsnText,
+  timeline_start_lsn: lsnText,
+  local_start_lsn: lsnText,
+  commit_lsn: lsnText,
+  backup_lsn: lsnText,
+  peer_horizon_lsn: lsnText,
+  remote_consistent_lsn: lsnText,
+  local_wal_start_lsn: lsnText.describe(
+    "where the WAL on its disk begins; below, it is in the object store only",
+  ),
+  eviction_state: evictionState,
+  wal_backup: z
+    .object({
+      state: walBackupState,
+      lag_bytes: z.int().describe("committed WAL that is in no whole segment in the store"),
+      partial: partialBackup,
+      last_error: z.string().nullable(),
+    })
+    .nullable()
+    .describe("null where no object store is configured"),
+  peers: z.array(peerSchema),
+  walsenders: z.array(walSenderSchema),
+  walreceivers: z.array(z.object({ remote: z.string(), connected_at: z.iso.datetime() })),
+});
+
+export type SafekeeperTimelineStatus = z.infer<typeof safekeeperTimelineStatusSchema>;
 
 /** GET /v1/status. */
-export interface SafekeeperStatus {
-  readonly id: number;
-}
+export const safekeeperStatusSchema = z.object({ id: z.int() });
 
-export interface TenantTimelineJson {
-  readonly tenant_id: string;
-  readonly timeline_id: string;
-}
+export type SafekeeperStatus = z.infer<typeof safekeeperStatusSchema>;
+
+/** GET /v1/tenant/timeline, one element. */
+export const tenantTimelineSchema = z.object({ tenant_id: idText, timeline_id: idText });
+
+export type TenantTimelineJson = z.infer<typeof tenantTimelineSchema>;

@@ -1,12 +1,14 @@
 // How other components talk to a safekeeper: its HTTP API, pushing WAL in, streaming WAL out.
 
 import { nowMs } from "../base/clock.ts";
-import { type ErrorKind, HTTP_STATUS, StorageError, withContext } from "../base/errors.ts";
+import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { HttpClient } from "../http/client.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
 import type {
+  DeleteResponse,
   MembershipJson,
   MembershipSwitchResponse,
   PullTimelineRequest,
@@ -17,7 +19,6 @@ import type {
   TermBumpResponse,
   TimelineCopyRequest,
   TimelineCreateRequest,
-  TimelineDigest,
 } from "./api.ts";
 import { type HotStandbyFeedback, PROTOCOL_VERSION } from "./messages.ts";
 import {
@@ -35,28 +36,26 @@ const DEFAULT_TIMEOUT_MS = 10_000;
 
 /** `baseUrl` as `http://127.0.0.1:7676`. Errors keep the kind that the HTTP status names. */
 export class SafekeeperHttpClient {
-  readonly #baseUrl: string;
-  readonly #timeoutMs: number;
+  readonly #http: HttpClient;
 
   constructor(baseUrl: string, timeoutMs = DEFAULT_TIMEOUT_MS) {
-    this.#baseUrl = baseUrl.replace(/\/$/, "");
-    this.#timeoutMs = timeoutMs;
+    this.#http = new HttpClient({ component: "safekeeper", address: baseUrl, timeoutMs });
   }
 
   status(): Promise<SafekeeperStatus> {
-    return this.#request("GET", "/v1/status");
+    return this.#http.call("GET", "/v1/status");
   }
 
   createTimeline(request: TimelineCreateRequest): Promise<SafekeeperTimelineStatus> {
-    return this.#request("POST", "/v1/tenant/timeline", request);
+    return this.#http.call("POST", "/v1/tenant/timeline", { body: request });
   }
 
   listTimelines(): Promise<TenantTimelineJson[]> {
-    return this.#request("GET", "/v1/tenant/timeline");
+    return this.#http.call("GET", "/v1/tenant/timeline");
   }
 
   timelineStatus(tenant: TenantId, timeline: TimelineId): Promise<SafekeeperTimelineStatus> {
-    return this.#request("GET", `/v1/tenant/${tenant}/timeline/${timeline}`);
+    return this.#http.call("GET", `/v1/tenant/${tenant}/timeline/${timeline}`);
   }
 
   /** With `onlyLocal` what the object store has of it stays. */
@@ -64,14 +63,14 @@ export class SafekeeperHttpClient {
     tenant: TenantId,
     timeline: TimelineId,
     onlyLocal = false,
-  ): Promise<{ dir_existed: boolean }> {
+  ): Promise<DeleteResponse> {
     const query = onlyLocal ? "?only_local=true" : "";
-    return this.#request("DELETE", `/v1/tenant/${tenant}/timeline/${timeline}${query}`);
+    return this.#http.call("DELETE", `/v1/tenant/${tenant}/timeline/${timeline}${query}`);
   }
 
   /** Copies the timeline to this safekeeper from one of those given; give it time. */
   pullTimeline(request: PullTimelineRequest): Promise<PullTimelineResponse> {
-    return this.#request("POST", "/v1/pull_timeline", request);
+    return this.#http.call("POST", "/v1/pull_timeline", { body: request });
   }
 
   /** A tar stream; see transfer/snapshot.ts. Whoever takes it looks after its own time-out. */
@@ -80,12 +79,7 @@ export class SafekeeperHttpClient {
     timeline: TimelineId,
     signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array>> {
-    const path = `/v1/tenant/${tenant}/timeline/${timeline}/snapshot/0`;
-    const response = await this.#fetch("GET", path, signal);
-    if (response.body === null) {
-      throw new StorageError("unavailable", "safekeeper-unreachable", `GET ${path}: no body`);
-    }
-    return response.body;
+    return this.#http.stream("GET", `/v1/tenant/${tenant}/timeline/${timeline}/snapshot/0`, signal);
   }
 
   copyTimeline(
@@ -93,18 +87,20 @@ export class SafekeeperHttpClient {
     timeline: TimelineId,
     request: TimelineCopyRequest,
   ): Promise<unknown> {
-    return this.#request("POST", `/v1/tenant/${tenant}/timeline/${timeline}/copy`, request);
+    return this.#http.call("POST", `/v1/tenant/${tenant}/timeline/${timeline}/copy`, {
+      body: request,
+    });
   }
 
   /** SHA-256 of WAL [from, until). */
   async digest(tenant: TenantId, timeline: TimelineId, from: Lsn, until: Lsn): Promise<string> {
     const range = `from_lsn=${formatLsn(from)}&until_lsn=${formatLsn(until)}`;
     const path = `/v1/tenant/${tenant}/timeline/${timeline}/digest?${range}`;
-    return (await this.#request<TimelineDigest>("GET", path)).sha256;
+    return (await this.#http.call<{ sha256: string }>("GET", path)).sha256;
   }
 
-  deleteTenant(tenant: TenantId): Promise<Record<string, { dir_existed: boolean }>> {
-    return this.#request("DELETE", `/v1/tenant/${tenant}`);
+  deleteTenant(tenant: TenantId): Promise<Record<string, DeleteResponse>> {
+    return this.#http.call("DELETE", `/v1/tenant/${tenant}`);
   }
 
   /** From now on it refuses proposers of an older generation. */
@@ -114,71 +110,20 @@ export class SafekeeperHttpClient {
     mconf: MembershipJson,
   ): Promise<MembershipSwitchResponse> {
     const path = `/v1/tenant/${tenant}/timeline/${timeline}/membership`;
-    return this.#request("PUT", path, { mconf });
+    return this.#http.call("PUT", path, { body: { mconf } });
   }
 
   /** Makes a safekeeper that `mconf` does not have let go of its copy; objects in the store stay. */
-  exclude(
-    tenant: TenantId,
-    timeline: TimelineId,
-    mconf: MembershipJson,
-  ): Promise<{ dir_existed: boolean }> {
-    return this.#request("PUT", `/v1/tenant/${tenant}/timeline/${timeline}/exclude`, { mconf });
+  exclude(tenant: TenantId, timeline: TimelineId, mconf: MembershipJson): Promise<DeleteResponse> {
+    return this.#http.call("PUT", `/v1/tenant/${tenant}/timeline/${timeline}/exclude`, {
+      body: { mconf },
+    });
   }
 
   termBump(tenant: TenantId, timeline: TimelineId, term?: number): Promise<TermBumpResponse> {
     const path = `/v1/tenant/${tenant}/timeline/${timeline}/term_bump`;
-    return this.#request("POST", path, { term });
+    return this.#http.call("POST", path, { body: { term } });
   }
-
-  async #request<T>(method: string, path: string, body?: unknown): Promise<T> {
-    const signal = AbortSignal.timeout(this.#timeoutMs);
-    return (await (await this.#fetch(method, path, signal, body)).json()) as T;
-  }
-
-  /** A good answer; StorageError for any other. */
-  async #fetch(
-    method: string,
-    path: string,
-    signal: AbortSignal,
-    body?: unknown,
-  ): Promise<Response> {
-    const doing = `${method} ${this.#baseUrl}${path}`;
-    let response: Response;
-    try {
-      response = await fetch(`${this.#baseUrl}${path}`, {
-        method,
-        signal,
-        ...(body === undefined
-          ? {}
-          : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
-      });
-    } catch (cause) {
-      const reason = cause instanceof Error ? (cause.cause ?? cause) : cause;
-      const detail = reason instanceof Error ? reason.message : String(reason);
-      throw new StorageError("unavailable", "safekeeper-unreachable", `${doing}: ${detail}`, {
-        cause,
-      });
-    }
-    if (response.ok) {
-      return response;
-    }
-    const answer = (await response.json().catch(() => ({}))) as { msg?: string; code?: string };
-    throw new StorageError(
-      kindOfStatus(response.status),
-      answer.code ?? "safekeeper-error",
-      `${doing}: ${answer.msg ?? `status ${response.status}`}`,
-    );
-  }
-}
-
-function kindOfStatus(status: number): ErrorKind {
-  for (const [kind, code] of Object.entries(HTTP_STATUS)) {
-    if (code === status && kind !== "corrupt") {
-      return kind as ErrorKind;
-    }
-  }
-  return "internal";
 }
 
 /** Which timeline, on which safekeeper (`HOST:PORT` of its Postgres-protocol listener). */

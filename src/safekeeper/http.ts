@@ -1,120 +1,150 @@
-// The safekeeper's HTTP API: create, inspect and delete timelines; metrics.
+// The safekeeper's HTTP routes: create, inspect and delete timelines; gauges for the metrics.
 
-import fastify, {
-  type FastifyError,
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-} from "fastify";
 import { z } from "zod";
-import { errorKind, errorMessage, HTTP_STATUS, StorageError } from "../base/errors.ts";
+import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { type Route, route } from "../http/route.ts";
+import { tenantParams, timelineParams } from "../http/schemas.ts";
 import {
-  type TenantTimelineJson,
-  type TermBumpResponse,
+  type DeleteResponse,
+  deleteQuerySchema,
+  deleteResponseSchema,
+  safekeeperStatusSchema,
+  safekeeperTimelineStatusSchema,
+  type TimelineCreateRequest,
+  tenantTimelineSchema,
   termBumpRequestSchema,
+  termBumpResponseSchema,
   timelineCreateRequestSchema,
 } from "./api.ts";
-import { findTimeline, parseBody, pathIds } from "./http-request.ts";
 import { membershipFromJson, NO_MEMBERSHIP } from "./membership.ts";
-import type { SafekeeperMetrics } from "./metrics.ts";
-import type { Timeline } from "./timeline.ts";
-import type { TimelineManager } from "./timeline-manager.ts";
+import type { SafekeeperRouteOptions } from "./route-options.ts";
 import { timelineStatus } from "./timeline-status.ts";
-import { addTransferRoutes } from "./transfer/http-transfer.ts";
-import type { WalBackup } from "./wal-backup/wal-backup.ts";
-import type { WalPusher } from "./wal-push.ts";
+import { debugRoutes, membershipRoutes, transferRoutes } from "./transfer/http-transfer.ts";
 
-export interface SafekeeperHttpOptions {
-  readonly nodeId: number;
-  readonly timelines: TimelineManager;
-  readonly metrics: SafekeeperMetrics;
-  readonly backup: WalBackup;
-  receiversOf(timeline: Timeline): ReadonlySet<WalPusher>;
+const TENANT = "/v1/tenant/{tenant}";
+const TIMELINE = `${TENANT}/timeline/{timeline}`;
+
+export function safekeeperRoutes(options: SafekeeperRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: "/v1/status",
+        summary: "Which safekeeper this is.",
+        scope: "public",
+        answer: safekeeperStatusSchema,
+      },
+      () => ({ id: options.nodeId }),
+    ),
+    ...creationRoutes(options),
+    ...timelineRoutes(options),
+    ...transferRoutes(options),
+    ...membershipRoutes(options),
+    ...debugRoutes(options),
+  ];
 }
 
-/** Errors are answered as `{msg, code}` under the status of their kind. */
-export function createHttpServer(options: SafekeeperHttpOptions): FastifyInstance {
-  const server = fastify({
-    logger: false,
-    bodyLimit: 1024 * 1024,
-    forceCloseConnections: true,
-    // A path that cannot be decoded never reaches the error handler.
-    frameworkErrors(error: FastifyError, _request: FastifyRequest, reply: FastifyReply) {
-      void reply.status(error.statusCode ?? 400).send({ msg: error.message, code: "http-error" });
-    },
-  });
-  server.setErrorHandler((error, _request, reply) => {
-    const status =
-      error instanceof StorageError
-        ? HTTP_STATUS[errorKind(error)]
-        : ((error as { statusCode?: number }).statusCode ?? 500);
-    const code = error instanceof StorageError ? error.code : "http-error";
-    void reply.status(status).send({ msg: errorMessage(error), code });
-  });
-  server.setNotFoundHandler((request, reply) => {
-    const msg = `no route ${request.method} ${request.url}`;
-    void reply.status(404).send({ msg, code: "no-route" });
-  });
-  // Requests are few. A connection kept open would only fail its next request after a restart.
-  server.addHook("onSend", async (_request, reply) => {
-    reply.header("connection", "close");
-  });
-  const { timelines, metrics } = options;
-  server.get("/v1/status", () => ({ id: options.nodeId }));
-  server.get("/metrics", async (_request, reply) => {
-    collect(options);
-    void reply.type(metrics.registry.contentType);
-    return metrics.text();
-  });
-  server.post("/v1/tenant/timeline", (request) => {
-    const timeline = timelines.create(parseCreateRequest(request.body));
-    return timelineStatus(timeline, options);
-  });
-  server.get("/v1/tenant/timeline", (): TenantTimelineJson[] =>
-    timelines.list().map((entry) => ({
-      tenant_id: entry.tenantId,
-      timeline_id: entry.timelineId,
-    })),
-  );
-  server.get("/v1/tenant/:tenant/timeline/:timeline", (request) => {
-    const timeline = findTimeline(timelines, request);
-    return timelineStatus(timeline, options);
-  });
-  server.delete("/v1/tenant/:tenant/timeline/:timeline", (request) => {
-    const { tenantId, timelineId } = pathIds(request);
-    return { dir_existed: timelines.delete(tenantId, timelineId, isOnlyLocal(request)) };
-  });
-  server.delete("/v1/tenant/:tenant", (request) => {
-    const { tenant } = request.params as { tenant: string };
-    const answer: Record<string, { dir_existed: boolean }> = {};
-    for (const { tenantId, timelineId } of timelines.list(parseTenantId(tenant))) {
-      answer[timelineId] = {
-        dir_existed: timelines.delete(tenantId, timelineId, isOnlyLocal(request)),
-      };
-    }
-    return answer;
-  });
-  server.post(
-    "/v1/tenant/:tenant/timeline/:timeline/term_bump",
-    async (request): Promise<TermBumpResponse> => {
-      const { term } = parseBody(termBumpRequestSchema, request.body ?? {});
-      const bumped = findTimeline(timelines, request).bumpTerm(term ?? undefined);
-      return { previous_term: bumped.previous, current_term: bumped.current };
-    },
-  );
-  addTransferRoutes(server, options);
-  return server;
+function creationRoutes(options: SafekeeperRouteOptions): Route[] {
+  const { timelines } = options;
+  return [
+    route(
+      {
+        method: "POST",
+        path: "/v1/tenant/timeline",
+        summary: "Creates a timeline; one that exists with equal values is fine.",
+        scope: "admin",
+        body: timelineCreateRequestSchema,
+        answer: safekeeperTimelineStatusSchema,
+      },
+      ({ body }) => timelineStatus(timelines.create(creationOf(body)), options),
+    ),
+    route(
+      {
+        method: "GET",
+        path: "/v1/tenant/timeline",
+        summary: "All timelines.",
+        scope: "admin",
+        answer: z.array(tenantTimelineSchema),
+      },
+      () =>
+        timelines.list().map((entry) => ({
+          tenant_id: entry.tenantId,
+          timeline_id: entry.timelineId,
+        })),
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: TENANT,
+        summary: "Deletes all timelines of a tenant.",
+        scope: "tenant",
+        params: tenantParams,
+        query: deleteQuerySchema,
+        answer: z.record(z.string(), deleteResponseSchema),
+      },
+      ({ params, query }) => {
+        const answer: Record<string, DeleteResponse> = {};
+        for (const { tenantId, timelineId } of timelines.list(params.tenant)) {
+          answer[timelineId] = {
+            dir_existed: timelines.delete(tenantId, timelineId, query.only_local ?? false),
+          };
+        }
+        return answer;
+      },
+    ),
+  ];
 }
 
-function isOnlyLocal(request: FastifyRequest): boolean {
-  const schema = z.object({ only_local: z.stringbool().optional() });
-  return parseBody(schema, request.query).only_local ?? false;
+function timelineRoutes(options: SafekeeperRouteOptions): Route[] {
+  const { timelines } = options;
+  return [
+    route(
+      {
+        method: "GET",
+        path: TIMELINE,
+        summary: "How a timeline stands.",
+        scope: "tenant",
+        params: timelineParams,
+        answer: safekeeperTimelineStatusSchema,
+      },
+      ({ params }) => timelineStatus(timelines.get(params.tenant, params.timeline), options),
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: TIMELINE,
+        summary: "Deletes a timeline.",
+        scope: "tenant",
+        params: timelineParams,
+        query: deleteQuerySchema,
+        answer: deleteResponseSchema,
+      },
+      ({ params, query }) => ({
+        dir_existed: timelines.delete(params.tenant, params.timeline, query.only_local ?? false),
+      }),
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${TIMELINE}/term_bump`,
+        summary: "Raises the term, so that a proposer of an older one is fenced.",
+        scope: "admin",
+        params: timelineParams,
+        body: termBumpRequestSchema,
+        answer: termBumpResponseSchema,
+      },
+      ({ params, body }) => {
+        const timeline = timelines.get(params.tenant, params.timeline);
+        const bumped = timeline.bumpTerm(body.term ?? undefined);
+        return { previous_term: bumped.previous, current_term: bumped.current };
+      },
+    ),
+  ];
 }
 
-function parseCreateRequest(body: unknown) {
-  const request = parseBody(timelineCreateRequestSchema, body);
+function creationOf(request: TimelineCreateRequest) {
   const systemId = BigInt(request.system_id ?? 0);
   if (systemId >= 1n << 64n) {
     throw new StorageError("invalid", "bad-request", `system_id ${systemId} has over 64 bits`);
@@ -133,8 +163,7 @@ function parseCreateRequest(body: unknown) {
 }
 
 /** Gauges are filled when they are asked for. */
-function collect(options: SafekeeperHttpOptions): void {
-  const { metrics, timelines } = options;
+export function collectMetrics({ metrics, timelines }: SafekeeperRouteOptions): void {
   const { active, broken } = timelines.counts;
   let evicted = 0;
   metrics.timelines.set({ state: "broken" }, broken);

@@ -15,6 +15,7 @@ await runDaemon({
     id: { type: "string", default: "1" },
     "listen-pg": { type: "string", default: "127.0.0.1:5454" },
     "listen-http": { type: "string", default: "127.0.0.1:7676" },
+    "http-host": { type: "string", multiple: true, default: [] as string[] },
     broker: { type: "string" },
     "remote-storage": { type: "string" },
     "partial-backup-timeout-ms": { type: "string" },
@@ -26,6 +27,7 @@ await runDaemon({
       workdir,
       listenPg: values["listen-pg"],
       listenHttp: values["listen-http"],
+      allowedHosts: values["http-host"],
       broker: values.broker,
       store:
         values["remote-storage"] === undefined

@@ -171,7 +171,7 @@ test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => 
 });
 
 test("safekeepers: what was committed is known again when all have crashed and no compute is there", async (t) => {
-  const server = new BrokerServer();
+  const server = new BrokerServer({ logger });
   const { port } = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
   const url = `http://127.0.0.1:${port}`;
@@ -360,7 +360,7 @@ test("safekeeper: old WAL goes when pageservers need it no more; asking for it s
 });
 
 test("safekeeper and broker: what one pageserver stored counts at every safekeeper", async (t) => {
-  const server = new BrokerServer();
+  const server = new BrokerServer({ logger });
   const { port } = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
   const cluster = await SafekeeperCluster.start(t, 3, { broker: `http://127.0.0.1:${port}` });
@@ -396,7 +396,7 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
 });
 
 test("safekeeper and broker: commits are told at once, over a restart of the broker too", async (t) => {
-  let server = new BrokerServer();
+  let server = new BrokerServer({ logger });
   const { port } = await server.listen("127.0.0.1", 0);
   const url = `http://127.0.0.1:${port}`;
   const cluster = await SafekeeperCluster.start(t, 1, { broker: url });
@@ -416,7 +416,7 @@ test("safekeeper and broker: commits are told at once, over a restart of the bro
   assert.equal(infos.at(-1)?.safekeeperConnstr, cluster.address(0).pgAddr);
   assert.equal(infos.at(-1)?.safekeeperId, 1);
   await server.close();
-  server = new BrokerServer();
+  server = new BrokerServer({ logger });
   await server.listen("127.0.0.1", port);
   await commit(leader, wal, [100]);
   await until("info after the restart", () => infos.at(-1)?.commitLsn === wal.endLsn);

@@ -3,16 +3,18 @@
 import { mkdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { fsyncDirectory } from "../base/disk.ts";
-import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import type { HttpLimits } from "../http/limits.ts";
+import { HttpServer } from "../http/server.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
 import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import { WireServer } from "../postgres/wire/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
 import { BrokerPublisher } from "./broker-publisher.ts";
-import { createHttpServer } from "./http.ts";
+import { collectMetrics, safekeeperRoutes } from "./http.ts";
 import { SafekeeperMetrics } from "./metrics.ts";
 import { WalSender } from "./replication/wal-sender.ts";
+import type { SafekeeperRouteOptions } from "./route-options.ts";
 import { TimelineManager } from "./timeline-manager.ts";
 import {
   DEFAULT_BACKUP_SETTINGS,
@@ -38,6 +40,9 @@ export interface SafekeeperOptions {
   readonly maintenanceIntervalMs?: number;
   /** For a client's first command, and a proposer's greeting; defaults 60,000 and 10,000. */
   readonly startupTimeoutMs?: number | undefined;
+  /** Names that HTTP callers may use beside loopback and the address it listens on. */
+  readonly allowedHosts?: readonly string[];
+  readonly httpLimits?: Partial<HttpLimits>;
   readonly logger: Logger;
 }
 
@@ -71,20 +76,20 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     hasProposer: (timeline) => service.receiversOf(timeline).size > 0,
   });
   const wire = new WireServer(service, { startupTimeoutMs: options.startupTimeoutMs });
-  const http = createHttpServer({
+  const pg = parseHostPort(options.listenPg);
+  const web = parseHostPort(options.listenHttp);
+  const http = createHttpServer(options, web.host, {
     nodeId,
     timelines,
     metrics,
     backup,
     receiversOf: (timeline) => service.receiversOf(timeline),
   });
-  const pg = parseHostPort(options.listenPg);
-  const web = parseHostPort(options.listenHttp);
   let httpPort: number;
   let pgPort: number;
   try {
     // A port first: two processes must not share a work directory.
-    httpPort = await listenHttp(http, web.host, web.port);
+    httpPort = await http.listen(web.host, web.port);
     timelines.loadAll();
     pgPort = (await wire.listen(pg.host, pg.port)).port;
   } catch (error) {
@@ -142,19 +147,25 @@ function makeDirectory(path: string): void {
   }
 }
 
-async function listenHttp(
-  server: ReturnType<typeof createHttpServer>,
-  host: string,
-  port: number,
-): Promise<number> {
-  try {
-    await server.listen({ host, port });
-  } catch (error) {
-    if (errnoCode(error) === "EADDRINUSE") {
-      throw new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`);
-    }
-    throw error;
-  }
-  const address = server.server.address();
-  return typeof address === "object" && address !== null ? address.port : port;
+function createHttpServer(
+  options: SafekeeperOptions,
+  listenHost: string,
+  routeOptions: SafekeeperRouteOptions,
+): HttpServer {
+  const { metrics } = routeOptions;
+  return new HttpServer({
+    component: "safekeeper",
+    routes: safekeeperRoutes(routeOptions),
+    metrics: {
+      contentType: metrics.registry.contentType,
+      text: () => {
+        collectMetrics(routeOptions);
+        return metrics.text();
+      },
+    },
+    logger: options.logger,
+    listenHost,
+    allowedHosts: options.allowedHosts,
+    limits: options.httpLimits,
+  });
 }

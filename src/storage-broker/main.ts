@@ -10,10 +10,13 @@ const { BrokerServer } = await import("./server.ts");
 
 await runDaemon({
   name: "storage_broker",
-  options: { listen: { type: "string", default: "127.0.0.1:15051" } },
+  options: {
+    listen: { type: "string", default: "127.0.0.1:15051" },
+    "http-host": { type: "string", multiple: true, default: [] as string[] },
+  },
   start: async ({ values, logger }) => {
     const { host, port } = parseHostPort(values.listen);
-    const server = new BrokerServer();
+    const server = new BrokerServer({ logger, allowedHosts: values["http-host"] });
     await server.listen(host, port);
     logger.info({ listen: values.listen }, "storage broker listens");
     return { stop: async (mode) => (mode === "fast" ? server.close() : undefined) };

@@ -1,95 +1,143 @@
 // The broker's listener: gRPC over plain HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
 
-import { type Server as Http1Server, createServer as http1Server } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
-import { createServer, type Server, type Socket } from "node:net";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";
-import { errnoCode, StorageError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
+import { route } from "../http/route.ts";
+import { HttpServer } from "../http/server.ts";
 import { Broker } from "./broker.ts";
 import { BrokerService } from "./broker_pb.ts";
 
 /** What an HTTP/2 connection begins with (RFC 9113, 3.4); HTTP/1.1 never does. */
 const HTTP2_PREFACE = "PRI * HTTP/2.0";
+/** Infos have some hundred bytes. */
+const MAX_MESSAGE_BYTES = 64 * 1024;
+const MAX_STREAMS = 1000;
 
-interface PlainRequest {
-  readonly url?: string | undefined;
-  readonly method?: string | undefined;
-}
-
-interface PlainResponse {
-  writeHead(status: number, headers: Record<string, string>): unknown;
-  end(body: string): unknown;
+export interface BrokerServerOptions {
+  readonly logger: Logger;
+  /** Names that callers may use beside loopback and the address it listens on. */
+  readonly allowedHosts?: readonly string[];
+  readonly limits?: Partial<HttpLimits>;
+  /** An HTTP/2 connection on which nothing happens is asked, after so long, whether it is there. */
+  readonly silenceMs?: number;
 }
 
 export class BrokerServer {
   readonly broker = new Broker();
-  readonly #listener: Server;
-  readonly #http1: Http1Server;
+  readonly #options: BrokerServerOptions;
+  readonly #limits: HttpLimits;
   readonly #http2: Http2Server;
-  readonly #sockets = new Set<Socket>();
   readonly #sessions = new Set<ServerHttp2Session>();
+  #http1: HttpServer | undefined;
 
-  constructor() {
+  constructor(options: BrokerServerOptions) {
+    this.#options = options;
+    this.#limits = { ...HTTP_LIMITS, ...options.limits };
+    this.#http2 = http2Server({
+      settings: {
+        maxConcurrentStreams: MAX_STREAMS,
+        maxHeaderListSize: this.#limits.maxHeaderBytes,
+      },
+      maxHeaderListPairs: this.#limits.maxHeaders,
+    });
+    this.#http2.on("session", (session) => this.#watch(session));
+  }
+
+  /** Port 0 takes a free one. StorageError `conflict` where the address is in use. */
+  async listen(host: string, port: number): Promise<{ port: number }> {
     const registry = brokerMetrics(this.broker);
-    const plain = (request: PlainRequest, response: PlainResponse) => {
-      void answerPlain(registry, request, response);
-    };
+    const http1 = new HttpServer({
+      component: "storage_broker",
+      routes: [
+        route(
+          { method: "GET", path: "/status", summary: "Answers while it runs.", scope: "public" },
+          () => undefined,
+        ),
+      ],
+      metrics: { contentType: registry.contentType, text: () => registry.metrics() },
+      logger: this.#options.logger,
+      listenHost: host,
+      allowedHosts: this.#options.allowedHosts,
+      limits: this.#limits,
+      // One port for both, as Neon's.
+      otherProtocol: {
+        preface: HTTP2_PREFACE,
+        serve: (socket) => this.#http2.emit("connection", socket),
+      },
+    });
+    this.#http1 = http1;
+    this.#serveHttp2(http1);
+    return { port: await http1.listen(host, port) };
+  }
+
+  async close(): Promise<void> {
+    for (const session of this.#sessions) {
+      session.destroy();
+    }
+    await this.#http1?.close();
+  }
+
+  /** RPCs go to the broker, everything else to the routes. */
+  #serveHttp2({ dispatcher }: HttpServer): void {
     const grpc = connectNodeAdapter({
       routes: (router) => router.service(BrokerService, this.broker),
       connect: false,
       grpcWeb: false,
-      fallback: plain as never,
+      readMaxBytes: MAX_MESSAGE_BYTES,
     });
-    this.#http2 = http2Server({}, grpc);
-    this.#http2.on("session", (session) => {
-      this.#sessions.add(session);
-      session.on("close", () => this.#sessions.delete(session));
-      session.on("error", () => session.destroy());
-    });
-    this.#http1 = http1Server(plain);
-    // One port for both, as Neon's: told apart by the first bytes.
-    this.#listener = createServer((socket) => {
-      this.#sockets.add(socket);
-      socket.on("close", () => this.#sockets.delete(socket));
-      socket.on("error", () => socket.destroy());
-      socket.setNoDelay(true);
-      socket.once("data", (chunk: Buffer) => {
-        socket.pause();
-        socket.unshift(chunk);
-        const head = chunk.subarray(0, HTTP2_PREFACE.length).toString("latin1");
-        const isHttp2 = HTTP2_PREFACE.startsWith(head);
-        (isHttp2 ? this.#http2 : this.#http1).emit("connection", socket);
-        process.nextTick(() => socket.resume());
-      });
-    });
-  }
-
-  /** StorageError `conflict` where the address is in use. */
-  listen(host: string, port: number): Promise<{ port: number }> {
-    return new Promise((resolve, reject) => {
-      this.#listener.once("error", (error) => {
-        reject(
-          errnoCode(error) === "EADDRINUSE"
-            ? new StorageError("conflict", "port-in-use", `port in use: ${host}:${port}`)
-            : error,
-        );
-      });
-      this.#listener.listen({ host, port }, () => {
-        const address = this.#listener.address();
-        resolve({ port: typeof address === "object" && address !== null ? address.port : port });
-      });
+    const prefix = `/${BrokerService.typeName}/`;
+    const endless = `${prefix}${BrokerService.method.publishSafekeeperInfo.name}`;
+    this.#http2.on("request", (request, response) => {
+      // The same but for types.
+      const plainRequest = request as unknown as IncomingMessage;
+      const plainResponse = response as unknown as ServerResponse;
+      if (!request.url.startsWith(prefix)) {
+        void dispatcher.handle(plainRequest, plainResponse);
+        return;
+      }
+      request.on("error", () => undefined);
+      response.on("error", () => undefined);
+      if (request.url !== endless) {
+        const timer = setTimeout(() => {
+          if (!request.complete) {
+            request.stream.close();
+          }
+        }, this.#limits.requestTimeoutMs);
+        request.stream.on("close", () => clearTimeout(timer));
+      }
+      if (dispatcher.admits(plainRequest, plainResponse)) {
+        grpc(request, response);
+      }
     });
   }
 
-  close(): Promise<void> {
-    for (const session of this.#sessions) {
-      session.destroy();
-    }
-    for (const socket of this.#sockets) {
-      socket.destroy();
-    }
-    return new Promise((resolve) => this.#listener.close(() => resolve()));
+  /** Closes connections without streams, and those that no longer answer. */
+  #watch(session: ServerHttp2Session): void {
+    this.#sessions.add(session);
+    session.on("close", () => this.#sessions.delete(session));
+    session.on("error", () => session.destroy());
+    const silenceMs = this.#options.silenceMs ?? this.#limits.requestTimeoutMs;
+    let streams = 0;
+    let asked = false;
+    session.setTimeout(this.#limits.headersTimeoutMs);
+    session.on("stream", (stream) => {
+      streams++;
+      session.setTimeout(silenceMs);
+      stream.on("close", () => streams--);
+    });
+    session.on("timeout", () => {
+      if (streams === 0 || asked || session.destroyed) {
+        session.destroy();
+        return;
+      }
+      asked = session.ping(() => {
+        asked = false;
+      });
+    });
   }
 }
 
@@ -112,22 +160,4 @@ function brokerMetrics(broker: Broker): Registry {
   gauge("storage_broker_broadcasted_messages_total", "Passed on", () => counts().delivered);
   gauge("storage_broker_broadcast_dropped_messages_total", "Dropped", () => counts().dropped);
   return registry;
-}
-
-async function answerPlain(
-  registry: Registry,
-  request: PlainRequest,
-  response: PlainResponse,
-): Promise<void> {
-  if (request.url === "/status") {
-    response.writeHead(200, { "content-type": "text/plain" });
-    response.end("");
-  } else if (request.url === "/metrics") {
-    const body = await registry.metrics();
-    response.writeHead(200, { "content-type": registry.contentType });
-    response.end(body);
-  } else {
-    response.writeHead(404, { "content-type": "application/json" });
-    response.end(JSON.stringify({ msg: `no route ${request.method} ${request.url}` }));
-  }
 }

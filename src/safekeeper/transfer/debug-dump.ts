@@ -4,7 +4,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { formatLsn } from "../../base/lsn.ts";
-import type { debugDumpQuerySchema } from "../api.ts";
+import type { DebugDump, debugDumpQuerySchema } from "../api.ts";
 import { membershipToJson } from "../membership.ts";
 import type { Timeline } from "../timeline.ts";
 import { partialSegmentName } from "../wal-backup/stored-wal.ts";
@@ -18,8 +18,7 @@ export interface DebugDumpOptions {
   readonly timelines: { readonly timelines: Iterable<Timeline> };
 }
 
-/** Neon's shape (safekeeper/src/debug_dump.rs); LSNs as `X/X`. */
-export function debugDump(options: DebugDumpOptions, query: DebugDumpQuery): object {
+export function debugDump(options: DebugDumpOptions, query: DebugDumpQuery): DebugDump {
   const wanted = (flag: boolean | undefined) => flag ?? query.dump_all ?? false;
   const dumps = [...options.timelines.timelines]
     .filter(
@@ -40,8 +39,12 @@ export function debugDump(options: DebugDumpOptions, query: DebugDumpQuery): obj
   return { config: { id: options.nodeId }, timelines_count: dumps.length, timelines: dumps };
 }
 
-/** As it is on disk, except that a partial segment and eviction come from memory. */
-function controlFile(timeline: Timeline, withTermHistory: boolean): object {
+type TimelineDump = DebugDump["timelines"][number];
+
+function controlFile(
+  timeline: Timeline,
+  withTermHistory: boolean,
+): NonNullable<TimelineDump["control_file"]> {
   const { persistent } = timeline.state;
   const { partial, evicted } = timeline.placement;
   return {
@@ -69,7 +72,7 @@ function controlFile(timeline: Timeline, withTermHistory: boolean): object {
   };
 }
 
-function memory(timeline: Timeline, backup: WalBackup): object {
+function memory(timeline: Timeline, backup: WalBackup): NonNullable<TimelineDump["memory"]> {
   const { state } = timeline;
   const { state: backupState, lastError } = backup.status(timeline);
   return {
@@ -85,7 +88,7 @@ function memory(timeline: Timeline, backup: WalBackup): object {
   };
 }
 
-function diskContent(timeline: Timeline): object {
+function diskContent(timeline: Timeline): NonNullable<TimelineDump["disk_content"]> {
   const files = readdirSync(timeline.directory)
     .sort()
     .flatMap((name) => {

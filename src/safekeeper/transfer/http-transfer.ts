@@ -1,23 +1,26 @@
 // HTTP routes that bring timelines from one place to another, and look inside them.
 
 import { createHash } from "node:crypto";
-import { Readable } from "node:stream";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import { z } from "zod";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
+import { mediaRoute, type Route, route } from "../../http/route.ts";
+import { timelineParams } from "../../http/schemas.ts";
 import {
   debugDumpQuerySchema,
+  debugDumpSchema,
+  deleteResponseSchema,
   digestQuerySchema,
+  type MembershipJson,
   type MembershipSwitchResponse,
   membershipRequestSchema,
-  type PullTimelineResponse,
+  membershipSwitchResponseSchema,
   pullTimelineRequestSchema,
-  type TimelineDigest,
+  pullTimelineResponseSchema,
   timelineCopyRequestSchema,
+  timelineDigestSchema,
 } from "../api.ts";
-import type { SafekeeperHttpOptions } from "../http.ts";
-import { findTimeline, parseBody } from "../http-request.ts";
 import {
   checkMembership,
   isMember,
@@ -25,6 +28,7 @@ import {
   membershipFromJson,
   membershipToJson,
 } from "../membership.ts";
+import type { SafekeeperRouteOptions } from "../route-options.ts";
 import type { Timeline } from "../timeline.ts";
 import { copyTimeline } from "./copy-timeline.ts";
 import { debugDump } from "./debug-dump.ts";
@@ -32,53 +36,150 @@ import { pullTimeline } from "./pull-timeline.ts";
 import { snapshot } from "./snapshot.ts";
 import { TimelineWal } from "./timeline-wal.ts";
 
-const TIMELINE = "/v1/tenant/:tenant/timeline/:timeline";
+const TIMELINE = "/v1/tenant/{tenant}/timeline/{timeline}";
 
-export function addTransferRoutes(server: FastifyInstance, options: SafekeeperHttpOptions): void {
-  const { timelines, nodeId } = options;
-  server.post("/v1/pull_timeline", async (request): Promise<PullTimelineResponse> => {
-    const body = parseBody(pullTimelineRequestSchema, request.body);
-    const mconf = body.mconf == null ? undefined : membershipFromJson(body.mconf);
-    if (mconf !== undefined) {
-      checkMembership(mconf);
-    }
-    const host = await pullTimeline(timelines, nodeId, {
-      tenantId: parseTenantId(body.tenant_id),
-      timelineId: parseTimelineId(body.timeline_id),
-      httpHosts: body.http_hosts,
-      mconf,
-    });
-    return { safekeeper_host: host ?? null };
-  });
-  server.get(`${TIMELINE}/snapshot/:destination`, async (request, reply) => {
-    const timeline = findTimeline(timelines, request);
-    await timeline.wake();
-    void reply.type("application/x-tar");
-    return Readable.from(snapshot(timeline), { objectMode: false });
-  });
-  server.post(`${TIMELINE}/copy`, async (request) => {
-    const body = parseBody(timelineCopyRequestSchema, request.body);
-    const target = parseTimelineId(body.target_timeline_id);
-    const untilLsn = parseLsn(body.until_lsn) as Lsn;
-    await copyTimeline(timelines, findTimeline(timelines, request), target, untilLsn);
-    return {};
-  });
-  server.get(`${TIMELINE}/digest`, async (request): Promise<TimelineDigest> => {
-    const query = parseBody(digestQuerySchema, request.query);
-    const timeline = findTimeline(timelines, request);
-    const from = parseLsn(query.from_lsn) as Lsn;
-    const until = parseLsn(query.until_lsn) as Lsn;
-    return { sha256: await digest(timeline, from, until) };
-  });
-  server.post(`${TIMELINE}/checkpoint`, async (request) => {
-    findTimeline(timelines, request).checkpoint();
-    return {};
-  });
-  server.put(`${TIMELINE}/membership`, (request) => switchMembership(options, request));
-  server.put(`${TIMELINE}/exclude`, async (request) => exclude(options, request));
-  server.get("/v1/debug_dump", async (request) =>
-    debugDump(options, parseBody(debugDumpQuerySchema, request.query)),
-  );
+export function transferRoutes({ timelines, nodeId }: SafekeeperRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "POST",
+        path: "/v1/pull_timeline",
+        summary: "Copies a timeline here from another safekeeper.",
+        scope: "admin",
+        body: pullTimelineRequestSchema,
+        answer: pullTimelineResponseSchema,
+      },
+      async ({ body }) => {
+        const host = await pullTimeline(timelines, nodeId, {
+          tenantId: parseTenantId(body.tenant_id),
+          timelineId: parseTimelineId(body.timeline_id),
+          httpHosts: body.http_hosts,
+          mconf: body.mconf == null ? undefined : checkedMembership(body.mconf),
+        });
+        return { safekeeper_host: host ?? null };
+      },
+    ),
+    mediaRoute(
+      {
+        method: "GET",
+        path: `${TIMELINE}/snapshot/{destination}`,
+        summary: "A tar of the timeline, for pull_timeline.",
+        scope: "admin",
+        params: timelineParams.extend({ destination: z.string() }),
+        mediaType: "application/x-tar",
+      },
+      async ({ params }) => {
+        const timeline = timelines.get(params.tenant, params.timeline);
+        await timeline.wake();
+        return snapshot(timeline);
+      },
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${TIMELINE}/copy`,
+        summary: "Makes a timeline of the WAL up to an LSN of this one.",
+        scope: "admin",
+        params: timelineParams,
+        body: timelineCopyRequestSchema,
+        answer: z.object({}),
+      },
+      async ({ params, body }) => {
+        const target = parseTimelineId(body.target_timeline_id);
+        const untilLsn = parseLsn(body.until_lsn) as Lsn;
+        const source = timelines.get(params.tenant, params.timeline);
+        await copyTimeline(timelines, source, target, untilLsn);
+        return {};
+      },
+    ),
+  ];
+}
+
+export function membershipRoutes(options: SafekeeperRouteOptions): Route[] {
+  const { timelines } = options;
+  return [
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/membership`,
+        summary: "Switches to a newer membership.",
+        scope: "admin",
+        params: timelineParams,
+        body: membershipRequestSchema,
+        answer: membershipSwitchResponseSchema,
+      },
+      ({ params, body }) =>
+        switchMembership(
+          timelines.get(params.tenant, params.timeline),
+          checkedMembership(body.mconf),
+        ),
+    ),
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/exclude`,
+        summary: "Lets go of a timeline whose newer membership does not have this safekeeper.",
+        scope: "admin",
+        params: timelineParams,
+        body: membershipRequestSchema,
+        answer: deleteResponseSchema,
+      },
+      ({ params, body }) =>
+        exclude(
+          options,
+          timelines.get(params.tenant, params.timeline),
+          checkedMembership(body.mconf),
+        ),
+    ),
+  ];
+}
+
+export function debugRoutes(options: SafekeeperRouteOptions): Route[] {
+  const { timelines } = options;
+  return [
+    route(
+      {
+        method: "GET",
+        path: `${TIMELINE}/digest`,
+        summary: "SHA-256 of a range of the timeline's WAL.",
+        scope: "admin",
+        params: timelineParams,
+        query: digestQuerySchema,
+        answer: timelineDigestSchema,
+      },
+      async ({ params, query }) => {
+        const timeline = timelines.get(params.tenant, params.timeline);
+        const from = parseLsn(query.from_lsn) as Lsn;
+        const until = parseLsn(query.until_lsn) as Lsn;
+        return { sha256: await digest(timeline, from, until) };
+      },
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${TIMELINE}/checkpoint`,
+        summary: "Writes the control file.",
+        scope: "admin",
+        params: timelineParams,
+        answer: z.object({}),
+      },
+      ({ params }) => {
+        timelines.get(params.tenant, params.timeline).checkpoint();
+        return {};
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: "/v1/debug_dump",
+        summary: "Everything that a person may want to see.",
+        scope: "admin",
+        query: debugDumpQuerySchema,
+        answer: debugDumpSchema,
+      },
+      ({ query }) => debugDump(options, query),
+    ),
+  ];
 }
 
 async function digest(timeline: Timeline, from: Lsn, until: Lsn): Promise<string> {
@@ -102,11 +203,9 @@ async function digest(timeline: Timeline, from: Lsn, until: Lsn): Promise<string
 }
 
 async function switchMembership(
-  options: SafekeeperHttpOptions,
-  request: FastifyRequest,
+  timeline: Timeline,
+  mconf: MembershipConfiguration,
 ): Promise<MembershipSwitchResponse> {
-  const timeline = findTimeline(options.timelines, request);
-  const mconf = parseMembership(request);
   await timeline.wake();
   const previous = timeline.state.persistent.mconf;
   const position = timeline.switchMembership(mconf);
@@ -123,19 +222,18 @@ async function switchMembership(
   };
 }
 
-function parseMembership(request: FastifyRequest): MembershipConfiguration {
-  const mconf = membershipFromJson(parseBody(membershipRequestSchema, request.body).mconf);
+function checkedMembership(json: MembershipJson): MembershipConfiguration {
+  const mconf = membershipFromJson(json);
   checkMembership(mconf);
   return mconf;
 }
 
 /** Lets go of a timeline whose newer membership does not have this safekeeper; its objects stay. */
 function exclude(
-  options: SafekeeperHttpOptions,
-  request: FastifyRequest,
+  options: SafekeeperRouteOptions,
+  timeline: Timeline,
+  mconf: MembershipConfiguration,
 ): { dir_existed: boolean } {
-  const timeline = findTimeline(options.timelines, request);
-  const mconf = parseMembership(request);
   const own = timeline.state.persistent.mconf.generation;
   if (mconf.generation <= own || isMember(mconf, options.nodeId)) {
     const message =

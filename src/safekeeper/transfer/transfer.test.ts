@@ -401,7 +401,8 @@ test("digest, copy, checkpoint, debug dump: over local WAL and WAL that only the
     await assert.rejects(http.timelineStatus(tenantId, target), { kind: "not-found" });
   }
   const path = `http://${cluster.httpAddr(0)}/v1/tenant/${tenantId}/timeline/${timelineId}`;
-  assert.equal((await fetch(`${path}/checkpoint`, { method: "POST" })).status, 200);
+  const headers = { "content-type": "application/json" };
+  assert.equal((await fetch(`${path}/checkpoint`, { method: "POST", headers })).status, 200);
   const control = decodeControlFile(
     readFileSync(join(cluster.timelineDirectory(0), "safekeeper.control")),
   );

@@ -14,6 +14,7 @@ import {
 import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
 import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
@@ -30,7 +31,7 @@ const BULK = Array.from({ length: 12 }, () => 300_000);
 const isPartial = (key: string) => key.endsWith(".partial");
 
 async function startBroker(context: TestContext): Promise<string> {
-  const server = new BrokerServer();
+  const server = new BrokerServer({ logger: createLogger("test", "silent") });
   const { port } = await server.listen("127.0.0.1", 0);
   context.after(() => server.close());
   return `http://127.0.0.1:${port}`;

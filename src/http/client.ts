@@ -1,0 +1,199 @@
+// One way to call another component's HTTP API: deadline, reused connections, errors with the kind that was sent.
+
+import type { Agent, IncomingMessage } from "node:http";
+import { errorMessage, StorageError } from "../base/errors.ts";
+import { kindOfStatus } from "./http-errors.ts";
+import type { Method } from "./route.ts";
+
+/** An answer that is read whole. */
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
+
+export interface HttpClientOptions {
+  /** Whom it talks to: `safekeeper`. In messages and codes. */
+  readonly component: string;
+  /** `host:port`, or an http URL without a path. */
+  readonly address: string;
+  /** From the call to the end of the answer. */
+  readonly timeoutMs: number;
+}
+
+export interface CallOptions {
+  readonly body?: unknown;
+  readonly timeoutMs?: number;
+}
+
+/** Not imported: a compute starts without node:http (docs/decisions). */
+function http() {
+  return process.getBuiltinModule("node:http");
+}
+
+/** Of this process; idle connections do not keep it alive. */
+let sharedAgent: Agent | undefined;
+
+/**
+ * Every call throws StorageError: `unavailable` (`COMPONENT-unreachable`) where no whole answer came in
+ * time, else what the server said.
+ *
+ * Only GET uses a connection again, and only GET is sent a second time: a server may close an idle
+ * connection just when a request goes out, and then nobody knows whether a change was made.
+ */
+export class HttpClient {
+  readonly #component: string;
+  readonly #base: string;
+  readonly #host: string;
+  readonly #timeoutMs: number;
+
+  constructor({ component, address, timeoutMs }: HttpClientOptions) {
+    this.#component = component;
+    this.#base = (address.includes("://") ? address : `http://${address}`).replace(/\/$/, "");
+    this.#host = this.#base.replace(/^\w+:\/\//, "");
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** The answer's JSON; undefined where it has no body. */
+  async call<T>(method: Method, path: string, options: CallOptions = {}): Promise<T> {
+    const signal = AbortSignal.timeout(options.timeoutMs ?? this.#timeoutMs);
+    const text = await this.text(method, path, signal, options.body);
+    try {
+      return (text === "" ? undefined : JSON.parse(text)) as T;
+    } catch (cause) {
+      const message = `${this.#component} ${this.#host}: ${method} ${path}: the answer is not JSON`;
+      throw new StorageError("corrupt", "bad-answer", message, { cause });
+    }
+  }
+
+  async text(method: Method, path: string, signal: AbortSignal, body?: unknown): Promise<string> {
+    return this.#collect(method, path, await this.stream(method, path, signal, body));
+  }
+
+  /** The answer's bytes as they come; whoever reads them looks after the time (`signal`). */
+  async stream(
+    method: Method,
+    path: string,
+    signal: AbortSignal,
+    body?: unknown,
+  ): Promise<AsyncIterable<Uint8Array>> {
+    let response: IncomingMessage;
+    try {
+      response = await this.#send(method, path, signal, body);
+    } catch (cause) {
+      throw this.#unreachable(method, path, cause);
+    }
+    const status = response.statusCode ?? 0;
+    const chunks = this.#chunks(method, path, response);
+    if (status >= 200 && status < 300) {
+      return chunks;
+    }
+    throw await this.#refusal(method, path, response, chunks);
+  }
+
+  async #send(
+    method: Method,
+    path: string,
+    signal: AbortSignal,
+    body: unknown,
+  ): Promise<IncomingMessage> {
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const send = (agent: Agent | false) =>
+      new Promise<IncomingMessage>((resolve, reject) => {
+        const request = http().request(this.#base + path, {
+          method,
+          signal,
+          agent,
+          headers: {
+            // Servers refuse changes without it, also those without a body.
+            "content-type": "application/json",
+            "content-length": Buffer.byteLength(payload ?? ""),
+          },
+        });
+        request.on("response", resolve);
+        request.on("error", (error) => {
+          reject(request.reusedSocket && !signal.aborted ? new StaleConnection(error) : error);
+        });
+        request.end(payload);
+      });
+    if (method !== "GET") {
+      return send(false);
+    }
+    sharedAgent ??= new (http().Agent)({ keepAlive: true });
+    try {
+      return await send(sharedAgent);
+    } catch (error) {
+      if (error instanceof StaleConnection) {
+        return send(false);
+      }
+      throw error;
+    }
+  }
+
+  async #collect(method: Method, path: string, chunks: AsyncIterable<Uint8Array>): Promise<string> {
+    const parts: Uint8Array[] = [];
+    let size = 0;
+    for await (const chunk of chunks) {
+      parts.push(chunk);
+      size += chunk.length;
+      if (size > MAX_ANSWER_BYTES) {
+        throw this.#unreachable(method, path, new Error(`over ${MAX_ANSWER_BYTES} bytes`));
+      }
+    }
+    return Buffer.concat(parts).toString();
+  }
+
+  async *#chunks(
+    method: Method,
+    path: string,
+    response: IncomingMessage,
+  ): AsyncGenerator<Uint8Array> {
+    try {
+      yield* response as AsyncIterable<Uint8Array>;
+    } catch (cause) {
+      throw this.#unreachable(method, path, cause);
+    }
+  }
+
+  async #refusal(
+    method: Method,
+    path: string,
+    response: IncomingMessage,
+    chunks: AsyncIterable<Uint8Array>,
+  ): Promise<StorageError> {
+    const status = response.statusCode ?? 0;
+    const { msg, code, request_id } = errorFields(await this.#collect(method, path, chunks));
+    const message = `${this.#component} ${this.#host}: ${msg ?? `${method} ${path}: status ${status}`}`;
+    return new StorageError(kindOfStatus(status), code ?? `${this.#component}-error`, message, {
+      fields: { request: `${method} ${path}`, status, requestId: request_id },
+    });
+  }
+
+  #unreachable(method: Method, path: string, cause: unknown): StorageError {
+    const reason =
+      cause instanceof Error && cause.name === "AbortError" && cause.cause instanceof Error
+        ? cause.cause
+        : cause;
+    const message = `${this.#component} ${this.#host}: ${method} ${path}: ${errorMessage(reason)}`;
+    return new StorageError("unavailable", `${this.#component}-unreachable`, message, { cause });
+  }
+}
+
+class StaleConnection extends Error {
+  constructor(cause: Error) {
+    super(cause.message, { cause });
+  }
+}
+
+/** Of a body that should be `{msg, code, request_id}`, but may come from anybody. */
+function errorFields(text: string): { msg?: string; code?: string; request_id?: string } {
+  const fields: Record<string, string> = {};
+  try {
+    const value = JSON.parse(text) as Record<string, unknown> | null;
+    for (const name of ["msg", "code", "request_id"]) {
+      const field = value?.[name];
+      if (typeof field === "string") {
+        fields[name] = field;
+      }
+    }
+  } catch {
+    // Not ours, then; the status says enough.
+  }
+  return fields;
+}

@@ -1,0 +1,57 @@
+// How errors look over HTTP: `{msg, code, request_id}` under the status of their kind, and back.
+
+import {
+  type ErrorKind,
+  errorKind,
+  errorMessage,
+  HTTP_STATUS,
+  StorageError,
+} from "../base/errors.ts";
+
+/** What HTTP itself has a status for, by the error's code; all of kind `invalid`. */
+const STATUS_OF_CODE: Readonly<Record<string, number>> = {
+  "method-not-allowed": 405,
+  "request-timeout": 408,
+  "body-too-large": 413,
+  "not-json": 415,
+  "headers-too-large": 431,
+};
+
+export interface ErrorBody {
+  readonly msg: string;
+  readonly code: string;
+  /** Absent where the request never got one. */
+  readonly request_id?: string;
+}
+
+export function statusOfError(error: unknown): number {
+  return (
+    (error instanceof StorageError ? STATUS_OF_CODE[error.code] : undefined) ??
+    HTTP_STATUS[errorKind(error)]
+  );
+}
+
+export function errorBody(error: unknown, requestId?: string): ErrorBody {
+  return {
+    msg: errorMessage(error),
+    code: error instanceof StorageError ? error.code : "internal",
+    ...(requestId === undefined ? {} : { request_id: requestId }),
+  };
+}
+
+/** The kind behind a status; `internal` for one that nobody here sends. */
+export function kindOfStatus(status: number): ErrorKind {
+  if (status === 500) {
+    return "internal";
+  }
+  for (const [kind, each] of Object.entries(HTTP_STATUS)) {
+    if (each === status) {
+      return kind as ErrorKind;
+    }
+  }
+  return status >= 400 && status < 500
+    ? "invalid"
+    : status === 502 || status === 504
+      ? "unavailable"
+      : "internal";
+}
