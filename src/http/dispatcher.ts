@@ -133,8 +133,22 @@ export class Dispatcher {
   }
 
   #ownRoutes(): Route[] {
-    const { metrics } = this.#options;
+    const { component, metrics } = this.#options;
     return [
+      mediaRoute(
+        {
+          method: "GET",
+          path: "/api/openapi.json",
+          summary: "This document.",
+          scope: "public",
+          mediaType: "application/json",
+        },
+        async () => {
+          // Loads zod: only where somebody asks (the compute agent).
+          const { openApiDocument } = await import("./openapi.ts");
+          return JSON.stringify(await openApiDocument(component, this.table.routes));
+        },
+      ),
       mediaRoute(
         {
           method: "GET",

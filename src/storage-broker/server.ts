@@ -6,7 +6,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";
 import type { Logger } from "../base/log.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
-import { route } from "../http/route.ts";
+import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
 import { Broker } from "./broker.ts";
 import { BrokerService } from "./broker_pb.ts";
@@ -52,12 +52,7 @@ export class BrokerServer {
     const registry = brokerMetrics(this.broker);
     const http1 = new HttpServer({
       component: "storage_broker",
-      routes: [
-        route(
-          { method: "GET", path: "/status", summary: "Answers while it runs.", scope: "public" },
-          () => undefined,
-        ),
-      ],
+      routes: brokerRoutes(),
       metrics: { contentType: registry.contentType, text: () => registry.metrics() },
       logger: this.#options.logger,
       listenHost: host,
@@ -139,6 +134,16 @@ export class BrokerServer {
       });
     });
   }
+}
+
+/** Beside the RPCs. */
+export function brokerRoutes(): Route[] {
+  return [
+    route(
+      { method: "GET", path: "/status", summary: "Answers while it runs.", scope: "public" },
+      () => undefined,
+    ),
+  ];
 }
 
 function brokerMetrics(broker: Broker): Registry {

@@ -193,6 +193,15 @@ test("no request ends a daemon: bad targets are 400, all others are answered or 
   }
 });
 
+test("every daemon describes its API", async () => {
+  for (const { name, port, status } of ports) {
+    const answer = await fetch(`http://127.0.0.1:${port}/api/openapi.json`);
+    const document = (await answer.json()) as { openapi: string; paths: Record<string, unknown> };
+    assert.match(document.openapi, /^3\.1\./, name);
+    assert.ok(document.paths[status], name);
+  }
+});
+
 test("a page whose name was given our address gets nothing and changes nothing", async () => {
   for (const { name, port, status, changes } of ports) {
     for (const line of [`GET ${status}`, "GET /metrics", ...changes]) {
