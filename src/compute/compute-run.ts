@@ -2,20 +2,17 @@
 
 import { monotonicMs, turn } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { formatLsn, type Lsn, parseLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import { postgresSocketDirectory } from "../postgres/installation.ts";
-import { allMembers, type MembershipConfiguration } from "../safekeeper/membership.ts";
-import { type EndpointSpec, splitAddress } from "./api.ts";
-import { detachInheritedSubscriptions } from "./inherited-subscriptions.ts";
+import type { MembershipConfiguration } from "../safekeeper/membership.ts";
+import type { EndpointSpec } from "./api.ts";
 import { SUPERUSER } from "./maintenance-session.ts";
 import type { PostgresExit } from "./postgres-process.ts";
-import type { PostgresSide, PostgresTimes } from "./postgres-side.ts";
+import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
-import { requirePassword } from "./superuser-password.ts";
 import type { CommitTimes } from "./wal/commit-times.ts";
-import { ProposerDriver } from "./wal/proposer-driver.ts";
+import { WalPath } from "./wal/wal-path.ts";
 
 export interface ComputeRunOptions {
   readonly spec: EndpointSpec;
@@ -42,8 +39,9 @@ export type RunEnd =
 export class ComputeRun {
   readonly #options: ComputeRunOptions;
   readonly #ended = Promise.withResolvers<RunEnd>();
-  #driver: ProposerDriver | undefined;
   readonly #standbyFeedback: StandbyFeedback;
+  /** Undefined for a compute that only reads. */
+  readonly #wal: WalPath | undefined;
   #side: PostgresSide | undefined;
   #closed = false;
   #startLsn: Lsn | undefined;
@@ -57,6 +55,14 @@ export class ComputeRun {
       user: SUPERUSER,
       logger: options.logger,
     });
+    if (options.spec.mode === "primary") {
+      this.#wal = new WalPath({
+        ...options,
+        onStandbyFeedback: (id, feedback) => this.#standbyFeedback.told(id, feedback),
+        onFenced: (term) => this.#end({ kind: "fenced", term }),
+        onFatal: (error) => this.#end({ kind: "fatal", error }),
+      });
+    }
   }
 
   /** Settles once: nothing of this run goes on without `close`. */
@@ -65,12 +71,12 @@ export class ComputeRun {
   }
 
   get term(): number | undefined {
-    return this.#driver?.term;
+    return this.#wal?.term;
   }
 
   /** The safekeepers' membership; undefined where it is not known. */
   get membership(): MembershipConfiguration | undefined {
-    const membership = this.#driver?.membership ?? this.#options.membership;
+    const membership = this.#wal?.membership ?? this.#options.membership;
     return membership?.generation === 0 ? undefined : membership;
   }
 
@@ -79,17 +85,17 @@ export class ComputeRun {
   }
 
   get commitLsn(): Lsn | undefined {
-    const lsn = this.#driver?.commitLsn ?? 0;
+    const lsn = this.#wal?.commitLsn ?? 0;
     return lsn === 0 ? undefined : (lsn as Lsn);
   }
 
   /** End of the last whole record that Postgres wrote. */
   get flushLsn(): Lsn | undefined {
-    return this.#side?.shipper?.endOfRecords;
+    return this.#wal?.flushLsn;
   }
 
   get waitingFlushes(): number {
-    return this.#side?.shipper?.waiting ?? 0;
+    return this.#wal?.waitingFlushes ?? 0;
   }
 
   get waitingReads(): number {
@@ -98,16 +104,16 @@ export class ComputeRun {
 
   /** Whether commits wait for a pageserver alone. */
   get waitsForPageserver(): boolean {
-    return this.#side?.shipper?.waitsForPageserver ?? false;
+    return this.#wal?.waitsForPageserver ?? false;
   }
 
   get safekeepers() {
-    return this.#driver?.peers ?? [];
+    return this.#wal?.safekeepers ?? [];
   }
 
   /** How far a pageserver has told to be; undefined where none has. */
   get pageserverLsn(): Lsn | undefined {
-    const lsn = this.#driver?.pageserverLsn ?? 0;
+    const lsn = this.#wal?.pageserverLsn ?? 0;
     return lsn === 0 ? undefined : (lsn as Lsn);
   }
 
@@ -137,28 +143,29 @@ export class ComputeRun {
     const { spec } = this.#options;
     const started = monotonicMs();
     const choosing =
-      spec.mode === "primary" ? this.#elect() : Promise.resolve(parseLsn(spec.mode.static)!);
+      this.#wal === undefined ? Promise.resolve(staticLsn(spec)) : this.#elect(this.#wal);
     // Independent of the election, so it goes on while the safekeepers vote.
     const prepared = this.#prepare();
     prepared.catch(() => undefined);
     const lsn = await this.#orEnd(Promise.race([choosing, failureOf(prepared)]));
     this.#startLsn = lsn;
     this.#electionMs = monotonicMs() - started;
-    const side = await this.#orEnd(prepared);
-    await this.#orEnd(side.start(lsn));
-    void side.postgres!.exited.then((exit) => this.#end({ kind: "exit", exit }));
+    const { side, machine } = await this.#orEnd(prepared);
+    const running = await this.#orEnd(side.start(lsn, machine));
+    void running.postgres.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
-    await this.#orEnd(this.#driver?.recovered ?? Promise.resolve());
-    if (side.closedToUsers) {
-      const detached = await this.#orEnd(this.#detachSubscriptions(side.address));
+    await this.#orEnd(this.#wal?.recovered ?? Promise.resolve());
+    if (running.closedToUsers) {
+      const detached = await this.#orEnd(this.#detachSubscriptions(running.address));
       this.#end({ kind: "prepared", leaveSubscriptions: !detached });
       return false;
     }
     if (spec.superuserSecret !== undefined) {
-      const address = { ...side.address, pgVersion: spec.pgVersion };
+      const { requirePassword } = await import("./superuser-password.ts");
+      const address = { ...running.address, pgVersion: spec.pgVersion };
       await this.#orEnd(requirePassword(address, spec.superuserSecret, this.#options.logger));
     }
-    if (this.#driver !== undefined && !this.#closed) {
+    if (this.#wal !== undefined && !this.#closed) {
       this.#standbyFeedback.start();
     }
     return true;
@@ -168,6 +175,7 @@ export class ComputeRun {
   async #detachSubscriptions(address: { host: string; port: number }): Promise<boolean> {
     const { spec, logger } = this.#options;
     const { pgVersion, timelineId } = spec;
+    const { detachInheritedSubscriptions } = await import("./inherited-subscriptions.ts");
     try {
       await detachInheritedSubscriptions({ ...address, pgVersion, timelineId, logger });
       return true;
@@ -196,60 +204,35 @@ export class ComputeRun {
   async close(): Promise<void> {
     this.#closed = true;
     this.#standbyFeedback.close();
-    this.#driver?.close();
+    this.#wal?.disconnect();
     await this.#side?.close();
+    this.#wal?.close();
   }
 
-  async #prepare(): Promise<PostgresSide> {
+  async #prepare(): Promise<{ side: PostgresSide; machine: Machine }> {
     // The safekeepers' questions go out first: what follows keeps this thread busy.
     await turn();
     const { PostgresSide } = await import("./postgres-side.ts");
     await turn();
-    const side = new PostgresSide({
-      ...this.#options,
-      driver: this.#driver,
-      onFatal: (error) => this.#end({ kind: "fatal", error }),
-    });
+    const side = new PostgresSide({ ...this.#options, wal: this.#wal });
     if (this.#closed) {
       throw new StorageError("unavailable", "closed", "the compute was stopped while it started");
     }
     this.#side = side;
-    await side.prepare();
-    return side;
+    return { side, machine: await side.prepare() };
   }
 
-  async #elect(): Promise<Lsn> {
-    const { spec, logger, membership, commitTimes } = this.#options;
-    this.#driver = new ProposerDriver({
-      tenantId: parseTenantId(spec.tenantId),
-      timelineId: parseTimelineId(spec.timelineId),
-      // Safekeepers care for the major only.
-      pgVersion: spec.pgVersion * 10_000,
-      walSegSize: WAL_SEGMENT_SIZE,
-      safekeepers:
-        membership === undefined
-          ? spec.safekeepers.map(({ id, pgAddr }) => {
-              const { host, port } = splitAddress(pgAddr);
-              return { id, host, pgPort: port };
-            })
-          : allMembers(membership),
-      logger,
-      times: commitTimes,
-      onCommitted: (lsn) => this.#side?.shipper?.committed(lsn),
-      onStandbyFeedback: (id, feedback) => this.#standbyFeedback.told(id, feedback),
-      onIngested: (lsn) => this.#side?.shipper?.ingested(lsn),
-      onFenced: (term) => this.#end({ kind: "fenced", term }),
-      onFatal: (error) => this.#end({ kind: "fatal", error }),
-    });
-    this.#driver.start();
-    const { term, startLsn, donor } = await this.#driver.elected;
-    logger.info({ term, startLsn: formatLsn(startLsn), donor }, "elected");
+  async #elect(wal: WalPath): Promise<Lsn> {
+    wal.start();
+    const { term, startLsn, donor } = await wal.elected;
+    this.#options.logger.info({ term, startLsn: formatLsn(startLsn), donor }, "elected");
     return startLsn;
   }
 
   #end(end: RunEnd): void {
     if (end.kind === "fenced" || end.kind === "fatal") {
       // Before anything else.
+      this.#wal?.fence();
       this.#side?.fence();
     }
     this.#ended.resolve(end);
@@ -276,4 +259,13 @@ export class ComputeRun {
 /** Rejects as `step` does, and never resolves. */
 function failureOf(step: Promise<unknown>): Promise<never> {
   return step.then(() => new Promise<never>(() => undefined));
+}
+
+/** Of a specification that was checked. */
+function staticLsn({ mode }: EndpointSpec): Lsn {
+  const lsn = mode === "primary" ? undefined : parseLsn(mode.static);
+  if (lsn === undefined) {
+    throw new Error("a static endpoint has an LSN");
+  }
+  return lsn;
 }

@@ -5,17 +5,7 @@ import { join } from "node:path";
 import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import {
-  addLsn,
-  alignLsn,
-  formatLsn,
-  INVALID_LSN,
-  type Lsn,
-  maxLsn,
-  pageStart,
-  WAL_SEGMENT_SIZE,
-  XLOG_BLCKSZ,
-} from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { computeState } from "../pageserver/client.ts";
 import {
@@ -24,7 +14,6 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
-import { pgVersion } from "../postgres/versions.ts";
 import type { EndpointSpec } from "./api.ts";
 import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
@@ -36,21 +25,15 @@ import {
   removeDiscarded,
 } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, postgresSettings } from "./postgres-settings.ts";
-import type { CommitTimes } from "./wal/commit-times.ts";
-import { LocalWal } from "./wal/local-wal.ts";
-import type { ProposerDriver } from "./wal/proposer-driver.ts";
+import { openShipper } from "./wal/open-shipper.ts";
 import type { SynthesizedWal } from "./wal/synthesized-wal.ts";
-import { WalShipper } from "./wal/wal-shipper.ts";
-import { WalWalker } from "./wal/wal-walker.ts";
-import { MAX_WRITE_LAG, maxWriteLagBytes } from "./wal/write-lag.ts";
+import type { WalPath } from "./wal/wal-path.ts";
 
 /** How long one try to start Postgres over its data directory may take. */
 const READY_TIMEOUT_MS = 60_000;
 /** It says hello before Postgres forks; by the time Postgres is ready it must have. */
 const SHIM_TIMEOUT_MS = 1000;
 const PAGESERVER_RETRY_MS = 200;
-/** After Postgres has ended, for the last WAL to reach a quorum. */
-const LAST_WAL_TIMEOUT_MS = 10_000;
 /** First connections make catalog caches; until then there is better use for a CPU. */
 const CLEAN_UP_DELAY_MS = 2000;
 
@@ -58,14 +41,27 @@ export interface PostgresSideOptions {
   readonly spec: EndpointSpec;
   readonly workdir: string;
   /** Undefined for a compute that only reads. */
-  readonly driver: ProposerDriver | undefined;
-  readonly commitTimes?: CommitTimes | undefined;
+  readonly wal: WalPath | undefined;
   /** Inherited subscriptions could not be detached: no worker for any starts. */
   readonly leaveSubscriptions: boolean;
   readonly logger: Logger;
   readonly onPostgresSpawned?: (() => void) | undefined;
-  /** What was found makes going on wrong. */
-  readonly onFatal: (error: StorageError) => void;
+}
+
+/** What this machine has for a Postgres of the endpoint's major. */
+export interface Machine {
+  readonly installation: Installation;
+  /** Path of the library that it is started with. */
+  readonly shim: string;
+}
+
+/** A Postgres that accepts connections. */
+export interface RunningPostgres {
+  readonly postgres: PostgresProcess;
+  /** It is there for the agent alone, to detach inherited subscriptions. */
+  readonly closedToUsers: boolean;
+  /** Of its unix socket. */
+  readonly address: { readonly host: string; readonly port: number };
 }
 
 /** Milliseconds; of the parts of a start. */
@@ -94,13 +90,9 @@ export class PostgresSide {
   readonly #newestState: Promise<ComputeState | undefined>;
   /** Made before there is something to ask; the first LazyFiles takes it. */
   #connection: Promise<PageClient> | undefined;
-  #shipper: WalShipper | undefined;
-  #localWal: LocalWal | undefined;
   #files: LazyFiles | undefined;
   #postgres: PostgresProcess | undefined;
   #draft: Draft | undefined;
-  #installation: Installation | undefined;
-  #shim: string | undefined;
 
   constructor(options: PostgresSideOptions) {
     const { spec } = options;
@@ -108,7 +100,7 @@ export class PostgresSide {
     this.#dataDirectory = dataDirectoryOf(options.workdir);
     this.#timeline = { tenantId: spec.tenantId, timelineId: spec.timelineId };
     this.#newestState =
-      options.driver === undefined
+      options.wal === undefined
         ? Promise.resolve(undefined)
         : computeState(spec.pageserver.pgAddr, this.#timeline).catch(() => undefined);
     this.#connection = connectPages(spec.pageserver.pgAddr, this.#timeline);
@@ -123,10 +115,6 @@ export class PostgresSide {
       .catch(() => undefined);
   }
 
-  get shipper(): WalShipper | undefined {
-    return this.#shipper;
-  }
-
   get waitingReads(): number {
     return this.#files?.waitingReads ?? 0;
   }
@@ -139,10 +127,10 @@ export class PostgresSide {
    * What this machine must have; and the place must be free. Then the data directory of the newest
    * state, while the election may still go on.
    */
-  async prepare(): Promise<void> {
+  async prepare(): Promise<Machine> {
     const { spec, workdir } = this.#options;
-    this.#installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
-    this.#shim = await prepareShim(this.#installation, workdir);
+    const installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
+    const shim = await prepareShim(installation, workdir);
     await turn();
     await discardDataDirectory(this.#dataDirectory);
     await turn();
@@ -151,8 +139,9 @@ export class PostgresSide {
     if (newest !== undefined) {
       // Here already, because safekeepers that refuse our major would let no election end.
       this.#requireOurs(newest);
-      await this.#makeDraft(newest);
+      this.#draft = await this.#makeDraft(newest);
     }
+    return { installation, shim };
   }
 
   #requireOurs(state: ComputeState): void {
@@ -174,57 +163,42 @@ export class PostgresSide {
   }
 
   /** After `prepare`: resolves when Postgres over the state at `lsn` accepts connections. */
-  async start(lsn: Lsn): Promise<void> {
-    const { driver } = this.#options;
+  async start(lsn: Lsn, machine: Machine): Promise<RunningPostgres> {
+    const { wal: path, workdir, spec } = this.#options;
+    const dataDirectory = this.#dataDirectory;
     const asked = monotonicMs();
     const state = await this.#fetchState(lsn);
     this.times.basebackupMs = monotonicMs() - asked;
-    if (this.#draft?.state !== state) {
-      await this.#dropDraft();
-      await this.#makeDraft(state);
-    }
-    const { wal, files, commandLine } = this.#draft!;
-    if (driver !== undefined) {
-      this.#shipFrom(lsn, driver, state, wal);
-    }
-    await this.#startPostgres(files, commandLine);
+    const draft = this.#draft?.state === state ? this.#draft : await this.#draftAnew(state);
+    const { wal, files } = draft;
+    path?.open(lsn, (hooks) => openShipper({ dataDirectory, lsn, state, wal }, hooks));
+    const postgres = await this.#startPostgres(machine, draft);
     sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
       .then(() => {
         files.endOfStart();
-        return removeDiscarded(this.#dataDirectory);
+        return removeDiscarded(dataDirectory);
       })
       .catch(() => undefined);
+    const closedToUsers = this.#isToDetach(state);
+    const port = closedToUsers ? MAINTENANCE_PORT : spec.pgPort;
+    return { postgres, closedToUsers, address: { host: postgresSocketDirectory(workdir), port } };
   }
 
   /** A primary's first start on a branch, where there is something to be done about subscriptions. */
   #isToDetach(state: ComputeState): boolean {
-    const { driver, leaveSubscriptions } = this.#options;
-    return state.hasInheritedSubscriptions && driver !== undefined && !leaveSubscriptions;
+    const { wal, leaveSubscriptions } = this.#options;
+    return state.hasInheritedSubscriptions && wal !== undefined && !leaveSubscriptions;
   }
 
-  /** After `start`: Postgres is there for the agent alone, to detach inherited subscriptions. */
-  get closedToUsers(): boolean {
-    return this.#draft !== undefined && this.#isToDetach(this.#draft.state);
-  }
-
-  /** Of the unix socket, after `start`. */
-  get address(): { readonly host: string; readonly port: number } {
-    const { workdir, spec } = this.#options;
-    return {
-      host: postgresSocketDirectory(workdir),
-      port: this.closedToUsers ? MAINTENANCE_PORT : spec.pgPort,
-    };
-  }
-
-  async #makeDraft(state: ComputeState): Promise<void> {
-    const { spec, driver } = this.#options;
+  async #makeDraft(state: ComputeState): Promise<Draft> {
+    const { spec, workdir, wal: walPath } = this.#options;
     const writing = monotonicMs();
-    const standby = driver === undefined;
+    const standby = walPath === undefined;
     const settings = postgresSettings({
       pgVersion: spec.pgVersion,
       host: spec.pgHost,
       port: spec.pgPort,
-      socketDirectory: postgresSocketDirectory(this.#options.workdir),
+      socketDirectory: postgresSocketDirectory(workdir),
       // A standby that somebody promotes would start workers for its subscriptions, too.
       subscriptionsRest: standby || state.hasInheritedSubscriptions,
       closedToUsers: this.#isToDetach(state),
@@ -241,48 +215,42 @@ export class PostgresSide {
       await files.close();
       throw closedWhileStarting();
     }
-    this.#draft = { state, wal, files, commandLine: settings.commandLine };
+    return { state, wal, files, commandLine: settings.commandLine };
   }
 
   /** From here on what the start will read is fetched. */
   #openFiles(state: ComputeState): LazyFiles {
-    const { spec, driver, workdir, logger } = this.#options;
+    const { spec, wal, workdir, logger } = this.#options;
     const connection = this.#connection;
     this.#connection = undefined;
-    this.#files = new LazyFiles({
+    const files = new LazyFiles({
       workdir,
       dataDirectory: this.#dataDirectory,
       timeline: this.#timeline,
       pageserverAddress: spec.pageserver.pgAddr,
       connection,
       state,
-      // Postgres runs only when there is a shipper.
-      wal:
-        driver === undefined
-          ? undefined
-          : {
-              written: (segment, offset, length) =>
-                this.#shipper!.walWritten(segment, offset, length),
-              flush: (segment, end) => this.#shipper!.flushWal(segment, end),
-            },
+      wal,
       logger,
     });
-    return this.#files;
+    this.#files = files;
+    return files;
   }
 
-  /** The newest state was not the one at L. */
-  async #dropDraft(): Promise<void> {
+  /** Also where the newest state was not the one at L. */
+  async #draftAnew(state: ComputeState): Promise<Draft> {
     if (this.#draft !== undefined) {
       this.#draft = undefined;
       await this.#files?.close();
       await discardDataDirectory(this.#dataDirectory);
       await makeSkeleton(this.#dataDirectory);
     }
+    this.#draft = await this.#makeDraft(state);
+    return this.#draft;
   }
 
-  /** Nothing is acknowledged any more, and Postgres goes without a checkpoint. */
+  /** Nothing is read or synced any more, and Postgres goes without a checkpoint. */
   fence(): void {
-    this.#shipper?.stop();
     this.#files?.fence();
     this.#postgres?.quit();
   }
@@ -291,19 +259,19 @@ export class PostgresSide {
   async stop(mode: "fast" | "immediate"): Promise<void> {
     this.#files?.endOfStart();
     // A pageserver that is away must not keep Postgres from its shutdown checkpoint.
-    this.#shipper?.endWriteLagLimit();
+    this.#options.wal?.endWriteLagLimit();
     const ended = await this.#postgres?.stop(mode);
     if (mode === "fast" && ended === "immediate") {
       // What is left would find no quorum either, and nobody was told that it is committed.
       this.#options.logger.warn({}, "no majority has taken the shutdown checkpoint: ended without");
-    } else if (mode === "fast" && this.#shipper !== undefined) {
-      await this.#waitForLastWal(this.#shipper);
+    } else if (mode === "fast") {
+      await this.#options.wal?.finish();
     }
   }
 
   async close(): Promise<void> {
     this.#closing.abort();
-    this.#shipper?.stop();
+    this.#options.wal?.fence();
     this.#files?.fence();
     await this.#postgres?.stop("immediate");
     await this.#files?.close();
@@ -311,7 +279,6 @@ export class PostgresSide {
       (connection) => connection.close(),
       () => undefined,
     );
-    this.#localWal?.close();
   }
 
   /** The state at `lsn`; waits for a pageserver that is away or behind. */
@@ -339,67 +306,27 @@ export class PostgresSide {
     }
   }
 
-  #shipFrom(lsn: Lsn, driver: ProposerDriver, state: ComputeState, wal: SynthesizedWal): void {
-    const segmentSize = state.walSegmentSize;
-    this.#localWal = new LocalWal(join(this.#dataDirectory, "pg_wal"), segmentSize);
-    // An LSN inside a page header, or not aligned, is where a branch may begin: its first bytes
-    // are sent, but the first record begins behind them.
-    const pageBoundary = lsn === pageStart(lsn);
-    const readable = pageBoundary || alignLsn(lsn) === wal.recordStart;
-    this.#shipper = new WalShipper({
-      walker: new WalWalker({
-        start: readable ? alignLsn(lsn) : wal.recordStart,
-        prevLsn: state.prevRecordLsn,
-        pageMagic: pgVersion(state.pgVersion).pageMagic,
-        segmentSize,
-        systemId: state.systemId,
-      }),
-      localWal: this.#localWal,
-      segmentSize,
-      onAvailable: (end) => driver.walAvailable(end),
-      times: this.#options.commitTimes,
-      maxWriteLagBytes: maxWriteLagBytes(this.#options.spec.settings),
-      onStalled: (stalled, lagBytes) => this.#tellStall(stalled, lagBytes),
-      onFatal: this.#options.onFatal,
-    });
-    const shipper = this.#shipper;
-    driver.setLocalWal((begin, end) => shipper.read(begin, end));
-    const lastByte = addLsn(wal.recordEnd, -1);
-    shipper.noteWrittenUpTo(addLsn(pageStart(lastByte), XLOG_BLCKSZ));
-    if (shipper.endOfRecords !== wal.recordEnd) {
-      // A walker that does not move would let every flush pass as "nothing new".
-      throw new StorageError("internal", "walk-failed", "the start record was not found again");
-    }
-    // A pageserver had it, and those are sent committed WAL only.
-    shipper.committed(maxLsn(driver.commitLsn, lsn));
-  }
-
-  #tellStall(stalled: boolean, lagBytes: number): void {
-    const { logger } = this.#options;
-    if (stalled) {
-      logger.warn({ lagBytes }, `commits wait for the pageserver: ${MAX_WRITE_LAG} is reached`);
-    } else {
-      logger.info({ lagBytes }, "the pageserver gets on again, and commits with it");
-    }
-  }
-
-  async #startPostgres(files: LazyFiles, commandLine: readonly string[]): Promise<void> {
+  async #startPostgres(
+    { installation, shim }: Machine,
+    { files, commandLine }: Draft,
+  ): Promise<PostgresProcess> {
     const started = monotonicMs();
     const logPath = join(this.#options.workdir, "postgres.log");
     const logFd = openSync(logPath, "a", 0o600);
     const logStart = fstatSync(logFd).size;
+    let postgres: PostgresProcess;
     try {
-      this.#postgres = await PostgresProcess.start({
-        installation: this.#installation!,
+      postgres = await PostgresProcess.start({
+        installation,
         dataDirectory: this.#dataDirectory,
         args: commandLine,
-        env: files.environment(this.#shim!),
+        env: files.environment(shim),
         logFd,
       });
     } finally {
       closeSync(logFd);
     }
-    const postgres = this.#postgres;
+    this.#postgres = postgres;
     if (this.#closing.signal.aborted) {
       await postgres.stop("immediate");
       throw closedWhileStarting();
@@ -412,13 +339,7 @@ export class PostgresSide {
     });
     await files.shimLoaded(SHIM_TIMEOUT_MS);
     this.times.startPostgresMs = monotonicMs() - started;
-  }
-
-  async #waitForLastWal(shipper: WalShipper): Promise<void> {
-    const deadline = monotonicMs() + LAST_WAL_TIMEOUT_MS;
-    while (shipper.committedLsn < shipper.endOfRecords && monotonicMs() < deadline) {
-      await sleep(5);
-    }
+    return postgres;
   }
 }
 
