@@ -1,72 +1,132 @@
-// The quick start of the README, word for word, by the real CLI and psql (pg where there is none).
+// README's commands as they stand there: the blocks of "Start" and the transcript of "Step by step".
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { after, before, test } from "node:test";
-import { TestCluster } from "../testing/cluster.ts";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { sleep } from "../src/base/clock.ts";
+import {
+  type Block,
+  fencedBlocks,
+  matchesShown,
+  shellCommands,
+  transcript,
+} from "../testing/docs/readme-blocks.ts";
 
-let cluster: TestCluster;
-before(async () => {
-  cluster = await TestCluster.create({ start: false });
-});
-after(() => cluster?.[Symbol.asyncDispose]());
+const ROOT = join(import.meta.dirname, "..");
+const BLOCKS = fencedBlocks(readFileSync(join(ROOT, "README.md"), "utf8"));
+const URL_PRINTED = /Postgres is ready: +(postgresql:\/\/\S+)/;
+const START_TIMEOUT_MS = 120_000;
+const COMMAND_TIMEOUT_MS = 120_000;
 
-const hasPsql = (() => {
-  try {
-    execFileSync("psql", ["--version"]);
-    return true;
-  } catch {
-    return false;
+/** A home of its own for commands that run in this checkout, as a reader's do. */
+class Reader implements AsyncDisposable {
+  readonly #directory = mkdtempSync(join(tmpdir(), "strata-readme-"));
+  readonly #environment: NodeJS.ProcessEnv;
+
+  constructor() {
+    // The unprivileged user that Postgres runs as must be able to enter.
+    chmodSync(this.#directory, 0o755);
+    this.#environment = { ...process.env, STRATA_HOME: join(this.#directory, ".strata") };
   }
-})();
 
-/** One statement as a person would run it; unaligned rows. */
-async function psql(endpoint: string, sql: string): Promise<string> {
-  if (hasPsql) {
-    return (await cluster.ok("psql", endpoint, "--", "-XAtc", sql)).trim();
+  /** Runs a line of the page; what it printed. */
+  run(command: string): Promise<string> {
+    const options = {
+      cwd: ROOT,
+      env: this.#environment,
+      timeout: COMMAND_TIMEOUT_MS,
+      shell: "/bin/bash",
+    };
+    return new Promise((resolve, reject) => {
+      execFile(command, options, (error, stdout, stderr) => {
+        if (error === null) {
+          resolve(stdout);
+        } else {
+          reject(new Error(`${command}: ${error.message}\n${stdout}\n${stderr}`));
+        }
+      });
+    });
   }
-  const rows = await cluster.query(endpoint, sql);
-  return rows.map((row) => Object.values(row).join("|")).join("\n");
+
+  /** Runs a line that stays, as in another terminal. */
+  start(command: string): { child: ChildProcess; output(): string } {
+    const child = spawn("/bin/bash", ["-c", `exec ${command}`], {
+      cwd: ROOT,
+      env: this.#environment,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (chunk: Buffer) => {
+        output += chunk.toString();
+      });
+    }
+    return { child, output: () => output };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.run("npx strata stop --mode immediate").catch(() => undefined);
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
 }
 
-test("quick start: a branch sees the parent's rows and keeps its own, over a restart", async () => {
-  assert.match(await cluster.ok("start"), /started and passed status check, pid: \d+/);
-  const created = await cluster.ok("tenant", "create", "--set-default");
-  assert.match(created, /tenant [0-9a-f]{32} successfully created on the pageserver/);
-  assert.match(created, /Created an initial timeline '[0-9a-f]{32}' for tenant: [0-9a-f]{32}/);
-  assert.match(created, /Setting tenant [0-9a-f]{32} as a default one/);
-
-  await cluster.ok("endpoint", "create", "main");
-  assert.match(
-    await cluster.ok("endpoint", "start", "main"),
-    /Starting postgres node at 'postgresql:\/\/cloud_admin:\S+@127\.0\.0\.1:\d+\/postgres'/,
+function blockWith(text: string, language: string): Block {
+  const found = BLOCKS.filter(
+    (block) => block.language === language && block.lines.some((line) => line.includes(text)),
   );
-  await psql("main", "create table t(key int primary key, value text)");
-  await psql("main", "insert into t values (1, 'one')");
-  assert.equal(await psql("main", "select * from t"), "1|one");
+  assert.equal(found.length, 1, `README has ${found.length} ${language} blocks with "${text}"`);
+  return found[0]!;
+}
 
-  assert.match(
-    await cluster.ok("timeline", "branch", "--branch-name", "migration_check"),
-    /Created timeline '[0-9a-f]{32}' at Lsn [0-9A-F]+\/[0-9A-F]+ for tenant: [0-9a-f]{32}\. Ancestor timeline: 'main'/,
-  );
-  const tree = (await cluster.ok("timeline", "list")).trim().split("\n");
-  assert.match(tree[0]!, /^main \[[0-9a-f]{32}\]$/);
-  assert.match(tree[1]!, /^ *┗━ @[0-9A-F]+\/[0-9A-F]+: migration_check \[[0-9a-f]{32}\]$/);
+test("README: the blocks of Start run as they stand", async () => {
+  const [clone, start, ...others] = shellCommands(blockWith("npm start", "sh"));
+  assert.match(clone!, /^git clone \S+ strata && cd strata$/);
+  assert.equal(start, "npm start");
+  assert.deepEqual(others, []);
 
-  await cluster.ok("endpoint", "create", "migration_check", "--branch-name", "migration_check");
-  await cluster.ok("endpoint", "start", "migration_check");
-  assert.equal(await psql("migration_check", "select * from t"), "1|one");
-  await psql("migration_check", "insert into t values (2, 'two')");
-  assert.equal(await psql("migration_check", "select * from t order by key"), "1|one\n2|two");
-  assert.equal(await psql("main", "select * from t"), "1|one");
+  await using reader = new Reader();
+  const { child, output } = reader.start(start);
+  try {
+    const deadline = performance.now() + START_TIMEOUT_MS;
+    while (!URL_PRINTED.test(output())) {
+      assert.ok(performance.now() < deadline && child.exitCode === null, `no URL:\n${output()}`);
+      await sleep(100);
+    }
+    let printed = "";
+    for (const command of shellCommands(blockWith("branch create", "sh"))) {
+      printed += await reader.run(command);
+    }
+    const counts = [...printed.matchAll(/ count *\n-+\n +(\d+)\n/g)].map(([, count]) => count);
+    assert.deepEqual(
+      counts,
+      ["10", "1000000"],
+      "the branch has lost rows, main has all of its own",
+    );
+  } finally {
+    child.kill("SIGTERM");
+  }
+  const [code] = child.exitCode === null ? await once(child, "exit") : [child.exitCode];
+  assert.equal(code, 0, output());
+});
 
-  await cluster.ok("stop");
-  await cluster.ok("start");
-  await cluster.ok("endpoint", "start", "main");
-  await cluster.ok("endpoint", "start", "migration_check");
-  assert.equal(await psql("main", "select * from t"), "1|one");
-  assert.equal(await psql("migration_check", "select * from t order by key"), "1|one\n2|two");
-  const endpoints = await cluster.ok("endpoint", "list");
-  assert.match(endpoints, /ENDPOINT +ADDRESS +TIMELINE +BRANCH NAME +LSN +STATUS/);
-  assert.match(endpoints, /main +127\.0\.0\.1:\d+ +[0-9a-f]{32} +main +\S+ +running/);
+test("README: the transcript of Step by step is what the commands print", async () => {
+  await using reader = new Reader();
+  for (const { command, output } of transcript(blockWith("strata init", "console"))) {
+    const printed = (await reader.run(command)).split("\n").filter((line) => line.trim() !== "");
+    const unmatched = [...printed];
+    for (const shown of output) {
+      const at = unmatched.findIndex((line) => matchesShown(shown, line));
+      assert.ok(at >= 0, `README shows "${shown}" for: ${command}\n${printed.join("\n")}`);
+      unmatched.splice(at, 1);
+    }
+    assert.deepEqual(
+      output.length === 0 ? [] : unmatched,
+      [],
+      `README does not show all of: ${command}`,
+    );
+  }
 });

@@ -51,6 +51,7 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
+import { runStatements, statementsOf } from "./sql-client.ts";
 
 interface EndpointCreateOptions {
   tenantId?: string;
@@ -218,7 +219,7 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
 export function addPsqlCommand(program: Command): void {
   program
     .command("psql")
-    .description("run psql on an endpoint; words after -- go to psql")
+    .description("run psql on an endpoint; words after -- go to psql (without psql: -c SQL only)")
     .argument("[endpoint]", "default: main, or the only one that runs")
     .argument("[arguments...]", "for psql")
     .option("-d, --database <name>", "database", "postgres")
@@ -298,14 +299,22 @@ async function runPsql(
   args: readonly string[],
 ): Promise<void> {
   const psql = findOnPath("psql");
+  const { host, port } = socketAddress(endpoint);
   if (psql === undefined) {
+    const statements = statementsOf(args);
+    if (statements !== undefined) {
+      const connection = { host, port, user: SUPERUSER, database };
+      process.exitCode = await runStatements(connection, statements, { out: print, error: notice });
+      return;
+    }
     const url = connectionUrl(home, endpoint, database);
     print(`psql was not found. Connect any client to ${url}`);
-    notice("On Debian and Ubuntu, 'apt install postgresql-client' brings psql");
+    notice(
+      `'${strataCommand()} psql -- -c SQL' works without it; 'apt install postgresql-client' brings it on Debian and Ubuntu`,
+    );
     process.exitCode = 1;
     return;
   }
-  const { host, port } = socketAddress(endpoint);
   const options = ["-h", host, "-p", `${port}`, "-U", SUPERUSER, "-d", database];
   // Ctrl-C in psql cancels a query; it is not for us.
   process.on("SIGINT", () => {});

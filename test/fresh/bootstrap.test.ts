@@ -111,6 +111,10 @@ async function useIt(machine: Machine): Promise<void> {
   assert.match(up.output(), /branch/, "it says how to make a branch");
   const psql = await machine.strata("psql", "main");
   assert.match(psql.output, new RegExp(`psql was not found.*${url}`));
+  const rows = await machine.strata("psql", "--", "-c", "select answer from t", "-c", "select x");
+  assert.match(rows.output, /^ answer\n-+\n +42\n\(1 row\)\n/, "-c works without psql");
+  assert.match(rows.output, /ERROR: {2}column "x" does not exist/);
+  assert.equal(rows.code, 1);
 
   assert.equal(await up.interrupt(), 0, up.output());
   assert.deepEqual(processesOf(machine.home), [], "Ctrl-C leaves nothing running");

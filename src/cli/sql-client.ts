@@ -1,0 +1,102 @@
+// What stands in for psql where there is none: runs the statements of `-c`, prints rows as psql does.
+
+import pg from "pg";
+import { errorMessage } from "../base/errors.ts";
+
+/** Values as the server writes them: text, whatever the type. */
+const AS_TEXT = { getTypeParser: () => (value: unknown) => String(value) };
+/** Types that psql puts to the right: the numbers, oid, xid, cid, tid and money. */
+const RIGHT_ALIGNED = new Set([20, 21, 23, 26, 28, 29, 700, 701, 790, 1700]);
+
+/**
+ * The statements of psql's arguments; undefined where they ask for more than `-c`: a file, an option,
+ * or a session.
+ */
+export function statementsOf(args: readonly string[]): string[] | undefined {
+  const statements: string[] = [];
+  for (let at = 0; at < args.length; at++) {
+    const word = args[at]!;
+    const [, attached] = /^(?:-c|--command=)(.+)$/s.exec(word) ?? [];
+    if (attached !== undefined) {
+      statements.push(attached);
+    } else if ((word === "-c" || word === "--command") && args[at + 1] !== undefined) {
+      statements.push(args[++at]!);
+    } else {
+      return undefined;
+    }
+  }
+  return statements.length === 0 ? undefined : statements;
+}
+
+/** As psql's aligned format: title, rule, rows, count. */
+export function formatRows(result: {
+  readonly fields: readonly { readonly name: string; readonly dataTypeID: number }[];
+  readonly rows: readonly (readonly (string | null)[])[];
+}): string {
+  const { fields, rows } = result;
+  const widths = fields.map(({ name }, column) =>
+    Math.max(name.length, ...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  const centred = (text: string, width: number) => {
+    const left = Math.floor((width - text.length) / 2);
+    return `${" ".repeat(left)}${text}`.padEnd(width);
+  };
+  const line = (cells: readonly string[]) => ` ${cells.join(" | ")}`.trimEnd();
+  return [
+    line(fields.map(({ name }, column) => centred(name, widths[column]!))),
+    widths.map((width) => "-".repeat(width + 2)).join("+"),
+    ...rows.map((row) =>
+      line(
+        row.map((cell, column) => {
+          const text = cell ?? "";
+          const width = widths[column]!;
+          const { dataTypeID } = fields[column]!;
+          return RIGHT_ALIGNED.has(dataTypeID) ? text.padStart(width) : text.padEnd(width);
+        }),
+      ),
+    ),
+    rows.length === 1 ? "(1 row)" : `(${rows.length} rows)`,
+    "",
+  ].join("\n");
+}
+
+/** Runs the statements in order; psql's exit codes: 0, 1 after a failed one, 2 without a connection. */
+export async function runStatements(
+  connection: pg.ClientConfig,
+  statements: readonly string[],
+  write: { out: (text: string) => void; error: (text: string) => void },
+): Promise<number> {
+  const client = new pg.Client(connection);
+  client.on("notice", ({ severity, message }) => write.error(`${severity}:  ${message}`));
+  try {
+    await client.connect();
+  } catch (error) {
+    write.error(`connection to the endpoint failed: ${errorMessage(error)}`);
+    return 2;
+  }
+  let code = 0;
+  try {
+    for (const text of statements) {
+      try {
+        const results = await client.query({ text, rowMode: "array", types: AS_TEXT });
+        for (const result of [results].flat()) {
+          write.out(result.fields.length > 0 ? formatRows(result) : commandTag(result));
+        }
+        code = 0;
+      } catch (error) {
+        write.error(`ERROR:  ${errorMessage(error)}`);
+        code = 1;
+      }
+    }
+  } finally {
+    await client.end();
+  }
+  return code;
+}
+
+function commandTag({ command, rowCount }: { command: string; rowCount: number | null }): string {
+  if (rowCount === null || rowCount === undefined) {
+    return command;
+  }
+  return command === "INSERT" ? `INSERT 0 ${rowCount}` : `${command} ${rowCount}`;
+}
