@@ -4,7 +4,7 @@ import { sleep } from "../base/clock.ts";
 import type { Print, StopMode } from "./daemon.ts";
 import { type DamagedEndpoint, type Endpoint, endpointState, stopEndpoint } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
-import { daemonsBelow, stopLeftOver } from "./left-over.ts";
+import { daemonsIn, stopLeftOver } from "./left-over.ts";
 import { withLock } from "./lock.ts";
 
 const POLL_MS = 100;
@@ -27,7 +27,7 @@ export async function stopAndKeep(
       endpointState(endpoint).state === "stopped"
         ? undefined
         : await stopEndpoint(endpoint, mode, print);
-    for (const daemon of daemonsBelow(endpoint.directory)) {
+    for (const daemon of daemonsIn(endpoint.directory)) {
       await stopLeftOver(daemon, mode, print);
     }
     body(lsn);
@@ -39,7 +39,7 @@ export async function stopAndKeep(
   const ended = new Set<number>();
   while (!isOurs && (await Promise.race([settled, sleep(POLL_MS)])) !== true && !isOurs) {
     // The holder of the lock waits for this process, or will start it in a moment.
-    for (const daemon of daemonsBelow(endpoint.directory)) {
+    for (const daemon of daemonsIn(endpoint.directory)) {
       if (!ended.has(daemon.pid)) {
         ended.add(daemon.pid);
         await stopLeftOver(daemon, mode, print);

@@ -1,7 +1,6 @@
 // Daemons of a home as the system shows them, whatever has become of its files: deleted, moved, damaged.
 
 import { readlinkSync } from "node:fs";
-import { sep } from "node:path";
 import { commandWords, processIds } from "../base/proc.ts";
 import { endProcess, type Print, type StopMode } from "./daemon.ts";
 import { workdirOf } from "./processes.ts";
@@ -13,14 +12,34 @@ export interface RunningDaemon {
   readonly workdir: string;
 }
 
-/** In the order in which they are to be stopped: each before those that it needs. */
-const COMPONENTS = ["compute", "pageserver", "safekeeper", "storage-broker"];
+/**
+ * In the order in which they are to be stopped, each before those that it needs; with where in a home
+ * they work. A home can lie inside of another one's folder, and is not to be stopped with that.
+ */
+const COMPONENTS: ReadonlyMap<string, RegExp> = new Map([
+  ["compute", /^endpoints\/[^/]+$/],
+  ["pageserver", /^pageserver_\d+$/],
+  ["safekeeper", /^safekeepers\/sk\d+$/],
+  ["storage-broker", /^storage_broker$/],
+]);
 /** Ours are started as `node .../pageserver/main.ts --workdir DIR ...`. */
 const ENTRY = /(?:^|\/)([a-z-]+)\/main\.[a-z]+$/;
 
-/** Daemons that work at or below `directory`, or were started there; in the order of a stop. */
-export function daemonsBelow(directory: string): RunningDaemon[] {
-  const isBelow = (path: string) => path === directory || path.startsWith(directory + sep);
+/** Daemons that work in the home at `home`, or were started there; in the order of a stop. */
+export function daemonsOfHome(home: string): RunningDaemon[] {
+  return daemonsWhere(
+    (path, component) =>
+      path.startsWith(`${home}/`) &&
+      COMPONENTS.get(component)?.test(path.slice(home.length + 1)) === true,
+  );
+}
+
+/** Daemons whose working directory it is, or was at their start. */
+export function daemonsIn(workdir: string): RunningDaemon[] {
+  return daemonsWhere((path) => path === workdir);
+}
+
+function daemonsWhere(isThere: (path: string, component: string) => boolean): RunningDaemon[] {
   const found: RunningDaemon[] = [];
   for (const pid of processIds()) {
     const workdir = workdirOf(pid);
@@ -29,19 +48,19 @@ export function daemonsBelow(directory: string): RunningDaemon[] {
       continue;
     }
     // The working directory follows a folder that was moved; the words stay what they were.
-    const now = currentDirectory(pid);
-    if (isBelow(workdir) || (now !== undefined && isBelow(now))) {
+    if ([workdir, currentDirectory(pid) ?? workdir].some((path) => isThere(path, component))) {
       found.push({ pid, component, workdir });
     }
   }
-  const rank = ({ component }: RunningDaemon) => COMPONENTS.indexOf(component);
+  const order = [...COMPONENTS.keys()];
+  const rank = ({ component }: RunningDaemon) => order.indexOf(component);
   return found.toSorted((a, b) => rank(a) - rank(b));
 }
 
 function componentOf(pid: number): string | undefined {
   for (const word of commandWords(pid) ?? []) {
     const component = ENTRY.exec(word)?.[1];
-    if (component !== undefined && COMPONENTS.includes(component)) {
+    if (component !== undefined && COMPONENTS.has(component)) {
       return component;
     }
   }
@@ -50,7 +69,8 @@ function componentOf(pid: number): string | undefined {
 
 function currentDirectory(pid: number): string | undefined {
   try {
-    return readlinkSync(`/proc/${pid}/cwd`);
+    // The kernel's mark of a folder that is gone.
+    return readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, "");
   } catch {
     return undefined;
   }

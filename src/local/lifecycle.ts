@@ -16,7 +16,7 @@ import {
   listEndpoints,
 } from "./endpoints.ts";
 import type { ForceInit, StrataHome } from "./home.ts";
-import { daemonsBelow, type RunningDaemon, stopLeftOver } from "./left-over.ts";
+import { daemonsOfHome, type RunningDaemon, stopLeftOver } from "./left-over.ts";
 import { chooseAddresses } from "./port-choice.ts";
 import { pageserverDaemon, startStorage, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
@@ -44,7 +44,7 @@ export async function initHome(
 
 /** Whatever the files say: they may be those of a home that was deleted while it ran. */
 function refuseWhileRunning(home: StrataHome): void {
-  const running = daemonsBelow(home.path);
+  const running = daemonsOfHome(home.path);
   if (running.length > 0) {
     const names = running.map(({ component, pid }) => `${component} (pid ${pid})`).join(", ");
     throw new StorageError(
@@ -108,7 +108,7 @@ export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Pro
       await attempt(() => stopDaemon(daemon, mode, say));
     }
   });
-  const leftOver = daemonsBelow(home.path);
+  const leftOver = daemonsOfHome(home.path);
   for (const daemon of leftOver) {
     await attempt(() => stopLeftOver(daemon, mode, say));
   }
@@ -143,7 +143,7 @@ export interface HomeStatus {
 
 /** StorageError `not-found` where there neither is a home nor anything of one that still runs. */
 export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
-  const running = daemonsBelow(home.path);
+  const running = daemonsOfHome(home.path);
   const services: ServiceStatus[] = [];
   const problems: string[] = [];
   try {

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, realpathSync, renameSync, rmSync, symlinkSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { daemonsBelow } from "./left-over.ts";
+import { daemonsIn, daemonsOfHome } from "./left-over.ts";
 import { isDaemonOf, waitForExit } from "./processes.ts";
 
 /** A process that looks like a daemon of `workdir`, as startDaemon() starts them. */
@@ -29,47 +29,55 @@ const ODD_NAMES = ["a b", " ", "x\ny", 'it\'s "so"', "größe 🐘", "--workdir"
 test("isDaemonOf: whatever is in the path, and not for a neighbour's whose name begins alike", async (t) => {
   const parent = temporary(t);
   for (const name of ODD_NAMES) {
-    const workdir = join(parent, name);
-    mkdirSync(workdir);
+    const home = join(parent, name);
+    const workdir = join(home, "pageserver_1");
+    mkdirSync(workdir, { recursive: true });
     const pid = await daemonLike(t, workdir);
     assert.ok(isDaemonOf(pid, workdir), JSON.stringify(name));
     assert.ok(!isDaemonOf(pid, parent));
     assert.ok(!isDaemonOf(pid, `${workdir}x`));
     assert.deepEqual(
-      daemonsBelow(workdir).map((daemon) => daemon.pid),
+      daemonsOfHome(home).map((daemon) => daemon.pid),
       [pid],
     );
+    assert.deepEqual(daemonsIn(workdir), daemonsOfHome(home));
+    assert.deepEqual([...daemonsOfHome(`${home}x`), ...daemonsIn(home)], []);
   }
 });
 
 test("isDaemonOf: through a link, and after the folder was moved", async (t) => {
   const parent = temporary(t);
-  const [real, link, moved] = ["real", "link", "moved"].map((name) => join(parent, name));
-  mkdirSync(real!);
-  symlinkSync(real!, link!);
-  const pid = await daemonLike(t, link!);
-  assert.ok(isDaemonOf(pid, real!));
-  assert.ok(isDaemonOf(pid, link!));
-  renameSync(real!, moved!);
-  assert.ok(isDaemonOf(pid, moved!));
-  assert.ok(!isDaemonOf(process.pid, moved!), "this process works elsewhere");
-  assert.ok(daemonsBelow(moved!).some((daemon) => daemon.pid === pid));
+  const at = (home: string) => join(parent, home, "pageserver_1");
+  mkdirSync(at("real"), { recursive: true });
+  symlinkSync("real", join(parent, "link"));
+  const pid = await daemonLike(t, at("link"));
+  assert.ok(isDaemonOf(pid, at("real")));
+  assert.ok(isDaemonOf(pid, at("link")));
+  renameSync(join(parent, "real"), join(parent, "moved"));
+  assert.ok(isDaemonOf(pid, at("moved")));
+  assert.ok(!isDaemonOf(process.pid, at("moved")), "this process works elsewhere");
+  assert.ok(daemonsOfHome(join(parent, "moved")).some((daemon) => daemon.pid === pid));
 });
 
-test("daemonsBelow: finds those of a folder that is gone, in the order of a stop; ended ones no more", async (t) => {
+test("daemonsOfHome: finds those of a folder that is gone, not those of a home inside of it; ended ones no more", async (t) => {
   const parent = temporary(t);
   const home = join(parent, "home");
-  mkdirSync(join(home, "pageserver_1"), { recursive: true });
-  mkdirSync(join(parent, "home2"));
+  const inner = join(home, "project", ".strata");
+  for (const one of [home, inner]) {
+    mkdirSync(join(one, "pageserver_1"), { recursive: true });
+  }
   const pid = await daemonLike(t, join(home, "pageserver_1"));
-  const other = await daemonLike(t, join(parent, "home2"));
-  rmSync(home, { recursive: true });
-  assert.deepEqual(daemonsBelow(home), [
+  const innerPid = await daemonLike(t, join(inner, "pageserver_1"));
+  rmSync(join(home, "pageserver_1"), { recursive: true });
+  assert.deepEqual(daemonsOfHome(home), [
     { pid, component: "pageserver", workdir: join(home, "pageserver_1") },
   ]);
-  assert.equal(daemonsBelow(parent).length, 2);
+  assert.deepEqual(
+    daemonsOfHome(inner).map((daemon) => daemon.pid),
+    [innerPid],
+  );
   process.kill(pid, "SIGKILL");
   assert.ok(await waitForExit(pid, 5000));
-  assert.deepEqual(daemonsBelow(home), []);
-  assert.ok(isDaemonOf(other, join(parent, "home2")));
+  assert.deepEqual(daemonsOfHome(home), []);
+  assert.ok(isDaemonOf(innerPid, join(inner, "pageserver_1")));
 });

@@ -15,7 +15,7 @@ import { createConnection, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { daemonsBelow, stopLeftOver } from "../../src/local/left-over.ts";
+import { daemonsOfHome, stopLeftOver } from "../../src/local/left-over.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 
 interface Row {
@@ -39,10 +39,10 @@ async function liveOneLife(cluster: TestCluster): Promise<void> {
     rows.map((row) => row.status),
     ["running", "running", "running", "running"],
   );
-  assert.equal(daemonsBelow(realpathSync(cluster.home)).length, 4);
+  assert.equal(daemonsOfHome(realpathSync(cluster.home)).length, 4);
   assert.match(await cluster.ok("endpoint", "start", "main"), /already running/);
   await cluster.ok("stop");
-  assert.deepEqual(daemonsBelow(realpathSync(cluster.home)), []);
+  assert.deepEqual(daemonsOfHome(realpathSync(cluster.home)), []);
   await cluster.ok("start");
   await cluster.ok("endpoint", "start", "main");
   assert.deepEqual(await cluster.query("main", "select answer from t"), [{ answer: 42 }]);
@@ -112,11 +112,11 @@ test("a home deleted while it runs: status lists what is left, init refuses, sto
       /is in use by compute \(pid \d+\).*'npx strata stop'/,
     );
     assert.match(await cluster.ok("stop"), /Stopping pageserver in .* with pid \d+/);
-    assert.deepEqual(daemonsBelow(home), []);
+    assert.deepEqual(daemonsOfHome(home), []);
     assert.match(await cluster.fails("stop"), /is not initialized/);
     assert.match(await cluster.fails("status"), /is not initialized/);
   } finally {
-    for (const daemon of daemonsBelow(home)) {
+    for (const daemon of daemonsOfHome(home)) {
       await stopLeftOver(daemon, "immediate", () => {});
     }
   }
@@ -140,7 +140,7 @@ test("damaged files: the endpoint is named, all others go on, and stop ends ever
   assert.match((await cluster.ok("status")).split("\n").at(-2)!, /endpoint dev .*\d+ +damaged/);
   writeFileSync(join(cluster.home, "pageserver_1", "pageserver.pid"), "garbage\n");
   await cluster.ok("stop");
-  assert.deepEqual(daemonsBelow(home), []);
+  assert.deepEqual(daemonsOfHome(home), []);
 
   await cluster.ok("start");
   await cluster.ok("endpoint", "start", "main");
@@ -149,7 +149,7 @@ test("damaged files: the endpoint is named, all others go on, and stop ends ever
   try {
     writeFileSync(join(home, "config.json"), config.subarray(0, 100));
     assert.match(await cluster.fails("stop"), /config\.json is not JSON/);
-    assert.deepEqual(daemonsBelow(home), []);
+    assert.deepEqual(daemonsOfHome(home), []);
   } finally {
     writeFileSync(join(home, "config.json"), config);
   }

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
-import { daemonsBelow } from "../../src/local/left-over.ts";
+import { daemonsIn, daemonsOfHome } from "../../src/local/left-over.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/compute-world.ts";
 
@@ -28,7 +28,7 @@ for (const moment of MOMENTS) {
     await cluster.ok("branch", "delete", "dev", "--force");
     await start;
     const directory = join(cluster.home, "endpoints", "dev");
-    assert.deepEqual(daemonsBelow(directory), []);
+    assert.deepEqual(daemonsIn(directory), []);
     assert.equal(existsSync(directory), false);
   });
 
@@ -36,9 +36,9 @@ for (const moment of MOMENTS) {
     const start = cluster.cli("endpoint", "start", "main");
     await sleep(moment);
     await cluster.ok("stop");
-    assert.deepEqual(daemonsBelow(cluster.home), []);
+    assert.deepEqual(daemonsOfHome(cluster.home), []);
     await start;
-    assert.deepEqual(daemonsBelow(cluster.home), []);
+    assert.deepEqual(daemonsOfHome(cluster.home), []);
     await cluster.ok("start");
   });
 }
@@ -49,11 +49,11 @@ test("a start that waits for a safekeeper is ended by a stop at once", async () 
   const start = cluster.cli("endpoint", "start", "main");
   const endpoint = join(cluster.home, "endpoints", "main");
   try {
-    await eventually("the agent to run", () => daemonsBelow(endpoint).length === 1);
+    await eventually("the agent to run", () => daemonsIn(endpoint).length === 1);
     await sleep(500);
     const began = performance.now();
     const stopped = cluster.cli("stop", "--mode", "immediate");
-    await eventually("the agent to end", () => daemonsBelow(endpoint).length === 0);
+    await eventually("the agent to end", () => daemonsIn(endpoint).length === 0);
     process.kill(safekeeper, "SIGCONT");
     assert.equal((await stopped).code, 0);
     assert.ok(performance.now() - began < 30_000);
@@ -65,5 +65,5 @@ test("a start that waits for a safekeeper is ended by a stop at once", async () 
     }
   }
   assert.notEqual((await start).code, 0);
-  assert.deepEqual(daemonsBelow(cluster.home), []);
+  assert.deepEqual(daemonsOfHome(cluster.home), []);
 });
