@@ -6,7 +6,7 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 
 const ROOT = dirname(import.meta.dirname);
-const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
+export const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
 
 /** The platform's own binary: the wrapper package cannot be locked where a registry lacks a platform. */
 export const BIOME = join(ROOT, "node_modules", "@biomejs", `cli-linux-${process.arch}`, "biome");

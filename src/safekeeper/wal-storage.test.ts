@@ -18,7 +18,7 @@ import { REAL_DISK, writeFully } from "../base/disk.ts";
 import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
-import { findEndOfWal, WalReader, WalStorage } from "./wal-storage.ts";
+import { findEndOfWal, listSegments, WalReader, WalStorage } from "./wal-storage.ts";
 
 const SEGMENT = 1024 * 1024;
 const START = toLsn(SEGMENT + 0x28 + 8192);
@@ -96,6 +96,9 @@ test("WalStorage: truncate leaves nothing of the old tail, in this segment and l
     storage.truncate(cutAt);
     assert.equal(storage.writeLsn, cutAt);
     assert.equal(endOf(directory), cutAt);
+    const last = Math.floor(cutAt / SEGMENT);
+    assert.ok(wal.endLsn / SEGMENT > last + 1, "there was a segment after the cut");
+    assert.equal(Math.max(...listSegments(directory, SEGMENT)), last);
     // A shorter WAL of another term: its end must be found, not the old records behind it.
     const other = wal.fork(cutAt);
     other.appendFilled(333, 99);

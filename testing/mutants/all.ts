@@ -1,0 +1,18 @@
+// Every mutant, part by part.
+
+import { LOCAL_MUTANTS } from "./local.ts";
+import type { MutantPart } from "./mutant.ts";
+import { PAGESERVER_MUTANTS } from "./pageserver.ts";
+import { REDO_MUTANTS } from "./redo.ts";
+import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
+import { SHIM_MUTANTS } from "./shim.ts";
+import { WALPROPOSER_MUTANTS } from "./walproposer.ts";
+
+export const MUTANT_PARTS: readonly MutantPart[] = [
+  SAFEKEEPER_MUTANTS,
+  WALPROPOSER_MUTANTS,
+  PAGESERVER_MUTANTS,
+  REDO_MUTANTS,
+  SHIM_MUTANTS,
+  LOCAL_MUTANTS,
+];

@@ -1,0 +1,202 @@
+// Broken rules of redo and of the WAL decoder before it.
+
+import type { MutantPart } from "./mutant.ts";
+
+const PAGE_REDO = "src/redo/page-redo.ts";
+const PAGE_REDO_TEST = "src/redo/page-redo.test.ts";
+const VISIBILITY_MAP = "src/redo/visibility-map.ts";
+const INDEX_TEST = "src/redo/indexes/gist-spgist-hash.test.ts";
+const WALKER = "src/wal-decoder/record-walker.ts";
+const WALKER_TEST = "src/wal-decoder/record-walker.test.ts";
+
+export const REDO_MUTANTS: MutantPart = {
+  part: "redo",
+  mutants: [
+    {
+      rule: "a record is applied to a page that has it",
+      file: PAGE_REDO,
+      search: "if (pageHasLsn(context, PAGE)) {",
+      replace: "if (context.fork < 0) {",
+      test: PAGE_REDO_TEST,
+      name: "a record that the page's LSN covers is skipped",
+    },
+    {
+      rule: "a page that was never made is changed",
+      file: PAGE_REDO,
+      search: "if (context.referenceFork !== VISIBILITY_MAP_FORK) {",
+      replace: "if (context.fork < 0) {",
+      test: PAGE_REDO_TEST,
+      name: "PageRedo refuses",
+    },
+    {
+      rule: "line pointers of a damaged page are followed",
+      file: PAGE_REDO,
+      search: "checkPagePointers(context, PAGE);",
+      replace: "",
+      test: PAGE_REDO_TEST,
+      name: "PageRedo refuses",
+    },
+    {
+      rule: "VISIBLE stamps the heap page of every cluster",
+      file: VISIBILITY_MAP,
+      search: "if (c.walLogHints) {\n      pageSetLsn(c, PAGE);\n    }",
+      replace: "pageSetLsn(c, PAGE);",
+      test: PAGE_REDO_TEST,
+      name: "VISIBLE stamps the heap page only with walLogHints",
+    },
+    {
+      rule: "an implied clear takes both bits, whichever were meant",
+      file: VISIBILITY_MAP,
+      search: "const mask = (flags & VALID_BITS) << ((heapBlkno & 3) * 2);",
+      replace: "const mask = VALID_BITS << ((heapBlkno & 3) * 2);",
+      test: PAGE_REDO_TEST,
+      name: "an implied clear takes only its bits and leaves the LSN",
+    },
+    {
+      rule: "a truncation leaves the bits in its own byte",
+      file: VISIBILITY_MAP,
+      search: "c.bytes[at] = c.bytes[at]! & ((1 << ((inPage & 3) * 2)) - 1);",
+      replace: "",
+      test: PAGE_REDO_TEST,
+      name: "truncation clears from the block on, in its own byte too",
+    },
+    {
+      rule: "a transaction's status is set in another's bits",
+      file: "src/redo/slru/clog.ts",
+      search: "const shift = (xid & 3) * 2;",
+      replace: "const shift = (xid & 3);",
+      test: PAGE_REDO_TEST,
+      name: "transaction status sets two bits a transaction",
+    },
+    {
+      rule: "a delta larger than the working space is copied over its end",
+      file: "src/redo/redo-context.ts",
+      search: "if (DELTA + length > this.bytes.length) {",
+      replace: "if (length < 0) {",
+      test: PAGE_REDO_TEST,
+      name: "a delta larger than its working space is no danger",
+    },
+    {
+      rule: "WAL with a wrong checksum is taken",
+      file: WALKER,
+      search: "if (crc !== this.#headerView.getUint32(RECORD_CRC_OFFSET, true)) {",
+      replace: "if (crc < 0) {",
+      test: WALKER_TEST,
+      name: "RecordWalker: any changed byte of a record is noticed",
+    },
+    {
+      rule: "a record need not name the one before it",
+      file: WALKER,
+      search: "if (known ? prev !== this.#prevRecordLsn : prev >= this.#recordStart) {",
+      replace: "if (prev < 0) {",
+      test: WALKER_TEST,
+      name: "RecordWalker: a record must name the one before it",
+    },
+    {
+      rule: "half of a gist split does not point to the rest",
+      file: "src/redo/indexes/gist.ts",
+      search: "flags |= F_FOLLOW_RIGHT;",
+      replace: "",
+      test: INDEX_TEST,
+      name: "a split makes a page with its NSN, right link and FOLLOW_RIGHT",
+    },
+    {
+      rule: "a gist page's NSN has its halves the wrong way round",
+      file: "src/redo/indexes/gist.ts",
+      search: "bytes.copyWithin(NSN, c.main + 12, c.main + 16);",
+      replace: "bytes.copyWithin(NSN, c.main + 8, c.main + 12);",
+      test: INDEX_TEST,
+      name: "a split makes a page with its NSN, right link and FOLLOW_RIGHT",
+    },
+    {
+      rule: "offsets of a gist deletion are where one major has them",
+      file: "src/redo/indexes/gist.ts",
+      search: "const offsets = c.version.gistDeleteOffsets;",
+      replace: "const offsets = 8;",
+      test: INDEX_TEST,
+      name: "DELETE's offsets follow the header of each major",
+    },
+    {
+      rule: "items of a posting list need not ascend",
+      file: "src/redo/indexes/gin-posting.ts",
+      search: "if (value <= previous) {",
+      replace: "if (value < 0) {",
+      test: "src/redo/indexes/gin-brin.test.ts",
+      name: "refused: lists and actions that lie",
+    },
+    {
+      rule: "an item that is there already comes in twice",
+      file: "src/redo/indexes/gin-posting.ts",
+      search: "if (value === reader.value) {",
+      replace: "if (value === reader.value && value !== added) {",
+      test: "src/redo/indexes/gin-brin.test.ts",
+      name: "items are merged into a segment: before, between, after and the same",
+    },
+    {
+      rule: "the hole of an image keeps what was there",
+      file: "src/postgres/fpi.ts",
+      search: "page.fill(0, holeOffset, holeOffset + holeLength);",
+      replace: "",
+      test: "src/postgres/fpi.test.ts",
+      name: "restoreImage: with and without a hole, with every compression",
+    },
+    {
+      rule: "a new page gets an LSN",
+      file: "src/postgres/fpi.ts",
+      search: "if (view.getUint16(PD_UPPER, true) === 0) {",
+      replace: "if (view.byteLength === 0) {",
+      test: "src/postgres/fpi.test.ts",
+      name: "stampLsn: new pages stay as they are",
+    },
+    {
+      rule: "a map's bits are cleared twice where its page is a reference",
+      file: "src/wal-decoder/heap-records.ts",
+      search: " || record.findBlock(BLOCK_VM) >= 0) {",
+      replace: ") {",
+      test: "src/wal-decoder/interpret-record.test.ts",
+      name: "heap records: nothing is implied where the map's page is a reference",
+    },
+    {
+      rule: "what a lock clears of the map is all of it",
+      file: "src/wal-decoder/heap-records.ts",
+      search:
+        "clearImplied(record, sink, 7, VISIBILITYMAP_ALL_FROZEN);\n      return;\n    default:\n      return;\n  }\n}\n\nfunction flagsAt",
+      replace:
+        "clearImplied(record, sink, 7, VISIBILITYMAP_VALID_BITS);\n      return;\n    default:\n      return;\n  }\n}\n\nfunction flagsAt",
+      test: "src/wal-decoder/interpret-record.test.ts",
+      name: "heap records: visibility-map bits are cleared by implication",
+    },
+    {
+      rule: "a restored image of a split keeps FOLLOW_RIGHT",
+      file: "src/wal-decoder/restored-images.ts",
+      search: "page.setUint16(FLAGS, page.getUint16(FLAGS, true) & ~F_FOLLOW_RIGHT, true);",
+      replace: "",
+      test: "src/wal-decoder/restored-images.test.ts",
+      name: "interpretImage: the left half of a completed gist split gets NSN",
+    },
+    {
+      rule: "wal verify lets more of an SP-GiST metapage differ than is never logged",
+      file: "src/wal-verify/page-masks.ts",
+      search: "SPGIST_LAST_USED_PAGES + 8 * 8;",
+      replace: "SPGIST_LAST_USED_PAGES + 9 * 8;",
+      test: "src/wal-verify/page-masks.test.ts",
+      name: "differsOnlyUnlogged: lastUsedPages of an SP-GiST metapage, and nothing beside them",
+    },
+    {
+      rule: "wal verify takes any LSN of a GiST page for that of a sorted build",
+      file: "src/wal-verify/page-masks.ts",
+      search: "disk.getUint32(4, true) === GIST_BUILD_LSN;",
+      replace: "disk.getUint32(4, true) !== 0;",
+      test: "src/wal-verify/page-masks.test.ts",
+      name: "differsOnlyUnlogged: pd_lsn of a GiST page that a sorted build wrote",
+    },
+    {
+      rule: "wal verify does not see what a deleted GIN page holds, nor any other",
+      file: "src/wal-verify/page-masks.ts",
+      search: "(view.getUint16(SPECIAL_ID, true) & GIN_DELETED) !== 0",
+      replace: "view.getUint16(SPECIAL_ID, true) !== 0",
+      test: "src/wal-verify/page-masks.test.ts",
+      name: "maskPage: content goes of unused hash pages and deleted GIN pages only",
+    },
+  ],
+};

@@ -1,0 +1,87 @@
+// Broken rules of the shim: claims on blocks. A test that finds the source changed builds the library anew.
+
+import type { MutantPart } from "./mutant.ts";
+
+const SHIM = "src/compute/shim/strata_shim.c";
+const SCENES = "src/compute/shim/shim-scenes.test.ts";
+const STRESS = "src/compute/shim/shim-stress.test.ts";
+const ALL_AT_ONCE = "claims: no write is lost and no zero is read, whatever runs at once";
+
+export const SHIM_MUTANTS: MutantPart = {
+  part: "shim",
+  mutants: [
+    {
+      rule: "a short write marks all its blocks present",
+      file: SHIM,
+      search: "((u64)block + 1) * BLOCK <= done; block++",
+      replace: "done > (u64)at; block++",
+      test: SCENES,
+      name: "claims: a write that the disk took a part of leaves the rest absent",
+    },
+    {
+      rule: "a block is there that was written in part",
+      file: SHIM,
+      search: "((u64)block + 1) * BLOCK <= done; block++",
+      replace: "(u64)block * BLOCK <= done; block++",
+      test: SCENES,
+      name: "claims: a write that the disk took a part of leaves the rest absent",
+    },
+    {
+      rule: "an exit keeps claims on blocks",
+      file: SHIM,
+      search: "static void give_back_all(void) {\n  give_back_blocks();",
+      replace: "static void give_back_all(void) {",
+      test: SCENES,
+      name: "claims: a process that exits out of a signal handler leaves no claim on a block",
+    },
+    {
+      rule: "an exit keeps the lock of a path",
+      file: SHIM,
+      search: "    settle(held_slots[held_slot_count].slot, held_slots[held_slot_count].was);\n  }",
+      replace: "  }",
+      test: SCENES,
+      name: "claims: a process that exits out of a signal handler leaves no claim on a path",
+    },
+    {
+      rule: "a signal handler waits for what its own process claimed",
+      file: SHIM,
+      search: "  if (talking || held_blocks.file != NULL || held_slot_count > expected_slots) {",
+      replace: "  if (talking && held_slot_count > expected_slots + 1000) {",
+      test: SCENES,
+      name: "claims: a signal handler on its way to exit may read what it interrupted",
+    },
+    {
+      rule: "a truncation does not wait for the fetch of a block that it cuts off",
+      file: SHIM,
+      search: "wait_block(file, block); /* and look again */",
+      replace: "block++;",
+      test: SCENES,
+      name: "claims: a truncation waits for the fetch of a block that it cuts off",
+    },
+    {
+      rule: "a writer does not claim",
+      file: SHIM,
+      search: "(state == ABSENT && claim(file, block, 1, WRITING) == 1)",
+      replace: "state == ABSENT",
+      test: STRESS,
+      name: ALL_AT_ONCE,
+    },
+    {
+      rule: "a partial write does not fetch the rest",
+      file: SHIM,
+      search: "at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0",
+      replace: "at < 0 && fault(file, fd, from, from + 1) != 0",
+      test: STRESS,
+      name: ALL_AT_ONCE,
+    },
+    {
+      rule: "a reader does not wait for another's fetch",
+      file: SHIM,
+      search:
+        "      if (!wait_block(file, from)) {\n        return give_up();\n      }\n      continue;",
+      replace: "      from++;\n      continue;",
+      test: STRESS,
+      name: ALL_AT_ONCE,
+    },
+  ],
+};
