@@ -15,6 +15,8 @@ export interface HttpClientOptions {
   readonly address: string;
   /** From the call to the end of the answer. */
   readonly timeoutMs: number;
+  /** There is but one: what it refuses need not say which one refused. */
+  readonly isOnlyOne?: boolean;
 }
 
 export interface CallOptions {
@@ -42,12 +44,14 @@ export class HttpClient {
   readonly #base: string;
   readonly #host: string;
   readonly #timeoutMs: number;
+  readonly #isOnlyOne: boolean;
 
-  constructor({ component, address, timeoutMs }: HttpClientOptions) {
+  constructor({ component, address, timeoutMs, isOnlyOne = false }: HttpClientOptions) {
     this.#component = component;
     this.#base = (address.includes("://") ? address : `http://${address}`).replace(/\/$/, "");
     this.#host = this.#base.replace(/^\w+:\/\//, "");
     this.#timeoutMs = timeoutMs;
+    this.#isOnlyOne = isOnlyOne;
   }
 
   /** The answer's JSON; undefined where it has no body. */
@@ -159,7 +163,8 @@ export class HttpClient {
   ): Promise<StorageError> {
     const status = response.statusCode ?? 0;
     const { msg, code, request_id } = errorFields(await this.#collect(method, path, chunks));
-    const message = `${this.#component} ${this.#host}: ${msg ?? `${method} ${path}: status ${status}`}`;
+    const who = this.#isOnlyOne ? "" : `${this.#component} ${this.#host}: `;
+    const message = `${who}${msg ?? `${method} ${path}: status ${status}`}`;
     return new StorageError(kindOfStatus(status), code ?? `${this.#component}-error`, message, {
       fields: { request: `${method} ${path}`, status, requestId: request_id },
     });

@@ -347,6 +347,11 @@ test("HttpClient: kinds, codes and messages come back as they were sent", async 
       message: `test 127.0.0.1:${port}: it is ${kind}`,
     });
   }
+  const alone = new HttpClient({
+    ...{ component: "test", address: `127.0.0.1:${port}`, timeoutMs: 5000 },
+    isOnlyOne: true,
+  });
+  await assert.rejects(alone.call("GET", "/fail/conflict"), { message: "it is conflict" });
   await assert.rejects(client.call("GET", "/fail/bug"), { kind: "internal", code: "internal" });
   assert.deepEqual(await client.call("POST", "/echo/x", { body: { count: 1 } }), {
     name: "x",

@@ -347,6 +347,7 @@ export class PageserverHttpClient {
       component: "pageserver",
       address: httpAddr,
       timeoutMs: options.timeoutMs ?? 60_000,
+      isOnlyOne: true,
     });
   }
 

@@ -99,8 +99,8 @@ async function answers({ port, status }: Port): Promise<boolean> {
   return (await fetch(`http://127.0.0.1:${port}${status}`)).status === 200;
 }
 
-/** The status of the answer to `bytes`; 0 where the connection is closed, or silent, without one. */
-function send(port: number, bytes: string | Uint8Array): Promise<number> {
+/** The status of the answer to `bytes`; 0 where the connection is closed, or silent for so long, without one. */
+function send(port: number, bytes: string | Uint8Array, silenceMs = 30_000): Promise<number> {
   return new Promise((resolve) => {
     const socket = createConnection(port, "127.0.0.1");
     let text = "";
@@ -116,7 +116,7 @@ function send(port: number, bytes: string | Uint8Array): Promise<number> {
     });
     socket.on("error", done);
     socket.on("close", done);
-    socket.setTimeout(500, done);
+    socket.setTimeout(silenceMs, done);
     socket.write(bytes);
   });
 }
@@ -185,7 +185,7 @@ test("no request ends a daemon: bad targets are 400, all others are answered or 
     for (const target of BAD_TARGETS) {
       assert.equal(await send(port.port, request(`GET ${target}`)), 400, `${port.name} ${target}`);
     }
-    await Promise.all(HOSTILE.map((bytes) => send(port.port, bytes)));
+    await Promise.all(HOSTILE.map((bytes) => send(port.port, bytes, 500)));
     assert.ok(await answers(port), `${port.name} answers`);
     assert.ok(port.daemon.running && port.daemon.pid === pid, `${port.name} is alive`);
     const errors = port.daemon.log.split("\n").filter((line) => line.includes('"level":"error"'));
@@ -259,6 +259,60 @@ test("the broker's RPCs: its own name only, and no type that a page can send", a
   }
 });
 
+/** Over HTTP/2: what has no path, no host, another method, and messages that claim more than they bring. */
+const HOSTILE_HTTP2: readonly Record<string, string>[] = [
+  { ":method": "CONNECT", ":authority": "evil.example:1" },
+  { ":method": "OPTIONS", ":path": "*" },
+  { ":method": "BREW", ":path": "/status" },
+  { ":path": "" },
+  { ":path": "//%" },
+  { ":path": "/status", ":authority": "[" },
+  { ":path": "/status", ":scheme": "[" },
+  { ":path": "/status", expect: "nonsense" },
+  ...[
+    "%",
+    "[",
+    "//",
+    "\\",
+    "PublishOne?x",
+    "PublishOne/",
+    "SubscribeByFilter",
+    "PublishSafekeeperInfo",
+  ]
+    .map((path) => `/storage_broker.BrokerService/${path}`)
+    .flatMap((path) => [
+      { ":path": path },
+      { ":path": path, ":method": "POST", "content-type": "application/grpc", te: "trailers" },
+    ]),
+];
+
+test("no HTTP/2 request ends the broker", async () => {
+  const broker = ports.find(({ name }) => name === "storage-broker")!;
+  const bodies = [
+    Buffer.alloc(0),
+    Buffer.from([0, 255, 255, 255, 255, 1]),
+    Buffer.alloc(100_000, 1),
+  ];
+  const sent = HOSTILE_HTTP2.flatMap((headers) =>
+    bodies.map((body) => {
+      const session = connectHttp2(`http://127.0.0.1:${broker.port}`);
+      return new Promise<void>((resolve) => {
+        session.on("error", () => resolve());
+        const stream = session.request(headers, { endStream: false });
+        stream.on("error", () => resolve());
+        stream.on("close", resolve);
+        // A stream for publishing is never at its end.
+        stream.on("response", () => resolve());
+        stream.setTimeout(500, resolve);
+        stream.end(body);
+      }).finally(() => session.destroy());
+    }),
+  );
+  await Promise.all(sent);
+  assert.ok(broker.daemon.running);
+  assert.ok(await answers(broker));
+});
+
 function http2Status(
   session: ClientHttp2Session,
   headers: Record<string, string>,
@@ -323,7 +377,7 @@ test("half a request is kept by no daemon", async (context) => {
       });
       socket.on("error", () => {});
       socket.on("close", () => resolve(text));
-      socket.setTimeout(5000, () => socket.destroy(new Error("still open")));
+      socket.setTimeout(20_000, () => socket.destroy(new Error("still open")));
       socket.write(bytes);
     });
   const waiting = [...(await shortPorts(context))].flatMap(([name, port]) =>
@@ -344,7 +398,7 @@ test("an HTTP/2 connection that says nothing is not kept by the broker", async (
       const socket = createConnection(port, "127.0.0.1");
       socket.on("error", () => {});
       socket.on("close", () => resolve(true));
-      socket.setTimeout(5000, () => resolve(false));
+      socket.setTimeout(20_000, () => resolve(false));
       socket.resume();
       socket.write(bytes);
     });
