@@ -10,7 +10,7 @@ import { encodeU32Response } from "./pagestream.ts";
 const IDS = { tenantId: "1".repeat(32), timelineId: "2".repeat(32) };
 const LSN = toLsn(0x1000);
 const REL = { spcOid: 1663, dbOid: 5, relNumber: 7, fork: 0 };
-const SILENCE_MS = 300;
+const SILENCE_MS = 1000;
 
 /** Answers sizes one by one, a third of the silence apart, until it falls silent. */
 let isSilent = false;
