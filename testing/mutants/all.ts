@@ -1,5 +1,6 @@
 // Every mutant, part by part.
 
+import { HTTP_MUTANTS } from "./http.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
@@ -14,5 +15,6 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   PAGESERVER_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,
+  HTTP_MUTANTS,
   LOCAL_MUTANTS,
 ];
