@@ -21,7 +21,7 @@ export interface ComputeRunOptions {
   /** That the run before this one ended in: newer than what the spec says, if it is set. */
   readonly membership?: MembershipConfiguration | undefined;
   readonly commitTimes?: CommitTimes | undefined;
-  /** Of the run before this one: what it could not detach must not work. */
+  /** A run before this one has tried to detach subscriptions: what it could not must not work. */
   readonly leaveSubscriptions: boolean;
   /** While Postgres loads, this process has time for other things. */
   readonly onPostgresSpawned?: (() => void) | undefined;
@@ -32,7 +32,7 @@ export type RunEnd =
   /** Another compute won a higher term. */
   | { readonly kind: "fenced"; readonly term: number }
   /** The start was one that only prepares the timeline: the next run is for users. */
-  | { readonly kind: "prepared"; readonly leaveSubscriptions: boolean }
+  | { readonly kind: "prepared" }
   /** What was found makes going on wrong. */
   | { readonly kind: "fatal"; readonly error: StorageError };
 
@@ -156,8 +156,8 @@ export class ComputeRun {
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#wal?.recovered ?? Promise.resolve());
     if (running.closedToUsers) {
-      const detached = await this.#orEnd(this.#detachSubscriptions(running.address));
-      this.#end({ kind: "prepared", leaveSubscriptions: !detached });
+      await this.#orEnd(this.#detachSubscriptions(running.address));
+      this.#end({ kind: "prepared" });
       return false;
     }
     if (spec.superuserSecret !== undefined) {
@@ -171,14 +171,13 @@ export class ComputeRun {
     return true;
   }
 
-  /** False where it cannot be done, which must not keep users from their data. */
-  async #detachSubscriptions(address: { host: string; port: number }): Promise<boolean> {
+  /** Where it cannot be done the log says so: it must not keep users from their data. */
+  async #detachSubscriptions(address: { host: string; port: number }): Promise<void> {
     const { spec, logger } = this.#options;
     const { pgVersion, timelineId } = spec;
     const { detachInheritedSubscriptions } = await import("./inherited-subscriptions.ts");
     try {
       await detachInheritedSubscriptions({ ...address, pgVersion, timelineId, logger });
-      return true;
     } catch (error) {
       if (!this.#closed) {
         logger.warn(
@@ -186,7 +185,6 @@ export class ComputeRun {
           "subscriptions of the parent branch cannot be detached: none works until the next start tries again",
         );
       }
-      return false;
     }
   }
 

@@ -75,7 +75,8 @@ export class Supervisor implements ComputeControl {
         break;
       }
       if (end.kind === "prepared") {
-        this.#leaveSubscriptions = end.leaveSubscriptions;
+        // Also where it was done: a mark that does not arrive must not make this a circle.
+        this.#leaveSubscriptions = true;
         continue;
       }
       if (end.kind !== "exit") {
