@@ -1,7 +1,9 @@
 // The directory that holds everything of one local Strata: its configuration and where each daemon works.
 
 import {
+  accessSync,
   chmodSync,
+  constants,
   existsSync,
   lstatSync,
   mkdirSync,
@@ -108,7 +110,18 @@ export class StrataHome {
         rmSync(join(this.path, name), { recursive: true, force: true });
       }
     }
-    enterableDirectory(this.path);
+    try {
+      enterableDirectory(this.path);
+      accessSync(this.path, constants.W_OK);
+    } catch (error) {
+      // For instance `npm start` in somebody else's checkout.
+      throw new StorageError(
+        "invalid",
+        "home-not-writable",
+        `'${this.path}' cannot be written (${errnoCode(error)}): $STRATA_HOME names another place`,
+        { cause: error },
+      );
+    }
   }
 
   /**
