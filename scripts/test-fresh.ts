@@ -1,12 +1,20 @@
 // `npm run test:fresh`: README's two commands on a bare Debian 12 and 13, as root and as an ordinary user.
 //
 // Each Debian is made by debootstrap and has nodejs and npm only; the checkout lies in a folder with a
-// space. `--suite bookworm`, `--user root`, `--only start` and `--tests NAME` (of `npm test -- NAME`)
+// space. `--debian DIR` is a system made before, which stays; `--suite bookworm`, `--user root`, `--only start` and `--tests NAME` (of `npm test -- NAME`)
 // pick. Needs root. Mirror, proxies and certificates are those that apt and npm have here. Everything
 // runs in mount and process namespaces of its own: what is mounted or started there ends with them.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,12 +31,13 @@ const NPM_SETTINGS = ["registry", "cafile", "proxy", "https-proxy", "noproxy"];
 /** Starts npm in $1, ends it by SIGTERM when a line comes in, and says what is left a moment later. */
 const START_SCRIPT = `
 cd "$1"
+exec 3<&0
 npm start &
 npm=$!
-read line
-kill -TERM $npm
+(read line; kill -TERM $npm) <&3 &
 wait $npm
 echo "npm start has ended, exit code $?"
+kill $! 2> /dev/null
 programs() {
   for process in /proc/[0-9]*; do
     case $(readlink $process/exe) in
@@ -46,6 +55,12 @@ programs
 
 const running = new Set<ChildProcess>();
 let temporary: string | undefined;
+
+function makeTemporary(): string {
+  temporary = mkdtempSync(join(tmpdir(), "strata-fresh-"));
+  chmodSync(temporary, 0o755);
+  return temporary;
+}
 
 function cleanUp(): void {
   for (const child of running) {
@@ -152,7 +167,7 @@ async function succeed(what: string, talk: Talk): Promise<void> {
   }
 }
 
-async function makeDebian(suite: string, root: string, npm: Record<string, string>): Promise<void> {
+async function makeDebian(suite: string, root: string): Promise<void> {
   // It mounts /proc there while it works.
   const alone = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
   const made = spawn(
@@ -163,14 +178,18 @@ async function makeDebian(suite: string, root: string, npm: Record<string, strin
   await succeed("debootstrap", listen(track(made)));
   const apt = run("apt-config", ["dump", "Acquire"]);
   writeFileSync(join(root, "etc/apt/apt.conf.d/90machine"), apt);
+  const script =
+    "apt-get update && apt-get -o Dpkg::Options::=--force-unsafe-io install --yes --no-install-recommends nodejs npm && useradd --create-home --shell /bin/sh alice";
+  await succeed("apt-get install", listen(inside(root, "root", {}, ["sh", "-ec", script])));
+}
+
+/** After the packages, of which one brings certificates of its own. */
+function copyCertificates(root: string, npm: Record<string, string>): void {
   const { npm_config_cafile: certificates } = npm;
   if (certificates !== undefined) {
     mkdirSync(join(root, dirname(certificates)), { recursive: true });
     copyFileSync(certificates, join(root, certificates));
   }
-  const script =
-    "apt-get update && apt-get -o Dpkg::Options::=--force-unsafe-io install --yes --no-install-recommends nodejs npm && useradd --create-home --shell /bin/sh alice";
-  await succeed("apt-get install", listen(inside(root, "root", {}, ["sh", "-ec", script])));
 }
 
 /** The files of this checkout as they are, without what git does not know. */
@@ -199,6 +218,7 @@ async function tryStart(
   let url: string | undefined;
   while (url === undefined) {
     if (talk.child.exitCode !== null || performance.now() - begin > URL_MS) {
+      talk.child.kill("SIGKILL");
       throw new Error(`no URL:\n${talk.output().slice(-3000)}`);
     }
     await sleep(100);
@@ -249,6 +269,7 @@ const { values: options } = parseArgs({
     suite: { type: "string", multiple: true, default: Object.keys(SUITES) },
     user: { type: "string", multiple: true, default: Object.keys(USERS) },
     only: { type: "string" },
+    debian: { type: "string" },
     tests: { type: "string", multiple: true, default: [] },
   },
 });
@@ -271,10 +292,11 @@ try {
   }
   const npm = npmEnvironment();
   for (const suite of options.suite) {
-    temporary = mkdtempSync(join(tmpdir(), "strata-fresh-"));
-    run("chmod", ["755", temporary]);
-    const root = join(temporary, "debian");
-    await makeDebian(suite, root, npm);
+    const root = options.debian ?? join(makeTemporary(), "debian");
+    if (options.debian === undefined) {
+      await makeDebian(suite, root);
+    }
+    copyCertificates(root, npm);
     const node = run("chroot", [root, "node", "--version"]).trim();
     for (const user of options.user) {
       const attempts: [string, () => Promise<string[]>][] = [
@@ -297,7 +319,7 @@ try {
         }
       }
     }
-    rmSync(temporary, { recursive: true, force: true });
+    cleanUp();
   }
 } finally {
   cleanUp();
