@@ -176,10 +176,10 @@ async function listen(
     logger: createLogger("test", "silent"),
     ...(options.placed === undefined ? {} : { placed: options.placed }),
     handlers: {
-      stat: (path) => pages.stat(path),
-      readPages: (path, blkno, count) => pages.readPages(path, blkno, count),
+      stat: (file) => pages.stat(file),
+      readPages: (file, blkno, count) => pages.readPages(file, blkno, count),
       listDirectory: (directory) => pages.listDirectory(directory),
-      prefetch: (path, blkno, count) => pages.prefetch(path, blkno, count),
+      prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
       walWritten: (segno, offset, length) => wal.walWritten(segno, offset, length),
       flushWal: (segno, endOffset) => wal.flushWal(segno, endOffset),
     },

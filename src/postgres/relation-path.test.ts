@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  parseDatabaseDirectory,
   parseRelationPath,
   relationPath,
   slruPath,
+  storageDirectoryPath,
+  storagePath,
 } from "./relation-path.ts";
 
 test("parseRelationPath and relationPath: round trip for every kind of relation file", () => {
@@ -84,10 +85,11 @@ test("relationPath: other tablespaces and impossible relations have none", () =>
   assert.equal(relationPath({ ...rel, fork: 4 }), undefined);
 });
 
-test("parseDatabaseDirectory: base/<oid> and global", () => {
-  assert.deepEqual(parseDatabaseDirectory("base/5"), { spcOid: 1663, dbOid: 5 });
-  assert.deepEqual(parseDatabaseDirectory("global"), { spcOid: 1664, dbOid: 0 });
-  for (const path of ["base", "base/", "base/0", "base/5/", "base/pgsql_tmp", "base/99999999999"]) {
-    assert.equal(parseDatabaseDirectory(path), undefined, path);
+test("storagePath: the way back from parseRelationPath; directories too", () => {
+  for (const path of ["base/5/16384_vm.7", "global/1262", "pg_multixact/members/14078"]) {
+    assert.equal(storagePath(parseRelationPath(path)!), path);
   }
+  assert.equal(storageDirectoryPath({ kind: "relation", spcOid: 1664, dbOid: 0 }), "global");
+  assert.equal(storageDirectoryPath({ kind: "relation", spcOid: 1663, dbOid: 5 }), "base/5");
+  assert.equal(storageDirectoryPath({ kind: "slru", slru: 2 }), "pg_multixact/offsets");
 });

@@ -8,6 +8,8 @@
 // A relation segment is 1 GiB (131072 blocks), an SLRU segment 32 pages. Other tablespaces are not
 // supported. Temporary relations (t<backend>_<n>) are none of ours.
 
+import assert from "node:assert/strict";
+
 export const DEFAULT_TABLESPACE_OID = 1663;
 export const GLOBAL_TABLESPACE_OID = 1664;
 /** RELSEG_SIZE: blocks in a relation segment. */
@@ -36,6 +38,14 @@ export interface SlruPath {
   readonly segment: number;
 }
 
+/** A file that storage may have. */
+export type StorageFile = RelationPath | SlruPath;
+
+/** A directory of such files: of a database, of the shared relations (database 0), or of an SLRU. */
+export type StorageDirectory =
+  | { readonly kind: "relation"; readonly spcOid: number; readonly dbOid: number }
+  | { readonly kind: "slru"; readonly slru: SlruPath["slru"] };
+
 const SLRU_DIRECTORIES = [
   "pg_xact",
   "pg_multixact/members",
@@ -48,7 +58,7 @@ const SLRU_PATTERN = /^(pg_xact|pg_multixact\/(?:members|offsets)|pg_commit_ts)\
 const OID_LIMIT = 2 ** 32;
 
 /** `path` is relative to the data directory. Undefined where it is neither. */
-export function parseRelationPath(path: string): RelationPath | SlruPath | undefined {
+export function parseRelationPath(path: string): StorageFile | undefined {
   const relation = RELATION_PATTERN.exec(path);
   if (relation !== null) {
     const [, db, rel, suffix, segment] = relation;
@@ -94,14 +104,19 @@ export function slruPath(slru: SlruPath["slru"], segment: number): string {
   return `${SLRU_DIRECTORIES[slru]}/${segment.toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
-/** The database of a directory `base/<dbOid>` (0 for `global`), or undefined. */
-export function parseDatabaseDirectory(
-  path: string,
-): { readonly spcOid: number; readonly dbOid: number } | undefined {
-  if (path === "global") {
-    return { spcOid: GLOBAL_TABLESPACE_OID, dbOid: 0 };
+/** Relative to the data directory, for files that Postgres itself names so. */
+export function storagePath(file: StorageFile): string {
+  if (file.kind === "slru") {
+    return slruPath(file.slru, file.segment);
   }
-  const match = /^base\/([1-9]\d{0,9})$/.exec(path);
-  const dbOid = match === null ? 0 : Number(match[1]);
-  return dbOid > 0 && dbOid < OID_LIMIT ? { spcOid: DEFAULT_TABLESPACE_OID, dbOid } : undefined;
+  const path = relationPath(file);
+  assert(path !== undefined, "a relation of one of the two tablespaces that have directories");
+  return path;
+}
+
+export function storageDirectoryPath(directory: StorageDirectory): string {
+  if (directory.kind === "slru") {
+    return SLRU_DIRECTORIES[directory.slru];
+  }
+  return directory.dbOid === 0 ? "global" : `base/${directory.dbOid}`;
 }

@@ -5,13 +5,17 @@ import { join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { StorageError } from "../../src/base/errors.ts";
 import type { FileContent } from "../../src/compute/pages/page-source.ts";
-import type { PageHandlers, RemoteFile } from "../../src/compute/shim/shim-server.ts";
+import type { ListedFile, PageHandlers } from "../../src/compute/shim/shim-server.ts";
 import { PAGE_SIZE } from "../../src/postgres/page.ts";
 import {
   INIT_FORK,
   MAIN_FORK,
   parseRelationPath,
   relationPath,
+  type StorageDirectory,
+  type StorageFile,
+  storageDirectoryPath,
+  storagePath,
 } from "../../src/postgres/relation-path.ts";
 
 const SLRU_DIRECTORIES = [
@@ -37,14 +41,15 @@ export class StockPages implements PageHandlers {
     this.#directory = directory;
   }
 
-  async stat(path: string): Promise<number | undefined> {
+  async stat(file: StorageFile): Promise<number | undefined> {
     this.stats++;
-    const stored = this.#stored(path);
+    const stored = this.#stored(file);
     return stored === undefined ? undefined : statSync(stored, { throwIfNoEntry: false })?.size;
   }
 
-  async readPages(path: string, blkno: number, count: number): Promise<Uint8Array> {
+  async readPages(file: StorageFile, blkno: number, count: number): Promise<Uint8Array> {
     this.pages += count;
+    const path = storagePath(file);
     for (let block = blkno; block < blkno + count; block++) {
       this.onRead?.(path, block);
     }
@@ -52,7 +57,7 @@ export class StockPages implements PageHandlers {
       await sleep(this.latencyMs);
     }
     const bytes = new Uint8Array(count * PAGE_SIZE);
-    const fd = openSync(this.#stored(path)!, "r");
+    const fd = openSync(this.#stored(file)!, "r");
     try {
       const got = readSync(fd, bytes, 0, bytes.length, blkno * PAGE_SIZE);
       if (got !== bytes.length) {
@@ -64,26 +69,28 @@ export class StockPages implements PageHandlers {
     return bytes;
   }
 
-  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
-    const bytes = await this.stat(path);
+  async fileContent(
+    file: StorageFile,
+    blocks: readonly number[],
+  ): Promise<FileContent | undefined> {
+    const bytes = await this.stat(file);
     if (bytes === undefined) {
       return undefined;
     }
     const there = blocks.filter((block) => block * PAGE_SIZE < bytes);
-    const pages = await Promise.all(there.map((block) => this.readPages(path, block, 1)));
+    const pages = await Promise.all(there.map((block) => this.readPages(file, block, 1)));
     return { bytes, runs: there.map((block) => [block, 1] as const), pages };
   }
 
-  async listDirectory(directory: string): Promise<RemoteFile[]> {
+  async listDirectory(directory: StorageDirectory): Promise<ListedFile[]> {
     this.lists++;
-    const files: RemoteFile[] = [];
-    for (const name of readdirSync(join(this.#directory, directory))) {
-      const path = `${directory}/${name}`;
-      if (parseRelationPath(path) !== undefined) {
-        const bytes = await this.stat(path);
-        if (bytes !== undefined) {
-          files.push({ name, bytes });
-        }
+    const path = storageDirectoryPath(directory);
+    const files: ListedFile[] = [];
+    for (const name of readdirSync(join(this.#directory, path))) {
+      const file = parseRelationPath(`${path}/${name}`);
+      const bytes = file === undefined ? undefined : await this.stat(file);
+      if (file !== undefined && bytes !== undefined) {
+        files.push({ file, bytes });
       }
     }
     return files;
@@ -93,10 +100,9 @@ export class StockPages implements PageHandlers {
     this.prefetches++;
   }
 
-  /** The file that answers for `path`: an unlogged relation is its init fork and nothing else. */
-  #stored(path: string): string | undefined {
-    const file = parseRelationPath(path);
-    if (file?.kind === "relation" && file.fork !== INIT_FORK) {
+  /** The path that answers for `file`: an unlogged relation is its init fork and nothing else. */
+  #stored(file: StorageFile): string | undefined {
+    if (file.kind === "relation" && file.fork !== INIT_FORK) {
       const init = relationPath({ ...file, fork: INIT_FORK, segment: 0 })!;
       if (statSync(join(this.#directory, init), { throwIfNoEntry: false }) !== undefined) {
         return file.fork === MAIN_FORK && file.segment === 0
@@ -104,7 +110,7 @@ export class StockPages implements PageHandlers {
           : undefined;
       }
     }
-    return join(this.#directory, path);
+    return join(this.#directory, storagePath(file));
   }
 }
 

@@ -95,16 +95,16 @@ export class LazyFiles {
       logger,
       placed: this.#placed.promise,
       handlers: {
-        stat: (path) => {
-          reads.note(path);
-          return pages.stat(path);
+        stat: (file) => {
+          reads.note(file);
+          return pages.stat(file);
         },
-        readPages: (path, blkno, count) => {
-          reads.note(path, blkno, count);
-          return pages.readPages(path, blkno, count);
+        readPages: (file, blkno, count) => {
+          reads.note(file, blkno, count);
+          return pages.readPages(file, blkno, count);
         },
         listDirectory: (directory) => pages.listDirectory(directory),
-        prefetch: (path, blkno, count) => pages.prefetch(path, blkno, count),
+        prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
         walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
         flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
       },

@@ -5,8 +5,12 @@ import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import type { RelationSize } from "../../pageserver/api.ts";
+import { parseRelationPath } from "../../postgres/relation-path.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../../wal-decoder/record-sink.ts";
 import { type PageClient, PageSource } from "./page-source.ts";
+
+/** The file that a path in a data directory names. */
+const fileAt = (path: string) => parseRelationPath(path)!;
 
 const LSN = toLsn(0x1234500);
 const CHECK_POINT: CheckPoint = {
@@ -119,23 +123,22 @@ function blocksOf(pages: Uint8Array | Uint8Array[]): number[] {
 describe("PageSource", () => {
   test("sizes: forks, segments of 1 GiB, and what is not there", async () => {
     const source = pageSource(new FakePageserver({ "7/0": 131_072 + 5, "7/1": 3, "8/0": 0 }));
-    assert.equal(await source.stat("base/5/7"), 2 ** 30);
-    assert.equal(await source.stat("base/5/7.1"), 5 * 8192);
-    assert.equal(await source.stat("base/5/7.2"), undefined);
-    assert.equal(await source.stat("base/5/7_fsm"), 3 * 8192);
-    assert.equal(await source.stat("base/5/7_vm"), undefined);
-    assert.equal(await source.stat("base/5/8"), 0);
-    assert.equal(await source.stat("global/9"), undefined);
-    const pages = await source.readPages("base/5/7.1", 3, 2);
+    assert.equal(await source.stat(fileAt("base/5/7")), 2 ** 30);
+    assert.equal(await source.stat(fileAt("base/5/7.1")), 5 * 8192);
+    assert.equal(await source.stat(fileAt("base/5/7.2")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/7_fsm")), 3 * 8192);
+    assert.equal(await source.stat(fileAt("base/5/7_vm")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/8")), 0);
+    assert.equal(await source.stat(fileAt("global/9")), undefined);
+    const pages = await source.readPages(fileAt("base/5/7.1"), 3, 2);
     assert.deepEqual(blocksOf(pages), [131_075, 131_076]);
-    await assert.rejects(source.readPages("base/5/7.1", 4, 2), /block 131077 was asked/);
-    await assert.rejects(source.stat("base/5/pg_filenode.map"), /no file/);
+    await assert.rejects(source.readPages(fileAt("base/5/7.1"), 4, 2), /block 131077 was asked/);
   });
 
   test("fileContent: the blocks that there are, in runs, and nothing ahead of them", async () => {
     const service = new FakePageserver({ "7/0": 131_072 + 5, "8/0": 0, "9/0": 9, "9/3": 1 });
     const source = pageSource(service);
-    const content = await source.fileContent("base/5/7.1", [0, 1, 3, 4, 5, 900]);
+    const content = await source.fileContent(fileAt("base/5/7.1"), [0, 1, 3, 4, 5, 900]);
     assert.deepEqual(
       { ...content, pages: blocksOf(content!.pages as Uint8Array[]) },
       {
@@ -147,9 +150,13 @@ describe("PageSource", () => {
         pages: [131_072, 131_073, 131_075, 131_076],
       },
     );
-    assert.deepEqual(await source.fileContent("base/5/8", [0]), { bytes: 0, runs: [], pages: [] });
-    assert.equal(await source.fileContent("base/5/8_vm", [0]), undefined);
-    const unlogged = await source.fileContent("base/5/9", [0, 1]);
+    assert.deepEqual(await source.fileContent(fileAt("base/5/8"), [0]), {
+      bytes: 0,
+      runs: [],
+      pages: [],
+    });
+    assert.equal(await source.fileContent(fileAt("base/5/8_vm"), [0]), undefined);
+    const unlogged = await source.fileContent(fileAt("base/5/9"), [0, 1]);
     assert.deepEqual(
       [unlogged!.bytes, unlogged!.runs, unlogged!.pages[0]![4]],
       [8192, [[0, 1]], 3],
@@ -159,27 +166,27 @@ describe("PageSource", () => {
   test("a relation's other forks are looked up with it, so that they are known in an outage", async () => {
     const service = new FakePageserver({ "7/0": 9, "7/2": 1 });
     const source = pageSource(service);
-    await source.stat("base/5/7");
+    await source.stat(fileAt("base/5/7"));
     await sleep(20);
     service.down = true;
-    assert.equal(await source.stat("base/5/7_fsm"), undefined);
-    assert.equal(await source.stat("base/5/7_vm"), 8192);
-    await assert.rejects(source.stat("base/5/8"), { kind: "unavailable" });
+    assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/7_vm")), 8192);
+    await assert.rejects(source.stat(fileAt("base/5/8")), { kind: "unavailable" });
   });
 
   test("unlogged relations are what their init fork says", async () => {
     const source = pageSource(
       new FakePageserver({ "7/0": 9, "7/1": 3, "7/2": 1, "7/3": 1, "8/0": 2 }),
     );
-    assert.equal(await source.stat("base/5/7"), 8192);
-    assert.equal(await source.stat("base/5/7_fsm"), undefined);
-    assert.equal(await source.stat("base/5/7_init"), 8192);
-    const [page] = (await source.readPages("base/5/7", 0, 1)) as Uint8Array[];
+    assert.equal(await source.stat(fileAt("base/5/7")), 8192);
+    assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/7_init")), 8192);
+    const [page] = (await source.readPages(fileAt("base/5/7"), 0, 1)) as Uint8Array[];
     assert.equal(page![4], 3);
-    assert.deepEqual(await source.listDirectory("base/5"), [
-      { name: "7", bytes: 8192 },
-      { name: "7_init", bytes: 8192 },
-      { name: "8", bytes: 2 * 8192 },
+    assert.deepEqual(await source.listDirectory({ kind: "relation", spcOid: 1663, dbOid: 5 }), [
+      { file: fileAt("base/5/7"), bytes: 8192 },
+      { file: fileAt("base/5/7_init"), bytes: 8192 },
+      { file: fileAt("base/5/8"), bytes: 2 * 8192 },
     ]);
   });
 
@@ -187,7 +194,7 @@ describe("PageSource", () => {
     const service = new FakePageserver({ "7/0": 5000, "8/0": 5000 });
     const source = pageSource(service);
     for (let block = 0; block < 3000; block += 16) {
-      const pages = await source.readPages("base/5/7", block, 16);
+      const pages = await source.readPages(fileAt("base/5/7"), block, 16);
       assert.deepEqual(
         blocksOf(pages),
         Array.from({ length: 16 }, (_, i) => block + i),
@@ -198,7 +205,7 @@ describe("PageSource", () => {
     assert.ok(asked.length > 3000 + 100 && asked.length <= 3008 + 256, `${asked.length}`);
     service.asked.length = 0;
     for (const block of [4000, 100, 2000, 50, 3000, 900]) {
-      await source.readPages("base/5/8", block, 1);
+      await source.readPages(fileAt("base/5/8"), block, 1);
     }
     assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 6);
   });
@@ -206,12 +213,12 @@ describe("PageSource", () => {
   test("read-ahead stops at the end, and a hint is answered from memory", async () => {
     const service = new FakePageserver({ "7/0": 40 });
     const source = pageSource(service);
-    await source.stat("base/5/7");
-    source.prefetch("base/5/7", 10, 100);
+    await source.stat(fileAt("base/5/7"));
+    source.prefetch(fileAt("base/5/7"), 10, 100);
     await sleep(20);
     assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
-    await source.readPages("base/5/7", 10, 20);
-    await source.readPages("base/5/7", 30, 10);
+    await source.readPages(fileAt("base/5/7"), 10, 20);
+    await source.readPages(fileAt("base/5/7"), 30, 10);
     assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
   });
 
@@ -219,7 +226,7 @@ describe("PageSource", () => {
     const service = new FakePageserver({ "7/0": 1000 });
     const source = pageSource(service);
     service.breakAfter = 20;
-    const pages = await source.readPages("base/5/7", 0, 32);
+    const pages = await source.readPages(fileAt("base/5/7"), 0, 32);
     assert.deepEqual(
       blocksOf(pages),
       Array.from({ length: 32 }, (_, i) => i),
@@ -227,7 +234,7 @@ describe("PageSource", () => {
     assert.equal(service.connections, 2);
     service.down = true;
     await assert.rejects(
-      source.readPages("base/5/7", 200, 1),
+      source.readPages(fileAt("base/5/7"), 200, 1),
       (error) => error instanceof StorageError && /page 200 of 1663\/5\/7\/0: /.test(error.message),
     );
   });
@@ -236,13 +243,13 @@ describe("PageSource", () => {
     const service = new FakePageserver({ "8/0": 0 });
     const source = pageSource(service);
     service.down = true;
-    await assert.rejects(source.stat("base/5/7"), { kind: "unavailable" });
+    await assert.rejects(source.stat(fileAt("base/5/7")), { kind: "unavailable" });
     assert.deepEqual(service.silences.slice(0, 4), [10_000, 20_000, 40_000, 80_000]);
     service.down = false;
-    assert.equal(await source.stat("base/5/8"), 0);
+    assert.equal(await source.stat(fileAt("base/5/8")), 0);
     const before = service.connections;
     service.down = true;
-    const failing = assert.rejects(source.stat("base/5/9"), { kind: "unavailable" });
+    const failing = assert.rejects(source.stat(fileAt("base/5/9")), { kind: "unavailable" });
     assert.ok(source.waitingReads > 0);
     await failing;
     assert.equal(service.silences[before], 10_000);
@@ -251,34 +258,34 @@ describe("PageSource", () => {
   test("SLRU segments: size, pages, and the list that the checkpoint implies", async () => {
     const service = new FakePageserver({ "slru 0/2": 13, "slru 2/1": 32, "slru 1/3": 27 });
     const source = pageSource(service);
-    assert.equal(await source.stat("pg_xact/0002"), 13 * 8192);
-    assert.equal(await source.stat("pg_xact/0007"), undefined);
-    assert.equal((await source.readPages("pg_xact/0002", 12, 1)).length, 8192);
-    await assert.rejects(async () => source.readPages("pg_xact/0002", 13, 1), /13 blocks/);
-    assert.deepEqual(await source.listDirectory("pg_xact"), [
-      { name: "0001", bytes: 32 * 8192 },
-      { name: "0002", bytes: 13 * 8192 },
+    assert.equal(await source.stat(fileAt("pg_xact/0002")), 13 * 8192);
+    assert.equal(await source.stat(fileAt("pg_xact/0007")), undefined);
+    assert.equal((await source.readPages(fileAt("pg_xact/0002"), 12, 1)).length, 8192);
+    await assert.rejects(async () => source.readPages(fileAt("pg_xact/0002"), 13, 1), /13 blocks/);
+    assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 0 }), [
+      { file: fileAt("pg_xact/0001"), bytes: 32 * 8192 },
+      { file: fileAt("pg_xact/0002"), bytes: 13 * 8192 },
     ]);
-    assert.deepEqual(await source.listDirectory("pg_multixact/offsets"), [
-      { name: "0001", bytes: 32 * 8192 },
+    assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 2 }), [
+      { file: fileAt("pg_multixact/offsets/0001"), bytes: 32 * 8192 },
     ]);
     // Multixact 66000 has its members from 62000 on, in segment 1.
-    assert.deepEqual(await source.listDirectory("pg_multixact/members"), [
-      { name: "0001", bytes: 32 * 8192 },
-      { name: "0002", bytes: 32 * 8192 },
-      { name: "0003", bytes: 27 * 8192 },
+    assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 1 }), [
+      { file: fileAt("pg_multixact/members/0001"), bytes: 32 * 8192 },
+      { file: fileAt("pg_multixact/members/0002"), bytes: 32 * 8192 },
+      { file: fileAt("pg_multixact/members/0003"), bytes: 27 * 8192 },
     ]);
-    assert.deepEqual(await source.listDirectory("pg_commit_ts"), []);
+    assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 3 }), []);
   });
 
   test("segments of commit timestamps: from the oldest to the one of the next xid", async () => {
     const service = new FakePageserver({ "slru 3/95": 13 });
     const source = pageSource(service, { oldestCommitTsXid: 93 * 32 * 819 + 5 });
-    assert.deepEqual(await source.listDirectory("pg_commit_ts"), [
-      { name: "005D", bytes: 32 * 8192 },
-      { name: "005E", bytes: 32 * 8192 },
-      { name: "005F", bytes: 13 * 8192 },
+    assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 3 }), [
+      { file: fileAt("pg_commit_ts/005D"), bytes: 32 * 8192 },
+      { file: fileAt("pg_commit_ts/005E"), bytes: 32 * 8192 },
+      { file: fileAt("pg_commit_ts/005F"), bytes: 13 * 8192 },
     ]);
-    assert.equal(await source.stat("pg_commit_ts/005F"), 13 * 8192);
+    assert.equal(await source.stat(fileAt("pg_commit_ts/005F")), 13 * 8192);
   });
 });

@@ -1,6 +1,5 @@
 // Answers the shim's questions about pages from a pageserver, as of the LSN at which the compute started.
 
-import { basename } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
 import { errorKind, errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
@@ -12,13 +11,10 @@ import {
   FSM_FORK,
   INIT_FORK,
   MAIN_FORK,
-  parseDatabaseDirectory,
-  parseRelationPath,
   RELATION_SEGMENT_BLOCKS,
-  type RelationPath,
-  relationPath,
-  type SlruPath,
-  slruPath,
+  type StorageDirectory,
+  type StorageFile,
+  storagePath,
   VM_FORK,
 } from "../../postgres/relation-path.ts";
 import {
@@ -37,7 +33,7 @@ import {
   SLRU_MULTIXACT_OFFSETS,
   type SlruKind,
 } from "../../wal-decoder/record-sink.ts";
-import type { PageHandlers, RemoteFile } from "../shim/shim-server.ts";
+import type { ListedFile, PageHandlers } from "../shim/shim-server.ts";
 import { ReadAhead } from "./read-ahead.ts";
 
 /** The part of PagestreamClient that is needed here. */
@@ -107,12 +103,6 @@ const XIDS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * CLOG_XACTS_PER_PAGE;
 const MULTIS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * MULTIXACT_OFFSETS_PER_PAGE;
 const MEMBERS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * MULTIXACT_MEMBERS_PER_PAGE;
 const COMMIT_TS_PER_SEGMENT = SLRU_PAGES_PER_SEGMENT * COMMIT_TS_XACTS_PER_PAGE;
-const SLRU_DIRECTORIES: ReadonlyMap<string, SlruKind> = new Map<string, SlruKind>([
-  ["pg_xact", SLRU_CLOG],
-  ["pg_multixact/members", SLRU_MULTIXACT_MEMBERS],
-  ["pg_multixact/offsets", SLRU_MULTIXACT_OFFSETS],
-  ["pg_commit_ts", SLRU_COMMIT_TS],
-]);
 const SLRU_SEGMENTS_KEPT = 32;
 const MAX_SIZES_KEPT = 200_000;
 const RETRY_FIRST_MS = 20;
@@ -183,8 +173,7 @@ export class PageSource implements PageHandlers {
     );
   }
 
-  async stat(path: string): Promise<number | undefined> {
-    const file = requireRemoteFile(path);
+  async stat(file: StorageFile): Promise<number | undefined> {
     if (file.kind === "slru") {
       return (await this.#slruSegment(file.slru, file.segment))?.length;
     }
@@ -192,11 +181,14 @@ export class PageSource implements PageHandlers {
     return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
   }
 
-  async readPages(path: string, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]> {
-    const file = requireRemoteFile(path);
+  async readPages(
+    file: StorageFile,
+    blkno: number,
+    count: number,
+  ): Promise<Uint8Array | Uint8Array[]> {
     if (file.kind === "slru") {
       const segment = await this.#slruSegment(file.slru, file.segment);
-      return slruPages(path, segment, blkno, count);
+      return slruPages(file, segment, blkno, count);
     }
     const stored = await this.#storedFork(file);
     const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
@@ -204,7 +196,7 @@ export class PageSource implements PageHandlers {
       throw new StorageError(
         "invalid",
         "block-out-of-range",
-        `${path} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
+        `${storagePath(file)} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
       );
     }
     const { rel } = stored;
@@ -213,9 +205,11 @@ export class PageSource implements PageHandlers {
   }
 
   /** Those of `blocks` (ascending) that the file has, without reading ahead; undefined for no such file. */
-  async fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined> {
-    const file = requireRemoteFile(path);
-    const bytes = await this.stat(path);
+  async fileContent(
+    file: StorageFile,
+    blocks: readonly number[],
+  ): Promise<FileContent | undefined> {
+    const bytes = await this.stat(file);
     if (bytes === undefined) {
       return undefined;
     }
@@ -231,19 +225,18 @@ export class PageSource implements PageHandlers {
     }
     if (file.kind === "slru") {
       const segment = await this.#slruSegment(file.slru, file.segment);
-      return { bytes, runs, pages: there.map((block) => slruPages(path, segment, block, 1)) };
+      return { bytes, runs, pages: there.map((block) => slruPages(file, segment, block, 1)) };
     }
     const { rel } = (await this.#storedFork(file))!;
     const first = file.segment * RELATION_SEGMENT_BLOCKS;
-    const pages = await this.#asking(`blocks of ${path}`, (client) =>
+    const pages = await this.#asking(`blocks of ${storagePath(file)}`, (client) =>
       Promise.all(there.map((block) => client.getPage(rel, first + block, this.#lsn))),
     );
     return { bytes, runs, pages };
   }
 
-  prefetch(path: string, blkno: number, count: number): void {
-    const file = parseRelationPath(path);
-    if (file?.kind !== "relation") {
+  prefetch(file: StorageFile, blkno: number, count: number): void {
+    if (file.kind !== "relation") {
       return;
     }
     this.#storedFork(file).then(
@@ -259,17 +252,13 @@ export class PageSource implements PageHandlers {
     );
   }
 
-  async listDirectory(path: string): Promise<readonly RemoteFile[]> {
-    const slru = SLRU_DIRECTORIES.get(path);
-    if (slru !== undefined) {
-      return this.#listSlru(slru);
+  async listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]> {
+    if (directory.kind === "slru") {
+      return this.#listSlru(directory.slru);
     }
-    const directory = parseDatabaseDirectory(path);
-    if (directory === undefined) {
-      throw new StorageError("invalid", "not-remote", `storage has no directory '${path}'`);
-    }
-    const forks = await this.#retrying(`list ${path}`, () =>
-      this.#service.listRelations(directory.spcOid, directory.dbOid),
+    const { spcOid, dbOid } = directory;
+    const forks = await this.#retrying(`list database ${dbOid}`, () =>
+      this.#service.listRelations(spcOid, dbOid),
     );
     return relationFiles(directory, forks);
   }
@@ -340,22 +329,22 @@ export class PageSource implements PageHandlers {
    * Every segment from the oldest entry in use to the newest exists; only the newest can be short.
    * So a listing costs one or two requests however many there are.
    */
-  async #listSlru(kind: SlruKind): Promise<RemoteFile[]> {
-    if (kind === SLRU_COMMIT_TS && this.#checkPoint.oldestCommitTsXid === 0) {
+  async #listSlru(slru: SlruKind): Promise<ListedFile[]> {
+    if (slru === SLRU_COMMIT_TS && this.#checkPoint.oldestCommitTsXid === 0) {
       return []; // not tracked
     }
-    const [oldest, next, perSegment] = await this.#slruRange(kind);
+    const [oldest, next, perSegment] = await this.#slruRange(slru);
     const segments = Math.ceil(2 ** 32 / perSegment);
     const last = Math.floor(next / perSegment);
-    const files: RemoteFile[] = [];
+    const files: ListedFile[] = [];
     const bytes = SLRU_PAGES_PER_SEGMENT * PAGE_SIZE;
     for (let segment = Math.floor(oldest / perSegment); segment !== last; ) {
-      files.push({ name: basename(slruPath(kind, segment)), bytes });
+      files.push({ file: { kind: "slru", slru, segment }, bytes });
       segment = (segment + 1) % segments;
     }
-    const newest = await this.#slruSegment(kind, last);
+    const newest = await this.#slruSegment(slru, last);
     if (newest !== undefined) {
-      files.push({ name: basename(slruPath(kind, last)), bytes: newest.length });
+      files.push({ file: { kind: "slru", slru, segment: last }, bytes: newest.length });
     }
     return files;
   }
@@ -480,14 +469,6 @@ export class PageSource implements PageHandlers {
   }
 }
 
-function requireRemoteFile(path: string): RelationPath | SlruPath {
-  const file = parseRelationPath(path);
-  if (file === undefined) {
-    throw new StorageError("invalid", "not-remote", `storage has no file '${path}'`);
-  }
-  return file;
-}
-
 function forkKey(rel: RelationFork): string {
   return `${rel.spcOid}/${rel.dbOid}/${rel.relNumber}/${rel.fork}`;
 }
@@ -504,14 +485,14 @@ function segmentBytes(blocks: number, segment: number): number | undefined {
 function relationFiles(
   directory: { readonly spcOid: number; readonly dbOid: number },
   forks: readonly RelationSize[],
-): RemoteFile[] {
+): ListedFile[] {
   const unlogged = new Map<number, number>();
   for (const { relNumber, fork, blocks } of forks) {
     if (fork === INIT_FORK) {
       unlogged.set(relNumber, blocks);
     }
   }
-  const files: RemoteFile[] = [];
+  const files: ListedFile[] = [];
   for (const { relNumber, fork, blocks: stored } of forks) {
     const initBlocks = fork === INIT_FORK ? undefined : unlogged.get(relNumber);
     if (initBlocks !== undefined && fork !== MAIN_FORK) {
@@ -523,17 +504,15 @@ function relationFiles(
       if (bytes === undefined) {
         break;
       }
-      const path = relationPath({ ...directory, relNumber, fork, segment });
-      if (path !== undefined) {
-        files.push({ name: basename(path), bytes });
-      }
+      const { spcOid, dbOid } = directory;
+      files.push({ file: { kind: "relation", spcOid, dbOid, relNumber, fork, segment }, bytes });
     }
   }
   return files;
 }
 
 function slruPages(
-  path: string,
+  file: StorageFile,
   segment: Uint8Array | undefined,
   blkno: number,
   count: number,
@@ -543,7 +522,7 @@ function slruPages(
     throw new StorageError(
       "invalid",
       "block-out-of-range",
-      `${path} has ${(segment?.length ?? 0) / PAGE_SIZE} blocks, block ${blkno + count - 1} was asked for`,
+      `${storagePath(file)} has ${(segment?.length ?? 0) / PAGE_SIZE} blocks, block ${blkno + count - 1} was asked for`,
     );
   }
   return segment.subarray(blkno * PAGE_SIZE, end);

@@ -5,9 +5,13 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
+import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
 import type { PlacedFile } from "../shim/shim-protocol.ts";
 import type { FileContent } from "./page-source.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
+
+/** The file that a path in a data directory names. */
+const fileAt = (path: string) => parseRelationPath(path)!;
 
 const directory = mkdtempSync(join(tmpdir(), "strata-start-reads-"));
 let records = 0;
@@ -31,20 +35,20 @@ describe("StartReads", () => {
     const path = newRecord();
     const first = new StartReads(path);
     assert.deepEqual(first.files, []);
-    first.note("base/5/1259");
-    first.note("base/5/1259", 4, 2);
-    first.note("base/5/1249_vm");
-    first.note("base/5/1259", 0, 1);
+    first.note(fileAt("base/5/1259"));
+    first.note(fileAt("base/5/1259"), 4, 2);
+    first.note(fileAt("base/5/1249_vm"));
+    first.note(fileAt("base/5/1259"), 0, 1);
     first.save();
-    first.note("base/5/16384", 0, 1);
+    first.note(fileAt("base/5/16384"), 0, 1);
     first.save();
     const second = new StartReads(path);
     assert.deepEqual(second.files, [
       ["base/5/1259", [0, 4, 5]],
       ["base/5/1249_vm", []],
     ]);
-    second.note("global/1262", 0, 1);
-    second.note("base/5/1259", 4, 3);
+    second.note(fileAt("global/1262"), 0, 1);
+    second.note(fileAt("base/5/1259"), 4, 3);
     second.save();
     assert.deepEqual(new StartReads(path).files, [
       ["base/5/1259", [0, 4, 5, 6]],
@@ -64,13 +68,13 @@ describe("StartReads", () => {
     const path = newRecord();
     const scan = new StartReads(path);
     for (let block = 0; block < 10_000; block += 32) {
-      scan.note("base/5/16384", block, 32);
+      scan.note(fileAt("base/5/16384"), block, 32);
     }
     scan.save();
     const [[, blocks]] = new StartReads(path).files as [[string, number[]]];
     assert.deepEqual([blocks.length, blocks[0], blocks.at(-1)], [768, 0, 767]);
     const next = new StartReads(path);
-    next.note("base/5/1259", 7, 1);
+    next.note(fileAt("base/5/1259"), 7, 1);
     next.save();
     assert.deepEqual(new StartReads(path).files, [["base/5/1259", [7]]]);
   });
@@ -128,20 +132,20 @@ describe("FilePlacement", () => {
   test("sparse files of full size with the blocks in place; what is not there is said", async () => {
     const data = newDataDirectory();
     const source = {
-      fileContent: async (path: string, blocks: readonly number[]) =>
-        path.endsWith("_vm") ? undefined : content(blocks),
+      fileContent: async (file: StorageFile, blocks: readonly number[]) =>
+        storagePath(file).endsWith("_vm") ? undefined : content(blocks),
     };
     const reads = readsOf(["base/5/7", 1, 3], ["base/5/7_vm"]);
     assert.deepEqual(await placed(data, source, reads), [
       {
-        path: "base/5/7",
+        file: fileAt("base/5/7"),
         bytes: 5 * 8192,
         runs: [
           [1, 1],
           [3, 1],
         ],
       },
-      { path: "base/5/7_vm", bytes: undefined, runs: [] },
+      { file: fileAt("base/5/7_vm"), bytes: undefined, runs: [] },
     ]);
     const bytes = readFileSync(join(data, "base/5/7"));
     assert.deepEqual(
@@ -155,7 +159,8 @@ describe("FilePlacement", () => {
     const data = newDataDirectory();
     const late = Promise.withResolvers<FileContent>();
     const source = {
-      fileContent: async (path: string, blocks: readonly number[]) => {
+      fileContent: async (file: StorageFile, blocks: readonly number[]) => {
+        const path = storagePath(file);
         if (path === "base/5/8") {
           throw new StorageError("corrupt", "damaged", "damaged");
         }
@@ -167,7 +172,7 @@ describe("FilePlacement", () => {
     late.resolve(content([0]));
     await sleep(10);
     assert.deepEqual(
-      files.map(({ path }) => path),
+      files.map(({ file }) => storagePath(file)),
       ["base/5/7"],
     );
     assert.equal(existsSync(join(data, "base/5/8")), false);
@@ -177,7 +182,7 @@ describe("FilePlacement", () => {
   test("cancelled: nothing is written", async () => {
     const data = newDataDirectory();
     const source = {
-      fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
+      fileContent: async (_file: StorageFile, blocks: readonly number[]) => content(blocks),
     };
     const placement = new FilePlacement(source, readsOf(["base/5/7", 0]));
     placement.into(data);
@@ -188,12 +193,12 @@ describe("FilePlacement", () => {
 
   test("a file that cannot be written is left out", async () => {
     const source = {
-      fileContent: async (_path: string, blocks: readonly number[]) => content(blocks),
+      fileContent: async (_file: StorageFile, blocks: readonly number[]) => content(blocks),
     };
     const reads = readsOf(["base/6/7", 0], ["base/5/7", 0]);
     const files = await placed(newDataDirectory(), source, reads);
     assert.deepEqual(
-      files.map(({ path }) => path),
+      files.map(({ file }) => storagePath(file)),
       ["base/5/7"],
     );
   });

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
-import { parseRelationPath } from "../../postgres/relation-path.ts";
+import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
 import { type PlacedFile, SHIM_PAGE_BYTES } from "../shim/shim-protocol.ts";
 import type { FileContent } from "./page-source.ts";
 
@@ -45,10 +45,11 @@ export class StartReads {
   }
 
   /** Postgres asks for these blocks of a file, or for its size. */
-  note(path: string, blkno = 0, count = 0): void {
+  note(file: StorageFile, blkno = 0, count = 0): void {
     if (!this.#recording || this.#askedBlocks + count > MAX_BLOCKS) {
       return;
     }
+    const path = storagePath(file);
     let blocks = this.#asked.get(path);
     if (blocks === undefined) {
       if (this.#asked.size >= MAX_FILES) {
@@ -116,7 +117,7 @@ function readRecord(path: string): Reads {
 
 /** Where the content comes from: PageSource. */
 interface ContentSource {
-  fileContent(path: string, blocks: readonly number[]): Promise<FileContent | undefined>;
+  fileContent(file: StorageFile, blocks: readonly number[]): Promise<FileContent | undefined>;
 }
 
 /** Fetches what earlier starts have read, and puts it into a data directory in which Postgres does not run yet. */
@@ -130,13 +131,15 @@ export class FilePlacement {
   constructor(source: ContentSource, reads: StartReads) {
     this.#all = Promise.all(
       reads.files.map(async ([path, blocks]) => {
+        // readRecord() has seen that it is one.
+        const file = parseRelationPath(path)!;
         // What cannot be had is left out: whoever reads it meets the same trouble and reports it.
-        const content = source.fileContent(path, blocks).then(
+        const content = source.fileContent(file, blocks).then(
           (found) => ({ found }),
           () => undefined,
         );
         const dataDirectory = await this.#dataDirectory.promise;
-        this.#place(dataDirectory, path, await content);
+        this.#place(dataDirectory, file, await content);
       }),
     );
     this.#all.catch(() => undefined);
@@ -164,7 +167,7 @@ export class FilePlacement {
 
   #place(
     dataDirectory: string,
-    path: string,
+    file: StorageFile,
     content: { found: FileContent | undefined } | undefined,
   ): void {
     if (content === undefined || this.#finished) {
@@ -172,18 +175,18 @@ export class FilePlacement {
     }
     const { found } = content;
     if (found === undefined) {
-      this.#placed.push({ path, bytes: undefined, runs: [] });
+      this.#placed.push({ file, bytes: undefined, runs: [] });
       return;
     }
-    const file = join(dataDirectory, path);
+    const path = join(dataDirectory, storagePath(file));
     try {
-      writeBlocks(file, found);
+      writeBlocks(path, found);
     } catch {
       // Half a file would be taken for a whole one; with none, Postgres makes its own or says why not.
-      rmSync(file, { force: true });
+      rmSync(path, { force: true });
       return;
     }
-    this.#placed.push({ path, bytes: found.bytes, runs: found.runs });
+    this.#placed.push({ file, bytes: found.bytes, runs: found.runs });
   }
 }
 

@@ -72,7 +72,7 @@ static void end_while_waiting(void (*handler)(int), int reading) {
   usleep(300 * 1000);
   kill(child, SIGTERM);
   /* Who waits for ever must not hold up the test. */
-  alarm(10);
+  alarm(5);
   if (waitpid(child, &status, 0) != child || status != 0) {
     fail("the child did not end well");
   }

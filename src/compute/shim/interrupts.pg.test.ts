@@ -9,6 +9,7 @@ import { NO_QUORUM, ShimmedPostgres } from "../../../testing/shimmed-postgres.ts
 import { copyTree, makePostgresDirectory, StockCluster } from "../../../testing/stock-cluster.ts";
 import { monotonicMs, sleep } from "../../base/clock.ts";
 import { errnoCode, errorMessage } from "../../base/errors.ts";
+import { type StorageFile, storagePath } from "../../postgres/relation-path.ts";
 
 /** "Within a second", and what a busy machine needs besides. */
 const SOON_MS = 5000;
@@ -34,22 +35,22 @@ class SilentPages extends StockPages {
     this.#silence = undefined;
   }
 
-  async #heard(path: string): Promise<void> {
-    if (this.#silence !== undefined && path.startsWith(this.#about)) {
+  async #heard(file: StorageFile): Promise<void> {
+    if (this.#silence !== undefined && storagePath(file).startsWith(this.#about)) {
       this.waiting++;
       await this.#silence.promise;
       this.waiting--;
     }
   }
 
-  override async stat(path: string): Promise<number | undefined> {
-    await this.#heard(path);
-    return super.stat(path);
+  override async stat(file: StorageFile): Promise<number | undefined> {
+    await this.#heard(file);
+    return super.stat(file);
   }
 
-  override async readPages(path: string, blkno: number, count: number): Promise<Uint8Array> {
-    await this.#heard(path);
-    return super.readPages(path, blkno, count);
+  override async readPages(file: StorageFile, blkno: number, count: number): Promise<Uint8Array> {
+    await this.#heard(file);
+    return super.readPages(file, blkno, count);
   }
 }
 

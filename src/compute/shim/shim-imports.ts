@@ -4,7 +4,7 @@ function names(text: string): ReadonlySet<string> {
   return new Set(text.trim().split(/\s+/));
 }
 
-/** What strata_shim.c defines; a test compares the two. */
+/** What library/entry_points.c and library/start.c define; a test compares the two. */
 export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range

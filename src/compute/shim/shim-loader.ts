@@ -1,17 +1,18 @@
 // Finds or builds the shim for this machine, and what Postgres's environment must say to load it.
 
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { basename, join } from "node:path";
 import { errnoCode, errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import { randomBytes } from "../../base/random.ts";
 import { type Installation, readableByPostgres } from "../../postgres/installation.ts";
 
-export const SHIM_SOURCE = join(import.meta.dirname, "strata_shim.c");
+/** Its C files and headers, and nothing else. */
+export const SHIM_SOURCE_DIRECTORY = join(import.meta.dirname, "library");
 export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "prebuilt");
 /** What decides which library findShim() gives and which binaries checkPostgresBinary() accepts. */
 export const SHIM_FILES: readonly string[] = [
-  SHIM_SOURCE,
+  ...shimSources(),
   join(SHIM_PREBUILT_DIRECTORY, "manifest.json"),
   ...["elf-imports.ts", "shim-imports.ts", "shim-loader.ts"].map((name) =>
     join(import.meta.dirname, name),
@@ -37,12 +38,23 @@ export interface ShimManifest {
   readonly files: Readonly<Record<string, { readonly name: string; readonly sha256: string }>>;
 }
 
-/** Hex SHA-256 of the source and the compiler's flags. */
+/** Paths of all that the library is made from, in one order everywhere. */
+function shimSources(directory = SHIM_SOURCE_DIRECTORY): string[] {
+  return readdirSync(directory)
+    .sort()
+    .map((name) => join(directory, name));
+}
+
+/** Hex SHA-256 of the sources, their names and the compiler's flags. */
 export function shimSourceHash(): string {
-  return sha256()
-    .update(readFileSync(SHIM_SOURCE))
-    .update(SHIM_COMPILER_FLAGS.join("\0"))
-    .digest("hex");
+  const hash = sha256();
+  for (const path of shimSources()) {
+    hash
+      .update(`${basename(path)}\0`)
+      .update(readFileSync(path))
+      .update("\0");
+  }
+  return hash.update(SHIM_COMPILER_FLAGS.join("\0")).digest("hex");
 }
 
 /** Not imported: loading it takes 10 ms, and a start finds its shim checked already. */
@@ -50,10 +62,19 @@ function sha256() {
   return process.getBuiltinModule("node:crypto").createHash("sha256");
 }
 
-/** Compiles the shim with `compiler`; StorageError `unavailable` where there is none or it fails. */
-export function compileShim(compiler: string, output: string): void {
+/**
+ * Compiles the shim with `compiler`, for a test from sources of its own; StorageError `unavailable` where
+ * there is none or it fails.
+ */
+export function compileShim(
+  compiler: string,
+  output: string,
+  directory = SHIM_SOURCE_DIRECTORY,
+  flags = SHIM_COMPILER_FLAGS,
+): void {
   const temporary = `${output}.tmp-${randomBytes(4).toString("hex")}`;
-  const result = spawnSync(compiler, [...SHIM_COMPILER_FLAGS, "-o", temporary, SHIM_SOURCE], {
+  const sources = shimSources(directory).filter((path) => path.endsWith(".c"));
+  const result = spawnSync(compiler, [...flags, "-o", temporary, ...sources], {
     encoding: "utf8",
   });
   if (result.status !== 0) {

@@ -1,26 +1,39 @@
-// The messages between strata_shim.c, inside Postgres's processes, and the compute agent.
+// The messages between the shim, inside Postgres's processes, and the compute agent.
 
 import { StorageError } from "../../base/errors.ts";
+import {
+  DEFAULT_TABLESPACE_OID,
+  GLOBAL_TABLESPACE_OID,
+  INIT_FORK,
+  RELATION_SEGMENT_BLOCKS,
+  type SlruPath,
+  type StorageDirectory,
+  type StorageFile,
+} from "../../postgres/relation-path.ts";
 
 /*
- * Ours, version 2; the other side and the meaning of the fields are drawn in shim/strata_shim.c.
- * Little-endian, over a unix stream socket, one connection a Postgres process.
- *
- * request: 0 u32 length of all | 4 u8 type | 5 u8 version | 6 u16 path length
- *          8 u64 a | 16 u32 b | 20 u32 c | 24 path
- * reply:   0 u32 length of all | 4 u8 status | 5 u8 type | 6 u16 0 | 8 u64 a | 16 payload
- * entry of a list reply: 0 u64 bytes | 8 u16 name length | 10 name
- * entry of a hello reply: 0 u64 bytes, 2^64 - 1 = no such file | 8 u16 path length | 10 u16 runs
- *                         12 path | per run: u32 first block, u32 blocks
+ * Ours, version 3; the layouts and the meaning of the fields are drawn in library/protocol.h.
  *
  * A message that breaks this ends its connection: the peer is not our shim, or another version of it.
  */
-export const SHIM_PROTOCOL_VERSION = 2;
-const REQUEST_HEADER_BYTES = 24;
+export const SHIM_PROTOCOL_VERSION = 3;
+const REQUEST_BYTES = 48;
 const REPLY_HEADER_BYTES = 16;
-/** strata_shim.c: MAX_PATH, with its closing NUL. */
-const MAX_PATH_BYTES = 63;
-/** strata_shim.c: MAX_PAGES. */
+const LISTED_BYTES = 24;
+const PLACED_BYTES = 32;
+const NO_SUCH_FILE = 2n ** 64n - 1n;
+const KIND_NONE = 0;
+const KIND_RELATION = 1;
+const KIND_SLRU = 2;
+const MAX_SLRU = 3;
+/** Both sides keep fork and segment of a relation in 32 bits. */
+const MAX_RELATION_SEGMENT = 2 ** 29 - 1;
+/** Seven hex digits. */
+const MAX_SLRU_SEGMENT = 2 ** 28 - 1;
+/** wal_segment_size is 1 MB to 1 GB. */
+const LEAST_WAL_SEGMENT = 2 ** 20;
+const MAX_WAL_OFFSET = 2 ** 30;
+/** library/protocol.h: MAX_PAGES. */
 export const MAX_PAGES_PER_REQUEST = 32;
 export const SHIM_PAGE_BYTES = 8192;
 
@@ -32,20 +45,20 @@ export const STATUS_FENCED = 3;
 export type ShimRequest =
   /** `pid`: the postmaster, before anything else it does. */
   | { readonly type: "hello"; readonly pid: number }
-  | { readonly type: "stat"; readonly path: string }
+  | { readonly type: "stat"; readonly file: StorageFile }
   | {
       readonly type: "read";
-      readonly path: string;
+      readonly file: StorageFile;
       readonly blkno: number;
       readonly count: number;
     }
   | {
       readonly type: "prefetch";
-      readonly path: string;
+      readonly file: StorageFile;
       readonly blkno: number;
       readonly count: number;
     }
-  | { readonly type: "list"; readonly path: string }
+  | { readonly type: "list"; readonly directory: StorageDirectory }
   | {
       readonly type: "wal-written";
       readonly segno: number;
@@ -90,57 +103,131 @@ export class ShimRequestReader {
     }
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let at = 0;
-    while (bytes.length - at >= REQUEST_HEADER_BYTES) {
-      const length = view.getUint32(at, true);
-      if (length < REQUEST_HEADER_BYTES || length > REQUEST_HEADER_BYTES + MAX_PATH_BYTES) {
-        throw malformed(`length ${length}`);
-      }
-      if (bytes.length - at < length) {
-        break;
-      }
-      yield decodeRequest(bytes, view, at, length);
-      at += length;
+    while (bytes.length - at >= REQUEST_BYTES) {
+      yield decodeRequest(view, at);
+      at += REQUEST_BYTES;
     }
     this.#rest = bytes.slice(at);
   }
 }
 
-function decodeRequest(bytes: Uint8Array, view: DataView, at: number, length: number): ShimRequest {
+function decodeRequest(view: DataView, at: number): ShimRequest {
+  const length = view.getUint32(at, true);
   const type = view.getUint8(at + 4);
   const version = view.getUint8(at + 5);
-  const pathLength = view.getUint16(at + 6, true);
-  if (version !== SHIM_PROTOCOL_VERSION) {
-    throw malformed(`protocol version ${version}, not ${SHIM_PROTOCOL_VERSION}`);
+  if (length !== REQUEST_BYTES || version !== SHIM_PROTOCOL_VERSION) {
+    throw malformed(
+      `${length} bytes of version ${version}, not ${REQUEST_BYTES} of ${SHIM_PROTOCOL_VERSION}`,
+    );
   }
-  if (pathLength !== length - REQUEST_HEADER_BYTES) {
-    throw malformed(`path length ${pathLength} in a message of ${length} bytes`);
+  if (view.getBigUint64(at + 24, true) !== 0n) {
+    throw malformed("an LSN, where every page is as of the compute's start");
   }
-  const a = view.getUint32(at + 8, true) + view.getUint32(at + 12, true) * 2 ** 32;
-  const b = view.getUint32(at + 16, true);
-  const c = view.getUint32(at + 20, true);
-  const pathAt = bytes.byteOffset + at + REQUEST_HEADER_BYTES;
-  const path = Buffer.from(bytes.buffer, pathAt, pathLength).toString("latin1");
+  const a = view.getUint32(at + 32, true) + view.getUint32(at + 36, true) * 2 ** 32;
+  const b = view.getUint32(at + 40, true);
+  const c = view.getUint32(at + 44, true);
   switch (type) {
     case HELLO:
+      requireNoKey(view, at);
       return { type: "hello", pid: a };
     case STAT:
-      return { type: "stat", path };
+      return { type: "stat", file: decodeFile(view, at) };
     case READ:
-      if (c === 0 || c > MAX_PAGES_PER_REQUEST) {
-        throw malformed(`${c} pages asked at once`);
+      if (c === 0 || c > MAX_PAGES_PER_REQUEST || b + c > RELATION_SEGMENT_BLOCKS) {
+        throw malformed(`${c} pages asked at once, from block ${b} on`);
       }
-      return { type: "read", path, blkno: b, count: c };
+      return { type: "read", file: decodeFile(view, at), blkno: b, count: c };
     case LIST:
-      return { type: "list", path };
+      return { type: "list", directory: decodeDirectory(view, at) };
     case PREFETCH:
-      return { type: "prefetch", path, blkno: b, count: c };
+      if (b + c > RELATION_SEGMENT_BLOCKS) {
+        throw malformed(`${c} pages announced, from block ${b} on`);
+      }
+      return { type: "prefetch", file: decodeFile(view, at), blkno: b, count: c };
     case WAL_WRITTEN:
-      return { type: "wal-written", segno: a, offset: b, length: c };
     case FLUSH_WAL:
-      return { type: "flush-wal", segno: a, endOffset: b };
+      requireNoKey(view, at);
+      if (!Number.isSafeInteger(a * LEAST_WAL_SEGMENT) || b + c > MAX_WAL_OFFSET) {
+        throw malformed(`WAL of segment ${a} from ${b} to ${b + c}`);
+      }
+      return type === FLUSH_WAL
+        ? { type: "flush-wal", segno: a, endOffset: b }
+        : { type: "wal-written", segno: a, offset: b, length: c };
     default:
       throw malformed(`unknown type ${type}`);
   }
+}
+
+function decodeKey(view: DataView, at: number) {
+  return {
+    kind: view.getUint8(at + 6),
+    fork: view.getUint8(at + 7),
+    spcOid: view.getUint32(at + 8, true),
+    dbOid: view.getUint32(at + 12, true),
+    relNumber: view.getUint32(at + 16, true),
+    segment: view.getUint32(at + 20, true),
+  };
+}
+
+function isDatabase(spcOid: number, dbOid: number): boolean {
+  return spcOid === (dbOid === 0 ? GLOBAL_TABLESPACE_OID : DEFAULT_TABLESPACE_OID);
+}
+
+function decodeFile(view: DataView, at: number): StorageFile {
+  const { kind, fork, spcOid, dbOid, relNumber, segment } = decodeKey(view, at);
+  if (
+    kind === KIND_RELATION &&
+    isDatabase(spcOid, dbOid) &&
+    relNumber > 0 &&
+    fork <= INIT_FORK &&
+    segment <= MAX_RELATION_SEGMENT
+  ) {
+    return { kind: "relation", spcOid, dbOid, relNumber, fork, segment };
+  }
+  if (
+    kind === KIND_SLRU &&
+    relNumber <= MAX_SLRU &&
+    segment <= MAX_SLRU_SEGMENT &&
+    spcOid + dbOid + fork === 0
+  ) {
+    return { kind: "slru", slru: relNumber as SlruPath["slru"], segment };
+  }
+  throw malformed(
+    `no file of storage: kind ${kind}, ${spcOid}/${dbOid}/${relNumber}, fork ${fork}, segment ${segment}`,
+  );
+}
+
+function decodeDirectory(view: DataView, at: number): StorageDirectory {
+  const { kind, fork, spcOid, dbOid, relNumber, segment } = decodeKey(view, at);
+  if (kind === KIND_RELATION && isDatabase(spcOid, dbOid) && relNumber + fork + segment === 0) {
+    return { kind: "relation", spcOid, dbOid };
+  }
+  if (kind === KIND_SLRU && relNumber <= MAX_SLRU && spcOid + dbOid + fork + segment === 0) {
+    return { kind: "slru", slru: relNumber as SlruPath["slru"] };
+  }
+  throw malformed(`no directory of storage: kind ${kind}, ${spcOid}/${dbOid}/${relNumber}`);
+}
+
+function requireNoKey(view: DataView, at: number): void {
+  const { kind, fork, spcOid, dbOid, relNumber, segment } = decodeKey(view, at);
+  if (kind !== KIND_NONE || fork + spcOid + dbOid + relNumber + segment !== 0) {
+    throw malformed(`a file, kind ${kind}, where none belongs`);
+  }
+}
+
+/** The fields of a file or directory, where a request has them. */
+function encodeKey(of: StorageFile | StorageDirectory) {
+  const [fork, segment] = ["fork" in of ? of.fork : 0, "segment" in of ? of.segment : 0];
+  return of.kind === "slru"
+    ? { kind: KIND_SLRU, fork, spcOid: 0, dbOid: 0, relNumber: of.slru, segment }
+    : {
+        kind: KIND_RELATION,
+        fork,
+        spcOid: of.spcOid,
+        dbOid: of.dbOid,
+        relNumber: "relNumber" in of ? of.relNumber : 0,
+        segment,
+      };
 }
 
 /** The 16 bytes in front of `payloadBytes` of payload. */
@@ -161,29 +248,27 @@ export function encodeReplyHeader(
 }
 
 /** A file that storage has in a directory. `bytes`: its size, a multiple of 8192. */
-export interface RemoteFile {
-  readonly name: string;
+export interface ListedFile {
+  readonly file: StorageFile;
   readonly bytes: number;
 }
 
-export function encodeListing(files: readonly RemoteFile[]): Uint8Array {
-  const length = files.reduce((sum, file) => sum + 10 + file.name.length, 0);
-  const payload = Buffer.alloc(length);
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  let at = 0;
-  for (const { name, bytes } of files) {
-    view.setUint32(at, bytes % 2 ** 32, true);
-    view.setUint32(at + 4, Math.floor(bytes / 2 ** 32), true);
-    view.setUint16(at + 8, name.length, true);
-    payload.write(name, at + 10, "latin1");
-    at += 10 + name.length;
-  }
+export function encodeListing(files: readonly ListedFile[]): Uint8Array {
+  const payload = Buffer.alloc(LISTED_BYTES * files.length);
+  files.forEach(({ file, bytes }, i) => {
+    const { fork, relNumber, segment } = encodeKey(file);
+    const at = LISTED_BYTES * i;
+    payload.writeUInt32LE(file.kind === "slru" ? 0 : relNumber, at);
+    payload.writeUInt32LE(segment, at + 4);
+    payload.writeUInt8(fork, at + 8);
+    payload.writeBigUInt64LE(BigInt(bytes), at + 16);
+  });
   return payload;
 }
 
 /** A file of storage that has been put into the data directory before Postgres runs. */
 export interface PlacedFile {
-  readonly path: string;
+  readonly file: StorageFile;
   /** A multiple of 8192; undefined where storage has no such file. */
   readonly bytes: number | undefined;
   /** Which blocks are in it, as (first, count); ascending and apart. */
@@ -192,14 +277,18 @@ export interface PlacedFile {
 
 /** What `hello` is answered with, header and all. */
 export function encodeHelloReply(files: readonly PlacedFile[]): Uint8Array[] {
-  const parts = files.map(({ path, bytes, runs }) => {
-    const entry = Buffer.alloc(12 + path.length + 8 * runs.length);
-    entry.writeBigUInt64LE(bytes === undefined ? 2n ** 64n - 1n : BigInt(bytes));
-    entry.writeUInt16LE(path.length, 8);
-    entry.writeUInt16LE(runs.length, 10);
-    entry.write(path, 12, "latin1");
-    runs.flat().forEach((block, at) => {
-      entry.writeUInt32LE(block, 12 + path.length + 4 * at);
+  const parts = files.map(({ file, bytes, runs }) => {
+    const { kind, fork, spcOid, dbOid, relNumber, segment } = encodeKey(file);
+    const entry = Buffer.alloc(PLACED_BYTES + 8 * runs.length);
+    entry.writeUInt8(kind, 0);
+    entry.writeUInt8(fork, 1);
+    entry.writeUInt16LE(runs.length, 2);
+    [spcOid, dbOid, relNumber, segment].forEach((value, i) => {
+      entry.writeUInt32LE(value, 4 + 4 * i);
+    });
+    entry.writeBigUInt64LE(bytes === undefined ? NO_SUCH_FILE : BigInt(bytes), 24);
+    runs.flat().forEach((block, i) => {
+      entry.writeUInt32LE(block, PLACED_BYTES + 4 * i);
     });
     return entry;
   });
@@ -210,20 +299,23 @@ export function encodeHelloReply(files: readonly PlacedFile[]): Uint8Array[] {
 /** For tests and measurements: a request as the shim sends it. */
 export function encodeRequest(
   type: ShimRequest["type"],
-  fields: { path?: string; a?: number; b?: number; c?: number } = {},
+  fields: { of?: StorageFile | StorageDirectory; a?: number; b?: number; c?: number } = {},
 ): Uint8Array {
-  const path = Buffer.from(fields.path ?? "", "latin1");
-  const message = new Uint8Array(REQUEST_HEADER_BYTES + path.length);
+  const message = new Uint8Array(REQUEST_BYTES);
   const view = new DataView(message.buffer);
-  const a = fields.a ?? 0;
-  view.setUint32(0, message.length, true);
+  view.setUint32(0, REQUEST_BYTES, true);
   view.setUint8(4, TYPE_CODE[type]);
   view.setUint8(5, SHIM_PROTOCOL_VERSION);
-  view.setUint16(6, path.length, true);
-  view.setUint32(8, a % 2 ** 32, true);
-  view.setUint32(12, Math.floor(a / 2 ** 32), true);
-  view.setUint32(16, fields.b ?? 0, true);
-  view.setUint32(20, fields.c ?? 0, true);
-  message.set(path, REQUEST_HEADER_BYTES);
+  if (fields.of !== undefined) {
+    const { kind, fork, spcOid, dbOid, relNumber, segment } = encodeKey(fields.of);
+    view.setUint8(6, kind);
+    view.setUint8(7, fork);
+    [spcOid, dbOid, relNumber, segment].forEach((value, i) => {
+      view.setUint32(8 + 4 * i, value, true);
+    });
+  }
+  view.setBigUint64(32, BigInt(fields.a ?? 0), true);
+  view.setUint32(40, fields.b ?? 0, true);
+  view.setUint32(44, fields.c ?? 0, true);
   return message;
 }

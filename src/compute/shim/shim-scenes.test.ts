@@ -2,20 +2,30 @@
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { after, test } from "node:test";
+import { brokenShim } from "../../../testing/broken-shim.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
-import { findShim, SHIM_COMPILER_FLAGS, SHIM_SOURCE, shimEnvironment } from "./shim-loader.ts";
-import { ShimServer } from "./shim-server.ts";
+import { type RelationPath, storagePath } from "../../postgres/relation-path.ts";
+import { findShim, shimEnvironment } from "./shim-loader.ts";
+import { type PlacedFile, ShimServer } from "./shim-server.ts";
 
 const SOURCE = join(import.meta.dirname, "claim_scenes.c");
+const PROGRAMS = mkdtempSync(join(tmpdir(), "strata-scenes-"));
+const PROGRAM = join(PROGRAMS, "claim_scenes");
 const PAGE_BYTES = 8192;
 const PATH = "base/5/100";
 const BLOCKS = 8;
+
+interface Ended {
+  readonly code: number | null;
+  readonly stderr: string;
+}
 
 type Scene = "exit-reading" | "exit-opening" | "read-on-exit" | "short-write" | "truncate";
 
@@ -28,7 +38,12 @@ const HELD: Readonly<Record<Scene, { question: "stat" | "read"; ms: number } | u
   truncate: { question: "read", ms: 500 },
 };
 
-async function play(shim: string, scene: Scene): Promise<{ code: number | null; stderr: string }> {
+/** Plays a scene with an agent that has all blocks of the file; `placed` as it says them in its hello. */
+async function play(
+  shim: string,
+  scene: Scene,
+  placed: readonly PlacedFile[] = [],
+): Promise<Ended> {
   const workdir = await mkdtemp(join(tmpdir(), "strata-scene-"));
   let held = HELD[scene];
   const answer = async (question: "stat" | "read"): Promise<void> => {
@@ -41,12 +56,13 @@ async function play(shim: string, scene: Scene): Promise<{ code: number | null; 
   const server = new ShimServer({
     socketPath: join(workdir, "s"),
     logger: createLogger("test", "silent"),
+    placed: Promise.resolve(placed),
     handlers: {
-      stat: async (path) => {
+      stat: async (file) => {
         await answer("stat");
-        return path === PATH ? BLOCKS * PAGE_BYTES : undefined;
+        return storagePath(file) === PATH ? BLOCKS * PAGE_BYTES : undefined;
       },
-      readPages: async (_path, blkno, count) => {
+      readPages: async (_file, blkno, count) => {
         await answer("read");
         return Array.from({ length: count }, (_, i) =>
           new Uint8Array(PAGE_BYTES).fill(blkno + i + 1),
@@ -59,50 +75,50 @@ async function play(shim: string, scene: Scene): Promise<{ code: number | null; 
     },
   });
   try {
-    const program = join(workdir, "claim_scenes");
-    const built = spawnSync("cc", ["-O1", "-Wall", "-Werror", "-o", program, SOURCE]);
-    assert.equal(built.status, 0, String(built.stderr));
-    mkdirSync(join(workdir, "base", "5"), { recursive: true });
     await server.listen();
-    const child = spawn(program, [scene, PATH], {
-      env: {
-        ...shimEnvironment({
-          shimPath: shim,
-          dataDirectory: workdir,
-          socketPath: join(workdir, "s"),
-          wal: "none",
-          walSegmentSize: 1 << 24,
-        }),
-        STRATA_SHIM_PROGRAM: "claim_scenes",
-        SCENE_DIR: workdir,
-      },
-    });
-    let stderr = "";
-    child.stderr.on("data", (chunk) => {
-      stderr += String(chunk);
-    });
-    const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-    return { code, stderr };
+    return await run(shim, scene, workdir);
   } finally {
     await server.close();
     rmSync(workdir, { recursive: true, force: true });
   }
 }
 
-const skip = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
-
-/** A shim with `text` replaced, which a scene must notice. */
-function brokenShim(directory: string, text: string, by: string): string {
-  const source = readFileSync(SHIM_SOURCE, "utf8");
-  assert.equal(source.split(text).length, 2, "the text to break is there once");
-  const broken = join(directory, "broken.c");
-  writeFileSync(broken, source.replace(text, by));
-  const shim = join(directory, "broken.so");
-  const flags = SHIM_COMPILER_FLAGS.filter((flag) => flag !== "-Werror");
-  const built = spawnSync("cc", [...flags, "-w", "-o", shim, broken]);
-  assert.equal(built.status, 0, String(built.stderr));
-  return shim;
+/** The program that plays the scenes, built once. */
+function program(): string {
+  if (!existsSync(PROGRAM)) {
+    const built = spawnSync("cc", ["-O1", "-Wall", "-Werror", "-o", PROGRAM, SOURCE]);
+    assert.equal(built.status, 0, String(built.stderr));
+  }
+  return PROGRAM;
 }
+
+/** Runs the program in `workdir`, where somebody listens at the socket `s`. */
+async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> {
+  mkdirSync(join(workdir, "base", "5"), { recursive: true });
+  const child = spawn(program(), [scene, PATH], {
+    env: {
+      ...shimEnvironment({
+        shimPath: shim,
+        dataDirectory: workdir,
+        socketPath: join(workdir, "s"),
+        wal: "none",
+        walSegmentSize: 1 << 24,
+      }),
+      STRATA_SHIM_PROGRAM: "claim_scenes",
+      SCENE_DIR: workdir,
+    },
+  });
+  let stderr = "";
+  child.stderr.on("data", (chunk) => {
+    stderr += String(chunk);
+  });
+  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  return { code, stderr };
+}
+
+after(() => rmSync(PROGRAMS, { recursive: true }));
+
+const skip = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
 
 const SCENES: readonly {
   readonly scene: Scene;
@@ -122,8 +138,8 @@ const SCENES: readonly {
     scene: "exit-reading",
     claim: "a process that exits out of a signal handler leaves no claim on a block",
     canary: "an exit that keeps claims on blocks",
-    text: "static void give_back_all(void) {\n  give_back_blocks();",
-    by: "static void give_back_all(void) {",
+    text: "void give_back_all(void) {\n  give_back_blocks();",
+    by: "void give_back_all(void) {",
   },
   {
     scene: "exit-opening",
@@ -169,3 +185,104 @@ for (const { scene, claim, canary, text, by } of SCENES) {
     }
   });
 }
+
+const relation = (fields: Partial<RelationPath>): RelationPath => ({
+  ...{ kind: "relation", spcOid: 1663, dbOid: 5, relNumber: 200, fork: 0, segment: 0 },
+  ...fields,
+});
+const NOT_A_FILE = /has placed what is no file of storage/;
+
+/** What an agent must not say in its hello. */
+const LIES: readonly { lie: string; placed: readonly PlacedFile[]; text: RegExp }[] = [
+  ...[
+    relation({ fork: 4 }),
+    relation({ dbOid: 0 }),
+    relation({ spcOid: 1664 }),
+    relation({ spcOid: 16_400 }),
+    relation({ relNumber: 0 }),
+    relation({ segment: 2 ** 29 }),
+    { kind: "slru", slru: 4 as 3, segment: 0 } as const,
+    { kind: "slru", slru: 0, segment: 2 ** 28 } as const,
+  ].map((file) => ({
+    lie: JSON.stringify(file),
+    placed: [{ file, bytes: undefined, runs: [] }],
+    text: NOT_A_FILE,
+  })),
+  {
+    lie: "a file that it has not made",
+    placed: [{ file: relation({}), bytes: PAGE_BYTES, runs: [] }],
+    text: /says it has made a file, but has not: base\/5\/200/,
+  },
+  {
+    lie: "a file twice",
+    placed: [relation({}), relation({})].map((file) => ({ file, bytes: undefined, runs: [] })),
+    text: /names a file twice: base\/5\/200/,
+  },
+];
+
+test("hello: an agent that lies about files ends the process", { skip }, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const shim = findShim(directory);
+    for (const { lie, placed, text } of LIES) {
+      const { code, stderr } = await play(shim, "short-write", placed);
+      assert.equal(code, 2, lie);
+      assert.match(stderr, text, lie);
+    }
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+/** A reply's header: length, status, type of the question, two bytes, a. */
+function replyHeader(length: number, status: number, type: string, a = 0): Buffer {
+  const header = Buffer.alloc(16);
+  header.writeUInt32LE(length);
+  header.writeUInt8(status, 4);
+  header.write(type, 5, "latin1");
+  header.writeBigUInt64LE(BigInt(a), 8);
+  return header;
+}
+
+const HOSTILE_REPLIES: readonly { what: string; bytes: Buffer }[] = [
+  { what: "shorter than a header", bytes: replyHeader(15, 0, "H") },
+  { what: "an unknown status", bytes: replyHeader(16, 4, "H") },
+  { what: "an answer to another question", bytes: replyHeader(16, 0, "G") },
+  { what: "fewer entries than it says", bytes: replyHeader(16, 0, "H", 1) },
+  {
+    what: "more than its entries",
+    bytes: Buffer.concat([replyHeader(24, 0, "H"), Buffer.alloc(8)]),
+  },
+  {
+    what: "an entry with more runs than follow",
+    bytes: Buffer.concat([
+      replyHeader(48, 0, "H", 1),
+      Buffer.from("0100ffff", "hex"),
+      Buffer.alloc(28),
+    ]),
+  },
+];
+
+test("hello: a reply that makes no sense ends the process", { skip }, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const shim = findShim(directory);
+    for (const { what, bytes } of HOSTILE_REPLIES) {
+      const workdir = await mkdtemp(join(directory, "hostile-"));
+      const agent = createServer((socket) => {
+        socket.on("error", () => undefined);
+        socket.once("data", () => socket.write(bytes));
+      });
+      await new Promise<void>((resolve) => agent.listen(join(workdir, "s"), resolve));
+      try {
+        const { code, stderr } = await run(shim, "short-write", workdir);
+        assert.equal(code, 2, what);
+        assert.match(stderr, /strata shim: the agent/, what);
+      } finally {
+        await new Promise((resolve) => agent.close(resolve));
+      }
+    }
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});

@@ -9,22 +9,47 @@ import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
+import { parseRelationPath, storagePath } from "../../postgres/relation-path.ts";
 import { encodeRequest, type ShimRequest, ShimRequestReader } from "./shim-protocol.ts";
 import { type PlacedFile, type ShimHandlers, ShimServer } from "./shim-server.ts";
+
+/** The file that a path in a data directory names. */
+const fileAt = (path: string) => parseRelationPath(path)!;
 
 const REQUESTS: readonly { readonly bytes: Uint8Array; readonly request: ShimRequest }[] = [
   { bytes: encodeRequest("hello", { a: 77 }), request: { type: "hello", pid: 77 } },
   {
-    bytes: encodeRequest("stat", { path: "base/1/2" }),
-    request: { type: "stat", path: "base/1/2" },
+    bytes: encodeRequest("stat", { of: fileAt("base/1/2_vm.7") }),
+    request: { type: "stat", file: fileAt("base/1/2_vm.7") },
   },
   {
-    bytes: encodeRequest("read", { path: "global/1262", b: 5, c: 32 }),
-    request: { type: "read", path: "global/1262", blkno: 5, count: 32 },
+    bytes: encodeRequest("read", { of: fileAt("global/1262"), b: 5, c: 32 }),
+    request: { type: "read", file: fileAt("global/1262"), blkno: 5, count: 32 },
   },
   {
-    bytes: encodeRequest("flush-wal", { a: 2 ** 33 + 1, b: 8192 }),
-    request: { type: "flush-wal", segno: 2 ** 33 + 1, endOffset: 8192 },
+    bytes: encodeRequest("prefetch", { of: fileAt("base/4294967295/4294967294"), b: 131071, c: 1 }),
+    request: {
+      type: "prefetch",
+      file: fileAt("base/4294967295/4294967294"),
+      blkno: 131071,
+      count: 1,
+    },
+  },
+  {
+    bytes: encodeRequest("stat", { of: fileAt("pg_multixact/members/14078") }),
+    request: { type: "stat", file: fileAt("pg_multixact/members/14078") },
+  },
+  {
+    bytes: encodeRequest("list", { of: { kind: "relation", spcOid: 1664, dbOid: 0 } }),
+    request: { type: "list", directory: { kind: "relation", spcOid: 1664, dbOid: 0 } },
+  },
+  {
+    bytes: encodeRequest("list", { of: { kind: "slru", slru: 3 } }),
+    request: { type: "list", directory: { kind: "slru", slru: 3 } },
+  },
+  {
+    bytes: encodeRequest("flush-wal", { a: 2 ** 32 + 1, b: 8192 }),
+    request: { type: "flush-wal", segno: 2 ** 32 + 1, endOffset: 8192 },
   },
 ];
 
@@ -43,37 +68,103 @@ test("ShimRequestReader: any chunking gives the same requests", () => {
   }
 });
 
+/** A request of `bytes` after `change`, which must be refused. */
+function refused(bytes: Uint8Array, change: (view: DataView) => void = () => undefined): void {
+  const copy = bytes.slice();
+  change(new DataView(copy.buffer));
+  assert.throws(
+    () => [...new ShimRequestReader().feed(copy)],
+    (error) => error instanceof StorageError && error.kind === "corrupt",
+  );
+}
+
 test("ShimRequestReader: refuses what is no message of ours", () => {
-  const broken = (change: (bytes: Uint8Array) => void) => {
-    const bytes = encodeRequest("read", { path: "global/1262", b: 5, c: 32 });
-    change(bytes);
-    assert.throws(
-      () => [...new ShimRequestReader().feed(bytes)],
-      (error) => error instanceof StorageError && error.kind === "corrupt",
-    );
-  };
-  broken((bytes) => bytes.fill(0xff, 0, 4));
-  broken((bytes) => bytes.fill(0, 0, 4));
-  broken((bytes) => bytes.fill(9, 4, 5));
-  broken((bytes) => bytes.fill(9, 5, 6));
-  broken((bytes) => bytes.fill(1, 6, 8));
-  broken((bytes) => bytes.fill(33, 20, 21));
-  broken((bytes) => bytes.fill(0, 20, 21));
+  const read = encodeRequest("read", { of: fileAt("global/1262"), b: 5, c: 32 });
+  const changes: readonly ((view: DataView) => void)[] = [
+    ...[0, 47, 49, 2 ** 32 - 1].map(
+      (length) => (view: DataView) => view.setUint32(0, length, true),
+    ),
+    (view) => view.setUint8(4, 9),
+    (view) => view.setUint8(5, 2),
+    // An LSN has no meaning yet.
+    (view) => view.setUint8(31, 1),
+    // Pages: none, too many, behind the segment's end.
+    (view) => view.setUint32(44, 0, true),
+    (view) => view.setUint32(44, 33, true),
+    (view) => view.setUint32(40, 131_072 - 31, true),
+    (view) => view.setUint32(40, 2 ** 32 - 1, true),
+    // Keys: kind, fork, tablespace, database, relation, segment.
+    (view) => view.setUint8(6, 0),
+    (view) => view.setUint8(6, 2),
+    (view) => view.setUint8(6, 3),
+    (view) => view.setUint8(7, 4),
+    (view) => view.setUint32(8, 1663, true),
+    (view) => view.setUint32(8, 16_400, true),
+    (view) => view.setUint32(12, 5, true),
+    (view) => view.setUint32(16, 0, true),
+    (view) => view.setUint32(20, 2 ** 29, true),
+  ];
+  for (const change of changes) {
+    refused(read, change);
+  }
+  const slru = encodeRequest("stat", { of: fileAt("pg_xact/0001") });
+  refused(slru, (view) => view.setUint32(16, 4, true));
+  refused(slru, (view) => view.setUint32(20, 2 ** 28, true));
+  refused(slru, (view) => view.setUint32(8, 1663, true));
+  refused(slru, (view) => view.setUint8(7, 1));
+  // A file where a directory belongs, and the other way round; a file where none belongs.
+  refused(encodeRequest("list", { of: fileAt("base/5/7") }));
+  refused(encodeRequest("stat", { of: { kind: "relation", spcOid: 1663, dbOid: 5 } }));
+  refused(encodeRequest("hello", { of: fileAt("base/5/7"), a: 77 }));
+  refused(encodeRequest("flush-wal", { of: fileAt("base/5/7"), a: 1, b: 8192 }));
+  // WAL of no segment that there can be.
+  refused(encodeRequest("flush-wal", { a: 2 ** 40, b: 8192 }));
+  refused(encodeRequest("wal-written", { a: 1, b: 2 ** 30, c: 1 }));
+  refused(encodeRequest("prefetch", { of: fileAt("base/5/7"), b: 1, c: 131_072 }));
 });
 
-test("ShimRequestReader: random bytes end in an error or wait for more", () => {
+test("ShimRequestReader: random bytes, and valid requests with random faults, end in an error or in requests", () => {
   const random = new SeededRandom(11);
-  for (let round = 0; round < 2000; round++) {
+  let refusals = 0;
+  for (let round = 0; round < 4000; round++) {
     const reader = new ShimRequestReader();
     try {
       for (let i = 0; i < 5; i++) {
-        const bytes = Uint8Array.from({ length: random.int(60) }, () => random.int(256));
-        [...reader.feed(bytes)];
+        const bytes =
+          round % 2 === 0
+            ? Uint8Array.from({ length: random.int(100) }, () => random.int(256))
+            : REQUESTS[random.int(REQUESTS.length)]!.bytes.slice();
+        if (round % 2 === 1 && random.int(2) === 0) {
+          bytes[random.int(bytes.length)] = random.int(256);
+        }
+        for (const request of reader.feed(bytes)) {
+          if (request.type === "read") {
+            assert.ok(request.count >= 1 && request.count <= 32);
+            assert.ok(request.blkno + request.count <= 131_072);
+          }
+          if ("file" in request) {
+            // A path that a data directory may have: storagePath() asserts the rest.
+            assert.match(storagePath(request.file), /^(base|global|pg_)/);
+          }
+        }
       }
     } catch (error) {
       assert.ok(error instanceof StorageError);
+      refusals++;
     }
   }
+  assert.ok(refusals > 1000, String(refusals));
+});
+
+test("ShimServer: a hostile connection is ended, and the others go on", async () => {
+  await withServer({ stat: async () => 8192 }, async (_server, open) => {
+    const [hostile, good] = [await open(), await open()];
+    const ended = new Promise((resolve) => hostile.once("close", resolve));
+    hostile.write(encodeRequest("read", { of: fileAt("base/1/2"), b: 0, c: 33 }));
+    await ended;
+    good.write(encodeRequest("stat", { of: fileAt("base/1/2") }));
+    assert.equal((await nextChunk(good)).readBigUInt64LE(8), 8192n);
+  });
 });
 
 async function withServer(
@@ -136,14 +227,14 @@ test("ShimServer: hello is answered when the files are placed, with their list",
     assert.equal(answered, false);
     resolve([
       {
-        path: "base/5/7",
+        file: fileAt("base/5/7"),
         bytes: 3 * 8192,
         runs: [
           [0, 1],
           [2, 1],
         ],
       },
-      { path: "base/5/8", bytes: undefined, runs: [] },
+      { file: fileAt("pg_xact/0008"), bytes: undefined, runs: [] },
     ]);
     const bytes = await answer;
     assert.equal(bytes.readUInt32LE(0), bytes.length);
@@ -151,9 +242,10 @@ test("ShimServer: hello is answered when the files are placed, with their list",
     assert.equal(
       bytes.subarray(16).toString("hex"),
       [
-        ...["0060000000000000", "0800", "0200", Buffer.from("base/5/7").toString("hex")],
-        ...["00000000", "01000000", "02000000", "01000000"],
-        ...["ffffffffffffffff", "0800", "0000", Buffer.from("base/5/8").toString("hex")],
+        ...["01", "00", "0200", "7f060000", "05000000", "07000000", "00000000", "00000000"],
+        ...["0060000000000000", "00000000", "01000000", "02000000", "01000000"],
+        ...["02", "00", "0000", "00000000", "00000000", "00000000", "08000000", "00000000"],
+        "ffffffffffffffff",
       ].join(""),
     );
   });
@@ -163,7 +255,7 @@ test("ShimServer: pages in parts arrive whole; too few are an error to the asker
   const pages = [new Uint8Array(8192).fill(1), new Uint8Array(8192).fill(2)];
   await withServer({ readPages: async () => pages }, async (_server, open) => {
     const socket = await open();
-    socket.write(encodeRequest("read", { path: "base/1/2", b: 0, c: 2 }));
+    socket.write(encodeRequest("read", { of: fileAt("base/1/2"), b: 0, c: 2 }));
     let received = Buffer.alloc(0);
     while (received.length < 16 + 2 * 8192) {
       received = Buffer.concat([received, await nextChunk(socket)]);

@@ -6,11 +6,16 @@ import { errorKind, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import {
+  type StorageDirectory,
+  type StorageFile,
+  storagePath,
+} from "../../postgres/relation-path.ts";
+import {
   encodeHelloReply,
   encodeListing,
   encodeReplyHeader,
+  type ListedFile,
   type PlacedFile,
-  type RemoteFile,
   SHIM_PAGE_BYTES,
   type ShimRequest,
   ShimRequestReader,
@@ -20,18 +25,17 @@ import {
   STATUS_OK,
 } from "./shim-protocol.ts";
 
-export type { PlacedFile, RemoteFile } from "./shim-protocol.ts";
+export type { ListedFile, PlacedFile } from "./shim-protocol.ts";
 
-/** The page half: storage as of the compute's start LSN. Paths are relative to the data directory. */
+/** The page half: storage as of the compute's start LSN. */
 export interface PageHandlers {
   /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
-  stat(path: string): Promise<number | undefined>;
+  stat(file: StorageFile): Promise<number | undefined>;
   /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or one a page. */
-  readPages(path: string, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]>;
-  /** What storage has in `base/N`, `global`, `pg_xact` or `pg_multixact/{offsets,members}`. */
-  listDirectory(directory: string): Promise<readonly RemoteFile[]>;
+  readPages(file: StorageFile, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]>;
+  listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]>;
   /** A hint; must not throw. */
-  prefetch(path: string, blkno: number, count: number): void;
+  prefetch(file: StorageFile, blkno: number, count: number): void;
 }
 
 /** The WAL half. */
@@ -157,7 +161,7 @@ export class ShimServer {
         this.#handlers.walWritten(request.segno, request.offset, request.length);
         return;
       case "prefetch":
-        this.#handlers.prefetch(request.path, request.blkno, request.count);
+        this.#handlers.prefetch(request.file, request.blkno, request.count);
         return;
       case "hello":
         this.#hello.resolve(request.pid);
@@ -184,7 +188,7 @@ export class ShimServer {
     request: Extract<ShimRequest, { type: "read" | "stat" | "list" }>,
   ): Promise<Uint8Array[]> {
     if (request.type === "stat") {
-      const bytes = await this.#handlers.stat(request.path);
+      const bytes = await this.#handlers.stat(request.file);
       return [
         bytes === undefined
           ? encodeReplyHeader("stat", STATUS_ABSENT)
@@ -192,18 +196,18 @@ export class ShimServer {
       ];
     }
     if (request.type === "list") {
-      const files = await this.#handlers.listDirectory(request.path);
+      const files = await this.#handlers.listDirectory(request.directory);
       const payload = encodeListing(files);
       return [encodeReplyHeader("list", STATUS_OK, files.length, payload.length), payload];
     }
-    const pages = await this.#handlers.readPages(request.path, request.blkno, request.count);
+    const pages = await this.#handlers.readPages(request.file, request.blkno, request.count);
     const parts = pages instanceof Uint8Array ? [pages] : pages;
     const length = parts.reduce((sum, part) => sum + part.length, 0);
     if (length !== request.count * SHIM_PAGE_BYTES) {
       throw new StorageError(
         "internal",
         "wrong-page-count",
-        `${length} bytes for ${request.count} pages of ${request.path}`,
+        `${length} bytes for ${request.count} pages of ${storagePath(request.file)}`,
       );
     }
     return [encodeReplyHeader("read", STATUS_OK, 0, length), ...parts];

@@ -2,15 +2,17 @@
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { brokenShim } from "../../../testing/broken-shim.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
-import { findShim, SHIM_COMPILER_FLAGS, SHIM_SOURCE, shimEnvironment } from "./shim-loader.ts";
+import { storagePath } from "../../postgres/relation-path.ts";
+import { findShim, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
 
 const SOURCE = join(import.meta.dirname, "claim_stress.c");
@@ -47,8 +49,8 @@ async function stress(
     socketPath: join(workdir, "s"),
     logger: createLogger("test", "silent"),
     handlers: {
-      stat: async (path) => (path === PATH ? blocks * PAGE_BYTES : undefined),
-      readPages: async (_path, blkno, count) => {
+      stat: async (file) => (storagePath(file) === PATH ? blocks * PAGE_BYTES : undefined),
+      readPages: async (_file, blkno, count) => {
         await sleep(random.int(3));
         return stampedPages(blkno, count);
       },
@@ -143,14 +145,7 @@ for (const { name, text, by } of CANARIES) {
   test(`claims: the stress sees ${name}`, { skip }, async () => {
     const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
     try {
-      const source = readFileSync(SHIM_SOURCE, "utf8");
-      assert.equal(source.split(text).length, 2, "the text to break is there once");
-      const broken = join(directory, "broken.c");
-      writeFileSync(broken, source.replace(text, by));
-      const shim = join(directory, "broken.so");
-      const flags = SHIM_COMPILER_FLAGS.filter((flag) => flag !== "-Werror");
-      const built = spawnSync("cc", [...flags, "-w", "-o", shim, broken]);
-      assert.equal(built.status, 0, String(built.stderr));
+      const shim = brokenShim(directory, text, by);
       const { code, stderr } = await stress(shim, 1);
       assert.equal(code, 1);
       assert.match(

@@ -1,0 +1,229 @@
+/* blocks.c: the claims on blocks: fetched when they are first read, written past that, or cut off. */
+#include "shim.h"
+
+struct fd_entry fds[MAX_FD];
+
+/* Waits until another process is done with a block it claimed; false when interrupted. */
+static bool wait_block(struct file *file, u32 block) {
+  u64 since = 0;
+  bool done = false;
+  add(&region->waits, 1);
+  add(&file->waiters, 1);
+  for (;;) {
+    u32 changes = load(&file->changes);
+    u8 state = load(&file->states[block]);
+    done = state != FILLING && state != WRITING;
+    if (done || interrupted(&since)) {
+      break;
+    }
+    wait_word(&file->changes, changes);
+  }
+  add(&file->waiters, (u32)-1);
+  return done;
+}
+
+/*
+ * ABSENT -> `to` for blocks from `from` on, at most `count`, until one is not ABSENT; how many. Blocks that a
+ * truncation is cutting off meanwhile may be among them: it waits for them before it cuts the file.
+ */
+static u32 claim(struct file *file, u32 from, u32 count, u8 to) {
+  sigset_t signals;
+  u32 claimed = 0;
+  hold_signals(&signals);
+  if (held_blocks.file == NULL) {
+    held_blocks.from = from;
+    held_blocks.state = to;
+  }
+  while (claimed < count && swap_if(&file->states[from + claimed], ABSENT, to)) {
+    claimed++;
+  }
+  if (claimed > 0) {
+    held_blocks.to = from + claimed;
+    held_blocks.file = file;
+  }
+  release_signals(&signals);
+  return claimed;
+}
+
+static int pwrite_all(int fd, const u8 *data, size_t n, off_t at) {
+  while (n > 0) {
+    ssize_t done = sys_pwrite(fd, data, n, at);
+    if (done < 0 && errno == EINTR) {
+      continue;
+    }
+    if (done <= 0) {
+      return -1;
+    }
+    data += done;
+    at += done;
+    n -= (size_t)done;
+  }
+  return 0;
+}
+
+/* Opens the file behind a read-only descriptor for writing: by descriptor, as the path may be another file now. */
+static int open_writable(int fd) {
+  char path[32];
+  *put_number(stpcpy(path, "/proc/self/fd/"), (u32)fd) = 0;
+  return sys_open(path, O_WRONLY | O_CLOEXEC, 0);
+}
+
+/* Fetches claimed blocks [block, block + count) and releases the claims; -1 with errno leaves them ABSENT. */
+static int fill(struct file *file, int fd, u32 block, u32 count) {
+  struct wire_reply reply;
+  int result, target = fd;
+  u32 before = abandoned;
+  result = ask((struct question){'G', &file->key, 0, block, count}, pages, sizeof pages, NULL, &reply);
+  end_wait(before);
+  if (result == 0 && (reply.status != STATUS_OK || reply.length - sizeof reply != (u64)count * BLOCK)) {
+    errno = EIO;
+    result = -1;
+  } else if (result == 0 && !fds[fd].writable) {
+    target = open_writable(fd);
+    result = target < 0 ? -1 : 0;
+  }
+  if (result == 0) {
+    result = pwrite_all(target, pages, (size_t)count * BLOCK, (off_t)block * BLOCK);
+  }
+  int why = errno;
+  if (target != fd && target >= 0) {
+    sys_close(target);
+  }
+  for (u32 i = 0; result == 0 && i < count; i++) {
+    store(&file->states[block + i], PRESENT);
+  }
+  if (result == 0) {
+    /* After the states, here and elsewhere: at 0 nobody looks at them any more. */
+    add(&file->nabsent, -count);
+  }
+  give_back_blocks();
+  errno = why;
+  return result;
+}
+
+/*
+ * How many blocks to fetch for a read of [from, to): more than asked, twice as many each time, when the
+ * process reads this descriptor in order. VACUUM and old majors read scans block by block, and then
+ * the round trip to the agent is what takes the time.
+ */
+static u32 blocks_to_fetch(struct fd_entry *entry, u32 from, u32 to) {
+  u32 window = from == entry->next_fault && from > 0 ? entry->window * 2 : 1;
+  entry->window = window > MAX_PAGES ? MAX_PAGES : window < 1 ? 1 : window;
+  return to - from > entry->window ? to - from : entry->window;
+}
+
+/* Makes blocks [from, to) present. */
+static int fault(struct file *file, int fd, u32 from, u32 to) {
+  bool exactly = false;
+  begin_wait(0);
+  while (from < to) {
+    u32 end = load(&file->nremote), count;
+    if (from >= end) {
+      return 0;
+    }
+    u8 state = load(&file->states[from]);
+    if (state == PRESENT) {
+      from++;
+      continue;
+    }
+    if (state != ABSENT) {
+      if (!wait_block(file, from)) {
+        return give_up();
+      }
+      continue;
+    }
+    u32 wanted = exactly ? to - from : blocks_to_fetch(&fds[fd], from, to);
+    wanted = wanted > MAX_PAGES ? MAX_PAGES : wanted;
+    count = claim(file, from, wanted > end - from ? end - from : wanted, FILLING);
+    if (count > 0 && fill(file, fd, from, count) != 0) {
+      if (exactly || from + count <= to || errno == ECANCELED) {
+        return -1;
+      }
+      /* A block that nobody asked for may be the one that storage cannot give. */
+      exactly = true;
+      continue;
+    }
+    from += count;
+    fds[fd].next_fault = from;
+  }
+  return 0;
+}
+
+/* The block that holds byte `at`, and the one after the last byte before `end`; capped, never wrapped. */
+u32 block_of(u64 at) { return at / BLOCK > SEGMENT_BLOCKS ? SEGMENT_BLOCKS : (u32)(at / BLOCK); }
+u32 block_end(u64 end) { return block_of(end + BLOCK - 1); }
+
+int before_read(int fd, off_t at, size_t n) {
+  struct file *file = lazy_file(fd);
+  if (file == NULL || at < 0 || n == 0) {
+    return 0;
+  }
+  reads_relation = file->key.kind == KIND_REL;
+  int result = fault(file, fd, block_of((u64)at), block_end((u64)at + n));
+  reads_relation = false;
+  return result;
+}
+
+/* Claims the absent blocks that [at, at + n) covers; a block covered in part is fetched first. */
+int before_write(struct file *file, int fd, off_t at, size_t n) {
+  u32 from = block_of((u64)at), to = block_end((u64)at + n);
+  if (at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0) {
+    return -1;
+  }
+  if (((u64)at + n) % BLOCK != 0 && to > from && fault(file, fd, to - 1, to) != 0) {
+    return -1;
+  }
+  begin_wait(0);
+  for (u32 block = from; block < to && block < load(&file->nremote);) {
+    u8 state = load(&file->states[block]);
+    if (state == PRESENT || (state == ABSENT && claim(file, block, 1, WRITING) == 1)) {
+      block++;
+    } else if (state != ABSENT && !wait_block(file, block)) {
+      give_back_blocks();
+      return give_up();
+    }
+  }
+  return 0;
+}
+
+/* Releases before_write()'s claims: blocks that were written whole become PRESENT, others ABSENT again. */
+void after_write(struct file *file, off_t at, ssize_t written) {
+  u64 done = (u64)at + (written > 0 ? (u64)written : 0);
+  if (held_blocks.file == NULL) {
+    return;
+  }
+  for (u32 block = held_blocks.from; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
+    if (swap_if(&file->states[block], WRITING, PRESENT)) {
+      add(&file->nabsent, (u32)-1);
+    }
+  }
+  give_back_blocks();
+}
+
+/*
+ * Cuts off blocks from `keep` on: no fill can start there when this returns, and none is under way. A
+ * claimer that has seen the old nremote is either faster than the loop, which waits for it, or finds PRESENT.
+ */
+void forget_blocks(struct file *file, u32 keep) {
+  u32 old = load(&file->nremote), now = old;
+  bool must = waits_must_end_well;
+  waits_must_end_well = true;
+  while (now > keep && !swap_if(&file->nremote, now, keep)) {
+    now = load(&file->nremote);
+  }
+  for (u32 block = keep; block < old;) {
+    u8 state = load(&file->states[block]);
+    if (state == FILLING || state == WRITING) {
+      wait_block(file, block); /* and look again */
+    } else if (state == PRESENT) {
+      block++;
+    } else if (swap_if(&file->states[block], ABSENT, PRESENT)) {
+      add(&file->nabsent, (u32)-1);
+      block++;
+    }
+  }
+  if (old > keep) {
+    blocks_changed(file);
+  }
+  waits_must_end_well = must;
+}

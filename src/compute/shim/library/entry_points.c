@@ -1,0 +1,402 @@
+/* entry_points.c: what libc's names for files do now. */
+#include "shim.h"
+
+static int open_lazy(const struct key *key, const char *path, int flags, mode_t mode, struct file **file) {
+  struct slot *slot = resolve(key, path, -1);
+  if (slot == NULL) {
+    return -1;
+  }
+  u32 state = settled_state(slot);
+  if (state != SLOT_LAZY) {
+    return state == SLOT_EMPTY ? -1 : sys_open(path, flags, mode);
+  }
+  struct file *lazy = slot->file;
+  if (flags & O_TRUNC) {
+    forget_blocks(lazy, 0);
+  }
+  int fd = sys_open(path, flags & ~O_DIRECT, mode);
+  if (fd >= 0 && load(&slot->state) != SLOT_LAZY) {
+    /* Unlinked meanwhile, perhaps made anew: which of the two files did we get? */
+    struct stat stat;
+    if (syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || stat.st_ino != lazy->inode) {
+      return fd;
+    }
+  }
+  *file = lazy;
+  return fd;
+}
+
+static int open_file(const char *path, int flags, mode_t mode) {
+  struct key key;
+  u64 segno = 0;
+  const char *local = path;
+  int kind = classify(path, &key, &segno, &local), fd;
+  struct fd_entry entry = {.segno = segno, .foreign = kind == NAME_FOREIGN};
+  if (kind == NAME_BLOCKS) {
+    fd = open_lazy(&key, local, flags, mode, &entry.file);
+  } else if (kind == NAME_WAL) {
+    entry.is_wal = 1;
+    entry.sync_writes = (flags & (O_DSYNC | O_SYNC)) != 0;
+    fd = sys_open(path, flags & ~(O_DSYNC | O_SYNC | O_DIRECT), mode);
+  } else {
+    fd = sys_open(path, flags, mode);
+  }
+  if (fd < 0) {
+    return fd;
+  }
+  if (fd >= MAX_FD) {
+    if (kind == NAME_OTHER || kind == NAME_FOREIGN) {
+      return fd;
+    }
+    sys_close(fd);
+    errno = EMFILE;
+    return -1;
+  }
+  entry.writable = (flags & O_ACCMODE) != O_RDONLY;
+  fds[fd] = entry;
+  return fd;
+}
+
+#define OPEN_BODY                                                                               \
+  mode_t mode = 0;                                                                              \
+  if (flags & (O_CREAT | O_TMPFILE)) {                                                          \
+    va_list list;                                                                               \
+    va_start(list, flags);                                                                      \
+    mode = va_arg(list, mode_t);                                                                \
+    va_end(list);                                                                               \
+  }                                                                                             \
+  return open_file(path, flags, mode);
+
+EXPORT int open(const char *path, int flags, ...) { OPEN_BODY }
+EXPORT int open64(const char *path, int flags, ...) { OPEN_BODY }
+EXPORT int __open_2(const char *path, int flags) { return open_file(path, flags, 0); }
+EXPORT int __open64_2(const char *path, int flags) { return open_file(path, flags, 0); }
+EXPORT int creat(const char *path, mode_t mode) {
+  return open_file(path, O_CREAT | O_WRONLY | O_TRUNC, mode);
+}
+EXPORT int creat64(const char *path, mode_t mode) { return creat(path, mode); }
+
+EXPORT int close(int fd) {
+  if (fd >= 0 && fd < MAX_FD) {
+    fds[fd] = (struct fd_entry){0};
+  }
+  return sys_close(fd);
+}
+
+EXPORT int dup(int fd) {
+  int copy = (int)syscall(SYS_dup, fd);
+  if (copy >= 0 && copy < MAX_FD) {
+    fds[copy] = fd < MAX_FD ? fds[fd] : (struct fd_entry){0};
+  }
+  return copy;
+}
+
+EXPORT ssize_t pread(int fd, void *into, size_t n, off_t at) {
+  return before_read(fd, at, n) != 0 ? -1 : syscall(SYS_pread64, fd, into, n, at);
+}
+EXPORT ssize_t pread64(int fd, void *into, size_t n, off_t at) { return pread(fd, into, n, at); }
+EXPORT ssize_t __pread_chk(int fd, void *into, size_t n, off_t at, size_t room) {
+  return n > room ? (abort(), -1) : pread(fd, into, n, at);
+}
+EXPORT ssize_t __pread64_chk(int fd, void *into, size_t n, off_t at, size_t room) {
+  return __pread_chk(fd, into, n, at, room);
+}
+
+EXPORT ssize_t read(int fd, void *into, size_t n) {
+  if (lazy_file(fd) != NULL && before_read(fd, (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR), n) != 0) {
+    return -1;
+  }
+  return syscall(SYS_read, fd, into, n);
+}
+EXPORT ssize_t __read_chk(int fd, void *into, size_t n, size_t room) {
+  return n > room ? (abort(), -1) : read(fd, into, n);
+}
+
+static size_t total(const struct iovec *parts, int count) {
+  size_t n = 0;
+  for (int i = 0; i < count; i++) {
+    n += parts[i].iov_len;
+  }
+  return n;
+}
+
+EXPORT ssize_t preadv(int fd, const struct iovec *parts, int count, off_t at) {
+  return before_read(fd, at, total(parts, count)) != 0
+             ? -1
+             : syscall(SYS_preadv, fd, parts, (long)count, at, 0L);
+}
+EXPORT ssize_t preadv64(int fd, const struct iovec *parts, int count, off_t at) {
+  return preadv(fd, parts, count, at);
+}
+
+/* All writes: `data` of `n` bytes, or `count` parts of together `n` bytes. */
+static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at) {
+  struct file *file = at < 0 || n == 0 ? NULL : lazy_file(fd);
+  if (file != NULL && before_write(file, fd, at, n) != 0) {
+    return -1;
+  }
+  ssize_t done = count < 0 ? sys_pwrite(fd, data, n, at)
+                           : syscall(SYS_pwritev, fd, data, (long)count, at, 0L);
+  int saved = errno;
+  if (file != NULL) {
+    after_write(file, at, done);
+  } else if (done > 0 && fd < MAX_FD && fds[fd].is_wal) {
+    wal_written(&fds[fd], at, (size_t)done);
+  }
+  errno = saved;
+  return done;
+}
+
+EXPORT ssize_t pwrite(int fd, const void *data, size_t n, off_t at) { return write_at(fd, data, -1, n, at); }
+EXPORT ssize_t pwrite64(int fd, const void *data, size_t n, off_t at) { return pwrite(fd, data, n, at); }
+EXPORT ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
+  return write_at(fd, parts, count, total(parts, count), at);
+}
+EXPORT ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t at) {
+  return pwritev(fd, parts, count, at);
+}
+
+EXPORT ssize_t write(int fd, const void *data, size_t n) {
+  if (fd < 0 || fd >= MAX_FD || (fds[fd].file == NULL && !fds[fd].is_wal)) {
+    return syscall(SYS_write, fd, data, n);
+  }
+  off_t at = (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
+  ssize_t done = at < 0 ? -1 : write_at(fd, data, -1, n, at);
+  if (done > 0) {
+    syscall(SYS_lseek, fd, at + done, SEEK_SET);
+  }
+  return done;
+}
+
+EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t n, unsigned flags) {
+  off_t from = in_at != NULL ? *in_at : (off_t)syscall(SYS_lseek, in, 0, SEEK_CUR);
+  off_t to = out_at != NULL ? *out_at : (off_t)syscall(SYS_lseek, out, 0, SEEK_CUR);
+  struct file *file = to < 0 ? NULL : lazy_file(out);
+  size_t step = n > (64u << 20) ? (64u << 20) : n;
+  if (before_read(in, from, step) != 0 || (file != NULL && before_write(file, out, to, step) != 0)) {
+    return -1;
+  }
+  ssize_t done = syscall(SYS_copy_file_range, in, in_at, out, out_at, step, flags);
+  int saved = errno;
+  if (file != NULL) {
+    after_write(file, to, done);
+  }
+  errno = saved;
+  return done;
+}
+
+/* Cuts a lazy file to `bytes` by the given system call; past the point of no return it works or we stop. */
+static int cut(struct file *file, int fd, const char *path, off_t bytes) {
+  if (file != NULL && bytes >= 0) {
+    forget_blocks(file, block_end((u64)bytes));
+  }
+  for (;;) {
+    long result = path != NULL ? syscall(SYS_truncate, path, bytes) : syscall(SYS_ftruncate, fd, bytes);
+    if (result == 0 || file == NULL) {
+      return (int)result;
+    }
+    if (errno != EINTR) {
+      die("cannot truncate ", path != NULL ? path : "a relation file");
+    }
+  }
+}
+
+EXPORT int ftruncate(int fd, off_t bytes) {
+  struct file *file = lazy_file(fd);
+  if (file != NULL && bytes > 0 && bytes % BLOCK != 0 && before_read(fd, bytes, 1) != 0) {
+    return -1;
+  }
+  return cut(file, fd, NULL, bytes);
+}
+EXPORT int ftruncate64(int fd, off_t bytes) { return ftruncate(fd, bytes); }
+
+/* The path's slot when it names a relation or SLRU segment; *failed when storage could not say. */
+static struct slot *resolve_path(const char *path, const char **local, bool *failed) {
+  struct key key;
+  u64 segno;
+  *failed = false;
+  if (classify(path, &key, &segno, local) != NAME_BLOCKS) {
+    return NULL;
+  }
+  struct slot *slot = resolve(&key, *local, -1);
+  *failed = slot == NULL;
+  return slot;
+}
+
+EXPORT int truncate(const char *path, off_t bytes) {
+  const char *local;
+  bool failed;
+  struct slot *slot = resolve_path(path, &local, &failed);
+  if (failed) {
+    return -1;
+  }
+  u32 state = slot != NULL ? settled_state(slot) : SLOT_LOCAL;
+  if (state == SLOT_EMPTY) {
+    return -1;
+  }
+  struct file *file = state == SLOT_LAZY ? slot->file : NULL;
+  if (file != NULL && bytes % BLOCK != 0) {
+    errno = EINVAL;
+    return -1;
+  }
+  return cut(file, -1, path, bytes);
+}
+EXPORT int truncate64(const char *path, off_t bytes) { return truncate(path, bytes); }
+
+/* What a commit has promised to remove goes, however long the agent takes: a failure would only be a warning. */
+static int unlink_lazy(const char *path) {
+  const char *local;
+  bool failed;
+  struct slot *slot = resolve_path(path, &local, &failed);
+  if (failed) {
+    return -1;
+  }
+  if (slot == NULL) {
+    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+  }
+  /* Locked, so that nobody opens it as LAZY between the tombstone and the unlink. */
+  sigset_t signals;
+  u32 was = lock_slot(slot);
+  hold_signals(&signals);
+  int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
+  unlock_slot(result == 0 ? SLOT_LOCAL : was);
+  errno = saved;
+  release_signals(&signals);
+  return result;
+}
+
+EXPORT int unlink(const char *path) {
+  waits_must_end_well = true;
+  int result = unlink_lazy(path);
+  waits_must_end_well = false;
+  return result;
+}
+
+EXPORT int access(const char *path, int mode) {
+  const char *local;
+  bool failed;
+  resolve_path(path, &local, &failed);
+  return failed ? -1 : (int)syscall(SYS_faccessat, AT_FDCWD, path, mode);
+}
+
+static int stat_file(const char *path, struct stat *out, int flags) {
+  const char *local;
+  bool failed;
+  resolve_path(path, &local, &failed);
+  return failed ? -1 : sys_stat(path, out, flags);
+}
+
+EXPORT int stat(const char *path, struct stat *out) { return stat_file(path, out, 0); }
+EXPORT int stat64(const char *path, struct stat64 *out) { return stat_file(path, (struct stat *)out, 0); }
+EXPORT int lstat(const char *path, struct stat *out) { return stat_file(path, out, AT_SYMLINK_NOFOLLOW); }
+EXPORT int lstat64(const char *path, struct stat64 *out) {
+  return stat_file(path, (struct stat *)out, AT_SYMLINK_NOFOLLOW);
+}
+/* Before glibc 2.33; `version` is the kernel's layout on both of our platforms. */
+EXPORT int __xstat(int version, const char *path, struct stat *out) {
+  (void)version;
+  return stat_file(path, out, 0);
+}
+EXPORT int __xstat64(int version, const char *path, struct stat64 *out) {
+  return __xstat(version, path, (struct stat *)out);
+}
+EXPORT int __lxstat(int version, const char *path, struct stat *out) {
+  (void)version;
+  return stat_file(path, out, AT_SYMLINK_NOFOLLOW);
+}
+EXPORT int __lxstat64(int version, const char *path, struct stat64 *out) {
+  return __lxstat(version, path, (struct stat *)out);
+}
+
+/*
+ * Storage keeps no tablespaces but Postgres's own two: a file in another would be gone at the next
+ * start. CREATE TABLESPACE makes its link (or its directory, for one in place) before any WAL.
+ */
+static int refuse_tablespace(const char *path) {
+  if (region == NULL || after(path, "pg_tblspc/") == NULL) {
+    return 0;
+  }
+  errno = EOPNOTSUPP;
+  return -1;
+}
+
+EXPORT int symlink(const char *target, const char *path) {
+  if (refuse_tablespace(path) != 0) {
+    return -1;
+  }
+  return (int)syscall(SYS_symlinkat, target, AT_FDCWD, path);
+}
+
+/* A database directory made or removed here holds nothing of storage's. */
+EXPORT int mkdir(const char *path, mode_t mode) {
+  if (refuse_tablespace(path) != 0) {
+    return -1;
+  }
+  int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+  if (result == 0) {
+    mark_directory_local(path);
+  }
+  return result;
+}
+
+EXPORT int rmdir(const char *path) {
+  int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
+  if (result == 0) {
+    mark_directory_local(path);
+  }
+  return result;
+}
+
+EXPORT DIR *opendir(const char *path) {
+  if (list_directory(path) != 0) {
+    return NULL;
+  }
+  int fd = sys_open(path, O_RDONLY | O_NONBLOCK | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd < 0) {
+    return NULL;
+  }
+  if (fd < MAX_FD) {
+    fds[fd] = (struct fd_entry){0};
+  }
+  DIR *directory = fdopendir(fd);
+  if (directory == NULL) {
+    sys_close(fd);
+  }
+  return directory;
+}
+
+EXPORT int posix_fadvise(int fd, off_t at, off_t n, int advice) {
+  struct file *file = lazy_file(fd);
+  if (file == NULL || advice != POSIX_FADV_WILLNEED || at < 0 || n <= 0) {
+    int saved = errno;
+    int result = (int)syscall(SYS_fadvise64, fd, at, n, advice);
+    result = result == 0 ? 0 : errno;
+    errno = saved;
+    return result;
+  }
+  u32 from = block_of((u64)at), to = block_end((u64)at + (u64)n), end = load(&file->nremote);
+  to = to < end ? to : end;
+  while (from < to && load(&file->states[from]) == PRESENT) {
+    from++;
+  }
+  if (from < to) {
+    notify((struct question){'P', &file->key, 0, from, to - from});
+  }
+  return 0;
+}
+EXPORT int posix_fadvise64(int fd, off_t at, off_t n, int advice) { return posix_fadvise(fd, at, n, advice); }
+
+EXPORT int fsync(int fd) { return sync_file(fd, SYS_fsync); }
+EXPORT int fdatasync(int fd) { return sync_file(fd, SYS_fdatasync); }
+EXPORT int syncfs(int fd) { return region == NULL ? (int)syscall(SYS_syncfs, fd) : 0; }
+EXPORT void sync(void) {
+  if (region == NULL) {
+    syscall(SYS_sync);
+  }
+}
+EXPORT int sync_file_range(int fd, off64_t at, off64_t n, unsigned flags) {
+  return region == NULL ? (int)syscall(SYS_sync_file_range, fd, at, n, flags) : 0;
+}
+
+/* For tests: how often a process waited for a block that another one had claimed. */
+EXPORT u64 strata_shim_waits(void) { return region == NULL ? 0 : load(&region->waits); }

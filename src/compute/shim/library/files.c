@@ -1,0 +1,320 @@
+/* files.c: how paths get their files: adopted from the agent, made when they are first named, or listed. */
+#include "shim.h"
+
+static bool greeted;
+
+/* Gives a path that is ours alone the states of its file's blocks: all ABSENT. */
+static void track(struct slot *slot, u64 inode, u64 bytes) {
+  u32 blocks = (u32)(bytes / BLOCK);
+  struct file *file = arena_take(sizeof *file);
+  file->key = slot->key;
+  file->inode = inode;
+  file->states = blocks > 0 ? arena_take(blocks) : NULL;
+  file->nabsent = file->capacity = blocks;
+  store(&file->nremote, blocks);
+  slot->file = file;
+}
+
+/*
+ * Makes the sparse file of a NEW path whose lock we hold; returns the next state, or 0 with errno. With
+ * signals held: a file that is there but not tracked would be taken for a LOCAL one.
+ */
+static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
+  int fd = sys_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0) {
+    /* ENOENT: the directory is gone or not made yet; then nothing of storage's can be in it. */
+    return errno == EEXIST || errno == ENOENT ? SLOT_LOCAL : 0;
+  }
+  struct stat stat;
+  if (syscall(SYS_ftruncate, fd, (off_t)bytes) != 0 ||
+      syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0) {
+    int saved = errno;
+    syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    sys_close(fd);
+    errno = saved;
+    return 0;
+  }
+  sys_close(fd);
+  track(slot, stat.st_ino, bytes);
+  return SLOT_LAZY;
+}
+
+static bool directory_is_local(const struct key *key) {
+  struct key directory = {KIND_DIR, key->db, 0, 0};
+  return key->kind == KIND_REL && key->db != 0 && load(&find_slot(&directory)->state) == SLOT_LOCAL;
+}
+
+/* Marks a file that the agent made before hello was answered, and its blocks that are there. */
+static void adopt_file(struct slot *slot, int directory, const char *path, u64 bytes, const u8 *runs, u32 count) {
+  struct stat stat;
+  if (bytes % BLOCK != 0 || bytes > (u64)SEGMENT_BLOCKS * BLOCK ||
+      syscall(SYS_newfstatat, directory, path, &stat, AT_SYMLINK_NOFOLLOW) != 0 || (u64)stat.st_size != bytes) {
+    die("the agent says it has made a file, but has not: ", path);
+  }
+  track(slot, stat.st_ino, bytes);
+  for (u32 i = 0; i < count; i++) {
+    u32 run[2];
+    memcpy(run, runs + i * sizeof run, sizeof run);
+    for (u64 block = run[0]; block < (u64)run[0] + run[1]; block++) {
+      if (block >= slot->file->nremote || slot->file->states[block] == PRESENT) {
+        die("the agent filled a block that is not there, or twice: ", path);
+      }
+      slot->file->states[block] = PRESENT;
+      slot->file->nabsent--;
+    }
+  }
+  settle(slot, SLOT_LAZY);
+}
+
+/* The key that the agent's numbers mean; a wrong one ends us. classify() has to agree, or it names another file. */
+static struct key placed_key(const struct wire_placed *entry, char path[MAX_PATH]) {
+  struct key key = {0}, again;
+  const char *local;
+  u64 segno;
+  bool in_range = entry->zero == 0 && entry->fork <= FORK_INIT && entry->segment <= SEGMENT_MASK;
+  if (entry->kind == WIRE_RELATION) {
+    key = (struct key){KIND_REL, entry->db_oid, entry->rel_number, (u32)entry->fork << 29 | entry->segment};
+    in_range = in_range && entry->spc_oid == (entry->db_oid == 0 ? GLOBAL_TABLESPACE : DEFAULT_TABLESPACE);
+  } else if (entry->kind == WIRE_SLRU && entry->rel_number <= KIND_COMMIT_TS - KIND_XACT) {
+    key = (struct key){KIND_XACT + entry->rel_number, 0, entry->segment, 0};
+    in_range = in_range && entry->spc_oid == 0 && entry->db_oid == 0 && entry->fork == 0;
+  } else {
+    in_range = false;
+  }
+  if (in_range) {
+    format_path(&key, path);
+  }
+  if (!in_range || classify(path, &again, &segno, &local) != NAME_BLOCKS ||
+      memcmp(&key, &again, sizeof key) != 0) {
+    die("the agent has placed what is no file of storage", "");
+  }
+  return key;
+}
+
+/* Takes over what the answer to hello lists; no other process of Postgres exists yet. */
+static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
+  int directory = sys_open(data_dir, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  for (; entries > 0; entries--) {
+    struct wire_placed entry;
+    char path[MAX_PATH];
+    if ((size_t)(end - at) < sizeof entry) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    memcpy(&entry, at, sizeof entry);
+    at += sizeof entry;
+    if (end - at < (ptrdiff_t)entry.runs * 8) {
+      die("the agent's list of files ends in the middle", "");
+    }
+    struct key key = placed_key(&entry, path);
+    struct slot *slot = find_slot(&key);
+    if (load(&slot->state) != SLOT_NEW) {
+      die("the agent names a file twice: ", path);
+    }
+    if (entry.bytes == NO_SUCH_FILE) {
+      settle(slot, SLOT_LOCAL);
+    } else {
+      adopt_file(slot, directory, path, entry.bytes, at, entry.runs);
+    }
+    at += entry.runs * 8;
+  }
+  if (at != end) {
+    die("the agent's list of files goes on behind its end", "");
+  }
+  if (directory >= 0) {
+    sys_close(directory);
+  }
+}
+
+/*
+ * Once, in the postmaster, before it forks or names a file of storage: until then it reads its settings
+ * and makes its shared memory, and the agent may still be filling files.
+ */
+void say_hello(void) {
+  if (greeted) {
+    return;
+  }
+  greeted = true;
+  void *big = NULL;
+  struct wire_reply reply;
+  ask((struct question){.type = 'H', .a = (u64)postmaster_pid}, pages, sizeof pages, &big, &reply);
+  if (reply.status != STATUS_OK) {
+    die("the compute agent refused us", "");
+  }
+  const u8 *files = big != NULL ? big : pages;
+  adopt_files(files, files + (reply.length - sizeof reply), reply.a);
+  if (big != NULL) {
+    munmap(big, reply.length - sizeof reply);
+  }
+  disconnect();
+}
+
+/* What a NEW path whose lock we hold is to become; 0 with errno when the agent cannot say. */
+static u32 next_state(struct slot *slot, const char *path, int64_t bytes) {
+  const struct key *key = &slot->key;
+  struct stat stat;
+  int saved = errno;
+  bool local = directory_is_local(key) || sys_stat(path, &stat, AT_SYMLINK_NOFOLLOW) == 0;
+  errno = saved;
+  if (local) {
+    return SLOT_LOCAL;
+  }
+  if (bytes < 0) {
+    struct wire_reply reply;
+    if (ask((struct question){.type = 'S', .key = key}, NULL, 0, NULL, &reply) != 0) {
+      return 0;
+    }
+    if (reply.status == STATUS_ABSENT) {
+      return SLOT_LOCAL;
+    }
+    if (reply.status != STATUS_OK) {
+      errno = EIO;
+      return 0;
+    }
+    bytes = (int64_t)reply.a;
+  }
+  if (bytes % BLOCK != 0 || bytes > (int64_t)SEGMENT_BLOCKS * BLOCK) {
+    die("storage's size is not one of a segment: ", path);
+  }
+  sigset_t signals;
+  hold_signals(&signals);
+  u32 next = materialize(slot, path, (u64)bytes);
+  if (next != 0) {
+    errno = saved;
+    unlock_slot(next);
+  }
+  release_signals(&signals);
+  return next;
+}
+
+/*
+ * Brings a path to LAZY or LOCAL; NULL with errno when the agent cannot say. `bytes` is its size in
+ * storage where a listing told it, else -1. A file that lies here before we ever looked is LOCAL.
+ */
+struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
+  say_hello();
+  struct slot *slot = find_slot(key);
+  u32 state = load(&slot->state);
+  if (state == SLOT_LAZY || state == SLOT_LOCAL) {
+    return slot;
+  }
+  u32 listing = bytes < 0 ? 0 : 1, before;
+  begin_wait(listing);
+  before = abandoned;
+  state = lock_slot(slot);
+  if (state == SLOT_EMPTY) {
+    return NULL;
+  }
+  if (state != SLOT_NEW) {
+    unlock_slot(state);
+    return slot;
+  }
+  u32 next = next_state(slot, path, bytes);
+  end_wait(before);
+  if (held_slot_count > listing) {
+    int why = errno;
+    unlock_slot(next == 0 ? SLOT_NEW : next);
+    errno = why;
+  }
+  return next == 0 ? NULL : slot;
+}
+
+void mark_directory_local(const char *path) {
+  struct key key;
+  u64 segno;
+  const char *local;
+  if (classify(path, &key, &segno, &local) == NAME_DIR) {
+    settle(find_slot(&key), SLOT_LOCAL);
+  }
+}
+
+/* Makes every file of a listing that is not here yet, as a sparse file. */
+static int materialize_listed(const struct key *directory, const u8 *at, const u8 *end, u64 entries) {
+  bool slru = directory->db == UINT32_MAX;
+  for (; entries > 0; entries--) {
+    struct wire_listed entry;
+    char path[MAX_PATH];
+    if ((size_t)(end - at) < sizeof entry) {
+      die("a listing ends in the middle", "");
+    }
+    memcpy(&entry, at, sizeof entry);
+    at += sizeof entry;
+    if (entry.fork > FORK_INIT || entry.segment > SEGMENT_MASK || entry.bytes > INT64_MAX ||
+        (slru ? entry.rel_number != 0 || entry.fork != 0 : entry.rel_number == 0)) {
+      die("a listing has what is no file of storage", "");
+    }
+    struct key key = slru ? (struct key){directory->rel, 0, entry.segment, 0}
+                          : (struct key){KIND_REL, directory->db, entry.rel_number,
+                                         (u32)entry.fork << 29 | entry.segment};
+    format_path(&key, path);
+    if (resolve(&key, path, (int64_t)entry.bytes) == NULL) {
+      return -1;
+    }
+  }
+  return 0;
+}
+
+/* Makes what storage has in a directory whose lock we hold. */
+static int list_locked(const struct key *directory) {
+  void *big = NULL;
+  struct wire_reply reply;
+  u32 before = abandoned;
+  if (ask((struct question){.type = 'L', .key = directory}, pages, sizeof pages, &big, &reply) != 0) {
+    return -1;
+  }
+  end_wait(before);
+  size_t payload = reply.length - sizeof reply;
+  int result = -1;
+  if (reply.status == STATUS_OK) {
+    /* resolve() of an entry asks whether the directory is LOCAL, which RESOLVING is not. No request
+     * is made while entries are read, so `pages` stays as it is. */
+    const u8 *start = big != NULL ? big : pages;
+    result = materialize_listed(directory, start, start + payload, reply.a);
+  } else if (reply.status == STATUS_ABSENT) {
+    result = 0;
+  } else {
+    errno = EIO;
+  }
+  int why = errno;
+  if (big != NULL) {
+    munmap(big, payload);
+  }
+  errno = why;
+  return result;
+}
+
+/*
+ * Before somebody reads a directory: all files that storage has in it appear. Not in the postmaster,
+ * which only looks for temporary files at its start, and not in the start of a read-only endpoint,
+ * which looks for unlogged relations to reset and is served their initial content anyway: start-up
+ * must not grow with the number of relations.
+ */
+int list_directory(const char *path) {
+  struct key key;
+  u64 segno;
+  const char *local;
+  if (classify(path, &key, &segno, &local) != NAME_DIR || getpid() == postmaster_pid ||
+      (!wal_hook && is_recovering())) {
+    return 0;
+  }
+  /* Not lock_slot(): a LOCAL directory must look LOCAL at every moment. */
+  struct slot *slot = find_slot(&key);
+  begin_wait(0);
+  while (!try_lock_slot(slot, SLOT_NEW)) {
+    u32 state = settled_state(slot);
+    if (state != SLOT_NEW) {
+      return state == SLOT_EMPTY ? -1 : 0;
+    }
+  }
+  int result = list_locked(&key), why = errno;
+  /* Unless a rmdir made it LOCAL meanwhile. */
+  sigset_t signals;
+  hold_signals(&signals);
+  held_slot_count = 0;
+  swap_if(&slot->state, SLOT_RESOLVING, result == 0 ? SLOT_LAZY : SLOT_NEW);
+  wake_word(&slot->state);
+  release_signals(&signals);
+  if (result != 0) {
+    errno = why;
+  }
+  return result;
+}

@@ -1,0 +1,243 @@
+/*
+ * shim.h: what the files of this library share. It gives an unmodified Postgres remote pages and quorum WAL.
+ *
+ * Preloaded (LD_PRELOAD), it replaces libc's file functions (entry_points.c).
+ *
+ * Pages. The data directory starts almost empty. A relation or SLRU segment appears as a sparse file
+ * of the right size when it is first named; an 8 kB block of it is fetched from the compute agent
+ * when it is first read. A block that is absent here was never changed by this compute, so the page
+ * as of the start LSN is always the right one, and the agent needs no idea of what happens here.
+ *
+ * WAL. fdatasync() of a WAL segment returns when the agent says that a quorum has the WAL. Every
+ * other sync in the data directory is a no-op: the directory is a cache and is thrown away.
+ *
+ * Invariants
+ *  1. A read never returns bytes that neither a write here nor the agent supplied.
+ *  2. A late fill never overwrites a newer write: a block is filled or written only by the process
+ *     that moved it out of ABSENT by compare-and-swap; everybody else waits.
+ *  3. The agent writes no file once hello is answered. What it prefetches stays in its memory, so that
+ *     a prefetch cannot race with a write, a truncation or a re-extension. The files that it made before
+ *     are named in that answer, with the blocks that they hold; nothing of Postgres has run by then.
+ *  4. A path once unlinked here, created here or found absent in storage is LOCAL for ever: a reused
+ *     file number never brings back storage's old content.
+ *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
+ *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
+ *
+ * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
+ *  path:  NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
+ *         RESOLVING is the lock of one path; LAZY -> RESOLVING -> LOCAL on unlink.
+ *  block: ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
+ *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it.
+ *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
+ *  waits while it holds one: so no cycle.
+ *
+ * Everything here is system calls and the few libc functions that need no newer glibc than 2.17: no
+ * malloc, no stdio, no dlsym. Postgres is single-threaded, so per-process state has no locks; but a
+ * signal handler may end the process anywhere (bgworker_die), with file accesses on its way out.
+ */
+#pragma once
+#define _GNU_SOURCE
+#include "protocol.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BLOCK 8192u
+#define SEGMENT_BLOCKS 131072u
+#define MAX_FD 65536
+#define SLOTS (1u << 24)
+#define MAX_PATH 64
+#define EXPORT __attribute__((visibility("default")))
+
+typedef uint8_t u8;
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
+enum { ABSENT, FILLING, WRITING, PRESENT };
+/* SLRUs in the order of the protocol. */
+enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
+enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
+enum { FORK_MAIN, FORK_FSM, FORK_VM, FORK_INIT };
+
+/*
+ * A file or directory of storage. KIND_REL: db 0 is `global`, forkseg is fork << 29 | segment. An SLRU: rel
+ * is the segment. KIND_DIR: of a database; or db is UINT32_MAX, and rel the kind of an SLRU.
+ */
+struct key {
+  u32 kind, db, rel, forkseg;
+};
+
+#define SEGMENT_MASK ((1u << 29) - 1)
+
+struct file {
+  u32 nremote;  /* blocks that storage has and that were not cut off here */
+  u32 nabsent;  /* how many of them are not PRESENT; 0 = plain system calls from here on */
+  u32 changes;  /* futex word: bumped when blocks change state while someone waits */
+  u32 waiters;
+  u32 capacity; /* nremote at the start: how many block states there are */
+  struct key key;
+  u64 inode;
+  u8 *states;
+};
+
+struct slot {
+  u32 state;
+  struct key key;
+  u32 unused;
+  struct file *file;
+};
+
+struct region {
+  u64 arena_next;    /* bytes of the arena handed out */
+  u64 wal_writes;    /* WAL pwrites so far. A sequence, not an LSN: the same partial page is rewritten */
+  u64 wal_durable;   /* value of wal_writes that is known to be durable on a quorum */
+  u64 wal_high;      /* highest byte position pwritten, as an LSN */
+  u64 wal_told;      /* up to where a message has told of it, or is about to */
+  u64 waits;         /* times a process had to wait for another one's block; for tests */
+  struct slot slots[SLOTS];
+};
+
+struct fd_entry {
+  struct file *file; /* lazily filled file, or NULL */
+  u64 segno;         /* WAL segment number */
+  u32 next_fault;    /* block after the last fetch: another fetch there is a sequential one */
+  u32 window;        /* blocks to fetch at once, while it goes on like that */
+  u8 is_wal, sync_writes, foreign, writable;
+};
+
+#define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define add(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
+#define swap_if(p, was, to)                                                                     \
+  ({                                                                                            \
+    __typeof__(*(p)) was_ = (was);                                                              \
+    __atomic_compare_exchange_n((p), &was_, (to), false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);   \
+  })
+
+/* start.c: what the process was started with; NULL and 0 in programs that are not Postgres. */
+extern struct region *region;
+extern u8 *arena;
+extern u64 arena_size;
+extern const char *data_dir, *socket_path;
+extern size_t data_dir_length;
+extern bool wal_hook;
+extern u64 wal_segment_size;
+extern pid_t postmaster_pid;
+
+/* system.c: system calls under their own names, because libc's names are ours here. */
+int sys_open(const char *path, int flags, mode_t mode);
+int sys_close(int fd);
+ssize_t sys_pwrite(int fd, const void *data, size_t n, off_t at);
+int sys_stat(const char *path, struct stat *out, int flags);
+void say(const char *text, const char *more);
+__attribute__((noreturn)) void die(const char *text, const char *more);
+void pause_ms(long ms);
+u64 clock_ms(void);
+void wait_word(u32 *word, u32 value);
+void wake_word(u32 *word);
+void hold_signals(sigset_t *before);
+void release_signals(const sigset_t *before);
+
+/* interrupts.c */
+extern bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
+extern bool reads_relation;      /* the call is a read of a relation's file */
+bool interrupted(u64 *since);
+int give_up(void);
+void expect_no_error(void);
+bool is_recovering(void);
+
+/* agent.c */
+struct question {
+  u8 type;
+  const struct key *key; /* NULL: about no file */
+  u64 a;
+  u32 b, c;
+};
+extern u8 pages[MAX_PAGES * BLOCK]; /* the last answer that had a payload */
+extern bool talking;
+void disconnect(void);
+void notify(struct question question);
+int ask(struct question question, void *into, size_t room, void **big, struct wire_reply *reply);
+
+/* names.c */
+int classify(const char *path, struct key *key, u64 *segno, const char **local);
+void format_path(const struct key *key, char out[MAX_PATH]);
+char *put_number(char *at, u32 value);
+const char *after(const char *path, const char *prefix);
+
+/* slots.c */
+void *arena_take(u64 bytes);
+struct slot *find_slot(const struct key *key);
+void settle(struct slot *slot, u32 state);
+u32 settled_state(struct slot *slot);
+bool try_lock_slot(struct slot *slot, u32 from);
+u32 lock_slot(struct slot *slot);
+void unlock_slot(u32 state);
+
+/* held.c */
+struct held_blocks {
+  struct file *file; /* NULL: no blocks */
+  u32 from, to;      /* among [from, to), what is in `state` is ours */
+  u8 state;
+};
+struct held_slot {
+  struct slot *slot;
+  u32 was;
+};
+extern struct held_blocks held_blocks;
+extern struct held_slot held_slots[2];
+extern u32 held_slot_count;
+extern u32 abandoned; /* waits that a signal handler on its way to exit() has ended */
+void blocks_changed(struct file *file);
+void give_back_blocks(void);
+void give_back_all(void);
+void begin_wait(u32 expected_slots);
+void end_wait(u32 abandoned_before);
+
+/* files.c */
+void say_hello(void);
+struct slot *resolve(const struct key *key, const char *path, int64_t bytes);
+int list_directory(const char *path);
+void mark_directory_local(const char *path);
+
+/* blocks.c */
+extern struct fd_entry fds[MAX_FD];
+u32 block_of(u64 at);
+u32 block_end(u64 end);
+int before_read(int fd, off_t at, size_t n);
+int before_write(struct file *file, int fd, off_t at, size_t n);
+void after_write(struct file *file, off_t at, ssize_t written);
+void forget_blocks(struct file *file, u32 keep);
+
+/* The file behind a descriptor, while blocks of it may be absent. */
+static inline struct file *lazy_file(int fd) {
+  if (fd < 0 || fd >= MAX_FD) {
+    return NULL;
+  }
+  struct file *file = fds[fd].file;
+  return file != NULL && load(&file->nabsent) > 0 ? file : NULL;
+}
+
+/* wal.c */
+void wal_written(const struct fd_entry *entry, off_t at, size_t n);
+int sync_file(int fd, int number);

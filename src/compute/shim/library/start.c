@@ -1,0 +1,141 @@
+/* start.c: finds out whether this is Postgres, makes the shared memory, and sees to forks and the end. */
+#include "shim.h"
+
+struct region *region;
+u8 *arena;
+u64 arena_size;
+const char *data_dir, *socket_path;
+size_t data_dir_length;
+bool wal_hook;
+u64 wal_segment_size = 16u << 20;
+pid_t postmaster_pid;
+static pid_t forker_pid;
+
+static void before_fork(void) {
+  forker_pid = getpid();
+  say_hello();
+}
+
+static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0); }
+
+/*
+ * Each Postgres process asks for a signal of its own when its postmaster dies (PostmasterDeathSignalInit,
+ * storage/ipc/pmsignal.c) and notices it where it waits for a latch: not while it waits in here. Ours stays.
+ */
+EXPORT int prctl(int option, ...) {
+  unsigned long arguments[4];
+  va_list list;
+  va_start(list, option);
+  for (int i = 0; i < 4; i++) {
+    arguments[i] = va_arg(list, unsigned long);
+  }
+  va_end(list);
+  if (region != NULL && option == PR_SET_PDEATHSIG) {
+    return 0;
+  }
+  return (int)syscall(SYS_prctl, option, arguments[0], arguments[1], arguments[2], arguments[3]);
+}
+
+/* Of the parent's. */
+static void forget_claims(void) {
+  held_blocks.file = NULL;
+  held_slot_count = 0;
+}
+
+static void after_fork_in_child(void) {
+  disconnect();
+  forget_claims();
+  talking = false;
+  if (forker_pid != postmaster_pid) {
+    return;
+  }
+  /* A backend that waits in here never notices that its postmaster died. */
+  set_death_signal(SIGKILL);
+  if (getppid() != postmaster_pid) {
+    _exit(2);
+  }
+}
+
+static const char *setting(const char *name) {
+  const char *value = getenv(name);
+  /* A copy: Postgres overwrites its environment to show process titles. */
+  return value == NULL || *value == 0 ? NULL : strdup(value);
+}
+
+static void map_region(void) {
+  for (arena_size = 16ull << 30; arena_size >= 256u << 20; arena_size /= 4) {
+    /* Anonymous: it lives and dies with the process tree, so that none is ever stale. Mostly never touched. */
+    void *at = mmap(NULL, sizeof(struct region) + arena_size, PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED) {
+      madvise(at, sizeof(struct region) + arena_size, MADV_DONTDUMP);
+      arena = (u8 *)at + sizeof(struct region);
+      region = at;
+      return;
+    }
+  }
+  die("cannot reserve shared memory", "");
+}
+
+static bool is_our_program(void) {
+  char path[4096];
+  const char *wanted = getenv("STRATA_SHIM_PROGRAM");
+  ssize_t n = syscall(SYS_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path - 1);
+  if (n <= 0) {
+    return false;
+  }
+  path[n] = 0;
+  const char *name = strrchr(path, '/');
+  return strcmp(name == NULL ? path : name + 1, wanted == NULL ? "postgres" : wanted) == 0;
+}
+
+__attribute__((constructor)) static void start(void) {
+  /* Programs on the way to Postgres, such as setpriv, keep the environment and stay as they are. */
+  if (!is_our_program()) {
+    return;
+  }
+  data_dir = setting("STRATA_SHIM_DATA_DIR");
+  socket_path = setting("STRATA_SHIM_SOCKET");
+  const char *wal = setting("STRATA_SHIM_WAL");
+  const char *segment_size = setting("STRATA_SHIM_WAL_SEGMENT_SIZE");
+  const char *parent = setting("STRATA_SHIM_PARENT_PID");
+  if (data_dir == NULL || data_dir[0] != '/' || socket_path == NULL || wal == NULL) {
+    die("STRATA_SHIM_DATA_DIR, STRATA_SHIM_SOCKET and STRATA_SHIM_WAL must be set", "");
+  }
+  struct sockaddr_un address;
+  if (strlen(socket_path) >= sizeof address.sun_path) {
+    die("the socket's path is too long: ", socket_path);
+  }
+  wal_hook = strcmp(wal, "quorum") == 0;
+  if (!wal_hook && strcmp(wal, "none") != 0) {
+    die("STRATA_SHIM_WAL must be quorum or none, not ", wal);
+  }
+  if (segment_size != NULL) {
+    wal_segment_size = strtoull(segment_size, NULL, 10);
+    if (wal_segment_size < 1u << 20 || wal_segment_size > 1u << 30 ||
+        (wal_segment_size & (wal_segment_size - 1)) != 0) {
+      die("bad STRATA_SHIM_WAL_SEGMENT_SIZE ", segment_size);
+    }
+  }
+  data_dir_length = strlen(data_dir);
+  while (data_dir_length > 1 && data_dir[data_dir_length - 1] == '/') {
+    data_dir_length--;
+  }
+  postmaster_pid = getpid();
+  set_death_signal(SIGQUIT);
+  /* The agent may have died before the line above. */
+  if (parent != NULL && getppid() != (pid_t)strtol(parent, NULL, 10)) {
+    die("the compute agent is gone", "");
+  }
+  /* Programs that Postgres starts (COPY PROGRAM, archive commands) run without us. */
+  unsetenv("LD_PRELOAD");
+  map_region();
+  pthread_atfork(before_fork, NULL, after_fork_in_child);
+}
+
+/* exit(), also out of a signal handler that interrupted us. After _exit() and a crash Postgres ends as a whole. */
+__attribute__((destructor)) static void finish(void) {
+  if (region != NULL) {
+    give_back_all();
+  }
+}
