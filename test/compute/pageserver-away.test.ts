@@ -2,10 +2,10 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { monotonicMs } from "../src/base/clock.ts";
-import { errnoCode } from "../src/base/errors.ts";
-import { TestCluster } from "../testing/cluster.ts";
-import { connect } from "../testing/tpcb.ts";
+import { monotonicMs } from "../../src/base/clock.ts";
+import { errnoCode } from "../../src/base/errors.ts";
+import { TestCluster } from "../../testing/cluster.ts";
+import { connect } from "../../testing/tpcb.ts";
 
 const ROWS = 20_000;
 

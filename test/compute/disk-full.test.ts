@@ -5,12 +5,12 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, readlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
-import { monotonicMs } from "../src/base/clock.ts";
-import { errnoCode, errorMessage } from "../src/base/errors.ts";
-import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/damage.ts";
-import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../testing/small-disk.ts";
-import { connect } from "../testing/tpcb.ts";
+import { monotonicMs } from "../../src/base/clock.ts";
+import { errnoCode, errorMessage } from "../../src/base/errors.ts";
+import { TestCluster } from "../../testing/cluster.ts";
+import { eventually } from "../../testing/damage.ts";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../../testing/small-disk.ts";
+import { connect } from "../../testing/tpcb.ts";
 
 const DISK_BYTES = 256 * 1024 * 1024;
 const ROW_BYTES = 32_000;
