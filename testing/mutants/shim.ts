@@ -2,7 +2,8 @@
 
 import type { MutantPart } from "./mutant.ts";
 
-const SHIM = "src/compute/shim/strata_shim.c";
+const BLOCKS = "src/compute/shim/library/blocks.c";
+const HELD = "src/compute/shim/library/held.c";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const STRESS = "src/compute/shim/shim-stress.test.ts";
 const ALL_AT_ONCE = "claims: no write is lost and no zero is read, whatever runs at once";
@@ -12,7 +13,7 @@ export const SHIM_MUTANTS: MutantPart = {
   mutants: [
     {
       rule: "a short write marks all its blocks present",
-      file: SHIM,
+      file: BLOCKS,
       search: "((u64)block + 1) * BLOCK <= done; block++",
       replace: "done > (u64)at; block++",
       test: SCENES,
@@ -20,7 +21,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a block is there that was written in part",
-      file: SHIM,
+      file: BLOCKS,
       search: "((u64)block + 1) * BLOCK <= done; block++",
       replace: "(u64)block * BLOCK <= done; block++",
       test: SCENES,
@@ -28,15 +29,15 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "an exit keeps claims on blocks",
-      file: SHIM,
-      search: "static void give_back_all(void) {\n  give_back_blocks();",
-      replace: "static void give_back_all(void) {",
+      file: HELD,
+      search: "void give_back_all(void) {\n  give_back_blocks();",
+      replace: "void give_back_all(void) {",
       test: SCENES,
       name: "claims: a process that exits out of a signal handler leaves no claim on a block",
     },
     {
       rule: "an exit keeps the lock of a path",
-      file: SHIM,
+      file: HELD,
       search: "    settle(held_slots[held_slot_count].slot, held_slots[held_slot_count].was);\n  }",
       replace: "  }",
       test: SCENES,
@@ -44,7 +45,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a signal handler waits for what its own process claimed",
-      file: SHIM,
+      file: HELD,
       search: "  if (talking || held_blocks.file != NULL || held_slot_count > expected_slots) {",
       replace: "  if (talking && held_slot_count > expected_slots + 1000) {",
       test: SCENES,
@@ -52,7 +53,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a truncation does not wait for the fetch of a block that it cuts off",
-      file: SHIM,
+      file: BLOCKS,
       search: "wait_block(file, block); /* and look again */",
       replace: "block++;",
       test: SCENES,
@@ -60,7 +61,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a writer does not claim",
-      file: SHIM,
+      file: BLOCKS,
       search: "(state == ABSENT && claim(file, block, 1, WRITING) == 1)",
       replace: "state == ABSENT",
       test: STRESS,
@@ -68,7 +69,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a partial write does not fetch the rest",
-      file: SHIM,
+      file: BLOCKS,
       search: "at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0",
       replace: "at < 0 && fault(file, fd, from, from + 1) != 0",
       test: STRESS,
@@ -76,7 +77,7 @@ export const SHIM_MUTANTS: MutantPart = {
     },
     {
       rule: "a reader does not wait for another's fetch",
-      file: SHIM,
+      file: BLOCKS,
       search:
         "      if (!wait_block(file, from)) {\n        return give_up();\n      }\n      continue;",
       replace: "      from++;\n      continue;",
