@@ -1,11 +1,11 @@
 // What must hold at every step of a simulated run.
 
 import { formatLsn, type Lsn, maxLsn, minLsn } from "../src/base/lsn.ts";
-import type { AcceptorState } from "../src/safekeeper/acceptor.ts";
-import { lastLogTerm } from "../src/safekeeper/acceptor.ts";
-import { type MembershipConfiguration, majority } from "../src/safekeeper/membership.ts";
-import { isAtLeast } from "../src/safekeeper/membership-change.ts";
-import { lastTermAt, type Term } from "../src/safekeeper/term-history.ts";
+import type { AcceptorState } from "../src/safekeeper/consensus/acceptor.ts";
+import { lastLogTerm } from "../src/safekeeper/consensus/acceptor.ts";
+import { type MembershipConfiguration, majority } from "../src/safekeeper-protocol/membership.ts";
+import { isAtLeast } from "../src/safekeeper-protocol/membership-change.ts";
+import { lastTermAt, type Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
 import type { SimulatedStore } from "./simulated-store.ts";
 import { FIRST_LSN, type Leader, readLeader, walOnDisk } from "./simulated-wal.ts";

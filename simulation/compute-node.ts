@@ -6,15 +6,15 @@ import {
   allMembers,
   type MembershipConfiguration,
   type SafekeeperId,
-} from "../src/safekeeper/membership.ts";
-import type { AcceptorMessage } from "../src/safekeeper/messages.ts";
+} from "../src/safekeeper-protocol/membership.ts";
+import type { AcceptorMessage } from "../src/safekeeper-protocol/messages.ts";
+import { lastTermAt } from "../src/safekeeper-protocol/term-history.ts";
 import {
   Proposer,
   type ProposerConfig,
   type ProposerEffect,
   type ProposerEvent,
-} from "../src/safekeeper/proposer.ts";
-import { lastTermAt } from "../src/safekeeper/term-history.ts";
+} from "../src/walproposer/proposer.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { Violation } from "./checker.ts";
 import { Connection, type WalRange } from "./connection.ts";

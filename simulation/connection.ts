@@ -1,7 +1,7 @@
 // One START_WAL_PUSH connection between a simulated compute and a safekeeper.
 
 import type { Lsn } from "../src/base/lsn.ts";
-import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper/messages.ts";
+import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
 import type { ComputeNode } from "./compute-node.ts";
 import type { SafekeeperNode } from "./safekeeper-node.ts";
 import { Pipe, type SimulatedNetwork } from "./simulated-network.ts";

@@ -3,7 +3,7 @@
 import { alignLsn, type Lsn, pageOffset, walFileName } from "../src/base/lsn.ts";
 import { LONG_PAGE_HEADER_SIZE } from "../src/postgres/wal-page.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
-import type { SafekeeperId } from "../src/safekeeper/membership.ts";
+import type { SafekeeperId } from "../src/safekeeper-protocol/membership.ts";
 import type { ComputeNode } from "./compute-node.ts";
 import type { Fault } from "./faults.ts";
 import type { SafekeeperNode } from "./safekeeper-node.ts";

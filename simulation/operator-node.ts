@@ -1,6 +1,9 @@
 // The simulated operator: changes the membership, and fills safekeepers again that lost their disk.
 
-import type { MembershipConfiguration, SafekeeperId } from "../src/safekeeper/membership.ts";
+import type {
+  MembershipConfiguration,
+  SafekeeperId,
+} from "../src/safekeeper-protocol/membership.ts";
 import {
   finalConfiguration,
   isAtLeast,
@@ -10,7 +13,7 @@ import {
   renewedConfiguration,
   type SyncPosition,
   syncPosition,
-} from "../src/safekeeper/membership-change.ts";
+} from "../src/safekeeper-protocol/membership-change.ts";
 import type { Node } from "./simulated-network.ts";
 import type { World } from "./world.ts";
 

@@ -3,10 +3,10 @@
 import { replaceClock } from "../src/base/clock.ts";
 import { formatLsn, type Lsn } from "../src/base/lsn.ts";
 import { SeededRandom } from "../src/base/random.ts";
-import { lastLogTerm } from "../src/safekeeper/acceptor.ts";
-import type { ProposerMessage } from "../src/safekeeper/messages.ts";
-import { highestCommonPoint, type TermLsn } from "../src/safekeeper/term-history.ts";
+import { lastLogTerm } from "../src/safekeeper/consensus/acceptor.ts";
 import { Timeline } from "../src/safekeeper/timeline.ts";
+import type { ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
+import { highestCommonPoint, type TermLsn } from "../src/safekeeper-protocol/term-history.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { newTimeline, silentContext } from "./simulated-timeline.ts";

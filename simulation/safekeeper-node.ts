@@ -14,19 +14,19 @@ import {
   type AcceptorState,
   lastLogTerm,
   readableLsn,
-} from "../src/safekeeper/acceptor.ts";
+} from "../src/safekeeper/consensus/acceptor.ts";
+import type { PeerReport } from "../src/safekeeper/consensus/peer-commit.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
-import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
-import type { MemberPosition } from "../src/safekeeper/membership-change.ts";
-import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper/messages.ts";
-import type { PeerReport } from "../src/safekeeper/peer-commit.ts";
+import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
+import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
+import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
+import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
 import {
   NO_PAGESERVER_FEEDBACK,
   type PageserverFeedback,
-} from "../src/safekeeper/replication/pageserver-feedback.ts";
-import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
-import type { Term } from "../src/safekeeper/term-history.ts";
-import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+} from "../src/safekeeper-protocol/pageserver-feedback.ts";
+import type { Term } from "../src/safekeeper-protocol/term-history.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";

@@ -2,7 +2,7 @@
 
 import { StorageError } from "../src/base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../src/base/lsn.ts";
-import type { AcceptorState } from "../src/safekeeper/acceptor.ts";
+import type { AcceptorState } from "../src/safekeeper/consensus/acceptor.ts";
 import type { WalPlacement } from "../src/safekeeper/control-file.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
 import {

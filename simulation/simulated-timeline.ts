@@ -4,11 +4,14 @@ import { join } from "node:path";
 import { StorageError } from "../src/base/errors.ts";
 import type { Logger } from "../src/base/log.ts";
 import { MemoryObjectStore } from "../src/object-store/memory-object-store.ts";
-import type { AcceptorPersistentState, AcceptorState } from "../src/safekeeper/acceptor.ts";
+import type {
+  AcceptorPersistentState,
+  AcceptorState,
+} from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
-import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
 import { SafekeeperMetrics } from "../src/safekeeper/metrics.ts";
 import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
 import {
   FIRST_LSN,

@@ -3,7 +3,7 @@
 import type { TenantId, TimelineId } from "../src/base/ids.ts";
 import { type Lsn, segmentNumber, segmentOffset, toLsn, walFileName } from "../src/base/lsn.ts";
 import { CONTROL_FILE_NAME, decodeWholeControlFile } from "../src/safekeeper/control-file.ts";
-import type { Term, TermHistory } from "../src/safekeeper/term-history.ts";
+import type { Term, TermHistory } from "../src/safekeeper-protocol/term-history.ts";
 import type { WalBuilder } from "../testing/wal-builder.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
 import type { SimulatedStore } from "./simulated-store.ts";

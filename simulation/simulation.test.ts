@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { runPowerCuts } from "./power-cuts.ts";
 import { shrink } from "./shrink.ts";
 import { run } from "./simulation.ts";
-import { loadVariant, VARIANTS } from "./variants.ts";
+import { changed, loadVariant, VARIANTS } from "./variants.ts";
 
 const SEEDS = 200;
 const CUTS = 300;
@@ -65,6 +67,17 @@ test("simulation: power cuts under the storage lose nothing acknowledged", () =>
     tornSectors += result.tornSectors;
   }
   assert.ok(acknowledgedBytes > CUTS * 500 && tornSectors > CUTS / 2);
+});
+
+test("variants: every change fits the code, so that none of them is the code itself", () => {
+  for (const { name, changes } of VARIANTS) {
+    const files = new Map<string, string>();
+    for (const change of changes) {
+      const { file } = change;
+      const path = join(import.meta.dirname, "..", file);
+      files.set(file, changed(files.get(file) ?? readFileSync(path, "utf8"), change, name));
+    }
+  }
 });
 
 for (const { name, rule, seed } of VARIANTS) {

@@ -7,7 +7,7 @@ import {
   type MembershipConfiguration,
   NO_MEMBERSHIP,
   type SafekeeperId,
-} from "../src/safekeeper/membership.ts";
+} from "../src/safekeeper-protocol/membership.ts";
 import { Checker, type PowerCutCopy, Violation } from "./checker.ts";
 import { ComputeNode } from "./compute-node.ts";
 import { injectFault } from "./fault-injection.ts";

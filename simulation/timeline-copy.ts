@@ -7,14 +7,14 @@ import {
   type AcceptorPersistentState,
   lastLogTerm,
   persistentNow,
-} from "../src/safekeeper/acceptor.ts";
+} from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "../src/safekeeper/control-file.ts";
-import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
-import type { MemberPosition } from "../src/safekeeper/membership-change.ts";
-import { historyUpTo, type Term } from "../src/safekeeper/term-history.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
 import { newWholeSegmentCheck } from "../src/safekeeper/wal-backup/read-segment.ts";
 import { SegmentCheck } from "../src/safekeeper/wal-backup/segment-check.ts";
+import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
+import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
+import { historyUpTo, type Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOut, type SimulatedStore } from "./simulated-store.ts";
 import { SEGMENT_SIZE, TIMELINE_DIRECTORY } from "./simulated-wal.ts";

@@ -2,9 +2,9 @@
 
 import type { Variant } from "./variants.ts";
 
-const ACCEPTOR = "src/safekeeper/acceptor.ts";
-const PROPOSER = "src/safekeeper/proposer.ts";
-const PEERS = "src/safekeeper/peer-commit.ts";
+const ACCEPTOR = "src/safekeeper/consensus/acceptor.ts";
+const PROPOSER = "src/walproposer/proposer.ts";
+const PEERS = "src/safekeeper/consensus/peer-commit.ts";
 
 export const consensusVariants: readonly Variant[] = [
   {
@@ -124,7 +124,7 @@ export const consensusVariants: readonly Variant[] = [
     seed: 3,
     changes: [
       {
-        file: "src/safekeeper/membership.ts",
+        file: "src/safekeeper-protocol/membership.ts",
         find: "return Math.floor(count / 2) + 1;",
         replace: "return Math.max(1, Math.floor(count / 2));",
       },

@@ -63,7 +63,7 @@ export const diskVariants: readonly Variant[] = [
     seed: 418,
     changes: [
       {
-        file: "src/safekeeper/acceptor.ts",
+        file: "src/safekeeper/consensus/acceptor.ts",
         find: "if (persistent.flushedLsn > startStreamingAt) {",
         replace: "if (persistent.flushedLsn < 0) {",
       },

@@ -2,7 +2,7 @@
 
 import type { Variant } from "./variants.ts";
 
-const CHANGE = "src/safekeeper/membership-change.ts";
+const CHANGE = "src/safekeeper-protocol/membership-change.ts";
 const OPERATOR = "simulation/operator-node.ts";
 
 export const membershipVariants: readonly Variant[] = [
@@ -12,7 +12,7 @@ export const membershipVariants: readonly Variant[] = [
     seed: 1649,
     changes: [
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: ": [this.#mconf.members, this.#mconf.newMembers];",
         replace: ": [this.#mconf.newMembers];",
       },
@@ -24,17 +24,17 @@ export const membershipVariants: readonly Variant[] = [
     seed: 63,
     changes: [
       {
-        file: "src/safekeeper/acceptor.ts",
+        file: "src/safekeeper/consensus/acceptor.ts",
         find: "if (own !== generation) {",
         replace: "if (own < 0) {",
       },
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: "if (vote.generation !== this.#mconf.generation) {",
         replace: "if (vote.generation < 0) {",
       },
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: "if (message.generation !== this.#mconf.generation || message.term !== this.#term) {",
         replace: "if (message.term !== this.#term) {",
       },
@@ -145,12 +145,12 @@ export const membershipVariants: readonly Variant[] = [
     seed: 80,
     changes: [
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: "if (resumes !== undefined && message.term > Math.max(resumes.term, this.#term)) {",
         replace: "if (resumes !== undefined && message.term < 0) {",
       },
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: "resumes.wonTerms.includes(lastTerm) ||",
         replace: "lastTerm > 0 ||",
       },
@@ -162,7 +162,7 @@ export const membershipVariants: readonly Variant[] = [
     seed: 22,
     changes: [
       {
-        file: "src/safekeeper/proposer.ts",
+        file: "src/walproposer/proposer.ts",
         find: "resumes.wonTerms.includes(lastTerm) ||",
         replace: "lastTerm > 0 ||",
       },

@@ -1,7 +1,7 @@
 // What the processes of a simulated run share.
 
 import type { SeededRandom } from "../src/base/random.ts";
-import type { MembershipConfiguration } from "../src/safekeeper/membership.ts";
+import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
 import type { Checker } from "./checker.ts";
 import type { ComputeNode } from "./compute-node.ts";
 import type { PageserverNode } from "./pageserver-node.ts";

@@ -7,14 +7,14 @@ import { addLsn, parseLsn } from "../src/base/lsn.ts";
 import type { TimelineInfo } from "../src/pageserver/api.ts";
 import { encodeMessage } from "../src/postgres/wire/wire-messages.ts";
 import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
-import { NO_MEMBERSHIP } from "../src/safekeeper/membership.ts";
+import { NO_MEMBERSHIP } from "../src/safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   decodeAcceptorMessage,
   encodeProposerMessage,
   type ProposerGreeting,
   type ProposerMessage,
-} from "../src/safekeeper/messages.ts";
+} from "../src/safekeeper-protocol/messages.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { timelineInfo } from "../testing/damage.ts";
 import { converse, lastError, simpleQuery, startupPacket } from "../testing/hostile-client.ts";

@@ -9,7 +9,10 @@ import { sleep } from "../src/base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { openWalPush, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
-import { decodeAcceptorMessage, encodeProposerMessage } from "../src/safekeeper/messages.ts";
+import {
+  decodeAcceptorMessage,
+  encodeProposerMessage,
+} from "../src/safekeeper-protocol/messages.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";
 

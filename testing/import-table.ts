@@ -27,10 +27,15 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     libraries: ["base", "http", "postgres"],
     isService: true,
   },
+  "safekeeper-protocol": { job: "messages, terms, memberships", libraries: ["base"] },
   safekeeper: {
     job: "the WAL quorum",
-    libraries: ["base", "http", "postgres", "wal-decoder", "object-store"],
+    libraries: ["base", "http", "postgres", "wal-decoder", "object-store", "safekeeper-protocol"],
     isService: true,
+  },
+  walproposer: {
+    job: "leads the safekeepers",
+    libraries: ["base", "postgres", "safekeeper-protocol"],
   },
   pageserver: {
     job: "pages at any LSN",
@@ -39,12 +44,12 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   compute: {
     job: "one Postgres's agent and shim",
-    libraries: ["base", "http", "postgres", "wal-decoder"],
+    libraries: ["base", "http", "postgres", "wal-decoder", "safekeeper-protocol", "walproposer"],
     isService: true,
   },
   "storage-controller": {
     job: "who holds which timeline",
-    libraries: ["base", "postgres"],
+    libraries: ["base", "postgres", "safekeeper-protocol"],
   },
   local: {
     job: "one machine's home, daemons",
@@ -54,12 +59,4 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     job: "the strata command",
     libraries: ["base", "postgres", "storage-controller", "local", "wal-dump", "wal-verify"],
   },
-};
-
-/** Single files that are open to a component, each with its reason. */
-export const IMPORT_EXCEPTIONS: Readonly<Record<string, readonly string[]>> = {
-  // The proposer runs inside the compute's agent.
-  compute: ["safekeeper/proposer.ts", "safekeeper/messages.ts", "safekeeper/membership.ts"],
-  // The controller drives changes of membership.
-  "storage-controller": ["safekeeper/membership-change.ts", "safekeeper/membership.ts"],
 };

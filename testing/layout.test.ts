@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { existsSync, globSync, readFileSync } from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { test } from "node:test";
-import { IMPORT_EXCEPTIONS, IMPORT_TABLE } from "./import-table.ts";
+import { IMPORT_TABLE } from "./import-table.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 
@@ -14,7 +14,7 @@ const MAX_FILES = 25;
 /** Where circles of imports are still to be cut. */
 const CIRCULAR = /^(simulation|src\/safekeeper)\//;
 /** Folders that hold more than they should, until they are divided. */
-const FULL_FOLDERS = new Set(["src/safekeeper", "src/cli"]);
+const FULL_FOLDERS = new Set(["src/cli"]);
 
 interface Source {
   readonly path: string;
@@ -55,8 +55,7 @@ test("layout: imports go one way, between components through api.ts and client.t
       const allowed =
         from === to ||
         IMPORT_TABLE[from]?.libraries.includes(to) === true ||
-        (IMPORT_TABLE[to]?.isService === true && /^[^/]+\/(api|client)\.ts$/.test(target)) ||
-        IMPORT_EXCEPTIONS[from]?.includes(target) === true;
+        (IMPORT_TABLE[to]?.isService === true && /^[^/]+\/(api|client)\.ts$/.test(target));
       if (!allowed) {
         problems.push(`${source.path} imports ${target}`);
       }

@@ -9,7 +9,6 @@ import { monotonicMs, sleep } from "../src/base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { formatLsn, type Lsn, toLsn } from "../src/base/lsn.ts";
-import { ProposerDriver } from "../src/compute/wal/proposer-driver.ts";
 import { parseHostPort } from "../src/postgres/wire/wire-client.ts";
 import { openReplication, SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import {
@@ -17,6 +16,7 @@ import {
   type SafekeeperOptions,
   startSafekeeper,
 } from "../src/safekeeper/safekeeper.ts";
+import { ProposerDriver } from "../src/walproposer/proposer-driver.ts";
 import type { WalBuilder } from "./wal-builder.ts";
 
 const logger = createLogger("test", "silent");

@@ -17,9 +17,9 @@ import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { formatLsn, type Lsn, toLsn, WAL_SEGMENT_SIZE } from "../../src/base/lsn.ts";
-import { ProposerDriver } from "../../src/compute/wal/proposer-driver.ts";
 import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
 import { RecordWalker } from "../../src/wal-decoder/record-walker.ts";
+import { ProposerDriver } from "../../src/walproposer/proposer-driver.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
 
 const START = toLsn(WAL_SEGMENT_SIZE + 40);

@@ -101,7 +101,7 @@ export function parseEndpointSpec(text: string): EndpointSpec {
   return parsed;
 }
 
-/** As many as one timeline may have (safekeeper/membership.ts). */
+/** As many as one timeline may have (safekeeper-protocol/membership.ts). */
 const MAX_SAFEKEEPERS = 32;
 const HEX_32 = /^[0-9a-f]{32}$/;
 const ADDRESS = /^[^\s:]+:\d{1,5}$/;

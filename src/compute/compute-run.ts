@@ -5,13 +5,13 @@ import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import { postgresSocketDirectory } from "../postgres/installation.ts";
-import type { MembershipConfiguration } from "../safekeeper/membership.ts";
+import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
+import type { CommitTimes } from "../walproposer/commit-times.ts";
 import type { EndpointSpec } from "./api.ts";
 import { SUPERUSER } from "./maintenance-session.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
-import type { CommitTimes } from "./wal/commit-times.ts";
 import { WalPath } from "./wal/wal-path.ts";
 
 export interface ComputeRunOptions {

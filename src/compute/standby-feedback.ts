@@ -6,7 +6,10 @@ import type { Logger } from "../base/log.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
 import { ReplicationStream } from "../safekeeper/client.ts";
-import { type HotStandbyFeedback, NO_HOT_STANDBY_FEEDBACK } from "../safekeeper/messages.ts";
+import {
+  type HotStandbyFeedback,
+  NO_HOT_STANDBY_FEEDBACK,
+} from "../safekeeper-protocol/messages.ts";
 
 /*
  * Standbys stream from safekeepers, whose answers bring their hot standby feedback here. Only a

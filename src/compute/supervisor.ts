@@ -5,6 +5,7 @@ import { errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { canListen, requireFree } from "../base/ports.ts";
+import { CommitTimes } from "../walproposer/commit-times.ts";
 import type {
   ComputeStatus,
   ComputeStatusName,
@@ -15,7 +16,6 @@ import type {
 } from "./api.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
-import { CommitTimes } from "./wal/commit-times.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;

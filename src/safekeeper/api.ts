@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import { idText, lsnText } from "../http/schemas.ts";
+import type { MembershipConfiguration, SafekeeperId } from "../safekeeper-protocol/membership.ts";
 
 export const safekeeperIdSchema = z.object({
   id: z.int().min(0),
@@ -34,6 +35,26 @@ export const timelineCreateRequestSchema = z.object({
 
 export type MembershipJson = z.infer<typeof membershipSchema>;
 export type TimelineCreateRequest = z.infer<typeof timelineCreateRequestSchema>;
+
+export function membershipFromJson(json: MembershipJson): MembershipConfiguration {
+  const members = (set: MembershipJson["members"]): SafekeeperId[] =>
+    set.map((member) => ({ id: member.id, host: member.host, pgPort: member.pg_port }));
+  return {
+    generation: json.generation,
+    members: members(json.members),
+    newMembers: json.new_members == null ? undefined : members(json.new_members),
+  };
+}
+
+export function membershipToJson(mconf: MembershipConfiguration): MembershipJson {
+  const members = (set: readonly SafekeeperId[]) =>
+    set.map((member) => ({ id: member.id, host: member.host, pg_port: member.pgPort }));
+  return {
+    generation: mconf.generation,
+    members: members(mconf.members),
+    new_members: mconf.newMembers === undefined ? null : members(mconf.newMembers),
+  };
+}
 
 /** POST .../term_bump; without `term` it is raised by one. */
 export const termBumpRequestSchema = z.object({ term: z.int().min(1).nullish() });

@@ -7,8 +7,8 @@ import { commit, SafekeeperCluster, SEGMENT, START } from "../../testing/safekee
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import { addLsn, formatLsn, type Lsn } from "../base/lsn.ts";
 import { encodeMessage } from "../postgres/wire/wire-messages.ts";
-import { NO_MEMBERSHIP } from "./membership.ts";
-import { encodeProposerMessage, type ProposerMessage } from "./messages.ts";
+import { NO_MEMBERSHIP } from "../safekeeper-protocol/membership.ts";
+import { encodeProposerMessage, type ProposerMessage } from "../safekeeper-protocol/messages.ts";
 
 /** A safekeeper whose WAL is committed up to its middle record. */
 async function halfCommitted(t: TestContext) {

@@ -7,6 +7,11 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { HttpClient } from "../http/client.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
+import { type HotStandbyFeedback, PROTOCOL_VERSION } from "../safekeeper-protocol/messages.ts";
+import {
+  encodePageserverFeedback,
+  type PageserverFeedback,
+} from "../safekeeper-protocol/pageserver-feedback.ts";
 import type {
   DeleteResponse,
   MembershipJson,
@@ -20,11 +25,6 @@ import type {
   TimelineCopyRequest,
   TimelineCreateRequest,
 } from "./api.ts";
-import { type HotStandbyFeedback, PROTOCOL_VERSION } from "./messages.ts";
-import {
-  encodePageserverFeedback,
-  type PageserverFeedback,
-} from "./replication/pageserver-feedback.ts";
 import {
   decodeReplicationMessage,
   encodeHotStandbyFeedback,

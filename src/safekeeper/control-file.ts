@@ -5,9 +5,12 @@ import { type Disk, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import type { AcceptorPersistentState } from "./acceptor.ts";
-import { checkMembership, type MembershipConfiguration } from "./membership.ts";
-import { checkTermHistory } from "./term-history.ts";
+import {
+  checkMembership,
+  type MembershipConfiguration,
+} from "../safekeeper-protocol/membership.ts";
+import { checkTermHistory } from "../safekeeper-protocol/term-history.ts";
+import type { AcceptorPersistentState } from "./consensus/acceptor.ts";
 import {
   type PartialSegment,
   parsePartialSegmentName,

@@ -6,10 +6,12 @@ import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { type Route, route } from "../http/route.ts";
 import { tenantParams, timelineParams } from "../http/schemas.ts";
+import { NO_MEMBERSHIP } from "../safekeeper-protocol/membership.ts";
 import {
   type DeleteResponse,
   deleteQuerySchema,
   deleteResponseSchema,
+  membershipFromJson,
   safekeeperStatusSchema,
   safekeeperTimelineStatusSchema,
   type TimelineCreateRequest,
@@ -18,7 +20,6 @@ import {
   termBumpResponseSchema,
   timelineCreateRequestSchema,
 } from "./api.ts";
-import { membershipFromJson, NO_MEMBERSHIP } from "./membership.ts";
 import type { SafekeeperRouteOptions } from "./route-options.ts";
 import { timelineStatus } from "./timeline-status.ts";
 import { debugRoutes, membershipRoutes, transferRoutes } from "./transfer/http-transfer.ts";

@@ -20,10 +20,10 @@ import { createLogger } from "../base/log.ts";
 import { addLsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../safekeeper-protocol/pageserver-feedback.ts";
 import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
 import { BrokerServer } from "../storage-broker/server.ts";
 import { openReplication, openWalPush } from "./client.ts";
-import { NO_PAGESERVER_FEEDBACK } from "./replication/pageserver-feedback.ts";
 import { startSafekeeper } from "./safekeeper.ts";
 
 const logger = createLogger("test", "silent");

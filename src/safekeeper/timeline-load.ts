@@ -9,7 +9,7 @@ import {
   type AcceptorPersistentState,
   type AcceptorState,
   acceptorAfterStart,
-} from "./acceptor.ts";
+} from "./consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, decodeWholeControlFile, type WalPlacement } from "./control-file.ts";
 import type { TimelineContext } from "./timeline.ts";
 import { findEndOfWal, findStartOfWal, WalStorage } from "./wal-storage.ts";

@@ -6,8 +6,8 @@ import { newTimeline, silentContext } from "../../simulation/simulated-timeline.
 import { FIRST_LSN, SYSTEM_ID, TIMELINE_IDS } from "../../simulation/simulated-wal.ts";
 import { generateTimelineId, type TimelineId } from "../base/ids.ts";
 import { SeededRandom } from "../base/random.ts";
+import { NO_MEMBERSHIP } from "../safekeeper-protocol/membership.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "./control-file.ts";
-import { NO_MEMBERSHIP } from "./membership.ts";
 import { TimelineManager } from "./timeline-manager.ts";
 
 const WORKDIR = "/sk";

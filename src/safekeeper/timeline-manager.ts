@@ -6,14 +6,14 @@ import { type Disk, REAL_DISK } from "../base/disk.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import type { AcceptorPersistentState } from "./acceptor.ts";
-import { CONTROL_FILE_NAME } from "./control-file.ts";
 import {
   checkMembership,
   INVALID_GENERATION,
   isMember,
   type MembershipConfiguration,
-} from "./membership.ts";
+} from "../safekeeper-protocol/membership.ts";
+import type { AcceptorPersistentState } from "./consensus/acceptor.ts";
+import { CONTROL_FILE_NAME } from "./control-file.ts";
 import { Timeline, type TimelineContext } from "./timeline.ts";
 import { StoreCleaner } from "./wal-backup/store-cleaner.ts";
 import { listSegments } from "./wal-storage.ts";

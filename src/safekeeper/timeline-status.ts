@@ -2,8 +2,7 @@
 
 import { monotonicMs } from "../base/clock.ts";
 import { formatLsn } from "../base/lsn.ts";
-import type { SafekeeperTimelineStatus } from "./api.ts";
-import { membershipToJson } from "./membership.ts";
+import { membershipToJson, type SafekeeperTimelineStatus } from "./api.ts";
 import { WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
 import { partialSegmentName } from "./wal-backup/stored-wal.ts";

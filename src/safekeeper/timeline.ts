@@ -17,6 +17,15 @@ import {
   segmentStart,
 } from "../base/lsn.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
+import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
+import type { MemberPosition } from "../safekeeper-protocol/membership-change.ts";
+import type {
+  AcceptorMessage,
+  AppendResponse,
+  ProposerMessage,
+} from "../safekeeper-protocol/messages.ts";
+import type { PageserverFeedback } from "../safekeeper-protocol/pageserver-feedback.ts";
+import type { Term } from "../safekeeper-protocol/term-history.ts";
 import {
   type AcceptorAction,
   type AcceptorPersistentState,
@@ -30,25 +39,20 @@ import {
   receive,
   switchMembership,
   written,
-} from "./acceptor.ts";
+} from "./consensus/acceptor.ts";
+import { commitFromPeers, type PeerReport } from "./consensus/peer-commit.ts";
 import {
   ALL_LOCAL,
   CONTROL_FILE_NAME,
   type WalPlacement,
   writeControlFile,
 } from "./control-file.ts";
-import type { MembershipConfiguration } from "./membership.ts";
-import type { MemberPosition } from "./membership-change.ts";
-import type { AcceptorMessage, AppendResponse, ProposerMessage } from "./messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
-import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
-import type { PageserverFeedback } from "./replication/pageserver-feedback.ts";
 import {
   combinedStandbyFeedback,
   slowestPageserver,
   type WalConsumer,
 } from "./replication/wal-consumers.ts";
-import type { Term } from "./term-history.ts";
 import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
 import { type EndOfWal, fetchEndOfWal } from "./wal-backup/eviction.ts";
 import { type PartialSegment, StoredWal } from "./wal-backup/stored-wal.ts";

@@ -10,9 +10,9 @@ import {
   MAX_SEND_SIZE,
   PROTOCOL_VERSION,
   type ProposerMessage,
-} from "./messages.ts";
+} from "../safekeeper-protocol/messages.ts";
+import type { PageserverFeedback } from "../safekeeper-protocol/pageserver-feedback.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
-import type { PageserverFeedback } from "./replication/pageserver-feedback.ts";
 import type { Timeline } from "./timeline.ts";
 
 /**

@@ -10,7 +10,7 @@ export interface StorageNode {
 
 /** Ids of the safekeepers that hold a timeline. */
 export interface MembershipRecord {
-  /** Each is made once; see safekeeper/membership-change.ts. */
+  /** Each is made once; see safekeeper-protocol/membership-change.ts. */
   readonly generation: number;
   readonly members: readonly number[];
   /** While a change is under way. */

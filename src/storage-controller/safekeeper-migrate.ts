@@ -5,14 +5,13 @@ import { errorKind, errorMessage, StorageError, withContext } from "../base/erro
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import { splitAddress } from "../compute/api.ts";
+import { membershipFromJson, membershipToJson } from "../safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
 import {
   type MembershipConfiguration,
   majority,
-  membershipFromJson,
-  membershipToJson,
   type SafekeeperId,
-} from "../safekeeper/membership.ts";
+} from "../safekeeper-protocol/membership.ts";
 import {
   finalConfiguration,
   jointConfiguration,
@@ -21,12 +20,12 @@ import {
   renewedConfiguration,
   type SyncPosition,
   syncPosition,
-} from "../safekeeper/membership-change.ts";
+} from "../safekeeper-protocol/membership-change.ts";
 import type { ControllerStore, MembershipRecord, StorageNode } from "./controller-state.ts";
 import { findNode, type StorageController } from "./storage-controller.ts";
 
 /*
- * The steps are those of safekeeper/membership-change.ts. The state has the newest configuration,
+ * The steps are those of safekeeper-protocol/membership-change.ts. The state has the newest configuration,
  * written before any safekeeper hears of it; whoever comes after a crash goes on from there.
  */
 

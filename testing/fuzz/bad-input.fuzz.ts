@@ -15,16 +15,20 @@ import { generateTimelineId } from "../../src/base/ids.ts";
 import { addLsn, formatLsn, type Lsn, maxLsn, minLsn } from "../../src/base/lsn.ts";
 import { SeededRandom } from "../../src/base/random.ts";
 import { encodeMessage } from "../../src/postgres/wire/wire-messages.ts";
-import { persistentNow } from "../../src/safekeeper/acceptor.ts";
-import { NO_MEMBERSHIP } from "../../src/safekeeper/membership.ts";
+import { persistentNow } from "../../src/safekeeper/consensus/acceptor.ts";
+import { encodeStandbyStatus } from "../../src/safekeeper/replication/replication-messages.ts";
+import { NO_MEMBERSHIP } from "../../src/safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   decodeAcceptorMessage,
   encodeProposerMessage,
   type ProposerMessage,
-} from "../../src/safekeeper/messages.ts";
-import { encodeStandbyStatus } from "../../src/safekeeper/replication/replication-messages.ts";
-import { historyUpTo, MAX_TERM, MAX_TERM_JUMP } from "../../src/safekeeper/term-history.ts";
+} from "../../src/safekeeper-protocol/messages.ts";
+import {
+  historyUpTo,
+  MAX_TERM,
+  MAX_TERM_JUMP,
+} from "../../src/safekeeper-protocol/term-history.ts";
 import { converse, lastError, simpleQuery, startupPacket } from "../hostile-client.ts";
 import { commit, type Leader, SafekeeperCluster, SEGMENT, START } from "../safekeeper-cluster.ts";
 import { WalBuilder } from "../wal-builder.ts";

@@ -2,9 +2,9 @@
 
 import type { MutantPart } from "./mutant.ts";
 
-const ACCEPTOR = "src/safekeeper/acceptor.ts";
-const ACCEPTOR_TEST = "src/safekeeper/acceptor.test.ts";
-const CONSENSUS_TEST = "src/safekeeper/consensus.test.ts";
+const ACCEPTOR = "src/safekeeper/consensus/acceptor.ts";
+const ACCEPTOR_TEST = "src/safekeeper/consensus/acceptor.test.ts";
+const CONSENSUS_TEST = "src/safekeeper/consensus/consensus.test.ts";
 const WAL_STORAGE = "src/safekeeper/wal-storage.ts";
 const WAL_STORAGE_TEST = "src/safekeeper/wal-storage.test.ts";
 
@@ -95,7 +95,7 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
     },
     {
       rule: "peers count with WAL of a term that is not theirs any more",
-      file: "src/safekeeper/peer-commit.ts",
+      file: "src/safekeeper/consensus/peer-commit.ts",
       search: "report.term === term;",
       replace: "report.term >= 0;",
       test: ACCEPTOR_TEST,
@@ -103,7 +103,7 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
     },
     {
       rule: "one's own WAL counts whatever its term",
-      file: "src/safekeeper/peer-commit.ts",
+      file: "src/safekeeper/consensus/peer-commit.ts",
       search: "return state.persistent.term === term ? state.flushLsn : INVALID_LSN;",
       replace: "return state.flushLsn;",
       test: CONSENSUS_TEST,

@@ -2,9 +2,9 @@
 
 import type { MutantPart } from "./mutant.ts";
 
-const PROPOSER = "src/safekeeper/proposer.ts";
-const PROPOSER_TEST = "src/safekeeper/proposer.test.ts";
-const CONSENSUS_TEST = "src/safekeeper/consensus.test.ts";
+const PROPOSER = "src/walproposer/proposer.ts";
+const PROPOSER_TEST = "src/walproposer/proposer.test.ts";
+const CONSENSUS_TEST = "src/safekeeper/consensus/consensus.test.ts";
 
 export const WALPROPOSER_MUTANTS: MutantPart = {
   part: "walproposer",

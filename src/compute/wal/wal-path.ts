@@ -5,11 +5,11 @@ import type { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { type Lsn, maxLsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
-import { allMembers, type MembershipConfiguration } from "../../safekeeper/membership.ts";
-import type { HotStandbyFeedback } from "../../safekeeper/messages.ts";
+import { allMembers, type MembershipConfiguration } from "../../safekeeper-protocol/membership.ts";
+import type { HotStandbyFeedback } from "../../safekeeper-protocol/messages.ts";
+import type { CommitTimes } from "../../walproposer/commit-times.ts";
+import { type Election, ProposerDriver } from "../../walproposer/proposer-driver.ts";
 import { type EndpointSpec, splitAddress } from "../api.ts";
-import type { CommitTimes } from "./commit-times.ts";
-import { type Election, ProposerDriver } from "./proposer-driver.ts";
 import type { WalShipper } from "./wal-shipper.ts";
 import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
 

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { type Lsn, toLsn, walFileName } from "../../base/lsn.ts";
 import { PG_VERSIONS } from "../../postgres/versions.ts";
-import { CommitTimes } from "./commit-times.ts";
+import { CommitTimes } from "../../walproposer/commit-times.ts";
 import { LocalWal } from "./local-wal.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";

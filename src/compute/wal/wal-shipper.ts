@@ -3,7 +3,7 @@
 import { monotonicMs } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
-import type { CommitTimes } from "./commit-times.ts";
+import type { CommitTimes } from "../../walproposer/commit-times.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";
 

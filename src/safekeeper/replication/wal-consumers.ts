@@ -1,8 +1,11 @@
 // Who streams WAL out of a timeline, and what all of them together have told.
 
 import { type Lsn, minLsn } from "../../base/lsn.ts";
-import { type HotStandbyFeedback, NO_HOT_STANDBY_FEEDBACK } from "../messages.ts";
-import type { PageserverFeedback } from "./pageserver-feedback.ts";
+import {
+  type HotStandbyFeedback,
+  NO_HOT_STANDBY_FEEDBACK,
+} from "../../safekeeper-protocol/messages.ts";
+import type { PageserverFeedback } from "../../safekeeper-protocol/pageserver-feedback.ts";
 
 /** A connection that streams WAL out of a timeline. */
 export interface WalConsumer {

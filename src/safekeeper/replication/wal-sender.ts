@@ -5,12 +5,12 @@ import { errorMessage, StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, minLsn, segmentStart } from "../../base/lsn.ts";
 import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
 import type { WireSession } from "../../postgres/wire/wire-server.ts";
-import { readableLsn } from "../acceptor.ts";
-import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../messages.ts";
-import type { Term } from "../term-history.ts";
+import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../../safekeeper-protocol/messages.ts";
+import type { PageserverFeedback } from "../../safekeeper-protocol/pageserver-feedback.ts";
+import type { Term } from "../../safekeeper-protocol/term-history.ts";
+import { readableLsn } from "../consensus/acceptor.ts";
 import type { Timeline } from "../timeline.ts";
 import type { WalReader } from "../wal-storage.ts";
-import type { PageserverFeedback } from "./pageserver-feedback.ts";
 import {
   decodeStandbyMessage,
   encodeKeepalive,

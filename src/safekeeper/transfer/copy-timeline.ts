@@ -11,8 +11,8 @@ import {
   segmentStart,
   walFileName,
 } from "../../base/lsn.ts";
-import { type AcceptorPersistentState, persistentNow } from "../acceptor.ts";
-import { historyUpTo, lastTermAt } from "../term-history.ts";
+import { historyUpTo, lastTermAt } from "../../safekeeper-protocol/term-history.ts";
+import { type AcceptorPersistentState, persistentNow } from "../consensus/acceptor.ts";
 import type { Timeline } from "../timeline.ts";
 import type { TimelineManager } from "../timeline-manager.ts";
 import { timelinePrefix } from "../wal-backup/stored-wal.ts";

@@ -8,26 +8,26 @@ import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
 import { mediaRoute, type Route, route } from "../../http/route.ts";
 import { timelineParams } from "../../http/schemas.ts";
 import {
+  checkMembership,
+  isMember,
+  type MembershipConfiguration,
+} from "../../safekeeper-protocol/membership.ts";
+import {
   debugDumpQuerySchema,
   debugDumpSchema,
   deleteResponseSchema,
   digestQuerySchema,
   type MembershipJson,
   type MembershipSwitchResponse,
+  membershipFromJson,
   membershipRequestSchema,
   membershipSwitchResponseSchema,
+  membershipToJson,
   pullTimelineRequestSchema,
   pullTimelineResponseSchema,
   timelineCopyRequestSchema,
   timelineDigestSchema,
 } from "../api.ts";
-import {
-  checkMembership,
-  isMember,
-  type MembershipConfiguration,
-  membershipFromJson,
-  membershipToJson,
-} from "../membership.ts";
 import type { SafekeeperRouteOptions } from "../route-options.ts";
 import type { Timeline } from "../timeline.ts";
 import { copyTimeline } from "./copy-timeline.ts";

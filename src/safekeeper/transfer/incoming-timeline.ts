@@ -7,7 +7,7 @@ import { diskError, fsyncDirectory, REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, maxLsn, segmentNumber, walFileName } from "../../base/lsn.ts";
 import { pgVersion } from "../../postgres/versions.ts";
-import type { AcceptorPersistentState } from "../acceptor.ts";
+import type { AcceptorPersistentState } from "../consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "../control-file.ts";
 import { SegmentCheck } from "../wal-backup/segment-check.ts";
 

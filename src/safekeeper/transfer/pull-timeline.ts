@@ -3,19 +3,18 @@
 import { errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
-import type { AcceptorPersistentState } from "../acceptor.ts";
-import type { SafekeeperTimelineStatus } from "../api.ts";
-import { SafekeeperHttpClient } from "../client.ts";
-import { CONTROL_FILE_NAME, decodeControlFile } from "../control-file.ts";
 import {
   INVALID_GENERATION,
   isMember,
   type MembershipConfiguration,
   majority,
-  membershipFromJson,
   type SafekeeperId,
-} from "../membership.ts";
-import type { Term } from "../term-history.ts";
+} from "../../safekeeper-protocol/membership.ts";
+import type { Term } from "../../safekeeper-protocol/term-history.ts";
+import { membershipFromJson, type SafekeeperTimelineStatus } from "../api.ts";
+import { SafekeeperHttpClient } from "../client.ts";
+import type { AcceptorPersistentState } from "../consensus/acceptor.ts";
+import { CONTROL_FILE_NAME, decodeControlFile } from "../control-file.ts";
 import type { TimelineManager } from "../timeline-manager.ts";
 import { IncomingTimeline } from "./incoming-timeline.ts";
 import { readTar, type TarReceiver } from "./tar.ts";

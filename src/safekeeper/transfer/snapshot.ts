@@ -1,7 +1,7 @@
 // A whole timeline as a tar stream: control file first, then every segment that is on this disk.
 
 import { type Lsn, maxLsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
-import { persistentNow } from "../acceptor.ts";
+import { persistentNow } from "../consensus/acceptor.ts";
 import { ALL_LOCAL, CONTROL_FILE_NAME, encodeControlFile } from "../control-file.ts";
 import type { Timeline } from "../timeline.ts";
 import { TAR_END, tarHeader, tarPadding } from "./tar.ts";

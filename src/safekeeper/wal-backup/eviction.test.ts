@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { newTimeline } from "../../../simulation/simulated-timeline.ts";
 import { SEGMENT_SIZE } from "../../../simulation/simulated-wal.ts";
 import { toLsn } from "../../base/lsn.ts";
-import { acceptorAfterStart } from "../acceptor.ts";
-import { NO_MEMBERSHIP } from "../membership.ts";
+import { NO_MEMBERSHIP } from "../../safekeeper-protocol/membership.ts";
+import { acceptorAfterStart } from "../consensus/acceptor.ts";
 import { whereEndOfWal } from "./eviction.ts";
 
 test("whereEndOfWal: a partial segment, unless whole ones have it all, so that it may be removed", () => {

@@ -4,7 +4,7 @@ import { StorageError, withContext } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../../base/lsn.ts";
 import { readObject } from "../../object-store/object-store.ts";
 import { pgVersion } from "../../postgres/versions.ts";
-import type { AcceptorState } from "../acceptor.ts";
+import type { AcceptorState } from "../consensus/acceptor.ts";
 import type { WalPlacement } from "../control-file.ts";
 import { SegmentCheck } from "./segment-check.ts";
 import type { PartialSegment, StoredWal } from "./stored-wal.ts";

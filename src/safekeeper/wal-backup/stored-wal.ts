@@ -11,7 +11,7 @@ import {
   walFileName,
 } from "../../base/lsn.ts";
 import { type ObjectStore, readObject } from "../../object-store/object-store.ts";
-import type { Term } from "../term-history.ts";
+import type { Term } from "../../safekeeper-protocol/term-history.ts";
 
 /*
  * Below `safekeeper/<tenant>/<timeline>/`, names as Neon's (safekeeper/src/wal_backup*.rs):

@@ -4,7 +4,7 @@ import { monotonicMs } from "../../base/clock.ts";
 import { crc32c } from "../../base/crc32c.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import type { AcceptorState } from "../acceptor.ts";
+import type { AcceptorState } from "../consensus/acceptor.ts";
 import type { KnownPeer } from "../timeline.ts";
 
 /** A peer that was not heard of for so long is taken for dead; they publish each second. */

@@ -20,9 +20,9 @@ import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { readObject } from "../../object-store/object-store.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../../safekeeper-protocol/pageserver-feedback.ts";
 import { BrokerServer } from "../../storage-broker/server.ts";
 import { openReplication } from "../client.ts";
-import { NO_PAGESERVER_FEEDBACK } from "../replication/pageserver-feedback.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";
 import type { WalBackupSettings } from "./wal-backup.ts";
 

@@ -1,7 +1,7 @@
 // Which of several safekeepers on one machine gets its WAL a little later than the others.
 
-import type { Lsn } from "../../base/lsn.ts";
-import type { ProposerPeerStatus } from "../../safekeeper/proposer.ts";
+import type { Lsn } from "../base/lsn.ts";
+import type { ProposerPeerStatus } from "./proposer.ts";
 
 /*
  * Three safekeepers on one machine share its cores and its disk. Two make a majority; to bother the

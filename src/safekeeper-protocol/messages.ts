@@ -14,7 +14,7 @@ import {
   encodePageserverFeedback,
   type PageserverFeedback,
   readPageserverFeedback,
-} from "./replication/pageserver-feedback.ts";
+} from "./pageserver-feedback.ts";
 import { checkTermHistory, type Term, type TermHistory, type TermLsn } from "./term-history.ts";
 
 /*

@@ -1,9 +1,9 @@
 // What the safekeepers among themselves can know to be committed, without a proposer.
 
-import { INVALID_LSN, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
+import { INVALID_LSN, type Lsn, maxLsn, minLsn } from "../../base/lsn.ts";
+import { INVALID_GENERATION, majority } from "../../safekeeper-protocol/membership.ts";
+import type { Term } from "../../safekeeper-protocol/term-history.ts";
 import { type AcceptorState, lastLogTerm } from "./acceptor.ts";
-import { INVALID_GENERATION, majority } from "./membership.ts";
-import type { Term } from "./term-history.ts";
 
 /** What a safekeeper told about itself. It may be old: its log may have been cut since. */
 export interface PeerReport {

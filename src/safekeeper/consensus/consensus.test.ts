@@ -2,8 +2,21 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
+import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { toLsn } from "../../base/lsn.ts";
+import {
+  type MembershipConfiguration,
+  NO_MEMBERSHIP,
+} from "../../safekeeper-protocol/membership.ts";
+import {
+  finalConfiguration,
+  jointConfiguration,
+  type MemberPosition,
+  mayFinish,
+  syncPosition,
+} from "../../safekeeper-protocol/membership-change.ts";
+import type { ProposerMessage } from "../../safekeeper-protocol/messages.ts";
+import { Proposer, type ProposerEffect } from "../../walproposer/proposer.ts";
 import {
   type AcceptorPersistentState,
   type AcceptorState,
@@ -16,17 +29,7 @@ import {
   switchMembership,
   written,
 } from "./acceptor.ts";
-import { type MembershipConfiguration, NO_MEMBERSHIP } from "./membership.ts";
-import {
-  finalConfiguration,
-  jointConfiguration,
-  type MemberPosition,
-  mayFinish,
-  syncPosition,
-} from "./membership-change.ts";
-import type { ProposerMessage } from "./messages.ts";
 import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
-import { Proposer, type ProposerEffect } from "./proposer.ts";
 
 const START = toLsn(0x1000028);
 const IDS = {

@@ -1,15 +1,15 @@
 // The acceptor of the consensus: what a safekeeper does with each message, as a pure step.
 
 import { isDeepStrictEqual } from "node:util";
-import { StorageError } from "../base/errors.ts";
-import type { TenantId, TimelineId } from "../base/ids.ts";
-import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn } from "../base/lsn.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import { formatLsn, INVALID_LSN, type Lsn, maxLsn, minLsn } from "../../base/lsn.ts";
 import {
   INVALID_GENERATION,
   isMember,
   MAX_GENERATION_JUMP,
   type MembershipConfiguration,
-} from "./membership.ts";
+} from "../../safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   type AppendRequest,
@@ -19,7 +19,7 @@ import {
   type ProposerGreeting,
   type ProposerMessage,
   type VoteRequest,
-} from "./messages.ts";
+} from "../../safekeeper-protocol/messages.ts";
 import {
   formatTermHistory,
   highestCommonPoint,
@@ -29,7 +29,7 @@ import {
   MAX_TERM_JUMP,
   type Term,
   type TermHistory,
-} from "./term-history.ts";
+} from "../../safekeeper-protocol/term-history.ts";
 
 /*
  * `receive(state, message)` changes nothing: it returns the actions that must succeed, in order,

@@ -1,7 +1,6 @@
 // Which safekeepers hold a timeline, and what a quorum of them is.
 
 import { StorageError } from "../base/errors.ts";
-import type { MembershipJson } from "./api.ts";
 
 export interface SafekeeperId {
   /** Node id, unique in the cluster. */
@@ -69,24 +68,4 @@ export function checkMembership(configuration: MembershipConfiguration): void {
 /** Members that make a majority of `count`. */
 export function majority(count: number): number {
   return Math.floor(count / 2) + 1;
-}
-
-export function membershipFromJson(json: MembershipJson): MembershipConfiguration {
-  const members = (set: MembershipJson["members"]): SafekeeperId[] =>
-    set.map((member) => ({ id: member.id, host: member.host, pgPort: member.pg_port }));
-  return {
-    generation: json.generation,
-    members: members(json.members),
-    newMembers: json.new_members == null ? undefined : members(json.new_members),
-  };
-}
-
-export function membershipToJson(mconf: MembershipConfiguration): MembershipJson {
-  const members = (set: readonly SafekeeperId[]) =>
-    set.map((member) => ({ id: member.id, host: member.host, pg_port: member.pgPort }));
-  return {
-    generation: mconf.generation,
-    members: members(mconf.members),
-    new_members: mconf.newMembers === undefined ? null : members(mconf.newMembers),
-  };
 }

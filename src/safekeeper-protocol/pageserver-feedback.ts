@@ -1,8 +1,8 @@
 // What a pageserver tells safekeepers, and they the compute, about how far it has got ('z' messages).
 
-import { StorageError } from "../../base/errors.ts";
-import { INVALID_LSN, type Lsn } from "../../base/lsn.ts";
-import { ByteReader, ByteWriter } from "../byte-codec.ts";
+import { StorageError } from "../base/errors.ts";
+import { INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import { ByteReader, ByteWriter } from "./byte-codec.ts";
 
 /**
  * Neon's libs/utils/src/pageserver_feedback.rs: u8 number of keys, then each key as a C string,

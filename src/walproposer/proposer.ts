@@ -10,7 +10,7 @@ import {
   majority,
   NO_MEMBERSHIP,
   type SafekeeperId,
-} from "./membership.ts";
+} from "../safekeeper-protocol/membership.ts";
 import type {
   AcceptorGreeting,
   AcceptorMessage,
@@ -20,12 +20,17 @@ import type {
   ProposerGreeting,
   VoteRequest,
   VoteResponse,
-} from "./messages.ts";
+} from "../safekeeper-protocol/messages.ts";
 import {
   NO_PAGESERVER_FEEDBACK,
   type PageserverFeedback,
-} from "./replication/pageserver-feedback.ts";
-import { highestCommonPoint, MAX_TERM, type Term, type TermHistory } from "./term-history.ts";
+} from "../safekeeper-protocol/pageserver-feedback.ts";
+import {
+  highestCommonPoint,
+  MAX_TERM,
+  type Term,
+  type TermHistory,
+} from "../safekeeper-protocol/term-history.ts";
 
 /*
  * A pure state machine: no I/O, no clock. The driver feeds events to `step` and carries out the

@@ -1,21 +1,21 @@
 // One safekeeper as the proposer's driver sees it: a connection that is kept up, and the WAL queued for it.
 
-import { monotonicMs, sleep } from "../../base/clock.ts";
-import { errorKind, errorMessage, StorageError, withContext } from "../../base/errors.ts";
-import type { TenantId, TimelineId } from "../../base/ids.ts";
-import type { Logger } from "../../base/log.ts";
-import { addLsn, formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
-import { randomInt } from "../../base/random.ts";
-import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
-import { openReplication, openWalPush } from "../../safekeeper/client.ts";
-import type { SafekeeperId } from "../../safekeeper/membership.ts";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { errorKind, errorMessage, StorageError, withContext } from "../base/errors.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { addLsn, formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
+import { randomInt } from "../base/random.ts";
+import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
+import { openReplication, openWalPush } from "../safekeeper/client.ts";
+import type { SafekeeperId } from "../safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   type AppendRequestHeader,
   decodeAcceptorMessage,
   encodeAppendHeader,
   MAX_SEND_SIZE,
-} from "../../safekeeper/messages.ts";
+} from "../safekeeper-protocol/messages.ts";
 import type { CommitTimes } from "./commit-times.ts";
 
 /** More than this unsent to one safekeeper, and the rest stays on disk until it has drained. */

@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { INVALID_LSN, type Lsn, toLsn } from "../base/lsn.ts";
-import { NO_MEMBERSHIP } from "./membership.ts";
+import { NO_MEMBERSHIP } from "../safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   type AppendResponse,
   NO_HOT_STANDBY_FEEDBACK,
   type VoteResponse,
-} from "./messages.ts";
+} from "../safekeeper-protocol/messages.ts";
 import { Proposer, type ProposerEffect, RESPONSE_TIMEOUT_MS } from "./proposer.ts";
 
 const START = toLsn(0x1000028);

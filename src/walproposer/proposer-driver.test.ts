@@ -8,8 +8,8 @@ import {
   START,
   until,
   wholeWal,
-} from "../../../testing/safekeeper-cluster.ts";
-import { WalBuilder } from "../../../testing/wal-builder.ts";
+} from "../../testing/safekeeper-cluster.ts";
+import { WalBuilder } from "../../testing/wal-builder.ts";
 
 const COMMITS = 200;
 

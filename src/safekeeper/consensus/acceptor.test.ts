@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, toLsn } from "../base/lsn.ts";
+import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, toLsn } from "../../base/lsn.ts";
+import { NO_MEMBERSHIP } from "../../safekeeper-protocol/membership.ts";
+import type { AppendRequest, ProposerGreeting } from "../../safekeeper-protocol/messages.ts";
+import { MAX_TERM, MAX_TERM_JUMP } from "../../safekeeper-protocol/term-history.ts";
+import { decodeControlFile, encodeControlFile } from "../control-file.ts";
 import {
   type AcceptorPersistentState,
   type AcceptorState,
@@ -14,11 +18,7 @@ import {
   switchMembership,
   written,
 } from "./acceptor.ts";
-import { decodeControlFile, encodeControlFile } from "./control-file.ts";
-import { NO_MEMBERSHIP } from "./membership.ts";
-import type { AppendRequest, ProposerGreeting } from "./messages.ts";
 import { commitFromPeers, type PeerReport } from "./peer-commit.ts";
-import { MAX_TERM, MAX_TERM_JUMP } from "./term-history.ts";
 
 const START = toLsn(0x1500028);
 const at = (bytes: number) => toLsn(START + bytes);

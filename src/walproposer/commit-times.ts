@@ -1,6 +1,6 @@
 // Where the time of commits goes, step by step, as histograms for Prometheus.
 
-import { Histogram, histogramHead } from "../../base/histogram.ts";
+import { Histogram, histogramHead } from "../base/histogram.ts";
 
 /** Seconds. */
 const BOUNDS = [

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { type Lsn, toLsn } from "../../base/lsn.ts";
-import type { ProposerPeerStatus } from "../../safekeeper/proposer.ts";
+import { type Lsn, toLsn } from "../base/lsn.ts";
 import { HEDGE_MS, LateMember } from "./late-member.ts";
+import type { ProposerPeerStatus } from "./proposer.ts";
 
 interface Fixture {
   readonly late: LateMember;

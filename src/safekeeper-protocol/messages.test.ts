@@ -5,6 +5,10 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import {
+  decodeReplicationMessage,
+  decodeStandbyMessage,
+} from "../safekeeper/replication/replication-messages.ts";
+import {
   type AcceptorMessage,
   decodeAcceptorMessage,
   decodeProposerMessage,
@@ -17,11 +21,7 @@ import {
   decodePageserverFeedback,
   encodePageserverFeedback,
   NO_PAGESERVER_FEEDBACK,
-} from "./replication/pageserver-feedback.ts";
-import {
-  decodeReplicationMessage,
-  decodeStandbyMessage,
-} from "./replication/replication-messages.ts";
+} from "./pageserver-feedback.ts";
 
 const lsn = (value: number) => value as Lsn;
 const MCONF = {

@@ -1,30 +1,30 @@
 // Connections, reads and timers for the proposer: carries out the effects of its steps.
 
-import { monotonicMs, sleep } from "../../base/clock.ts";
-import { StorageError, withContext } from "../../base/errors.ts";
-import type { TenantId, TimelineId } from "../../base/ids.ts";
-import type { Logger } from "../../base/log.ts";
-import { formatLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
-import { randomInt } from "../../base/random.ts";
+import { monotonicMs, sleep } from "../base/clock.ts";
+import { StorageError, withContext } from "../base/errors.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import type { Logger } from "../base/log.ts";
+import { formatLsn, type Lsn, maxLsn } from "../base/lsn.ts";
+import { randomInt } from "../base/random.ts";
 import {
   allMembers,
   type MembershipConfiguration,
   type SafekeeperId,
-} from "../../safekeeper/membership.ts";
+} from "../safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
   encodeProposerMessage,
   type HotStandbyFeedback,
-} from "../../safekeeper/messages.ts";
+} from "../safekeeper-protocol/messages.ts";
+import type { CommitTimes } from "./commit-times.ts";
+import { LATE_BYTES, LateMember } from "./late-member.ts";
 import {
   Proposer,
   type ProposerEffect,
   type ProposerEvent,
   type ProposerPeerStatus,
   type ResumedTerm,
-} from "../../safekeeper/proposer.ts";
-import type { CommitTimes } from "./commit-times.ts";
-import { LATE_BYTES, LateMember } from "./late-member.ts";
+} from "./proposer.ts";
 import {
   endpointAddress,
   type PeerOwner,
