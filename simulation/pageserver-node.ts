@@ -66,7 +66,7 @@ export class PageserverNode implements Node {
       pgAddr: `${node.name}/${node.diskNumber}`,
       commitLsn,
     };
-    this.#choice.update(candidate);
+    this.#choice.update(candidate, this.#world.time.nowMs);
     const { nowMs } = this.#world.time;
     if (this.#connected === undefined) {
       this.#connect();

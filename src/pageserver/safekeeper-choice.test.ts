@@ -14,11 +14,11 @@ const HAVE = toLsn(100);
 
 test("SafekeeperChoice: the most committed WAL above ours, with growing pauses after failures", () => {
   const choice = new SafekeeperChoice();
-  choice.update(candidate(1, 100));
+  choice.update(candidate(1, 100), 0);
   assert.equal(choice.choose(HAVE, 0), undefined);
   assert.equal(choice.retryAtMs(HAVE), undefined);
-  choice.update(candidate(2, 150));
-  choice.update(candidate(3, 120));
+  choice.update(candidate(2, 150), 0);
+  choice.update(candidate(3, 120), 0);
   assert.equal(choice.choose(HAVE, 0)?.safekeeperId, 2);
   choice.ended(2, false, 1000);
   assert.equal(choice.choose(HAVE, 1049)?.safekeeperId, 3);
@@ -32,12 +32,12 @@ test("SafekeeperChoice: the most committed WAL above ours, with growing pauses a
 
 test("SafekeeperChoice: a damaged one is tried again only under a new address", () => {
   const choice = new SafekeeperChoice();
-  choice.update(candidate(1, 150));
+  choice.update(candidate(1, 150), 0);
   choice.markDamaged(1);
   assert.ok(choice.allDamaged);
-  choice.update(candidate(1, 160));
+  choice.update(candidate(1, 160), 0);
   assert.equal(choice.choose(HAVE, 0), undefined);
-  choice.update(candidate(1, 160, "b:1"));
+  choice.update(candidate(1, 160, "b:1"), 0);
   assert.equal(choice.choose(HAVE, 0)?.safekeeperId, 1);
 });
 
@@ -47,4 +47,27 @@ test("SafekeeperChoice: a silent safekeeper is left for one that is ahead", () =
   assert.ok(!choice.shouldSwitch(1, candidate(2, 150), HAVE, 0, 3000));
   assert.ok(!choice.shouldSwitch(1, candidate(2, 100), HAVE, 0, 3001));
   assert.ok(!choice.shouldSwitch(1, candidate(1, 150), HAVE, 0, 3001));
+});
+
+test("SafekeeperChoice: a flood of strangers neither grows without end nor hides those that are known", () => {
+  const choice = new SafekeeperChoice();
+  choice.update(candidate(1, 150), 0);
+  for (let id = 2; id < 100_000; id++) {
+    choice.update(candidate(id, 2 ** 52), 10);
+  }
+  // What they say is tried, and then waits; the one that sends WAL is streamed from meanwhile.
+  let tried = 0;
+  for (
+    let next = choice.choose(HAVE, 20);
+    next?.safekeeperId !== 1;
+    next = choice.choose(HAVE, 20)
+  ) {
+    choice.ended(next!.safekeeperId, false, 20);
+    tried++;
+  }
+  assert.ok(tried < 64, `${tried} strangers were tried`);
+  // Silent for half a minute, and others have room.
+  choice.update(candidate(1, 150), 30_000);
+  choice.update(candidate(100_000, 170), 40_000);
+  assert.equal(choice.choose(HAVE, 40_000)?.safekeeperId, 100_000);
 });

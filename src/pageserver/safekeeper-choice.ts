@@ -6,6 +6,9 @@ const FIRST_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 5_000;
 /** While others have WAL that we lack, how long the connected safekeeper may stay silent. */
 const LAGGING_TIMEOUT_MS = 3_000;
+/** The broker passes on what anyone says: so many are remembered, and others only when some fall silent. */
+const MAX_KNOWN = 64;
+const SILENT_MS = 30_000;
 
 /** What the broker says about one safekeeper's copy of the timeline. */
 export interface SafekeeperCandidate {
@@ -21,6 +24,7 @@ interface KnownSafekeeper extends SafekeeperCandidate {
   backoffMs: number;
   /** It sent bytes that are no WAL; what it says again will be no better. */
   damaged: boolean;
+  heardAtMs: number;
 }
 
 /** All times are milliseconds on one monotonic clock. */
@@ -28,18 +32,33 @@ export class SafekeeperChoice {
   readonly #safekeepers = new Map<number, KnownSafekeeper>();
 
   /** News from the broker. A new address is a new start. */
-  update(candidate: SafekeeperCandidate): void {
+  update(candidate: SafekeeperCandidate, nowMs: number): void {
     const known = this.#safekeepers.get(candidate.safekeeperId);
+    if (known === undefined && !this.#hasRoom(nowMs)) {
+      return;
+    }
     if (known === undefined || known.pgAddr !== candidate.pgAddr) {
       this.#safekeepers.set(candidate.safekeeperId, {
         ...candidate,
         retryAtMs: 0,
         backoffMs: 0,
         damaged: false,
+        heardAtMs: nowMs,
       });
     } else {
-      Object.assign(known, candidate);
+      Object.assign(known, candidate, { heardAtMs: nowMs });
     }
+  }
+
+  #hasRoom(nowMs: number): boolean {
+    if (this.#safekeepers.size >= MAX_KNOWN) {
+      for (const [id, { heardAtMs }] of this.#safekeepers) {
+        if (nowMs - heardAtMs > SILENT_MS) {
+          this.#safekeepers.delete(id);
+        }
+      }
+    }
+    return this.#safekeepers.size < MAX_KNOWN;
   }
 
   /** The one with the most committed WAL, if it has any above `haveLsn` and may be tried again. */

@@ -110,7 +110,7 @@ export class WalReceiver {
 
   /** News from the broker. */
   update(candidate: SafekeeperCandidate): void {
-    this.#choice.update(candidate);
+    this.#choice.update(candidate, monotonicMs());
     const have = this.#timeline.lastRecordLsn;
     const connected = this.#connected;
     if (connected === undefined) {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -28,6 +28,7 @@ import { startSafekeeper } from "./safekeeper.ts";
 
 const logger = createLogger("test", "silent");
 
+const BULK = Array.from({ length: 12 }, () => 300_000);
 const MIXED = [24, 100, 5000, 9000, 200_000, 60, 24, 700_000, 30];
 
 test("safekeepers: WAL is committed on all, streamed out again, and survives restarts", async (t) => {
@@ -318,45 +319,88 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
   assert.equal(cluster.state(0).flushLsn, START);
 });
 
-test("safekeeper: old WAL goes when pageservers need it no more; asking for it says so", async (t) => {
-  const cluster = await SafekeeperCluster.start(t, 1);
+test("safekeepers: old WAL goes when neither a pageserver nor a safekeeper needs it; asking for it says so", async (t) => {
+  const cluster = await SafekeeperCluster.start(t, 3);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
-  await commit(
-    leader,
-    wal,
-    Array.from({ length: 12 }, () => 300_000),
+  await commit(leader, wal, [100]);
+  await cluster.stopNode(2);
+  await commit(leader, wal, BULK);
+  const live = [0, 1];
+  await until("commit LSN", () => live.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  const streams = await Promise.all(
+    live.map((i) =>
+      openReplication(
+        { ...cluster.address(i), startLsn: wal.endLsn },
+        { onWal() {}, onClose() {} },
+      ),
+    ),
   );
-  const stream = await openReplication(
-    { ...cluster.address(0), startLsn: wal.endLsn },
-    { onWal() {}, onClose() {} },
-  );
-  const remoteConsistentLsn = wal.recordEnds[9]!;
+  const remoteConsistentLsn = wal.recordEnds[10]!;
   // What a pageserver claims beyond the commit LSN does not count, and it is told only once here.
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
-  stream.sendPageserverFeedback({
-    ...NO_PAGESERVER_FEEDBACK,
-    lastReceivedLsn: wal.endLsn,
-    diskConsistentLsn: remoteConsistentLsn,
-    remoteConsistentLsn,
-    replyTime: 5,
-  });
-  await until("feedback", () => cluster.state(0).remoteConsistentLsn === remoteConsistentLsn);
+  for (const stream of streams) {
+    stream.sendPageserverFeedback({
+      ...NO_PAGESERVER_FEEDBACK,
+      lastReceivedLsn: wal.endLsn,
+      diskConsistentLsn: remoteConsistentLsn,
+      remoteConsistentLsn,
+      replyTime: 5,
+    });
+  }
+  await until("feedback", () =>
+    live.every((i) => cluster.state(i).remoteConsistentLsn === remoteConsistentLsn),
+  );
   await commit(leader, wal, [24]);
-  await until("removal", () => readdirSync(cluster.timelineDirectory(0)).length <= 3);
+  await until("commit LSN", () => live.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  for (const i of live) {
+    cluster.timeline(i).maintain();
+    assert.equal(cluster.timeline(i).localWalStartLsn, START, "safekeeper 3 lacks it");
+  }
+  await cluster.startNode(2);
+  await until("catch-up", () => cluster.state(2).flushLsn === wal.endLsn);
+  await commit(leader, wal, [24]);
+  await until("removal", () =>
+    live.every((i) => readdirSync(cluster.timelineDirectory(i)).length <= 3),
+  );
+  assert.equal(cluster.timeline(2).localWalStartLsn, START, "its pageserver may need it");
   await assert.rejects(
     openReplication({ ...cluster.address(0), startLsn: START }, { onWal() {}, onClose() {} }),
     /is not here/,
   );
-  const from = wal.recordEnds[10]!;
+  const from = wal.recordEnds[11]!;
   const tail = await readWal(cluster, 0, from, wal.endLsn);
   assert.ok(tail.equals(Buffer.from(wal.read(from, wal.endLsn))));
-  await until("feedback at the compute", () => leader.driver.pageserverLsn === wal.recordEnds[11]);
-  stream.close();
+  await until("feedback at the compute", () => leader.driver.pageserverLsn === wal.recordEnds[12]);
+  for (const stream of streams) {
+    stream.close();
+  }
   leader.driver.close();
   await cluster.stopNode(0);
   await cluster.startNode(0);
   assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+});
+
+test("safekeeper: a kill after old WAL was removed finds the end of the log", async (t) => {
+  const cluster = await SafekeeperCluster.start(t, 1);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  const leader = await cluster.lead();
+  await commit(leader, wal, BULK);
+  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  const stream = await openReplication(
+    { ...cluster.address(0), startLsn: wal.endLsn },
+    { onWal() {}, onClose() {} },
+  );
+  const remoteConsistentLsn = wal.endLsn;
+  stream.sendPageserverFeedback({ ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn, replyTime: 5 });
+  await until("removal", () => cluster.timeline(0).localWalStartLsn > START);
+  // What a kill leaves: nothing is written any more, and another process takes the directory over.
+  const { tenantId, timelineId } = cluster;
+  const copy = new SafekeeperCluster();
+  t.after(() => copy.destroy());
+  cpSync(cluster.workdir(0), copy.workdir(0), { recursive: true });
+  const node = await copy.startNode(0);
+  assert.equal(node.timelines.get(tenantId, timelineId).state.flushLsn, wal.endLsn);
+  stream.close();
 });
 
 test("safekeeper and broker: what one pageserver stored counts at every safekeeper", async (t) => {
@@ -366,11 +410,7 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
   const cluster = await SafekeeperCluster.start(t, 3, { broker: `http://127.0.0.1:${port}` });
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
-  await commit(
-    leader,
-    wal,
-    Array.from({ length: 12 }, () => 300_000),
-  );
+  await commit(leader, wal, BULK);
   const nodes = [0, 1, 2];
   await until("commit LSN", () => nodes.every((i) => cluster.state(i).commitLsn === wal.endLsn));
   const stream = await openReplication(

@@ -17,7 +17,12 @@ import {
   segmentStart,
 } from "../base/lsn.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
-import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
+import {
+  INVALID_GENERATION,
+  isMember,
+  MAX_SAFEKEEPERS,
+  type MembershipConfiguration,
+} from "../safekeeper-protocol/membership.ts";
 import type { MemberPosition } from "../safekeeper-protocol/membership-change.ts";
 import type {
   AcceptorMessage,
@@ -296,7 +301,7 @@ export class Timeline {
    * the one that a pageserver streams from says for all which WAL it needs no more.
    */
   peerReported(safekeeperId: number, report: PeerPositions): void {
-    if (this.closed || this.#mustReload) {
+    if (this.closed || this.#mustReload || !this.#mayBePeer(safekeeperId)) {
       return;
     }
     this.#peers.set(safekeeperId, { ...report, reportedAtMs: monotonicMs() });
@@ -308,6 +313,14 @@ export class Timeline {
     if (slowestPageserver(this.#consumers) === undefined) {
       this.#advanceRemoteConsistent(report.remoteConsistentLsn);
     }
+  }
+
+  /** The broker passes on what anyone says: whoever is no member has nothing to tell. */
+  #mayBePeer(safekeeperId: number): boolean {
+    const { mconf } = this.#state.persistent;
+    return mconf.generation === INVALID_GENERATION
+      ? this.#peers.has(safekeeperId) || this.#peers.size < MAX_SAFEKEEPERS
+      : isMember(mconf, safekeeperId);
   }
 
   /**

@@ -14,6 +14,11 @@ import {
   TypedMessageSchema,
 } from "./broker_pb.ts";
 
+/**
+ * Largest message, before and after decompression; an info has some 300 bytes. With MAX_QUEUED it bounds
+ * what a publisher can make the broker hold for each subscriber.
+ */
+export const MAX_MESSAGE_BYTES = 16 * 1024;
 /** Messages that wait for one slow subscriber; when there are more, the oldest are dropped. */
 const MAX_QUEUED = 4096;
 

@@ -5,10 +5,12 @@ import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { type Client, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { sleep } from "../base/clock.ts";
-import { errorMessage } from "../base/errors.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
-import { INVALID_LSN, type Lsn, lsnFromBigInt } from "../base/lsn.ts";
+import { type Lsn, MAX_LSN, toLsn } from "../base/lsn.ts";
+import { parseHostPort } from "../postgres/wire/wire-client.ts";
+import { MAX_MESSAGE_BYTES } from "./broker.ts";
 import {
   BrokerService,
   type SafekeeperTimelineInfo,
@@ -20,6 +22,9 @@ const FIRST_RETRY_MS = 100;
 const MAX_RETRY_MS = 2000;
 /** Infos kept while the broker does not take them; older ones are dropped. */
 const MAX_QUEUED = 1024;
+
+/** Longest `HOST:PORT` that is believed. */
+const MAX_ADDRESS_LENGTH = 300;
 
 /** What a safekeeper knows about one of its timelines. */
 export interface TimelineInfo {
@@ -56,6 +61,8 @@ export class BrokerClient {
   #queue: TimelineInfo[] = [];
   #wakePublisher: (() => void) | undefined;
   #publishing = false;
+  /** Messages that made no sense, or that a subscriber could not take. */
+  #refused = 0;
 
   constructor(address: string, logger: Logger) {
     this.#logger = logger;
@@ -66,6 +73,7 @@ export class BrokerClient {
     const transport = createGrpcTransport({
       baseUrl: address,
       sessionManager: this.#sessions,
+      readMaxBytes: MAX_MESSAGE_BYTES,
     });
     this.#client = createClient(BrokerService, transport);
   }
@@ -113,15 +121,28 @@ export class BrokerClient {
         });
         for await (const message of this.#client.subscribeSafekeeperInfo(request, { signal })) {
           connected();
-          const info = infoFromMessage(message);
-          if (info !== undefined) {
-            options.onInfo(info);
-          }
+          this.#deliver(message, options);
         }
       },
       signal,
     );
     return () => stop.abort();
+  }
+
+  get refused(): number {
+    return this.#refused;
+  }
+
+  /** A bad message ends neither the subscription nor the process: the next one may be good. */
+  #deliver(message: SafekeeperTimelineInfo, { onInfo }: SubscribeOptions): void {
+    try {
+      onInfo(infoFromMessage(message));
+    } catch (error) {
+      // Once: who can send one can send a million.
+      if (this.#refused++ === 0) {
+        this.#logger.warn({ error }, "the storage broker passed on a message that makes no sense");
+      }
+    }
   }
 
   close(): void {
@@ -197,27 +218,58 @@ function messageFromInfo(info: TimelineInfo): SafekeeperTimelineInfo {
   });
 }
 
-/** Undefined where the message makes no sense; the broker passes on what it gets. */
-function infoFromMessage(message: SafekeeperTimelineInfo): TimelineInfo | undefined {
+/**
+ * The broker passes on what it gets, from anyone. StorageError `invalid` for what no safekeeper says of
+ * itself; that it is true nobody can tell.
+ */
+export function infoFromMessage(message: SafekeeperTimelineInfo): TimelineInfo {
   const ids = message.tenantTimelineId;
   if (ids?.tenantId.length !== 16 || ids.timelineId.length !== 16) {
-    return undefined;
+    throw bad("no tenant and timeline ids");
   }
-  const lsn = (value: bigint) => (value >= 1n << 53n ? INVALID_LSN : lsnFromBigInt(value));
-  return {
-    safekeeperId: Number(message.safekeeperId),
+  const info: TimelineInfo = {
+    safekeeperId: number(message.safekeeperId, "safekeeper id"),
     tenantId: parseTenantId(Buffer.from(ids.tenantId).toString("hex")),
     timelineId: parseTimelineId(Buffer.from(ids.timelineId).toString("hex")),
-    term: Number(message.term),
-    lastLogTerm: Number(message.lastLogTerm),
-    flushLsn: lsn(message.flushLsn),
-    commitLsn: lsn(message.commitLsn),
-    backupLsn: lsn(message.backupLsn),
-    remoteConsistentLsn: lsn(message.remoteConsistentLsn),
-    peerHorizonLsn: lsn(message.peerHorizonLsn),
-    localStartLsn: lsn(message.localStartLsn),
-    generation: Number(message.generation),
+    term: number(message.term, "term"),
+    lastLogTerm: number(message.lastLogTerm, "last log term"),
+    flushLsn: toLsn(number(message.flushLsn, "flush LSN")),
+    commitLsn: toLsn(number(message.commitLsn, "commit LSN")),
+    backupLsn: toLsn(number(message.backupLsn, "backup LSN")),
+    remoteConsistentLsn: toLsn(number(message.remoteConsistentLsn, "remote consistent LSN")),
+    peerHorizonLsn: toLsn(number(message.peerHorizonLsn, "peer horizon")),
+    localStartLsn: toLsn(number(message.localStartLsn, "local start LSN")),
+    generation: number(message.generation, "generation"),
     safekeeperConnstr: message.safekeeperConnstr,
     httpConnstr: message.httpConnstr,
   };
+  const { term, lastLogTerm, flushLsn, commitLsn, backupLsn, remoteConsistentLsn } = info;
+  if (lastLogTerm > term || commitLsn > flushLsn) {
+    throw bad("positions that contradict each other");
+  }
+  if (backupLsn > commitLsn || remoteConsistentLsn > commitLsn) {
+    throw bad("WAL stored elsewhere that is not committed");
+  }
+  checkAddress(info.safekeeperConnstr);
+  if (info.httpConnstr !== "") {
+    checkAddress(info.httpConnstr);
+  }
+  return info;
+}
+
+function number(value: bigint, what: string): number {
+  if (value > BigInt(MAX_LSN)) {
+    throw bad(`a ${what} of ${value}`);
+  }
+  return Number(value);
+}
+
+function checkAddress(text: string): void {
+  if (text.length > MAX_ADDRESS_LENGTH || parseHostPort(text).port === 0) {
+    throw bad(`an address that is none: ${text.slice(0, MAX_ADDRESS_LENGTH)}`);
+  }
+}
+
+function bad(problem: string): StorageError {
+  return new StorageError("invalid", "bad-broker-message", `a safekeeper's info with ${problem}`);
 }

@@ -8,13 +8,11 @@ import type { Logger } from "../base/log.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
 import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
-import { Broker } from "./broker.ts";
+import { Broker, MAX_MESSAGE_BYTES } from "./broker.ts";
 import { BrokerService } from "./broker_pb.ts";
 
 /** What an HTTP/2 connection begins with (RFC 9113, 3.4); HTTP/1.1 never does. */
 const HTTP2_PREFACE = "PRI * HTTP/2.0";
-/** Infos have some hundred bytes. */
-const MAX_MESSAGE_BYTES = 64 * 1024;
 const MAX_STREAMS = 1000;
 
 export interface BrokerServerOptions {

@@ -150,6 +150,39 @@ test("Proposer: an election and the first commits, word for word", () => {
   assert.equal(header.truncateLsn, at(100));
 });
 
+test("Proposer: WAL that a safekeeper lacks is kept for it, whether it is connected or not", () => {
+  const script = new Script();
+  const truncateLsn = () => script.proposer.appendHeader(START, START).truncateLsn;
+  for (const id of [1, 2]) {
+    script.connect(id);
+  }
+  script.message(1, vote());
+  script.message(2, vote());
+  script.proposer.step({ type: "wal-available", endLsn: at(100) });
+  script.message(1, ack(at(100)));
+  script.message(2, ack(at(100)));
+  assert.equal(script.proposer.commitLsn, at(100));
+  // The third one was never seen: nobody knows what it has.
+  assert.equal(truncateLsn(), START);
+  script.connect(3);
+  script.message(3, vote());
+  script.message(3, ack(at(60)));
+  assert.equal(truncateLsn(), at(60));
+  script.disconnect(3);
+  script.proposer.step({ type: "wal-available", endLsn: at(200) });
+  script.message(1, ack(at(200)));
+  script.message(2, ack(at(200)));
+  assert.equal(script.proposer.commitLsn, at(200));
+  assert.equal(truncateLsn(), at(60));
+  script.connect(3, 1);
+  script.message(
+    3,
+    vote({ voteGiven: false, flushLsn: at(60), termHistory: [{ term: 1, lsn: START }] }),
+  );
+  script.message(3, ack(at(200)));
+  assert.equal(truncateLsn(), at(200));
+});
+
 test("Proposer: fenced by a greeting, a vote or an answer of a higher term", () => {
   const lost = new Script();
   lost.connect(1);

@@ -12,7 +12,6 @@ import {
   wholeWal,
 } from "../../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../../testing/wal-builder.ts";
-import { sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
@@ -84,7 +83,7 @@ test("backup: one safekeeper uploads each segment, all learn of it, local WAL go
   // One put, and the two others look whether it is there.
   assert.equal(calls.calls, 3 * segments, "somebody uploaded twice");
   // Nothing goes before the pageserver has it.
-  await sleep(300);
+  cluster.timeline(0).maintain();
   assert.equal(cluster.timeline(0).localWalStartLsn, START);
   await stored(cluster, 1, wal.endLsn);
   await commit(leader, wal, [40]);
@@ -230,10 +229,13 @@ test("backup: safekeepers that know nothing of each other all upload, and none d
 /** Puts and gets wait as long as it is closed. */
 class GatedStore extends MemoryObjectStore {
   readonly puts: string[] = [];
+  waiting = 0;
   gate = Promise.withResolvers<void>();
 
   override async put(...args: Parameters<MemoryObjectStore["put"]>): Promise<void> {
+    this.waiting++;
     await this.gate.promise;
+    this.waiting--;
     await super.put(...args);
     this.puts.push(args[0]);
   }
@@ -259,8 +261,11 @@ test("backup: timelines take turns, however much WAL one of them has", async (t)
   for (const [i, id] of ids.entries()) {
     const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
     await commit(await cluster.lead(id), wal, i < 2 ? [...BULK, ...BULK] : BULK.slice(0, 4));
-    // The first two have begun, and wait for the store.
-    await sleep(250);
+    // The first two have begun, and wait for the store; the third one is in line.
+    await until("its turn is asked for", async () => {
+      const { wal_backup } = await cluster.http(0).timelineStatus(cluster.tenantId, id);
+      return wal_backup?.state === "uploading" && store.waiting === Math.min(i + 1, 2);
+    });
   }
   store.gate.resolve();
   await until("uploads", () => store.puts.length >= 13);
@@ -317,14 +322,37 @@ test("backup: the partial segment follows the log, and one only is left, over cr
   assert.equal(cluster.timeline(0).placement.partial?.segno, segmentNumber(wal.endLsn, SEGMENT));
 });
 
+/** Evicts what is idle when it is on, however busy the machine is. */
+class EvictionSwitch implements WalBackupSettings {
+  readonly partialTimeoutMs = 1e9;
+  #afterMs = 1e9;
+  #looks = 0;
+
+  get evictAfterMs(): number {
+    this.#looks++;
+    return this.#afterMs;
+  }
+
+  /** Resolves when the safekeeper has looked at it many times. */
+  async on(): Promise<void> {
+    this.#afterMs = 0;
+    const from = this.#looks;
+    await until("maintenance", () => this.#looks > from + 10);
+  }
+
+  off(): void {
+    this.#afterMs = 1e9;
+  }
+}
+
 test("eviction: an idle timeline leaves the disk, and is back with the first reader or writer", async (t) => {
   const store = new MemoryObjectStore();
-  const backup = { partialTimeoutMs: 1e9, evictAfterMs: 300 };
+  const backup = new EvictionSwitch();
   const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const first = await cluster.lead();
   await commit(first, wal, [...BULK, 77]);
-  await sleep(800);
+  await backup.on();
   assert.equal(cluster.timeline(0).placement.evicted, false, "evicted under its proposer");
   first.driver.close();
   const files = () => readdirSync(cluster.timelineDirectory(0)).sort();
@@ -336,8 +364,10 @@ test("eviction: an idle timeline leaves the disk, and is back with the first rea
   await cluster.startNode(0);
   assert.equal(cluster.timeline(0).placement.evicted, true);
   assert.equal(cluster.state(0).flushLsn, wal.endLsn);
+  backup.off();
   assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
   assert.equal(files().length, 2);
+  await backup.on();
   await evicted();
   const second = await cluster.lead();
   assert.equal(second.startLsn, wal.endLsn);
