@@ -8,7 +8,7 @@ import { describeFault } from "../simulation/faults.ts";
 import { runPowerCuts } from "../simulation/power-cuts.ts";
 import { kindOf, shrink } from "../simulation/shrink.ts";
 import { type RunResult, run } from "../simulation/simulation.ts";
-import { type LoadedVariant, loadVariant, VARIANTS } from "../simulation/variants.ts";
+import { type LoadedVariant, loadVariant, VARIANTS } from "../simulation/variants/variants.ts";
 import { errorMessage } from "../src/base/errors.ts";
 import { randomInt } from "../src/base/random.ts";
 

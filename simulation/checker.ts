@@ -7,8 +7,7 @@ import { type MembershipConfiguration, majority } from "../src/safekeeper-protoc
 import { isAtLeast } from "../src/safekeeper-protocol/membership-change.ts";
 import { lastTermAt, type Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
-import type { SimulatedStore } from "./simulated-store.ts";
-import { FIRST_LSN, type Leader, readLeader, walOnDisk } from "./simulated-wal.ts";
+import { FIRST_LSN, type KeptWal, type Leader, readLeader, walOnDisk } from "./simulated-wal.ts";
 
 /*
  * 1. One leader a term: no two proposers are elected in the same term.
@@ -45,7 +44,7 @@ export interface PowerCutCopy {
 }
 
 export class Checker {
-  readonly #store: SimulatedStore;
+  readonly #store: KeptWal;
   readonly leaders = new Map<Term, Leader>();
   /** Committed bytes from FIRST_LSN on. */
   #committed = new Uint8Array(64 * 1024);
@@ -58,7 +57,7 @@ export class Checker {
   readonly #told = new Map<number, { term: Term; flushTerm: Term; flushLsn: Lsn }>();
   readonly #checked = new Map<number, { state: AcceptorState; lsn: Lsn }>();
 
-  constructor(store: SimulatedStore) {
+  constructor(store: KeptWal) {
     this.#store = store;
   }
 

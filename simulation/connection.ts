@@ -2,9 +2,22 @@
 
 import type { Lsn } from "../src/base/lsn.ts";
 import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
-import type { ComputeNode } from "./compute-node.ts";
-import type { SafekeeperNode } from "./safekeeper-node.ts";
-import { Pipe, type SimulatedNetwork } from "./simulated-network.ts";
+import { type Node, Pipe, type SimulatedNetwork } from "./simulated-network.ts";
+
+/** The compute at its one end. */
+export interface ProposerEnd extends Node {
+  receive(connection: Connection, message: AcceptorMessage): void;
+  /** The safekeeper has closed it. */
+  lost(connection: Connection): void;
+}
+
+/** The safekeeper at its other end. */
+export interface AcceptorEnd extends Node {
+  readonly id: number;
+  accept(connection: Connection): void;
+  receive(connection: Connection, message: ProposerMessage): void;
+  closed(connection: Connection): void;
+}
 
 export interface WalRange {
   begin: Lsn;
@@ -13,8 +26,8 @@ export interface WalRange {
 }
 
 export class Connection {
-  readonly compute: ComputeNode;
-  readonly safekeeper: SafekeeperNode;
+  readonly compute: ProposerEnd;
+  readonly safekeeper: AcceptorEnd;
   readonly toAcceptor: Pipe<ProposerMessage>;
   readonly toProposer: Pipe<AcceptorMessage>;
   readonly #network: SimulatedNetwork;
@@ -27,7 +40,7 @@ export class Connection {
   /** WAL is being fetched for it. */
   fetching = false;
 
-  constructor(network: SimulatedNetwork, compute: ComputeNode, safekeeper: SafekeeperNode) {
+  constructor(network: SimulatedNetwork, compute: ProposerEnd, safekeeper: AcceptorEnd) {
     this.#network = network;
     this.compute = compute;
     this.safekeeper = safekeeper;

@@ -6,15 +6,34 @@ import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { SafekeeperId } from "../src/safekeeper-protocol/membership.ts";
 import type { ComputeNode } from "./compute-node.ts";
 import type { Fault } from "./faults.ts";
+import type { OperatorNode } from "./operator-node.ts";
+import type { PageserverNode } from "./pageserver-node.ts";
 import type { SafekeeperNode } from "./safekeeper-node.ts";
 import type { Node } from "./simulated-network.ts";
+import type { SimulatedStore } from "./simulated-store.ts";
 import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY } from "./simulated-wal.ts";
-import type { Simulation } from "./simulation.ts";
+import type { World } from "./world.ts";
+
+/** A run as faults find it. */
+export interface FaultyWorld extends World {
+  readonly safekeepers: ReadonlyMap<number, SafekeeperNode>;
+  readonly computes: Set<ComputeNode>;
+  readonly pageserver: PageserverNode;
+  readonly operator: OperatorNode;
+  readonly store: SimulatedStore;
+  /** All safekeepers that there are. */
+  readonly ids: readonly SafekeeperId[];
+  /** Those that a compute should connect to now. */
+  readonly members: readonly SafekeeperId[];
+  readonly healed: boolean;
+  rotted: boolean;
+  startCompute(): ComputeNode;
+}
 
 const MAX_COMPUTES = 3;
 const LAG_MS = 1000;
 
-export function injectFault(simulation: Simulation, fault: Fault): void {
+export function injectFault(simulation: FaultyWorld, fault: Fault): void {
   const { time, network, operator, pageserver, shape } = simulation;
   const safekeeper = pick(
     simulation.members.map(({ id }) => simulation.safekeepers.get(id)!),
@@ -123,13 +142,13 @@ function pick<T>(items: readonly T[], choice: number): T {
   return items[choice % items.length]!;
 }
 
-function computeOf(simulation: Simulation, fault: Fault): ComputeNode | undefined {
+function computeOf(simulation: FaultyWorld, fault: Fault): ComputeNode | undefined {
   const computes = [...simulation.computes];
   return computes.length === 0 ? undefined : pick(computes, fault.choice);
 }
 
 /** At once, or in the middle of one of the next disk operations. */
-function crash(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
+function crash(simulation: FaultyWorld, safekeeper: SafekeeperNode, fault: Fault): void {
   const powerCut = fault.kind === "power-cut";
   if (!safekeeper.up) {
     return;
@@ -145,7 +164,7 @@ function crash(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault)
 }
 
 function cutLink(
-  simulation: Simulation,
+  simulation: FaultyWorld,
   safekeeper: SafekeeperNode,
   fault: Fault,
   untilMs: number,
@@ -168,7 +187,7 @@ function cutLink(
 }
 
 /** The kernel could not write: the process must not trust the file any more, and is restarted. */
-function failSync(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
+function failSync(simulation: FaultyWorld, safekeeper: SafekeeperNode, fault: Fault): void {
   safekeeper.disk.failingSyncs = 1 + (fault.amount % 2);
   safekeeper.disk.goodSyncs = Math.floor(fault.amount / 2) % 4;
   simulation.time.after(fault.durationMs, () => {
@@ -183,7 +202,7 @@ function failSync(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fau
  * Whether a majority of every set of members that counts, or is wished for, still has its disks without
  * this one. A member that has not got its copy yet is as good as one that lost it.
  */
-function mayLose(simulation: Simulation, id: number): boolean {
+function mayLose(simulation: FaultyWorld, id: number): boolean {
   const { generation, members, newMembers } = simulation.mconf;
   const isLost = (member: SafekeeperId) => member.id === id || simulation.damaged.has(member.id);
   const isEmpty = (member: SafekeeperId) => !simulation.safekeepers.get(member.id)!.hasTimeline;
@@ -203,7 +222,7 @@ function keepsMajority(
   return set.length === 0 || set.filter(isLost).length <= Math.floor((set.length - 1) / 2);
 }
 
-function loseDisk(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
+function loseDisk(simulation: FaultyWorld, safekeeper: SafekeeperNode, fault: Fault): void {
   if (mayLose(simulation, safekeeper.id)) {
     simulation.damaged.add(safekeeper.id);
     safekeeper.loseDisk();
@@ -216,7 +235,7 @@ function loseDisk(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fau
  * last. (Behind that, damage cannot be told from the torn end that a power cut leaves; and nobody can
  * check the end of a record whose beginning has been removed.)
  */
-function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): void {
+function rot(simulation: FaultyWorld, safekeeper: SafekeeperNode, fault: Fault): void {
   const { state } = safekeeper;
   if (state === undefined || !mayLose(simulation, safekeeper.id)) {
     return;
@@ -249,7 +268,7 @@ function rot(simulation: Simulation, safekeeper: SafekeeperNode, fault: Fault): 
 }
 
 /** Puts spares in the places of one or two members, or makes three of five, or five of three. */
-function changeMembers(simulation: Simulation, fault: Fault): void {
+function changeMembers(simulation: FaultyWorld, fault: Fault): void {
   const { mconf, ids, operator } = simulation;
   if (mconf.generation === 0) {
     return;

@@ -5,10 +5,8 @@ import { formatLsn, INVALID_LSN, type Lsn } from "../src/base/lsn.ts";
 import { type SafekeeperCandidate, SafekeeperChoice } from "../src/pageserver/safekeeper-choice.ts";
 import { RecordWalker } from "../src/wal-decoder/record-walker.ts";
 import { Violation } from "./checker.ts";
-import type { SafekeeperNode } from "./safekeeper-node.ts";
-import type { Node } from "./simulated-network.ts";
 import { FIRST_LSN, SEGMENT_SIZE, SYSTEM_ID } from "./simulated-wal.ts";
-import type { World } from "./world.ts";
+import type { PageserverProcess, SafekeeperProcess, World } from "./world.ts";
 
 const POLL_MS = 200;
 const CHUNK_SIZES = [100, 1000, 20_000];
@@ -23,11 +21,11 @@ interface Ingested {
 
 interface Stream {
   readonly from: SafekeeperCandidate;
-  readonly node: SafekeeperNode;
+  readonly node: SafekeeperProcess;
   readonly walker: RecordWalker;
 }
 
-export class PageserverNode implements Node {
+export class PageserverNode implements PageserverProcess {
   readonly name = "p";
   readonly #world: World;
   #choice = new SafekeeperChoice();
@@ -60,7 +58,7 @@ export class PageserverNode implements Node {
     this.#retry();
   }
 
-  hear(node: SafekeeperNode, commitLsn: Lsn): void {
+  hear(node: SafekeeperProcess, commitLsn: Lsn): void {
     const candidate = {
       safekeeperId: node.id,
       pgAddr: `${node.name}/${node.diskNumber}`,

@@ -30,23 +30,17 @@ import type { Term } from "../src/safekeeper-protocol/term-history.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
-import type { Node } from "./simulated-network.ts";
 import { SimulatedBackup } from "./simulated-store.ts";
 import { silentContext } from "./simulated-timeline.ts";
 import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
 import { copyOf, installCopy, type TimelineCopy } from "./timeline-copy.ts";
-import type { World } from "./world.ts";
+import type { EmptyDisk, SafekeeperProcess, World } from "./world.ts";
 
 const RESTART_AGAIN_MS = 500;
 /** Share of its rounds in which a safekeeper looks for WAL to upload. */
 const BACKUPS = 0.5;
 /** Share of its rounds in which it evicts the timeline, if no compute is connected. */
 const EVICTIONS = 0.6;
-
-/** The answer of a safekeeper without the timeline: which disk it is that has none. */
-export interface EmptyDisk {
-  readonly emptyDisk: number;
-}
 
 /** The pageserver's stream, as the timeline sees it. */
 class PageserverStream implements WalConsumer {
@@ -59,7 +53,7 @@ class PageserverStream implements WalConsumer {
   }
 }
 
-export class SafekeeperNode implements Node {
+export class SafekeeperNode implements SafekeeperProcess {
   readonly id: number;
   readonly name: string;
   readonly disk: SimulatedDisk;

@@ -3,10 +3,10 @@
 import type { TenantId, TimelineId } from "../src/base/ids.ts";
 import { type Lsn, segmentNumber, segmentOffset, toLsn, walFileName } from "../src/base/lsn.ts";
 import { CONTROL_FILE_NAME, decodeWholeControlFile } from "../src/safekeeper/control-file.ts";
+import type { PartialSegment } from "../src/safekeeper/wal-backup/stored-wal.ts";
 import type { Term, TermHistory } from "../src/safekeeper-protocol/term-history.ts";
 import type { WalBuilder } from "../testing/wal-builder.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
-import type { SimulatedStore } from "./simulated-store.ts";
 
 /** Two WAL pages: nearly every run crosses segments. */
 export const SEGMENT_SIZE = 16 * 1024;
@@ -21,11 +21,18 @@ export const TIMELINE_IDS = {
 /** Where a safekeeper keeps the one timeline there is. */
 export const TIMELINE_DIRECTORY = "/timeline";
 
+/** Where WAL is that left the disks. */
+export interface KeptWal {
+  /** A whole segment, or at least what there is of it that no disk needs; undefined where it is not there. */
+  peek(segno: number): Uint8Array | undefined;
+  peekPartial(partial: PartialSegment): Uint8Array | undefined;
+}
+
 /** The partial segment that the control file on `disk` names. */
 function partialSegment(
   disk: SimulatedDisk,
   segno: number,
-  store: SimulatedStore,
+  store: KeptWal,
 ): Uint8Array | undefined {
   const bytes = disk.peek(`${TIMELINE_DIRECTORY}/${CONTROL_FILE_NAME}`);
   const partial = bytes && decodeWholeControlFile(bytes).placement.partial;
@@ -60,7 +67,7 @@ export function walOnDisk(
   disk: SimulatedDisk,
   begin: Lsn,
   end: Lsn,
-  store?: SimulatedStore,
+  store?: KeptWal,
 ): Uint8Array | undefined {
   const bytes = new Uint8Array(Math.max(0, end - begin));
   for (let at = begin; at < end; ) {

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { runPowerCuts } from "./power-cuts.ts";
 import { shrink } from "./shrink.ts";
 import { run } from "./simulation.ts";
-import { changed, loadVariant, VARIANTS } from "./variants.ts";
+import { changed, loadVariant, VARIANTS } from "./variants/variants.ts";
 
 const SEEDS = 200;
 const CUTS = 300;

@@ -10,7 +10,7 @@ import {
 } from "../src/safekeeper-protocol/membership.ts";
 import { Checker, type PowerCutCopy, Violation } from "./checker.ts";
 import { ComputeNode } from "./compute-node.ts";
-import { injectFault } from "./fault-injection.ts";
+import { type FaultyWorld, injectFault } from "./fault-injection.ts";
 import { describeFault, type Fault, planFaults } from "./faults.ts";
 import { OperatorNode } from "./operator-node.ts";
 import { PageserverNode } from "./pageserver-node.ts";
@@ -66,7 +66,7 @@ export function run(seed: number, options: RunOptions = {}): RunResult {
   return { counts, faults, violation, events: time.events, endMs: time.nowMs };
 }
 
-export class Simulation implements World {
+export class Simulation implements FaultyWorld {
   readonly time = new SimulatedTime();
   readonly network: SimulatedNetwork;
   readonly store = new SimulatedStore();

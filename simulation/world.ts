@@ -1,14 +1,18 @@
 // What the processes of a simulated run share.
 
+import type { Lsn } from "../src/base/lsn.ts";
 import type { SeededRandom } from "../src/base/random.ts";
+import type { AcceptorState } from "../src/safekeeper/consensus/acceptor.ts";
+import type { PeerPositions } from "../src/safekeeper/timeline.ts";
 import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
+import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
+import type { Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { Checker } from "./checker.ts";
-import type { ComputeNode } from "./compute-node.ts";
-import type { PageserverNode } from "./pageserver-node.ts";
-import type { SafekeeperNode } from "./safekeeper-node.ts";
-import type { SimulatedNetwork } from "./simulated-network.ts";
+import type { AcceptorEnd } from "./connection.ts";
+import type { Node, SimulatedNetwork } from "./simulated-network.ts";
 import type { SimulatedStore } from "./simulated-store.ts";
 import type { SimulatedTime } from "./simulated-time.ts";
+import type { TimelineCopy } from "./timeline-copy.ts";
 
 export interface Counts {
   elections: number;
@@ -43,6 +47,41 @@ export interface RunShape {
   readonly chunkBytes: number;
 }
 
+/** The answer of a safekeeper without the timeline: which disk it is that has none. */
+export interface EmptyDisk {
+  readonly emptyDisk: number;
+}
+
+/** A safekeeper as the other processes know it. */
+export interface SafekeeperProcess extends AcceptorEnd {
+  /** Grows with every disk it gets; a part of its address. */
+  readonly diskNumber: number;
+  /** Undefined while it is down or has no timeline. */
+  readonly state: AcceptorState | undefined;
+  /** Flush LSN and WAL as told with the vote for a term. */
+  readonly votes: ReadonlyMap<Term, { flushLsn: Lsn; wal: Uint8Array }>;
+  /** START_REPLICATION: at most `maxBytes` of WAL, or none now; undefined where it is refused. */
+  read(begin: Lsn, maxBytes: number, term: Term | undefined): Uint8Array | undefined;
+  /** START_REPLICATION of the pageserver, which has WAL below `storedLsn` in files. */
+  stream(begin: Lsn, maxBytes: number, storedLsn: Lsn): Uint8Array | undefined;
+  streamEnded(): void;
+  /** What another one tells through the broker. */
+  hear(from: number, report: PeerPositions): void;
+  switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined;
+  raiseTerm(term: Term): void;
+  copy(): TimelineCopy | undefined;
+  install(
+    copy: TimelineCopy,
+    mconf: MembershipConfiguration,
+    term: Term,
+    emptyDisk: number,
+  ): boolean;
+}
+
+export interface PageserverProcess extends Node {
+  hear(node: SafekeeperProcess, commitLsn: Lsn): void;
+}
+
 export interface World {
   readonly time: SimulatedTime;
   readonly network: SimulatedNetwork;
@@ -51,9 +90,9 @@ export interface World {
   /** A stream of its own for each name: a fault left out changes little of the rest. */
   randomFor(name: string): SeededRandom;
   /** By node id, spares included. */
-  readonly safekeepers: ReadonlyMap<number, SafekeeperNode>;
-  readonly computes: Set<ComputeNode>;
-  readonly pageserver: PageserverNode;
+  readonly safekeepers: ReadonlyMap<number, SafekeeperProcess>;
+  readonly computes: Set<Node>;
+  readonly pageserver: PageserverProcess;
   readonly store: SimulatedStore;
   /** The newest configuration that was recorded; generation 0: membership is not known. */
   readonly mconf: MembershipConfiguration;

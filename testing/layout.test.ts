@@ -11,8 +11,6 @@ const ROOT = join(import.meta.dirname, "..");
 const BANNED_NAMES = /^(utils?|helpers?|common|misc|core|lib|index)(\.|$)/;
 const MAX_LINES = 800;
 const MAX_FILES = 25;
-/** Where circles of imports are still to be cut. */
-const CIRCULAR = /^(simulation|src\/safekeeper)\//;
 /** Folders that hold more than they should, until they are divided. */
 const FULL_FOLDERS = new Set(["src/cli"]);
 
@@ -94,7 +92,7 @@ function circles(files: readonly Source[]): string[] {
 }
 
 test("layout: no files import each other in a circle", () => {
-  refuse(circles(SOURCES).filter((circle) => !CIRCULAR.test(circle)));
+  refuse(circles(SOURCES));
 });
 
 test("layout: a circle of imports is found", () => {

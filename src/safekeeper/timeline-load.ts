@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { type Disk, REAL_DISK, readFileIfExists } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN, maxLsn } from "../base/lsn.ts";
 import { pgVersion } from "../postgres/versions.ts";
 import {
@@ -11,8 +12,14 @@ import {
   acceptorAfterStart,
 } from "./consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, decodeWholeControlFile, type WalPlacement } from "./control-file.ts";
-import type { TimelineContext } from "./timeline.ts";
 import { findEndOfWal, findStartOfWal, WalStorage } from "./wal-storage.ts";
+
+export interface LoadContext {
+  readonly nodeId: number;
+  readonly logger: Logger;
+  /** Absent: the real one. */
+  readonly disk?: Disk;
+}
 
 /** What a timeline's directory holds. */
 export interface LoadedTimeline {
@@ -23,7 +30,7 @@ export interface LoadedTimeline {
 }
 
 /** StorageError `corrupt` where a former process's files cannot be trusted. */
-export function loadTimeline(context: TimelineContext, directory: string): LoadedTimeline {
+export function loadTimeline(context: LoadContext, directory: string): LoadedTimeline {
   const disk = context.disk ?? REAL_DISK;
   try {
     const bytes = readFileIfExists(join(directory, CONTROL_FILE_NAME), disk);

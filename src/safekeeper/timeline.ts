@@ -58,7 +58,7 @@ import {
   slowestPageserver,
   type WalConsumer,
 } from "./replication/wal-consumers.ts";
-import { type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
+import { type LoadContext, type LoadedTimeline, loadTimeline, openWal } from "./timeline-load.ts";
 import { type EndOfWal, fetchEndOfWal } from "./wal-backup/eviction.ts";
 import { type PartialSegment, StoredWal } from "./wal-backup/stored-wal.ts";
 import { walRemovalHorizon } from "./wal-backup/wal-removal.ts";
@@ -80,12 +80,8 @@ export interface KnownPeer extends PeerPositions {
   readonly reportedAtMs: number;
 }
 
-export interface TimelineContext {
-  readonly nodeId: number;
-  readonly logger: Logger;
+export interface TimelineContext extends LoadContext {
   readonly metrics: SafekeeperMetrics;
-  /** Absent: the real one. */
-  readonly disk?: Disk;
   /** Where WAL is kept for good; absent: nowhere but on this disk. */
   readonly store?: ObjectStore | undefined;
   /** The positions that peers and pageservers hear about have changed. */

@@ -1,6 +1,6 @@
 // Variants that lack a rule of changing the members or of filling one that lost its disk.
 
-import type { Variant } from "./variants.ts";
+import type { Variant } from "./variant.ts";
 
 const CHANGE = "src/safekeeper-protocol/membership-change.ts";
 const OPERATOR = "simulation/operator-node.ts";

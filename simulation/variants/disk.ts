@@ -1,6 +1,6 @@
 // Variants that lack a rule of what must be on disk, and in which order.
 
-import type { Variant } from "./variants.ts";
+import type { Variant } from "./variant.ts";
 
 const STORAGE = "src/safekeeper/wal-storage.ts";
 const DISK = "src/base/disk.ts";

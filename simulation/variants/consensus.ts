@@ -1,6 +1,6 @@
 // Variants that lack a rule of elections, appending or committing.
 
-import type { Variant } from "./variants.ts";
+import type { Variant } from "./variant.ts";
 
 const ACCEPTOR = "src/safekeeper/consensus/acceptor.ts";
 const PROPOSER = "src/walproposer/proposer.ts";

@@ -4,27 +4,12 @@
 // product has no switches for tests, and a variant that no longer fits the code fails loudly.
 
 import { registerHooks } from "node:module";
-import { dirname } from "node:path";
+import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { consensusVariants } from "./variants-consensus.ts";
-import { diskVariants } from "./variants-disk.ts";
-import { membershipVariants } from "./variants-membership.ts";
-
-/** `find` occurs exactly once in the file, a path below src/. */
-export interface Change {
-  readonly file: string;
-  readonly find: string;
-  readonly replace: string;
-}
-
-export interface Variant {
-  readonly name: string;
-  /** The rule that it lacks. */
-  readonly rule: string;
-  /** One that catches it. Any change of the code may make another one necessary. */
-  readonly seed: number;
-  readonly changes: readonly Change[];
-}
+import { consensusVariants } from "./consensus.ts";
+import { diskVariants } from "./disk.ts";
+import { membershipVariants } from "./membership.ts";
+import type { Change, Variant } from "./variant.ts";
 
 export const VARIANTS: readonly Variant[] = [
   ...consensusVariants,
@@ -32,14 +17,14 @@ export const VARIANTS: readonly Variant[] = [
   ...diskVariants,
 ];
 
-const ROOT = `${pathToFileURL(dirname(import.meta.dirname)).href}/`;
+const ROOT = `${pathToFileURL(join(import.meta.dirname, "..", "..")).href}/`;
 /** The folders whose files a variant may change. */
 const SOURCES = [`${ROOT}src/`, `${ROOT}simulation/`];
 let hooked = false;
 
 export interface LoadedVariant {
-  readonly run: typeof import("./simulation.ts").run;
-  readonly runPowerCuts: typeof import("./power-cuts.ts").runPowerCuts;
+  readonly run: typeof import("../simulation.ts").run;
+  readonly runPowerCuts: typeof import("../power-cuts.ts").runPowerCuts;
 }
 
 /** The simulation as of the variant's code; a module graph of its own. */
