@@ -37,7 +37,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "vote-before-flush",
     rule: "WAL is flushed before voting",
-    seed: 140,
+    seed: 67,
     changes: [
       {
         file: ACCEPTOR,
@@ -53,7 +53,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "longest-log-wins",
     rule: "the donor has the highest last log term, only then the longest log",
-    seed: 58,
+    seed: 80,
     changes: [
       {
         file: PROPOSER,
@@ -65,7 +65,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "cuts-wherever-told",
     rule: "WAL is cut only at the highest common point of both histories",
-    seed: 3,
+    seed: 389,
     changes: [
       { file: ACCEPTOR, find: "if (cutAt !== startStreamingAt) {", replace: "if (cutAt < 0) {" },
       {
@@ -78,7 +78,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "takes-wal-of-older-terms",
     rule: "WAL is taken in the current term only",
-    seed: 1,
+    seed: 2,
     changes: [
       { file: ACCEPTOR, find: "if (term > message.term) {", replace: "if (term < 0) {" },
       {
@@ -121,7 +121,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "quorum-of-half",
     rule: "a quorum is more than half",
-    seed: 3,
+    seed: 1,
     changes: [
       {
         file: "src/safekeeper-protocol/membership.ts",
@@ -157,7 +157,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "one-peer-commits",
     rule: "among safekeepers, too, only what a majority has flushed is committed",
-    seed: 21,
+    seed: 18,
     changes: [
       {
         file: PEERS,
@@ -169,7 +169,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
-    seed: 6,
+    seed: 18,
     changes: [
       {
         file: PEERS,

@@ -22,7 +22,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "restart-trusts-the-page-cache",
     rule: "a restart makes the WAL that it finds durable before it tells of it",
-    seed: 144,
+    seed: 20,
     changes: [
       {
         file: "src/safekeeper/timeline-load.ts",
@@ -34,7 +34,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "failed-flush-forgotten",
     rule: "a failed fdatasync is final",
-    seed: 159,
+    seed: 20,
     changes: [
       {
         file: STORAGE,
@@ -60,7 +60,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "cut-before-lower-position",
     rule: "the control file is told of the lower end before the cut",
-    seed: 418,
+    seed: 243,
     changes: [
       {
         file: "src/safekeeper/consensus/acceptor.ts",
@@ -72,7 +72,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "segment-entry-not-synced",
     rule: "a new segment's directory entry is durable before WAL in it is acknowledged",
-    seed: 7,
+    seed: 1,
     changes: [
       {
         file: STORAGE,
@@ -123,7 +123,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "removes-what-is-not-stored",
     rule: "WAL leaves the disk after it is in the object store",
-    seed: 17,
+    seed: 169,
     changes: [
       {
         file: "src/safekeeper/wal-backup/wal-removal.ts",
@@ -135,7 +135,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "uploads-what-is-not-committed",
     rule: "only committed WAL goes into the object store",
-    seed: 103,
+    seed: 80,
     changes: [
       {
         file: "simulation/simulated-store.ts",

@@ -82,7 +82,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "pulls-from-a-laggard",
     rule: "a copy is pulled from a safekeeper that is at the sync position",
-    seed: 91,
+    seed: 128,
     changes: [
       {
         file: OPERATOR,
@@ -99,7 +99,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "pulled-copy-votes-before-complete",
     rule: "a copy is served only when all of it is on disk",
-    seed: 23,
+    seed: 91,
     changes: [
       {
         file: "simulation/timeline-copy.ts",
@@ -159,7 +159,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "resumes-on-wal-of-others",
     rule: "a running compute is elected again only on WAL of its own",
-    seed: 22,
+    seed: 375,
     changes: [
       {
         file: "src/walproposer/proposer.ts",
