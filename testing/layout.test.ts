@@ -167,6 +167,21 @@ test("layout: a file that a page or a comment names is there", () => {
   );
 });
 
+test("layout: what a page names as `file#name` is in that file", () => {
+  refuse(
+    sources("*.md", "docs/**/*.md").flatMap(({ path, text }) =>
+      [...text.matchAll(/`((?:src|testing|simulation)\/[\w./-]+)#(\w+)`/g)]
+        .filter(([, file, name]) => {
+          const target = join(ROOT, file!);
+          return (
+            !existsSync(target) || !new RegExp(`\\b${name}\\b`).test(readFileSync(target, "utf8"))
+          );
+        })
+        .map(([reference]) => `${path}: ${reference}`),
+    ),
+  );
+});
+
 test("layout: a page's links lead somewhere", () => {
   refuse(
     sources("*.md", "docs/**/*.md").flatMap(({ path, text }) =>
