@@ -1,7 +1,8 @@
 // A disk in memory that forgets what was not synced, tears writes, fills up, fails and rots.
 
-import type { Disk } from "../src/base/disk.ts";
+import type { BackgroundDisk, Disk } from "../src/base/disk.ts";
 import type { SeededRandom } from "../src/base/random.ts";
+import { backgroundOf } from "./background-disk.ts";
 
 /*
  * Each file has two contents: what a process sees (the page cache) and what a power cut leaves. They
@@ -95,11 +96,37 @@ function fileError(code: string, path: string): Error {
   return Object.assign(new Error(`${code}: ${path}`), { code });
 }
 
+/** One that changes what is on the disk. */
+export interface DiskOperation {
+  readonly name:
+    | "create"
+    | "write"
+    | "truncate"
+    | "fsync"
+    | "rename"
+    | "link"
+    | "remove"
+    | "mkdir"
+    | "fsyncDirectory";
+  /** A rename's and a link's is the new name. */
+  readonly path: string;
+}
+
+/** What an operation that fails throws; `crash`: the process ends there. */
+export function diskFault(failure: "ENOSPC" | "EIO" | "crash", where: string): Error {
+  return failure === "crash" ? new SimulatedCrash(where) : fileError(failure, where);
+}
+
 /** Paths are absolute, `/a/b`. */
 export class SimulatedDisk implements Disk {
   readonly #random: SeededRandom;
   #root = new Directory();
-  readonly #open = new Map<number, File>();
+  readonly #open = new Map<number, { file: File; path: string }>();
+  readonly background: BackgroundDisk = backgroundOf(this);
+  /** Called before each; what it throws is that operation's failure, a SimulatedCrash the process's end. */
+  onOperation: ((operation: DiskOperation) => void) | undefined;
+  /** Called when the process has had its last operation. */
+  onCrash: (() => void) | undefined;
   #nextFd = 3;
   /** Virtual time that one sync takes. */
   syncMs = 0.2;
@@ -137,7 +164,7 @@ export class SimulatedDisk implements Disk {
       }
       const created = new File();
       file = created;
-      this.#operation(() => {
+      this.#operation({ name: "create", path }, () => {
         if (this.full) {
           throw fileError("ENOSPC", path);
         }
@@ -145,11 +172,11 @@ export class SimulatedDisk implements Disk {
       });
     } else if (flags === "w") {
       const old = file;
-      this.#operation(() => this.#resize(old, 0));
+      this.#operation({ name: "truncate", path }, () => this.#resize(old, 0));
     }
     this.#alive();
     const fd = this.#nextFd++;
-    this.#open.set(fd, file);
+    this.#open.set(fd, { file, path });
     return fd;
   }
 
@@ -188,6 +215,7 @@ export class SimulatedDisk implements Disk {
       file.touch(position, end);
     };
     this.#operation(
+      { name: "write", path: this.#pathOf(fd) },
       () => {
         if (this.full) {
           put(this.#random.int(bytes.length + 1));
@@ -204,7 +232,7 @@ export class SimulatedDisk implements Disk {
 
   truncate(fd: number, size: number): void {
     const file = this.#file(fd);
-    this.#operation(() => this.#resize(file, size));
+    this.#operation({ name: "truncate", path: this.#pathOf(fd) }, () => this.#resize(file, size));
   }
 
   fdatasync(fd: number): void {
@@ -214,6 +242,7 @@ export class SimulatedDisk implements Disk {
   fsync(fd: number): void {
     const file = this.#file(fd);
     this.#operation(
+      { name: "fsync", path: this.#pathOf(fd) },
       () => {
         if (this.#syncFails()) {
           file.dirty.clear();
@@ -230,6 +259,11 @@ export class SimulatedDisk implements Disk {
     return this.#lookUp(path) !== undefined;
   }
 
+  isDirectory(path: string): boolean {
+    this.#alive();
+    return this.#lookUp(path) instanceof Directory;
+  }
+
   rename(from: string, to: string): void {
     const [directory, name] = this.#parent(from);
     const [target, newName] = this.#parent(to);
@@ -237,11 +271,28 @@ export class SimulatedDisk implements Disk {
     if (entry === undefined || target !== directory) {
       throw fileError(entry === undefined ? "ENOENT" : "EXDEV", from);
     }
-    this.#operation(() => {
+    const replaced = target.entries.get(newName);
+    if (replaced instanceof Directory && replaced.entries.size > 0) {
+      throw fileError("ENOTEMPTY", to);
+    }
+    this.#operation({ name: "rename", path: to }, () => {
       directory.change((entries) => {
         entries.delete(name);
         entries.set(newName, entry);
       });
+    });
+  }
+
+  /** A second name for a file. */
+  link(from: string, to: string): void {
+    const [directory, name] = this.#parent(from);
+    const [target, newName] = this.#parent(to);
+    const entry = directory.entries.get(name);
+    if (!(entry instanceof File) || target.entries.has(newName)) {
+      throw fileError(entry === undefined ? "ENOENT" : "EEXIST", to);
+    }
+    this.#operation({ name: "link", path: to }, () => {
+      target.change((entries) => entries.set(newName, entry));
     });
   }
 
@@ -250,13 +301,17 @@ export class SimulatedDisk implements Disk {
     if (!(directory.entries.get(name) instanceof File)) {
       throw fileError("ENOENT", path);
     }
-    this.#operation(() => directory.change((entries) => entries.delete(name)));
+    this.#operation({ name: "remove", path }, () =>
+      directory.change((entries) => entries.delete(name)),
+    );
   }
 
   removeTree(path: string): void {
     if (this.#lookUp(path) !== undefined) {
       const [directory, name] = this.#parent(path);
-      this.#operation(() => directory.change((entries) => entries.delete(name)));
+      this.#operation({ name: "remove", path }, () =>
+        directory.change((entries) => entries.delete(name)),
+      );
     }
   }
 
@@ -272,7 +327,8 @@ export class SimulatedDisk implements Disk {
       if (next === undefined) {
         const created = new Directory();
         const parent = directory;
-        this.#operation(() => parent.change((entries) => entries.set(name, created)));
+        const operation = { name: "mkdir", path } as const;
+        this.#operation(operation, () => parent.change((entries) => entries.set(name, created)));
         next = created;
       }
       if (!(next instanceof Directory)) {
@@ -284,7 +340,7 @@ export class SimulatedDisk implements Disk {
 
   fsyncDirectory(path: string): void {
     const directory = this.#directory(path);
-    this.#operation(() => {
+    this.#operation({ name: "fsyncDirectory", path }, () => {
       if (this.#syncFails()) {
         throw fileError("EIO", "fsync");
       }
@@ -303,7 +359,7 @@ export class SimulatedDisk implements Disk {
   }
 
   /** The power went. */
-  powerCut(tear: Tear = this.#pickTear()): void {
+  powerCut(tear: Tear = this.pickTear()): void {
     this.processEnded();
     this.#cutDirectory(this.#root, tear);
   }
@@ -319,6 +375,22 @@ export class SimulatedDisk implements Disk {
     const copy = new SimulatedDisk(this.#random);
     copy.#root = copyDurable(this.#root);
     return copy;
+  }
+
+  /**
+   * What the next process finds, after a power cut where there is a `tear`. This disk has crashed for good:
+   * whatever the process that had it still does gets a SimulatedCrash.
+   */
+  nextLife(tear?: Tear): SimulatedDisk {
+    const next = new SimulatedDisk(this.#random);
+    next.#root = this.#root;
+    this.#root = new Directory();
+    this.#open.clear();
+    this.crashed = true;
+    if (tear !== undefined) {
+      next.powerCut(tear);
+    }
+    return next;
   }
 
   /** Makes one bit of a file read wrong. False where there is no such byte. */
@@ -337,7 +409,7 @@ export class SimulatedDisk implements Disk {
     return file instanceof File ? file.data.subarray(0, file.size) : undefined;
   }
 
-  #pickTear(): Tear {
+  pickTear(): Tear {
     return this.#random.pick(["nothing", "everything", "sectors", "sectors", "blocks"] as const);
   }
 
@@ -425,10 +497,10 @@ export class SimulatedDisk implements Disk {
   }
 
   /** `partly`: what may be left of it where it is the last thing that happens. */
-  #operation(perform: () => void, partly: () => void = perform): void {
+  #operation(operation: DiskOperation, perform: () => void, partly: () => void = perform): void {
     this.#alive();
     this.operations += 1;
-    if (this.operationsLeft > 0) {
+    if (this.operationsLeft > 0 && !this.#endsHere(operation)) {
       this.operationsLeft -= 1;
       perform();
       return;
@@ -437,7 +509,20 @@ export class SimulatedDisk implements Disk {
     if (this.#random.bool()) {
       partly();
     }
+    this.onCrash?.();
     throw new SimulatedCrash("crash in the middle of a disk operation");
+  }
+
+  #endsHere(operation: DiskOperation): boolean {
+    try {
+      this.onOperation?.(operation);
+      return false;
+    } catch (error) {
+      if (error instanceof SimulatedCrash) {
+        return true;
+      }
+      throw error;
+    }
   }
 
   #alive(): void {
@@ -448,11 +533,15 @@ export class SimulatedDisk implements Disk {
 
   #file(fd: number): File {
     this.#alive();
-    const file = this.#open.get(fd);
-    if (file === undefined) {
+    const open = this.#open.get(fd);
+    if (open === undefined) {
       throw fileError("EBADF", String(fd));
     }
-    return file;
+    return open.file;
+  }
+
+  #pathOf(fd: number): string {
+    return this.#open.get(fd)?.path ?? "";
   }
 
   #parent(path: string): [Directory, string] {

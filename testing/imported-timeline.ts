@@ -44,6 +44,7 @@ export async function openImportedTimeline(
     prevRecordLsn,
     layers: [layer],
   };
-  await writeIndexPart(directory, part);
-  return new Timeline(new StorageResources(logger, storage), directory, part, undefined);
+  const resources = new StorageResources(logger, storage);
+  await writeIndexPart(directory, part, resources.disk);
+  return new Timeline(resources, directory, part, undefined);
 }

@@ -1,32 +1,43 @@
 // Durable file operations: what must survive a power cut goes through here.
 //
 // Two flavours, because a sync can take as long as the disk likes: the plain ones block, for small
-// processes and for paths where each wake-up costs latency; those named `...Async` do not, for
-// processes that serve others meanwhile.
+// processes and for paths where each wake-up costs latency; those of `background`, and the functions
+// named `...Async`, do not, for processes that serve others meanwhile. Reads always block: the page
+// cache answers most of them sooner than a wake-up would.
 
 import {
+  close,
   closeSync,
+  copyFile,
   existsSync,
   fdatasyncSync,
   fstatSync,
+  fsync,
   fsyncSync,
   ftruncateSync,
+  link,
+  mkdir,
   mkdirSync,
+  open,
   openSync,
   readdirSync,
   readSync,
+  rename,
   renameSync,
+  rm,
   rmSync,
+  statSync,
   unlinkSync,
+  write,
   writeSync,
 } from "node:fs";
-import { open, rename } from "node:fs/promises";
 import { dirname } from "node:path";
+import { promisify } from "node:util";
 import { errnoCode, StorageError } from "./errors.ts";
 
 /**
- * The blocking file operations of code that must not lose what it acknowledged: the simulation puts a
- * disk that forgets in their place. Errors are those of node:fs.
+ * The file operations of code that must not lose what it acknowledged: the simulation puts a disk that
+ * forgets in their place (`simulation/simulated-disk.ts`). Errors are those of node:fs.
  */
 export interface Disk {
   open(path: string, flags: "r" | "r+" | "w" | "wx+"): number;
@@ -42,6 +53,8 @@ export interface Disk {
   fdatasync(fd: number): void;
   fsync(fd: number): void;
   exists(path: string): boolean;
+  /** False also where there is nothing. */
+  isDirectory(path: string): boolean;
   rename(from: string, to: string): void;
   unlink(path: string): void;
   /** Removes a directory with all that is in it, or nothing where there is none. */
@@ -52,10 +65,62 @@ export interface Disk {
   makeDirectory(path: string): void;
   /** Makes renames, creations and removals inside `path` durable. */
   fsyncDirectory(path: string): void;
+  /** The same off the event loop. */
+  readonly background: BackgroundDisk;
 }
 
+/** As `Disk`, settled when it is done. Descriptors are those of `Disk`. */
+export interface BackgroundDisk {
+  open(path: string, flags: "r" | "w" | "wx+"): Promise<number>;
+  close(fd: number): Promise<void>;
+  /** The bytes must not change before it settles. */
+  write(fd: number, bytes: Uint8Array, position: number): Promise<void>;
+  fsync(fd: number): Promise<void>;
+  rename(from: string, to: string): Promise<void>;
+  /** A second name for an immutable file; where the file system has no such thing, a synced copy. */
+  linkOrCopy(from: string, to: string): Promise<void>;
+  /** Removes a file or a directory with all that is in it, or nothing where there is none. */
+  removeTree(path: string): Promise<void>;
+  makeDirectory(path: string): Promise<void>;
+  fsyncDirectory(path: string): Promise<void>;
+}
+
+const PRIVATE_FILE = 0o600;
+const PRIVATE_DIRECTORY = 0o700;
+
+const inBackground = {
+  close: promisify(close),
+  copyFile: promisify(copyFile),
+  fsync: promisify(fsync),
+  link: promisify(link),
+  mkdir: promisify(mkdir),
+  open: promisify(open),
+  rename: promisify(rename),
+  rm: promisify(rm),
+  write: promisify(write),
+};
+
+const REAL_BACKGROUND_DISK: BackgroundDisk = {
+  open: (path, flags) => inBackground.open(path, flags, PRIVATE_FILE),
+  close: inBackground.close,
+  write: async (fd, bytes, position) => {
+    for (let done = 0; done < bytes.length; ) {
+      const left = bytes.length - done;
+      done += (await inBackground.write(fd, bytes, done, left, position + done)).bytesWritten;
+    }
+  },
+  fsync: inBackground.fsync,
+  rename: inBackground.rename,
+  linkOrCopy,
+  removeTree: (path) => inBackground.rm(path, { recursive: true, force: true }),
+  makeDirectory: async (path) => {
+    await inBackground.mkdir(path, { recursive: true, mode: PRIVATE_DIRECTORY });
+  },
+  fsyncDirectory: fsyncDirectoryAsync,
+};
+
 export const REAL_DISK: Disk = {
-  open: (path, flags) => openSync(path, flags, 0o600),
+  open: (path, flags) => openSync(path, flags, PRIVATE_FILE),
   close: closeSync,
   size: (fd) => fstatSync(fd).size,
   read: readSync,
@@ -64,13 +129,30 @@ export const REAL_DISK: Disk = {
   fdatasync: fdatasyncSync,
   fsync: fsyncSync,
   exists: existsSync,
+  isDirectory: (path) => statSync(path, { throwIfNoEntry: false })?.isDirectory() === true,
   rename: renameSync,
   unlink: unlinkSync,
   removeTree: (path) => rmSync(path, { recursive: true, force: true }),
   list: (directory) => readdirSync(directory),
-  makeDirectory: (path) => void mkdirSync(path, { recursive: true }),
+  makeDirectory: (path) => {
+    mkdirSync(path, { recursive: true, mode: PRIVATE_DIRECTORY });
+  },
   fsyncDirectory,
+  background: REAL_BACKGROUND_DISK,
 };
+
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await inBackground.link(from, to);
+  } catch (error) {
+    const code = errnoCode(error);
+    if (code !== "EXDEV" && code !== "EPERM" && code !== "EMLINK" && code !== "ENOTSUP") {
+      throw error;
+    }
+    await inBackground.copyFile(from, to);
+    await fsyncPath(to);
+  }
+}
 
 /** Makes a rename, creation or removal inside `path` durable. */
 export function fsyncDirectory(path: string): void {
@@ -84,11 +166,15 @@ export function fsyncDirectory(path: string): void {
 
 /** As `fsyncDirectory`, without blocking the event loop. */
 export async function fsyncDirectoryAsync(path: string): Promise<void> {
-  const directory = await open(path, "r");
+  await fsyncPath(path);
+}
+
+async function fsyncPath(path: string): Promise<void> {
+  const fd = await inBackground.open(path, "r");
   try {
-    await directory.sync();
+    await inBackground.fsync(fd);
   } finally {
-    await directory.close();
+    await inBackground.close(fd);
   }
 }
 
@@ -126,18 +212,20 @@ export function writeFileDurably(
 export async function writeFileDurablyAsync(
   path: string,
   bytes: Uint8Array | string,
+  { background }: Disk = REAL_DISK,
   temporary = `${path}.tmp`,
 ): Promise<void> {
+  const data = typeof bytes === "string" ? Buffer.from(bytes) : bytes;
   try {
-    const file = await open(temporary, "w", 0o600);
+    const fd = await background.open(temporary, "w");
     try {
-      await file.writeFile(bytes);
-      await file.sync();
+      await background.write(fd, data, 0);
+      await background.fsync(fd);
     } finally {
-      await file.close();
+      await background.close(fd);
     }
-    await rename(temporary, path);
-    await fsyncDirectoryAsync(dirname(path));
+    await background.rename(temporary, path);
+    await background.fsyncDirectory(dirname(path));
   } catch (error) {
     throw diskError(error, `write ${path}`);
   }

@@ -1,6 +1,6 @@
 // Verified blocks of layer files in memory, bounded, evicted by the clock (second chance) rule.
 
-import { closeSync, openSync } from "node:fs";
+import { type Disk, REAL_DISK } from "../../base/disk.ts";
 
 /** One block, checked when it was read. The bytes never change. */
 export interface CachedBlock {
@@ -93,10 +93,12 @@ export interface OpenableFile {
 
 /** Bounds the number of open layer files, first opened, first closed: a reopen costs microseconds. */
 export class OpenFiles {
+  readonly disk: Disk;
   readonly #limit: number;
   readonly #open = new Set<OpenableFile>();
 
-  constructor(limit: number) {
+  constructor(limit: number, disk: Disk = REAL_DISK) {
+    this.disk = disk;
     this.#limit = limit;
   }
 
@@ -109,14 +111,14 @@ export class OpenFiles {
       const [oldest] = this.#open;
       this.close(oldest!);
     }
-    file.descriptor = openSync(file.path, "r");
+    file.descriptor = this.disk.open(file.path, "r");
     this.#open.add(file);
     return file.descriptor;
   }
 
   close(file: OpenableFile): void {
     if (this.#open.delete(file)) {
-      closeSync(file.descriptor);
+      this.disk.close(file.descriptor);
       file.descriptor = -1;
     }
   }

@@ -1,6 +1,5 @@
 // Reads one layer file: finds a key's versions through the block index, verifying every block it loads.
 
-import { fstatSync, readSync } from "node:fs";
 import { basename } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
 import { type Lsn, lsnHigh, lsnLow } from "../../base/lsn.ts";
@@ -230,10 +229,11 @@ export class LayerFile implements OpenableFile {
   #read(offset: number, length: number): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(new ArrayBuffer(length));
     const descriptor = this.#descriptor();
+    const { disk } = this.#resources.openFiles;
     let done = 0;
     try {
       while (done < length) {
-        const count = readSync(descriptor, bytes, done, length - done, offset + done);
+        const count = disk.read(descriptor, bytes, done, length - done, offset + done);
         if (count === 0) {
           throw corruptLayer(this.path, offset + done, "the file ends too early");
         }
@@ -246,7 +246,7 @@ export class LayerFile implements OpenableFile {
   }
 
   #load(): LoadedIndex {
-    const size = fstatSync(this.#descriptor()).size;
+    const size = this.#resources.openFiles.disk.size(this.#descriptor());
     if (size !== this.sizeBytes) {
       throw corruptLayer(this.path, size, `the file should have ${this.sizeBytes} bytes`);
     }

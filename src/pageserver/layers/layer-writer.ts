@@ -1,10 +1,9 @@
 // Writes one layer file: versions in key and LSN order become checksummed blocks, index and filter.
 
 import assert from "node:assert/strict";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
+import { type BackgroundDisk, type Disk, diskError, REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { type Lsn, lsnHigh, lsnLow } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
@@ -64,7 +63,9 @@ export class LayerWriter {
   readonly #directory: string;
   readonly #kind: number;
   readonly #temporary: string;
-  readonly #file: FileHandle;
+  readonly #disk: BackgroundDisk;
+  /** Undefined when it is closed. */
+  #file: number | undefined;
   readonly #blockBytes: number;
   #out: Buffer = Buffer.allocUnsafeSlow(2 * WRITE_BYTES);
   #outUsed = 0;
@@ -91,20 +92,32 @@ export class LayerWriter {
   #lastIndex = -1;
   #lastLsn = -1;
 
-  private constructor(directory: string, kind: number, temporary: string, file: FileHandle) {
+  private constructor(
+    directory: string,
+    kind: number,
+    temporary: string,
+    file: number,
+    disk: BackgroundDisk,
+  ) {
     this.#directory = directory;
     this.#kind = kind;
     this.#temporary = temporary;
     this.#file = file;
+    this.#disk = disk;
     this.#blockBytes = kind === LAYER_KIND_DELTA ? DELTA_BLOCK_BYTES : IMAGE_BLOCK_BYTES;
     this.#outUsed = LAYER_HEADER_BYTES;
     this.#writeHeader(this.#out, 0);
   }
 
-  static async create(directory: string, kind: number): Promise<LayerWriter> {
+  static async create(
+    directory: string,
+    kind: number,
+    { background }: Disk = REAL_DISK,
+  ): Promise<LayerWriter> {
     const path = join(directory, `layer-${randomBytes(8).toString("hex")}${TEMPORARY_SUFFIX}`);
     try {
-      return new LayerWriter(directory, kind, path, await open(path, "wx", 0o600));
+      const file = await background.open(path, "wx+");
+      return new LayerWriter(directory, kind, path, file, background);
     } catch (error) {
       throw diskError(error, `create ${path}`);
     }
@@ -297,7 +310,7 @@ export class LayerWriter {
     this.#out = this.#spareOut;
     this.#spareOut = bytes;
     this.#outUsed = 0;
-    this.#writing = this.#write(bytes, length, this.#written);
+    this.#writing = this.#disk.write(this.#file!, bytes.subarray(0, length), this.#written);
     this.#written += length;
     // Looked at by #writeEnds, perhaps after a while.
     this.#writing.catch(() => undefined);
@@ -308,14 +321,6 @@ export class LayerWriter {
       await this.#writing;
     } catch (error) {
       throw diskError(error, `write ${this.#temporary}`);
-    }
-  }
-
-  async #write(bytes: Buffer, length: number, position: number): Promise<void> {
-    let done = 0;
-    while (done < length) {
-      const { bytesWritten } = await this.#file.write(bytes, done, length - done, position + done);
-      done += bytesWritten;
     }
   }
 
@@ -340,10 +345,10 @@ export class LayerWriter {
     await this.#writeEnds();
     const fileName = layerFileName(name);
     try {
-      await this.#file.sync();
-      await this.#file.close();
-      await rename(this.#temporary, join(this.#directory, fileName));
-      await fsyncDirectoryAsync(this.#directory);
+      await this.#disk.fsync(this.#file!);
+      await this.#close();
+      await this.#disk.rename(this.#temporary, join(this.#directory, fileName));
+      await this.#disk.fsyncDirectory(this.#directory);
     } catch (error) {
       throw diskError(error, `finish ${fileName}`);
     }
@@ -377,8 +382,16 @@ export class LayerWriter {
   /** Closes and removes the unfinished file. Never throws: it runs where something already failed. */
   async abandon(): Promise<void> {
     await this.#writing.catch(() => undefined);
-    await this.#file.close().catch(() => undefined);
-    await rm(this.#temporary, { force: true }).catch(() => undefined);
+    await this.#close().catch(() => undefined);
+    await this.#disk.removeTree(this.#temporary).catch(() => undefined);
+  }
+
+  async #close(): Promise<void> {
+    const file = this.#file;
+    this.#file = undefined;
+    if (file !== undefined) {
+      await this.#disk.close(file);
+    }
   }
 }
 

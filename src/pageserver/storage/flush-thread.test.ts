@@ -5,6 +5,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { REAL_DISK } from "../../base/disk.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
@@ -58,6 +59,7 @@ test("flushOnThread: writes byte for byte what the same flush inline writes", as
   const inline = await writeFrozenLayer(layer, {
     ...SETTINGS,
     directory: here.path,
+    disk: REAL_DISK,
     pages,
     cancelled: () => false,
     sliceMs: 1,

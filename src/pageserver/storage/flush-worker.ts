@@ -1,6 +1,7 @@
 // The flush thread: writes one frozen layer after the other; pages it lacks it asks the other side for.
 
 import { parentPort } from "node:worker_threads";
+import { REAL_DISK } from "../../base/disk.ts";
 import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import type { FlushAnswer, FlushOrder } from "./flush-thread.ts";
 import { type PageReply, writeFrozenLayer } from "./layer-flush.ts";
@@ -15,6 +16,7 @@ async function flush(order: Extract<FlushOrder, { type: "flush" }>): Promise<voi
   try {
     const result = await writeFrozenLayer(layer, {
       ...settings,
+      disk: REAL_DISK,
       cancelled: () => Atomics.load(cancelled, 0) !== 0,
       sliceMs: Number.POSITIVE_INFINITY,
       pages: (requests) => {

@@ -8,7 +8,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { crc32c } from "../../base/crc32c.ts";
-import { readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
+import { type Disk, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
@@ -141,14 +141,18 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
 }
 
 /** Undefined where the directory has none: its creation did not finish. */
-export function readIndexPart(directory: string): IndexPart | undefined {
+export function readIndexPart(directory: string, disk: Disk): IndexPart | undefined {
   const path = join(directory, INDEX_PART_NAME);
-  const bytes = readFileIfExists(path);
+  const bytes = readFileIfExists(path, disk);
   return bytes === undefined ? undefined : decodeIndexPart(bytes.toString("utf8"), path);
 }
 
 /** Durable when it resolves. One caller a timeline at a time. */
-export async function writeIndexPart(directory: string, part: IndexPart): Promise<void> {
+export async function writeIndexPart(
+  directory: string,
+  part: IndexPart,
+  disk: Disk,
+): Promise<void> {
   const path = join(directory, INDEX_PART_NAME);
-  await writeFileDurablyAsync(path, encodeIndexPart(part), `${path}.___temp`);
+  await writeFileDurablyAsync(path, encodeIndexPart(part), disk, `${path}.___temp`);
 }

@@ -4,6 +4,7 @@
 // data and asks for the pages that lie in other layers, in batches.
 
 import { monotonicMs } from "../../base/clock.ts";
+import type { Disk } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
@@ -63,6 +64,7 @@ export interface FlushSettings {
 }
 
 export interface FlushOptions extends FlushSettings {
+  readonly disk: Disk;
   readonly pages: PageLookup;
   /** Asked now and then; true ends the flush with `unavailable`. */
   readonly cancelled: () => boolean;
@@ -86,7 +88,7 @@ export async function writeFrozenLayer(
   layer: FrozenLayer,
   options: FlushOptions,
 ): Promise<FlushResult> {
-  const writer = await LayerWriter.create(options.directory, LAYER_KIND_DELTA);
+  const writer = await LayerWriter.create(options.directory, LAYER_KIND_DELTA, options.disk);
   try {
     const copy = new FrozenLayerCopy(layer, writer, options);
     await copy.run();

@@ -1,5 +1,6 @@
 // What all timelines of a pageserver share: settings, caches, and redo's working space.
 
+import { type Disk, REAL_DISK } from "../../base/disk.ts";
 import type { Logger } from "../../base/log.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
@@ -46,6 +47,7 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
 export class StorageResources {
   readonly config: StorageConfig;
   readonly logger: Logger;
+  readonly disk: Disk;
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly pageCache: PageCache;
@@ -56,11 +58,12 @@ export class StorageResources {
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
 
-  constructor(logger: Logger, config: Partial<StorageConfig> = {}) {
+  constructor(logger: Logger, config: Partial<StorageConfig> = {}, disk: Disk = REAL_DISK) {
     this.config = { ...DEFAULT_STORAGE_CONFIG, ...config };
     this.logger = logger;
+    this.disk = disk;
     this.blockCache = new BlockCache(this.config.blockCacheBytes);
-    this.openFiles = new OpenFiles(this.config.maxOpenFiles);
+    this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
     this.pageCache = new PageCache(this.config.pageCachePages);
   }
 }

@@ -1,10 +1,8 @@
 // All tenants of a pageserver: loads them at start, creates them, flushes old layers in the background.
 
-import { readdirSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
-import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
+import { type Disk, diskError } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
@@ -17,6 +15,8 @@ export interface TenantManagerOptions {
   readonly workdir: string;
   readonly logger: Logger;
   readonly config?: Partial<StorageConfig>;
+  /** Absent: the real one. */
+  readonly disk?: Disk;
 }
 
 const MAX_HOUSEKEEPING_MS = 10_000;
@@ -31,7 +31,7 @@ export class TenantManager {
   #housekeeping: Promise<void> = Promise.resolve();
 
   private constructor(options: TenantManagerOptions) {
-    this.resources = new StorageResources(options.logger, options.config);
+    this.resources = new StorageResources(options.logger, options.config, options.disk);
     this.#directory = join(options.workdir, "tenants");
     this.#logger = options.logger;
   }
@@ -39,17 +39,18 @@ export class TenantManager {
   /** Loads every tenant; a timeline that does not load is logged and leaves the others alone. */
   static async open(options: TenantManagerOptions): Promise<TenantManager> {
     const manager = new TenantManager(options);
+    const { disk } = manager.resources;
     try {
-      await mkdir(manager.#directory, { recursive: true, mode: 0o700 });
-      await fsyncDirectoryAsync(options.workdir);
+      await disk.background.makeDirectory(manager.#directory);
+      await disk.background.fsyncDirectory(options.workdir);
     } catch (error) {
       throw diskError(error, `create ${manager.#directory}`);
     }
-    for (const entry of readdirSync(manager.#directory, { withFileTypes: true })) {
-      if (entry.isDirectory() && /^[0-9a-f]{32}$/.test(entry.name)) {
-        await manager.#load(parseTenantId(entry.name));
+    for (const name of disk.list(manager.#directory)) {
+      if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(manager.#directory, name))) {
+        await manager.#load(parseTenantId(name));
       } else {
-        options.logger.warn({ name: entry.name }, "not a tenant directory, left alone");
+        options.logger.warn({ name }, "not a tenant directory, left alone");
       }
     }
     manager.#housekeeping = manager.#keepHouse();
@@ -97,8 +98,9 @@ export class TenantManager {
 
   async #create(tenantId: TenantId): Promise<Tenant> {
     try {
-      await mkdir(join(this.#directory, tenantId), { recursive: true, mode: 0o700 });
-      await fsyncDirectoryAsync(this.#directory);
+      const { background } = this.resources.disk;
+      await background.makeDirectory(join(this.#directory, tenantId));
+      await background.fsyncDirectory(this.#directory);
     } catch (error) {
       throw diskError(error, `create tenant ${tenantId}`);
     }

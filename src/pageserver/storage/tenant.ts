@@ -1,10 +1,8 @@
 // One tenant: its timelines on disk and in memory; creation, branching and deletion of timelines.
 
-import { readdirSync } from "node:fs";
-import { copyFile, link, mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { diskError, fsyncDirectoryAsync } from "../../base/disk.ts";
-import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
+import { type BackgroundDisk, diskError } from "../../base/disk.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
@@ -48,6 +46,7 @@ export class Tenant {
   readonly tenantId: TenantId;
   readonly #timelinesDirectory: string;
   readonly #resources: StorageResources;
+  readonly #disk: BackgroundDisk;
   readonly #logger: Logger;
   readonly #timelines = new Map<TimelineId, Timeline>();
   /** Timelines that are on disk and cannot be loaded, and why. */
@@ -63,6 +62,7 @@ export class Tenant {
     this.tenantId = tenantId;
     this.#timelinesDirectory = join(directory, "timelines");
     this.#resources = resources;
+    this.#disk = resources.disk.background;
     this.#logger = resources.logger.child({ tenant: tenantId });
   }
 
@@ -74,8 +74,8 @@ export class Tenant {
   ): Promise<Tenant> {
     const tenant = new Tenant(tenantId, directory, resources);
     try {
-      await mkdir(tenant.#timelinesDirectory, { recursive: true, mode: 0o700 });
-      await fsyncDirectoryAsync(directory);
+      await tenant.#disk.makeDirectory(tenant.#timelinesDirectory);
+      await tenant.#disk.fsyncDirectory(directory);
     } catch (error) {
       throw diskError(error, `create tenant directory ${directory}`);
     }
@@ -85,12 +85,13 @@ export class Tenant {
 
   async #load(): Promise<void> {
     const parts = new Map<TimelineId, IndexPart>();
-    for (const entry of readdirSync(this.#timelinesDirectory, { withFileTypes: true })) {
-      const path = join(this.#timelinesDirectory, entry.name);
-      if (entry.name.endsWith(TEMPORARY_SUFFIX) || entry.name.endsWith(DELETED_SUFFIX)) {
-        await rm(path, { recursive: true, force: true });
-      } else if (entry.isDirectory() && /^[0-9a-f]{32}$/.test(entry.name)) {
-        await this.#loadIndexPart(parseTimelineId(entry.name), path, parts);
+    const { disk } = this.#resources;
+    for (const name of disk.list(this.#timelinesDirectory)) {
+      const path = join(this.#timelinesDirectory, name);
+      if (name.endsWith(TEMPORARY_SUFFIX) || name.endsWith(DELETED_SUFFIX)) {
+        await this.#disk.removeTree(path);
+      } else if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(path)) {
+        await this.#loadIndexPart(parseTimelineId(name), path, parts);
       } else {
         this.#logger.warn({ path }, "not a timeline directory, left alone");
       }
@@ -106,7 +107,7 @@ export class Tenant {
     parts: Map<TimelineId, IndexPart>,
   ): Promise<void> {
     try {
-      const part = readIndexPart(directory);
+      const part = readIndexPart(directory, this.#resources.disk);
       if (part === undefined || part.timelineId !== timelineId) {
         throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {
           fields: { path: directory },
@@ -135,13 +136,13 @@ export class Tenant {
   /** A crash between a layer and its index leaves a layer that nobody names: its WAL comes again. */
   async #removeUnindexed(directory: string, part: IndexPart): Promise<void> {
     const named = new Set(part.layers.map((layer) => layer.fileName));
-    for (const name of readdirSync(directory)) {
+    for (const name of this.#resources.disk.list(directory)) {
       if (name === INDEX_PART_NAME || named.has(name)) {
         continue;
       }
       const path = join(directory, name);
       if (name.endsWith(TEMPORARY_SUFFIX) || parseLayerFileName(name) !== undefined) {
-        await rm(path, { force: true });
+        await this.#disk.removeTree(path);
       } else {
         this.#logger.warn({ path }, "not a file of a timeline, left alone");
       }
@@ -336,14 +337,18 @@ export class Tenant {
     // From here on the ancestor is not deleted.
     this.#pin(ancestor, 1);
     const temporary = `${this.#directoryOf(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
+    // What a failure takes away again; under its final name a later try could not replace it.
+    let made = temporary;
     try {
-      await mkdir(temporary, { mode: 0o700 });
+      await this.#disk.makeDirectory(temporary);
       for (const path of layerPaths) {
-        await linkOrCopy(path, join(temporary, basename(path)));
+        // Layer files are immutable and name no timeline, so one file can serve many.
+        await this.#disk.linkOrCopy(path, join(temporary, basename(path)));
       }
-      await writeIndexPart(temporary, part);
-      await rename(temporary, this.#directoryOf(timelineId));
-      await fsyncDirectoryAsync(this.#timelinesDirectory);
+      await writeIndexPart(temporary, part, this.#resources.disk);
+      await this.#disk.rename(temporary, this.#directoryOf(timelineId));
+      made = this.#directoryOf(timelineId);
+      await this.#disk.fsyncDirectory(this.#timelinesDirectory);
       const timeline = this.#openTimeline(part, ancestor);
       this.#timelines.set(timelineId, timeline);
       this.#logger.info(
@@ -356,7 +361,7 @@ export class Tenant {
       );
       return timeline;
     } catch (error) {
-      await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
+      await this.#disk.removeTree(made).catch(() => undefined);
       throw diskError(error, `create timeline ${timelineId}`);
     } finally {
       this.#pin(ancestor, -1);
@@ -393,14 +398,20 @@ export class Tenant {
       timeline?.detach();
       const directory = this.#directoryOf(timelineId);
       const doomed = `${directory}${DELETED_SUFFIX}`;
-      await rm(doomed, { recursive: true, force: true });
-      await rename(directory, doomed);
-      await fsyncDirectoryAsync(this.#timelinesDirectory);
+      await this.#disk.removeTree(doomed);
+      // Not there where a try before this one came as far as here.
+      if (this.#resources.disk.exists(directory)) {
+        await this.#disk.rename(directory, doomed);
+      }
+      await this.#disk.fsyncDirectory(this.#timelinesDirectory);
       this.#broken.delete(timelineId);
-      await rm(doomed, { recursive: true, force: true });
+      await this.#disk.removeTree(doomed);
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
     } catch (error) {
-      throw diskError(error, `delete timeline ${timelineId}`);
+      // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
+      const unfinished = diskError(error, `delete timeline ${timelineId}`);
+      this.#broken.set(timelineId, unfinished);
+      throw unfinished;
     } finally {
       this.#busy.delete(timelineId);
     }
@@ -436,23 +447,4 @@ export function recordBoundary(lsn: Lsn, segmentSize: number = WAL_SEGMENT_SIZE)
   const aligned = (lsn - (lsn % 8)) as Lsn;
   const headerBytes = pageStart(aligned) % segmentSize === 0 ? 40 : 24;
   return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;
-}
-
-/** Layer files are immutable and name no timeline, so one file can serve many. */
-async function linkOrCopy(from: string, to: string): Promise<void> {
-  try {
-    await link(from, to);
-  } catch (error) {
-    const code = errnoCode(error);
-    if (code !== "EXDEV" && code !== "EPERM" && code !== "EMLINK" && code !== "ENOTSUP") {
-      throw error;
-    }
-    await copyFile(from, to);
-    const file = await open(to, "r");
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-  }
 }

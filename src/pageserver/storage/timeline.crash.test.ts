@@ -1,10 +1,15 @@
-// kill -9 while a child process writes and flushes: what it reported as flushed must be there.
+// Ends of the process at any moment: what was told as done and as on disk must be there. Lives on a simulated
+// disk that loses and tears what was not synced, and one process that is really killed.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
+import { Failpoints } from "../../../simulation/failpoints.ts";
+import { kindOfFile, PageStore } from "../../../simulation/page-store.ts";
+import { SimulatedCrash } from "../../../simulation/simulated-disk.ts";
 import { FIXTURE_START_LSN, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { toLsn } from "../../base/lsn.ts";
@@ -56,10 +61,101 @@ async function runAndKill(args: string[], afterMs: number): Promise<number> {
   return Number(output.slice(0, output.lastIndexOf("\n")).split("\n").at(-1));
 }
 
+async function livesAndDeaths(seed: number): Promise<void> {
+  const random = new SeededRandom(seed);
+  await using store = new PageStore(random);
+  for (let life = 0; life < 5; life++) {
+    store.disk.operationsLeft = random.int(300);
+    try {
+      await store.live(40);
+    } catch (error) {
+      if (!(error instanceof SimulatedCrash)) {
+        throw error;
+      }
+    }
+    await store.crash(random.bool(0.2) ? undefined : store.disk.pickTear());
+  }
+  await store.live(0);
+}
+
+/** Every kind of step once, each until it has worked. */
+async function everyStep(
+  store: PageStore,
+  until: (step: () => Promise<unknown>) => Promise<void>,
+): Promise<void> {
+  await until(() => store.open());
+  await until(() => store.createTenant());
+  const [tenantId] = store.tenants;
+  const root = store.newRoot(tenantId!);
+  await until(() => store.createRoot(root));
+  await store.write(root, 100);
+  await until(() => store.checkpoint(root));
+  const branch = store.newBranch(root);
+  await until(() => store.createBranch(branch));
+  await store.write(branch, 30);
+  await until(() => store.checkpoint(branch));
+  await until(() => store.deleteOne(branch));
+  await store.write(root, 10);
+}
+
+async function passedPoints(): Promise<string[]> {
+  await using store = new PageStore(new SeededRandom(7));
+  const points = new Failpoints(store.disk, kindOfFile);
+  await everyStep(store, async (step) => void (await step()));
+  store.checkAll();
+  return [...points.passed.keys()];
+}
+
+async function fullDiskAt(name: string, skip: number): Promise<void> {
+  await using store = new PageStore(new SeededRandom(7));
+  const points = new Failpoints(store.disk, kindOfFile);
+  points.arm(name, "ENOSPC", { skip, times: 2 });
+  await everyStep(store, async (step) => {
+    for (let tries = 0; ; tries++) {
+      try {
+        await step();
+        return;
+      } catch (error) {
+        assert.ok(tries < 3, "it does not go on");
+        assert.ok(error instanceof StorageError, String(error));
+        assert.deepEqual([error.kind, error.code], ["unavailable", "disk-full"], error.message);
+      }
+    }
+  });
+  assert.ok(skip > 0 || points.isSpent(name), "it was not passed");
+  store.look();
+  store.checkAll();
+  await store.crash("nothing");
+  await store.live(0);
+}
+
 if (process.argv[2] === "child") {
   const [workdir, tenant, timeline] = process.argv.slice(3);
   await child(workdir!, tenant!, timeline!);
 } else {
+  test("storage keeps what it owes through power cuts and kills at any operation", async () => {
+    for (let seed = 1; seed <= 12; seed++) {
+      await livesAndDeaths(seed).catch((cause: unknown) => {
+        throw new Error(`seed ${seed}`, { cause });
+      });
+    }
+  });
+
+  test("storage goes on after a full disk at each of its steps, and nothing readable is lost", async () => {
+    const names = await passedPoints();
+    // All kinds of files, and all that is done to them.
+    for (const name of ["fsync layer", "rename index", "link layer", "fsyncDirectory timelines"]) {
+      assert.ok(names.includes(name), names.join());
+    }
+    for (const name of names) {
+      for (const skip of [0, 1]) {
+        await fullDiskAt(name, skip).catch((cause: unknown) => {
+          throw new Error(`${name}, passed ${skip} times before`, { cause });
+        });
+      }
+    }
+  });
+
   test("a killed pageserver keeps every version at or below the flushed LSN", async () => {
     await using fixture = await StorageFixture.create();
     const { timelineId } = await fixture.createRoot();

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
+import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
@@ -485,12 +486,8 @@ export class Timeline implements TimelineStorage {
     const lsn = (layer.lsnEnd - 1) as Lsn;
     // The index is written after the layers it names; only then may readers lose the frozen layer.
     const layers = [...added, ...this.#layerDescriptions()];
-    await writeIndexPart(this.#directory, {
-      ...this.#indexPart(),
-      diskConsistentLsn: lsn,
-      prevRecordLsn: layer.prevRecordLsn,
-      layers,
-    });
+    const part = { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, layers };
+    await writeIndexPart(this.#directory, { ...this.#indexPart(), ...part }, this.#resources.disk);
     this.#map.replaceFrozen(
       layer,
       added.map((description) => this.#openFile(description)),
@@ -511,7 +508,8 @@ export class Timeline implements TimelineStorage {
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
-    const { imageAfterDeltas, imageRotation, inlineFlushBytes } = this.#resources.config;
+    const { config, disk } = this.#resources;
+    const { imageAfterDeltas, imageRotation, inlineFlushBytes } = config;
     const { signal } = this.#closing;
     const frozen = layer.frozen();
     const settings = {
@@ -525,11 +523,12 @@ export class Timeline implements TimelineStorage {
       readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
       countDeltas: (prefix, index, lsn) => this.#countDeltas(prefix, index, lsn),
     });
-    if (layer.sizeBytes >= inlineFlushBytes) {
+    // A disk of a simulation lives in this thread.
+    if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
       return flushOnThread(frozen, settings, pages, signal);
     }
     const cancelled = () => signal.aborted;
-    return writeFrozenLayer(frozen, { ...settings, pages, cancelled, sliceMs: SLICE_MS });
+    return writeFrozenLayer(frozen, { ...settings, disk, pages, cancelled, sliceMs: SLICE_MS });
   }
 
   #layerDescriptions(): LayerDescription[] {
