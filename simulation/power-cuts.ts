@@ -9,6 +9,7 @@ import type { ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
 import { highestCommonPoint, type TermLsn } from "../src/safekeeper-protocol/term-history.ts";
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
+import { SimulatedTime, simulatedClock } from "./simulated-time.ts";
 import { newTimeline, silentContext } from "./simulated-timeline.ts";
 import {
   FIRST_LSN,
@@ -70,7 +71,7 @@ class SafekeeperLife {
   #cutting: { log: WalBuilder; lsn: Lsn } | undefined;
 
   constructor(seed: number) {
-    replaceClock({ nowMs: () => 0, monotonicMs: () => 0 });
+    replaceClock(simulatedClock(new SimulatedTime()));
     this.#random = new SeededRandom(seed);
     this.disk = new SimulatedDisk(new SeededRandom(seed ^ 0x5bd1e995));
     const mconf = { generation: 0, members: [], newMembers: undefined };

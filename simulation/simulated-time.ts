@@ -1,5 +1,7 @@
 // Virtual time: events in the order of their times, and nothing happens in between.
 
+import { type Clock, REAL_CLOCK, replaceClock } from "../src/base/clock.ts";
+
 interface Event {
   readonly atMs: number;
   readonly sequence: number;
@@ -50,6 +52,19 @@ export class SimulatedTime {
     this.nowMs = Math.max(this.nowMs, untilMs);
   }
 
+  /** The next event, whenever it is; false where there is none. */
+  runNext(): boolean {
+    const next = this.#heap[0];
+    if (next === undefined) {
+      return false;
+    }
+    this.#removeFirst();
+    this.nowMs = next.atMs;
+    this.events += 1;
+    next.run();
+    return true;
+  }
+
   #removeFirst(): void {
     const heap = this.#heap;
     const last = heap.pop()!;
@@ -72,6 +87,53 @@ export class SimulatedTime {
       parent = child;
     }
     heap[parent] = last;
+  }
+}
+
+/** Clocks, timers and turns by virtual time; `epochMs` is what its beginning is called. */
+export function simulatedClock(time: SimulatedTime, epochMs = 0): Clock {
+  return {
+    nowMs: () => epochMs + time.nowMs,
+    monotonicMs: () => time.nowMs,
+    setTimer: (callback, delayMs) => {
+      // Of several that are due only the last one that was asked for counts.
+      let life = 0;
+      const start = () => {
+        const mine = ++life;
+        time.after(delayMs, () => (mine === life ? callback() : undefined));
+      };
+      start();
+      return { cancel: () => void life++, restart: start };
+    },
+    atNextTurn: (callback) => time.after(0, callback),
+  };
+}
+
+/**
+ * Does `work` in virtual time of its own: of two runs that ask for the same, both take the same turns. Nothing
+ * in it may wait for the real world.
+ */
+export async function inSimulatedTime<T>(work: () => Promise<T>): Promise<T> {
+  const time = new SimulatedTime();
+  replaceClock(simulatedClock(time));
+  try {
+    let done = false;
+    const promise = work().finally(() => {
+      done = true;
+    });
+    promise.catch(() => undefined);
+    for (;;) {
+      // All that an event has settled goes on before the next one.
+      await new Promise((resolve) => setImmediate(resolve));
+      if (done) {
+        return await promise;
+      }
+      if (!time.runNext()) {
+        throw new Error("nothing is left to happen, and the work is not done");
+      }
+    }
+  } finally {
+    replaceClock(REAL_CLOCK);
   }
 }
 

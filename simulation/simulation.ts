@@ -17,7 +17,7 @@ import { PageserverNode } from "./pageserver-node.ts";
 import { SafekeeperNode } from "./safekeeper-node.ts";
 import { SimulatedNetwork } from "./simulated-network.ts";
 import { SimulatedStore } from "./simulated-store.ts";
-import { SimulatedTime } from "./simulated-time.ts";
+import { SimulatedTime, simulatedClock } from "./simulated-time.ts";
 import { loadedState, newTimeline } from "./simulated-timeline.ts";
 import { FIRST_LSN, TIMELINE_IDS } from "./simulated-wal.ts";
 import type { Counts, RunShape, World } from "./world.ts";
@@ -110,7 +110,7 @@ export class Simulation implements FaultyWorld {
     this.shape = makeShape(this.randomFor("shape"));
     const { shape } = this;
     this.#random = this.randomFor("supervision");
-    replaceClock({ nowMs: () => this.time.nowMs, monotonicMs: () => this.time.nowMs });
+    replaceClock(simulatedClock(this.time));
     this.network = new SimulatedNetwork(this.time, this.randomFor("network"));
     this.network.meanDelayMs = shape.meanDelayMs;
     const { lengthMs, faultsPerSecond, memberCount, syncMs } = shape;

@@ -2,7 +2,7 @@
 
 import type { Command } from "commander";
 import pc from "picocolors";
-import { monotonicMs } from "../base/clock.ts";
+import { monotonicMs, setRepeatingTimer } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
@@ -78,9 +78,9 @@ async function up(
   if (options.detach === true && !stop.requested) {
     return;
   }
-  const timer = setInterval(() => reportEnded(endpoint), WATCH_INTERVAL_MS);
+  const timer = setRepeatingTimer(() => reportEnded(endpoint), WATCH_INTERVAL_MS);
   await stop.wait();
-  clearInterval(timer);
+  timer?.cancel();
   await shutDown(home, stop);
 }
 

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../base/clock.ts";
+import { setIdleTimer, sleep } from "../base/clock.ts";
 import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -35,7 +35,7 @@ export async function startAgent(options: {
   const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
   const listener = new HttpListener(supervisor, logger);
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
-  setTimeout(listen, LISTEN_DELAY_MS).unref();
+  setIdleTimer(listen, LISTEN_DELAY_MS);
   logger.info(
     { endpoint: spec.endpointId, httpPort: spec.internalHttpPort, pgPort: spec.pgPort },
     "compute agent has started",

@@ -1,5 +1,6 @@
 // Takes the agent's HTTP port at once, and loads the HTTP server when there is time for it.
 
+import { setTimer, type Timer } from "../base/clock.ts";
 import { createServer, type Server, type Socket } from "node:net";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -28,7 +29,7 @@ export class HttpListener {
   #host = "";
   #started = false;
   #http: HttpServer | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #loading: Promise<void> | undefined;
 
   constructor(control: ComputeControl, logger: Logger, limits: Partial<HttpLimits> = {}) {
@@ -61,7 +62,7 @@ export class HttpListener {
     if (this.#held.length > 0) {
       void this.serve();
     } else {
-      this.#timer ??= setTimeout(() => void this.serve(), UNASKED_LOAD_DELAY_MS);
+      this.#timer ??= setTimer(() => void this.serve(), UNASKED_LOAD_DELAY_MS);
     }
   }
 
@@ -80,7 +81,7 @@ export class HttpListener {
   close(): void {
     this.#opened = true;
     this.#closed = true;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     // One of the two has the port.
     this.#server.close();
     this.#http?.node.close();
@@ -98,13 +99,13 @@ export class HttpListener {
     if (this.#started) {
       void this.serve();
     } else {
-      this.#timer ??= setTimeout(() => void this.serve(), LOAD_DELAY_MS);
+      this.#timer ??= setTimer(() => void this.serve(), LOAD_DELAY_MS);
     }
   }
 
   /** From then on node:http has the port itself, as only then it watches over its time limits. */
   async #load(): Promise<void> {
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     const [{ HttpServer }, { computeRoutes }] = await Promise.all([
       import("../http/server.ts"),
       import("./http.ts"),

@@ -1,14 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Clock, replaceClock } from "../base/clock.ts";
+import { REAL_CLOCK, replaceClock } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
 
 test("StandbyFeedback: the least of all safekeepers, for ten seconds after each told it last", (t) => {
-  const real: Clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() };
   let now = 0;
-  replaceClock({ nowMs: () => now, monotonicMs: () => now });
-  t.after(() => replaceClock(real));
+  replaceClock({ ...REAL_CLOCK, nowMs: () => now, monotonicMs: () => now });
+  t.after(() => replaceClock(REAL_CLOCK));
   const feedback = new StandbyFeedback({
     host: "127.0.0.1",
     port: 1,

@@ -1,5 +1,6 @@
 // One way to call another component's HTTP API: deadline, reused connections, errors with the kind that was sent.
 
+import { abortAfter } from "../base/clock.ts";
 import type { Agent, IncomingMessage } from "node:http";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { kindOfStatus } from "./http-errors.ts";
@@ -56,7 +57,7 @@ export class HttpClient {
 
   /** The answer's JSON; undefined where it has no body. */
   async call<T>(method: Method, path: string, options: CallOptions = {}): Promise<T> {
-    const signal = AbortSignal.timeout(options.timeoutMs ?? this.#timeoutMs);
+    const signal = abortAfter(options.timeoutMs ?? this.#timeoutMs);
     const text = await this.text(method, path, signal, options.body);
     try {
       return (text === "" ? undefined : JSON.parse(text)) as T;

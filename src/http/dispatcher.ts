@@ -3,7 +3,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { monotonicMs } from "../base/clock.ts";
+import { monotonicMs, setTimer, type Timer } from "../base/clock.ts";
 import { errnoCode, errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { randomBytes } from "../base/random.ts";
@@ -114,12 +114,12 @@ export class Dispatcher {
     if (this.#running === 0) {
       return;
     }
-    let timer: NodeJS.Timeout | undefined;
+    let timer: Timer | undefined;
     await new Promise<void>((resolve) => {
       this.#idle = resolve;
-      timer = setTimeout(resolve, graceMs);
+      timer = setTimer(resolve, graceMs);
     });
-    clearTimeout(timer);
+    timer?.cancel();
   }
 
   #find(request: IncomingMessage) {

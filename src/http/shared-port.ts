@@ -1,5 +1,6 @@
 // Lets another protocol share a port with HTTP/1.1, told apart by its first bytes.
 
+import { setTimer } from "../base/clock.ts";
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 
@@ -21,7 +22,7 @@ export function sharePort(
   server.removeAllListeners("connection");
   server.on("connection", (socket: Socket) => {
     let head = Buffer.alloc(0);
-    const timer = setTimeout(() => late(socket), timeoutMs);
+    const timer = setTimer(() => late(socket), timeoutMs);
     const lookAt = (chunk: Buffer) => {
       head = Buffer.concat([head, chunk]);
       const isOther = other.preface.startsWith(
@@ -30,7 +31,7 @@ export function sharePort(
       if (isOther && head.length < other.preface.length) {
         return;
       }
-      clearTimeout(timer);
+      timer?.cancel();
       socket.off("data", lookAt);
       socket.pause();
       socket.unshift(head);
@@ -45,6 +46,6 @@ export function sharePort(
     };
     socket.on("data", lookAt);
     socket.on("error", () => socket.destroy());
-    socket.on("close", () => clearTimeout(timer));
+    socket.on("close", () => timer?.cancel());
   });
 }

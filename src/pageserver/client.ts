@@ -1,5 +1,6 @@
 // Clients of a pageserver: pages over pagestream, start-up state over queries, management over HTTP.
 
+import { setIdleTimer, type Timer } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import { HttpClient } from "../http/client.ts";
@@ -52,7 +53,7 @@ export class PagestreamClient {
   readonly #connection: WireConnection;
   readonly #channel: CopyChannel;
   readonly #pending = new Map<number, PendingRequest>();
-  readonly #silence: NodeJS.Timeout | undefined;
+  readonly #silence: Timer | undefined;
   #nextId = 1;
   #failure: StorageError | undefined;
 
@@ -86,7 +87,7 @@ export class PagestreamClient {
     this.#connection = connection;
     this.#channel = channel;
     if (silenceMs !== undefined) {
-      this.#silence = setTimeout(() => this.#fellSilent(silenceMs), silenceMs).unref();
+      this.#silence = setIdleTimer(() => this.#fellSilent(silenceMs), silenceMs);
     }
     channel.onData((payload) => this.#receive(payload));
     channel.onClose((error) => {
@@ -171,7 +172,7 @@ export class PagestreamClient {
       return Promise.reject(this.#failure);
     }
     if (this.#pending.size === 0) {
-      this.#silence?.refresh();
+      this.#silence?.restart();
     }
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { request, resolve, reject });
@@ -180,7 +181,7 @@ export class PagestreamClient {
   }
 
   #receive(payload: Uint8Array): void {
-    this.#silence?.refresh();
+    this.#silence?.restart();
     const id = payload.length < 9 ? 0 : requestId(payload);
     const pending = this.#pending.get(id);
     if (pending === undefined) {
@@ -209,7 +210,7 @@ export class PagestreamClient {
 
   #fail(failure: StorageError): void {
     this.#failure ??= failure;
-    clearTimeout(this.#silence);
+    this.#silence?.cancel();
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const request of pending) {

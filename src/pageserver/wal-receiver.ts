@@ -1,6 +1,6 @@
 // Brings one timeline's committed WAL from a safekeeper into its storage.
 
-import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
+import { monotonicMs, nowMs, setIdleRepeatingTimer, sleep } from "../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
@@ -249,12 +249,11 @@ export class WalReceiver {
     if (this.#stopping.signal.aborted) {
       stream.close();
     }
-    const timer = setInterval(() => this.#onTimer(), KEEPALIVE_INTERVAL_MS);
-    timer.unref();
+    const timer = setIdleRepeatingTimer(() => this.#onTimer(), KEEPALIVE_INTERVAL_MS);
     try {
       await ended.promise;
     } finally {
-      clearInterval(timer);
+      timer?.cancel();
     }
   }
 

@@ -1,6 +1,6 @@
 // Tells the storage broker about this safekeeper's timelines: soon after a change, and each second.
 
-import { monotonicMs } from "../base/clock.ts";
+import { monotonicMs, setRepeatingTimer, setTimer, type Timer } from "../base/clock.ts";
 import type { BrokerClient, TimelineInfo } from "../storage-broker/client.ts";
 import type { Timeline } from "./timeline.ts";
 import type { TimelineManager } from "./timeline-manager.ts";
@@ -23,13 +23,13 @@ export interface PublisherOptions {
 export class BrokerPublisher {
   readonly #options: PublisherOptions;
   readonly #changed = new Set<Timeline>();
-  #throttle: NodeJS.Timeout | undefined;
+  #throttle: Timer | undefined;
   #publishedAtMs = 0;
-  readonly #interval: NodeJS.Timeout;
+  readonly #interval: Timer;
 
   constructor(options: PublisherOptions) {
     this.#options = options;
-    this.#interval = setInterval(() => {
+    this.#interval = setRepeatingTimer(() => {
       for (const timeline of options.timelines.timelines) {
         this.#publish(timeline);
       }
@@ -41,13 +41,13 @@ export class BrokerPublisher {
     this.#changed.add(timeline);
     if (this.#throttle === undefined) {
       const waited = monotonicMs() - this.#publishedAtMs;
-      this.#throttle = setTimeout(() => this.#publishChanged(), Math.max(0, THROTTLE_MS - waited));
+      this.#throttle = setTimer(() => this.#publishChanged(), Math.max(0, THROTTLE_MS - waited));
     }
   }
 
   close(): void {
-    clearInterval(this.#interval);
-    clearTimeout(this.#throttle);
+    this.#interval?.cancel();
+    this.#throttle?.cancel();
   }
 
   #publishChanged(): void {

@@ -2,6 +2,7 @@
 
 import { mkdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import { setRepeatingTimer } from "../base/clock.ts";
 import { fsyncDirectory } from "../base/disk.ts";
 import type { Logger } from "../base/log.ts";
 import type { HttpLimits } from "../http/limits.ts";
@@ -111,7 +112,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
       },
     });
   }
-  const maintenance = setInterval(() => {
+  const maintenance = setRepeatingTimer(() => {
     timelines.maintain();
     backup.tick();
     for (const timeline of timelines.timelines) {
@@ -128,7 +129,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     httpAddr,
     timelines,
     async stop() {
-      clearInterval(maintenance);
+      maintenance?.cancel();
       publisher?.close();
       broker?.close();
       await Promise.all([wire.close(), http.close(), backup.stop()]);

@@ -1,6 +1,6 @@
 // START_WAL_PUSH: a proposer's connection; answers go out after one flush for all that arrived together.
 
-import { monotonicMs, nowMs } from "../base/clock.ts";
+import { monotonicMs, nowMs, setTimer, type Timer } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import type { WireSession } from "../postgres/wire/wire-server.ts";
@@ -70,7 +70,7 @@ class WalPush {
   /** A pageserver's positions go into one answer, not into each. */
   #toldFeedback: PageserverFeedback | undefined;
   /** Until the greeting; then, until WAL that is expected to go on is flushed without waiting more. */
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
 
   constructor(
     session: WireSession,
@@ -88,11 +88,11 @@ class WalPush {
     receivers.add(receiver);
     timeline.logger.info({ remote }, "proposer connected");
     this.#channel.onClose(() => {
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       receivers.delete(receiver);
       timeline.logger.info({ remote }, "proposer disconnected");
     });
-    this.#timer = setTimeout(() => {
+    this.#timer = setTimer(() => {
       const message = `no greeting within ${greetingTimeoutMs} ms`;
       session.refuse(new StorageError("unavailable", "no-greeting", message));
     }, greetingTimeoutMs);
@@ -110,7 +110,7 @@ class WalPush {
     }
     if (!this.#greeted) {
       this.#greeted = true;
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       this.#timer = undefined;
     }
     const startedMs = monotonicMs();
@@ -131,14 +131,14 @@ class WalPush {
       return;
     }
     if (this.#expectsMore && this.#unflushedBytes < BULK_FLUSH_BYTES) {
-      this.#timer ??= setTimeout(() => this.#settleLate(), BULK_FLUSH_DELAY_MS);
+      this.#timer ??= setTimer(() => this.#settleLate(), BULK_FLUSH_DELAY_MS);
       return;
     }
     this.#settle();
   }
 
   #settle(): void {
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     this.#timer = undefined;
     this.#dirty = false;
     const bytes = this.#unflushedBytes;

@@ -1,5 +1,6 @@
 // The broker's listener: gRPC over plain HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
 
+import { setTimer } from "../base/clock.ts";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -95,12 +96,12 @@ export class BrokerServer {
       request.on("error", () => undefined);
       response.on("error", () => undefined);
       if (request.url !== endless) {
-        const timer = setTimeout(() => {
+        const timer = setTimer(() => {
           if (!request.complete) {
             request.stream.close();
           }
         }, this.#limits.requestTimeoutMs);
-        request.stream.on("close", () => clearTimeout(timer));
+        request.stream.on("close", () => timer?.cancel());
       }
       if (dispatcher.admits(plainRequest, plainResponse)) {
         grpc(request, response);

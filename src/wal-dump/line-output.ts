@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import type { Writable } from "node:stream";
+import { turn } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
 
 const FLUSH_BYTES = 64 * 1024;
@@ -46,7 +47,7 @@ export class LineOutput {
       await once(this.#stream, "drain").catch(() => {});
     }
     // The error of a synchronous write comes in the next turn.
-    await new Promise((resolve) => setImmediate(resolve));
+    await turn();
     if (this.#failure !== undefined) {
       throw this.#failure;
     }

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { SimulatedTime, simulatedClock } from "../../simulation/simulated-time.ts";
+import { REAL_CLOCK, replaceClock, setTimer } from "../base/clock.ts";
 import { type Lsn, toLsn } from "../base/lsn.ts";
 import { HEDGE_MS, LateMember } from "./late-member.ts";
 import type { ProposerPeerStatus } from "./proposer.ts";
@@ -14,7 +16,9 @@ interface Fixture {
 }
 
 function setUp(context: TestContext): Fixture {
-  context.mock.timers.enable({ apis: ["setInterval", "setImmediate"] });
+  const time = new SimulatedTime();
+  replaceClock(simulatedClock(time));
+  context.after(() => replaceClock(REAL_CLOCK));
   const at = { sent: toLsn(100), committed: toLsn(100) };
   const due: number[] = [];
   const late = new LateMember({
@@ -22,11 +26,7 @@ function setUp(context: TestContext): Fixture {
     commitLsn: () => at.committed,
     onDue: (safekeeper) => due.push(safekeeper),
   });
-  const pass = (ms: number) => {
-    for (let passed = 0; passed < ms; passed++) {
-      context.mock.timers.tick(1);
-    }
-  };
+  const pass = (ms: number) => time.run(time.nowMs + ms);
   return { late, at, due, pass };
 }
 
@@ -102,9 +102,9 @@ test("LateMember: an answer that has arrived at the time of the look is in time"
   late.hold();
   pass(HEDGE_MS - 1);
   // The look's timer fires, then what has arrived is read.
-  setImmediate(() => {
+  setTimer(() => {
     at.committed = toLsn(200);
-  });
+  }, 1);
   pass(2);
   assert.deepEqual(due, []);
   assert.equal(late.id, 3);

@@ -1,5 +1,6 @@
 // Which of several safekeepers on one machine gets its WAL a little later than the others.
 
+import { atNextTurn, setRepeatingTimer, type Timer } from "../base/clock.ts";
 import type { Lsn } from "../base/lsn.ts";
 import type { ProposerPeerStatus } from "./proposer.ts";
 
@@ -36,7 +37,7 @@ export class LateMember {
   #allMustHave: Lsn = 0 as Lsn;
   /** Streams to a pageserver, which is not to wait. */
   #feedsPageserver: number | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #looks = 0;
   /** What had been sent to the others at the last look. */
   #seenLsn: Lsn = 0 as Lsn;
@@ -84,14 +85,14 @@ export class LateMember {
     if (this.#timer === undefined) {
       this.#looks = 0;
       this.#seenLsn = this.#options.sentLsn();
-      this.#timer = setInterval(() => this.#look(), HEDGE_MS);
+      this.#timer = setRepeatingTimer(() => this.#look(), HEDGE_MS);
     }
   }
 
   #look(): void {
     if (this.#options.commitLsn() < this.#seenLsn) {
       // Timers come before what has arrived: if this thread was busy, the answers may be there.
-      setImmediate(() => this.#lookAgain());
+      atNextTurn(() => this.#lookAgain());
       return;
     }
     this.#looks++;
@@ -109,7 +110,7 @@ export class LateMember {
   }
 
   #stopTimer(): void {
-    clearInterval(this.#timer);
+    this.#timer?.cancel();
     this.#timer = undefined;
   }
 }

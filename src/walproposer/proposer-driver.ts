@@ -1,6 +1,6 @@
 // Connections, reads and timers for the proposer: carries out the effects of its steps.
 
-import { monotonicMs, sleep } from "../base/clock.ts";
+import { monotonicMs, setRepeatingTimer, setTimer, sleep, type Timer } from "../base/clock.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
@@ -86,8 +86,8 @@ export class ProposerDriver {
   #commitLsn = 0 as Lsn;
   #pageserverLsn = 0 as Lsn;
   #readLocal: (begin: Lsn, end: Lsn) => Uint8Array = noLocalWal;
-  #timer: NodeJS.Timeout | undefined;
-  #announceTimer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
+  #announceTimer: Timer | undefined;
 
   constructor(options: ProposerDriverOptions) {
     this.#options = options;
@@ -145,7 +145,7 @@ export class ProposerDriver {
     for (const peer of this.#peers.values()) {
       void peer.keepConnected();
     }
-    this.#timer = setInterval(() => {
+    this.#timer = setRepeatingTimer(() => {
       this.#step({ type: "tick", nowMs: monotonicMs() });
     }, TICK_MS);
     this.#step({ type: "tick", nowMs: monotonicMs() });
@@ -171,7 +171,7 @@ export class ProposerDriver {
     }
     this.#stop.abort();
     this.#late.end();
-    clearInterval(this.#timer);
+    this.#timer?.cancel();
     // Nobody else will: without it the last commit is known here alone.
     this.#announce();
     const closed = new StorageError("unavailable", "closed", "the proposer was stopped");
@@ -399,7 +399,7 @@ export class ProposerDriver {
     if (begin === end) {
       // What is queued already will carry the newest commit LSN.
       if (peer.announceLater(end)) {
-        this.#announceTimer ??= setTimeout(() => this.#announce(), ANNOUNCE_DELAY_MS);
+        this.#announceTimer ??= setTimer(() => this.#announce(), ANNOUNCE_DELAY_MS);
       }
       return;
     }
@@ -413,7 +413,7 @@ export class ProposerDriver {
   }
 
   #announce(): void {
-    clearTimeout(this.#announceTimer);
+    this.#announceTimer?.cancel();
     this.#announceTimer = undefined;
     for (const peer of this.#peers.values()) {
       peer.announce();

@@ -1,6 +1,6 @@
 // Turns what Postgres writes into pg_wal into whole records on a quorum, and its fdatasync into a wait for that.
 
-import { monotonicMs } from "../../base/clock.ts";
+import { monotonicMs, setTimer, type Timer } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import type { CommitTimes } from "../../walproposer/commit-times.ts";
@@ -47,7 +47,7 @@ export class WalShipper {
   #committed: Lsn;
   #ingested: Lsn;
   /** Runs while flushes wait for a pageserver alone; anew when it gets on. */
-  #stallTimer: NodeJS.Timeout | undefined;
+  #stallTimer: Timer | undefined;
   #stalled = false;
   #lagIsLimited = true;
   /** Ascending in target, because targets are ends of records found so far. */
@@ -150,9 +150,9 @@ export class WalShipper {
 
   #noteStall(waits: boolean): void {
     if (waits) {
-      this.#stallTimer ??= setTimeout(() => this.#tellStall(true), STALL_MS);
+      this.#stallTimer ??= setTimer(() => this.#tellStall(true), STALL_MS);
     } else if (this.#stallTimer !== undefined) {
-      clearTimeout(this.#stallTimer);
+      this.#stallTimer?.cancel();
       this.#stallTimer = undefined;
       if (this.#stalled) {
         this.#tellStall(false);
@@ -219,7 +219,7 @@ export class WalShipper {
     this.#stopped = true;
     this.#waiters = [];
     this.#firstWaiter = 0;
-    clearTimeout(this.#stallTimer);
+    this.#stallTimer?.cancel();
     this.#stallTimer = undefined;
   }
 

@@ -1,6 +1,6 @@
 // Answers a flush's requests for pages that lie in other layers, a few milliseconds at a time.
 
-import { monotonicMs } from "../../base/clock.ts";
+import { monotonicMs, turn } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
@@ -41,7 +41,7 @@ export function flushPages(layer: FrozenLayer, reader: KeyReader): PageLookup {
     for (const request of requests) {
       replies.push(answer(request));
       if (monotonicMs() - sliceStart > SLICE_MS) {
-        await new Promise((resolve) => setImmediate(resolve));
+        await turn();
         sliceStart = monotonicMs();
       }
     }

@@ -3,7 +3,7 @@
 // Runs on the flush thread for all but small layers (flush-thread.ts), so it sees the layer as plain
 // data and asks for the pages that lie in other layers, in batches.
 
-import { monotonicMs } from "../../base/clock.ts";
+import { monotonicMs, turn } from "../../base/clock.ts";
 import type { Disk } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
@@ -213,7 +213,7 @@ class FrozenLayerCopy {
     if (this.#writer.pendingBytes >= DRAIN_BYTES) {
       await this.#writer.drain();
     } else {
-      await new Promise((resolve) => setImmediate(resolve));
+      await turn();
     }
     this.#sliceStart = monotonicMs();
   }

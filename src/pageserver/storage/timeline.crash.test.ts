@@ -8,6 +8,7 @@ import { test } from "node:test";
 import { Failpoints } from "../../../simulation/failpoints.ts";
 import { kindOfFile, PageStore } from "../../../simulation/page-store.ts";
 import { SimulatedCrash } from "../../../simulation/simulated-disk.ts";
+import { inSimulatedTime } from "../../../simulation/simulated-time.ts";
 import { FIXTURE_START_LSN, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
@@ -135,21 +136,21 @@ if (process.argv[2] === "child") {
 } else {
   test("storage keeps what it owes through power cuts and kills at any operation", async () => {
     for (let seed = 1; seed <= 12; seed++) {
-      await livesAndDeaths(seed).catch((cause: unknown) => {
+      await inSimulatedTime(() => livesAndDeaths(seed)).catch((cause: unknown) => {
         throw new Error(`seed ${seed}`, { cause });
       });
     }
   });
 
   test("storage goes on after a full disk at each of its steps, and nothing readable is lost", async () => {
-    const names = await passedPoints();
+    const names = await inSimulatedTime(passedPoints);
     // All kinds of files, and all that is done to them.
     for (const name of ["fsync layer", "rename index", "link layer", "fsyncDirectory timelines"]) {
       assert.ok(names.includes(name), names.join());
     }
     for (const name of names) {
       for (const skip of [0, 1]) {
-        await fullDiskAt(name, skip).catch((cause: unknown) => {
+        await inSimulatedTime(() => fullDiskAt(name, skip)).catch((cause: unknown) => {
           throw new Error(`${name}, passed ${skip} times before`, { cause });
         });
       }

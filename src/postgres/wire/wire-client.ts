@@ -1,6 +1,7 @@
 // The client side of the Postgres protocol between our services: start-up, simple queries, CopyBoth.
 
 import { createConnection, type Socket } from "node:net";
+import { setIdleTimer } from "../../base/clock.ts";
 import { type ErrorKind, SQLSTATE, StorageError } from "../../base/errors.ts";
 import { CopyChannel } from "./copy-channel.ts";
 import { cstring, encodeMessage, int32, MessageReader, readCstrings } from "./wire-messages.ts";
@@ -137,16 +138,15 @@ export class WireConnection {
       };
       this.#pending = pending;
       if (this.#timeoutMs > 0) {
-        const timer = setTimeout(() => {
+        const timer = setIdleTimer(() => {
           if (this.#pending === pending) {
             this.#fail(`no answer from ${this.#name} in ${this.#timeoutMs} ms: ${what}`);
             this.#socket.destroy();
           }
         }, this.#timeoutMs);
-        timer.unref();
         const settle = <T>(action: (value: T) => void) => {
           return (value: T) => {
-            clearTimeout(timer);
+            timer?.cancel();
             action(value);
           };
         };

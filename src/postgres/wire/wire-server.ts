@@ -1,6 +1,7 @@
 // The server side of the Postgres protocol: start-up, simple queries and CopyBoth, for our services.
 
 import { createServer, type Server, type Socket } from "node:net";
+import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { CopyChannel } from "./copy-channel.ts";
@@ -143,7 +144,7 @@ class ServerConnection {
   #encryptionRequests = 0;
   #waitingQueries = 0;
   /** Until the first command; then, of a connection that ends, until it is cut. */
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #ending = false;
 
   constructor(
@@ -155,7 +156,7 @@ class ServerConnection {
     this.#socket = socket;
     this.#handlers = handlers;
     this.#reader = new MessageReader(MAX_MESSAGE_BYTES, budget);
-    this.#timer = setTimeout(() => {
+    this.#timer = setTimer(() => {
       const message = `no command within ${startupTimeoutMs} ms`;
       this.#refuse(new StorageError("unavailable", "startup-timeout", message));
     }, startupTimeoutMs);
@@ -173,7 +174,7 @@ class ServerConnection {
     socket.on("end", () => this.#end());
     socket.on("error", (error) => this.#session?.channel?.deliverClose(error));
     socket.on("close", () => {
-      clearTimeout(this.#timer);
+      this.#timer?.cancel();
       this.#reader.release();
       this.#session?.channel?.deliverClose();
     });
@@ -189,8 +190,8 @@ class ServerConnection {
     }
     this.#ending = true;
     this.#reader.release();
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#socket.destroy(), LINGER_MS);
+    this.#timer?.cancel();
+    this.#timer = setTimer(() => this.#socket.destroy(), LINGER_MS);
     this.#socket.resume();
     this.#socket.end(last);
   }
@@ -295,7 +296,7 @@ class ServerConnection {
     switch (type) {
       case "Q": {
         const sql = readCstrings(body)[0] ?? "";
-        clearTimeout(this.#timer);
+        this.#timer?.cancel();
         this.#waitingQueries++;
         if (this.#waitingQueries > MAX_WAITING_QUERIES) {
           const message = `${this.#waitingQueries} commands at once`;

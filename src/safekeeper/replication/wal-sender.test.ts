@@ -1,16 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SafekeeperCluster, START, until } from "../../../testing/safekeeper-cluster.ts";
-import { replaceClock } from "../../base/clock.ts";
+import { REAL_CLOCK, replaceClock } from "../../base/clock.ts";
 import { openReplication } from "../client.ts";
 import { WalSender } from "./wal-sender.ts";
 
 test("WalSender: a standby that falls silent is asked, then cut off, and holds nothing back", async (t) => {
   const cluster = await SafekeeperCluster.start(t, 1);
   let offsetMs = 0;
-  const monotonicMs = () => performance.now();
-  replaceClock({ nowMs: () => Date.now(), monotonicMs: () => monotonicMs() + offsetMs });
-  t.after(() => replaceClock({ nowMs: () => Date.now(), monotonicMs }));
+  replaceClock({ ...REAL_CLOCK, monotonicMs: () => REAL_CLOCK.monotonicMs() + offsetMs });
+  t.after(() => replaceClock(REAL_CLOCK));
   const open = async () => {
     const seen = { asked: false, closed: false };
     const stream = await openReplication(

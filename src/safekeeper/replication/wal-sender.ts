@@ -1,6 +1,6 @@
 // START_REPLICATION: streams a timeline's WAL to a pageserver, a standby or a recovering proposer.
 
-import { monotonicMs, nowMs } from "../../base/clock.ts";
+import { abortAfter, monotonicMs, nowMs, setTimer, type Timer, turn } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, minLsn, segmentStart } from "../../base/lsn.ts";
 import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
@@ -61,7 +61,7 @@ export class WalSender implements WalConsumer {
   readonly #term: Term | undefined;
   #next: Lsn;
   #waiting = false;
-  #batch: NodeJS.Timeout | undefined;
+  #batch: Timer | undefined;
   readonly #ended = new AbortController();
   #sentAtMs = 0;
   /** When a standby told something; undefined for readers that are none. */
@@ -107,7 +107,7 @@ export class WalSender implements WalConsumer {
       "WAL sender started",
     );
     this.#channel.onClose(() => {
-      clearTimeout(this.#batch);
+      this.#batch?.cancel();
       this.#ended.abort();
       timeline.removeConsumer(this);
       this.#reader.close();
@@ -130,7 +130,7 @@ export class WalSender implements WalConsumer {
     }
     const waitMs = this.#sentAtMs + BATCH_MS - monotonicMs();
     if (this.#term === undefined && waitMs > 0 && this.#endOfWal() - this.#next < BATCH_BYTES) {
-      this.#batch = setTimeout(() => {
+      this.#batch = setTimer(() => {
         this.#batch = undefined;
         this.#pump();
       }, waitMs);
@@ -232,9 +232,7 @@ export class WalSender implements WalConsumer {
   #pumpLater(): void {
     this.#waiting = true;
     const drained =
-      this.#channel.writableLength > MAX_QUEUED_BYTES
-        ? this.#channel.drained()
-        : new Promise<void>((resolve) => setImmediate(resolve));
+      this.#channel.writableLength > MAX_QUEUED_BYTES ? this.#channel.drained() : turn();
     drained.then(
       () => {
         this.#waiting = false;
@@ -297,7 +295,7 @@ async function checkStored(timeline: Timeline, lsn: Lsn): Promise<void> {
   if (storedWal === undefined) {
     throw walNotHere(timeline, lsn);
   }
-  const timeout = AbortSignal.timeout(STORE_TIMEOUT_MS);
+  const timeout = abortAfter(STORE_TIMEOUT_MS);
   await storedWal.check(lsn, AbortSignal.any([timeline.closing, timeout]));
 }
 

@@ -1,5 +1,6 @@
 // Brings a timeline from another safekeeper here: for one that lost its disk, or that is new.
 
+import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
@@ -203,10 +204,10 @@ async function receive(
   adopted: { readonly term: Term; readonly mconf: MembershipConfiguration },
 ): Promise<void> {
   const stall = new AbortController();
-  let timer: NodeJS.Timeout | undefined;
+  let timer: Timer | undefined;
   const alive = () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
+    timer?.cancel();
+    timer = setTimer(() => {
       const message = `${donor.host} sends nothing`;
       stall.abort(new StorageError("unavailable", "snapshot-stalled", message));
     }, STALL_TIMEOUT_MS);
@@ -228,7 +229,7 @@ async function receive(
     stall.signal.throwIfAborted();
     throw withContext(error, `receive snapshot from ${donor.host}`);
   } finally {
-    clearTimeout(timer);
+    timer?.cancel();
     stall.abort();
     await receiver.close();
   }

@@ -1,5 +1,6 @@
 // Brings the last segment of an evicted timeline back from the object store.
 
+import { abortAfter } from "../../base/clock.ts";
 import { StorageError, withContext } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../../base/lsn.ts";
 import { readObject } from "../../object-store/object-store.ts";
@@ -68,7 +69,7 @@ export async function fetchEndOfWal(
   const key = partial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
   try {
     const range = { start: 0, end: flushLsn - lsn };
-    const signal = AbortSignal.any([closing, AbortSignal.timeout(TIMEOUT_MS)]);
+    const signal = AbortSignal.any([closing, abortAfter(TIMEOUT_MS)]);
     const end = { lsn, bytes: await readObject(stored.store, key, { range, signal }) };
     checkEndOfWal(state, end);
     return end;

@@ -1,6 +1,6 @@
 // Brings committed WAL of every timeline into the object store, beside the path of a commit.
 
-import { monotonicMs } from "../../base/clock.ts";
+import { abortAfter, monotonicMs, setTimer } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import {
   formatLsn,
@@ -115,7 +115,7 @@ export class WalBackup {
         this.#running.add(run);
         void run.finally(() => {
           this.#running.delete(run);
-          setTimeout(() => this.tick(), NEXT_UPLOAD_MS);
+          setTimer(() => this.tick(), NEXT_UPLOAD_MS);
         });
       } else if (!task.running) {
         this.#evictIfIdle(timeline);
@@ -300,7 +300,7 @@ export class WalBackup {
   }
 
   #signal(timeline: Timeline): AbortSignal {
-    const timeout = AbortSignal.timeout(CALL_TIMEOUT_MS);
+    const timeout = abortAfter(CALL_TIMEOUT_MS);
     return AbortSignal.any([this.#stopping.signal, timeline.closing, timeout]);
   }
 
