@@ -1,8 +1,8 @@
 // A disk in memory that forgets what was not synced, tears writes, fills up, fails and rots.
 
+import { turn } from "../src/base/clock.ts";
 import type { BackgroundDisk, Disk } from "../src/base/disk.ts";
 import type { SeededRandom } from "../src/base/random.ts";
-import { backgroundOf } from "./background-disk.ts";
 
 /*
  * Each file has two contents: what a process sees (the page cache) and what a power cut leaves. They
@@ -589,4 +589,26 @@ function copyDurable(directory: Directory): Directory {
   }
   copy.sync();
   return copy;
+}
+
+/**
+ * Its operations off the event loop: each happens at a later turn, whole or not at all. What a process that
+ * has ended still waits for fails then: the disk is no longer its own.
+ */
+function backgroundOf(disk: SimulatedDisk): BackgroundDisk {
+  const later = async <T>(operation: () => T): Promise<T> => {
+    await turn();
+    return operation();
+  };
+  return {
+    open: (path, flags) => later(() => disk.open(path, flags)),
+    close: (fd) => later(() => disk.close(fd)),
+    write: (fd, bytes, position) => later(() => disk.write(fd, bytes, position)),
+    fsync: (fd) => later(() => disk.fsync(fd)),
+    rename: (from, to) => later(() => disk.rename(from, to)),
+    linkOrCopy: (from, to) => later(() => disk.link(from, to)),
+    removeTree: (path) => later(() => disk.removeTree(path)),
+    makeDirectory: (path) => later(() => disk.makeDirectory(path)),
+    fsyncDirectory: (path) => later(() => disk.fsyncDirectory(path)),
+  };
 }

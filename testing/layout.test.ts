@@ -210,27 +210,79 @@ function anchors(markdown: string): ReadonlySet<string> {
   );
 }
 
-test("layout: time and randomness only through src/base, erasable syntax only", () => {
+/** A file's text without its comments. */
+const codeOf = (text: string) => text.replaceAll(/^\s*(\/\/|\*|\/\*).*$/gm, "");
+
+test("layout: time, timers and randomness only through src/base, erasable syntax only", () => {
   const rules: [RegExp, string][] = [
-    [/\bDate\.now\(|\bperformance\.now\(|\bprocess\.hrtime\b|\bnew Date\(\)/, "clock"],
-    [/\bMath\.random\(|\brandomUUID\(/, "randomness"],
+    [/\bDate\.now\b|\bperformance\.now\b|\bprocess\.hrtime\b|\bnew Date\(\)/, "clock"],
+    [/(?<![\w.#])(?:set|clear)(?:Timeout|Interval|Immediate)\b/, "timer"],
+    [/"(?:node:)?timers(?:\/promises)?"|\bAbortSignal\.timeout\b/, "timer"],
+    [/\bMath\.random\b|\brandomUUID\b|\bgetRandomValues\b|\brandomFill/, "randomness"],
+    [/\brandom(?:Bytes|Int)\b[^;]*from "(?:node:)?crypto"/, "randomness"],
     [/^\s*export default\b/m, "default export"],
     [/^\s*(export\s+)?(const\s+)?enum\s/m, "enum"],
     [/^\s*(export\s+)?namespace\s/m, "namespace"],
   ];
   refuse(
-    PRODUCT.filter(({ path }) => !path.startsWith("src/base/")).flatMap(({ path, text }) => {
-      const code = text.replaceAll(/^\s*(\/\/|\*|\/\*).*$/gm, "");
-      return rules.filter(([rule]) => rule.test(code)).map(([, what]) => `${path}: ${what}`);
-    }),
+    PRODUCT.filter(({ path }) => !path.startsWith("src/base/")).flatMap(({ path, text }) =>
+      rules.filter(([rule]) => rule.test(codeOf(text))).map(([, what]) => `${path}: ${what}`),
+    ),
   );
 });
 
-test("layout: every npm script gives its shell away, so that signals reach the program", () => {
-  const { scripts } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
-  for (const [name, command] of Object.entries<string>(scripts)) {
-    assert.match(command, /^exec /, `script ${name}`);
-  }
+/** Files and folders (with a slash) that may use node:fs, and why they need no Disk. */
+const RAW_FILES: Readonly<Record<string, string>> = {
+  "src/base/": "what Disk is made of; locks, pid files and logs are of processes, not of storage",
+  "src/cli/": "files of the user's",
+  "src/compute/": "the data directory is a cache, and Postgres shares it",
+  "src/local/": "the home of a machine; what must last goes through writeFileDurably",
+  "src/object-store/directory-object-store.ts": "what the interface ObjectStore is made of",
+  "src/pageserver/ingest/data-directory-import.ts": "reads what initdb made",
+  "src/pageserver/ingest/initdb-import.ts": "runs initdb; its templates can be made again",
+  "src/postgres/installation.ts": "Postgres's own files",
+  "src/safekeeper/safekeeper.ts": "makes its directory before there is anything to lose",
+  "src/safekeeper/transfer/debug-dump.ts": "tells about files, changes none",
+  "src/safekeeper/transfer/incoming-timeline.ts":
+    "streams into a directory that does not count yet",
+  "src/safekeeper/wal-backup/store-cleaner.ts": "removes notes of what is done already",
+  "src/wal-dump/": "files of the user's, only read",
+  "src/wal-verify/": "backups and files of its own that nobody keeps",
+};
+
+test("layout: files only through base/disk, but where a reason is named", () => {
+  const allowed = (path: string) =>
+    Object.keys(RAW_FILES).find((one) => (one.endsWith("/") ? path.startsWith(one) : path === one));
+  const raw = PRODUCT.filter(({ text }) => /"(?:node:)?fs(?:\/promises)?"/.test(codeOf(text)));
+  refuse(raw.filter(({ path }) => allowed(path) === undefined).map(({ path }) => path));
+  const used = new Set(raw.map(({ path }) => allowed(path)));
+  refuse(Object.keys(RAW_FILES).filter((one) => !used.has(one)));
+});
+
+/** Files with variables that a whole process shares, and why that is right there. */
+const GLOBAL_STATE: Readonly<Record<string, string>> = {
+  "src/cli/up.ts": "one command a process",
+  "src/local/strata-command.ts": "how this process was called",
+  "src/pageserver/layers/entry-chunks.ts": "spare memory",
+  "src/pageserver/layers/key.ts": "key prefixes are interned: a number means the same everywhere",
+  "src/pageserver/storage/flush-worker.ts": "a thread of its own, for nothing else",
+  "src/pageserver/storage/layer-map.ts": "numbers that are given once in a process",
+  "src/postgres/installation.ts": "what was found on this machine",
+  "src/wal-decoder/block-references.ts": "the last few results, which depend on nothing else",
+  "src/wal-decoder/delta.ts": "working space of one synchronous call",
+  "src/wal-decoder/xact-records.ts": "working space of one synchronous call",
+};
+
+test("layout: no state of the process outside src/base, but where a reason is named", () => {
+  const variable = /^(?:export )?let\b/m;
+  const empty =
+    /^(?:export )?const \w+(?:: [^=]+)? = (?:\[\]|\{\}|new (?:Weak)?(?:Map|Set)(?:<[^\n]*>)?\(\)|new Array\b.*);/m;
+  const holders = PRODUCT.filter(({ path, text }) => {
+    const code = codeOf(text);
+    return !path.startsWith("src/base/") && (variable.test(code) || empty.test(code));
+  }).map(({ path }) => path);
+  refuse(holders.filter((path) => GLOBAL_STATE[path] === undefined));
+  refuse(Object.keys(GLOBAL_STATE).filter((path) => !holders.includes(path)));
 });
 
 test("layout: HTTP is served and called through src/http only", () => {

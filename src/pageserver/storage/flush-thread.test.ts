@@ -13,12 +13,13 @@ import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts
 import { OpenLayer } from "../layers/open-layer.ts";
 import { VALUE_DELTA, VALUE_IMAGE } from "../layers/version-chain.ts";
 import { flushPages, type KeyReader } from "./flush-pages.ts";
-import { flushOnThread } from "./flush-thread.ts";
+import { FlushThread } from "./flush-thread.ts";
 import { writeFrozenLayer } from "./layer-flush.ts";
 
 const START = toLsn(0x2000);
 const SETTINGS = { imageAfterDeltas: 8, imageRotation: 2, turn: 0, walLogHints: false };
 const BLOCKS = 200;
+const flushThread = new FlushThread();
 const NEVER = new AbortController().signal;
 
 /** Pages with one delta to fifty each, and sizes, over several key prefixes. */
@@ -51,7 +52,7 @@ class Directory implements Disposable {
   }
 }
 
-test("flushOnThread: writes byte for byte what the same flush inline writes", async () => {
+test("FlushThread: writes byte for byte what the same flush inline writes", async () => {
   using here = new Directory();
   using there = new Directory();
   const layer = someLayer();
@@ -65,7 +66,7 @@ test("flushOnThread: writes byte for byte what the same flush inline writes", as
     sliceMs: 1,
   });
   const settings = { ...SETTINGS, directory: there.path };
-  const threaded = await flushOnThread(layer, settings, pages, NEVER);
+  const threaded = await flushThread.flush(layer, settings, pages, NEVER);
   assert.deepEqual(threaded, inline);
   assert.equal(threaded.failedImages, 0);
   const bytes = readFileSync(join(there.path, threaded.layer.fileName));
@@ -74,7 +75,7 @@ test("flushOnThread: writes byte for byte what the same flush inline writes", as
   assert.ok(bytes.length > 100 * 8192, `${bytes.length} bytes`);
 });
 
-test("flushOnThread: a page that cannot be read costs its image and is reported", async () => {
+test("FlushThread: a page that cannot be read costs its image and is reported", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const failing: KeyReader = {
@@ -87,13 +88,13 @@ test("flushOnThread: a page that cannot be read costs its image and is reported"
     countDeltas: reader.countDeltas,
   };
   const settings = { ...SETTINGS, directory: directory.path };
-  const result = await flushOnThread(layer, settings, flushPages(layer, failing), NEVER);
+  const result = await flushThread.flush(layer, settings, flushPages(layer, failing), NEVER);
   assert.ok(result.failedImages > 0);
   assert.match(result.firstFailure!, /^key [0-9A-F]{36}: no such luck$/);
   assert.equal(readdirSync(directory.path).length, 1);
 });
 
-test("flushOnThread: cancelled, it is unavailable and leaves nothing; the next one works", async () => {
+test("FlushThread: cancelled, it is unavailable and leaves nothing; the next one works", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const settings = { ...SETTINGS, directory: directory.path };
@@ -104,25 +105,25 @@ test("flushOnThread: cancelled, it is unavailable and leaves nothing; the next o
     cancel.abort();
     return pages(requests);
   };
-  await assert.rejects(flushOnThread(layer, settings, interrupting, cancel.signal), {
+  await assert.rejects(flushThread.flush(layer, settings, interrupting, cancel.signal), {
     kind: "unavailable",
     code: "shutting-down",
   });
   assert.deepEqual(readdirSync(directory.path), []);
-  await flushOnThread(layer, settings, pages, NEVER);
+  await flushThread.flush(layer, settings, pages, NEVER);
   assert.equal(readdirSync(directory.path).length, 1);
 });
 
-test("flushOnThread: a failure keeps its kind; several flushes at once all finish", async () => {
+test("FlushThread: a failure keeps its kind; several flushes at once all finish", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const pages = flushPages(layer, reader);
   const missing = { ...SETTINGS, directory: join(directory.path, "missing") };
   const settings = { ...SETTINGS, directory: directory.path };
   const results = await Promise.allSettled([
-    flushOnThread(layer, settings, pages, NEVER),
-    flushOnThread(layer, missing, pages, NEVER),
-    flushOnThread(layer, settings, pages, NEVER),
+    flushThread.flush(layer, settings, pages, NEVER),
+    flushThread.flush(layer, missing, pages, NEVER),
+    flushThread.flush(layer, settings, pages, NEVER),
   ]);
   assert.deepEqual(
     results.map((result) => result.status),

@@ -45,69 +45,77 @@ interface Job {
   readonly reject: (error: StorageError) => void;
 }
 
-const jobs = new Map<number, Job>();
-let lastId = 0;
-let thread: Worker | undefined;
+/** Started by the first flush, kept for the next ones; it does not keep the process alive. */
+export class FlushThread {
+  readonly #jobs = new Map<number, Job>();
+  #lastId = 0;
+  #thread: Worker | undefined;
 
-/** As writeFrozenLayer, on the flush thread; `pages` is called on this one. */
-export async function flushOnThread(
-  layer: FrozenLayer,
-  settings: FlushSettings,
-  pages: PageLookup,
-  signal: AbortSignal,
-): Promise<FlushResult> {
-  const id = ++lastId;
-  const cancelled = new Int32Array(new SharedArrayBuffer(4));
-  const cancel = () => Atomics.store(cancelled, 0, 1);
-  const { promise, resolve, reject } = Promise.withResolvers<FlushResult>();
-  thread ??= startThread();
-  const worker = thread;
-  jobs.set(id, { pages, resolve, reject });
-  worker.ref();
-  signal.addEventListener("abort", cancel, { once: true });
-  try {
-    if (signal.aborted) {
-      cancel();
-    }
-    const order: FlushOrder = { type: "flush", id, layer, settings, cancelled };
-    worker.postMessage(order);
-    return await promise;
-  } finally {
-    signal.removeEventListener("abort", cancel);
-    jobs.delete(id);
-    if (jobs.size === 0) {
-      thread?.unref();
-    }
-  }
-}
-
-function startThread(): Worker {
-  const worker = new Worker(new URL("./flush-worker.ts", import.meta.url));
-  worker.on("message", (answer: FlushAnswer) => onAnswer(worker, answer));
-  const lost = (why: string) => {
-    if (thread === worker) {
-      thread = undefined;
-      for (const job of jobs.values()) {
-        job.reject(new StorageError("internal", "flush-thread-lost", `the flush thread ${why}`));
+  /** As writeFrozenLayer, on the thread; `pages` is called on this one. */
+  async flush(
+    layer: FrozenLayer,
+    settings: FlushSettings,
+    pages: PageLookup,
+    signal: AbortSignal,
+  ): Promise<FlushResult> {
+    const id = ++this.#lastId;
+    const cancelled = new Int32Array(new SharedArrayBuffer(4));
+    const cancel = () => Atomics.store(cancelled, 0, 1);
+    const { promise, resolve, reject } = Promise.withResolvers<FlushResult>();
+    this.#thread ??= this.#start();
+    const worker = this.#thread;
+    this.#jobs.set(id, { pages, resolve, reject });
+    worker.ref();
+    signal.addEventListener("abort", cancel, { once: true });
+    try {
+      if (signal.aborted) {
+        cancel();
+      }
+      const order: FlushOrder = { type: "flush", id, layer, settings, cancelled };
+      worker.postMessage(order);
+      return await promise;
+    } finally {
+      signal.removeEventListener("abort", cancel);
+      this.#jobs.delete(id);
+      if (this.#jobs.size === 0) {
+        this.#thread?.unref();
       }
     }
-  };
-  worker.on("error", (error) => lost(`failed: ${errorMessage(error)}`));
-  worker.on("exit", (code) => lost(`ended with code ${code}`));
-  return worker;
-}
+  }
 
-function onAnswer(worker: Worker, answer: FlushAnswer): void {
-  const job = jobs.get(answer.id)!;
-  switch (answer.type) {
-    case "pages":
-      void sendPages(worker, job, answer.requests);
-      return;
-    case "done":
-      job.resolve(answer.result);
-      return;
-    case "failed":
-      job.reject(new StorageError(answer.kind, answer.code, answer.message));
+  /** The next flush starts another. */
+  async close(): Promise<void> {
+    await this.#thread?.terminate();
+  }
+
+  #start(): Worker {
+    const worker = new Worker(new URL("./flush-worker.ts", import.meta.url));
+    worker.on("message", (answer: FlushAnswer) => this.#onAnswer(worker, answer));
+    const lost = (why: string) => {
+      if (this.#thread === worker) {
+        this.#thread = undefined;
+        for (const job of this.#jobs.values()) {
+          job.reject(new StorageError("internal", "flush-thread-lost", `the flush thread ${why}`));
+        }
+      }
+    };
+    worker.on("error", (error) => lost(`failed: ${errorMessage(error)}`));
+    worker.on("exit", (code) => lost(`ended with code ${code}`));
+    return worker;
+  }
+
+  #onAnswer(worker: Worker, answer: FlushAnswer): void {
+    const job = this.#jobs.get(answer.id)!;
+    switch (answer.type) {
+      case "pages":
+        void sendPages(worker, job, answer.requests);
+        return;
+      case "done":
+        job.resolve(answer.result);
+        return;
+      case "failed":
+        job.reject(new StorageError(answer.kind, answer.code, answer.message));
+    }
   }
 }
 

@@ -6,6 +6,7 @@ import { PageRedo } from "../../redo/page-redo.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { VersionChain } from "../layers/version-chain.ts";
+import { FlushThread } from "./flush-thread.ts";
 import { PageCache } from "./page-cache.ts";
 
 export interface StorageConfig {
@@ -55,6 +56,7 @@ export class StorageResources {
   readonly redo = new PageRedo();
   /** The same for timelines with data checksums, where more records stamp their page. */
   readonly checksumRedo = new PageRedo({ walLogHints: true });
+  readonly flushThread = new FlushThread();
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
 

@@ -130,6 +130,7 @@ export class TenantManager {
     for (const tenant of this.#tenants.values()) {
       await tenant.close(options.flush);
     }
+    await this.resources.flushThread.close();
     this.#tenants.clear();
   }
 }

@@ -30,7 +30,6 @@ import {
   VALUE_TOMBSTONE,
 } from "../layers/version-chain.ts";
 import { flushPages, SLICE_MS } from "./flush-pages.ts";
-import { flushOnThread } from "./flush-thread.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { type FlushResult, writeFrozenLayer } from "./layer-flush.ts";
 import { LayerMap } from "./layer-map.ts";
@@ -508,7 +507,7 @@ export class Timeline implements TimelineStorage {
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
-    const { config, disk } = this.#resources;
+    const { config, disk, flushThread } = this.#resources;
     const { imageAfterDeltas, imageRotation, inlineFlushBytes } = config;
     const { signal } = this.#closing;
     const frozen = layer.frozen();
@@ -525,7 +524,7 @@ export class Timeline implements TimelineStorage {
     });
     // A disk of a simulation lives in this thread.
     if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
-      return flushOnThread(frozen, settings, pages, signal);
+      return flushThread.flush(frozen, settings, pages, signal);
     }
     const cancelled = () => signal.aborted;
     return writeFrozenLayer(frozen, { ...settings, disk, pages, cancelled, sliceMs: SLICE_MS });

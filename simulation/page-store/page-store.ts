@@ -2,17 +2,22 @@
 
 import assert from "node:assert/strict";
 import { basename, join } from "node:path";
-import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../src/base/ids.ts";
-import { createLogger } from "../src/base/log.ts";
-import { type Lsn, toLsn } from "../src/base/lsn.ts";
-import type { SeededRandom } from "../src/base/random.ts";
-import { relSizePrefix } from "../src/pageserver/layers/key.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../src/pageserver/layers/layer-format.ts";
-import { LayerWriter } from "../src/pageserver/layers/layer-writer.ts";
-import { INDEX_PART_NAME } from "../src/pageserver/storage/index-part.ts";
-import { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
-import type { Timeline } from "../src/pageserver/storage/timeline.ts";
-import { SimulatedCrash, SimulatedDisk, type Tear } from "./simulated-disk.ts";
+import {
+  parseTenantId,
+  parseTimelineId,
+  type TenantId,
+  type TimelineId,
+} from "../../src/base/ids.ts";
+import { createLogger } from "../../src/base/log.ts";
+import { type Lsn, toLsn } from "../../src/base/lsn.ts";
+import type { SeededRandom } from "../../src/base/random.ts";
+import { relSizePrefix } from "../../src/pageserver/layers/key.ts";
+import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../../src/pageserver/layers/layer-format.ts";
+import { LayerWriter } from "../../src/pageserver/layers/layer-writer.ts";
+import { INDEX_PART_NAME } from "../../src/pageserver/storage/index-part.ts";
+import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
+import type { Timeline } from "../../src/pageserver/storage/timeline.ts";
+import { SimulatedCrash, SimulatedDisk, type Tear } from "../simulated-disk.ts";
 
 /*
  * Owed, after any end of the process and any power cut:

@@ -1,6 +1,6 @@
 // Named points at which a simulated disk fails or a process ends: `fsync layer`, `rename index`.
 
-import { type DiskOperation, diskFault, type SimulatedDisk } from "./simulated-disk.ts";
+import { type DiskOperation, diskFault, type SimulatedDisk } from "../simulated-disk.ts";
 
 export type Failure = "ENOSPC" | "EIO" | "crash";
 
