@@ -2,12 +2,12 @@
 
 import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer, type Server } from "node:net";
+import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, test } from "node:test";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually, request, timelineInfo } from "../testing/damage.ts";
+import { request, timelineInfo } from "../testing/damage.ts";
 import { freePort } from "../testing/free-port.ts";
 
 const NOBODY = "0123456789abcdef0123456789abcdef";
@@ -221,19 +221,3 @@ test("a Postgres major that Strata does not know is refused by every command and
 function strangerAt(home: string): Pick<TestCluster, "fails"> {
   return Object.assign(Object.create(TestCluster.prototype) as TestCluster, { home });
 }
-
-test("garbage at every port ends that connection only", async () => {
-  const config = cluster.config();
-  for (const address of [
-    config.pageservers[0]!.listenPgAddr,
-    config.pageservers[0]!.listenHttpAddr,
-    config.safekeepers[0]!.listenHttpAddr,
-    cluster.config().safekeepers[0]!.listenPgAddr,
-  ]) {
-    const [host, port] = address.split(":");
-    const socket = connect(Number(port), host);
-    socket.on("error", () => {});
-    socket.write(Buffer.alloc(4096, 0xa5));
-    await eventually(`${address} hangs up`, async () => socket.resume().destroyed || undefined);
-  }
-});
