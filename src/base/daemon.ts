@@ -134,7 +134,6 @@ function parseOptions<T extends Options>(options: T): { values: Values<T>; workd
 class DaemonProcess {
   readonly logger: Logger;
   readonly #name: string;
-  /** Kept here for the life of the process: a lock that is garbage collected is free. */
   #lock: FileLock | undefined;
   #pidFile: string | undefined;
   #daemon: RunningDaemon | undefined;

@@ -21,11 +21,11 @@ async function holderOf(
 ): Promise<ChildProcessByStdio<null, Readable, null>> {
   const program = `
     const { FileLock } = await import(${JSON.stringify(join(import.meta.dirname, "file-lock.ts"))});
-    const lock = FileLock.take(${JSON.stringify(path)});
-    // Nothing but the lock itself keeps the lock.
+    const isHeld = FileLock.take(${JSON.stringify(path)}) !== undefined;
+    // Nothing but the process keeps the lock.
     globalThis.gc();
-    console.log(lock === undefined ? "refused" : "held");
-    setInterval(() => lock, 1000);`;
+    console.log(isHeld ? "held" : "refused");
+    setInterval(() => {}, 1000);`;
   const flags = ["--disable-warning=ExperimentalWarning", "--expose-gc", "--input-type=module"];
   const child = spawn(process.execPath, [...flags, "-e", program], {
     stdio: ["ignore", "pipe", "inherit"],

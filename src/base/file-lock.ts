@@ -19,6 +19,9 @@ const LOCK_RANGE_START = "1073741824";
  * one name. docs/decisions/0008-one-process-a-directory.md has what else was looked at.
  */
 export class FileLock {
+  /** A database that is garbage collected is closed, and who holds a lock may wait for ever. */
+  static readonly #held = new Set<FileLock>();
+
   readonly path: string;
   readonly #database: DatabaseSync;
 
@@ -37,7 +40,9 @@ export class FileLock {
       database = new DatabaseSync(path, { timeout: 0 });
       // No journal file; an exclusive transaction that writes nothing is the lock and nothing else.
       database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
-      return new FileLock(path, database);
+      const lock = new FileLock(path, database);
+      FileLock.#held.add(lock);
+      return lock;
     } catch (error) {
       database?.close();
       if (isBusy(error)) {
@@ -51,6 +56,7 @@ export class FileLock {
 
   /** Free from here on. */
   release(): void {
+    FileLock.#held.delete(this);
     this.#database.close();
   }
 }

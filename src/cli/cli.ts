@@ -27,8 +27,13 @@ export function openHome(): StrataHome {
 }
 
 /** Runs `body` while no other command changes this home. */
-export function withHomeLocked<T>(home: StrataHome, body: () => Promise<T>): Promise<T> {
+export function withHomeLocked<T>(
+  home: StrataHome,
+  body: () => Promise<T>,
+  { makesHome = false } = {},
+): Promise<T> {
   return withLock(home.path, "home", body, {
+    makesHome,
     onWait: () => notice("waiting for another strata command to finish"),
   });
 }

@@ -62,7 +62,7 @@ export function addStorageCommands(program: Command): void {
     )
     .action(async (options: InitOptions) => {
       const home = openHome();
-      await withHomeLocked(home, () => init(home, options));
+      await withHomeLocked(home, () => init(home, options), { makesHome: true });
     });
   program
     .command("start")

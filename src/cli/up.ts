@@ -96,26 +96,30 @@ async function bringUp(
   options: { safekeepers?: number; pgVersion?: number },
   stop: StopRequest,
 ): Promise<Endpoint> {
-  const endpoint = await withHomeLocked(home, async () => {
-    if (!home.isInitialized()) {
-      await step(`Creating ${home.path}`, () =>
-        initHome(home, settingsOf(options), options.safekeepers ?? 1),
+  const endpoint = await withHomeLocked(
+    home,
+    async () => {
+      if (!home.isInitialized()) {
+        await step(`Creating ${home.path}`, () =>
+          initHome(home, settingsOf(options), options.safekeepers ?? 1),
+        );
+      }
+      stop.check();
+      await step("Starting storage", () =>
+        startAll(home, { timeoutMs: parseDuration("30s"), print: () => {} }),
       );
-    }
-    stop.check();
-    await step("Starting storage", () =>
-      startAll(home, { timeoutMs: parseDuration("30s"), print: () => {} }),
-    );
-    stop.check();
-    if (home.config().defaultTenantId === undefined) {
-      // The first time, this runs initdb.
-      await step("Creating the first database", () =>
-        createTenant(home, { setDefault: true }, () => {}),
-      );
-    }
-    stop.check();
-    return findOrCreateEndpoint(home);
-  });
+      stop.check();
+      if (home.config().defaultTenantId === undefined) {
+        // The first time, this runs initdb.
+        await step("Creating the first database", () =>
+          createTenant(home, { setDefault: true }, () => {}),
+        );
+      }
+      stop.check();
+      return findOrCreateEndpoint(home);
+    },
+    { makesHome: true },
+  );
   await step("Starting Postgres", () =>
     withEndpointLocked(home, endpoint.id, () =>
       startEndpoint(home, endpoint, placementOf(home, endpoint), {

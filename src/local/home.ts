@@ -23,6 +23,7 @@ import {
   type StrataConfig,
   withDefaults,
 } from "./config.ts";
+import { LOCKS_DIRECTORY } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
 import { strataCommand } from "./strata-command.ts";
 
@@ -94,8 +95,10 @@ export class StrataHome {
 
   #prepareDirectory(force: ForceInit): void {
     if (existsSync(this.path)) {
-      const names = readdirSync(this.path);
-      if (force === "must-not-exist") {
+      // Whoever creates the home has locked it.
+      const names = readdirSync(this.path).filter((name) => name !== LOCKS_DIRECTORY);
+      const isLocksOnly = names.length === 0 && existsSync(join(this.path, LOCKS_DIRECTORY));
+      if (force === "must-not-exist" && !isLocksOnly) {
         throw new StorageError("conflict", "home-exists", `'${this.path}' already exists`);
       }
       if (force === "empty-dir-ok" && names.length > 0) {

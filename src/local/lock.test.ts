@@ -1,11 +1,24 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { after, test } from "node:test";
+import { type ForceInit, StrataHome } from "./home.ts";
 import { withLock } from "./lock.ts";
+import type { Addresses } from "./port-choice.ts";
 
-const HOME = `/no/such/home/${process.pid}`;
+const ADDRESSES: Addresses = {
+  broker: { listenAddr: "127.0.0.1:15051" },
+  pageservers: [{ id: 1, listenPgAddr: "127.0.0.1:64000", listenHttpAddr: "127.0.0.1:9898" }],
+  safekeepers: [{ id: 1, listenPgAddr: "127.0.0.1:5454", listenHttpAddr: "127.0.0.1:7676" }],
+};
+const ROOT = mkdtempSync(join(tmpdir(), "strata locks-"));
+after(() => rmSync(ROOT, { recursive: true, force: true }));
+const HOME = join(ROOT, "home");
+mkdirSync(HOME);
+mkdirSync(`${HOME}2`);
 
 test("withLock: one holder at a time, others in turn; other names do not wait", async () => {
   const events: string[] = [];
@@ -88,8 +101,32 @@ test("withLock: a killed holder leaves nothing behind", async (t) => {
   await once(holder.stdout, "data");
   await assert.rejects(
     withLock(HOME, "home", async () => {}, { timeoutMs: 100 }),
-    { code: "home-locked" },
+    { code: "home-locked", message: new RegExp(`strata command \\(pid ${holder.pid}\\) keeps`) },
   );
   holder.kill("SIGKILL");
   await withLock(HOME, "home", async () => {}, { timeoutMs: 5000 });
+});
+
+test("withLock: no home is made by a lock, but by who makes one; its creation finds it empty", async () => {
+  const path = join(ROOT, "none");
+  await withLock(path, "home", async () => {});
+  assert.equal(existsSync(path), false);
+  const createHome = (force: ForceInit) => new StrataHome(path).create({}, ADDRESSES, force);
+  const create = (force: ForceInit) =>
+    withLock(path, "home", async () => createHome(force), { makesHome: true });
+  await create("must-not-exist");
+  await assert.rejects(create("must-not-exist"), { code: "home-exists" });
+  // What is removed then is not the lock that is held.
+  await withLock(
+    path,
+    "home",
+    async () => {
+      createHome("remove-all-contents");
+      await assert.rejects(
+        withLock(path, "home", async () => {}, { timeoutMs: 60 }),
+        { code: "home-locked" },
+      );
+    },
+    { makesHome: true },
+  );
 });

@@ -5,9 +5,9 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { EndpointSpec } from "../src/compute/api.ts";
-import { DaemonProcess, eventually } from "../testing/compute-world.ts";
-import { freePort } from "../testing/free-port.ts";
+import type { EndpointSpec } from "../../src/compute/api.ts";
+import { DaemonProcess, eventually } from "../../testing/compute-world.ts";
+import { freePort } from "../../testing/free-port.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";
 

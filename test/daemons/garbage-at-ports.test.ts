@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { after, before, test } from "node:test";
-import { SeededRandom } from "../src/base/random.ts";
-import { TestCluster, type Victim } from "../testing/cluster.ts";
+import { SeededRandom } from "../../src/base/random.ts";
+import { TestCluster, type Victim } from "../../testing/cluster.ts";
 
 const random = new SeededRandom(1);
 const randomBytes = (length: number) => Buffer.from(Array.from({ length }, () => random.int(256)));
