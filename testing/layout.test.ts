@@ -236,6 +236,7 @@ const RAW_FILES: Readonly<Record<string, string>> = {
   "src/base/": "what Disk is made of; locks, pid files and logs are of processes, not of storage",
   "src/cli/": "files of the user's",
   "src/compute/": "the data directory is a cache, and Postgres shares it",
+  "src/http/openapi.ts": "reads package.json",
   "src/local/": "the home of a machine; what must last goes through writeFileDurably",
   "src/object-store/directory-object-store.ts": "what the interface ObjectStore is made of",
   "src/pageserver/ingest/data-directory-import.ts": "reads what initdb made",
@@ -262,6 +263,7 @@ test("layout: files only through base/disk, but where a reason is named", () => 
 /** Files with variables that a whole process shares, and why that is right there. */
 const GLOBAL_STATE: Readonly<Record<string, string>> = {
   "src/cli/up.ts": "one command a process",
+  "src/http/client.ts": "one pool of connections a process, loaded when it is first needed",
   "src/local/strata-command.ts": "how this process was called",
   "src/pageserver/layers/entry-chunks.ts": "spare memory",
   "src/pageserver/layers/key.ts": "key prefixes are interned: a number means the same everywhere",

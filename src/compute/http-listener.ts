@@ -1,7 +1,7 @@
 // Takes the agent's HTTP port at once, and loads the HTTP server when there is time for it.
 
-import { setTimer, type Timer } from "../base/clock.ts";
 import { createServer, type Server, type Socket } from "node:net";
+import { setTimer, type Timer } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";

@@ -1,7 +1,7 @@
 // One way to call another component's HTTP API: deadline, reused connections, errors with the kind that was sent.
 
-import { abortAfter } from "../base/clock.ts";
 import type { Agent, IncomingMessage } from "node:http";
+import { abortAfter } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { kindOfStatus } from "./http-errors.ts";
 import type { Method } from "./route.ts";

@@ -1,8 +1,8 @@
 // Lets another protocol share a port with HTTP/1.1, told apart by its first bytes.
 
-import { setTimer } from "../base/clock.ts";
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
+import { setTimer } from "../base/clock.ts";
 
 export interface OtherProtocol {
   /** What its connections begin with, and no HTTP/1.1 request does. */

@@ -1,10 +1,10 @@
 // The broker's listener: gRPC over plain HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
 
-import { setTimer } from "../base/clock.ts";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";
+import { setTimer } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
 import { type Route, route } from "../http/route.ts";
