@@ -71,7 +71,7 @@ async function sleeps(): Promise<string[]> {
   note("slept");
   // Nothing in real time keeps the process alive for it.
   const waiting = sleep(2000, abortAfter(30));
-  await assert.rejects(waiting, { name: "TimeoutError", message: "timed out after 30 ms" });
+  await assert.rejects(waiting, { name: "TimeoutError", message: "timeout after 30 ms" });
   note("timed out");
   return lines;
 }

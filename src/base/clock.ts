@@ -114,7 +114,7 @@ export function sleep(durationMs: number, signal?: AbortSignal): Promise<void> {
 export function abortAfter(durationMs: number): AbortSignal {
   const controller = new AbortController();
   setIdleTimer(() => {
-    const message = `timed out after ${durationMs} ms`;
+    const message = `timeout after ${durationMs} ms`;
     controller.abort(new DOMException(message, "TimeoutError"));
   }, durationMs);
   return controller.signal;

@@ -122,18 +122,23 @@ test("runDaemon: SIGTERM and SIGINT stop in order, SIGQUIT and a second SIGTERM 
 test("runDaemon: one that ends by itself; one that cannot go on; its words in the pid file", async (t) => {
   const { workdir, pidFile } = directory(t);
   const told = `return { stop: async () => {}, run: async (tell) => {
+    const goOn = new Promise((resolve) => process.once("SIGUSR2", resolve));
     tell("running");
     console.log("told");
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await goOn;
     if (values.size === "0") throw new Error("too small");
   } };`;
   const good = daemon(t, ["--workdir", workdir], told);
   await good.says("told");
   assert.equal(readFileSync(pidFile, "utf8"), `${good.pid}\nrunning\n`);
+  good.kill("SIGUSR2");
   assert.equal((await good.ended).code, 0);
-  const bad = await daemon(t, ["--workdir", workdir, "--size", "0"], told).ended;
-  assert.equal(bad.code, 1);
-  assert.match(bad.stderr, /fatal: too small\n$/);
+  const bad = daemon(t, ["--workdir", workdir, "--size", "0"], told);
+  await bad.says("told");
+  bad.kill("SIGUSR2");
+  const { code, stderr } = await bad.ended;
+  assert.equal(code, 1);
+  assert.match(stderr, /fatal: too small\n$/);
   assert.equal(existsSync(pidFile), false);
 });
 
