@@ -52,9 +52,9 @@ export const LOCAL_MUTANTS: MutantPart = {
     },
     {
       rule: "two commands hold one lock",
-      file: "src/local/lock.ts",
-      search: "while (holder === undefined) {",
-      replace: "while (holder === undefined && noticeAt < 0) {",
+      file: "src/base/file-lock.ts",
+      search: "PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE",
+      replace: "PRAGMA journal_mode = MEMORY; BEGIN",
       test: "src/local/lock.test.ts",
       name: "withLock: one holder at a time, others in turn",
     },

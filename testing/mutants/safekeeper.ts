@@ -182,5 +182,13 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       test: "src/safekeeper/wal-backup/wal-removal.test.ts",
       name: "walRemovalHorizon: the byte before the commit LSN stays",
     },
+    {
+      rule: "WAL is removed where a restart begins to look for its end",
+      file: "src/safekeeper/timeline.ts",
+      search: "      this.#persistPositions();\n    }\n    this.#localWalStart",
+      replace: "    }\n    this.#localWalStart",
+      test: "src/safekeeper/safekeeper.test.ts",
+      name: "a kill after old WAL was removed finds the end of the log",
+    },
   ],
 };

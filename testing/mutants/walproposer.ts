@@ -90,5 +90,13 @@ export const WALPROPOSER_MUTANTS: MutantPart = {
       test: PROPOSER_TEST,
       name: "Proposer: fenced by a greeting, a vote or an answer of a higher term",
     },
+    {
+      rule: "WAL that a safekeeper lacks may be removed",
+      file: "src/walproposer/proposer.ts",
+      search: "      lowest = minLsn(lowest, peer.flushLsn);\n",
+      replace: "      lowest = minLsn(lowest, peer.flushLsn > 0 ? peer.flushLsn : lowest);\n",
+      test: "src/walproposer/proposer.test.ts",
+      name: "WAL that a safekeeper lacks is kept for it",
+    },
   ],
 };
