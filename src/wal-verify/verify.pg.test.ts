@@ -343,7 +343,7 @@ describe("verifyWal", () => {
     );
     assert.equal(
       report.opcodes.reduce((sum, one) => sum + one.pageMismatches, 0),
-      2,
+      3,
     );
   });
 
