@@ -1,6 +1,8 @@
 // A pageserver that is frozen or dead: who waits for its pages can be stopped, a fast stop is fast, and then all goes on.
 
 import assert from "node:assert/strict";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { monotonicMs } from "../../src/base/clock.ts";
 import { errnoCode } from "../../src/base/errors.ts";
@@ -44,8 +46,9 @@ const OUTAGES = {
 
 for (const [how, { begin, end }] of Object.entries(OUTAGES)) {
   test(`a pageserver that is ${how}: statement_timeout ends a cold read, and a fast stop its session`, async () => {
-    // A new data directory, with no page of the table.
+    // A new data directory, with no page of the table: what the last start read is not fetched again.
     await cluster.ok("endpoint", "stop", "main");
+    rmSync(join(cluster.home, "endpoints", "main", "start-reads.json"), { force: true });
     await cluster.ok("endpoint", "start", "main");
     const [client, waiting] = [await connect(cluster.url()), await connect(cluster.url())];
     waiting.on("error", () => undefined);
