@@ -8,7 +8,13 @@ import { describeFault } from "../simulation/faults.ts";
 import { runPowerCuts } from "../simulation/power-cuts.ts";
 import { kindOf, shrink } from "../simulation/shrink.ts";
 import { type RunResult, run } from "../simulation/simulation.ts";
-import { type LoadedVariant, loadVariant, VARIANTS } from "../simulation/variants/variants.ts";
+import {
+  CUTS_A_SEED,
+  type LoadedVariant,
+  loadVariant,
+  VARIANTS,
+  violationOf,
+} from "../simulation/variants/variants.ts";
 import { errorMessage } from "../src/base/errors.ts";
 import { randomInt } from "../src/base/random.ts";
 
@@ -20,8 +26,6 @@ const USAGE = `usage: npm run sim -- SEED                    replay one run, nar
 with   --variant NAME                          in the first three: the code without one rule`;
 /** Lines of a failed run that are shown: those before the violation matter. */
 const SHOWN_LINES = 60;
-/** Power cuts in the life of one simulated safekeeper. */
-const CUTS_A_SEED = 10;
 const MAX_SEED = 2 ** 31;
 const SHOWN_VIOLATIONS = 10;
 
@@ -225,12 +229,11 @@ async function runVariants(runs: number): Promise<void> {
   let missed = 0;
   for (const variant of VARIANTS) {
     const code = await loadVariant(variant.name);
-    let caught: RunResult | undefined;
+    let caught: string | undefined;
     let seed = variant.seed;
     for (let tries = 0; tries < runs && caught === undefined; tries++) {
       seed = tries === 0 ? variant.seed : tries;
-      const result = code.run(seed);
-      caught = result.violation === undefined ? undefined : result;
+      caught = violationOf(variant, code, seed);
     }
     missed += caught === undefined ? 1 : 0;
     const what = caught === undefined ? "NOT CAUGHT" : `seed ${seed}: ${kindOf(caught)}`;

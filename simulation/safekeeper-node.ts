@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { StorageError } from "../src/base/errors.ts";
 import { formatLsn, type Lsn, minLsn, XLOG_BLCKSZ } from "../src/base/lsn.ts";
 import type { SeededRandom } from "../src/base/random.ts";
+import type { StoreCall, StoreSteps } from "../src/object-store/store-steps.ts";
 import {
   pageHeaderSize,
   SHORT_PAGE_HEADER_SIZE,
@@ -15,10 +16,14 @@ import {
   lastLogTerm,
   readableLsn,
 } from "../src/safekeeper/consensus/acceptor.ts";
-import type { PeerReport } from "../src/safekeeper/consensus/peer-commit.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
-import { Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import { type PeerPositions, Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import { type EndOfWal, fetchEndOfWal } from "../src/safekeeper/wal-backup/eviction.ts";
+import {
+  TimelineBackup,
+  type WalBackupSettings,
+} from "../src/safekeeper/wal-backup/timeline-backup.ts";
 import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
 import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
 import type { AcceptorMessage, ProposerMessage } from "../src/safekeeper-protocol/messages.ts";
@@ -30,17 +35,18 @@ import type { Term } from "../src/safekeeper-protocol/term-history.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
-import { SimulatedBackup } from "./simulated-store.ts";
-import { silentContext } from "./simulated-timeline.ts";
+import { carryOutNow } from "./simulated-store.ts";
+import { METRICS, silentContext } from "./simulated-timeline.ts";
 import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
 import { copyOf, installCopy, type TimelineCopy } from "./timeline-copy.ts";
 import type { EmptyDisk, SafekeeperProcess, World } from "./world.ts";
 
 const RESTART_AGAIN_MS = 500;
-/** Share of its rounds in which a safekeeper looks for WAL to upload. */
-const BACKUPS = 0.5;
-/** Share of its rounds in which it evicts the timeline, if no compute is connected. */
-const EVICTIONS = 0.6;
+/** Share of its rounds in which a safekeeper looks for WAL to upload, or to evict. */
+const BACKUPS = 0.9;
+const BACKUP_SETTINGS: WalBackupSettings = { partialTimeoutMs: 400, evictAfterMs: 50 };
+/** A call of the object store takes so long at most. */
+const STORE_CALL_MS = 8;
 
 /** The pageserver's stream, as the timeline sees it. */
 class PageserverStream implements WalConsumer {
@@ -65,7 +71,8 @@ export class SafekeeperNode implements SafekeeperProcess {
   readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
   #timeline: Timeline | undefined;
   #stream: PageserverStream | undefined;
-  #backup: SimulatedBackup;
+  #backup: TimelineBackup | undefined;
+  #backingUp = false;
   up = false;
   incarnation = 0;
   busyUntilMs = 0;
@@ -80,8 +87,7 @@ export class SafekeeperNode implements SafekeeperProcess {
     this.id = id;
     this.name = `s${id}`;
     this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
-    this.#context = silentContext(id, this.disk, true);
-    this.#backup = new SimulatedBackup(world.store);
+    this.#context = silentContext(id, this.disk, world.store, (error) => this.#logged(error));
     this.#random = world.randomFor(`evictions of ${id}`);
   }
 
@@ -145,7 +151,8 @@ export class SafekeeperNode implements SafekeeperProcess {
     this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
     this.#timeline = undefined;
     this.#stream = undefined;
-    this.#backup = new SimulatedBackup(this.#world.store);
+    this.#backup = undefined;
+    this.#backingUp = false;
     this.up = false;
     this.incarnation += 1;
     this.busyUntilMs = 0;
@@ -217,11 +224,12 @@ export class SafekeeperNode implements SafekeeperProcess {
         return new Uint8Array(0);
       }
       if (timeline.placement.evicted) {
-        timeline.restore(this.#world.store.readEnd(timeline.state, timeline.placement));
+        timeline.restore(this.#endOfWal(timeline));
       }
       const { localWalStartLsn } = timeline;
       if (begin < localWalStartLsn) {
-        return this.#world.store.read(begin, minLsn(end, localWalStartLsn) - begin);
+        const length = minLsn(end, localWalStartLsn) - begin;
+        return carryOutNow(timeline.storedWal!.readSteps(begin, length), this.#world.store);
       }
       const reader = timeline.openReader();
       try {
@@ -304,7 +312,7 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
   }
 
-  hear(from: number, report: PeerReport & { readonly remoteConsistentLsn: Lsn }): void {
+  hear(from: number, report: PeerPositions): void {
     const timeline = this.#timeline;
     if (timeline !== undefined) {
       this.#perform(() => timeline.peerReported(from, report));
@@ -466,11 +474,10 @@ export class SafekeeperNode implements SafekeeperProcess {
   #maintain(): void {
     const timeline = this.#timeline;
     if (timeline !== undefined) {
-      if (this.#world.network.random.bool(BACKUPS)) {
-        this.#perform(() => this.#backup.run(timeline));
+      if (this.#random.bool(BACKUPS)) {
+        this.#backUp(timeline);
       }
       this.#removeOldWal();
-      this.#evict();
       this.#publish();
     }
     if (this.up) {
@@ -489,23 +496,107 @@ export class SafekeeperNode implements SafekeeperProcess {
     this.#world.counts.removals += Math.ceil(removed / SEGMENT_SIZE);
   }
 
-  /** As where nobody has written or read for a while. */
-  #evict(): void {
-    const timeline = this.#timeline;
-    if (timeline === undefined || this.#connections.size > 0 || !this.#random.bool(EVICTIONS)) {
+  #backUp(timeline: Timeline): void {
+    if (this.#backingUp) {
       return;
     }
-    if (this.#perform(() => this.#backup.evict(timeline, this.id))) {
+    this.#backup ??= new TimelineBackup(timeline, {
+      nodeId: this.id,
+      metrics: METRICS,
+      settings: BACKUP_SETTINGS,
+      hasProposer: () => this.#connections.size > 0,
+    });
+    const backup = this.#backup;
+    const wasEvicted = timeline.placement.evicted;
+    const isDue = this.#perform(() => {
+      const due = backup.isDue();
+      if (!due) {
+        backup.evictIfIdle();
+      }
+      return due;
+    });
+    if (isDue === true) {
+      this.#backingUp = true;
+      const pieces = backup.run();
+      this.#nextPiece(pieces, () => pieces.next());
+    } else if (this.up && !wasEvicted && timeline.placement.evicted) {
       this.#world.counts.evictions += 1;
       this.#world.trace?.(this.name, `evicted at ${this.#place()}`);
+    }
+  }
+
+  #nextPiece(
+    pieces: Generator<StoreSteps, void, void>,
+    resume: () => IteratorResult<StoreSteps, void>,
+  ): void {
+    const piece = this.#perform(resume);
+    if (piece === undefined || piece.done === true) {
+      this.#backingUp = false;
+      return;
+    }
+    const steps = piece.value;
+    this.#nextStep(
+      steps,
+      () => steps.next(),
+      (error) =>
+        this.#nextPiece(pieces, () => (error === undefined ? pieces.next() : pieces.throw(error))),
+    );
+  }
+
+  /** Each call of the store takes a while, in which anything may happen; a crash ends it all. */
+  #nextStep(
+    steps: StoreSteps,
+    resume: () => IteratorResult<StoreCall, void>,
+    done: (error?: StorageError) => void,
+  ): void {
+    let failure: StorageError | undefined;
+    const step = this.#perform(() => {
+      try {
+        return resume();
+      } catch (error) {
+        if (this.disk.crashed || !(error instanceof StorageError)) {
+          throw error;
+        }
+        failure = error;
+        return undefined;
+      }
+    });
+    if (!this.up) {
+      return;
+    }
+    if (step === undefined || step.done === true) {
+      done(failure);
+      return;
+    }
+    const call = step.value;
+    this.#later(this.#random.int(STORE_CALL_MS), () => {
+      let next: () => IteratorResult<StoreCall, void>;
+      try {
+        const answer = this.#world.store.call(call);
+        next = () => steps.next(answer);
+      } catch (error) {
+        next = () => steps.throw(error);
+      }
+      this.#nextStep(steps, next, done);
+    });
+  }
+
+  #endOfWal(timeline: Timeline): EndOfWal {
+    const { state, placement, storedWal } = timeline;
+    return carryOutNow(fetchEndOfWal(storedWal!, state, placement), this.#world.store);
+  }
+
+  /** The shipped code calls it an error that a person should look at. */
+  #logged(error: unknown): void {
+    if (error instanceof StorageError && error.kind === "corrupt") {
+      this.#expectRot(error);
     }
   }
 
   /** Whether the end of the log is on this disk now. */
   #wake(timeline: Timeline): boolean {
     if (timeline.placement.evicted) {
-      const { store } = this.#world;
-      this.#perform(() => timeline.restore(store.readEnd(timeline.state, timeline.placement)));
+      this.#perform(() => timeline.restore(this.#endOfWal(timeline)));
     }
     return this.up && !timeline.placement.evicted;
   }
@@ -518,13 +609,14 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
     const { network } = this.#world;
     const { persistent, flushLsn, commitLsn, remoteConsistentLsn } = state;
-    const report = {
+    const report: PeerPositions = {
       generation: persistent.mconf.generation,
       term: persistent.term,
       lastLogTerm: lastLogTerm(state),
       flushLsn,
       commitLsn,
       remoteConsistentLsn,
+      backupLsn: persistent.backupLsn,
     };
     for (const other of this.#world.safekeepers.values()) {
       if (other !== this && !network.isCut(this, other)) {

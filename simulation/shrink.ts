@@ -12,13 +12,13 @@ export function shrink(
   failed: RunResult,
   run: (seed: number, options: RunOptions) => RunResult,
 ): RunResult {
-  const kind = kindOf(failed);
+  const kind = kindOf(failed.violation?.message);
   let runs = 0;
   let best = failed;
   const attempt = (faults: readonly Fault[]): boolean => {
     runs += 1;
     const result = run(seed, { faults });
-    const fails = result.violation !== undefined && kindOf(result) === kind;
+    const fails = result.violation !== undefined && kindOf(result.violation?.message) === kind;
     if (fails) {
       best = result;
     }
@@ -44,6 +44,6 @@ export function shrink(
 }
 
 /** The message without its numbers. */
-export function kindOf(result: RunResult): string {
-  return (result.violation?.message ?? "").replaceAll(/[0-9A-F]+\/[0-9A-F]+|\d+/g, "#");
+export function kindOf(violation: string | undefined): string {
+  return (violation ?? "").replaceAll(/[0-9A-F]+\/[0-9A-F]+|\d+/g, "#");
 }

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { StorageError } from "../src/base/errors.ts";
 import type { Logger } from "../src/base/log.ts";
-import { MemoryObjectStore } from "../src/object-store/memory-object-store.ts";
+import type { ObjectStore } from "../src/object-store/object-store.ts";
 import type {
   AcceptorPersistentState,
   AcceptorState,
@@ -22,29 +22,32 @@ import {
 } from "./simulated-wal.ts";
 
 const ignore = () => undefined;
-const SILENT: Logger = {
-  level: "silent",
-  trace: ignore,
-  debug: ignore,
-  info: ignore,
-  warn: ignore,
-  error: ignore,
-  fatal: ignore,
-  child: () => SILENT,
-};
-const METRICS = new SafekeeperMetrics();
 
-/** Only says that there is one: removal waits for the backup LSN. Uploads: simulated-store.ts. */
-const SOME_STORE = new MemoryObjectStore();
+/** What is logged as an error goes to `onError`. */
+function silentLogger(onError: (error: unknown) => void): Logger {
+  const logger: Logger = {
+    level: "silent",
+    trace: ignore,
+    debug: ignore,
+    info: ignore,
+    warn: ignore,
+    error: (fields: object | string) => onError((fields as { error?: unknown }).error),
+    fatal: ignore,
+    child: () => logger,
+  };
+  return logger;
+}
+export const METRICS = new SafekeeperMetrics();
 
 /** For a real timeline on a simulated disk. */
 export function silentContext(
   nodeId: number,
   disk: SimulatedDisk,
-  isBackedUp = false,
+  store?: ObjectStore,
+  onError: (error: unknown) => void = ignore,
 ): TimelineContext {
-  const store = isBackedUp ? SOME_STORE : undefined;
-  return { nodeId, logger: SILENT, metrics: METRICS, disk, store, onChange: ignore };
+  const logger = silentLogger(onError);
+  return { nodeId, logger, metrics: METRICS, disk, store, onChange: ignore };
 }
 
 /** The control file of a timeline without WAL. */

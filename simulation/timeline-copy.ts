@@ -10,13 +10,13 @@ import {
 } from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "../src/safekeeper/control-file.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
-import { newWholeSegmentCheck } from "../src/safekeeper/wal-backup/read-segment.ts";
+import { newWholeSegmentCheck, walked } from "../src/safekeeper/wal-backup/read-segment.ts";
 import { SegmentCheck } from "../src/safekeeper/wal-backup/segment-check.ts";
 import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
 import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
 import { historyUpTo, type Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
-import { carryOut, type SimulatedStore } from "./simulated-store.ts";
+import { carryOutNow, type SimulatedStore } from "./simulated-store.ts";
 import { SEGMENT_SIZE, TIMELINE_DIRECTORY } from "./simulated-wal.ts";
 
 const PULL_DIRECTORY = "/timeline.pull";
@@ -35,7 +35,8 @@ export function copyOf(timeline: Timeline, store: SimulatedStore): TimelineCopy 
   const { persistent, flushLsn } = state;
   const startLsn = maxLsn(persistent.localStartLsn, localWalStartLsn);
   if (startLsn < flushLsn) {
-    carryOut(newWholeSegmentCheck(timeline).recordAt(startLsn, flushLsn), timeline, store);
+    const walk = newWholeSegmentCheck(timeline).recordAt(startLsn, flushLsn);
+    carryOutNow(walked(timeline, walk), store);
   }
   const reader = timeline.openReader();
   const wal = reader.read(startLsn, flushLsn - startLsn);

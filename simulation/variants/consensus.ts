@@ -10,7 +10,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "vote-not-persisted",
     rule: "the term is on disk before the vote is told",
-    seed: 10,
+    seed: 8,
     changes: [
       {
         file: ACCEPTOR,
@@ -53,7 +53,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "longest-log-wins",
     rule: "the donor has the highest last log term, only then the longest log",
-    seed: 80,
+    seed: 251,
     changes: [
       {
         file: PROPOSER,
@@ -65,7 +65,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "cuts-wherever-told",
     rule: "WAL is cut only at the highest common point of both histories",
-    seed: 389,
+    seed: 35,
     changes: [
       { file: ACCEPTOR, find: "if (cutAt !== startStreamingAt) {", replace: "if (cutAt < 0) {" },
       {
@@ -121,7 +121,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "quorum-of-half",
     rule: "a quorum is more than half",
-    seed: 1,
+    seed: 2,
     changes: [
       {
         file: "src/safekeeper-protocol/membership.ts",
@@ -157,7 +157,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "one-peer-commits",
     rule: "among safekeepers, too, only what a majority has flushed is committed",
-    seed: 18,
+    seed: 20,
     changes: [
       {
         file: PEERS,
@@ -169,7 +169,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
-    seed: 18,
+    seed: 11,
     changes: [
       {
         file: PEERS,

@@ -13,5 +13,7 @@ export interface Variant {
   readonly rule: string;
   /** One that catches it. Any change of the code may make another one necessary. */
   readonly seed: number;
+  /** What catches it: runs of the whole simulation, unless it says so. */
+  readonly caughtBy?: "power-cuts";
   readonly changes: readonly Change[];
 }

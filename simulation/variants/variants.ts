@@ -20,6 +20,8 @@ export const VARIANTS: readonly Variant[] = [
 const ROOT = `${pathToFileURL(join(import.meta.dirname, "..", "..")).href}/`;
 /** The folders whose files a variant may change. */
 const SOURCES = [`${ROOT}src/`, `${ROOT}simulation/`];
+/** Power cuts in the life of one simulated safekeeper. */
+export const CUTS_A_SEED = 10;
 let hooked = false;
 
 export interface LoadedVariant {
@@ -39,6 +41,17 @@ export async function loadVariant(name: string): Promise<LoadedVariant> {
   const { run } = await import(`${ROOT}simulation/simulation.ts?variant=${name}`);
   const { runPowerCuts } = await import(`${ROOT}simulation/power-cuts.ts?variant=${name}`);
   return { run, runPowerCuts };
+}
+
+/** What the seed shows to be broken in the variant; undefined: nothing. */
+export function violationOf(
+  variant: Variant,
+  code: LoadedVariant,
+  seed: number,
+): string | undefined {
+  return variant.caughtBy === "power-cuts"
+    ? code.runPowerCuts(seed, CUTS_A_SEED).violation
+    : code.run(seed).violation?.message;
 }
 
 function variantOf(url: string | undefined): Variant | undefined {

@@ -20,6 +20,7 @@ import {
   type StoreCallOptions,
   sourceChunks,
 } from "./object-store.ts";
+import type { StoreAnswer, StoreCall } from "./store-steps.ts";
 
 const MAX_TURNS = 4;
 
@@ -101,6 +102,33 @@ export class MemoryObjectStore implements ObjectStore {
     checkObjectKey(from);
     checkObjectKey(to);
     await this.#effect(options, () => this.#store(to, this.#find(from).bytes));
+  }
+
+  /** A call at once and without a promise: for simulations, whose clock is their own. */
+  call(call: StoreCall): StoreAnswer {
+    switch (call.type) {
+      case "put":
+        checkObjectKey(call.key);
+        if (call.ifAbsent && this.#objects.has(call.key)) {
+          throw objectExists(call.key, this.location);
+        }
+        this.#store(call.key, call.bytes.slice());
+        return undefined;
+      case "get": {
+        const { bytes } = this.#find(call.key);
+        const { start, end } = clampRange(call.range, bytes.length, call.key);
+        return bytes.slice(start, end);
+      }
+      case "head":
+        return this.#find(call.key).bytes.length;
+      case "list":
+        return this.keys.filter((key) => key.startsWith(call.prefix));
+      case "delete":
+        this.#objects.delete(call.key);
+        return undefined;
+      case "pause":
+        return undefined;
+    }
   }
 
   async #effect<T>({ signal }: StoreCallOptions, effect: () => T): Promise<T> {

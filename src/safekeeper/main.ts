@@ -7,7 +7,7 @@ enableCompileCache();
 const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
 const { openObjectStore } = await import("../object-store/open-object-store.ts");
 const { startSafekeeper } = await import("./safekeeper.ts");
-const { DEFAULT_BACKUP_SETTINGS: defaults } = await import("./wal-backup/wal-backup.ts");
+const { DEFAULT_BACKUP_SETTINGS: defaults } = await import("./wal-backup/timeline-backup.ts");
 
 await runDaemon({
   name: "safekeeper",

@@ -17,11 +17,8 @@ import { SafekeeperMetrics } from "./metrics.ts";
 import { WalSender } from "./replication/wal-sender.ts";
 import type { SafekeeperRouteOptions } from "./route-options.ts";
 import { TimelineManager } from "./timeline-manager.ts";
-import {
-  DEFAULT_BACKUP_SETTINGS,
-  WalBackup,
-  type WalBackupSettings,
-} from "./wal-backup/wal-backup.ts";
+import { DEFAULT_BACKUP_SETTINGS, type WalBackupSettings } from "./wal-backup/timeline-backup.ts";
+import { WalBackup } from "./wal-backup/wal-backup.ts";
 import { WalService } from "./wal-service.ts";
 
 const MAINTENANCE_INTERVAL_MS = 1000;

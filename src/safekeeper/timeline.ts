@@ -1,7 +1,7 @@
 // One timeline on a safekeeper: runs the acceptor's steps against disk and tells who waits for WAL.
 
 import { join } from "node:path";
-import { monotonicMs } from "../base/clock.ts";
+import { abortAfter, monotonicMs } from "../base/clock.ts";
 import { type Disk, REAL_DISK } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
@@ -17,6 +17,7 @@ import {
   segmentStart,
 } from "../base/lsn.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
+import { carryOut } from "../object-store/store-steps.ts";
 import {
   INVALID_GENERATION,
   isMember,
@@ -69,6 +70,7 @@ import { restoreSegment, WalReader, type WalStorage } from "./wal-storage.ts";
  */
 const PERSIST_WAL_BYTES = 64 * 1024 * 1024;
 const PERSIST_INTERVAL_MS = 10_000;
+const WAKE_TIMEOUT_MS = 60_000;
 
 /** What a safekeeper's peers tell about a timeline through the broker. */
 export interface PeerPositions extends PeerReport {
@@ -426,7 +428,11 @@ export class Timeline {
         const message = "the timeline's WAL is in an object store, but none is configured";
         throw new StorageError("unavailable", "no-object-store", message);
       }
-      this.restore(await fetchEndOfWal(storedWal, this.#state, this.#placement, this.closing));
+      const end = fetchEndOfWal(storedWal, this.#state, this.#placement);
+      // A store that does not answer is an error, after which the next push or read asks again.
+      const timeout = abortAfter(WAKE_TIMEOUT_MS);
+      const signal = AbortSignal.any([this.closing, timeout]);
+      this.restore(await carryOut(end, storedWal.store, () => signal));
     } finally {
       release();
     }

@@ -7,6 +7,8 @@ const ACCEPTOR_TEST = "src/safekeeper/consensus/acceptor.test.ts";
 const CONSENSUS_TEST = "src/safekeeper/consensus/consensus.test.ts";
 const WAL_STORAGE = "src/safekeeper/wal-storage.ts";
 const WAL_STORAGE_TEST = "src/safekeeper/wal-storage.test.ts";
+const WHOLE_SEGMENT_CHECK = "src/safekeeper/wal-backup/whole-segment-check.ts";
+const WHOLE_SEGMENT_CHECK_TEST = "src/safekeeper/wal-backup/whole-segment-check.test.ts";
 
 export const SAFEKEEPER_MUTANTS: MutantPart = {
   part: "safekeeper",
@@ -189,6 +191,53 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       replace: "    }\n    this.#localWalStart",
       test: "src/safekeeper/safekeeper.test.ts",
       name: "a kill after old WAL was removed finds the end of the log",
+    },
+    {
+      rule: "a segment is uploaded before the record that goes on behind it is checked as a whole",
+      file: WHOLE_SEGMENT_CHECK,
+      search: "for (let at = end; check.recordEndLsn! < end; ) {",
+      replace: "for (let at = end; check.recordEndLsn! < 0; ) {",
+      test: WHOLE_SEGMENT_CHECK_TEST,
+      name: "WholeSegmentCheck: a wrong byte anywhere in a segment is noticed",
+    },
+    {
+      rule: "the log's end leaves the disk before the record that goes on in it is checked as a whole",
+      file: WHOLE_SEGMENT_CHECK,
+      search:
+        "const bytes = new Uint8Array(end - start);\n    const check = yield* this.#walkUpTo(from);",
+      replace: `const bytes = new Uint8Array(end - start);
+    const check = new SegmentCheck(this.#wal);
+    if (from === this.#logStart) {
+      check.startAt(from);
+    }`,
+      test: WHOLE_SEGMENT_CHECK_TEST,
+      name: "WholeSegmentCheck: the log's last segment, with the record that goes on in it",
+    },
+    {
+      rule: "the log's end leaves the disk with a last record that is not whole",
+      file: "src/safekeeper/wal-backup/segment-check.ts",
+      search: "if (walked !== lsn) {",
+      replace: "if (walked > lsn) {",
+      test: WHOLE_SEGMENT_CHECK_TEST,
+      name: "WholeSegmentCheck: the log's last segment, with the record that goes on in it",
+    },
+    {
+      rule: "a copy is served whose last record is not whole",
+      file: "src/safekeeper/transfer/incoming-timeline.ts",
+      search: "      this.#check.endAt(flushedLsn);\n",
+      replace: "",
+      test: "src/safekeeper/transfer/transfer.test.ts",
+      name: "pull: a hostile or broken snapshot leaves nothing",
+    },
+    {
+      rule: "a timeline is awake, for the control file, before its WAL is back on the disk",
+      file: "src/safekeeper/timeline.ts",
+      search:
+        "    restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);\n    this.#persistPositions({ ...this.#placement, evicted: false });",
+      replace:
+        "    this.#persistPositions({ ...this.#placement, evicted: false });\n    restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);",
+      test: "src/safekeeper/wal-backup/wal-backup.crash.test.ts",
+      name: "an evicted timeline that comes back survives a power cut between any two disk operations",
     },
   ],
 };

@@ -82,6 +82,14 @@ export const WALPROPOSER_MUTANTS: MutantPart = {
       name: "Proposer: does not resume on WAL that it did not write",
     },
     {
+      rule: "it resumes on WAL of any term",
+      file: PROPOSER,
+      search: "resumes.wonTerms.includes(lastTerm) ||",
+      replace: "lastTerm > 0 ||",
+      test: PROPOSER_TEST,
+      name: "Proposer: does not resume on WAL that it did not write",
+    },
+    {
       rule: "an answer of a higher term does not fence",
       file: PROPOSER,
       search:

@@ -235,6 +235,13 @@ test("pull: a hostile or broken snapshot leaves nothing, and no other timeline i
   };
   const flipped = { ...second, bytes: Buffer.from(second.bytes) };
   flipped.bytes[700_001]! ^= 1;
+  // Nothing in it is wrong: a walk waits for the rest of the record.
+  const endLsn = (wal.endLsn - 8) as Lsn;
+  const unfinished = {
+    ...control,
+    bytes: Buffer.from(encodeControlFile({ ...state, flushedLsn: endLsn, commitLsn: START })),
+  };
+  const shorter = { ...third, bytes: Buffer.from(third.bytes).fill(0, endLsn % SEGMENT) };
   const longer = {
     ...control,
     bytes: Buffer.from(encodeControlFile({ ...state, flushedLsn: (wal.endLsn + 8) as Lsn })),
@@ -254,6 +261,7 @@ test("pull: a hostile or broken snapshot leaves nothing, and no other timeline i
       tar(control, first, second, third, { ...third, name: "000000010000000000000004" }),
     ],
     ["a damaged record", tar(control, first, flipped, third)],
+    ["a last record that is not whole", tar(unfinished, first, second, shorter)],
     ["less WAL than it says", tar(longer, first, second, third)],
     ["a path", tar(control, { ...first, name: "../evil" }, second, third)],
     ["an absolute path", tar(control, { ...first, name: "/tmp/evil" }, second, third)],
@@ -281,7 +289,7 @@ test("pull: a hostile or broken snapshot leaves nothing, and no other timeline i
     answer = bytes;
     await assert.rejects(
       pull(cluster, 2, [liar, cluster.httpAddr(1)]),
-      (error: { code: string }) => /^(bad-|corrupt-wal|wal-)/.test(error.code),
+      (error: { code: string }) => /^(bad-|corrupt-wal|wal-|record-)/.test(error.code),
       what,
     );
     const directory = join(cluster.workdir(2), cluster.tenantId);

@@ -1,17 +1,13 @@
 // Brings the last segment of an evicted timeline back from the object store.
 
-import { abortAfter } from "../../base/clock.ts";
 import { StorageError, withContext } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../../base/lsn.ts";
-import { readObject } from "../../object-store/object-store.ts";
+import { get, type StoreSteps } from "../../object-store/store-steps.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import type { AcceptorState } from "../consensus/acceptor.ts";
 import type { WalPlacement } from "../control-file.ts";
 import { SegmentCheck } from "./segment-check.ts";
 import type { PartialSegment, StoredWal } from "./stored-wal.ts";
-
-/** A store that does not answer is an error, after which the next push or read asks again. */
-const TIMEOUT_MS = 60_000;
 
 /** The log's last segment from its start to the flush LSN: a restart looks for the byte before it. */
 export interface EndOfWal {
@@ -53,24 +49,19 @@ export function checkEndOfWal(
   check.endAt(flushLsn);
 }
 
-/**
- * StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone; the reason of
- * `closing` when that is aborted.
- */
-export async function fetchEndOfWal(
+/** StorageError `corrupt` where the object is not that WAL, `not-found` where it is gone. */
+export function* fetchEndOfWal(
   stored: StoredWal,
   state: AcceptorState,
   placement: WalPlacement,
-  closing: AbortSignal,
-): Promise<EndOfWal> {
+): StoreSteps<EndOfWal> {
   const { flushLsn } = state;
   const { segmentSize } = stored;
   const { lsn, partial } = whereEndOfWal(state, placement);
   const key = partial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
   try {
     const range = { start: 0, end: flushLsn - lsn };
-    const signal = AbortSignal.any([closing, abortAfter(TIMEOUT_MS)]);
-    const end = { lsn, bytes: await readObject(stored.store, key, { range, signal }) };
+    const end = { lsn, bytes: yield* get(key, { range }) };
     checkEndOfWal(state, end);
     return end;
   } catch (error) {

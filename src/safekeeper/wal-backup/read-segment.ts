@@ -1,6 +1,6 @@
-// Reads segments that are to be uploaded, and checks their records meanwhile.
+// Reads a timeline's WAL for a check of its records, wherever it is: on this disk or in the object store.
 
-import { turn } from "../../base/clock.ts";
+import { pause, type StoreSteps } from "../../object-store/store-steps.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import type { Timeline } from "../timeline.ts";
 import { type Walk, WholeSegmentCheck } from "./whole-segment-check.ts";
@@ -15,11 +15,7 @@ export function newWholeSegmentCheck({ state }: Timeline): WholeSegmentCheck {
  * What a walk of WholeSegmentCheck gives. What it wants of segments that left the disk comes from the
  * store. StorageError as the walk's and the store's.
  */
-export async function readSegment(
-  timeline: Timeline,
-  walk: Walk<Uint8Array>,
-  signal: AbortSignal,
-): Promise<Uint8Array> {
+export function* walked<T>(timeline: Timeline, walk: Walk<T>): StoreSteps<T> {
   const release = timeline.hold();
   const reader = timeline.openReader();
   try {
@@ -28,9 +24,9 @@ export async function readSegment(
       const { lsn, length } = step.value;
       const { storedWal, localWalStartLsn } = timeline;
       const isHere = lsn >= localWalStartLsn || storedWal === undefined;
-      const piece = isHere ? reader.read(lsn, length) : await storedWal.read(lsn, length, signal);
+      const piece = isHere ? reader.read(lsn, length) : yield* storedWal.readSteps(lsn, length);
       step = walk.next(piece);
-      await turn();
+      yield* pause();
     }
     return step.value;
   } finally {

@@ -10,7 +10,8 @@ import {
   segmentOffset,
   walFileName,
 } from "../../base/lsn.ts";
-import { type ObjectStore, readObject } from "../../object-store/object-store.ts";
+import type { ObjectStore } from "../../object-store/object-store.ts";
+import { carryOut, get, head, type StoreSteps } from "../../object-store/store-steps.ts";
 import type { Term } from "../../safekeeper-protocol/term-history.ts";
 
 /*
@@ -87,13 +88,18 @@ export class StoredWal {
    * WAL from `lsn` on out of a whole segment: `length` bytes, or up to the segment's end. StorageError
    * `not-found` (`wal-not-here`) where that segment is not in the store.
    */
-  async read(lsn: Lsn, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+  read(lsn: Lsn, length: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return carryOut(this.readSteps(lsn, length), this.store, () => signal);
+  }
+
+  /** The same, as steps. */
+  *readSteps(lsn: Lsn, length: number): StoreSteps<Uint8Array> {
     const start = segmentOffset(lsn, this.segmentSize);
     const end = Math.min(start + length, this.segmentSize);
     const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
     let bytes: Uint8Array;
     try {
-      bytes = await readObject(this.store, key, { range: { start, end }, signal });
+      bytes = yield* get(key, { range: { start, end } });
     } catch (error) {
       throw this.#readError(error, lsn);
     }
@@ -108,11 +114,16 @@ export class StoredWal {
    * StorageError `not-found` (`wal-not-here`) where the whole segment of `lsn` is not there, `corrupt`
    * where it has another size.
    */
-  async check(lsn: Lsn, signal?: AbortSignal): Promise<void> {
+  check(lsn: Lsn, signal?: AbortSignal): Promise<void> {
+    return carryOut(this.checkSteps(lsn), this.store, () => signal);
+  }
+
+  /** The same, as steps. */
+  *checkSteps(lsn: Lsn): StoreSteps {
     const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
     let sizeBytes: number;
     try {
-      ({ sizeBytes } = await this.store.head(key, { signal }));
+      sizeBytes = yield* head(key);
     } catch (error) {
       throw this.#readError(error, lsn);
     }

@@ -357,6 +357,34 @@ test("WAL that is written after a failed eviction survives a restart, whichever 
   assert.ok(failures >= 2, `${failures}`);
 });
 
+test("an evicted timeline that comes back survives a power cut between any two disk operations", async () => {
+  let crashes = 0;
+  for (let operations = 0, survived = false; !survived; operations++) {
+    const world = new World(operations, new Set());
+    world.disk.makeDirectory("/sk");
+    world.disk.fsyncDirectory("/");
+    const { timeline, backup, until } = world.started();
+    await until(() => timeline.isStored);
+    await backup.stop();
+    timeline.evict();
+    assert.ok(timeline.placement.evicted);
+    world.disk.operationsLeft = operations;
+    try {
+      await timeline.wake();
+      survived = true;
+    } catch (error) {
+      assert.ok(world.disk.crashed, String(error));
+      crashes++;
+    }
+    world.disk.powerCut();
+    const restarted = Timeline.load(world.context, DIRECTORY);
+    await world.check(restarted);
+    await restarted.wake();
+    await world.check(restarted);
+  }
+  assert.ok(crashes >= 4, `${crashes}`);
+});
+
 test("a partial segment that the control file may name is not removed as an orphan", async () => {
   const world = new World(1, new Set());
   world.disk.makeDirectory("/sk");

@@ -23,7 +23,7 @@ import { NO_PAGESERVER_FEEDBACK } from "../../safekeeper-protocol/pageserver-fee
 import { BrokerServer } from "../../storage-broker/server.ts";
 import { openReplication } from "../client.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";
-import type { WalBackupSettings } from "./wal-backup.ts";
+import type { WalBackupSettings } from "./timeline-backup.ts";
 
 const NEVER: WalBackupSettings = { partialTimeoutMs: 1e9, evictAfterMs: 1e9 };
 const BULK = Array.from({ length: 12 }, () => 300_000);
