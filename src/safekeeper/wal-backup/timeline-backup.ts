@@ -204,7 +204,7 @@ export class TimelineBackup {
   #failed(error: unknown): void {
     const reason = errorMessage(error);
     // What is wrong for good is looked at by a person; a store that is away comes back.
-    const isFinal = error instanceof StorageError && error.kind === "corrupt";
+    const isFinal = isCorrupt(error);
     if (this.#lastError === undefined || (isFinal && this.#lastError !== reason)) {
       this.#timeline.logger[isFinal ? "error" : "warn"](
         { error },
@@ -298,7 +298,16 @@ export class TimelineBackup {
       commitLsn: minLsn(commitLsn, flushLsn),
       safekeeperId: this.#options.nodeId,
     };
-    const bytes = yield* walked(timeline, newWholeSegmentCheck(timeline).lastSegment(flushLsn));
+    let bytes: Uint8Array;
+    try {
+      bytes = yield* walked(timeline, newWholeSegmentCheck(timeline).lastSegment(flushLsn));
+    } catch (error) {
+      if (timeline.truncations !== truncations && isCorrupt(error)) {
+        // A new term cut off what was being read: that is no damage.
+        return;
+      }
+      throw error;
+    }
     const key = stored.partialKey(partial);
     const orphans = this.#orphans;
     this.#orphans = "suspected";
@@ -350,6 +359,10 @@ export class TimelineBackup {
     yield* remove(timeline.storedWal!.partialKey(partial));
     timeline.setPartial(undefined);
   }
+}
+
+function isCorrupt(error: unknown): boolean {
+  return error instanceof StorageError && error.kind === "corrupt";
 }
 
 /** Up to where peers say that WAL is in the store, and it is committed here; a segment's end, or 0. */

@@ -19,6 +19,7 @@ import { SafekeeperMetrics } from "../metrics.ts";
 import { Timeline, type TimelineContext } from "../timeline.ts";
 import { TimelineWal } from "../transfer/timeline-wal.ts";
 import { parsePartialSegmentName } from "./stored-wal.ts";
+import { TimelineBackup } from "./timeline-backup.ts";
 import { WalBackup } from "./wal-backup.ts";
 
 /*
@@ -343,6 +344,47 @@ test("a partial segment of a tail that was cut off is not taken for that of the 
   world.acknowledged = endLsn;
   await world.check(timeline);
   await backup.stop();
+});
+
+test("a tail that is cut off while it is read for its upload is not called damaged", () => {
+  const world = new World(1, new Set());
+  world.disk.makeDirectory("/sk");
+  const timeline = Timeline.create(world.context, DIRECTORY, INITIAL);
+  const { metrics } = world.context;
+  const settings = { partialTimeoutMs: 0, evictAfterMs: 0 };
+  const backup = new TimelineBackup(timeline, {
+    nodeId: 1,
+    metrics,
+    settings,
+    hasProposer: () => true,
+  });
+  const elect = (term: number) => {
+    timeline.receive({ type: "vote-request", generation: 0, term });
+    const termHistory = [{ term, lsn: START }];
+    const elected = { type: "elected", generation: 0, term, termHistory } as const;
+    timeline.receive({ ...elected, startStreamingAt: START });
+  };
+  // Not committed, and more than is read at once.
+  elect(2);
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  wal.appendFilled(600_000);
+  const positions = { beginLsn: START, endLsn: wal.endLsn, commitLsn: START, truncateLsn: START };
+  const walData = wal.read(START, wal.endLsn);
+  timeline.receive({ type: "append-request", generation: 0, term: 2, ...positions, walData });
+  timeline.settle();
+  assert.ok(backup.isDue());
+  let pauses = 0;
+  for (const steps of backup.run()) {
+    for (let step = steps.next(); step.done !== true; ) {
+      if (step.value.type === "pause" && pauses++ === 0) {
+        elect(3);
+      }
+      step = steps.next(world.store.call(step.value));
+    }
+  }
+  assert.ok(pauses > 0);
+  assert.deepEqual(backup.status, { state: "idle", lastError: undefined });
+  assert.deepEqual(world.store.keys, []);
 });
 
 test("WAL that is written after a failed eviction survives a restart, whichever sync had failed", async () => {
