@@ -27,7 +27,8 @@ import { FIRST_LSN, type KeptWal, type Leader, readLeader, walOnDisk } from "./s
  *    would elect a log with everything acknowledged in it.
  * 9. The real code reports no corruption where no bit rotted.
  * 10. WAL that left a safekeeper's disk is in the object store, and the same: wherever 2, 4, 5 and 8 look
- *    at a log, they look there for what the files do not have.
+ *    at a log, they look there for what the files do not have. In a run without a store the pageserver
+ *    has it in files.
  * And at the end, with everything healed: a new proposer is elected, commits, and all members and the
  * pageserver have it.
  */
@@ -44,7 +45,7 @@ export interface PowerCutCopy {
 }
 
 export class Checker {
-  readonly #store: KeptWal;
+  readonly #kept: KeptWal;
   readonly leaders = new Map<Term, Leader>();
   /** Committed bytes from FIRST_LSN on. */
   #committed = new Uint8Array(64 * 1024);
@@ -57,8 +58,13 @@ export class Checker {
   readonly #told = new Map<number, { term: Term; flushTerm: Term; flushLsn: Lsn }>();
   readonly #checked = new Map<number, { state: AcceptorState; lsn: Lsn }>();
 
-  constructor(store: KeptWal) {
-    this.#store = store;
+  constructor(kept: KeptWal) {
+    this.#kept = kept;
+  }
+
+  /** Committed WAL, as far as it is known to be. */
+  committed(begin: Lsn, end: Lsn): Uint8Array {
+    return this.#committed.subarray(begin - FIRST_LSN, minLsn(end, this.committedEnd) - FIRST_LSN);
   }
 
   elected(leader: Leader): void {
@@ -210,7 +216,7 @@ export class Checker {
   }
 
   #wal(disk: SimulatedDisk, begin: Lsn, end: Lsn): Uint8Array | undefined {
-    return walOnDisk(disk, begin, end, this.#store);
+    return walOnDisk(disk, begin, end, this.#kept);
   }
 
   #safekeeperCommit(name: string, state: AcceptorState, disk: SimulatedDisk, from: Lsn): void {

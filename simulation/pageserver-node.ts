@@ -48,6 +48,11 @@ export class PageserverNode implements PageserverProcess {
     return this.#ingested.lsn;
   }
 
+  /** Survives a restart. */
+  get storedLsn(): Lsn {
+    return this.#onDisk.lsn;
+  }
+
   /** Back to what was on disk. */
   restart(): void {
     this.incarnation += 1;

@@ -87,7 +87,8 @@ export class SafekeeperNode implements SafekeeperProcess {
     this.id = id;
     this.name = `s${id}`;
     this.disk = new SimulatedDisk(world.randomFor(`disk ${id}`));
-    this.#context = silentContext(id, this.disk, world.store, (error) => this.#logged(error));
+    const store = world.shape.hasStore ? world.store : undefined;
+    this.#context = silentContext(id, this.disk, store, (error) => this.#logged(error));
     this.#random = world.randomFor(`evictions of ${id}`);
   }
 
@@ -203,8 +204,8 @@ export class SafekeeperNode implements SafekeeperProcess {
       }
     } else if (result !== "nothing") {
       if (result.type === "vote-response" && result.voteGiven) {
-        const { store } = this.#world;
-        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn, store) ?? new Uint8Array(0);
+        const { keptWal } = this.#world;
+        const wal = walOnDisk(this.disk, FIRST_LSN, result.flushLsn, keptWal) ?? new Uint8Array(0);
         this.#world.checker.wholeLog(this.id, timeline.state, this.disk);
         this.votes.set(result.term, { flushLsn: result.flushLsn, wal });
       }
@@ -228,8 +229,13 @@ export class SafekeeperNode implements SafekeeperProcess {
       }
       const { localWalStartLsn } = timeline;
       if (begin < localWalStartLsn) {
+        const { storedWal } = timeline;
+        if (storedWal === undefined) {
+          const message = `WAL at ${formatLsn(begin)} is not here any more`;
+          throw new StorageError("not-found", "wal-removed", message);
+        }
         const length = minLsn(end, localWalStartLsn) - begin;
-        return carryOutNow(timeline.storedWal!.readSteps(begin, length), this.#world.store);
+        return carryOutNow(storedWal.readSteps(begin, length), this.#world.store);
       }
       const reader = timeline.openReader();
       try {
@@ -493,11 +499,15 @@ export class SafekeeperNode implements SafekeeperProcess {
     const before = timeline.localWalStartLsn;
     this.#perform(() => timeline.maintain());
     const removed = Math.max(0, timeline.localWalStartLsn - before);
-    this.#world.counts.removals += Math.ceil(removed / SEGMENT_SIZE);
+    const segments = Math.ceil(removed / SEGMENT_SIZE);
+    this.#world.counts.removals += segments;
+    if (timeline.storedWal === undefined) {
+      this.#world.counts.removalsWithoutStore += segments;
+    }
   }
 
   #backUp(timeline: Timeline): void {
-    if (this.#backingUp) {
+    if (this.#backingUp || timeline.storedWal === undefined) {
       return;
     }
     this.#backup ??= new TimelineBackup(timeline, {

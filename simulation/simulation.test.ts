@@ -21,6 +21,7 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
     changes: 0,
     resumes: 0,
     removals: 0,
+    removalsWithoutStore: 0,
     evictions: 0,
   };
   for (let seed = 1; seed <= SEEDS; seed++) {
@@ -33,6 +34,7 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
     totals.changes += counts.membershipChanges;
     totals.resumes += counts.resumes;
     totals.removals += counts.removals;
+    totals.removalsWithoutStore += counts.removalsWithoutStore;
     totals.evictions += counts.evictions;
   }
   // A simulation in which nothing happens proves nothing.
@@ -43,6 +45,8 @@ test("simulation: every seed keeps the invariants and ends in progress", () => {
   assert.ok(totals.changes > SEEDS / 10, `only ${totals.changes} changes of membership`);
   assert.ok(totals.resumes > SEEDS / 10, `only ${totals.resumes} computes that resumed`);
   assert.ok(totals.removals > SEEDS / 2, `only ${totals.removals} segments removed`);
+  const { removalsWithoutStore } = totals;
+  assert.ok(removalsWithoutStore > SEEDS / 10, `only ${removalsWithoutStore} without a store`);
   assert.ok(totals.evictions > SEEDS / 4, `only ${totals.evictions} logs evicted`);
 });
 

@@ -1,7 +1,7 @@
 // One simulated run: the processes, the faults of its plan, and the checks at its end.
 
 import { replaceClock } from "../src/base/clock.ts";
-import { formatLsn } from "../src/base/lsn.ts";
+import { formatLsn, type Lsn, maxLsn, minLsn } from "../src/base/lsn.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import {
   type MembershipConfiguration,
@@ -19,7 +19,7 @@ import { SimulatedNetwork } from "./simulated-network.ts";
 import { SimulatedStore } from "./simulated-store.ts";
 import { SimulatedTime, simulatedClock } from "./simulated-time.ts";
 import { loadedState, newTimeline } from "./simulated-timeline.ts";
-import { FIRST_LSN, TIMELINE_IDS } from "./simulated-wal.ts";
+import { FIRST_LSN, type KeptWal, SEGMENT_SIZE, TIMELINE_IDS } from "./simulated-wal.ts";
 import type { Counts, RunShape, World } from "./world.ts";
 
 const SUPERVISION_MS = 300;
@@ -31,6 +31,8 @@ const HEALED_DELAY_MS = 0.5;
 const HEALED_SYNC_MS = 0.2;
 /** Share of acknowledgements after which a power cut everywhere is imagined. */
 const POWER_CUT_CHECKS = 0.01;
+/** Share of runs with an object store. */
+const WITH_STORE = 0.8;
 /** The same, and how long, after a safekeeper got a copy: what it lacks it gets soon, if it may. */
 const CHECKS_AFTER_REFILL = 0.3;
 const CHECKED_AFTER_REFILL_MS = 600;
@@ -70,7 +72,8 @@ export class Simulation implements FaultyWorld {
   readonly time = new SimulatedTime();
   readonly network: SimulatedNetwork;
   readonly store = new SimulatedStore();
-  readonly checker = new Checker(this.store);
+  readonly keptWal: KeptWal;
+  readonly checker: Checker;
   readonly counts: Counts = {
     elections: 0,
     resumes: 0,
@@ -80,6 +83,7 @@ export class Simulation implements FaultyWorld {
     refused: 0,
     refills: 0,
     removals: 0,
+    removalsWithoutStore: 0,
     evictions: 0,
     membershipChanges: 0,
     faults: 0,
@@ -107,8 +111,15 @@ export class Simulation implements FaultyWorld {
     this.#seed = seed;
     const { trace } = options;
     this.trace = trace === undefined ? undefined : (who, text) => trace(this.time.nowMs, who, text);
-    this.shape = makeShape(this.randomFor("shape"));
+    this.shape = makeShape(
+      this.randomFor("shape"),
+      this.randomFor("object store").bool(WITH_STORE),
+    );
     const { shape } = this;
+    this.keptWal = shape.hasStore
+      ? this.store
+      : { peek: (segno) => this.#peekPageserver(segno), peekPartial: () => undefined };
+    this.checker = new Checker(this.keptWal);
     this.#random = this.randomFor("supervision");
     replaceClock(simulatedClock(this.time));
     this.network = new SimulatedNetwork(this.time, this.randomFor("network"));
@@ -185,6 +196,18 @@ export class Simulation implements FaultyWorld {
     this.computes.add(compute);
     this.#waitingSinceMs = this.time.nowMs;
     return compute;
+  }
+
+  /** Without an object store nobody needs WAL any more that the pageserver has in files. */
+  #peekPageserver(segno: number): Uint8Array {
+    const start = (segno * SEGMENT_SIZE) as Lsn;
+    const end = maxLsn(start, minLsn((start + SEGMENT_SIZE) as Lsn, this.pageserver.storedLsn));
+    const bytes = new Uint8Array(end - start);
+    const from = maxLsn(start, FIRST_LSN);
+    if (from < end) {
+      bytes.set(this.checker.committed(from, end), from - start);
+    }
+    return bytes;
   }
 
   #supervise(): void {
@@ -276,11 +299,14 @@ export class Simulation implements FaultyWorld {
   }
 }
 
-function makeShape(random: SeededRandom): RunShape {
+function makeShape(random: SeededRandom, hasStore: boolean): RunShape {
   return {
+    hasStore,
     lengthMs: random.pick([2000, 4000, 8000]),
     memberCount: random.bool(0.7) ? 3 : 5,
-    membershipKnown: random.bool(0.85),
+    // Without a store, a member that is new or filled again may lack WAL for ever: a leader that does not
+    // know it yet lets the others remove what its copy does not have.
+    membershipKnown: random.bool(0.85) && hasStore,
     writeEveryMs: random.pick([50, 150, 400]),
     meanDelayMs: random.pick([0.3, 1, 5, 20]),
     syncMs: random.pick([0.1, 1, 5]),

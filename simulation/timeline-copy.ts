@@ -34,7 +34,7 @@ export function copyOf(timeline: Timeline, store: SimulatedStore): TimelineCopy 
   const { state, localWalStartLsn } = timeline;
   const { persistent, flushLsn } = state;
   const startLsn = maxLsn(persistent.localStartLsn, localWalStartLsn);
-  if (startLsn < flushLsn) {
+  if (timeline.storedWal !== undefined && startLsn < flushLsn) {
     const walk = newWholeSegmentCheck(timeline).recordAt(startLsn, flushLsn);
     carryOutNow(walked(timeline, walk), store);
   }

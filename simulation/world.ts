@@ -12,6 +12,7 @@ import type { AcceptorEnd } from "./connection.ts";
 import type { Node, SimulatedNetwork } from "./simulated-network.ts";
 import type { SimulatedStore } from "./simulated-store.ts";
 import type { SimulatedTime } from "./simulated-time.ts";
+import type { KeptWal } from "./simulated-wal.ts";
 import type { TimelineCopy } from "./timeline-copy.ts";
 
 export interface Counts {
@@ -25,6 +26,8 @@ export interface Counts {
   refills: number;
   /** Segments that left a safekeeper's disk. */
   removals: number;
+  /** Of them in a run without an object store. */
+  removalsWithoutStore: number;
   evictions: number;
   membershipChanges: number;
   faults: number;
@@ -36,6 +39,8 @@ export interface RunShape {
   readonly memberCount: number;
   /** False: no generation, so that members can be neither changed nor filled again. */
   readonly membershipKnown: boolean;
+  /** False: no object store; WAL goes when all peers and the pageserver have it. */
+  readonly hasStore: boolean;
   /** Mean time between two of a compute's writes. */
   readonly writeEveryMs: number;
   readonly meanDelayMs: number;
@@ -94,6 +99,7 @@ export interface World {
   readonly computes: Set<Node>;
   readonly pageserver: PageserverProcess;
   readonly store: SimulatedStore;
+  readonly keptWal: KeptWal;
   /** The newest configuration that was recorded; generation 0: membership is not known. */
   readonly mconf: MembershipConfiguration;
   /** Safekeepers whose disk is lost or rotten and not replaced yet. */

@@ -78,7 +78,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "takes-wal-of-older-terms",
     rule: "WAL is taken in the current term only",
-    seed: 2,
+    seed: 1,
     changes: [
       { file: ACCEPTOR, find: "if (term > message.term) {", replace: "if (term < 0) {" },
       {

@@ -124,6 +124,30 @@ export const diskVariants: readonly Variant[] = [
     ],
   },
   {
+    name: "removes-what-an-offline-peer-lacks",
+    rule: "without an object store, WAL stays that any safekeeper lacks, also one that is away",
+    seed: 2,
+    changes: [
+      {
+        file: "src/walproposer/proposer.ts",
+        find: "lowest = minLsn(lowest, peer.flushLsn);",
+        replace: "lowest = minLsn(lowest, peer.flushLsn > 0 ? peer.flushLsn : lowest);",
+      },
+    ],
+  },
+  {
+    name: "removes-before-the-control-file",
+    rule: "the control file says where a restart looks for the log's end before WAL goes that it looked at",
+    seed: 18,
+    changes: [
+      {
+        file: "src/safekeeper/timeline.ts",
+        find: "      this.#persistPositions();\n    }\n    this.#localWalStart",
+        replace: "    }\n    this.#localWalStart",
+      },
+    ],
+  },
+  {
     name: "removes-what-is-not-stored",
     rule: "WAL leaves the disk after it is in the object store",
     seed: 17,
