@@ -1,7 +1,6 @@
 // `strata up`: everything in one command, until Ctrl-C.
 
 import type { Command } from "commander";
-import pc from "picocolors";
 import { monotonicMs, setRepeatingTimer } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
@@ -29,6 +28,7 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
+import { coloursFor } from "./colours.ts";
 import { settingsOf } from "./commands-storage.ts";
 import { createTenant } from "./commands-timeline.ts";
 
@@ -147,26 +147,27 @@ async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
 async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   const start = monotonicMs();
   const live = process.stderr.isTTY;
+  const colours = coloursFor(process.stderr);
   if (live) {
-    process.stderr.write(`${pc.dim("•")} ${what} ...`);
+    process.stderr.write(`${colours.dim("•")} ${what} ...`);
   }
   try {
     await work();
   } catch (error) {
     if (live) {
-      process.stderr.write(`\r${pc.red("✗")} ${what}    \n`);
+      process.stderr.write(`\r${colours.red("✗")} ${what}    \n`);
     }
     throw error;
   }
-  const took = pc.dim(`(${((monotonicMs() - start) / 1000).toFixed(1)} s)`);
-  process.stderr.write(`${live ? "\r" : ""}${pc.green("✓")} ${what} ${took}\n`);
+  const took = colours.dim(`(${((monotonicMs() - start) / 1000).toFixed(1)} s)`);
+  process.stderr.write(`${live ? "\r" : ""}${colours.green("✓")} ${what} ${took}\n`);
 }
 
 function tellHowToUse(home: StrataHome, endpoint: Endpoint, detached: boolean): void {
   const url = connectionUrl(home, endpoint);
   const strata = strataCommand();
   print("");
-  print(`  Postgres is ready:  ${pc.bold(url)}`);
+  print(`  Postgres is ready:  ${coloursFor(process.stdout).bold(url)}`);
   print("");
   print(`  Connect             ${strata} psql        (or: psql ${url})`);
   print(`  Branch              ${strata} branch create dev --start`);
