@@ -18,9 +18,8 @@ import {
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { Violation } from "./checker.ts";
 import { Connection, type WalRange } from "./connection.ts";
-import type { Node } from "./simulated-network.ts";
 import { type Leader, SEGMENT_SIZE, SYSTEM_ID } from "./simulated-wal.ts";
-import type { World } from "./world.ts";
+import type { ComputeProcess, World } from "./world.ts";
 
 const TICK_MS = 500;
 const CAMPAIGN_PAUSE_MS = 300;
@@ -32,7 +31,7 @@ const REMOVED_HERE = 0.02;
 const MAX_UNCOMMITTED_BYTES = 40_000;
 const LARGE_RECORD_SIZES = [3000, 9000, 20_000];
 
-export class ComputeNode implements Node {
+export class ComputeNode implements ComputeProcess {
   readonly name: string;
   readonly #world: World;
   #config: ProposerConfig;
@@ -70,6 +69,10 @@ export class ComputeNode implements Node {
   /** It runs; it may be campaigning in a newer membership. */
   get elected(): boolean {
     return this.#leader !== undefined;
+  }
+
+  get generation(): number {
+    return this.#proposer.membership.generation;
   }
 
   get connections(): Connection[] {

@@ -1,48 +1,70 @@
-// The simulated operator: changes the membership, and fills safekeepers again that lost their disk.
+// The simulated operator: changes the membership, and has safekeepers filled again that lost their disk.
 
+import { StorageError } from "../src/base/errors.ts";
+import type { SeededRandom } from "../src/base/random.ts";
 import type {
   MembershipConfiguration,
   SafekeeperId,
 } from "../src/safekeeper-protocol/membership.ts";
+import type { MembershipRecord } from "../src/storage-controller/controller-state.ts";
 import {
-  finalConfiguration,
-  isAtLeast,
-  jointConfiguration,
-  type MemberPosition,
-  mayFinish,
-  renewedConfiguration,
-  type SyncPosition,
-  syncPosition,
-} from "../src/safekeeper-protocol/membership-change.ts";
+  type MembershipAnswer,
+  type MembershipCall,
+  membershipChange,
+  type Told,
+  unfinished,
+} from "../src/storage-controller/membership-steps.ts";
+import { type Answer, unwrapped } from "./answer.ts";
 import type { Node } from "./simulated-network.ts";
-import type { World } from "./world.ts";
+import type { SafekeeperProcess, World } from "./world.ts";
 
 const ROUND_MS = 300;
-/** Rounds in which a change waits for the last of the new members, though a majority is enough. */
-const PATIENCE_ROUNDS = 20;
+/** For the state to be kept: a crash comes before or after. */
+const RECORD_MS = 3;
+/** Before a change is given up for now. */
+const PATIENCE_MS = 4000;
+/** Share of the changes given up for now that are ended in favour of the old members. */
+const ABORTS = 0.4;
+const COMPUTE_PATIENCE_MS = 1000;
+
+type Resume = (answer: MembershipAnswer) => void;
+type Fail = (error: StorageError) => void;
 
 export class OperatorNode implements Node {
   readonly name = "operator";
   readonly up = true;
-  /** The newest configuration, kept durably. */
-  recorded: MembershipConfiguration;
-  /** Kept durably with it: the disks, by node id, that were seen to be empty before. */
-  #toFill = new Map<number, number>();
   readonly #world: World;
+  readonly #random: SeededRandom;
+  readonly #safekeepers: ReadonlyMap<number, SafekeeperId>;
+  /** Kept durably; undefined: membership is not known. */
+  #record: MembershipRecord | undefined;
+  /** Kept durably. */
   #goal: readonly SafekeeperId[] | undefined;
-  #answers = new Map<number, MemberPosition>();
-  /** Empty disks by node id, as told last. */
-  readonly #absent = new Map<number, number>();
-  readonly #pulling = new Set<number>();
-  #sync: SyncPosition | undefined;
-  #rounds = 0;
+  /** The change that is under way in this process. */
+  #steps: ReturnType<typeof membershipChange> | undefined;
+  #patientUntilMs = 0;
+  #abortNext = false;
   incarnation = 0;
   busyUntilMs = 0;
 
-  constructor(world: World, mconf: MembershipConfiguration) {
+  constructor(world: World, ids: readonly SafekeeperId[], first: MembershipConfiguration) {
     this.#world = world;
-    this.recorded = mconf;
-    this.#round();
+    this.#random = world.randomFor("operator");
+    this.#safekeepers = new Map(ids.map((safekeeper) => [safekeeper.id, safekeeper]));
+    if (first.generation > 0) {
+      this.#record = { generation: first.generation, members: first.members.map(({ id }) => id) };
+      this.#round();
+    }
+  }
+
+  /** The newest configuration on record; undefined where membership is not known. */
+  get recorded(): MembershipConfiguration | undefined {
+    if (this.#record === undefined) {
+      return undefined;
+    }
+    const { generation, members, newMembers } = this.#record;
+    const set = (ids: readonly number[]) => ids.map((id) => this.#safekeeper(id));
+    return { generation, members: set(members), newMembers: newMembers && set(newMembers) };
   }
 
   /** Wishes another set of members; taken up when no change is under way. */
@@ -56,157 +78,203 @@ export class OperatorNode implements Node {
   }
 
   get busy(): boolean {
-    return this.#goal !== undefined || this.recorded.newMembers !== undefined;
+    const { newMembers, excluding } = this.#record ?? {};
+    return this.#goal !== undefined || newMembers !== undefined || excluding !== undefined;
   }
 
   /** Forgets everything but what is recorded. */
   restart(): void {
     this.incarnation += 1;
-    this.#forget();
+    this.#steps = undefined;
+    this.#abortNext = false;
     this.#world.trace?.(this.name, "restarts");
-    this.#round();
-  }
-
-  #forget(): void {
-    this.#answers.clear();
-    this.#absent.clear();
-    this.#pulling.clear();
-    this.#sync = undefined;
-    this.#rounds = 0;
+    if (this.#record !== undefined) {
+      this.#round();
+    }
   }
 
   #round(): void {
-    const { incarnation } = this;
-    this.#world.time.after(ROUND_MS, () => {
-      if (this.incarnation === incarnation) {
-        this.#work();
-        this.#round();
+    this.#after(ROUND_MS, () => {
+      if (this.#steps === undefined) {
+        this.#begin();
       }
+      this.#round();
     });
   }
 
-  #work(): void {
-    const { recorded } = this;
-    if (recorded.generation === 0) {
-      return;
-    }
-    this.#switchAll();
-    if (recorded.newMembers === undefined) {
-      this.#begin();
-      return;
-    }
-    const sync = this.#sync;
-    if (sync === undefined) {
-      return;
-    }
-    for (const { id } of recorded.newMembers) {
-      const answer = this.#answers.get(id);
-      const emptyDisk = this.#absent.get(id);
-      if (emptyDisk !== undefined && emptyDisk === this.#toFill.get(id)) {
-        this.#pull(id, emptyDisk, sync);
-      } else if (emptyDisk !== undefined) {
-        this.#record(renewedConfiguration(recorded));
-        return;
-      } else if (answer !== undefined && answer.term < sync.term) {
-        const target = this.#world.safekeepers.get(id)!;
-        this.#world.network.call(
-          this,
-          target,
-          () => target.raiseTerm(sync.term),
-          () => undefined,
-        );
-      }
-    }
-    this.#rounds += 1;
-    const complete = recorded.newMembers.every(({ id }) => this.#answers.has(id));
-    const enough = complete || this.#rounds > PATIENCE_ROUNDS;
-    if (enough && mayFinish(recorded, sync, this.#answers)) {
-      this.#record(finalConfiguration(recorded));
-      this.#world.counts.membershipChanges += 1;
-    }
-  }
-
+  /** Without another wish to the same members: each must have it. */
   #begin(): void {
-    const { recorded } = this;
-    const lost = recorded.members.some(({ id }) => this.#absent.has(id));
-    const next = lost ? recorded.members : this.#goal;
-    if (next !== undefined) {
-      if (!lost) {
-        this.#goal = undefined;
-      }
-      this.#record(jointConfiguration(recorded, next));
-    }
+    const record = this.#record!;
+    const abort = this.#abortNext && record.newMembers !== undefined;
+    this.#abortNext = false;
+    const steps = membershipChange(record, {
+      newMembers: record.newMembers ?? this.#goal?.map(({ id }) => id) ?? record.members,
+      abort,
+      safekeeper: (id) => this.#safekeeper(id),
+    });
+    this.#steps = steps;
+    this.#patientUntilMs = this.#world.time.nowMs + PATIENCE_MS;
+    this.#advance(() => steps.next());
   }
 
-  #record(mconf: MembershipConfiguration): void {
-    this.recorded = mconf;
-    this.#toFill = new Map(this.#absent);
-    this.#forget();
-    const ids = (set: readonly SafekeeperId[]) => set.map(({ id }) => id).join(",");
-    const text = mconf.newMembers === undefined ? "" : ` to ${ids(mconf.newMembers)}`;
-    this.#world.trace?.(
-      this.name,
-      `generation ${mconf.generation}: members ${ids(mconf.members)}${text}`,
+  #advance(step: () => IteratorResult<MembershipCall, MembershipRecord>): void {
+    let result: IteratorResult<MembershipCall, MembershipRecord>;
+    try {
+      result = step();
+    } catch (error) {
+      if (!(error instanceof StorageError)) {
+        throw error;
+      }
+      this.#world.trace?.(this.name, `gives up for now: ${error.message}`);
+      this.#steps = undefined;
+      this.#abortNext = this.#random.bool(ABORTS);
+      return;
+    }
+    if (result.done === true) {
+      this.#steps = undefined;
+      this.#fulfil(result.value.members);
+      return;
+    }
+    const steps = this.#steps!;
+    const { incarnation } = this;
+    const isCurrent = () => this.incarnation === incarnation;
+    this.#perform(
+      result.value,
+      (answer) => isCurrent() && this.#advance(() => steps.next(answer)),
+      (error) => isCurrent() && this.#advance(() => steps.throw(error)),
     );
   }
 
-  /** Tells everyone the newest configuration again; the answers say where they are. */
-  #switchAll(): void {
-    const { recorded } = this;
-    const { network, safekeepers } = this.#world;
-    const ids = new Set([...recorded.members, ...(recorded.newMembers ?? [])].map(({ id }) => id));
-    for (const id of ids) {
-      const target = safekeepers.get(id)!;
-      const tell = () => target.switchMembership(recorded);
-      network.call(this, target, tell, (answer) => {
-        if (this.recorded !== recorded || answer === undefined) {
-          return;
-        }
-        if ("emptyDisk" in answer) {
-          this.#absent.set(id, answer.emptyDisk);
-          if (this.#answers.delete(id)) {
-            // A log that was uncommitted and is gone must not be waited for.
-            this.#sync = undefined;
-          }
+  #perform(call: MembershipCall, resume: Resume, fail: Fail): void {
+    const settle = (answer: Answer<unknown>) =>
+      answer instanceof StorageError ? fail(answer) : resume(undefined);
+    switch (call.type) {
+      case "record":
+        this.#after(RECORD_MS, () => {
+          this.#keep(call.record);
+          this.#after(RECORD_MS, () => resume(undefined));
+        });
+        break;
+      case "look":
+        this.#askAll(
+          call.ids,
+          (node) => node.status(),
+          (answers) => resume(new Set(call.ids.filter((id) => isMissing(answers.get(id))))),
+        );
+        break;
+      case "tell":
+        this.#askAll(
+          call.ids,
+          (node) => node.switchMembership(call.mconf),
+          (answers) => resume(new Map([...answers].map(([id, answer]) => [id, told(answer)]))),
+        );
+        break;
+      case "pull": {
+        const target = this.#world.safekeepers.get(call.id)!;
+        const begin = (reply: (answer: Answer<true>) => void) =>
+          target.pull(call.mconf, call.from, reply);
+        this.#world.network.ask(this, target, begin, (answer) => settle(unwrapped(answer)));
+        break;
+      }
+      case "raise-term":
+        this.#ask(call.id, (node) => node.raiseTerm(call.term), settle);
+        break;
+      case "exclude":
+        this.#ask(call.id, (node) => node.exclude(call.mconf), settle);
+        break;
+      case "await-computes":
+        this.#awaitComputes(call.generation, this.#world.time.nowMs + COMPUTE_PATIENCE_MS, resume);
+        break;
+      case "wait":
+        if (this.#world.time.nowMs > this.#patientUntilMs) {
+          fail(unfinished(call.problem));
         } else {
-          this.#absent.delete(id);
-          this.#answers.set(id, answer);
-          if (recorded.newMembers !== undefined) {
-            this.#sync ??= syncPosition(recorded, this.#answers);
-          }
+          this.#after(ROUND_MS, () => resume(undefined));
+        }
+        break;
+      case "say":
+        this.#world.trace?.(this.name, call.line);
+        resume(undefined);
+        break;
+    }
+  }
+
+  #keep(record: MembershipRecord): void {
+    const { newMembers } = this.#record!;
+    if (newMembers !== undefined && record.newMembers === undefined) {
+      this.#world.counts.membershipChanges += 1;
+    } else if (newMembers === undefined && record.newMembers !== undefined) {
+      this.#fulfil(record.newMembers);
+    }
+    this.#record = record;
+  }
+
+  /** Forgets the wish for these members, if there is one. */
+  #fulfil(members: readonly number[]): void {
+    const wished = this.#goal?.map(({ id }) => id).toSorted();
+    if (wished?.join() === members.toSorted().join()) {
+      this.#goal = undefined;
+    }
+  }
+
+  #awaitComputes(generation: number, untilMs: number, resume: Resume): void {
+    const { computes, time } = this.#world;
+    const late = [...computes].some((one) => one.elected && one.generation < generation);
+    if (late && time.nowMs < untilMs) {
+      this.#after(ROUND_MS, () => this.#awaitComputes(generation, untilMs, resume));
+    } else {
+      resume(undefined);
+    }
+  }
+
+  #ask<T>(
+    id: number,
+    question: (node: SafekeeperProcess) => Answer<T>,
+    done: (answer: Answer<T>) => void,
+  ): void {
+    const target = this.#world.safekeepers.get(id)!;
+    this.#world.network.call(
+      this,
+      target,
+      () => question(target),
+      (answer) => done(unwrapped(answer)),
+    );
+  }
+
+  #askAll<T>(
+    ids: readonly number[],
+    question: (node: SafekeeperProcess) => Answer<T>,
+    done: (answers: ReadonlyMap<number, Answer<T>>) => void,
+  ): void {
+    const answers = new Map<number, Answer<T>>();
+    for (const id of ids) {
+      this.#ask(id, question, (answer) => {
+        answers.set(id, answer);
+        if (answers.size === ids.length) {
+          done(answers);
         }
       });
     }
   }
 
-  #pull(id: number, emptyDisk: number, sync: SyncPosition): void {
-    const { recorded } = this;
-    const { network, safekeepers } = this.#world;
-    const complete = [...this.#answers].filter(([, answer]) => isAtLeast(answer, sync));
-    if (complete.length === 0 || this.#pulling.has(id)) {
-      return;
-    }
-    const donor = safekeepers.get(network.random.pick(complete)[0])!;
-    const target = safekeepers.get(id)!;
-    this.#pulling.add(id);
-    const done = () => this.#pulling.delete(id);
-    network.call(
-      this,
-      donor,
-      () => donor.copy(),
-      (copy) => {
-        const usable =
-          this.recorded === recorded &&
-          copy !== undefined &&
-          copy.position.generation === recorded.generation &&
-          isAtLeast(copy.position, sync);
-        if (usable) {
-          const install = () => target.install(copy, recorded, sync.term, emptyDisk);
-          network.call(this, target, install, done);
-        } else {
-          done();
-        }
-      },
-    );
+  #safekeeper(id: number): SafekeeperId {
+    return this.#safekeepers.get(id)!;
   }
+
+  #after(delayMs: number, run: () => void): void {
+    const { incarnation } = this;
+    this.#world.time.after(delayMs, () => {
+      if (this.incarnation === incarnation) {
+        run();
+      }
+    });
+  }
+}
+
+function told(answer: Answer<Extract<Told, { position: unknown }>["position"]>): Told {
+  return answer instanceof StorageError ? { error: answer } : { position: answer };
+}
+
+function isMissing(answer: Answer<unknown> | undefined): boolean {
+  return answer instanceof StorageError && answer.kind === "not-found";
 }

@@ -13,12 +13,18 @@ import {
 import {
   type AcceptorPersistentState,
   type AcceptorState,
+  checkExcluded,
   lastLogTerm,
   readableLsn,
 } from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
 import { type PeerPositions, Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import {
+  decidePull,
+  type PullDecision,
+  type PullSource,
+} from "../src/safekeeper/transfer/pull-decision.ts";
 import { type EndOfWal, fetchEndOfWal } from "../src/safekeeper/wal-backup/eviction.ts";
 import {
   TimelineBackup,
@@ -32,14 +38,15 @@ import {
   type PageserverFeedback,
 } from "../src/safekeeper-protocol/pageserver-feedback.ts";
 import type { Term } from "../src/safekeeper-protocol/term-history.ts";
+import { type Answer, unwrapped } from "./answer.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow } from "./simulated-store.ts";
 import { METRICS, silentContext } from "./simulated-timeline.ts";
 import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
-import { copyOf, installCopy, type TimelineCopy } from "./timeline-copy.ts";
-import type { EmptyDisk, SafekeeperProcess, World } from "./world.ts";
+import { copyOf, discardTimeline, installCopy, type TimelineCopy } from "./timeline-copy.ts";
+import type { SafekeeperProcess, World } from "./world.ts";
 
 const RESTART_AGAIN_MS = 500;
 /** Share of its rounds in which a safekeeper looks for WAL to upload, or to evict. */
@@ -73,6 +80,7 @@ export class SafekeeperNode implements SafekeeperProcess {
   #stream: PageserverStream | undefined;
   #backup: TimelineBackup | undefined;
   #backingUp = false;
+  #pulling = false;
   up = false;
   incarnation = 0;
   busyUntilMs = 0;
@@ -150,17 +158,12 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
     counts.crashes += 1;
     this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
-    this.#timeline = undefined;
-    this.#stream = undefined;
-    this.#backup = undefined;
-    this.#backingUp = false;
     this.up = false;
     this.incarnation += 1;
     this.busyUntilMs = 0;
-    for (const connection of this.#connections) {
-      connection.serverGone();
-    }
-    this.#connections.clear();
+    this.#pulling = false;
+    this.#backingUp = false;
+    this.#letGo();
   }
 
   /** A new disk; the process comes up without a timeline. */
@@ -292,23 +295,68 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
   }
 
-  switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined {
-    const timeline = this.#timeline;
-    if (timeline === undefined) {
-      return this.hasTimeline ? undefined : { emptyDisk: this.diskNumber };
-    }
-    const position = this.#perform(() => timeline.switchMembership(mconf));
-    if (position !== undefined) {
+  status(): Answer<PullSource> {
+    return this.#outcome(() => {
+      const { state } = this.#served();
+      return {
+        nodeId: this.id,
+        mconf: state.persistent.mconf,
+        term: state.persistent.term,
+        lastLogTerm: lastLogTerm(state),
+        flushLsn: state.flushLsn,
+      };
+    });
+  }
+
+  switchMembership(mconf: MembershipConfiguration): Answer<MemberPosition> {
+    const position = this.#outcome(() => this.#served().switchMembership(mconf));
+    if (!(position instanceof StorageError)) {
       this.#tell();
     }
     return position;
   }
 
-  raiseTerm(term: Term): void {
-    const timeline = this.#timeline;
-    if (timeline !== undefined && timeline.state.persistent.term < term) {
-      this.#perform(() => timeline.bumpTerm(term));
+  raiseTerm(term: Term): Answer<true> {
+    return this.#outcome(() => {
+      const timeline = this.#served();
+      if (timeline.state.persistent.term < term) {
+        timeline.bumpTerm(term);
+      }
+      return true;
+    });
+  }
+
+  exclude(mconf: MembershipConfiguration): Answer<true> {
+    return this.#outcome(() => {
+      const timeline = this.#served();
+      checkExcluded(timeline.state, mconf);
+      timeline.close();
+      this.#letGo();
+      this.#world.checker.forgot(this.id);
+      this.#world.trace?.(this.name, `lets go of its copy in generation ${mconf.generation}`);
+      discardTimeline(this.disk);
+      return true;
+    });
+  }
+
+  /** The timeline that is served. */
+  #served(): Timeline {
+    if (this.#timeline === undefined) {
+      throw this.hasTimeline
+        ? new StorageError("internal", "load-failed", "it could not be loaded")
+        : new StorageError("not-found", "no-timeline", "it is not on this safekeeper");
     }
+    return this.#timeline;
+  }
+
+  #letGo(): void {
+    this.#timeline = undefined;
+    this.#stream = undefined;
+    this.#backup = undefined;
+    for (const connection of this.#connections) {
+      connection.serverGone();
+    }
+    this.#connections.clear();
   }
 
   bumpTerm(): void {
@@ -325,30 +373,80 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
   }
 
-  copy(): TimelineCopy | undefined {
-    const timeline = this.#timeline;
-    if (timeline === undefined || !this.#wake(timeline)) {
-      return undefined;
-    }
-    return this.#perform(() => copyOf(timeline, this.#world.store));
+  copy(): Answer<TimelineCopy> {
+    return this.#outcome(() => {
+      const timeline = this.#served();
+      if (!this.#wake(timeline)) {
+        throw new StorageError("unavailable", "evicted", "its WAL is not here");
+      }
+      return copyOf(timeline, this.#world.store);
+    });
   }
 
-  /** Returns whether the copy is served now; not on another disk than was meant. */
-  install(
-    copy: TimelineCopy,
+  pull(
     mconf: MembershipConfiguration,
-    term: Term,
-    emptyDisk: number,
-  ): boolean {
-    if (this.hasTimeline || emptyDisk !== this.diskNumber) {
-      return this.#timeline !== undefined;
+    from: readonly number[],
+    reply: (answer: Answer<true>) => void,
+  ): void {
+    if (this.#timeline !== undefined) {
+      reply(true);
+      return;
     }
-    const installed = this.#perform(() => {
-      installCopy(this.disk, copy, mconf, term);
+    if (this.hasTimeline || this.#pulling) {
+      reply(new StorageError("conflict", "timeline-exists", "it is here or on its way here"));
+      return;
+    }
+    this.#pulling = true;
+    this.#pullFrom(mconf, from, (answer) => {
+      this.#pulling = false;
+      reply(answer);
+    });
+  }
+
+  #pullFrom(
+    mconf: MembershipConfiguration,
+    from: readonly number[],
+    done: (answer: Answer<true>) => void,
+  ): void {
+    const { network, safekeepers } = this.#world;
+    const answers: Answer<PullSource>[] = [];
+    for (const id of from) {
+      const other = safekeepers.get(id)!;
+      const status = () => other.status();
+      network.call(this, other, status, (answer) => {
+        answers.push(unwrapped(answer));
+        if (answers.length === from.length) {
+          const sources = answers.flatMap((one) => (one instanceof StorageError ? [] : [one]));
+          const decision = this.#outcome(() => decidePull(this.id, sources, mconf));
+          if (decision instanceof StorageError) {
+            done(decision);
+          } else {
+            this.#pullAsDecided(decision, done);
+          }
+        }
+      });
+    }
+  }
+
+  #pullAsDecided(decision: PullDecision<PullSource>, done: (answer: Answer<true>) => void): void {
+    const donor = this.#world.safekeepers.get(decision.donor.nodeId)!;
+    const copy = () => donor.copy();
+    this.#world.network.call(this, donor, copy, (answer) => {
+      if (answer === undefined || answer instanceof StorageError) {
+        done(new StorageError("unavailable", "snapshot-broke", "the donor broke off"));
+      } else {
+        done(this.#install(answer, decision));
+      }
+    });
+  }
+
+  #install(copy: TimelineCopy, decision: PullDecision<PullSource>): Answer<true> {
+    const installed = this.#outcome(() => {
+      installCopy(this.disk, copy, decision);
       return Timeline.load(this.#context, TIMELINE_DIRECTORY);
     });
-    if (installed === undefined) {
-      return false;
+    if (installed instanceof StorageError) {
+      return installed;
     }
     this.#timeline = installed;
     this.#world.damaged.delete(this.id);
@@ -444,8 +542,14 @@ export class SafekeeperNode implements SafekeeperProcess {
 
   /** Undefined where it was refused or the process died of it. */
   #perform<T>(action: () => T): T | undefined {
+    const outcome = this.#outcome(action);
+    return outcome instanceof StorageError ? undefined : outcome;
+  }
+
+  #outcome<T>(action: () => T): Answer<T> {
     const { time } = this.#world;
-    let result: T | undefined;
+    const crashed = new StorageError("unavailable", "crashed", "it crashed");
+    let result: Answer<T> = crashed;
     try {
       result = action();
     } catch (error) {
@@ -454,6 +558,7 @@ export class SafekeeperNode implements SafekeeperProcess {
           throw error;
         }
         this.#world.trace?.(this.name, `refuses: ${error.message}`);
+        result = error;
         if (error.kind === "corrupt") {
           this.#expectRot(error);
         }
@@ -464,7 +569,7 @@ export class SafekeeperNode implements SafekeeperProcess {
     if (this.disk.crashed) {
       this.crash(this.diesByPowerCut);
       this.#world.time.after(this.downMs, () => this.start());
-      return undefined;
+      return crashed;
     }
     this.#check();
     return result;

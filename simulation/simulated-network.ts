@@ -82,6 +82,16 @@ export class SimulatedNetwork {
     answer: () => T | undefined,
     done: (result: T | undefined) => void,
   ): void {
+    this.ask(from, to, (reply: (result: T | undefined) => void) => reply(answer()), done);
+  }
+
+  /** As `call`, of a question that `to` needs some time for. */
+  ask<T>(
+    from: Node,
+    to: Node,
+    begin: (reply: (result: T | undefined) => void) => void,
+    done: (result: T | undefined) => void,
+  ): void {
     const { incarnation } = from;
     let open = true;
     const finish = (result: T | undefined) => {
@@ -94,8 +104,9 @@ export class SimulatedNetwork {
     this.time.after(unreachable ? RESET_AFTER_MS : CALL_TIMEOUT_MS, () => finish(undefined));
     if (!unreachable) {
       this.send(from, to, () => {
-        const result = answer();
-        this.time.at(to.busyUntilMs, () => this.send(to, from, () => finish(result)));
+        begin((result) =>
+          this.time.at(to.busyUntilMs, () => this.send(to, from, () => finish(result))),
+        );
       });
     }
   }

@@ -134,7 +134,7 @@ export class Simulation implements FaultyWorld {
       ? { generation: 1, members, newMembers: undefined }
       : NO_MEMBERSHIP;
     this.pageserver = new PageserverNode(this);
-    this.operator = new OperatorNode(this, first);
+    this.operator = new OperatorNode(this, this.ids, first);
     for (const { id } of this.ids) {
       const node = new SafekeeperNode(this, id);
       this.safekeepers.set(id, node);
@@ -152,7 +152,7 @@ export class Simulation implements FaultyWorld {
   readonly #unknownMembers: readonly SafekeeperId[];
 
   get mconf(): MembershipConfiguration {
-    return this.operator.recorded;
+    return this.operator.recorded ?? NO_MEMBERSHIP;
   }
 
   /** All that a compute should connect to now. */

@@ -5,28 +5,29 @@ import { diskError } from "../src/base/disk.ts";
 import { type Lsn, maxLsn, segmentNumber, segmentStart, walFileName } from "../src/base/lsn.ts";
 import {
   type AcceptorPersistentState,
-  lastLogTerm,
   persistentNow,
 } from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, writeControlFile } from "../src/safekeeper/control-file.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
+import {
+  adoptedState,
+  type PullDecision,
+  type PullSource,
+} from "../src/safekeeper/transfer/pull-decision.ts";
 import { newWholeSegmentCheck, walked } from "../src/safekeeper/wal-backup/read-segment.ts";
 import { SegmentCheck } from "../src/safekeeper/wal-backup/segment-check.ts";
-import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
-import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
-import { historyUpTo, type Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow, type SimulatedStore } from "./simulated-store.ts";
 import { SEGMENT_SIZE, TIMELINE_DIRECTORY } from "./simulated-wal.ts";
 
 const PULL_DIRECTORY = "/timeline.pull";
+const DISCARDED_DIRECTORY = "/timeline.discarded";
 
 export interface TimelineCopy {
   readonly persistent: AcceptorPersistentState;
   /** The WAL on the donor's disk, from `startLsn` to its flush LSN. */
   readonly startLsn: Lsn;
   readonly wal: Uint8Array;
-  readonly position: MemberPosition;
 }
 
 /** The record in the middle of which it begins, if it does, is checked with what the store has of it. */
@@ -41,24 +42,17 @@ export function copyOf(timeline: Timeline, store: SimulatedStore): TimelineCopy 
   const reader = timeline.openReader();
   const wal = reader.read(startLsn, flushLsn - startLsn);
   reader.close();
-  const position = {
-    generation: persistent.mconf.generation,
-    term: persistent.term,
-    lastLogTerm: lastLogTerm(state),
-    flushLsn,
-  };
-  return { persistent: persistentNow(state), startLsn, wal, position };
+  return { persistent: persistentNow(state), startLsn, wal };
 }
 
 /**
  * Writes a pulled copy beside, durably, and gives it its name at the end: a half copy is never served.
- * Its term is at least `term`. Loading it makes its name durable.
+ * Loading it makes its name durable.
  */
 export function installCopy(
   disk: SimulatedDisk,
   copy: TimelineCopy,
-  mconf: MembershipConfiguration,
-  term: Term,
+  decision: PullDecision<PullSource>,
 ): void {
   disk.removeTree(PULL_DIRECTORY);
   disk.makeDirectory(PULL_DIRECTORY);
@@ -67,14 +61,21 @@ export function installCopy(
   } catch (error) {
     throw diskError(error, "write a copy");
   }
-  const persistent: AcceptorPersistentState = {
-    ...copy.persistent,
-    mconf,
-    term: Math.max(copy.persistent.term, term),
-    termHistory: historyUpTo(copy.persistent.termHistory, copy.position.flushLsn),
-  };
+  const persistent = adoptedState(copy.persistent, decision);
   writeControlFile(join(PULL_DIRECTORY, CONTROL_FILE_NAME), persistent, disk);
   disk.rename(PULL_DIRECTORY, TIMELINE_DIRECTORY);
+}
+
+/** As TimelineManager.delete does it: a crash in the middle must not leave half a timeline. */
+export function discardTimeline(disk: SimulatedDisk): void {
+  try {
+    disk.removeTree(DISCARDED_DIRECTORY);
+    disk.rename(TIMELINE_DIRECTORY, DISCARDED_DIRECTORY);
+    disk.fsyncDirectory("/");
+    disk.removeTree(DISCARDED_DIRECTORY);
+  } catch (error) {
+    throw diskError(error, "discard a timeline");
+  }
 }
 
 /** The records in it are walked: damage does not travel. */

@@ -4,9 +4,11 @@ import type { Lsn } from "../src/base/lsn.ts";
 import type { SeededRandom } from "../src/base/random.ts";
 import type { AcceptorState } from "../src/safekeeper/consensus/acceptor.ts";
 import type { PeerPositions } from "../src/safekeeper/timeline.ts";
+import type { PullSource } from "../src/safekeeper/transfer/pull-decision.ts";
 import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
 import type { MemberPosition } from "../src/safekeeper-protocol/membership-change.ts";
 import type { Term } from "../src/safekeeper-protocol/term-history.ts";
+import type { Answer } from "./answer.ts";
 import type { Checker } from "./checker.ts";
 import type { AcceptorEnd } from "./connection.ts";
 import type { Node, SimulatedNetwork } from "./simulated-network.ts";
@@ -52,11 +54,6 @@ export interface RunShape {
   readonly chunkBytes: number;
 }
 
-/** The answer of a safekeeper without the timeline: which disk it is that has none. */
-export interface EmptyDisk {
-  readonly emptyDisk: number;
-}
-
 /** A safekeeper as the other processes know it. */
 export interface SafekeeperProcess extends AcceptorEnd {
   /** Grows with every disk it gets; a part of its address. */
@@ -72,15 +69,24 @@ export interface SafekeeperProcess extends AcceptorEnd {
   streamEnded(): void;
   /** What another one tells through the broker. */
   hear(from: number, report: PeerPositions): void;
-  switchMembership(mconf: MembershipConfiguration): MemberPosition | EmptyDisk | undefined;
-  raiseTerm(term: Term): void;
-  copy(): TimelineCopy | undefined;
-  install(
-    copy: TimelineCopy,
+  /** What its HTTP API offers; `not-found` where it does not have the timeline. */
+  status(): Answer<PullSource>;
+  switchMembership(mconf: MembershipConfiguration): Answer<MemberPosition>;
+  raiseTerm(term: Term): Answer<true>;
+  exclude(mconf: MembershipConfiguration): Answer<true>;
+  pull(
     mconf: MembershipConfiguration,
-    term: Term,
-    emptyDisk: number,
-  ): boolean;
+    from: readonly number[],
+    reply: (answer: Answer<true>) => void,
+  ): void;
+  copy(): Answer<TimelineCopy>;
+}
+
+/** A compute as the other processes know it. */
+export interface ComputeProcess extends Node {
+  readonly elected: boolean;
+  /** Of the membership that it knows. */
+  readonly generation: number;
 }
 
 export interface PageserverProcess extends Node {
@@ -96,7 +102,7 @@ export interface World {
   randomFor(name: string): SeededRandom;
   /** By node id, spares included. */
   readonly safekeepers: ReadonlyMap<number, SafekeeperProcess>;
-  readonly computes: Set<Node>;
+  readonly computes: Set<ComputeProcess>;
   readonly pageserver: PageserverProcess;
   readonly store: SimulatedStore;
   readonly keptWal: KeptWal;

@@ -53,7 +53,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "longest-log-wins",
     rule: "the donor has the highest last log term, only then the longest log",
-    seed: 251,
+    seed: 76,
     changes: [
       {
         file: PROPOSER,

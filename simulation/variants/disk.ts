@@ -111,19 +111,6 @@ export const diskVariants: readonly Variant[] = [
     ],
   },
   {
-    name: "comes-back-before-its-wal",
-    rule: "the end of an evicted log is on the disk, durably, before the control file says so",
-    seed: 441,
-    changes: [
-      {
-        file: "src/safekeeper/timeline.ts",
-        find: "    restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);\n    this.#persistPositions({ ...this.#placement, evicted: false });",
-        replace:
-          "    this.#persistPositions({ ...this.#placement, evicted: false }); restoreSegment(this.#directory, this.#segmentSize, lsn, bytes, this.#disk);",
-      },
-    ],
-  },
-  {
     name: "removes-what-an-offline-peer-lacks",
     rule: "without an object store, WAL stays that any safekeeper lacks, also one that is away",
     seed: 2,
@@ -184,7 +171,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "backup-told-before-it-is-put",
     rule: "the control file says that WAL is in the object store after it is there",
-    seed: 114,
+    seed: 3439,
     changes: [
       {
         file: BACKUP,

@@ -3,13 +3,14 @@
 import type { Variant } from "./variant.ts";
 
 const CHANGE = "src/safekeeper-protocol/membership-change.ts";
-const OPERATOR = "simulation/operator-node.ts";
+const STEPS = "src/storage-controller/membership-steps.ts";
+const PULL = "src/safekeeper/transfer/pull-decision.ts";
 
 export const membershipVariants: readonly Variant[] = [
   {
     name: "joint-asks-the-new-set-only",
     rule: "while members change, every decision needs a majority of both sets",
-    seed: 1649,
+    seed: 274,
     changes: [
       {
         file: "src/walproposer/proposer.ts",
@@ -21,7 +22,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "generation-not-checked",
     rule: "messages of another membership generation are refused",
-    seed: 63,
+    seed: 3,
     changes: [
       {
         file: "src/safekeeper/consensus/acceptor.ts",
@@ -43,39 +44,50 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "change-without-old-majority",
     rule: "the sync position is that of a majority of the old members",
-    seed: 91,
+    seed: 525,
     changes: [
       {
         file: CHANGE,
         find: "if (old.length < majority(joint.members.length)) {",
         replace: "if (old.length < 1) {",
       },
+      { file: PULL, find: "if (have < need) {", replace: "if (have < need && have < 1) {" },
+      {
+        file: CHANGE,
+        find: "const old = joint.members\n",
+        replace: "const old = joint.members.slice(0, 1)\n",
+      },
+      {
+        file: STEPS,
+        find: ".filter((other) => other !== id);",
+        replace: ".filter((other) => other !== id).slice(0, 1);",
+      },
     ],
   },
   {
     name: "change-finished-early",
     rule: "a change is finished when a majority of the new members has everything",
-    seed: 4,
+    seed: 1,
     changes: [
       {
-        file: CHANGE,
-        find: "isAtLeast(answer, sync)\n",
-        replace: "answer.flushLsn > 0\n",
+        file: STEPS,
+        find: "const sync = syncPosition(joint, answers);",
+        replace:
+          "const sync = syncPosition(joint, answers); if (sync !== undefined) { return undefined; }",
       },
-      { file: OPERATOR, find: "const enough = complete ||", replace: "const enough = true ||" },
     ],
   },
   {
     name: "new-members-with-old-terms",
     rule: "a new member's term is raised to the highest of the old ones",
-    seed: 721,
+    seed: 44,
     changes: [
       { file: CHANGE, find: "answer.term >= sync.term &&", replace: "answer.term >= 0 &&" },
-      { file: OPERATOR, find: "answer.term < sync.term", replace: "answer.term < 0" },
+      { file: STEPS, find: "answer.term < sync.term", replace: "answer.term < 0" },
       {
-        file: "simulation/timeline-copy.ts",
-        find: "term: Math.max(copy.persistent.term, term),",
-        replace: "term: 0,",
+        file: PULL,
+        find: "const term = Math.max(state.term, decision.term);",
+        replace: "const term = 0;",
       },
     ],
   },
@@ -85,52 +97,29 @@ export const membershipVariants: readonly Variant[] = [
     seed: 23,
     changes: [
       {
-        file: OPERATOR,
-        find: "filter(([, answer]) => isAtLeast(answer, sync));",
-        replace: "filter(([, answer]) => answer.flushLsn > 0);",
-      },
-      {
-        file: OPERATOR,
-        find: "isAtLeast(copy.position, sync);",
-        replace: "copy.position.flushLsn > 0;",
+        file: PULL,
+        find: "(isAhead(source, best) ? source : best)",
+        replace: "(isAhead(source, best) ? best : source)",
       },
     ],
   },
   {
     name: "pulled-copy-votes-before-complete",
     rule: "a copy is served only when all of it is on disk",
-    seed: 91,
+    seed: 4,
     changes: [
       {
         file: "simulation/timeline-copy.ts",
         find: "  writeSegments(disk, copy);",
         replace:
-          "const { localStartLsn } = copy.persistent; copy = { ...copy, position: { ...copy.position, flushLsn: localStartLsn }, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
-      },
-    ],
-  },
-  {
-    name: "filled-in-the-generation-of-its-loss",
-    rule: "a disk is filled only in a generation that was recorded after it was seen to be empty",
-    seed: 558,
-    changes: [
-      {
-        file: OPERATOR,
-        find: "if (emptyDisk !== undefined && emptyDisk === this.#toFill.get(id)) {",
-        replace: "if (emptyDisk !== undefined) {",
-      },
-      {
-        file: OPERATOR,
-        find: "      this.#begin();",
-        replace:
-          "const sync = syncPosition(recorded, this.#answers); for (const [id, disk] of this.#absent) { if (sync !== undefined) { this.#pull(id, disk, sync); } } if (this.#absent.size === 0) { this.#begin(); }",
+          "const { localStartLsn } = copy.persistent; copy = { ...copy, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
       },
     ],
   },
   {
     name: "resumes-after-others",
     rule: "a running compute is elected again only where nobody else has campaigned, on WAL of its own",
-    seed: 93,
+    seed: 80,
     changes: [
       {
         file: "src/walproposer/proposer.ts",

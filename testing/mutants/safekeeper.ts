@@ -239,5 +239,13 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       test: "src/safekeeper/wal-backup/wal-backup.crash.test.ts",
       name: "an evicted timeline that comes back survives a power cut between any two disk operations",
     },
+    {
+      rule: "a disk is filled again in the generation in which it was tried before",
+      file: "src/storage-controller/membership-steps.ts",
+      search: "this.#seenEmpty.delete(id)",
+      replace: "this.#seenEmpty.has(id)",
+      test: "src/storage-controller/membership-steps.test.ts",
+      name: "membershipChange: an empty disk is filled in a generation that was recorded after it was seen, once",
+    },
   ],
 };

@@ -242,6 +242,19 @@ export function switchMembership(
   };
 }
 
+/** StorageError `conflict` unless this safekeeper is to let go of its copy, as `mconf` is newer and without it. */
+export function checkExcluded(state: AcceptorState, mconf: MembershipConfiguration): void {
+  const own = state.persistent.mconf.generation;
+  if (mconf.generation <= own || isMember(mconf, state.nodeId)) {
+    throw new StorageError(
+      "conflict",
+      "not-excluded",
+      `generation ${mconf.generation} does not exclude node ${state.nodeId}, ` +
+        `which is in generation ${own}`,
+    );
+  }
+}
+
 /**
  * End of the WAL that may be read: for a proposer of `term` what is flushed, while that is our term;
  * for everybody else (undefined) what is committed. StorageError `fenced` where the term is over.

@@ -9,7 +9,6 @@ import { mediaRoute, type Route, route } from "../../http/route.ts";
 import { timelineParams } from "../../http/schemas.ts";
 import {
   checkMembership,
-  isMember,
   type MembershipConfiguration,
 } from "../../safekeeper-protocol/membership.ts";
 import {
@@ -28,6 +27,7 @@ import {
   timelineCopyRequestSchema,
   timelineDigestSchema,
 } from "../api.ts";
+import { checkExcluded } from "../consensus/acceptor.ts";
 import type { SafekeeperRouteOptions } from "../route-options.ts";
 import type { Timeline } from "../timeline.ts";
 import { copyTimeline } from "./copy-timeline.ts";
@@ -234,13 +234,7 @@ function exclude(
   timeline: Timeline,
   mconf: MembershipConfiguration,
 ): { dir_existed: boolean } {
-  const own = timeline.state.persistent.mconf.generation;
-  if (mconf.generation <= own || isMember(mconf, options.nodeId)) {
-    const message =
-      `generation ${mconf.generation} does not exclude node ${options.nodeId}, ` +
-      `which is in generation ${own}`;
-    throw new StorageError("conflict", "not-excluded", message);
-  }
+  checkExcluded(timeline.state, mconf);
   const { tenantId, timelineId } = timeline;
   return { dir_existed: options.timelines.delete(tenantId, timelineId, true) };
 }

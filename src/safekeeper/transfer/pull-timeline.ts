@@ -4,37 +4,15 @@ import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
-import {
-  INVALID_GENERATION,
-  isMember,
-  type MembershipConfiguration,
-  majority,
-  type SafekeeperId,
-} from "../../safekeeper-protocol/membership.ts";
-import type { Term } from "../../safekeeper-protocol/term-history.ts";
-import { membershipFromJson, type SafekeeperTimelineStatus } from "../api.ts";
+import type { MembershipConfiguration } from "../../safekeeper-protocol/membership.ts";
+import { membershipFromJson } from "../api.ts";
 import { SafekeeperHttpClient } from "../client.ts";
 import type { AcceptorPersistentState } from "../consensus/acceptor.ts";
 import { CONTROL_FILE_NAME, decodeControlFile } from "../control-file.ts";
 import type { TimelineManager } from "../timeline-manager.ts";
 import { IncomingTimeline } from "./incoming-timeline.ts";
+import { adoptedState, decidePull, type PullDecision, type PullSource } from "./pull-decision.ts";
 import { readTar, type TarReceiver } from "./tar.ts";
-
-/*
- * A safekeeper that lost its disk has forgotten votes and acknowledged WAL. What makes its return safe:
- *
- * - Until the whole timeline is durable here it does not exist here: no vote, no acknowledgement.
- * - So many of the others must answer that every majority it was part of has one of them: n minus a
- *   majority plus one of n members. Then what was committed with its help is on one that answered, and
- *   on the one with the highest (last log term, flush LSN), which is copied: it won against every
- *   other as a leader would.
- * - A leader may still count what the lost disk acknowledged, and a candidate its vote. So where a
- *   membership that any of the others is in names this safekeeper (or where membership is unknown), the
- *   copy is for a newer, joint generation only, and as many as above must be in it already: they refuse
- *   leaders and candidates of the older ones. Whoever drives the change of membership knows that the
- *   disk was lost before that generation was made; here nobody can.
- * - Its term becomes the highest of theirs.
- */
 
 const STATUS_TIMEOUT_MS = 5_000;
 /** Without a byte for so long a transfer is given up. */
@@ -50,14 +28,9 @@ export interface PullRequest {
   readonly mconf: MembershipConfiguration | undefined;
 }
 
-interface Source {
-  readonly nodeId: number;
+interface Source extends PullSource {
   readonly client: SafekeeperHttpClient;
   readonly host: string;
-  readonly status: SafekeeperTimelineStatus;
-  readonly mconf: MembershipConfiguration;
-  readonly lastLogTerm: Term;
-  readonly flushLsn: Lsn;
 }
 
 /**
@@ -78,16 +51,9 @@ export async function pullTimeline(
   const place = manager.reserve(tenantId, timelineId);
   try {
     const sources = (await askAll(request)).filter((source) => source.nodeId !== nodeId);
-    const mconf = newestMembership(request, sources);
-    if (mconf.generation !== INVALID_GENERATION && !isMember(mconf, nodeId)) {
-      const message = `node ${nodeId} is no member in generation ${mconf.generation}`;
-      throw new StorageError("invalid", "not-a-member", message);
-    }
-    checkMayFill(nodeId, sources, mconf);
-    checkEnough(sources);
-    const donor = sources.reduce((best, source) => (isAhead(source, best) ? source : best));
-    const term = Math.max(...sources.map(({ status }) => status.acceptor_state.term));
-    await receive(donor, request, place.directory, { term, mconf });
+    const decision = decidePull(nodeId, sources, request.mconf);
+    const { donor, term } = decision;
+    await receive(donor, request, place.directory, decision);
     const timeline = place.install();
     timeline.logger.info(
       { from: donor.nodeId, flushLsn: formatLsn(timeline.state.flushLsn), term },
@@ -117,8 +83,8 @@ async function askAll(request: PullRequest): Promise<Source[]> {
       if (flushLsn === undefined || !Number.isSafeInteger(status.acceptor_state.term)) {
         throw new StorageError("corrupt", "bad-status", `${host} tells no positions`);
       }
-      const lastLogTerm = status.acceptor_state.epoch;
-      return { nodeId: id, client, host, status, mconf, lastLogTerm, flushLsn };
+      const { term, epoch: lastLogTerm } = status.acceptor_state;
+      return { nodeId: id, client, host, mconf, term, lastLogTerm, flushLsn };
     }),
   );
   const sources = answers.flatMap((answer) =>
@@ -131,77 +97,11 @@ async function askAll(request: PullRequest): Promise<Source[]> {
   return sources;
 }
 
-function newestMembership(
-  request: PullRequest,
-  sources: readonly Source[],
-): MembershipConfiguration {
-  const known = sources.map(({ mconf }) => mconf);
-  return [...known, ...(request.mconf === undefined ? [] : [request.mconf])].reduce(
-    (newest, mconf) => (mconf.generation > newest.generation ? mconf : newest),
-  );
-}
-
-/** Where this node may have had the timeline before: only in a generation newer than its loss. */
-function checkMayFill(
-  nodeId: number,
-  sources: readonly Source[],
-  mconf: MembershipConfiguration,
-): void {
-  const mayHaveHadIt = sources.some(
-    ({ mconf: current }) => current.generation === INVALID_GENERATION || isMember(current, nodeId),
-  );
-  if (!mayHaveHadIt) {
-    return;
-  }
-  const { generation, members, newMembers } = mconf;
-  if (newMembers?.some(({ id }) => id === nodeId) !== true) {
-    const message =
-      generation === INVALID_GENERATION
-        ? "the timeline's membership is not known: what a lost disk acknowledged may still be counted"
-        : `node ${nodeId} is a member in generation ${generation} already: what its lost disk ` +
-          "acknowledged may still be counted; `strata timeline safekeeper-migrate` to the same set fills it";
-    throw new StorageError("conflict", "filled-in-its-generation", message);
-  }
-  const inIt = sources.filter(({ mconf: current }) => current.generation === generation);
-  expectEnough(members, inIt, `are in generation ${generation}`);
-}
-
-/**
- * What was committed, was so in the members of the configurations that the others are in. While
- * membership changes every decision needs a majority of the old members too: they are enough.
- */
-function checkEnough(sources: readonly Source[]): void {
-  for (const { mconf } of sources) {
-    expectEnough(mconf.members, sources, "answered");
-  }
-}
-
-/** StorageError unless every majority of `members` that this node was part of has one of `sources`. */
-function expectEnough(
-  members: readonly SafekeeperId[],
-  sources: readonly Source[],
-  what: string,
-): void {
-  const have = members.filter(({ id }) => sources.some(({ nodeId }) => nodeId === id)).length;
-  const need = members.length === 0 ? 0 : members.length - majority(members.length) + 1;
-  if (have < need) {
-    throw new StorageError(
-      "unavailable",
-      "too-few-safekeepers",
-      `${have} other safekeepers ${what}, ${need} are needed to know all that was committed`,
-    );
-  }
-}
-
-function isAhead(a: Source, b: Source): boolean {
-  return a.lastLogTerm !== b.lastLogTerm ? a.lastLogTerm > b.lastLogTerm : a.flushLsn > b.flushLsn;
-}
-
 async function receive(
   donor: Source,
   request: PullRequest,
   directory: string,
-  adopted: { readonly term: Term; readonly mconf: MembershipConfiguration },
+  decision: PullDecision<Source>,
 ): Promise<void> {
   const stall = new AbortController();
   let timer: Timer | undefined;
@@ -217,9 +117,7 @@ async function receive(
     if (state.tenantId !== request.tenantId || state.timelineId !== request.timelineId) {
       throw bad(`it is of timeline ${state.tenantId}/${state.timelineId}`);
     }
-    const term = Math.max(state.term, adopted.term);
-    const mconf = adopted.mconf.generation > state.mconf.generation ? adopted.mconf : state.mconf;
-    return { ...state, term, mconf };
+    return adoptedState(state, decision);
   });
   try {
     const chunks = await donor.client.snapshot(request.tenantId, request.timelineId, stall.signal);
