@@ -23,7 +23,7 @@ import {
   type StrataConfig,
   withDefaults,
 } from "./config.ts";
-import { LOCKS_DIRECTORY } from "./lock.ts";
+import { LOCKS_DIRECTORY, notWritable } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
 import { strataCommand } from "./strata-command.ts";
 
@@ -117,13 +117,7 @@ export class StrataHome {
       enterableDirectory(this.path);
       accessSync(this.path, constants.W_OK);
     } catch (error) {
-      // For instance `npm start` in somebody else's checkout.
-      throw new StorageError(
-        "invalid",
-        "home-not-writable",
-        `'${this.path}' cannot be written (${errnoCode(error)}): $STRATA_HOME names another place`,
-        { cause: error },
-      );
+      throw notWritable(this.path, error);
     }
   }
 

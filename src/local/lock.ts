@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
+import { errnoCode, StorageError } from "../base/errors.ts";
 import { FileLock, lockHolder } from "../base/file-lock.ts";
 
 const POLL_MS = 50;
@@ -33,7 +33,11 @@ export async function withLock<T>(
     return body();
   }
   const directory = join(path, LOCKS_DIRECTORY);
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw notWritable(path, error);
+  }
   // Names of endpoints are in it, which a file's name could not hold.
   const digest = createHash("sha256").update(name).digest("hex").slice(0, 32);
   const lock = await waitFor(join(directory, `${digest}.lock`), path, options);
@@ -42,6 +46,16 @@ export async function withLock<T>(
   } finally {
     lock.release();
   }
+}
+
+/** For instance of `npm start` in somebody else's checkout. */
+export function notWritable(home: string, error: unknown): StorageError {
+  return new StorageError(
+    "invalid",
+    "home-not-writable",
+    `'${home}' cannot be written (${errnoCode(error)}): $STRATA_HOME names another place`,
+    { cause: error },
+  );
 }
 
 async function waitFor(file: string, home: string, options: LockOptions): Promise<FileLock> {

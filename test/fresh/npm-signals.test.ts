@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { mayReach } from "../../src/postgres/installation.ts";
 import { freeConfig } from "../../testing/cluster.ts";
 import { withClient } from "../../testing/tpcb.ts";
-import { processesWith } from "./processes.ts";
+import { pathOfShell, processesWith } from "./processes.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const NOBODY = { name: "nobody", uid: 65534, gid: 65534 };
@@ -33,7 +33,7 @@ async function startAndTerminate(t: TestContext, user?: { uid: number; gid: numb
   }
   const init = join(directory, "init.json");
   writeFileSync(init, JSON.stringify(await freeConfig(1)));
-  const env = { PATH: process.env["PATH"], HOME: directory, STRATA_HOME: home };
+  const env = { PATH: pathOfShell(), HOME: directory, STRATA_HOME: home };
   const run = (...args: string[]) => {
     const child = spawn("npm", args, {
       cwd: ROOT,

@@ -23,7 +23,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { mayReach } from "../../src/postgres/installation.ts";
 import { withClient } from "../../testing/tpcb.ts";
-import { processesWith } from "./processes.ts";
+import { pathOfShell, processesWith } from "./processes.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const NOBODY = { name: "nobody", uid: 65534, gid: 65534 };
@@ -58,7 +58,7 @@ function packedFolder(t: TestContext) {
     chownSync(folder, user.uid, user.gid);
     chownSync(home, user.uid, user.gid);
   }
-  const env = { PATH: process.env["PATH"], HOME: home };
+  const env = { PATH: pathOfShell(), HOME: home };
   /** `shell` is what a user types in the folder. */
   const type = (shell: string, extra: Readonly<Record<string, string>> = {}) => {
     const options = { cwd: folder, env: { ...env, ...extra }, ...user };

@@ -1,6 +1,13 @@
-// Finds the processes of a test by a setting that they have all inherited.
+// What tests of a fresh machine need: a person's PATH, and the processes of a test by a setting that they inherited.
 
 import { readdirSync, readFileSync } from "node:fs";
+import { delimiter } from "node:path";
+
+/** $PATH without what `npm test` puts in front: its Node is the pinned one, with npm settings of its own. */
+export function pathOfShell(): string {
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  return folders.filter((folder) => !/\/node_modules\//.test(folder)).join(delimiter);
+}
 
 /** "PID COMMAND" of every process with `setting` (NAME=VALUE) in its environment: npm, daemons, Postgres. */
 export function processesWith(setting: string): string[] {
