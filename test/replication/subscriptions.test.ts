@@ -81,7 +81,7 @@ function streams(slot: string): number {
 
 /** With all that its parent shows: workers of subscriptions commit without waiting for their WAL. */
 async function branch(name: string, parent = "main"): Promise<void> {
-  await cluster.query(parent, "select txid_current()");
+  await cluster.query(parent, "checkpoint");
   await cluster.ok("branch", "create", name, "--parent", parent);
 }
 
