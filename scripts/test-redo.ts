@@ -14,13 +14,11 @@ import { findProblems } from "../test/redo/expectations.ts";
 import { type TestedInstallation, testedInstallations } from "../test/redo/installations.ts";
 import { type RunResult, runConformance } from "../test/redo/run.ts";
 import { type InstallationResult, renderTable } from "../test/redo/table.ts";
-import { inRepository, runSteps, testStep } from "./checks.ts";
+import { inRepository, postgresTests, runSteps, testStep } from "./checks.ts";
 
 const SCALE = 0.3;
 const QUICK_SCALE = 0.2;
-const SUITES = ["redo", "gin-brin", "gist-spgist-hash"].map(
-  (name) => `src/redo/${name}.pg.test.ts`,
-);
+const SUITES = postgresTests().filter((path) => path.startsWith("src/redo/"));
 
 const { values: options } = parseArgs({
   options: {
