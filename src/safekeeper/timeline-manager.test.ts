@@ -115,6 +115,27 @@ for (const [how, make] of [
   });
 }
 
+test("TimelineManager: whichever sync of a deletion fails, one that is said to be done is durable", () => {
+  for (let goodSyncs = 0, failed = true; failed; goodSyncs++) {
+    const disk = emptyDisk(goodSyncs);
+    const timelineId = generateTimelineId();
+    const manager = start(disk);
+    create(manager, timelineId);
+    Object.assign(disk, { goodSyncs, failingSyncs: 1 });
+    try {
+      manager.delete(tenantId, timelineId, true);
+    } catch {
+      // Whoever asked asks again, and may be told that nothing is here.
+      manager.delete(tenantId, timelineId, true);
+    }
+    failed = disk.failingSyncs === 0;
+    disk.failingSyncs = 0;
+    disk.powerCut();
+    assert.equal(start(disk).find(tenantId, timelineId), undefined);
+    assert.ok(goodSyncs < 100);
+  }
+});
+
 test("TimelineManager: a timeline that was deleted stays so after a power cut; half a one is never served", () => {
   for (let operations = 0, finished = false; !finished; operations++) {
     const disk = emptyDisk(operations);

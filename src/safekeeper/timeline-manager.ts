@@ -196,6 +196,10 @@ export class TimelineManager {
     this.#broken.delete(key);
     const directory = join(this.#workdir, tenantId, timelineId);
     if (!this.#disk.exists(directory)) {
+      // Perhaps a try before this one came as far as the rename: what is not here must stay so.
+      if (this.#disk.exists(join(this.#workdir, tenantId))) {
+        this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
+      }
       return false;
     }
     // Renamed first: a crash in the middle must not leave half a timeline under its name.
