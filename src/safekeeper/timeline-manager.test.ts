@@ -115,25 +115,70 @@ for (const [how, make] of [
   });
 }
 
-test("TimelineManager: whichever sync of a deletion fails, one that is said to be done is durable", () => {
-  for (let goodSyncs = 0, failed = true; failed; goodSyncs++) {
-    const disk = emptyDisk(goodSyncs);
-    const timelineId = generateTimelineId();
-    const manager = start(disk);
-    create(manager, timelineId);
-    Object.assign(disk, { goodSyncs, failingSyncs: 1 });
-    try {
-      manager.delete(tenantId, timelineId, true);
-    } catch {
-      // Whoever asked asks again, and may be told that nothing is here.
-      manager.delete(tenantId, timelineId, true);
+const EXCLUDING = {
+  generation: 7,
+  members: [{ id: 2, host: "other", pgPort: 1 }],
+  newMembers: undefined,
+};
+const REMOVALS = [
+  ["a deletion", (manager: TimelineManager, id: TimelineId) => manager.delete(tenantId, id, true)],
+  [
+    "an exclusion",
+    (manager: TimelineManager, id: TimelineId) => manager.exclude(tenantId, id, EXCLUDING),
+  ],
+] as const;
+for (const [name, remove] of REMOVALS) {
+  test(`TimelineManager: whichever sync of ${name} fails, one that is said to be done is durable`, () => {
+    for (let goodSyncs = 0, failed = true; failed; goodSyncs++) {
+      const disk = emptyDisk(goodSyncs);
+      const timelineId = generateTimelineId();
+      const manager = start(disk);
+      create(manager, timelineId);
+      Object.assign(disk, { goodSyncs, failingSyncs: 1 });
+      try {
+        remove(manager, timelineId);
+      } catch {
+        // Whoever asked asks again; what may come back after a power cut is not "not found".
+        const refused = { kind: "unavailable", code: "timeline-half-removed" };
+        assert.throws(() => manager.get(tenantId, timelineId), refused);
+        assert.throws(() => create(manager, timelineId), refused);
+        assert.equal(manager.find(tenantId, timelineId), undefined);
+        remove(manager, timelineId);
+      }
+      failed = disk.failingSyncs === 0;
+      disk.failingSyncs = 0;
+      assert.throws(() => manager.get(tenantId, timelineId), { kind: "not-found" });
+      disk.powerCut();
+      assert.equal(start(disk).find(tenantId, timelineId), undefined);
+      assert.ok(goodSyncs < 100);
     }
-    failed = disk.failingSyncs === 0;
-    disk.failingSyncs = 0;
-    disk.powerCut();
-    assert.equal(start(disk).find(tenantId, timelineId), undefined);
-    assert.ok(goodSyncs < 100);
-  }
+  });
+}
+
+test("TimelineManager: after a restart what a removal left is gone for good, though the removal's sync failed", () => {
+  const disk = emptyDisk(1);
+  const timelineId = generateTimelineId();
+  const manager = start(disk);
+  create(manager, timelineId);
+  const timeline = manager.get(tenantId, timelineId);
+  timeline.close();
+  Object.assign(disk, { goodSyncs: 0, failingSyncs: 1 });
+  assert.throws(() => manager.delete(tenantId, timelineId, true));
+  disk.processEnded();
+  const second = start(disk);
+  assert.throws(() => second.get(tenantId, timelineId), { kind: "not-found" });
+  disk.powerCut("nothing");
+  assert.equal(start(disk).find(tenantId, timelineId), undefined);
+});
+
+test("TimelineManager: nobody is excluded while a copy is on its way, which would come after it", () => {
+  const manager = start(emptyDisk(1));
+  const timelineId = generateTimelineId();
+  const place = manager.reserve(tenantId, timelineId);
+  const exclude = () => manager.exclude(tenantId, timelineId, EXCLUDING);
+  assert.throws(exclude, { kind: "conflict", code: "timeline-incoming" });
+  place.release();
+  assert.throws(exclude, { kind: "not-found" });
 });
 
 test("TimelineManager: a timeline that was deleted stays so after a power cut; half a one is never served", () => {

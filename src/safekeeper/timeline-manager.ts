@@ -12,7 +12,7 @@ import {
   isMember,
   type MembershipConfiguration,
 } from "../safekeeper-protocol/membership.ts";
-import type { AcceptorPersistentState } from "./consensus/acceptor.ts";
+import { type AcceptorPersistentState, checkExcluded } from "./consensus/acceptor.ts";
 import { CONTROL_FILE_NAME } from "./control-file.ts";
 import { Timeline, type TimelineContext } from "./timeline.ts";
 import { StoreCleaner } from "./wal-backup/store-cleaner.ts";
@@ -93,6 +93,8 @@ export class TimelineManager {
         if (name.endsWith(DELETED_SUFFIX) && ID.test(timeline)) {
           this.#finishDelete(parseTenantId(tenant), parseTimelineId(timeline), path);
         } else if (name.endsWith(DISCARDED_SUFFIX) || name.endsWith(INCOMING_SUFFIX)) {
+          // Its rename first: perhaps nobody has synced it, and nobody will ask again for what is not here.
+          this.#disk.fsyncDirectory(tenantDirectory);
           this.#disk.removeTree(path);
         } else if (ID.test(name)) {
           this.#load(parseTenantId(tenant), parseTimelineId(name));
@@ -116,10 +118,11 @@ export class TimelineManager {
   get(tenantId: TenantId, timelineId: TimelineId): Timeline {
     const key = `${tenantId}/${timelineId}`;
     const timeline = this.#timelines.get(key);
-    if (timeline !== undefined) {
+    if (timeline?.closed === false) {
       return timeline;
     }
     throw (
+      (timeline && halfRemoved(key)) ??
       this.#broken.get(key) ??
       new StorageError("not-found", "no-timeline", `timeline ${key} is not on this safekeeper`)
     );
@@ -127,7 +130,8 @@ export class TimelineManager {
 
   /** As `get`, but undefined where there is none that can be served. */
   find(tenantId: TenantId, timelineId: TimelineId): Timeline | undefined {
-    return this.#timelines.get(`${tenantId}/${timelineId}`);
+    const timeline = this.#timelines.get(`${tenantId}/${timelineId}`);
+    return timeline?.closed === false ? timeline : undefined;
   }
 
   /** Idempotent where all that is given is equal; else StorageError `conflict`. */
@@ -138,6 +142,9 @@ export class TimelineManager {
       throw broken;
     }
     const existing = this.#timelines.get(key);
+    if (existing?.closed === true) {
+      throw halfRemoved(key);
+    }
     if (existing !== undefined) {
       checkSame(existing.state.persistent, request);
       return existing;
@@ -191,28 +198,39 @@ export class TimelineManager {
    */
   delete(tenantId: TenantId, timelineId: TimelineId, onlyLocal: boolean): boolean {
     const key = `${tenantId}/${timelineId}`;
-    this.#timelines.get(key)?.close();
+    this.#close(this.#timelines.get(key));
+    const directory = join(this.#workdir, tenantId, timelineId);
+    const removed = directory + (onlyLocal ? DISCARDED_SUFFIX : DELETED_SUFFIX);
+    // Renamed first: a crash in the middle must not leave half a timeline under its name.
+    if (this.#disk.exists(directory)) {
+      this.#disk.removeTree(removed);
+      this.#disk.rename(directory, removed);
+    }
+    // In any case: perhaps a try before this one came as far as the rename, and what is not here must stay so.
+    if (this.#disk.exists(join(this.#workdir, tenantId))) {
+      this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
+    }
+    // Until here whoever asks again finds it, closed, and does not take it for removed.
     this.#timelines.delete(key);
     this.#broken.delete(key);
-    const directory = join(this.#workdir, tenantId, timelineId);
-    if (!this.#disk.exists(directory)) {
-      // Perhaps a try before this one came as far as the rename: what is not here must stay so.
-      if (this.#disk.exists(join(this.#workdir, tenantId))) {
-        this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
-      }
-      return false;
-    }
-    // Renamed first: a crash in the middle must not leave half a timeline under its name.
-    const removed = directory + (onlyLocal ? DISCARDED_SUFFIX : DELETED_SUFFIX);
-    this.#disk.removeTree(removed);
-    this.#disk.rename(directory, removed);
-    this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
-    if (onlyLocal) {
+    const existed = this.#disk.exists(removed);
+    if (existed && onlyLocal) {
       this.#disk.removeTree(removed);
-    } else {
+    } else if (existed) {
       this.#finishDelete(tenantId, timelineId, removed);
     }
-    return true;
+    return existed;
+  }
+
+  /**
+   * Lets go of a timeline whose newer membership does not have this safekeeper; its objects stay.
+   * StorageError `conflict` where the membership has it, or while a copy is on its way here.
+   */
+  exclude(tenantId: TenantId, timelineId: TimelineId, mconf: MembershipConfiguration): boolean {
+    this.#checkNotIncoming(tenantId, timelineId);
+    const perhapsClosed = this.#timelines.get(`${tenantId}/${timelineId}`);
+    checkExcluded((perhapsClosed ?? this.get(tenantId, timelineId)).state, mconf);
+    return this.delete(tenantId, timelineId, true);
   }
 
   #finishDelete(tenantId: TenantId, timelineId: TimelineId, directory: string): void {
@@ -223,12 +241,17 @@ export class TimelineManager {
     }
   }
 
-  #checkFree(tenantId: TenantId, timelineId: TimelineId): void {
+  #checkNotIncoming(tenantId: TenantId, timelineId: TimelineId): void {
     const key = `${tenantId}/${timelineId}`;
     if (this.#incoming.has(key)) {
       const message = `timeline ${key} is on its way here`;
       throw new StorageError("conflict", "timeline-incoming", message);
     }
+  }
+
+  #checkFree(tenantId: TenantId, timelineId: TimelineId): void {
+    const key = `${tenantId}/${timelineId}`;
+    this.#checkNotIncoming(tenantId, timelineId);
     if (this.#cleaner?.isPending(tenantId, timelineId) === true) {
       const message = `timeline ${key} was deleted, and its objects are not all removed yet`;
       throw new StorageError("conflict", "timeline-deleting", message);
@@ -258,11 +281,16 @@ export class TimelineManager {
   async close(): Promise<void> {
     await this.#cleaner?.stop();
     for (const timeline of this.#timelines.values()) {
-      try {
-        timeline.close();
-      } catch (error) {
-        timeline.logger.error({ error }, "closing a timeline failed");
-      }
+      this.#close(timeline);
+    }
+  }
+
+  /** Where its last positions cannot be written, on a full disk say, it is closed all the same. */
+  #close(timeline: Timeline | undefined): void {
+    try {
+      timeline?.close();
+    } catch (error) {
+      timeline?.logger.error({ error }, "closing a timeline failed");
     }
   }
 
@@ -297,6 +325,11 @@ export class TimelineManager {
       this.#context.logger.error({ error, tenantId, timelineId }, "timeline refused");
     }
   }
+}
+
+function halfRemoved(key: string): StorageError {
+  const message = `timeline ${key} is removed by half; ask for its removal again`;
+  return new StorageError("unavailable", "timeline-half-removed", message);
 }
 
 function initialState(request: NewTimeline, nodeId: number): AcceptorPersistentState {

@@ -247,5 +247,21 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       test: "src/storage-controller/membership-steps.test.ts",
       name: "membershipChange: an empty disk is filled in a generation that was recorded after it was seen, once",
     },
+    {
+      rule: "a timeline whose removal's sync failed is said not to be here",
+      file: "src/safekeeper/timeline-manager.ts",
+      search: "    if (timeline?.closed === false) {\n      return timeline;",
+      replace: "    if (timeline !== undefined) {\n      return timeline;",
+      test: "src/safekeeper/timeline-manager.test.ts",
+      name: "whichever sync of an exclusion fails, one that is said to be done is durable",
+    },
+    {
+      rule: "a restart removes what a removal left without making the removal durable",
+      file: "src/safekeeper/timeline-manager.ts",
+      search: "          this.#disk.fsyncDirectory(tenantDirectory);\n",
+      replace: "",
+      test: "src/safekeeper/timeline-manager.test.ts",
+      name: "after a restart what a removal left is gone for good",
+    },
   ],
 };

@@ -27,7 +27,6 @@ import {
   timelineCopyRequestSchema,
   timelineDigestSchema,
 } from "../api.ts";
-import { checkExcluded } from "../consensus/acceptor.ts";
 import type { SafekeeperRouteOptions } from "../route-options.ts";
 import type { Timeline } from "../timeline.ts";
 import { copyTimeline } from "./copy-timeline.ts";
@@ -95,8 +94,7 @@ export function transferRoutes({ timelines, nodeId }: SafekeeperRouteOptions): R
   ];
 }
 
-export function membershipRoutes(options: SafekeeperRouteOptions): Route[] {
-  const { timelines } = options;
+export function membershipRoutes({ timelines }: SafekeeperRouteOptions): Route[] {
   return [
     route(
       {
@@ -124,12 +122,10 @@ export function membershipRoutes(options: SafekeeperRouteOptions): Route[] {
         body: membershipRequestSchema,
         answer: deleteResponseSchema,
       },
-      ({ params, body }) =>
-        exclude(
-          options,
-          timelines.get(params.tenant, params.timeline),
-          checkedMembership(body.mconf),
-        ),
+      ({ params, body }) => {
+        const mconf = checkedMembership(body.mconf);
+        return { dir_existed: timelines.exclude(params.tenant, params.timeline, mconf) };
+      },
     ),
   ];
 }
@@ -226,15 +222,4 @@ function checkedMembership(json: MembershipJson): MembershipConfiguration {
   const mconf = membershipFromJson(json);
   checkMembership(mconf);
   return mconf;
-}
-
-/** Lets go of a timeline whose newer membership does not have this safekeeper; its objects stay. */
-function exclude(
-  options: SafekeeperRouteOptions,
-  timeline: Timeline,
-  mconf: MembershipConfiguration,
-): { dir_existed: boolean } {
-  checkExcluded(timeline.state, mconf);
-  const { tenantId, timelineId } = timeline;
-  return { dir_existed: options.timelines.delete(tenantId, timelineId, true) };
 }
