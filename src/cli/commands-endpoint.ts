@@ -14,7 +14,6 @@ import {
   resolveTenant,
 } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
-import { SUPERUSER } from "../local/credentials.ts";
 import type { StopMode } from "../local/daemon.ts";
 import { stopAndKeep } from "../local/endpoint-stop.ts";
 import {
@@ -34,6 +33,7 @@ import {
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
+import { SUPERUSER } from "../postgres/superuser.ts";
 import {
   group,
   jsonOption,

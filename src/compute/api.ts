@@ -3,6 +3,7 @@
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
+import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
 
 /**
  * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once
@@ -101,8 +102,6 @@ export function parseEndpointSpec(text: string): EndpointSpec {
   return parsed;
 }
 
-/** As many as one timeline may have (safekeeper-protocol/membership.ts). */
-const MAX_SAFEKEEPERS = 32;
 const HEX_32 = /^[0-9a-f]{32}$/;
 const ADDRESS = /^[^\s:]+:\d{1,5}$/;
 

@@ -10,13 +10,12 @@ import { segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
 import type { ComputeState } from "../pageserver/api.ts";
 import { encodeStartControlFile } from "../postgres/control-file.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
+import { DEFAULT_TABLESPACE_OID, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
 import { HBA_CONFIGURATION, type PostgresSettings } from "./postgres-settings.ts";
 import { type SynthesizedWal, synthesizeWal } from "./wal/synthesized-wal.ts";
 
-const GLOBAL_TABLESPACE_OID = 1664;
-const DEFAULT_TABLESPACE_OID = 1663;
 /** 16 hex digits of epoch and xid from 17 on, 8 of the xid before (TwoPhaseFilePath). */
 const FULL_XID_TWO_PHASE_MAJOR = 17;
 

@@ -1,10 +1,9 @@
 // The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
 
 import { errorMessage, StorageError } from "../base/errors.ts";
+import { SUPERUSER } from "../postgres/superuser.ts";
 import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
 
-/** Of every timeline: `initdb --username`. */
-export const SUPERUSER = "cloud_admin";
 /** Shared catalogs can be reached from each: one is there unless both were dropped. */
 const MAINTENANCE_DATABASES = ["postgres", "template1"];
 /** Row locks of a prepared transaction outlive everything. */

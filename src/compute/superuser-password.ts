@@ -1,7 +1,8 @@
 // The superuser's password, where its timeline was made without one or with another.
 
 import type { Logger } from "../base/log.ts";
-import { maintenanceSession, type PostgresAddress, SUPERUSER } from "./maintenance-session.ts";
+import { SUPERUSER } from "../postgres/superuser.ts";
+import { maintenanceSession, type PostgresAddress } from "./maintenance-session.ts";
 
 /**
  * Makes `secret` (SCRAM_SECRET) what the superuser's password is checked against. Where nothing can

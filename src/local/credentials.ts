@@ -12,8 +12,6 @@ import { randomBytes } from "../base/random.ts";
 import { SCRAM_SECRET, scramSecret } from "../postgres/scram.ts";
 import type { StrataHome } from "./home.ts";
 
-/** The role that initdb makes. */
-export const SUPERUSER = "cloud_admin";
 /** As many bits as a UUID has, and some; in letters that a URL takes as they are. */
 const PASSWORD_BYTES = 18;
 

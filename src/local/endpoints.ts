@@ -13,10 +13,11 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
+import { SUPERUSER } from "../postgres/superuser.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { TimelinePlacement } from "../storage-controller/storage-controller.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";
-import { hasCredentials, SUPERUSER, secretToSet, superuserPassword } from "./credentials.ts";
+import { hasCredentials, secretToSet, superuserPassword } from "./credentials.ts";
 import {
   type Daemon,
   type DaemonState,

@@ -3,6 +3,7 @@
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import { decodeRelationMap } from "../postgres/relation-map.ts";
+import { GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
@@ -23,7 +24,6 @@ import {
 } from "./layers/key.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 
-const GLOBAL_TABLESPACE_OID = 1664;
 /** Shared by all databases, so its file is in the shared map. */
 const SUBSCRIPTION_RELATION_ID = 6100;
 

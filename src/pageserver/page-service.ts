@@ -6,6 +6,7 @@ import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
 import { setPageChecksum } from "../postgres/page-checksum.ts";
+import { DEFAULT_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
 import { readComputeState, readRelations } from "./compute-state.ts";
@@ -38,7 +39,6 @@ import type { ServedTimeline } from "./served-timeline.ts";
 export const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;
 /** Answers that a client has not read; then its requests are not read either. */
 const MAX_QUEUED_BYTES = 8 * 1024 * 1024;
-const DEFAULT_TABLESPACE_OID = 1663;
 const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 
 export interface PageServiceOptions {

@@ -43,7 +43,8 @@ import { PG_VERSIONS, type PgMajor, type PgVersion } from "./versions.ts";
 
 export const CONTROL_FILE_SIZE = 8192;
 const CRC_OFFSETS = [284, 288, 292, 296];
-const DB_SHUTDOWNED = 1;
+export const DB_SHUTDOWNED = 1;
+export const DB_SHUTDOWNED_IN_RECOVERY = 2;
 /** FirstNormalUnloggedLSN (access/xlogdefs.h). */
 const FIRST_NORMAL_UNLOGGED_LSN = 1000n;
 

@@ -26,10 +26,22 @@ export const XLOG_XACT_ASSIGNMENT = 0x50;
 export const XLOG_XACT_INVALIDATIONS = 0x60;
 export const XLOG_XACT_OPMASK = 0x70;
 export const XLOG_XACT_HAS_INFO = 0x80;
+/** Flags of xinfo: which parts follow. */
+export const XACT_XINFO_HAS_DBINFO = 1 << 0;
+export const XACT_XINFO_HAS_SUBXACTS = 1 << 1;
+export const XACT_XINFO_HAS_RELFILELOCATORS = 1 << 2;
+export const XACT_XINFO_HAS_INVALS = 1 << 3;
+export const XACT_XINFO_HAS_TWOPHASE = 1 << 4;
+export const XACT_XINFO_HAS_ORIGIN = 1 << 5;
+export const XACT_XINFO_HAS_GID = 1 << 7;
+export const XACT_XINFO_HAS_DROPPED_STATS = 1 << 8;
 
 // catalog/storage_xlog.h
 export const XLOG_SMGR_CREATE = 0x10;
 export const XLOG_SMGR_TRUNCATE = 0x20;
+/** Flags of a truncation. */
+export const SMGR_TRUNCATE_HEAP = 1 << 0;
+export const SMGR_TRUNCATE_VM = 1 << 1;
 
 // commands/tablespace.h
 export const XLOG_TBLSPC_CREATE = 0x00;
@@ -53,6 +65,15 @@ export const XLOG_INVALIDATIONS = 0x20;
 export const XLOG_HEAP2_VISIBLE = 0x40;
 export const XLOG_HEAP2_MULTI_INSERT = 0x50;
 export const XLOG_HEAP2_LOCK_UPDATED = 0x60;
+
+/** Flags of a record of pruning or freezing, 17 and later: which parts follow. */
+export const XLHP_IS_CATALOG_REL = 1 << 1;
+export const XLHP_CLEANUP_LOCK = 1 << 2;
+export const XLHP_HAS_CONFLICT_HORIZON = 1 << 3;
+export const XLHP_HAS_FREEZE_PLANS = 1 << 4;
+export const XLHP_HAS_REDIRECTIONS = 1 << 5;
+export const XLHP_HAS_DEAD_ITEMS = 1 << 6;
+export const XLHP_HAS_NOW_UNUSED_ITEMS = 1 << 7;
 
 // access/heapam_xlog.h
 export const XLOG_HEAP_INSERT = 0x00;

@@ -15,8 +15,19 @@
 import { type Lsn, lsnFromParts } from "../base/lsn.ts";
 
 export const PAGE_SIZE = 8192;
+export const SIZE_OF_PAGE_HEADER = 24;
 export const PD_LSN = 0;
+export const PD_FLAGS = 10;
+export const PD_LOWER = 12;
 export const PD_UPPER = 14;
+export const PD_SPECIAL = 16;
+export const PD_PAGESIZE_VERSION = 18;
+export const PD_PRUNE_XID = 20;
+
+/** InvalidBlockNumber (storage/block.h). */
+export const INVALID_BLOCK_NUMBER = 0xffff_ffff;
+/** HEAPBLOCKS_PER_PAGE (visibilitymap.c): heap blocks that a page of the visibility map covers, two bits each. */
+export const HEAP_BLOCKS_PER_VM_PAGE = (PAGE_SIZE - SIZE_OF_PAGE_HEADER) * 4;
 
 /** RangeError where the page holds no LSN below 2^53. */
 export function pageLsn(view: DataView, page = 0): Lsn {

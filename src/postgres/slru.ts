@@ -13,3 +13,7 @@ export const MULTIXACT_OFFSETS_PER_PAGE = 2048;
 export const MULTIXACT_MEMBERS_PER_GROUP = 4;
 /** 409 such groups of 20 bytes. */
 export const MULTIXACT_MEMBERS_PER_PAGE = 409 * MULTIXACT_MEMBERS_PER_GROUP;
+/** FirstMultiXactId: 0 is none. */
+export const FIRST_MULTIXACT_ID = 1;
+/** MaxMultiXactStatus (access/multixact.h): lock modes and updates are 0 to 5. */
+export const MAX_MULTIXACT_STATUS = 5;

@@ -27,6 +27,8 @@ import { type PgVersion, versionFromPageMagic } from "./versions.ts";
 import { corruptWal } from "./wal-page.ts";
 
 export const RECORD_HEADER_SIZE = 24;
+/** Offset of xl_crc, and end of what of the header it covers. */
+export const RECORD_CRC_OFFSET = 20;
 /** XLogRecordMaxSize; 14 and 15 had MaxAllocSize, which is a little more, and never used it. */
 export const RECORD_MAX_SIZE = 1020 * 1024 * 1024;
 export const MAX_BLOCK_ID = 32;

@@ -3,8 +3,14 @@
 // Block data, until its end: u16 offset, u16 length, then length bytes that go to that offset of the
 // page. What lies between pd_lower and pd_upper is zeroed afterwards, as the extension's page was.
 
-import { PAGE_SIZE } from "../postgres/page.ts";
-import { PD_LOWER, PD_SPECIAL, PD_UPPER, pageSetLsn, SIZE_OF_PAGE_HEADER } from "./page-layout.ts";
+import {
+  PAGE_SIZE,
+  PD_LOWER,
+  PD_SPECIAL,
+  PD_UPPER,
+  SIZE_OF_PAGE_HEADER,
+} from "../postgres/page.ts";
+import { pageSetLsn } from "./page-layout.ts";
 import { PAGE, type RedoContext } from "./redo-context.ts";
 
 const FRAGMENT_HEADER = 4;

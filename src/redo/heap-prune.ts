@@ -1,6 +1,20 @@
 // Redo of pruning, vacuuming and freezing heap pages: three record kinds up to 16, one from 17 on.
 
 import {
+  XLHP_CLEANUP_LOCK,
+  XLHP_HAS_DEAD_ITEMS,
+  XLHP_HAS_FREEZE_PLANS,
+  XLHP_HAS_NOW_UNUSED_ITEMS,
+  XLHP_HAS_REDIRECTIONS,
+} from "../postgres/opcodes.ts";
+import {
+  SIZE_OF_HEAP_TUPLE_HEADER,
+  T_INFOMASK,
+  T_INFOMASK2,
+  T_XMAX,
+  T_XVAC,
+} from "./heap-tuple.ts";
+import {
   LP_DEAD,
   LP_REDIRECT,
   lineNumber,
@@ -12,20 +26,9 @@ import {
 } from "./page-layout.ts";
 import { PAGE, type RedoContext } from "./redo-context.ts";
 
-const SIZE_OF_HEAP_TUPLE_HEADER = 23;
-const T_XMAX = 4;
-const T_XVAC = 8;
-const T_INFOMASK2 = 18;
-const T_INFOMASK = 20;
 const FROZEN_TRANSACTION_ID = 2;
 const XLH_FREEZE_XVAC = 0x02;
 const XLH_INVALID_XVAC = 0x04;
-
-const XLHP_CLEANUP_LOCK = 1 << 2;
-const XLHP_HAS_FREEZE_PLANS = 1 << 4;
-const XLHP_HAS_REDIRECTIONS = 1 << 5;
-const XLHP_HAS_DEAD_ITEMS = 1 << 6;
-const XLHP_HAS_NOW_UNUSED_ITEMS = 1 << 7;
 
 /** xmax u32, t_infomask2 u16, t_infomask u16, frzflags u8, pad, ntuples u16 (16 and later). */
 const SIZE_OF_FREEZE_PLAN = 12;

@@ -12,8 +12,27 @@
 // Redo always writes command id 0: WAL does not carry it.
 
 import { XLOG_HEAP_INIT_PAGE, XLOG_HEAP_OPMASK } from "../postgres/opcodes.ts";
+import { VM_FORK } from "../postgres/relation-path.ts";
 import { RM_HEAP2_ID } from "../postgres/rmgr.ts";
 import { redoFreezePage, redoPrune, redoPruneFreeze, redoVacuum } from "./heap-prune.ts";
+import {
+  HEAP_COMBOCID,
+  HEAP_HOT_UPDATED,
+  HEAP_KEYS_UPDATED,
+  HEAP_MOVED,
+  HEAP_XMAX_BITS,
+  HEAP_XMAX_EXCL_LOCK,
+  HEAP_XMAX_IS_MULTI,
+  HEAP_XMAX_KEYSHR_LOCK,
+  HEAP_XMAX_LOCK_ONLY,
+  SIZE_OF_HEAP_TUPLE_HEADER,
+  T_CID,
+  T_CTID,
+  T_HOFF,
+  T_INFOMASK,
+  T_INFOMASK2,
+  T_XMAX,
+} from "./heap-tuple.ts";
 import {
   addHeapItem,
   itemLength,
@@ -27,28 +46,9 @@ import {
 import { PAGE, type RedoContext } from "./redo-context.ts";
 import { redoHeapVisible, redoRegisteredClear } from "./visibility-map.ts";
 
-export const SIZE_OF_HEAP_TUPLE_HEADER = 23;
 const MAX_HEAP_TUPLE_SIZE = 8160;
 const SIZE_OF_HEAP_HEADER = 5;
 const SIZE_OF_MULTI_INSERT_TUPLE = 7;
-
-const T_XMAX = 4;
-const T_CID = 8;
-const T_CTID = 12;
-const T_INFOMASK2 = 18;
-const T_INFOMASK = 20;
-const T_HOFF = 22;
-
-const HEAP_COMBOCID = 0x0020;
-const HEAP_XMAX_EXCL_LOCK = 0x0040;
-const HEAP_XMAX_KEYSHR_LOCK = 0x0010;
-const HEAP_XMAX_LOCK_ONLY = 0x0080;
-const HEAP_XMAX_IS_MULTI = 0x1000;
-/** XMAX_COMMITTED | XMAX_INVALID | IS_MULTI | LOCK_MASK | LOCK_ONLY. */
-const HEAP_XMAX_BITS = 0x1cd0;
-const HEAP_MOVED = 0xc000;
-const HEAP_KEYS_UPDATED = 0x2000;
-const HEAP_HOT_UPDATED = 0x4000;
 
 const XLH_INSERT_ALL_VISIBLE_CLEARED = 1 << 0;
 const XLH_INSERT_ALL_FROZEN_SET = 1 << 5;
@@ -62,22 +62,17 @@ const XLH_DELETE_IS_PARTITION_MOVE = 1 << 4;
 
 const MOVED_PARTITIONS_BLOCK = 0xffffffff;
 const MOVED_PARTITIONS_OFFSET = 0xfffd;
-const VISIBILITY_MAP_FORK = 2;
 /** Frozen only: what a row lock clears. */
 const VM_ALL_FROZEN = 2;
 const VM_VALID_BITS = 3;
 
 /** What a record does to a page is told by its opcode alone; true where it starts from nothing. */
 export function heapInitsPage(c: RedoContext): boolean {
-  return (
-    (c.info & XLOG_HEAP_INIT_PAGE) !== 0 &&
-    c.referenceFork !== VISIBILITY_MAP_FORK &&
-    c.blockId === 0
-  );
+  return (c.info & XLOG_HEAP_INIT_PAGE) !== 0 && c.referenceFork !== VM_FORK && c.blockId === 0;
 }
 
 export function redoHeap(c: RedoContext): void {
-  if (c.referenceFork === VISIBILITY_MAP_FORK) {
+  if (c.referenceFork === VM_FORK) {
     redoHeapOnVisibilityMap(c);
     return;
   }
@@ -112,7 +107,7 @@ export function redoHeap(c: RedoContext): void {
 
 export function redoHeap2(c: RedoContext): void {
   const opcode = c.info & XLOG_HEAP_OPMASK;
-  if (c.referenceFork === VISIBILITY_MAP_FORK && opcode !== 0x40) {
+  if (c.referenceFork === VM_FORK && opcode !== 0x40) {
     redoHeapOnVisibilityMap(c);
     return;
   }

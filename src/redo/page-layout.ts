@@ -14,16 +14,17 @@
 // Bytes between pd_lower and pd_upper are never changed except where Postgres changes them: recovered
 // pages are compared raw. Every function fails with `corrupt` instead of leaving the page.
 
-import { PAGE_SIZE } from "../postgres/page.ts";
+import {
+  PAGE_SIZE,
+  PD_FLAGS,
+  PD_LOWER,
+  PD_PAGESIZE_VERSION,
+  PD_PRUNE_XID,
+  PD_SPECIAL,
+  PD_UPPER,
+  SIZE_OF_PAGE_HEADER,
+} from "../postgres/page.ts";
 import { type RedoContext, SCRATCH } from "./redo-context.ts";
-
-export const SIZE_OF_PAGE_HEADER = 24;
-export const PD_FLAGS = 10;
-export const PD_LOWER = 12;
-export const PD_UPPER = 14;
-export const PD_SPECIAL = 16;
-export const PD_PAGESIZE_VERSION = 18;
-export const PD_PRUNE_XID = 20;
 
 const PD_HAS_FREE_LINES = 0x0001;
 const PD_ALL_VISIBLE = 0x0004;

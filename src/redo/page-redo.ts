@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import type { Lsn } from "../base/lsn.ts";
 import { XLOG_HEAP2_VISIBLE } from "../postgres/opcodes.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
+import { VM_FORK } from "../postgres/relation-path.ts";
 import {
   RM_BRIN_ID,
   RM_BTREE_ID,
@@ -43,7 +44,6 @@ import { redoMultixactMembers, redoMultixactOffsets } from "./slru/multixact.ts"
 import { redoVisibilityMapClear, redoVisibilityMapTruncate } from "./visibility-map.ts";
 import { redoXlog } from "./xlog.ts";
 
-const VISIBILITY_MAP_FORK = 2;
 /** The all-visible opcode of heap2. */
 
 export interface PageRedoOptions {
@@ -145,7 +145,7 @@ export class PageRedo {
 function redoRecord(context: RedoContext): void {
   if (!initsPage(context)) {
     if (pageIsNew(context, PAGE)) {
-      if (context.referenceFork !== VISIBILITY_MAP_FORK) {
+      if (context.referenceFork !== VM_FORK) {
         context.fail("the page was never initialised");
       }
       // Only setting bits makes a map page; clearing them on one that is not there means nothing.

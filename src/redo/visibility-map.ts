@@ -1,24 +1,15 @@
 // Redo on visibility-map pages: two bits a heap block (1 all-visible, 2 all-frozen), after the header.
 
-import { PAGE_SIZE } from "../postgres/page.ts";
-import {
-  pageInit,
-  pageIsNew,
-  pageSetAllVisible,
-  pageSetLsn,
-  SIZE_OF_PAGE_HEADER,
-} from "./page-layout.ts";
+import { HEAP_BLOCKS_PER_VM_PAGE, PAGE_SIZE, SIZE_OF_PAGE_HEADER } from "../postgres/page.ts";
+import { pageInit, pageIsNew, pageSetAllVisible, pageSetLsn } from "./page-layout.ts";
 import { PAGE, type RedoContext } from "./redo-context.ts";
 
-const MAP_SIZE = PAGE_SIZE - SIZE_OF_PAGE_HEADER;
-/** Heap blocks that one page of the map covers. */
-export const HEAP_BLOCKS_PER_MAP_PAGE = MAP_SIZE * 4;
 const VALID_BITS = 3;
 
 /** Byte of the map that holds `heapBlkno`; -1 where another page of the map does. */
 function mapByte(c: RedoContext, heapBlkno: number): number {
-  const inPage = heapBlkno - c.blkno * HEAP_BLOCKS_PER_MAP_PAGE;
-  if (inPage < 0 || inPage >= HEAP_BLOCKS_PER_MAP_PAGE) {
+  const inPage = heapBlkno - c.blkno * HEAP_BLOCKS_PER_VM_PAGE;
+  if (inPage < 0 || inPage >= HEAP_BLOCKS_PER_VM_PAGE) {
     return -1;
   }
   return PAGE + SIZE_OF_PAGE_HEADER + (inPage >>> 2);
@@ -109,8 +100,8 @@ export function redoVisibilityMapTruncate(c: RedoContext): void {
   if (pageIsNew(c, PAGE)) {
     pageInit(c, PAGE, 0);
   }
-  const first = c.view.getUint32(c.delta + 4, true) - c.blkno * HEAP_BLOCKS_PER_MAP_PAGE;
-  if (first >= HEAP_BLOCKS_PER_MAP_PAGE) {
+  const first = c.view.getUint32(c.delta + 4, true) - c.blkno * HEAP_BLOCKS_PER_VM_PAGE;
+  if (first >= HEAP_BLOCKS_PER_VM_PAGE) {
     return;
   }
   const inPage = Math.max(first, 0);

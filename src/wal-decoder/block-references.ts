@@ -4,6 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
 import { restoreImage, stampLsn } from "../postgres/fpi.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
+import { INIT_FORK } from "../postgres/relation-path.ts";
 import {
   RM_BRIN_ID,
   RM_BTREE_ID,
@@ -48,7 +49,6 @@ REDO_OPCODES[RM_GENERIC_ID] = 0b0000_0000_0000_0001;
 const NO_EFFECT_OPCODES = new Uint16Array(256);
 NO_EFFECT_OPCODES[RM_GIST_ID] = 0b1000_0100;
 
-const INIT_FORK = 3;
 const page = new Uint8Array(PAGE_SIZE);
 const pageView = new DataView(page.buffer);
 

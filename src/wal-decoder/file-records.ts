@@ -19,6 +19,7 @@ import {
   XLOG_TBLSPC_CREATE,
   XLOG_TBLSPC_DROP,
 } from "../postgres/opcodes.ts";
+import { INIT_FORK } from "../postgres/relation-path.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
@@ -26,7 +27,6 @@ import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
 
-const INIT_FORK = 3;
 /** sizeof(RelMapFile) is 512 up to 15 and 524 from 16 on. */
 const RELATION_MAP_LIMIT = 1024;
 

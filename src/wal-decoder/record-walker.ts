@@ -31,10 +31,8 @@ import {
   XLP_FIRST_IS_CONTRECORD,
   XLP_FIRST_IS_OVERWRITE_CONTRECORD,
 } from "../postgres/wal-page.ts";
-import { RECORD_HEADER_SIZE, RECORD_MAX_SIZE } from "../postgres/xlog-record.ts";
+import { RECORD_CRC_OFFSET, RECORD_HEADER_SIZE, RECORD_MAX_SIZE } from "../postgres/xlog-record.ts";
 
-/** Offset of xl_crc in a record's header, and end of what of the header it covers. */
-const RECORD_CRC_OFFSET = 20;
 const TWO_32 = 2 ** 32;
 
 export interface RecordWalkerOptions {

@@ -16,12 +16,11 @@ import {
   XLOG_HASH_SPLIT_ALLOCATE_PAGE,
   XLOG_HASH_SPLIT_COMPLETE,
 } from "../postgres/opcodes.ts";
-import { PAGE_SIZE } from "../postgres/page.ts";
+import { PAGE_SIZE, PD_SPECIAL } from "../postgres/page.ts";
 import { RM_GIST_ID, RM_HASH_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 
-const PD_SPECIAL = 16;
 /** Of gist and of hash pages. */
 const SPECIAL = PAGE_SIZE - 16;
 const GIST_NSN = SPECIAL;

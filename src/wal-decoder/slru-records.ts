@@ -16,6 +16,7 @@ import {
   XLOG_MULTIXACT_ZERO_OFF_PAGE,
 } from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
+import { MAX_MULTIXACT_STATUS } from "../postgres/slru.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { unsupportedRecord } from "./block-references.ts";
@@ -32,8 +33,6 @@ const CLOG_ZEROPAGE = 0x00;
 const CLOG_TRUNCATE = 0x10;
 const COMMIT_TS_ZEROPAGE = 0x00;
 const COMMIT_TS_TRUNCATE = 0x10;
-/** MaxMultiXactStatus. */
-const MAX_STATUS = 5;
 /** More than the pages of any: 2^32 commit timestamps at 819 a page are the most. */
 const PAGE_NUMBER_LIMIT = 8 * 1024 * 1024;
 
@@ -108,7 +107,7 @@ function interpretCreate(record: XLogRecord, sink: RecordSink): void {
   for (let i = 0; i < count; i++) {
     const xid = data.u32();
     const status = data.u32();
-    if (status > MAX_STATUS) {
+    if (status > MAX_MULTIXACT_STATUS) {
       throw corruptWal(record.startLsn, `multixact member with status ${status}`);
     }
     members.push({ xid, status });

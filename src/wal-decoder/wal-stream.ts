@@ -39,6 +39,7 @@ import {
   XLP_FIRST_IS_OVERWRITE_CONTRECORD,
 } from "../postgres/wal-page.ts";
 import {
+  RECORD_CRC_OFFSET,
   RECORD_HEADER_SIZE,
   RECORD_MAX_SIZE,
   recordCrc,
@@ -50,9 +51,6 @@ const ARENA_SIZE = 128 * 1024;
 const ASSEMBLY_SIZE = 64 * 1024;
 /** A larger assembly buffer is let go after its record. */
 const ASSEMBLY_KEPT = 4 * 1024 * 1024;
-
-/** Of xl_crc in the header: what lies before it is covered. */
-const RECORD_CRC_OFFSET = 20;
 
 type Step = 0 | 1 | 2;
 const NEED_MORE = 0;

@@ -13,6 +13,14 @@
 // names an origin, its u64 origin_lsn counts (at 48 in 14, at 56 from 15 on).
 
 import {
+  XACT_XINFO_HAS_DBINFO,
+  XACT_XINFO_HAS_DROPPED_STATS,
+  XACT_XINFO_HAS_GID,
+  XACT_XINFO_HAS_INVALS,
+  XACT_XINFO_HAS_ORIGIN,
+  XACT_XINFO_HAS_RELFILELOCATORS,
+  XACT_XINFO_HAS_SUBXACTS,
+  XACT_XINFO_HAS_TWOPHASE,
   XLOG_XACT_ABORT,
   XLOG_XACT_ABORT_PREPARED,
   XLOG_XACT_ASSIGNMENT,
@@ -29,15 +37,6 @@ import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { unsupportedRecord } from "./block-references.ts";
 import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
-
-const HAS_DBINFO = 1 << 0;
-const HAS_SUBXACTS = 1 << 1;
-const HAS_RELFILELOCATORS = 1 << 2;
-const HAS_INVALS = 1 << 3;
-const HAS_TWOPHASE = 1 << 4;
-const HAS_ORIGIN = 1 << 5;
-const HAS_GID = 1 << 7;
-const HAS_DROPPED_STATS = 1 << 8;
 
 /** TwoPhaseFileHeader up to its xid: u32 magic, u32 total_len, u32 xid. */
 const TWO_PHASE_XID_OFFSET = 8;
@@ -74,37 +73,38 @@ function interpretEnd(record: XLogRecord, sink: RecordSink, commit: boolean, pre
   data.open(record);
   const time = data.i64();
   const xinfo = (record.info & XLOG_XACT_HAS_INFO) !== 0 ? data.u32() : 0;
-  if ((xinfo & HAS_DBINFO) !== 0) {
+  if ((xinfo & XACT_XINFO_HAS_DBINFO) !== 0) {
     data.skip(8);
   }
   xids.length = 0;
   xids.push(record.xid);
-  if ((xinfo & HAS_SUBXACTS) !== 0) {
+  if ((xinfo & XACT_XINFO_HAS_SUBXACTS) !== 0) {
     const count = data.count(4);
     for (let i = 0; i < count; i++) {
       xids.push(data.u32());
     }
   }
-  const dropped = (xinfo & HAS_RELFILELOCATORS) !== 0 ? data.bytes(data.count(12) * 12) : undefined;
-  if ((xinfo & HAS_DROPPED_STATS) !== 0) {
+  const dropped =
+    (xinfo & XACT_XINFO_HAS_RELFILELOCATORS) !== 0 ? data.bytes(data.count(12) * 12) : undefined;
+  if ((xinfo & XACT_XINFO_HAS_DROPPED_STATS) !== 0) {
     const { xactStatsItemSize } = record.version;
     data.skip(data.count(xactStatsItemSize) * xactStatsItemSize);
   }
-  if (commit && (xinfo & HAS_INVALS) !== 0) {
+  if (commit && (xinfo & XACT_XINFO_HAS_INVALS) !== 0) {
     data.skip(data.count(16) * 16);
   }
-  if ((xinfo & HAS_TWOPHASE) !== 0) {
+  if ((xinfo & XACT_XINFO_HAS_TWOPHASE) !== 0) {
     const xid = data.u32();
     if (prepared) {
       xids[0] = xid;
     }
-    if ((xinfo & HAS_GID) !== 0) {
+    if ((xinfo & XACT_XINFO_HAS_GID) !== 0) {
       data.skipString();
     }
   } else if (prepared) {
     throw corruptWal(record.startLsn, "end of a prepared transaction does not name it");
   }
-  const hasOrigin = (xinfo & HAS_ORIGIN) !== 0;
+  const hasOrigin = (xinfo & XACT_XINFO_HAS_ORIGIN) !== 0;
   if (hasOrigin && record.originId === 0) {
     throw corruptWal(record.startLsn, "end of a remote transaction does not name its origin");
   }

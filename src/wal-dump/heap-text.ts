@@ -3,6 +3,14 @@
 // 14 and 15 have a wording of their own; from 16 on it is `key: value`, with lists. The combined prune
 // record came with 17, the invalidations of INPLACE with 18.
 
+import {
+  XLHP_HAS_CONFLICT_HORIZON,
+  XLHP_HAS_DEAD_ITEMS,
+  XLHP_HAS_FREEZE_PLANS,
+  XLHP_HAS_NOW_UNUSED_ITEMS,
+  XLHP_HAS_REDIRECTIONS,
+  XLHP_IS_CATALOG_REL,
+} from "../postgres/opcodes.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { RecordData } from "./record-data.ts";
 import {
@@ -216,13 +224,6 @@ const HEAP2_16: Readonly<Record<number, RecordKind>> = {
   96: ["LOCK_UPDATED", lock],
   112: ["NEW_CID", newCid(",", ":")],
 };
-
-const XLHP_IS_CATALOG_REL = 1 << 1;
-const XLHP_HAS_CONFLICT_HORIZON = 1 << 3;
-const XLHP_HAS_FREEZE_PLANS = 1 << 4;
-const XLHP_HAS_REDIRECTIONS = 1 << 5;
-const XLHP_HAS_DEAD_ITEMS = 1 << 6;
-const XLHP_HAS_NOW_UNUSED_ITEMS = 1 << 7;
 
 /**
  * xl_heap_prune of 17: u8 reason, flags; u32 horizon if flagged. Block data: each part that is flagged

@@ -1,6 +1,16 @@
 // What transaction, standby, multixact, CLOG and commit timestamp records say. Sources: access/xact.h,
 // storage/standbydefs.h, access/multixact.h, clog.h, commit_ts.h and their rmgrdesc files, 14-18.
 
+import {
+  XACT_XINFO_HAS_DBINFO,
+  XACT_XINFO_HAS_DROPPED_STATS,
+  XACT_XINFO_HAS_GID,
+  XACT_XINFO_HAS_INVALS,
+  XACT_XINFO_HAS_ORIGIN,
+  XACT_XINFO_HAS_RELFILELOCATORS,
+  XACT_XINFO_HAS_SUBXACTS,
+  XACT_XINFO_HAS_TWOPHASE,
+} from "../postgres/opcodes.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import type { RecordData } from "./record-data.ts";
@@ -26,14 +36,6 @@ const XACT_NAMES = [
   "INVALIDATION",
 ] as const;
 
-const HAS_DBINFO = 1 << 0;
-const HAS_SUBXACTS = 1 << 1;
-const HAS_RELFILELOCATORS = 1 << 2;
-const HAS_INVALS = 1 << 3;
-const HAS_TWOPHASE = 1 << 4;
-const HAS_ORIGIN = 1 << 5;
-const HAS_GID = 1 << 7;
-const HAS_DROPPED_STATS = 1 << 8;
 const APPLY_FEEDBACK = 1 << 29;
 const UPDATE_RELCACHE_FILE = 1 << 30;
 const FORCE_SYNC_COMMIT = 1 << 31;
@@ -124,10 +126,10 @@ function endOfTransaction(record: XLogRecord, main: RecordData, commit: boolean)
   const initFile =
     (xinfo & UPDATE_RELCACHE_FILE) === 0
       ? undefined
-      : (xinfo & HAS_DBINFO) === 0
+      : (xinfo & XACT_XINFO_HAS_DBINFO) === 0
         ? { dbOid: 0, spcOid: 0 }
         : { dbOid: main.u32(at), spcOid: main.u32(at + 4) };
-  at += (xinfo & HAS_DBINFO) !== 0 ? 8 : 0;
+  at += (xinfo & XACT_XINFO_HAS_DBINFO) !== 0 ? 8 : 0;
   /** The items behind a count, if `flag` is set. */
   const items = (flag: number, width: number) => {
     if ((xinfo & flag) === 0) {
@@ -138,21 +140,23 @@ function endOfTransaction(record: XLogRecord, main: RecordData, commit: boolean)
     at = first + count * width;
     return { count, first };
   };
-  const sub = items(HAS_SUBXACTS, 4);
-  const rels = items(HAS_RELFILELOCATORS, RELATION_SIZE);
-  const stats = items(HAS_DROPPED_STATS, record.version.xactStatsItemSize);
-  const messages = commit ? items(HAS_INVALS, INVALIDATION_SIZE) : { count: 0, first: at };
+  const sub = items(XACT_XINFO_HAS_SUBXACTS, 4);
+  const rels = items(XACT_XINFO_HAS_RELFILELOCATORS, RELATION_SIZE);
+  const stats = items(XACT_XINFO_HAS_DROPPED_STATS, record.version.xactStatsItemSize);
+  const messages = commit
+    ? items(XACT_XINFO_HAS_INVALS, INVALIDATION_SIZE)
+    : { count: 0, first: at };
   let prepared = "";
-  if ((xinfo & HAS_TWOPHASE) !== 0) {
+  if ((xinfo & XACT_XINFO_HAS_TWOPHASE) !== 0) {
     const xid = main.u32(at);
     prepared = xid === 0 ? "" : `${xid}: `;
     at += 4;
-    if ((xinfo & HAS_GID) !== 0) {
+    if ((xinfo & XACT_XINFO_HAS_GID) !== 0) {
       at = endOfText(record, main, at);
     }
   }
   const statsText = droppedStats(record, main, "", stats.first, stats.count);
-  const origin = (xinfo & HAS_ORIGIN) !== 0 ? originText(record, main, at) : "";
+  const origin = (xinfo & XACT_XINFO_HAS_ORIGIN) !== 0 ? originText(record, main, at) : "";
   const text =
     prepared +
     time +

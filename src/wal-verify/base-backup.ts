@@ -16,8 +16,6 @@ import { type ControlFile, decodeControlFile } from "../postgres/control-file.ts
 import { type PgMajor, pgVersion } from "../postgres/versions.ts";
 
 /** DBState of pg_control. */
-export const DB_SHUTDOWNED = 1;
-export const DB_SHUTDOWNED_IN_RECOVERY = 2;
 
 export interface BaseBackup {
   readonly directory: string;

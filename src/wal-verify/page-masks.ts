@@ -13,7 +13,14 @@
 //   is made whose LSN it should have (gistbuild.c, gist_indexsortbuild_flush_ready_pages).
 // A page that is not laid out as its mask expects (it may be damaged) stays as it is.
 
-import { PAGE_SIZE, PD_UPPER } from "../postgres/page.ts";
+import {
+  PAGE_SIZE,
+  PD_FLAGS,
+  PD_LOWER,
+  PD_PRUNE_XID,
+  PD_SPECIAL,
+  PD_UPPER,
+} from "../postgres/page.ts";
 import { VM_FORK } from "../postgres/relation-path.ts";
 import {
   RM_BRIN_ID,
@@ -42,10 +49,6 @@ export type PageKind =
   | "other";
 
 const HEADER_SIZE = 24;
-const PD_FLAGS = 10;
-const PD_LOWER = 12;
-const PD_SPECIAL = 16;
-const PD_PRUNE_XID = 20;
 /** PD_HAS_FREE_LINES, PD_PAGE_FULL, PD_ALL_VISIBLE. */
 const HINT_FLAGS = 0x0007;
 /** Flags of btree, hash, gist and brin pages; the last two bytes are an id or a cycle id. */

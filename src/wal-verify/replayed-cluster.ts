@@ -15,7 +15,8 @@ import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import type { ParameterChange } from "../postgres/control-file.ts";
-import { PAGE_SIZE, PD_UPPER } from "../postgres/page.ts";
+import { SMGR_TRUNCATE_HEAP, SMGR_TRUNCATE_VM } from "../postgres/opcodes.ts";
+import { HEAP_BLOCKS_PER_VM_PAGE, PAGE_SIZE, PD_UPPER } from "../postgres/page.ts";
 import { FSM_FORK, INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-path.ts";
 import { PageRedo, type PageRedoOptions } from "../redo/page-redo.ts";
 import { encodeVmClear, encodeVmTruncate } from "../wal-decoder/implied-deltas.ts";
@@ -32,10 +33,7 @@ import {
 } from "./relation-files.ts";
 import { type PageOrigin, SlruPages } from "./slru-pages.ts";
 
-const HEAP_BLOCKS_PER_MAP_PAGE = 32672;
 const RECENT_FORKS = 512;
-const TRUNCATE_HEAP = 1;
-const TRUNCATE_VM = 2;
 
 /** What `onDelta` is told: one page's part of a record, before it is applied. Everything is lent. */
 export interface DeltaEvent {
@@ -303,7 +301,7 @@ export class ReplayedCluster implements RecordSink {
 
   visibilityMapClear(rel: RelationFork, heapBlkno: number, flags: number): void {
     const fork = this.#forks.get(forkKey({ ...identity(rel), fork: VM_FORK }));
-    const blkno = Math.floor(heapBlkno / HEAP_BLOCKS_PER_MAP_PAGE);
+    const blkno = Math.floor(heapBlkno / HEAP_BLOCKS_PER_VM_PAGE);
     // A map page that is not there has no bits to clear.
     if (fork !== undefined && blkno < fork.blocks) {
       const page = this.#pageToChange(fork, blkno, false);
@@ -321,13 +319,13 @@ export class ReplayedCluster implements RecordSink {
 
   relationTruncate(rel: RelationFork, blocks: number, flags: number): void {
     const main = this.#fork({ ...identity(rel), fork: MAIN_FORK });
-    if ((flags & TRUNCATE_HEAP) !== 0) {
+    if ((flags & SMGR_TRUNCATE_HEAP) !== 0) {
       this.#truncate(main, blocks);
     }
     const map = this.#forks.get(forkKey({ ...identity(rel), fork: VM_FORK }));
-    if ((flags & TRUNCATE_VM) !== 0 && map !== undefined) {
-      const partial = blocks % HEAP_BLOCKS_PER_MAP_PAGE !== 0;
-      const last = Math.floor(blocks / HEAP_BLOCKS_PER_MAP_PAGE);
+    if ((flags & SMGR_TRUNCATE_VM) !== 0 && map !== undefined) {
+      const partial = blocks % HEAP_BLOCKS_PER_VM_PAGE !== 0;
+      const last = Math.floor(blocks / HEAP_BLOCKS_PER_VM_PAGE);
       if (partial && last < map.blocks) {
         this.#apply(encodeVmTruncate(blocks), map, last, this.#pageToChange(map, last, false));
       }

@@ -8,6 +8,7 @@ import { PAGE_SIZE } from "../postgres/page.ts";
 import {
   CLOG_XACTS_PER_PAGE,
   COMMIT_TS_XACTS_PER_PAGE,
+  FIRST_MULTIXACT_ID,
   MULTIXACT_MEMBERS_PER_PAGE,
   MULTIXACT_OFFSETS_PER_PAGE,
   SLRU_PAGES_PER_SEGMENT,
@@ -34,7 +35,6 @@ export const SLRU_KINDS: readonly SlruKind[] = [
   SLRU_MULTIXACT_OFFSETS,
   SLRU_COMMIT_TS,
 ];
-const FIRST_MULTI = 1;
 const MAX_ID = 0xffff_ffff;
 
 /** A record that changed a page: its end, resource manager and xl_info. */
@@ -146,7 +146,7 @@ export class SlruPages {
 
   /** RecordNewMultiXact: the multixact's offset, the next one's, and the members. */
   multixactCreate(multi: number, offset: number, members: readonly Member[]): void {
-    const next = multi === MAX_ID ? FIRST_MULTI : multi + 1;
+    const next = multi === MAX_ID ? FIRST_MULTIXACT_ID : multi + 1;
     // Offset 0 means "not set", so it is skipped when the counter wraps.
     const nextOffset = (offset + members.length) >>> 0 || 1;
     const page = Math.floor(multi / MULTIXACT_OFFSETS_PER_PAGE);
@@ -185,7 +185,7 @@ export class SlruPages {
     this.#deleteSegments(SLRU_MULTIXACT_MEMBERS, (segno) =>
       first <= end ? segno >= first && segno < end : segno >= first || segno < end,
     );
-    const previous = endTruncOff <= FIRST_MULTI ? MAX_ID : endTruncOff - 1;
+    const previous = endTruncOff <= FIRST_MULTIXACT_ID ? MAX_ID : endTruncOff - 1;
     const cutoffPage = Math.floor(previous / MULTIXACT_OFFSETS_PER_PAGE);
     this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, MULTIXACT_OFFSETS_PER_PAGE);
   }

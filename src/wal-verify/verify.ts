@@ -13,6 +13,7 @@
 
 import { StorageError, withContext } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn, lsnFromParts } from "../base/lsn.ts";
+import { DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY } from "../postgres/control-file.ts";
 import { XLOG_BACKUP_END } from "../postgres/opcodes.ts";
 import { INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-path.ts";
 import { RM_XACT_ID, RM_XLOG_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
@@ -20,13 +21,7 @@ import type { PgMajor } from "../postgres/versions.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "../wal-decoder/interpret-record.ts";
 import { AfterImageChecker } from "./after-images.ts";
-import {
-  type BaseBackup,
-  DB_SHUTDOWNED,
-  DB_SHUTDOWNED_IN_RECOVERY,
-  openBaseBackup,
-  openDataDirectory,
-} from "./base-backup.ts";
+import { type BaseBackup, openBaseBackup, openDataDirectory } from "./base-backup.ts";
 import {
   compareOtherFiles,
   compareRelationFiles,

@@ -23,7 +23,7 @@ export const REDO_MUTANTS: MutantPart = {
     {
       rule: "a page that was never made is changed",
       file: PAGE_REDO,
-      search: "if (context.referenceFork !== VISIBILITY_MAP_FORK) {",
+      search: "if (context.referenceFork !== VM_FORK) {",
       replace: "if (context.fork < 0) {",
       test: PAGE_REDO_TEST,
       name: "PageRedo refuses",

@@ -4,10 +4,10 @@
 // counter is beyond anything that WAL up to here has used, so counters only ever move forward
 // (modulo 2^32), except at a shutdown checkpoint, whose numbers are exact.
 
+import { FIRST_MULTIXACT_ID } from "../../postgres/slru.ts";
 import type { CheckPoint } from "../../wal-decoder/record-sink.ts";
 
 const FIRST_NORMAL_XID = 3;
-const FIRST_MULTI = 1;
 const TWO_32 = 0x1_0000_0000n;
 /** Rounding saves writing the checkpoint once a transaction; Neon's XID_CHECKPOINT_INTERVAL. */
 const XID_ROUNDING = 1024;
@@ -78,7 +78,7 @@ export class CheckpointTracker {
 
   /** MultiXactAdvanceNextMXact. */
   advanceMulti(nextMulti: number, nextOffset: number): void {
-    const multi = Math.max(nextMulti, FIRST_MULTI);
+    const multi = Math.max(nextMulti, FIRST_MULTIXACT_ID);
     if (precedes(this.#checkPoint.nextMulti, multi)) {
       this.#set("nextMulti", multi);
     }

@@ -6,9 +6,10 @@ import { crc32c } from "../../base/crc32c.ts";
 import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, walFileName } from "../../base/lsn.ts";
-import { type ControlFile, decodeControlFile } from "../../postgres/control-file.ts";
+import { type ControlFile, DB_SHUTDOWNED, decodeControlFile } from "../../postgres/control-file.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import { hasRightChecksum } from "../../postgres/page-checksum.ts";
+import { DEFAULT_TABLESPACE_OID, GLOBAL_TABLESPACE_OID } from "../../postgres/relation-path.ts";
 import { decodeOriginCheckpoint } from "../../postgres/replication-origin-checkpoint.ts";
 import type { PgMajor } from "../../postgres/versions.ts";
 import {
@@ -38,9 +39,6 @@ import { encodeRemoteLsn } from "./replication-origins.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 
 const BLOCKS_PER_SEGMENT_FILE = 131072;
-const DEFAULT_TABLESPACE_OID = 1663;
-const GLOBAL_TABLESPACE_OID = 1664;
-const DB_SHUTDOWNED = 1;
 const FORK_NUMBERS: Readonly<Record<string, number>> = { "": 0, _fsm: 1, _vm: 2, _init: 3 };
 const RELATION_FILE = /^([1-9]\d*)(_fsm|_vm|_init|)(?:\.(\d+))?$/;
 const SLRU_DIRECTORIES: readonly (readonly [kind: number, path: string])[] = [

@@ -18,6 +18,7 @@ import {
   runPostgresTool,
   runtimeDirectory,
 } from "../../postgres/installation.ts";
+import { SUPERUSER } from "../../postgres/superuser.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import { LAYER_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
@@ -25,8 +26,6 @@ import { type LayerDescription, LayerWriter } from "../layers/layer-writer.ts";
 import { VALUE_IMAGE } from "../layers/version-chain.ts";
 import { readDataDirectory } from "./data-directory-import.ts";
 
-/** Neon's name for the first role. */
-export const SUPERUSER = "cloud_admin";
 const TEMPLATE_FILE = "template.json";
 /** Raise it when what initdb is asked for, or how it is imported, changes. */
 const TEMPLATE_VERSION = 1;

@@ -8,6 +8,7 @@ import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   CLOG_XACTS_PER_PAGE,
   COMMIT_TS_XACTS_PER_PAGE,
+  FIRST_MULTIXACT_ID,
   MULTIXACT_MEMBERS_PER_PAGE,
   MULTIXACT_OFFSETS_PER_PAGE,
   SLRU_PAGES_PER_SEGMENT,
@@ -40,7 +41,6 @@ const LAST_COMMIT_TS_PAGE = Math.floor(0xffff_ffff / COMMIT_TS_XACTS_PER_PAGE);
 const MAX_MEMBERS_SEGMENT = Math.floor(
   0xffff_ffff / MULTIXACT_MEMBERS_PER_PAGE / SLRU_PAGES_PER_SEGMENT,
 );
-const FIRST_MULTI = 1;
 const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 
 interface Member {
@@ -160,7 +160,7 @@ export class SlruIngest {
 
   /** RecordNewMultiXact: the multixact's offset, the next one's, and the members. */
   multixactCreate(multi: number, offset: number, members: readonly Member[], lsn: Lsn): void {
-    const next = multi === 0xffff_ffff ? FIRST_MULTI : multi + 1;
+    const next = multi === 0xffff_ffff ? FIRST_MULTIXACT_ID : multi + 1;
     // Offset 0 means "not set", so it is skipped when the counter wraps.
     const nextOffset = (offset + members.length) >>> 0 || 1;
     const page = Math.floor(multi / MULTIXACT_OFFSETS_PER_PAGE);
@@ -217,7 +217,7 @@ export class SlruIngest {
         this.#deleteSegment(SLRU_MULTIXACT_MEMBERS, segno, lsn);
       }
     }
-    const previous = endTruncOff <= FIRST_MULTI ? 0xffff_ffff : endTruncOff - 1;
+    const previous = endTruncOff <= FIRST_MULTIXACT_ID ? 0xffff_ffff : endTruncOff - 1;
     const cutoffPage = Math.floor(previous / MULTIXACT_OFFSETS_PER_PAGE);
     this.#truncate(SLRU_MULTIXACT_OFFSETS, cutoffPage, MULTIXACT_OFFSETS_PER_PAGE, lsn);
   }

@@ -8,6 +8,8 @@ import {
   decodeControlFile,
   type ParameterChange,
 } from "../../postgres/control-file.ts";
+import { SMGR_TRUNCATE_HEAP, SMGR_TRUNCATE_VM } from "../../postgres/opcodes.ts";
+import { HEAP_BLOCKS_PER_VM_PAGE } from "../../postgres/page.ts";
 import { encodeVmClear, encodeVmTruncate } from "../../wal-decoder/implied-deltas.ts";
 import type {
   CheckPoint,
@@ -44,10 +46,6 @@ import { ReplicationOrigins } from "./replication-origins.ts";
 import { SlruIngest } from "./slru-ingest.ts";
 import { decodeStoredCheckPoint, encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 
-/** Heap blocks that one visibility-map page describes: (8192 - 24) * 4, two bits each. */
-const HEAP_BLOCKS_PER_MAP_PAGE = 32672;
-const TRUNCATE_HEAP = 1;
-const TRUNCATE_VM = 2;
 const TRUNCATE_FSM = 4;
 /** A mark has no content. */
 const EXISTS = new Uint8Array([1]);
@@ -151,7 +149,7 @@ export class WalIngest implements RecordSink {
 
   visibilityMapClear(rel: RelationFork, heapBlkno: number, flags: number): void {
     const head = this.#heads.get(rel.spcOid, rel.dbOid, rel.relNumber, FORK_VM);
-    const mapBlkno = Math.floor(heapBlkno / HEAP_BLOCKS_PER_MAP_PAGE);
+    const mapBlkno = Math.floor(heapBlkno / HEAP_BLOCKS_PER_VM_PAGE);
     // A map page that is not there has no bits to clear.
     if (mapBlkno < head.blocks) {
       const delta = encodeVmClear(heapBlkno, flags);
@@ -172,10 +170,10 @@ export class WalIngest implements RecordSink {
     if (main.blocks === ABSENT) {
       this.#heads.resize(main, 0);
     }
-    if ((flags & TRUNCATE_HEAP) !== 0) {
+    if ((flags & SMGR_TRUNCATE_HEAP) !== 0) {
       this.#heads.truncate(main, blocks, this.#lsn);
     }
-    if ((flags & TRUNCATE_VM) !== 0) {
+    if ((flags & SMGR_TRUNCATE_VM) !== 0) {
       this.#truncateVisibilityMap(rel, blocks);
     }
     if ((flags & TRUNCATE_FSM) !== 0) {
@@ -187,8 +185,8 @@ export class WalIngest implements RecordSink {
   /** visibilitymap_prepare_truncate: the bits past the end go, then the pages past the last. */
   #truncateVisibilityMap(rel: RelationFork, heapBlocks: number): void {
     const head = this.#heads.get(rel.spcOid, rel.dbOid, rel.relNumber, FORK_VM);
-    const lastPage = Math.floor(heapBlocks / HEAP_BLOCKS_PER_MAP_PAGE);
-    const partial = heapBlocks % HEAP_BLOCKS_PER_MAP_PAGE !== 0;
+    const lastPage = Math.floor(heapBlocks / HEAP_BLOCKS_PER_VM_PAGE);
+    const partial = heapBlocks % HEAP_BLOCKS_PER_VM_PAGE !== 0;
     if (partial && lastPage < head.blocks) {
       const delta = encodeVmTruncate(heapBlocks);
       this.#storage.putDelta(head.blockPrefix, lastPage, this.#lsn, delta, false);

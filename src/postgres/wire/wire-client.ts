@@ -4,9 +4,15 @@ import { createConnection, type Socket } from "node:net";
 import { setIdleTimer } from "../../base/clock.ts";
 import { type ErrorKind, SQLSTATE, StorageError } from "../../base/errors.ts";
 import { CopyChannel } from "./copy-channel.ts";
-import { cstring, encodeMessage, int32, MessageReader, readCstrings } from "./wire-messages.ts";
+import {
+  cstring,
+  encodeMessage,
+  int32,
+  MessageReader,
+  PROTOCOL_3,
+  readCstrings,
+} from "./wire-messages.ts";
 
-const PROTOCOL_3 = 196608;
 const DEFAULT_TIMEOUT_MS = 10_000;
 const KIND_OF_SQLSTATE = new Map<string, ErrorKind>(
   Object.entries(SQLSTATE).map(([kind, state]) => [state, kind as ErrorKind]),

@@ -5,6 +5,8 @@
 
 import { StorageError } from "../../base/errors.ts";
 
+/** The version that a client asks for in its StartupMessage: 3.0. */
+export const PROTOCOL_3 = 196608;
 /** Larger than anything Strata sends (128 KiB of WAL, 32 pages, lists of relations). */
 export const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 /** A message up to this size gets its memory at once; a larger one as its bytes arrive. */

@@ -12,6 +12,7 @@ import {
   int32,
   MAX_MESSAGE_BYTES,
   MessageReader,
+  PROTOCOL_3,
   ReceiveBudget,
   readCstrings,
 } from "./wire-messages.ts";
@@ -19,7 +20,6 @@ import {
 const SSL_REQUEST = 80877103;
 const GSSENC_REQUEST = 80877104;
 const CANCEL_REQUEST = 80877102;
-const PROTOCOL_3 = 196608;
 const MAX_STARTUP_BYTES = 10_000;
 /** One of each kind. */
 const MAX_ENCRYPTION_REQUESTS = 2;

@@ -6,17 +6,20 @@
 // lastRevmapPage. Regular pages hold one summary tuple a line pointer; line pointers keep their
 // numbers for good, since the revmap names them.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
+import {
+  INVALID_BLOCK_NUMBER,
+  PAGE_SIZE,
+  PD_LOWER,
+  PD_SPECIAL,
+  SIZE_OF_PAGE_HEADER,
+} from "../../postgres/page.ts";
 import {
   addItemAtUnused,
   checkPagePointers,
   indexTupleDeleteNoCompact,
   indexTupleOverwrite,
-  PD_LOWER,
-  PD_SPECIAL,
   pageInit,
   pageSetLsn,
-  SIZE_OF_PAGE_HEADER,
 } from "../page-layout.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 import { SIZE_OF_TID, setTidBlkno } from "./btree-tuple.ts";
@@ -40,7 +43,6 @@ const META = PAGE + SIZE_OF_PAGE_HEADER;
 const SIZE_OF_META = 16;
 const BRIN_META_MAGIC = 0xa8109cfa;
 const REVMAP_PAGE_MAX_ITEMS = 1360;
-const INVALID_BLOCK = 0xffffffff;
 
 /** Whether the record makes this reference's page from nothing. */
 export function brinInitsPage(c: RedoContext): boolean {
@@ -205,7 +207,7 @@ function redoDesummarize(c: RedoContext): void {
   const { view } = c;
   if (c.blockId === 0) {
     const pagesPerRange = view.getUint32(c.main, true);
-    setRevmapItem(c, view.getUint32(c.main + 4, true), pagesPerRange, INVALID_BLOCK, 0);
+    setRevmapItem(c, view.getUint32(c.main + 4, true), pagesPerRange, INVALID_BLOCK_NUMBER, 0);
   } else {
     deleteTuple(c, view.getUint16(c.main + 8, true));
   }

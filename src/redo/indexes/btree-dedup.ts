@@ -10,6 +10,7 @@ import {
   storedItem,
 } from "../page-layout.ts";
 import { PAGE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.ts";
+import { BTP_HAS_GARBAGE, BTPO_FLAGS, BTPO_NEXT } from "./btree-page.ts";
 import {
   indexTupleSize,
   isPivot,
@@ -23,9 +24,6 @@ import {
 } from "./btree-tuple.ts";
 
 const BTPO = PAGE_SIZE - 16;
-const BTPO_NEXT = PAGE_SIZE - 12;
-const BTPO_FLAGS = PAGE_SIZE - 4;
-const BTP_HAS_GARBAGE = 1 << 6;
 /** BTMaxItemSize: a third of a page. */
 const MAX_POSTING_SIZE = 2704;
 

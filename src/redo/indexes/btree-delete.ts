@@ -1,6 +1,5 @@
 // Redo of btree VACUUM and DELETE: items go, posting lists lose some of their TIDs.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleOverwrite,
@@ -9,6 +8,7 @@ import {
   storedItem,
 } from "../page-layout.ts";
 import { PAGE, type RedoContext, TUPLE } from "../redo-context.ts";
+import { BTP_HAS_GARBAGE, BTPO_CYCLEID, BTPO_FLAGS } from "./btree-page.ts";
 import {
   indexTupleSize,
   isPosting,
@@ -20,10 +20,6 @@ import {
   setPlain,
   setPosting,
 } from "./btree-tuple.ts";
-
-const BTPO_FLAGS = PAGE_SIZE - 4;
-const BTPO_CYCLEID = PAGE_SIZE - 2;
-const BTP_HAS_GARBAGE = 1 << 6;
 
 /**
  * `counts`: u16 ndeleted, u16 nupdated in the main data. Block data: u16 deleted[ndeleted], u16

@@ -10,14 +10,12 @@
 // The other pages of a record are never read: the left half of a split is made of the page's own
 // tuples, the right half of the record's.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
+import { PAGE_SIZE, PD_LOWER, PD_SPECIAL } from "../../postgres/page.ts";
 import {
   addIndexItem,
   checkPagePointers,
   indexTupleDelete,
   itemLength,
-  PD_LOWER,
-  PD_SPECIAL,
   pageInit,
   pageSetLsn,
   storedItem,
@@ -26,6 +24,21 @@ import { PAGE, type RedoContext, SCRATCH, TUPLE, TUPLE2 } from "../redo-context.
 import { redoDedup } from "./btree-dedup.ts";
 import { redoDeleteItems } from "./btree-delete.ts";
 import {
+  BTP_DELETED,
+  BTP_HALF_DEAD,
+  BTP_HAS_FULLXID,
+  BTP_INCOMPLETE_SPLIT,
+  BTP_LEAF,
+  BTP_META,
+  BTP_ROOT,
+  BTPO_CYCLEID,
+  BTPO_FLAGS,
+  BTPO_LEVEL,
+  BTPO_NEXT,
+  BTPO_PREV,
+  SIZE_OF_BTREE_OPAQUE,
+} from "./btree-page.ts";
+import {
   INDEX_ALT_TID_MASK,
   indexTupleSize,
   SIZE_OF_INDEX_TUPLE,
@@ -33,22 +46,6 @@ import {
   swapPosting,
   tidBlkno,
 } from "./btree-tuple.ts";
-
-export const SIZE_OF_BTREE_OPAQUE = 16;
-export const BTPO_PREV = PAGE_SIZE - 16;
-export const BTPO_NEXT = PAGE_SIZE - 12;
-const BTPO_LEVEL = PAGE_SIZE - 8;
-export const BTPO_FLAGS = PAGE_SIZE - 4;
-export const BTPO_CYCLEID = PAGE_SIZE - 2;
-
-const BTP_LEAF = 1 << 0;
-const BTP_ROOT = 1 << 1;
-const BTP_DELETED = 1 << 2;
-const BTP_META = 1 << 3;
-const BTP_HALF_DEAD = 1 << 4;
-export const BTP_HAS_GARBAGE = 1 << 6;
-const BTP_INCOMPLETE_SPLIT = 1 << 7;
-const BTP_HAS_FULLXID = 1 << 8;
 
 const P_NONE = 0;
 const P_HIKEY = 1;

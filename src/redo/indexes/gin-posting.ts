@@ -13,8 +13,7 @@
 // each: u8 segment number, ascending; u8 type; for INSERT and REPLACE a segment; for ADDITEMS a u16
 // count and that many items.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
-import { PD_LOWER } from "../page-layout.ts";
+import { PAGE_SIZE, PD_LOWER } from "../../postgres/page.ts";
 import { PAGE, type RedoContext, SCRATCH, TUPLE } from "../redo-context.ts";
 import { SIZE_OF_TID, setTidBlkno, tidBlkno } from "./btree-tuple.ts";
 

@@ -11,17 +11,20 @@
 // (gin-posting.ts), posting items of 10 bytes in others: child block number high half, low half, key
 // item of 6 bytes. Splits and vacuumed entry pages come as full images and never get here.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
+import {
+  INVALID_BLOCK_NUMBER,
+  PAGE_SIZE,
+  PD_LOWER,
+  PD_PRUNE_XID,
+  PD_UPPER,
+  SIZE_OF_PAGE_HEADER,
+} from "../../postgres/page.ts";
 import {
   checkPagePointers,
   indexTupleDelete,
   maxOffsetNumber,
-  PD_LOWER,
-  PD_PRUNE_XID,
-  PD_UPPER,
   pageInit,
   pageSetLsn,
-  SIZE_OF_PAGE_HEADER,
   storedItem,
 } from "../page-layout.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
@@ -61,7 +64,6 @@ const VACUUM_DATA_LEAF_PAGE = 0x90;
 const INSERT_ISDATA = 0x01;
 const INSERT_ISLEAF = 0x02;
 
-const INVALID_BLOCK = 0xffffffff;
 const SIZE_OF_META = 56;
 const SIZE_OF_POSTING_ITEM = 10;
 
@@ -143,7 +145,7 @@ function requireFlags(c: RedoContext, mask: number, expected: number): void {
 
 function ginInitPage(c: RedoContext, flags: number): void {
   pageInit(c, PAGE, SIZE_OF_GIN_OPAQUE);
-  c.view.setUint32(RIGHTLINK, INVALID_BLOCK, true);
+  c.view.setUint32(RIGHTLINK, INVALID_BLOCK_NUMBER, true);
   c.view.setUint16(FLAGS, flags, true);
 }
 
@@ -317,7 +319,7 @@ function redoUpdateMetaPage(c: RedoContext): void {
   if (count > 0) {
     addTuples(c, count);
     view.setUint16(MAXOFF, view.getUint16(MAXOFF, true) + 1, true);
-  } else if (view.getUint32(c.main + 72, true) !== INVALID_BLOCK) {
+  } else if (view.getUint32(c.main + 72, true) !== INVALID_BLOCK_NUMBER) {
     view.setUint32(RIGHTLINK, view.getUint32(c.main + 76, true), true);
   } else {
     c.fail("the metapage's update means nothing for this page", c.main - c.delta);
@@ -329,7 +331,7 @@ function redoInsertListPage(c: RedoContext): void {
   c.needMain(8);
   const { view } = c;
   const rightlink = view.getUint32(c.main, true);
-  const isTail = rightlink === INVALID_BLOCK;
+  const isTail = rightlink === INVALID_BLOCK_NUMBER;
   ginInitPage(c, isTail ? GIN_LIST | GIN_LIST_FULLROW : GIN_LIST);
   view.setUint32(RIGHTLINK, rightlink, true);
   view.setUint16(MAXOFF, isTail ? 1 : 0, true);

@@ -16,17 +16,20 @@ import {
   XLOG_GIST_PAGE_SPLIT,
   XLOG_GIST_PAGE_UPDATE,
 } from "../../postgres/opcodes.ts";
-import { PAGE_SIZE } from "../../postgres/page.ts";
+import {
+  INVALID_BLOCK_NUMBER,
+  PAGE_SIZE,
+  PD_LOWER,
+  PD_UPPER,
+  SIZE_OF_PAGE_HEADER,
+} from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleDelete,
   indexTupleOverwrite,
   maxOffsetNumber,
-  PD_LOWER,
-  PD_UPPER,
   pageInit,
   pageSetLsn,
-  SIZE_OF_PAGE_HEADER,
 } from "../page-layout.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 import { addItemFrom, checkSpecialSize, takeIndexTuple } from "./index-tuples.ts";
@@ -38,7 +41,6 @@ const FLAGS = PAGE + PAGE_SIZE - 4;
 const PAGE_ID = PAGE + PAGE_SIZE - 2;
 const GIST_PAGE_ID = 0xff81;
 const GIST_ROOT_BLKNO = 0;
-const INVALID_BLOCK = 0xffff_ffff;
 
 const F_LEAF = 1 << 0;
 const F_DELETED = 1 << 1;
@@ -180,7 +182,7 @@ function redoPageSplit(c: RedoContext): void {
   if (inserted !== view.getUint32(c.data, true)) {
     c.fail(`${inserted} tuples, not ${view.getUint32(c.data, true)}`, c.data - c.delta);
   }
-  let rightLink = INVALID_BLOCK;
+  let rightLink = INVALID_BLOCK_NUMBER;
   if (!root) {
     rightLink = last ? view.getUint32(c.main, true) : c.requireReferenceBlkno(c.blockId + 1);
     const rootSplit = c.requireReferenceBlkno(1) === GIST_ROOT_BLKNO;

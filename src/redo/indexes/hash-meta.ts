@@ -20,7 +20,7 @@
 //      468 4096 hashm_mapp[1024]  blocks of the bitmap pages
 // and padding to byte 4568.
 
-import { PD_LOWER } from "../page-layout.ts";
+import { PD_LOWER } from "../../postgres/page.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 
 const MAGIC = PAGE + 24;

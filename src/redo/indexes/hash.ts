@@ -26,15 +26,14 @@ import {
   XLOG_HASH_UPDATE_META_PAGE,
   XLOG_HASH_VACUUM_ONE_PAGE,
 } from "../../postgres/opcodes.ts";
-import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
-  indexMultiDelete,
+  INVALID_BLOCK_NUMBER,
+  PAGE_SIZE,
   PD_LOWER,
   PD_SPECIAL,
-  pageInit,
-  pageSetLsn,
   SIZE_OF_PAGE_HEADER,
-} from "../page-layout.ts";
+} from "../../postgres/page.ts";
+import { indexMultiDelete, pageInit, pageSetLsn } from "../page-layout.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 import {
   addBitmapPage,
@@ -70,7 +69,6 @@ const LH_TUPLES = LH_OVERFLOW_PAGE | LH_BUCKET_PAGE;
 const LH_BUCKET_NEEDS_SPLIT_CLEANUP = 1 << 6;
 const LH_PAGE_HAS_DEAD_TUPLES = 1 << 7;
 
-const INVALID = 0xffff_ffff;
 const SPLIT_UPDATES_MASKS = 1 << 0;
 const SPLIT_UPDATES_SPLITPOINT = 1 << 1;
 
@@ -161,7 +159,7 @@ function clearFlag(c: RedoContext, bit: number): void {
 function initPage(c: RedoContext, prevBlkno: number, bucket: number, flag: number): void {
   pageInit(c, PAGE, SIZE_OF_HASH_OPAQUE);
   c.view.setUint32(PREVBLKNO, prevBlkno, true);
-  c.view.setUint32(NEXTBLKNO, INVALID, true);
+  c.view.setUint32(NEXTBLKNO, INVALID_BLOCK_NUMBER, true);
   c.view.setUint32(BUCKET, bucket, true);
   c.view.setUint16(FLAG, flag, true);
   c.view.setUint16(PAGE_ID, HASHO_PAGE_ID, true);
@@ -169,7 +167,7 @@ function initPage(c: RedoContext, prevBlkno: number, bucket: number, flag: numbe
 
 /** An empty bitmap has all pages in use: they do not exist yet. `size` in bytes. */
 function initBitmapPage(c: RedoContext, size: number): void {
-  initPage(c, INVALID, INVALID, LH_BITMAP_PAGE);
+  initPage(c, INVALID_BLOCK_NUMBER, INVALID_BLOCK_NUMBER, LH_BITMAP_PAGE);
   const end = SIZE_OF_PAGE_HEADER + size;
   if (end > PAGE_SIZE - SIZE_OF_HASH_OPAQUE || (size & 3) !== 0) {
     c.fail(`bitmap of ${size} bytes`, c.main - c.delta);
@@ -196,7 +194,7 @@ function redoInitMetaPage(c: RedoContext): boolean {
   c.needMain(14);
   requireReference(c, 0);
   const { view } = c;
-  initPage(c, INVALID, INVALID, LH_META_PAGE);
+  initPage(c, INVALID_BLOCK_NUMBER, INVALID_BLOCK_NUMBER, LH_META_PAGE);
   initMetaContents(
     c,
     view.getFloat64(c.main, true),
@@ -382,7 +380,7 @@ function redoSqueezePage(c: RedoContext): boolean {
       return count > 0 || isPrevious || c.version.hashSqueezeStampsUnchangedPage;
     }
     case 2:
-      initPage(c, INVALID, INVALID, LH_UNUSED_PAGE);
+      initPage(c, INVALID_BLOCK_NUMBER, INVALID_BLOCK_NUMBER, LH_UNUSED_PAGE);
       return true;
     case 3:
       view.setUint32(NEXTBLKNO, next, true);

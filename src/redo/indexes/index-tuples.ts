@@ -1,7 +1,7 @@
 // Lists of index tuples in block data: how gist, gin and hash records carry what goes onto a page.
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
-import { addIndexItem, PD_SPECIAL } from "../page-layout.ts";
+import { PAGE_SIZE, PD_SPECIAL } from "../../postgres/page.ts";
+import { addIndexItem } from "../page-layout.ts";
 import { PAGE, type RedoContext } from "../redo-context.ts";
 import { indexTupleSize, SIZE_OF_INDEX_TUPLE } from "./btree-tuple.ts";
 

@@ -13,7 +13,7 @@
 //     8188    2 nPlaceholder
 //     8190    2 spgist_page_id  0xFF82
 
-import { PAGE_SIZE } from "../../postgres/page.ts";
+import { INVALID_BLOCK_NUMBER, PAGE_SIZE } from "../../postgres/page.ts";
 import {
   indexMultiDelete,
   indexTupleDelete,
@@ -48,7 +48,6 @@ const T_INFO = 4;
 const NEXT_OFFSET_MASK = 0x3fff;
 const POINTER = 6;
 const DEAD_XID = 12;
-const INVALID_BLOCK = 0xffff_ffff;
 /** More line pointers do not fit a page. */
 const MAX_ITEMS = 2042;
 
@@ -154,7 +153,7 @@ export function formDeadTuple(
   const redirect = state === SPGIST_REDIRECT;
   c.view.setUint32(TUPLE, state | (SIZE_OF_DEAD_TUPLE << 2), true);
   c.view.setUint16(TUPLE + T_INFO, 0, true);
-  setPointer(c, TUPLE, redirect ? blkno : INVALID_BLOCK, redirect ? offnum : 0);
+  setPointer(c, TUPLE, redirect ? blkno : INVALID_BLOCK_NUMBER, redirect ? offnum : 0);
   c.view.setUint32(TUPLE + DEAD_XID, redirect ? xid : 0, true);
 }
 
@@ -165,7 +164,7 @@ export function redirectToPlaceholder(c: RedoContext, offnum: number): void {
     c.fail(`item ${offnum} has state ${tupleState(c, tuple)}: no redirect`);
   }
   c.view.setUint8(tuple, c.view.getUint8(tuple) | SPGIST_PLACEHOLDER);
-  setPointer(c, tuple, INVALID_BLOCK, 0);
+  setPointer(c, tuple, INVALID_BLOCK_NUMBER, 0);
 }
 
 /** Where a redirect leads, and since which transaction. */
@@ -175,7 +174,7 @@ export interface RedirectTarget {
   readonly xid: number;
 }
 
-const NO_TARGET: RedirectTarget = { blkno: INVALID_BLOCK, offnum: 0, xid: 0 };
+const NO_TARGET: RedirectTarget = { blkno: INVALID_BLOCK_NUMBER, offnum: 0, xid: 0 };
 
 /**
  * `spgPageIndexMultiDelete`: dead tuples take the places of the `items` items whose offset numbers, in

@@ -4,6 +4,7 @@
 // members: groups of four, 20 bytes: four status bytes, then four u32 xids; 409 groups a page.
 
 import {
+  MAX_MULTIXACT_STATUS,
   MULTIXACT_MEMBERS_PER_GROUP,
   MULTIXACT_MEMBERS_PER_PAGE,
   MULTIXACT_OFFSETS_PER_PAGE,
@@ -12,8 +13,6 @@ import {
 import { PAGE, type RedoContext } from "../redo-context.ts";
 
 const GROUP_SIZE = 20;
-/** MultiXactStatusUpdate, the highest. */
-const MAX_STATUS = 5;
 
 function checkLength(c: RedoContext, itemSize: number): void {
   const length = c.deltaEnd - c.delta;
@@ -47,7 +46,7 @@ export function redoMultixactMembers(c: RedoContext): void {
     const offset = c.view.getUint32(at, true);
     checkPage(c, offset, MULTIXACT_MEMBERS_PER_PAGE, at);
     const status = c.view.getUint8(at + 8);
-    if (status > MAX_STATUS) {
+    if (status > MAX_MULTIXACT_STATUS) {
       c.fail(`member status ${status}`, at + 8 - c.delta);
     }
     const inPage = offset % MULTIXACT_MEMBERS_PER_PAGE;
