@@ -17,7 +17,10 @@ import {
   WAL_SEGMENT_SIZE,
   walFileName,
 } from "../src/base/lsn.ts";
-import type { StorageConfig } from "../src/pageserver/storage/storage-resources.ts";
+import {
+  type StorageConfig,
+  StorageResources,
+} from "../src/pageserver/storage/storage-resources.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
@@ -40,17 +43,20 @@ export interface IngestRun {
   readonly records: number;
 }
 
+/** What the timelines of a benchmark share, as those of a pageserver do: a flush thread that has run for long. */
+export function openResources(config: Partial<StorageConfig> = {}): StorageResources {
+  return new StorageResources(createLogger("bench", "warn"), config);
+}
+
 /** An imported timeline at the start of the WAL; `directory` is made anew. */
 export function openTimeline(
+  resources: StorageResources,
   wal: RecordedWal,
   directory: string,
-  config: Partial<StorageConfig> = {},
 ): Promise<Timeline> {
   rmSync(directory, { recursive: true, force: true });
-  const logger = createLogger("bench");
-  logger.level = "warn";
   const pgMajor = wal.cluster.pgMajor as PgMajor;
-  return openImportedTimeline(wal.baseDir, directory, { logger, pgMajor, ...config });
+  return openImportedTimeline(resources, wal.baseDir, directory, pgMajor);
 }
 
 /** Feeds all WAL, as it comes from a socket: the next piece is read while one is taken in. */
@@ -84,8 +90,12 @@ export async function feedAll(wal: RecordedWal, timeline: Timeline): Promise<num
   return feeder.recordCount;
 }
 
-async function ingest(wal: RecordedWal, directory: string): Promise<IngestRun> {
-  const timeline = await openTimeline(wal, directory);
+async function ingest(
+  resources: StorageResources,
+  wal: RecordedWal,
+  directory: string,
+): Promise<IngestRun> {
+  const timeline = await openTimeline(resources, wal, directory);
   const cpu = process.cpuUsage();
   const began = performance.now();
   const records = await feedAll(wal, timeline);
@@ -100,13 +110,14 @@ async function ingest(wal: RecordedWal, directory: string): Promise<IngestRun> {
 async function benchKind(id: string, pgMajor: PgMajor, rounds: number, scale: number) {
   await using wal = await recordWal(WAL_KINDS[id]!, pgMajor, scale);
   const scratch = mkdtempSync(join(tmpdir(), "strata-bench-ingest-"));
+  const resources = openResources();
   const ours: IngestRun[] = [];
   const theirs: Recovery[] = [];
   try {
     // A pageserver has run for long: the first time, in which code is compiled, does not count.
-    await ingest(wal, join(scratch, "timeline"));
+    await ingest(resources, wal, join(scratch, "timeline"));
     for (let i = 0; i < rounds; i++) {
-      ours.push(await ingest(wal, join(scratch, "timeline")));
+      ours.push(await ingest(resources, wal, join(scratch, "timeline")));
       theirs.push(await recoverStock(wal));
     }
   } finally {

@@ -18,18 +18,19 @@ import { PageRedo } from "../src/redo/page-redo.ts";
 import { interpretRecord } from "../src/wal-decoder/interpret-record.ts";
 import { WalStream } from "../src/wal-decoder/wal-stream.ts";
 import { readWalFiles } from "../testing/wal-files.ts";
-import { feedAll, openTimeline } from "./ingest.ts";
+import { feedAll, openResources, openTimeline } from "./ingest.ts";
 import { type Recovery, recoverStock } from "./recovery.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import { type RecordedWal, recordWal, WAL_KINDS } from "./wal-kinds.ts";
 
 const DELTA_COUNTS = [1, 10, 50, 200, 1000];
 /** No page is kept or written early: every delta is applied by the read that is timed. */
-const ALL_IN_MEMORY = {
+/** All in memory. */
+const resources = openResources({
   checkpointDistanceBytes: 1 << 30,
   cacheAfterDeltas: Number.MAX_SAFE_INTEGER,
   imageAfterDeltas: Number.MAX_SAFE_INTEGER,
-};
+});
 
 /** What WAL did to one page on its base, up to the first record that makes it anew. */
 interface Chain {
@@ -89,12 +90,12 @@ async function benchReplay(wal: RecordedWal, directory: string, rounds: number):
   const seconds: number[] = [];
   const cpus: number[] = [];
   const theirs: Recovery[] = [];
-  const base = await openTimeline(wal, directory, ALL_IN_MEMORY);
+  const base = await openTimeline(resources, wal, directory);
   const pages = collectChains(wal, base, 0);
   await base.close();
   // A pageserver has run for long: the first time, in which code is compiled, does not count.
   for (let i = -1; i < rounds; i++) {
-    const timeline = await openTimeline(wal, directory, ALL_IN_MEMORY);
+    const timeline = await openTimeline(resources, wal, directory);
     const cpu = process.cpuUsage();
     const began = performance.now();
     await feedAll(wal, timeline);
@@ -160,7 +161,7 @@ async function timelineOf(
   chains: readonly Chain[],
   count: number,
 ): Promise<Timeline> {
-  const timeline = await openTimeline(wal, directory, ALL_IN_MEMORY);
+  const timeline = await openTimeline(resources, wal, directory);
   const puts = chains
     .flatMap((chain) => chain.deltas.slice(0, count).map((delta, i) => ({ chain, delta, i })))
     .toSorted((a, b) => a.chain.lsns[a.i]! - b.chain.lsns[b.i]!);
@@ -173,7 +174,7 @@ async function timelineOf(
 
 /** The first n deltas of pages that have so many, on their base: redo alone, and a read of storage. */
 async function benchPages(wal: RecordedWal, directory: string): Promise<Row[]> {
-  const base = await openTimeline(wal, directory, ALL_IN_MEMORY);
+  const base = await openTimeline(resources, wal, directory);
   const chains = collectChains(wal, base, DELTA_COUNTS.at(-1)!);
   await base.close();
   const redo = new PageRedo();

@@ -18,6 +18,7 @@ import {
   prefixField3,
   slruBlockPrefix,
 } from "../src/pageserver/layers/key.ts";
+import { StorageResources } from "../src/pageserver/storage/storage-resources.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
@@ -260,10 +261,13 @@ for (const major of MAJORS) {
       await (await cluster.connect()).query("CREATE TABLE after_the_end()");
       await cluster.stop();
 
-      const timeline = await openImportedTimeline(baseDir, join(scratch, "timeline"), {
-        logger,
-        pgMajor: major,
-      });
+      const resources = new StorageResources(logger);
+      const timeline = await openImportedTimeline(
+        resources,
+        baseDir,
+        join(scratch, "timeline"),
+        major,
+      );
       await ingestAll(cluster, timeline);
       assert.ok(timeline.lastRecordLsn > end);
       const walDir = join(cluster.dataDir, "pg_wal");
@@ -276,9 +280,10 @@ for (const major of MAJORS) {
       const before = await compare("loaded", loaded);
       // What was recovered and stopped is also a cluster to begin from.
       const imported = await openImportedTimeline(
+        resources,
         join(cluster.workdir, "loaded"),
         join(scratch, "imported"),
-        { logger, pgMajor: major },
+        major,
       );
       compareRest(imported, imported.lastRecordLsn, join(cluster.workdir, "loaded"), major);
       compareSlrus(imported, imported.lastRecordLsn, join(cluster.workdir, "loaded"));

@@ -3,31 +3,21 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
-import type { Logger } from "../src/base/log.ts";
 import { writeTemplate } from "../src/pageserver/ingest/initdb-import.ts";
 import { writeIndexPart } from "../src/pageserver/storage/index-part.ts";
-import {
-  type StorageConfig,
-  StorageResources,
-} from "../src/pageserver/storage/storage-resources.ts";
+import type { StorageResources } from "../src/pageserver/storage/storage-resources.ts";
 import { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
 
-/** Storage settings that are absent are the pageserver's defaults. */
-export interface ImportOptions extends Partial<StorageConfig> {
-  readonly logger: Logger;
-  readonly pgMajor?: PgMajor;
-}
-
 /** Its WAL goes on at the end of the base's shutdown checkpoint. `directory` is created. */
 export async function openImportedTimeline(
+  resources: StorageResources,
   baseDir: string,
   directory: string,
-  options: ImportOptions,
+  pgMajor: PgMajor = DEFAULT_MAJOR,
 ): Promise<Timeline> {
-  const { logger, pgMajor = DEFAULT_MAJOR, ...storage } = options;
   mkdirSync(directory);
   const control = decodeControlFile(readFileSync(join(baseDir, "global", "pg_control")), pgMajor);
   const { layer, lsn, prevRecordLsn } = await writeTemplate(baseDir, pgMajor, directory);
@@ -44,7 +34,6 @@ export async function openImportedTimeline(
     prevRecordLsn,
     layers: [layer],
   };
-  const resources = new StorageResources(logger, storage);
   await writeIndexPart(directory, part, resources.disk);
   return new Timeline(resources, directory, part, undefined);
 }

@@ -62,10 +62,17 @@ export const XLOG_RUNNING_XACTS = 0x10;
 export const XLOG_INVALIDATIONS = 0x20;
 
 // access/heapam_xlog.h, of RM_HEAP2_ID
+export const XLOG_HEAP2_PRUNE_ON_ACCESS = 0x10;
+export const XLOG_HEAP2_PRUNE_VACUUM_SCAN = 0x20;
+export const XLOG_HEAP2_PRUNE_VACUUM_CLEANUP = 0x30;
 export const XLOG_HEAP2_VISIBLE = 0x40;
 export const XLOG_HEAP2_MULTI_INSERT = 0x50;
 export const XLOG_HEAP2_LOCK_UPDATED = 0x60;
 
+// ... up to 16, in place of the three of pruning:
+export const XLOG_HEAP2_PRUNE = 0x10;
+export const XLOG_HEAP2_VACUUM = 0x20;
+export const XLOG_HEAP2_FREEZE_PAGE = 0x30;
 /** Flags of a record of pruning or freezing, 17 and later: which parts follow. */
 export const XLHP_IS_CATALOG_REL = 1 << 1;
 export const XLHP_CLEANUP_LOCK = 1 << 2;
@@ -80,9 +87,27 @@ export const XLOG_HEAP_INSERT = 0x00;
 export const XLOG_HEAP_DELETE = 0x10;
 export const XLOG_HEAP_UPDATE = 0x20;
 export const XLOG_HEAP_HOT_UPDATE = 0x40;
+export const XLOG_HEAP_CONFIRM = 0x50;
 export const XLOG_HEAP_LOCK = 0x60;
+export const XLOG_HEAP_INPLACE = 0x70;
 export const XLOG_HEAP_OPMASK = 0x70;
 export const XLOG_HEAP_INIT_PAGE = 0x80;
+
+// access/nbtxlog.h
+export const XLOG_BTREE_INSERT_LEAF = 0x00;
+export const XLOG_BTREE_INSERT_UPPER = 0x10;
+export const XLOG_BTREE_INSERT_META = 0x20;
+export const XLOG_BTREE_SPLIT_L = 0x30;
+export const XLOG_BTREE_SPLIT_R = 0x40;
+export const XLOG_BTREE_INSERT_POST = 0x50;
+export const XLOG_BTREE_DEDUP = 0x60;
+export const XLOG_BTREE_DELETE = 0x70;
+export const XLOG_BTREE_UNLINK_PAGE = 0x80;
+export const XLOG_BTREE_UNLINK_PAGE_META = 0x90;
+export const XLOG_BTREE_NEWROOT = 0xa0;
+export const XLOG_BTREE_MARK_PAGE_HALFDEAD = 0xb0;
+export const XLOG_BTREE_VACUUM = 0xc0;
+export const XLOG_BTREE_META_CLEANUP = 0xe0;
 
 // access/hash_xlog.h
 export const XLOG_HASH_INIT_META_PAGE = 0x00;
@@ -121,3 +146,30 @@ export const XLOG_REPLORIGIN_DROP = 0x10;
 
 // replication/message.h
 export const XLOG_LOGICAL_MESSAGE = 0x00;
+
+// access/ginxlog.h
+export const XLOG_GIN_CREATE_PTREE = 0x10;
+export const XLOG_GIN_INSERT = 0x20;
+export const XLOG_GIN_SPLIT = 0x30;
+export const XLOG_GIN_VACUUM_PAGE = 0x40;
+export const XLOG_GIN_DELETE_PAGE = 0x50;
+export const XLOG_GIN_UPDATE_META_PAGE = 0x60;
+export const XLOG_GIN_INSERT_LISTPAGE = 0x70;
+export const XLOG_GIN_DELETE_LISTPAGE = 0x80;
+export const XLOG_GIN_VACUUM_DATA_LEAF_PAGE = 0x90;
+
+// access/brin_xlog.h
+export const XLOG_BRIN_CREATE_INDEX = 0x00;
+export const XLOG_BRIN_INSERT = 0x10;
+export const XLOG_BRIN_UPDATE = 0x20;
+export const XLOG_BRIN_SAMEPAGE_UPDATE = 0x30;
+export const XLOG_BRIN_REVMAP_EXTEND = 0x40;
+export const XLOG_BRIN_DESUMMARIZE = 0x50;
+export const XLOG_BRIN_OPMASK = 0x70;
+export const XLOG_BRIN_INIT_PAGE = 0x80;
+
+// access/clog.h, access/commit_ts.h
+export const CLOG_ZEROPAGE = 0x00;
+export const CLOG_TRUNCATE = 0x10;
+export const COMMIT_TS_ZEROPAGE = 0x00;
+export const COMMIT_TS_TRUNCATE = 0x10;

@@ -11,7 +11,26 @@
 //       22    1 t_hoff
 // Redo always writes command id 0: WAL does not carry it.
 
-import { XLOG_HEAP_INIT_PAGE, XLOG_HEAP_OPMASK } from "../postgres/opcodes.ts";
+import {
+  XLOG_HEAP_CONFIRM,
+  XLOG_HEAP_DELETE,
+  XLOG_HEAP_HOT_UPDATE,
+  XLOG_HEAP_INIT_PAGE,
+  XLOG_HEAP_INPLACE,
+  XLOG_HEAP_INSERT,
+  XLOG_HEAP_LOCK,
+  XLOG_HEAP_OPMASK,
+  XLOG_HEAP_UPDATE,
+  XLOG_HEAP2_FREEZE_PAGE,
+  XLOG_HEAP2_LOCK_UPDATED,
+  XLOG_HEAP2_MULTI_INSERT,
+  XLOG_HEAP2_PRUNE,
+  XLOG_HEAP2_PRUNE_ON_ACCESS,
+  XLOG_HEAP2_PRUNE_VACUUM_CLEANUP,
+  XLOG_HEAP2_PRUNE_VACUUM_SCAN,
+  XLOG_HEAP2_VACUUM,
+  XLOG_HEAP2_VISIBLE,
+} from "../postgres/opcodes.ts";
 import { VM_FORK } from "../postgres/relation-path.ts";
 import { RM_HEAP2_ID } from "../postgres/rmgr.ts";
 import { redoFreezePage, redoPrune, redoPruneFreeze, redoVacuum } from "./heap-prune.ts";
@@ -77,25 +96,25 @@ export function redoHeap(c: RedoContext): void {
     return;
   }
   switch (c.info & XLOG_HEAP_OPMASK) {
-    case 0x00:
+    case XLOG_HEAP_INSERT:
       redoInsert(c);
       return;
-    case 0x10:
+    case XLOG_HEAP_DELETE:
       redoDelete(c);
       return;
-    case 0x20:
+    case XLOG_HEAP_UPDATE:
       redoUpdate(c, false);
       return;
-    case 0x40:
+    case XLOG_HEAP_HOT_UPDATE:
       redoUpdate(c, true);
       return;
-    case 0x50:
+    case XLOG_HEAP_CONFIRM:
       redoConfirm(c);
       return;
-    case 0x60:
+    case XLOG_HEAP_LOCK:
       redoLock(c, true);
       return;
-    case 0x70:
+    case XLOG_HEAP_INPLACE:
       redoInplace(c);
       return;
     default:
@@ -107,41 +126,48 @@ export function redoHeap(c: RedoContext): void {
 
 export function redoHeap2(c: RedoContext): void {
   const opcode = c.info & XLOG_HEAP_OPMASK;
-  if (c.referenceFork === VM_FORK && opcode !== 0x40) {
+  if (c.referenceFork === VM_FORK && opcode !== XLOG_HEAP2_VISIBLE) {
     redoHeapOnVisibilityMap(c);
     return;
   }
-  const combined = c.version.pruneFormat === "combined";
   switch (opcode) {
-    case 0x10:
-      if (combined) {
-        redoPruneFreeze(c);
-      } else {
-        redoPrune(c);
-      }
-      return;
-    case 0x20:
-      if (combined) {
-        redoPruneFreeze(c);
-      } else {
-        redoVacuum(c);
-      }
-      return;
-    case 0x30:
-      if (combined) {
-        redoPruneFreeze(c);
-      } else {
-        redoFreezePage(c);
-      }
-      return;
-    case 0x40:
+    case XLOG_HEAP2_VISIBLE:
       redoHeapVisible(c);
       return;
-    case 0x50:
+    case XLOG_HEAP2_MULTI_INSERT:
       redoMultiInsert(c);
       return;
-    case 0x60:
+    case XLOG_HEAP2_LOCK_UPDATED:
       redoLock(c, false);
+      return;
+    default:
+      redoPruneOrFreeze(c, opcode);
+      return;
+  }
+}
+
+function redoPruneOrFreeze(c: RedoContext, opcode: number): void {
+  if (c.version.pruneFormat === "combined") {
+    switch (opcode) {
+      case XLOG_HEAP2_PRUNE_ON_ACCESS:
+      case XLOG_HEAP2_PRUNE_VACUUM_SCAN:
+      case XLOG_HEAP2_PRUNE_VACUUM_CLEANUP:
+        redoPruneFreeze(c);
+        return;
+      default:
+        c.unsupported();
+        return;
+    }
+  }
+  switch (opcode) {
+    case XLOG_HEAP2_PRUNE:
+      redoPrune(c);
+      return;
+    case XLOG_HEAP2_VACUUM:
+      redoVacuum(c);
+      return;
+    case XLOG_HEAP2_FREEZE_PAGE:
+      redoFreezePage(c);
       return;
     default:
       c.unsupported();
@@ -153,7 +179,7 @@ export function redoHeap2(c: RedoContext): void {
 function redoHeapOnVisibilityMap(c: RedoContext): void {
   const heap2 = c.rmid === RM_HEAP2_ID;
   const opcode = c.info & XLOG_HEAP_OPMASK;
-  if (!heap2 && (opcode === 0x20 || opcode === 0x40)) {
+  if (!heap2 && (opcode === XLOG_HEAP_UPDATE || opcode === XLOG_HEAP_HOT_UPDATE)) {
     c.needMain(8);
     const flags = c.view.getUint8(c.main + 7);
     const newBlkno = c.requireReferenceBlkno(0);
@@ -170,8 +196,12 @@ function redoHeapOnVisibilityMap(c: RedoContext): void {
     return;
   }
   // LOCK and heap2 LOCK_UPDATED have the same opcode.
-  const lock = opcode === 0x60;
-  const clears = lock || (heap2 ? opcode === 0x50 : opcode === 0x00 || opcode === 0x10);
+  const lock = opcode === XLOG_HEAP_LOCK;
+  const clears =
+    lock ||
+    (heap2
+      ? opcode === XLOG_HEAP2_MULTI_INSERT
+      : opcode === XLOG_HEAP_INSERT || opcode === XLOG_HEAP_DELETE);
   if (!clears) {
     c.fail("the record references a visibility map page", 3);
   }

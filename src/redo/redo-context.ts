@@ -200,8 +200,7 @@ export class RedoContext {
     this.xid = view.getUint32(DELTA + 4, true);
     this.blockCount = view.getUint8(DELTA + 8);
     const magic = view.getUint16(DELTA + 10, true);
-    const version =
-      this.version.major === 17 && magic === 0xd116 ? this.version : redoVersion(magic);
+    const version = this.version.pageMagic === magic ? this.version : redoVersion(magic);
     if (version === undefined) {
       this.fail(`WAL page magic 0x${magic.toString(16)} is of no known major`, 10);
     }

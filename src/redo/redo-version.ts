@@ -1,10 +1,14 @@
 // What page redo must do differently from one Postgres major to the next, as data.
 
+import { PG_VERSIONS } from "../postgres/versions.ts";
+
 /** How the three heap2 opcodes 0x10, 0x20 and 0x30 are laid out. */
 export type PruneFormat = "prune-vacuum-freeze-tuples" | "prune-vacuum-freeze-plans" | "combined";
 
 export interface RedoVersion {
   readonly major: number;
+  /** Of the WAL pages that its records come from. */
+  readonly pageMagic: number;
   /** `PageRepairFragmentation` also cuts unused line pointers off the end of the array. */
   readonly repairTruncatesLinePointers: boolean;
   readonly pruneFormat: PruneFormat;
@@ -22,6 +26,7 @@ export interface RedoVersion {
 
 const VERSION_14: RedoVersion = {
   major: 14,
+  pageMagic: PG_VERSIONS[14].pageMagic,
   repairTruncatesLinePointers: false,
   pruneFormat: "prune-vacuum-freeze-tuples",
   btreeVacuumClearsCycleId: false,
@@ -32,6 +37,7 @@ const VERSION_14: RedoVersion = {
 };
 const VERSION_15: RedoVersion = {
   major: 15,
+  pageMagic: PG_VERSIONS[15].pageMagic,
   repairTruncatesLinePointers: true,
   pruneFormat: "prune-vacuum-freeze-tuples",
   btreeVacuumClearsCycleId: false,
@@ -42,6 +48,7 @@ const VERSION_15: RedoVersion = {
 };
 const VERSION_16: RedoVersion = {
   major: 16,
+  pageMagic: PG_VERSIONS[16].pageMagic,
   repairTruncatesLinePointers: true,
   pruneFormat: "prune-vacuum-freeze-plans",
   btreeVacuumClearsCycleId: false,
@@ -52,6 +59,7 @@ const VERSION_16: RedoVersion = {
 };
 const VERSION_17: RedoVersion = {
   major: 17,
+  pageMagic: PG_VERSIONS[17].pageMagic,
   repairTruncatesLinePointers: true,
   pruneFormat: "combined",
   btreeVacuumClearsCycleId: false,
@@ -62,6 +70,7 @@ const VERSION_17: RedoVersion = {
 };
 const VERSION_18: RedoVersion = {
   major: 18,
+  pageMagic: PG_VERSIONS[18].pageMagic,
   repairTruncatesLinePointers: true,
   pruneFormat: "combined",
   btreeVacuumClearsCycleId: true,
@@ -71,20 +80,9 @@ const VERSION_18: RedoVersion = {
   hashSqueezeStampsUnchangedPage: false,
 };
 
+const VERSIONS = [VERSION_14, VERSION_15, VERSION_16, VERSION_17, VERSION_18];
+
 /** By the magic of the WAL page on which the record began; undefined for a major we do not know. */
 export function redoVersion(pageMagic: number): RedoVersion | undefined {
-  switch (pageMagic) {
-    case 0xd116:
-      return VERSION_17;
-    case 0xd118:
-      return VERSION_18;
-    case 0xd113:
-      return VERSION_16;
-    case 0xd110:
-      return VERSION_15;
-    case 0xd10d:
-      return VERSION_14;
-    default:
-      return undefined;
-  }
+  return VERSIONS.find((version) => version.pageMagic === pageMagic);
 }

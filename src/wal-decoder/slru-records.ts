@@ -10,6 +10,10 @@
 //   MULTIXACT TRUNCATE_ID 0x30  u32 oldestMultiDb, startTruncOff, endTruncOff, startTruncMemb, endTruncMemb
 
 import {
+  CLOG_TRUNCATE,
+  CLOG_ZEROPAGE,
+  COMMIT_TS_TRUNCATE,
+  COMMIT_TS_ZEROPAGE,
   XLOG_MULTIXACT_CREATE_ID,
   XLOG_MULTIXACT_TRUNCATE_ID,
   XLOG_MULTIXACT_ZERO_MEM_PAGE,
@@ -29,10 +33,6 @@ import {
   SLRU_MULTIXACT_OFFSETS,
 } from "./record-sink.ts";
 
-const CLOG_ZEROPAGE = 0x00;
-const CLOG_TRUNCATE = 0x10;
-const COMMIT_TS_ZEROPAGE = 0x00;
-const COMMIT_TS_TRUNCATE = 0x10;
 /** More than the pages of any: 2^32 commit timestamps at 819 a page are the most. */
 const PAGE_NUMBER_LIMIT = 8 * 1024 * 1024;
 

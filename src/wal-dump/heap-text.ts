@@ -10,6 +10,7 @@ import {
   XLHP_HAS_NOW_UNUSED_ITEMS,
   XLHP_HAS_REDIRECTIONS,
   XLHP_IS_CATALOG_REL,
+  XLOG_HEAP_INIT_PAGE,
 } from "../postgres/opcodes.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { RecordData } from "./record-data.ts";
@@ -26,7 +27,6 @@ import {
 
 const INIT_HEAP = new Set([0x00, 0x20, 0x40]);
 const INIT_HEAP2 = new Set([0x50]);
-const HEAP_INIT_PAGE = 0x80;
 
 const INFOBITS = ["IS_MULTI", "LOCK_ONLY", "EXCL_LOCK", "KEYSHR_LOCK", "KEYS_UPDATED"];
 
@@ -150,7 +150,7 @@ function multiInsert(main: RecordData, record: XLogRecord): string {
   const count = main.u16(2);
   const text = `ntuples: ${count}, flags: ${hexByte(main.u8(0))}`;
   const hasOffsets =
-    RecordData.block(record, 0) !== undefined && (record.info & HEAP_INIT_PAGE) === 0;
+    RecordData.block(record, 0) !== undefined && (record.info & XLOG_HEAP_INIT_PAGE) === 0;
   return hasOffsets ? `${text}, offsets: ${offsetNumbers(main, 4, count)}` : text;
 }
 

@@ -10,6 +10,8 @@ import {
   XACT_XINFO_HAS_RELFILELOCATORS,
   XACT_XINFO_HAS_SUBXACTS,
   XACT_XINFO_HAS_TWOPHASE,
+  XLOG_XACT_HAS_INFO,
+  XLOG_XACT_OPMASK,
 } from "../postgres/opcodes.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
@@ -24,8 +26,6 @@ import {
   timeText,
 } from "./text-format.ts";
 
-const XACT_OPMASK = 0x70;
-const XACT_HAS_INFO = 0x80;
 const XACT_NAMES = [
   "COMMIT",
   "PREPARE",
@@ -44,9 +44,9 @@ const RELATION_SIZE = 12;
 const INVALIDATION_SIZE = 16;
 
 export const xactText: RmgrText = {
-  name: (info) => XACT_NAMES[(info & XACT_OPMASK) >> 4],
+  name: (info) => XACT_NAMES[(info & XLOG_XACT_OPMASK) >> 4],
   describe: (record, main) => {
-    switch ((record.info & XACT_OPMASK) >> 4) {
+    switch ((record.info & XLOG_XACT_OPMASK) >> 4) {
       case 0:
       case 3:
         return endOfTransaction(record, main, true);
@@ -121,8 +121,8 @@ function originText(record: XLogRecord, main: RecordData, offset: number): strin
 function endOfTransaction(record: XLogRecord, main: RecordData, commit: boolean): string {
   const time = timeText(main.i64(0));
   let at = 8;
-  const xinfo = (record.info & XACT_HAS_INFO) !== 0 ? main.u32(at) : 0;
-  at += (record.info & XACT_HAS_INFO) !== 0 ? 4 : 0;
+  const xinfo = (record.info & XLOG_XACT_HAS_INFO) !== 0 ? main.u32(at) : 0;
+  at += (record.info & XLOG_XACT_HAS_INFO) !== 0 ? 4 : 0;
   const initFile =
     (xinfo & UPDATE_RELCACHE_FILE) === 0
       ? undefined

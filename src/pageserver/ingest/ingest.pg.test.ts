@@ -21,6 +21,7 @@ import {
 } from "../../wal-verify/directory-comparison.ts";
 import { readComputeState, readRelations } from "../compute-state.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
+import { StorageResources } from "../storage/storage-resources.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { WalFeeder } from "../wal-receiver.ts";
 import { decodeSize } from "./relation-heads.ts";
@@ -51,7 +52,8 @@ after(async () => {
 });
 
 function openTimeline(name: string, checkpointDistanceBytes: number): Promise<Timeline> {
-  return openImportedTimeline(baseDir, join(scratch, name), { logger, checkpointDistanceBytes });
+  const resources = new StorageResources(logger, { checkpointDistanceBytes });
+  return openImportedTimeline(resources, baseDir, join(scratch, name));
 }
 
 /** All WAL of the cluster from `start` on; the last segment ends in zeros. */

@@ -7,6 +7,16 @@
 // numbers for good, since the revmap names them.
 
 import {
+  XLOG_BRIN_CREATE_INDEX,
+  XLOG_BRIN_DESUMMARIZE,
+  XLOG_BRIN_INIT_PAGE,
+  XLOG_BRIN_INSERT,
+  XLOG_BRIN_OPMASK,
+  XLOG_BRIN_REVMAP_EXTEND,
+  XLOG_BRIN_SAMEPAGE_UPDATE,
+  XLOG_BRIN_UPDATE,
+} from "../../postgres/opcodes.ts";
+import {
   INVALID_BLOCK_NUMBER,
   PAGE_SIZE,
   PD_LOWER,
@@ -30,15 +40,6 @@ const META_PAGE = 0xf091;
 const REVMAP_PAGE = 0xf092;
 const REGULAR_PAGE = 0xf093;
 
-const CREATE_INDEX = 0x00;
-const INSERT = 0x10;
-const UPDATE = 0x20;
-const SAMEPAGE_UPDATE = 0x30;
-const REVMAP_EXTEND = 0x40;
-const DESUMMARIZE = 0x50;
-const OPCODE_MASK = 0x70;
-const INIT_PAGE = 0x80;
-
 const META = PAGE + SIZE_OF_PAGE_HEADER;
 const SIZE_OF_META = 16;
 const BRIN_META_MAGIC = 0xa8109cfa;
@@ -46,13 +47,13 @@ const REVMAP_PAGE_MAX_ITEMS = 1360;
 
 /** Whether the record makes this reference's page from nothing. */
 export function brinInitsPage(c: RedoContext): boolean {
-  switch (c.info & OPCODE_MASK) {
-    case CREATE_INDEX:
+  switch (c.info & XLOG_BRIN_OPMASK) {
+    case XLOG_BRIN_CREATE_INDEX:
       return c.blockId === 0;
-    case INSERT:
-    case UPDATE:
-      return c.blockId === 0 && (c.info & INIT_PAGE) !== 0;
-    case REVMAP_EXTEND:
+    case XLOG_BRIN_INSERT:
+    case XLOG_BRIN_UPDATE:
+      return c.blockId === 0 && (c.info & XLOG_BRIN_INIT_PAGE) !== 0;
+    case XLOG_BRIN_REVMAP_EXTEND:
       return c.blockId === 1;
     default:
       return false;
@@ -63,23 +64,23 @@ export function redoBrin(c: RedoContext): void {
   if (!brinInitsPage(c)) {
     checkPagePointers(c, PAGE);
   }
-  switch (c.info & OPCODE_MASK) {
-    case CREATE_INDEX:
+  switch (c.info & XLOG_BRIN_OPMASK) {
+    case XLOG_BRIN_CREATE_INDEX:
       redoCreateIndex(c);
       break;
-    case INSERT:
+    case XLOG_BRIN_INSERT:
       redoInsert(c, 0);
       break;
-    case UPDATE:
+    case XLOG_BRIN_UPDATE:
       redoUpdate(c);
       break;
-    case SAMEPAGE_UPDATE:
+    case XLOG_BRIN_SAMEPAGE_UPDATE:
       redoSamePageUpdate(c);
       break;
-    case REVMAP_EXTEND:
+    case XLOG_BRIN_REVMAP_EXTEND:
       redoRevmapExtend(c);
       break;
-    case DESUMMARIZE:
+    case XLOG_BRIN_DESUMMARIZE:
       redoDesummarize(c);
       break;
     default:
@@ -140,7 +141,7 @@ function redoInsert(c: RedoContext, skip: number): void {
   const main = c.main + skip;
   const offnum = view.getUint16(main + 8, true);
   if (c.blockId === 0) {
-    if ((c.info & INIT_PAGE) !== 0) {
+    if ((c.info & XLOG_BRIN_INIT_PAGE) !== 0) {
       brinPageInit(c, REGULAR_PAGE);
     } else {
       requirePageType(c, REGULAR_PAGE);

@@ -10,7 +10,24 @@
 // The other pages of a record are never read: the left half of a split is made of the page's own
 // tuples, the right half of the record's.
 
+import {
+  XLOG_BTREE_DEDUP,
+  XLOG_BTREE_DELETE,
+  XLOG_BTREE_INSERT_LEAF,
+  XLOG_BTREE_INSERT_META,
+  XLOG_BTREE_INSERT_POST,
+  XLOG_BTREE_INSERT_UPPER,
+  XLOG_BTREE_MARK_PAGE_HALFDEAD,
+  XLOG_BTREE_META_CLEANUP,
+  XLOG_BTREE_NEWROOT,
+  XLOG_BTREE_SPLIT_L,
+  XLOG_BTREE_SPLIT_R,
+  XLOG_BTREE_UNLINK_PAGE,
+  XLOG_BTREE_UNLINK_PAGE_META,
+  XLOG_BTREE_VACUUM,
+} from "../../postgres/opcodes.ts";
 import { PAGE_SIZE, PD_LOWER, PD_SPECIAL } from "../../postgres/page.ts";
+import { XLR_RMGR_INFO_MASK } from "../../postgres/rmgr.ts";
 import {
   addIndexItem,
   checkPagePointers,
@@ -56,19 +73,19 @@ const CONTENTS = 24;
 
 /** Whether the record makes this reference's page from nothing. */
 export function btreeInitsPage(c: RedoContext): boolean {
-  switch (c.info & 0xf0) {
-    case 0x20:
+  switch (c.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_BTREE_INSERT_META:
       return c.blockId === 2;
-    case 0x30:
-    case 0x40:
+    case XLOG_BTREE_SPLIT_L:
+    case XLOG_BTREE_SPLIT_R:
       return c.blockId === 1;
-    case 0x80:
-    case 0x90:
+    case XLOG_BTREE_UNLINK_PAGE:
+    case XLOG_BTREE_UNLINK_PAGE_META:
       return c.blockId === 0 || c.blockId === 3 || c.blockId === 4;
-    case 0xa0:
+    case XLOG_BTREE_NEWROOT:
       return c.blockId === 0 || c.blockId === 2;
-    case 0xb0:
-    case 0xe0:
+    case XLOG_BTREE_MARK_PAGE_HALFDEAD:
+    case XLOG_BTREE_META_CLEANUP:
       return c.blockId === 0;
     default:
       return false;
@@ -92,18 +109,18 @@ export function redoBtree(c: RedoContext): void {
     checkBtreePage(c);
   }
   const block = c.blockId;
-  switch (c.info & 0xf0) {
-    case 0x00:
+  switch (c.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_BTREE_INSERT_LEAF:
       redoInsertItem(c);
       return;
-    case 0x10:
+    case XLOG_BTREE_INSERT_UPPER:
       if (block === 0) {
         redoInsertItem(c);
       } else {
         redoClearIncompleteSplit(c);
       }
       return;
-    case 0x20:
+    case XLOG_BTREE_INSERT_META:
       if (block === 0) {
         redoInsertItem(c);
       } else if (block === 1) {
@@ -112,39 +129,39 @@ export function redoBtree(c: RedoContext): void {
         redoMeta(c);
       }
       return;
-    case 0x30:
+    case XLOG_BTREE_SPLIT_L:
       redoSplit(c, true);
       return;
-    case 0x40:
+    case XLOG_BTREE_SPLIT_R:
       redoSplit(c, false);
       return;
-    case 0x50:
+    case XLOG_BTREE_INSERT_POST:
       redoInsertPosting(c);
       return;
-    case 0x60:
+    case XLOG_BTREE_DEDUP:
       redoDedup(c);
       return;
-    case 0x70:
+    case XLOG_BTREE_DELETE:
       // xl_btree_delete: u32 horizon, u16 ndeleted, u16 nupdated.
       c.needMain(8);
       redoDeleteItems(c, c.main + 4, false);
       return;
-    case 0x80:
-    case 0x90:
+    case XLOG_BTREE_UNLINK_PAGE:
+    case XLOG_BTREE_UNLINK_PAGE_META:
       redoUnlinkPage(c);
       return;
-    case 0xa0:
+    case XLOG_BTREE_NEWROOT:
       redoNewRoot(c);
       return;
-    case 0xb0:
+    case XLOG_BTREE_MARK_PAGE_HALFDEAD:
       redoMarkPageHalfDead(c);
       return;
-    case 0xc0:
+    case XLOG_BTREE_VACUUM:
       // xl_btree_vacuum: u16 ndeleted, u16 nupdated.
       c.needMain(4);
       redoDeleteItems(c, c.main, c.version.btreeVacuumClearsCycleId);
       return;
-    case 0xe0:
+    case XLOG_BTREE_META_CLEANUP:
       redoMeta(c);
       return;
     default:

@@ -12,6 +12,17 @@
 // item of 6 bytes. Splits and vacuumed entry pages come as full images and never get here.
 
 import {
+  XLOG_GIN_CREATE_PTREE,
+  XLOG_GIN_DELETE_LISTPAGE,
+  XLOG_GIN_DELETE_PAGE,
+  XLOG_GIN_INSERT,
+  XLOG_GIN_INSERT_LISTPAGE,
+  XLOG_GIN_SPLIT,
+  XLOG_GIN_UPDATE_META_PAGE,
+  XLOG_GIN_VACUUM_DATA_LEAF_PAGE,
+  XLOG_GIN_VACUUM_PAGE,
+} from "../../postgres/opcodes.ts";
+import {
   INVALID_BLOCK_NUMBER,
   PAGE_SIZE,
   PD_LOWER,
@@ -19,6 +30,7 @@ import {
   PD_UPPER,
   SIZE_OF_PAGE_HEADER,
 } from "../../postgres/page.ts";
+import { XLR_RMGR_INFO_MASK } from "../../postgres/rmgr.ts";
 import {
   checkPagePointers,
   indexTupleDelete,
@@ -51,16 +63,6 @@ const GIN_LIST_FULLROW = 1 << 5;
 const GIN_INCOMPLETE_SPLIT = 1 << 6;
 const GIN_COMPRESSED = 1 << 7;
 
-const CREATE_PTREE = 0x10;
-const INSERT = 0x20;
-const SPLIT = 0x30;
-const VACUUM_PAGE = 0x40;
-const DELETE_PAGE = 0x50;
-const UPDATE_META_PAGE = 0x60;
-const INSERT_LISTPAGE = 0x70;
-const DELETE_LISTPAGE = 0x80;
-const VACUUM_DATA_LEAF_PAGE = 0x90;
-
 const INSERT_ISDATA = 0x01;
 const INSERT_ISLEAF = 0x02;
 
@@ -69,12 +71,12 @@ const SIZE_OF_POSTING_ITEM = 10;
 
 /** Whether the record makes this reference's page from nothing. */
 export function ginInitsPage(c: RedoContext): boolean {
-  switch (c.info & 0xf0) {
-    case CREATE_PTREE:
-    case UPDATE_META_PAGE:
-    case INSERT_LISTPAGE:
+  switch (c.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_GIN_CREATE_PTREE:
+    case XLOG_GIN_UPDATE_META_PAGE:
+    case XLOG_GIN_INSERT_LISTPAGE:
       return c.blockId === 0;
-    case DELETE_LISTPAGE:
+    case XLOG_GIN_DELETE_LISTPAGE:
       return true;
     default:
       return false;
@@ -85,35 +87,35 @@ export function redoGin(c: RedoContext): void {
   if (!ginInitsPage(c)) {
     checkGinPage(c);
   }
-  switch (c.info & 0xf0) {
-    case CREATE_PTREE:
+  switch (c.info & XLR_RMGR_INFO_MASK) {
+    case XLOG_GIN_CREATE_PTREE:
       redoCreatePostingTree(c);
       break;
-    case INSERT:
+    case XLOG_GIN_INSERT:
       redoInsert(c);
       break;
-    case SPLIT:
+    case XLOG_GIN_SPLIT:
       if (c.blockId !== 3) {
         c.fail("a split without the page's image", 3);
       }
       clearIncompleteSplit(c);
       break;
-    case VACUUM_PAGE:
+    case XLOG_GIN_VACUUM_PAGE:
       c.fail("a vacuumed page without its image", 1);
       break;
-    case VACUUM_DATA_LEAF_PAGE:
+    case XLOG_GIN_VACUUM_DATA_LEAF_PAGE:
       redoDataLeaf(c);
       break;
-    case DELETE_PAGE:
+    case XLOG_GIN_DELETE_PAGE:
       redoDeletePage(c);
       break;
-    case UPDATE_META_PAGE:
+    case XLOG_GIN_UPDATE_META_PAGE:
       redoUpdateMetaPage(c);
       break;
-    case INSERT_LISTPAGE:
+    case XLOG_GIN_INSERT_LISTPAGE:
       redoInsertListPage(c);
       break;
-    case DELETE_LISTPAGE:
+    case XLOG_GIN_DELETE_LISTPAGE:
       redoDeleteListPages(c);
       break;
     default:
