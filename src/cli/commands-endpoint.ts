@@ -33,7 +33,7 @@ import {
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
-import { SUPERUSER } from "../postgres/superuser.ts";
+import { SUPERUSER } from "../postgres/installation.ts";
 import {
   group,
   jsonOption,

@@ -1,7 +1,7 @@
 // The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
 
 import { errorMessage, StorageError } from "../base/errors.ts";
-import { SUPERUSER } from "../postgres/superuser.ts";
+import { SUPERUSER } from "../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
 
 /** Shared catalogs can be reached from each: one is there unless both were dropped. */

@@ -12,8 +12,8 @@ import {
   enterableDirectory,
   postgresSocketDirectory,
   runtimeDirectory,
+  SUPERUSER,
 } from "../postgres/installation.ts";
-import { SUPERUSER } from "../postgres/superuser.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { TimelinePlacement } from "../storage-controller/storage-controller.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";

@@ -29,12 +29,15 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
 import { findPackageDirectory, storeDirectory } from "./package-store.mjs";
-import type { PgMajor } from "./versions.ts";
+import { MAJORS, type PgMajor } from "./versions.ts";
 
 /** Majors whose WAL and files Strata knows. */
-export const SUPPORTED_MAJORS: readonly number[] = [14, 15, 16, 17, 18];
+export const SUPPORTED_MAJORS: readonly number[] = MAJORS;
 /** Where nobody names one: $STRATA_PG_VERSION, else 17. `findInstallation` refuses an unknown one. */
 export const DEFAULT_MAJOR = Number(process.env["STRATA_PG_VERSION"] ?? 17) as PgMajor;
+
+/** The superuser that every database of ours is made with; Neon's name for it. */
+export const SUPERUSER = "cloud_admin";
 
 /** An unmodified Postgres on this machine, readable by the user that runs it. */
 export interface Installation {

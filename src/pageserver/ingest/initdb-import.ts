@@ -17,8 +17,8 @@ import {
   type Installation,
   runPostgresTool,
   runtimeDirectory,
+  SUPERUSER,
 } from "../../postgres/installation.ts";
-import { SUPERUSER } from "../../postgres/superuser.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import { LAYER_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
