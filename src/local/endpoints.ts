@@ -1,6 +1,6 @@
 // Endpoints of a home: their directories, ports, and the agents that run in them.
 
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
@@ -11,7 +11,7 @@ import { ComputeClient } from "../compute/client.ts";
 import {
   enterableDirectory,
   postgresSocketDirectory,
-  runtimeDirectory,
+  removeWorkdir,
   SUPERUSER,
 } from "../postgres/installation.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
@@ -421,7 +421,5 @@ export function destroyEndpoint(endpoint: Endpoint | DamagedEndpoint): void {
   if (endpointState(endpoint).state === "running") {
     throw new StorageError("conflict", "endpoint-running", `endpoint ${endpoint.id} is running`);
   }
-  const runtime = runtimeDirectory(endpoint.directory);
-  rmSync(runtime, { recursive: true, force: true });
-  rmSync(endpoint.directory, { recursive: true, force: true });
+  removeWorkdir(endpoint.directory);
 }

@@ -19,6 +19,7 @@ import {
   postgresEnvironment,
   postgresUser,
   readableByPostgres,
+  removeWorkdir,
   runPostgresTool,
   runtimeDirectory,
   socketDirectory,
@@ -117,6 +118,9 @@ test("socketDirectory: stays within a socket address", (t) => {
   t.after(() => rmSync(short, { recursive: true, force: true }));
   assert.ok(join(short, "agent.sock").length <= 107);
   assert.equal(socketDirectory(deep, "agent.sock"), short);
+  removeWorkdir(deep);
+  assert.ok(!existsSync(short));
+  assert.ok(!existsSync(deep));
 });
 
 test("runtimeDirectory: those of vanished working directories are removed with the next new one", (t) => {
@@ -132,9 +136,12 @@ test("runtimeDirectory: those of vanished working directories are removed with t
   const first = closed("first");
   const abandoned = runtimeDirectory(first);
   rmSync(first, { recursive: true });
-  const kept = runtimeDirectory(closed("second"));
+  const second = closed("second");
+  const kept = runtimeDirectory(second);
   assert.equal(existsSync(abandoned), false);
   assert.equal(existsSync(kept), true);
+  removeWorkdir(second);
+  assert.equal(existsSync(kept), false);
 });
 
 test("postgresEnvironment: a library in a folder with spaces is preloaded; with a colon it is refused", async (t) => {

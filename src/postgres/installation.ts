@@ -401,16 +401,36 @@ export function socketDirectory(workdir: string, longestName: string): string {
   if (Buffer.byteLength(join(directory, longestName)) <= SOCKET_PATH_MAX_BYTES) {
     return directory;
   }
-  const short = join(tmpdir(), `strata-${process.getuid?.() ?? 0}-${hash(directory)}`);
+  const short = shortSocketDirectory(directory);
   mkdirSync(short, { recursive: true, mode: 0o700 });
-  const status = lstatSync(short);
-  const user = postgresUser();
-  if (!status.isDirectory() || (status.uid !== process.getuid?.() && status.uid !== user?.uid)) {
+  if (!isOurs(short)) {
     // In a directory open to all, somebody else could have put theirs there first.
     throw new StorageError("conflict", "foreign-directory", `'${short}' belongs to another user`);
   }
   giveToPostgres(short);
   return short;
+}
+
+function shortSocketDirectory(directory: string): string {
+  return join(tmpdir(), `strata-${process.getuid?.() ?? 0}-${hash(directory)}`);
+}
+
+function isOurs(path: string): boolean {
+  const status = lstatSync(path);
+  const owners = [process.getuid?.(), postgresUser()?.uid];
+  return status.isDirectory() && owners.includes(status.uid);
+}
+
+/** Removes `workdir` and what `runtimeDirectory` and `socketDirectory` made for it elsewhere. */
+export function removeWorkdir(workdir: string): void {
+  const directory = runtimeDirectory(workdir);
+  const short = shortSocketDirectory(directory);
+  if (existsSync(short) && isOurs(short)) {
+    rmSync(short, { recursive: true, force: true });
+  }
+  rmSync(directory, { recursive: true, force: true });
+  rmSync(`${directory}.workdir`, { force: true });
+  rmSync(workdir, { recursive: true, force: true });
 }
 
 /** Longer than any that Postgres makes: it puts its port there. */

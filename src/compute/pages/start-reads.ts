@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
-import { type PlacedFile, SHIM_PAGE_BYTES } from "../shim/shim-protocol.ts";
+import type { PlacedFile } from "../shim/shim-protocol.ts";
 import type { FileContent } from "./page-source.ts";
 
 /*
@@ -197,7 +198,7 @@ function writeBlocks(file: string, { bytes, runs, pages }: FileContent): void {
     let page = 0;
     for (const [first, count] of runs) {
       const run = Buffer.concat(pages.slice(page, page + count));
-      writeFully(fd, run, first * SHIM_PAGE_BYTES);
+      writeFully(fd, run, first * PAGE_SIZE);
       page += count;
     }
   } finally {

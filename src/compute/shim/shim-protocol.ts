@@ -35,7 +35,6 @@ const LEAST_WAL_SEGMENT = 2 ** 20;
 const MAX_WAL_OFFSET = 2 ** 30;
 /** library/protocol.h: MAX_PAGES. */
 export const MAX_PAGES_PER_REQUEST = 32;
-export const SHIM_PAGE_BYTES = 8192;
 
 export const STATUS_OK = 0;
 export const STATUS_ABSENT = 1;

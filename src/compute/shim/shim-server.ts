@@ -5,6 +5,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { errorKind, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
+import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   type StorageDirectory,
   type StorageFile,
@@ -16,7 +17,6 @@ import {
   encodeReplyHeader,
   type ListedFile,
   type PlacedFile,
-  SHIM_PAGE_BYTES,
   type ShimRequest,
   ShimRequestReader,
   STATUS_ABSENT,
@@ -203,7 +203,7 @@ export class ShimServer {
     const pages = await this.#handlers.readPages(request.file, request.blkno, request.count);
     const parts = pages instanceof Uint8Array ? [pages] : pages;
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    if (length !== request.count * SHIM_PAGE_BYTES) {
+    if (length !== request.count * PAGE_SIZE) {
       throw new StorageError(
         "internal",
         "wrong-page-count",
