@@ -10,7 +10,7 @@ import { highestCommonPoint, type TermLsn } from "../src/safekeeper-protocol/ter
 import { WalBuilder } from "../testing/wal-builder.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { SimulatedTime, simulatedClock } from "./simulated-time.ts";
-import { newTimeline, silentContext } from "./simulated-timeline.ts";
+import { createTimeline, newTimeline, silentContext } from "./simulated-timeline.ts";
 import {
   FIRST_LSN,
   SEGMENT_SIZE,
@@ -75,11 +75,7 @@ class SafekeeperLife {
     this.#random = new SeededRandom(seed);
     this.disk = new SimulatedDisk(new SeededRandom(seed ^ 0x5bd1e995));
     const mconf = { generation: 0, members: [], newMembers: undefined };
-    this.#timeline = Timeline.create(
-      silentContext(1, this.disk),
-      TIMELINE_DIRECTORY,
-      newTimeline(mconf),
-    );
+    this.#timeline = createTimeline(silentContext(1, this.disk), newTimeline(mconf));
   }
 
   step(): void {

@@ -1,6 +1,7 @@
 // A simulated safekeeper: the real timeline, acceptor, WAL storage and control file on a simulated disk.
 
 import { join } from "node:path";
+import { type Disk, diskError } from "../src/base/disk.ts";
 import { StorageError } from "../src/base/errors.ts";
 import { formatLsn, type Lsn, minLsn, XLOG_BLCKSZ } from "../src/base/lsn.ts";
 import type { SeededRandom } from "../src/base/random.ts";
@@ -13,13 +14,13 @@ import {
 import {
   type AcceptorPersistentState,
   type AcceptorState,
-  checkExcluded,
   lastLogTerm,
   readableLsn,
 } from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
-import { type PeerPositions, Timeline, type TimelineContext } from "../src/safekeeper/timeline.ts";
+import type { PeerPositions, Timeline, TimelineContext } from "../src/safekeeper/timeline.ts";
+import { type IncomingPlace, TimelineManager } from "../src/safekeeper/timeline-manager.ts";
 import {
   decidePull,
   type PullDecision,
@@ -43,9 +44,16 @@ import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow } from "./simulated-store.ts";
-import { METRICS, silentContext } from "./simulated-timeline.ts";
-import { FIRST_LSN, SEGMENT_SIZE, TIMELINE_DIRECTORY, walOnDisk } from "./simulated-wal.ts";
-import { copyOf, discardTimeline, installCopy, type TimelineCopy } from "./timeline-copy.ts";
+import { createTimeline, METRICS, silentContext } from "./simulated-timeline.ts";
+import { receiveSnapshot, snapshotOf } from "./simulated-transfer.ts";
+import {
+  FIRST_LSN,
+  SEGMENT_SIZE,
+  TIMELINE_DIRECTORY,
+  TIMELINE_IDS,
+  WORKDIR,
+  walOnDisk,
+} from "./simulated-wal.ts";
 import type { SafekeeperProcess, World } from "./world.ts";
 
 const RESTART_AGAIN_MS = 500;
@@ -71,16 +79,17 @@ export class SafekeeperNode implements SafekeeperProcess {
   readonly name: string;
   readonly disk: SimulatedDisk;
   readonly #world: World;
-  readonly #context: TimelineContext;
+  readonly #context: TimelineContext & { readonly disk: Disk };
   readonly #connections = new Set<Connection>();
   readonly #random: SeededRandom;
   /** Flush LSN and WAL as told with the vote for a term. */
   readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
+  #manager: TimelineManager | undefined;
+  /** The manager's, while it is served. */
   #timeline: Timeline | undefined;
   #stream: PageserverStream | undefined;
   #backup: TimelineBackup | undefined;
   #backingUp = false;
-  #pulling = false;
   up = false;
   incarnation = 0;
   busyUntilMs = 0;
@@ -106,8 +115,8 @@ export class SafekeeperNode implements SafekeeperProcess {
   }
 
   create(persistent: AcceptorPersistentState): void {
-    this.#timeline = Timeline.create(this.#context, TIMELINE_DIRECTORY, persistent);
-    this.#started();
+    createTimeline(this.#context, persistent);
+    this.start();
   }
 
   get hasTimeline(): boolean {
@@ -119,32 +128,31 @@ export class SafekeeperNode implements SafekeeperProcess {
     return this.up && this.#timeline === undefined && this.hasTimeline;
   }
 
-  /** Starts without a timeline, as a new safekeeper does. */
-  startEmpty(): void {
-    this.#timeline = undefined;
-    this.#started();
-  }
-
-  /** Restarts with what is on its disk. */
+  /** Starts with what is on its disk. */
   start(): void {
     if (this.up) {
       return;
     }
     this.disk.processEnded();
-    if (!this.disk.exists(join(TIMELINE_DIRECTORY, CONTROL_FILE_NAME))) {
-      this.startEmpty();
-      return;
-    }
+    const { tenantId, timelineId } = TIMELINE_IDS;
+    const manager = new TimelineManager(WORKDIR, this.#context);
     try {
-      this.#timeline = Timeline.load(this.#context, TIMELINE_DIRECTORY);
+      manager.loadAll();
+      if (manager.counts.broken > 0) {
+        manager.get(tenantId, timelineId);
+      }
     } catch (error) {
       this.#failedToStart(error);
       return;
     }
+    this.#manager = manager;
+    this.#timeline = manager.find(tenantId, timelineId);
     this.#started();
-    this.#world.trace?.(this.name, `started at ${this.#place()}`);
-    this.#world.checker.restarted(this.id, this.#timeline.state, this.disk);
-    this.#check();
+    if (this.#timeline !== undefined) {
+      this.#world.trace?.(this.name, `started at ${this.#place()}`);
+      this.#world.checker.restarted(this.id, this.#timeline.state, this.disk);
+      this.#check();
+    }
   }
 
   /** kill -9; with `powerCut` also what the disk had not synced is gone. */
@@ -160,8 +168,8 @@ export class SafekeeperNode implements SafekeeperProcess {
     this.#world.trace?.(this.name, powerCut ? "power cut" : "killed");
     this.up = false;
     this.incarnation += 1;
+    this.#manager = undefined;
     this.busyUntilMs = 0;
-    this.#pulling = false;
     this.#backingUp = false;
     this.#letGo();
   }
@@ -327,26 +335,26 @@ export class SafekeeperNode implements SafekeeperProcess {
   }
 
   exclude(mconf: MembershipConfiguration): Answer<true> {
+    const { tenantId, timelineId } = TIMELINE_IDS;
     return this.#outcome(() => {
-      const timeline = this.#served();
-      checkExcluded(timeline.state, mconf);
-      timeline.close();
-      this.#letGo();
-      this.#world.checker.forgot(this.id);
-      this.#world.trace?.(this.name, `lets go of its copy in generation ${mconf.generation}`);
-      discardTimeline(this.disk);
+      const manager = this.#manager!;
+      try {
+        manager.exclude(tenantId, timelineId, mconf);
+      } finally {
+        if (this.#timeline?.closed === true) {
+          this.#letGo();
+          this.#world.checker.forgot(this.id);
+          this.#world.trace?.(this.name, `lets go of its copy in generation ${mconf.generation}`);
+        }
+      }
       return true;
     });
   }
 
-  /** The timeline that is served. */
+  /** The timeline that is served; StorageError where there is none, or what there is cannot be served. */
   #served(): Timeline {
-    if (this.#timeline === undefined) {
-      throw this.hasTimeline
-        ? new StorageError("internal", "load-failed", "it could not be loaded")
-        : new StorageError("not-found", "no-timeline", "it is not on this safekeeper");
-    }
-    return this.#timeline;
+    const { tenantId, timelineId } = TIMELINE_IDS;
+    return this.#manager!.get(tenantId, timelineId);
   }
 
   #letGo(): void {
@@ -373,13 +381,13 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
   }
 
-  copy(): Answer<TimelineCopy> {
+  snapshot(): Answer<Uint8Array> {
     return this.#outcome(() => {
       const timeline = this.#served();
       if (!this.#wake(timeline)) {
         throw new StorageError("unavailable", "evicted", "its WAL is not here");
       }
-      return copyOf(timeline, this.#world.store);
+      return snapshotOf(timeline, this.#world.store);
     });
   }
 
@@ -392,13 +400,14 @@ export class SafekeeperNode implements SafekeeperProcess {
       reply(true);
       return;
     }
-    if (this.hasTimeline || this.#pulling) {
-      reply(new StorageError("conflict", "timeline-exists", "it is here or on its way here"));
+    const { tenantId, timelineId } = TIMELINE_IDS;
+    const place = this.#outcome(() => this.#manager!.reserve(tenantId, timelineId));
+    if (place instanceof StorageError) {
+      reply(place);
       return;
     }
-    this.#pulling = true;
-    this.#pullFrom(mconf, from, (answer) => {
-      this.#pulling = false;
+    this.#pullFrom(mconf, from, place, (answer) => {
+      this.#perform(() => place.release());
       reply(answer);
     });
   }
@@ -406,6 +415,7 @@ export class SafekeeperNode implements SafekeeperProcess {
   #pullFrom(
     mconf: MembershipConfiguration,
     from: readonly number[],
+    place: IncomingPlace,
     done: (answer: Answer<true>) => void,
   ): void {
     const { network, safekeepers } = this.#world;
@@ -421,30 +431,35 @@ export class SafekeeperNode implements SafekeeperProcess {
           if (decision instanceof StorageError) {
             done(decision);
           } else {
-            this.#pullAsDecided(decision, done);
+            this.#pullAsDecided(decision, place, done);
           }
         }
       });
     }
   }
 
-  #pullAsDecided(decision: PullDecision<PullSource>, done: (answer: Answer<true>) => void): void {
+  #pullAsDecided(
+    decision: PullDecision<PullSource>,
+    place: IncomingPlace,
+    done: (answer: Answer<true>) => void,
+  ): void {
     const donor = this.#world.safekeepers.get(decision.donor.nodeId)!;
-    const copy = () => donor.copy();
-    this.#world.network.call(this, donor, copy, (answer) => {
+    const snapshot = () => donor.snapshot();
+    this.#world.network.call(this, donor, snapshot, (answer) => {
       if (answer === undefined || answer instanceof StorageError) {
         done(new StorageError("unavailable", "snapshot-broke", "the donor broke off"));
       } else {
-        done(this.#install(answer, decision));
+        done(this.#install(answer, place, decision));
       }
     });
   }
 
-  #install(copy: TimelineCopy, decision: PullDecision<PullSource>): Answer<true> {
-    const installed = this.#outcome(() => {
-      installCopy(this.disk, copy, decision);
-      return Timeline.load(this.#context, TIMELINE_DIRECTORY);
-    });
+  #install(
+    archive: Uint8Array,
+    place: IncomingPlace,
+    decision: PullDecision<PullSource>,
+  ): Answer<true> {
+    const installed = this.#outcome(() => receiveSnapshot(place, archive, decision));
     if (installed instanceof StorageError) {
       return installed;
     }
@@ -472,12 +487,13 @@ export class SafekeeperNode implements SafekeeperProcess {
       this.#startAgain();
       return;
     }
-    if (!(error instanceof StorageError)) {
+    if (error instanceof Violation) {
       throw error;
     }
-    this.#world.trace?.(this.name, `does not start: ${error.message}`);
-    if (error.kind === "corrupt") {
-      this.#expectRot(error);
+    const reason = diskError(error, "start");
+    this.#world.trace?.(this.name, `does not start: ${reason.message}`);
+    if (reason.kind === "corrupt") {
+      this.#expectRot(reason);
       this.#world.damaged.add(this.id);
       return;
     }

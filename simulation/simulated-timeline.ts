@@ -1,6 +1,7 @@
 // What a real timeline needs to run on a simulated disk.
 
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import type { Disk } from "../src/base/disk.ts";
 import { StorageError } from "../src/base/errors.ts";
 import type { Logger } from "../src/base/log.ts";
 import type { ObjectStore } from "../src/object-store/object-store.ts";
@@ -19,6 +20,7 @@ import {
   SYSTEM_ID,
   TIMELINE_DIRECTORY,
   TIMELINE_IDS,
+  WORKDIR,
 } from "./simulated-wal.ts";
 
 const ignore = () => undefined;
@@ -45,7 +47,7 @@ export function silentContext(
   disk: SimulatedDisk,
   store?: ObjectStore,
   onError: (error: unknown) => void = ignore,
-): TimelineContext {
+): TimelineContext & { readonly disk: Disk } {
   const logger = silentLogger(onError);
   return { nodeId, logger, metrics: METRICS, disk, store, onChange: ignore };
 }
@@ -67,6 +69,16 @@ export function newTimeline(mconf: MembershipConfiguration): AcceptorPersistentS
     remoteConsistentLsn: FIRST_LSN,
     flushedLsn: FIRST_LSN,
   };
+}
+
+/** Makes the timeline on an empty disk, durably; that it may be a small one is why no TimelineManager does. */
+export function createTimeline(
+  context: TimelineContext & { readonly disk: Disk },
+  persistent: AcceptorPersistentState,
+): Timeline {
+  context.disk.makeDirectory(dirname(TIMELINE_DIRECTORY));
+  context.disk.fsyncDirectory(WORKDIR);
+  return Timeline.create(context, TIMELINE_DIRECTORY, persistent);
 }
 
 /** What a start on `disk` finds; undefined where there is no timeline that can be served. */

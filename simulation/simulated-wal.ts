@@ -18,8 +18,10 @@ export const TIMELINE_IDS = {
   timelineId: "22222222222222222222222222222222" as TimelineId,
   pgVersion: 170010,
 };
-/** Where a safekeeper keeps the one timeline there is. */
-export const TIMELINE_DIRECTORY = "/timeline";
+/** A safekeeper's work directory, and where in it the one timeline is that there is. */
+export const WORKDIR = "/";
+const TENANT_DIRECTORY = `/${TIMELINE_IDS.tenantId}`;
+export const TIMELINE_DIRECTORY = `${TENANT_DIRECTORY}/${TIMELINE_IDS.timelineId}`;
 
 /** Where WAL is that left the disks. */
 export interface KeptWal {

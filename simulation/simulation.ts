@@ -142,7 +142,7 @@ export class Simulation implements FaultyWorld {
       if (members.some((member) => member.id === id)) {
         node.create(newTimeline(first));
       } else {
-        node.startEmpty();
+        node.start();
       }
     }
     this.#unknownMembers = members;

@@ -15,7 +15,6 @@ import type { Node, SimulatedNetwork } from "./simulated-network.ts";
 import type { SimulatedStore } from "./simulated-store.ts";
 import type { SimulatedTime } from "./simulated-time.ts";
 import type { KeptWal } from "./simulated-wal.ts";
-import type { TimelineCopy } from "./timeline-copy.ts";
 
 export interface Counts {
   elections: number;
@@ -79,7 +78,8 @@ export interface SafekeeperProcess extends AcceptorEnd {
     from: readonly number[],
     reply: (answer: Answer<true>) => void,
   ): void;
-  copy(): Answer<TimelineCopy>;
+  /** The archive that another one pulls. */
+  snapshot(): Answer<Uint8Array>;
 }
 
 /** A compute as the other processes know it. */

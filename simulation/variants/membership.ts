@@ -109,10 +109,15 @@ export const membershipVariants: readonly Variant[] = [
     seed: 4,
     changes: [
       {
-        file: "simulation/timeline-copy.ts",
-        find: "  writeSegments(disk, copy);",
+        file: "src/safekeeper/transfer/snapshot.ts",
+        find: "encodeControlFile(persistent, ALL_LOCAL)",
         replace:
-          "const { localStartLsn } = copy.persistent; copy = { ...copy, persistent: { ...copy.persistent, flushedLsn: localStartLsn, commitLsn: localStartLsn } };",
+          "encodeControlFile({ ...persistent, flushedLsn: persistent.localStartLsn, commitLsn: persistent.localStartLsn }, ALL_LOCAL)",
+      },
+      {
+        file: "src/safekeeper/transfer/snapshot.ts",
+        find: "start < flushedLsn; start",
+        replace: "start < 0; start",
       },
     ],
   },
@@ -140,19 +145,20 @@ export const membershipVariants: readonly Variant[] = [
     changes: [
       {
         file: "simulation/safekeeper-node.ts",
-        find: "    this.#timeline = undefined;\n    this.#started();",
-        replace: `    this.#timeline = undefined;
-    if (this.#world.time.nowMs > 0 && this.diskNumber > 1) {
+        find: "    this.#manager = manager;\n",
+        replace: `    this.#manager = manager;
+    if (manager.counts.active === 0 && this.#world.time.nowMs > 0 && this.diskNumber > 1) {
       const any = [...this.#world.safekeepers.values()].find((node) => node.state !== undefined);
       const like = any?.state?.persistent;
       if (like !== undefined) {
-        this.#timeline = Timeline.create(this.#context, TIMELINE_DIRECTORY, {
+        createTimeline(this.#context, {
           ...like, term: 0, termHistory: [], commitLsn: FIRST_LSN, flushedLsn: FIRST_LSN,
           peerHorizonLsn: FIRST_LSN, mconf: this.#world.mconf,
         });
+        manager.loadAll();
       }
     }
-    this.#started();`,
+`,
       },
     ],
   },

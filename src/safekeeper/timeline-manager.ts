@@ -48,6 +48,7 @@ export interface NewTimeline {
 
 /** A timeline that is being brought here; meanwhile nobody can create it. */
 export interface IncomingPlace {
+  readonly disk: Disk;
   /** Where its files go; not there yet. */
   readonly directory: string;
   /** Puts the finished directory in place, durably, and loads it. */
@@ -175,6 +176,7 @@ export class TimelineManager {
     const place = join(this.#workdir, tenantId, timelineId);
     const directory = place + INCOMING_SUFFIX;
     return {
+      disk: this.#disk,
       directory,
       install: () => {
         this.#disk.fsyncDirectory(this.#workdir);

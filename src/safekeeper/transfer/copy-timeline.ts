@@ -1,5 +1,6 @@
 // Copies a timeline on this safekeeper up to an LSN, under another id.
 
+import { carryOutInBackground } from "../../base/disk-steps.ts";
 import { StorageError, withContext } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import {
@@ -43,12 +44,13 @@ export async function copyTimeline(
     const isStored = source.storedWal !== undefined;
     const start = isStored ? state.backupLsn : source.localWalStartLsn;
     await wal.checkRecordAt(maxLsn(start, timelineStartLsn), untilLsn);
-    const incoming = new IncomingTimeline(place.directory, state, start);
+    const incoming = new IncomingTimeline(place.disk, place.directory, state, start);
     try {
-      await writeSegments(wal, incoming, state, start);
-      await incoming.finish();
+      const write = (bytes: Uint8Array) => carryOutInBackground(incoming.write(bytes), place.disk);
+      await writeSegments(wal, write, state, start);
+      incoming.finish();
     } finally {
-      await incoming.close();
+      await carryOutInBackground(incoming.close(), place.disk);
     }
     await copyStored(source, state);
     place.install();
@@ -82,7 +84,7 @@ function copiedState(
 
 async function writeSegments(
   wal: TimelineWal,
-  incoming: IncomingTimeline,
+  write: (bytes: Uint8Array) => Promise<void>,
   state: AcceptorPersistentState,
   start: Lsn,
 ): Promise<void> {
@@ -91,11 +93,11 @@ async function writeSegments(
   for (; segment < flushedLsn; segment = (segment + walSegSize) as Lsn) {
     const from = maxLsn(segment, localStartLsn);
     const end = Math.min(segment + walSegSize, flushedLsn) as Lsn;
-    await incoming.write(new Uint8Array(from - segment));
+    await write(new Uint8Array(from - segment));
     for await (const { bytes } of wal.read(from, end)) {
-      await incoming.write(bytes);
+      await write(bytes);
     }
-    await incoming.write(new Uint8Array(segment + walSegSize - end));
+    await write(new Uint8Array(segment + walSegSize - end));
   }
 }
 

@@ -1,9 +1,8 @@
 // A timeline that arrives from elsewhere: files in a directory of its own, walked, durable before it counts.
 
-import { mkdirSync, rmSync } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
 import { join } from "node:path";
-import { diskError, fsyncDirectory, REAL_DISK } from "../../base/disk.ts";
+import { type Disk, diskError } from "../../base/disk.ts";
+import { type DiskSteps, PAUSE } from "../../base/disk-steps.ts";
 import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, maxLsn, segmentNumber, walFileName } from "../../base/lsn.ts";
 import { pgVersion } from "../../postgres/versions.ts";
@@ -13,12 +12,13 @@ import { SegmentCheck } from "../wal-backup/segment-check.ts";
 
 const READ_BYTES = 256 * 1024;
 
-/** WAL segments of one timeline, whole and in order. Does not block: other timelines are written to. */
+/** WAL segments of one timeline, whole and in order. What may take long is steps: others are written to meanwhile. */
 export class IncomingTimeline {
+  readonly #disk: Disk;
   readonly #directory: string;
   readonly #state: AcceptorPersistentState;
   readonly #check: SegmentCheck;
-  #file: FileHandle | undefined;
+  #file: number | undefined;
   #segno: number;
   #offset = 0;
 
@@ -26,7 +26,8 @@ export class IncomingTimeline {
    * `directory` is made anew. `state` is what the control file will say; the segments from that of
    * `startLsn` to that of `state.flushedLsn` are to come.
    */
-  constructor(directory: string, state: AcceptorPersistentState, startLsn: Lsn) {
+  constructor(disk: Disk, directory: string, state: AcceptorPersistentState, startLsn: Lsn) {
+    this.#disk = disk;
     this.#directory = directory;
     this.#state = state;
     this.#segno = segmentNumber(startLsn, state.walSegSize);
@@ -35,8 +36,8 @@ export class IncomingTimeline {
       pageMagic: pgVersion(Math.floor(state.pgVersion / 10_000)).pageMagic,
       systemId: state.systemId,
     });
-    rmSync(directory, { recursive: true, force: true });
-    mkdirSync(directory, { recursive: true });
+    disk.removeTree(directory);
+    disk.makeDirectory(directory);
   }
 
   /** The name that the next segment must have. */
@@ -53,35 +54,26 @@ export class IncomingTimeline {
   }
 
   /** The next bytes of the current segment; whole segments, zeros where there is no WAL. */
-  async write(bytes: Uint8Array): Promise<void> {
+  *write(bytes: Uint8Array): DiskSteps {
     const { walSegSize } = this.#state;
     const { start, end } = this.#walInSegment;
     if (this.#offset + bytes.length > walSegSize || start >= end) {
       throw new StorageError("corrupt", "bad-snapshot", "more WAL than there should be");
     }
     try {
-      const path = join(this.#directory, this.nextSegmentName);
-      this.#file ??= await open(path, "wx+", 0o600);
-      for (let done = 0; done < bytes.length; ) {
-        const { bytesWritten } = await this.#file.write(
-          bytes,
-          done,
-          undefined,
-          this.#offset + done,
-        );
-        done += bytesWritten;
-      }
+      const file = yield* this.#openFile();
+      yield (disk) => disk.write(file, bytes, this.#offset);
     } catch (error) {
       throw diskError(error, "write incoming WAL");
     }
     this.#offset += bytes.length;
     if (this.#offset === walSegSize) {
-      await this.#endSegment(this.#file);
+      yield* this.#endSegment();
     }
   }
 
-  /** Everything is durable in its directory when it resolves; StorageError `corrupt` where WAL is missing. */
-  async finish(): Promise<void> {
+  /** Everything is durable in its directory when it is done; StorageError `corrupt` where WAL is missing. */
+  finish(): void {
     const { flushedLsn, localStartLsn } = this.#state;
     if (flushedLsn > localStartLsn) {
       if (this.#offset > 0 || this.#walInSegment.end > 0) {
@@ -90,35 +82,45 @@ export class IncomingTimeline {
       }
       this.#check.endAt(flushedLsn);
     }
-    writeControlFile(join(this.#directory, CONTROL_FILE_NAME), this.#state, REAL_DISK);
-    fsyncDirectory(this.#directory);
+    // Last, as it makes the names of all files in the directory durable.
+    writeControlFile(join(this.#directory, CONTROL_FILE_NAME), this.#state, this.#disk);
   }
 
   /** Lets go of files; the directory stays. */
-  async close(): Promise<void> {
+  *close(): DiskSteps {
     const file = this.#file;
     this.#file = undefined;
-    await file?.close();
+    if (file !== undefined) {
+      yield (disk) => disk.close(file);
+    }
   }
 
-  async #endSegment(file: FileHandle): Promise<void> {
+  *#openFile(): DiskSteps<number> {
+    const path = join(this.#directory, this.nextSegmentName);
+    this.#file ??= (yield (disk) => disk.open(path, "wx+")) as number;
+    return this.#file;
+  }
+
+  *#endSegment(): DiskSteps {
     const { start, end } = this.#walInSegment;
     const lsn = this.#segno * this.#state.walSegSize;
     try {
-      await file.sync();
+      const file = yield* this.#openFile();
+      yield (disk) => disk.fsync(file);
       if (start > 0) {
         this.#check.startAt((lsn + start) as Lsn);
       }
       for (let at = start; at < end; ) {
         const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, end - at));
-        const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+        const bytesRead = this.#disk.read(file, buffer, 0, buffer.length, at);
         this.#check.feed((lsn + at) as Lsn, buffer.subarray(0, bytesRead));
         at += bytesRead || buffer.length;
+        yield PAUSE;
       }
     } catch (error) {
       throw diskError(error, "check incoming WAL");
     }
-    await this.close();
+    yield* this.close();
     this.#segno++;
     this.#offset = 0;
   }

@@ -1,23 +1,20 @@
 // Brings a timeline from another safekeeper here: for one that lost its disk, or that is new.
 
 import { setTimer, type Timer } from "../../base/clock.ts";
+import { carryOutInBackground } from "../../base/disk-steps.ts";
 import { errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn, parseWalFileName, segmentNumber } from "../../base/lsn.ts";
+import { formatLsn, parseLsn } from "../../base/lsn.ts";
 import type { MembershipConfiguration } from "../../safekeeper-protocol/membership.ts";
 import { membershipFromJson } from "../api.ts";
 import { SafekeeperHttpClient } from "../client.ts";
-import type { AcceptorPersistentState } from "../consensus/acceptor.ts";
-import { CONTROL_FILE_NAME, decodeControlFile } from "../control-file.ts";
-import type { TimelineManager } from "../timeline-manager.ts";
-import { IncomingTimeline } from "./incoming-timeline.ts";
-import { adoptedState, decidePull, type PullDecision, type PullSource } from "./pull-decision.ts";
-import { readTar, type TarReceiver } from "./tar.ts";
+import type { IncomingPlace, TimelineManager } from "../timeline-manager.ts";
+import { decidePull, type PullDecision, type PullSource } from "./pull-decision.ts";
+import { SnapshotReceiver } from "./snapshot-receiver.ts";
 
 const STATUS_TIMEOUT_MS = 5_000;
 /** Without a byte for so long a transfer is given up. */
 const STALL_TIMEOUT_MS = 30_000;
-const MAX_CONTROL_FILE_BYTES = 4 * 1024 * 1024;
 
 export interface PullRequest {
   readonly tenantId: TenantId;
@@ -53,7 +50,7 @@ export async function pullTimeline(
     const sources = (await askAll(request)).filter((source) => source.nodeId !== nodeId);
     const decision = decidePull(nodeId, sources, request.mconf);
     const { donor, term } = decision;
-    await receive(donor, request, place.directory, decision);
+    await receive(donor, request, place, decision);
     const timeline = place.install();
     timeline.logger.info(
       { from: donor.nodeId, flushLsn: formatLsn(timeline.state.flushLsn), term },
@@ -100,7 +97,7 @@ async function askAll(request: PullRequest): Promise<Source[]> {
 async function receive(
   donor: Source,
   request: PullRequest,
-  directory: string,
+  place: IncomingPlace,
   decision: PullDecision<Source>,
 ): Promise<void> {
   const stall = new AbortController();
@@ -113,23 +110,21 @@ async function receive(
     }, STALL_TIMEOUT_MS);
   };
   alive();
-  const receiver = new SnapshotReceiver(directory, (state) => {
-    if (state.tenantId !== request.tenantId || state.timelineId !== request.timelineId) {
-      throw bad(`it is of timeline ${state.tenantId}/${state.timelineId}`);
-    }
-    return adoptedState(state, decision);
-  });
+  const { tenantId, timelineId } = request;
+  const receiver = new SnapshotReceiver(place, { tenantId, timelineId }, decision);
   try {
-    const chunks = await donor.client.snapshot(request.tenantId, request.timelineId, stall.signal);
-    await readTar(watched(chunks, alive), receiver);
-    await receiver.finish();
+    const chunks = await donor.client.snapshot(tenantId, timelineId, stall.signal);
+    for await (const chunk of watched(chunks, alive)) {
+      await carryOutInBackground(receiver.take(chunk), place.disk);
+    }
+    receiver.finish();
   } catch (error) {
     stall.signal.throwIfAborted();
     throw withContext(error, `receive snapshot from ${donor.host}`);
   } finally {
     timer?.cancel();
     stall.abort();
-    await receiver.close();
+    await carryOutInBackground(receiver.close(), place.disk);
   }
 }
 
@@ -146,84 +141,4 @@ async function* watched(
   } catch (error) {
     throw new StorageError("unavailable", "snapshot-broke", errorMessage(error), { cause: error });
   }
-}
-
-/** Takes a control file and then segments without a gap; nothing else. */
-class SnapshotReceiver implements TarReceiver {
-  readonly #directory: string;
-  readonly #adopt: (state: AcceptorPersistentState) => AcceptorPersistentState;
-  readonly #control: Uint8Array[] = [];
-  #state: AcceptorPersistentState | undefined;
-  #incoming: IncomingTimeline | undefined;
-  #inControl = false;
-
-  constructor(
-    directory: string,
-    adopt: (state: AcceptorPersistentState) => AcceptorPersistentState,
-  ) {
-    this.#directory = directory;
-    this.#adopt = adopt;
-  }
-
-  begin(name: string, sizeBytes: number): void {
-    if (name === CONTROL_FILE_NAME && this.#state === undefined && !this.#inControl) {
-      if (sizeBytes > MAX_CONTROL_FILE_BYTES) {
-        throw bad(`a control file of ${sizeBytes} bytes`);
-      }
-      this.#inControl = true;
-      return;
-    }
-    if (this.#state === undefined || sizeBytes !== this.#state.walSegSize) {
-      throw bad(`unexpected file ${JSON.stringify(name)} of ${sizeBytes} bytes`);
-    }
-    if (this.#incoming === undefined) {
-      const { walSegSize, localStartLsn, flushedLsn } = this.#state;
-      const segno = parseWalFileName(name, walSegSize);
-      const first = segmentNumber(localStartLsn, walSegSize);
-      if (segno === undefined || segno < first || segno * walSegSize >= flushedLsn) {
-        throw bad(`unexpected file ${JSON.stringify(name)}`);
-      }
-      this.#incoming = new IncomingTimeline(
-        this.#directory,
-        this.#state,
-        (segno * walSegSize) as Lsn,
-      );
-    }
-    if (name !== this.#incoming.nextSegmentName) {
-      throw bad(`${JSON.stringify(name)} in place of ${this.#incoming.nextSegmentName}`);
-    }
-  }
-
-  async data(bytes: Uint8Array): Promise<void> {
-    if (this.#inControl) {
-      this.#control.push(bytes.slice());
-    } else {
-      await this.#incoming!.write(bytes);
-    }
-  }
-
-  end(): void {
-    if (this.#inControl) {
-      this.#inControl = false;
-      this.#state = this.#adopt(decodeControlFile(Buffer.concat(this.#control)));
-    }
-  }
-
-  async finish(): Promise<void> {
-    if (this.#state === undefined) {
-      throw bad("no control file");
-    }
-    // A timeline without WAL has no segments.
-    const { flushedLsn } = this.#state;
-    this.#incoming ??= new IncomingTimeline(this.#directory, this.#state, flushedLsn);
-    await this.#incoming.finish();
-  }
-
-  async close(): Promise<void> {
-    await this.#incoming?.close();
-  }
-}
-
-function bad(problem: string): StorageError {
-  return new StorageError("corrupt", "bad-snapshot", `snapshot: ${problem}`);
 }

@@ -45,68 +45,67 @@ function checksum(header: Uint8Array): number {
   return sum;
 }
 
-/** Where the files of an archive go. */
-export interface TarReceiver {
-  /** A file begins; throws where it is not wanted. */
-  begin(name: string, sizeBytes: number): void | Promise<void>;
-  /** Its next bytes, lent for the call. */
-  data(bytes: Uint8Array): void | Promise<void>;
-  end(): void | Promise<void>;
-}
+export type TarEvent =
+  | { readonly type: "begin"; readonly name: string; readonly sizeBytes: number }
+  /** The next bytes of the file that began last, lent for the moment. */
+  | { readonly type: "data"; readonly bytes: Uint8Array }
+  | { readonly type: "end" };
 
-/**
- * Reads an archive to its end. StorageError `corrupt` where it is no archive of plain files, or ends
- * early; the receiver's own errors as they are.
- */
-export async function readTar(
-  chunks: AsyncIterable<Uint8Array>,
-  receiver: TarReceiver,
-): Promise<void> {
-  const header = Buffer.alloc(BLOCK);
-  let headerFill = 0;
-  let left = 0;
-  let padding = 0;
-  let zeroBlocks = 0;
-  for await (const chunk of chunks) {
-    let at = 0;
-    while (at < chunk.length) {
-      if (left > 0) {
-        const take = Math.min(left, chunk.length - at);
-        await receiver.data(chunk.subarray(at, at + take));
+/** Takes an archive in pieces. StorageError `corrupt` where it is no archive of plain files. */
+export class TarReader {
+  readonly #header = Buffer.alloc(BLOCK);
+  #headerFill = 0;
+  #left = 0;
+  #padding = 0;
+  #zeroBlocks = 0;
+
+  /** What the next bytes of the archive say. */
+  *read(chunk: Uint8Array): Generator<TarEvent> {
+    for (let at = 0; at < chunk.length; ) {
+      if (this.#left > 0) {
+        const take = Math.min(this.#left, chunk.length - at);
+        yield { type: "data", bytes: chunk.subarray(at, at + take) };
         at += take;
-        left -= take;
-        if (left === 0) {
-          await receiver.end();
+        this.#left -= take;
+        if (this.#left === 0) {
+          yield { type: "end" };
         }
-      } else if (padding > 0) {
-        const take = Math.min(padding, chunk.length - at);
+      } else if (this.#padding > 0) {
+        const take = Math.min(this.#padding, chunk.length - at);
         at += take;
-        padding -= take;
+        this.#padding -= take;
       } else {
-        const take = Math.min(BLOCK - headerFill, chunk.length - at);
-        header.set(chunk.subarray(at, at + take), headerFill);
+        const take = Math.min(BLOCK - this.#headerFill, chunk.length - at);
+        this.#header.set(chunk.subarray(at, at + take), this.#headerFill);
         at += take;
-        headerFill += take;
-        if (headerFill < BLOCK) {
-          continue;
-        }
-        headerFill = 0;
-        if (header.every((byte) => byte === 0)) {
-          zeroBlocks++;
-          continue;
-        }
-        const { name, sizeBytes } = parseHeader(header, zeroBlocks);
-        left = sizeBytes;
-        padding = tarPadding(sizeBytes).length;
-        await receiver.begin(name, sizeBytes);
-        if (left === 0) {
-          await receiver.end();
+        this.#headerFill += take;
+        if (this.#headerFill === BLOCK) {
+          this.#headerFill = 0;
+          yield* this.#takeHeader();
         }
       }
     }
   }
-  if (zeroBlocks < 2 || headerFill > 0) {
-    throw badArchive("it ends early");
+
+  *#takeHeader(): Generator<TarEvent> {
+    if (this.#header.every((byte) => byte === 0)) {
+      this.#zeroBlocks++;
+      return;
+    }
+    const { name, sizeBytes } = parseHeader(this.#header, this.#zeroBlocks);
+    this.#left = sizeBytes;
+    this.#padding = tarPadding(sizeBytes).length;
+    yield { type: "begin", name, sizeBytes };
+    if (sizeBytes === 0) {
+      yield { type: "end" };
+    }
+  }
+
+  /** After the last bytes; StorageError `corrupt` where more should have come. */
+  finish(): void {
+    if (this.#zeroBlocks < 2 || this.#headerFill > 0) {
+      throw badArchive("it ends early");
+    }
   }
 }
 

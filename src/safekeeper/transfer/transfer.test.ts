@@ -32,7 +32,7 @@ import { parseHostPort } from "../../postgres/wire/wire-client.ts";
 import type { MembershipJson } from "../api.ts";
 import { decodeControlFile, encodeControlFile } from "../control-file.ts";
 import { snapshot } from "./snapshot.ts";
-import { readTar, TAR_END, tarHeader, tarPadding } from "./tar.ts";
+import { TAR_END, type TarEvent, TarReader, tarHeader, tarPadding } from "./tar.ts";
 
 const BULK = Array.from({ length: 8 }, () => 300_000);
 
@@ -217,13 +217,13 @@ test("pull: a hostile or broken snapshot leaves nothing, and no other timeline i
   );
   const archive = Buffer.from(await good.arrayBuffer());
   const files: { name: string; bytes: Buffer }[] = [];
-  await readTar(asChunks(archive, 100_000), {
-    begin: (name) => void files.push({ name, bytes: Buffer.alloc(0) }),
-    data: (bytes) => {
-      files.at(-1)!.bytes = Buffer.concat([files.at(-1)!.bytes, bytes]);
-    },
-    end: () => undefined,
-  });
+  for (const event of eventsOf(archive, 100_000)) {
+    if (event.type === "begin") {
+      files.push({ name: event.name, bytes: Buffer.alloc(0) });
+    } else if (event.type === "data") {
+      files.at(-1)!.bytes = Buffer.concat([files.at(-1)!.bytes, event.bytes]);
+    }
+  }
   assert.equal(files[0]!.name, "safekeeper.control");
   assert.equal(files.length, 4);
   await loseDisk(cluster, 2);
@@ -324,10 +324,12 @@ function tar(...files: File[]): Buffer {
   return Buffer.concat([...parts, TAR_END]);
 }
 
-async function* asChunks(bytes: Buffer, size: number): AsyncIterable<Uint8Array> {
-  for (let at = 0; at < bytes.length; at += size) {
-    yield bytes.subarray(at, at + size);
+function* eventsOf(archive: Buffer, chunkBytes: number): Generator<TarEvent> {
+  const reader = new TarReader();
+  for (let at = 0; at < archive.length; at += chunkBytes) {
+    yield* reader.read(archive.subarray(at, at + chunkBytes));
   }
+  reader.finish();
 }
 
 async function listen(t: TestContext, handler: RequestListener): Promise<string> {
@@ -337,15 +339,19 @@ async function listen(t: TestContext, handler: RequestListener): Promise<string>
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-test("tar: an archive is read in chunks of any size", async () => {
+test("tar: an archive is read in chunks of any size", () => {
   const archive = tar({ name: "a", bytes: Buffer.from("hello\n") });
   for (const size of [1, 7, 511, 512, 513, 5000]) {
     const seen: unknown[] = [];
-    await readTar(asChunks(archive, size), {
-      begin: (name, sizeBytes) => void seen.push([name, sizeBytes]),
-      data: (bytes) => void seen.push(...bytes),
-      end: () => void seen.push("end"),
-    });
+    for (const event of eventsOf(archive, size)) {
+      if (event.type === "begin") {
+        seen.push([event.name, event.sizeBytes]);
+      } else if (event.type === "data") {
+        seen.push(...event.bytes);
+      } else {
+        seen.push("end");
+      }
+    }
     assert.deepEqual(seen, [["a", 6], ...Buffer.from("hello\n"), "end"], `${size}`);
   }
 });
