@@ -51,7 +51,6 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
-import { runStatements, statementsOf } from "./sql-client.ts";
 
 interface EndpointCreateOptions {
   tenantId?: string;
@@ -301,6 +300,7 @@ async function runPsql(
   const psql = findOnPath("psql");
   const { host, port } = socketAddress(endpoint);
   if (psql === undefined) {
+    const { runStatements, statementsOf } = await import("./sql-client.ts");
     const statements = statementsOf(args);
     if (statements !== undefined) {
       const connection = { host, port, user: SUPERUSER, database };

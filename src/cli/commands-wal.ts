@@ -1,46 +1,18 @@
-// wal: looks at WAL, in files or of a running home.
+// wal: looks at WAL, in files or of a running home. What the commands do is loaded when one of them runs.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { StorageError } from "../base/errors.ts";
-import { parseTimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn } from "../base/lsn.ts";
-import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "../local/branches.ts";
+import { DEFAULT_BRANCH_NAME } from "../local/branches.ts";
 import { RM_MAX_BUILTIN_ID, RM_MIN_CUSTOM_ID, rmgrName } from "../postgres/rmgr.ts";
-import { LineOutput } from "../wal-dump/line-output.ts";
-import { openSafekeeperWal } from "../wal-dump/safekeeper-source.ts";
-import { openSegmentFiles } from "../wal-dump/segment-files.ts";
 import { FORK_NAMES } from "../wal-dump/text-format.ts";
-import { dumpWal, type WalDumpOptions } from "../wal-dump/wal-dump.ts";
-import type { RelationName, WalFilter } from "../wal-dump/wal-filter.ts";
-import type { WalSource } from "../wal-dump/wal-source.ts";
-import { WalStats } from "../wal-dump/wal-stats.ts";
-import { group, notice, openHome, parseCount, parseLsnOption, print, tenantOption } from "./cli.ts";
-import { addVerifyCommand } from "./commands-wal-verify.ts";
+import type { RelationName } from "../wal-dump/wal-filter.ts";
+import { group, jsonOption, parseCount, parseLsnOption, print, tenantOption } from "./cli.ts";
+import type { DumpOptions } from "./dump-wal.ts";
+import type { VerifyOptions } from "./verify-wal.ts";
 
 export function addWalCommands(program: Command): void {
   const wal = group(program, "wal", "looks at WAL, in files or of a running home");
   addDumpCommand(wal);
   addVerifyCommand(wal);
-}
-
-interface DumpOptions {
-  tenantId?: string;
-  timelineId?: string;
-  branchName: string;
-  timeline?: number;
-  start?: Lsn;
-  end?: Lsn;
-  limit?: number;
-  rmgr?: ReadonlySet<number>;
-  relation?: RelationName;
-  fork?: number;
-  block?: number;
-  xid?: number;
-  fullpage?: boolean;
-  bkpDetails?: boolean;
-  stats?: string | true;
-  json?: boolean;
-  quiet?: boolean;
 }
 
 function addDumpCommand(wal: Command): void {
@@ -72,127 +44,25 @@ function addDumpCommand(wal: Command): void {
         }
         return;
       }
-      await dump(source, options);
+      const { dumpWalOf } = await import("./dump-wal.ts");
+      await dumpWalOf(source, options);
     });
 }
 
-async function dump(source: string | undefined, options: DumpOptions): Promise<void> {
-  let from = source;
-  let by = options.stats === true ? "rmgr" : options.stats;
-  if (from === undefined && by !== "rmgr" && by !== "record") {
-    // `--stats FILE`: as an option's value may be left out, it takes what is not its own.
-    [from, by] = [by, "rmgr"];
-  }
-  if (from === undefined) {
-    throw badOption("a segment file, a directory or a range of LSNs is wanted");
-  }
-  if (by !== undefined && by !== "rmgr" && by !== "record") {
-    throw badOption(`--stats by rmgr or by record, not by '${by}'`);
-  }
-  if (options.block !== undefined && options.relation === undefined) {
-    throw badOption("--block requires --relation");
-  }
-  const stats = by === undefined ? undefined : new WalStats(by === "record");
-  const range = parseRange(from);
-  const limits = range ?? { startLsn: options.start, endLsn: options.end };
-  if (range !== undefined && (options.start !== undefined || options.end !== undefined)) {
-    throw badOption("--start and --end are for files: the range has its own");
-  }
-  const wal =
-    range === undefined
-      ? openSegmentFiles(from, { startLsn: options.start, timeline: options.timeline })
-      : await openBranchWal(range, options);
-  await printWal(wal, { ...limits, ...selection(options), stats, notice }, options);
-}
-
-function selection(options: DumpOptions): Pick<WalDumpOptions, "filter" | "limit" | "format"> {
-  const filter: WalFilter = {
-    rmids: options.rmgr,
-    xid: options.xid,
-    relation: options.relation,
-    fork: options.fork,
-    block: options.block,
-    fullPage: options.fullpage,
-  };
-  const format =
-    options.quiet === true
-      ? "none"
-      : options.json === true
-        ? "json"
-        : options.bkpDetails === true
-          ? "details"
-          : "text";
-  return { filter, limit: options.limit, format };
-}
-
-/** What was found comes out even where an error ends it. */
-async function printWal(
-  wal: WalSource,
-  options: WalDumpOptions,
-  { quiet, json }: DumpOptions,
-): Promise<void> {
-  const output = new LineOutput(process.stdout);
-  try {
-    await dumpWal(wal, options, output);
-  } finally {
-    if (options.stats !== undefined && quiet !== true) {
-      writeStats(options.stats, json === true, output);
-    }
-    await output.close();
-  }
-}
-
-function writeStats(stats: WalStats, json: boolean, output: LineOutput): void {
-  if (!json) {
-    const table = stats.table();
-    if (table !== undefined) {
-      output.write(table);
-    }
-    return;
-  }
-  for (const { type, count, recordSize, imageSize } of stats.rows()) {
-    output.write(JSON.stringify({ type, count, record_size: recordSize, image_size: imageSize }));
-  }
-}
-
-interface LsnRange {
-  readonly startLsn: Lsn;
-  readonly endLsn: Lsn | undefined;
-}
-
-/** `START..END` or `START..`; undefined where it does not look like one. */
-function parseRange(text: string): LsnRange | undefined {
-  const match = /^([0-9A-Fa-f]+\/[0-9A-Fa-f]+)\.\.([0-9A-Fa-f]+\/[0-9A-Fa-f]+)?$/.exec(text);
-  if (match === null) {
-    return undefined;
-  }
-  const [, start, end] = match;
-  const range = {
-    startLsn: parseLsnOption(start!),
-    endLsn: end === undefined ? undefined : parseLsnOption(end),
-  };
-  if (range.endLsn !== undefined && range.endLsn <= range.startLsn) {
-    throw badOption(`${formatLsn(range.endLsn)} is not behind ${formatLsn(range.startLsn)}`);
-  }
-  return range;
-}
-
-function openBranchWal(range: LsnRange, options: DumpOptions): Promise<WalSource> {
-  const config = openHome().config();
-  const tenantId = resolveTenant(config, options.tenantId);
-  const timelineId =
-    options.timelineId === undefined
-      ? resolveBranch(config, tenantId, options.branchName)
-      : parseTimelineId(options.timelineId);
-  const nodes = config.safekeepers.map((node) => ({
-    httpAddr: node.listenHttpAddr,
-    pgAddr: node.listenPgAddr,
-  }));
-  return openSafekeeperWal(nodes, { tenantId, timelineId, ...range });
-}
-
-function badOption(message: string): StorageError {
-  return new StorageError("invalid", "bad-option", message);
+function addVerifyCommand(wal: Command): void {
+  wal
+    .command("verify")
+    .description("replays a base backup and its WAL, and compares the pages with Postgres's")
+    .requiredOption("--base <dir>", "base backup (pg_basebackup -Fp), or copy of a stopped server")
+    .requiredOption("--wal <dir>", "its WAL segments, uncompressed")
+    .option("--against <dir>", "data directory of a stopped server to compare with")
+    .option("--exact", "compare with it byte for byte: Postgres recovered it from the same WAL")
+    .option("--until <lsn>", "leave out records that start there or later", parseLsnOption)
+    .addOption(jsonOption())
+    .action(async (options: VerifyOptions) => {
+      const { verifyWalOf } = await import("./verify-wal.ts");
+      await verifyWalOf(options);
+    });
 }
 
 function parseUnsigned(text: string): number {

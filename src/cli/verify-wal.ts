@@ -1,6 +1,5 @@
 // wal verify: replays a stock base backup and its WAL with our redo, and compares with Postgres's pages.
 
-import type { Command } from "commander";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { rmgrName } from "../postgres/rmgr.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
@@ -11,10 +10,10 @@ import {
   type VerifyReport,
   verifyWal,
 } from "../wal-verify/verify.ts";
-import { jsonOption, notice, parseLsnOption, print, printJson } from "./cli.ts";
+import { notice, print, printJson } from "./cli.ts";
 import { formatTable } from "./output.ts";
 
-interface VerifyCommandOptions {
+export interface VerifyOptions {
   base: string;
   wal: string;
   against?: string;
@@ -23,40 +22,30 @@ interface VerifyCommandOptions {
   json?: boolean;
 }
 
-export function addVerifyCommand(wal: Command): void {
-  wal
-    .command("verify")
-    .description("replays a base backup and its WAL, and compares the pages with Postgres's")
-    .requiredOption("--base <dir>", "base backup (pg_basebackup -Fp), or copy of a stopped server")
-    .requiredOption("--wal <dir>", "its WAL segments, uncompressed")
-    .option("--against <dir>", "data directory of a stopped server to compare with")
-    .option("--exact", "compare with it byte for byte: Postgres recovered it from the same WAL")
-    .option("--until <lsn>", "leave out records that start there or later", parseLsnOption)
-    .addOption(jsonOption())
-    .action(async (options: VerifyCommandOptions) => {
-      const progress = process.stderr.isTTY ? new ProgressLine() : undefined;
-      let report: VerifyReport;
-      try {
-        report = await verifyWal({
-          baseDir: options.base,
-          walDir: options.wal,
-          ...(options.against === undefined ? {} : { againstDir: options.against }),
-          ...(options.until === undefined ? {} : { untilLsn: options.until }),
-          exact: options.exact === true,
-          ...(progress === undefined ? {} : { onProgress: (p) => progress.show(p) }),
-        });
-      } finally {
-        progress?.clear();
-      }
-      if (options.json === true) {
-        printJson(reportJson(report));
-      } else {
-        printReport(report);
-      }
-      if (report.mismatches > 0) {
-        process.exitCode = 1;
-      }
+/** Exit code 1 where pages differ. StorageErrors as `verifyWal`. */
+export async function verifyWalOf(options: VerifyOptions): Promise<void> {
+  const progress = process.stderr.isTTY ? new ProgressLine() : undefined;
+  let report: VerifyReport;
+  try {
+    report = await verifyWal({
+      baseDir: options.base,
+      walDir: options.wal,
+      ...(options.against === undefined ? {} : { againstDir: options.against }),
+      ...(options.until === undefined ? {} : { untilLsn: options.until }),
+      exact: options.exact === true,
+      ...(progress === undefined ? {} : { onProgress: (p) => progress.show(p) }),
     });
+  } finally {
+    progress?.clear();
+  }
+  if (options.json === true) {
+    printJson(reportJson(report));
+  } else {
+    printReport(report);
+  }
+  if (report.mismatches > 0) {
+    process.exitCode = 1;
+  }
 }
 
 /** One line on the terminal, written over itself. */
