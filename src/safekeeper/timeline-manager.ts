@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { type Disk, REAL_DISK } from "../base/disk.ts";
+import { type Disk, diskError, REAL_DISK } from "../base/disk.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
@@ -152,17 +152,25 @@ export class TimelineManager {
     }
     this.#checkFree(request.tenantId, request.timelineId);
     const persistent = initialState(request, this.#context.nodeId);
-    const tenantDirectory = join(this.#workdir, request.tenantId);
-    if (!this.#disk.exists(tenantDirectory)) {
-      this.#disk.makeDirectory(tenantDirectory);
-      this.#disk.fsyncDirectory(this.#workdir);
-    }
-    const directory = join(tenantDirectory, request.timelineId);
-    const timeline = Timeline.create(this.#context, directory, persistent);
+    const timeline = this.#createOnDisk(persistent);
     this.#timelines.set(key, timeline);
     timeline.logger.info({ pgVersion: request.pgVersion }, "timeline created");
     this.#context.onChange(timeline);
     return timeline;
+  }
+
+  #createOnDisk(persistent: AcceptorPersistentState): Timeline {
+    const { tenantId, timelineId } = persistent;
+    const tenantDirectory = join(this.#workdir, tenantId);
+    try {
+      if (!this.#disk.exists(tenantDirectory)) {
+        this.#disk.makeDirectory(tenantDirectory);
+        this.#disk.fsyncDirectory(this.#workdir);
+      }
+      return Timeline.create(this.#context, join(tenantDirectory, timelineId), persistent);
+    } catch (error) {
+      throw diskError(error, `create timeline ${timelineId}`);
+    }
   }
 
   /** StorageError `conflict` where the timeline is here, damaged, on its way here or being deleted. */
@@ -179,8 +187,12 @@ export class TimelineManager {
       disk: this.#disk,
       directory,
       install: () => {
-        this.#disk.fsyncDirectory(this.#workdir);
-        this.#disk.rename(directory, place);
+        try {
+          this.#disk.fsyncDirectory(this.#workdir);
+          this.#disk.rename(directory, place);
+        } catch (error) {
+          throw diskError(error, `install timeline ${timelineId}`);
+        }
         // Makes the new name durable; where that fails the timeline is refused until a restart.
         this.#load(tenantId, timelineId);
         const timeline = this.get(tenantId, timelineId);
@@ -201,27 +213,32 @@ export class TimelineManager {
   delete(tenantId: TenantId, timelineId: TimelineId, onlyLocal: boolean): boolean {
     const key = `${tenantId}/${timelineId}`;
     this.#close(this.#timelines.get(key));
-    const directory = join(this.#workdir, tenantId, timelineId);
+    const tenantDirectory = join(this.#workdir, tenantId);
+    const directory = join(tenantDirectory, timelineId);
     const removed = directory + (onlyLocal ? DISCARDED_SUFFIX : DELETED_SUFFIX);
-    // Renamed first: a crash in the middle must not leave half a timeline under its name.
-    if (this.#disk.exists(directory)) {
-      this.#disk.removeTree(removed);
-      this.#disk.rename(directory, removed);
+    try {
+      // Renamed first: a crash in the middle must not leave half a timeline under its name.
+      if (this.#disk.exists(directory)) {
+        this.#disk.removeTree(removed);
+        this.#disk.rename(directory, removed);
+      }
+      // In any case: perhaps a try before came as far as the rename, and what is not here must stay so.
+      if (this.#disk.exists(tenantDirectory)) {
+        this.#disk.fsyncDirectory(tenantDirectory);
+      }
+      // Until here whoever asks again finds it, closed, and does not take it for removed.
+      this.#timelines.delete(key);
+      this.#broken.delete(key);
+      const existed = this.#disk.exists(removed);
+      if (existed && onlyLocal) {
+        this.#disk.removeTree(removed);
+      } else if (existed) {
+        this.#finishDelete(tenantId, timelineId, removed);
+      }
+      return existed;
+    } catch (error) {
+      throw diskError(error, `remove timeline ${timelineId}`);
     }
-    // In any case: perhaps a try before this one came as far as the rename, and what is not here must stay so.
-    if (this.#disk.exists(join(this.#workdir, tenantId))) {
-      this.#disk.fsyncDirectory(join(this.#workdir, tenantId));
-    }
-    // Until here whoever asks again finds it, closed, and does not take it for removed.
-    this.#timelines.delete(key);
-    this.#broken.delete(key);
-    const existed = this.#disk.exists(removed);
-    if (existed && onlyLocal) {
-      this.#disk.removeTree(removed);
-    } else if (existed) {
-      this.#finishDelete(tenantId, timelineId, removed);
-    }
-    return existed;
   }
 
   /**

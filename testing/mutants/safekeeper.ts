@@ -311,5 +311,13 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       test: "src/safekeeper/transfer/snapshot-receiver.test.ts",
       name: "a timeline without WAL is taken too, where it begins in the middle of a segment",
     },
+    {
+      rule: "a copy is kept though the donor's newer membership is without this node",
+      file: "src/safekeeper/transfer/pull-decision.ts",
+      search: "  checkMember(decision.nodeId, mconf);\n",
+      replace: "",
+      test: "src/safekeeper/transfer/snapshot-receiver.test.ts",
+      name: "a donor that is in a membership without this node by then is not copied",
+    },
   ],
 };

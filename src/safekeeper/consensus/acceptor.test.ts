@@ -12,6 +12,7 @@ import {
   acceptorAfterStart,
   appendResponse,
   bumpTerm,
+  checkExcluded,
   flushed,
   lastLogTerm,
   receive,
@@ -316,4 +317,20 @@ test("control file: round trip; every flipped bit and every cut is noticed", () 
     assert.throws(() => decodeControlFile(bytes.subarray(0, i)), { kind: "corrupt" });
   }
   assert.match(Buffer.from(bytes).toString(), new RegExp(formatLsn(START)));
+});
+
+test("acceptor: a member is excluded by a membership without it that is not older than its own", () => {
+  const other = (generation: number) => ({
+    generation,
+    members: [{ id: 9, host: "h", pgPort: 1 }],
+    newMembers: undefined,
+  });
+  const state = acceptorAfterStart(1, { ...PERSISTENT, mconf: other(4) }, START);
+  const refused = { kind: "conflict", code: "not-excluded" };
+  assert.throws(() => checkExcluded(state, other(3)), refused);
+  assert.throws(() => checkExcluded(state, other(0)), refused);
+  const self = { generation: 5, members: [{ id: 1, host: "h", pgPort: 1 }], newMembers: undefined };
+  assert.throws(() => checkExcluded(state, self), refused);
+  checkExcluded(state, other(4));
+  checkExcluded(state, other(5));
 });

@@ -242,10 +242,11 @@ export function switchMembership(
   };
 }
 
-/** StorageError `conflict` unless this safekeeper is to let go of its copy, as `mconf` is newer and without it. */
+/** StorageError `conflict` unless this safekeeper is to let go of its copy, as `mconf` is without it and not older. */
 export function checkExcluded(state: AcceptorState, mconf: MembershipConfiguration): void {
   const own = state.persistent.mconf.generation;
-  if (mconf.generation <= own || isMember(mconf, state.nodeId)) {
+  const isOlder = mconf.generation < own || mconf.generation === INVALID_GENERATION;
+  if (isOlder || isMember(mconf, state.nodeId)) {
     throw new StorageError(
       "conflict",
       "not-excluded",

@@ -38,6 +38,8 @@ export interface PullSource {
 }
 
 export interface PullDecision<S extends PullSource> {
+  /** Who pulls. */
+  readonly nodeId: number;
   readonly donor: S;
   /** The copy's term and configuration, where the donor's own are not newer by then. */
   readonly term: Term;
@@ -59,24 +61,32 @@ export function decidePull<S extends PullSource>(
     throw new StorageError("unavailable", "too-few-safekeepers", message);
   }
   const mconf = newestMembership(wanted, sources);
+  checkMember(nodeId, mconf);
+  checkMayFill(nodeId, sources, mconf);
+  checkEnough(sources);
+  const donor = sources.reduce((best, source) => (isAhead(source, best) ? source : best));
+  return { nodeId, donor, mconf, term: Math.max(...sources.map(({ term }) => term)) };
+}
+
+/**
+ * The control file of the copy, from that of the donor as of the copying. StorageError `invalid` where the
+ * donor is by then in a membership without this node: nobody would ever tell it to let go of the copy.
+ */
+export function adoptedState(
+  state: AcceptorPersistentState,
+  decision: Omit<PullDecision<PullSource>, "donor">,
+): AcceptorPersistentState {
+  const term = Math.max(state.term, decision.term);
+  const mconf = decision.mconf.generation > state.mconf.generation ? decision.mconf : state.mconf;
+  checkMember(decision.nodeId, mconf);
+  return { ...state, term, mconf };
+}
+
+function checkMember(nodeId: number, mconf: MembershipConfiguration): void {
   if (mconf.generation !== INVALID_GENERATION && !isMember(mconf, nodeId)) {
     const message = `node ${nodeId} is no member in generation ${mconf.generation}`;
     throw new StorageError("invalid", "not-a-member", message);
   }
-  checkMayFill(nodeId, sources, mconf);
-  checkEnough(sources);
-  const donor = sources.reduce((best, source) => (isAhead(source, best) ? source : best));
-  return { donor, mconf, term: Math.max(...sources.map(({ term }) => term)) };
-}
-
-/** The control file of the copy, from that of the donor as of the copying. */
-export function adoptedState(
-  state: AcceptorPersistentState,
-  decision: Pick<PullDecision<PullSource>, "term" | "mconf">,
-): AcceptorPersistentState {
-  const term = Math.max(state.term, decision.term);
-  const mconf = decision.mconf.generation > state.mconf.generation ? decision.mconf : state.mconf;
-  return { ...state, term, mconf };
 }
 
 function newestMembership(

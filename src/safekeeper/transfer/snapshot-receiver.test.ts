@@ -26,6 +26,7 @@ for (const bytes of [200, 9000, 40_000, 300]) {
   wal.appendFilled(bytes);
 }
 const decision = {
+  nodeId: 1,
   donor: {
     nodeId: 2,
     mconf: NO_MEMBERSHIP,
@@ -62,6 +63,22 @@ test("SnapshotReceiver: a timeline without WAL is taken too, where it begins in 
   const place = start(emptyDisk(1)).reserve(tenantId, timelineId);
   const timeline = receiveSnapshot(place, archive(FIRST_LSN), decision);
   assert.deepEqual([timeline.state.flushLsn, timeline.state.persistent.term], [FIRST_LSN, 4]);
+});
+
+test("SnapshotReceiver: a donor that is in a membership without this node by then is not copied", () => {
+  const place = start(emptyDisk(1)).reserve(tenantId, timelineId);
+  const without = {
+    generation: 9,
+    members: [{ id: 2, host: "h", pgPort: 1 }],
+    newMembers: undefined,
+  };
+  const state = { ...newTimeline(without), flushedLsn: FIRST_LSN };
+  const parts = [...snapshotLayout(state, FIRST_LSN)] as Uint8Array[];
+  const refused = { kind: "invalid", code: "not-a-member" };
+  assert.throws(
+    () => receiveSnapshot(place, Buffer.concat([...parts, TAR_END]), decision),
+    refused,
+  );
 });
 
 test("SnapshotReceiver: killed at any disk operation, or by a power cut, there is a whole timeline or none", () => {
