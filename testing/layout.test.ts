@@ -244,8 +244,6 @@ const RAW_FILES: Readonly<Record<string, string>> = {
   "src/postgres/installation.ts": "Postgres's own files",
   "src/safekeeper/safekeeper.ts": "makes its directory before there is anything to lose",
   "src/safekeeper/transfer/debug-dump.ts": "tells about files, changes none",
-  "src/safekeeper/transfer/incoming-timeline.ts":
-    "streams into a directory that does not count yet",
   "src/safekeeper/wal-backup/store-cleaner.ts": "removes notes of what is done already",
   "src/wal-dump/": "files of the user's, only read",
   "src/wal-verify/": "backups and files of its own that nobody keeps",

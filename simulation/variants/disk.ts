@@ -100,7 +100,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "evicts-before-it-is-written-down",
     rule: "that a disk has no WAL is in the control file before it goes",
-    seed: 91,
+    seed: 97,
     changes: [
       {
         file: "src/safekeeper/timeline.ts",
@@ -149,7 +149,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "uploads-what-is-not-committed",
     rule: "only committed WAL goes into the object store",
-    seed: 147,
+    seed: 406,
     changes: [
       {
         file: BACKUP,
