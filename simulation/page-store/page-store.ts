@@ -104,6 +104,7 @@ export class PageStore implements AsyncDisposable {
     const life = async () => {
       await this.open();
       await this.check();
+      this.look();
       for (let step = 0; step < steps; step++) {
         await this.step();
       }
@@ -157,8 +158,8 @@ export class PageStore implements AsyncDisposable {
     return this.timelines.filter(({ state }) => state === "there");
   }
 
-  async createTenant(): Promise<TenantId> {
-    const tenantId = parseTenantId(this.#newId());
+  /** May be tried again, with the id of the first try. */
+  async createTenant(tenantId = parseTenantId(this.#newId())): Promise<TenantId> {
     await this.#store.createTenant(tenantId);
     this.tenants.push(tenantId);
     return tenantId;

@@ -227,5 +227,21 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },
+    {
+      rule: "a flush that a killed process did not sync is told of",
+      file: TENANT,
+      search: "await this.#disk.fsyncDirectory(directory);\n      const part = readIndexPart(",
+      replace: "const part = readIndexPart(",
+      test: "src/pageserver/storage/timeline.crash.test.ts",
+      name: "a flush that a killed process did not sync is durable before anybody is told",
+    },
+    {
+      rule: "a branch that a killed process did not sync is told of",
+      file: TENANT,
+      search: "await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);",
+      replace: "",
+      test: "src/pageserver/storage/timeline.crash.test.ts",
+      name: "a branch that a killed process did not sync is durable before anybody is told",
+    },
   ],
 };

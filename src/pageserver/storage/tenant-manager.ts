@@ -43,6 +43,8 @@ export class TenantManager {
     try {
       await disk.background.makeDirectory(manager.#directory);
       await disk.background.fsyncDirectory(options.workdir);
+      // The entries of tenants that a process before has made and nobody synced.
+      await disk.background.fsyncDirectory(manager.#directory);
     } catch (error) {
       throw diskError(error, `create ${manager.#directory}`);
     }

@@ -76,6 +76,8 @@ export class Tenant {
     try {
       await tenant.#disk.makeDirectory(tenant.#timelinesDirectory);
       await tenant.#disk.fsyncDirectory(directory);
+      // A killed process may have left renames, of creations and deletions, that nobody synced.
+      await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);
     } catch (error) {
       throw diskError(error, `create tenant directory ${directory}`);
     }
@@ -107,6 +109,8 @@ export class Tenant {
     parts: Map<TimelineId, IndexPart>,
   ): Promise<void> {
     try {
+      // Safekeepers are told how far its index is, and forget that WAL: the index's rename must not vanish.
+      await this.#disk.fsyncDirectory(directory);
       const part = readIndexPart(directory, this.#resources.disk);
       if (part === undefined || part.timelineId !== timelineId) {
         throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {

@@ -130,6 +130,76 @@ async function fullDiskAt(name: string, skip: number): Promise<void> {
   await store.live(0);
 }
 
+/** Each step that ends with the sync of a directory: what it does, up to `point`, passed `skip` times before. */
+const UNSYNCED: readonly {
+  readonly what: string;
+  readonly point: string;
+  readonly skip?: number;
+  readonly step: (store: PageStore) => Promise<unknown>;
+}[] = [
+  {
+    what: "a flush",
+    point: "fsyncDirectory timeline",
+    // The layer's comes first.
+    skip: 1,
+    step: (store) => store.checkpoint(store.timelines[0]!),
+  },
+  {
+    what: "a branch",
+    point: "fsyncDirectory timelines",
+    step: (store) => store.createBranch(store.newBranch(store.timelines[0]!)),
+  },
+  {
+    what: "a deletion",
+    point: "fsyncDirectory timelines",
+    step: (store) => store.deleteOne(store.timelines[0]!),
+  },
+];
+
+/** Whether the operation that ends a process is done all the same is up to the seed. */
+const KILL_SEEDS = [1, 2, 3, 4];
+
+/** A process is killed before the sync; the next one sees what was done, and the power goes. */
+async function powerCutAfterKill(
+  { point, skip, step }: (typeof UNSYNCED)[number],
+  seed: number,
+): Promise<void> {
+  await using store = new PageStore(new SeededRandom(seed));
+  await store.open();
+  const root = store.newRoot(await store.createTenant());
+  await store.createRoot(root);
+  await store.write(root, 10);
+  await killedAt(store, point, () => step(store), skip);
+  await store.open();
+  await store.check();
+  store.look();
+  await store.crash("nothing");
+  await store.live(0);
+}
+
+async function tenantAfterKill(seed: number): Promise<void> {
+  await using store = new PageStore(new SeededRandom(seed));
+  const tenantId = parseTenantId("ab".repeat(16));
+  await store.open();
+  await killedAt(store, "fsyncDirectory tenants", () => store.createTenant(tenantId));
+  await store.open();
+  await store.createTenant(tenantId);
+  await store.createRoot(store.newRoot(tenantId));
+  await store.crash("nothing");
+  await store.live(0);
+}
+
+async function killedAt(
+  store: PageStore,
+  point: string,
+  step: () => Promise<unknown>,
+  skip = 0,
+): Promise<void> {
+  new Failpoints(store.disk, kindOfFile).arm(point, "crash", { skip });
+  await assert.rejects(step);
+  await store.crash();
+}
+
 if (process.argv[2] === "child") {
   const [workdir, tenant, timeline] = process.argv.slice(3);
   await child(workdir!, tenant!, timeline!);
@@ -139,6 +209,20 @@ if (process.argv[2] === "child") {
       await inSimulatedTime(() => livesAndDeaths(seed)).catch((cause: unknown) => {
         throw new Error(`seed ${seed}`, { cause });
       });
+    }
+  });
+
+  for (const unsynced of UNSYNCED) {
+    test(`${unsynced.what} that a killed process did not sync is durable before anybody is told`, async () => {
+      for (const seed of KILL_SEEDS) {
+        await inSimulatedTime(() => powerCutAfterKill(unsynced, seed));
+      }
+    });
+  }
+
+  test("a tenant that a killed process did not sync is durable before anybody is told", async () => {
+    for (const seed of KILL_SEEDS) {
+      await inSimulatedTime(() => tenantAfterKill(seed));
     }
   });
 
