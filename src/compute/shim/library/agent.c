@@ -162,6 +162,8 @@ static int converse(struct question question, void *into, size_t room, void **bi
   result = receive_all(target, payload, since);
   if (result != DONE && target != into) {
     munmap(target, payload);
+    /* The next try's answer may fit in `room`. */
+    *big = NULL;
   }
   return result;
 }

@@ -257,6 +257,10 @@ static int unlink_lazy(const char *path) {
   /* Locked, so that nobody opens it as LAZY between the tombstone and the unlink. */
   sigset_t signals;
   u32 was = lock_slot(slot);
+  if (was == SLOT_EMPTY) {
+    /* A signal handler on its way to exit(), whose wait may end: begin_wait(). */
+    return -1;
+  }
   hold_signals(&signals);
   int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
   unlock_slot(result == 0 ? SLOT_LOCAL : was);
