@@ -28,6 +28,14 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "claims: a write that the disk took a part of leaves the rest absent",
     },
     {
+      rule: "a short write tells of a part of a block",
+      file: BLOCKS,
+      search: "    written = (ssize_t)((u64)block * BLOCK - (u64)at);\n",
+      replace: "",
+      test: SCENES,
+      name: "claims: what goes on after a short write takes nothing of it away",
+    },
+    {
       rule: "an exit keeps claims on blocks",
       file: HELD,
       search: "void give_back_all(void) {\n  give_back_blocks();",

@@ -79,26 +79,59 @@ static void end_while_waiting(void (*handler)(int), int reading) {
   check_block(reading ? fd : open_file(), 3);
 }
 
-/* A write that the disk took half of: what it did not take is still to be fetched. */
+/* As on a disk that has room for the file's first `room` bytes only. */
+static ssize_t write_on_full_disk(int fd, const void *data, size_t n, off_t at, rlim_t room) {
+  struct rlimit limit, old;
+  getrlimit(RLIMIT_FSIZE, &old);
+  limit = (struct rlimit){room, old.rlim_max};
+  signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &limit);
+  ssize_t done = pwrite(fd, data, n, at);
+  int saved = errno;
+  setrlimit(RLIMIT_FSIZE, &old);
+  errno = saved;
+  return done;
+}
+
+/* A write that the disk took a part of: what it did not take whole is still to be fetched. */
 static void short_write(void) {
   static uint8_t data[4 * BLOCK];
   int fd = open_file();
-  struct rlimit limit, old;
-  getrlimit(RLIMIT_FSIZE, &old);
-  limit = (struct rlimit){BLOCK + BLOCK / 2, old.rlim_max};
-  signal(SIGXFSZ, SIG_IGN);
   memset(data, 0xee, sizeof data);
-  setrlimit(RLIMIT_FSIZE, &limit);
-  if (pwrite(fd, data, sizeof data, 0) != BLOCK + BLOCK / 2) {
+  if (write_on_full_disk(fd, data, sizeof data, 0, BLOCK + BLOCK / 2) <= 0) {
     fail("the write was not cut short");
   }
-  setrlimit(RLIMIT_FSIZE, &old);
   for (int block = 1; block < 4; block++) {
     check_block(fd, block);
   }
   if (pread(fd, data, BLOCK, 0) != BLOCK || data[0] != 0xee || data[BLOCK - 1] != 0xee) {
     fail("a block that was written is lost");
   }
+}
+
+/* As mdwritev() of Postgres 17: goes on where a short write has ended, and by then the disk has room. */
+static void short_write_continued(void) {
+  static uint8_t data[2 * BLOCK];
+  int fd = open_file();
+  memset(data, 0xee, sizeof data);
+  ssize_t done = write_on_full_disk(fd, data, sizeof data, 0, BLOCK + BLOCK / 2);
+  ssize_t rest = (ssize_t)sizeof data - done;
+  if (done <= 0 || rest <= 0 || pwrite(fd, data + done, (size_t)rest, done) != rest) {
+    fail("the write did not go on");
+  }
+  memset(data, 0, sizeof data);
+  if (pread(fd, data, sizeof data, 0) != sizeof data) {
+    fail("short read");
+  }
+  for (size_t i = 0; i < sizeof data; i++) {
+    if (data[i] != 0xee) {
+      fail("a part that was written is lost");
+    }
+  }
+  if (write_on_full_disk(fd, data, BLOCK, 3 * BLOCK, 3 * BLOCK + BLOCK / 2) != -1 || errno != ENOSPC) {
+    fail("less than a block was written");
+  }
+  check_block(fd, 3);
 }
 
 /* Blocks that are cut off while one of them is being fetched do not come back with the answer. */
@@ -136,6 +169,8 @@ int main(int argc, char **argv) {
     end_while_waiting(exit_after_reading, 1);
   } else if (strcmp(argv[1], "short-write") == 0) {
     short_write();
+  } else if (strcmp(argv[1], "short-write-continued") == 0) {
+    short_write_continued();
   } else if (strcmp(argv[1], "truncate") == 0) {
     truncate_while_fetching();
   } else {

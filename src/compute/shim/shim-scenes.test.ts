@@ -27,7 +27,13 @@ interface Ended {
   readonly stderr: string;
 }
 
-type Scene = "exit-reading" | "exit-opening" | "read-on-exit" | "short-write" | "truncate";
+type Scene =
+  | "exit-reading"
+  | "exit-opening"
+  | "read-on-exit"
+  | "short-write"
+  | "short-write-continued"
+  | "truncate";
 
 /** Which question's first answer is late, and by how much. */
 const HELD: Readonly<Record<Scene, { question: "stat" | "read"; ms: number } | undefined>> = {
@@ -35,6 +41,7 @@ const HELD: Readonly<Record<Scene, { question: "stat" | "read"; ms: number } | u
   "exit-opening": { question: "stat", ms: Number.POSITIVE_INFINITY },
   "read-on-exit": { question: "read", ms: Number.POSITIVE_INFINITY },
   "short-write": undefined,
+  "short-write-continued": undefined,
   truncate: { question: "read", ms: 500 },
 };
 
@@ -133,6 +140,13 @@ const SCENES: readonly {
     canary: "a short write that marks all its blocks present",
     text: "((u64)block + 1) * BLOCK <= done; block++",
     by: "written > 0; block++",
+  },
+  {
+    scene: "short-write-continued",
+    claim: "what goes on after a short write takes nothing of it away",
+    canary: "a short write that tells of a part of a block",
+    text: "    written = (ssize_t)((u64)block * BLOCK - (u64)at);\n",
+    by: "",
   },
   {
     scene: "exit-reading",

@@ -186,18 +186,34 @@ int before_write(struct file *file, int fd, off_t at, size_t n) {
   return 0;
 }
 
-/* Releases before_write()'s claims: blocks that were written whole become PRESENT, others ABSENT again. */
-void after_write(struct file *file, off_t at, ssize_t written) {
+/*
+ * Releases before_write()'s claims: blocks that were written whole become PRESENT, others ABSENT again. What
+ * the caller is to be told of `written`: it ends before a claimed block that was written in part, which is to
+ * be written again whole. A write of its rest alone would fetch it first, and that takes the first part away.
+ */
+ssize_t after_write(struct file *file, off_t at, ssize_t written) {
+  int why = errno;
   u64 done = (u64)at + (written > 0 ? (u64)written : 0);
   if (held_blocks.file == NULL) {
-    return;
+    return written;
   }
-  for (u32 block = held_blocks.from; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
+  u32 block = held_blocks.from;
+  for (; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
     if (swap_if(&file->states[block], WRITING, PRESENT)) {
       add(&file->nabsent, (u32)-1);
     }
   }
+  if (block < held_blocks.to && (u64)block * BLOCK < done && load(&file->states[block]) == WRITING) {
+    written = (ssize_t)((u64)block * BLOCK - (u64)at);
+    if (written == 0) {
+      /* As the next try would be told. */
+      why = ENOSPC;
+      written = -1;
+    }
+  }
   give_back_blocks();
+  errno = why;
+  return written;
 }
 
 /*

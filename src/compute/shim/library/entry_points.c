@@ -137,13 +137,14 @@ static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at)
   }
   ssize_t done = count < 0 ? sys_pwrite(fd, data, n, at)
                            : syscall(SYS_pwritev, fd, data, (long)count, at, 0L);
-  int saved = errno;
   if (file != NULL) {
-    after_write(file, at, done);
-  } else if (done > 0 && fd < MAX_FD && fds[fd].is_wal) {
-    wal_written(&fds[fd], at, (size_t)done);
+    return after_write(file, at, done);
   }
-  errno = saved;
+  if (done > 0 && fd < MAX_FD && fds[fd].is_wal) {
+    int saved = errno;
+    wal_written(&fds[fd], at, (size_t)done);
+    errno = saved;
+  }
   return done;
 }
 
@@ -177,11 +178,11 @@ EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at,
     return -1;
   }
   ssize_t done = syscall(SYS_copy_file_range, in, in_at, out, out_at, step, flags);
-  int saved = errno;
-  if (file != NULL) {
-    after_write(file, to, done);
+  if (file != NULL && after_write(file, to, done) != done) {
+    /* The file positions are past what counts: nothing to go on with. */
+    errno = ENOSPC;
+    return -1;
   }
-  errno = saved;
   return done;
 }
 

@@ -226,7 +226,7 @@ u32 block_of(u64 at);
 u32 block_end(u64 end);
 int before_read(int fd, off_t at, size_t n);
 int before_write(struct file *file, int fd, off_t at, size_t n);
-void after_write(struct file *file, off_t at, ssize_t written);
+ssize_t after_write(struct file *file, off_t at, ssize_t written);
 void forget_blocks(struct file *file, u32 keep);
 
 /* The file behind a descriptor, while blocks of it may be absent. */
