@@ -105,7 +105,11 @@ export class FlushThread {
   }
 
   #onAnswer(worker: Worker, answer: FlushAnswer): void {
-    const job = this.#jobs.get(answer.id)!;
+    const job = this.#jobs.get(answer.id);
+    if (job === undefined) {
+      // A thread that failed: what it had said before comes after its end.
+      return;
+    }
     switch (answer.type) {
       case "pages":
         void sendPages(worker, job, answer.requests);
