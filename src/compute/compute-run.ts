@@ -211,10 +211,11 @@ export class ComputeRun {
     await turn();
     const { PostgresSide } = await import("./postgres-side.ts");
     await turn();
-    const side = new PostgresSide({ ...this.#options, wal: this.#wal });
     if (this.#closed) {
       throw new StorageError("unavailable", "closed", "the compute was stopped while it started");
     }
+    // It connects at once, so there is something to close from here on.
+    const side = new PostgresSide({ ...this.#options, wal: this.#wal });
     this.#side = side;
     return { side, machine: await side.prepare() };
   }
