@@ -24,8 +24,7 @@ import { median, progress, type Row, ratio } from "./report.ts";
 import { type RecordedWal, recordWal, WAL_KINDS } from "./wal-kinds.ts";
 
 const DELTA_COUNTS = [1, 10, 50, 200, 1000];
-/** No page is kept or written early: every delta is applied by the read that is timed. */
-/** All in memory. */
+/** All in memory, and no page is kept or written early: every delta is applied by the read that is timed. */
 const resources = openResources({
   checkpointDistanceBytes: 1 << 30,
   cacheAfterDeltas: Number.MAX_SAFE_INTEGER,

@@ -8,8 +8,6 @@ import type { CheckPoint } from "../wal-decoder/record-sink.ts";
 /** POST /v1/tenant. */
 export const tenantCreateSchema = z.object({ new_tenant_id: idText });
 
-export type TenantCreateRequest = z.infer<typeof tenantCreateSchema>;
-
 /** POST /v1/tenant/{t}/timeline. Without an ancestor: a root timeline, made by initdb. */
 export const timelineCreateSchema = z
   .object({

@@ -9,7 +9,6 @@ export const VALUE_DELTA = 1;
 export const VALUE_DELTA_INIT = 2;
 /** From here on the key does not exist. */
 export const VALUE_TOMBSTONE = 3;
-export type ValueKind = 0 | 1 | 2 | 3;
 
 /** No base version was found (yet). */
 export const BASE_NONE = 0;
