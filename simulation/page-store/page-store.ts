@@ -234,9 +234,14 @@ export class PageStore implements AsyncDisposable {
     );
     if (!hasChildren) {
       known.state = "being-deleted";
-      await this.#store.tenant(known.tenantId).deleteTimeline(known.timelineId);
+      await this.deleteTimeline(known);
       known.state = "gone";
     }
+  }
+
+  /** As it is, children or not. */
+  async deleteTimeline({ tenantId, timelineId }: Known): Promise<void> {
+    await this.#store.tenant(tenantId).deleteTimeline(timelineId);
   }
 
   async write(known: Known, records: number): Promise<void> {

@@ -181,6 +181,21 @@ test("TimelineManager: nobody is excluded while a copy is on its way, which woul
   assert.throws(exclude, { kind: "not-found" });
 });
 
+test("TimelineManager: a copy that was deleted while it was on its way does not come", () => {
+  const disk = emptyDisk(1);
+  const manager = start(disk);
+  const timelineId = generateTimelineId();
+  const place = manager.reserve(tenantId, timelineId);
+  disk.makeDirectory(place.directory);
+  const state = { ...newTimeline(NO_MEMBERSHIP), timelineId };
+  writeControlFile(join(place.directory, CONTROL_FILE_NAME), state, disk);
+  assert.equal(manager.delete(tenantId, timelineId, false), false);
+  assert.throws(() => place.install(), { kind: "conflict", code: "timeline-deleted" });
+  place.release();
+  assert.throws(() => manager.get(tenantId, timelineId), { kind: "not-found" });
+  assert.equal(disk.exists(place.directory), false);
+});
+
 test("TimelineManager: a timeline that was deleted stays so after a power cut; half a one is never served", () => {
   for (let operations = 0, finished = false; !finished; operations++) {
     const disk = emptyDisk(operations);

@@ -63,7 +63,8 @@ export class TimelineManager {
   readonly #timelines = new Map<string, Timeline>();
   /** Timelines that are there but cannot be trusted, with the reason. */
   readonly #broken = new Map<string, StorageError>();
-  readonly #incoming = new Set<string>();
+  /** By key; `cancelled`: deleted before it was there. */
+  readonly #incoming = new Map<string, { cancelled: boolean }>();
   readonly #cleaner: StoreCleaner | undefined;
   readonly #disk: Disk;
 
@@ -180,13 +181,18 @@ export class TimelineManager {
       throw new StorageError("conflict", "timeline-exists", `timeline ${key} is here already`);
     }
     this.#checkFree(tenantId, timelineId);
-    this.#incoming.add(key);
+    const reservation = { cancelled: false };
+    this.#incoming.set(key, reservation);
     const place = join(this.#workdir, tenantId, timelineId);
     const directory = place + INCOMING_SUFFIX;
     return {
       disk: this.#disk,
       directory,
       install: () => {
+        if (reservation.cancelled) {
+          const message = `timeline ${key} was deleted while it was on its way here`;
+          throw new StorageError("conflict", "timeline-deleted", message);
+        }
         try {
           this.#disk.fsyncDirectory(this.#workdir);
           this.#disk.rename(directory, place);
@@ -207,11 +213,15 @@ export class TimelineManager {
   }
 
   /**
-   * Whether there was one. Also removes one that is damaged. With `onlyLocal` its objects in the store
+   * Whether there was one. Also removes one that is damaged, and lets none come that is on its way. With `onlyLocal` its objects in the store
    * stay; without, they are gone soon after.
    */
   delete(tenantId: TenantId, timelineId: TimelineId, onlyLocal: boolean): boolean {
     const key = `${tenantId}/${timelineId}`;
+    const reservation = this.#incoming.get(key);
+    if (reservation !== undefined) {
+      reservation.cancelled = true;
+    }
     this.#close(this.#timelines.get(key));
     const tenantDirectory = join(this.#workdir, tenantId);
     const directory = join(tenantDirectory, timelineId);

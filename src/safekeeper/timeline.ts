@@ -399,8 +399,9 @@ export class Timeline {
     this.#persistPositions({ ...this.#placement, evicted: true });
     this.#wal.close();
     this.#truncations++;
-    const count = this.#wal.removeBelow(MAX_LSN);
+    // Before the removal: where that fails in the middle, nobody looks for the rest here.
     this.#localWalStart = this.#state.flushLsn;
+    const count = this.#wal.removeBelow(MAX_LSN);
     this.#logger.info({ count, flushLsn: formatLsn(this.#state.flushLsn) }, "timeline evicted");
     this.#changed();
   }

@@ -236,6 +236,14 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "a flush that a killed process did not sync is durable before anybody is told",
     },
     {
+      rule: "a branch that is deleted by half does not keep its parent",
+      file: TENANT,
+      search: "this.#ancestorOfBroken.set(timelineId, timeline.ancestor.timelineId);",
+      replace: "",
+      test: "src/pageserver/storage/timeline.crash.test.ts",
+      name: "a timeline whose child is deleted by half is not deleted",
+    },
+    {
       rule: "a branch that a killed process did not sync is told of",
       file: TENANT,
       search: "await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);",

@@ -319,5 +319,13 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       test: "src/safekeeper/transfer/snapshot-receiver.test.ts",
       name: "a donor that is in a membership without this node by then is not copied",
     },
+    {
+      rule: "a copy that was deleted on its way comes all the same",
+      file: "src/safekeeper/timeline-manager.ts",
+      search: "        if (reservation.cancelled) {",
+      replace: "        if (false) {",
+      test: "src/safekeeper/timeline-manager.test.ts",
+      name: "a copy that was deleted while it was on its way does not come",
+    },
   ],
 };

@@ -15,6 +15,8 @@ import { Timeline } from "./timeline.ts";
 
 /** A directory that is on its way out; loading removes it. */
 const DELETED_SUFFIX = ".___deleted";
+/** Index parts that are read and made durable at the same time. */
+const LOADS_AT_ONCE = 16;
 
 export interface RootTimelineParameters {
   readonly timelineId: TimelineId;
@@ -88,15 +90,19 @@ export class Tenant {
   async #load(): Promise<void> {
     const parts = new Map<TimelineId, IndexPart>();
     const { disk } = this.#resources;
+    const loads: (() => Promise<void>)[] = [];
     for (const name of disk.list(this.#timelinesDirectory)) {
       const path = join(this.#timelinesDirectory, name);
       if (name.endsWith(TEMPORARY_SUFFIX) || name.endsWith(DELETED_SUFFIX)) {
         await this.#disk.removeTree(path);
       } else if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(path)) {
-        await this.#loadIndexPart(parseTimelineId(name), path, parts);
+        loads.push(() => this.#loadIndexPart(parseTimelineId(name), path, parts));
       } else {
         this.#logger.warn({ path }, "not a timeline directory, left alone");
       }
+    }
+    for (let i = 0; i < loads.length; i += LOADS_AT_ONCE) {
+      await Promise.all(loads.slice(i, i + LOADS_AT_ONCE).map((load) => load()));
     }
     for (const part of parts.values()) {
       this.#loadTimeline(part, parts);
@@ -415,6 +421,9 @@ export class Tenant {
       // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
       const unfinished = diskError(error, `delete timeline ${timelineId}`);
       this.#broken.set(timelineId, unfinished);
+      if (timeline?.ancestor !== undefined) {
+        this.#ancestorOfBroken.set(timelineId, timeline.ancestor.timelineId);
+      }
       throw unfinished;
     } finally {
       this.#busy.delete(timelineId);

@@ -189,6 +189,21 @@ async function tenantAfterKill(seed: number): Promise<void> {
   await store.live(0);
 }
 
+/** What is neither there nor gone keeps its parent. */
+async function halfDeletedChild(): Promise<void> {
+  await using store = new PageStore(new SeededRandom(3));
+  await store.open();
+  const root = store.newRoot(await store.createTenant());
+  await store.createRoot(root);
+  const branch = store.newBranch(root);
+  await store.createBranch(branch);
+  new Failpoints(store.disk, kindOfFile).arm("fsyncDirectory timelines", "ENOSPC", { times: 1 });
+  await assert.rejects(store.deleteOne(branch), { code: "disk-full" });
+  await assert.rejects(store.deleteTimeline(root), { code: "timeline-has-children" });
+  await store.deleteOne(branch);
+  await store.deleteTimeline(root);
+}
+
 async function killedAt(
   store: PageStore,
   point: string,
@@ -224,6 +239,10 @@ if (process.argv[2] === "child") {
     for (const seed of KILL_SEEDS) {
       await inSimulatedTime(() => tenantAfterKill(seed));
     }
+  });
+
+  test("a timeline whose child is deleted by half is not deleted", async () => {
+    await inSimulatedTime(halfDeletedChild);
   });
 
   test("storage goes on after a full disk at each of its steps, and nothing readable is lost", async () => {

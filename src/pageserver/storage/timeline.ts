@@ -445,6 +445,10 @@ export class Timeline implements TimelineStorage {
     if (this.#flushing === undefined && this.#map.frozen.length > 0) {
       this.#flushing = this.#flushAll().finally(() => {
         this.#flushing = undefined;
+        // What was frozen after the last look.
+        if (!this.#closing.signal.aborted) {
+          this.#startFlushing();
+        }
       });
     }
   }
