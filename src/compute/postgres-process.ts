@@ -151,7 +151,7 @@ export class PostgresProcess {
   }
 }
 
-export function describeExit(exit: PostgresExit): string {
+function describeExit(exit: PostgresExit): string {
   return exit.signal === null ? `exit code ${exit.code}` : `signal ${exit.signal}`;
 }
 

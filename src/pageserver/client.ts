@@ -290,7 +290,7 @@ function requireNumber(value: unknown): number {
 }
 
 /** From the JSON of `compute_state`; a plain Error where a field is wrong. */
-export function decodeComputeState(wire: ComputeStateWire): ComputeState {
+function decodeComputeState(wire: ComputeStateWire): ComputeState {
   const cp = wire.checkPoint;
   const checkPoint: CheckPoint = {
     redo: requireLsn(cp["redo"]),

@@ -36,7 +36,7 @@ import {
 import type { ServedTimeline } from "./served-timeline.ts";
 
 /** Neon's wait_lsn_timeout. */
-export const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;
+const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;
 /** Answers that a client has not read; then its requests are not read either. */
 const MAX_QUEUED_BYTES = 8 * 1024 * 1024;
 const ZERO_PAGE = new Uint8Array(PAGE_SIZE);

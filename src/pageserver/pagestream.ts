@@ -32,7 +32,7 @@ export const TAG_NBLOCKS = 1;
 export const TAG_GET_PAGE = 2;
 export const TAG_DB_SIZE = 3;
 export const TAG_SLRU_SEGMENT = 4;
-export const RESPONSE_ERROR = 103;
+const RESPONSE_ERROR = 103;
 
 /** By request tag. */
 const RESPONSE_TAG: readonly number[] = [100, 101, 102, 104, 105];

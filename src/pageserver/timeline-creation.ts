@@ -11,7 +11,7 @@ import type { Timeline } from "./storage/timeline.ts";
 import type { WalReceivers } from "./wal-receivers.ts";
 
 /** A branch point that is on its way arrives in milliseconds; one in the future never does. */
-export const DEFAULT_ANCESTOR_WAIT_MS = 10_000;
+const DEFAULT_ANCESTOR_WAIT_MS = 10_000;
 
 export interface TimelineParameters {
   readonly timelineId: TimelineId;

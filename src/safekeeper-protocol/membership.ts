@@ -21,7 +21,7 @@ export interface MembershipConfiguration {
 
 export const INVALID_GENERATION = 0;
 /** Of 2^32 on the wire; the rest is room for changes by those who set this one. */
-export const MAX_GENERATION = 2 ** 31;
+const MAX_GENERATION = 2 ** 31;
 /** A safekeeper learns generations that it missed from a compute; so many more are a garbled value. */
 export const MAX_GENERATION_JUMP = 1000;
 /** As Neon's MAX_SAFEKEEPERS. */

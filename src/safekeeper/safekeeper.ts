@@ -101,24 +101,12 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     options.broker === undefined ? undefined : new BrokerClient(options.broker, logger);
   if (broker !== undefined) {
     publisher = new BrokerPublisher({ nodeId, pgAddr, httpAddr, broker, timelines });
-    broker.subscribe({
-      onInfo: (info) => {
-        if (info.safekeeperId !== nodeId) {
-          timelines.find(info.tenantId, info.timelineId)?.peerReported(info.safekeeperId, info);
-        }
-      },
-    });
+    hearPeers(broker, nodeId, timelines);
   }
   const maintenance = setRepeatingTimer(() => {
     timelines.maintain();
     backup.tick();
-    for (const timeline of timelines.timelines) {
-      for (const consumer of timeline.consumers) {
-        if (consumer instanceof WalSender) {
-          consumer.keepalive();
-        }
-      }
-    }
+    keepReadersAlive(timelines);
   }, options.maintenanceIntervalMs ?? MAINTENANCE_INTERVAL_MS);
   logger.info({ nodeId, pgAddr, httpAddr }, "safekeeper listens");
   return {
@@ -133,6 +121,26 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
       await timelines.close();
     },
   };
+}
+
+function hearPeers(broker: BrokerClient, nodeId: number, timelines: TimelineManager): void {
+  broker.subscribe({
+    onInfo: (info) => {
+      if (info.safekeeperId !== nodeId) {
+        timelines.find(info.tenantId, info.timelineId)?.peerReported(info.safekeeperId, info);
+      }
+    },
+  });
+}
+
+function keepReadersAlive(timelines: TimelineManager): void {
+  for (const timeline of timelines.timelines) {
+    for (const consumer of timeline.consumers) {
+      if (consumer instanceof WalSender) {
+        consumer.keepalive();
+      }
+    }
+  }
 }
 
 /** Durably, with its parents. */

@@ -50,7 +50,7 @@ import {
  */
 
 /** Silence after which an empty AppendRequest is sent, and a safekeeper is given up. */
-export const HEARTBEAT_MS = 1000;
+const HEARTBEAT_MS = 1000;
 export const RESPONSE_TIMEOUT_MS = 10_000;
 
 export interface ProposerConfig {

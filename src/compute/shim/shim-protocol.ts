@@ -16,7 +16,7 @@ import {
  *
  * A message that breaks this ends its connection: the peer is not our shim, or another version of it.
  */
-export const SHIM_PROTOCOL_VERSION = 3;
+const SHIM_PROTOCOL_VERSION = 3;
 const REQUEST_BYTES = 48;
 const REPLY_HEADER_BYTES = 16;
 const LISTED_BYTES = 24;

@@ -29,7 +29,7 @@ export type KeyPrefix = number & { readonly __keyPrefix: unique symbol };
 export const KEY_BYTES = 18;
 
 const KEYSPACE_RELATION = 0x00;
-export const KEYSPACE_SLRU = 0x01;
+const KEYSPACE_SLRU = 0x01;
 const KEYSPACE_FILES = 0x03;
 export const KEYSPACE_RELATION_SIZE = 0x61;
 export const KEYSPACE_REPLICATION_ORIGIN = 0x63;

@@ -15,7 +15,7 @@ export const BASE_NONE = 0;
 /** `baseBuffer` holds the image. */
 export const BASE_IMAGE = 1;
 /** The deltas start from a zero page. */
-export const BASE_ZERO = 2;
+const BASE_ZERO = 2;
 /** The key does not exist below the deltas. */
 export const BASE_ABSENT = 3;
 /** The page of the materialised-page cache at `cachedLsn`. */

@@ -63,7 +63,7 @@ const schema = z.object({
   layers: z.array(z.object({ name: z.string(), size: z.int().nonnegative() })),
 });
 
-export function encodeIndexPart(part: IndexPart): string {
+function encodeIndexPart(part: IndexPart): string {
   const body = {
     format_version: INDEX_PART_FORMAT_VERSION,
     tenant_id: part.tenantId,
@@ -89,7 +89,7 @@ function checksumOf(body: object): string {
 }
 
 /** `corrupt` on anything that `encodeIndexPart` does not write; `path` is for the message. */
-export function decodeIndexPart(text: string, path: string): IndexPart {
+function decodeIndexPart(text: string, path: string): IndexPart {
   const corrupt = (what: string, cause?: unknown) =>
     new StorageError("corrupt", "corrupt-index", `index ${path}: ${what}`, {
       cause,

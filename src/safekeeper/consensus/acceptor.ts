@@ -407,6 +407,44 @@ function receiveElected(state: AcceptorState, message: ProposerElected): Accepto
     return { state, actions: [], reply: undefined };
   }
   checkTermJump(state, message.term);
+  checkStreamingPoint(state, message);
+  const { startStreamingAt } = message;
+  const actions: AcceptorAction[] = [];
+  if (startStreamingAt < state.flushLsn) {
+    actions.push({ type: "expect-record-end", lsn: startStreamingAt });
+  }
+  if (persistent.flushedLsn > startStreamingAt) {
+    // Before the cut, or a restart would take the old, higher position for the end of WAL.
+    actions.push({
+      type: "persist",
+      state: { ...persistent, term: message.term, flushedLsn: startStreamingAt },
+    });
+  }
+  actions.push({ type: "truncate", lsn: startStreamingAt });
+  const adopted: AcceptorPersistentState = {
+    ...persistentNow(state),
+    term: message.term,
+    termHistory: message.termHistory,
+    flushedLsn: startStreamingAt,
+  };
+  actions.push({ type: "persist", state: adopted });
+  return {
+    state: {
+      ...state,
+      persistent: adopted,
+      writeLsn: startStreamingAt,
+      writtenRecordLsn: startStreamingAt,
+      flushLsn: startStreamingAt,
+      commitCandidate: state.commitLsn,
+    },
+    actions,
+    reply: undefined,
+  };
+}
+
+/** StorageError unless the log here may be cut at `startStreamingAt`, and be that of the proposer from there on. */
+function checkStreamingPoint(state: AcceptorState, message: ProposerElected): void {
+  const { persistent } = state;
   const first = message.termHistory[0];
   const last = message.termHistory.at(-1);
   if (first === undefined || last?.term !== message.term) {
@@ -445,37 +483,6 @@ function receiveElected(state: AcceptorState, message: ProposerElected): Accepto
       `streaming from ${formatLsn(startStreamingAt)}, but WAL ends at ${formatLsn(state.flushLsn)}`,
     );
   }
-  const actions: AcceptorAction[] = [];
-  if (startStreamingAt < state.flushLsn) {
-    actions.push({ type: "expect-record-end", lsn: startStreamingAt });
-  }
-  if (persistent.flushedLsn > startStreamingAt) {
-    // Before the cut, or a restart would take the old, higher position for the end of WAL.
-    actions.push({
-      type: "persist",
-      state: { ...persistent, term: message.term, flushedLsn: startStreamingAt },
-    });
-  }
-  actions.push({ type: "truncate", lsn: startStreamingAt });
-  const adopted: AcceptorPersistentState = {
-    ...persistentNow(state),
-    term: message.term,
-    termHistory: message.termHistory,
-    flushedLsn: startStreamingAt,
-  };
-  actions.push({ type: "persist", state: adopted });
-  return {
-    state: {
-      ...state,
-      persistent: adopted,
-      writeLsn: startStreamingAt,
-      writtenRecordLsn: startStreamingAt,
-      flushLsn: startStreamingAt,
-      commitCandidate: state.commitLsn,
-    },
-    actions,
-    reply: undefined,
-  };
 }
 
 function receiveAppend(state: AcceptorState, message: AppendRequest): AcceptorStep {
