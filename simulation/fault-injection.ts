@@ -33,6 +33,7 @@ export interface FaultyWorld extends World {
 const MAX_COMPUTES = 3;
 const LAG_MS = 1000;
 
+// biome-ignore lint/complexity/noExcessiveLinesPerFunction: a list, one case a fault
 export function injectFault(simulation: FaultyWorld, fault: Fault): void {
   const { time, network, operator, pageserver, shape } = simulation;
   const safekeeper = pick(
