@@ -7,7 +7,7 @@ import type { Logger } from "../base/log.ts";
 import { addLsn, formatLsn, type Lsn, minLsn } from "../base/lsn.ts";
 import { randomInt } from "../base/random.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
-import { openReplication, openWalPush } from "../safekeeper/client.ts";
+import { openReplication, openWalPush, type ReplicationStream } from "../safekeeper/client.ts";
 import type { SafekeeperId } from "../safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
@@ -345,7 +345,8 @@ export class SafekeeperPeer {
       range.source === "recovery" ? range.end : addLsn(range.begin, RECOVERY_STRETCH_BYTES);
     const target = minLsn(range.end, limit);
     const done = Promise.withResolvers<void>();
-    const stream = await openReplication(
+    let stream: ReplicationStream | undefined;
+    stream = await openReplication(
       {
         pgAddr: endpointAddress(source.endpoint),
         tenantId,
@@ -361,8 +362,9 @@ export class SafekeeperPeer {
           if (range.begin >= target || channel.closed) {
             done.resolve();
           } else if (channel.writableLength > SEND_BUFFER_BYTES) {
-            stream.pause();
-            void channel.drained().then(() => stream.resume());
+            // Not there yet where WAL comes with the answer itself: then the next piece has to wait.
+            stream?.pause();
+            void channel.drained().then(() => stream?.resume());
           }
         },
         onClose: (error) => {

@@ -4,6 +4,7 @@ import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
+import { errnoCode } from "../../base/errors.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
@@ -182,9 +183,11 @@ export class FilePlacement {
     const path = join(dataDirectory, storagePath(file));
     try {
       writeBlocks(path, found);
-    } catch {
+    } catch (error) {
       // Half a file would be taken for a whole one; with none, Postgres makes its own or says why not.
-      rmSync(path, { force: true });
+      if (errnoCode(error) !== "EEXIST") {
+        rmSync(path, { force: true });
+      }
       return;
     }
     this.#placed.push({ file, bytes: found.bytes, runs: found.runs });
