@@ -304,9 +304,7 @@ function makeShape(random: SeededRandom, hasStore: boolean): RunShape {
     hasStore,
     lengthMs: random.pick([2000, 4000, 8000]),
     memberCount: random.bool(0.7) ? 3 : 5,
-    // Without a store, a member that is new or filled again may lack WAL for ever: a leader that does not
-    // know it yet lets the others remove what its copy does not have.
-    membershipKnown: random.bool(0.85) && hasStore,
+    membershipKnown: random.bool(0.85),
     writeEveryMs: random.pick([50, 150, 400]),
     meanDelayMs: random.pick([0.3, 1, 5, 20]),
     syncMs: random.pick([0.1, 1, 5]),
