@@ -1,8 +1,10 @@
 // The stand-in for psql: its arguments and how rows look.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { test } from "node:test";
-import { formatRows, statementsOf } from "./sql-client.ts";
+import { formatRows, runStatements, statementsOf } from "./sql-client.ts";
 
 test("statementsOf: -c in every form, and nothing else", () => {
   assert.deepEqual(
@@ -28,4 +30,36 @@ test("formatRows: as psql prints them", () => {
     formatRows({ fields, rows }),
     " key | value\n-----+-------\n   1 | one\n  20 |\n(2 rows)\n",
   );
+});
+
+test("formatRows: more rows than a call takes arguments", () => {
+  const rows = Array.from({ length: 300_000 }, (_, i) => [`${i}`]);
+  const lines = formatRows({ fields: [{ name: "n", dataTypeID: 23 }], rows }).split("\n");
+  assert.equal(lines[2], "      0");
+  assert.equal(lines.at(-2), "(300000 rows)");
+});
+
+/** AuthenticationOk, ReadyForQuery. */
+const WELCOME = Buffer.from("520000000800000000" + "5a0000000549", "hex");
+
+test("runStatements: a connection that breaks is a failed statement, not the end of the process", async (t) => {
+  const server = createServer((socket) => {
+    socket.once("data", () => {
+      socket.write(WELCOME);
+      socket.once("data", () => socket.destroy());
+    });
+    socket.on("error", () => undefined);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const errors: string[] = [];
+  const code = await runStatements({ host: "127.0.0.1", port, user: "u" }, ["select 1", "select 2"], {
+    out: () => undefined,
+    error: (text) => errors.push(text),
+  });
+  assert.equal(code, 1);
+  assert.equal(errors.length, 2);
+  assert.match(errors[0]!, /terminated/);
 });

@@ -34,8 +34,9 @@ export function formatRows(result: {
   readonly rows: readonly (readonly (string | null)[])[];
 }): string {
   const { fields, rows } = result;
+  // Not one Math.max of all: a call takes some 100,000 arguments, and rows can be more.
   const widths = fields.map(({ name }, column) =>
-    Math.max(name.length, ...rows.map((row) => row[column]?.length ?? 0)),
+    rows.reduce((widest, row) => Math.max(widest, row[column]?.length ?? 0), name.length),
   );
   const centred = (text: string, width: number) => {
     const left = Math.floor((width - text.length) / 2);
@@ -67,6 +68,8 @@ export async function runStatements(
   write: { out: (text: string) => void; error: (text: string) => void },
 ): Promise<number> {
   const client = new pg.Client(connection);
+  // The statement under way, or the next one, fails of it; unheard, it would end the process.
+  client.on("error", () => undefined);
   client.on("notice", ({ severity, message }) => write.error(`${severity}:  ${message}`));
   try {
     await client.connect();
