@@ -296,6 +296,27 @@ test("HttpServer: a stop waits for answers under way, not for who only sits ther
   assert.ok(performance.now() - started < 4000);
 });
 
+test("HttpServer: a stop does not wait for who has not yet shown which protocol it speaks", async (context) => {
+  const server = new HttpServer({
+    component: "test",
+    routes: [],
+    metrics: { contentType: "text/plain", text: () => "" },
+    logger: new RecordingLogger(),
+    listenHost: "127.0.0.1",
+    otherProtocol: { preface: "PRI * HTTP/2.0", serve: (socket) => socket.destroy() },
+  });
+  const port = await server.listen("127.0.0.1", 0);
+  context.after(() => server.close());
+  const sitting = createConnection(port, "127.0.0.1");
+  sitting.on("error", () => {});
+  sitting.write("PRI");
+  await once(sitting, "connect");
+  await sleep(50);
+  const started = performance.now();
+  await server.close();
+  assert.ok(performance.now() - started < 4000);
+});
+
 test("HttpServer: a stop does not wait for ever", async (context) => {
   const { url, server } = await start(context, { closeGraceMs: 100 });
   const slow = fetch(`${url}/slow`);

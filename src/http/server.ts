@@ -27,6 +27,7 @@ export class HttpServer {
   readonly limits: HttpLimits;
   /** Node's own. */
   readonly node: Server;
+  readonly #closeUndecided: () => void = () => {};
 
   constructor(options: HttpServerOptions) {
     this.limits = { ...HTTP_LIMITS, ...options.limits };
@@ -39,8 +40,11 @@ export class HttpServer {
       void this.dispatcher.handle(request, response);
     });
     if (options.otherProtocol !== undefined) {
-      sharePort(this.node, options.otherProtocol, this.limits.headersTimeoutMs, (socket) =>
-        refuse(socket, { code: "ERR_HTTP_REQUEST_TIMEOUT" }),
+      this.#closeUndecided = sharePort(
+        this.node,
+        options.otherProtocol,
+        this.limits.headersTimeoutMs,
+        (socket) => refuse(socket, { code: "ERR_HTTP_REQUEST_TIMEOUT" }),
       );
     }
   }
@@ -69,6 +73,7 @@ export class HttpServer {
   /** Requests that are being answered get `closeGraceMs`; whoever only sits on a connection none. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.node.close(() => resolve()));
+    this.#closeUndecided();
     await this.dispatcher.drain(this.limits.closeGraceMs);
     this.node.closeAllConnections();
     await closed;

@@ -10,19 +10,28 @@ export interface OtherProtocol {
   serve(socket: Socket): void;
 }
 
-/** `late` gets connections that have not shown after `timeoutMs` what they are. */
+/**
+ * `late` gets connections that have not shown after `timeoutMs` what they are. Returns what ends those that
+ * have not yet: `node:http` does not know of them, but its `close` waits for them.
+ */
 export function sharePort(
   server: Server,
   other: OtherProtocol,
   timeoutMs: number,
   late: (socket: Socket) => void,
-): void {
+): () => void {
+  const undecided = new Set<Socket>();
   // node:http has put in the one that parses requests.
   const listeners = server.listeners("connection");
   server.removeAllListeners("connection");
   server.on("connection", (socket: Socket) => {
     let head = Buffer.alloc(0);
-    const timer = setTimer(() => late(socket), timeoutMs);
+    undecided.add(socket);
+    const timer = setTimer(() => {
+      // What comes now is too late also where the refusal is still on its way.
+      socket.off("data", lookAt);
+      late(socket);
+    }, timeoutMs);
     const lookAt = (chunk: Buffer) => {
       head = Buffer.concat([head, chunk]);
       const isOther = other.preface.startsWith(
@@ -31,7 +40,8 @@ export function sharePort(
       if (isOther && head.length < other.preface.length) {
         return;
       }
-      timer?.cancel();
+      timer.cancel();
+      undecided.delete(socket);
       socket.off("data", lookAt);
       socket.pause();
       socket.unshift(head);
@@ -46,6 +56,14 @@ export function sharePort(
     };
     socket.on("data", lookAt);
     socket.on("error", () => socket.destroy());
-    socket.on("close", () => timer?.cancel());
+    socket.on("close", () => {
+      timer.cancel();
+      undecided.delete(socket);
+    });
   });
+  return () => {
+    for (const socket of undecided) {
+      socket.destroy();
+    }
+  };
 }
