@@ -184,13 +184,18 @@ export class Dispatcher {
   }
 
   #sendError(request: IncomingMessage, response: ServerResponse, error: unknown, id: string): void {
-    const aborted = error instanceof StorageError && error.code === "request-aborted";
-    if (response.headersSent || aborted) {
-      // Half an answer must not look like a whole one; and nobody waits for this one.
+    if (response.headersSent) {
+      // Half an answer must not look like a whole one.
       response.destroy();
       return;
     }
+    // Also of one that is not sent: it is counted and logged.
     response.statusCode = statusOfError(error);
+    if (error instanceof StorageError && error.code === "request-aborted") {
+      // Nobody waits for it.
+      response.destroy();
+      return;
+    }
     if (error instanceof StorageError && typeof error.fields["allow"] === "string") {
       response.setHeader("allow", error.fields["allow"]);
     }

@@ -134,6 +134,16 @@ async function raw(port: number, text: string): Promise<{ answer: string; ms: nu
   return { answer, ms: performance.now() - started };
 }
 
+async function allAnswered(logger: RecordingLogger, count: number): Promise<void> {
+  for (let ms = 0; ms < 10_000; ms += 20) {
+    if (logger.lines.filter(({ message }) => message === "request answered").length >= count) {
+      return;
+    }
+    await sleep(20);
+  }
+  assert.fail("requests stay open");
+}
+
 async function allClosed({ node }: HttpServer): Promise<void> {
   for (let ms = 0; ms < 10_000; ms += 20) {
     const open = await new Promise<number>((resolve) =>
@@ -338,6 +348,21 @@ test("HttpServer: metrics count by declared route and status", async (context) =
   );
   assert.match(text, /http_requests_total\{method="none",route="none",status="404"\} 1\n/);
   assert.match(text, /http_request_duration_seconds_count\{method="GET",route="\/echo\/all"\} 1\n/);
+});
+
+test("HttpServer: a request that breaks off is not counted as answered well", async (context) => {
+  const { url, port, logger } = await start(context);
+  const socket = createConnection(port, "127.0.0.1");
+  socket.write(
+    "POST /echo/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
+      'Content-Length: 100\r\n\r\n{"count": ',
+  );
+  await sleep(100);
+  socket.destroy();
+  await allAnswered(logger, 1);
+  const text = await (await fetch(`${url}/metrics`)).text();
+  assert.match(text, /route="\/echo\/\{name\}",status="400"\} 1\n/);
+  assert.doesNotMatch(text, /status="20/);
 });
 
 test("HttpServer: authorize sees the scope before anything is done", async (context) => {
