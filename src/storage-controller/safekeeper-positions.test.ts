@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import type { SafekeeperTimelineStatus } from "../safekeeper/api.ts";
-import { type Found, type NamedState, positionsOf } from "./safekeeper-positions.ts";
+import { type Found, type NamedState, positionsOf, safekeeperPositions } from "./safekeeper-positions.ts";
 
 const TENANT = "1".padStart(32, "0");
 const TIMELINE = "2".padStart(32, "0");
@@ -80,4 +83,25 @@ test("positionsOf: how far behind each is, in bytes", () => {
     [0, 0x1000000, 0x100000, 1],
   );
   assert.deepEqual([second!.lag_bytes, second!.backup_lag_bytes], [0x1000, null]);
+});
+
+test("safekeeperPositions: a timeline that is deleted after it was listed is not one that is refused", async (t) => {
+  const server = createServer((request, response) => {
+    const isList = request.url === "/v1/tenant/timeline";
+    response.writeHead(isList ? 200 : 404, { "content-type": "application/json" });
+    response.end(
+      isList ? JSON.stringify([{ tenant_id: TENANT, timeline_id: TIMELINE }]) : '{"msg": "gone"}',
+    );
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close().closeAllConnections());
+  const listenHttpAddr = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { answering, rows } = await safekeeperPositions({
+    ...CONFIG,
+    safekeepers: [{ id: 1, listenPgAddr: "h:1", listenHttpAddr }],
+    branchNameMappings: new Map(),
+  });
+  assert.deepEqual([...answering], [1]);
+  assert.deepEqual(rows, []);
 });

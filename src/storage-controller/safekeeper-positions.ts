@@ -1,6 +1,6 @@
 // How far each safekeeper is with each timeline.
 
-import { errorMessage, StorageError } from "../base/errors.ts";
+import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { type Lsn, maxLsn, parseLsn } from "../base/lsn.ts";
 import type { MembershipJson, SafekeeperTimelineStatus } from "../safekeeper/api.ts";
@@ -74,7 +74,7 @@ export interface SafekeeperPositions {
   readonly rows: readonly TimelinePosition[];
 }
 
-/** Asks every safekeeper of the home. */
+/** Asks every safekeeper. */
 export async function safekeeperPositions(known: NamedState): Promise<SafekeeperPositions> {
   const answering = new Set<number>();
   const found = await Promise.all(
@@ -180,6 +180,10 @@ async function timelinesOf(node: StorageNode): Promise<Found[]> {
     } catch (error) {
       if (error instanceof StorageError && error.code === "safekeeper-unreachable") {
         throw error;
+      }
+      // Deleted since it was listed.
+      if (errorKind(error) === "not-found") {
+        continue;
       }
       found.push({ ...one, status: undefined, error: errorMessage(error) });
     }
