@@ -55,10 +55,14 @@ test("runStatements: a connection that breaks is a failed statement, not the end
   t.after(() => server.close());
   const { port } = server.address() as AddressInfo;
   const errors: string[] = [];
-  const code = await runStatements({ host: "127.0.0.1", port, user: "u" }, ["select 1", "select 2"], {
-    out: () => undefined,
-    error: (text) => errors.push(text),
-  });
+  const code = await runStatements(
+    { host: "127.0.0.1", port, user: "u" },
+    ["select 1", "select 2"],
+    {
+      out: () => undefined,
+      error: (text) => errors.push(text),
+    },
+  );
   assert.equal(code, 1);
   assert.equal(errors.length, 2);
   assert.match(errors[0]!, /terminated/);

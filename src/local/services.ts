@@ -1,6 +1,5 @@
 // The storage daemons of a home: how each is started, and whether it answers.
 
-import { connect } from "node:net";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { HttpClient } from "../http/client.ts";
@@ -14,7 +13,7 @@ const PROBE_TIMEOUT_MS = 2000;
 /** A home keeps its ports: those of safekeepers are in memberships. */
 const OTHER_PORTS = "a new home gets free ports, or those of 'init --config FILE'";
 
-export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
+export function brokerDaemon(home: StrataHome, config: Pick<StrataConfig, "broker">): Daemon {
   const address = config.broker.listenAddr;
   return {
     name: "storage_broker",
@@ -23,7 +22,7 @@ export function brokerDaemon(home: StrataHome, config: StrataConfig): Daemon {
     args: ["--listen", address],
     addresses: [address],
     otherPorts: OTHER_PORTS,
-    probe: () => acceptsConnections(address),
+    probe: () => answersHttp(address, "/status"),
   };
 }
 
@@ -104,27 +103,13 @@ function postgresArguments(config: StrataConfig): string[] {
   ];
 }
 
-/** Of a pageserver or safekeeper at `host:port`. */
-export async function answersHttp(address: string): Promise<boolean> {
+/** Whether the daemon at `host:port` answers; `path` as a pageserver or safekeeper has it. */
+export async function answersHttp(address: string, path = "/v1/status"): Promise<boolean> {
   const client = new HttpClient({ component: "daemon", address, timeoutMs: PROBE_TIMEOUT_MS });
-  return client.call("GET", "/v1/status").then(
+  return client.call("GET", path).then(
     () => true,
     () => false,
   );
-}
-
-/** For a listener that speaks HTTP/2 only. */
-function acceptsConnections(address: string): Promise<boolean> {
-  const colon = address.lastIndexOf(":");
-  return new Promise((resolve) => {
-    const socket = connect(Number(address.slice(colon + 1)), address.slice(0, colon));
-    socket.setTimeout(PROBE_TIMEOUT_MS, () => socket.destroy(new Error("timeout")));
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => resolve(false));
-  });
 }
 
 /** One line before a start, as Neon prints it. */

@@ -4,7 +4,12 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import type { SafekeeperTimelineStatus } from "../safekeeper/api.ts";
-import { type Found, type NamedState, positionsOf, safekeeperPositions } from "./safekeeper-positions.ts";
+import {
+  type Found,
+  type NamedState,
+  positionsOf,
+  safekeeperPositions,
+} from "./safekeeper-positions.ts";
 
 const TENANT = "1".padStart(32, "0");
 const TIMELINE = "2".padStart(32, "0");
