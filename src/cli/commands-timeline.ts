@@ -35,6 +35,7 @@ import {
   startEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
+import { shellWord, strataCommand } from "../local/strata-command.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import {
@@ -443,15 +444,18 @@ async function shortBranchCreate(
     );
     print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
   } else {
-    const id = freeEndpointId(home, name);
-    print(`Start Postgres on it: strata endpoint create ${id} --branch-name ${shellWord(name)}`);
-    print(`                      strata endpoint start ${id}`);
+    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
   }
 }
 
-/** As a shell takes it for one word. */
-function shellWord(text: string): string {
-  return /^[\w.@+/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+/** How to get Postgres on a branch, as it can be typed where we were started. */
+export function endpointHint(id: string, branchName: string, tenantId?: string): string[] {
+  const strata = strataCommand();
+  const tenant = tenantId === undefined ? "" : ` --tenant-id ${tenantId}`;
+  return [
+    `Start Postgres on it: ${strata} endpoint create ${id} --branch-name ${shellWord(branchName)}${tenant}`,
+    `                      ${strata} endpoint start ${id}`,
+  ];
 }
 
 async function listBranches(

@@ -37,19 +37,19 @@ export function commandIn(around: Surroundings): string {
   if (around.isCheckout) {
     // npx wants to change the mode of the script, which its owner alone may do.
     const isOurs = around.uid === 0 || statSync(script).uid === around.uid;
-    return isOurs && isWithin(around.cwd, around.root) ? "npx strata" : quote(script);
+    return isOurs && isWithin(around.cwd, around.root) ? "npx strata" : shellWord(script);
   }
   const modules = dirname(around.root);
   const project = basename(modules) === "node_modules" ? dirname(modules) : undefined;
   const fetched = project === undefined ? undefined : packageGivenToNpx(project, around.cwd);
   if (fetched !== undefined) {
-    return `npx ${quote(fetched)}`;
+    return `npx ${shellWord(fetched)}`;
   }
   if (project !== undefined && isWithin(around.cwd, project)) {
     return "npx strata";
   }
   const isOnPath = around.path.split(":").some((one) => existsSync(join(one, "strata")));
-  return isOnPath ? "strata" : quote(script);
+  return isOnPath ? "strata" : shellWord(script);
 }
 
 /** npx keeps what it fetched in a project of its own, which says what it was asked for. */
@@ -79,6 +79,7 @@ function isWithin(path: string, directory: string): boolean {
   return `${path}${sep}`.startsWith(`${directory}${sep}`);
 }
 
-function quote(text: string): string {
+/** As a shell takes it for one word. */
+export function shellWord(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
