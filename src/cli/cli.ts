@@ -6,7 +6,7 @@ import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { StrataHome } from "../local/home.ts";
 import { withLock } from "../local/lock.ts";
 
-export const DEFAULT_START_TIMEOUT = "10s";
+const DEFAULT_START_TIMEOUT = "10s";
 
 /** Result lines go to stdout. */
 export function print(line: string): void {

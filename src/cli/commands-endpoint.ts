@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
 import type { Command } from "commander";
+import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn } from "../base/lsn.ts";
 import {
@@ -14,7 +15,6 @@ import {
   resolveTenant,
 } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
-import type { StopMode } from "../local/daemon.ts";
 import { stopAndKeep } from "../local/endpoint-stop.ts";
 import {
   connectionUrl,

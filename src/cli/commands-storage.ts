@@ -3,10 +3,11 @@
 import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
+import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { resolveBranch, resolveTenant } from "../local/branches.ts";
 import { type InitSettings, parseInitSettings } from "../local/config.ts";
-import { type Daemon, type StopMode, stopDaemon } from "../local/daemon.ts";
+import { type Daemon, stopDaemon } from "../local/daemon.ts";
 import type { ForceInit, StrataHome } from "../local/home.ts";
 import { homeStatus, initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import {

@@ -13,10 +13,9 @@ import {
 import { rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
+import type { StopMode } from "../base/daemon.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
-
-export type StopMode = "fast" | "immediate";
 
 export interface PostgresExit {
   readonly code: number | null;

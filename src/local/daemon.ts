@@ -4,13 +4,12 @@ import { spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
-import { directoryHolder } from "../base/daemon.ts";
+import { directoryHolder, type StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { requireFree } from "../base/ports.ts";
 import { splitAddress } from "../compute/api.ts";
 import { isDaemonOf, readPidFile, sendSignal, waitForExit } from "./processes.ts";
 
-export type StopMode = "fast" | "immediate";
 export type Print = (line: string) => void;
 
 /** One daemon as the command line sees it. */

@@ -1,7 +1,8 @@
 // Stops an endpoint whatever another command does with it: a start that is under way is ended, not waited for.
 
 import { sleep } from "../base/clock.ts";
-import type { Print, StopMode } from "./daemon.ts";
+import type { StopMode } from "../base/daemon.ts";
+import type { Print } from "./daemon.ts";
 import { type DamagedEndpoint, type Endpoint, endpointState, stopEndpoint } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { daemonsIn, stopLeftOver } from "./left-over.ts";

@@ -2,6 +2,7 @@
 
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import type { StopMode } from "../base/daemon.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
@@ -24,7 +25,6 @@ import {
   daemonState,
   entryOf,
   type Print,
-  type StopMode,
   startDaemon,
   stopDaemon,
 } from "./daemon.ts";

@@ -1,8 +1,9 @@
 // Daemons of a home as the system shows them, whatever has become of its files: deleted, moved, damaged.
 
 import { readlinkSync } from "node:fs";
+import type { StopMode } from "../base/daemon.ts";
 import { commandWords, processIds } from "../base/proc.ts";
-import { endProcess, type Print, type StopMode } from "./daemon.ts";
+import { endProcess, type Print } from "./daemon.ts";
 import { workdirOf } from "./processes.ts";
 
 export interface RunningDaemon {

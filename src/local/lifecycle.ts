@@ -1,11 +1,12 @@
 // A whole home: is made, started, stopped, and looked at.
 
+import type { StopMode } from "../base/daemon.ts";
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
 import { removeUnfinished } from "./branches.ts";
 import type { InitSettings, StrataConfig } from "./config.ts";
 import { ensureCredentials } from "./credentials.ts";
-import { type Daemon, daemonState, type Print, type StopMode, stopDaemon } from "./daemon.ts";
+import { type Daemon, daemonState, type Print, stopDaemon } from "./daemon.ts";
 import { stopAndKeep } from "./endpoint-stop.ts";
 import {
   connectionUrl,
