@@ -11,8 +11,6 @@ const ROOT = join(import.meta.dirname, "..");
 const BANNED_NAMES = /^(utils?|helpers?|common|misc|core|lib|index)(\.|$)/;
 const MAX_LINES = 800;
 const MAX_FILES = 25;
-/** Folders that hold more than they should, until they are divided. */
-const FULL_FOLDERS = new Set(["src/cli"]);
 
 interface Source {
   readonly path: string;
@@ -143,7 +141,7 @@ test("layout: folders stay readable", () => {
   }
   refuse(
     [...counts]
-      .filter(([folder, count]) => count > MAX_FILES && !FULL_FOLDERS.has(folder))
+      .filter(([folder, count]) => count > MAX_FILES)
       .map(([folder, count]) => `${folder}: ${count} files`),
   );
 });
