@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { type ChildProcessByStdio, spawn } from "node:child_process";
+import { type ChildProcessByStdio, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
@@ -68,13 +68,16 @@ test("FileLock: a copied directory has a lock of its own, and only the owner may
   const root = directory(t);
   const path = join(root, "a", "lock");
   assert.throws(() => FileLock.take(path), { code: "lock-failed" });
-  cpSync(import.meta.dirname, join(root, "a"), { recursive: true });
+  mkdirSync(join(root, "a"));
   const lock = FileLock.take(path)!;
   assert.equal(statSync(path).mode & 0o777, 0o600);
   assert.equal(statSync(path).size, 0);
-  writeFileSync(join(root, "copied"), "");
-  const copy = FileLock.take(join(root, "copied"));
+  // By another process: one that opens and closes the file itself frees its own lock.
+  execFileSync("cp", ["-r", join(root, "a"), join(root, "b")]);
+  const copy = FileLock.take(join(root, "b", "lock"));
   assert.ok(copy !== undefined);
+  assert.equal(FileLock.take(path), undefined);
   copy.release();
+  assert.equal(lockHolder(path), process.pid);
   lock.release();
 });
