@@ -242,12 +242,14 @@ function memberships(value: unknown, path: string): Map<string, MembershipRecord
   for (const [timeline, entry] of Object.entries(record(value, path))) {
     const at = `${path}.${timeline}`;
     const from = record(entry, at, ["generation", "members", "newMembers", "excluding"]);
+    const optional = (field: string) =>
+      from[field] === undefined ? undefined : ids(from[field], `${at}.${field}`);
     result.set(hex(timeline, at), {
       generation: integer(from["generation"], `${at}.generation`, 1, 2 ** 32 - 1),
       members: ids(from["members"], `${at}.members`),
-      newMembers: from["newMembers"] && ids(from["newMembers"], `${at}.newMembers`),
-      excluding: from["excluding"] && ids(from["excluding"], `${at}.excluding`),
-    } as MembershipRecord);
+      newMembers: optional("newMembers"),
+      excluding: optional("excluding"),
+    });
   }
   return result;
 }
@@ -307,7 +309,9 @@ function string(value: unknown, path: string, pattern: RegExp, expected: string)
 }
 
 function address(value: unknown, path: string): string {
-  return string(value, path, ADDRESS, "host:port");
+  const text = string(value, path, ADDRESS, "host:port");
+  integer(Number(text.slice(text.lastIndexOf(":") + 1)), `${path}: its port`, 1, 65_535);
+  return text;
 }
 
 function hex(value: unknown, path: string): string {

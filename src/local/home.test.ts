@@ -69,6 +69,26 @@ test("StrataHome: a wrong configuration names the field, also in --config", (t) 
   assert.throws(() => home.config(), /not JSON/);
   assert.throws(() => parseInitSettings('{"safekeepers": []}', "f.json"), /f\.json: safekeepers/);
   assert.throws(() => parseInitSettings('{"typo": 1}', "f.json"), /typo/);
+  for (const port of [0, 65_536, 99_999]) {
+    const text = JSON.stringify({ broker: { listenAddr: `127.0.0.1:${port}` } });
+    assert.throws(() => parseInitSettings(text, "f.json"), /f\.json: broker\.listenAddr/);
+  }
+});
+
+test("StrataHome: what a membership record has is a list of ids or not there", (t) => {
+  const home = homeIn(t);
+  const path = join(home.path, "config.json");
+  const [tenant, timeline] = ["a".repeat(32), "b".repeat(32)];
+  home.create({}, ADDRESSES, "must-not-exist");
+  const written = JSON.parse(readFileSync(path, "utf8"));
+  for (const wrong of [null, 0, "", false, {}]) {
+    for (const field of ["newMembers", "excluding"]) {
+      const record = { generation: 1, members: [1], [field]: wrong };
+      const memberships = { [tenant]: { [timeline]: record } };
+      writeFileSync(path, JSON.stringify({ ...written, memberships }));
+      assert.throws(() => home.config(), new RegExp(`${timeline}\\.${field} expected`));
+    }
+  }
 });
 
 test("StrataHome.create: an address given twice is refused before anything is written", (t) => {
