@@ -141,7 +141,7 @@ test("layout: folders stay readable", () => {
   }
   refuse(
     [...counts]
-      .filter(([folder, count]) => count > MAX_FILES)
+      .filter(([, count]) => count > MAX_FILES)
       .map(([folder, count]) => `${folder}: ${count} files`),
   );
 });
