@@ -6,11 +6,11 @@ import { delimiter, join } from "node:path";
 import type { Command } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
-import { formatLsn } from "../base/lsn.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
   majorOf,
+  newestLsnFor,
   resolveBranch,
   resolveTenant,
 } from "../local/branches.ts";
@@ -131,14 +131,7 @@ async function create(
     const timelineId = resolveBranch(config, tenantId, options.branchName);
     const staticLsn = options.lsn === undefined ? undefined : parseLsnArgument(options.lsn);
     if (staticLsn !== undefined) {
-      const newest = await controllerOf(home).newestLsn(tenantId, timelineId);
-      if (staticLsn > newest) {
-        throw new StorageError(
-          "invalid",
-          "lsn-in-future",
-          `LSN ${formatLsn(staticLsn)} is in the future: the newest of branch '${options.branchName}' is ${formatLsn(newest)}`,
-        );
-      }
+      await newestLsnFor(home, { tenantId, timelineId, name: options.branchName }, staticLsn);
     }
     const wanted = {
       id: id ?? defaultEndpointId(options.branchName),

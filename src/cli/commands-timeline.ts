@@ -15,6 +15,7 @@ import {
   createTimeline,
   DEFAULT_BRANCH_NAME,
   deleteBranch,
+  newestLsnFor,
   requireFreeBranchName,
   requireNoChildren,
   resolveBranch,
@@ -316,14 +317,7 @@ async function branchLsn(
   name: string,
   wanted: Lsn | undefined,
 ): Promise<Lsn> {
-  const newest = await controllerOf(home).newestLsn(tenantId, timelineId);
-  if (wanted !== undefined && wanted > newest) {
-    throw new StorageError(
-      "invalid",
-      "lsn-in-future",
-      `LSN ${formatLsn(wanted)} is in the future: the newest of branch '${name}' is ${formatLsn(newest)}`,
-    );
-  }
+  const newest = await newestLsnFor(home, { tenantId, timelineId, name }, wanted);
   if (wanted !== undefined) {
     const info = await controllerOf(home).timeline(tenantId, timelineId);
     if (wanted < (parseLsn(info.start_lsn) ?? 0)) {
