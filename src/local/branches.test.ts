@@ -224,3 +224,17 @@ test("newestLsn: the furthest of pageserver and safekeepers, also with one of th
   safekeeper.failNext = "GET";
   assert.equal(await controllerOf(home).newestLsn(TENANT, FIRST), 0x200);
 });
+
+test("a change of safekeepers that goes on after its branch was deleted leaves no record", async (t) => {
+  const { home } = await makeHome(t);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
+  const { store } = controllerOf(home);
+  const record = { generation: 2, members: [1] };
+  await store.setMembership(TENANT, FIRST, record);
+  assert.deepEqual(home.config().memberships.get(TENANT)?.get(FIRST)?.generation, 2);
+  await deleteBranch(home, TENANT, "main");
+  await assert.rejects(store.setMembership(TENANT, FIRST, { ...record, generation: 3 }), {
+    kind: "not-found",
+  });
+  assert.equal(home.config().memberships.size, 0);
+});

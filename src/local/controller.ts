@@ -1,5 +1,6 @@
 // The storage controller of a home: its state is config.json, its computes are the home's endpoints.
 
+import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { RunningCompute } from "../storage-controller/computes.ts";
 import type {
@@ -11,7 +12,7 @@ import {
   StorageController,
   type TimelinePlacement,
 } from "../storage-controller/storage-controller.ts";
-import { recordMembership } from "./config.ts";
+import { recordMembership, type StrataConfig } from "./config.ts";
 import { clientOf, type Endpoint, endpointState, listEndpoints } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { withLock } from "./lock.ts";
@@ -46,19 +47,34 @@ class HomeControllerStore implements ControllerStore {
     return this.#home.config();
   }
 
+  /** StorageError `not-found` for a timeline that is deleted: a change can go on meanwhile. */
   async setMembership(
     tenantId: string,
     timelineId: string,
     record: MembershipRecord | undefined,
   ): Promise<void> {
     await this.#lockHome(async () =>
-      this.#home.update((draft) => recordMembership(draft, tenantId, timelineId, record)),
+      this.#home.update((draft) => {
+        if (record !== undefined && !isKnown(draft, tenantId, timelineId)) {
+          const message = `timeline ${timelineId} of tenant ${tenantId} was deleted`;
+          throw new StorageError("not-found", "no-timeline", message);
+        }
+        recordMembership(draft, tenantId, timelineId, record);
+      }),
     );
   }
 
   exclusively<T>(name: string, body: () => Promise<T>): Promise<T> {
     return withLock(this.#home.path, name, body);
   }
+}
+
+/** It has a name, or is on its way to one or to its end. */
+function isKnown(config: StrataConfig, tenantId: string, timelineId: string): boolean {
+  const names = config.branchNameMappings.get(tenantId)?.values().toArray() ?? [];
+  return (
+    names.includes(timelineId) || config.unfinishedTimelines.get(tenantId)?.has(timelineId) === true
+  );
 }
 
 function runningPrimaries(
