@@ -26,6 +26,7 @@ import {
   type PullDecision,
   type PullSource,
 } from "../src/safekeeper/transfer/pull-decision.ts";
+import { snapshotSteps } from "../src/safekeeper/transfer/snapshot.ts";
 import { type EndOfWal, fetchEndOfWal } from "../src/safekeeper/wal-backup/eviction.ts";
 import {
   TimelineBackup,
@@ -45,7 +46,7 @@ import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow } from "./simulated-store.ts";
 import { createTimeline, METRICS, silentContext } from "./simulated-timeline.ts";
-import { receiveSnapshot, snapshotOf } from "./simulated-transfer.ts";
+import { gathered, receiveSnapshot } from "./simulated-transfer.ts";
 import {
   FIRST_LSN,
   SEGMENT_SIZE,
@@ -381,14 +382,21 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
   }
 
-  snapshot(): Answer<Uint8Array> {
-    return this.#outcome(() => {
-      const timeline = this.#served();
-      if (!this.#wake(timeline)) {
-        throw new StorageError("unavailable", "evicted", "its WAL is not here");
-      }
-      return snapshotOf(timeline, this.#world.store);
-    });
+  snapshot(reply: (answer: Answer<Uint8Array>) => void): void {
+    const timeline = this.#outcome(() => this.#served());
+    if (timeline instanceof StorageError) {
+      reply(timeline);
+    } else if (!this.#wake(timeline)) {
+      reply(new StorageError("unavailable", "evicted", "its WAL is not here"));
+    } else {
+      const parts: Uint8Array[] = [];
+      const steps = gathered(snapshotSteps(timeline), parts);
+      this.#nextStep(
+        steps,
+        () => steps.next(),
+        (error) => reply(error ?? Buffer.concat(parts)),
+      );
+    }
   }
 
   pull(
@@ -444,8 +452,8 @@ export class SafekeeperNode implements SafekeeperProcess {
     done: (answer: Answer<true>) => void,
   ): void {
     const donor = this.#world.safekeepers.get(decision.donor.nodeId)!;
-    const snapshot = () => donor.snapshot();
-    this.#world.network.call(this, donor, snapshot, (answer) => {
+    const begin = (reply: (answer: Answer<Uint8Array>) => void) => donor.snapshot(reply);
+    this.#world.network.ask(this, donor, begin, (answer) => {
       if (answer === undefined || answer instanceof StorageError) {
         done(new StorageError("unavailable", "snapshot-broke", "the donor broke off"));
       } else {

@@ -1,32 +1,30 @@
 // Carries out the transfer of a timeline between simulated safekeepers: what they send and take is shipped code.
 
 import { carryOutAtOnce } from "../src/base/disk-steps.ts";
-import { maxLsn } from "../src/base/lsn.ts";
-import { persistentNow } from "../src/safekeeper/consensus/acceptor.ts";
+import type { StoreAnswer, StoreSteps, StoreStream } from "../src/object-store/store-steps.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
 import type { IncomingPlace } from "../src/safekeeper/timeline-manager.ts";
 import type { PullDecision, PullSource } from "../src/safekeeper/transfer/pull-decision.ts";
-import { snapshotLayout } from "../src/safekeeper/transfer/snapshot.ts";
 import { SnapshotReceiver } from "../src/safekeeper/transfer/snapshot-receiver.ts";
-import { TAR_END } from "../src/safekeeper/transfer/tar.ts";
-import { newWholeSegmentCheck, walked } from "../src/safekeeper/wal-backup/read-segment.ts";
-import { carryOutNow, type SimulatedStore } from "./simulated-store.ts";
 import { TIMELINE_IDS } from "./simulated-wal.ts";
 
-/** The record in the middle of which it begins, if it does, is checked with what the store has of it. */
-export function snapshotOf(timeline: Timeline, store: SimulatedStore): Uint8Array {
-  const { state, localWalStartLsn } = timeline;
-  const startLsn = maxLsn(state.persistent.localStartLsn, localWalStartLsn);
-  if (timeline.storedWal !== undefined && startLsn < state.flushLsn) {
-    const walk = newWholeSegmentCheck(timeline).recordAt(startLsn, state.flushLsn);
-    carryOutNow(walked(timeline, walk), store);
+/** A snapshot's steps, with what they give put into `parts`. */
+export function* gathered(snapshot: StoreStream, parts: Uint8Array[]): StoreSteps {
+  let step = snapshot.next();
+  while (step.done !== true) {
+    let answer: StoreAnswer;
+    if (step.value instanceof Uint8Array) {
+      parts.push(step.value);
+    } else {
+      try {
+        answer = yield step.value;
+      } catch (error) {
+        step = snapshot.throw(error);
+        continue;
+      }
+    }
+    step = snapshot.next(answer);
   }
-  const reader = timeline.openReader();
-  const parts = [...snapshotLayout(persistentNow(state), localWalStartLsn)].map((part) =>
-    part instanceof Uint8Array ? part : reader.read(part.lsn, part.end - part.lsn),
-  );
-  reader.close();
-  return Buffer.concat([...parts, TAR_END]);
 }
 
 /** Until the timeline is served. StorageErrors as those of a pull. */

@@ -79,7 +79,7 @@ export interface SafekeeperProcess extends AcceptorEnd {
     reply: (answer: Answer<true>) => void,
   ): void;
   /** The archive that another one pulls. */
-  snapshot(): Answer<Uint8Array>;
+  snapshot(reply: (answer: Answer<Uint8Array>) => void): void;
 }
 
 /** A compute as the other processes know it. */

@@ -1,5 +1,6 @@
 // Work on an object store as steps: a generator says what is to be called next, whoever drives it calls.
 
+import assert from "node:assert/strict";
 import { turn } from "../base/clock.ts";
 import { type ByteRange, listAll, type ObjectStore, readObject } from "./object-store.ts";
 
@@ -33,6 +34,9 @@ export type StoreCall =
 export type StoreAnswer = Uint8Array | number | readonly string[] | undefined;
 
 export type StoreSteps<T = void> = Generator<StoreCall, T, StoreAnswer>;
+
+/** Steps that give bytes on their way; that is answered with nothing. */
+export type StoreStream = Generator<StoreCall | Uint8Array, void, StoreAnswer>;
 
 export function* put(key: string, bytes: Uint8Array, ifAbsent = false): StoreSteps {
   yield { type: "put", key, bytes, ifAbsent };
@@ -85,11 +89,46 @@ export async function carryOut<T>(
   return step.value;
 }
 
+/**
+ * As `carryOut`: the bytes of a stream as they come. `store` may be absent where the steps want nothing of
+ * it. Whoever stops reading ends the steps.
+ */
+export async function* carryOutStream(
+  stream: StoreStream,
+  store: ObjectStore | undefined,
+  signal: () => AbortSignal | undefined,
+): AsyncGenerator<Uint8Array> {
+  try {
+    let step = stream.next();
+    while (step.done !== true) {
+      let answer: StoreAnswer;
+      if (step.value instanceof Uint8Array) {
+        yield step.value;
+      } else {
+        try {
+          answer = await callStore(store, step.value, signal());
+        } catch (error) {
+          step = stream.throw(error);
+          continue;
+        }
+      }
+      step = stream.next(answer);
+    }
+  } finally {
+    stream.return();
+  }
+}
+
 async function callStore(
-  store: ObjectStore,
+  store: ObjectStore | undefined,
   call: StoreCall,
   signal: AbortSignal | undefined,
 ): Promise<StoreAnswer> {
+  if (call.type === "pause") {
+    await turn();
+    return undefined;
+  }
+  assert(store !== undefined, `${call.type} without an object store`);
   switch (call.type) {
     case "put": {
       const { key, bytes, ifAbsent } = call;
@@ -115,9 +154,6 @@ async function callStore(
     }
     case "delete":
       await store.delete([call.key], { signal });
-      return undefined;
-    case "pause":
-      await turn();
       return undefined;
   }
 }

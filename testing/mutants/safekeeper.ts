@@ -312,6 +312,22 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       name: "a timeline without WAL is taken too, where it begins in the middle of a segment",
     },
     {
+      rule: "WAL leaves the disk while it is sent",
+      file: "src/safekeeper/transfer/timeline-wal.ts",
+      search: "this.#release = timeline.hold();",
+      replace: "this.#release = () => undefined;",
+      test: "src/safekeeper/transfer/snapshot.test.ts",
+      name: "no WAL leaves the disk until it ends",
+    },
+    {
+      rule: "a whole log is read in one turn",
+      file: "src/safekeeper/transfer/timeline-wal.ts",
+      search: "      yield* pause();\n",
+      replace: "",
+      test: "src/safekeeper/transfer/snapshot.test.ts",
+      name: "others have their turn after each piece",
+    },
+    {
       rule: "a copy is kept though the donor's newer membership is without this node",
       file: "src/safekeeper/transfer/pull-decision.ts",
       search: "  checkMember(decision.nodeId, mconf);\n",

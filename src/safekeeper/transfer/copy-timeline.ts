@@ -94,7 +94,7 @@ async function writeSegments(
     const from = maxLsn(segment, localStartLsn);
     const end = Math.min(segment + walSegSize, flushedLsn) as Lsn;
     await write(new Uint8Array(from - segment));
-    for await (const { bytes } of wal.read(from, end)) {
+    for await (const bytes of wal.read(from, end)) {
       await write(bytes);
     }
     await write(new Uint8Array(segment + walSegSize - end));

@@ -189,7 +189,7 @@ async function digest(timeline: Timeline, from: Lsn, until: Lsn): Promise<string
   const source = await TimelineWal.open(timeline);
   try {
     const hash = createHash("sha256");
-    for await (const { bytes } of source.read(from, until)) {
+    for await (const bytes of source.read(from, until)) {
       hash.update(bytes);
     }
     return hash.digest("hex");

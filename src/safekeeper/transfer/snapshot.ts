@@ -1,6 +1,7 @@
 // A whole timeline as a tar stream: control file first, then every segment that is on this disk.
 
 import { type Lsn, maxLsn, segmentNumber, segmentStart, walFileName } from "../../base/lsn.ts";
+import { carryOutStream, type StoreStream } from "../../object-store/store-steps.ts";
 import { type AcceptorPersistentState, persistentNow } from "../consensus/acceptor.ts";
 import { ALL_LOCAL, CONTROL_FILE_NAME, encodeControlFile } from "../control-file.ts";
 import type { Timeline } from "../timeline.ts";
@@ -44,18 +45,23 @@ export function* snapshotLayout(
  * zeros. Where the log is cut meanwhile the stream breaks. No WAL is removed until it ends.
  */
 export async function* snapshot(timeline: Timeline): AsyncGenerator<Uint8Array> {
-  const source = await TimelineWal.open(timeline);
+  await timeline.wake();
+  const { storedWal, closing } = timeline;
+  yield* carryOutStream(snapshotSteps(timeline), storedWal?.store, () => closing);
+}
+
+/** The same of a timeline that is not evicted, as steps. */
+export function* snapshotSteps(timeline: Timeline): StoreStream {
+  const source = new TimelineWal(timeline);
   try {
     const { state, localWalStartLsn } = timeline;
     const persistent = persistentNow(state);
-    await source.checkRecordAt(localWalStartLsn, persistent.flushedLsn);
+    yield* source.checkRecordAtSteps(localWalStartLsn, persistent.flushedLsn);
     for (const part of snapshotLayout(persistent, localWalStartLsn)) {
       if (part instanceof Uint8Array) {
         yield part;
       } else {
-        for await (const { bytes } of source.read(part.lsn, part.end)) {
-          yield bytes;
-        }
+        yield* source.readSteps(part.lsn, part.end);
       }
     }
     source.check();

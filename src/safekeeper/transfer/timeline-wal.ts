@@ -1,10 +1,16 @@
 // Reads a timeline's WAL wherever it is: on this disk, or in the object store.
 
 import { StorageError } from "../../base/errors.ts";
-import type { Lsn } from "../../base/lsn.ts";
-import { minLsn } from "../../base/lsn.ts";
+import { type Lsn, minLsn } from "../../base/lsn.ts";
+import {
+  carryOut,
+  carryOutStream,
+  pause,
+  type StoreSteps,
+  type StoreStream,
+} from "../../object-store/store-steps.ts";
 import type { Timeline } from "../timeline.ts";
-import { newWholeSegmentCheck } from "../wal-backup/read-segment.ts";
+import { newWholeSegmentCheck, walked } from "../wal-backup/read-segment.ts";
 import type { WalReader } from "../wal-storage.ts";
 
 const MAX_READ_BYTES = 1024 * 1024;
@@ -16,7 +22,8 @@ export class TimelineWal {
   readonly #release: () => void;
   readonly #truncations: number;
 
-  private constructor(timeline: Timeline) {
+  /** Of one that is not evicted. */
+  constructor(timeline: Timeline) {
     this.#timeline = timeline;
     this.#reader = timeline.openReader();
     this.#release = timeline.hold();
@@ -30,11 +37,18 @@ export class TimelineWal {
   }
 
   /** The pieces of [start, end), each of the caller's own; StorageError where WAL was cut meanwhile. */
-  async *read(start: Lsn, end: Lsn): AsyncGenerator<{ lsn: Lsn; bytes: Uint8Array }> {
+  read(start: Lsn, end: Lsn): AsyncGenerator<Uint8Array> {
+    const { storedWal, closing } = this.#timeline;
+    return carryOutStream(this.readSteps(start, end), storedWal?.store, () => closing);
+  }
+
+  /** The same, as steps. Others have their turn after each piece. */
+  *readSteps(start: Lsn, end: Lsn): StoreStream {
     for (let at = start; at < end; ) {
-      const bytes = await this.#piece(at, end);
+      const bytes = yield* this.#piece(at, end);
       this.check();
-      yield { lsn: at, bytes };
+      yield bytes;
+      yield* pause();
       at = (at + bytes.length) as Lsn;
     }
   }
@@ -45,13 +59,17 @@ export class TimelineWal {
    * half may be gone: then nothing is checked.
    */
   async checkRecordAt(start: Lsn, end: Lsn): Promise<void> {
-    if (this.#timeline.storedWal === undefined || start >= end) {
-      return;
+    const { storedWal, closing } = this.#timeline;
+    if (storedWal !== undefined) {
+      await carryOut(this.checkRecordAtSteps(start, end), storedWal.store, () => closing);
     }
-    const walk = newWholeSegmentCheck(this.#timeline).recordAt(start, end);
-    for (let step = walk.next(); step.done !== true; ) {
-      const { lsn, length } = step.value;
-      step = walk.next(await this.#piece(lsn, (lsn + length) as Lsn));
+  }
+
+  /** The same, as steps. */
+  *checkRecordAtSteps(start: Lsn, end: Lsn): StoreSteps {
+    if (this.#timeline.storedWal !== undefined && start < end) {
+      const walk = newWholeSegmentCheck(this.#timeline).recordAt(start, end);
+      yield* walked(this.#timeline, walk);
     }
   }
 
@@ -68,12 +86,11 @@ export class TimelineWal {
     this.#release();
   }
 
-  async #piece(lsn: Lsn, end: Lsn): Promise<Uint8Array> {
+  *#piece(lsn: Lsn, end: Lsn): StoreSteps<Uint8Array> {
     const { localWalStartLsn, storedWal } = this.#timeline;
     const length = Math.min(end - lsn, MAX_READ_BYTES);
-    if (lsn >= localWalStartLsn || storedWal === undefined) {
-      return this.#reader.read(lsn, length);
-    }
-    return storedWal.read(lsn, Math.min(length, minLsn(end, localWalStartLsn) - lsn));
+    return lsn >= localWalStartLsn || storedWal === undefined
+      ? this.#reader.read(lsn, length)
+      : yield* storedWal.readSteps(lsn, Math.min(length, minLsn(end, localWalStartLsn) - lsn));
   }
 }

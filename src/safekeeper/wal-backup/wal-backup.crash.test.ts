@@ -190,11 +190,11 @@ class World {
     assert.ok(timeline.state.flushLsn >= this.acknowledged, "acknowledged WAL is gone");
     const source = await TimelineWal.open(timeline);
     try {
-      for await (const { lsn, bytes } of source.read(START, this.acknowledged)) {
-        assert.ok(
-          Buffer.from(bytes).equals(this.wal.read(lsn, (lsn + bytes.length) as Lsn)),
-          `WAL at ${lsn} differs`,
-        );
+      let lsn = START;
+      for await (const bytes of source.read(START, this.acknowledged)) {
+        const end = (lsn + bytes.length) as Lsn;
+        assert.ok(Buffer.from(bytes).equals(this.wal.read(lsn, end)), `WAL at ${lsn} differs`);
+        lsn = end;
       }
     } finally {
       source.close();
