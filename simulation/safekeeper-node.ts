@@ -394,7 +394,12 @@ export class SafekeeperNode implements SafekeeperProcess {
       this.#nextStep(
         steps,
         () => steps.next(),
-        (error) => reply(error ?? Buffer.concat(parts)),
+        (error) => {
+          if (error?.kind === "corrupt") {
+            this.#expectRot(error);
+          }
+          reply(error ?? Buffer.concat(parts));
+        },
       );
     }
   }

@@ -312,6 +312,22 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       name: "a timeline without WAL is taken too, where it begins in the middle of a segment",
     },
     {
+      rule: "a snapshot goes on though its log was cut",
+      file: "src/safekeeper/transfer/timeline-wal.ts",
+      search: "this.#timeline.truncations !== this.#truncations",
+      replace: "false",
+      test: "src/safekeeper/transfer/snapshot.test.ts",
+      name: "where a new term cuts the log between any two steps it breaks off, and nothing is called damaged",
+    },
+    {
+      rule: "WAL that a new term cuts off while it is read is called damaged",
+      file: "src/safekeeper/transfer/timeline-wal.ts",
+      search: "    } catch (error) {\n      this.check();\n",
+      replace: "    } catch (error) {\n",
+      test: "src/safekeeper/transfer/snapshot.test.ts",
+      name: "where a new term cuts the log between any two steps it breaks off, and nothing is called damaged",
+    },
+    {
       rule: "WAL leaves the disk while it is sent",
       file: "src/safekeeper/transfer/timeline-wal.ts",
       search: "this.#release = timeline.hold();",

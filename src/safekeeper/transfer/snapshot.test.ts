@@ -107,6 +107,34 @@ class Donor {
   }
 }
 
+test("snapshot: where a new term cuts the log between any two steps it breaks off, and nothing is called damaged", () => {
+  for (const isRemoved of [false, true]) {
+    const whole = new Donor({ hasStore: true });
+    if (isRemoved) {
+      // The record in the middle of which the rest begins is checked first.
+      whole.timeline.maintain();
+      assert.ok(whole.timeline.localWalStartLsn > FIRST_LSN);
+    }
+    let steps = 0;
+    whole.archive((count) => {
+      steps = count + 1;
+    });
+    assert.ok(steps > 10);
+    // Not after its last bytes: then it was whole.
+    for (let cutAfter = 0; cutAfter < steps - 1; cutAfter++) {
+      const donor = new Donor({ hasStore: true });
+      if (isRemoved) {
+        donor.timeline.maintain();
+      }
+      assert.throws(
+        () => donor.archive((count) => count === cutAfter && donor.cut()),
+        { kind: "unavailable", code: "wal-changed" },
+        `cut after step ${cutAfter} of ${steps}`,
+      );
+    }
+  }
+});
+
 test("snapshot: no WAL leaves the disk until it ends", () => {
   const donor = new Donor({ hasStore: false });
   const whole = new Donor({ hasStore: false }).archive(() => undefined);

@@ -45,8 +45,7 @@ export class TimelineWal {
   /** The same, as steps. Others have their turn after each piece. */
   *readSteps(start: Lsn, end: Lsn): StoreStream {
     for (let at = start; at < end; ) {
-      const bytes = yield* this.#piece(at, end);
-      this.check();
+      const bytes = yield* this.#unlessCut(this.#piece(at, end));
       yield bytes;
       yield* pause();
       at = (at + bytes.length) as Lsn;
@@ -69,7 +68,7 @@ export class TimelineWal {
   *checkRecordAtSteps(start: Lsn, end: Lsn): StoreSteps {
     if (this.#timeline.storedWal !== undefined && start < end) {
       const walk = newWholeSegmentCheck(this.#timeline).recordAt(start, end);
-      yield* walked(this.#timeline, walk);
+      yield* this.#unlessCut(walked(this.#timeline, walk));
     }
   }
 
@@ -84,6 +83,19 @@ export class TimelineWal {
   close(): void {
     this.#reader.close();
     this.#release();
+  }
+
+  /** Where a new term cuts off what is being read, neither what was read counts nor what seems damaged. */
+  *#unlessCut<T>(steps: StoreSteps<T>): StoreSteps<T> {
+    let result: T;
+    try {
+      result = yield* steps;
+    } catch (error) {
+      this.check();
+      throw error;
+    }
+    this.check();
+    return result;
   }
 
   *#piece(lsn: Lsn, end: Lsn): StoreSteps<Uint8Array> {
