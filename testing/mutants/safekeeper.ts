@@ -344,6 +344,14 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       name: "others have their turn after each piece",
     },
     {
+      rule: "a full disk without room for a directory is an internal error",
+      file: "src/safekeeper/transfer/incoming-timeline.ts",
+      search: 'throw diskError(error, "make a directory for incoming WAL");',
+      replace: "throw error;",
+      test: "src/safekeeper/transfer/snapshot-receiver.test.ts",
+      name: "whatever disk operation fails, nothing is left, or a whole timeline that a restart serves",
+    },
+    {
       rule: "a copy is kept though the donor's newer membership is without this node",
       file: "src/safekeeper/transfer/pull-decision.ts",
       search: "  checkMember(decision.nodeId, mconf);\n",

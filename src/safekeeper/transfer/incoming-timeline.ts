@@ -36,8 +36,12 @@ export class IncomingTimeline {
       pageMagic: pgVersion(Math.floor(state.pgVersion / 10_000)).pageMagic,
       systemId: state.systemId,
     });
-    disk.removeTree(directory);
-    disk.makeDirectory(directory);
+    try {
+      disk.removeTree(directory);
+      disk.makeDirectory(directory);
+    } catch (error) {
+      throw diskError(error, "make a directory for incoming WAL");
+    }
   }
 
   /** The name that the next segment must have. */

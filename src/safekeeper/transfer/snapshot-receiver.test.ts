@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
-import { SimulatedDisk } from "../../../simulation/simulated-disk.ts";
+import { diskFault, SimulatedDisk } from "../../../simulation/simulated-disk.ts";
 import { newTimeline, silentContext } from "../../../simulation/simulated-timeline.ts";
 import { receiveSnapshot } from "../../../simulation/simulated-transfer.ts";
 import {
@@ -11,6 +12,7 @@ import {
 } from "../../../simulation/simulated-wal.ts";
 import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { carryOutAtOnce } from "../../base/disk-steps.ts";
+import { StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { NO_MEMBERSHIP } from "../../safekeeper-protocol/membership.ts";
@@ -135,6 +137,49 @@ test("SnapshotReceiver: whatever sync fails, a timeline that is served is durabl
     const isThere = start(disk).find(tenantId, timelineId) !== undefined;
     assert.ok(isThere || !wasServed, `the sync after ${goodSyncs} failed`);
     assert.ok(goodSyncs < 100);
+  }
+});
+
+test("SnapshotReceiver: whatever disk operation fails, nothing is left, or a whole timeline that a restart serves", () => {
+  const whole = archive(wal.endLsn);
+  const tenantDirectory = join(WORKDIR, tenantId);
+  for (const failure of ["ENOSPC", "EIO"] as const) {
+    for (let operations = 0, failed = true; failed; operations++) {
+      const disk = emptyDisk(operations);
+      const manager = start(disk);
+      const place = manager.reserve(tenantId, timelineId);
+      let operationsLeft = operations;
+      failed = false;
+      disk.onOperation = ({ path }) => {
+        if (operationsLeft-- === 0) {
+          failed = true;
+          throw diskFault(failure, path);
+        }
+      };
+      const what = `${failure} at operation ${operations}`;
+      try {
+        receiveSnapshot(place, whole, decision);
+      } catch (error) {
+        const kind = failure === "ENOSPC" ? "unavailable" : "internal";
+        const isRefused = manager.counts.broken === 1;
+        assert.ok(error instanceof StorageError && (isRefused || error.kind === kind), what);
+      }
+      disk.onOperation = undefined;
+      place.release();
+      if (manager.counts.broken === 1) {
+        disk.processEnded();
+      } else {
+        if (failed) {
+          assert.deepEqual(manager.list(), [], what);
+          const names = disk.exists(tenantDirectory) ? disk.list(tenantDirectory) : [];
+          assert.deepEqual(names, [], what);
+          receiveSnapshot(manager.reserve(tenantId, timelineId), whole, decision);
+        }
+        disk.powerCut("nothing");
+      }
+      assert.equal(start(disk).get(tenantId, timelineId).state.flushLsn, wal.endLsn, what);
+      assert.ok(operations < 200);
+    }
   }
 });
 
