@@ -169,7 +169,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
-    seed: 48,
+    seed: 147,
     changes: [
       {
         file: PEERS,

@@ -171,7 +171,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "backup-told-before-it-is-put",
     rule: "the control file says that WAL is in the object store after it is there",
-    seed: 3439,
+    seed: 5981,
     changes: [
       {
         file: BACKUP,

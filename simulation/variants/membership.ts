@@ -10,7 +10,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "joint-asks-the-new-set-only",
     rule: "while members change, every decision needs a majority of both sets",
-    seed: 911,
+    seed: 1313,
     changes: [
       {
         file: "src/walproposer/proposer.ts",
@@ -80,7 +80,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "new-members-with-old-terms",
     rule: "a new member's term is raised to the highest of the old ones",
-    seed: 44,
+    seed: 359,
     changes: [
       { file: CHANGE, find: "answer.term >= sync.term &&", replace: "answer.term >= 0 &&" },
       { file: STEPS, find: "answer.term < sync.term", replace: "answer.term < 0" },
@@ -118,6 +118,18 @@ export const membershipVariants: readonly Variant[] = [
         file: "src/safekeeper/transfer/snapshot.ts",
         find: "start < flushedLsn; start",
         replace: "start < 0; start",
+      },
+    ],
+  },
+  {
+    name: "copies-two-logs",
+    rule: "WAL that a new term cuts off while it is copied is neither sent nor called damaged",
+    seed: 680,
+    changes: [
+      {
+        file: "src/safekeeper/transfer/timeline-wal.ts",
+        find: "this.#timeline.truncations !== this.#truncations",
+        replace: "this.#timeline.truncations < 0",
       },
     ],
   },
