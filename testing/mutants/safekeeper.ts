@@ -336,6 +336,14 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       name: "no WAL leaves the disk until it ends",
     },
     {
+      rule: "a snapshot that was broken off keeps WAL on the disk for ever",
+      file: "src/object-store/store-steps.ts",
+      search: "    stream.return();\n",
+      replace: "",
+      test: "src/safekeeper/transfer/snapshot.test.ts",
+      name: "who breaks it off holds no WAL any more",
+    },
+    {
       rule: "a whole log is read in one turn",
       file: "src/safekeeper/transfer/timeline-wal.ts",
       search: "      yield* pause();\n",

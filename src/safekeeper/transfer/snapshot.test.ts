@@ -144,6 +144,15 @@ test("snapshot: no WAL leaves the disk until it ends", () => {
   assert.ok(donor.timeline.localWalStartLsn > FIRST_LSN);
 });
 
+test("snapshot: who breaks it off holds no WAL any more", async () => {
+  const { timeline } = new Donor({ hasStore: false });
+  for await (const _ of snapshot(timeline)) {
+    break;
+  }
+  timeline.maintain();
+  assert.ok(timeline.localWalStartLsn > FIRST_LSN);
+});
+
 test("snapshot: others have their turn after each piece", async () => {
   const { timeline } = new Donor({ hasStore: false });
   let turns = 0;
