@@ -21,11 +21,7 @@ import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
 import type { PeerPositions, Timeline, TimelineContext } from "../src/safekeeper/timeline.ts";
 import { type IncomingPlace, TimelineManager } from "../src/safekeeper/timeline-manager.ts";
-import {
-  decidePull,
-  type PullDecision,
-  type PullSource,
-} from "../src/safekeeper/transfer/pull-decision.ts";
+import type { PullSource } from "../src/safekeeper/transfer/pull-decision.ts";
 import { snapshotSteps } from "../src/safekeeper/transfer/snapshot.ts";
 import { type EndOfWal, fetchEndOfWal } from "../src/safekeeper/wal-backup/eviction.ts";
 import {
@@ -40,13 +36,13 @@ import {
   type PageserverFeedback,
 } from "../src/safekeeper-protocol/pageserver-feedback.ts";
 import type { Term } from "../src/safekeeper-protocol/term-history.ts";
-import { type Answer, unwrapped } from "./answer.ts";
+import type { Answer } from "./answer.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
 import { SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow } from "./simulated-store.ts";
 import { createTimeline, METRICS, silentContext } from "./simulated-timeline.ts";
-import { gathered, receiveSnapshot } from "./simulated-transfer.ts";
+import { type Fetched, fetchSnapshot, gathered, receiveSnapshot } from "./simulated-transfer.ts";
 import {
   FIRST_LSN,
   SEGMENT_SIZE,
@@ -419,59 +415,14 @@ export class SafekeeperNode implements SafekeeperProcess {
       reply(place);
       return;
     }
-    this.#pullFrom(mconf, from, place, (answer) => {
+    fetchSnapshot(this.#world, this, mconf, from, (fetched) => {
+      const answer = fetched instanceof StorageError ? fetched : this.#install(fetched, place);
       this.#perform(() => place.release());
       reply(answer);
     });
   }
 
-  #pullFrom(
-    mconf: MembershipConfiguration,
-    from: readonly number[],
-    place: IncomingPlace,
-    done: (answer: Answer<true>) => void,
-  ): void {
-    const { network, safekeepers } = this.#world;
-    const answers: Answer<PullSource>[] = [];
-    for (const id of from) {
-      const other = safekeepers.get(id)!;
-      const status = () => other.status();
-      network.call(this, other, status, (answer) => {
-        answers.push(unwrapped(answer));
-        if (answers.length === from.length) {
-          const sources = answers.flatMap((one) => (one instanceof StorageError ? [] : [one]));
-          const decision = this.#outcome(() => decidePull(this.id, sources, mconf));
-          if (decision instanceof StorageError) {
-            done(decision);
-          } else {
-            this.#pullAsDecided(decision, place, done);
-          }
-        }
-      });
-    }
-  }
-
-  #pullAsDecided(
-    decision: PullDecision<PullSource>,
-    place: IncomingPlace,
-    done: (answer: Answer<true>) => void,
-  ): void {
-    const donor = this.#world.safekeepers.get(decision.donor.nodeId)!;
-    const begin = (reply: (answer: Answer<Uint8Array>) => void) => donor.snapshot(reply);
-    this.#world.network.ask(this, donor, begin, (answer) => {
-      if (answer === undefined || answer instanceof StorageError) {
-        done(new StorageError("unavailable", "snapshot-broke", "the donor broke off"));
-      } else {
-        done(this.#install(answer, place, decision));
-      }
-    });
-  }
-
-  #install(
-    archive: Uint8Array,
-    place: IncomingPlace,
-    decision: PullDecision<PullSource>,
-  ): Answer<true> {
+  #install({ archive, decision }: Fetched, place: IncomingPlace): Answer<true> {
     const installed = this.#outcome(() => receiveSnapshot(place, archive, decision));
     if (installed instanceof StorageError) {
       return installed;

@@ -1,12 +1,20 @@
 // Carries out the transfer of a timeline between simulated safekeepers: what they send and take is shipped code.
 
 import { carryOutAtOnce } from "../src/base/disk-steps.ts";
+import { StorageError } from "../src/base/errors.ts";
 import type { StoreAnswer, StoreSteps, StoreStream } from "../src/object-store/store-steps.ts";
 import type { Timeline } from "../src/safekeeper/timeline.ts";
 import type { IncomingPlace } from "../src/safekeeper/timeline-manager.ts";
-import type { PullDecision, PullSource } from "../src/safekeeper/transfer/pull-decision.ts";
+import {
+  decidePull,
+  type PullDecision,
+  type PullSource,
+} from "../src/safekeeper/transfer/pull-decision.ts";
 import { SnapshotReceiver } from "../src/safekeeper/transfer/snapshot-receiver.ts";
+import type { MembershipConfiguration } from "../src/safekeeper-protocol/membership.ts";
+import type { Answer } from "./answer.ts";
 import { TIMELINE_IDS } from "./simulated-wal.ts";
+import type { SafekeeperProcess, World } from "./world.ts";
 
 /** A snapshot's steps, with what they give put into `parts`. */
 export function* gathered(snapshot: StoreStream, parts: Uint8Array[]): StoreSteps {
@@ -24,6 +32,66 @@ export function* gathered(snapshot: StoreStream, parts: Uint8Array[]): StoreStep
       }
     }
     step = snapshot.next(answer);
+  }
+}
+
+export interface Fetched {
+  readonly archive: Uint8Array;
+  readonly decision: PullDecision<PullSource>;
+}
+
+/** Asks those in `from` what they have, and the one that is chosen for all of it. */
+export function fetchSnapshot(
+  { network, safekeepers }: World,
+  to: SafekeeperProcess,
+  mconf: MembershipConfiguration,
+  from: readonly number[],
+  done: (answer: Answer<Fetched>) => void,
+): void {
+  const fetchFrom = (decision: PullDecision<PullSource>) => {
+    const donor = safekeepers.get(decision.donor.nodeId)!;
+    const begin = (reply: (answer: Answer<Uint8Array>) => void) => donor.snapshot(reply);
+    network.ask(to, donor, begin, (archive) => {
+      done(
+        archive === undefined || archive instanceof StorageError
+          ? new StorageError("unavailable", "snapshot-broke", "the donor broke off")
+          : { archive, decision },
+      );
+    });
+  };
+  const sources: PullSource[] = [];
+  let answers = 0;
+  for (const id of from) {
+    const other = safekeepers.get(id)!;
+    const status = () => other.status();
+    network.call(to, other, status, (answer) => {
+      if (answer !== undefined && !(answer instanceof StorageError)) {
+        sources.push(answer);
+      }
+      if (++answers === from.length) {
+        const decision = decided(to.id, sources, mconf);
+        if (decision instanceof StorageError) {
+          done(decision);
+        } else {
+          fetchFrom(decision);
+        }
+      }
+    });
+  }
+}
+
+function decided(
+  nodeId: number,
+  sources: readonly PullSource[],
+  mconf: MembershipConfiguration,
+): Answer<PullDecision<PullSource>> {
+  try {
+    return decidePull(nodeId, sources, mconf);
+  } catch (error) {
+    if (error instanceof StorageError) {
+      return error;
+    }
+    throw error;
   }
 }
 
