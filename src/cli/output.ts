@@ -14,7 +14,7 @@ export function formatTable(
   rows: readonly (readonly string[])[],
 ): string {
   const widths = header.map((title, column) =>
-    Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)),
+    rows.reduce((widest, row) => Math.max(widest, row[column]?.length ?? 0), title.length),
   );
   return [header, ...rows]
     .map((row) =>
