@@ -163,7 +163,13 @@ function listen(child: ChildProcess): Talk {
 async function succeed(what: string, talk: Talk): Promise<void> {
   const code = await talk.ended;
   if (code !== 0) {
-    throw new Error(`${what} failed (${code}):\n${talk.output().slice(-3000)}`);
+    const failures = talk
+      .output()
+      .split("\n")
+      .filter((line) => line.startsWith("✖ "));
+    throw new Error(
+      `${what} failed (${code}):\n${[...new Set(failures)].join("\n")}\n${talk.output().slice(-3000)}`,
+    );
   }
 }
 
@@ -178,6 +184,8 @@ async function makeDebian(suite: string, root: string): Promise<void> {
   await succeed("debootstrap", listen(track(made)));
   const apt = run("apt-config", ["dump", "Acquire"]);
   writeFileSync(join(root, "etc/apt/apt.conf.d/90machine"), apt);
+  // An installer writes it.
+  writeFileSync(join(root, "etc/hosts"), "127.0.0.1 localhost\n");
   const script =
     "apt-get update && apt-get -o Dpkg::Options::=--force-unsafe-io install --yes --no-install-recommends nodejs npm && useradd --create-home --shell /bin/sh alice";
   await succeed("apt-get install", listen(inside(root, "root", {}, ["sh", "-ec", script])));

@@ -67,3 +67,34 @@ test("runStatements: a connection that breaks is a failed statement, not the end
   assert.equal(errors.length, 2);
   assert.match(errors[0]!, /terminated/);
 });
+
+/** CommandComplete with a tag, and ReadyForQuery. */
+function completed(tag: string): Buffer {
+  const header = Buffer.from("C....");
+  header.writeInt32BE(4 + tag.length + 1, 1);
+  return Buffer.concat([header, Buffer.from(`${tag}\0`), Buffer.from("5a0000000549", "hex")]);
+}
+
+test("runStatements: says what Postgres says of a command, as psql does", async (t) => {
+  const tags = ["CREATE TABLE", "INSERT 0 3", "CREATE MATERIALIZED VIEW"];
+  const server = createServer((socket) => {
+    socket.once("data", () => {
+      socket.write(WELCOME);
+      socket.on("data", (bytes) => {
+        if (bytes[0] === "Q".charCodeAt(0)) {
+          socket.write(completed(tags.shift()!));
+        }
+      });
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const lines: string[] = [];
+  const code = await runStatements({ host: "127.0.0.1", port, user: "u" }, ["a", "b", "c"], {
+    out: (text) => lines.push(text),
+    error: (text) => lines.push(text),
+  });
+  assert.deepEqual([code, ...lines], [0, "CREATE TABLE", "INSERT 0 3", "CREATE MATERIALIZED VIEW"]);
+});

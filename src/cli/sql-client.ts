@@ -77,13 +77,15 @@ export async function runStatements(
     write.error(`connection to the endpoint failed: ${errorMessage(error)}`);
     return 2;
   }
+  const tags = commandTagsOf(client);
   let code = 0;
   try {
     for (const text of statements) {
+      tags.length = 0;
       try {
         const results = await client.query({ text, rowMode: "array", types: AS_TEXT });
-        for (const result of [results].flat()) {
-          write.out(result.fields.length > 0 ? formatRows(result) : commandTag(result));
+        for (const [i, result] of [results].flat().entries()) {
+          write.out(result.fields.length > 0 ? formatRows(result) : (tags[i] ?? ""));
         }
         code = 0;
       } catch (error) {
@@ -97,9 +99,9 @@ export async function runStatements(
   return code;
 }
 
-function commandTag({ command, rowCount }: { command: string; rowCount: number | null }): string {
-  if (rowCount === null || rowCount === undefined) {
-    return command;
-  }
-  return command === "INSERT" ? `INSERT 0 ${rowCount}` : `${command} ${rowCount}`;
+/** What Postgres says of each command of the query under way, `CREATE TABLE` for one; pg keeps its first word. */
+function commandTagsOf(client: pg.Client): string[] {
+  const tags: string[] = [];
+  client.connection.on("commandComplete", ({ text }: { text: string }) => tags.push(text));
+  return tags;
 }

@@ -90,10 +90,12 @@ test("npm package: npx runs it in any folder; another major is fetched when it i
   const up = type(`npx --yes ./${tarball} up`);
   const deadline = performance.now() + START_MS;
   let url: string | undefined;
-  while (url === undefined) {
+  let hint: string | undefined;
+  while (url === undefined || hint === undefined) {
     assert.ok(up.child.exitCode === null && performance.now() < deadline, up.output());
     await sleep(50);
     url = /postgresql:\/\/\S+/.exec(up.output())?.[0];
+    hint = /See all +(npx .+? status),/.exec(up.output())?.[1];
   }
   await withClient(url, async (client) => {
     const { rows } = await client.query("select 40 + 2 as answer");
@@ -102,7 +104,6 @@ test("npm package: npx runs it in any folder; another major is fetched when it i
   assert.ok(existsSync(join(folder, ".strata", "config.json")), "the home is that folder's");
 
   // What is printed works when it is typed.
-  const hint = /See all +(npx .+? status),/.exec(up.output())?.[1];
   assert.equal(hint, `npx ./${tarball} status`);
   const status = type(hint);
   assert.deepEqual(await status.ended, [0, null], status.output());
