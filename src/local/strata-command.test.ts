@@ -54,3 +54,27 @@ test("strataCommand: by npx as npx was asked, in a project npx strata, globally 
   const file = join(project, "..", "a b", "strata-postgres-0.1.0.tgz");
   assert.equal(commandIn({ ...around, cwd: "/" }), `npx '${file}'`);
 });
+
+test("strataCommand: npm 9 does not note what npx was asked for, but what it took it for", (t) => {
+  const root = mkdtempSync(join(tmpdir(), "strata-command-"));
+  t.after(() => rmSync(root, { recursive: true, force: true }));
+  const project = join(root, "_npx", "0123456789abcdef");
+  const installed = join(project, "node_modules", "strata-postgres");
+  const folder = join(root, "my app");
+  mkdirSync(installed, { recursive: true });
+  const around = { root: installed, isCheckout: false, cwd: folder, uid: 1000, path: "" };
+  const tookItFor = (dependencies: Record<string, string>) =>
+    writeFileSync(join(project, "package.json"), JSON.stringify({ dependencies }));
+  tookItFor({ "strata-postgres": "file:../../my app/strata-postgres-0.1.0.tgz" });
+  assert.equal(commandIn(around), "npx ./strata-postgres-0.1.0.tgz");
+  const elsewhere = { ...around, cwd: "/" };
+  assert.equal(commandIn(elsewhere), `npx '${join(folder, "strata-postgres-0.1.0.tgz")}'`);
+  assert.match(
+    commandIn({ ...around, cwd: installed }),
+    /^npx '\/.*\/strata-postgres-0\.1\.0\.tgz'$/,
+  );
+  tookItFor({ "strata-postgres": "^0.1.0" });
+  assert.equal(commandIn(around), "npx strata-postgres");
+  tookItFor({ "strata-postgres": "^0.1.0", other: "1" });
+  assert.doesNotMatch(commandIn(around), /^npx/);
+});

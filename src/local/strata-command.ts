@@ -1,7 +1,7 @@
 // How to type the `strata` command where we were started, for hints that work when they are copied.
 
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { basename, dirname, join, resolve, sep } from "node:path";
+import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** What the answer depends on; a test gives its own. */
@@ -57,7 +57,12 @@ function packageGivenToNpx(project: string, cwd: string): string | undefined {
   try {
     const text = readFileSync(join(project, "package.json"), "utf8");
     const { _npx: made, dependencies } = JSON.parse(text) as NpxProject;
-    if (made?.packages?.length !== 1) {
+    if (made === undefined) {
+      return basename(dirname(project)) === "_npx"
+        ? onlyDependency(project, cwd, dependencies ?? {})
+        : undefined;
+    }
+    if (made.packages?.length !== 1) {
       return undefined;
     }
     const [asked] = made.packages;
@@ -68,6 +73,20 @@ function packageGivenToNpx(project: string, cwd: string): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** npm 9 (of Debian 12) notes only what it resolved the argument to. */
+function onlyDependency(
+  project: string,
+  cwd: string,
+  dependencies: Readonly<Record<string, string>>,
+): string | undefined {
+  const [[name, spec] = [], ...others] = Object.entries(dependencies);
+  if (spec?.startsWith("file:") !== true || others.length > 0) {
+    return others.length > 0 ? undefined : name;
+  }
+  const path = resolve(project, spec.slice("file:".length));
+  return isWithin(path, cwd) ? `./${relative(cwd, path)}` : path;
 }
 
 interface NpxProject {
