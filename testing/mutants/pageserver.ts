@@ -183,7 +183,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       search: "      await this.#disk.fsyncDirectory(this.#directory);\n",
       replace: "",
       test: "src/pageserver/storage/timeline.crash.test.ts",
-      name: "storage keeps what it owes through power cuts and kills at any operation",
+      name: "a layer's name is durable before an index names it",
     },
     {
       rule: "an index is renamed before it is on disk",

@@ -189,6 +189,26 @@ async function tenantAfterKill(seed: number): Promise<void> {
   await store.live(0);
 }
 
+/**
+ * The simulated disk keeps the order in which a directory's entries changed, as journals do; nothing says
+ * that each file system does. So this is looked at, not tried out.
+ */
+async function orderOfAFlush(): Promise<string[]> {
+  await using store = new PageStore(new SeededRandom(3));
+  await store.open();
+  const root = store.newRoot(await store.createTenant());
+  await store.createRoot(root);
+  await store.write(root, 10);
+  const seen: string[] = [];
+  store.disk.onOperation = ({ name, path }) => {
+    if (name === "rename" || name === "fsyncDirectory") {
+      seen.push(`${name} ${kindOfFile(path)}`);
+    }
+  };
+  await store.checkpoint(root);
+  return seen;
+}
+
 /** What is neither there nor gone keeps its parent. */
 async function halfDeletedChild(): Promise<void> {
   await using store = new PageStore(new SeededRandom(3));
@@ -239,6 +259,12 @@ if (process.argv[2] === "child") {
     for (const seed of KILL_SEEDS) {
       await inSimulatedTime(() => tenantAfterKill(seed));
     }
+  });
+
+  test("a layer's name is durable before an index names it, and the index's before anybody is told", async () => {
+    const order = await inSimulatedTime(orderOfAFlush);
+    const steps = ["rename layer", "fsyncDirectory timeline", "rename index"];
+    assert.deepEqual(order, [...steps, "fsyncDirectory timeline"]);
   });
 
   test("a timeline whose child is deleted by half is not deleted", async () => {
