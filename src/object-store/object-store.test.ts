@@ -11,12 +11,15 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, type TestContext, test } from "node:test";
-import { SeededRandom } from "../base/random.ts";
+import { S3Server } from "../../testing/s3/s3-server.ts";
+import { randomBytes, SeededRandom } from "../base/random.ts";
 import { DirectoryObjectStore } from "./directory-object-store.ts";
 import { FaultyObjectStore } from "./faulty-object-store.ts";
 import { MemoryObjectStore } from "./memory-object-store.ts";
 import { deleteAll, listAll, type ObjectStore, readObject } from "./object-store.ts";
 import { openObjectStore } from "./open-object-store.ts";
+import { s3Configuration } from "./s3/configuration.ts";
+import { S3ObjectStore } from "./s3-object-store.ts";
 
 function temporaryDirectory(context: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), "strata-store-"));
@@ -24,11 +27,34 @@ function temporaryDirectory(context: TestContext): string {
   return directory;
 }
 
-const STORES: Readonly<Record<string, (context: TestContext) => ObjectStore>> = {
+type MakeStore = (context: TestContext) => ObjectStore | Promise<ObjectStore>;
+
+async function realS3Store(context: TestContext, location: string): Promise<ObjectStore> {
+  const own = location.replace(/(?=\?|$)/, `/${randomBytes(8).toString("hex")}`);
+  const store = new S3ObjectStore(s3Configuration(own, process.env));
+  context.after(async () => {
+    await deleteAll(store, "");
+    store.close();
+  });
+  return store;
+}
+
+/** `s3://...`: the suite runs against that service too, below a prefix that nobody else has. */
+const REAL_S3 = process.env["STRATA_TEST_S3"];
+
+const STORES: Readonly<Record<string, MakeStore>> = {
   DirectoryObjectStore: (context) => new DirectoryObjectStore(temporaryDirectory(context)),
   MemoryObjectStore: () => new MemoryObjectStore(new SeededRandom(1)),
   "FaultyObjectStore that only delays": () =>
     new FaultyObjectStore(new MemoryObjectStore(), new SeededRandom(2), { delay: 0.5 }),
+  S3ObjectStore: async (context) => {
+    const server = await new S3Server({ pageLimit: 3 }).start();
+    context.after(() => server.stop());
+    return new S3ObjectStore(s3Configuration(server.location("some/prefix"), server.env));
+  },
+  ...(REAL_S3 === undefined
+    ? {}
+    : { "S3ObjectStore on $STRATA_TEST_S3": (context) => realS3Store(context, REAL_S3) }),
 };
 
 const bytesOf = (text: string) => Buffer.from(text);
@@ -40,7 +66,7 @@ const keysOf = async (store: ObjectStore, prefix: string) =>
 for (const [name, make] of Object.entries(STORES)) {
   describe(`${name}:`, () => {
     test("an object is what was put last, whole or in ranges", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       await store.put("a/b/one", bytesOf("first"));
       await store.put("a/b/one", bytesOf("hello world"));
       assert.equal(await read(store, "a/b/one"), "hello world");
@@ -60,7 +86,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("a source is read again for each attempt, and must be as long as it says", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       let opened = 0;
       const source = (sizeBytes: number) => ({
         sizeBytes,
@@ -78,7 +104,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("head tells size and another etag for another content", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       await store.put("key", bytesOf("12345"));
       const first = await store.head("key");
       assert.equal(first.sizeBytes, 5);
@@ -89,7 +115,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("what is not there is not-found", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       await store.put("a/b", bytesOf("1"));
       for (const key of ["nothing", "a", "a/c", "a/b/c"]) {
         await assert.rejects(store.get(key), { kind: "not-found", code: "object-not-found" }, key);
@@ -101,7 +127,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("ifAbsent: of many that put one key at once exactly one succeeds", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       const results = await Promise.allSettled(
         Array.from({ length: 8 }, (_, i) =>
           store.put("d/key", bytesOf(`writer ${i}`), { ifAbsent: true }),
@@ -118,7 +144,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("list: every key with the prefix once, in order of bytes, in pages", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       const keys = [
         "a-b/x",
         "a/b/1",
@@ -160,7 +186,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("delete and copy", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       await store.put("from/a", bytesOf("1"));
       await store.copy("from/a", "to/deep/b");
       await store.put("from/a", bytesOf("2"));
@@ -178,7 +204,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("keys that leave the store or that no store takes are refused by every call", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       const bad = [
         "",
         "/",
@@ -211,7 +237,7 @@ for (const [name, make] of Object.entries(STORES)) {
     });
 
     test("an aborted call fails with the signal's reason and leaves nothing", async (context) => {
-      const store = make(context);
+      const store = await make(context);
       const reason = new Error("enough");
       const signal = AbortSignal.abort(reason);
       await assert.rejects(store.put("a", bytesOf("x"), { signal }), reason);
@@ -299,11 +325,19 @@ test("FaultyObjectStore: every kind of fault shows as one, and a retry gets thro
   assert.ok(store.faults >= 22);
 });
 
-test("openObjectStore: directories as path or URL, nothing else", async (context) => {
+test("openObjectStore: directories as path or URL, S3, nothing else", async (context) => {
   const root = temporaryDirectory(context);
-  await openObjectStore(join(root, "a b")).put("x", bytesOf("1"));
-  assert.equal(await read(openObjectStore(`file://${root}/a%20b`), "x"), "1");
-  assert.throws(() => openObjectStore("relative"), { kind: "invalid" });
-  assert.throws(() => openObjectStore("s3://bucket"), { kind: "unsupported" });
-  assert.throws(() => openObjectStore("file://host/path"), { kind: "unsupported" });
+  const server = await new S3Server().start();
+  context.after(() => server.stop());
+  const open = (location: string) =>
+    openObjectStore(location, { env: server.env, onAway: () => assert.fail() });
+  await (await open(join(root, "a b"))).put("x", bytesOf("1"));
+  assert.equal(await read(await open(`file://${root}/a%20b`), "x"), "1");
+  const store = await open(server.location());
+  await store.put("x", bytesOf("2"), { ifAbsent: true });
+  assert.equal(await read(store, "x"), "2");
+  assert.deepEqual([...server.objects.keys()], ["x"]);
+  await assert.rejects(open("relative"), { kind: "invalid" });
+  await assert.rejects(open("gs://bucket"), { kind: "unsupported" });
+  await assert.rejects(open("file://host/path"), { kind: "unsupported" });
 });

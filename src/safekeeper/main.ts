@@ -32,7 +32,10 @@ await runDaemon({
       store:
         values["remote-storage"] === undefined
           ? undefined
-          : openObjectStore(values["remote-storage"]),
+          : await openObjectStore(values["remote-storage"], {
+              env: process.env,
+              onAway: (error) => logger.warn({ error }, "object store is away"),
+            }),
       backup: {
         partialTimeoutMs:
           wholeNumber(values, "partial-backup-timeout-ms") ?? defaults.partialTimeoutMs,
