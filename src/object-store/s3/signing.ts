@@ -20,8 +20,8 @@ export const UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD";
 export const EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /**
- * The request as it is to be sent: with the time, the session token and the signature. aws4 does not
- * sign `range`, and keeps the key of a day and region, which are the same for all requests of a day.
+ * The request as it is to be sent: with the time, the session token and the signature. aws4
+ * keeps the key of a day and region, which is the same for all requests of that day.
  */
 export function signRequest(
   request: UnsignedRequest,
@@ -30,16 +30,20 @@ export function signRequest(
   timeMs: number,
 ): { readonly path: string; readonly headers: Record<string, string> } {
   const { accessKeyId, secretAccessKey, sessionToken } = credentials;
-  const signed = aws4.sign(
-    {
-      service: "s3",
-      region,
-      method: request.method,
-      path: request.path,
-      headers: { ...request.headers, "x-amz-date": amzDate(timeMs) },
-    },
-    { accessKeyId, secretAccessKey, ...(sessionToken === undefined ? {} : { sessionToken }) },
-  );
+  const unsigned = {
+    service: "s3",
+    region,
+    method: request.method,
+    path: request.path,
+    headers: { ...request.headers, "x-amz-date": amzDate(timeMs) },
+    // Left out otherwise, as by AWS's own tools; @types/aws4 does not know of it.
+    extraHeadersToInclude: { range: true },
+  };
+  const signed = aws4.sign(unsigned, {
+    accessKeyId,
+    secretAccessKey,
+    ...(sessionToken === undefined ? {} : { sessionToken }),
+  });
   return { path: signed.path!, headers: signed.headers as Record<string, string> };
 }
 
