@@ -103,9 +103,8 @@ test("retry: ends when the call's time is over", async (context) => {
   const { server, store } = await start(context, {}, { retry });
   server.inject({ type: "refuse", status: 503, code: "SlowDown", times: 1000 });
   const begin = performance.now();
-  await assert.rejects(store.get("a"), { kind: "unavailable" });
+  await assert.rejects(store.head("a"), { kind: "unavailable" });
   assert.ok(performance.now() - begin < 1500);
-  server.inject({ type: "hang", times: 100 });
 });
 
 test("retry: a refusal that stays is not tried again", async (context) => {
@@ -319,12 +318,9 @@ test("answers: XML and headers that S3 would not send are refused", async (conte
   await assert.rejects(store.copy("a", "b"), { kind: "not-found" });
   server.inject({ type: "say", status: 200, body: "<Error><Code>AccessDenied</Code></Error>" });
   await assert.rejects(store.copy("a", "b"), { message: /AccessDenied/ });
-  server.inject({
-    type: "say",
-    status: 418,
-    body: `<Error><Code>${"x".repeat(1e6)}</Code></Error>`,
-  });
-  await assert.rejects(store.head("a").then(() => store.list({ prefix: "" })));
+  const long = `<Error><Code>${"x".repeat(1e6)}</Code></Error>`;
+  server.inject({ type: "say", status: 418, body: long });
+  await assert.rejects(store.list({ prefix: "" }), { kind: "invalid", message: /418$/ });
 });
 
 test("delete: errors of single keys count; single deletes where there is no other way", async (context) => {

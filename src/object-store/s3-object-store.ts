@@ -1,6 +1,7 @@
 // An object store on Amazon S3 or any service that speaks its protocol.
 
 import { createHash } from "node:crypto";
+import { abortAfter } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
 import {
@@ -51,16 +52,26 @@ const MAX_COPY_ANSWER = 64 * 1024;
 /** Above this, one put is not enough (multipart uploads are not made). */
 const MAX_PUT_BYTES = 5 * 1024 ** 3;
 
+/** What is left of a probe is a few bytes; a store that is away has none. */
+const REMOVAL_MS = 5000;
+
 export interface S3Probe {
   /** Whether a second put of a key with `If-None-Match: *` is refused. */
   readonly conditionalPut: "honoured" | "ignored";
+}
+
+/** One for all who want to know; it ends when nobody waits for it any more. */
+interface RunningProbe {
+  readonly result: Promise<S3Probe>;
+  readonly stop: AbortController;
+  waiting: number;
 }
 
 export class S3ObjectStore implements ObjectStore {
   readonly location: string;
   readonly #client: S3Client;
   /** The first answer lasts; a failure is tried again. */
-  #probed: Promise<S3Probe> | undefined;
+  #probe: RunningProbe | undefined;
   /** There is no DeleteObjects here. */
   #deletesOneByOne = false;
 
@@ -81,13 +92,16 @@ export class S3ObjectStore implements ObjectStore {
    */
   async probe(options: StoreCallOptions = {}): Promise<S3Probe> {
     options.signal?.throwIfAborted();
-    if (this.#probed === undefined) {
-      this.#probed = this.#tryConditions();
-      this.#probed.catch(() => {
-        this.#probed = undefined;
-      });
+    const probe = this.#probe ?? this.#beginProbe();
+    probe.waiting++;
+    try {
+      return await orAborted(probe.result, options.signal);
+    } finally {
+      probe.waiting--;
+      if (probe.waiting === 0 && options.signal?.aborted === true) {
+        probe.stop.abort(options.signal.reason);
+      }
     }
-    return orAborted(this.#probed, options.signal);
   }
 
   async put(key: string, body: Uint8Array | ObjectSource, options: PutOptions = {}): Promise<void> {
@@ -337,13 +351,27 @@ export class S3ObjectStore implements ObjectStore {
     );
   }
 
-  async #tryConditions(): Promise<S3Probe> {
+  #beginProbe(): RunningProbe {
+    const stop = new AbortController();
+    const probe = { result: this.#tryConditions(stop.signal), stop, waiting: 0 };
+    this.#probe = probe;
+    probe.result.catch(() => {
+      this.#probe = undefined;
+    });
+    // Whoever comes from now on shall not get the reason why another did not want to wait.
+    stop.signal.addEventListener("abort", () => {
+      this.#probe = undefined;
+    });
+    return probe;
+  }
+
+  async #tryConditions(signal: AbortSignal): Promise<S3Probe> {
     const key = `strata-probe-${randomBytes(8).toString("hex")}`;
     const { conditionalWrites } = this.#client.configuration;
     let conditionalPut: S3Probe["conditionalPut"] = "ignored";
     try {
-      await this.#put(key, Buffer.from("first"), { ifAbsent: true });
-      await this.#put(key, Buffer.from("second"), { ifAbsent: true });
+      await this.#put(key, Buffer.from("first"), { ifAbsent: true, signal });
+      await this.#put(key, Buffer.from("second"), { ifAbsent: true, signal });
     } catch (error) {
       if (error instanceof StorageError && error.code === "object-store-cannot") {
         throw new StorageError("unsupported", "no-conditional-put", cannot("refuses"), {
@@ -356,7 +384,7 @@ export class S3ObjectStore implements ObjectStore {
       conditionalPut = "honoured";
     } finally {
       // What it says of the probe counts, not whether this works.
-      await this.delete([key]).catch(() => {});
+      await this.delete([key], { signal: abortAfter(REMOVAL_MS) }).catch(() => {});
     }
     if (conditionalPut === "ignored" && conditionalWrites === "required") {
       throw new StorageError("unsupported", "no-conditional-put", cannot("ignores"));

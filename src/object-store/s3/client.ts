@@ -196,13 +196,24 @@ export class S3Client {
     if (status >= 200 && status < 300) {
       return handle({ status, headers, exchange, refusal: undefined, mayHaveHappened });
     }
-    const body = call.method === "HEAD" ? "" : await exchange.read(MAX_ERROR_BYTES);
-    exchange.close();
+    const body = await readRefusal(exchange);
     const refusal = refusalOf(status, headers, body, this.redact);
     if (call.expects?.(refusal) === true) {
       return handle({ status, headers, exchange, refusal, mayHaveHappened });
     }
     throw isTransient(refusal) ? transientOf(refusal) : this.refused(refusal);
+  }
+}
+
+/** What explains a refusal; empty where it is longer than any explanation: the status says enough. */
+async function readRefusal(exchange: Exchange): Promise<string> {
+  try {
+    return await exchange.read(MAX_ERROR_BYTES);
+  } catch (error) {
+    if (error instanceof StorageError) {
+      return "";
+    }
+    throw error;
   }
 }
 

@@ -73,6 +73,8 @@ export class Exchange {
   #response: IncomingMessage | undefined;
   #failure: unknown;
   #isOver = false;
+  /** Whoever reads the body has a chunk in his hands: nobody waits for the service. */
+  #isReadersTurn = false;
   /** Hexadecimal, of all that was sent; undefined until a source was read to its end. */
   sentMd5: string | undefined;
 
@@ -90,10 +92,11 @@ export class Exchange {
     // Whoever waits for it gets it; nobody may have begun to.
     this.#answered.catch(() => {});
     request.on("error", (error) => this.#fail(this.#lost(error)));
-    this.#inactivity = setIdleTimer(
-      () => this.#fail(timedOut(`nothing for ${limits.inactivityMs} ms`)),
-      limits.inactivityMs,
-    );
+    this.#inactivity = setIdleTimer(() => {
+      if (!this.#isReadersTurn) {
+        this.#fail(timedOut(`nothing for ${limits.inactivityMs} ms`));
+      }
+    }, limits.inactivityMs);
     const leftMs = Math.max(1, limits.deadlineMs - monotonicMs());
     this.#deadline = setIdleTimer(() => this.#fail(timedOut("the call's time is over")), leftMs);
     this.#signal?.addEventListener("abort", this.#onAbort);
@@ -160,9 +163,10 @@ export class Exchange {
         throw this.#failure;
       }
       for await (const chunk of this.#response as AsyncIterable<Uint8Array>) {
-        this.#inactivity.cancel();
         left -= chunk.length;
+        this.#isReadersTurn = true;
         yield chunk;
+        this.#isReadersTurn = false;
         this.#inactivity.restart();
       }
       if (left !== 0) {
