@@ -196,7 +196,12 @@ function initSettings(from: Fields): InitSettings {
     settings.endpointBasePort = integer(from["endpointBasePort"], "endpointBasePort", 1024, 65_000);
   }
   if (from["remoteStorage"] !== undefined) {
-    settings.remoteStorage = string(from["remoteStorage"], "remoteStorage", /./, "a directory");
+    settings.remoteStorage = string(
+      from["remoteStorage"],
+      "remoteStorage",
+      /./,
+      "a directory or s3://bucket/prefix",
+    );
   }
   if (from["safekeeperOptions"] !== undefined) {
     settings.safekeeperOptions = options(from["safekeeperOptions"], "safekeeperOptions");

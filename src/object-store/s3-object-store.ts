@@ -33,6 +33,7 @@ import {
   transientOf,
 } from "./s3/errors.ts";
 import { listObjects } from "./s3/list-objects.ts";
+import { cannot, orAborted, type RunningProbe, type S3Probe } from "./s3/probe.ts";
 import { EMPTY_SHA256, UNSIGNED_PAYLOAD } from "./s3/signing.ts";
 import { parseXml } from "./s3/xml.ts";
 
@@ -54,18 +55,6 @@ const MAX_PUT_BYTES = 5 * 1024 ** 3;
 
 /** What is left of a probe is a few bytes; a store that is away has none. */
 const REMOVAL_MS = 5000;
-
-export interface S3Probe {
-  /** Whether a second put of a key with `If-None-Match: *` is refused. */
-  readonly conditionalPut: "honoured" | "ignored";
-}
-
-/** One for all who want to know; it ends when nobody waits for it any more. */
-interface RunningProbe {
-  readonly result: Promise<S3Probe>;
-  readonly stop: AbortController;
-  waiting: number;
-}
 
 export class S3ObjectStore implements ObjectStore {
   readonly location: string;
@@ -393,32 +382,7 @@ export class S3ObjectStore implements ObjectStore {
   }
 }
 
-function cannot(does: "ignores" | "refuses"): string {
-  const remedy =
-    does === "ignores"
-      ? "; where no two processes ever write one key, conditional-writes=head-first takes it"
-      : "";
-  return `this store ${does} If-None-Match, so two safekeepers could replace each other's WAL: use another one${remedy}`;
-}
-
 /** As a body-less 404 too: there are proxies. Not where the bucket is missing. */
 function isMissingObject(status: Refusal["status"], code: string): boolean {
   return status === 404 && (code === "NoSuchKey" || code === "");
-}
-
-/** The promise's result, or the signal's reason as soon as it is aborted. */
-async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) {
-    return promise;
-  }
-  let stop = () => {};
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason);
-    signal.addEventListener("abort", stop);
-  });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", stop);
-  }
 }
