@@ -4,7 +4,6 @@ import { monotonicMs, turn } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import { postgresSocketDirectory, SUPERUSER } from "../postgres/installation.ts";
 import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
 import type { CommitTimes } from "../walproposer/commit-times.ts";
 import type { EndpointSpec } from "./api.ts";
@@ -48,12 +47,7 @@ export class ComputeRun {
 
   constructor(options: ComputeRunOptions) {
     this.#options = options;
-    this.#standbyFeedback = new StandbyFeedback({
-      host: postgresSocketDirectory(options.workdir),
-      port: options.spec.pgPort,
-      user: SUPERUSER,
-      logger: options.logger,
-    });
+    this.#standbyFeedback = new StandbyFeedback(options.logger);
     if (options.spec.mode === "primary") {
       this.#wal = new WalPath({
         ...options,
@@ -165,7 +159,9 @@ export class ComputeRun {
       await this.#orEnd(requirePassword(address, spec.superuserSecret, this.#options.logger));
     }
     if (this.#wal !== undefined && !this.#closed) {
-      this.#standbyFeedback.start();
+      // Loaded with the Postgres side, after the safekeepers were asked: not before.
+      const { SUPERUSER } = await import("../postgres/installation.ts");
+      this.#standbyFeedback.start({ ...running.address, user: SUPERUSER });
     }
     return true;
   }

@@ -8,12 +8,7 @@ test("StandbyFeedback: the least of all safekeepers, for ten seconds after each 
   let now = 0;
   replaceClock({ ...REAL_CLOCK, nowMs: () => now, monotonicMs: () => now });
   t.after(() => replaceClock(REAL_CLOCK));
-  const feedback = new StandbyFeedback({
-    host: "127.0.0.1",
-    port: 1,
-    user: "nobody",
-    logger: createLogger("test"),
-  });
+  const feedback = new StandbyFeedback(createLogger("test"));
   const told = (id: number, xmin: bigint, catalogXmin = 0n) =>
     feedback.told(id, { timestamp: now, xmin, catalogXmin });
   const least = () => [feedback.least.xmin, feedback.least.catalogXmin];

@@ -27,12 +27,12 @@ const INTERVAL_MS = 1000;
  */
 const HOLD_MS = 10_000;
 
-export interface StandbyFeedbackOptions {
+/** The compute's own Postgres. */
+export interface FeedbackTarget {
   readonly host: string;
   readonly port: number;
   /** A superuser, or a role with the attribute REPLICATION. */
   readonly user: string;
-  readonly logger: Logger;
 }
 
 interface Told extends HotStandbyFeedback {
@@ -40,15 +40,15 @@ interface Told extends HotStandbyFeedback {
 }
 
 export class StandbyFeedback {
-  readonly #options: StandbyFeedbackOptions;
+  readonly #logger: Logger;
   readonly #told = new Map<number, Told>();
   readonly #stop = new AbortController();
   #stream: ReplicationStream | undefined;
   #connection: WireConnection | undefined;
   #failing = false;
 
-  constructor(options: StandbyFeedbackOptions) {
-    this.#options = options;
+  constructor(logger: Logger) {
+    this.#logger = logger;
   }
 
   /** What a safekeeper's standbys need, of each answer of it. */
@@ -76,8 +76,8 @@ export class StandbyFeedback {
   }
 
   /** Call when Postgres accepts connections. */
-  start(): void {
-    void this.#run();
+  start(target: FeedbackTarget): void {
+    void this.#run(target);
   }
 
   /** Lets go, so that a shutdown of Postgres has no walsender of ours to wait for. */
@@ -86,34 +86,33 @@ export class StandbyFeedback {
     this.#disconnect();
   }
 
-  async #run(): Promise<void> {
+  async #run(target: FeedbackTarget): Promise<void> {
     const { signal } = this.#stop;
     while (!signal.aborted) {
       try {
-        await this.#tell(this.least);
+        await this.#tell(target, this.least);
         this.#failing = false;
       } catch (error) {
         this.#disconnect();
         if (!this.#failing && !signal.aborted) {
           this.#failing = true;
-          this.#options.logger.warn({ error }, "vacuum does not wait for standbys; tried again");
+          this.#logger.warn({ error }, "vacuum does not wait for standbys; tried again");
         }
       }
       await sleep(INTERVAL_MS, signal).catch(() => undefined);
     }
   }
 
-  async #tell(least: HotStandbyFeedback): Promise<void> {
+  async #tell(target: FeedbackTarget, least: HotStandbyFeedback): Promise<void> {
     if (least.xmin === 0n && least.catalogXmin === 0n) {
       this.#disconnect();
       return;
     }
-    this.#stream ??= await this.#connect();
+    this.#stream ??= await this.#connect(target);
     this.#stream.sendHotStandbyFeedback(least);
   }
 
-  async #connect(): Promise<ReplicationStream> {
-    const { host, port, user } = this.#options;
+  async #connect({ host, port, user }: FeedbackTarget): Promise<ReplicationStream> {
     const connection = await connectWire({
       host,
       port,
