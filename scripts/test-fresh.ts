@@ -117,9 +117,12 @@ function inside(
   env: Record<string, string>,
   argv: string[],
 ): ChildProcess {
+  // The shell stays, as process 1: it waits for orphans, which would else be zombies for ever.
   const setUp = `
-    mount --rbind /dev "$0/dev" && mount -t tmpfs shm "$0/dev/shm" && mount -t proc proc "$0/proc" &&
-    exec chroot "$0" "$@"`;
+    mount --rbind /dev "$0/dev" && mount -t tmpfs shm "$0/dev/shm" && mount -t proc proc "$0/proc" ||
+      exit 1
+    chroot "$0" "$@" <&0 &
+    wait $!`;
   const settings = Object.entries({
     PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     HOME: USERS[user]!,
