@@ -35,6 +35,9 @@ static void flush_wal(u64 segno) {
   ask((struct question){.type = 'F', .a = last, .b = (u32)(high - last * wal_segment_size)}, NULL, 0, NULL, &reply);
   waits_must_end_well = false;
   if (reply.status != STATUS_OK) {
+    /* The postmaster hands its signal on to us: not before we have said why. */
+    sigset_t before;
+    hold_signals(&before);
     if (getpid() != postmaster_pid) {
       kill(postmaster_pid, SIGQUIT);
     }
