@@ -1,17 +1,9 @@
 // Verified blocks of layer files in memory, bounded, evicted by the clock (second chance) rule.
 
 import { type Disk, REAL_DISK } from "../../base/disk.ts";
+import type { LayerBlock } from "./layer-block.ts";
 
-/** One block, checked when it was read. The bytes never change. */
-export interface CachedBlock {
-  /** The whole block, on a 4-byte boundary of its memory. */
-  readonly bytes: Uint8Array;
-  readonly words: Uint32Array;
-  readonly keyCount: number;
-  readonly entryCount: number;
-  /** Word offset of the entries, byte offset of the values. */
-  readonly entriesAt: number;
-  readonly valuesAt: number;
+export interface CachedBlock extends LayerBlock {
   /** Where its owner looks it up; eviction empties that place. */
   readonly home: (CachedBlock | undefined)[];
   readonly blockNumber: number;

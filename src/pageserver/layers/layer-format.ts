@@ -42,7 +42,17 @@
 import { crc32 } from "node:zlib";
 import { StorageError } from "../../base/errors.ts";
 import { type Lsn, lsnHigh, lsnLow, toLsn } from "../../base/lsn.ts";
-import { decodeKey, formatKey, internPrefix, type KeyPrefix } from "./key.ts";
+import {
+  decodeKey,
+  formatKey,
+  internPrefix,
+  type KeyPrefix,
+  prefixField1,
+  prefixField2,
+  prefixField3,
+  prefixField4,
+  prefixField5,
+} from "./key.ts";
 
 export const LAYER_MAGIC = 0x52594c53;
 export const LAYER_KIND_IMAGE = 0;
@@ -69,6 +79,24 @@ export const FILTER_PROBES = 6;
 /** CRC-32 of bytes [start, end), as zlib has it; the checksum of everything in a layer file. */
 export function layerChecksum(bytes: Uint8Array, start: number, end: number): number {
   return crc32(bytes.subarray(start, end));
+}
+
+/** Order of the key at `words[at]`, of a block or the index, against (prefix, index): negative where it is lower. */
+export function compareKeyWords(
+  words: Uint32Array,
+  at: number,
+  prefix: KeyPrefix,
+  index: number,
+): number {
+  const ends = words[at]!;
+  return (
+    (ends & 0xff) - prefixField1(prefix) ||
+    words[at + 1]! - prefixField2(prefix) ||
+    words[at + 2]! - prefixField3(prefix) ||
+    words[at + 3]! - prefixField4(prefix) ||
+    ((ends >>> 8) & 0xff) - prefixField5(prefix) ||
+    words[at + 4]! - index
+  );
 }
 
 /** The line of a key's bits. `hash`: keyHash. */

@@ -1,0 +1,147 @@
+// One block of a layer file in memory: checks its bytes once, then finds keys and versions in them.
+
+import { internPrefix, type KeyPrefix } from "./key.ts";
+import {
+  BLOCK_ENTRY_BYTES,
+  BLOCK_HEADER_BYTES,
+  BLOCK_KEY_BYTES,
+  CODEC_RAW,
+  compareKeyWords,
+  corruptLayer,
+  ENTRY_KIND_SHIFT,
+  ENTRY_LSN_HIGH_MASK,
+  layerChecksum,
+} from "./layer-format.ts";
+import { VALUE_TOMBSTONE } from "./version-chain.ts";
+
+const KEY_WORDS = BLOCK_KEY_BYTES / 4;
+const ENTRY_WORDS = BLOCK_ENTRY_BYTES / 4;
+const KEYS_AT = BLOCK_HEADER_BYTES / 4;
+
+/**
+ * A checked block: keys ascend, entries [firstEntry, endEntry) of a key ascend by LSN, and a value is
+ * `bytes[valueStart, valueEnd)`. The bytes never change.
+ */
+export interface LayerBlock {
+  readonly bytes: Uint8Array;
+  readonly words: Uint32Array;
+  readonly keyCount: number;
+  readonly entryCount: number;
+  /** Word offset of the entries, byte offset of the values. */
+  readonly entriesAt: number;
+  readonly valuesAt: number;
+}
+
+/**
+ * Takes over `bytes`, which begin their buffer and are a whole block of the file at `offset`. Afterwards
+ * no step has to doubt an offset in them, whoever wrote the file; `corrupt` where that cannot be had.
+ */
+export function parseBlock(
+  bytes: Uint8Array<ArrayBuffer>,
+  path: string,
+  offset: number,
+): LayerBlock {
+  const words = new Uint32Array(bytes.buffer);
+  if (words[0] !== layerChecksum(bytes, 4, bytes.length)) {
+    throw corruptLayer(path, offset, "the block's checksum is wrong");
+  }
+  if (words[1] !== CODEC_RAW) {
+    throw corruptLayer(path, offset + 4, `codec ${words[1]! & 0xff} is not known`);
+  }
+  const keyCount = words[2]!;
+  const entryCount = words[3]!;
+  const entriesAt = BLOCK_HEADER_BYTES + keyCount * BLOCK_KEY_BYTES;
+  const valuesAt = entriesAt + entryCount * BLOCK_ENTRY_BYTES;
+  if (keyCount === 0 || valuesAt > bytes.length) {
+    throw corruptLayer(path, offset + 8, "the block's tables do not fit");
+  }
+  const block = { bytes, words, keyCount, entryCount, entriesAt: entriesAt / 4, valuesAt };
+  checkTables(block, path, offset);
+  return block;
+}
+
+function checkTables(block: LayerBlock, path: string, offset: number): void {
+  const { words, keyCount, entryCount } = block;
+  let first = -1;
+  for (let key = 0; key < keyCount; key++) {
+    const next = firstEntry(block, key);
+    if (next <= first || next >= entryCount || (key === 0 && next !== 0)) {
+      throw corruptLayer(path, offset, "the block's keys are out of order");
+    }
+    first = next;
+  }
+  let end = 0;
+  for (let entry = 0; entry < entryCount; entry++) {
+    const at = block.entriesAt + entry * ENTRY_WORDS;
+    if (words[at + 2]! < end || words[at + 1]! >>> ENTRY_KIND_SHIFT > VALUE_TOMBSTONE) {
+      throw corruptLayer(path, offset, "the block's entries are out of order");
+    }
+    end = words[at + 2]!;
+  }
+  if (block.valuesAt + end > block.bytes.length) {
+    throw corruptLayer(path, offset, "the block's values lie outside it");
+  }
+}
+
+/** Number of the key in the block, or -1. */
+export function findKey(block: LayerBlock, prefix: KeyPrefix, index: number): number {
+  let low = 0;
+  let high = block.keyCount - 1;
+  while (low <= high) {
+    const middle = (low + high) >>> 1;
+    const order = compareKeyWords(block.words, KEYS_AT + middle * KEY_WORDS, prefix, index);
+    if (order === 0) {
+      return middle;
+    }
+    if (order < 0) {
+      low = middle + 1;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return -1;
+}
+
+export function blockKeyPrefix({ words }: LayerBlock, key: number): KeyPrefix {
+  const at = KEYS_AT + key * KEY_WORDS;
+  const ends = words[at]!;
+  return internPrefix(
+    ends & 0xff,
+    words[at + 1]!,
+    words[at + 2]!,
+    words[at + 3]!,
+    (ends >>> 8) & 0xff,
+  );
+}
+
+export function blockKeyIndex(block: LayerBlock, key: number): number {
+  return block.words[KEYS_AT + key * KEY_WORDS + 4]!;
+}
+
+export function firstEntry(block: LayerBlock, key: number): number {
+  return block.words[KEYS_AT + key * KEY_WORDS + 5]!;
+}
+
+export function endEntry(block: LayerBlock, key: number): number {
+  return key + 1 < block.keyCount ? firstEntry(block, key + 1) : block.entryCount;
+}
+
+/** A number and not an Lsn: who wrote the file may have put anything below 2^56 here. */
+export function entryLsn(block: LayerBlock, entry: number): number {
+  const at = block.entriesAt + entry * ENTRY_WORDS;
+  return (block.words[at + 1]! & ENTRY_LSN_HIGH_MASK) * 0x1_0000_0000 + block.words[at]!;
+}
+
+/** One of the VALUE_ kinds. */
+export function entryKind(block: LayerBlock, entry: number): number {
+  return block.words[block.entriesAt + entry * ENTRY_WORDS + 1]! >>> ENTRY_KIND_SHIFT;
+}
+
+export function valueStart(block: LayerBlock, entry: number): number {
+  const at = block.entriesAt + entry * ENTRY_WORDS;
+  return block.valuesAt + (entry === 0 ? 0 : block.words[at - 1]!);
+}
+
+export function valueEnd(block: LayerBlock, entry: number): number {
+  return block.valuesAt + block.words[block.entriesAt + entry * ENTRY_WORDS + 2]!;
+}
