@@ -44,7 +44,7 @@ export const CHECKPOINT: CheckPoint = {
 type Version = { lsn: Lsn; kind: "image" | "delta" | "init" | "tombstone"; value: Uint8Array };
 
 /** The parts of a pg_control of 17 that ingest looks at. */
-function controlFile(): Uint8Array {
+export function controlFile(): Uint8Array {
   const bytes = new Uint8Array(8192);
   const view = new DataView(bytes.buffer);
   view.setUint32(8, 1700, true);

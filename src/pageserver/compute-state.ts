@@ -5,6 +5,7 @@ import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import { decodeRelationMap } from "../postgres/relation-map.ts";
 import { GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { ComputeStateWire, RelationSize } from "./api.ts";
+import { readPreparedTransactions } from "./ingest/prepared-transactions.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
 import { readCheckPoint } from "./ingest/walingest.ts";
@@ -13,7 +14,6 @@ import {
   CONTROL_PREFIX,
   KEYSPACE_DATABASE,
   KEYSPACE_RELATION_SIZE,
-  KEYSPACE_TWO_PHASE,
   prefixField2,
   prefixField3,
   prefixField4,
@@ -63,9 +63,9 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
     controlFile: base64(controlFile),
     relationMaps,
     databases,
-    twoPhase: [...timeline.scan([KEYSPACE_TWO_PHASE], lsn)].map(({ prefix, value }) => ({
-      fullXid: `${(BigInt(prefixField2(prefix)) << 32n) + BigInt(prefixField3(prefix))}`,
-      base64: base64(value),
+    twoPhase: readPreparedTransactions(timeline, lsn).map(({ fullXid, payload }) => ({
+      fullXid: `${fullXid}`,
+      base64: base64(payload),
     })),
     hasInheritedSubscriptions: hasInheritedSubscriptions(timeline, lsn),
     replicationOrigins: readReplicationOrigins(timeline, lsn).map(({ originId, remoteLsn }) => ({

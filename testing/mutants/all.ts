@@ -1,6 +1,7 @@
 // Every mutant, part by part.
 
 import { HTTP_MUTANTS } from "./http.ts";
+import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
@@ -13,6 +14,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SAFEKEEPER_MUTANTS,
   WALPROPOSER_MUTANTS,
   PAGESERVER_MUTANTS,
+  INGEST_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,
   HTTP_MUTANTS,

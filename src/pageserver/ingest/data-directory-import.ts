@@ -26,14 +26,15 @@ import {
   comparePrefixes,
   dbDirPrefix,
   type KeyPrefix,
+  PREPARED_SLOT_PREFIX,
   REPLICATION_ORIGIN_PREFIX,
   relBlockPrefix,
   relmapPrefix,
   relSizePrefix,
   slruBlockPrefix,
   slruSizePrefix,
-  twoPhasePrefix,
 } from "../layers/key.ts";
+import { preparedSlots } from "./prepared-transactions.ts";
 import { encodeSize } from "./relation-heads.ts";
 import { encodeRemoteLsn } from "./replication-origins.ts";
 import { encodeStoredCheckPoint } from "./stored-checkpoint.ts";
@@ -94,7 +95,7 @@ export function readDataDirectory(pgdata: string, major: PgMajor): DataDirectory
       ),
     ...SLRU_DIRECTORIES.flatMap(([kind, path]) => slruRuns(join(pgdata, path), kind)),
     controlRun(controlBytes, control),
-    ...twoPhaseRuns(join(pgdata, "pg_twophase"), control),
+    preparedRun(join(pgdata, "pg_twophase"), control),
     ...originRuns(join(pgdata, "pg_logical", "replorigin_checkpoint")),
   ].sort((a, b) => comparePrefixes(a.prefix, b.prefix));
   return {
@@ -255,9 +256,9 @@ function controlRun(controlBytes: Uint8Array, control: ControlFile): KeyRun {
 }
 
 /** Prepared transactions. Before 17 a file's name lacks the epoch: it is that of an xid before nextXid. */
-function twoPhaseRuns(directory: string, control: ControlFile): KeyRun[] {
+function preparedRun(directory: string, control: ControlFile): KeyRun {
   const { nextFullXid } = control.checkPoint;
-  return readdirSync(directory)
+  const prepared = readdirSync(directory)
     .filter((name) => /^(?:[0-9A-F]{8}){1,2}$/.test(name))
     .map((name) => {
       const path = join(directory, name);
@@ -269,8 +270,9 @@ function twoPhaseRuns(directory: string, control: ControlFile): KeyRun[] {
       const named = BigInt(`0x${name}`);
       const fullXid =
         name.length === 16 ? named : nextFullXid - BigInt.asUintN(32, nextFullXid - named);
-      return single(twoPhasePrefix(fullXid), file.subarray(0, end));
+      return { fullXid, payload: file.subarray(0, end) };
     });
+  return { prefix: PREPARED_SLOT_PREFIX, read: () => preparedSlots(prepared) };
 }
 
 function originRuns(path: string): KeyRun[] {

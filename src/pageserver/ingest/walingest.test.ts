@@ -9,7 +9,8 @@ import {
   SLRU_MULTIXACT_MEMBERS,
   SLRU_MULTIXACT_OFFSETS,
 } from "../../wal-decoder/record-sink.ts";
-import { relBlockPrefix, slruBlockPrefix, twoPhasePrefix } from "../layers/key.ts";
+import { relBlockPrefix, slruBlockPrefix } from "../layers/key.ts";
+import { readPreparedTransactions } from "./prepared-transactions.ts";
 import { readCheckPoint } from "./walingest.ts";
 
 const REL: RelationFork = { spcOid: 1663, dbOid: 5, relNumber: 16384, fork: 0 };
@@ -153,10 +154,11 @@ test("checkpoints: exact at shutdown, a lower bound when online", () => {
 test("prepared transactions are kept under their 64-bit xid, over an epoch's end", () => {
   const h = new IngestHarness({ nextFullXid: (3n << 32n) + 10n });
   h.record((ingest) => ingest.twoPhasePrepare(0xffff_fff0n, new Uint8Array([1])));
-  const prefix = twoPhasePrefix((2n << 32n) + 0xffff_fff0n);
-  assert.deepEqual(h.storage.readValue(prefix, 0, h.storage.lastRecordLsn), new Uint8Array([1]));
+  const open = () => readPreparedTransactions(h.storage, h.storage.lastRecordLsn);
+  const fullXid = (2n << 32n) + 0xffff_fff0n;
+  assert.deepEqual(open(), [{ fullXid, payload: new Uint8Array([1]) }]);
   h.record((ingest) => ingest.twoPhaseForget(0xffff_fff0));
-  assert.equal(h.storage.readValue(prefix, 0, h.storage.lastRecordLsn), undefined);
+  assert.deepEqual(open(), []);
 });
 
 test("transaction status is grouped by page and extends the segment", () => {

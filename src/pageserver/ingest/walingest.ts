@@ -29,10 +29,10 @@ import {
   relBlockPrefix,
   relmapPrefix,
   subscriptionsDetachedKey,
-  twoPhasePrefix,
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
+import { PreparedTransactions } from "./prepared-transactions.ts";
 import {
   ABSENT,
   decodeSize,
@@ -63,6 +63,7 @@ export class WalIngest implements RecordSink {
   readonly #slru: SlruIngest;
   readonly #tracker: CheckpointTracker;
   readonly #origins: ReplicationOrigins;
+  readonly #prepared: PreparedTransactions;
   /** pg_control; undefined only where a test has none. */
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
@@ -85,6 +86,7 @@ export class WalIngest implements RecordSink {
     this.#slru = new SlruIngest(storage);
     this.#tracker = new CheckpointTracker(readCheckPoint(storage, storage.lastRecordLsn));
     this.#origins = new ReplicationOrigins(storage);
+    this.#prepared = new PreparedTransactions(storage);
     const { lastRecordLsn } = storage;
     this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
     this.#tracksCommitTs =
@@ -321,11 +323,11 @@ export class WalIngest implements RecordSink {
   twoPhasePrepare(fullXid: bigint, payload: Uint8Array): void {
     // The record has only 32 bits of it, so the epoch is ours to know.
     const xid = this.#tracker.fullXid(Number(BigInt.asUintN(32, fullXid)));
-    this.#storage.putImage(twoPhasePrefix(xid), 0, this.#lsn, payload);
+    this.#prepared.prepare(xid, payload, this.#lsn);
   }
 
   twoPhaseForget(xid: number): void {
-    this.#storage.putTombstone(twoPhasePrefix(this.#tracker.fullXid(xid)), 0, this.#lsn);
+    this.#prepared.forget(this.#tracker.fullXid(xid), this.#lsn);
   }
 
   sawXid(xid: number): void {

@@ -17,9 +17,10 @@
 // | replication origin   | 63   0     0    0     0    | origin id; u64 LE, LSN    |
 // | database             | 64   spc   db   0     0    | 0                         |
 // | SLRU segment size    | 66   kind  segno 0    0    | 0; u32 LE, in blocks      |
-// | prepared transaction | 67   high  low  0     0    | 0                         |
+// | two-phase file       | 67   high  low  0     0    | 0; no longer written      |
 // | subscriptions gone   | 68   id 0  id 1 id 2  0    | id 3; of a timeline       |
-// 0x66 to 0x68 are ours: Neon keeps the first two as members of directory values that are rewritten whole.
+// | prepared transaction | 69   0     0    0     0    | its slot                  |
+// 0x66 to 0x69 are ours: Neon keeps the first two as members of directory values that are rewritten whole.
 
 import { StorageError } from "../../base/errors.ts";
 
@@ -37,6 +38,7 @@ export const KEYSPACE_DATABASE = 0x64;
 export const KEYSPACE_SLRU_SIZE = 0x66;
 export const KEYSPACE_TWO_PHASE = 0x67;
 const KEYSPACE_SUBSCRIPTIONS_DETACHED = 0x68;
+export const KEYSPACE_PREPARED_SLOT = 0x69;
 
 /** Index of pg_control under CONTROL_PREFIX. */
 export const CONTROL_FILE_INDEX = 0;
@@ -249,6 +251,9 @@ export const CONTROL_PREFIX = internPrefix(KEYSPACE_FILES, 0, 0, 0, 0);
 /** Replication progress: the index is the origin's id, the value a u64, little-endian: its LSN. */
 export const REPLICATION_ORIGIN_PREFIX = internPrefix(KEYSPACE_REPLICATION_ORIGIN, 0, 0, 0, 0);
 
+/** Open prepared transactions: the index is a slot (ingest/prepared-transactions.ts). */
+export const PREPARED_SLOT_PREFIX = internPrefix(KEYSPACE_PREPARED_SLOT, 0, 0, 0, 0);
+
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {
   return internPrefix(KEYSPACE_RELATION, spc, db, rel, fork);
@@ -277,13 +282,6 @@ export function slruBlockPrefix(kind: number, segno: number): KeyPrefix {
 /** An SLRU segment's size in blocks, at index 0; u32, little-endian. */
 export function slruSizePrefix(kind: number, segno: number): KeyPrefix {
   return internPrefix(KEYSPACE_SLRU_SIZE, kind, segno, 0, 0);
-}
-
-/** A prepared transaction's state file, at index 0. */
-export function twoPhasePrefix(fullXid: bigint): KeyPrefix {
-  const low = Number(BigInt.asUintN(32, fullXid));
-  const high = Number(BigInt.asUintN(32, fullXid >> 32n));
-  return internPrefix(KEYSPACE_TWO_PHASE, high, low, 0, 0);
 }
 
 /**
