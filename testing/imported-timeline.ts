@@ -3,27 +3,32 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
+import { MAX_LSN } from "../src/base/lsn.ts";
 import { writeTemplate } from "../src/pageserver/ingest/initdb-import.ts";
 import { writeIndexPart } from "../src/pageserver/storage/index-part.ts";
 import type { StorageResources } from "../src/pageserver/storage/storage-resources.ts";
+import { TenantLayers } from "../src/pageserver/storage/tenant-layers.ts";
 import { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
 
-/** Its WAL goes on at the end of the base's shutdown checkpoint. `directory` is created. */
+/** Its WAL goes on at the end of the base's shutdown checkpoint. `timelinesDirectory` is created. */
 export async function openImportedTimeline(
   resources: StorageResources,
   baseDir: string,
-  directory: string,
+  timelinesDirectory: string,
   pgMajor: PgMajor = DEFAULT_MAJOR,
 ): Promise<Timeline> {
-  mkdirSync(directory);
+  const layers = new TenantLayers(timelinesDirectory, resources);
+  const timelineId = generateTimelineId();
+  const directory = layers.directoryOf(timelineId);
+  mkdirSync(directory, { recursive: true });
   const control = decodeControlFile(readFileSync(join(baseDir, "global", "pg_control")), pgMajor);
   const { layer, lsn, prevRecordLsn } = await writeTemplate(baseDir, pgMajor, directory);
   const part = {
     tenantId: generateTenantId(),
-    timelineId: generateTimelineId(),
+    timelineId,
     ancestor: undefined,
     pgVersion: pgMajor,
     dataChecksums: control.dataChecksums,
@@ -32,8 +37,9 @@ export async function openImportedTimeline(
     startLsn: lsn,
     diskConsistentLsn: lsn,
     prevRecordLsn,
-    layers: [layer],
+    gcCutoffLsn: lsn,
+    layers: [{ ...layer, maker: timelineId, capLsn: MAX_LSN }],
   };
   await writeIndexPart(directory, part, resources.disk);
-  return new Timeline(resources, directory, part, undefined);
+  return new Timeline(resources, layers, part, undefined);
 }

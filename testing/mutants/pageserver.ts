@@ -4,6 +4,7 @@ import type { MutantPart } from "./mutant.ts";
 
 const TIMELINE = "src/pageserver/storage/timeline.ts";
 const TIMELINE_TEST = "src/pageserver/storage/timeline.test.ts";
+const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
@@ -17,7 +18,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
   mutants: [
     {
       rule: "a page is kept whose record is not complete",
-      file: TIMELINE,
+      file: READER,
       search: " && newest <= owner.lastRecordLsn) {",
       replace: ") {",
       test: TIMELINE_TEST,
@@ -25,17 +26,18 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a branch sees what its ancestor wrote after the branch point",
-      file: TIMELINE,
-      search: "const maxVersion = step.capLsn < lsn ? step.capLsn : lsn;",
-      replace: "const maxVersion = lsn;",
+      file: READER,
+      search:
+        "maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);\n    }\n    return newestOwner;",
+      replace: "}\n    return newestOwner;",
       test: TIMELINE_TEST,
       name: ANY_HISTORY,
     },
     {
       rule: "a layer that begins at the branch point is left out",
-      file: "src/pageserver/storage/layer-map.ts",
-      search: "if (layer.lsnStart <= capLsn) {",
-      replace: "if (layer.lsnStart < capLsn - 64) {",
+      file: "src/pageserver/storage/layer-set.ts",
+      search: "return this.#runs.some(({ lsnStart }) => lsnStart <= lsn);",
+      replace: "return this.#runs.some(({ lsnStart }) => lsnStart < lsn - 64);",
       test: TIMELINE_TEST,
       name: ANY_HISTORY,
     },
@@ -49,7 +51,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a read gives away the store's own memory",
-      file: TIMELINE,
+      file: READER,
       search: "return base === undefined ? undefined : this.#resources.pageSlab.copy(base);",
       replace: "return base;",
       test: TIMELINE_TEST,
@@ -58,27 +60,58 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "the index does not name the layer that was just written",
       file: TIMELINE,
-      search: "const layers = [...added, ...this.#layerDescriptions()];",
-      replace: "const layers = this.#layerDescriptions();",
+      search: "const part = { ...this.#indexPart(files), ...fields };",
+      replace: "const part = { ...this.#indexPart(map.files), ...fields };",
       test: TIMELINE_TEST,
       name: ANY_HISTORY,
     },
     {
       rule: "the index claims one record more than is on disk",
       file: TIMELINE,
-      search: "const lsn = (layer.lsnEnd - 1) as Lsn;\n    // The index",
-      replace: "const lsn = layer.lsnEnd;\n    // The index",
+      search: "const lsn = (layer.lsnEnd - 1) as Lsn;\n    await this.#commit(",
+      replace: "const lsn = layer.lsnEnd;\n    await this.#commit(",
       test: TIMELINE_TEST,
       name: "checkpoint: with no pages in the WAL, only the index moves on",
     },
     {
-      rule: "branches do not learn that a layer moved from memory to a file",
+      rule: "readers do not see a layer that moved from memory to a file",
       file: "src/pageserver/storage/layer-map.ts",
-      search:
-        "this.#files.push(...files);\n    this.#files.sort(newestFirst);\n    this.invalidate();",
-      replace: "this.#files.push(...files);\n    this.#files.sort(newestFirst);",
+      search: "this.frozen.splice(at, 1);\n    this.files = files;",
+      replace: "this.frozen.splice(at, 1);",
       test: TIMELINE_TEST,
       name: "flush: readers of a branch see the ancestor's versions move",
+    },
+    {
+      rule: "an ancestor that has yet to take in WAL is passed for good",
+      file: "src/pageserver/storage/layer-map.ts",
+      search: "this.lastRecordLsn >= lsn &&",
+      replace: "",
+      test: "src/pageserver/storage/layer-map.test.ts",
+      name: "inherited: an ancestor that has yet to take in WAL below the cap is not passed",
+    },
+    {
+      rule: "of layers side by side another than the key's is asked",
+      file: "src/pageserver/storage/layer-set.ts",
+      search: "return low === 0 ? undefined : layers[low - 1]!.file;",
+      replace: "return layers[low]?.file;",
+      test: "src/pageserver/storage/layer-set.test.ts",
+      name: "LayerSet: a read asks every layer that may have the key, the newest first, up to its cap",
+    },
+    {
+      rule: "a layer's cap does not count",
+      file: "src/pageserver/storage/layer-set.ts",
+      search: "minLsn(run.capLsn, maxLsn), chain",
+      replace: "maxLsn, chain",
+      test: "src/pageserver/storage/layer-set.test.ts",
+      name: "LayerSet: a read asks every layer that may have the key, the newest first, up to its cap",
+    },
+    {
+      rule: "a life has the generation of the one before",
+      file: "src/pageserver/storage/generation.ts",
+      search: "return new Generation(last + 1);",
+      replace: "return new Generation(2);",
+      test: "src/pageserver/storage/generation.test.ts",
+      name: "Generation: greater in each life, and no layer number is given twice",
     },
     {
       rule: "who waits for exactly the LSN that was reached goes on waiting",
@@ -91,8 +124,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a layer that no index names stays",
       file: TENANT,
-      search: "await this.#removeUnindexed(directory, part);",
-      replace: "",
+      search:
+        "const isLeftover = isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name);",
+      replace: "const isLeftover = isTemporary(name);",
       test: TIMELINE_TEST,
       name: "load: what a crash leaves beside the index is removed",
     },
@@ -214,7 +248,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       rule: "a deleted timeline may come back",
       file: "src/pageserver/storage/tenant.ts",
       search:
-        "      await this.#disk.fsyncDirectory(this.#timelinesDirectory);\n      this.#broken.delete(timelineId);",
+        "      await this.#disk.fsyncDirectory(directory);\n      this.#broken.delete(timelineId);",
       replace: "      this.#broken.delete(timelineId);",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
@@ -230,8 +264,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a flush that a killed process did not sync is told of",
       file: TENANT,
-      search: "await this.#disk.fsyncDirectory(directory);\n      const part = readIndexPart(",
-      replace: "const part = readIndexPart(",
+      search:
+        "await this.#disk.fsyncDirectory(directory);\n      const { disk } = this.#resources;",
+      replace: "const { disk } = this.#resources;",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a flush that a killed process did not sync is durable before anybody is told",
     },

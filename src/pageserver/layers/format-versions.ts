@@ -9,5 +9,6 @@ export const LAYER_FORMAT_VERSION = 1;
 /**
  * index_part.json (index-part.ts).
  * - 1: first.
+ * - 2: layers of other timelines of the tenant, with an LSN cap; the LSN below which history is not whole.
  */
-export const INDEX_PART_FORMAT_VERSION = 1;
+export const INDEX_PART_FORMAT_VERSION = 2;

@@ -13,6 +13,7 @@ import { comparePrefixes, type KeyPrefix, keyHash, relBlockPrefix, relSizePrefix
 import { LayerFile } from "./layer-file.ts";
 import {
   FIRST_KEY,
+  FIRST_LAYER_NUMBER,
   formatLayerName,
   LAST_KEY,
   LAYER_KIND_DELTA,
@@ -191,7 +192,7 @@ test("LayerWriter: an abandoned file leaves nothing, a wrong order is refused", 
 test("LayerFile: a file under another layer's name is refused", async () => {
   await using files = await Files.create();
   const layer = await writeDeltaLayer(files.directory, makeVersions(4));
-  const other = layerFileName({ ...NAME, lsnEnd: toLsn(NAME.lsnEnd + 8) });
+  const other = layerFileName({ ...NAME, lsnEnd: toLsn(NAME.lsnEnd + 8) }, FIRST_LAYER_NUMBER);
   writeFileSync(join(files.directory, other), readFileSync(join(files.directory, layer.fileName)));
   const file = files.open({ fileName: other, sizeBytes: layer.sizeBytes });
   assert.throws(() => collected(file, REL, 0, NAME.lsnEnd), /belongs to another layer/);
@@ -289,15 +290,17 @@ test("LayerFile: hostile tables under right checksums never read outside the blo
 });
 
 test("layer names: round trip; anything else is not a layer", () => {
-  const delta = layerFileName(NAME);
+  const delta = layerFileName(NAME, { generation: 0x12ab, sequence: 0xffff_ffff });
   assert.equal(
     delta,
-    `${"0".repeat(36)}-${"F".repeat(36)}__0000000100000000-0000000100100000-v1-00000001`,
+    `${"0".repeat(36)}-${"F".repeat(36)}__0000000100000000-0000000100100000-000012ab-ffffffff`,
   );
   assert.deepEqual(parseLayerFileName(delta), NAME);
   assert.deepEqual(parseLayerFileName(formatLayerName(NAME)), NAME);
+  // Of an index of version 1.
+  assert.deepEqual(parseLayerFileName(`${formatLayerName(NAME)}-v1-00000001`), NAME);
   const image = { ...NAME, kind: LAYER_KIND_IMAGE, lsnEnd: toLsn(NAME.lsnStart + 1) } as const;
-  assert.deepEqual(parseLayerFileName(layerFileName(image)), image);
+  assert.deepEqual(parseLayerFileName(layerFileName(image, FIRST_LAYER_NUMBER)), image);
   for (const name of ["", "index_part.json", `../${delta}`, delta.toLowerCase(), `${delta}x`]) {
     assert.equal(parseLayerFileName(name), undefined);
   }

@@ -128,10 +128,23 @@ export const LAST_KEY = {
   index: 0xffff_ffff,
 };
 
-/** Local files carry a version and a generation after the name proper, as Neon's do. */
-const LOCAL_SUFFIX = "-v1-00000001";
+/**
+ * Tells apart layers of one timeline that cover the same. Each life of a pageserver process has a
+ * generation of its own, so a life never writes over a file that another one made.
+ */
+export interface LayerNumber {
+  /** [1, 2^32). */
+  readonly generation: number;
+  /** In that generation, [0, 2^32). */
+  readonly sequence: number;
+}
+
+/** Of layers that are made outside of any tenant, and of those that homes of version 1 have. */
+export const FIRST_LAYER_NUMBER: LayerNumber = { generation: 1, sequence: 0 };
+
+/** Format version 1 of an index had `-v1-<generation>` behind the name proper. */
 const NAME =
-  /^([0-9A-F]{36})-([0-9A-F]{36})__([0-9A-F]{16})(?:-([0-9A-F]{16}))?(-v1-[0-9a-f]{8})?$/;
+  /^([0-9A-F]{36})-([0-9A-F]{36})__([0-9A-F]{16})(?:-([0-9A-F]{16}))?(?:-v1-[0-9a-f]{8}|-[0-9a-f]{8}-[0-9a-f]{8})?$/;
 
 function formatLsn16(lsn: Lsn): string {
   const hex = (value: number) => value.toString(16).toUpperCase().padStart(8, "0");
@@ -149,8 +162,9 @@ export function formatLayerName(name: LayerName): string {
   return `${first}-${last}__${lsns}`;
 }
 
-export function layerFileName(name: LayerName): string {
-  return formatLayerName(name) + LOCAL_SUFFIX;
+export function layerFileName(name: LayerName, { generation, sequence }: LayerNumber): string {
+  const hex = (value: number) => value.toString(16).padStart(8, "0");
+  return `${formatLayerName(name)}-${hex(generation)}-${hex(sequence)}`;
 }
 
 /** Undefined where it is not the name of a layer file. */

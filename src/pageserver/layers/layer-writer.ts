@@ -26,6 +26,7 @@ import {
   FILTER_BITS_PER_KEY,
   FILTER_LINE_BYTES,
   FILTER_PROBES,
+  FIRST_LAYER_NUMBER,
   filterLine,
   filterProbe,
   INDEX_ENTRY_BYTES,
@@ -34,6 +35,7 @@ import {
   LAYER_KIND_DELTA,
   LAYER_MAGIC,
   type LayerName,
+  type LayerNumber,
   layerFileName,
   layerNameChecksum,
 } from "./layer-format.ts";
@@ -325,7 +327,10 @@ export class LayerWriter {
   }
 
   /** Makes the file durable under its name. On failure the caller still calls `abandon`. */
-  async finish(name: LayerName): Promise<LayerDescription> {
+  async finish(
+    name: LayerName,
+    number: LayerNumber = FIRST_LAYER_NUMBER,
+  ): Promise<LayerDescription> {
     assert.equal(name.kind, this.#kind);
     if (this.#entryCount > 0) {
       this.#sealBlock();
@@ -343,7 +348,7 @@ export class LayerWriter {
     this.#out.set(footer, this.#reserve(LAYER_FOOTER_BYTES));
     await this.drain();
     await this.#writeEnds();
-    const fileName = layerFileName(name);
+    const fileName = layerFileName(name, number);
     try {
       await this.#disk.fsync(this.#file!);
       await this.#close();

@@ -1,6 +1,6 @@
 // index_part.json: what a timeline is and which layer files belong to it; the only authority on both.
 //
-// Ours, format version 1. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
+// Ours, format version 2. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
 // object without that field, keys in the order below) and the fields of IndexPart in snake case.
 // Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
 // not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
@@ -11,7 +11,7 @@ import { crc32c } from "../../base/crc32c.ts";
 import { type Disk, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, MAX_LSN, parseLsn } from "../../base/lsn.ts";
 import { INDEX_PART_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
 import type { LayerDescription } from "../layers/layer-writer.ts";
@@ -34,7 +34,17 @@ export interface IndexPart {
   readonly diskConsistentLsn: Lsn;
   /** Start of the record that ends at diskConsistentLsn; 0 where unknown. */
   readonly prevRecordLsn: Lsn;
-  readonly layers: readonly LayerDescription[];
+  /** Below it only what branches and leases need is kept; at most diskConsistentLsn. */
+  readonly gcCutoffLsn: Lsn;
+  readonly layers: readonly IndexLayer[];
+}
+
+/** A layer that the timeline may read. */
+export interface IndexLayer extends LayerDescription {
+  /** Who made it: it lies in that one's directory. */
+  readonly maker: TimelineId;
+  /** Versions above it are not this timeline's; MAX_LSN where all are. */
+  readonly capLsn: Lsn;
 }
 
 const lsnSchema = z.string().transform((text, context) => {
@@ -47,7 +57,7 @@ const lsnSchema = z.string().transform((text, context) => {
 });
 
 const schema = z.object({
-  format_version: z.literal(INDEX_PART_FORMAT_VERSION),
+  format_version: z.int().min(1).max(INDEX_PART_FORMAT_VERSION),
   tenant_id: z.string(),
   timeline_id: z.string(),
   ancestor_timeline_id: z.string().nullable(),
@@ -60,7 +70,15 @@ const schema = z.object({
   start_lsn: lsnSchema,
   disk_consistent_lsn: lsnSchema,
   prev_record_lsn: lsnSchema,
-  layers: z.array(z.object({ name: z.string(), size: z.int().nonnegative() })),
+  gc_cutoff_lsn: lsnSchema.optional(),
+  layers: z.array(
+    z.object({
+      name: z.string(),
+      size: z.int().nonnegative(),
+      timeline_id: z.string().optional(),
+      cap_lsn: lsnSchema.optional(),
+    }),
+  ),
 });
 
 function encodeIndexPart(part: IndexPart): string {
@@ -77,7 +95,13 @@ function encodeIndexPart(part: IndexPart): string {
     start_lsn: formatLsn(part.startLsn),
     disk_consistent_lsn: formatLsn(part.diskConsistentLsn),
     prev_record_lsn: formatLsn(part.prevRecordLsn),
-    layers: part.layers.map((layer) => ({ name: layer.fileName, size: layer.sizeBytes })),
+    gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
+    layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
+      name: fileName,
+      size: sizeBytes,
+      ...(maker === part.timelineId ? {} : { timeline_id: maker }),
+      ...(capLsn === MAX_LSN ? {} : { cap_lsn: formatLsn(capLsn) }),
+    })),
   };
   return `${JSON.stringify({ checksum: checksumOf(body), ...body }, null, 1)}\n`;
 }
@@ -136,7 +160,13 @@ function decodeIndexPart(text: string, path: string): IndexPart {
     startLsn: data.start_lsn,
     diskConsistentLsn: data.disk_consistent_lsn,
     prevRecordLsn: data.prev_record_lsn,
-    layers: data.layers.map((layer) => ({ fileName: layer.name, sizeBytes: layer.size })),
+    gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
+    layers: data.layers.map((layer) => ({
+      fileName: layer.name,
+      sizeBytes: layer.size,
+      maker: parseTimelineId(layer.timeline_id ?? data.timeline_id),
+      capLsn: layer.cap_lsn ?? MAX_LSN,
+    })),
   };
 }
 

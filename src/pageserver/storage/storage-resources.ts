@@ -3,10 +3,12 @@
 import { type Disk, REAL_DISK } from "../../base/disk.ts";
 import type { Logger } from "../../base/log.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
+import { FlushThread } from "../flush/flush-thread.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
+import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { VersionChain } from "../layers/version-chain.ts";
-import { FlushThread } from "./flush-thread.ts";
+import { Generation } from "./generation.ts";
 import { PageCache } from "./page-cache.ts";
 
 export interface StorageConfig {
@@ -49,6 +51,8 @@ export class StorageResources {
   readonly config: StorageConfig;
   readonly logger: Logger;
   readonly disk: Disk;
+  /** Numbers the layers that this process makes. */
+  readonly generation: Generation;
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly pageCache: PageCache;
@@ -60,10 +64,16 @@ export class StorageResources {
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
 
-  constructor(logger: Logger, config: Partial<StorageConfig> = {}, disk: Disk = REAL_DISK) {
+  constructor(
+    logger: Logger,
+    config: Partial<StorageConfig> = {},
+    disk: Disk = REAL_DISK,
+    generation: Generation = new Generation(FIRST_LAYER_NUMBER.generation),
+  ) {
     this.config = { ...DEFAULT_STORAGE_CONFIG, ...config };
     this.logger = logger;
     this.disk = disk;
+    this.generation = generation;
     this.blockCache = new BlockCache(this.config.blockCacheBytes);
     this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
     this.pageCache = new PageCache(this.config.pageCachePages);

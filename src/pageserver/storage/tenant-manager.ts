@@ -2,10 +2,11 @@
 
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
-import { type Disk, diskError } from "../../base/disk.ts";
+import { type Disk, diskError, REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
+import { Generation } from "./generation.ts";
 import { type StorageConfig, StorageResources } from "./storage-resources.ts";
 import { Tenant } from "./tenant.ts";
 import type { Timeline } from "./timeline.ts";
@@ -30,19 +31,21 @@ export class TenantManager {
   readonly #closing = new AbortController();
   #housekeeping: Promise<void> = Promise.resolve();
 
-  private constructor(options: TenantManagerOptions) {
-    this.resources = new StorageResources(options.logger, options.config, options.disk);
-    this.#directory = join(options.workdir, "tenants");
-    this.#logger = options.logger;
+  private constructor(resources: StorageResources, directory: string) {
+    this.resources = resources;
+    this.#directory = directory;
+    this.#logger = resources.logger;
   }
 
   /** Loads every tenant; a timeline that does not load is logged and leaves the others alone. */
   static async open(options: TenantManagerOptions): Promise<TenantManager> {
-    const manager = new TenantManager(options);
-    const { disk } = manager.resources;
+    const { workdir, logger, config, disk = REAL_DISK } = options;
+    const generation = await Generation.begin(workdir, disk);
+    const resources = new StorageResources(logger, config, disk, generation);
+    const manager = new TenantManager(resources, join(workdir, "tenants"));
     try {
       await disk.background.makeDirectory(manager.#directory);
-      await disk.background.fsyncDirectory(options.workdir);
+      await disk.background.fsyncDirectory(workdir);
       // The entries of tenants that a process before has made and nobody synced.
       await disk.background.fsyncDirectory(manager.#directory);
     } catch (error) {
@@ -52,7 +55,7 @@ export class TenantManager {
       if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(manager.#directory, name))) {
         await manager.#load(parseTenantId(name));
       } else {
-        options.logger.warn({ name }, "not a tenant directory, left alone");
+        logger.warn({ name }, "not a tenant directory, left alone");
       }
     }
     manager.#housekeeping = manager.#keepHouse();

@@ -5,16 +5,29 @@ import { type BackgroundDisk, diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
-import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import {
+  formatLsn,
+  type Lsn,
+  MAX_LSN,
+  pageOffset,
+  pageStart,
+  WAL_SEGMENT_SIZE,
+} from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import type { StorageResources } from "./storage-resources.ts";
+import { TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
 
-/** A directory that is on its way out; loading removes it. */
+/** A directory that is on its way out, as versions before had them; loading removes it. */
 const DELETED_SUFFIX = ".___deleted";
+/**
+ * What the index of a deleted timeline is called, until the directory is empty: its layers may be in use by others. A
+ * directory that has neither lost its index otherwise, and nothing of it is removed.
+ */
+const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 /** Index parts that are read and made durable at the same time. */
 const LOADS_AT_ONCE = 16;
 
@@ -42,13 +55,15 @@ export interface BranchParameters {
 
 /**
  * Layout: `<directory>/timelines/<timeline id>/{index_part.json, layers}`. A timeline's directory is
- * made under a temporary name and renamed, so it exists as a whole or not at all.
+ * made under a temporary name and renamed, so it exists as a whole or not at all. Whether a timeline exists is
+ * decided by its index; layers lie with the timeline that made them, and go when no index names them.
  */
 export class Tenant {
   readonly tenantId: TenantId;
   readonly #timelinesDirectory: string;
   readonly #resources: StorageResources;
   readonly #disk: BackgroundDisk;
+  readonly #layers: TenantLayers;
   readonly #logger: Logger;
   readonly #timelines = new Map<TimelineId, Timeline>();
   /** Timelines that are on disk and cannot be loaded, and why. */
@@ -65,6 +80,7 @@ export class Tenant {
     this.#timelinesDirectory = join(directory, "timelines");
     this.#resources = resources;
     this.#disk = resources.disk.background;
+    this.#layers = new TenantLayers(this.#timelinesDirectory, resources);
     this.#logger = resources.logger.child({ tenant: tenantId });
   }
 
@@ -104,6 +120,7 @@ export class Tenant {
     for (let i = 0; i < loads.length; i += LOADS_AT_ONCE) {
       await Promise.all(loads.slice(i, i + LOADS_AT_ONCE).map((load) => load()));
     }
+    await this.#sweep([...parts.values()]);
     for (const part of parts.values()) {
       this.#loadTimeline(part, parts);
     }
@@ -117,7 +134,11 @@ export class Tenant {
     try {
       // Safekeepers are told how far its index is, and forget that WAL: the index's rename must not vanish.
       await this.#disk.fsyncDirectory(directory);
-      const part = readIndexPart(directory, this.#resources.disk);
+      const { disk } = this.#resources;
+      const part = readIndexPart(directory, disk);
+      if (part === undefined && isDeleted(disk.list(directory))) {
+        return;
+      }
       if (part === undefined || part.timelineId !== timelineId) {
         throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {
           fields: { path: directory },
@@ -127,7 +148,6 @@ export class Tenant {
         const message = `the index in ${directory} belongs to tenant ${part.tenantId}`;
         throw new StorageError("corrupt", "corrupt-index", message);
       }
-      await this.#removeUnindexed(directory, part);
       parts.set(timelineId, part);
     } catch (error) {
       this.#markBroken(timelineId, error);
@@ -143,19 +163,44 @@ export class Tenant {
     this.#logger.error({ timeline: timelineId, error: kept }, "timeline does not load");
   }
 
-  /** A crash between a layer and its index leaves a layer that nobody names: its WAL comes again. */
-  async #removeUnindexed(directory: string, part: IndexPart): Promise<void> {
-    const named = new Set(part.layers.map((layer) => layer.fileName));
+  /**
+   * Removes what a crash has left: unfinished files; layers without an index, whose WAL comes again; directories of
+   * deleted timelines that nobody needs.
+   */
+  async #sweep(parts: readonly IndexPart[]): Promise<void> {
+    const { disk } = this.#resources;
+    const named = new Set<string>();
+    for (const { layers } of parts) {
+      for (const { maker, fileName } of layers) {
+        named.add(join(this.#layers.directoryOf(maker), fileName));
+      }
+    }
+    for (const timelineId of disk.list(this.#timelinesDirectory)) {
+      const directory = join(this.#timelinesDirectory, timelineId);
+      if (disk.isDirectory(directory)) {
+        await this.#emptyDirectory(directory, (path) => named.has(path));
+      }
+    }
+  }
+
+  /** An index that cannot be read may name any layer: while there is one, all layers stay. */
+  async #emptyDirectory(directory: string, isUsed: (path: string) => boolean): Promise<void> {
+    let kept = 0;
     for (const name of this.#resources.disk.list(directory)) {
-      if (name === INDEX_PART_NAME || named.has(name)) {
-        continue;
-      }
       const path = join(directory, name);
-      if (name.endsWith(TEMPORARY_SUFFIX) || parseLayerFileName(name) !== undefined) {
+      const isLayer = parseLayerFileName(name) !== undefined;
+      const isLeftover = isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name);
+      if (isLeftover) {
         await this.#disk.removeTree(path);
-      } else {
-        this.#logger.warn({ path }, "not a file of a timeline, left alone");
+      } else if (name !== DELETED_INDEX_NAME) {
+        kept++;
+        if (!isLayer && name !== INDEX_PART_NAME) {
+          this.#logger.warn({ path }, "not a file of a timeline, left alone");
+        }
       }
+    }
+    if (kept === 0) {
+      await this.#disk.removeTree(directory);
     }
   }
 
@@ -192,7 +237,7 @@ export class Tenant {
   }
 
   #openTimeline(part: IndexPart, ancestor: Timeline | undefined): Timeline {
-    return new Timeline(this.#resources, this.#directoryOf(part.timelineId), part, ancestor);
+    return new Timeline(this.#resources, this.#layers, part, ancestor);
   }
 
   /** Those that loaded. */
@@ -248,9 +293,12 @@ export class Tenant {
       startLsn: parameters.startLsn,
       diskConsistentLsn: parameters.startLsn,
       prevRecordLsn: parameters.prevRecordLsn,
+      gcCutoffLsn: parameters.startLsn,
       layers: parameters.layerPaths.map(({ path, sizeBytes }) => ({
         fileName: basename(path),
         sizeBytes,
+        maker: parameters.timelineId,
+        capLsn: MAX_LSN,
       })),
     };
     return this.#create(
@@ -313,6 +361,7 @@ export class Tenant {
         diskConsistentLsn: lsn,
         // The record that ends there is the ancestor's; on the branch nothing precedes the first.
         prevRecordLsn: 0 as Lsn,
+        gcCutoffLsn: lsn,
         layers: [],
       },
       ancestor,
@@ -343,6 +392,10 @@ export class Tenant {
     layerPaths: readonly string[],
   ): Promise<Timeline> {
     const { timelineId } = part;
+    if (this.#resources.disk.exists(this.#directoryOf(timelineId))) {
+      const message = `timeline ${timelineId} was deleted, and its layers are in use`;
+      throw new StorageError("conflict", "timeline-deleted", message);
+    }
     this.#busy.add(timelineId);
     // From here on the ancestor is not deleted.
     this.#pin(ancestor, 1);
@@ -405,17 +458,15 @@ export class Tenant {
     this.#timelines.delete(timelineId);
     try {
       await timeline?.close();
-      timeline?.detach();
       const directory = this.#directoryOf(timelineId);
-      const doomed = `${directory}${DELETED_SUFFIX}`;
-      await this.#disk.removeTree(doomed);
+      const index = join(directory, INDEX_PART_NAME);
       // Not there where a try before this one came as far as here.
-      if (this.#resources.disk.exists(directory)) {
-        await this.#disk.rename(directory, doomed);
+      if (this.#resources.disk.exists(index)) {
+        await this.#disk.rename(index, join(directory, DELETED_INDEX_NAME));
       }
-      await this.#disk.fsyncDirectory(this.#timelinesDirectory);
+      await this.#disk.fsyncDirectory(directory);
       this.#broken.delete(timelineId);
-      await this.#disk.removeTree(doomed);
+      await this.#emptyDirectory(directory, (path) => this.#layers.isUsed(path));
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
     } catch (error) {
       // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
@@ -450,6 +501,15 @@ export class Tenant {
     await Promise.all(this.timelines.map((timeline) => timeline.close()));
     this.#timelines.clear();
   }
+}
+
+function isTemporary(name: string): boolean {
+  return name.endsWith(TEMPORARY_SUFFIX);
+}
+
+/** Nothing is left where the mark went and the process ended before the directory did. */
+function isDeleted(names: readonly string[]): boolean {
+  return names.length === 0 || names.includes(DELETED_INDEX_NAME);
 }
 
 /**

@@ -151,7 +151,7 @@ const UNSYNCED: readonly {
   },
   {
     what: "a deletion",
-    point: "fsyncDirectory timelines",
+    point: "fsyncDirectory timeline",
     step: (store) => store.deleteOne(store.timelines[0]!),
   },
 ];
@@ -217,7 +217,7 @@ async function halfDeletedChild(): Promise<void> {
   await store.createRoot(root);
   const branch = store.newBranch(root);
   await store.createBranch(branch);
-  new Failpoints(store.disk, kindOfFile).arm("fsyncDirectory timelines", "ENOSPC", { times: 1 });
+  new Failpoints(store.disk, kindOfFile).arm("fsyncDirectory timeline", "ENOSPC", { times: 1 });
   await assert.rejects(store.deleteOne(branch), { code: "disk-full" });
   await assert.rejects(store.deleteTimeline(root), { code: "timeline-has-children" });
   await store.deleteOne(branch);

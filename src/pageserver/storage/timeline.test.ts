@@ -361,7 +361,10 @@ test("load: what a crash leaves beside the index is removed, a stranger's file i
   const directory = join(fixture.timelinesDirectory, timeline.timelineId);
   const [newest] = timeline.layers;
   // A layer that was finished and not yet named by the index, and unfinished files.
-  const unindexed = newest!.fileName.replace(/__.*-v1/, "__00000001FFFF0000-00000001FFFF1000-v1");
+  const unindexed = newest!.fileName.replace(
+    /__[0-9A-F]{16}-[0-9A-F]{16}/,
+    "__00000001FFFF0000-00000001FFFF1000",
+  );
   writeFileSync(join(directory, unindexed), readFileSync(newest!.path));
   writeFileSync(join(directory, "layer-0011223344556677.___temp"), "half");
   writeFileSync(join(directory, "index_part.json.___temp"), "{");

@@ -1,46 +1,44 @@
 // One timeline's versioned store: puts into the open layer, reads through the layer path, flushes.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
 import { REAL_DISK } from "../../base/disk.ts";
-import { StorageError, withContext } from "../../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
-import {
-  comparePrefixes,
-  formatKey,
-  type KeyPrefix,
-  keyHash,
-  prefixField5,
-} from "../layers/key.ts";
-import { LayerFile } from "../layers/layer-file.ts";
-import { parseLayerFileName } from "../layers/layer-format.ts";
-import type { LayerDescription } from "../layers/layer-writer.ts";
+import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
+import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
+import type { KeyPrefix } from "../layers/key.ts";
+import type { LayerFile } from "../layers/layer-file.ts";
 import type { OpenLayer } from "../layers/open-layer.ts";
 import {
-  BASE_ABSENT,
-  BASE_CACHED,
-  BASE_IMAGE,
-  BASE_NONE,
   VALUE_DELTA,
   VALUE_DELTA_INIT,
   VALUE_IMAGE,
   VALUE_TOMBSTONE,
 } from "../layers/version-chain.ts";
-import { flushPages, SLICE_MS } from "./flush-pages.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
-import { type FlushResult, writeFrozenLayer } from "./layer-flush.ts";
 import { LayerMap } from "./layer-map.ts";
+import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
 import type { StorageResources } from "./storage-resources.ts";
+import type { TenantLayers } from "./tenant-layers.ts";
+import { TimelineReader } from "./timeline-reader.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
 const EMPTY = new Uint8Array(0);
 const MAX_RETRY_MS = 30_000;
 /** WAL that touches few pages is flushed too, or safekeepers would keep it for long. */
 const MAX_LSN_DISTANCE_FACTOR = 4;
+
+/** What a commit changes beside the layers. */
+interface IndexChange {
+  readonly diskConsistentLsn?: Lsn;
+  readonly prevRecordLsn?: Lsn;
+  /** The layer in memory whose place the added ones take. */
+  readonly flushed?: OpenLayer;
+}
 
 /** Made by Tenant. All methods but the flush are synchronous or only wait. */
 export class Timeline implements TimelineStorage {
@@ -58,10 +56,11 @@ export class Timeline implements TimelineStorage {
   readonly systemId: bigint;
   readonly walSegmentSize: number;
 
-  readonly #directory: string;
+  readonly #layers: TenantLayers;
   readonly #resources: StorageResources;
   readonly #logger: Logger;
   readonly #map: LayerMap;
+  readonly #reader: TimelineReader;
   readonly #recordWaiters = new LsnWaiters();
   readonly #diskWaiters = new LsnWaiters();
   readonly #closing = new AbortController();
@@ -73,13 +72,17 @@ export class Timeline implements TimelineStorage {
   #lastPutLsn: Lsn;
   #diskConsistentLsn: Lsn;
   #diskPrevRecordLsn: Lsn;
+  readonly #gcCutoffLsn: Lsn;
   #lastFreezeMs = monotonicMs();
   #flushing: Promise<void> | undefined;
+  #lastCommit: Promise<void> = Promise.resolve();
+  /** Layers whose commit failed: an index that names them may be durable, until the next one is. */
+  #doubtful: LayerFile[] = [];
 
   /** `ancestor` must be the timeline that the index names. Layers are opened at their first read. */
   constructor(
     resources: StorageResources,
-    directory: string,
+    layers: TenantLayers,
     part: IndexPart,
     ancestor: Timeline | undefined,
   ) {
@@ -89,12 +92,12 @@ export class Timeline implements TimelineStorage {
     this.ancestor = ancestor;
     this.ancestorLsn = part.ancestor?.lsn ?? (0 as Lsn);
     this.startLsn = part.startLsn;
-    this.minReadableLsn = ancestor?.minReadableLsn ?? part.startLsn;
+    this.minReadableLsn = ancestor?.minReadableLsn ?? part.gcCutoffLsn;
     this.pgVersion = part.pgVersion;
     this.dataChecksums = part.dataChecksums;
     this.systemId = part.systemId;
     this.walSegmentSize = part.walSegmentSize;
-    this.#directory = directory;
+    this.#layers = layers;
     this.#resources = resources;
     this.#logger = resources.logger.child({
       tenant: part.tenantId,
@@ -105,20 +108,18 @@ export class Timeline implements TimelineStorage {
     this.#lastPutLsn = part.diskConsistentLsn;
     this.#diskConsistentLsn = part.diskConsistentLsn;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
+    this.#gcCutoffLsn = part.gcCutoffLsn;
     this.#map = new LayerMap(
       part.diskConsistentLsn,
-      ancestor && { map: ancestor.#map, lsn: this.ancestorLsn },
+      ancestor && { map: ancestor.#map, capLsn: this.ancestorLsn },
     );
-    for (const layer of part.layers) {
-      this.#map.addFile(this.#openFile(layer));
-    }
-  }
-
-  #openFile(layer: LayerDescription): LayerFile {
-    const name = parseLayerFileName(layer.fileName);
-    assert.ok(name !== undefined, layer.fileName);
-    const path = join(this.#directory, layer.fileName);
-    return new LayerFile(path, name, layer.sizeBytes, this.#resources);
+    const add = part.layers.map(({ maker, fileName, sizeBytes, capLsn }) => ({
+      file: layers.acquire(maker, fileName, sizeBytes),
+      maker,
+      capLsn,
+    }));
+    this.#map.files = this.#map.files.with({ add, remove: [] });
+    this.#reader = new TimelineReader(this.#map, resources, this);
   }
 
   get lastRecordLsn(): Lsn {
@@ -153,9 +154,6 @@ export class Timeline implements TimelineStorage {
     }
     this.#lastPutLsn = lsn;
     map.open.put(prefix, index, lsn, kind, value);
-    if (map.open.entryCount === 1) {
-      map.invalidate();
-    }
   }
 
   advance(lsn: Lsn, prevRecordLsn: Lsn): void {
@@ -176,89 +174,28 @@ export class Timeline implements TimelineStorage {
   }
 
   readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    try {
-      return this.#readPage(prefix, index, lsn);
-    } catch (error) {
-      throw this.#readError(prefix, index, lsn, error);
-    }
-  }
-
-  #readError(prefix: KeyPrefix, index: number, lsn: Lsn, error: unknown): StorageError {
-    const key = formatKey(prefix, index);
-    return withContext(
-      error,
-      `read key ${key} at ${formatLsn(lsn)} of timeline ${this.timelineId}`,
-    );
-  }
-
-  #readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    const { chain, pageCache, config } = this.#resources;
-    const redo = this.dataChecksums ? this.#resources.checksumRedo : this.#resources.redo;
-    const hash = keyHash(prefix, index);
-    const owner = this.#collect(prefix, index, hash, lsn);
-    const count = chain.deltaCount;
-    let base: Uint8Array | undefined;
-    if (chain.base === BASE_IMAGE) {
-      base = chain.baseBuffer!.subarray(chain.baseOffset, chain.baseOffset + chain.baseLength);
-    } else if (chain.base === BASE_CACHED) {
-      base = pageCache.page(chain.cachedOwner, prefix, index, hash);
-    }
-    if (count === 0) {
-      return base === undefined ? undefined : this.#resources.pageSlab.copy(base);
-    }
-    if (base === undefined) {
-      redo.loadZero();
-    } else {
-      redo.load(base);
-    }
-    const fork = prefixField5(prefix);
-    for (let i = count - 1; i >= 0; i--) {
-      const offset = chain.offsets[i]!;
-      const deltaLsn = chain.lsns[i]! as Lsn;
-      redo.applyAt(chain.buffers[i]!, offset, chain.lengths[i]!, deltaLsn, index, fork);
-    }
-    const page = this.#resources.pageSlab.copy(redo.page);
-    const newest = chain.lsns[0]!;
-    // Above lastRecordLsn a record may still add to the same key at the same LSN.
-    if (count >= config.cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {
-      pageCache.put(owner.ownerId, prefix, index, newest, page);
-    }
-    return page;
-  }
-
-  /** Fills the shared chain; returns who owns its newest delta. */
-  #collect(
-    prefix: KeyPrefix,
-    index: number,
-    hash: number,
-    lsn: Lsn,
-    useCache = true,
-  ): LayerMap | undefined {
     this.#checkReadable(lsn);
-    const { chain, pageCache } = this.#resources;
-    chain.reset();
-    let newestOwner: LayerMap | undefined;
-    let owner: LayerMap | undefined;
-    for (const step of this.#map.path) {
-      const maxVersion = step.capLsn < lsn ? step.capLsn : lsn;
-      const layer = step.layer;
-      if (layer.lsnStart > maxVersion) {
-        continue;
-      }
-      if (step.owner !== owner) {
-        owner = step.owner;
-        chain.cachedLsn = useCache ? pageCache.lsnOf(owner.ownerId, prefix, index, hash) : -1;
-        chain.cachedOwner = owner.ownerId;
-      }
-      const complete = layer.collect(prefix, index, hash, maxVersion, chain);
-      if (newestOwner === undefined && chain.deltaCount > 0) {
-        newestOwner = owner;
-      }
-      if (complete) {
-        break;
+    return this.#reader.readPage(prefix, index, lsn);
+  }
+
+  readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    this.#checkReadable(lsn);
+    return this.#reader.readValue(prefix, index, lsn);
+  }
+
+  *scan(
+    fields: readonly number[],
+    lsn: Lsn,
+  ): Generator<{ prefix: KeyPrefix; index: number; value: Uint8Array }> {
+    this.#checkReadable(lsn);
+    for (const { prefix, indexes } of this.#reader.keysUnder(fields, lsn)) {
+      for (const index of indexes) {
+        const value = this.readValue(prefix, index, lsn);
+        if (value !== undefined) {
+          yield { prefix, index, value };
+        }
       }
     }
-    return newestOwner;
   }
 
   /** A closed timeline must not open its files again: they may be gone. */
@@ -296,67 +233,6 @@ export class Timeline implements TimelineStorage {
       ancestor === undefined ||
       (ancestor.lastRecordLsn >= this.ancestorLsn && ancestor.#checkAncestorReady());
     return this.#ancestorReady;
-  }
-
-  /** How many deltas lie above the newest image at `lsn`, caches left out of account. */
-  #countDeltas(prefix: KeyPrefix, index: number, lsn: Lsn): number {
-    const { chain } = this.#resources;
-    const hash = keyHash(prefix, index);
-    this.#collect(prefix, index, hash, lsn, false);
-    return chain.deltaCount;
-  }
-
-  readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
-    try {
-      this.#collect(prefix, index, keyHash(prefix, index), lsn);
-    } catch (error) {
-      throw this.#readError(prefix, index, lsn, error);
-    }
-    const { chain } = this.#resources;
-    if (chain.deltaCount > 0 || chain.base === BASE_CACHED) {
-      return this.readPage(prefix, index, lsn);
-    }
-    if (chain.base === BASE_ABSENT || chain.base === BASE_NONE) {
-      return undefined;
-    }
-    return new Uint8Array(
-      chain.baseBuffer!.subarray(chain.baseOffset, chain.baseOffset + chain.baseLength),
-    );
-  }
-
-  *scan(
-    fields: readonly number[],
-    lsn: Lsn,
-  ): Generator<{ prefix: KeyPrefix; index: number; value: Uint8Array }> {
-    for (const { prefix, indexes } of this.#keysUnder(fields, lsn)) {
-      for (const index of indexes) {
-        const value = this.readValue(prefix, index, lsn);
-        if (value !== undefined) {
-          yield { prefix, index, value };
-        }
-      }
-    }
-  }
-
-  #keysUnder(fields: readonly number[], lsn: Lsn): { prefix: KeyPrefix; indexes: number[] }[] {
-    this.#checkReadable(lsn);
-    const found = new Map<KeyPrefix, Set<number>>();
-    let lastPrefix = -1;
-    let lastIndexes = new Set<number>();
-    const report = (prefix: KeyPrefix, index: number) => {
-      if (prefix !== lastPrefix) {
-        lastPrefix = prefix;
-        lastIndexes = found.get(prefix) ?? new Set();
-        found.set(prefix, lastIndexes);
-      }
-      lastIndexes.add(index);
-    };
-    for (const { layer, capLsn } of this.#map.path) {
-      layer.collectKeys(fields, capLsn < lsn ? capLsn : lsn, report);
-    }
-    return [...found]
-      .sort(([a], [b]) => comparePrefixes(a, b))
-      .map(([prefix, indexes]) => ({ prefix, indexes: [...indexes].sort((a, b) => a - b) }));
   }
 
   async waitForLsn(lsn: Lsn, timeoutMs: number): Promise<void> {
@@ -475,7 +351,7 @@ export class Timeline implements TimelineStorage {
   }
 
   async #flushOldest(layer: OpenLayer): Promise<void> {
-    const added: LayerDescription[] = [];
+    const added: SetLayer[] = [];
     if (layer.entryCount > 0) {
       const result = await this.#writeLayer(layer);
       if (result.firstFailure !== undefined) {
@@ -484,30 +360,67 @@ export class Timeline implements TimelineStorage {
           "pages could not be built during a flush; their deltas were kept",
         );
       }
-      added.push(result.layer);
+      const { fileName, sizeBytes } = result.layer;
+      const file = this.#layers.acquire(this.timelineId, fileName, sizeBytes);
+      added.push({ file, maker: this.timelineId, capLsn: MAX_LSN });
     }
     const lsn = (layer.lsnEnd - 1) as Lsn;
-    // The index is written after the layers it names; only then may readers lose the frozen layer.
-    const layers = [...added, ...this.#layerDescriptions()];
-    const part = { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, layers };
-    await writeIndexPart(this.#directory, { ...this.#indexPart(), ...part }, this.#resources.disk);
-    this.#map.replaceFrozen(
-      layer,
-      added.map((description) => this.#openFile(description)),
+    await this.#commit(
+      { add: added, remove: [] },
+      { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, flushed: layer },
     );
     layer.release();
-    this.#diskConsistentLsn = lsn;
-    this.#diskPrevRecordLsn = layer.prevRecordLsn;
     this.#diskWaiters.reached(lsn);
     this.#logger.info(
       {
-        layer: added[0]?.fileName,
-        bytes: added[0]?.sizeBytes,
+        layer: added[0]?.file.fileName,
+        bytes: added[0]?.file.sizeBytes,
         entries: layer.entryCount,
         diskConsistentLsn: formatLsn(lsn),
       },
       "layer flushed",
     );
+  }
+
+  /**
+   * The one way to change the layers. When it resolves, an index with the change is durable, reads see
+   * it, and layers that no timeline has any more are on their way out. One at a time, in order.
+   */
+  #commit(edit: LayerEdit, change: IndexChange): Promise<void> {
+    const commit = this.#lastCommit.then(() => this.#commitNow(edit, change));
+    this.#lastCommit = commit.catch(() => undefined);
+    return commit;
+  }
+
+  async #commitNow(edit: LayerEdit, change: IndexChange): Promise<void> {
+    const map = this.#map;
+    const files = map.files.with(edit);
+    const { flushed, ...fields } = change;
+    const part = { ...this.#indexPart(files), ...fields };
+    try {
+      const directory = this.#layers.directoryOf(this.timelineId);
+      await writeIndexPart(directory, part, this.#resources.disk);
+    } catch (error) {
+      for (const { file } of edit.add) {
+        this.#layers.leave(file);
+        this.#doubtful.push(file);
+      }
+      throw error;
+    }
+    // From here on nothing waits: readers see all of the change or nothing.
+    if (flushed === undefined) {
+      map.files = files;
+    } else {
+      map.replaceFrozen(flushed, files);
+    }
+    this.#diskConsistentLsn = part.diskConsistentLsn;
+    this.#diskPrevRecordLsn = part.prevRecordLsn;
+    for (const { file } of edit.remove) {
+      this.#layers.leave(file);
+    }
+    const gone = [...this.#doubtful, ...edit.remove.map(({ file }) => file)];
+    this.#doubtful = [];
+    this.#layers.removeUnused(gone.map(({ path }) => path));
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
@@ -516,15 +429,19 @@ export class Timeline implements TimelineStorage {
     const { signal } = this.#closing;
     const frozen = layer.frozen();
     const settings = {
-      directory: this.#directory,
+      directory: this.#layers.directoryOf(this.timelineId),
+      number: this.#resources.generation.nextLayer(),
       imageAfterDeltas,
       imageRotation,
-      turn: this.#map.files.length,
+      turn: this.#map.files.layers.length,
       walLogHints: this.dataChecksums,
     };
     const pages = flushPages(frozen, {
       readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
-      countDeltas: (prefix, index, lsn) => this.#countDeltas(prefix, index, lsn),
+      countDeltas: (prefix, index, lsn) => {
+        this.#checkReadable(lsn);
+        return this.#reader.countDeltas(prefix, index, lsn);
+      },
     });
     // A disk of a simulation lives in this thread.
     if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
@@ -534,11 +451,7 @@ export class Timeline implements TimelineStorage {
     return writeFrozenLayer(frozen, { ...settings, disk, pages, cancelled, sliceMs: SLICE_MS });
   }
 
-  #layerDescriptions(): LayerDescription[] {
-    return this.#map.files.map(({ fileName, sizeBytes }) => ({ fileName, sizeBytes }));
-  }
-
-  #indexPart(): IndexPart {
+  #indexPart(files: LayerSet): IndexPart {
     return {
       tenantId: this.tenantId,
       timelineId: this.timelineId,
@@ -550,18 +463,24 @@ export class Timeline implements TimelineStorage {
       startLsn: this.startLsn,
       diskConsistentLsn: this.#diskConsistentLsn,
       prevRecordLsn: this.#diskPrevRecordLsn,
-      layers: this.#layerDescriptions(),
+      gcCutoffLsn: this.#gcCutoffLsn,
+      layers: files.layers.map(({ file, maker, capLsn }) => ({
+        fileName: file.fileName,
+        sizeBytes: file.sizeBytes,
+        maker,
+        capLsn,
+      })),
     };
   }
 
   /** Layer files, newest first. */
   get layers(): readonly LayerFile[] {
-    return this.#map.files;
+    return this.#map.files.layers.map(({ file }) => file);
   }
 
   /** Bytes of layer files of its own. */
   get physicalSizeBytes(): number {
-    return this.#map.files.reduce((sum, file) => sum + file.sizeBytes, 0);
+    return this.#map.files.sizeBytes;
   }
 
   /** Bytes in memory: the open layer and frozen ones. */
@@ -579,13 +498,9 @@ export class Timeline implements TimelineStorage {
     this.#closed = true;
     // No put gets through either.
     this.#lastPutLsn = MAX_LSN;
-    for (const file of this.#map.files) {
-      file.close();
+    await this.#lastCommit;
+    for (const { file } of this.#map.files.layers) {
+      this.#layers.leave(file);
     }
-  }
-
-  /** After `close`, for a timeline that is deleted: the ancestor forgets it. */
-  detach(): void {
-    this.#map.detach();
   }
 }

@@ -11,7 +11,13 @@ import { PageRedo } from "../../redo/page-redo.ts";
 import { EntryChunks, NO_ENTRY } from "../layers/entry-chunks.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import { formatKey, internPrefix, type KeyPrefix, keyHash, prefixField5 } from "../layers/key.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA } from "../layers/layer-format.ts";
+import {
+  FIRST_KEY,
+  LAST_KEY,
+  LAYER_KIND_DELTA,
+  type LayerName,
+  type LayerNumber,
+} from "../layers/layer-format.ts";
 import { type LayerDescription, LayerWriter } from "../layers/layer-writer.ts";
 import {
   VALUE_DELTA,
@@ -53,6 +59,8 @@ export type PageLookup = (requests: readonly PageRequest[]) => Promise<readonly 
 
 export interface FlushSettings {
   readonly directory: string;
+  /** Of the file, in its name. */
+  readonly number: LayerNumber;
   /** A key with this many deltas above its last image gets an image at its last delta. */
   readonly imageAfterDeltas: number;
   /** One in so many changed pages is looked at in each flush, others in the next ones ... */
@@ -92,13 +100,14 @@ export async function writeFrozenLayer(
   try {
     const copy = new FrozenLayerCopy(layer, writer, options);
     await copy.run();
-    const description = await writer.finish({
+    const name: LayerName = {
       kind: LAYER_KIND_DELTA,
       keyStart: FIRST_KEY,
       keyEnd: LAST_KEY,
       lsnStart: layer.lsnStart,
       lsnEnd: layer.lsnEnd,
-    });
+    };
+    const description = await writer.finish(name, options.number);
     const { failedImages, firstFailure } = copy;
     return { layer: description, failedImages, firstFailure };
   } catch (error) {

@@ -10,6 +10,7 @@ import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
+import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { OpenLayer } from "../layers/open-layer.ts";
 import { VALUE_DELTA, VALUE_IMAGE } from "../layers/version-chain.ts";
 import { flushPages, type KeyReader } from "./flush-pages.ts";
@@ -17,7 +18,13 @@ import { FlushThread } from "./flush-thread.ts";
 import { writeFrozenLayer } from "./layer-flush.ts";
 
 const START = toLsn(0x2000);
-const SETTINGS = { imageAfterDeltas: 8, imageRotation: 2, turn: 0, walLogHints: false };
+const SETTINGS = {
+  number: FIRST_LAYER_NUMBER,
+  imageAfterDeltas: 8,
+  imageRotation: 2,
+  turn: 0,
+  walLogHints: false,
+};
 const BLOCKS = 200;
 const flushThread = new FlushThread();
 const NEVER = new AbortController().signal;

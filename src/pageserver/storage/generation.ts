@@ -1,0 +1,40 @@
+// The generation of a pageserver process: greater in each life, durable before anything is written in it.
+
+import { join } from "node:path";
+import { type Disk, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
+import { StorageError } from "../../base/errors.ts";
+import { FIRST_LAYER_NUMBER, type LayerNumber } from "../layers/layer-format.ts";
+
+const FILE_NAME = "generation";
+const MAX_GENERATION = 0xffff_ffff;
+
+/** Numbers the layers of one life of a process: none is given twice, in this life or another. */
+export class Generation {
+  readonly number: number;
+  #sequence = 0;
+
+  constructor(number: number) {
+    this.number = number;
+  }
+
+  /** The one after the last that began in `workdir`. `corrupt` where its file is no number. */
+  static async begin(workdir: string, disk: Disk): Promise<Generation> {
+    const path = join(workdir, FILE_NAME);
+    const text = readFileIfExists(path, disk)?.toString("utf8").trim();
+    const last = text === undefined ? FIRST_LAYER_NUMBER.generation : Number(text);
+    if (!Number.isInteger(last) || last < 1 || last >= MAX_GENERATION) {
+      throw new StorageError(
+        "corrupt",
+        "bad-generation",
+        `${path} should hold the number of the last generation, a whole number`,
+        { fields: { path } },
+      );
+    }
+    await writeFileDurablyAsync(path, `${last + 1}\n`, disk, `${path}.___temp`);
+    return new Generation(last + 1);
+  }
+
+  nextLayer(): LayerNumber {
+    return { generation: this.number, sequence: this.#sequence++ };
+  }
+}

@@ -1,0 +1,165 @@
+// Reads of one timeline: collects a key's versions from the newest down, and has redo build the page.
+
+import { withContext } from "../../base/errors.ts";
+import { formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
+import {
+  comparePrefixes,
+  formatKey,
+  type KeyPrefix,
+  keyHash,
+  prefixField5,
+} from "../layers/key.ts";
+import { BASE_ABSENT, BASE_CACHED, BASE_IMAGE, BASE_NONE } from "../layers/version-chain.ts";
+import type { LayerMap } from "./layer-map.ts";
+import type { StorageResources } from "./storage-resources.ts";
+
+/** Reads at any LSN, whether it may still be read or not: that is the timeline's to know. */
+export class TimelineReader {
+  readonly #map: LayerMap;
+  readonly #resources: StorageResources;
+  readonly #redo: StorageResources["redo"];
+  /** For messages. */
+  readonly #timelineId: string;
+
+  constructor(
+    map: LayerMap,
+    resources: StorageResources,
+    timeline: { readonly timelineId: string; readonly dataChecksums: boolean },
+  ) {
+    this.#map = map;
+    this.#resources = resources;
+    this.#redo = timeline.dataChecksums ? resources.checksumRedo : resources.redo;
+    this.#timelineId = timeline.timelineId;
+  }
+
+  /** As TimelineStorage's. */
+  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    try {
+      return this.#readPage(prefix, index, lsn);
+    } catch (error) {
+      throw this.#readError(prefix, index, lsn, error);
+    }
+  }
+
+  #readError(prefix: KeyPrefix, index: number, lsn: Lsn, error: unknown): Error {
+    const key = formatKey(prefix, index);
+    return withContext(
+      error,
+      `read key ${key} at ${formatLsn(lsn)} of timeline ${this.#timelineId}`,
+    );
+  }
+
+  #readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    const { chain, pageCache, config } = this.#resources;
+    const redo = this.#redo;
+    const hash = keyHash(prefix, index);
+    const owner = this.#collect(prefix, index, hash, lsn);
+    const count = chain.deltaCount;
+    let base: Uint8Array | undefined;
+    if (chain.base === BASE_IMAGE) {
+      base = chain.baseBuffer!.subarray(chain.baseOffset, chain.baseOffset + chain.baseLength);
+    } else if (chain.base === BASE_CACHED) {
+      base = pageCache.page(chain.cachedOwner, prefix, index, hash);
+    }
+    if (count === 0) {
+      return base === undefined ? undefined : this.#resources.pageSlab.copy(base);
+    }
+    if (base === undefined) {
+      redo.loadZero();
+    } else {
+      redo.load(base);
+    }
+    const fork = prefixField5(prefix);
+    for (let i = count - 1; i >= 0; i--) {
+      const offset = chain.offsets[i]!;
+      const deltaLsn = chain.lsns[i]! as Lsn;
+      redo.applyAt(chain.buffers[i]!, offset, chain.lengths[i]!, deltaLsn, index, fork);
+    }
+    const page = this.#resources.pageSlab.copy(redo.page);
+    const newest = chain.lsns[0]!;
+    // Above lastRecordLsn a record may still add to the same key at the same LSN.
+    if (count >= config.cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {
+      pageCache.put(owner.ownerId, prefix, index, newest, page);
+    }
+    return page;
+  }
+
+  /** Fills the shared chain; returns who owns its newest delta. */
+  #collect(
+    prefix: KeyPrefix,
+    index: number,
+    hash: number,
+    lsn: Lsn,
+    useCache = true,
+  ): LayerMap | undefined {
+    const { chain, pageCache } = this.#resources;
+    chain.reset();
+    let newestOwner: LayerMap | undefined;
+    let maxLsn = lsn;
+    for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {
+      chain.cachedLsn = useCache ? pageCache.lsnOf(map.ownerId, prefix, index, hash) : -1;
+      chain.cachedOwner = map.ownerId;
+      const complete = map.collect(prefix, index, hash, maxLsn, chain);
+      if (newestOwner === undefined && chain.deltaCount > 0) {
+        newestOwner = map;
+      }
+      if (complete) {
+        break;
+      }
+      const { inherited }: LayerMap = map;
+      map = inherited?.map;
+      maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);
+    }
+    return newestOwner;
+  }
+
+  /** How many deltas lie above the newest image at `lsn`, caches left out of account. */
+  countDeltas(prefix: KeyPrefix, index: number, lsn: Lsn): number {
+    this.#collect(prefix, index, keyHash(prefix, index), lsn, false);
+    return this.#resources.chain.deltaCount;
+  }
+
+  /** As TimelineStorage's. */
+  readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    try {
+      this.#collect(prefix, index, keyHash(prefix, index), lsn);
+    } catch (error) {
+      throw this.#readError(prefix, index, lsn, error);
+    }
+    const { chain } = this.#resources;
+    if (chain.deltaCount > 0 || chain.base === BASE_CACHED) {
+      return this.readPage(prefix, index, lsn);
+    }
+    if (chain.base === BASE_ABSENT || chain.base === BASE_NONE) {
+      return undefined;
+    }
+    return new Uint8Array(
+      chain.baseBuffer!.subarray(chain.baseOffset, chain.baseOffset + chain.baseLength),
+    );
+  }
+
+  /** Every key with a version at or below `lsn` whose fields start with `fields`, ascending. */
+  keysUnder(fields: readonly number[], lsn: Lsn): { prefix: KeyPrefix; indexes: number[] }[] {
+    const found = new Map<KeyPrefix, Set<number>>();
+    let lastPrefix = -1;
+    let lastIndexes = new Set<number>();
+    const report = (prefix: KeyPrefix, index: number) => {
+      if (prefix !== lastPrefix) {
+        lastPrefix = prefix;
+        lastIndexes = found.get(prefix) ?? new Set();
+        found.set(prefix, lastIndexes);
+      }
+      lastIndexes.add(index);
+    };
+    let maxLsn = lsn;
+    for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {
+      map.collectKeys(fields, maxLsn, report);
+      const { inherited }: LayerMap = map;
+      map = inherited?.map;
+      maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);
+    }
+    return [...found]
+      .sort(([a], [b]) => comparePrefixes(a, b))
+      .map(([prefix, indexes]) => ({ prefix, indexes: [...indexes].sort((a, b) => a - b) }));
+  }
+}
