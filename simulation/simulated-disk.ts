@@ -603,6 +603,8 @@ function backgroundOf(disk: SimulatedDisk): BackgroundDisk {
   return {
     open: (path, flags) => later(() => disk.open(path, flags)),
     close: (fd) => later(() => disk.close(fd)),
+    read: (fd, buffer, offset, length, position) =>
+      later(() => disk.read(fd, buffer, offset, length, position)),
     write: (fd, bytes, position) => later(() => disk.write(fd, bytes, position)),
     fsync: (fd) => later(() => disk.fsync(fd)),
     rename: (from, to) => later(() => disk.rename(from, to)),

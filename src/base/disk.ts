@@ -20,6 +20,7 @@ import {
   mkdirSync,
   open,
   openSync,
+  read,
   readdirSync,
   readSync,
   rename,
@@ -73,6 +74,14 @@ export interface Disk {
 export interface BackgroundDisk {
   open(path: string, flags: "r" | "w" | "wx+"): Promise<number>;
   close(fd: number): Promise<void>;
+  /** As `Disk`'s; for who reads much and can wait. */
+  read(
+    fd: number,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<number>;
   /** The bytes must not change before it settles. */
   write(fd: number, bytes: Uint8Array, position: number): Promise<void>;
   fsync(fd: number): Promise<void>;
@@ -95,6 +104,7 @@ const inBackground = {
   link: promisify(link),
   mkdir: promisify(mkdir),
   open: promisify(open),
+  read: promisify(read),
   rename: promisify(rename),
   rm: promisify(rm),
   write: promisify(write),
@@ -103,6 +113,8 @@ const inBackground = {
 const REAL_BACKGROUND_DISK: BackgroundDisk = {
   open: (path, flags) => inBackground.open(path, flags, PRIVATE_FILE),
   close: inBackground.close,
+  read: async (fd, buffer, offset, length, position) =>
+    (await inBackground.read(fd, buffer, offset, length, position)).bytesRead,
   write: async (fd, bytes, position) => {
     for (let done = 0; done < bytes.length; ) {
       const left = bytes.length - done;

@@ -116,17 +116,20 @@ const isDelta = ({ kind }: Output) => kind === VALUE_DELTA || kind === VALUE_DEL
 const pageHistory = fc.array(
   fc.record({
     kind: fc.oneof(
-      { weight: 20, arbitrary: fc.constant(VALUE_DELTA) },
-      { weight: 1, arbitrary: fc.constantFrom(VALUE_IMAGE, VALUE_DELTA_INIT, VALUE_TOMBSTONE) },
+      { weight: 20, arbitrary: fc.constant<number>(VALUE_DELTA) },
+      {
+        weight: 1,
+        arbitrary: fc.constantFrom<number[]>(VALUE_IMAGE, VALUE_DELTA_INIT, VALUE_TOMBSTONE),
+      },
     ),
     gap: fc.nat(3),
-    length: fc.constantFrom(10, 100, 300, 3000),
+    length: fc.constantFrom<number[]>(10, 100, 300, 3000),
   }),
   { minLength: 1, maxLength: 120, size: "max" },
 );
 const valueHistory = fc.array(
   fc.record({
-    kind: fc.constantFrom(VALUE_IMAGE, VALUE_IMAGE, VALUE_TOMBSTONE),
+    kind: fc.constantFrom<number[]>(VALUE_IMAGE, VALUE_IMAGE, VALUE_TOMBSTONE),
     gap: fc.nat(3),
     length: fc.nat(100_000),
   }),
@@ -207,12 +210,12 @@ function checkSmall(
 
 const SITUATION = { stateBelow: false, addImages: true, continues: false };
 const kindsOf = (outputs: readonly Output[]) => outputs.map(({ kind, lsn }) => [kind, lsn]);
-const deltas = (count: number, length: number, first = 1) =>
+const deltas = (count: number, length: number, first = 1): Omit<Version, "state">[] =>
   Array.from({ length: count }, (_, i) => ({ kind: VALUE_DELTA, lsn: first + i, length }));
 
 test("VersionPlan: deltas that are larger than a page, or too many, become one image", () => {
   const at = { retained: [1000], cutoff: 1000 };
-  const plan = (steps: { kind: number; lsn: number; length: number }[]) =>
+  const plan = (steps: Omit<Version, "state">[]) =>
     kindsOf(carryOut(history(steps, BELOW), at, { ...SITUATION, stateBelow: true }));
   assert.equal(plan(deltas(32, 256)).length, 32);
   assert.deepEqual(plan(deltas(33, 10)), [[VALUE_IMAGE, 33]]);
@@ -229,9 +232,9 @@ test("VersionPlan: the chain is counted across retained LSNs", () => {
 });
 
 test("VersionPlan: a tombstone stays only where it hides something", () => {
-  const tombstone = { kind: VALUE_TOMBSTONE, lsn: 5, length: 0 };
+  const tombstone: Omit<Version, "state"> = { kind: VALUE_TOMBSTONE, lsn: 5, length: 0 };
   const image = { kind: VALUE_IMAGE, lsn: 2, length: 10 };
-  const plan = (steps: (typeof image)[], retained: number[], stateBelow: boolean) =>
+  const plan = (steps: Omit<Version, "state">[], retained: number[], stateBelow: boolean) =>
     kindsOf(
       carryOut(history(steps, undefined), { retained, cutoff: 9 }, { ...SITUATION, stateBelow }),
     );

@@ -6,12 +6,7 @@
 // chain gets images beside them.
 
 import { PAGE_SIZE } from "../../postgres/page.ts";
-import {
-  VALUE_DELTA,
-  VALUE_DELTA_INIT,
-  VALUE_IMAGE,
-  VALUE_TOMBSTONE,
-} from "../layers/version-chain.ts";
+import { VALUE_DELTA, VALUE_IMAGE, VALUE_TOMBSTONE } from "../layers/version-chain.ts";
 
 export const ACTION_DROP = 0;
 export const ACTION_KEEP = 1;
@@ -55,8 +50,8 @@ export class VersionPlan {
   /** ACTION_* of version i at `actions[i]`. */
   actions = new Uint8Array(4096);
   #kinds: Uint8Array = this.actions;
-  #lsns = new Float64Array(0);
-  #lengths = new Uint32Array(0);
+  #lsns: Float64Array = new Float64Array(0);
+  #lengths: Uint32Array = new Uint32Array(0);
   /** Deltas that a read of the state before the version at hand applies. */
   #chain = 0;
   /** Their bytes. */

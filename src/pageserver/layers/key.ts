@@ -233,6 +233,21 @@ export function decodeKey(bytes: Uint8Array): { prefix: KeyPrefix; index: number
   return { prefix, index: view.getUint32(14) };
 }
 
+/** The next key there can be; undefined after the last one. */
+export function keyAfter(
+  prefix: KeyPrefix,
+  index: number,
+): { prefix: KeyPrefix; index: number } | undefined {
+  const bytes = encodeKey(prefix, index);
+  for (let at = KEY_BYTES - 1; at >= 0; at--) {
+    bytes[at]!++;
+    if (bytes[at] !== 0) {
+      return decodeKey(bytes);
+    }
+  }
+  return undefined;
+}
+
 /** 36 upper-case hex digits, as Neon prints keys. */
 export function formatKey(prefix: KeyPrefix, index: number): string {
   return Buffer.from(encodeKey(prefix, index)).toString("hex").toUpperCase();

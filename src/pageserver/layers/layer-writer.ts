@@ -138,6 +138,11 @@ export class LayerWriter {
     return this.#outUsed;
   }
 
+  /** Of the file so far, without index and filter. */
+  get sizeBytes(): number {
+    return this.#written + this.#outUsed + this.#valuesUsed;
+  }
+
   get keyCount(): number {
     return this.#hashCount;
   }
