@@ -117,11 +117,13 @@ function inside(
   env: Record<string, string>,
   argv: string[],
 ): ChildProcess {
-  // The shell stays, as process 1: it waits for orphans, which would else be zombies for ever.
+  // The shell stays, as process 1: it waits for orphans, which would else be zombies for ever. What it starts in the
+  // background would have /dev/null as its input.
   const setUp = `
     mount --rbind /dev "$0/dev" && mount -t tmpfs shm "$0/dev/shm" && mount -t proc proc "$0/proc" ||
       exit 1
-    chroot "$0" "$@" <&0 &
+    exec 3<&0
+    chroot "$0" "$@" <&3 3<&- &
     wait $!`;
   const settings = Object.entries({
     PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

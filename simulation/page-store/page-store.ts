@@ -137,7 +137,7 @@ export class PageStore implements AsyncDisposable {
 
   /** The kinds of steps, in equal parts but for writing. */
   async step(): Promise<void> {
-    const kind = this.#random.int(20);
+    const kind = this.#random.int(22);
     if (this.tenants.length === 0 || kind === 0) {
       await this.createTenant();
     } else if (this.#there().length === 0 || kind === 1) {
@@ -146,7 +146,9 @@ export class PageStore implements AsyncDisposable {
       await this.createBranch(this.newBranch(this.#random.pick(this.#there())));
     } else if (kind === 4) {
       await this.deleteOne(this.#random.pick(this.#there()));
-    } else if (kind < 7) {
+    } else if (kind === 5) {
+      await this.detach(this.#random.pick(this.#there()));
+    } else if (kind < 8) {
       await this.checkpoint(this.#random.pick(this.#there()));
     } else {
       await this.write(this.#random.pick(this.#there()), 1 + this.#random.int(40));
@@ -228,20 +230,16 @@ export class PageStore implements AsyncDisposable {
     known.state = "there";
   }
 
+  /** Branches of it stay. */
   async deleteOne(known: Known): Promise<void> {
-    const hasChildren = this.timelines.some(
-      ({ ancestor, state }) => ancestor === known && state !== "gone",
-    );
-    if (!hasChildren) {
-      known.state = "being-deleted";
-      await this.deleteTimeline(known);
-      known.state = "gone";
-    }
+    known.state = "being-deleted";
+    const { tenantId, timelineId } = known;
+    await this.#store.tenant(tenantId).deleteTimeline(timelineId);
+    known.state = "gone";
   }
 
-  /** As it is, children or not. */
-  async deleteTimeline({ tenantId, timelineId }: Known): Promise<void> {
-    await this.#store.tenant(tenantId).deleteTimeline(timelineId);
+  async detach(known: Known): Promise<void> {
+    await this.#timeline(known).detachFromAncestor();
   }
 
   async write(known: Known, records: number): Promise<void> {
@@ -288,7 +286,9 @@ export class PageStore implements AsyncDisposable {
   checkAll(): void {
     for (const known of this.#there()) {
       this.#checkVersions(known, known.end);
-      this.#checkFiles(known);
+    }
+    for (const { tenantId } of this.#store.tenants) {
+      this.#checkFiles(tenantId);
     }
   }
 
@@ -344,19 +344,25 @@ export class PageStore implements AsyncDisposable {
     }
   }
 
-  #checkFiles(known: Known): void {
-    const timeline = this.#timeline(known);
-    const directory = join(WORKDIR, "tenants", known.tenantId, "timelines");
-    const expected = new Set(timeline.layers.map(({ fileName }) => fileName));
-    for (const name of this.disk.list(join(directory, known.timelineId))) {
-      // A layer that is being flushed again has no place in the index yet.
-      const ours = name.startsWith(INDEX_PART_NAME) || name.startsWith("layer-");
-      assert.ok(ours || expected.delete(name) || this.isFlushing(timeline), `${name} is left`);
+  /** Every layer that a timeline reads has its file, and every file its reader. */
+  #checkFiles(tenantId: TenantId): void {
+    const timelines = this.#store.tenant(tenantId).timelines;
+    const used = new Set(timelines.flatMap(({ layers }) => layers.map(({ path }) => path)));
+    const missing = new Set(used);
+    const directory = join(WORKDIR, "tenants", tenantId, "timelines");
+    for (const timelineId of this.disk.list(directory)) {
+      assert.match(timelineId, /^[0-9a-f]{32}$/);
+      const maker = timelines.find((timeline) => timeline.timelineId === timelineId);
+      for (const name of this.disk.list(join(directory, timelineId))) {
+        const path = join(directory, timelineId, name);
+        missing.delete(path);
+        // A layer that is being flushed again has no place in the index yet.
+        const ours = name.startsWith(INDEX_PART_NAME) || name.startsWith("layer-");
+        const mayBeNew = maker !== undefined && this.isFlushing(maker);
+        assert.ok(ours || used.has(path) || mayBeNew, `${path} is left`);
+      }
     }
-    assert.deepEqual([...expected], [], "layers without their files");
-    for (const name of this.disk.list(directory)) {
-      assert.match(name, /^[0-9a-f]{32}$/);
-    }
+    assert.deepEqual([...missing], [], "layers without their files");
   }
 
   isFlushing(timeline: Timeline): boolean {

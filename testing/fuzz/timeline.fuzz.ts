@@ -324,15 +324,19 @@ class World {
     this.models.set(id, { id, ancestor, ancestorLsn: branch.ancestorLsn, records: [] });
   }
 
-  async deleteLeaf(model: ModelTimeline): Promise<void> {
-    const tenant = this.manager.tenant(this.tenantId);
-    const hasChildren = [...this.models.values()].some((other) => other.ancestor === model);
-    if (hasChildren) {
-      await assert.rejects(tenant.deleteTimeline(model.id), { code: "timeline-has-children" });
-    } else if (model.ancestor !== undefined) {
-      await tenant.deleteTimeline(model.id);
+  /** Branches of it stay as they are; something must be left to go on with. */
+  async deleteOne(model: ModelTimeline): Promise<void> {
+    if (this.models.size > 1) {
+      await this.manager.tenant(this.tenantId).deleteTimeline(model.id);
       this.models.delete(model.id);
+      for (const other of this.models.values()) {
+        assert.notEqual(this.timeline(other.id).ancestor?.timelineId, model.id);
+      }
     }
+  }
+
+  async detach(model: ModelTimeline): Promise<void> {
+    await this.timeline(model.id).detachFromAncestor();
   }
 
   /** A restart; what was not flushed comes again, ancestors in no special order. */
@@ -352,7 +356,7 @@ class World {
     while (models.length > 0) {
       const model = models.splice(this.random.int(models.length), 1)[0]!;
       const timeline = this.timeline(model.id);
-      this.#readBeforeAncestors(model, timeline);
+      this.#readBeforeAncestors(timeline);
       for (const record of model.records) {
         if (record.lsn > timeline.lastRecordLsn) {
           this.#putRecord(timeline, record);
@@ -361,10 +365,10 @@ class World {
     }
   }
 
-  #readBeforeAncestors(model: ModelTimeline, timeline: Timeline): void {
+  #readBeforeAncestors(timeline: Timeline): void {
     let behind = false;
-    for (let at = model; at.ancestor !== undefined; at = at.ancestor) {
-      behind ||= this.timeline(at.ancestor.id).lastRecordLsn < at.ancestorLsn;
+    for (let at = timeline; at.ancestor !== undefined; at = at.ancestor) {
+      behind ||= at.ancestor.lastRecordLsn < at.ancestorLsn;
     }
     const read = () => timeline.readPage(PAGE_PREFIXES[0]!, 0, timeline.lastRecordLsn);
     if (behind) {
@@ -396,8 +400,10 @@ class World {
     } else if (roll < 980 && this.models.size < 12) {
       await this.branch(model);
     } else if (roll < 987) {
-      await this.deleteLeaf(model);
-    } else if (roll < 992) {
+      await this.deleteOne(model);
+    } else if (roll < 990) {
+      await this.detach(model);
+    } else if (roll < 995) {
       await this.reopen();
     }
   }

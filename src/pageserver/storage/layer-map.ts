@@ -14,6 +14,8 @@ export interface Inheritance {
 }
 
 let nextOwnerId = 1;
+/** Greater each time that some map loses its ancestor: then what was skipped before may be closed. */
+let cutsMade = 0;
 
 /**
  * One open layer (writable), frozen ones that wait for their flush, and the set of files. Nothing here
@@ -29,14 +31,17 @@ export class LayerMap {
   /** Oldest first: the order of flushing. */
   readonly frozen: OpenLayer[] = [];
   files: LayerSet = LayerSet.EMPTY;
+  #parent: Inheritance | undefined;
+  /** What `inherited` found, after so many cuts. */
   #inherited: Inheritance | undefined;
+  #inheritedAfter = -1;
 
   /** `lastRecordLsn`: the first own version will be above it. */
   constructor(lastRecordLsn: Lsn, ancestor?: Inheritance) {
     this.ownerId = nextOwnerId++;
     this.lastRecordLsn = lastRecordLsn;
     this.open = new OpenLayer(addLsn(lastRecordLsn, 1));
-    this.#inherited = ancestor;
+    this.#parent = ancestor;
   }
 
   /**
@@ -44,14 +49,22 @@ export class LayerMap {
    * is once the ancestor has got there, so what was skipped once is skipped for good.
    */
   get inherited(): Inheritance | undefined {
-    let next = this.#inherited;
+    let next = this.#inheritedAfter === cutsMade ? this.#inherited : this.#parent;
     while (next?.map.isEmptyUpTo(next.capLsn) === true) {
       const above: Inheritance = next;
-      const below: Inheritance | undefined = above.map.#inherited;
+      const below: Inheritance | undefined = above.map.#parent;
       next = below && { map: below.map, capLsn: minLsn(below.capLsn, above.capLsn) };
-      this.#inherited = next;
     }
+    this.#inherited = next;
+    this.#inheritedAfter = cutsMade;
     return next;
+  }
+
+  /** From here on `files` has all that was the ancestor's. */
+  cutOff(files: LayerSet): void {
+    this.files = files;
+    this.#parent = undefined;
+    cutsMade++;
   }
 
   /** Whether nothing is here at or below `lsn`, nor will be. */

@@ -1,11 +1,20 @@
 // The layer files of one tenant, each open once however many of its timelines read it; the last to leave removes it.
 
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { errorMessage } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import { LayerFile } from "../layers/layer-file.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
+import { INDEX_PART_NAME } from "./index-part.ts";
 import type { StorageResources } from "./storage-resources.ts";
+
+/** A directory that is on its way out, as versions before had them; loading removes it. */
+export const DELETED_SUFFIX = ".___deleted";
+/**
+ * What the index of a deleted timeline is called, until the directory is empty: its layers may be in use by others. A
+ * directory that has neither lost its index otherwise, and nothing of it is removed.
+ */
+export const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 
 interface Shared {
   readonly file: LayerFile;
@@ -19,9 +28,13 @@ export class TenantLayers {
   readonly #resources: StorageResources;
   readonly #shared = new Map<string, Shared>();
 
-  constructor(timelinesDirectory: string, resources: StorageResources) {
+  readonly #mayRemove: () => boolean;
+
+  /** `mayRemove`: whether every index of the tenant could be read. */
+  constructor(timelinesDirectory: string, resources: StorageResources, mayRemove = () => true) {
     this.#timelinesDirectory = timelinesDirectory;
     this.#resources = resources;
+    this.#mayRemove = mayRemove;
   }
 
   /** Where timeline `maker`'s layers lie. */
@@ -67,19 +80,28 @@ export class TenantLayers {
 
   /**
    * Removes those that nobody reads any more; for layers that a durable index has just ceased to name. A failure is
-   * logged, and the next load removes what is left.
+   * logged, and the next load removes what is left. While a timeline's index cannot be read all stay: it may name them.
    */
-  removeUnused(paths: Iterable<string>): void {
-    for (const path of paths) {
-      if (!this.isUsed(path)) {
-        this.#remove(path);
+  async removeUnused(paths: Iterable<string>): Promise<void> {
+    const unused = this.#mayRemove() ? [...paths].filter((path) => !this.isUsed(path)) : [];
+    for (const path of unused) {
+      try {
+        await this.#resources.disk.background.removeTree(path);
+      } catch (error) {
+        this.#resources.logger.warn({ path, error: errorMessage(error) }, "layer is not removed");
       }
+    }
+    for (const directory of new Set(unused.map(dirname))) {
+      await this.#removeIfDeleted(directory);
     }
   }
 
-  #remove(path: string): void {
-    this.#resources.disk.background.removeTree(path).catch((error: unknown) => {
-      this.#resources.logger.warn({ path, error: errorMessage(error) }, "layer is not removed");
-    });
+  /** A deleted timeline's directory goes with the last layer in it that somebody needed. */
+  async #removeIfDeleted(directory: string): Promise<void> {
+    const { disk } = this.#resources;
+    const names = disk.isDirectory(directory) ? disk.list(directory) : [];
+    if (names.length === 1 && names[0] === DELETED_INDEX_NAME) {
+      await disk.background.removeTree(directory).catch(() => undefined);
+    }
   }
 }

@@ -111,24 +111,29 @@ test("recordBoundary: cuts to 8 bytes and out of page headers", () => {
   assert.equal(recordBoundary(toLsn(0x2100_0028)), 0x2100_0028);
 });
 
-test("deleteTimeline: refused with branches, gone after, also after a restart", async () => {
+test("deleteTimeline: branches of it stay as they are; gone after, also after a restart", async () => {
   await using fixture = await StorageFixture.create();
   const tenant = fixture.manager.tenant(fixture.tenantId);
   const root = await fixture.createRoot();
+  putRecord(root, REL, 0, PAGE);
   const branch = await tenant.createBranch({
     timelineId: generateTimelineId(),
     ancestorTimelineId: root.timelineId,
   });
-  await assert.rejects(tenant.deleteTimeline(root.timelineId), { kind: "conflict" });
-  await tenant.deleteTimeline(branch.timelineId);
-  await assert.rejects(tenant.deleteTimeline(branch.timelineId), { kind: "not-found" });
+  const start = branch.startLsn;
+  await tenant.deleteTimeline(root.timelineId);
+  await assert.rejects(tenant.deleteTimeline(root.timelineId), { kind: "not-found" });
+  assert.equal(branch.ancestor, undefined);
+  assert.deepEqual(branch.readPage(REL, 0, start), PAGE);
   await fixture.reopen();
   const again = fixture.manager.tenant(fixture.tenantId);
-  assert.deepEqual(
-    again.timelines.map((timeline) => timeline.timelineId),
-    [root.timelineId],
-  );
-  await again.deleteTimeline(root.timelineId);
+  const [left] = again.timelines;
+  assert.deepEqual([again.timelines.length, left!.timelineId], [1, branch.timelineId]);
+  // The history before the branch point too.
+  assert.equal(left!.minReadableLsn, FIXTURE_START_LSN);
+  assert.deepEqual(left!.readPage(REL, 0, start), PAGE);
+  assert.equal(left!.readPage(REL, 0, FIXTURE_START_LSN), undefined);
+  await again.deleteTimeline(branch.timelineId);
   assert.deepEqual(readdirSync(fixture.timelinesDirectory), []);
 });
 

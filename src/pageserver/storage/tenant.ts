@@ -18,16 +18,9 @@ import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import type { StorageResources } from "./storage-resources.ts";
-import { TenantLayers } from "./tenant-layers.ts";
+import { DELETED_INDEX_NAME, DELETED_SUFFIX, TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
 
-/** A directory that is on its way out, as versions before had them; loading removes it. */
-const DELETED_SUFFIX = ".___deleted";
-/**
- * What the index of a deleted timeline is called, until the directory is empty: its layers may be in use by others. A
- * directory that has neither lost its index otherwise, and nothing of it is removed.
- */
-const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 /** Index parts that are read and made durable at the same time. */
 const LOADS_AT_ONCE = 16;
 
@@ -70,17 +63,21 @@ export class Tenant {
   readonly #broken = new Map<TimelineId, StorageError>();
   /** Their ancestors, where the index could be read. */
   readonly #ancestorOfBroken = new Map<TimelineId, TimelineId>();
+  /** Of these, those whose deletion failed half-way: they hold what they need of their ancestors. */
+  readonly #halfDeleted = new Map<TimelineId, Timeline>();
   /** Being created or deleted. */
   readonly #busy = new Set<TimelineId>();
-  /** Number of branches that are being created from a timeline. */
-  readonly #pins = new Map<TimelineId, number>();
 
   private constructor(tenantId: TenantId, directory: string, resources: StorageResources) {
     this.tenantId = tenantId;
     this.#timelinesDirectory = join(directory, "timelines");
     this.#resources = resources;
     this.#disk = resources.disk.background;
-    this.#layers = new TenantLayers(this.#timelinesDirectory, resources);
+    this.#layers = new TenantLayers(
+      this.#timelinesDirectory,
+      resources,
+      () => this.#broken.size === 0,
+    );
     this.#logger = resources.logger.child({ tenant: tenantId });
   }
 
@@ -186,7 +183,8 @@ export class Tenant {
   /** An index that cannot be read may name any layer: while there is one, all layers stay. */
   async #emptyDirectory(directory: string, isUsed: (path: string) => boolean): Promise<void> {
     let kept = 0;
-    for (const name of this.#resources.disk.list(directory)) {
+    const { disk } = this.#resources;
+    for (const name of disk.isDirectory(directory) ? disk.list(directory) : []) {
       const path = join(directory, name);
       const isLayer = parseLayerFileName(name) !== undefined;
       const isLeftover = isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name);
@@ -332,12 +330,14 @@ export class Tenant {
         (parameters.ancestorLsn === undefined && existing.ancestor === requested);
       return sameAncestor && sameLsn ? existing : this.#refuseDuplicate(timelineId);
     }
-    if (lsn < ancestor.startLsn) {
+    try {
+      ancestor.checkKept(lsn);
+    } catch (error) {
       throw new StorageError(
         "invalid",
         "branch-lsn-too-old",
         `invalid start lsn ${formatLsn(wanted)} for ancestor timeline ${ancestorTimelineId}: ` +
-          `less than its first LSN ${formatLsn(ancestor.startLsn)}`,
+          errorMessage(error),
       );
     }
     if (lsn > ancestor.lastRecordLsn) {
@@ -397,8 +397,9 @@ export class Tenant {
       throw new StorageError("conflict", "timeline-deleted", message);
     }
     this.#busy.add(timelineId);
-    // From here on the ancestor is not deleted.
-    this.#pin(ancestor, 1);
+    // From here on the ancestor keeps the branch point, and is not deleted.
+    const branchLsn = part.startLsn;
+    ancestor?.branchPoints.add(branchLsn);
     const temporary = `${this.#directoryOf(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
     // What a failure takes away again; under its final name a later try could not replace it.
     let made = temporary;
@@ -427,36 +428,33 @@ export class Tenant {
       await this.#disk.removeTree(made).catch(() => undefined);
       throw diskError(error, `create timeline ${timelineId}`);
     } finally {
-      this.#pin(ancestor, -1);
+      ancestor?.branchPoints.remove(branchLsn);
       this.#busy.delete(timelineId);
     }
   }
 
-  #pin(timeline: Timeline | undefined, change: 1 | -1): void {
-    if (timeline !== undefined) {
-      const pins = (this.#pins.get(timeline.timelineId) ?? 0) + change;
-      if (pins === 0) {
-        this.#pins.delete(timeline.timelineId);
-      } else {
-        this.#pins.set(timeline.timelineId, pins);
-      }
-    }
-  }
-
-  /** `conflict` while it has branches. Readers of it get errors from here on. */
+  /** Branches of it are detached first, so that they stay as they are. Readers of it get errors from here on. */
   async deleteTimeline(timelineId: TimelineId): Promise<void> {
     if (this.#busy.has(timelineId)) {
       const message = `timeline ${timelineId} is being created or deleted`;
       throw new StorageError("conflict", "timeline-busy", message);
     }
     const timeline = this.#broken.has(timelineId) ? undefined : this.timeline(timelineId);
-    if (this.#pins.has(timelineId) || this.#hasChildren(timelineId)) {
-      const message = `timeline ${timelineId} has branches`;
-      throw new StorageError("conflict", "timeline-has-children", message);
+    this.#refuseToLose(timelineId);
+    for (const child of this.#childrenOf(timelineId)) {
+      await child.detachFromAncestor();
+    }
+    // Meanwhile a branch may have been begun, or the timeline deleted.
+    const hasBranches = timeline !== undefined && [...timeline.branchPoints.lsns].length > 0;
+    if (this.#busy.has(timelineId) || hasBranches) {
+      const message = `timeline ${timelineId} is being branched or deleted`;
+      throw new StorageError("conflict", "timeline-busy", message);
     }
     this.#busy.add(timelineId);
     this.#timelines.delete(timelineId);
+    const doomed = timeline ?? this.#halfDeleted.get(timelineId);
     try {
+      const layers = doomed?.layers ?? [];
       await timeline?.close();
       const directory = this.#directoryOf(timelineId);
       const index = join(directory, INDEX_PART_NAME);
@@ -466,14 +464,20 @@ export class Tenant {
       }
       await this.#disk.fsyncDirectory(directory);
       this.#broken.delete(timelineId);
+      this.#halfDeleted.delete(timelineId);
+      doomed?.leaveAncestor();
+      await this.#layers.removeUnused(layers.map(({ path }) => path));
       await this.#emptyDirectory(directory, (path) => this.#layers.isUsed(path));
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
     } catch (error) {
       // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
       const unfinished = diskError(error, `delete timeline ${timelineId}`);
       this.#broken.set(timelineId, unfinished);
-      if (timeline?.ancestor !== undefined) {
-        this.#ancestorOfBroken.set(timelineId, timeline.ancestor.timelineId);
+      if (doomed !== undefined) {
+        this.#halfDeleted.set(timelineId, doomed);
+      }
+      if (doomed?.ancestor !== undefined) {
+        this.#ancestorOfBroken.set(timelineId, doomed.ancestor.timelineId);
       }
       throw unfinished;
     } finally {
@@ -481,13 +485,20 @@ export class Tenant {
     }
   }
 
-  /** Broken children count too: they may be repaired. Their indexes may be unreadable, so any that
-   *  does not load for its own fault is taken for a child of nobody. */
-  #hasChildren(timelineId: TimelineId): boolean {
-    return (
-      this.timelines.some((other) => other.ancestor?.timelineId === timelineId) ||
-      [...this.#broken.keys()].some((id) => this.#ancestorOfBroken.get(id) === timelineId)
-    );
+  #childrenOf(timelineId: TimelineId): Timeline[] {
+    return this.timelines.filter((other) => other.ancestor?.timelineId === timelineId);
+  }
+
+  /**
+   * Broken branches may be repaired: `conflict`. Indexes of these may be unreadable, so any that does not load for its own
+   * fault is taken for a child of nobody.
+   */
+  #refuseToLose(timelineId: TimelineId): void {
+    const isBrokenChild = (id: TimelineId) => this.#ancestorOfBroken.get(id) === timelineId;
+    if ([...this.#broken.keys()].some(isBrokenChild)) {
+      const message = `timeline ${timelineId} has branches that do not load`;
+      throw new StorageError("conflict", "timeline-has-children", message);
+    }
   }
 
   /** `flush`: first everything goes to disk, as far as that works. */

@@ -95,8 +95,12 @@ async function everyStep(
   await until(() => store.createBranch(branch));
   await store.write(branch, 30);
   await until(() => store.checkpoint(branch));
-  await until(() => store.deleteOne(branch));
   await store.write(root, 10);
+  const other = store.newBranch(branch);
+  await until(() => store.createBranch(other));
+  await until(() => store.detach(other));
+  await until(() => store.deleteOne(branch));
+  await store.write(other, 10);
 }
 
 async function passedPoints(): Promise<string[]> {
@@ -209,7 +213,7 @@ async function orderOfAFlush(): Promise<string[]> {
   return seen;
 }
 
-/** What is neither there nor gone keeps its parent. */
+/** A branch that is neither there nor gone keeps its parent. */
 async function halfDeletedChild(): Promise<void> {
   await using store = new PageStore(new SeededRandom(3));
   await store.open();
@@ -219,9 +223,9 @@ async function halfDeletedChild(): Promise<void> {
   await store.createBranch(branch);
   new Failpoints(store.disk, kindOfFile).arm("fsyncDirectory timeline", "ENOSPC", { times: 1 });
   await assert.rejects(store.deleteOne(branch), { code: "disk-full" });
-  await assert.rejects(store.deleteTimeline(root), { code: "timeline-has-children" });
+  await assert.rejects(store.deleteOne(root), { code: "timeline-has-children" });
   await store.deleteOne(branch);
-  await store.deleteTimeline(root);
+  await store.deleteOne(root);
 }
 
 async function killedAt(

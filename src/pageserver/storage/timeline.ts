@@ -6,7 +6,7 @@ import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
-import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
@@ -22,6 +22,7 @@ import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
+import { BranchPoints, Leases } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import type { TenantLayers } from "./tenant-layers.ts";
 import { TimelineReader } from "./timeline-reader.ts";
@@ -36,6 +37,9 @@ const MAX_LSN_DISTANCE_FACTOR = 4;
 interface IndexChange {
   readonly diskConsistentLsn?: Lsn;
   readonly prevRecordLsn?: Lsn;
+  readonly gcCutoffLsn?: Lsn;
+  /** The edit adds all that it has of its ancestors. */
+  readonly detached?: true;
   /** The layer in memory whose place the added ones take. */
   readonly flushed?: OpenLayer;
 }
@@ -44,13 +48,8 @@ interface IndexChange {
 export class Timeline implements TimelineStorage {
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
-  readonly ancestor: Timeline | undefined;
-  /** The branch point; 0 on a root. */
-  readonly ancestorLsn: Lsn;
   /** Where its own WAL begins. */
   readonly startLsn: Lsn;
-  /** No version below it is kept, here or in ancestors: the root's start. */
-  readonly minReadableLsn: Lsn;
   readonly pgVersion: number;
   readonly dataChecksums: boolean;
   readonly systemId: bigint;
@@ -67,12 +66,16 @@ export class Timeline implements TimelineStorage {
   /** Why no WAL is taken in any more. */
   #ingestFailure: StorageError | undefined;
   #closed = false;
+  #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
+  readonly #leases = new Leases();
+  /** Of branches, and of those that are being made. */
+  readonly branchPoints = new BranchPoints();
   #prevRecordLsn: Lsn;
   #lastPutLsn: Lsn;
   #diskConsistentLsn: Lsn;
   #diskPrevRecordLsn: Lsn;
-  readonly #gcCutoffLsn: Lsn;
+  #gcCutoffLsn: Lsn;
   #lastFreezeMs = monotonicMs();
   #flushing: Promise<void> | undefined;
   #lastCommit: Promise<void> = Promise.resolve();
@@ -89,10 +92,9 @@ export class Timeline implements TimelineStorage {
     assert.equal(part.ancestor?.timelineId, ancestor?.timelineId);
     this.tenantId = part.tenantId;
     this.timelineId = part.timelineId;
-    this.ancestor = ancestor;
-    this.ancestorLsn = part.ancestor?.lsn ?? (0 as Lsn);
+    this.#ancestor = ancestor && { timeline: ancestor, lsn: part.ancestor!.lsn };
+    ancestor?.branchPoints.add(this.ancestorLsn);
     this.startLsn = part.startLsn;
-    this.minReadableLsn = ancestor?.minReadableLsn ?? part.gcCutoffLsn;
     this.pgVersion = part.pgVersion;
     this.dataChecksums = part.dataChecksums;
     this.systemId = part.systemId;
@@ -120,6 +122,35 @@ export class Timeline implements TimelineStorage {
     }));
     this.#map.files = this.#map.files.with({ add, remove: [] });
     this.#reader = new TimelineReader(this.#map, resources, this);
+  }
+
+  /** Undefined on a root, and on a branch that was detached. */
+  get ancestor(): Timeline | undefined {
+    return this.#ancestor?.timeline;
+  }
+
+  /** The branch point; 0 without an ancestor. */
+  get ancestorLsn(): Lsn {
+    return this.#ancestor?.lsn ?? (0 as Lsn);
+  }
+
+  /** Below it only what branches and leases need is kept, of its own history and of what a detached branch took over. */
+  get gcCutoffLsn(): Lsn {
+    return this.#gcCutoffLsn;
+  }
+
+  /** Every LSN from here up to lastRecordLsn can be read: on a branch that may be in its ancestors' history. */
+  get minReadableLsn(): Lsn {
+    let { gcCutoffLsn, startLsn } = this;
+    for (
+      let next = this.#ancestor;
+      next !== undefined && gcCutoffLsn === startLsn;
+      next = next.timeline.#ancestor
+    ) {
+      gcCutoffLsn = minLsn(next.lsn, next.timeline.gcCutoffLsn);
+      startLsn = next.timeline.startLsn;
+    }
+    return gcCutoffLsn;
   }
 
   get lastRecordLsn(): Lsn {
@@ -205,6 +236,13 @@ export class Timeline implements TimelineStorage {
     }
   }
 
+  /** `invalid` where the state at `lsn` is not kept. */
+  checkKept(lsn: Lsn): void {
+    if (lsn < this.#gcCutoffLsn) {
+      this.#checkKept(lsn);
+    }
+  }
+
   #checkReadable(lsn: Lsn): void {
     this.#checkOpen();
     if (!this.#ancestorReady && !this.#checkAncestorReady()) {
@@ -214,12 +252,38 @@ export class Timeline implements TimelineStorage {
         `the ancestor has not reached ${formatLsn(this.ancestorLsn)} again`,
       );
     }
-    if (lsn < this.minReadableLsn) {
-      throw new StorageError(
-        "invalid",
-        "lsn-too-old",
-        `${formatLsn(lsn)} is below ${formatLsn(this.minReadableLsn)}, the oldest LSN kept`,
-      );
+    this.checkKept(lsn);
+  }
+
+  /** Of an LSN below the cutoff. */
+  #checkKept(lsn: Lsn): void {
+    const now = monotonicMs();
+    for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
+      const isOwn = timeline.#ancestor === undefined || lsn >= timeline.startLsn;
+      if (timeline.#leases.has(lsn, now) || (isOwn && lsn >= timeline.#gcCutoffLsn)) {
+        return;
+      }
+      if (isOwn) {
+        break;
+      }
+    }
+    const oldest = formatLsn(this.minReadableLsn);
+    const message = `${formatLsn(lsn)} is below ${oldest}, the oldest LSN kept`;
+    throw new StorageError("invalid", "lsn-too-old", message);
+  }
+
+  /**
+   * The state at `lsn` stays readable for `lengthMs` from now on, whatever is collected. `invalid` where it
+   * is not readable any more.
+   */
+  grantLease(lsn: Lsn, lengthMs: number): void {
+    this.#checkReadable(lsn);
+    const now = monotonicMs();
+    for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
+      timeline.#leases.grant(lsn, now, lengthMs);
+      if (lsn >= timeline.startLsn) {
+        return;
+      }
     }
   }
 
@@ -395,8 +459,12 @@ export class Timeline implements TimelineStorage {
   async #commitNow(edit: LayerEdit, change: IndexChange): Promise<void> {
     const map = this.#map;
     const files = map.files.with(edit);
-    const { flushed, ...fields } = change;
-    const part = { ...this.#indexPart(files), ...fields };
+    const { flushed, detached, ...fields } = change;
+    const part = {
+      ...this.#indexPart(files),
+      ...fields,
+      ...(detached === true ? { ancestor: undefined } : {}),
+    };
     try {
       const directory = this.#layers.directoryOf(this.timelineId);
       await writeIndexPart(directory, part, this.#resources.disk);
@@ -408,11 +476,16 @@ export class Timeline implements TimelineStorage {
       throw error;
     }
     // From here on nothing waits: readers see all of the change or nothing.
-    if (flushed === undefined) {
-      map.files = files;
-    } else {
+    if (flushed !== undefined) {
       map.replaceFrozen(flushed, files);
+    } else if (detached === true) {
+      map.cutOff(files);
+      this.leaveAncestor();
+      this.#ancestorReady = true;
+    } else {
+      map.files = files;
     }
+    this.#gcCutoffLsn = part.gcCutoffLsn;
     this.#diskConsistentLsn = part.diskConsistentLsn;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     for (const { file } of edit.remove) {
@@ -420,7 +493,7 @@ export class Timeline implements TimelineStorage {
     }
     const gone = [...this.#doubtful, ...edit.remove.map(({ file }) => file)];
     this.#doubtful = [];
-    this.#layers.removeUnused(gone.map(({ path }) => path));
+    void this.#layers.removeUnused(gone.map(({ path }) => path));
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
@@ -455,7 +528,10 @@ export class Timeline implements TimelineStorage {
     return {
       tenantId: this.tenantId,
       timelineId: this.timelineId,
-      ancestor: this.ancestor && { timelineId: this.ancestor.timelineId, lsn: this.ancestorLsn },
+      ancestor: this.#ancestor && {
+        timelineId: this.#ancestor.timeline.timelineId,
+        lsn: this.#ancestor.lsn,
+      },
       pgVersion: this.pgVersion,
       dataChecksums: this.dataChecksums,
       systemId: this.systemId,
@@ -471,6 +547,35 @@ export class Timeline implements TimelineStorage {
         capLsn,
       })),
     };
+  }
+
+  /**
+   * Takes over, by name, the layers of its ancestors that it can read: it has no ancestor then, and they may go. Nothing is
+   * copied. What of them is still in memory is flushed first. `unavailable` while an ancestor has yet to take in WAL
+   * below the branch point.
+   */
+  async detachFromAncestor(): Promise<void> {
+    this.#checkReadable(this.lastRecordLsn);
+    for (let next = this.#ancestor; next !== undefined; next = next.timeline.#ancestor) {
+      if (next.timeline.diskConsistentLsn < next.lsn) {
+        await next.timeline.checkpoint();
+      }
+    }
+    const add: SetLayer[] = [];
+    let cap = MAX_LSN;
+    for (let next = this.#ancestor; next !== undefined; next = next.timeline.#ancestor) {
+      cap = minLsn(cap, next.lsn);
+      for (const { file, maker, capLsn } of next.timeline.#map.files.layers) {
+        if (file.lsnStart <= cap) {
+          this.#layers.share(file);
+          add.push({ file, maker, capLsn: minLsn(capLsn, cap) });
+        }
+      }
+    }
+    await this.#commit(
+      { add, remove: [] },
+      { detached: true, gcCutoffLsn: minLsn(this.#gcCutoffLsn, this.minReadableLsn) },
+    );
   }
 
   /** Layer files, newest first. */
@@ -502,5 +607,11 @@ export class Timeline implements TimelineStorage {
     for (const { file } of this.#map.files.layers) {
       this.#layers.leave(file);
     }
+  }
+
+  /** It needs nothing of its ancestor any more: it has its own, or is deleted for good. */
+  leaveAncestor(): void {
+    this.#ancestor?.timeline.branchPoints.remove(this.#ancestor.lsn);
+    this.#ancestor = undefined;
   }
 }
