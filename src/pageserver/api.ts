@@ -135,3 +135,6 @@ export interface TenantTimeline {
   readonly tenantId: string;
   readonly timelineId: string;
 }
+
+/** As Neon's; here no other branch gets another parent. */
+export const detachAncestorSchema = z.object({ reparented_timelines: z.array(z.string()) });

@@ -378,13 +378,18 @@ export class PageserverHttpClient {
     return this.#http.call("POST", `/v1/tenant/${tenantId}/timeline`, { body: request });
   }
 
-  /** `not-found` when it is gone already, `conflict` while it has children. */
+  /** `not-found` when it is gone already. Branches of it are detached. */
   deleteTimeline(tenantId: string, timelineId: string): Promise<void> {
     return this.#http.call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
   }
 
   listLayers(tenantId: string, timelineId: string): Promise<LayerMapInfo> {
     return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}/layer`);
+  }
+
+  /** The branch needs no ancestor from then on. */
+  async detachFromAncestor(tenantId: string, timelineId: string): Promise<void> {
+    await this.#http.call("PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/detach_ancestor`);
   }
 
   /** Writes everything in memory into layer files. */

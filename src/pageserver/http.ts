@@ -6,6 +6,7 @@ import { formatLsn, INVALID_LSN, parseLsn } from "../base/lsn.ts";
 import { type Route, route } from "../http/route.ts";
 import { tenantParams, timelineParams } from "../http/schemas.ts";
 import {
+  detachAncestorSchema,
   type LayerMapInfo,
   layerMapInfoSchema,
   pageserverStatusSchema,
@@ -162,7 +163,8 @@ function timelineRoutes(options: PageserverRouteOptions): Route[] {
       {
         method: "DELETE",
         path: TIMELINE,
-        summary: "Deletes a timeline without children; the work is done when it is answered.",
+        summary:
+          "Deletes a timeline; branches of it are detached and stay. The work is done when it is answered.",
         scope: "tenant",
         // Neon's answer, where the work goes on after it.
         status: 202,
@@ -196,6 +198,21 @@ function timelineStorageRoutes({ tenants }: PageserverRouteOptions): Route[] {
       },
       async ({ params }) => {
         await tenants.timeline(params.tenant, params.timeline).checkpoint();
+      },
+    ),
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/detach_ancestor`,
+        summary:
+          "Makes a branch independent of its ancestors: it names their layers itself. Nothing is copied.",
+        scope: "admin",
+        params: timelineParams,
+        answer: detachAncestorSchema,
+      },
+      async ({ params }) => {
+        await tenants.timeline(params.tenant, params.timeline).detachFromAncestor();
+        return { reparented_timelines: [] };
       },
     ),
   ];

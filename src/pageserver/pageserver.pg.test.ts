@@ -288,7 +288,6 @@ test("a branch in the past reads as the past, its parent's later WAL does not sh
   assert.equal(info.start_lsn, formatLsn(middleLsn));
   assert.equal(info.prev_record_lsn, "0/0");
   await compareWithRecovery({ tenantId: root.tenantId, timelineId }, middleLsn);
-  await assert.rejects(http.deleteTimeline(root.tenantId, root.timelineId), { kind: "conflict" });
   const again = await http.createTimeline(root.tenantId, {
     new_timeline_id: timelineId,
     ancestor_timeline_id: root.timelineId,
@@ -303,6 +302,11 @@ test("a branch in the past reads as the past, its parent's later WAL does not sh
     }),
     { kind: "conflict" },
   );
+  await http.detachFromAncestor(root.tenantId, timelineId);
+  const detached = await http.getTimeline(root.tenantId, timelineId);
+  assert.deepEqual([detached.ancestor_timeline_id, detached.ancestor_lsn], [null, null]);
+  assert.equal(detached.min_readable_lsn, info.min_readable_lsn);
+  await compareWithRecovery({ tenantId: root.tenantId, timelineId }, middleLsn);
   await http.deleteTimeline(root.tenantId, timelineId);
   await assert.rejects(http.getTimeline(root.tenantId, timelineId), { kind: "not-found" });
 });

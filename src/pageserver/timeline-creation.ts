@@ -102,7 +102,7 @@ export class TimelineCreation {
     });
   }
 
-  /** `conflict` while it has branches. */
+  /** Branches of it are detached. */
   async delete(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
     const tenant = this.#tenants.tenant(tenantId);
     // Ingest must not write into files that are going away.

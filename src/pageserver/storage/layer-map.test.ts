@@ -56,3 +56,13 @@ test("inherited: what an ancestor writes above the cap does not matter, in memor
   // A frozen layer below the cap does.
   assert.equal(branchOf(middle, 1016).inherited?.map, middle);
 });
+
+test("cutOff: branches below learn of it", () => {
+  const root = new LayerMap(START);
+  put(root, 1008);
+  const middle = branchOf(root, 1008);
+  const branch = branchOf(middle, 1008);
+  assert.equal(branch.inherited?.map, root);
+  middle.cutOff(middle.files);
+  assert.equal(branch.inherited, undefined);
+});
