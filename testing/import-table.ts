@@ -39,7 +39,7 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   pageserver: {
     job: "pages at any LSN",
-    libraries: ["base", "http", "postgres", "wal-decoder", "redo"],
+    libraries: ["base", "http", "postgres", "wal-decoder", "redo", "object-store"],
     isService: true,
   },
   compute: {
