@@ -12,3 +12,9 @@ export const LAYER_FORMAT_VERSION = 1;
  * - 2: layers of other timelines of the tenant, with an LSN cap; the LSN below which history is not whole.
  */
 export const INDEX_PART_FORMAT_VERSION = 2;
+
+/**
+ * Lists of objects to delete (remote/deletion-list.ts).
+ * - 1: first.
+ */
+export const DELETION_LIST_FORMAT_VERSION = 1;
