@@ -6,6 +6,7 @@ import { LOCAL_MUTANTS } from "./local.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
 import { REDO_MUTANTS } from "./redo.ts";
+import { REMOTE_MUTANTS } from "./remote.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
 import { SHIM_MUTANTS } from "./shim.ts";
 import { WALPROPOSER_MUTANTS } from "./walproposer.ts";
@@ -14,6 +15,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SAFEKEEPER_MUTANTS,
   WALPROPOSER_MUTANTS,
   PAGESERVER_MUTANTS,
+  REMOTE_MUTANTS,
   INGEST_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,
