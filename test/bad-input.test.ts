@@ -126,7 +126,10 @@ test("LSN: malformed, in the future, before the branch point", async () => {
   const at = (name: string, lsn: string, ancestor = "main") =>
     branchArgs(name, "--ancestor-branch-name", ancestor, "--ancestor-start-lsn", lsn);
   for (const lsn of ["nonsense", "0/XYZ", "1/2/3", "0/0", "123456789/0"]) {
-    await refused(`'${lsn}' is not an LSN; one looks like 0/16F9A00`, ...at("l", lsn));
+    await refused(
+      `'${lsn}' is no LSN, such as 0/16F9A00, and no time, such as 2026-11-28T10:38:10Z`,
+      ...at("l", lsn),
+    );
   }
   const future =
     /^command failed: LSN F\/0 is in the future: the newest of branch 'main' is 0\/[0-9A-F]+$/;
@@ -140,7 +143,7 @@ test("LSN: malformed, in the future, before the branch point", async () => {
     (await cluster.json("branch", "list")) as { name: string; parent_lsn: string }[]
   ).find(({ name }) => name === "late");
   await refused(
-    `LSN ${begin} is before branch 'late' begins, at ${late!.parent_lsn}`,
+    `LSN ${begin} is before branch 'late' begins, at ${late!.parent_lsn}; before that its history is that of 'main'`,
     ...at("l", begin, "late"),
   );
   assert.ok(!(await branchNames()).includes("l"));

@@ -45,7 +45,7 @@ const nullSink: RecordSink = {
   replicationOriginAdvance: ignore,
   replicationOriginDrop: ignore,
   subscriptionsDetached: ignore,
-  commitTime: ignore,
+  transactionEnd: ignore,
 };
 
 /** TPC-B without a client: the same four changes and a commit, over and over. */

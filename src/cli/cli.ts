@@ -1,7 +1,6 @@
 // What every command shares: the home, printing, locking, options that many verbs have.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { StrataHome } from "../local/home.ts";
 import { withLock } from "../local/lock.ts";
@@ -71,18 +70,6 @@ export function parseLsnOption(text: string): Lsn {
   const lsn = parseLsn(text);
   if (lsn === undefined) {
     throw new InvalidArgumentError("an LSN is wanted, such as 0/16F9A00");
-  }
-  return lsn;
-}
-
-export function parseLsnArgument(text: string): Lsn {
-  const lsn = parseLsn(text);
-  if (lsn === undefined || lsn === 0) {
-    throw new StorageError(
-      "invalid",
-      "bad-lsn",
-      `'${text}' is not an LSN; one looks like 0/16F9A00`,
-    );
   }
   return lsn;
 }

@@ -3,14 +3,13 @@
 import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
   majorOf,
-  newestLsnFor,
   resolveBranch,
   resolveTenant,
 } from "../local/branches.ts";
@@ -39,7 +38,6 @@ import {
   jsonOption,
   notice,
   openHome,
-  parseLsnArgument,
   parsePort,
   parseSetting,
   print,
@@ -51,10 +49,12 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
+import { resolvePoint } from "./point-in-time.ts";
 
 interface EndpointCreateOptions {
   tenantId?: string;
   branchName: string;
+  at?: string;
   lsn?: string;
   pgPort?: number;
   internalHttpPort?: number;
@@ -76,7 +76,8 @@ export function addEndpointCommands(program: Command): void {
     .argument("[id]", "default: ep-<branch>")
     .addOption(tenantOption())
     .option("--branch-name <name>", "branch it is on", DEFAULT_BRANCH_NAME)
-    .option("--lsn <lsn>", "read-only, at this LSN")
+    .option("--at <lsn|time>", "read-only, as of then")
+    .addOption(new Option("--lsn <lsn>", "--at of neon_local").hideHelp().conflicts("at"))
     .option("--pg-port <port>", "of Postgres (default: the next free one)", parsePort)
     .option("--internal-http-port <port>", "of its agent (default: the next free one)", parsePort)
     .option("--allow-multiple", "even if the branch has a primary endpoint already")
@@ -129,10 +130,9 @@ async function create(
     const config = home.config();
     const tenantId = resolveTenant(config, options.tenantId);
     const timelineId = resolveBranch(config, tenantId, options.branchName);
-    const staticLsn = options.lsn === undefined ? undefined : parseLsnArgument(options.lsn);
-    if (staticLsn !== undefined) {
-      await newestLsnFor(home, { tenantId, timelineId, name: options.branchName }, staticLsn);
-    }
+    const at = options.at ?? options.lsn;
+    const branch = { tenantId, timelineId, name: options.branchName };
+    const staticLsn = at === undefined ? undefined : await resolvePoint(home, branch, at, notice);
     const wanted = {
       id: id ?? defaultEndpointId(options.branchName),
       tenantId,

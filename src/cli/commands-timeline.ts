@@ -2,14 +2,8 @@
 
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
-import {
-  generateTenantId,
-  parseTenantId,
-  parseTimelineId,
-  type TenantId,
-  type TimelineId,
-} from "../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../base/ids.ts";
+import type { Lsn } from "../base/lsn.ts";
 import {
   branchNames,
   createTimeline,
@@ -42,11 +36,11 @@ import { findInstallation } from "../postgres/installation.ts";
 import {
   group,
   jsonOption,
+  notice,
   openHome,
   parseCount,
   parseDuration,
   parseIds,
-  parseLsnArgument,
   print,
   printJson,
   safekeeperSetOption,
@@ -55,6 +49,7 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable, formatTimelineTree } from "./output.ts";
+import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 export function addTenantCommands(program: Command): void {
   const tenant = group(program, "tenant", "tenants");
@@ -255,12 +250,12 @@ export function addTimelineCommands(program: Command): void {
   addSafekeeperMigrateCommand(timeline);
   timeline
     .command("branch")
-    .description("a branch of another timeline, at its head or at an older LSN")
+    .description("a branch of another timeline, at its head, or at an older LSN or a time")
     .addOption(tenantOption())
     .option("--timeline-id <id>", "32 hex digits (default: random)")
     .requiredOption("--branch-name <name>", "its name")
     .option("--ancestor-branch-name <name>", "branch to start from", DEFAULT_BRANCH_NAME)
-    .option("--ancestor-start-lsn <lsn>", "where to start (default: the newest commit)")
+    .option("--ancestor-start-lsn <lsn|time>", "where to start (default: the newest commit)")
     .addOption(safekeeperSetOption())
     .action(async (options: BranchOptions & { branchName: string }) => {
       const home = openHome();
@@ -286,7 +281,7 @@ interface BranchOptions {
   skSet?: number[];
 }
 
-/** A branch at an LSN, by default the newest committed one; call with the home locked. */
+/** A branch at an LSN or a time, by default at the newest commit; call with the home locked. */
 export async function createBranch(
   home: StrataHome,
   branchName: string,
@@ -297,9 +292,11 @@ export async function createBranch(
   requireFreeBranchName(config, tenantId, branchName);
   const ancestorName = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
   const ancestor = resolveBranch(config, tenantId, ancestorName);
-  const wanted =
-    options.ancestorStartLsn === undefined ? undefined : parseLsnArgument(options.ancestorStartLsn);
-  const lsn = await branchLsn(home, tenantId, ancestor, ancestorName, wanted);
+  const lsn = await branchLsn(
+    home,
+    { tenantId, timelineId: ancestor, name: ancestorName },
+    options.ancestorStartLsn,
+  );
   return createTimeline(home, {
     tenantId,
     branchName,
@@ -309,26 +306,17 @@ export async function createBranch(
   });
 }
 
-/** `wanted` where it lies between the branch's beginning and its newest LSN, by default the newest. */
 async function branchLsn(
   home: StrataHome,
-  tenantId: TenantId,
-  timelineId: TimelineId,
-  name: string,
-  wanted: Lsn | undefined,
+  ancestor: NamedBranch,
+  at: string | undefined,
 ): Promise<Lsn> {
-  const newest = await newestLsnFor(home, { tenantId, timelineId, name }, wanted);
-  if (wanted !== undefined) {
-    const info = await controllerOf(home).timeline(tenantId, timelineId);
-    if (wanted < (parseLsn(info.start_lsn) ?? 0)) {
-      throw new StorageError(
-        "invalid",
-        "lsn-before-branch",
-        `LSN ${formatLsn(wanted)} is before branch '${name}' begins, at ${info.start_lsn}`,
-      );
-    }
+  if (at === undefined) {
+    return await newestLsnFor(home, ancestor, undefined);
   }
-  return wanted ?? newest;
+  const lsn = await resolvePoint(home, ancestor, at, notice);
+  await requireOnBranch(home, ancestor, lsn, at);
+  return lsn;
 }
 
 interface BranchCreateOptions {
@@ -344,10 +332,10 @@ export function addBranchCommands(program: Command): void {
   branch
     .command("create")
     .argument("<name>")
-    .description("a branch of main, or of --parent, now or --at an LSN")
+    .description("a branch of main, or of --parent, now or --at an LSN or a time")
     .addOption(tenantOption())
     .option("-p, --parent <name[@lsn]>", "branch to start from", DEFAULT_BRANCH_NAME)
-    .option("--at <lsn>", "where to start (default: the newest commit)")
+    .option("--at <lsn|time>", "where to start (default: the newest commit)")
     .addOption(safekeeperSetOption())
     .option("-s, --start", "also create and start an endpoint on it")
     .action(async (name: string, options: BranchCreateOptions) => {

@@ -71,6 +71,30 @@ export const timelineInfoSchema = z.object({
 
 export type TimelineInfo = z.infer<typeof timelineInfoSchema>;
 
+const timestampText = z
+  .string()
+  .meta({ description: "RFC 3339, in UTC", examples: ["2026-11-28T10:38:10.250000Z"] });
+
+/** GET /v1/tenant/{t}/timeline/{tl}/get_lsn_by_timestamp. */
+export const lsnByTimestampSchema = z.object({
+  lsn: lsnText.describe(
+    "where recovery to that time stops; past, nodata: the oldest that can be read",
+  ),
+  kind: z
+    .enum(["present", "future", "past", "nodata"])
+    .describe(
+      "future: no transaction ended later; past: all that are known did; nodata: none is known",
+    ),
+  commit_timestamp: timestampText
+    .nullable()
+    .describe("of the last commit at lsn; past: of the first transaction that is known"),
+});
+
+export type LsnByTimestamp = z.infer<typeof lsnByTimestampSchema>;
+
+/** GET /v1/tenant/{t}/timeline/{tl}/get_timestamp_of_lsn. */
+export const timestampOfLsnSchema = timestampText;
+
 /** GET /v1/tenant/{t}/timeline/{tl}/layer. */
 export const layerMapInfoSchema = z.object({
   in_memory_layers: z.array(z.object({ kind: z.string(), lsn_start: lsnText })),

@@ -12,6 +12,7 @@ import type {
   ComputeState,
   ComputeStateWire,
   LayerMapInfo,
+  LsnByTimestamp,
   PageserverStatus,
   RelationSize,
   TenantInfo,
@@ -390,6 +391,23 @@ export class PageserverHttpClient {
   /** The branch needs no ancestor from then on. */
   async detachFromAncestor(tenantId: string, timelineId: string): Promise<void> {
     await this.#http.call("PUT", `/v1/tenant/${tenantId}/timeline/${timelineId}/detach_ancestor`);
+  }
+
+  /** `time`: RFC 3339 with its zone. Waits until the timeline has WAL up to `waitLsn`. */
+  getLsnByTimestamp(
+    tenantId: string,
+    timelineId: string,
+    { time, waitLsn }: { readonly time: string; readonly waitLsn: Lsn },
+  ): Promise<LsnByTimestamp> {
+    const query = new URLSearchParams({ timestamp: time, wait_lsn: formatLsn(waitLsn) });
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/get_lsn_by_timestamp`;
+    return this.#http.call("GET", `${path}?${query}`);
+  }
+
+  /** RFC 3339; `not-found` where no commit at or below the LSN has a time that is known. */
+  getTimestampOfLsn(tenantId: string, timelineId: string, lsn: Lsn): Promise<string> {
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/get_timestamp_of_lsn`;
+    return this.#http.call("GET", `${path}?${new URLSearchParams({ lsn: formatLsn(lsn) })}`);
   }
 
   /** Writes everything in memory into layer files. */

@@ -1,14 +1,17 @@
 // The pageserver's management API: Neon's routes and fields, those that are real here.
 
 import { z } from "zod";
+import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { formatLsn, INVALID_LSN, parseLsn } from "../base/lsn.ts";
+import { formatTimestamp, parseTimestamp } from "../base/timestamp.ts";
 import { type Route, route } from "../http/route.ts";
-import { tenantParams, timelineParams } from "../http/schemas.ts";
+import { lsnText, tenantParams, timelineParams } from "../http/schemas.ts";
 import {
   detachAncestorSchema,
   type LayerMapInfo,
   layerMapInfoSchema,
+  lsnByTimestampSchema,
   pageserverStatusSchema,
   type TenantInfo,
   type TimelineInfo,
@@ -16,7 +19,9 @@ import {
   tenantInfoSchema,
   timelineCreateSchema,
   timelineInfoSchema,
+  timestampOfLsnSchema,
 } from "./api.ts";
+import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
 import type { Tenant } from "./storage/tenant.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
 import type { Timeline } from "./storage/timeline.ts";
@@ -31,6 +36,9 @@ export interface PageserverRouteOptions {
   readonly receivers: WalReceivers;
   readonly creation: TimelineCreation;
 }
+
+/** For WAL that is on its way. */
+const WAIT_LSN_MS = 10_000;
 
 const TENANT = "/v1/tenant/{tenant}";
 const TIMELINE = `${TENANT}/timeline/{timeline}`;
@@ -50,6 +58,7 @@ export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
     ...tenantRoutes(options),
     ...timelineRoutes(options),
     ...timelineStorageRoutes(options),
+    ...timeTravelRoutes(options),
   ];
 }
 
@@ -216,6 +225,68 @@ function timelineStorageRoutes({ tenants }: PageserverRouteOptions): Route[] {
       },
     ),
   ];
+}
+
+function timeTravelRoutes({ tenants }: PageserverRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: `${TIMELINE}/get_lsn_by_timestamp`,
+        summary: "Where recovery to a time (recovery_target_time) stops.",
+        scope: "tenant",
+        params: timelineParams,
+        query: z.object({
+          timestamp: z.string().describe("RFC 3339, or as Postgres prints it, with its zone"),
+          wait_lsn: lsnText.optional().describe("answer when WAL up to here has been taken in"),
+        }),
+        answer: lsnByTimestampSchema,
+      },
+      async ({ params, query }) => {
+        const timeline = tenants.timeline(params.tenant, params.timeline);
+        const timeUs = timestampOf(query.timestamp);
+        await timeline.waitForLsn(parseLsn(query.wait_lsn ?? "") ?? INVALID_LSN, WAIT_LSN_MS);
+        const { kind, lsn, commitUs } = await findLsnByTimestamp(timeline, timeUs);
+        return {
+          lsn: formatLsn(lsn),
+          kind,
+          commit_timestamp: commitUs === undefined ? null : formatTimestamp(commitUs),
+        };
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: `${TIMELINE}/get_timestamp_of_lsn`,
+        summary: "When the last transaction at or below an LSN committed.",
+        scope: "tenant",
+        params: timelineParams,
+        query: z.object({ lsn: lsnText }),
+        answer: timestampOfLsnSchema,
+      },
+      async ({ params, query }) => {
+        const timeline = tenants.timeline(params.tenant, params.timeline);
+        const lsn = parseLsn(query.lsn) ?? INVALID_LSN;
+        await timeline.waitForLsn(lsn, WAIT_LSN_MS);
+        const commitUs = timestampOfLsn(timeline, lsn);
+        if (commitUs === undefined) {
+          const message = `no commit at or below ${query.lsn} has a time that is known`;
+          throw new StorageError("not-found", "no-commit-time", message);
+        }
+        return formatTimestamp(commitUs);
+      },
+    ),
+  ];
+}
+
+function timestampOf(text: string): number {
+  const parsed = parseTimestamp(text);
+  if (parsed === undefined || !parsed.hasZone) {
+    const problem =
+      parsed === undefined ? "no time such as 2026-11-28T10:38:10Z" : "without a zone";
+    throw new StorageError("invalid", "bad-timestamp", `timestamp '${text}' is ${problem}`);
+  }
+  return parsed.timeUs;
 }
 
 function describeLayers(timeline: Timeline): LayerMapInfo {

@@ -9,7 +9,12 @@ import {
   unshardedId,
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
-import type { TenantInfo, TimelineCreateRequest, TimelineInfo } from "../pageserver/api.ts";
+import type {
+  LsnByTimestamp,
+  TenantInfo,
+  TimelineCreateRequest,
+  TimelineInfo,
+} from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
 import type { Computes } from "./computes.ts";
 import type { ControllerStore, StorageNode } from "./controller-state.ts";
@@ -110,6 +115,20 @@ export class StorageController {
 
   timeline(tenantId: TenantId, timelineId: TimelineId): Promise<TimelineInfo> {
     return this.#firstShard(tenantId).getTimeline(tenantId, timelineId);
+  }
+
+  /** Where recovery to `time` (RFC 3339 with its zone) stops; the timeline has WAL up to `waitLsn` then. */
+  lsnByTimestamp(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    at: { readonly time: string; readonly waitLsn: Lsn },
+  ): Promise<LsnByTimestamp> {
+    return this.#firstShard(tenantId).getLsnByTimestamp(tenantId, timelineId, at);
+  }
+
+  /** Of the last commit at or below an LSN, as RFC 3339. */
+  timestampOfLsn(tenantId: TenantId, timelineId: TimelineId, lsn: Lsn): Promise<string> {
+    return this.#firstShard(tenantId).getTimestampOfLsn(tenantId, timelineId, lsn);
   }
 
   /** Shard 0 knows what is not a relation's block: what a timeline is, and how far. */

@@ -91,6 +91,9 @@ export interface RecordSink {
   replicationOriginDrop(originId: number): void;
   /** A compute has detached what timeline `timelineId` (32 hex digits) inherited (logical-message-records.ts). */
   subscriptionsDetached(timelineId: string): void;
-  /** Local commit time in microseconds since 2000-01-01, for time travel by clock. */
-  commitTime(timestampUs: bigint): void;
+  /**
+   * The time in a commit or abort record, prepared or not, in microseconds since 2000-01-01: what
+   * recovery_target_time is compared with. Told of transactions without an xid too.
+   */
+  transactionEnd(timestampUs: bigint, committed: boolean): void;
 }

@@ -247,7 +247,7 @@ test("interpretRecord: takes every record of the workload and tells of every kin
     "checkpoint",
     "oldestActiveXid",
     "walLevel",
-    "commitTime",
+    "transactionEnd",
   ]) {
     assert.ok((calls.get(name) ?? 0) > 0, name);
   }

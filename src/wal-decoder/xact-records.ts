@@ -123,9 +123,7 @@ function interpretEnd(record: XLogRecord, sink: RecordSink, commit: boolean, pre
     }
     sink.transactionStatus(xids, commit);
   }
-  if (commit) {
-    sink.commitTime(time);
-  }
+  sink.transactionEnd(time, commit);
   if (hasOrigin) {
     sink.replicationOriginAdvance(record.originId, remoteLsn, false);
   }

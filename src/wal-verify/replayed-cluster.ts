@@ -482,7 +482,7 @@ export class ReplayedCluster implements RecordSink {
   nextOid(): void {}
   oldestActiveXid(): void {}
   walLevel(): void {}
-  commitTime(): void {}
+  transactionEnd(): void {}
 }
 
 function isNew(page: Uint8Array): boolean {

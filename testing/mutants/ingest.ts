@@ -5,6 +5,12 @@ import type { MutantPart } from "./mutant.ts";
 const PREPARED = "src/pageserver/ingest/prepared-transactions.ts";
 const PREPARED_TEST = "src/pageserver/ingest/prepared-transactions.test.ts";
 
+const TIMES = "src/pageserver/ingest/commit-times.ts";
+const LSN_BY_TIMESTAMP = "src/pageserver/lsn-by-timestamp.ts";
+const TIMES_TEST = "src/pageserver/lsn-by-timestamp.test.ts";
+const ANY_CLOCKS =
+  "LSN <-> time: as recovery_target_time, with any clocks, over flushes, restarts and branches";
+
 export const INGEST_MUTANTS: MutantPart = {
   part: "ingest",
   mutants: [
@@ -23,6 +29,46 @@ export const INGEST_MUTANTS: MutantPart = {
       replace: "}",
       test: PREPARED_TEST,
       name: "PreparedTransactions: those of a timeline of before are read, and moved at the first record",
+    },
+    {
+      rule: "a clock that was set back hides commits after a time",
+      file: TIMES,
+      search: "const latestUs = Math.max(this.#latestUs, timeUs);",
+      replace: "const latestUs = timeUs;",
+      test: TIMES_TEST,
+      name: ANY_CLOCKS,
+    },
+    {
+      rule: "who takes over forgets the times before",
+      file: TIMES,
+      search: "this.#latestUs = last?.latestUs ?? 0;",
+      replace: "",
+      test: TIMES_TEST,
+      name: ANY_CLOCKS,
+    },
+    {
+      rule: "aborts count as commits",
+      file: TIMES,
+      search: "if (committed) {",
+      replace: "if (committed || timeUs > 0) {",
+      test: TIMES_TEST,
+      name: ANY_CLOCKS,
+    },
+    {
+      rule: "the LSN of a time leaves out commits of just then",
+      file: LSN_BY_TIMESTAMP,
+      search: "found.latestUs > timeUs",
+      replace: "found.latestUs >= timeUs",
+      test: TIMES_TEST,
+      name: ANY_CLOCKS,
+    },
+    {
+      rule: "aborted transactions do not stop a recovery to a time",
+      file: "src/wal-decoder/xact-records.ts",
+      search: "  sink.transactionEnd(time, commit);",
+      replace: "  if (commit) {\n    sink.transactionEnd(time, commit);\n  }",
+      test: "src/wal-decoder/interpret-record.test.ts",
+      name: "interpretRecord: what each kind of record is taken to mean",
     },
   ],
 };

@@ -32,6 +32,7 @@ import {
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
+import { CommitTimes } from "./commit-times.ts";
 import { PreparedTransactions } from "./prepared-transactions.ts";
 import {
   ABSENT,
@@ -64,6 +65,7 @@ export class WalIngest implements RecordSink {
   readonly #tracker: CheckpointTracker;
   readonly #origins: ReplicationOrigins;
   readonly #prepared: PreparedTransactions;
+  readonly #commitTimes: CommitTimes;
   /** pg_control; undefined only where a test has none. */
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
@@ -74,8 +76,6 @@ export class WalIngest implements RecordSink {
   /** The last whole record. */
   #doneLsn: Lsn;
   #doneStart: Lsn;
-  /** Microseconds since 2000-01-01 of the newest commit seen; 0 before the first. */
-  lastCommitTimeUs = 0n;
   recordCount = 0;
 
   /** StorageError `corrupt` where the timeline has no checkpoint. */
@@ -87,6 +87,7 @@ export class WalIngest implements RecordSink {
     this.#tracker = new CheckpointTracker(readCheckPoint(storage, storage.lastRecordLsn));
     this.#origins = new ReplicationOrigins(storage);
     this.#prepared = new PreparedTransactions(storage);
+    this.#commitTimes = new CommitTimes(storage);
     const { lastRecordLsn } = storage;
     this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
     this.#tracksCommitTs =
@@ -387,8 +388,8 @@ export class WalIngest implements RecordSink {
     this.#storage.putImage(prefix, index, this.#lsn, EXISTS);
   }
 
-  commitTime(timestampUs: bigint): void {
-    this.lastCommitTimeUs = timestampUs;
+  transactionEnd(timestampUs: bigint, committed: boolean): void {
+    this.#commitTimes.ended(timestampUs, committed, this.#recordStart, this.#lsn);
   }
 }
 

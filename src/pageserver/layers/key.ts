@@ -20,7 +20,8 @@
 // | two-phase file       | 67   high  low  0     0    | 0; no longer written      |
 // | subscriptions gone   | 68   id 0  id 1 id 2  0    | id 3; of a timeline       |
 // | prepared transaction | 69   0     0    0     0    | its slot                  |
-// 0x66 to 0x69 are ours: Neon keeps the first two as members of directory values that are rewritten whole.
+// | commit time          | 6A   0     0    0     0    | see commit-times.ts       |
+// 0x66 to 0x6A are ours: Neon keeps the first two as members of directory values that are rewritten whole.
 
 import { StorageError } from "../../base/errors.ts";
 
@@ -39,6 +40,7 @@ export const KEYSPACE_SLRU_SIZE = 0x66;
 export const KEYSPACE_TWO_PHASE = 0x67;
 const KEYSPACE_SUBSCRIPTIONS_DETACHED = 0x68;
 export const KEYSPACE_PREPARED_SLOT = 0x69;
+const KEYSPACE_COMMIT_TIME = 0x6a;
 
 /** Index of pg_control under CONTROL_PREFIX. */
 export const CONTROL_FILE_INDEX = 0;
@@ -268,6 +270,9 @@ export const REPLICATION_ORIGIN_PREFIX = internPrefix(KEYSPACE_REPLICATION_ORIGI
 
 /** Open prepared transactions: the index is a slot (ingest/prepared-transactions.ts). */
 export const PREPARED_SLOT_PREFIX = internPrefix(KEYSPACE_PREPARED_SLOT, 0, 0, 0, 0);
+
+/** When transactions ended (ingest/commit-times.ts). */
+export const COMMIT_TIME_PREFIX = internPrefix(KEYSPACE_COMMIT_TIME, 0, 0, 0, 0);
 
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {

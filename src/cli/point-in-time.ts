@@ -1,0 +1,94 @@
+// What `--at` names: an LSN, or a time, which the pageserver knows the LSN of.
+
+import { nowMs } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import type { TenantId, TimelineId } from "../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
+import { formatTimestamp, POSTGRES_EPOCH_MS, parseTimestamp } from "../base/timestamp.ts";
+import { branchNames, newestLsnFor } from "../local/branches.ts";
+import { controllerOf } from "../local/controller.ts";
+import type { Print } from "../local/daemon.ts";
+import type { StrataHome } from "../local/home.ts";
+
+export interface NamedBranch {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  readonly name: string;
+}
+
+/**
+ * The LSN that `text` names on a branch: at most its newest. A time without a zone is local, which `say`
+ * is told. StorageError `invalid` where it is neither LSN nor time, or nothing is known of that time.
+ */
+export async function resolvePoint(
+  home: StrataHome,
+  branch: NamedBranch,
+  text: string,
+  say: Print,
+): Promise<Lsn> {
+  const lsn = parseLsn(text);
+  if (lsn !== undefined && lsn !== 0) {
+    await newestLsnFor(home, branch, lsn);
+    return lsn;
+  }
+  const parsed = parseTimestamp(text);
+  if (parsed === undefined) {
+    throw new StorageError(
+      "invalid",
+      "bad-point-in-time",
+      `'${text}' is no LSN, such as 0/16F9A00, and no time, such as 2026-11-28T10:38:10Z`,
+    );
+  }
+  if (!parsed.hasZone) {
+    say(`'${text}' has no time zone and is taken as local time: ${formatTimestamp(parsed.timeUs)}`);
+  }
+  return await lsnOfTime(home, branch, parsed.timeUs);
+}
+
+async function lsnOfTime(home: StrataHome, branch: NamedBranch, timeUs: number): Promise<Lsn> {
+  const { tenantId, timelineId, name } = branch;
+  const controller = controllerOf(home);
+  // What was committed by now, the pageserver has to know.
+  const newest = await newestLsnFor(home, branch, undefined);
+  const time = formatTimestamp(timeUs);
+  const answer = await controller.lsnByTimestamp(tenantId, timelineId, { time, waitLsn: newest });
+  const refuse = (why: string) => new StorageError("invalid", "time-not-known", why);
+  if (answer.kind === "nodata") {
+    throw refuse(`no commit on branch '${name}' has a time that is known: give an LSN`);
+  }
+  if (answer.kind === "past") {
+    const last = await controller.timestampOfLsn(tenantId, timelineId, newest);
+    throw refuse(
+      `${time} is before the first commit on branch '${name}' that is known: ` +
+        `give a time from ${answer.commit_timestamp} to now; its last commit was at ${last}`,
+    );
+  }
+  if (answer.kind === "future" && timeUs > (nowMs() - POSTGRES_EPOCH_MS) * 1000) {
+    throw refuse(
+      `${time} is in the future: the last commit on branch '${name}' was at ${answer.commit_timestamp}`,
+    );
+  }
+  return parseLsn(answer.lsn)!;
+}
+
+/** StorageError `invalid` where the branch begins after `lsn`, so that no branch of it can begin there. */
+export async function requireOnBranch(
+  home: StrataHome,
+  branch: NamedBranch,
+  lsn: Lsn,
+  text: string,
+): Promise<void> {
+  const { tenantId, timelineId, name } = branch;
+  const info = await controllerOf(home).timeline(tenantId, timelineId);
+  if (lsn >= (parseLsn(info.start_lsn) ?? 0)) {
+    return;
+  }
+  const point = parseLsn(text) === undefined ? `${text}, LSN ${formatLsn(lsn)},` : `LSN ${text}`;
+  const ancestor = branchNames(home.config(), tenantId).get(info.ancestor_timeline_id ?? "");
+  const hint = ancestor === undefined ? "" : `; before that its history is that of '${ancestor}'`;
+  throw new StorageError(
+    "invalid",
+    "lsn-before-branch",
+    `${point} is before branch '${name}' begins, at ${info.start_lsn}${hint}`,
+  );
+}
