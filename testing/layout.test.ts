@@ -264,7 +264,7 @@ const GLOBAL_STATE: Readonly<Record<string, string>> = {
   "src/local/strata-command.ts": "how this process was called",
   "src/pageserver/layers/entry-chunks.ts": "spare memory",
   "src/pageserver/layers/key.ts": "key prefixes are interned: a number means the same everywhere",
-  "src/pageserver/flush/flush-worker.ts": "a thread of its own, for nothing else",
+  "src/pageserver/flush/background-worker.ts": "a thread of its own, for nothing else",
   "src/pageserver/storage/layer-map.ts": "numbers that are given once in a process",
   "src/postgres/installation.ts": "what was found on this machine",
   "src/wal-decoder/block-references.ts": "the last few results, which depend on nothing else",

@@ -1,5 +1,6 @@
 // Every mutant, part by part.
 
+import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
@@ -16,6 +17,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   WALPROPOSER_MUTANTS,
   PAGESERVER_MUTANTS,
   REMOTE_MUTANTS,
+  COMPACTION_MUTANTS,
   INGEST_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,

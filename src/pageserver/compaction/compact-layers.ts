@@ -20,7 +20,7 @@ import { VersionBatch } from "./version-batch.ts";
 
 export const DEFAULT_TARGET_BYTES = 128 << 20;
 /** Of inputs at once in memory; a key with more is compacted in parts. */
-const BATCH_BYTES = 8 << 20;
+const BATCH_BYTES = 4 << 20;
 /** Pages asked for at once: half a megabyte. */
 const PAGE_BATCH = 64;
 /** Keys between two looks at the clock. */

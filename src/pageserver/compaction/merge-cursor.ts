@@ -8,7 +8,7 @@ import { type CompactionInput, compareKeys, type KeyRange, LayerCursor } from ".
 import type { VersionBatch } from "./version-batch.ts";
 
 /** Of all files together; each is read in pieces of at least 64 kB. */
-const PIECES_BYTES = 8 << 20;
+const PIECES_BYTES = 4 << 20;
 const MIN_PIECE_BYTES = 64 << 10;
 const MAX_PIECE_BYTES = 1 << 20;
 

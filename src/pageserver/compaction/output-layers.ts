@@ -58,7 +58,9 @@ export class OutputFiles {
   async finish(writer: LayerWriter, name: LayerName): Promise<void> {
     const description = await writer.finish(name, this.settings.number);
     this.#open.delete(writer);
-    this.finished.push({ ...description, name });
+    const keyStart = plainKey(name.keyStart);
+    const keyEnd = plainKey(name.keyEnd);
+    this.finished.push({ ...description, name: { ...name, keyStart, keyEnd } });
   }
 
   /** Removes every file, finished or not. Never throws: it runs where something already failed. */
@@ -69,6 +71,11 @@ export class OutputFiles {
       await disk.background.removeTree(join(directory, fileName)).catch(() => undefined);
     }
   }
+}
+
+/** What writers are handed as a key may have more to it. */
+function plainKey({ prefix, index }: Key): Key {
+  return { prefix, index };
 }
 
 interface Band {

@@ -1,6 +1,6 @@
 // Writes a frozen layer to a delta layer file, with extra images where a key has many deltas.
 //
-// Runs on the flush thread for all but small layers (flush-thread.ts), so it sees the layer as plain
+// Runs on the background thread for all but small layers (background-thread.ts), so it sees the layer as plain
 // data and asks for the pages that lie in other layers, in batches.
 
 import { monotonicMs, turn } from "../../base/clock.ts";

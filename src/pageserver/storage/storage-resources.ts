@@ -3,7 +3,7 @@
 import { type Disk, REAL_DISK } from "../../base/disk.ts";
 import type { Logger } from "../../base/log.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
-import { FlushThread } from "../flush/flush-thread.ts";
+import { BackgroundThread } from "../flush/background-thread.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
@@ -60,7 +60,7 @@ export class StorageResources {
   readonly redo = new PageRedo();
   /** The same for timelines with data checksums, where more records stamp their page. */
   readonly checksumRedo = new PageRedo({ walLogHints: true });
-  readonly flushThread = new FlushThread();
+  readonly backgroundThread = new BackgroundThread();
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
 

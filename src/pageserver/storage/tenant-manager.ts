@@ -135,7 +135,7 @@ export class TenantManager {
     for (const tenant of this.#tenants.values()) {
       await tenant.close(options.flush);
     }
-    await this.resources.flushThread.close();
+    await this.resources.backgroundThread.close();
     this.#tenants.clear();
   }
 }

@@ -497,7 +497,7 @@ export class Timeline implements TimelineStorage {
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
-    const { config, disk, flushThread } = this.#resources;
+    const { config, disk, backgroundThread } = this.#resources;
     const { imageAfterDeltas, imageRotation, inlineFlushBytes } = config;
     const { signal } = this.#closing;
     const frozen = layer.frozen();
@@ -518,7 +518,7 @@ export class Timeline implements TimelineStorage {
     });
     // A disk of a simulation lives in this thread.
     if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
-      return flushThread.flush(frozen, settings, pages, signal);
+      return backgroundThread.flush(frozen, settings, pages, signal);
     }
     const cancelled = () => signal.aborted;
     return writeFrozenLayer(frozen, { ...settings, disk, pages, cancelled, sliceMs: SLICE_MS });

@@ -13,8 +13,8 @@ import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { OpenLayer } from "../layers/open-layer.ts";
 import { VALUE_DELTA, VALUE_IMAGE } from "../layers/version-chain.ts";
+import { BackgroundThread } from "./background-thread.ts";
 import { flushPages, type KeyReader } from "./flush-pages.ts";
-import { FlushThread } from "./flush-thread.ts";
 import { writeFrozenLayer } from "./layer-flush.ts";
 
 const START = toLsn(0x2000);
@@ -26,7 +26,7 @@ const SETTINGS = {
   walLogHints: false,
 };
 const BLOCKS = 200;
-const flushThread = new FlushThread();
+const backgroundThread = new BackgroundThread();
 const NEVER = new AbortController().signal;
 
 /** Pages with one delta to fifty each, and sizes, over several key prefixes. */
@@ -59,7 +59,7 @@ class Directory implements Disposable {
   }
 }
 
-test("FlushThread: writes byte for byte what the same flush inline writes", async () => {
+test("BackgroundThread: writes byte for byte what the same flush inline writes", async () => {
   using here = new Directory();
   using there = new Directory();
   const layer = someLayer();
@@ -73,7 +73,7 @@ test("FlushThread: writes byte for byte what the same flush inline writes", asyn
     sliceMs: 1,
   });
   const settings = { ...SETTINGS, directory: there.path };
-  const threaded = await flushThread.flush(layer, settings, pages, NEVER);
+  const threaded = await backgroundThread.flush(layer, settings, pages, NEVER);
   assert.deepEqual(threaded, inline);
   assert.equal(threaded.failedImages, 0);
   const bytes = readFileSync(join(there.path, threaded.layer.fileName));
@@ -82,7 +82,7 @@ test("FlushThread: writes byte for byte what the same flush inline writes", asyn
   assert.ok(bytes.length > 100 * 8192, `${bytes.length} bytes`);
 });
 
-test("FlushThread: a page that cannot be read costs its image and is reported", async () => {
+test("BackgroundThread: a page that cannot be read costs its image and is reported", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const failing: KeyReader = {
@@ -95,13 +95,13 @@ test("FlushThread: a page that cannot be read costs its image and is reported", 
     countDeltas: reader.countDeltas,
   };
   const settings = { ...SETTINGS, directory: directory.path };
-  const result = await flushThread.flush(layer, settings, flushPages(layer, failing), NEVER);
+  const result = await backgroundThread.flush(layer, settings, flushPages(layer, failing), NEVER);
   assert.ok(result.failedImages > 0);
   assert.match(result.firstFailure!, /^key [0-9A-F]{36}: no such luck$/);
   assert.equal(readdirSync(directory.path).length, 1);
 });
 
-test("FlushThread: cancelled, it is unavailable and leaves nothing; the next one works", async () => {
+test("BackgroundThread: cancelled, it is unavailable and leaves nothing; the next one works", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const settings = { ...SETTINGS, directory: directory.path };
@@ -112,25 +112,25 @@ test("FlushThread: cancelled, it is unavailable and leaves nothing; the next one
     cancel.abort();
     return pages(requests);
   };
-  await assert.rejects(flushThread.flush(layer, settings, interrupting, cancel.signal), {
+  await assert.rejects(backgroundThread.flush(layer, settings, interrupting, cancel.signal), {
     kind: "unavailable",
     code: "shutting-down",
   });
   assert.deepEqual(readdirSync(directory.path), []);
-  await flushThread.flush(layer, settings, pages, NEVER);
+  await backgroundThread.flush(layer, settings, pages, NEVER);
   assert.equal(readdirSync(directory.path).length, 1);
 });
 
-test("FlushThread: a failure keeps its kind; several flushes at once all finish", async () => {
+test("BackgroundThread: a failure keeps its kind; several flushes at once all finish", async () => {
   using directory = new Directory();
   const layer = someLayer();
   const pages = flushPages(layer, reader);
   const missing = { ...SETTINGS, directory: join(directory.path, "missing") };
   const settings = { ...SETTINGS, directory: directory.path };
   const results = await Promise.allSettled([
-    flushThread.flush(layer, settings, pages, NEVER),
-    flushThread.flush(layer, missing, pages, NEVER),
-    flushThread.flush(layer, settings, pages, NEVER),
+    backgroundThread.flush(layer, settings, pages, NEVER),
+    backgroundThread.flush(layer, missing, pages, NEVER),
+    backgroundThread.flush(layer, settings, pages, NEVER),
   ]);
   assert.deepEqual(
     results.map((result) => result.status),
