@@ -43,7 +43,7 @@ export const COMPACTION_MUTANTS: MutantPart = {
       search: "kind === VALUE_DELTA ? this.#chain + end - from : end - from",
       replace: "end - from",
       test: RULE_TEST,
-      name: EVERY_RETAINED,
+      name: "VersionPlan: the chain is counted",
     },
     {
       rule: "images above the cutoff are forgotten",
@@ -59,7 +59,7 @@ export const COMPACTION_MUTANTS: MutantPart = {
       search: "return head.rank < second.rank ? second.lsn : second.lsn - 1;",
       replace: "return Number.POSITIVE_INFINITY;",
       test: MERGE_TEST,
-      name: ANY_LAYERS,
+      name: "MergeCursor: layers over the same LSNs",
     },
     {
       rule: "an image layer comes before delta layers of its LSN",
@@ -100,7 +100,7 @@ export const COMPACTION_MUTANTS: MutantPart = {
       search: "this.#redo.load(reply.page);",
       replace: "this.#redo.loadZero();",
       test: COMPACT_TEST,
-      name: WITH_CUTOFF,
+      name: "compactLayers: an image is built on the page",
     },
     {
       rule: "versions go although the image in their place could not be built",
@@ -109,14 +109,6 @@ export const COMPACTION_MUTANTS: MutantPart = {
       replace: "",
       test: COMPACT_TEST,
       name: "compactLayers: a base that cannot be read",
-    },
-    {
-      rule: "a page that was built is built again on top of itself",
-      file: KEY_WRITER,
-      search: "if (i < this.#replayed) {",
-      replace: "if (i < this.#replayed - 1) {",
-      test: COMPACT_TEST,
-      name: IMAGE_LAYERS,
     },
     {
       rule: "an image layer has no image of a key whose last part lies above it",

@@ -12,6 +12,7 @@ import {
 } from "../../../testing/random-layers.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
+import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import { decodeKey, formatKey } from "../layers/key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
@@ -226,6 +227,37 @@ test("compactLayers: a base that cannot be read costs images, never versions", a
     checkReads(run, layers, `seed ${seed}`);
   }
   assert.ok(failures > 3, `${failures} failures`);
+});
+
+test("compactLayers: an image is built on the page below the key's oldest version", async () => {
+  const run = await randomRun(1, { moreBelow: true });
+  const { directory } = run;
+  const { prefix, index } = run.histories.find(({ isPage }) => isPage)!;
+  const versions = Array.from({ length: 40 }, (_, i) => {
+    const value = encodeClogStatus([i], 1);
+    return { kind: VALUE_DELTA, lsn: toLsn(FIRST + 5 + i), value, state: undefined };
+  });
+  const key: KeyHistory = { prefix, index, isPage: true, versions };
+  const input = await directory.writeDeltaLayer([key], FIRST, FIRST + 100);
+  const pages: BasePageLookup = async (requests) => {
+    assert.deepEqual(
+      requests.map(({ lsn }) => lsn),
+      [FIRST + 4],
+    );
+    return [{ state: "page", page: new Uint8Array(8192).fill(0xff) }];
+  };
+  const cutoff = toLsn(FIRST + 50);
+  const { layers } = await compactLayers([input], {
+    ...run.options,
+    retained: [cutoff],
+    cutoff,
+    cutPoints: [],
+    pages,
+  });
+  const files = layers.map((layer) => ({ ...layer, path: join(DIRECTORY, layer.fileName) }));
+  const page = new LayerReader(directory.open(files)).read(key, cutoff)!;
+  // Ten bytes of four transactions each, committed, over what was there.
+  assert.deepEqual([...page.subarray(0, 12)], [...Array(10).fill(0x55), 0xff, 0xff]);
 });
 
 test("compactLayers: a page that cannot be built keeps its deltas; in an image layer it is corrupt", async () => {

@@ -97,6 +97,26 @@ test("MergeCursor: any layers come out in key, LSN and arrival order, in batches
   }
 });
 
+test("MergeCursor: layers over the same LSNs and keys take turns within a key", async () => {
+  for (let seed = 1; seed <= 10; seed++) {
+    const random = new SeededRandom(seed);
+    const directory = new LayerDirectory(seed);
+    const { histories, bounds } = await randomLayers(random, directory, { imageLayers: false });
+    const layers: CompactionInput[] = [];
+    for (let part = 0; part < 3; part++) {
+      const own = histories.map((history) => ({
+        ...history,
+        versions: history.versions.filter(({ lsn }) => Math.floor(lsn / 8) % 3 === part),
+      }));
+      layers.push(await directory.writeDeltaLayer(own, bounds[0]! - part, bounds.at(-1)!));
+    }
+    for (const batchBytes of [1, 1 << 30]) {
+      const lines = await merged(directory, layers, ALL, batchBytes);
+      assert.deepEqual(lines, expected({ histories }, layers), `seed ${seed}`);
+    }
+  }
+});
+
 test("MergeCursor: a key range, and versions above an input's LSN cap, are left out", async () => {
   for (let seed = 1; seed <= 30; seed++) {
     const random = new SeededRandom(seed);

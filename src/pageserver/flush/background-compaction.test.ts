@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { sleep } from "../../base/clock.ts";
 import { REAL_DISK } from "../../base/disk.ts";
 import { type Lsn, MAX_LSN, toLsn } from "../../base/lsn.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
@@ -20,6 +21,7 @@ import { LayerWriter } from "../layers/layer-writer.ts";
 import { OpenLayer } from "../layers/open-layer.ts";
 import { VALUE_DELTA } from "../layers/version-chain.ts";
 import { BackgroundThread } from "./background-thread.ts";
+import type { PageLookup } from "./layer-flush.ts";
 
 const FIRST_LSN = 0x10_0000;
 const LAYERS = 4;
@@ -126,40 +128,40 @@ test("BackgroundThread: a compaction is cancelled where it waits, and leaves not
   assert.deepEqual(readdirSync(directory.outputs), []);
 });
 
-test("BackgroundThread: a flush does not wait behind a compaction, whatever that does", async () => {
+/** A layer with one page, whose flush asks for what is below it. */
+function flush(directory: string, pages: PageLookup): Promise<unknown> {
+  const layer = new OpenLayer(toLsn(8));
+  layer.put(slruBlockPrefix(0, 1), 0, toLsn(16), VALUE_DELTA, encodeClogStatus([1], 1));
+  layer.freeze(toLsn(16), toLsn(8));
+  const settings = { imageAfterDeltas: 1, imageRotation: 2, turn: 0, walLogHints: false };
+  const where = { directory, number: FIRST_LAYER_NUMBER };
+  return backgroundThread.flush(layer.frozen(), { ...where, ...settings }, pages, NEVER);
+}
+
+test("BackgroundThread: a flush does not wait behind a compaction, but that waits for it", async () => {
   using directory = new Directory();
-  const inputs = await directory.layers(400, 100);
+  const inputs = await directory.layers(300, 20);
   const ended: string[] = [];
-  const flush = async (): Promise<void> => {
-    const layer = new OpenLayer(toLsn(8));
-    layer.put(slruBlockPrefix(0, 1), 0, toLsn(16), VALUE_DELTA, encodeClogStatus([1], 1));
-    layer.freeze(toLsn(16), toLsn(8));
-    await backgroundThread.flush(
-      layer.frozen(),
-      {
-        directory: directory.path,
-        number: FIRST_LAYER_NUMBER,
-        imageAfterDeltas: 8,
-        imageRotation: 2,
-        turn: 0,
-        walLogHints: false,
-      },
-      async () => [{ state: "none" }],
-      NEVER,
-    );
-    ended.push("flush");
+  const compacted = Promise.withResolvers<void>();
+  const nothing: PageLookup = async () => [{ state: "none" }];
+  // As long as the compaction may take without it, and longer.
+  const slow: PageLookup = async () => {
+    await Promise.race([compacted.promise, sleep(1000)]);
+    return [{ state: "none" }];
   };
-  let flushed: Promise<void> | undefined;
+  let flushed: Promise<unknown> | undefined;
   // The first flush comes while the compaction waits for pages, the second while it is at work.
   const flushing: BasePageLookup = async (requests) => {
     if (flushed === undefined) {
-      await flush();
-      flushed = flush();
+      await flush(directory.path, nothing);
+      ended.push("first flush");
+      flushed = flush(directory.path, slow).then(() => ended.push("second flush"));
     }
     return pages(requests);
   };
   await backgroundThread.compact(inputs, settings(directory.outputs), flushing, NEVER);
   ended.push("compaction");
+  compacted.resolve();
   await flushed;
-  assert.deepEqual(ended, ["flush", "flush", "compaction"]);
+  assert.deepEqual(ended, ["first flush", "second flush", "compaction"]);
 });
