@@ -5,9 +5,9 @@
 
 import { zstdDecompressSync } from "node:zlib";
 import { type Lsn, lsnHigh, lsnLow } from "../base/lsn.ts";
-import { decompressLz4Block } from "./lz4.ts";
+import { decompressLz4Block } from "./compression/lz4.ts";
+import { decompressPglz } from "./compression/pglz.ts";
 import { PAGE_SIZE, PD_LSN, PD_UPPER } from "./page.ts";
-import { decompressPglz } from "./pglz.ts";
 import { corruptWal } from "./wal-page.ts";
 import type { XLogRecord } from "./xlog-record.ts";
 

@@ -9,6 +9,7 @@ const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
 const LAYER_FILE_TEST = "src/pageserver/layers/layer-file.test.ts";
+const LAYER_BLOCK_TEST = "src/pageserver/layers/layer-block.test.ts";
 const INGEST = "src/pageserver/ingest/walingest.ts";
 const INGEST_TEST = "src/pageserver/ingest/walingest.test.ts";
 const ANY_HISTORY = "Timeline: any history reads like its model";
@@ -197,10 +198,42 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a block's checksum is not looked at",
       file: "src/pageserver/layers/layer-block.ts",
-      search: "if (words[0] !== layerChecksum(bytes, 4, bytes.length)) {",
-      replace: "if (words.length === 0) {",
+      search: "if (view.getUint32(0, true) !== layerChecksum(stored, 4, stored.length)) {",
+      replace: "if (stored.length === 0) {",
       test: LAYER_FILE_TEST,
       name: "LayerFile: any flipped bit or cut is found or harmless",
+    },
+    {
+      rule: "a compressed block may ask for any memory",
+      file: "src/pageserver/layers/layer-block.ts",
+      search: "rawLength > MAX_COMPRESSIBLE_BLOCK_BYTES",
+      replace: "rawLength < 0",
+      test: LAYER_BLOCK_TEST,
+      name: "parseBlock: lengths that lie are refused before memory is asked for",
+    },
+    {
+      rule: "a block is compressed where that saves next to nothing",
+      file: "src/pageserver/layers/layer-writer.ts",
+      search: "const WORTHWHILE_SHARE = 7 / 8;",
+      replace: "const WORTHWHILE_SHARE = 1;",
+      test: LAYER_BLOCK_TEST,
+      name: "LayerWriter: a block is compressed where that saves an eighth, else raw",
+    },
+    {
+      rule: "a block that does not decompress to its length is believed",
+      file: "src/pageserver/layers/layer-block.ts",
+      search: "if (!decompressLz4Block(source, raw.subarray(BLOCK_BODY_AT))) {",
+      replace: "if (!decompressLz4Block(source, raw.subarray(BLOCK_BODY_AT)) && length < 0) {",
+      test: LAYER_BLOCK_TEST,
+      name: "parseBlock: lengths that lie are refused before memory is asked for",
+    },
+    {
+      rule: "layers of the version before are refused",
+      file: "src/pageserver/layers/layer-index.ts",
+      search: "if (version < 1 || version > LAYER_FORMAT_VERSION) {",
+      replace: "if (version !== LAYER_FORMAT_VERSION) {",
+      test: LAYER_BLOCK_TEST,
+      name: "layers of format version 1 are read",
     },
     {
       rule: "a layer's file may be another's",

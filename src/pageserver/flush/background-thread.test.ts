@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { REAL_DISK } from "../../base/disk.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import { type KeyPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
@@ -46,9 +47,12 @@ function someLayer(): FrozenLayer {
   return layer.frozen();
 }
 
-/** Below the layer every page has its block number everywhere. */
+/** Below the layer every page is noise, which no compression makes smaller. */
 const reader: KeyReader = {
-  readPage: (_prefix: KeyPrefix, index: number) => new Uint8Array(8192).fill(index),
+  readPage: (_prefix: KeyPrefix, index: number) => {
+    const random = new SeededRandom(index);
+    return Uint8Array.from({ length: 8192 }, () => random.int(256));
+  },
   countDeltas: (_prefix: KeyPrefix, index: number) => index,
 };
 

@@ -3,8 +3,9 @@
 /**
  * Layer files (layer-format.ts).
  * - 1: first; raw blocks, CRC-32, key filter in delta layers.
+ * - 2: blocks may be LZ4. Version 1 is read as well, and stays so: homes are upgraded in place.
  */
-export const LAYER_FORMAT_VERSION = 1;
+export const LAYER_FORMAT_VERSION = 2;
 
 /**
  * index_part.json (index-part.ts).

@@ -1,16 +1,20 @@
 // One block of a layer file in memory: checks its bytes once, then finds keys and versions in them.
 
+import { decompressLz4Block } from "../../postgres/compression/lz4.ts";
 import { internPrefix, type KeyPrefix } from "./key.ts";
 import {
+  BLOCK_BODY_AT,
   BLOCK_ENTRY_BYTES,
   BLOCK_HEADER_BYTES,
   BLOCK_KEY_BYTES,
+  CODEC_LZ4,
   CODEC_RAW,
   compareKeyWords,
   corruptLayer,
   ENTRY_KIND_SHIFT,
   ENTRY_LSN_HIGH_MASK,
   layerChecksum,
+  MAX_COMPRESSIBLE_BLOCK_BYTES,
 } from "./layer-format.ts";
 import { VALUE_TOMBSTONE } from "./version-chain.ts";
 
@@ -20,7 +24,7 @@ const KEYS_AT = BLOCK_HEADER_BYTES / 4;
 
 /**
  * A checked block: keys ascend, entries [firstEntry, endEntry) of a key ascend by LSN, and a value is
- * `bytes[valueStart, valueEnd)`. The bytes never change.
+ * `bytes[valueStart, valueEnd)`. `bytes` is the raw block and never changes.
  */
 export interface LayerBlock {
   readonly bytes: Uint8Array;
@@ -33,21 +37,24 @@ export interface LayerBlock {
 }
 
 /**
- * Takes over `bytes`, which begin their buffer and are a whole block of the file at `offset`. Afterwards
- * no step has to doubt an offset in them, whoever wrote the file; `corrupt` where that cannot be had.
+ * Takes over `stored`, which begins its buffer and is a whole block of the file at `offset`. Afterwards
+ * no step has to doubt an offset in it, whoever wrote the file; `corrupt` where that cannot be had.
  */
 export function parseBlock(
-  bytes: Uint8Array<ArrayBuffer>,
+  stored: Uint8Array<ArrayBuffer>,
   path: string,
   offset: number,
 ): LayerBlock {
-  const words = new Uint32Array(bytes.buffer);
-  if (words[0] !== layerChecksum(bytes, 4, bytes.length)) {
+  const view = new DataView(stored.buffer);
+  if (view.getUint32(0, true) !== layerChecksum(stored, 4, stored.length)) {
     throw corruptLayer(path, offset, "the block's checksum is wrong");
   }
-  if (words[1] !== CODEC_RAW) {
-    throw corruptLayer(path, offset + 4, `codec ${words[1]! & 0xff} is not known`);
+  const codec = view.getUint32(4, true);
+  if (codec !== CODEC_RAW && codec !== CODEC_LZ4) {
+    throw corruptLayer(path, offset + 4, `codec ${codec & 0xff} is not known`);
   }
+  const bytes = codec === CODEC_RAW ? stored : decompress(stored, view, path, offset);
+  const words = new Uint32Array(bytes.buffer);
   const keyCount = words[2]!;
   const entryCount = words[3]!;
   const entriesAt = BLOCK_HEADER_BYTES + keyCount * BLOCK_KEY_BYTES;
@@ -58,6 +65,33 @@ export function parseBlock(
   const block = { bytes, words, keyCount, entryCount, entriesAt: entriesAt / 4, valuesAt };
   checkTables(block, path, offset);
   return block;
+}
+
+/** The raw block, without its first words. */
+function decompress(
+  stored: Uint8Array,
+  view: DataView,
+  path: string,
+  offset: number,
+): Uint8Array<ArrayBuffer> {
+  const rawLength = view.getUint32(8, true);
+  const length = view.getUint32(12, true);
+  if (BLOCK_HEADER_BYTES + length > stored.length) {
+    throw corruptLayer(path, offset + 12, "the compressed bytes lie outside the block");
+  }
+  if (
+    rawLength < BLOCK_HEADER_BYTES ||
+    rawLength % 8 !== 0 ||
+    rawLength > MAX_COMPRESSIBLE_BLOCK_BYTES
+  ) {
+    throw corruptLayer(path, offset + 8, `a raw block cannot have ${rawLength} bytes`);
+  }
+  const raw = new Uint8Array(rawLength);
+  const source = stored.subarray(BLOCK_HEADER_BYTES, BLOCK_HEADER_BYTES + length);
+  if (!decompressLz4Block(source, raw.subarray(BLOCK_BODY_AT))) {
+    throw corruptLayer(path, offset, `the block does not decompress to ${rawLength} bytes`);
+  }
+  return raw;
 }
 
 function checkTables(block: LayerBlock, path: string, offset: number): void {

@@ -1,6 +1,6 @@
 // Layer files on disk: layout, names and checks shared by the writer and the reader.
 //
-// Ours, format version 1. Little-endian; every block and section starts at a multiple of 8. Immutable.
+// Ours, format versions 1 and 2. Little-endian; every block and section starts at a multiple of 8. Immutable.
 //
 //   file:   header (8) | blocks | block index | key filter | footer (64)
 //
@@ -11,10 +11,13 @@
 //        6    1 kind: 0 image layer, 1 delta layer
 //        7    1 zero
 // block: versions sorted by key, then LSN, then order of arrival
-//        0    4 CRC-32 of the block from offset 4 to its end
-//        4    1 codec: 0 raw
+//        0    4 CRC-32 of the block from offset 4 to its end, as it is stored
+//        4    1 codec: 0 raw; 1 LZ4, from version 2 on
 //        5    3 zero
-//        8    4 number of keys (K)
+// LZ4:   8    4 length of the raw block, at most 16 MiB
+//       12    4 length of the compressed bytes (C)
+//       16    C the raw block from offset 8 on, as one LZ4 block, then zeros up to a multiple of 8
+// raw:   8    4 number of keys (K)
 //       12    4 number of entries (E)
 //       16 24*K keys: u8 f1, u8 f5, u16 zero, u32 f2, u32 f3, u32 f4, u32 index, u32 first entry
 //        . 12*E entries: u32 LSN low; u32 LSN high (24 bits) + value kind << 24; u32 end of the value,
@@ -65,6 +68,11 @@ export const BLOCK_KEY_BYTES = 24;
 export const BLOCK_ENTRY_BYTES = 12;
 export const INDEX_ENTRY_BYTES = 36;
 export const CODEC_RAW = 0;
+export const CODEC_LZ4 = 1;
+/** Where the part of a raw block begins that is compressed. */
+export const BLOCK_BODY_AT = 8;
+/** A larger block (one huge value) stays raw, so that a hostile one cannot ask for more memory. */
+export const MAX_COMPRESSIBLE_BLOCK_BYTES = 16 << 20;
 
 /** Value kind in the top byte of an entry's second word; LSNs are below 2^53, so their high half is below 2^21. */
 export const ENTRY_KIND_SHIFT = 24;

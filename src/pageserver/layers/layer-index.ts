@@ -75,7 +75,7 @@ function checkHeader({ path, name }: LayerSource, view: DataView, offset: number
     throw corruptLayer(path, offset, "this is not a layer file");
   }
   const version = view.getUint16(4, true);
-  if (version !== LAYER_FORMAT_VERSION) {
+  if (version < 1 || version > LAYER_FORMAT_VERSION) {
     throw corruptLayer(path, offset + 4, `format version ${version} is not known`);
   }
   if (view.getUint8(6) !== name.kind) {
