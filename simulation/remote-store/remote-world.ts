@@ -12,7 +12,9 @@ import { DeletionQueue, type GenerationClaim } from "../../src/pageserver/remote
 import { LayerUploads } from "../../src/pageserver/remote/layer-uploads.ts";
 import { loadTenant } from "../../src/pageserver/remote/load-tenant.ts";
 import {
+  indexKey,
   layerKey,
+  manifestKey,
   newestIndexes,
   parseRemoteKey,
 } from "../../src/pageserver/remote/remote-paths.ts";
@@ -21,6 +23,8 @@ import {
   type ScrubReport,
   scrubTenant,
 } from "../../src/pageserver/remote/scrub.ts";
+import { settleGeneration } from "../../src/pageserver/remote/settle-generation.ts";
+import type { StoreAccess } from "../../src/pageserver/remote/store-calls.ts";
 import { TransferSlots } from "../../src/pageserver/remote/transfer-slots.ts";
 import { UploadQueue } from "../../src/pageserver/remote/upload-queue.ts";
 import { SimulatedCrash, SimulatedDisk } from "../simulated-disk.ts";
@@ -106,6 +110,13 @@ export class RemoteWorld {
     // Nothing is on its way any more.
     await sleep(HOUR_MS);
     const generation = ++this.generation;
+    // As a life that puts all indexes again would leave it.
+    for (const { key, timelineId } of newestIndexes(this.store.keys, generation).values()) {
+      const copy = indexKey(TENANT, timelineId, generation);
+      this.store.call({ type: "put", key: copy, bytes: this.#peek(key), ifAbsent: false });
+    }
+    const manifest = manifestKey(TENANT, generation);
+    this.store.call({ type: "put", key: manifest, bytes: Buffer.from("x"), ifAbsent: false });
     const report = await scrubTenant({
       store: this.store,
       logger: createLogger("world", "silent"),
@@ -127,8 +138,8 @@ export class RemoteWorld {
     assert.deepEqual(report.missing, []);
     assert.deepEqual(report.differing, []);
     for (const key of this.store.keys) {
-      const isIndex = parseRemoteKey(key)?.kind === "index";
-      assert.ok(isIndex || named.has(key), `${key} is left`);
+      const isLayer = parseRemoteKey(key)?.kind === "layer";
+      assert.ok(!isLayer || named.has(key), `${key} is left`);
     }
     return report;
   }
@@ -150,6 +161,9 @@ export class Life {
   #deletions!: DeletionQueue;
   readonly #timelines = new Map<TimelineId, ModelTimeline>();
   #uploads!: LayerUploads;
+  #access!: StoreAccess;
+  #settled: Promise<void> | undefined;
+  readonly #pushes: Promise<void>[] = [];
   #sequence = 0;
   /** Of layers that some timeline does not name any more: when that is durable. */
   readonly #drops = new Map<string, Promise<void>[]>();
@@ -199,15 +213,12 @@ export class Life {
     disk.makeDirectory("/layers");
     this.#deletions = await DeletionQueue.open({
       directory: "/deletions",
-      store,
-      disk,
-      logger,
-      randomInt,
+      uploads: this.#uploads,
       validate: (claims) => (this.isDead ? never() : validate(claims)),
       attached: new Map([[TENANT, this.generation]]),
     });
-    const access = { store, logger, randomInt, signal: new AbortController().signal };
-    const tenant = await loadTenant(access, TENANT, this.generation, decodeIndex);
+    this.#access = { store, logger, randomInt, signal: new AbortController().signal };
+    const tenant = await loadTenant(this.#access, TENANT, this.generation, decodeIndex);
     assert.deepEqual([...tenant.damaged], []);
     for (const { timelineId, index } of tenant.timelines) {
       const told = this.#world.told.get(timelineId) ?? INVALID_LSN;
@@ -306,11 +317,24 @@ export class Life {
       [...this.#timelines.values()].some((one) => one.layers.has(key));
     const keys = old.filter((key) => !isNamed(key));
     if (keys.length > 0) {
-      const dropped = Promise.all(keys.flatMap((key) => this.#drops.get(key)!));
+      const isOld = keys.some((key) => parseRemoteKey(key)!.generation < this.generation);
+      const drops = keys.flatMap((key) => this.#drops.get(key)!);
+      const dropped = Promise.all([...drops, isOld ? this.#settle() : undefined]);
       const { generation } = this;
-      void this.#deletions.push({ tenantId: TENANT, generation, keys }, dropped);
+      this.#pushes.push(this.#deletions.push({ tenantId: TENANT, generation, keys }, dropped));
       this.#world.seen.add("compacted");
     }
+  }
+
+  #settle(): Promise<void> {
+    this.#settled ??= settleGeneration(
+      this.#access,
+      TENANT,
+      this.generation,
+      [...this.#timelines.values()].map((timeline) => this.#putIndex(timeline, timeline.lsn)),
+      Buffer.from("manifest"),
+    );
+    return this.#settled;
   }
 
   #newLayer(timeline: ModelTimeline): void {
@@ -340,6 +364,7 @@ export class Life {
       assert.equal(queue.remoteConsistentLsn, lsn);
     }
     this.look();
+    await Promise.all(this.#pushes);
     await this.#deletions.flush();
     assert.equal(this.#deletions.counts.pending, 0);
     this.#deletions.stop();

@@ -10,7 +10,9 @@ import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { decodeDeletionList, encodeDeletionList } from "./deletion-list.ts";
 import { DeletionQueue, type GenerationClaim } from "./deletion-queue.ts";
-import { layerKey } from "./remote-paths.ts";
+import { LayerUploads } from "./layer-uploads.ts";
+import { indexKey, layerKey } from "./remote-paths.ts";
+import { TransferSlots } from "./transfer-slots.ts";
 
 const TENANT = parseTenantId("11".repeat(16));
 const OTHER = parseTenantId("22".repeat(16));
@@ -32,6 +34,7 @@ class World {
   ]);
   readonly questions: (readonly GenerationClaim[])[] = [];
   readonly errors: object[] = [];
+  uploads!: LayerUploads;
 
   open(
     attached: readonly (readonly [TenantId, number])[] = [...this.current],
@@ -42,12 +45,13 @@ class World {
       this.questions.push(claims);
       return claims.map(({ tenantId, generation }) => this.current.get(tenantId) === generation);
     };
+    const { store, disk } = this;
+    const slots = new TransferSlots(8);
+    const randomInt = (limit: number) => limit - 1;
+    this.uploads = new LayerUploads({ store, disk, logger, slots, randomInt });
     return DeletionQueue.open({
       directory: DIRECTORY,
-      store: this.store,
-      disk: this.disk,
-      logger,
-      randomInt: (limit) => limit - 1,
+      uploads: this.uploads,
       attached: new Map(attached),
       validate,
     });
@@ -93,6 +97,37 @@ simulated(
     assert.deepEqual(world.lists, []);
   },
 );
+
+simulated("DeletionQueue: what is still being uploaded is deleted afterwards", async () => {
+  const world = new World();
+  const queue = await world.open();
+  const fd = world.disk.open("/layer", "w");
+  world.disk.write(fd, Buffer.from("x"), 0);
+  const { signal } = new AbortController();
+  const layer = { tenantId: TENANT, key: key(1), path: "/layer", sizeBytes: 1, signal };
+  const upload = world.uploads.upload(layer);
+  const pushed = queue.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE);
+  await sleep(20_000);
+  assert.deepEqual(world.lists, []);
+  world.store.isOpen = true;
+  await world.store.open(world.store.waiting[0]!);
+  await Promise.all([upload, pushed]);
+  assert.deepEqual(world.store.keys, [key(1)]);
+  await queue.flush();
+  assert.deepEqual(world.store.keys, []);
+});
+
+simulated("DeletionQueue: a timeline's newest index goes last", async () => {
+  const world = new World();
+  world.store.isOpen = true;
+  const queue = await world.open();
+  const keys = [3, 5, 4].map((generation) => indexKey(TENANT, TIMELINE, generation));
+  void queue.push({ tenantId: TENANT, generation: 5, keys: [...keys, key(1)] }, DURABLE);
+  await sleep(20_000);
+  const [first, last] = world.store.calls;
+  assert.match(first!, /^delete index_part.json-00000003 index_part.json-00000004 .*-00000001$/);
+  assert.equal(last, "delete index_part.json-00000005");
+});
 
 simulated(
   "DeletionQueue: one question for all tenants, deletions by 1000, after some seconds or when there are many",

@@ -2,13 +2,12 @@
 
 import assert from "node:assert/strict";
 import { setIdleTimer, type Timer } from "../../base/clock.ts";
-import type { Disk } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId } from "../../base/ids.ts";
-import type { Logger } from "../../base/log.ts";
-import { MAX_PAGE, type ObjectStore } from "../../object-store/object-store.ts";
+import { MAX_PAGE } from "../../object-store/object-store.ts";
 import { DeletionLists, type StoredDeletionList, type TenantDeletions } from "./deletion-list.ts";
-import { parseRemoteKey } from "./remote-paths.ts";
+import type { LayerUploads } from "./layer-uploads.ts";
+import { newestIndexes, parseRemoteKey } from "./remote-paths.ts";
 import { retrying, SMALL_CALL_MS, withDeadline } from "./store-calls.ts";
 
 /*
@@ -31,11 +30,8 @@ export interface GenerationClaim {
 export interface DeletionQueueOptions {
   /** Of the lists. */
   readonly directory: string;
-  readonly store: ObjectStore;
-  readonly disk: Disk;
-  readonly logger: Logger;
-  /** A whole number in [0, limit). */
-  readonly randomInt: (limit: number) => number;
+  /** Of the whole process: what is still being uploaded is deleted afterwards. */
+  readonly uploads: LayerUploads;
   /** The tenants that this process has, and their generations. */
   readonly attached: ReadonlyMap<TenantId, number>;
   /** Whether each claim still holds: one answer a claim, in their order. */
@@ -82,7 +78,8 @@ export class DeletionQueue {
 
   /** Goes on with what former lives left in the directory. What the disk throws. */
   static async open(options: DeletionQueueOptions): Promise<DeletionQueue> {
-    const { directory, disk, logger, attached } = options;
+    const { directory, uploads, attached } = options;
+    const { disk, logger } = uploads.resources;
     const lists = new DeletionLists(directory, disk);
     const stored = lists.load((error) => {
       logger.error({ error }, "a deletion list is damaged; its objects stay in the object store");
@@ -106,7 +103,8 @@ export class DeletionQueue {
 
   /**
    * `indexDurable` resolves when no index in the store names the keys any more, in the tenant's current
-   * `generation`; where it rejects, nothing is deleted. Resolves when the keys are on a list on the disk;
+   * `generation`; where it rejects, nothing is deleted. Indexes of a timeline that is deleted may be among the keys: those
+   * of all generations, once the newest names no layers and says that the timeline is gone. Resolves when the keys are on a list on the disk;
    * rejects as `indexDurable` does, or `unavailable` (`deletion-stopped`). Nobody needs to wait for it.
    */
   push(
@@ -116,7 +114,9 @@ export class DeletionQueue {
     for (const key of keys) {
       assert(parseRemoteKey(key)?.tenantId === tenantId, `${key} of tenant ${tenantId}`);
     }
-    const listed = indexDurable.then(() => this.#accept({ tenantId, generation, keys }));
+    const listed = indexDurable
+      .then(() => this.#options.uploads.settled(keys))
+      .then(() => this.#accept({ tenantId, generation, keys }));
     listed.catch(() => undefined);
     return listed;
   }
@@ -141,7 +141,7 @@ export class DeletionQueue {
   }
 
   async #writeList(): Promise<void> {
-    const { logger, randomInt } = this.#options;
+    const { logger, randomInt } = this.#options.uploads.resources;
     const { signal } = this.#stopping;
     // A copy: more may come while it is written.
     const batch = [...this.#incoming];
@@ -193,7 +193,7 @@ export class DeletionQueue {
   }
 
   async #round(): Promise<void> {
-    const { logger, randomInt } = this.#options;
+    const { logger, randomInt } = this.#options.uploads.resources;
     const { signal } = this.#stopping;
     const lists = [...this.#stored];
     const doing = "delete objects";
@@ -209,14 +209,10 @@ export class DeletionQueue {
   }
 
   async #deleteListed(lists: readonly StoredDeletionList[]): Promise<void> {
-    const { store, logger } = this.#options;
-    const { signal } = this.#stopping;
+    const { logger } = this.#options.uploads.resources;
     const { valid, leaked } = await this.#validate(lists.flatMap(({ tenants }) => tenants));
-    for (let at = 0; at < valid.length; at += MAX_PAGE) {
-      const keys = valid.slice(at, at + MAX_PAGE);
-      await withDeadline("delete objects", SMALL_CALL_MS, signal, (callSignal) =>
-        store.delete(keys, { signal: callSignal }),
-      );
+    for (const keys of inOrder(valid)) {
+      await this.#delete(keys);
     }
     for (const list of lists) {
       await this.#lists.remove(list);
@@ -228,6 +224,17 @@ export class DeletionQueue {
       logger.warn(
         { keys: leaked },
         "objects stay in the object store: others have their tenants now",
+      );
+    }
+  }
+
+  async #delete(keys: readonly string[]): Promise<void> {
+    const { store } = this.#options.uploads.resources;
+    const { signal } = this.#stopping;
+    for (let at = 0; at < keys.length; at += MAX_PAGE) {
+      const page = keys.slice(at, at + MAX_PAGE);
+      await withDeadline("delete objects", SMALL_CALL_MS, signal, (callSignal) =>
+        store.delete(page, { signal: callSignal }),
       );
     }
   }
@@ -280,6 +287,17 @@ export class DeletionQueue {
 
 const claimName = ({ tenantId, generation }: GenerationClaim) => `${tenantId}-${generation}`;
 
+/**
+ * Of a timeline that goes, the newest index last: it says so, and those before it would bring back what it was.
+ */
+function inOrder(keys: readonly string[]): readonly (readonly string[])[] {
+  const newest = new Set<string>();
+  for (const { key } of newestIndexes(keys, Number.POSITIVE_INFINITY).values()) {
+    newest.add(key);
+  }
+  return [keys.filter((key) => !newest.has(key)), [...newest]];
+}
+
 /** A list of the generation before counts as one of this generation. */
 function adopt(deletions: TenantDeletions, generation: number | undefined): TenantDeletions {
   return generation === deletions.generation + 1 ? { ...deletions, generation } : deletions;
@@ -287,7 +305,7 @@ function adopt(deletions: TenantDeletions, generation: number | undefined): Tena
 
 /** So that the life after this one, too, finds lists of the generation before its own. */
 async function storeAdopted(
-  { logger }: DeletionQueueOptions,
+  { uploads }: DeletionQueueOptions,
   lists: DeletionLists,
   before: readonly StoredDeletionList[],
   adopted: readonly StoredDeletionList[],
@@ -300,6 +318,6 @@ async function storeAdopted(
     }
   } catch (error) {
     // They are good in this life all the same.
-    logger.warn({ error }, "deletion lists could not be written again");
+    uploads.resources.logger.warn({ error }, "deletion lists could not be written again");
   }
 }

@@ -74,6 +74,11 @@ export class LayerUploads {
     return this.#running.get(key)?.done;
   }
 
+  /** Resolves when none of them is on its way any more, whatever became of it: then they may be deleted. */
+  async settled(keys: Iterable<string>): Promise<void> {
+    await Promise.allSettled([...keys].map((key) => this.pending(key)));
+  }
+
   async #upload({ tenantId, key, path, sizeBytes, signal }: LayerUpload): Promise<void> {
     const { store, disk, logger, slots, randomInt } = this.resources;
     const doing = `upload ${key}`;

@@ -54,7 +54,7 @@ simulated(
       world.put(indexKey(TENANT, timeline(number), 1));
       world.put(indexKey(TENANT, timeline(number), 2 + (number % 3)));
     }
-    world.put(manifestKey(TENANT, 9));
+    world.put(manifestKey(TENANT, 2));
     world.put(layerKey(TENANT, timeline(99), `${RANGE}-00000001-00000001`));
     world.put(indexKey(parseTenantId("22".repeat(16)), timeline(0), 9));
     const { timelines, damaged } = await world.load(4);

@@ -8,7 +8,7 @@ import {
   indexPrefix,
   newestIndexes,
   parseRemoteKey,
-  timelinesPrefix,
+  tenantPrefix,
 } from "./remote-paths.ts";
 import { ask, listObjects, type StoreAccess } from "./store-calls.ts";
 
@@ -49,13 +49,16 @@ export async function loadTenant<T>(
   );
 }
 
-/** The indexes of all timelines of the tenant and of all generations, in the order of their keys. */
+/** The indexes of all timelines of the tenant, and its manifests, of all generations, in the order of their keys. */
 export async function listIndexes(
   access: StoreAccess,
   tenantId: TenantId,
 ): Promise<readonly ObjectInfo[]> {
-  const objects = await listObjects(access, timelinesPrefix(tenantId), pastLayers);
-  return objects.filter(({ key }) => parseRemoteKey(key)?.kind === "index");
+  const objects = await listObjects(access, tenantPrefix(tenantId), pastLayers);
+  return objects.filter(({ key }) => {
+    const kind = parseRemoteKey(key)?.kind;
+    return kind === "index" || kind === "manifest";
+  });
 }
 
 /** Where to go on behind a page that ended among a timeline's layers: its indexes come after them. */

@@ -79,7 +79,7 @@ test("newestIndexes: the highest generation of each timeline, at or below one's 
     indexKey(TENANT, A, 2),
     layerKey(TENANT, B, LAYERS[1]![0]),
     indexKey(TENANT, B, 1),
-    manifestKey(TENANT, 99),
+    manifestKey(TENANT, 1),
     layerKey(TENANT, parseTimelineId("cc".repeat(16)), LAYERS[0]![0]),
   ];
   const newest = newestIndexes(keys, 16);
@@ -96,5 +96,20 @@ test("newestIndexes: the highest generation of each timeline, at or below one's 
       error instanceof StorageError &&
       error.kind === "conflict" &&
       error.message.includes(indexKey(TENANT, A, 16)),
+  );
+});
+
+test("newestIndexes: an index from before the newest manifest came too late", () => {
+  const keys = [
+    manifestKey(TENANT, 3),
+    manifestKey(TENANT, 5),
+    indexKey(TENANT, A, 4),
+    indexKey(TENANT, B, 4),
+    indexKey(TENANT, B, 5),
+  ];
+  assert.deepEqual([...newestIndexes(keys, 6).keys()], [B]);
+  assert.throws(
+    () => newestIndexes([manifestKey(TENANT, 7)], 6),
+    (error) => error instanceof StorageError && error.kind === "conflict",
   );
 });

@@ -106,18 +106,20 @@ export interface IndexName {
 }
 
 /**
- * The timelines that a listing has, each by the newest of its indexes. `generation` is one's own:
- * StorageError `conflict` (`newer-generation`) where an index has a higher one, for then another
- * pageserver has the tenant.
+ * The timelines that a listing has, each by the newest of its indexes. A manifest says that every timeline there was has an
+ * index of the manifest's generation or a later one: an older index came too late, from a pageserver that was
+ * replaced, and nobody was told of that timeline. `generation` is one's own: StorageError `conflict`
+ * (`newer-generation`) where an object has a higher one, for then another pageserver has the tenant.
  */
 export function newestIndexes(
   keys: Iterable<string>,
   generation: number,
 ): ReadonlyMap<TimelineId, IndexName> {
   const newest = new Map<TimelineId, IndexName>();
+  let settled = 0;
   for (const key of keys) {
     const object = parseRemoteKey(key);
-    if (object?.kind !== "index") {
+    if (object === undefined || object.kind === "layer") {
       continue;
     }
     if (object.generation > generation) {
@@ -128,10 +130,12 @@ export function newestIndexes(
         { fields: { key, generation } },
       );
     }
-    const { timelineId } = object;
-    if (object.generation >= (newest.get(timelineId)?.generation ?? 0)) {
+    if (object.kind === "manifest") {
+      settled = Math.max(settled, object.generation);
+    } else if (object.generation >= (newest.get(object.timelineId)?.generation ?? 0)) {
+      const { timelineId } = object;
       newest.set(timelineId, { timelineId, generation: object.generation, key });
     }
   }
-  return newest;
+  return new Map([...newest].filter(([, index]) => index.generation >= settled));
 }

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { inSimulatedTime } from "../../../simulation/simulated-time.ts";
 import { nowMs, sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
-import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { parseTenantId, parseTimelineId, type TimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
@@ -48,6 +48,14 @@ class World {
     this.store.call({ type: "put", key, bytes, ifAbsent: false });
   }
 
+  /** As settleGeneration leaves it. */
+  settle(...indexes: readonly (readonly [TimelineId, readonly NamedLayer[] | "damaged"])[]): void {
+    for (const [timelineId, layers] of indexes) {
+      this.index(indexKey(TENANT, timelineId, 5), layers);
+    }
+    this.put(manifestKey(TENANT, 5));
+  }
+
   scrub(fix?: ScrubFix, generation = 5): Promise<ScrubReport> {
     return scrubTenant({
       store: this.faulty,
@@ -84,12 +92,12 @@ simulated(
     world.put(`tenants/${TENANT}/timelines/${A}/something`);
     world.index(indexKey(TENANT, A, 1), [{ key: layer(1, 3), sizeBytes: 10 }]);
     world.index(indexKey(TENANT, A, 2), [{ key: layer(1, 3), sizeBytes: 10 }]);
-    world.index(indexKey(TENANT, A, 4), [{ key: layer(1, 1), sizeBytes: 10 }]);
-    world.index(indexKey(TENANT, B, 3), [
+    world.index(indexKey(TENANT, A, 5), [{ key: layer(1, 1), sizeBytes: 10 }]);
+    world.index(indexKey(TENANT, B, 5), [
       { key: layer(1, 2), sizeBytes: 11 },
       { key: layer(1, 9), sizeBytes: 10 },
     ]);
-    for (const generation of [1, 2, 3]) {
+    for (const generation of [1, 2, 5]) {
       world.put(manifestKey(TENANT, generation));
     }
     await sleep(HOUR_MS);
@@ -102,10 +110,10 @@ simulated(
     const orphans = [manifestKey(TENANT, 1), layer(1, 3), indexKey(TENANT, A, 1)];
     assert.deepEqual(keysOf(report.orphans), orphans);
     assert.deepEqual(report.missing, [
-      { key: layer(1, 9), sizeBytes: 10, indexKey: indexKey(TENANT, B, 3) },
+      { key: layer(1, 9), sizeBytes: 10, indexKey: indexKey(TENANT, B, 5) },
     ]);
     assert.deepEqual(report.differing, [
-      { key: layer(1, 2), sizeBytes: 11, indexKey: indexKey(TENANT, B, 3), storedBytes: 10 },
+      { key: layer(1, 2), sizeBytes: 11, indexKey: indexKey(TENANT, B, 5), storedBytes: 10 },
     ]);
     assert.deepEqual(report.unknown, [`tenants/${TENANT}/timelines/${A}/something`]);
     assert.deepEqual(report.deleted, []);
@@ -122,8 +130,7 @@ simulated(
 simulated("scrubTenant: where an index is damaged nothing is an orphan", async () => {
   const world = new World();
   world.put(layer(1, 1));
-  world.index(indexKey(TENANT, A, 4), []);
-  world.index(indexKey(TENANT, B, 4), "damaged");
+  world.settle([A, []], [B, "damaged"]);
   await sleep(2 * HOUR_MS);
   const report = await world.scrub(FIX);
   assert.deepEqual([...report.damaged.keys()], [B]);
@@ -133,7 +140,7 @@ simulated("scrubTenant: where an index is damaged nothing is an orphan", async (
 simulated("scrubTenant: in a generation that is not current nothing is deleted", async () => {
   const world = new World();
   world.put(layer(1, 1));
-  world.index(indexKey(TENANT, A, 4), []);
+  world.settle([A, []]);
   await sleep(2 * HOUR_MS);
   const isKind = (kind: string) => (error: unknown) =>
     error instanceof StorageError && error.kind === kind;
@@ -147,24 +154,25 @@ simulated("scrubTenant: what a timeline that is open names is left", async () =>
   const world = new World();
   world.put(layer(1, 1));
   world.put(layer(1, 2));
+  world.settle();
   await sleep(2 * HOUR_MS);
   const report = await world.scrub({ ...FIX, isInUse: (key) => key === layer(1, 1) });
   assert.deepEqual(report.deleted, [layer(1, 2)]);
-  assert.deepEqual(world.store.keys, [layer(1, 1)]);
+  assert.deepEqual(world.store.keys, [manifestKey(TENANT, 5), layer(1, 1)]);
 });
 
 simulated("scrubTenant: indexes that change while they are read are read again", async () => {
   const world = new World();
   const named = [{ key: layer(1, 1), sizeBytes: 10 }];
   world.put(layer(1, 1));
-  world.index(indexKey(TENANT, A, 4), named);
+  world.settle([A, named]);
   await sleep(2 * HOUR_MS);
   // The layer goes from one timeline to a new one when the indexes were listed, and before they are read.
   let listings = 0;
   world.store.onList = () => {
     if (++listings === 2) {
       world.index(indexKey(TENANT, B, 5), named);
-      world.index(indexKey(TENANT, A, 4), []);
+      world.index(indexKey(TENANT, A, 5), []);
     }
   };
   const report = await world.scrub(FIX);
@@ -172,4 +180,23 @@ simulated("scrubTenant: indexes that change while they are read are read again",
   assert.deepEqual(world.store.keys.filter((key) => key === layer(1, 1)).length, 1);
   world.store.onList = () => world.index(indexKey(TENANT, B, 5), named);
   await assert.rejects(world.scrub(), /changes while it is looked at/);
+});
+
+simulated("scrubTenant: in a generation that is not settled nothing is deleted", async () => {
+  const world = new World();
+  world.put(layer(1, 1));
+  world.index(indexKey(TENANT, A, 4), []);
+  await sleep(2 * HOUR_MS);
+  assert.deepEqual(keysOf((await world.scrub()).orphans), [layer(1, 1)]);
+  await assert.rejects(world.scrub(FIX), /settle generation 5 first/);
+  assert.ok(world.store.keys.includes(layer(1, 1)));
+});
+
+simulated("scrubTenant: an index that came too late is an orphan, and names nothing", async () => {
+  const world = new World();
+  world.put(layer(1, 1));
+  world.settle([A, []]);
+  world.index(indexKey(TENANT, B, 4), [{ key: layer(1, 1), sizeBytes: 10 }]);
+  await sleep(2 * HOUR_MS);
+  assert.deepEqual((await world.scrub(FIX)).deleted, [layer(1, 1), indexKey(TENANT, B, 4)]);
 });

@@ -5,7 +5,13 @@ import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { MAX_PAGE, type ObjectInfo } from "../../object-store/object-store.ts";
 import { listIndexes, readIndexes } from "./load-tenant.ts";
-import { newestIndexes, parseRemoteKey, tenantPrefix } from "./remote-paths.ts";
+import {
+  type IndexName,
+  manifestKey,
+  newestIndexes,
+  parseRemoteKey,
+  tenantPrefix,
+} from "./remote-paths.ts";
 import {
   ask,
   listObjects,
@@ -17,7 +23,7 @@ import {
 
 /*
  * An orphan is a layer of a lower generation than one's own that no newest index names, or an index or manifest that two
- * newer ones have made needless, older than `minAgeMs`. Layers of one's own generation may still wait for
+ * newer ones have made needless or that came too late, older than `minAgeMs`. Layers of one's own generation may still wait for
  * their index. The indexes are listed before and after they are read, so what they say is from one moment.
  */
 
@@ -71,7 +77,8 @@ const KEPT_GENERATIONS = 2;
 const GENERATION_DIGITS = 8;
 
 /**
- * StorageErrors: `conflict` where a higher generation has been here, `fenced` where the generation is not
+ * StorageErrors: `conflict` where a higher generation has been here, or where there is something to delete and the generation
+ * was not settled (settle-generation.ts); `fenced` where the generation is not
  * valid any more when it comes to deleting, `unavailable` also where the tenant changes all the time.
  */
 export async function scrubTenant(options: ScrubOptions): Promise<ScrubReport> {
@@ -87,7 +94,7 @@ export async function scrubTenant(options: ScrubOptions): Promise<ScrubReport> {
     }
   }
   const { missing, differing } = await compare(options, named, objects);
-  const orphans = damaged.size > 0 ? [] : findOrphans(options, named, listed);
+  const orphans = damaged.size > 0 ? [] : findOrphans(options, named, newest, listed);
   return {
     timelines: newest.size,
     objects: objects.size,
@@ -97,7 +104,7 @@ export async function scrubTenant(options: ScrubOptions): Promise<ScrubReport> {
     differing,
     damaged,
     unknown: [...objects.keys()].filter((key) => parseRemoteKey(key) === undefined),
-    deleted: fix === undefined ? [] : await deleteOrphans(options, fix, orphans),
+    deleted: fix === undefined ? [] : await deleteOrphans(options, fix, orphans, objects),
   };
 }
 
@@ -128,6 +135,7 @@ const identity = (objects: readonly ObjectInfo[]) =>
 function findOrphans(
   { generation, minAgeMs }: ScrubOptions,
   named: ReadonlyMap<string, NamedLayer>,
+  newest: ReadonlyMap<TimelineId, IndexName>,
   listed: readonly ObjectInfo[],
 ): ObjectInfo[] {
   const bornBeforeMs = nowMs() - minAgeMs;
@@ -141,7 +149,8 @@ function findOrphans(
       const family = info.key.slice(0, -GENERATION_DIGITS);
       const count = newer.get(family) ?? 0;
       newer.set(family, count + 1);
-      isNeeded = count < KEPT_GENERATIONS;
+      const isKnown = object.kind === "manifest" || newest.has(object.timelineId);
+      isNeeded = isKnown && count < KEPT_GENERATIONS;
     }
     const isForeign = object === undefined || object.generation >= generation;
     if (!isForeign && !isNeeded && info.lastModifiedMs <= bornBeforeMs) {
@@ -186,8 +195,13 @@ async function deleteOrphans(
   { store, logger, signal, randomInt, tenantId, generation }: ScrubOptions,
   fix: ScrubFix,
   orphans: readonly ObjectInfo[],
+  objects: ReadonlyMap<string, ObjectInfo>,
 ): Promise<string[]> {
   const deleted: string[] = [];
+  if (orphans.length > 0 && !objects.has(manifestKey(tenantId, generation))) {
+    const message = `indexes of lower generations of tenant ${tenantId} may still come, and name what is an orphan now: settle generation ${generation} first`;
+    throw new StorageError("conflict", "generation-not-settled", message);
+  }
   for (let at = 0; at < orphans.length; at += MAX_PAGE) {
     const doing = `delete orphans of tenant ${tenantId}`;
     await retrying({ doing, logger, signal, randomInt }, async () => {

@@ -79,6 +79,11 @@ export class UploadQueue {
     return this.#remoteConsistentLsn;
   }
 
+  /** Whether an index of this generation is in the store. */
+  get hasIndex(): boolean {
+    return this.#durableIndex !== undefined;
+  }
+
   get pending(): PendingUploads {
     const layerBytes = [...this.#layers.values()].reduce((sum, bytes) => sum + bytes, 0);
     const indexes = this.#queued.length + this.#current.length;
