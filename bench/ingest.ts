@@ -77,7 +77,7 @@ export async function feedAll(wal: RecordedWal, timeline: Timeline): Promise<num
       const { buffer, bytesRead } = await pending;
       lsn += bytesRead;
       pending = read(lsn);
-      feeder.feed(buffer.subarray(0, bytesRead));
+      await feeder.feed(buffer.subarray(0, bytesRead));
       feeder.publish();
       await timeline.ingestReady();
     }

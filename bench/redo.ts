@@ -69,6 +69,7 @@ function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chai
     readPage: (prefix, index, lsn) => timeline.readPage(prefix, index, lsn),
     readValue: (prefix, index, lsn) => timeline.readValue(prefix, index, lsn),
     scan: (fields, lsn) => timeline.scan(fields, lsn),
+    makeRoom: () => undefined,
     waitForLsn: (lsn, timeoutMs) => timeline.waitForLsn(lsn, timeoutMs),
   };
   const ingest = new WalIngest(storage, createLogger("bench", "warn"));

@@ -133,7 +133,9 @@ async function ingestAll(cluster: StockCluster, timeline: Timeline): Promise<voi
     if (segno !== undefined && (segno + 1) * WAL_SEGMENT_SIZE > timeline.startLsn) {
       const bytes = readFileSync(join(directory, name));
       try {
-        feeder.feed(bytes.subarray(Math.max(0, timeline.startLsn - segno * WAL_SEGMENT_SIZE)));
+        await feeder.feed(
+          bytes.subarray(Math.max(0, timeline.startLsn - segno * WAL_SEGMENT_SIZE)),
+        );
       } catch (error) {
         // The last segment ends in zeros; the caller knows how far it should have come.
         assert.equal((error as StorageError).code, "zeroed-wal", String(error));

@@ -79,6 +79,8 @@ class RecordingStorage implements TimelineStorage {
     this.#put(prefix, index, { lsn, kind: "tombstone", value: new Uint8Array(0) });
   }
 
+  makeRoom(): undefined {}
+
   advance(lsn: Lsn, prevRecordLsn: Lsn): void {
     this.lastRecordLsn = lsn;
     this.prevRecordLsn = prevRecordLsn;
@@ -141,6 +143,19 @@ export class IngestHarness {
     const end = toLsn(this.#next);
     this.ingest.beginRecord(start, end);
     changes(this.ingest);
+    this.ingest.endRecord();
+    this.ingest.publish();
+    return end;
+  }
+
+  /** As `record`, where a change takes more than one turn. */
+  async longRecord(changes: (ingest: WalIngest) => void): Promise<Lsn> {
+    const start = toLsn(this.#next);
+    this.#next += 100;
+    const end = toLsn(this.#next);
+    this.ingest.beginRecord(start, end);
+    changes(this.ingest);
+    await this.ingest.restOfRecord();
     this.ingest.endRecord();
     this.ingest.publish();
     return end;

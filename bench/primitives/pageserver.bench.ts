@@ -104,7 +104,7 @@ async function run(
   let ingestMs = 0;
   for (const chunk of wal) {
     const start = monotonicMs();
-    feeder.feed(chunk);
+    await feeder.feed(chunk);
     feeder.publish();
     ingestMs += monotonicMs() - start;
     await timeline.ingestReady();

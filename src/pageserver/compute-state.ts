@@ -1,10 +1,10 @@
-// Collects what a compute needs to start at an LSN, and lists a database's relations.
+// Collects what a compute needs to start at an LSN.
 
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import { decodeRelationMap } from "../postgres/relation-map.ts";
 import { GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
-import type { ComputeStateWire, RelationSize } from "./api.ts";
+import type { ComputeStateWire } from "./api.ts";
 import { readPreparedTransactions } from "./ingest/prepared-transactions.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
@@ -13,11 +13,8 @@ import {
   CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
   KEYSPACE_DATABASE,
-  KEYSPACE_RELATION_SIZE,
   prefixField2,
   prefixField3,
-  prefixField4,
-  prefixField5,
   relmapPrefix,
   relSizePrefix,
   subscriptionsDetachedKey,
@@ -94,18 +91,4 @@ function hasInheritedSubscriptions(timeline: ServedTimeline, lsn: Lsn): boolean 
   }
   const detached = subscriptionsDetachedKey(timeline.timelineId);
   return timeline.readValue(detached.prefix, detached.index, lsn) === undefined;
-}
-
-/** Every fork of every relation in the database, ascending. */
-export function readRelations(
-  timeline: ServedTimeline,
-  lsn: Lsn,
-  spcOid: number,
-  dbOid: number,
-): RelationSize[] {
-  return [...timeline.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], lsn)].map((entry) => ({
-    relNumber: prefixField4(entry.prefix),
-    fork: prefixField5(entry.prefix),
-    blocks: decodeSize(entry.value),
-  }));
 }

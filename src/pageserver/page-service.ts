@@ -9,8 +9,8 @@ import { setPageChecksum } from "../postgres/page-checksum.ts";
 import { DEFAULT_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
-import { readComputeState, readRelations } from "./compute-state.ts";
-import { decodeSize } from "./ingest/relation-heads.ts";
+import { readComputeState } from "./compute-state.ts";
+import { decodeSize, readRelations } from "./ingest/relation-heads.ts";
 import {
   KEYSPACE_RELATION_SIZE,
   relBlockPrefix,

@@ -30,9 +30,14 @@ const KEEPALIVE_INTERVAL_MS = 1_000;
 export class WalFeeder {
   readonly #stream: WalStream;
   readonly #ingest: WalIngest;
+  readonly #signal: AbortSignal | undefined;
   #insideRecord = false;
+  /** A record is at hand that takes more than one turn. */
+  #busy: Promise<void> | undefined;
 
-  constructor(timeline: ServedTimeline, logger: Logger) {
+  /** `signal` breaks off a record that takes long. */
+  constructor(timeline: ServedTimeline, logger: Logger, signal?: AbortSignal) {
+    this.#signal = signal;
     this.#stream = new WalStream({
       startLsn: timeline.lastRecordLsn,
       prevLsn: timeline.prevRecordLsn,
@@ -52,16 +57,29 @@ export class WalFeeder {
     return this.#insideRecord;
   }
 
-  /** Ingests every record that is complete with these bytes. StorageError names LSN and record. */
-  feed(bytes: Uint8Array): void {
+  /**
+   * Ingests every record that is complete with these bytes. StorageError names LSN and record. Undefined
+   * where it is done; else the bytes are kept, and it is done when the promise resolves. More bytes
+   * may be fed meanwhile, for the same promise.
+   */
+  feed(bytes: Uint8Array): Promise<void> | undefined {
+    this.#stream.feed(bytes);
+    return this.#busy ?? this.#ingestRecords();
+  }
+
+  #ingestRecords(): Promise<void> | undefined {
     const stream = this.#stream;
     const ingest = this.#ingest;
-    stream.feed(bytes);
     while (stream.next()) {
       const record = stream.record;
       this.#insideRecord = true;
       ingest.beginRecord(record.startLsn, record.endLsn);
       interpretRecord(record, ingest);
+      const rest = ingest.restOfRecord(this.#signal);
+      if (rest !== undefined) {
+        this.#busy = this.#goOnAfter(rest);
+        return this.#busy;
+      }
       ingest.endRecord();
       this.#insideRecord = false;
     }
@@ -71,6 +89,20 @@ export class WalFeeder {
         "zeroed-wal",
         `zeros after the record that ends at ${formatLsn(stream.recordEndLsn)}`,
       );
+    }
+    return undefined;
+  }
+
+  /** A rejection stays: nothing more may be fed then. */
+  async #goOnAfter(restOfRecord: Promise<void>): Promise<void> {
+    await restOfRecord;
+    this.#ingest.endRecord();
+    this.#insideRecord = false;
+    const next = this.#ingestRecords();
+    if (next === undefined) {
+      this.#busy = undefined;
+    } else {
+      await next;
     }
   }
 
@@ -93,6 +125,8 @@ export class WalReceiver {
   #finished = false;
   #failedFeeder: WalFeeder | undefined;
   #connecting = false;
+  /** A record that takes more than one turn. */
+  #working: Promise<void> | undefined;
   #lastWalMs = 0;
   #lastFeedbackMs = 0;
   readonly #discoveredAtMs = monotonicMs() + DISCOVERY_MS;
@@ -154,6 +188,7 @@ export class WalReceiver {
     this.#stream?.close();
     this.#wake?.();
     await this.done;
+    await this.#working;
   }
 
   async #run(): Promise<void> {
@@ -217,7 +252,7 @@ export class WalReceiver {
     const startLsn = this.#timeline.lastRecordLsn;
     // A branch can be read, and so written, only when its ancestor has reached the branch point.
     await this.#timeline.waitForLsn(startLsn, ANCESTOR_WAIT_MS);
-    const feeder = new WalFeeder(this.#timeline, this.#logger);
+    const feeder = new WalFeeder(this.#timeline, this.#logger, this.#stopping.signal);
     const ended = Promise.withResolvers<void>();
     this.#lastWalMs = monotonicMs();
     const stream = await openReplication(
@@ -254,6 +289,8 @@ export class WalReceiver {
       await ended.promise;
     } finally {
       timer?.cancel();
+      // The next connection begins after the record that is at hand.
+      await this.#working;
     }
   }
 
@@ -267,13 +304,34 @@ export class WalReceiver {
     this.lastReceivedTimeMs = nowMs();
     this.lastReceivedLsn = (lsn + bytes.length) as Lsn;
     try {
-      feeder.feed(bytes);
+      const busy = feeder.feed(bytes);
+      if (busy !== undefined && this.#working === undefined) {
+        this.#working = this.#workOn(feeder, busy);
+      }
     } catch (error) {
       this.#fail(feeder, error);
     }
     this.#metrics.bytes.inc(bytes.length);
     this.#metrics.records.inc(feeder.recordCount - recordsBefore);
     this.#metrics.batchSeconds.observe((monotonicMs() - start) / 1000);
+  }
+
+  /** A record takes more than one turn: until it is taken in, what follows stays with the safekeeper. */
+  async #workOn(feeder: WalFeeder, busy: Promise<void>): Promise<void> {
+    const stream = this.#stream;
+    const recordsBefore = feeder.recordCount;
+    stream?.pause();
+    try {
+      await busy;
+      this.#metrics.records.inc(feeder.recordCount - recordsBefore);
+    } catch (error) {
+      if (!this.#stopping.signal.aborted) {
+        this.#fail(feeder, error);
+      }
+    }
+    this.#working = undefined;
+    stream?.resume();
+    this.#onIdle(feeder);
   }
 
   #onIdle(feeder: WalFeeder): void {
@@ -304,7 +362,9 @@ export class WalReceiver {
     } catch (error) {
       this.#logger.info({ reason: errorMessage(error) }, "gave up waiting for layer flushes");
     }
-    stream?.resume();
+    if (this.#working === undefined) {
+      stream?.resume();
+    }
   }
 
   #onTimer(): void {

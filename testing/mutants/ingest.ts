@@ -11,6 +11,11 @@ const TIMES_TEST = "src/pageserver/lsn-by-timestamp.test.ts";
 const ANY_CLOCKS =
   "LSN <-> time: as recovery_target_time, with any clocks, over flushes, restarts and branches";
 
+const COPY = "src/pageserver/ingest/database-copy.ts";
+const COPY_TEST = "src/pageserver/ingest/database-copy.test.ts";
+const COPY_IS_EQUAL =
+  "copyDatabase: equal to its source; others are served meanwhile; a few layers in memory";
+
 export const INGEST_MUTANTS: MutantPart = {
   part: "ingest",
   mutants: [
@@ -69,6 +74,30 @@ export const INGEST_MUTANTS: MutantPart = {
       replace: "  if (commit) {\n    sink.transactionEnd(time, commit);\n  }",
       test: "src/wal-decoder/interpret-record.test.ts",
       name: "interpretRecord: what each kind of record is taken to mean",
+    },
+    {
+      rule: "a database is copied in one step, for which all others wait",
+      file: COPY,
+      search: "if (monotonicMs() - sliceStart >= SLICE_MS) {",
+      replace: "if (monotonicMs() < sliceStart) {",
+      test: COPY_TEST,
+      name: COPY_IS_EQUAL,
+    },
+    {
+      rule: "a database that is copied is in memory as a whole",
+      file: COPY,
+      search: "storage.makeRoom() ?? turn()",
+      replace: "turn()",
+      test: COPY_TEST,
+      name: COPY_IS_EQUAL,
+    },
+    {
+      rule: "a record of which a part was written out is not taken in again",
+      file: "src/pageserver/layers/open-layer.ts",
+      search: "this.consistentLsn = lastRecordLsn;",
+      replace: "this.consistentLsn = maxLsn(lastRecordLsn, lastPutLsn);",
+      test: COPY_TEST,
+      name: "copyDatabase: broken off, by a stop or the end of the process, it is made anew",
     },
   ],
 };

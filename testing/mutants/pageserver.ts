@@ -69,7 +69,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "the index claims one record more than is on disk",
       file: TIMELINE,
-      search: "const lsn = (layer.lsnEnd - 1) as Lsn;\n    await this.#commit(",
+      search: "const lsn = layer.consistentLsn;\n    await this.#commit(",
       replace: "const lsn = layer.lsnEnd;\n    await this.#commit(",
       test: TIMELINE_TEST,
       name: "checkpoint: with no pages in the WAL, only the index moves on",
@@ -321,7 +321,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "an index says more than its layers have",
       file: "src/pageserver/storage/timeline.ts",
-      search: "const lsn = (layer.lsnEnd - 1) as Lsn;",
+      search: "const lsn = layer.consistentLsn;",
       replace: "const lsn = this.lastRecordLsn;",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",

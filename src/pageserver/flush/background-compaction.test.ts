@@ -132,7 +132,7 @@ test("BackgroundThread: a compaction is cancelled where it waits, and leaves not
 function flush(directory: string, pages: PageLookup): Promise<unknown> {
   const layer = new OpenLayer(toLsn(8));
   layer.put(slruBlockPrefix(0, 1), 0, toLsn(16), VALUE_DELTA, encodeClogStatus([1], 1));
-  layer.freeze(toLsn(16), toLsn(8));
+  layer.freeze(toLsn(16), toLsn(16), toLsn(8));
   const settings = { imageAfterDeltas: 1, imageRotation: 2, turn: 0, walLogHints: false };
   const where = { directory, number: FIRST_LAYER_NUMBER };
   return backgroundThread.flush(layer.frozen(), { ...where, ...settings }, pages, NEVER);

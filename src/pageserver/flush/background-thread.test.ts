@@ -43,7 +43,7 @@ function someLayer(): FrozenLayer {
     const size = new Uint8Array(round % 5).fill(round);
     layer.put(relSizePrefix(1663, 5, 9000 - round, 0), 0, lsn as Lsn, VALUE_IMAGE, size);
   }
-  layer.freeze(lsn as Lsn, lsn as Lsn);
+  layer.freeze(lsn as Lsn, lsn as Lsn, lsn as Lsn);
   return layer.frozen();
 }
 

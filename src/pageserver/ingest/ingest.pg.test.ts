@@ -19,12 +19,12 @@ import {
   compareRelationFiles,
   compareSlruPages,
 } from "../../wal-verify/directory-comparison.ts";
-import { readComputeState, readRelations } from "../compute-state.ts";
+import { readComputeState } from "../compute-state.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
 import { StorageResources } from "../storage/storage-resources.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { WalFeeder } from "../wal-receiver.ts";
-import { decodeSize } from "./relation-heads.ts";
+import { decodeSize, readRelations } from "./relation-heads.ts";
 
 const logger = createLogger("test");
 logger.level = "warn";
@@ -86,7 +86,7 @@ async function ingestAll(timeline: Timeline, seed: number): Promise<Lsn[]> {
         segment.length - at,
       );
       try {
-        feeder.feed(segment.subarray(at, at + size));
+        await feeder.feed(segment.subarray(at, at + size));
       } catch (error) {
         feeder.publish();
         assert.ok(

@@ -3,7 +3,15 @@
 import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
 import type { RelationFork } from "../../wal-decoder/record-sink.ts";
-import { type KeyPrefix, relBlockPrefix, relSizePrefix } from "../layers/key.ts";
+import type { RelationSize } from "../api.ts";
+import {
+  KEYSPACE_RELATION_SIZE,
+  type KeyPrefix,
+  prefixField4,
+  prefixField5,
+  relBlockPrefix,
+  relSizePrefix,
+} from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 
 export const FORK_MAIN = 0;
@@ -47,6 +55,20 @@ export function decodeSize(bytes: Uint8Array): number {
     throw new StorageError("corrupt", "bad-size", `a stored size has ${bytes.length} bytes, not 4`);
   }
   return new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true);
+}
+
+/** Every fork of every relation in a database, ascending. */
+export function readRelations(
+  storage: Pick<TimelineStorage, "scan">,
+  lsn: Lsn,
+  spcOid: number,
+  dbOid: number,
+): RelationSize[] {
+  return [...storage.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], lsn)].map((entry) => ({
+    relNumber: prefixField4(entry.prefix),
+    fork: prefixField5(entry.prefix),
+    blocks: decodeSize(entry.value),
+  }));
 }
 
 /**

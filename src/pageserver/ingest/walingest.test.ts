@@ -95,7 +95,7 @@ test("drop and create anew: sizes follow, the past stays", () => {
   assert.equal(h.size(REL), 0);
 });
 
-test("CREATE DATABASE by file copy copies sizes, pages and the map as of the record before", () => {
+test("CREATE DATABASE by file copy copies sizes, pages and the map as of the record before", async () => {
   const h = new IngestHarness();
   const page = new Uint8Array(8192).fill(9);
   h.record((ingest) => {
@@ -104,7 +104,7 @@ test("CREATE DATABASE by file copy copies sizes, pages and the map as of the rec
   });
   h.record((ingest) => ingest.blockImage(REL, 1, page));
   h.record((ingest) => ingest.relationCreate({ ...REL, fork: 3 }));
-  h.record((ingest) => ingest.databaseCreateFileCopy(1663, 77, 1663, 5));
+  await h.longRecord((ingest) => ingest.databaseCreateFileCopy(1663, 77, 1663, 5));
   const copy = { ...REL, dbOid: 77 };
   assert.equal(h.size(copy), 2);
   assert.deepEqual(h.kinds(copy, 0), ["tombstone"]);

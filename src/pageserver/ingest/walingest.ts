@@ -22,26 +22,22 @@ import {
   CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
   dbDirPrefix,
-  KEYSPACE_RELATION_SIZE,
-  type KeyPrefix,
-  prefixField4,
-  prefixField5,
-  relBlockPrefix,
   relmapPrefix,
   subscriptionsDetachedKey,
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
 import { CommitTimes } from "./commit-times.ts";
+import { copyDatabase, type DatabaseCopy } from "./database-copy.ts";
 import { PreparedTransactions } from "./prepared-transactions.ts";
 import {
   ABSENT,
-  decodeSize,
   FORK_FSM,
   FORK_INIT,
   FORK_MAIN,
   FORK_VM,
   RelationHeads,
+  readRelations,
 } from "./relation-heads.ts";
 import { ReplicationOrigins } from "./replication-origins.ts";
 import { SlruIngest } from "./slru-ingest.ts";
@@ -70,6 +66,8 @@ export class WalIngest implements RecordSink {
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
   #tracksCommitTs: boolean;
+  /** Of the record at hand. */
+  readonly #copies: DatabaseCopy[] = [];
   /** The record at hand. */
   #lsn: Lsn;
   #recordStart: Lsn;
@@ -120,6 +118,21 @@ export class WalIngest implements RecordSink {
     this.#doneLsn = this.#lsn;
     this.#doneStart = this.#recordStart;
     this.recordCount++;
+  }
+
+  /**
+   * What a record says after all calls of the sink, where that is too much to be done at once; else undefined.
+   * Nothing else may be called before it resolves but `publish`. Rejects with `unavailable` once `signal`
+   * aborts; the record can be taken in again then.
+   */
+  restOfRecord(signal?: AbortSignal): Promise<void> | undefined {
+    return this.#copies.length === 0 ? undefined : this.#copyDatabases(signal);
+  }
+
+  async #copyDatabases(signal: AbortSignal | undefined): Promise<void> {
+    for (const copy of this.#copies.splice(0)) {
+      await copyDatabase(copy, this.#storage, this.#heads, signal);
+    }
   }
 
   /** Makes every ended record readable. */
@@ -203,44 +216,13 @@ export class WalIngest implements RecordSink {
     }
   }
 
+  /** All that it says is done by `restOfRecord`. */
   databaseCreateFileCopy(spcOid: number, dbOid: number, srcSpcOid: number, srcDbOid: number): void {
     // The copy reads what is published; the record before this one is the newest it must see.
     this.publish();
-    const at = this.#doneLsn;
     this.databaseCreateWalLog(spcOid, dbOid);
-    const map = this.#storage.readValue(relmapPrefix(srcSpcOid, srcDbOid), 0, at);
-    if (map !== undefined) {
-      this.#storage.putImage(relmapPrefix(spcOid, dbOid), 0, this.#lsn, map);
-    }
-    for (const source of this.#relations(srcSpcOid, srcDbOid, at)) {
-      const target = this.#heads.get(spcOid, dbOid, source.relNumber, source.fork);
-      const from = relBlockPrefix(srcSpcOid, srcDbOid, source.relNumber, source.fork);
-      this.#copyBlocks(from, target.blockPrefix, source.blocks, at);
-      this.#heads.resize(target, source.blocks);
-    }
-  }
-
-  #copyBlocks(from: KeyPrefix, to: KeyPrefix, blocks: number, at: Lsn): void {
-    for (let blkno = 0; blkno < blocks; blkno++) {
-      const page = this.#storage.readPage(from, blkno, at);
-      if (page === undefined) {
-        this.#storage.putTombstone(to, blkno, this.#lsn);
-      } else {
-        this.#storage.putImage(to, blkno, this.#lsn, page);
-      }
-    }
-  }
-
-  #relations(
-    spcOid: number,
-    dbOid: number,
-    at: Lsn,
-  ): { relNumber: number; fork: number; blocks: number }[] {
-    return [...this.#storage.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], at)].map((entry) => ({
-      relNumber: prefixField4(entry.prefix),
-      fork: prefixField5(entry.prefix),
-      blocks: decodeSize(entry.value),
-    }));
+    const copy = { spcOid, dbOid, srcSpcOid, srcDbOid, sourceLsn: this.#doneLsn, lsn: this.#lsn };
+    this.#copies.push(copy);
   }
 
   databaseCreateWalLog(spcOid: number, dbOid: number): void {
@@ -250,7 +232,12 @@ export class WalIngest implements RecordSink {
   databaseDrop(dbOid: number, spcOids: readonly number[]): void {
     this.publish();
     for (const spcOid of spcOids) {
-      for (const { relNumber, fork } of this.#relations(spcOid, dbOid, this.#doneLsn)) {
+      for (const { relNumber, fork } of readRelations(
+        this.#storage,
+        this.#doneLsn,
+        spcOid,
+        dbOid,
+      )) {
         this.#heads.drop(this.#heads.get(spcOid, dbOid, relNumber, fork), this.#lsn);
       }
       this.#storage.putTombstone(relmapPrefix(spcOid, dbOid), 0, this.#lsn);

@@ -1,6 +1,6 @@
 // The newest layer, in memory: entries in append-only chunks, a dense index per key prefix.
 
-import { addLsn, type Lsn } from "../../base/lsn.ts";
+import { addLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
 import { ENTRY_OVERHEAD_BYTES, EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
 import type { FrozenLayer } from "./frozen-layer.ts";
 import { comparePrefixes, type KeyPrefix, prefixFields, prefixStartsWith } from "./key.ts";
@@ -86,6 +86,8 @@ export class OpenLayer {
   readonly lsnStart: Lsn;
   /** Exclusive; MAX until frozen. */
   lsnEnd = Number.MAX_SAFE_INTEGER as Lsn;
+  /** Up to here all versions are in it and in those before; set by freeze. */
+  consistentLsn = 0 as Lsn;
   /** Start of the last record in it, for the index that names the flushed layer; set by freeze. */
   prevRecordLsn = 0 as Lsn;
   sizeBytes = 0;
@@ -108,8 +110,10 @@ export class OpenLayer {
     return this.#entries.full;
   }
 
-  freeze(lastRecordLsn: Lsn, prevRecordLsn: Lsn): void {
-    this.lsnEnd = addLsn(lastRecordLsn, 1);
+  /** `lastPutLsn`: above `lastRecordLsn` inside a record. */
+  freeze(lastRecordLsn: Lsn, lastPutLsn: Lsn, prevRecordLsn: Lsn): void {
+    this.lsnEnd = addLsn(maxLsn(lastRecordLsn, lastPutLsn), 1);
+    this.consistentLsn = lastRecordLsn;
     this.prevRecordLsn = prevRecordLsn;
   }
 

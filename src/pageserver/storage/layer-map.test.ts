@@ -51,7 +51,7 @@ test("inherited: what an ancestor writes above the cap does not matter, in memor
   const middle = branchOf(root, 1008);
   put(middle, 1016);
   assert.equal(branchOf(middle, 1008).inherited?.map, root);
-  middle.freezeOpen(toLsn(1008));
+  middle.freezeOpen(toLsn(1016), toLsn(1008));
   assert.equal(branchOf(middle, 1008).inherited?.map, root);
   // A frozen layer below the cap does.
   assert.equal(branchOf(middle, 1016).inherited?.map, middle);

@@ -85,11 +85,11 @@ export class LayerMap {
     this.files = files;
   }
 
-  /** Makes the open layer immutable, up to and with lastRecordLsn, and starts the next. */
-  freezeOpen(prevRecordLsn: Lsn): void {
-    this.open.freeze(this.lastRecordLsn, prevRecordLsn);
+  /** Makes the open layer immutable, up to and with lastRecordLsn, and starts the next. Inside a record both have its LSN. */
+  freezeOpen(lastPutLsn: Lsn, prevRecordLsn: Lsn): void {
+    this.open.freeze(this.lastRecordLsn, lastPutLsn, prevRecordLsn);
     this.frozen.push(this.open);
-    this.open = new OpenLayer(this.open.lsnEnd);
+    this.open = new OpenLayer(addLsn(this.lastRecordLsn, 1));
   }
 
   /** Adds its own versions of the key at or below `maxLsn` to the chain; true when that is complete. */

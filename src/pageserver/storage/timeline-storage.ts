@@ -20,6 +20,12 @@ export interface TimelineStorage {
   putDelta(prefix: KeyPrefix, index: number, lsn: Lsn, delta: Uint8Array, willInit: boolean): void;
   /** From `lsn` on the key does not exist. */
   putTombstone(prefix: KeyPrefix, index: number, lsn: Lsn): void;
+  /**
+   * Between the versions of one record that has very many, none of them deltas: what is a whole layer is written
+   * out already, and after a crash put again. Undefined where the next may be put at once, else resolves
+   * when there is room in memory.
+   */
+  makeRoom(): Promise<void> | undefined;
   /** Publishes everything written up to `lsn`. */
   advance(lsn: Lsn, prevRecordLsn: Lsn): void;
 

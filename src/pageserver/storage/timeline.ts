@@ -78,6 +78,8 @@ export class Timeline implements TimelineStorage {
   #gcCutoffLsn: Lsn;
   #lastFreezeMs = monotonicMs();
   #flushing: Promise<void> | undefined;
+  /** For who waits for the next flush to end, or the timeline. */
+  #flushed: PromiseWithResolvers<void> | undefined;
   #lastCommit: Promise<void> = Promise.resolve();
   /** Layers whose commit failed: an index that names them may be durable, until the next one is. */
   #doubtful: LayerFile[] = [];
@@ -229,6 +231,11 @@ export class Timeline implements TimelineStorage {
     }
   }
 
+  #endWaitForFlush(): void {
+    this.#flushed?.resolve();
+    this.#flushed = undefined;
+  }
+
   /** A closed timeline must not open its files again: they may be gone. */
   #checkOpen(): void {
     if (this.#closed) {
@@ -339,25 +346,33 @@ export class Timeline implements TimelineStorage {
     return this.#map.frozen.length - this.#resources.config.maxFrozenLayers;
   }
 
+  /** A failed flush is tried again after a while; only the end of the timeline ends the wait. */
   async #ingestReady(): Promise<void> {
     while (this.#frozenExcess >= 0) {
-      const upTo = this.#map.frozen[this.#frozenExcess]!;
-      try {
-        await this.#diskWaiters.wait((upTo.lsnEnd - 1) as Lsn, Number.POSITIVE_INFINITY);
-      } catch (error) {
-        // A failed flush is tried again after a while; only the end of the timeline ends the wait.
-        if (this.#closing.signal.aborted) {
-          throw error;
-        }
+      if (this.#closing.signal.aborted) {
+        throw new StorageError("unavailable", "shutting-down", "the timeline is closing");
       }
+      this.#flushed ??= Promise.withResolvers();
+      await this.#flushed.promise;
     }
   }
 
-  #freeze(): void {
-    if (this.lastRecordLsn < this.#map.open.lsnStart) {
-      return;
+  makeRoom(): Promise<void> | undefined {
+    const { open } = this.#map;
+    if (open.sizeBytes >= this.#resources.config.checkpointDistanceBytes || open.full) {
+      this.#freezeOpen();
     }
-    this.#map.freezeOpen(this.#prevRecordLsn);
+    return this.ingestReady();
+  }
+
+  #freeze(): void {
+    if (this.lastRecordLsn >= this.#map.open.lsnStart) {
+      this.#freezeOpen();
+    }
+  }
+
+  #freezeOpen(): void {
+    this.#map.freezeOpen(this.#lastPutLsn, this.#prevRecordLsn);
     this.#lastFreezeMs = monotonicMs();
     this.#startFlushing();
   }
@@ -428,13 +443,14 @@ export class Timeline implements TimelineStorage {
       const file = this.#layers.acquire(this.timelineId, fileName, sizeBytes);
       added.push({ file, maker: this.timelineId, capLsn: MAX_LSN });
     }
-    const lsn = (layer.lsnEnd - 1) as Lsn;
+    const lsn = layer.consistentLsn;
     await this.#commit(
       { add: added, remove: [] },
       { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, flushed: layer },
     );
     layer.release();
     this.#diskWaiters.reached(lsn);
+    this.#endWaitForFlush();
     this.#logger.info(
       {
         layer: added[0]?.file.fileName,
@@ -599,6 +615,7 @@ export class Timeline implements TimelineStorage {
     const error = new StorageError("unavailable", "shutting-down", "the timeline is closing");
     this.#recordWaiters.fail(error);
     this.#diskWaiters.fail(error);
+    this.#endWaitForFlush();
     await this.#flushing;
     this.#closed = true;
     // No put gets through either.
