@@ -369,6 +369,10 @@ export class WalReceiver {
 
   #onTimer(): void {
     this.#sendFeedback();
+    if (this.#working !== undefined) {
+      // None comes because none is taken: neither the connection nor its safekeeper is slow.
+      this.#lastWalMs = monotonicMs();
+    }
     if (monotonicMs() - this.#lastWalMs > IDLE_TIMEOUT_MS) {
       this.#stream?.close();
     }

@@ -1,5 +1,6 @@
 // Turns the typed changes of WAL records into versions of keys: the writing side of a timeline.
 
+import assert from "node:assert/strict";
 import { StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
@@ -103,6 +104,7 @@ export class WalIngest implements RecordSink {
   }
 
   endRecord(): void {
+    assert.equal(this.#copies.length, 0, "restOfRecord was not asked for");
     this.#heads.flush(this.#lsn);
     if (this.#tracker.takeDirty()) {
       this.#storage.putImage(
