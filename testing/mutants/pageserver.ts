@@ -9,6 +9,8 @@ const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
 const LAYER_FILE_TEST = "src/pageserver/layers/layer-file.test.ts";
+const RESIDENT_INDEX = "src/pageserver/layers/resident-index.ts";
+const BLOCK_CACHE_TEST = "src/pageserver/layers/block-cache.test.ts";
 const LAYER_BLOCK_TEST = "src/pageserver/layers/layer-block.test.ts";
 const INGEST = "src/pageserver/ingest/walingest.ts";
 const INGEST_TEST = "src/pageserver/ingest/walingest.test.ts";
@@ -226,6 +228,39 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "if (!decompressLz4Block(source, raw.subarray(BLOCK_BODY_AT)) && length < 0) {",
       test: LAYER_BLOCK_TEST,
       name: "parseBlock: lengths that lie are refused before memory is asked for",
+    },
+    {
+      rule: "indexes and filters are not counted",
+      file: RESIDENT_INDEX,
+      search:
+        "return this.words.byteLength + this.filter.byteLength + this.blockCount * SLOT_BYTES;",
+      replace: "return 0;",
+      test: BLOCK_CACHE_TEST,
+      name: "BlockCache: 200 layers that are read stay below the budget, indexes and filters too",
+    },
+    {
+      rule: "an evicted index stays with its owner",
+      file: RESIDENT_INDEX,
+      search: "    this.#forgotten();\n",
+      replace: "",
+      test: BLOCK_CACHE_TEST,
+      name: "BlockCache: 200 layers that are read stay below the budget, indexes and filters too",
+    },
+    {
+      rule: "an index goes as soon as a block would",
+      file: RESIDENT_INDEX,
+      search: "export const INDEX_CHANCES = 2;",
+      replace: "export const INDEX_CHANCES = 0;",
+      test: BLOCK_CACHE_TEST,
+      name: "BlockCache: a layer's index stays while its blocks come and go",
+    },
+    {
+      rule: "a block that is read again is like one of a scan",
+      file: RESIDENT_INDEX,
+      search: "export const BLOCK_CHANCES = 1;",
+      replace: "export const BLOCK_CHANCES = 0;",
+      test: BLOCK_CACHE_TEST,
+      name: "BlockCache: a scan does not push out what is read again and again",
     },
     {
       rule: "layers of the version before are refused",

@@ -1,24 +1,30 @@
-// Verified blocks of layer files in memory, bounded, evicted by the clock (second chance) rule.
+// Bounds what readers of layer files hold: blocks, indexes and filters in memory, and open files.
 
 import { type Disk, REAL_DISK } from "../../base/disk.ts";
-import type { LayerBlock } from "./layer-block.ts";
 
-export interface CachedBlock extends LayerBlock {
-  /** Where its owner looks it up; eviction empties that place. */
-  readonly home: (CachedBlock | undefined)[];
-  readonly blockNumber: number;
-  /** Read since the clock hand last passed. */
-  referenced: boolean;
+/** Something of a layer file in memory, verified when it was read; its bytes never change. */
+export interface CacheEntry {
+  /** Bytes of the arrays it holds, always the same. */
+  readonly heldBytes: number;
+  /** So many times the clock hand passes by before it evicts: what a read of it sets. */
+  chances: number;
+  /** Where the cache has it, for the cache alone to set; -1 where it has not. */
+  place: number;
+  /** Called when it has left the cache: its owner lets go of it. */
+  forget(): void;
 }
 
+/** Objects and array headers around an entry's bytes; most entries of small layers are little else. */
+const ENTRY_OVERHEAD_BYTES = 512;
+
 /**
- * Each layer keeps an array of its blocks, so that a hit is one array access and one store; only
- * misses come here.
+ * One budget for blocks, indexes and filters, kept by the clock rule. Owners find what is theirs by
+ * themselves, so that a hit costs no lookup here: they set `chances`.
  */
 export class BlockCache {
   readonly #capacityBytes: number;
   #usedBytes = 0;
-  #ring: CachedBlock[] = [];
+  readonly #ring: CacheEntry[] = [];
   #hand = 0;
 
   constructor(capacityBytes: number) {
@@ -29,50 +35,42 @@ export class BlockCache {
     return this.#usedBytes;
   }
 
-  /** Puts the block into its home and evicts others until the capacity holds. */
-  insert(block: CachedBlock): void {
-    block.home[block.blockNumber] = block;
-    this.#ring.push(block);
-    this.#usedBytes += block.bytes.length;
+  /** Evicts others until the capacity holds; one entry alone may be larger. */
+  insert(entry: CacheEntry): void {
+    entry.place = this.#ring.length;
+    this.#ring.push(entry);
+    this.#usedBytes += entry.heldBytes + ENTRY_OVERHEAD_BYTES;
     while (this.#usedBytes > this.#capacityBytes && this.#ring.length > 1) {
-      this.#evictOne(block);
+      this.#evictOne(entry);
     }
   }
 
-  #evictOne(keep: CachedBlock): void {
+  #evictOne(keep: CacheEntry): void {
     for (;;) {
       if (this.#hand >= this.#ring.length) {
         this.#hand = 0;
       }
       const candidate = this.#ring[this.#hand]!;
-      const dropped = candidate.home[candidate.blockNumber] !== candidate;
-      if (candidate === keep || (candidate.referenced && !dropped)) {
-        candidate.referenced = false;
-        this.#hand++;
-        continue;
+      if (candidate !== keep && candidate.chances === 0) {
+        this.evict(candidate);
+        return;
       }
-      if (!dropped) {
-        candidate.home[candidate.blockNumber] = undefined;
-      }
-      this.#remove(this.#hand);
-      return;
+      candidate.chances = Math.max(0, candidate.chances - 1);
+      this.#hand++;
     }
   }
 
-  #remove(at: number): void {
-    this.#usedBytes -= this.#ring[at]!.bytes.length;
+  /** Of an entry that is in the cache. */
+  evict(entry: CacheEntry): void {
+    this.#usedBytes -= entry.heldBytes + ENTRY_OVERHEAD_BYTES;
     // The last one takes its place: order does not matter to the clock.
     const last = this.#ring.pop()!;
-    if (at < this.#ring.length) {
-      this.#ring[at] = last;
+    if (last !== entry) {
+      this.#ring[entry.place] = last;
+      last.place = entry.place;
     }
-  }
-
-  /** Forgets the blocks of a layer that is going away. */
-  drop(home: (CachedBlock | undefined)[]): void {
-    this.#ring = this.#ring.filter((block) => block.home !== home);
-    this.#usedBytes = this.#ring.reduce((sum, block) => sum + block.bytes.length, 0);
-    home.length = 0;
+    entry.place = -1;
+    entry.forget();
   }
 }
 

@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import type { BlockCache, CachedBlock, OpenableFile, OpenFiles } from "./block-cache.ts";
+import type { BlockCache, OpenableFile, OpenFiles } from "./block-cache.ts";
 import { comparePrefixes, internPrefix, type KeyPrefix, prefixStartsWith } from "./key.ts";
 import {
   blockKeyIndex,
@@ -25,13 +25,13 @@ import {
   type LayerName,
 } from "./layer-format.ts";
 import {
-  type LayerIndex,
   type LayerSource,
   lastBlockAtOrBelow,
   mayContain,
   readBlock,
   readLayerIndex,
 } from "./layer-index.ts";
+import { BLOCK_CHANCES, CachedBlock, INDEX_CHANCES, ResidentIndex } from "./resident-index.ts";
 import { VALUE_TOMBSTONE, type VersionChain } from "./version-chain.ts";
 
 /** What all layers of a process share. */
@@ -55,8 +55,8 @@ export class LayerFile implements OpenableFile, LayerSource {
   descriptor = -1;
   readonly #resources: LayerResources;
   readonly #coversAllKeys: boolean;
-  #index: LayerIndex | undefined;
-  readonly #blocks: (CachedBlock | undefined)[] = [];
+  /** Undefined while it is not in the cache. */
+  #index: ResidentIndex | undefined;
 
   constructor(path: string, name: LayerName, sizeBytes: number, resources: LayerResources) {
     this.path = path;
@@ -85,6 +85,7 @@ export class LayerFile implements OpenableFile, LayerSource {
       return false;
     }
     const loaded = this.#index ?? this.#load();
+    loaded.chances = INDEX_CHANCES;
     if (!mayContain(loaded, hash)) {
       return false;
     }
@@ -107,7 +108,7 @@ export class LayerFile implements OpenableFile, LayerSource {
   }
 
   #collectVersions(
-    loaded: LayerIndex,
+    loaded: ResidentIndex,
     prefix: KeyPrefix,
     index: number,
     maxLsn: Lsn,
@@ -115,8 +116,12 @@ export class LayerFile implements OpenableFile, LayerSource {
   ): boolean {
     let blockNumber = lastBlockAtOrBelow(loaded, prefix, index, maxLsn);
     while (blockNumber >= 0) {
-      const block = this.#blocks[blockNumber] ?? this.#loadBlock(loaded, blockNumber);
-      block.referenced = true;
+      let block = loaded.blocks[blockNumber];
+      if (block === undefined) {
+        block = this.#loadBlock(loaded, blockNumber);
+      } else {
+        block.chances = BLOCK_CHANCES;
+      }
       const key = findKey(block, prefix, index);
       if (key < 0) {
         return false;
@@ -165,11 +170,12 @@ export class LayerFile implements OpenableFile, LayerSource {
       return;
     }
     const loaded = this.#index ?? this.#load();
+    loaded.chances = INDEX_CHANCES;
     const [f1 = 0, f2 = 0, f3 = 0, f4 = 0, f5 = 0] = fields;
     const from = internPrefix(f1, f2, f3, f4, f5);
     const firstBlock = Math.max(0, lastBlockAtOrBelow(loaded, from, 0, 0 as Lsn));
     for (let number = firstBlock; number < loaded.blockCount; number++) {
-      const block = this.#blocks[number] ?? this.#loadBlock(loaded, number);
+      const block = loaded.blocks[number] ?? this.#loadBlock(loaded, number);
       for (let key = 0; key < block.keyCount; key++) {
         const prefix = blockKeyPrefix(block, key);
         if (prefixStartsWith(prefix, fields)) {
@@ -219,31 +225,32 @@ export class LayerFile implements OpenableFile, LayerSource {
     return bytes;
   }
 
-  #load(): LayerIndex {
+  #load(): ResidentIndex {
     const size = this.#resources.openFiles.disk.size(this.#descriptor());
     if (size !== this.sizeBytes) {
       throw corruptLayer(this.path, size, `the file should have ${this.sizeBytes} bytes`);
     }
-    this.#index = readLayerIndex(this);
-    return this.#index;
+    const { blockCache } = this.#resources;
+    const loaded = new ResidentIndex(readLayerIndex(this), blockCache, () => {
+      this.#index = undefined;
+    });
+    this.#index = loaded;
+    blockCache.insert(loaded);
+    return loaded;
   }
 
-  #loadBlock(loaded: LayerIndex, blockNumber: number): CachedBlock {
-    const block = {
-      ...readBlock(this, loaded, blockNumber),
-      home: this.#blocks,
-      blockNumber,
-      referenced: true,
-    };
-    this.#resources.blockCache.insert(block);
+  #loadBlock(loaded: ResidentIndex, blockNumber: number): CachedBlock {
+    const block = new CachedBlock(readBlock(this, loaded, blockNumber), loaded, blockNumber);
+    loaded.keep(block);
     return block;
   }
 
   /** Gives back memory and descriptor; the layer can be read again later. */
   close(): void {
     this.#resources.openFiles.close(this);
-    this.#resources.blockCache.drop(this.#blocks);
-    this.#index = undefined;
+    if (this.#index !== undefined) {
+      this.#resources.blockCache.evict(this.#index);
+    }
   }
 }
 

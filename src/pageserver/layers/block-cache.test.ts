@@ -1,0 +1,171 @@
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { type Disk, REAL_DISK } from "../../base/disk.ts";
+import { addLsn, toLsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
+import { BlockCache, OpenFiles } from "./block-cache.ts";
+import { keyHash, relBlockPrefix } from "./key.ts";
+import { LayerFile } from "./layer-file.ts";
+import { FIRST_KEY, FIRST_LAYER_NUMBER, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
+import { LayerWriter } from "./layer-writer.ts";
+import { VALUE_DELTA, VersionChain } from "./version-chain.ts";
+
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const START = toLsn(0x1_0000_0000);
+const KEYS = 4000;
+/** A layer's index and filter take 9 kB, its 13 blocks 200 kB. */
+const BLOCKS_BYTES = 200_000;
+
+function someValue(layer: number, key: number): Uint8Array {
+  return new Uint8Array(10).fill((layer + key) & 0xff);
+}
+
+class Layers implements AsyncDisposable {
+  readonly directory: string;
+  readonly cache: BlockCache;
+  readonly files: LayerFile[] = [];
+  readonly #chain = new VersionChain();
+  reads = 0;
+
+  private constructor(directory: string, budgetBytes: number) {
+    this.directory = directory;
+    this.cache = new BlockCache(budgetBytes);
+  }
+
+  /** Layer `i` has key 0, 2, ... with `someValue` each, at START + i. */
+  static async create(count: number, budgetBytes: number): Promise<Layers> {
+    const directory = await mkdtemp(join(tmpdir(), "strata-cache-"));
+    const layers = new Layers(directory, budgetBytes);
+    const disk: Disk = {
+      ...REAL_DISK,
+      read: (...where) => {
+        layers.reads++;
+        return REAL_DISK.read(...where);
+      },
+    };
+    const openFiles = new OpenFiles(count, disk);
+    for (let i = 0; i < count; i++) {
+      const lsnStart = addLsn(START, i);
+      const lsnEnd = addLsn(lsnStart, 1);
+      const keys = { keyStart: FIRST_KEY, keyEnd: LAST_KEY };
+      const name = { ...keys, kind: LAYER_KIND_DELTA, lsnStart, lsnEnd } as const;
+      const writer = await LayerWriter.create(directory, LAYER_KIND_DELTA);
+      for (let key = 0; key < KEYS; key++) {
+        writer.add(REL, 2 * key, lsnStart, VALUE_DELTA, someValue(i, key));
+      }
+      const { fileName, sizeBytes } = await writer.finish(name, FIRST_LAYER_NUMBER);
+      const path = join(directory, fileName);
+      layers.files.push(
+        new LayerFile(path, name, sizeBytes, { blockCache: layers.cache, openFiles }),
+      );
+    }
+    return layers;
+  }
+
+  /** Reads a key that is there, and one that is not, of layer `i`. */
+  check(i: number, key: number): void {
+    const chain = this.#chain;
+    chain.reset();
+    this.files[i]!.collect(REL, 2 * key + 1, keyHash(REL, 2 * key + 1), toLsn(2 ** 40), chain);
+    assert.equal(chain.deltaCount, 0);
+    this.files[i]!.collect(REL, 2 * key, keyHash(REL, 2 * key), toLsn(2 ** 40), chain);
+    assert.equal(chain.deltaCount, 1);
+    const value = chain.buffers[0]!.subarray(chain.offsets[0]!, chain.offsets[0]! + 10);
+    assert.ok(value.every((byte) => byte === ((i + key) & 0xff)));
+    chain.reset();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const file of this.files) {
+      file.close();
+    }
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+function liveArrayBytes(): number {
+  setFlagsFromString("--expose-gc");
+  const collectGarbage = runInNewContext("gc") as () => void;
+  collectGarbage();
+  return process.memoryUsage().arrayBuffers;
+}
+
+test("BlockCache: 200 layers that are read stay below the budget, indexes and filters too", async () => {
+  const budget = 1 << 20;
+  await using layers = await Layers.create(200, budget);
+  const before = liveArrayBytes();
+  const random = new SeededRandom(1);
+  for (let round = 0; round < 4000; round++) {
+    layers.check(round % 200, random.int(KEYS));
+    assert.ok(layers.cache.usedBytes <= budget, `${layers.cache.usedBytes} bytes`);
+  }
+  assert.ok(layers.cache.usedBytes > budget / 2, `${layers.cache.usedBytes} bytes`);
+  // All indexes and filters are 1.8 MB, all blocks 40 MB.
+  const held = liveArrayBytes() - before;
+  assert.ok(held <= budget, `${held} bytes are held`);
+  for (const file of layers.files) {
+    file.close();
+  }
+  assert.equal(layers.cache.usedBytes, 0);
+  layers.check(7, 7);
+});
+
+test("BlockCache: with room for all, nothing is read twice", async () => {
+  await using layers = await Layers.create(5, 5 * (BLOCKS_BYTES + 50_000));
+  const readAll = () => {
+    for (let key = 0; key < KEYS; key += 10) {
+      for (let i = 0; i < 5; i++) {
+        layers.check(i, key);
+      }
+    }
+  };
+  readAll();
+  layers.reads = 0;
+  readAll();
+  assert.equal(layers.reads, 0);
+});
+
+test("BlockCache: a layer's index stays while its blocks come and go", async () => {
+  await using layers = await Layers.create(1, BLOCKS_BYTES / 2);
+  const random = new SeededRandom(2);
+  layers.check(0, 0);
+  layers.reads = 0;
+  let blocks = 0;
+  for (let round = 0; round < 2000; round++) {
+    const key = random.int(KEYS);
+    const before = layers.reads;
+    layers.check(0, key);
+    // An index takes four reads more.
+    assert.ok(layers.reads - before <= 1, `round ${round}`);
+    blocks += layers.reads - before;
+  }
+  assert.ok(blocks > 500, `${blocks} blocks read`);
+});
+
+test("BlockCache: a scan does not push out what is read again and again", async () => {
+  await using layers = await Layers.create(3, BLOCKS_BYTES);
+  layers.check(0, 0);
+  layers.check(0, 0);
+  for (let key = 0; key < KEYS; key += 5) {
+    layers.check(1 + (key % 2), key);
+    if (key % 50 === 0) {
+      const before = layers.reads;
+      layers.check(0, 0);
+      assert.equal(layers.reads, before, `key ${key}`);
+    }
+  }
+});
+
+test("BlockCache: a budget below one block serves all reads", async () => {
+  await using layers = await Layers.create(2, 1);
+  const random = new SeededRandom(3);
+  for (let round = 0; round < 200; round++) {
+    layers.check(round % 2, random.int(KEYS));
+  }
+  assert.ok(layers.cache.usedBytes < 30_000, `${layers.cache.usedBytes} bytes`);
+});
