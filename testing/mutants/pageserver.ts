@@ -263,6 +263,14 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "BlockCache: a scan does not push out what is read again and again",
     },
     {
+      rule: "a layer may have keys that its name does not cover",
+      file: "src/pageserver/layers/layer-writer.ts",
+      search: "assert.ok(toFirst >= 0 && fromLast <= 0, ",
+      replace: "assert.ok(toFirst >= 0 || fromLast <= 0, ",
+      test: LAYER_FILE_TEST,
+      name: "LayerWriter: a name has to cover the first and the last key",
+    },
+    {
       rule: "layers of the version before are refused",
       file: "src/pageserver/layers/layer-index.ts",
       search: "if (version < 1 || version > LAYER_FORMAT_VERSION) {",

@@ -189,6 +189,45 @@ test("LayerWriter: an abandoned file leaves nothing, a wrong order is refused", 
   assert.deepEqual(await readdir(files.directory), []);
 });
 
+test("LayerWriter: a name has to cover the first and the last key", async () => {
+  await using files = await Files.create();
+  const key = (index: number) => ({ prefix: REL, index });
+  const written = async (keyStart: number, keyEnd: number) => {
+    const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA);
+    for (let index = 5; index <= 900; index++) {
+      writer.add(REL, index, NAME.lsnStart, VALUE_DELTA, new Uint8Array(100));
+    }
+    const name = { ...NAME, keyStart: key(keyStart), keyEnd: key(keyEnd) };
+    return await writer.finish(name).catch(async (error: unknown) => {
+      await writer.abandon();
+      throw error;
+    });
+  };
+  await assert.rejects(written(6, 900), /keys that its name does not cover/);
+  await assert.rejects(written(5, 899), /keys that its name does not cover/);
+  const file = files.open(await written(5, 900));
+  for (const index of [4, 5, 900, 901]) {
+    assert.equal(collected(file, REL, index, NAME.lsnEnd).length, index % 5 === 0 ? 1 : 0);
+  }
+});
+
+test("LayerWriter: sizeBytes says what the file will have, but for index and filter", async () => {
+  await using files = await Files.create();
+  const random = new SeededRandom(9);
+  const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA);
+  for (let index = 0; index < 5000; index++) {
+    const value = Uint8Array.from({ length: 100 }, () => random.int(16));
+    writer.add(REL, index, NAME.lsnStart, VALUE_DELTA, value);
+    if (index === 2000) {
+      await writer.drain();
+    }
+  }
+  const before = writer.sizeBytes;
+  const { sizeBytes } = await writer.finish(NAME);
+  const indexAndFilter = 36 * (before / 8192) + 2 * 5000;
+  assert.ok(Math.abs(sizeBytes - before - indexAndFilter) < 16_384, `${before}, ${sizeBytes}`);
+});
+
 test("LayerFile: a file under another layer's name is refused", async () => {
   await using files = await Files.create();
   const layer = await writeDeltaLayer(files.directory, makeVersions(4));

@@ -26,6 +26,7 @@ import {
   BLOCK_KEY_BYTES,
   CODEC_LZ4,
   CODEC_RAW,
+  compareKeyWords,
   ENTRY_KIND_SHIFT,
   FILTER_BITS_PER_KEY,
   FILTER_LINE_BYTES,
@@ -147,7 +148,10 @@ export class LayerWriter {
     return this.#outUsed;
   }
 
-  /** Of the file so far, without index and filter. */
+  /**
+   * Of the file so far, with what waits for `drain`; the block at hand counts as raw. `finish` adds the block
+   * index (36 bytes a block) and a delta layer's key filter (2 bytes a key).
+   */
   get sizeBytes(): number {
     return this.#written + this.#outUsed + this.#valuesUsed;
   }
@@ -363,7 +367,10 @@ export class LayerWriter {
     }
   }
 
-  /** Makes the file durable under its name. On failure the caller still calls `abandon`. */
+  /**
+   * Makes the file durable under its name, which covers the first to the last key at least. On failure the
+   * caller still calls `abandon`.
+   */
   async finish(
     name: LayerName,
     number: LayerNumber = FIRST_LAYER_NUMBER,
@@ -372,6 +379,7 @@ export class LayerWriter {
     if (this.#entryCount > 0) {
       this.#sealBlock();
     }
+    this.#checkCovers(name);
     const index = Buffer.from(bytesOf(this.#index, this.#blockCount * INDEX_ENTRY_BYTES));
     const filter = this.#kind === LAYER_KIND_DELTA ? this.#buildFilter() : Buffer.alloc(0);
     const footer = Buffer.alloc(LAYER_FOOTER_BYTES);
@@ -395,6 +403,16 @@ export class LayerWriter {
       throw diskError(error, `finish ${fileName}`);
     }
     return { fileName, sizeBytes: this.#written };
+  }
+
+  /** Readers do not look for a key in a layer whose name does not cover it. */
+  #checkCovers({ keyStart, keyEnd }: LayerName): void {
+    if (this.#blockCount > 0) {
+      const toFirst = compareKeyWords(this.#index, 0, keyStart.prefix, keyStart.index);
+      const fromLast =
+        comparePrefixes(this.#lastPrefix, keyEnd.prefix) || this.#lastIndex - keyEnd.index;
+      assert.ok(toFirst >= 0 && fromLast <= 0, "the layer has keys that its name does not cover");
+    }
   }
 
   #appendSection(footer: DataView, field: number, section: Buffer): void {
