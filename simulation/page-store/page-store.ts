@@ -117,7 +117,12 @@ export class PageStore implements AsyncDisposable {
     this.#manager = await TenantManager.open({
       workdir: WORKDIR,
       logger: createLogger("page-store", "silent"),
-      config: { checkpointDistanceBytes: 6000, flushRetryMs: 1 },
+      config: {
+        checkpointDistanceBytes: 6000,
+        flushRetryMs: 1,
+        levelAfterLayers: 3,
+        minCompactionBytes: 4000,
+      },
       disk: this.disk,
     });
   }
@@ -137,7 +142,7 @@ export class PageStore implements AsyncDisposable {
 
   /** The kinds of steps, in equal parts but for writing. */
   async step(): Promise<void> {
-    const kind = this.#random.int(22);
+    const kind = this.#random.int(28);
     if (this.tenants.length === 0 || kind === 0) {
       await this.createTenant();
     } else if (this.#there().length === 0 || kind === 1) {
@@ -148,7 +153,11 @@ export class PageStore implements AsyncDisposable {
       await this.deleteOne(this.#random.pick(this.#there()));
     } else if (kind === 5) {
       await this.detach(this.#random.pick(this.#there()));
-    } else if (kind < 8) {
+    } else if (kind === 6) {
+      await this.collect(this.#random.pick(this.#there()));
+    } else if (kind < 11) {
+      await this.compact(this.#random.pick(this.#there()));
+    } else if (kind < 13) {
       await this.checkpoint(this.#random.pick(this.#there()));
     } else {
       await this.write(this.#random.pick(this.#there()), 1 + this.#random.int(40));
@@ -216,8 +225,7 @@ export class PageStore implements AsyncDisposable {
   }
 
   newBranch(ancestor: Known): Known {
-    const records = (ancestor.end - ancestor.start) / RECORD_BYTES;
-    const lsn = toLsn(ancestor.start + this.#random.int(records + 1) * RECORD_BYTES);
+    const lsn = this.#readableLsn(ancestor);
     return this.#note(ancestor.tenantId, ancestor, lsn);
   }
 
@@ -236,6 +244,24 @@ export class PageStore implements AsyncDisposable {
     const { tenantId, timelineId } = known;
     await this.#store.tenant(tenantId).deleteTimeline(timelineId);
     known.state = "gone";
+  }
+
+  /** Of its own history. */
+  #readableLsn(known: Known): Lsn {
+    const from = Math.max(known.start, this.#timeline(known).minReadableLsn);
+    const records = (known.end - from) / RECORD_BYTES;
+    return toLsn(from + this.#random.int(records + 1) * RECORD_BYTES);
+  }
+
+  async collect(known: Known): Promise<void> {
+    await this.#timeline(known).advanceGcCutoff(this.#readableLsn(known));
+  }
+
+  /** Until there is nothing to do. */
+  async compact(known: Known): Promise<void> {
+    while (await this.#timeline(known).compact()) {
+      // Each step may make the next one possible.
+    }
   }
 
   async detach(known: Known): Promise<void> {
@@ -332,7 +358,8 @@ export class PageStore implements AsyncDisposable {
 
   #checkVersions(known: Known, end: Lsn): void {
     const timeline = this.#timeline(known);
-    for (let lsn: number = known.start; lsn <= end; lsn += RECORD_BYTES) {
+    const from = Math.max(known.start, timeline.minReadableLsn);
+    for (let lsn = from; lsn <= end; lsn += RECORD_BYTES) {
       // All keys as of a few LSNs; of each LSN the key that it changed.
       const all = lsn >= end - RECORD_BYTES;
       for (let key = 0; key < KEYS; key++) {

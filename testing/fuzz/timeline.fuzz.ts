@@ -6,6 +6,8 @@
 // - a scan gives exactly the keys that exist, ascending;
 // - after a restart without a flush, nothing at or below diskConsistentLsn is missing, and when the
 //   lost records are put again everything is as before;
+// - compactions and collections change nothing that a branch, a lease or an LSN from the cutoff on reads;
+//   what lies below the cutoff is refused;
 // - a branch whose ancestor is behind after a restart refuses reads instead of giving wrong ones.
 
 import assert from "node:assert/strict";
@@ -26,6 +28,7 @@ import {
   relSizePrefix,
   slruBlockPrefix,
 } from "../../src/pageserver/layers/key.ts";
+import { recordBoundary } from "../../src/pageserver/storage/retention.ts";
 import type { StorageConfig } from "../../src/pageserver/storage/storage-resources.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
 import type { Timeline } from "../../src/pageserver/storage/timeline.ts";
@@ -115,6 +118,8 @@ class World {
   readonly config: Partial<StorageConfig>;
   readonly tenantId = generateTenantId();
   readonly models = new Map<TimelineId, ModelTimeline>();
+  /** Of this process. */
+  readonly leases: { readonly id: TimelineId; readonly lsn: Lsn }[] = [];
   manager!: TenantManager;
 
   constructor(seed: number, directory: string) {
@@ -130,6 +135,10 @@ class World {
       maxOpenFiles: this.random.pick([1, 3]),
       flushRetryMs: 1,
       inlineFlushBytes: this.random.pick([0, 1 << 20]),
+      levelAfterLayers: this.random.pick([2, 4]),
+      minCompactionBytes: this.random.pick([0, 50_000]),
+      imageRatio: this.random.pick([0, 1]),
+      collectRatio: this.random.pick([0, 0.5]),
     };
   }
 
@@ -266,9 +275,33 @@ class World {
   #randomLsn(timeline: Timeline): Lsn {
     const low = timeline.minReadableLsn;
     const span = timeline.lastRecordLsn - low;
+    const leased = this.leases.filter(({ id }) => id === timeline.timelineId);
+    if (leased.length > 0 && this.random.bool(0.2)) {
+      return this.random.pick(leased).lsn;
+    }
     return this.random.bool(0.4)
       ? timeline.lastRecordLsn
       : toLsn(low + Math.floor(this.random.next() * (span + 1)));
+  }
+
+  lease(model: ModelTimeline): void {
+    const timeline = this.timeline(model.id);
+    const lsn = recordBoundary(this.#randomLsn(timeline));
+    if (lsn < timeline.minReadableLsn) {
+      return;
+    }
+    timeline.grantLease(lsn, 3_600_000);
+    this.leases.push({ id: model.id, lsn });
+  }
+
+  async collect(model: ModelTimeline): Promise<void> {
+    const timeline = this.timeline(model.id);
+    await timeline.advanceGcCutoff(this.#randomLsn(timeline));
+    const below = toLsn(timeline.minReadableLsn - 8);
+    if (!this.leases.some(({ lsn }) => lsn === below)) {
+      const read = () => timeline.readValue(VALUE_PREFIXES[0]!, 0, below);
+      assert.throws(read, { code: "lsn-too-old" });
+    }
   }
 
   read(model: ModelTimeline): void {
@@ -346,6 +379,7 @@ class World {
       [...this.models.keys()].map((id) => [id, this.timeline(id).diskConsistentLsn]),
     );
     await this.manager.close({ flush });
+    this.leases.length = 0;
     await this.open();
     for (const model of this.models.values()) {
       const timeline = this.timeline(model.id);
@@ -384,27 +418,40 @@ class World {
   async step(): Promise<void> {
     const model = this.anyModel();
     const roll = this.random.int(1000);
-    if (roll < 500) {
+    if (roll < 450) {
       this.write(model);
-    } else if (roll < 860) {
+    } else if (roll < 800) {
       this.read(model);
-    } else if (roll < 880) {
+    } else if (roll < 820) {
       this.scan(model);
-    } else if (roll < 900) {
+    } else if (roll < 840) {
       this.burst(model);
-    } else if (roll < 930) {
+    } else if (roll < 880) {
       await this.timeline(model.id).checkpoint();
-    } else if (roll < 960) {
+    } else if (roll < 900) {
       await this.timeline(model.id).ingestReady();
       await new Promise((resolve) => setImmediate(resolve));
-    } else if (roll < 980 && this.models.size < 12) {
+    } else {
+      await this.#rareStep(model, roll - 900);
+    }
+  }
+
+  /** `roll`: [0, 100). */
+  async #rareStep(model: ModelTimeline, roll: number): Promise<void> {
+    if (roll < 20 && this.models.size < 12) {
       await this.branch(model);
-    } else if (roll < 987) {
+    } else if (roll < 28) {
       await this.deleteOne(model);
-    } else if (roll < 990) {
+    } else if (roll < 33) {
       await this.detach(model);
-    } else if (roll < 995) {
+    } else if (roll < 38) {
       await this.reopen();
+    } else if (roll < 48) {
+      this.lease(model);
+    } else if (roll < 60) {
+      await this.collect(model);
+    } else {
+      await this.timeline(model.id).compact();
     }
   }
 }

@@ -1,6 +1,6 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 
 /** Promises that the state at an LSN stays readable for a while. They are in memory: whoever has one renews it. */
 export class Leases {
@@ -50,18 +50,18 @@ export class BranchPoints {
   }
 }
 
-/**
- * The LSNs at or below `cutoff` at which reads must stay the same, ascending, each once. Above the cutoff
- * every LSN is one of them.
- */
+/** Those of `needed` below `cutoff`, ascending, each once. */
 export function retainedLsns(cutoff: Lsn, ...needed: readonly Iterable<Lsn>[]): Lsn[] {
-  const lsns = new Set([cutoff]);
-  for (const some of needed) {
-    for (const lsn of some) {
-      if (lsn < cutoff) {
-        lsns.add(lsn);
-      }
-    }
-  }
+  const lsns = new Set(needed.flatMap((some) => [...some].filter((lsn) => lsn < cutoff)));
   return [...lsns].sort((a, b) => a - b);
+}
+
+/**
+ * The highest LSN at or below `lsn` where a record can end. Records end at multiples of 8 and never
+ * inside a page header, so between the two nothing happened.
+ */
+export function recordBoundary(lsn: Lsn, segmentSize: number = WAL_SEGMENT_SIZE): Lsn {
+  const aligned = (lsn - (lsn % 8)) as Lsn;
+  const headerBytes = pageStart(aligned) % segmentSize === 0 ? 40 : 24;
+  return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;
 }

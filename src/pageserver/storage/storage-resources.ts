@@ -3,6 +3,7 @@
 import { type Disk, REAL_DISK } from "../../base/disk.ts";
 import type { Logger } from "../../base/log.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
+import type { PlanSettings } from "../compaction/compaction-plan.ts";
 import { BackgroundThread } from "../flush/background-thread.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
@@ -11,7 +12,7 @@ import { VersionChain } from "../layers/version-chain.ts";
 import { Generation } from "./generation.ts";
 import { PageCache } from "./page-cache.ts";
 
-export interface StorageConfig {
+export interface StorageConfig extends PlanSettings {
   /** The open layer is frozen and flushed at this size; at most 1 GiB. */
   readonly checkpointDistanceBytes: number;
   /** ... or when it is this old, so that safekeepers can trim their WAL. */
@@ -45,6 +46,10 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   pageCachePages: 8192,
   maxOpenFiles: 512,
   flushRetryMs: 500,
+  levelAfterLayers: 10,
+  minCompactionBytes: 64 << 20,
+  imageRatio: 1,
+  collectRatio: 0.5,
 };
 
 export class StorageResources {

@@ -87,12 +87,10 @@ export class TenantLayers {
     for (const path of unused) {
       try {
         await this.#resources.disk.background.removeTree(path);
+        await this.#removeIfDeleted(dirname(path));
       } catch (error) {
         this.#resources.logger.warn({ path, error: errorMessage(error) }, "layer is not removed");
       }
-    }
-    for (const directory of new Set(unused.map(dirname))) {
-      await this.#removeIfDeleted(directory);
     }
   }
 
@@ -101,7 +99,7 @@ export class TenantLayers {
     const { disk } = this.#resources;
     const names = disk.isDirectory(directory) ? disk.list(directory) : [];
     if (names.length === 1 && names[0] === DELETED_INDEX_NAME) {
-      await disk.background.removeTree(directory).catch(() => undefined);
+      await disk.background.removeTree(directory);
     }
   }
 }

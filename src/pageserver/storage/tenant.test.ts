@@ -11,7 +11,7 @@ import {
 import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { relBlockPrefix } from "../layers/key.ts";
-import { recordBoundary } from "./tenant.ts";
+import { recordBoundary } from "./retention.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
 const PAGE = new Uint8Array(8192).fill(1);

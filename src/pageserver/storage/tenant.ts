@@ -5,18 +5,12 @@ import { type BackgroundDisk, diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
-import {
-  formatLsn,
-  type Lsn,
-  MAX_LSN,
-  pageOffset,
-  pageStart,
-  WAL_SEGMENT_SIZE,
-} from "../../base/lsn.ts";
+import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
+import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import { DELETED_INDEX_NAME, DELETED_SUFFIX, TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
@@ -521,14 +515,4 @@ function isTemporary(name: string): boolean {
 /** Nothing is left where the mark went and the process ended before the directory did. */
 function isDeleted(names: readonly string[]): boolean {
   return names.length === 0 || names.includes(DELETED_INDEX_NAME);
-}
-
-/**
- * The highest LSN at or below `lsn` where a record can end. Records end at multiples of 8 and never
- * inside a page header, so between the two nothing happened.
- */
-export function recordBoundary(lsn: Lsn, segmentSize: number = WAL_SEGMENT_SIZE): Lsn {
-  const aligned = (lsn - (lsn % 8)) as Lsn;
-  const headerBytes = pageStart(aligned) % segmentSize === 0 ? 40 : 24;
-  return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;
 }

@@ -22,12 +22,14 @@ import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
-import { BranchPoints, Leases } from "./retention.ts";
+import { BranchPoints, Leases, recordBoundary, retainedLsns } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import type { TenantLayers } from "./tenant-layers.ts";
+import { type CompactedTimeline, TimelineCompaction } from "./timeline-compaction.ts";
 import { TimelineReader } from "./timeline-reader.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
+const NO_EDIT: LayerEdit = { add: [], remove: [] };
 const EMPTY = new Uint8Array(0);
 const MAX_RETRY_MS = 30_000;
 /** WAL that touches few pages is flushed too, or safekeepers would keep it for long. */
@@ -80,6 +82,8 @@ export class Timeline implements TimelineStorage {
   #flushing: Promise<void> | undefined;
   /** For who waits for the next flush to end, or the timeline. */
   #flushed: PromiseWithResolvers<void> | undefined;
+  readonly #compaction: TimelineCompaction;
+  #compacting: Promise<boolean> = Promise.resolve(false);
   #lastCommit: Promise<void> = Promise.resolve();
   /** Layers whose commit failed: an index that names them may be durable, until the next one is. */
   #doubtful: LayerFile[] = [];
@@ -124,6 +128,12 @@ export class Timeline implements TimelineStorage {
     }));
     this.#map.files = this.#map.files.with({ add, remove: [] });
     this.#reader = new TimelineReader(this.#map, resources, this);
+    this.#compaction = new TimelineCompaction(
+      this.#compacted(),
+      resources,
+      this.#logger,
+      this.#closing.signal,
+    );
   }
 
   /** Undefined on a root, and on a branch that was detached. */
@@ -265,9 +275,10 @@ export class Timeline implements TimelineStorage {
   /** Of an LSN below the cutoff. */
   #checkKept(lsn: Lsn): void {
     const now = monotonicMs();
+    const state = recordBoundary(lsn, this.walSegmentSize);
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
       const isOwn = timeline.#ancestor === undefined || lsn >= timeline.startLsn;
-      if (timeline.#leases.has(lsn, now) || (isOwn && lsn >= timeline.#gcCutoffLsn)) {
+      if (timeline.#leases.has(state, now) || (isOwn && lsn >= timeline.#gcCutoffLsn)) {
         return;
       }
       if (isOwn) {
@@ -287,7 +298,7 @@ export class Timeline implements TimelineStorage {
     this.#checkReadable(lsn);
     const now = monotonicMs();
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
-      timeline.#leases.grant(lsn, now, lengthMs);
+      timeline.#leases.grant(recordBoundary(lsn, this.walSegmentSize), now, lengthMs);
       if (lsn >= timeline.startLsn) {
         return;
       }
@@ -497,11 +508,14 @@ export class Timeline implements TimelineStorage {
     } else if (detached === true) {
       map.cutOff(files);
       this.leaveAncestor();
+      // Its ancestors' history is its own now, unless it has dropped a part of what came after.
+      if (this.#gcCutoffLsn === this.startLsn) {
+        this.#gcCutoffLsn = part.gcCutoffLsn;
+      }
       this.#ancestorReady = true;
     } else {
       map.files = files;
     }
-    this.#gcCutoffLsn = part.gcCutoffLsn;
     this.#diskConsistentLsn = part.diskConsistentLsn;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     for (const { file } of edit.remove) {
@@ -565,6 +579,60 @@ export class Timeline implements TimelineStorage {
     };
   }
 
+  #compacted(): CompactedTimeline {
+    const timeline = this;
+    return {
+      timelineId: this.timelineId,
+      directory: this.#layers.directoryOf(this.timelineId),
+      dataChecksums: this.dataChecksums,
+      get hasAncestor() {
+        return timeline.#ancestor !== undefined;
+      },
+      get layers() {
+        return timeline.#map.files.layers;
+      },
+      get cutoff() {
+        return timeline.#gcCutoffLsn;
+      },
+      get retained() {
+        return timeline.retainedLsns;
+      },
+      get branchPoints() {
+        return [...timeline.branchPoints.lsns];
+      },
+      readPage: (prefix, index, lsn) => this.#reader.readPage(prefix, index, lsn),
+      open: (fileName, sizeBytes) => this.#layers.acquire(this.timelineId, fileName, sizeBytes),
+      commit: (edit) => this.#commit(edit, {}),
+    };
+  }
+
+  /** LSNs below the cutoff that are readable all the same, ascending. */
+  get retainedLsns(): Lsn[] {
+    const leased = this.#leases.lsns(monotonicMs());
+    return retainedLsns(this.#gcCutoffLsn, this.branchPoints.lsns, leased);
+  }
+
+  /**
+   * From here on nothing below `lsn` is readable but branch points and leases; at most what is on disk. Never goes back.
+   * What that makes superfluous goes with later compactions.
+   */
+  async advanceGcCutoff(lsn: Lsn): Promise<void> {
+    const cutoff = minLsn(lsn, this.#diskConsistentLsn);
+    if (cutoff > this.#gcCutoffLsn) {
+      // At once for readers: a later commit of a compaction must not find one that began below it.
+      this.#gcCutoffLsn = cutoff;
+      await this.#commit(NO_EDIT, { gcCutoffLsn: cutoff });
+    }
+  }
+
+  /** One step of compaction; false where there is nothing to do. Rejects as compactLayers does. */
+  compact(): Promise<boolean> {
+    this.#checkOpen();
+    const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step());
+    this.#compacting = step;
+    return step;
+  }
+
   /**
    * Takes over, by name, the layers of its ancestors that it can read: it has no ancestor then, and they may go. Nothing is
    * copied. What of them is still in memory is flushed first. `unavailable` while an ancestor has yet to take in WAL
@@ -617,6 +685,7 @@ export class Timeline implements TimelineStorage {
     this.#diskWaiters.fail(error);
     this.#endWaitForFlush();
     await this.#flushing;
+    await this.#compacting.catch(() => undefined);
     this.#closed = true;
     // No put gets through either.
     this.#lastPutLsn = MAX_LSN;

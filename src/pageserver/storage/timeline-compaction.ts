@@ -1,0 +1,156 @@
+// Carries out what compaction-plan.ts decides for one timeline: files in, files out, one commit.
+
+import { turn } from "../../base/clock.ts";
+import { errorMessage } from "../../base/errors.ts";
+import type { TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
+import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
+import { compactLayers, DEFAULT_TARGET_BYTES } from "../compaction/compact-layers.ts";
+import {
+  type Collected,
+  type CompactionPlan,
+  planCompaction,
+} from "../compaction/compaction-plan.ts";
+import type { BasePageLookup } from "../compaction/compaction-settings.ts";
+import type { PageReply } from "../flush/layer-flush.ts";
+import { decodeKey, type KeyPrefix } from "../layers/key.ts";
+import type { LayerFile } from "../layers/layer-file.ts";
+import { FIRST_KEY, LAST_KEY } from "../layers/layer-format.ts";
+import type { LayerEdit, SetLayer } from "./layer-set.ts";
+import type { StorageResources } from "./storage-resources.ts";
+
+/** Page service has its turn after so many milliseconds of compaction. */
+const SLICE_MS = 2;
+
+/** What compaction needs of the timeline. */
+export interface CompactedTimeline {
+  readonly timelineId: TimelineId;
+  readonly directory: string;
+  readonly dataChecksums: boolean;
+  readonly hasAncestor: boolean;
+  /** Newest first. */
+  readonly layers: readonly SetLayer[];
+  readonly cutoff: Lsn;
+  /** Ascending, below the cutoff. */
+  readonly retained: readonly Lsn[];
+  readonly branchPoints: readonly Lsn[];
+  /** At any LSN, whether anybody may still read it or not. */
+  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  open(fileName: string, sizeBytes: number): LayerFile;
+  commit(edit: LayerEdit): Promise<void>;
+}
+
+export class TimelineCompaction {
+  readonly #timeline: CompactedTimeline;
+  readonly #resources: StorageResources;
+  readonly #logger: Logger;
+  readonly #signal: AbortSignal;
+  #collected: Collected<SetLayer> | undefined;
+
+  constructor(
+    timeline: CompactedTimeline,
+    resources: StorageResources,
+    logger: Logger,
+    signal: AbortSignal,
+  ) {
+    this.#timeline = timeline;
+    this.#resources = resources;
+    this.#logger = logger;
+    this.#signal = signal;
+  }
+
+  /** One step, the most urgent; false where there is none. One call at a time. */
+  async step(): Promise<boolean> {
+    const plan = this.#plan();
+    if (plan === undefined) {
+      return false;
+    }
+    const { retained } = this.#timeline;
+    const add = plan.inputs.length === 0 ? [] : await this.#write(plan);
+    await this.#timeline.commit({ add, remove: plan.remove });
+    if (plan.goal === "collect") {
+      this.#collected = { layers: new Set(add), retained };
+    }
+    this.#logger.info(
+      {
+        goal: plan.goal,
+        read: bytesOf(plan.inputs),
+        written: bytesOf(add),
+        removed: bytesOf(plan.remove),
+        upTo: formatLsn(plan.maxLsn),
+      },
+      "layers compacted",
+    );
+    return true;
+  }
+
+  /** Without doing it. */
+  next(): CompactionPlan<SetLayer> | undefined {
+    return this.#plan();
+  }
+
+  #plan(): CompactionPlan<SetLayer> | undefined {
+    const { layers, hasAncestor, cutoff, retained, branchPoints } = this.#timeline;
+    const collected = this.#collected;
+    return planCompaction(
+      { layers, hasAncestor, cutoff, retained, branchPoints, collected },
+      this.#resources.config,
+    );
+  }
+
+  async #write(plan: CompactionPlan<SetLayer>): Promise<SetLayer[]> {
+    const { directory, dataChecksums, timelineId } = this.#timeline;
+    const { retained, cutoff, cutPoints, imageLayerLsn, moreBelow, maxLsn } = plan;
+    const { disk, generation, config } = this.#resources;
+    const inputs = plan.inputs.map(({ file, capLsn }) => ({
+      path: file.path,
+      name: file.name,
+      sizeBytes: file.sizeBytes,
+      maxLsn: minLsn(capLsn, maxLsn),
+    }));
+    const { layers, failedImages, firstFailure } = await compactLayers(inputs, {
+      directory,
+      number: generation.nextLayer(),
+      range: { start: FIRST_KEY, end: LAST_KEY },
+      retained,
+      cutoff,
+      cutPoints,
+      imageLayerLsn,
+      moreBelow,
+      targetBytes: Math.min(DEFAULT_TARGET_BYTES, config.checkpointDistanceBytes * 2),
+      walLogHints: dataChecksums,
+      disk,
+      pages: this.#basePages,
+      cancelled: () => this.#signal.aborted,
+      sliceMs: SLICE_MS,
+      pause: turn,
+    });
+    if (failedImages > 0) {
+      this.#logger.error(
+        { failedImages, first: firstFailure },
+        "pages could not be built during a compaction; their deltas were kept",
+      );
+    }
+    return layers.map(({ fileName, sizeBytes }) => ({
+      file: this.#timeline.open(fileName, sizeBytes),
+      maker: timelineId,
+      capLsn: MAX_LSN,
+    }));
+  }
+
+  /** Never rejects: a page that cannot be read is an answer. */
+  readonly #basePages: BasePageLookup = async (requests) =>
+    requests.map(({ key, lsn }): PageReply => {
+      const { prefix, index } = decodeKey(key);
+      try {
+        const page = this.#timeline.readPage(prefix, index, lsn);
+        return page === undefined ? { state: "none" } : { state: "page", page };
+      } catch (error) {
+        return { state: "failed", reason: errorMessage(error) };
+      }
+    });
+}
+
+function bytesOf(layers: readonly SetLayer[]): number {
+  return layers.reduce((sum, { file }) => sum + file.sizeBytes, 0);
+}
