@@ -7,6 +7,7 @@ import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
 import type { CommitTimes } from "../walproposer/commit-times.ts";
 import type { EndpointSpec } from "./api.ts";
+import type { LeaseKeeper } from "./pages/lease-keeper.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
@@ -38,6 +39,7 @@ export class ComputeRun {
   readonly #options: ComputeRunOptions;
   readonly #ended = Promise.withResolvers<RunEnd>();
   readonly #standbyFeedback: StandbyFeedback;
+  #lease: LeaseKeeper | undefined;
   /** Undefined for a compute that only reads. */
   readonly #wal: WalPath | undefined;
   #side: PostgresSide | undefined;
@@ -145,6 +147,7 @@ export class ComputeRun {
     this.#electionMs = monotonicMs() - started;
     const { side, machine } = await this.#orEnd(prepared);
     const running = await this.#orEnd(side.start(lsn, machine));
+    await this.#keepLease(lsn);
     void running.postgres.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#wal?.recovered ?? Promise.resolve());
@@ -164,6 +167,19 @@ export class ComputeRun {
       this.#standbyFeedback.start({ ...running.address, user: SUPERUSER });
     }
     return true;
+  }
+
+  /** Loaded when Postgres runs: the start does not wait for it. */
+  async #keepLease(lsn: Lsn): Promise<void> {
+    const { spec, logger } = this.#options;
+    const { pageserver, tenantId, timelineId } = spec;
+    const { leaseLsn } = await import("../pageserver/client.ts");
+    const { LeaseKeeper } = await import("./pages/lease-keeper.ts");
+    const renew = (at: Lsn) => leaseLsn(pageserver.pgAddr, { tenantId, timelineId }, at);
+    this.#lease = new LeaseKeeper(renew, logger);
+    if (!this.#closed) {
+      this.#lease.start(lsn);
+    }
   }
 
   /** Where it cannot be done the log says so: it must not keep users from their data. */
@@ -196,6 +212,7 @@ export class ComputeRun {
   /** At once: nothing is acknowledged any more. Resolves when Postgres is gone. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#lease?.close();
     this.#standbyFeedback.close();
     this.#wal?.disconnect();
     await this.#side?.close();

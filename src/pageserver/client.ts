@@ -247,6 +247,12 @@ export async function computeState(
   }
 }
 
+/** What is at `lsn` stays readable for LSN_LEASE_MS from now on. StorageError `invalid` where it is not any more. */
+export async function leaseLsn(pgAddr: string, timeline: TenantTimeline, lsn: Lsn): Promise<void> {
+  const { tenantId, timelineId } = timeline;
+  await queryOnce(pgAddr, `lease lsn ${tenantId} ${timelineId} ${formatLsn(lsn)}`);
+}
+
 /** Every relation fork of a database as of `lsn`. */
 export async function listRelations(
   pgAddr: string,

@@ -1,5 +1,6 @@
 // The read side on the Postgres protocol: pagestream, and the few queries that computes ask.
 
+import { nowMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
@@ -9,6 +10,7 @@ import { setPageChecksum } from "../postgres/page-checksum.ts";
 import { DEFAULT_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
+import { LSN_LEASE_MS } from "./api.ts";
 import { readComputeState } from "./compute-state.ts";
 import { decodeSize, readRelations } from "./ingest/relation-heads.ts";
 import {
@@ -75,6 +77,8 @@ async function runCommand(
         args[2] === undefined
           ? timeline.lastRecordLsn
           : await waitForLsn(options, timeline, args[2]);
+      // A compute that starts there reads there as long as it runs; it renews the lease from now on.
+      timeline.grantLease(lsn, LSN_LEASE_MS);
       const state = readComputeState(timeline, lsn);
       session.sendRows(["compute_state"], [[JSON.stringify(state)]], "SELECT 1");
       return;
@@ -88,6 +92,18 @@ async function runCommand(
       session.sendRows(["rel_number", "fork", "blocks"], rows, `SELECT ${rows.length}`);
       return;
     }
+    case "lease": {
+      // `lease lsn TENANT TIMELINE LSN`, as Neon's; the answer is when it ends.
+      if (args[0]?.toLowerCase() !== "lsn") {
+        throw new StorageError("invalid", "bad-lease", "usage: lease lsn TENANT TIMELINE LSN");
+      }
+      const timeline = findTimeline(options, args.slice(1));
+      const lsn = await waitForLsn(options, timeline, args[3]);
+      timeline.grantLease(lsn, LSN_LEASE_MS);
+      const end = new Date(nowMs() + LSN_LEASE_MS).toISOString();
+      session.sendRows(["valid_until"], [[end]], "SELECT 1");
+      return;
+    }
     case "set":
       // Clients of Neon's pageserver send settings of their own.
       session.sendCommandComplete("SET");
@@ -95,7 +111,6 @@ async function runCommand(
     case "pagestream_v2":
     case "basebackup":
     case "fullbackup":
-    case "lease":
       throw new StorageError("unsupported", "unsupported-command", `${command} is not supported`);
     default:
       throw new StorageError("invalid", "unknown-command", `unknown command '${command ?? ""}'`);
@@ -123,20 +138,10 @@ async function waitForLsn(
   if (lsn === undefined || lsn === INVALID_LSN) {
     throw new StorageError("invalid", "bad-lsn", `not an LSN: '${text ?? ""}'`);
   }
-  checkReadable(timeline, lsn);
+  timeline.checkKept(lsn);
   const timeoutMs = options.waitLsnTimeoutMs ?? DEFAULT_WAIT_LSN_TIMEOUT_MS;
   await options.metrics.timeWait(timeline.waitForLsn(lsn, timeoutMs));
   return lsn;
-}
-
-function checkReadable(timeline: ServedTimeline, lsn: Lsn): void {
-  if (lsn < timeline.minReadableLsn) {
-    throw new StorageError(
-      "invalid",
-      "lsn-too-old",
-      `cannot read at ${formatLsn(lsn)}: the timeline begins at ${formatLsn(timeline.minReadableLsn)}`,
-    );
-  }
 }
 
 /**
@@ -261,7 +266,7 @@ class PagestreamSession {
   #effectiveLsn(request: PagestreamRequest): Lsn {
     checkLsns(request);
     const lsn = minLsn(this.#timeline.lastRecordLsn, request.requestLsn);
-    checkReadable(this.#timeline, lsn);
+    this.#timeline.checkKept(lsn);
     return lsn;
   }
 

@@ -12,6 +12,7 @@ import type { WireServer } from "../postgres/wire/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
 import { pageserverRoutes } from "./http.ts";
 import { InitdbTemplates } from "./ingest/initdb-import.ts";
+import { LayerUpkeep, type UpkeepSettings } from "./layer-upkeep.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
 import { createPageService } from "./page-service.ts";
 import type { StorageConfig } from "./storage/storage-resources.ts";
@@ -36,6 +37,7 @@ export interface PageserverOptions {
   readonly initdbPasswordFile?: string | undefined;
   readonly logger: Logger;
   readonly storage?: Partial<StorageConfig>;
+  readonly upkeep?: Partial<UpkeepSettings>;
   readonly waitLsnTimeoutMs?: number;
   readonly ancestorWaitMs?: number;
   /** Names that HTTP callers may use beside loopback and the address it listens on. */
@@ -53,6 +55,7 @@ export class Pageserver {
   readonly #pageService: WireServer;
   readonly #http: HttpServer;
   readonly #broker: BrokerClient | undefined;
+  readonly #upkeep: LayerUpkeep;
 
   private constructor(parts: {
     pgPort: number;
@@ -62,6 +65,7 @@ export class Pageserver {
     pageService: WireServer;
     http: HttpServer;
     broker: BrokerClient | undefined;
+    upkeep: LayerUpkeep;
   }) {
     this.pgPort = parts.pgPort;
     this.httpPort = parts.httpPort;
@@ -70,6 +74,7 @@ export class Pageserver {
     this.#pageService = parts.pageService;
     this.#http = parts.http;
     this.#broker = parts.broker;
+    this.#upkeep = parts.upkeep;
   }
 
   /** StorageError `conflict` where a port is in use. */
@@ -133,7 +138,17 @@ export class Pageserver {
           logger.warn({ error }, "could not prepare the template of root timelines");
         });
       }
-      return new Pageserver({ pgPort, httpPort, tenants, receivers, pageService, http, broker });
+      const upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
+      return new Pageserver({
+        pgPort,
+        httpPort,
+        tenants,
+        receivers,
+        pageService,
+        http,
+        broker,
+        upkeep,
+      });
     } catch (error) {
       await pageService.close();
       await tenants?.close({ flush: false });
@@ -147,7 +162,8 @@ export class Pageserver {
     await this.receivers.close();
     await this.#http.close();
     await this.#pageService.close();
-    await this.tenants.close(options);
+    // Timelines that close end the compaction at work.
+    await Promise.all([this.#upkeep.close(), this.tenants.close(options)]);
   }
 }
 

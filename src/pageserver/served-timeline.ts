@@ -12,6 +12,10 @@ export interface ServedTimeline extends TimelineStorage {
   readonly startLsn: Lsn;
   /** The oldest LSN that has all its versions. */
   readonly minReadableLsn: Lsn;
+  /** StorageError `invalid`, which names the oldest LSN, where the state at `lsn` is not kept. */
+  checkKept(lsn: Lsn): void;
+  /** The state at `lsn` is kept for `lengthMs` from now on; `invalid` where it is not any more. */
+  grantLease(lsn: Lsn, lengthMs: number): void;
   readonly pgVersion: number;
   readonly systemId: bigint;
   readonly walSegmentSize: number;

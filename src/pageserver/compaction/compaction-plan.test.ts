@@ -53,6 +53,7 @@ function plan(situation: Partial<PlanSituation<PlannedLayer>>, settings = SETTIN
       layers: [],
       hasAncestor: false,
       cutoff: toLsn(0),
+      consistentLsn: MAX_LSN,
       retained: [],
       branchPoints: [],
       collected: undefined,
@@ -154,5 +155,19 @@ test("a layer with a cap ends there", () => {
     plan({ layers: [images, ...layers] })?.imageLayerLsn,
     35,
     "images above it are not ours",
+  );
+});
+
+test("nothing while a record that has more than a layer is taken in", () => {
+  const layers = [delta(20, 29), delta(10, 19), image(9)];
+  assert.equal(plan({ layers, consistentLsn: toLsn(29) })?.goal, "images");
+  assert.equal(plan({ layers, consistentLsn: toLsn(28) }), undefined);
+});
+
+test("collect: where nothing is left nothing is to do, however little is worth a rewrite", () => {
+  const settings = { ...SETTINGS, minCompactionBytes: 0 };
+  assert.equal(
+    plan({ layers: [image(9)], cutoff: toLsn(9), retained: [toLsn(5)] }, settings),
+    undefined,
   );
 });

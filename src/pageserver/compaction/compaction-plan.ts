@@ -42,6 +42,8 @@ export interface PlanSituation<L extends PlannedLayer> {
   readonly cutoff: Lsn;
   /** Ascending, below the cutoff: branch points, leases. */
   readonly retained: readonly Lsn[];
+  /** Versions of whole records only are at or below it. */
+  readonly consistentLsn: Lsn;
   /** All of them, in any order. */
   readonly branchPoints: readonly Lsn[];
   readonly collected: Collected<L> | undefined;
@@ -71,6 +73,10 @@ export function planCompaction<L extends PlannedLayer>(
   situation: PlanSituation<L>,
   settings: PlanSettings,
 ): CompactionPlan<L> | undefined {
+  // A record that is larger than a layer is still being taken in: more is to come at its LSN.
+  if (situation.layers.some((layer) => endOf(layer) > situation.consistentLsn)) {
+    return undefined;
+  }
   return situation.hasAncestor
     ? (planLevel(situation, settings) ?? planBranchCollection(situation, settings))
     : (planCollection(situation, settings) ??
@@ -206,6 +212,9 @@ function planRewrite<L extends PlannedLayer>(
   situation: PlanSituation<L>,
   { collectRatio, minCompactionBytes }: PlanSettings,
 ): CompactionPlan<L> | undefined {
+  if (below.length === 0) {
+    return undefined;
+  }
   const { collected } = situation;
   const newest = retained.at(-1);
   const inputs = newest === undefined ? [] : below.filter(({ file }) => file.lsnStart <= newest);
@@ -215,7 +224,7 @@ function planRewrite<L extends PlannedLayer>(
   const isDue = isLess
     ? bytesOf(below) >= minCompactionBytes
     : fresh >= Math.max(minCompactionBytes, bytesOf(kept) * collectRatio);
-  const isFree = inputs.length === 0 && below.length > 0;
+  const isFree = inputs.length === 0;
   if (!isFree && !isDue) {
     return undefined;
   }

@@ -1,6 +1,7 @@
 // Carries out what compaction-plan.ts decides for one timeline: files in, files out, one commit.
 
-import { turn } from "../../base/clock.ts";
+import { monotonicMs, turn } from "../../base/clock.ts";
+import { REAL_DISK } from "../../base/disk.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
@@ -11,7 +12,11 @@ import {
   type CompactionPlan,
   planCompaction,
 } from "../compaction/compaction-plan.ts";
-import type { BasePageLookup } from "../compaction/compaction-settings.ts";
+import type {
+  BasePageLookup,
+  BasePageRequest,
+  CompactionSettings,
+} from "../compaction/compaction-settings.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import { decodeKey, type KeyPrefix } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
@@ -31,6 +36,7 @@ export interface CompactedTimeline {
   /** Newest first. */
   readonly layers: readonly SetLayer[];
   readonly cutoff: Lsn;
+  readonly consistentLsn: Lsn;
   /** Ascending, below the cutoff. */
   readonly retained: readonly Lsn[];
   readonly branchPoints: readonly Lsn[];
@@ -84,16 +90,11 @@ export class TimelineCompaction {
     return true;
   }
 
-  /** Without doing it. */
-  next(): CompactionPlan<SetLayer> | undefined {
-    return this.#plan();
-  }
-
   #plan(): CompactionPlan<SetLayer> | undefined {
-    const { layers, hasAncestor, cutoff, retained, branchPoints } = this.#timeline;
+    const { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints } = this.#timeline;
     const collected = this.#collected;
     return planCompaction(
-      { layers, hasAncestor, cutoff, retained, branchPoints, collected },
+      { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints, collected },
       this.#resources.config,
     );
   }
@@ -108,7 +109,7 @@ export class TimelineCompaction {
       sizeBytes: file.sizeBytes,
       maxLsn: minLsn(capLsn, maxLsn),
     }));
-    const { layers, failedImages, firstFailure } = await compactLayers(inputs, {
+    const settings: CompactionSettings = {
       directory,
       number: generation.nextLayer(),
       range: { start: FIRST_KEY, end: LAST_KEY },
@@ -119,12 +120,19 @@ export class TimelineCompaction {
       moreBelow,
       targetBytes: Math.min(DEFAULT_TARGET_BYTES, config.checkpointDistanceBytes * 2),
       walLogHints: dataChecksums,
-      disk,
-      pages: this.#basePages,
-      cancelled: () => this.#signal.aborted,
-      sliceMs: SLICE_MS,
-      pause: turn,
-    });
+    };
+    const signal = this.#signal;
+    const { layers, failedImages, firstFailure } =
+      // A disk of a simulation lives in this thread.
+      disk === REAL_DISK && bytesOf(plan.inputs) >= config.inlineFlushBytes
+        ? await this.#resources.backgroundThread.compact(inputs, settings, this.#basePages, signal)
+        : await compactLayers(inputs, {
+            ...settings,
+            disk,
+            pages: this.#basePages,
+            cancelled: () => signal.aborted,
+            sliceMs: SLICE_MS,
+          });
     if (failedImages > 0) {
       this.#logger.error(
         { failedImages, first: firstFailure },
@@ -139,16 +147,29 @@ export class TimelineCompaction {
   }
 
   /** Never rejects: a page that cannot be read is an answer. */
-  readonly #basePages: BasePageLookup = async (requests) =>
-    requests.map(({ key, lsn }): PageReply => {
-      const { prefix, index } = decodeKey(key);
-      try {
-        const page = this.#timeline.readPage(prefix, index, lsn);
-        return page === undefined ? { state: "none" } : { state: "page", page };
-      } catch (error) {
-        return { state: "failed", reason: errorMessage(error) };
+  readonly #basePages: BasePageLookup = async (requests) => {
+    const replies: PageReply[] = [];
+    let sliceStart = monotonicMs();
+    for (const request of requests) {
+      replies.push(this.#basePage(request));
+      if (monotonicMs() - sliceStart > SLICE_MS) {
+        await turn();
+        sliceStart = monotonicMs();
       }
-    });
+    }
+    return replies;
+  };
+
+  #basePage({ key, lsn }: BasePageRequest): PageReply {
+    const { prefix, index } = decodeKey(key);
+    try {
+      const page = this.#timeline.readPage(prefix, index, lsn);
+      // A buffer of its own, as it may move to another thread.
+      return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
+    } catch (error) {
+      return { state: "failed", reason: errorMessage(error) };
+    }
+  }
 }
 
 function bytesOf(layers: readonly SetLayer[]): number {

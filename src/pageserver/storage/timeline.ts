@@ -594,6 +594,9 @@ export class Timeline implements TimelineStorage {
       get cutoff() {
         return timeline.#gcCutoffLsn;
       },
+      get consistentLsn() {
+        return timeline.#diskConsistentLsn;
+      },
       get retained() {
         return timeline.retainedLsns;
       },
