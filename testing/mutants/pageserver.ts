@@ -183,7 +183,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a branch begins in a page header",
-      file: TENANT,
+      file: "src/pageserver/storage/retention.ts",
       search: "return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;",
       replace: "return aligned;",
       test: TENANT_TEST,
