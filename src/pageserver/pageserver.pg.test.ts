@@ -34,6 +34,7 @@ import type { RelationFork } from "../wal-decoder/record-sink.ts";
 import { type ComparedPages, compareRelationFiles } from "../wal-verify/directory-comparison.ts";
 import { computeState, listRelations, PageserverHttpClient, PagestreamClient } from "./client.ts";
 import { writeTemplate } from "./ingest/initdb-import.ts";
+import { LAYER_KIND_IMAGE, parseLayerFileName } from "./layers/layer-format.ts";
 import { Pageserver } from "./pageserver.ts";
 
 const logger = createLogger("test");
@@ -140,7 +141,14 @@ function startPageserver(waitLsnTimeoutMs = PATIENT_MS): Promise<Pageserver> {
     listenPg: "127.0.0.1:0",
     listenHttp: "127.0.0.1:0",
     logger,
-    storage: { checkpointDistanceBytes: 4 << 20 },
+    // Compactions all the time: what stock recovery makes is compared with what they leave.
+    storage: {
+      checkpointDistanceBytes: 4 << 20,
+      minCompactionBytes: 1 << 20,
+      levelAfterLayers: 3,
+      imageRatio: 0.1,
+    },
+    upkeep: { compactionPeriodMs: 50 },
     waitLsnTimeoutMs,
     ancestorWaitMs: 200,
   });
@@ -334,9 +342,25 @@ test("restart without a flush: WAL is taken in again from what is on disk", asyn
   await http.checkpoint(root.tenantId, root.timelineId);
   const info = await http.getTimeline(root.tenantId, root.timelineId);
   assert.equal(info.disk_consistent_lsn, formatLsn(endLsn));
-  const layers = await http.listLayers(root.tenantId, root.timelineId);
-  assert.ok(layers.historic_layers.length >= 2);
+  await imagesMade();
+  await compareWithRecovery(root, endLsn);
 });
+
+/** Waits until upkeep has made image layers beside the imported ones. */
+async function imagesMade(): Promise<void> {
+  for (let tries = 0; ; tries++) {
+    const { historic_layers: layers } = await http.listLayers(root.tenantId, root.timelineId);
+    const imageLsns = layers.flatMap(({ layer_file_name: name }) => {
+      const parsed = parseLayerFileName(name)!;
+      return parsed.kind === LAYER_KIND_IMAGE ? [parsed.lsnStart] : [];
+    });
+    if (new Set(imageLsns).size >= 2) {
+      return;
+    }
+    assert.ok(tries < 300, layers.map((layer) => layer.layer_file_name).join("\n"));
+    await sleep(100);
+  }
+}
 
 test("a request waits for its LSN, and times out where it does not come", async () => {
   const ids = { tenantId: root.tenantId, timelineId: generateTimelineId() };
