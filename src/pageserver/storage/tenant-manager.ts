@@ -40,17 +40,18 @@ export class TenantManager {
   /** Loads every tenant; a timeline that does not load is logged and leaves the others alone. */
   static async open(options: TenantManagerOptions): Promise<TenantManager> {
     const { workdir, logger, config, disk = REAL_DISK } = options;
-    const generation = await Generation.begin(workdir, disk);
-    const resources = new StorageResources(logger, config, disk, generation);
-    const manager = new TenantManager(resources, join(workdir, "tenants"));
+    const directory = join(workdir, "tenants");
     try {
-      await disk.background.makeDirectory(manager.#directory);
+      await disk.background.makeDirectory(directory);
       await disk.background.fsyncDirectory(workdir);
       // The entries of tenants that a process before has made and nobody synced.
-      await disk.background.fsyncDirectory(manager.#directory);
+      await disk.background.fsyncDirectory(directory);
     } catch (error) {
-      throw diskError(error, `create ${manager.#directory}`);
+      throw diskError(error, `create ${directory}`);
     }
+    const generation = await Generation.begin(workdir, disk);
+    const resources = new StorageResources(logger, config, disk, generation);
+    const manager = new TenantManager(resources, directory);
     for (const name of disk.list(manager.#directory)) {
       if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(manager.#directory, name))) {
         await manager.#load(parseTenantId(name));
