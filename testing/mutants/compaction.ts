@@ -127,6 +127,14 @@ export const COMPACTION_MUTANTS: MutantPart = {
       name: IMAGE_LAYERS,
     },
     {
+      rule: "a layer has blocks and metadata",
+      file: COMPACT,
+      search: "if (this.#inMetadata) {",
+      replace: "if (this.#inMetadata || true) {",
+      test: COMPACT_TEST,
+      name: "compactLayers: with nothing dropped",
+    },
+    {
       rule: "a delta layer is cut before a cut point",
       file: COMPACT,
       search: "const cuts = cutPoints.map((lsn) => lsn + 1)",

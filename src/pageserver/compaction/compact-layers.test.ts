@@ -15,7 +15,13 @@ import { SeededRandom } from "../../base/random.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import { decodeKey, formatKey } from "../layers/key.ts";
-import { FIRST_KEY, LAST_KEY, LAYER_KIND_DELTA, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
+import {
+  FIRST_KEY,
+  isMetadataPrefix,
+  LAST_KEY,
+  LAYER_KIND_DELTA,
+  LAYER_KIND_IMAGE,
+} from "../layers/layer-format.ts";
 import { VALUE_DELTA } from "../layers/version-chain.ts";
 import { type CompactionOptions, type CompactionResult, compactLayers } from "./compact-layers.ts";
 import type { BasePageLookup } from "./compaction-settings.ts";
@@ -91,6 +97,10 @@ async function compact(run: Run): Promise<CompactionResult> {
 
 /** Every output is where its name says, no LSN cut lies inside, and a key is in one file of a band at most. */
 function checkNames({ options, inputs }: Run, outputs: readonly OutputLayer[]): void {
+  for (const { name, fileName } of outputs) {
+    const ends = [name.keyStart.prefix, name.keyEnd.prefix].map(isMetadataPrefix);
+    assert.equal(ends[0], ends[1], `${fileName} has blocks and metadata`);
+  }
   const deltas = outputs.filter(({ name }) => name.kind === LAYER_KIND_DELTA);
   for (const { name } of deltas) {
     for (const cut of options.cutPoints) {

@@ -10,7 +10,7 @@ import { StorageError } from "../../base/errors.ts";
 import { type Lsn, minLsn } from "../../base/lsn.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import { encodeKey } from "../layers/key.ts";
-import { LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
+import { isMetadataPrefix, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
 import type { BasePageLookup, CompactionSettings } from "./compaction-settings.ts";
 import { KeyWriter } from "./key-writer.ts";
 import type { CompactionInput } from "./layer-cursor.ts";
@@ -85,6 +85,8 @@ class Compaction {
   readonly #batch = new VersionBatch();
   readonly #deltas: DeltaOutput;
   readonly #images: ImageOutput | undefined;
+  /** Outputs have either blocks or metadata. */
+  #inMetadata: boolean;
   #sliceStart = monotonicMs();
   #settledBytes = 0;
 
@@ -104,6 +106,7 @@ class Compaction {
       imageLayerLsn === undefined
         ? undefined
         : new ImageOutput(files, imageLayerLsn, options.range);
+    this.#inMetadata = isMetadataPrefix(options.range.start.prefix);
     this.writer = new KeyWriter(options, this.#batch, this.#deltas, this.#images);
   }
 
@@ -115,8 +118,22 @@ class Compaction {
       await this.#writeKeys(replies);
       await this.#pause();
     }
+    if (isMetadataPrefix(this.#options.range.end.prefix)) {
+      await this.#enterMetadata();
+    }
     await this.#deltas.finishAll();
     await this.#images?.finish();
+  }
+
+  /** Ends the files that have blocks; true where that is new. */
+  async #enterMetadata(): Promise<boolean> {
+    if (this.#inMetadata) {
+      return false;
+    }
+    this.#inMetadata = true;
+    await this.#deltas.finishAll();
+    await this.#images?.finishBlocks();
+    return true;
   }
 
   /** Of keys of the batch, ascending. */
@@ -156,9 +173,12 @@ class Compaction {
     for (let key = 0; key <= last; key++) {
       const continues = key === last && batch.continues;
       const continued = key === 0 && batch.continued;
+      const entered = isMetadataPrefix(batch.prefixes[key]!) && (await this.#enterMetadata());
       if (continues && !continued) {
         // A key that may not fit one file gets files of its own, which are cut by LSN.
         await this.#deltas.finishAll();
+      }
+      if (entered || (continues && !continued)) {
         await this.#prepareFiles(key === 0 ? 0 : batch.ends[key - 1]!);
       }
       this.writer.writeKey(key, replies.get(key));

@@ -5,6 +5,8 @@ import type { Disk } from "../../base/disk.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { type KeyPrefix, keyAfter } from "../layers/key.ts";
 import {
+  FIRST_METADATA_KEY,
+  LAST_BLOCK_KEY,
   LAYER_KIND_DELTA,
   LAYER_KIND_IMAGE,
   type LayerName,
@@ -275,6 +277,13 @@ export class ImageOutput {
       await writer.drain();
     }
     return false;
+  }
+
+  /** The file at hand reaches to where metadata begins, and the next one begins there. */
+  async finishBlocks(): Promise<void> {
+    await this.prepare();
+    await this.#finish(this.#writer!, LAST_BLOCK_KEY);
+    this.#start = FIRST_METADATA_KEY;
   }
 
   /** The last file reaches to the range's end; it may have no images, and says that there is no key. */

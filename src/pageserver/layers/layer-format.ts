@@ -136,6 +136,13 @@ export const LAST_KEY = {
   index: 0xffff_ffff,
 };
 
+/** From here on keys are metadata: small values, which every start of a compute reads. Blocks and relation maps are below. */
+export const FIRST_METADATA_KEY = { prefix: internPrefix(0x03, 0, 0, 0, 0), index: 0 };
+export const LAST_BLOCK_KEY = {
+  prefix: internPrefix(0x02, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
+  index: 0xffff_ffff,
+};
+
 /**
  * Tells apart layers of one timeline that cover the same. Each life of a pageserver process has a
  * generation of its own, so a life never writes over a file that another one made.
@@ -198,6 +205,15 @@ export function parseLayerFileName(fileName: string): LayerName | undefined {
 
 export function layerNameChecksum(name: LayerName): number {
   return crc32(formatLayerName(name));
+}
+
+/** Whether it has metadata only, as compactions make such layers; what a flush writes covers all keys. */
+export function isMetadataLayer({ keyStart }: LayerName): boolean {
+  return isMetadataPrefix(keyStart.prefix);
+}
+
+export function isMetadataPrefix(prefix: KeyPrefix): boolean {
+  return prefixField1(prefix) >= prefixField1(FIRST_METADATA_KEY.prefix);
 }
 
 export function corruptLayer(path: string, offset: number, what: string): StorageError {
