@@ -16,11 +16,15 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   postgres: { job: "Postgres's formats and binaries", libraries: ["base"] },
   "object-store": { job: "whole objects under keys", libraries: ["base"] },
   "wal-decoder": { job: "WAL into one delta a page", libraries: ["base", "postgres"] },
+  "data-directory": {
+    job: "stock data directories",
+    libraries: ["base", "postgres", "wal-decoder"],
+  },
   redo: { job: "a page and a delta into a page", libraries: ["base", "postgres", "wal-decoder"] },
   "wal-dump": { job: "pg_waldump, 14 to 18", libraries: ["base", "postgres", "wal-decoder"] },
   "wal-verify": {
     job: "our redo beside Postgres's",
-    libraries: ["base", "postgres", "wal-decoder", "redo"],
+    libraries: ["base", "postgres", "wal-decoder", "data-directory", "redo"],
   },
   "storage-broker": {
     job: "who has how much WAL",
@@ -39,12 +43,28 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   pageserver: {
     job: "pages at any LSN",
-    libraries: ["base", "http", "postgres", "wal-decoder", "redo", "object-store"],
+    libraries: [
+      "base",
+      "http",
+      "postgres",
+      "wal-decoder",
+      "data-directory",
+      "redo",
+      "object-store",
+    ],
     isService: true,
   },
   compute: {
     job: "one Postgres's agent and shim",
-    libraries: ["base", "http", "postgres", "wal-decoder", "safekeeper-protocol", "walproposer"],
+    libraries: [
+      "base",
+      "http",
+      "postgres",
+      "wal-decoder",
+      "data-directory",
+      "safekeeper-protocol",
+      "walproposer",
+    ],
     isService: true,
   },
   "storage-controller": {
@@ -53,7 +73,7 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
   },
   local: {
     job: "one machine's home, daemons",
-    libraries: ["base", "http", "postgres", "storage-controller"],
+    libraries: ["base", "http", "postgres", "data-directory", "storage-controller"],
   },
   cli: {
     job: "the strata command",

@@ -13,10 +13,10 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Lsn } from "../src/base/lsn.ts";
-import { makeSkeleton, writeDataDirectory } from "../src/compute/data-directory.ts";
 import { PostgresProcess } from "../src/compute/postgres-process.ts";
 import { postgresSettings } from "../src/compute/postgres-settings.ts";
-import type { SynthesizedWal } from "../src/compute/wal/synthesized-wal.ts";
+import { makeSkeleton, writeDataDirectory } from "../src/data-directory/start-directory.ts";
+import type { SynthesizedWal } from "../src/data-directory/synthesized-wal.ts";
 import type { ComputeState } from "../src/pageserver/api.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import {

@@ -89,6 +89,8 @@ export const MAINTENANCE_PORT = 1;
 export interface PostgresSettings {
   /** Text of postgresql.conf. */
   readonly configuration: string;
+  /** Text of pg_hba.conf. */
+  readonly hba: string;
   /** Arguments for the postmaster's command line: `-c name=value`. */
   readonly commandLine: readonly string[];
   readonly controlParameters: ControlParameters;
@@ -145,6 +147,7 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
   const lines = [...chosen].map(([name, value]) => `${name} = ${quote(value)}`);
   return {
     configuration: `${lines.join("\n")}\n`,
+    hba: HBA_CONFIGURATION,
     commandLine: Object.entries({
       ...PROTECTED,
       ...(input.subscriptionsRest === true ? { max_logical_replication_workers: "0" } : {}),

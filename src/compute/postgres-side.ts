@@ -6,6 +6,8 @@ import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { makeSkeleton, writeDataDirectory } from "../data-directory/start-directory.ts";
+import type { SynthesizedWal } from "../data-directory/synthesized-wal.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { computeState } from "../pageserver/client.ts";
 import {
@@ -15,7 +17,6 @@ import {
   runtimeDirectory,
 } from "../postgres/installation.ts";
 import type { EndpointSpec } from "./api.ts";
-import { makeSkeleton, writeDataDirectory } from "./data-directory.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
 import {
@@ -26,7 +27,6 @@ import {
 } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, postgresSettings } from "./postgres-settings.ts";
 import { openShipper } from "./wal/open-shipper.ts";
-import type { SynthesizedWal } from "./wal/synthesized-wal.ts";
 import type { WalPath } from "./wal/wal-path.ts";
 
 /** How long one try to start Postgres over its data directory may take. */

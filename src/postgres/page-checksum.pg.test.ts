@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { readDataDirectory } from "../pageserver/ingest/data-directory-import.ts";
+import { readDataDirectory } from "../pageserver/import/data-directory-import.ts";
 import { runInitdb } from "../pageserver/ingest/initdb-import.ts";
 import { findInstallation, giveToPostgres } from "./installation.ts";
 import { PAGE_SIZE } from "./page.ts";

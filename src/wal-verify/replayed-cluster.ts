@@ -14,6 +14,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
+import { openDataDirectory } from "../data-directory/base-backup.ts";
 import type { ParameterChange } from "../postgres/control-file.ts";
 import { SMGR_TRUNCATE_HEAP, SMGR_TRUNCATE_VM } from "../postgres/opcodes.ts";
 import { HEAP_BLOCKS_PER_VM_PAGE, PAGE_SIZE, PD_UPPER } from "../postgres/page.ts";
@@ -21,7 +22,6 @@ import { FSM_FORK, INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-pa
 import { PageRedo, type PageRedoOptions } from "../redo/page-redo.ts";
 import { encodeVmClear, encodeVmTruncate } from "../wal-decoder/implied-deltas.ts";
 import type { CheckPoint, RecordSink, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
-import { openDataDirectory } from "./base-backup.ts";
 import { BlockSlots } from "./block-slots.ts";
 import { PageStore, type PageStoreOptions } from "./page-store.ts";
 import {

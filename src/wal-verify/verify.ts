@@ -12,16 +12,22 @@
 // step of replay; tests that inject faults set `ReplayedCluster.onDelta`.
 
 import { StorageError, withContext } from "../base/errors.ts";
-import { formatLsn, INVALID_LSN, type Lsn, lsnFromParts } from "../base/lsn.ts";
+import { formatLsn, type Lsn } from "../base/lsn.ts";
+import {
+  type BaseBackup,
+  openBaseBackup,
+  openDataDirectory,
+} from "../data-directory/base-backup.ts";
+import { Consistency } from "../data-directory/consistency.ts";
+import { WalDirectory } from "../data-directory/wal-directory.ts";
+import { type WalEnd, WalReader } from "../data-directory/wal-reader.ts";
 import { DB_SHUTDOWNED, DB_SHUTDOWNED_IN_RECOVERY } from "../postgres/control-file.ts";
-import { XLOG_BACKUP_END } from "../postgres/opcodes.ts";
 import { INIT_FORK, MAIN_FORK, VM_FORK } from "../postgres/relation-path.ts";
-import { RM_XACT_ID, RM_XLOG_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
+import { RM_XACT_ID, XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import type { PgMajor } from "../postgres/versions.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "../wal-decoder/interpret-record.ts";
 import { AfterImageChecker } from "./after-images.ts";
-import { type BaseBackup, openBaseBackup, openDataDirectory } from "./base-backup.ts";
 import {
   compareOtherFiles,
   compareRelationFiles,
@@ -29,8 +35,6 @@ import {
 } from "./directory-comparison.ts";
 import type { PageStoreOptions } from "./page-store.ts";
 import { describeFork, ReplayedCluster } from "./replayed-cluster.ts";
-import { WalDirectory } from "./wal-directory.ts";
-import { type WalEnd, WalReader } from "./wal-reader.ts";
 
 export interface VerifyOptions extends PageStoreOptions {
   /** A base backup in plain format, or the copy of a stopped data directory; nothing writes to it. */
@@ -148,8 +152,8 @@ class Verification {
   readonly #firstMismatches: ReportedMismatch[] = [];
   #mismatches = 0;
   #records = 0;
-  /** The base's files are consistent: nothing in them is from a later time than what was replayed. */
-  #consistent: boolean;
+  /** Until then the base's files have more than what was replayed. */
+  readonly #consistency: Consistency;
 
   constructor(options: VerifyOptions) {
     this.#options = options;
@@ -158,7 +162,7 @@ class Verification {
       options.againstDir === undefined ? undefined : checkAgainst(options.againstDir, this.#base);
     const wal = new WalDirectory(options.walDir, this.#base.control.segmentSize);
     this.#reader = new WalReader(wal, this.#base, options.untilLsn);
-    this.#consistent = !this.#base.needsBackupEnd && this.#base.minRecoveryPoint === INVALID_LSN;
+    this.#consistency = new Consistency(this.#base);
     this.#cluster = new ReplayedCluster(options.baseDir, options);
     options.prepare?.(this.#cluster);
   }
@@ -184,7 +188,7 @@ class Verification {
     this.#replay(checker);
     checker.finish();
     const end = this.#reader.end!;
-    this.#requireConsistent(end);
+    this.#consistency.reached(end);
     this.#cluster.checkInvalidPages();
     const against = await this.#compare();
     return {
@@ -210,45 +214,13 @@ class Verification {
       opcode.records++;
       opcode.images += checker.check(record, this.#cluster);
       this.#records++;
-      if (!this.#consistent) {
-        this.#noteConsistency(record);
+      if (this.#consistency.note(record)) {
+        this.#cluster.checkInvalidPages();
       }
       if (onProgress !== undefined && this.#records % PROGRESS_RECORDS === 0) {
         onProgress({ phase: "replay", done: record.endLsn - this.#base.startLsn, total });
       }
     }
-  }
-
-  #noteConsistency(record: XLogRecord): void {
-    const { needsBackupEnd, startLsn, minRecoveryPoint } = this.#base;
-    if (needsBackupEnd) {
-      const isEnd =
-        record.rmid === RM_XLOG_ID &&
-        (record.info & XLR_RMGR_INFO_MASK) === XLOG_BACKUP_END &&
-        record.mainLength >= 8;
-      // Its data is where that backup started: other backups can end meanwhile.
-      const at = record.mainOffset;
-      this.#consistent =
-        isEnd &&
-        lsnFromParts(record.view.getUint32(at + 4, true), record.view.getUint32(at, true)) ===
-          startLsn;
-    } else {
-      this.#consistent = record.endLsn >= minRecoveryPoint;
-    }
-    if (this.#consistent) {
-      this.#cluster.checkInvalidPages();
-    }
-  }
-
-  #requireConsistent(end: WalEnd): void {
-    if (this.#consistent) {
-      return;
-    }
-    const wanted = this.#base.needsBackupEnd
-      ? "the end of the backup"
-      : formatLsn(this.#base.minRecoveryPoint);
-    const message = `the WAL ends at ${formatLsn(end.lsn)} (${end.reason}), before ${wanted}: until there the base is not consistent`;
-    throw new StorageError("invalid", "inconsistent-base", message);
   }
 
   #opcode(rmid: number, xlInfo: number): OpcodeReport {

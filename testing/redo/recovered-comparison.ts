@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { StorageError } from "../../src/base/errors.ts";
+import { openDataDirectory } from "../../src/data-directory/base-backup.ts";
 import { INIT_FORK, MAIN_FORK, VM_FORK } from "../../src/postgres/relation-path.ts";
-import { openDataDirectory } from "../../src/wal-verify/base-backup.ts";
 import {
   compareOtherFiles,
   compareRelationFiles,

@@ -3,10 +3,10 @@
 import { join } from "node:path";
 import { StorageError } from "../../base/errors.ts";
 import { addLsn, alignLsn, type Lsn, pageStart, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import type { SynthesizedWal } from "../../data-directory/synthesized-wal.ts";
 import type { ComputeState } from "../../pageserver/api.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import { LocalWal } from "./local-wal.ts";
-import type { SynthesizedWal } from "./synthesized-wal.ts";
 import type { OpenShipper, ShipperHooks } from "./wal-path.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";

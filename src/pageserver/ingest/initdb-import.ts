@@ -20,11 +20,11 @@ import {
   SUPERUSER,
 } from "../../postgres/installation.ts";
 import { pgVersion } from "../../postgres/versions.ts";
+import { readDataDirectory } from "../import/data-directory-import.ts";
 import { LAYER_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
 import { type LayerDescription, LayerWriter } from "../layers/layer-writer.ts";
 import { VALUE_IMAGE } from "../layers/version-chain.ts";
-import { readDataDirectory } from "./data-directory-import.ts";
 
 const TEMPLATE_FILE = "template.json";
 /** Raise it when what initdb is asked for, or how it is imported, changes. */

@@ -6,15 +6,14 @@ import { nowMs, turn } from "../base/clock.ts";
 import { crc32c } from "../base/crc32c.ts";
 import { writeFully } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
-import { segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
-import type { ComputeState } from "../pageserver/api.ts";
-import { encodeStartControlFile } from "../postgres/control-file.ts";
+import { type Lsn, segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
+import type { CheckPoint } from "../postgres/checkpoint.ts";
+import { type ControlParameters, encodeStartControlFile } from "../postgres/control-file.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import { DEFAULT_TABLESPACE_OID, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
-import { HBA_CONFIGURATION, type PostgresSettings } from "./postgres-settings.ts";
-import { type SynthesizedWal, synthesizeWal } from "./wal/synthesized-wal.ts";
+import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
 
 /** 16 hex digits of epoch and xid from 17 on, 8 of the xid before (TwoPhaseFilePath). */
 const FULL_XID_TWO_PHASE_MAJOR = 17;
@@ -58,12 +57,37 @@ export async function makeSkeleton(path: string): Promise<void> {
   }
 }
 
+/** What there is at L beside relations and SLRU segments; a pageserver's ComputeState has it. */
+export interface StartState {
+  readonly lsn: Lsn;
+  /** Start of the record that ends at `lsn`; 0 where it is not known. */
+  readonly prevRecordLsn: Lsn;
+  readonly systemId: bigint;
+  readonly pgVersion: number;
+  readonly walSegmentSize: number;
+  readonly checkPoint: CheckPoint;
+  /** pg_control of the cluster: a template. */
+  readonly controlFile: Uint8Array;
+  /** pg_filenode.map files; the shared one is spcOid 1664, dbOid 0. */
+  readonly relationMaps: readonly { spcOid: number; dbOid: number; bytes: Uint8Array }[];
+  readonly databases: readonly { spcOid: number; dbOid: number }[];
+  /** pg_twophase files without their CRC. */
+  readonly twoPhase: readonly { fullXid: bigint; payload: Uint8Array }[];
+  readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
+}
+
 export interface DataDirectoryOptions {
   /** As makeSkeleton() left it. */
   readonly path: string;
   /** The state at L, which is `state.lsn`. */
-  readonly state: ComputeState;
-  readonly settings: PostgresSettings;
+  readonly state: StartState;
+  readonly settings: {
+    /** Text of postgresql.conf. */
+    readonly configuration: string;
+    /** Text of pg_hba.conf. */
+    readonly hba: string;
+    readonly controlParameters: ControlParameters;
+  };
   /** A standby never writes: for reading at L. */
   readonly standby: boolean;
 }
@@ -95,7 +119,7 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
   write(path, "PG_VERSION", `${version.major}\n`);
   write(path, "postgresql.conf", options.settings.configuration);
   write(path, "postgresql.auto.conf", "");
-  write(path, "pg_hba.conf", HBA_CONFIGURATION);
+  write(path, "pg_hba.conf", options.settings.hba);
   write(path, "pg_ident.conf", "");
   if (options.standby) {
     write(path, "standby.signal", "");
@@ -118,7 +142,7 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
 }
 
 /** pg_filenode.map of the shared relations and, with PG_VERSION, of every database. */
-function writeDatabases(path: string, state: ComputeState, version: PgVersion): void {
+function writeDatabases(path: string, state: StartState, version: PgVersion): void {
   for (const { spcOid, dbOid } of state.databases) {
     if (spcOid === GLOBAL_TABLESPACE_OID) {
       continue;
@@ -148,7 +172,7 @@ function writeDatabases(path: string, state: ComputeState, version: PgVersion): 
 }
 
 /** The prepare record's payload and its CRC-32C are byte for byte Postgres's own file. */
-function writeTwoPhaseFiles(path: string, state: ComputeState, version: PgVersion): void {
+function writeTwoPhaseFiles(path: string, state: StartState, version: PgVersion): void {
   for (const { fullXid, payload } of state.twoPhase) {
     const name =
       version.major >= FULL_XID_TWO_PHASE_MAJOR

@@ -1,12 +1,12 @@
 // The shutdown checkpoint record with which a compute begins its term, laid out on WAL pages.
 
-import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../../base/lsn.ts";
-import { type CheckPoint, encodeCheckPoint } from "../../postgres/checkpoint.ts";
-import { XLOG_CHECKPOINT_SHUTDOWN } from "../../postgres/opcodes.ts";
-import { RM_XLOG_ID } from "../../postgres/rmgr.ts";
-import type { PgVersion } from "../../postgres/versions.ts";
-import { encodePageHeader, pageHeaderSize } from "../../postgres/wal-page.ts";
-import { encodeRecord } from "../../postgres/xlog-record.ts";
+import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { type CheckPoint, encodeCheckPoint } from "../postgres/checkpoint.ts";
+import { XLOG_CHECKPOINT_SHUTDOWN } from "../postgres/opcodes.ts";
+import { RM_XLOG_ID } from "../postgres/rmgr.ts";
+import type { PgVersion } from "../postgres/versions.ts";
+import { encodePageHeader, pageHeaderSize } from "../postgres/wal-page.ts";
+import { encodeRecord } from "../postgres/xlog-record.ts";
 
 export interface SynthesizedWal {
   /** Where the record begins: the asked LSN, past a page header where that falls on or into one. */
