@@ -59,8 +59,12 @@ export function openTimeline(
   return openImportedTimeline(resources, wal.baseDir, directory, pgMajor);
 }
 
-/** Feeds all WAL, as it comes from a socket: the next piece is read while one is taken in. */
-export async function feedAll(wal: RecordedWal, timeline: Timeline): Promise<number> {
+/** Feeds all WAL, as it comes from a socket: the next piece is read while one is taken in. `onChunk` runs after each. */
+export async function feedAll(
+  wal: RecordedWal,
+  timeline: Timeline,
+  onChunk?: () => Promise<void>,
+): Promise<number> {
   const feeder = new WalFeeder(timeline, createLogger("bench", "warn"));
   const buffers = [new Uint8Array(CHUNK_BYTES), new Uint8Array(CHUNK_BYTES)];
   let turn = 0;
@@ -80,6 +84,7 @@ export async function feedAll(wal: RecordedWal, timeline: Timeline): Promise<num
       await feeder.feed(buffer.subarray(0, bytesRead));
       feeder.publish();
       await timeline.ingestReady();
+      await onChunk?.();
     }
     await file.close();
   }

@@ -55,10 +55,16 @@ async function pgbenchInit(cluster: StockCluster, scale: number): Promise<void> 
   });
 }
 
+const tpcb = (cluster: StockCluster, scale: number) => runTpcb(cluster, scale, scale * 25_000);
+
 /** TPC-B inside the server, a commit for each transaction, without waiting for any flush. */
-async function tpcb(cluster: StockCluster, scale: number): Promise<void> {
+export async function runTpcb(
+  cluster: StockCluster,
+  scale: number,
+  transactions: number,
+): Promise<void> {
   await withClient(cluster.url, async (client) => {
-    await client.query(`create procedure tpcb(n int) language plpgsql as $$
+    await client.query(`create or replace procedure tpcb(n int) language plpgsql as $$
       declare a int; d int;
       begin
         for i in 1..n loop
@@ -71,11 +77,12 @@ async function tpcb(cluster: StockCluster, scale: number): Promise<void> {
           commit;
         end loop;
       end $$`);
-    await client.query(`call tpcb(${scale * 25_000})`);
+    await client.query(`call tpcb(${transactions})`);
   });
 }
 
-const prepareTpcb = (cluster: StockCluster, scale: number) => initializeTpcb(cluster.url, scale);
+export const prepareTpcb = (cluster: StockCluster, scale: number) =>
+  initializeTpcb(cluster.url, scale);
 
 async function prepareIndexed(cluster: StockCluster): Promise<void> {
   await withClient(cluster.url, async (client) => {

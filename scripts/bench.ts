@@ -12,6 +12,7 @@ import { printTable, type Row } from "../bench/report.ts";
 import { benchScan } from "../bench/scan.ts";
 import { benchSelect } from "../bench/select.ts";
 import { benchStartup } from "../bench/startup.ts";
+import { benchStoreSpace } from "../bench/store-space.ts";
 import { benchWalAppend } from "../bench/wal-append.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
@@ -37,10 +38,14 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   "branch-large": () => benchBranch(1024, quick ? 1 : 3),
   scan: () => benchScan(quick ? 1 : 3),
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),
+  "store-space": () =>
+    benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
 };
 
-const unknown = wanted.filter((name) => SECTIONS[name] === undefined);
+/** A section by its name, or all whose names begin with it and go on with a hyphen. */
+const isMeant = (word: string, name: string) => name === word || name.startsWith(`${word}-`);
+const unknown = wanted.filter((word) => !Object.keys(SECTIONS).some((name) => isMeant(word, name)));
 if (unknown.length > 0) {
   console.error(
     `unknown section ${unknown.join(", ")}; there are ${Object.keys(SECTIONS).join(", ")}`,
@@ -49,7 +54,7 @@ if (unknown.length > 0) {
 }
 const rows: Row[] = [];
 for (const [name, run] of Object.entries(SECTIONS)) {
-  if (wanted.length === 0 || wanted.includes(name)) {
+  if (wanted.length === 0 || wanted.some((word) => isMeant(word, name))) {
     rows.push(...(await run()));
   }
 }
