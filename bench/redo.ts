@@ -70,6 +70,7 @@ function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chai
     readValue: (prefix, index, lsn) => timeline.readValue(prefix, index, lsn),
     scan: (fields, lsn) => timeline.scan(fields, lsn),
     makeRoom: () => undefined,
+    whenResident: (read) => timeline.whenResident(read),
     waitForLsn: (lsn, timeoutMs) => timeline.waitForLsn(lsn, timeoutMs),
   };
   const ingest = new WalIngest(storage, createLogger("bench", "warn"));

@@ -100,15 +100,34 @@ test("a truncated layer file: the endpoint does not start, the file and its size
   await cluster.ok("endpoint", "stop", branch.name);
 });
 
-test("a flipped byte in index_part.json: that timeline is refused, its ancestor and others are served", async () => {
-  const { branch } = await branchInLayer("index");
-  const [index] = timelineFiles(cluster, "pageserver_1", branch.timelineId, /^index_part\.json$/);
-  const at = readFileSync(index!, "latin1").indexOf('"start_lsn": "0/') + '"start_lsn": "0/'.length;
-  const restore = damage(index!, (bytes) => {
+/** Another digit in an LSN; the result puts the old one back. */
+function flipStartLsn(index: string): () => void {
+  const at = readFileSync(index, "latin1").indexOf('"start_lsn": "0/') + '"start_lsn": "0/'.length;
+  return damage(index, (bytes) => {
     bytes[at] = bytes[at] === 0x31 ? 0x32 : 0x31;
     return bytes;
   });
-  const problem = `index ${index}: the checksum is wrong`;
+}
+
+test("a flipped byte in index_part.json: the object store has another one", async () => {
+  const { branch } = await branchInLayer("index");
+  const [index] = timelineFiles(cluster, "pageserver_1", branch.timelineId, /^index_part\.json$/);
+  flipStartLsn(index!);
+  await cluster.ok("pageserver", "start");
+  await cluster.ok("endpoint", "start", "index");
+  await checkOwnRows(cluster, "index");
+  await cluster.ok("endpoint", "stop", "index");
+});
+
+test("a flipped byte in each index of a timeline: that one is refused, its ancestor and others are served", async () => {
+  const { branch } = await branchInLayer("everywhere");
+  const indexes = ["pageserver_1", "object_store"].flatMap((directory) =>
+    timelineFiles(cluster, directory, branch.timelineId, /^index_part\.json/),
+  );
+  assert.ok(indexes.length >= 2, `${indexes}`);
+  const restores = indexes.map(flipStartLsn);
+  const stored = indexes.at(-1)!.slice(join(cluster.home, "object_store").length + 1);
+  const problem = `load ${stored}: index ${stored}: the checksum is wrong`;
   try {
     await cluster.ok("pageserver", "start");
     assert.deepEqual(await request(pageserver(), "GET", timelinePath(branch)), {
@@ -116,20 +135,22 @@ test("a flipped byte in index_part.json: that timeline is refused, its ancestor 
       msg: problem,
     });
     assert.equal(
-      await cluster.fails("endpoint", "start", "index"),
-      `command failed: start endpoint index: start the compute: get the state at ${await endOf(branch)}: ${problem}`,
+      await cluster.fails("endpoint", "start", "everywhere"),
+      `command failed: start endpoint everywhere: start the compute: get the state at ${await endOf(branch)}: ${problem}`,
     );
     assert.match(
-      await cluster.fails("branch", "create", "child", "--parent", "index"),
+      await cluster.fails("branch", "create", "child", "--parent", "everywhere"),
       new RegExp(`^command failed: .*${problem}$`),
     );
   } finally {
-    restore();
+    for (const restore of restores) {
+      restore();
+    }
   }
   await cluster.ok("pageserver", "restart");
-  await cluster.ok("endpoint", "start", "index");
-  await checkOwnRows(cluster, "index");
-  await cluster.ok("endpoint", "stop", "index");
+  await cluster.ok("endpoint", "start", "everywhere");
+  await checkOwnRows(cluster, "everywhere");
+  await cluster.ok("endpoint", "stop", "everywhere");
 });
 
 /** Where the branch's WAL ends on the safekeepers. */

@@ -72,6 +72,7 @@ export class TestCluster {
     options: {
       safekeepers?: number;
       start?: boolean;
+      pageserverOptions?: Record<string, string>;
       safekeeperOptions?: Record<string, string>;
       /** In place of free ports on the loopback address. */
       config?: object;
@@ -79,7 +80,7 @@ export class TestCluster {
       name?: string;
     } = {},
   ): Promise<TestCluster> {
-    const { safekeepers = 1, safekeeperOptions = {} } = options;
+    const { safekeepers = 1, pageserverOptions = {}, safekeeperOptions = {} } = options;
     const home = mkdtempSync(join(tmpdir(), "strata-test-"));
     // The unprivileged user that Postgres runs as must be able to enter.
     chmodSync(home, 0o755);
@@ -88,6 +89,7 @@ export class TestCluster {
       join(home, "init.json"),
       JSON.stringify({
         ...(options.config ?? (await freeConfig(safekeepers))),
+        pageserverOptions,
         safekeeperOptions,
       }),
     );
@@ -126,7 +128,7 @@ export class TestCluster {
     assert.equal(
       result.code,
       0,
-      `strata ${args.join(" ")} failed with ${result.code}:\n${result.stdout}\n${result.stderr}\n${this.logTails()}`,
+      `strata ${args.join(" ")} failed with ${result.code}:\n${this.logTails()}\n${result.stdout}\n${result.stderr}`,
     );
     return result.stdout;
   }

@@ -20,7 +20,7 @@ export async function openImportedTimeline(
   timelinesDirectory: string,
   pgMajor: PgMajor = DEFAULT_MAJOR,
 ): Promise<Timeline> {
-  const layers = new TenantLayers(timelinesDirectory, resources);
+  const layers = new TenantLayers({ timelinesDirectory, resources });
   const timelineId = generateTimelineId();
   const directory = layers.directoryOf(timelineId);
   mkdirSync(directory, { recursive: true });
@@ -38,6 +38,8 @@ export async function openImportedTimeline(
     diskConsistentLsn: lsn,
     prevRecordLsn,
     gcCutoffLsn: lsn,
+    generation: 1,
+    deleted: false,
     layers: [{ ...layer, maker: timelineId, capLsn: MAX_LSN }],
   };
   await writeIndexPart(directory, part, resources.disk);

@@ -59,6 +59,10 @@ class RecordingStorage implements TimelineStorage {
   diskConsistentLsn = toLsn(100);
   readonly versions = new Map<KeyPrefix, Map<number, Version[]>>();
 
+  async whenResident<T>(read: () => T): Promise<T> {
+    return read();
+  }
+
   #put(prefix: KeyPrefix, index: number, version: Version): void {
     const byIndex = this.versions.get(prefix) ?? new Map<number, Version[]>();
     this.versions.set(prefix, byIndex);

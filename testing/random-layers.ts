@@ -13,7 +13,7 @@ import {
   relSizePrefix,
   slruBlockPrefix,
 } from "../src/pageserver/layers/key.ts";
-import { LayerFile } from "../src/pageserver/layers/layer-file.ts";
+import { LayerFile, type LayerResources } from "../src/pageserver/layers/layer-file.ts";
 import {
   FIRST_KEY,
   LAST_KEY,
@@ -154,12 +154,13 @@ export function stateAt({ versions }: KeyHistory, lsn: number): Uint8Array | und
 /** Files, and reads over them. */
 export class LayerDirectory {
   readonly disk: SimulatedDisk;
-  readonly #resources: { blockCache: BlockCache; openFiles: OpenFiles };
+  readonly #resources: LayerResources;
 
   constructor(seed: number) {
     this.disk = new SimulatedDisk(new SeededRandom(seed));
     this.disk.makeDirectory(DIRECTORY);
     this.#resources = {
+      useClock: { now: 0 },
       blockCache: new BlockCache(1 << 20),
       openFiles: new OpenFiles(4, this.disk),
     };

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { generateTenantId, generateTimelineId, type TenantId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { type Lsn, toLsn } from "../src/base/lsn.ts";
+import type { ObjectStore } from "../src/object-store/object-store.ts";
 import type { KeyPrefix } from "../src/pageserver/layers/key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../src/pageserver/layers/layer-format.ts";
 import { type LayerDescription, LayerWriter } from "../src/pageserver/layers/layer-writer.ts";
@@ -36,23 +37,37 @@ export async function writeImageLayer(
   });
 }
 
+export interface FixtureOptions extends Partial<StorageConfig> {
+  readonly store?: ObjectStore;
+}
+
 /** A tenant directory that is removed at the end. */
 export class StorageFixture implements AsyncDisposable {
   readonly directory: string;
-  readonly tenantId: TenantId = generateTenantId();
+  readonly tenantId: TenantId;
   readonly #config: Partial<StorageConfig>;
+  #store: ObjectStore | undefined;
   #manager: TenantManager | undefined;
 
-  private constructor(directory: string, config: Partial<StorageConfig>) {
+  private constructor(directory: string, tenantId: TenantId, options: FixtureOptions) {
+    const { store, ...config } = options;
     this.directory = directory;
+    this.tenantId = tenantId;
+    this.#store = store;
     this.#config = { flushRetryMs: 1, ...config };
   }
 
-  static async create(config: Partial<StorageConfig> = {}): Promise<StorageFixture> {
-    const directory = await mkdtemp(join(tmpdir(), "strata-storage-"));
-    const fixture = new StorageFixture(directory, config);
-    await fixture.open();
+  static async create(options: FixtureOptions = {}): Promise<StorageFixture> {
+    const fixture = await StorageFixture.attach(generateTenantId(), options);
     await fixture.manager.createTenant(fixture.tenantId);
+    return fixture;
+  }
+
+  /** On an empty disk, for a tenant that the store may have. */
+  static async attach(tenantId: TenantId, options: FixtureOptions): Promise<StorageFixture> {
+    const directory = await mkdtemp(join(tmpdir(), "strata-storage-"));
+    const fixture = new StorageFixture(directory, tenantId, options);
+    await fixture.open();
     return fixture;
   }
 
@@ -72,6 +87,7 @@ export class StorageFixture implements AsyncDisposable {
       workdir: this.directory,
       logger: createLogger("test", "silent"),
       config: this.#config,
+      store: this.#store,
     });
   }
 
@@ -81,8 +97,10 @@ export class StorageFixture implements AsyncDisposable {
     this.#manager = undefined;
   }
 
-  async reopen(): Promise<void> {
+  /** `store`: from here on. */
+  async reopen({ store }: { store?: ObjectStore } = {}): Promise<void> {
     await this.close();
+    this.#store = store ?? this.#store;
     await this.open();
   }
 

@@ -9,7 +9,6 @@ import { INVALID_LSN, type Lsn, toLsn } from "../../src/base/lsn.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
 import { MemoryObjectStore } from "../../src/object-store/memory-object-store.ts";
 import { DeletionQueue, type GenerationClaim } from "../../src/pageserver/remote/deletion-queue.ts";
-import { LayerUploads } from "../../src/pageserver/remote/layer-uploads.ts";
 import { loadTenant } from "../../src/pageserver/remote/load-tenant.ts";
 import {
   indexKey,
@@ -24,9 +23,10 @@ import {
   scrubTenant,
 } from "../../src/pageserver/remote/scrub.ts";
 import { settleGeneration } from "../../src/pageserver/remote/settle-generation.ts";
-import type { StoreAccess } from "../../src/pageserver/remote/store-calls.ts";
-import { TransferSlots } from "../../src/pageserver/remote/transfer-slots.ts";
-import { UploadQueue } from "../../src/pageserver/remote/upload-queue.ts";
+import { LayerUploads } from "../../src/pageserver/transfers/layer-uploads.ts";
+import type { StoreAccess } from "../../src/pageserver/transfers/store-calls.ts";
+import { TransferSlots } from "../../src/pageserver/transfers/transfer-slots.ts";
+import { UploadQueue } from "../../src/pageserver/transfers/upload-queue.ts";
 import { SimulatedCrash, SimulatedDisk } from "../simulated-disk.ts";
 import { LifeStore, never } from "./life-store.ts";
 

@@ -15,8 +15,10 @@ export interface InitSettings {
   safekeepers?: StorageNode[] | undefined;
   /** Ports of endpoints are given out from here on. */
   endpointBasePort?: number | undefined;
-  /** Where safekeepers keep WAL for good: a directory, relative to the home, or a URL. */
+  /** Where pages and WAL are kept for good: a directory, relative to the home, or a URL. */
   remoteStorage?: string | undefined;
+  /** Further options of every pageserver process, as its command line takes them. */
+  pageserverOptions?: Record<string, string> | undefined;
   /** Further options of every safekeeper process, as its command line takes them. */
   safekeeperOptions?: Record<string, string> | undefined;
 }
@@ -29,8 +31,9 @@ export interface StrataConfig {
   pageservers: StorageNode[];
   safekeepers: StorageNode[];
   endpointBasePort: number;
-  /** Absent: WAL is only on the safekeepers' disks. */
+  /** Absent: pages and WAL are only on the disks of pageserver and safekeepers. */
   remoteStorage?: string | undefined;
+  pageserverOptions?: Record<string, string> | undefined;
   safekeeperOptions?: Record<string, string> | undefined;
   defaultTenantId?: string | undefined;
   /** Tenant id to branch name to timeline id. Maps, because a name can be `__proto__`. */
@@ -57,6 +60,7 @@ const INIT_FIELDS = [
   "safekeepers",
   "endpointBasePort",
   "remoteStorage",
+  "pageserverOptions",
   "safekeeperOptions",
 ];
 const OWN_FIELDS = [
@@ -202,6 +206,9 @@ function initSettings(from: Fields): InitSettings {
       /./,
       "a directory or s3://bucket/prefix",
     );
+  }
+  if (from["pageserverOptions"] !== undefined) {
+    settings.pageserverOptions = options(from["pageserverOptions"], "pageserverOptions");
   }
   if (from["safekeeperOptions"] !== undefined) {
     settings.safekeeperOptions = options(from["safekeeperOptions"], "safekeeperOptions");

@@ -38,6 +38,8 @@ export function pageserverDaemon(
     args: [
       ...nodeArguments(config, node),
       ...postgresArguments(config),
+      ...remoteStorageArguments(home, config),
+      ...furtherOptions(config.pageserverOptions),
       ...(hasCredentials(home) ? ["--initdb-pwfile", superuserSecretFile(home)] : []),
     ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
@@ -88,12 +90,17 @@ function nodeArguments(config: StrataConfig, node: StorageNode): string[] {
   ];
 }
 
-function safekeeperArguments(home: StrataHome, config: StrataConfig): string[] {
+function remoteStorageArguments(home: StrataHome, config: StrataConfig): string[] {
   const remoteStorage = home.remoteStorage(config);
-  return [
-    ...(remoteStorage === undefined ? [] : ["--remote-storage", remoteStorage]),
-    ...Object.entries(config.safekeeperOptions ?? {}).map(([name, value]) => `--${name}=${value}`),
-  ];
+  return remoteStorage === undefined ? [] : ["--remote-storage", remoteStorage];
+}
+
+function furtherOptions(options: Record<string, string> = {}): string[] {
+  return Object.entries(options).map(([name, value]) => `--${name}=${value}`);
+}
+
+function safekeeperArguments(home: StrataHome, config: StrataConfig): string[] {
+  return [...remoteStorageArguments(home, config), ...furtherOptions(config.safekeeperOptions)];
 }
 
 function postgresArguments(config: StrataConfig): string[] {

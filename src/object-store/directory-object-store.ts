@@ -40,7 +40,8 @@ import {
 /*
  * A put writes a file in `.tmp`, syncs it, and renames it (for `ifAbsent`: links it, which fails
  * where the name exists) to its place; then it syncs every directory that got a new entry, so that
- * neither content nor name can vanish in a power cut. Several processes may work in one directory.
+ * neither content nor name can vanish in a power cut. A source that is a file of the same disk is linked instead of
+ * copied: it costs no space while both names are there. Several processes may work in one directory.
  * What a crash left in `.tmp` is removed when a store is opened a day later.
  *
  * Unlike in S3, `a` and `a/b` cannot both be objects: StorageError `invalid`.
@@ -73,9 +74,34 @@ export class DirectoryObjectStore implements ObjectStore {
   async put(key: string, body: Uint8Array | ObjectSource, options: PutOptions = {}): Promise<void> {
     checkObjectKey(key);
     await this.#guard(`put ${key}`, options, async () => {
-      const temporary = await this.#writeTemporary(sourceChunks(key, body, options.signal));
+      const temporary =
+        (await this.#linkTemporary(body)) ??
+        (await this.#writeTemporary(sourceChunks(key, body, options.signal)));
       await this.#install(temporary, key, options);
     });
+  }
+
+  /** Undefined where the source is no file, or one that cannot be linked here. */
+  async #linkTemporary(body: Uint8Array | ObjectSource): Promise<string | undefined> {
+    if (body instanceof Uint8Array || body.path === undefined) {
+      return undefined;
+    }
+    const temporary = this.#temporaryPath();
+    try {
+      await link(body.path, temporary);
+    } catch {
+      // Another file system, or one without links: the bytes are copied, and any other trouble is found then.
+      return undefined;
+    }
+    if ((await lstat(temporary)).size !== body.sizeBytes) {
+      await rm(temporary, { force: true });
+      return undefined;
+    }
+    return temporary;
+  }
+
+  #temporaryPath(): string {
+    return join(this.#root, TEMPORARY, randomBytes(12).toString("hex"));
   }
 
   async get(key: string, options: GetOptions = {}): Promise<ObjectBody> {
@@ -141,7 +167,7 @@ export class DirectoryObjectStore implements ObjectStore {
   }
 
   async #writeTemporary(chunks: AsyncIterable<Uint8Array>): Promise<string> {
-    const path = join(this.#root, TEMPORARY, randomBytes(12).toString("hex"));
+    const path = this.#temporaryPath();
     const file = await open(path, "wx", 0o600);
     try {
       for await (const chunk of chunks) {

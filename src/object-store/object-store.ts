@@ -34,6 +34,8 @@ export interface ByteRange {
 /** An upload whose bytes need not be in memory at once; `open` is called again for each attempt. */
 export interface ObjectSource {
   readonly sizeBytes: number;
+  /** A synced file with just these bytes that nobody will change: a store on the same disk may take it as it is. */
+  readonly path?: string;
   open(): AsyncIterable<Uint8Array>;
 }
 

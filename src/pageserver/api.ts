@@ -98,7 +98,13 @@ export const timestampOfLsnSchema = timestampText;
 /** GET /v1/tenant/{t}/timeline/{tl}/layer. */
 export const layerMapInfoSchema = z.object({
   in_memory_layers: z.array(z.object({ kind: z.string(), lsn_start: lsnText })),
-  historic_layers: z.array(z.object({ layer_file_name: z.string(), layer_file_size: z.int() })),
+  historic_layers: z.array(
+    z.object({
+      layer_file_name: z.string(),
+      layer_file_size: z.int(),
+      remote: z.boolean().describe("only in the object store, not on the pageserver's disk"),
+    }),
+  ),
 });
 
 export type LayerMapInfo = z.infer<typeof layerMapInfoSchema>;

@@ -268,7 +268,7 @@ function timeTravelRoutes({ tenants }: PageserverRouteOptions): Route[] {
         const timeline = tenants.timeline(params.tenant, params.timeline);
         const lsn = parseLsn(query.lsn) ?? INVALID_LSN;
         await timeline.waitForLsn(lsn, WAIT_LSN_MS);
-        const commitUs = timestampOfLsn(timeline, lsn);
+        const commitUs = await timestampOfLsn(timeline, lsn);
         if (commitUs === undefined) {
           const message = `no commit at or below ${query.lsn} has a time that is known`;
           throw new StorageError("not-found", "no-commit-time", message);
@@ -295,9 +295,10 @@ function describeLayers(timeline: Timeline): LayerMapInfo {
       timeline.diskConsistentLsn < timeline.lastRecordLsn
         ? [{ kind: "Open", lsn_start: formatLsn(timeline.diskConsistentLsn) }]
         : [],
-    historic_layers: timeline.layers.map((layer) => ({
-      layer_file_name: layer.fileName,
-      layer_file_size: layer.sizeBytes,
+    historic_layers: timeline.layers.map((file) => ({
+      layer_file_name: file.fileName,
+      layer_file_size: file.sizeBytes,
+      remote: !file.isResident,
     })),
   };
 }
@@ -314,7 +315,7 @@ function describeTimeline(timeline: Timeline, receivers: WalReceivers): Timeline
     last_record_lsn: formatLsn(timeline.lastRecordLsn),
     prev_record_lsn: formatLsn(timeline.prevRecordLsn),
     disk_consistent_lsn: formatLsn(timeline.diskConsistentLsn),
-    remote_consistent_lsn: formatLsn(timeline.diskConsistentLsn),
+    remote_consistent_lsn: formatLsn(timeline.remoteConsistentLsn),
     min_readable_lsn: formatLsn(timeline.minReadableLsn),
     current_physical_size: timeline.physicalSizeBytes,
     pg_version: timeline.pgVersion,

@@ -72,6 +72,8 @@ async function runClients(cluster: StockCluster): Promise<void> {
 /** What ends transactions, as pg_walinspect prints it; there is none in 14. */
 async function endsByWalinspect(cluster: StockCluster, startLsn: Lsn): Promise<End[]> {
   const client = await cluster.connect();
+  // An abort does not wait for its record's flush.
+  await client.query("CHECKPOINT");
   await client.query("SET timezone TO 'UTC'; SET datestyle TO 'ISO'");
   const { rows } = await client.query(
     `SELECT start_lsn, record_type, description
@@ -124,7 +126,7 @@ async function checkList(timeline: Timeline, ends: readonly End[]): Promise<void
       commitUs: passed.findLast((end) => end.committed)?.timeUs,
     });
     const before = ends.slice(0, i).findLast((end) => end.committed);
-    assert.equal(timestampOfLsn(timeline, start), before?.timeUs);
+    assert.equal(await timestampOfLsn(timeline, start), before?.timeUs);
   }
 }
 
@@ -222,7 +224,7 @@ for (const pgMajor of MAJORS) {
 
     test("LSN of a time: where recovery to it stops", async () => {
       const first = (await findLsnByTimestamp(timeline, 0)).commitUs!;
-      const last = timestampOfLsn(timeline, timeline.lastRecordLsn)!;
+      const last = (await timestampOfLsn(timeline, timeline.lastRecordLsn))!;
       const times: number[] = [];
       for (const share of [0.3, 0.5, 0.8]) {
         const found = await findLsnByTimestamp(

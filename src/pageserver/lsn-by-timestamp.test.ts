@@ -93,7 +93,7 @@ class History {
           Math.max(FIXTURE_START_LSN, end + random.int(33) - 16),
         ),
       );
-      assert.equal(timestampOfLsn(this.timeline, lsn), this.expectedTime(lsn));
+      assert.equal(await timestampOfLsn(this.timeline, lsn), this.expectedTime(lsn));
     }
   }
 }
@@ -145,9 +145,9 @@ test("findLsnByTimestamp: nothing known, too early, too late", async () => {
   const history = new History(await newRoot(fixture));
   const ask = (timeUs: number) => findLsnByTimestamp(history.timeline, timeUs);
   assert.deepEqual(await ask(5), history.expectedLsn(5));
-  assert.equal(timestampOfLsn(history.timeline, FIXTURE_START_LSN), undefined);
+  assert.equal(await timestampOfLsn(history.timeline, FIXTURE_START_LSN), undefined);
   history.end(100, false);
-  assert.equal(timestampOfLsn(history.timeline, history.timeline.lastRecordLsn), undefined);
+  assert.equal(await timestampOfLsn(history.timeline, history.timeline.lastRecordLsn), undefined);
   history.end(200, true);
   for (const timeUs of [-1, 99, 100, 199, 200, Number.MAX_SAFE_INTEGER]) {
     assert.deepEqual(await ask(timeUs), history.expectedLsn(timeUs));
@@ -157,9 +157,9 @@ test("findLsnByTimestamp: nothing known, too early, too late", async () => {
   // Infinity, and a clock before 2000.
   history.end(2 ** 63 - 1024, true);
   history.end(-5, true);
-  assert.equal(timestampOfLsn(history.timeline, history.timeline.lastRecordLsn), 0);
+  assert.equal(await timestampOfLsn(history.timeline, history.timeline.lastRecordLsn), 0);
   assert.equal((await ask(201)).lsn, history.ends[2]!.start);
-  assert.throws(() => timestampOfLsn(history.timeline, toLsn(FIXTURE_START_LSN - 8)), {
+  await assert.rejects(timestampOfLsn(history.timeline, toLsn(FIXTURE_START_LSN - 8)), {
     kind: "invalid",
     code: "lsn-too-old",
   });
@@ -182,8 +182,8 @@ test("index of commit times: damage is corrupt, and says what", async () => {
     const lsn = toLsn(timeline.lastRecordLsn + 8);
     timeline.putImage(COMMIT_TIME_PREFIX, index, lsn, Uint8Array.from(value));
     timeline.advance(lsn, lsn);
-    assert.throws(
-      () => timestampOfLsn(timeline, lsn),
+    await assert.rejects(
+      timestampOfLsn(timeline, lsn),
       { kind: "corrupt", code: "bad-commit-time", message: /index of commit times: / },
       `${formatKey(COMMIT_TIME_PREFIX, index)} ${value}`,
     );

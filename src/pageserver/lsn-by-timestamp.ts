@@ -30,7 +30,7 @@ export async function findLsnByTimestamp(
   timeUs: number,
 ): Promise<LsnOfTimestamp> {
   const { lastRecordLsn, minReadableLsn } = timeline;
-  const last = readCommitTime(timeline, lastRecordLsn);
+  const last = await commitTimeAt(timeline, lastRecordLsn);
   if (last === undefined) {
     return { kind: "nodata", lsn: minReadableLsn, commitUs: undefined };
   }
@@ -60,7 +60,7 @@ async function findFirstAfter(
   let lower = minReadableLsn - 1;
   while (lower < first.recordStart && first.recordStart >= minReadableLsn) {
     const middle = toLsn(lower + Math.ceil((first.recordStart - lower) / 2));
-    const found = readCommitTime(timeline, middle);
+    const found = await commitTimeAt(timeline, middle);
     if (found !== undefined && found.latestUs > timeUs) {
       first = found;
     } else {
@@ -79,6 +79,13 @@ async function findFirstAfter(
  * Of the last commit at or below `lsn`, at most `lastRecordLsn`; microseconds since 2000-01-01. Undefined
  * where none is known. StorageError `invalid` below what is kept.
  */
-export function timestampOfLsn(timeline: ServedTimeline, lsn: Lsn): number | undefined {
-  return readCommitTime(timeline, lsn)?.commitUs;
+export async function timestampOfLsn(
+  timeline: ServedTimeline,
+  lsn: Lsn,
+): Promise<number | undefined> {
+  return (await commitTimeAt(timeline, lsn))?.commitUs;
+}
+
+function commitTimeAt(timeline: ServedTimeline, lsn: Lsn): Promise<CommitTime | undefined> {
+  return timeline.whenResident(() => readCommitTime(timeline, lsn));
 }

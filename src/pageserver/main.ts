@@ -5,6 +5,9 @@ import { enableCompileCache } from "node:module";
 // Before everything else is loaded: it saves most of the time that loading takes.
 enableCompileCache();
 const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
+const { openObjectStore } = await import("../object-store/open-object-store.ts");
+const { DEFAULT_EVICTION: eviction } = await import("./layer-eviction.ts");
+const { DEFAULT_UPKEEP: upkeep } = await import("./layer-upkeep.ts");
 const { Pageserver } = await import("./pageserver.ts");
 
 await runDaemon({
@@ -18,8 +21,14 @@ await runDaemon({
     "pg-version": { type: "string" },
     "pg-bin": { type: "string" },
     "initdb-pwfile": { type: "string" },
+    "remote-storage": { type: "string" },
     "checkpoint-distance": { type: "string" },
     "wait-lsn-timeout-ms": { type: "string" },
+    "eviction-period-ms": { type: "string" },
+    "max-disk-usage-percent": { type: "string" },
+    "min-available-bytes": { type: "string" },
+    "max-resident-bytes": { type: "string" },
+    "compaction-period-ms": { type: "string" },
   },
   start: async ({ values, workdir, logger }) => {
     const checkpointDistanceBytes = wholeNumber(values, "checkpoint-distance");
@@ -34,8 +43,25 @@ await runDaemon({
       pgVersion: wholeNumber(values, "pg-version"),
       pgBin: values["pg-bin"],
       initdbPasswordFile: values["initdb-pwfile"],
+      store:
+        values["remote-storage"] === undefined
+          ? undefined
+          : await openObjectStore(values["remote-storage"], {
+              env: process.env,
+              onAway: (error) => logger.warn({ error }, "object store is away"),
+            }),
       logger,
       prepareTemplate: true,
+      eviction: {
+        periodMs: wholeNumber(values, "eviction-period-ms") ?? eviction.periodMs,
+        maxUsagePercent: wholeNumber(values, "max-disk-usage-percent") ?? eviction.maxUsagePercent,
+        minAvailableBytes: wholeNumber(values, "min-available-bytes") ?? eviction.minAvailableBytes,
+        maxResidentBytes: wholeNumber(values, "max-resident-bytes") ?? eviction.maxResidentBytes,
+      },
+      upkeep: {
+        compactionPeriodMs:
+          wholeNumber(values, "compaction-period-ms") ?? upkeep.compactionPeriodMs,
+      },
       ...(checkpointDistanceBytes === undefined ? {} : { storage: { checkpointDistanceBytes } }),
       ...(waitLsnTimeoutMs === undefined ? {} : { waitLsnTimeoutMs }),
     });

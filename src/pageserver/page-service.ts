@@ -20,6 +20,7 @@ import {
   slruBlockPrefix,
   slruSizePrefix,
 } from "./layers/key.ts";
+import { LayerNotResident } from "./layers/layer-file.ts";
 import type { PageServiceMetrics } from "./metrics.ts";
 import {
   decodeRequest,
@@ -79,16 +80,22 @@ async function runCommand(
           : await waitForLsn(options, timeline, args[2]);
       // A compute that starts there reads there as long as it runs; it renews the lease from now on.
       timeline.grantLease(lsn, LSN_LEASE_MS);
-      const state = readComputeState(timeline, lsn);
+      const state = await timeline.whenResident(() => readComputeState(timeline, lsn));
       session.sendRows(["compute_state"], [[JSON.stringify(state)]], "SELECT 1");
       return;
     }
     case "list_relations": {
       const timeline = findTimeline(options, args);
       const lsn = await waitForLsn(options, timeline, args[2]);
-      const rows = readRelations(timeline, lsn, parseOid(args[3]), parseOid(args[4])).map(
-        (relation) => [`${relation.relNumber}`, `${relation.fork}`, `${relation.blocks}`],
+      const [spcOid, dbOid] = [parseOid(args[3]), parseOid(args[4])];
+      const relations = await timeline.whenResident(() =>
+        readRelations(timeline, lsn, spcOid, dbOid),
       );
+      const rows = relations.map(({ relNumber, fork, blocks }) => [
+        `${relNumber}`,
+        `${fork}`,
+        `${blocks}`,
+      ]);
       session.sendRows(["rel_number", "fork", "blocks"], rows, `SELECT ${rows.length}`);
       return;
     }
@@ -194,7 +201,8 @@ class PagestreamSession {
         await this.#metrics.timeWait(
           this.#timeline.waitForLsn(this.#request.notModifiedSince, this.#waitLsnTimeoutMs),
         );
-        this.#answer(next, true);
+        const payload: Uint8Array = next;
+        await this.#timeline.whenResident(() => this.#answer(payload, true));
       } catch (error) {
         this.#sendError(next, error);
       }
@@ -207,7 +215,10 @@ class PagestreamSession {
     this.#channel.resume();
   }
 
-  /** False where it has to wait for its LSN first (never when it has `waited`); nothing was sent then. */
+  /**
+   * False where it has to wait first, for its LSN or a layer; nothing was sent then. Not when it has `waited`: then
+   * LayerNotResident is thrown.
+   */
   #answer(payload: Uint8Array, waited = false): boolean {
     const request = this.#request;
     try {
@@ -240,6 +251,12 @@ class PagestreamSession {
       }
       this.#metrics.countRequest(request.tag);
     } catch (error) {
+      if (error instanceof LayerNotResident) {
+        if (waited) {
+          throw error;
+        }
+        return false;
+      }
       // After a restart, until the ancestor has taken in its WAL up to the branch point again.
       if (!waited && error instanceof StorageError && error.code === "ancestor-behind") {
         return false;

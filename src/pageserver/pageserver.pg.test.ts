@@ -310,11 +310,6 @@ test("a branch in the past reads as the past, its parent's later WAL does not sh
     }),
     { kind: "conflict" },
   );
-  await http.detachFromAncestor(root.tenantId, timelineId);
-  const detached = await http.getTimeline(root.tenantId, timelineId);
-  assert.deepEqual([detached.ancestor_timeline_id, detached.ancestor_lsn], [null, null]);
-  assert.equal(detached.min_readable_lsn, info.min_readable_lsn);
-  await compareWithRecovery({ tenantId: root.tenantId, timelineId }, middleLsn);
   await http.deleteTimeline(root.tenantId, timelineId);
   await assert.rejects(http.getTimeline(root.tenantId, timelineId), { kind: "not-found" });
 });
@@ -344,6 +339,23 @@ test("restart without a flush: WAL is taken in again from what is on disk", asyn
   assert.equal(info.disk_consistent_lsn, formatLsn(endLsn));
   await imagesMade();
   await compareWithRecovery(root, endLsn);
+});
+
+// After the restart: to detach may flush all that the parent has.
+test("a branch that is detached reads as before", async () => {
+  const timelineId = generateTimelineId();
+  const info = await http.createTimeline(root.tenantId, {
+    new_timeline_id: timelineId,
+    ancestor_timeline_id: root.timelineId,
+    ancestor_start_lsn: formatLsn(middleLsn),
+  });
+  await http.detachFromAncestor(root.tenantId, timelineId);
+  const detached = await http.getTimeline(root.tenantId, timelineId);
+  assert.deepEqual([detached.ancestor_timeline_id, detached.ancestor_lsn], [null, null]);
+  assert.equal(detached.min_readable_lsn, info.min_readable_lsn);
+  await compareWithRecovery({ tenantId: root.tenantId, timelineId }, middleLsn);
+  await http.deleteTimeline(root.tenantId, timelineId);
+  await assert.rejects(http.getTimeline(root.tenantId, timelineId), { kind: "not-found" });
 });
 
 /** Waits until upkeep has made image layers beside the imported ones. */

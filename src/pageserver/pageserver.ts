@@ -6,12 +6,14 @@ import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { HttpLimits } from "../http/limits.ts";
 import { HttpServer } from "../http/server.ts";
+import type { ObjectStore } from "../object-store/object-store.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import type { WireServer } from "../postgres/wire/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
 import { pageserverRoutes } from "./http.ts";
 import { InitdbTemplates } from "./ingest/initdb-import.ts";
+import { type EvictionSettings, LayerEviction } from "./layer-eviction.ts";
 import { LayerUpkeep, type UpkeepSettings } from "./layer-upkeep.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
 import { createPageService } from "./page-service.ts";
@@ -38,6 +40,9 @@ export interface PageserverOptions {
   readonly logger: Logger;
   readonly storage?: Partial<StorageConfig>;
   readonly upkeep?: Partial<UpkeepSettings>;
+  /** Where tenants live for good; absent: `workdir` is all there is. */
+  readonly store?: ObjectStore | undefined;
+  readonly eviction?: Partial<EvictionSettings>;
   readonly waitLsnTimeoutMs?: number;
   readonly ancestorWaitMs?: number;
   /** Names that HTTP callers may use beside loopback and the address it listens on. */
@@ -56,6 +61,7 @@ export class Pageserver {
   readonly #http: HttpServer;
   readonly #broker: BrokerClient | undefined;
   readonly #upkeep: LayerUpkeep;
+  readonly #eviction: LayerEviction | undefined;
 
   private constructor(parts: {
     pgPort: number;
@@ -66,6 +72,7 @@ export class Pageserver {
     http: HttpServer;
     broker: BrokerClient | undefined;
     upkeep: LayerUpkeep;
+    eviction: LayerEviction | undefined;
   }) {
     this.pgPort = parts.pgPort;
     this.httpPort = parts.httpPort;
@@ -75,6 +82,7 @@ export class Pageserver {
     this.#http = parts.http;
     this.#broker = parts.broker;
     this.#upkeep = parts.upkeep;
+    this.#eviction = parts.eviction;
   }
 
   /** StorageError `conflict` where a port is in use. */
@@ -103,6 +111,7 @@ export class Pageserver {
       tenants = await TenantManager.open({
         workdir: options.workdir,
         logger,
+        store: options.store,
         ...(options.storage === undefined ? {} : { config: options.storage }),
       });
       addStorageGauges(registry, tenants);
@@ -139,6 +148,9 @@ export class Pageserver {
         });
       }
       const upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
+      const eviction =
+        options.store &&
+        new LayerEviction(tenants, options.workdir, options.eviction ?? {}, logger);
       return new Pageserver({
         pgPort,
         httpPort,
@@ -148,6 +160,7 @@ export class Pageserver {
         http,
         broker,
         upkeep,
+        eviction,
       });
     } catch (error) {
       await pageService.close();
@@ -162,6 +175,7 @@ export class Pageserver {
     await this.receivers.close();
     await this.#http.close();
     await this.#pageService.close();
+    await this.#eviction?.close();
     // Timelines that close end the compaction at work.
     await Promise.all([this.#upkeep.close(), this.tenants.close(options)]);
   }

@@ -21,6 +21,10 @@ export interface ServedTimeline extends TimelineStorage {
   readonly walSegmentSize: number;
   /** Its cluster has data checksums: served pages must carry them, as storage keeps none. */
   readonly dataChecksums: boolean;
+  /** Safekeepers may forget WAL below it. */
+  readonly remoteConsistentLsn: Lsn;
+  /** Resolves when nothing that ingest may read has to be fetched. */
+  prepareIngest(): Promise<void>;
   /** Bytes in layer files of its own. */
   readonly physicalSizeBytes: number;
   /** Who waits for WAL, now or later, is told why it does not come; undefined: it may come again. */

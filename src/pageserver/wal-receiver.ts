@@ -252,6 +252,7 @@ export class WalReceiver {
     const startLsn = this.#timeline.lastRecordLsn;
     // A branch can be read, and so written, only when its ancestor has reached the branch point.
     await this.#timeline.waitForLsn(startLsn, ANCESTOR_WAIT_MS);
+    await this.#timeline.prepareIngest();
     const feeder = new WalFeeder(this.#timeline, this.#logger, this.#stopping.signal);
     const ended = Promise.withResolvers<void>();
     this.#lastWalMs = monotonicMs();
@@ -417,21 +418,21 @@ export class WalReceiver {
   }
 
   #sendFeedback(): void {
-    const { lastRecordLsn, diskConsistentLsn, physicalSizeBytes } = this.#timeline;
+    const { lastRecordLsn, diskConsistentLsn, remoteConsistentLsn, physicalSizeBytes } =
+      this.#timeline;
     this.#lastFeedbackMs = monotonicMs();
     const timeMs = nowMs();
     this.#stream?.sendStandbyStatus({
       writeLsn: lastRecordLsn,
       flushLsn: diskConsistentLsn,
-      applyLsn: diskConsistentLsn,
+      applyLsn: remoteConsistentLsn,
       timeMs,
     });
     this.#stream?.sendPageserverFeedback({
       currentTimelineSize: physicalSizeBytes,
       lastReceivedLsn: lastRecordLsn,
       diskConsistentLsn,
-      // Until there is an object store, this disk is all there is.
-      remoteConsistentLsn: diskConsistentLsn,
+      remoteConsistentLsn,
       replyTime: Math.max(0, timeMs - 946_684_800_000) * 1000,
       shardNumber: 0,
       corruptionDetected: this.#failure?.kind === "corrupt",

@@ -111,7 +111,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a life has the generation of the one before",
       file: "src/pageserver/storage/generation.ts",
-      search: "return new Generation(last + 1);",
+      search: "return new Generation(next);",
       replace: "return new Generation(2);",
       test: "src/pageserver/storage/generation.test.ts",
       name: "Generation: greater in each life, and no layer number is given twice",
@@ -160,8 +160,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a layer goes with the timeline that made it",
       file: "src/pageserver/storage/tenant-layers.ts",
-      search: "[...paths].filter((path) => !this.isUsed(path))",
-      replace: "[...paths]",
+      search: "[...layers].filter(({ file }) => !this.isUsed(file.path))",
+      replace: "[...layers]",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },
@@ -356,8 +356,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       rule: "a deleted timeline may come back",
       file: "src/pageserver/storage/tenant.ts",
       search:
-        "      await this.#disk.fsyncDirectory(directory);\n      this.#broken.delete(timelineId);",
-      replace: "      this.#broken.delete(timelineId);",
+        "    if (this.#resources.disk.isDirectory(directory)) {\n      await this.#disk.fsyncDirectory(directory);\n    }\n",
+      replace: "",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },

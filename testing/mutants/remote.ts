@@ -2,13 +2,13 @@
 
 import type { MutantPart } from "./mutant.ts";
 
-const UPLOADS = "src/pageserver/remote/layer-uploads.ts";
-const QUEUE = "src/pageserver/remote/upload-queue.ts";
-const QUEUE_TEST = "src/pageserver/remote/upload-queue.test.ts";
+const UPLOADS = "src/pageserver/transfers/layer-uploads.ts";
+const QUEUE = "src/pageserver/transfers/upload-queue.ts";
+const QUEUE_TEST = "src/pageserver/transfers/upload-queue.test.ts";
 const DELETIONS = "src/pageserver/remote/deletion-queue.ts";
 const DELETIONS_TEST = "src/pageserver/remote/deletion-queue.test.ts";
-const DOWNLOAD = "src/pageserver/remote/layer-download.ts";
-const DOWNLOAD_TEST = "src/pageserver/remote/layer-download.test.ts";
+const DOWNLOAD = "src/pageserver/transfers/layer-download.ts";
+const DOWNLOAD_TEST = "src/pageserver/transfers/layer-download.test.ts";
 const SCRUB = "src/pageserver/remote/scrub.ts";
 const SCRUB_TEST = "src/pageserver/remote/scrub.test.ts";
 const CRASH_TEST = "src/pageserver/remote/remote.crash.test.ts";
@@ -93,10 +93,10 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "a tenant with much to upload goes first",
-      file: "src/pageserver/remote/transfer-slots.ts",
+      file: "src/pageserver/transfers/transfer-slots.ts",
       search: "const rank = waiter.isUrgent() ? running : running + this.#limit;",
       replace: "const rank = waiter.isUrgent() ? 0 : 1 + 0 * running;",
-      test: "src/pageserver/remote/transfer-slots.test.ts",
+      test: "src/pageserver/transfers/transfer-slots.test.ts",
       name: "TransferSlots: a tenant with little does not wait for one with much",
     },
     {
@@ -268,6 +268,38 @@ export const REMOTE_MUTANTS: MutantPart = {
       replace: "if (before.length > 0 || after.length > 0) {",
       test: SCRUB_TEST,
       name: "scrubTenant: indexes that change while they are read",
+    },
+    {
+      rule: "a layer is deleted while a timeline's index in the store may still name it",
+      file: "src/pageserver/remote/tenant-remote.ts",
+      search: "await Promise.all(this.#underWay);",
+      replace: "",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "a layer goes from the store only when no index there names it",
+    },
+    {
+      rule: "a replaced pageserver's LSN is told to safekeepers",
+      file: "src/pageserver/remote/timeline-remote.ts",
+      search: "lsn > this.#consistentLsn && (await this.#tenant.storage.isCurrent())",
+      replace: "lsn > this.#consistentLsn",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer",
+    },
+    {
+      rule: "the older index counts, because it is on the disk",
+      file: "src/pageserver/storage/tenant.ts",
+      search: "generation > (parts.get(timelineId)?.generation ?? 0)",
+      replace: "!parts.has(timelineId) && generation > 0",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer",
+    },
+    {
+      rule: "a timeline that the store calls deleted is loaded",
+      file: "src/pageserver/storage/tenant.ts",
+      search: "if (index.deleted) {",
+      replace: "if (index.deleted && false) {",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "a deleted timeline stays deleted on an empty disk, and its objects go",
     },
   ],
 };

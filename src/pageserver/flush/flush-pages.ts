@@ -5,6 +5,7 @@ import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
 import { internPrefix, type KeyPrefix } from "../layers/key.ts";
+import { LayerNotResident } from "../layers/layer-file.ts";
 import type { PageLookup, PageReply, PageRequest } from "./layer-flush.ts";
 
 /** The event loop is given back after this long: page service goes on during a flush. */
@@ -32,6 +33,10 @@ export function flushPages(layer: FrozenLayer, reader: KeyReader): PageLookup {
       // A buffer of its own, as it may move to another thread.
       return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
     } catch (error) {
+      if (error instanceof LayerNotResident) {
+        // Not worth a download: who reads the page fetches the layer, and a later flush or compaction makes the image.
+        return { state: "unwanted" };
+      }
       return { state: "failed", reason: errorMessage(error) };
     }
   };

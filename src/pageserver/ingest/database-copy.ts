@@ -5,6 +5,7 @@ import { monotonicMs, turn } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { type KeyPrefix, relBlockPrefix, relmapPrefix } from "../layers/key.ts";
+import { LayerNotResident } from "../layers/layer-file.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { type RelationHeads, readRelations } from "./relation-heads.ts";
 
@@ -37,16 +38,17 @@ export async function copyDatabase(
     signal?.addEventListener("abort", () => resolve(), { once: true });
   });
   let sliceStart = monotonicMs();
-  for (const { relNumber, fork, blocks } of readRelations(
-    storage,
-    sourceLsn,
-    srcSpcOid,
-    srcDbOid,
-  )) {
+  const relations = await storage.whenResident(() =>
+    readRelations(storage, sourceLsn, srcSpcOid, srcDbOid),
+  );
+  for (const { relNumber, fork, blocks } of relations) {
     const from = relBlockPrefix(srcSpcOid, srcDbOid, relNumber, fork);
     const target = heads.get(spcOid, dbOid, relNumber, fork);
     for (let blkno = 0; blkno < blocks; blkno++) {
-      copyPage(storage, from, target.blockPrefix, blkno, copy);
+      const { blockPrefix } = target;
+      if (!tryCopyPage(storage, from, blockPrefix, blkno, copy)) {
+        await storage.whenResident(() => copyPage(storage, from, blockPrefix, blkno, copy));
+      }
       if (monotonicMs() - sliceStart >= SLICE_MS) {
         await Promise.race([storage.makeRoom() ?? turn(), aborted]);
         if (signal?.aborted === true) {
@@ -58,7 +60,9 @@ export async function copyDatabase(
     }
     heads.resize(target, blocks);
   }
-  const map = storage.readValue(relmapPrefix(srcSpcOid, srcDbOid), 0, sourceLsn);
+  const map = await storage.whenResident(() =>
+    storage.readValue(relmapPrefix(srcSpcOid, srcDbOid), 0, sourceLsn),
+  );
   if (map !== undefined) {
     storage.putImage(relmapPrefix(spcOid, dbOid), 0, lsn, map);
   }
@@ -76,5 +80,18 @@ function copyPage(
     storage.putTombstone(to, blkno, lsn);
   } else {
     storage.putImage(to, blkno, lsn, page);
+  }
+}
+
+/** Whether it is done; else a layer has to be fetched first, and nothing was put. */
+function tryCopyPage(...copy: Parameters<typeof copyPage>): boolean {
+  try {
+    copyPage(...copy);
+    return true;
+  } catch (error) {
+    if (error instanceof LayerNotResident) {
+      return false;
+    }
+    throw error;
   }
 }

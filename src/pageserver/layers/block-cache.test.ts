@@ -61,7 +61,11 @@ class Layers implements AsyncDisposable {
       const { fileName, sizeBytes } = await writer.finish(name, FIRST_LAYER_NUMBER);
       const path = join(directory, fileName);
       layers.files.push(
-        new LayerFile(path, name, sizeBytes, { blockCache: layers.cache, openFiles }),
+        new LayerFile(path, name, sizeBytes, {
+          blockCache: layers.cache,
+          openFiles,
+          useClock: { now: 0 },
+        }),
       );
     }
     return layers;

@@ -11,11 +11,18 @@ export const LAYER_FORMAT_VERSION = 2;
  * index_part.json (index-part.ts).
  * - 1: first.
  * - 2: layers of other timelines of the tenant, with an LSN cap; the LSN below which history is not whole.
+ * - 3: the generation that wrote it; whether the timeline was deleted.
  */
-export const INDEX_PART_FORMAT_VERSION = 2;
+export const INDEX_PART_FORMAT_VERSION = 3;
 
 /**
  * Lists of objects to delete (remote/deletion-list.ts).
  * - 1: first.
  */
 export const DELETION_LIST_FORMAT_VERSION = 1;
+
+/**
+ * tenant-manifest.json (remote/tenant-manifest.ts).
+ * - 1: first.
+ */
+export const TENANT_MANIFEST_FORMAT_VERSION = 1;

@@ -33,6 +33,8 @@ export const KEY_BYTES = 18;
 const KEYSPACE_RELATION = 0x00;
 const KEYSPACE_SLRU = 0x01;
 const KEYSPACE_FILES = 0x03;
+/** Field 1 of all keys that are no pages, relation maps aside. */
+export const FIRST_METADATA_KEYSPACE = KEYSPACE_FILES;
 export const KEYSPACE_RELATION_SIZE = 0x61;
 export const KEYSPACE_REPLICATION_ORIGIN = 0x63;
 export const KEYSPACE_DATABASE = 0x64;

@@ -42,7 +42,11 @@ const NAME = {
 
 class Files implements AsyncDisposable {
   readonly directory: string;
-  readonly resources = { blockCache: new BlockCache(1 << 20), openFiles: new OpenFiles(2) };
+  readonly resources = {
+    blockCache: new BlockCache(1 << 20),
+    openFiles: new OpenFiles(2),
+    useClock: { now: 0 },
+  };
   readonly opened: LayerFile[] = [];
 
   constructor(directory: string) {

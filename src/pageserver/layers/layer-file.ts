@@ -38,6 +38,20 @@ import { VALUE_TOMBSTONE, type VersionChain } from "./version-chain.ts";
 export interface LayerResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
+  /** Counts on with time, coarsely: the order of uses. */
+  readonly useClock: { readonly now: number };
+}
+
+/**
+ * A read needs a layer that only the object store has. Who can wait fetches it and reads again; nothing was changed.
+ */
+export class LayerNotResident extends Error {
+  readonly layer: LayerFile;
+
+  constructor(layer: LayerFile) {
+    super(`layer ${layer.path} is only in the object store`);
+    this.layer = layer;
+  }
 }
 
 /**
@@ -53,6 +67,14 @@ export class LayerFile implements OpenableFile, LayerSource {
   readonly sizeBytes: number;
   readonly isImage: boolean;
   descriptor = -1;
+  /** Whether the file is on the local disk. For TenantLayers to change. */
+  isResident = true;
+  /** Whether the object store has it, for sure. */
+  isStored = false;
+  /** Who needs the file to stay on the disk. */
+  pins = 0;
+  /** When it was read last, on the clock of its resources. */
+  lastUse = 0;
   readonly #resources: LayerResources;
   readonly #coversAllKeys: boolean;
   /** Undefined while it is not in the cache. */
@@ -89,6 +111,7 @@ export class LayerFile implements OpenableFile, LayerSource {
     if (!mayContain(loaded, hash)) {
       return false;
     }
+    this.lastUse = this.#resources.useClock.now;
     if (!this.isImage) {
       return this.#collectVersions(loaded, prefix, index, maxLsn, chain);
     }
@@ -188,6 +211,9 @@ export class LayerFile implements OpenableFile, LayerSource {
   }
 
   #descriptor(): number {
+    if (!this.isResident) {
+      throw new LayerNotResident(this);
+    }
     try {
       return this.#resources.openFiles.descriptorOf(this);
     } catch (error) {
@@ -223,6 +249,12 @@ export class LayerFile implements OpenableFile, LayerSource {
       throw this.#readError(error);
     }
     return bytes;
+  }
+
+  /** The file is about to leave the disk; what is in memory of it stays good. */
+  leaveDisk(): void {
+    this.isResident = false;
+    this.#resources.openFiles.close(this);
   }
 
   #load(): ResidentIndex {

@@ -47,6 +47,7 @@ import { StorageError } from "../../base/errors.ts";
 import { type Lsn, lsnHigh, lsnLow, toLsn } from "../../base/lsn.ts";
 import {
   decodeKey,
+  FIRST_METADATA_KEYSPACE,
   formatKey,
   internPrefix,
   type KeyPrefix,
@@ -137,11 +138,19 @@ export const LAST_KEY = {
 };
 
 /** From here on keys are metadata: small values, which every start of a compute reads. Blocks and relation maps are below. */
-export const FIRST_METADATA_KEY = { prefix: internPrefix(0x03, 0, 0, 0, 0), index: 0 };
+export const FIRST_METADATA_KEY = {
+  prefix: internPrefix(FIRST_METADATA_KEYSPACE, 0, 0, 0, 0),
+  index: 0,
+};
 export const LAST_BLOCK_KEY = {
-  prefix: internPrefix(0x02, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
+  prefix: internPrefix(FIRST_METADATA_KEYSPACE - 1, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
   index: 0xffff_ffff,
 };
+
+/** Whether a layer's key range reaches to the metadata: ingest reads such keys. */
+export function mayHaveMetadata({ keyEnd }: LayerName): boolean {
+  return prefixField1(keyEnd.prefix) >= FIRST_METADATA_KEYSPACE;
+}
 
 /**
  * Tells apart layers of one timeline that cover the same. Each life of a pageserver process has a

@@ -8,11 +8,11 @@ import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
+import { LayerUploads } from "../transfers/layer-uploads.ts";
+import { TransferSlots } from "../transfers/transfer-slots.ts";
 import { decodeDeletionList, encodeDeletionList } from "./deletion-list.ts";
 import { DeletionQueue, type GenerationClaim } from "./deletion-queue.ts";
-import { LayerUploads } from "./layer-uploads.ts";
 import { indexKey, layerKey } from "./remote-paths.ts";
-import { TransferSlots } from "./transfer-slots.ts";
 
 const TENANT = parseTenantId("11".repeat(16));
 const OTHER = parseTenantId("22".repeat(16));

@@ -5,10 +5,10 @@ import { setIdleTimer, type Timer } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId } from "../../base/ids.ts";
 import { MAX_PAGE } from "../../object-store/object-store.ts";
+import type { LayerUploads } from "../transfers/layer-uploads.ts";
+import { retrying, SMALL_CALL_MS, withDeadline } from "../transfers/store-calls.ts";
 import { DeletionLists, type StoredDeletionList, type TenantDeletions } from "./deletion-list.ts";
-import type { LayerUploads } from "./layer-uploads.ts";
 import { newestIndexes, parseRemoteKey } from "./remote-paths.ts";
-import { retrying, SMALL_CALL_MS, withDeadline } from "./store-calls.ts";
 
 /*
  * The way of a key: the index that does not name it is durable; a list on the local disk names it; the
@@ -32,8 +32,8 @@ export interface DeletionQueueOptions {
   readonly directory: string;
   /** Of the whole process: what is still being uploaded is deleted afterwards. */
   readonly uploads: LayerUploads;
-  /** The tenants that this process has, and their generations. */
-  readonly attached: ReadonlyMap<TenantId, number>;
+  /** In which generation this process has a tenant. */
+  readonly attached: Pick<ReadonlyMap<TenantId, number>, "get">;
   /** Whether each claim still holds: one answer a claim, in their order. */
   readonly validate: (claims: readonly GenerationClaim[]) => Promise<readonly boolean[]>;
 }

@@ -3,14 +3,16 @@
 import { type StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { type ObjectInfo, readObject } from "../../object-store/object-store.ts";
+import { ask, listObjects, type StoreAccess } from "../transfers/store-calls.ts";
 import {
   type IndexName,
   indexPrefix,
+  lastKeyOf,
   newestIndexes,
   parseRemoteKey,
+  TENANTS_PREFIX,
   tenantPrefix,
 } from "./remote-paths.ts";
-import { ask, listObjects, type StoreAccess } from "./store-calls.ts";
 
 export interface RemoteIndex<T> extends IndexName {
   readonly index: T;
@@ -59,6 +61,28 @@ export async function listIndexes(
     const kind = parseRemoteKey(key)?.kind;
     return kind === "index" || kind === "manifest";
   });
+}
+
+/** All that have an object, in ascending order. `unavailable`. */
+export async function listTenants(access: StoreAccess): Promise<TenantId[]> {
+  const tenants: TenantId[] = [];
+  let after: string | undefined;
+  for (;;) {
+    const start = after;
+    // One key of each is enough.
+    const page = await ask(access, "list tenants", (signal) =>
+      access.store.list({ prefix: TENANTS_PREFIX, after: start, limit: 1, signal }),
+    );
+    const key = page.objects[0]?.key;
+    if (key === undefined) {
+      return tenants;
+    }
+    const tenantId = parseRemoteKey(key)?.tenantId;
+    if (tenantId !== undefined) {
+      tenants.push(tenantId);
+    }
+    after = tenantId === undefined ? key : lastKeyOf(tenantId);
+  }
 }
 
 /** Where to go on behind a page that ended among a timeline's layers: its indexes come after them. */

@@ -40,9 +40,16 @@ function hex8(generation: number): string {
   return generation.toString(16).padStart(8, "0");
 }
 
+export const TENANTS_PREFIX = "tenants/";
+
 /** All that a tenant has. */
 export function tenantPrefix(tenantId: TenantId): string {
-  return `tenants/${tenantId}/`;
+  return `${TENANTS_PREFIX}${tenantId}/`;
+}
+
+/** Above every key of the tenant, below every key of the next: a place to go on behind. */
+export function lastKeyOf(tenantId: TenantId): string {
+  return `${tenantPrefix(tenantId)}~`;
 }
 
 export function timelinesPrefix(tenantId: TenantId): string {
@@ -103,6 +110,16 @@ export interface IndexName {
   readonly timelineId: TimelineId;
   readonly generation: number;
   readonly key: string;
+}
+
+/** The newest generation that a manifest in the listing has; 0 without one. */
+export function settledGeneration(keys: Iterable<string>): number {
+  let settled = 0;
+  for (const key of keys) {
+    const object = parseRemoteKey(key);
+    settled = object?.kind === "manifest" ? Math.max(settled, object.generation) : settled;
+  }
+  return settled;
 }
 
 /**

@@ -4,6 +4,14 @@ import { nowMs } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { MAX_PAGE, type ObjectInfo } from "../../object-store/object-store.ts";
+import {
+  ask,
+  listObjects,
+  retrying,
+  SMALL_CALL_MS,
+  type StoreAccess,
+  withDeadline,
+} from "../transfers/store-calls.ts";
 import { listIndexes, readIndexes } from "./load-tenant.ts";
 import {
   type IndexName,
@@ -12,14 +20,6 @@ import {
   parseRemoteKey,
   tenantPrefix,
 } from "./remote-paths.ts";
-import {
-  ask,
-  listObjects,
-  retrying,
-  SMALL_CALL_MS,
-  type StoreAccess,
-  withDeadline,
-} from "./store-calls.ts";
 
 /*
  * An orphan is a layer of a lower generation than one's own that no newest index names, or an index or manifest that two

@@ -1,8 +1,13 @@
 // Makes the indexes of lower generations of a tenant count no more, so that layers may be deleted.
 
 import type { TenantId } from "../../base/ids.ts";
+import {
+  retrying,
+  SMALL_CALL_MS,
+  type StoreAccess,
+  withDeadline,
+} from "../transfers/store-calls.ts";
 import { manifestKey } from "./remote-paths.ts";
-import { retrying, SMALL_CALL_MS, type StoreAccess, withDeadline } from "./store-calls.ts";
 
 /*
  * A layer may be named by any timeline's index. A pageserver that was replaced may still put an index of its lower

@@ -17,8 +17,15 @@ export class Generation {
     this.number = number;
   }
 
-  /** The one after the last that began in `workdir`. `corrupt` where its file is no number. */
-  static async begin(workdir: string, disk: Disk): Promise<Generation> {
+  /**
+   * The one after the last that began in `workdir`, or what `draw` makes of that one: then others may have been there
+   * in between. `corrupt` where the last one's file is no number.
+   */
+  static async begin(
+    workdir: string,
+    disk: Disk,
+    draw: (last: number) => Promise<number> = async (last) => last + 1,
+  ): Promise<Generation> {
     const path = join(workdir, FILE_NAME);
     const text = readFileIfExists(path, disk)?.toString("utf8").trim();
     const last = text === undefined ? FIRST_LAYER_NUMBER.generation : Number(text);
@@ -30,8 +37,9 @@ export class Generation {
         { fields: { path } },
       );
     }
-    await writeFileDurablyAsync(path, `${last + 1}\n`, disk, `${path}.___temp`);
-    return new Generation(last + 1);
+    const next = await draw(last);
+    await writeFileDurablyAsync(path, `${next}\n`, disk, `${path}.___temp`);
+    return new Generation(next);
   }
 
   nextLayer(): LayerNumber {

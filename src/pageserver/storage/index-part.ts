@@ -1,6 +1,6 @@
 // index_part.json: what a timeline is and which layer files belong to it; the only authority on both.
 //
-// Ours, format version 2. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
+// Ours, format version 3. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
 // object without that field, keys in the order below) and the fields of IndexPart in snake case.
 // Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
 // not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
@@ -13,7 +13,7 @@ import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, MAX_LSN, parseLsn } from "../../base/lsn.ts";
 import { INDEX_PART_FORMAT_VERSION } from "../layers/format-versions.ts";
-import { parseLayerFileName } from "../layers/layer-format.ts";
+import { FIRST_LAYER_NUMBER, parseLayerFileName } from "../layers/layer-format.ts";
 import type { LayerDescription } from "../layers/layer-writer.ts";
 
 export const INDEX_PART_NAME = "index_part.json";
@@ -37,6 +37,10 @@ export interface IndexPart {
   /** Below it only what branches and leases need is kept; at most diskConsistentLsn. */
   readonly gcCutoffLsn: Lsn;
   readonly layers: readonly IndexLayer[];
+  /** Of the process that wrote it. */
+  readonly generation: number;
+  /** Only in an object store: the timeline is gone, its objects are on their way out. */
+  readonly deleted: boolean;
 }
 
 /** A layer that the timeline may read. */
@@ -71,6 +75,8 @@ const schema = z.object({
   disk_consistent_lsn: lsnSchema,
   prev_record_lsn: lsnSchema,
   gc_cutoff_lsn: lsnSchema.optional(),
+  generation: z.int().min(1).max(0xffff_ffff).default(FIRST_LAYER_NUMBER.generation),
+  deleted: z.boolean().default(false),
   layers: z.array(
     z.object({
       name: z.string(),
@@ -81,7 +87,7 @@ const schema = z.object({
   ),
 });
 
-function encodeIndexPart(part: IndexPart): string {
+export function encodeIndexPart(part: IndexPart): string {
   const body = {
     format_version: INDEX_PART_FORMAT_VERSION,
     tenant_id: part.tenantId,
@@ -96,6 +102,8 @@ function encodeIndexPart(part: IndexPart): string {
     disk_consistent_lsn: formatLsn(part.diskConsistentLsn),
     prev_record_lsn: formatLsn(part.prevRecordLsn),
     gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
+    generation: part.generation,
+    ...(part.deleted ? { deleted: true } : {}),
     layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
       name: fileName,
       size: sizeBytes,
@@ -112,8 +120,8 @@ function checksumOf(body: object): string {
     .padStart(8, "0");
 }
 
-/** `corrupt` on anything that `encodeIndexPart` does not write; `path` is for the message. */
-function decodeIndexPart(text: string, path: string): IndexPart {
+/** `corrupt` on anything that `encodeIndexPart` does not write; `path`, a file's or an object's, is for the message. */
+export function decodeIndexPart(text: string, path: string): IndexPart {
   const corrupt = (what: string, cause?: unknown) =>
     new StorageError("corrupt", "corrupt-index", `index ${path}: ${what}`, {
       cause,
@@ -161,6 +169,8 @@ function decodeIndexPart(text: string, path: string): IndexPart {
     diskConsistentLsn: data.disk_consistent_lsn,
     prevRecordLsn: data.prev_record_lsn,
     gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
+    generation: data.generation,
+    deleted: data.deleted,
     layers: data.layers.map((layer) => ({
       fileName: layer.name,
       sizeBytes: layer.size,

@@ -9,6 +9,7 @@ import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { VersionChain } from "../layers/version-chain.ts";
+import type { RemoteStorage } from "../remote/remote-storage.ts";
 import { Generation } from "./generation.ts";
 import { PageCache } from "./page-cache.ts";
 
@@ -68,17 +69,23 @@ export class StorageResources {
   readonly backgroundThread = new BackgroundThread();
   readonly pageSlab = new PageSlab();
   readonly chain = new VersionChain();
+  /** Counts seconds, so that layers know which was read last. */
+  readonly useClock = { now: 0 };
+  /** Absent: the local disk is all there is. */
+  readonly remote: RemoteStorage | undefined;
 
   constructor(
     logger: Logger,
     config: Partial<StorageConfig> = {},
     disk: Disk = REAL_DISK,
     generation: Generation = new Generation(FIRST_LAYER_NUMBER.generation),
+    remote?: RemoteStorage,
   ) {
     this.config = { ...DEFAULT_STORAGE_CONFIG, ...config };
     this.logger = logger;
     this.disk = disk;
     this.generation = generation;
+    this.remote = remote;
     this.blockCache = new BlockCache(this.config.blockCacheBytes);
     this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
     this.pageCache = new PageCache(this.config.pageCachePages);

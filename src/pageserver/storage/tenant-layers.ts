@@ -1,11 +1,13 @@
 // The layer files of one tenant, each open once however many of its timelines read it; the last to leave removes it.
 
 import { dirname, join } from "node:path";
-import { errorMessage } from "../../base/errors.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
-import { LayerFile } from "../layers/layer-file.ts";
+import { LayerFile, LayerNotResident } from "../layers/layer-file.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
+import type { TenantRemote } from "../remote/tenant-remote.ts";
 import { INDEX_PART_NAME } from "./index-part.ts";
+import type { SetLayer } from "./layer-set.ts";
 import type { StorageResources } from "./storage-resources.ts";
 
 /** A directory that is on its way out, as versions before had them; loading removes it. */
@@ -16,25 +18,49 @@ export const DELETED_SUFFIX = ".___deleted";
  */
 export const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 
+type OwnedLayer = Pick<SetLayer, "file" | "maker">;
+
 interface Shared {
-  readonly file: LayerFile;
+  readonly layer: OwnedLayer;
   /** Timelines whose set has it. */
   users: number;
 }
 
-/** A layer belongs to the tenant. It lies in the directory of the timeline that made it, which may be gone. */
+export interface TenantLayersOptions {
+  readonly timelinesDirectory: string;
+  readonly resources: StorageResources;
+  /** Absent: the local disk is all there is. */
+  readonly remote?: TenantRemote | undefined;
+  /** Whether every index of the tenant could be read. */
+  readonly mayRemove?: () => boolean;
+}
+
+/**
+ * A layer belongs to the tenant. It lies in the directory of the timeline that made it, which may be gone; or only in the
+ * object store.
+ */
 export class TenantLayers {
   readonly #timelinesDirectory: string;
   readonly #resources: StorageResources;
+  readonly #remote: TenantRemote | undefined;
   readonly #shared = new Map<string, Shared>();
+  /** Paths of layers that indexes name and the disk does not have. */
+  #absent: ReadonlySet<string> = new Set();
+  /** Whose files are being removed. */
+  readonly #leaving = new Map<LayerFile, Promise<void>>();
 
   readonly #mayRemove: () => boolean;
 
-  /** `mayRemove`: whether every index of the tenant could be read. */
-  constructor(timelinesDirectory: string, resources: StorageResources, mayRemove = () => true) {
-    this.#timelinesDirectory = timelinesDirectory;
-    this.#resources = resources;
-    this.#mayRemove = mayRemove;
+  constructor(options: TenantLayersOptions) {
+    this.#timelinesDirectory = options.timelinesDirectory;
+    this.#resources = options.resources;
+    this.#remote = options.remote;
+    this.#mayRemove = options.mayRemove ?? (() => true);
+  }
+
+  /** Before the first is acquired: those that are not on the disk. Without an object store they are lost, which a read tells. */
+  setAbsent(paths: ReadonlySet<string>): void {
+    this.#absent = this.#remote === undefined ? new Set() : paths;
   }
 
   /** Where timeline `maker`'s layers lie. */
@@ -48,14 +74,15 @@ export class TenantLayers {
     const shared = this.#shared.get(path);
     if (shared !== undefined) {
       shared.users++;
-      return shared.file;
+      return shared.layer.file;
     }
     const name = parseLayerFileName(fileName);
     if (name === undefined) {
       throw new Error(`not a layer's name: ${fileName}`);
     }
     const file = new LayerFile(path, name, sizeBytes, this.#resources);
-    this.#shared.set(path, { file, users: 1 });
+    file.isResident = !this.#absent.has(path);
+    this.#shared.set(path, { layer: { file, maker }, users: 1 });
     return file;
   }
 
@@ -66,6 +93,73 @@ export class TenantLayers {
 
   isUsed(path: string): boolean {
     return this.#shared.has(path);
+  }
+
+  get files(): Iterable<LayerFile> {
+    return this.#shared.values().map(({ layer }) => layer.file);
+  }
+
+  /**
+   * Resolves when the file is on the disk. What LayerDownloads.download throws; `unavailable` where no timeline has the
+   * layer any more.
+   */
+  async fetch(file: LayerFile, priority: "foreground" | "background"): Promise<void> {
+    await this.#leaving.get(file);
+    if (file.isResident) {
+      return;
+    }
+    const shared = this.#shared.get(file.path);
+    if (shared === undefined || this.#remote === undefined) {
+      throw new StorageError(
+        "unavailable",
+        "layer-gone",
+        `layer ${file.path} is not used any more`,
+      );
+    }
+    // It must not go again before the reader has had it.
+    file.pins++;
+    try {
+      await this.#resources.disk.background.makeDirectory(dirname(file.path));
+      await this.#remote.download(shared.layer, priority);
+      file.lastUse = this.#resources.useClock.now;
+      // Or the last one has left it meanwhile: then whoever removes it finds the file.
+      file.isResident = true;
+      await this.#removeIfUnused(shared.layer);
+    } finally {
+      file.pins--;
+    }
+  }
+
+  /** What `read` gives, fetching what it needs first. `read` is called anew for each layer that is not here. */
+  async whenResident<T>(
+    read: () => T,
+    priority: "foreground" | "background" = "foreground",
+  ): Promise<T> {
+    for (;;) {
+      try {
+        return read();
+      } catch (error) {
+        if (!(error instanceof LayerNotResident)) {
+          throw error;
+        }
+        await this.fetch(error.layer, priority);
+      }
+    }
+  }
+
+  /** Frees the disk of a layer that the store has. The file may be read on from memory, or fetched again. */
+  async evict(file: LayerFile): Promise<void> {
+    file.leaveDisk();
+    const leaving = this.#resources.disk.background.removeTree(file.path);
+    this.#leaving.set(
+      file,
+      leaving.catch(() => undefined),
+    );
+    try {
+      await leaving;
+    } finally {
+      this.#leaving.delete(file);
+    }
   }
 
   /** A timeline no longer reads it; the file stays. */
@@ -82,16 +176,33 @@ export class TenantLayers {
    * Removes those that nobody reads any more; for layers that a durable index has just ceased to name. A failure is
    * logged, and the next load removes what is left. While a timeline's index cannot be read all stay: it may name them.
    */
-  async removeUnused(paths: Iterable<string>): Promise<void> {
-    const unused = this.#mayRemove() ? [...paths].filter((path) => !this.isUsed(path)) : [];
-    for (const path of unused) {
+  async removeUnused(layers: Iterable<OwnedLayer>): Promise<void> {
+    const unused = this.#mayRemove()
+      ? [...layers].filter(({ file }) => !this.isUsed(file.path))
+      : [];
+    // The store's are listed for deletion at once: what is still uploaded is deleted afterwards.
+    this.#remote?.deleteLayers(unused);
+    for (const layer of unused) {
       try {
-        await this.#resources.disk.background.removeTree(path);
-        await this.#removeIfDeleted(dirname(path));
+        await this.#remove(layer);
       } catch (error) {
+        const { path } = layer.file;
         this.#resources.logger.warn({ path, error: errorMessage(error) }, "layer is not removed");
       }
     }
+  }
+
+  async #removeIfUnused(layer: OwnedLayer): Promise<void> {
+    if (!this.isUsed(layer.file.path)) {
+      await this.#remove(layer);
+    }
+  }
+
+  async #remove(layer: OwnedLayer): Promise<void> {
+    const { path } = layer.file;
+    await this.#remote?.uploadEnded(layer);
+    await this.#resources.disk.background.removeTree(path);
+    await this.#removeIfDeleted(dirname(path));
   }
 
   /** A deleted timeline's directory goes with the last layer in it that somebody needed. */

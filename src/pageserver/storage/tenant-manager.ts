@@ -6,6 +6,9 @@ import { type Disk, diskError, REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
+import type { ObjectStore } from "../../object-store/object-store.ts";
+import { listTenants } from "../remote/load-tenant.ts";
+import { RemoteStorage } from "../remote/remote-storage.ts";
 import { Generation } from "./generation.ts";
 import { type StorageConfig, StorageResources } from "./storage-resources.ts";
 import { Tenant } from "./tenant.ts";
@@ -18,8 +21,14 @@ export interface TenantManagerOptions {
   readonly config?: Partial<StorageConfig>;
   /** Absent: the real one. */
   readonly disk?: Disk;
+  /** Where tenants live for good; absent: `workdir` is all there is. */
+  readonly store?: ObjectStore | undefined;
+  /** A whole number in [0, limit), for waits; absent: the real one. */
+  readonly randomInt?: ((limit: number) => number) | undefined;
 }
 
+/** Tenants that are loaded at the same time. */
+const LOADS_AT_ONCE = 16;
 const MAX_HOUSEKEEPING_MS = 10_000;
 
 export class TenantManager {
@@ -37,9 +46,12 @@ export class TenantManager {
     this.#logger = resources.logger;
   }
 
-  /** Loads every tenant; a timeline that does not load is logged and leaves the others alone. */
+  /**
+   * Loads every tenant, those too that only the object store has; a timeline that does not load is logged and leaves the
+   * others alone. Also what RemoteStorage.open throws.
+   */
   static async open(options: TenantManagerOptions): Promise<TenantManager> {
-    const { workdir, logger, config, disk = REAL_DISK } = options;
+    const { workdir, logger, config, disk = REAL_DISK, store } = options;
     const directory = join(workdir, "tenants");
     try {
       await disk.background.makeDirectory(directory);
@@ -49,18 +61,39 @@ export class TenantManager {
     } catch (error) {
       throw diskError(error, `create ${directory}`);
     }
-    const generation = await Generation.begin(workdir, disk);
-    const resources = new StorageResources(logger, config, disk, generation);
+    const { randomInt } = options;
+    const remote = store && (await RemoteStorage.open({ store, workdir, disk, logger, randomInt }));
+    const generation = remote?.generation ?? (await Generation.begin(workdir, disk));
+    const resources = new StorageResources(logger, config, disk, generation, remote);
     const manager = new TenantManager(resources, directory);
-    for (const name of disk.list(manager.#directory)) {
-      if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(manager.#directory, name))) {
-        await manager.#load(parseTenantId(name));
-      } else {
-        logger.warn({ name }, "not a tenant directory, left alone");
-      }
+    try {
+      await manager.#loadAll();
+    } catch (error) {
+      await manager.close({ flush: false });
+      throw error;
     }
     manager.#housekeeping = manager.#keepHouse();
     return manager;
+  }
+
+  async #loadAll(): Promise<void> {
+    const { disk, remote } = this.resources;
+    const stored = remote === undefined ? [] : await listTenants(remote.access);
+    const tenantIds = new Set(stored);
+    for (const name of disk.list(this.#directory)) {
+      if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(this.#directory, name))) {
+        tenantIds.add(parseTenantId(name));
+      } else {
+        this.#logger.warn({ name }, "not a tenant directory, left alone");
+      }
+    }
+    const left = [...tenantIds].reverse();
+    const load = async () => {
+      for (let next = left.pop(); next !== undefined; next = left.pop()) {
+        await this.#load(next);
+      }
+    };
+    await Promise.all(Array.from({ length: LOADS_AT_ONCE }, load));
   }
 
   async #load(tenantId: TenantId): Promise<Tenant> {
@@ -110,7 +143,9 @@ export class TenantManager {
     } catch (error) {
       throw diskError(error, `create tenant ${tenantId}`);
     }
-    const tenant = await this.#load(tenantId);
+    const tenant = await Tenant.open(tenantId, join(this.#directory, tenantId), this.resources);
+    await tenant.makeDurable();
+    this.#tenants.set(tenantId, tenant);
     this.#logger.info({ tenant: tenantId }, "tenant created");
     return tenant;
   }
@@ -136,6 +171,7 @@ export class TenantManager {
     for (const tenant of this.#tenants.values()) {
       await tenant.close(options.flush);
     }
+    await this.resources.remote?.close();
     await this.resources.backgroundThread.close();
     this.#tenants.clear();
   }

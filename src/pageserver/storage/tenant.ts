@@ -7,8 +7,12 @@ import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
+import type { LayerFile } from "../layers/layer-file.ts";
 import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
+import type { RemoteIndex } from "../remote/load-tenant.ts";
+import type { IndexName } from "../remote/remote-paths.ts";
+import { type RemoteListing, TenantRemote } from "../remote/tenant-remote.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -51,6 +55,7 @@ export class Tenant {
   readonly #resources: StorageResources;
   readonly #disk: BackgroundDisk;
   readonly #layers: TenantLayers;
+  readonly #remote: TenantRemote | undefined;
   readonly #logger: Logger;
   readonly #timelines = new Map<TimelineId, Timeline>();
   /** Timelines that are on disk and cannot be loaded, and why. */
@@ -61,17 +66,21 @@ export class Tenant {
   readonly #halfDeleted = new Map<TimelineId, Timeline>();
   /** Being created or deleted. */
   readonly #busy = new Set<TimelineId>();
+  /** Whose objects in the store are on their way out: their names cannot be used again. */
+  readonly #deletedIds = new Set<TimelineId>();
 
   private constructor(tenantId: TenantId, directory: string, resources: StorageResources) {
     this.tenantId = tenantId;
     this.#timelinesDirectory = join(directory, "timelines");
     this.#resources = resources;
     this.#disk = resources.disk.background;
-    this.#layers = new TenantLayers(
-      this.#timelinesDirectory,
+    this.#remote = resources.remote && new TenantRemote(resources.remote, tenantId);
+    this.#layers = new TenantLayers({
+      timelinesDirectory: this.#timelinesDirectory,
       resources,
-      () => this.#broken.size === 0,
-    );
+      remote: this.#remote,
+      mayRemove: () => this.#broken.size === 0,
+    });
     this.#logger = resources.logger.child({ tenant: tenantId });
   }
 
@@ -95,6 +104,7 @@ export class Tenant {
   }
 
   async #load(): Promise<void> {
+    const listing = await this.#remote?.list();
     const parts = new Map<TimelineId, IndexPart>();
     const { disk } = this.#resources;
     const loads: (() => Promise<void>)[] = [];
@@ -108,13 +118,96 @@ export class Tenant {
         this.#logger.warn({ path }, "not a timeline directory, left alone");
       }
     }
-    for (let i = 0; i < loads.length; i += LOADS_AT_ONCE) {
-      await Promise.all(loads.slice(i, i + LOADS_AT_ONCE).map((load) => load()));
-    }
-    await this.#sweep([...parts.values()]);
+    await someAtOnce(loads);
+    const stored: StoredTimelines =
+      listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
+    this.#layers.setAbsent(await this.#sweep([...parts.values()]));
     for (const part of parts.values()) {
-      this.#loadTimeline(part, parts);
+      this.#loadTimeline(part, parts, stored.indexes);
     }
+    for (const timelineId of stored.deleted) {
+      this.#deleteObjects(timelineId);
+    }
+  }
+
+  /**
+   * Where the store has a timeline of a later generation than the disk, others have had the tenant in between: theirs counts.
+   * Of the same generation or a later one, the disk's is as new. WAL above what is taken comes again.
+   */
+  async #takeStored(
+    parts: Map<TimelineId, IndexPart>,
+    { indexes: names, settled }: RemoteListing,
+  ): Promise<StoredTimelines> {
+    const indexes = new Map<TimelineId, IndexName | RemoteIndex<IndexPart>>(names);
+    const deleted: TimelineId[] = [];
+    const isNewer = ({ timelineId, generation }: IndexName) =>
+      generation > (parts.get(timelineId)?.generation ?? 0);
+    const newer = new Map([...names].filter(([, name]) => isNewer(name)));
+    for (const [timelineId, { generation }] of parts) {
+      if (!names.has(timelineId) && generation < settled) {
+        await this.#forgetLocal(timelineId, parts);
+      }
+    }
+    const { timelines, damaged } = await this.#remote!.read(newer);
+    const taken = timelines.map((stored) => async () => {
+      const { index, timelineId } = stored;
+      if (index.deleted) {
+        deleted.push(timelineId);
+        await this.#forgetLocal(timelineId, parts);
+        return;
+      }
+      const directory = this.#directoryOf(timelineId);
+      await this.#disk.makeDirectory(directory);
+      await writeIndexPart(directory, index, this.#resources.disk);
+      parts.set(timelineId, index);
+      indexes.set(timelineId, stored);
+      this.#broken.delete(timelineId);
+      const { generation } = index;
+      this.#logger.info(
+        { timeline: timelineId, generation },
+        "timeline taken from the object store",
+      );
+    });
+    await someAtOnce(taken);
+    await this.#disk.fsyncDirectory(this.#timelinesDirectory);
+    for (const [timelineId, error] of damaged) {
+      parts.delete(timelineId);
+      this.#markBroken(timelineId, error);
+    }
+    return { indexes, deleted };
+  }
+
+  /** The store says that it is gone; its layers go with the sweep. */
+  async #forgetLocal(timelineId: TimelineId, parts: Map<TimelineId, IndexPart>): Promise<void> {
+    parts.delete(timelineId);
+    this.#broken.delete(timelineId);
+    await this.#markDeleted(timelineId);
+  }
+
+  async #markDeleted(timelineId: TimelineId): Promise<void> {
+    const directory = this.#directoryOf(timelineId);
+    const index = join(directory, INDEX_PART_NAME);
+    // Not there where a try before this one came as far as here, or where this machine never had it.
+    if (this.#resources.disk.exists(index)) {
+      await this.#disk.rename(index, join(directory, DELETED_INDEX_NAME));
+    }
+    if (this.#resources.disk.isDirectory(directory)) {
+      await this.#disk.fsyncDirectory(directory);
+    }
+  }
+
+  /** In the background: what is left is found at the next load. */
+  #deleteObjects(timelineId: TimelineId): void {
+    this.#deletedIds.add(timelineId);
+    this.#remote
+      ?.deleteTimeline(timelineId, (maker, fileName) =>
+        this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName)),
+      )
+      .catch((error: unknown) => {
+        if (this.#resources.remote?.access.signal.aborted === false) {
+          this.#logger.warn({ timeline: timelineId, error }, "objects of a deleted timeline stay");
+        }
+      });
   }
 
   async #loadIndexPart(
@@ -127,7 +220,9 @@ export class Tenant {
       await this.#disk.fsyncDirectory(directory);
       const { disk } = this.#resources;
       const part = readIndexPart(directory, disk);
-      if (part === undefined && isDeleted(disk.list(directory))) {
+      // Where there is an object store, that one says which timelines there are.
+      const isNone = this.#remote !== undefined || isDeleted(disk.list(directory));
+      if (part === undefined && isNone) {
         return;
       }
       if (part === undefined || part.timelineId !== timelineId) {
@@ -156,9 +251,9 @@ export class Tenant {
 
   /**
    * Removes what a crash has left: unfinished files; layers without an index, whose WAL comes again; directories of
-   * deleted timelines that nobody needs.
+   * deleted timelines that nobody needs. Returns the paths of layers that are named and not on the disk.
    */
-  async #sweep(parts: readonly IndexPart[]): Promise<void> {
+  async #sweep(parts: readonly IndexPart[]): Promise<Set<string>> {
     const { disk } = this.#resources;
     const named = new Set<string>();
     for (const { layers } of parts) {
@@ -166,12 +261,17 @@ export class Tenant {
         named.add(join(this.#layers.directoryOf(maker), fileName));
       }
     }
+    const absent = new Set(named);
     for (const timelineId of disk.list(this.#timelinesDirectory)) {
       const directory = join(this.#timelinesDirectory, timelineId);
       if (disk.isDirectory(directory)) {
-        await this.#emptyDirectory(directory, (path) => named.has(path));
+        await this.#emptyDirectory(directory, (path) => {
+          absent.delete(path);
+          return named.has(path);
+        });
       }
     }
+    return absent;
   }
 
   /** An index that cannot be read may name any layer: while there is one, all layers stay. */
@@ -197,7 +297,11 @@ export class Tenant {
   }
 
   /** Ancestors first. The walk up is a loop: branches can be thousands deep. */
-  #loadTimeline(part: IndexPart, parts: ReadonlyMap<TimelineId, IndexPart>): void {
+  #loadTimeline(
+    part: IndexPart,
+    parts: ReadonlyMap<TimelineId, IndexPart>,
+    stored: StoredTimelines["indexes"],
+  ): void {
     const chain: IndexPart[] = [];
     const seen = new Set<TimelineId>();
     for (let next: IndexPart | undefined = part; next !== undefined; ) {
@@ -220,7 +324,8 @@ export class Tenant {
         this.#markBroken(timelineId, new StorageError("corrupt", "ancestor-missing", message));
         continue;
       }
-      this.#timelines.set(timelineId, this.#openTimeline(chain[i]!, parent));
+      const timeline = this.#openTimeline(chain[i]!, parent, stored.get(timelineId));
+      this.#timelines.set(timelineId, timeline);
     }
   }
 
@@ -228,8 +333,16 @@ export class Tenant {
     return join(this.#timelinesDirectory, timelineId);
   }
 
-  #openTimeline(part: IndexPart, ancestor: Timeline | undefined): Timeline {
-    return new Timeline(this.#resources, this.#layers, part, ancestor);
+  #openTimeline(
+    part: IndexPart,
+    ancestor: Timeline | undefined,
+    stored: IndexName | RemoteIndex<IndexPart> | undefined,
+  ): Timeline {
+    const timeline = new Timeline(this.#resources, this.#layers, part, ancestor);
+    if (this.#remote !== undefined) {
+      timeline.storeIn(this.#remote.attach(timeline, stored));
+    }
+    return timeline;
   }
 
   /** Those that loaded. */
@@ -265,6 +378,12 @@ export class Tenant {
    * being created right now.
    */
   async createRoot(parameters: RootTimelineParameters): Promise<Timeline> {
+    const timeline = await this.#createRoot(parameters);
+    await timeline.makeDurable();
+    return timeline;
+  }
+
+  async #createRoot(parameters: RootTimelineParameters): Promise<Timeline> {
     const { timelineId } = parameters;
     const existing = this.#existing(timelineId);
     if (existing !== undefined) {
@@ -286,6 +405,8 @@ export class Tenant {
       diskConsistentLsn: parameters.startLsn,
       prevRecordLsn: parameters.prevRecordLsn,
       gcCutoffLsn: parameters.startLsn,
+      generation: this.#resources.generation.number,
+      deleted: false,
       layers: parameters.layerPaths.map(({ path, sizeBytes }) => ({
         fileName: basename(path),
         sizeBytes,
@@ -308,6 +429,12 @@ export class Tenant {
    * else `conflict`.
    */
   async createBranch(parameters: BranchParameters): Promise<Timeline> {
+    const timeline = await this.#createBranch(parameters);
+    await timeline.makeDurable();
+    return timeline;
+  }
+
+  async #createBranch(parameters: BranchParameters): Promise<Timeline> {
     const { timelineId, ancestorTimelineId } = parameters;
     const requested = this.timeline(ancestorTimelineId);
     const wanted = parameters.ancestorLsn ?? requested.lastRecordLsn;
@@ -356,6 +483,8 @@ export class Tenant {
         // The record that ends there is the ancestor's; on the branch nothing precedes the first.
         prevRecordLsn: 0 as Lsn,
         gcCutoffLsn: lsn,
+        generation: this.#resources.generation.number,
+        deleted: false,
         layers: [],
       },
       ancestor,
@@ -386,7 +515,10 @@ export class Tenant {
     layerPaths: readonly string[],
   ): Promise<Timeline> {
     const { timelineId } = part;
-    if (this.#resources.disk.exists(this.#directoryOf(timelineId))) {
+    if (
+      this.#deletedIds.has(timelineId) ||
+      this.#resources.disk.exists(this.#directoryOf(timelineId))
+    ) {
       const message = `timeline ${timelineId} was deleted, and its layers are in use`;
       throw new StorageError("conflict", "timeline-deleted", message);
     }
@@ -407,7 +539,7 @@ export class Tenant {
       await this.#disk.rename(temporary, this.#directoryOf(timelineId));
       made = this.#directoryOf(timelineId);
       await this.#disk.fsyncDirectory(this.#timelinesDirectory);
-      const timeline = this.#openTimeline(part, ancestor);
+      const timeline = this.#openTimeline(part, ancestor, undefined);
       this.#timelines.set(timelineId, timeline);
       this.#logger.info(
         {
@@ -437,6 +569,8 @@ export class Tenant {
     this.#refuseToLose(timelineId);
     for (const child of this.#childrenOf(timelineId)) {
       await child.detachFromAncestor();
+      // Or the store would have a branch of nothing.
+      await child.makeDurable();
     }
     // Meanwhile a branch may have been begun, or the timeline deleted.
     const hasBranches = timeline !== undefined && [...timeline.branchPoints.lsns].length > 0;
@@ -448,20 +582,19 @@ export class Tenant {
     this.#timelines.delete(timelineId);
     const doomed = timeline ?? this.#halfDeleted.get(timelineId);
     try {
-      const layers = doomed?.layers ?? [];
+      const layers = doomed?.ownedLayers ?? [];
       await timeline?.close();
-      const directory = this.#directoryOf(timelineId);
-      const index = join(directory, INDEX_PART_NAME);
-      // Not there where a try before this one came as far as here.
-      if (this.#resources.disk.exists(index)) {
-        await this.#disk.rename(index, join(directory, DELETED_INDEX_NAME));
-      }
-      await this.#disk.fsyncDirectory(directory);
+      // What is closed puts nothing any more that would take this back.
+      await this.#remote?.markDeleted(timelineId);
+      await this.#markDeleted(timelineId);
       this.#broken.delete(timelineId);
       this.#halfDeleted.delete(timelineId);
       doomed?.leaveAncestor();
-      await this.#layers.removeUnused(layers.map(({ path }) => path));
-      await this.#emptyDirectory(directory, (path) => this.#layers.isUsed(path));
+      await this.#layers.removeUnused(layers);
+      await this.#emptyDirectory(this.#directoryOf(timelineId), (path) =>
+        this.#layers.isUsed(path),
+      );
+      this.#deleteObjects(timelineId);
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
     } catch (error) {
       // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
@@ -477,6 +610,21 @@ export class Tenant {
     } finally {
       this.#busy.delete(timelineId);
     }
+  }
+
+  /** Of all its timelines, each once. */
+  get layerFiles(): Iterable<LayerFile> {
+    return this.#layers.files;
+  }
+
+  /** Takes a layer that the object store has from the disk. */
+  evict(file: LayerFile): Promise<void> {
+    return this.#layers.evict(file);
+  }
+
+  /** Resolves when the object store has the tenant, if only its name. */
+  async makeDurable(): Promise<void> {
+    await this.#remote?.settle();
   }
 
   #childrenOf(timelineId: TimelineId): Timeline[] {
@@ -503,8 +651,28 @@ export class Tenant {
         await timeline.checkpoint().catch(() => undefined);
       }
     }
-    await Promise.all(this.timelines.map((timeline) => timeline.close()));
+    await Promise.all(
+      this.timelines.map(async (timeline) => {
+        await timeline.close();
+        await timeline.leaveStore(flush);
+      }),
+    );
     this.#timelines.clear();
+  }
+}
+
+/** What the store has, where the disk has nothing newer; or only its name, where the disk's is as new. */
+interface StoredTimelines {
+  readonly indexes: ReadonlyMap<TimelineId, IndexName | RemoteIndex<IndexPart>>;
+  /** Whose objects are to be deleted. */
+  readonly deleted: readonly TimelineId[];
+}
+
+const NOTHING_STORED: StoredTimelines = { indexes: new Map(), deleted: [] };
+
+async function someAtOnce(works: readonly (() => Promise<void>)[]): Promise<void> {
+  for (let i = 0; i < works.length; i += LOADS_AT_ONCE) {
+    await Promise.all(works.slice(i, i + LOADS_AT_ONCE).map((work) => work()));
   }
 }
 

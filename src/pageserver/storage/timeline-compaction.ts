@@ -19,7 +19,7 @@ import type {
 } from "../compaction/compaction-settings.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import { decodeKey, type KeyPrefix } from "../layers/key.ts";
-import type { LayerFile } from "../layers/layer-file.ts";
+import { type LayerFile, LayerNotResident } from "../layers/layer-file.ts";
 import { FIRST_KEY, LAST_KEY } from "../layers/layer-format.ts";
 import type { LayerEdit, SetLayer } from "./layer-set.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -42,6 +42,10 @@ export interface CompactedTimeline {
   readonly branchPoints: readonly Lsn[];
   /** At any LSN, whether anybody may still read it or not. */
   readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  /** What `read` gives, once the layers that it needs are on the disk. */
+  whenResident<T>(read: () => T): Promise<T>;
+  /** Resolves when the file is on the disk. */
+  fetch(file: LayerFile): Promise<void>;
   open(fileName: string, sizeBytes: number): LayerFile;
   commit(edit: LayerEdit): Promise<void>;
 }
@@ -72,7 +76,7 @@ export class TimelineCompaction {
       return false;
     }
     const { retained } = this.#timeline;
-    const add = plan.inputs.length === 0 ? [] : await this.#write(plan);
+    const add = plan.inputs.length === 0 ? [] : await this.#writeResident(plan);
     await this.#timeline.commit({ add, remove: plan.remove });
     if (plan.goal === "collect") {
       this.#collected = { layers: new Set(add), retained };
@@ -97,6 +101,21 @@ export class TimelineCompaction {
       { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints, collected },
       this.#resources.config,
     );
+  }
+
+  /** The inputs are on the disk until it is done. */
+  async #writeResident(plan: CompactionPlan<SetLayer>): Promise<SetLayer[]> {
+    for (const { file } of plan.inputs) {
+      file.pins++;
+    }
+    try {
+      await Promise.all(plan.inputs.map(({ file }) => this.#timeline.fetch(file)));
+      return await this.#write(plan);
+    } finally {
+      for (const { file } of plan.inputs) {
+        file.pins--;
+      }
+    }
   }
 
   async #write(plan: CompactionPlan<SetLayer>): Promise<SetLayer[]> {
@@ -151,7 +170,7 @@ export class TimelineCompaction {
     const replies: PageReply[] = [];
     let sliceStart = monotonicMs();
     for (const request of requests) {
-      replies.push(this.#basePage(request));
+      replies.push(this.#basePage(request) ?? (await this.#fetchedBasePage(request)));
       if (monotonicMs() - sliceStart > SLICE_MS) {
         await turn();
         sliceStart = monotonicMs();
@@ -160,11 +179,26 @@ export class TimelineCompaction {
     return replies;
   };
 
-  #basePage({ key, lsn }: BasePageRequest): PageReply {
+  /** Undefined where a layer has to be fetched first. */
+  #basePage({ key, lsn }: BasePageRequest): PageReply | undefined {
     const { prefix, index } = decodeKey(key);
     try {
       const page = this.#timeline.readPage(prefix, index, lsn);
       // A buffer of its own, as it may move to another thread.
+      return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
+    } catch (error) {
+      return error instanceof LayerNotResident
+        ? undefined
+        : { state: "failed", reason: errorMessage(error) };
+    }
+  }
+
+  async #fetchedBasePage(request: BasePageRequest): Promise<PageReply> {
+    const { prefix, index } = decodeKey(request.key);
+    try {
+      const page = await this.#timeline.whenResident(() =>
+        this.#timeline.readPage(prefix, index, request.lsn),
+      );
       return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
     } catch (error) {
       return { state: "failed", reason: errorMessage(error) };

@@ -9,6 +9,7 @@ import {
   keyHash,
   prefixField5,
 } from "../layers/key.ts";
+import { LayerNotResident } from "../layers/layer-file.ts";
 import { BASE_ABSENT, BASE_CACHED, BASE_IMAGE, BASE_NONE } from "../layers/version-chain.ts";
 import type { LayerMap } from "./layer-map.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -42,6 +43,9 @@ export class TimelineReader {
   }
 
   #readError(prefix: KeyPrefix, index: number, lsn: Lsn, error: unknown): Error {
+    if (error instanceof LayerNotResident) {
+      return error;
+    }
     const key = formatKey(prefix, index);
     return withContext(
       error,

@@ -6,7 +6,8 @@ import type { KeyPrefix } from "../layers/key.ts";
 /**
  * (key, LSN) -> value, where a key is an interned prefix (Neon's fields 1 to 5) and an index (field 6).
  * Writes come from one ingester in LSN order; they become readable when `advance` passes their LSN.
- * Reads are synchronous: layers are local files, read with pread through a block cache.
+ * Reads are synchronous: layers are local files, read with pread through a block cache; one that is not here is
+ * fetched between two tries (`whenResident`).
  */
 export interface TimelineStorage {
   /** End of the last ingested record: reads at or below it are complete. Monotonic. */
@@ -40,6 +41,12 @@ export interface TimelineStorage {
     fields: readonly number[],
     lsn: Lsn,
   ): Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }>;
+
+  /**
+   * What `read` gives. A read that needs a layer which only the object store has throws LayerNotResident; here that layer is
+   * fetched and `read` called again. StorageErrors: `read`'s; `unavailable` where the store does not answer.
+   */
+  whenResident<T>(read: () => T): Promise<T>;
 
   /** Resolves when `lastRecordLsn >= lsn`; StorageError `unavailable` after `timeoutMs`,
    *  or why ingest has stopped. */

@@ -11,6 +11,7 @@ import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
+import { mayHaveMetadata } from "../layers/layer-format.ts";
 import type { OpenLayer } from "../layers/open-layer.ts";
 import {
   VALUE_DELTA,
@@ -18,6 +19,7 @@ import {
   VALUE_IMAGE,
   VALUE_TOMBSTONE,
 } from "../layers/version-chain.ts";
+import type { TimelineRemote } from "../remote/timeline-remote.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
@@ -86,7 +88,8 @@ export class Timeline implements TimelineStorage {
   #compacting: Promise<boolean> = Promise.resolve(false);
   #lastCommit: Promise<void> = Promise.resolve();
   /** Layers whose commit failed: an index that names them may be durable, until the next one is. */
-  #doubtful: LayerFile[] = [];
+  #doubtful: SetLayer[] = [];
+  #remote: TimelineRemote | undefined;
 
   /** `ancestor` must be the timeline that the index names. Layers are opened at their first read. */
   constructor(
@@ -496,9 +499,9 @@ export class Timeline implements TimelineStorage {
       const directory = this.#layers.directoryOf(this.timelineId);
       await writeIndexPart(directory, part, this.#resources.disk);
     } catch (error) {
-      for (const { file } of edit.add) {
-        this.#layers.leave(file);
-        this.#doubtful.push(file);
+      for (const layer of edit.add) {
+        this.#layers.leave(layer.file);
+        this.#doubtful.push(layer);
       }
       throw error;
     }
@@ -521,9 +524,11 @@ export class Timeline implements TimelineStorage {
     for (const { file } of edit.remove) {
       this.#layers.leave(file);
     }
-    const gone = [...this.#doubtful, ...edit.remove.map(({ file }) => file)];
+    const gone = [...this.#doubtful, ...edit.remove];
     this.#doubtful = [];
-    void this.#layers.removeUnused(gone.map(({ path }) => path));
+    // First what the store is to know, then what may go from it.
+    this.#remote?.commit().catch(() => undefined);
+    void this.#layers.removeUnused(gone);
   }
 
   #writeLayer(layer: OpenLayer): Promise<FlushResult> {
@@ -570,6 +575,8 @@ export class Timeline implements TimelineStorage {
       diskConsistentLsn: this.#diskConsistentLsn,
       prevRecordLsn: this.#diskPrevRecordLsn,
       gcCutoffLsn: this.#gcCutoffLsn,
+      generation: this.#resources.generation.number,
+      deleted: false,
       layers: files.layers.map(({ file, maker, capLsn }) => ({
         fileName: file.fileName,
         sizeBytes: file.sizeBytes,
@@ -604,6 +611,8 @@ export class Timeline implements TimelineStorage {
         return [...timeline.branchPoints.lsns];
       },
       readPage: (prefix, index, lsn) => this.#reader.readPage(prefix, index, lsn),
+      whenResident: (read) => this.#layers.whenResident(read, "background"),
+      fetch: (file) => this.#layers.fetch(file, "background"),
       open: (fileName, sizeBytes) => this.#layers.acquire(this.timelineId, fileName, sizeBytes),
       commit: (edit) => this.#commit(edit, {}),
     };
@@ -667,7 +676,56 @@ export class Timeline implements TimelineStorage {
 
   /** Layer files, newest first. */
   get layers(): readonly LayerFile[] {
-    return this.#map.files.layers.map(({ file }) => file);
+    return this.ownedLayers.map(({ file }) => file);
+  }
+
+  /** The same, with who made each. */
+  get ownedLayers(): readonly SetLayer[] {
+    return this.#map.files.layers;
+  }
+
+  /** As it is on the disk. */
+  get index(): IndexPart {
+    return this.#indexPart(this.#map.files);
+  }
+
+  /** From here on the object store follows. */
+  storeIn(remote: TimelineRemote): void {
+    this.#remote = remote;
+  }
+
+  /** Safekeepers may forget WAL below it. */
+  get remoteConsistentLsn(): Lsn {
+    return this.#remote === undefined ? this.#diskConsistentLsn : this.#remote.consistentLsn;
+  }
+
+  /** Resolves when the object store has the timeline as it is now, for good. Errors as TimelineRemote.makeDurable. */
+  async makeDurable(): Promise<void> {
+    await this.#remote?.makeDurable();
+  }
+
+  /** `flush`: what is on its way to the object store has a while to arrive. */
+  async leaveStore(flush: boolean): Promise<void> {
+    await this.#remote?.close(flush);
+  }
+
+  whenResident<T>(read: () => T): Promise<T> {
+    return this.#layers.whenResident(read);
+  }
+
+  /**
+   * Fetches what ingest may read: it cannot wait in the middle of a record. Layers with such keys do not leave the disk again
+   * while the timeline is open. Errors as TenantLayers.fetch.
+   */
+  async prepareIngest(): Promise<void> {
+    let cap = MAX_LSN;
+    for (let next: Timeline | undefined = this; next !== undefined; next = next.ancestor) {
+      const needed = next.ownedLayers.filter(
+        ({ file }) => !file.isResident && file.lsnStart <= cap && mayHaveMetadata(file.name),
+      );
+      cap = minLsn(cap, next.ancestorLsn);
+      await Promise.all(needed.map(({ file }) => this.#layers.fetch(file, "foreground")));
+    }
   }
 
   /** Bytes of layer files of its own. */

@@ -13,6 +13,7 @@ const READ_BYTES = 256 * 1024;
 export function layerSource(path: string, sizeBytes: number, disk: Disk): ObjectSource {
   return {
     sizeBytes,
+    path,
     async *open() {
       const fd = openLayer(path, sizeBytes, disk);
       try {

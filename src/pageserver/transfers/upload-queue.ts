@@ -5,8 +5,8 @@ import { sleep } from "../../base/clock.ts";
 import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import { indexKey } from "../remote/remote-paths.ts";
 import type { LayerUploads } from "./layer-uploads.ts";
-import { indexKey } from "./remote-paths.ts";
 import { retrying, SMALL_CALL_MS, withDeadline } from "./store-calls.ts";
 
 /*
@@ -77,6 +77,11 @@ export class UploadQueue {
   /** Everything up to here is in the store, in layers that the index there names. */
   get remoteConsistentLsn(): Lsn {
     return this.#remoteConsistentLsn;
+  }
+
+  /** Of the index that was queued last. */
+  get lastLsn(): Lsn {
+    return this.#lastLsn;
   }
 
   /** Whether an index of this generation is in the store. */

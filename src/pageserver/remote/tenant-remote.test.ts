@@ -1,0 +1,285 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { eventually } from "../../../testing/damage.ts";
+import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { sleep } from "../../base/clock.ts";
+import { generateTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { excessBytes, LayerEviction } from "../layer-eviction.ts";
+import { relBlockPrefix } from "../layers/key.ts";
+import { mayHaveMetadata } from "../layers/layer-format.ts";
+import type { Timeline } from "../storage/timeline.ts";
+
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const page = (fill: number) => new Uint8Array(8192).fill(fill);
+
+const reaches = (timeline: Timeline, lsn: Lsn) =>
+  eventually("the store has it", async () => timeline.remoteConsistentLsn >= lsn || undefined);
+
+async function flushed(timeline: Timeline, index: number, fill: number): Promise<Lsn> {
+  const lsn = putRecord(timeline, REL, index, page(fill));
+  await timeline.checkpoint();
+  await reaches(timeline, lsn);
+  return lsn;
+}
+
+const read = (timeline: Timeline, index: number, lsn: Lsn) =>
+  timeline.whenResident(() => timeline.readPage(REL, index, lsn)?.[0]);
+
+test("an empty disk: all that was told as stored is there, layers come when they are read", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const middle = await flushed(root, 1, 2);
+  const branch = await first.manager.tenant(first.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: root.timelineId,
+  });
+  const last = await flushed(root, 1, 3);
+  const onBranch = await flushed(branch, 2, 4);
+  await first.close();
+
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const tenant = second.manager.tenant(first.tenantId);
+  assert.deepEqual(
+    tenant.timelines.map(({ timelineId }) => timelineId).sort(),
+    [root.timelineId, branch.timelineId].sort(),
+  );
+  const again = tenant.timeline(root.timelineId);
+  assert.equal(again.lastRecordLsn, last);
+  assert.equal(again.remoteConsistentLsn, last);
+  assert.ok(again.layers.every(({ isResident }) => !isResident));
+  assert.throws(() => again.readPage(REL, 0, last), { message: /only in the object store/ });
+  assert.equal(await read(again, 0, FIXTURE_START_LSN), 1);
+  assert.equal(again.layers.filter(({ isResident }) => isResident).length, 1);
+  assert.equal(await read(again, 1, middle), 2);
+  assert.equal(await read(again, 1, last), 3);
+  const branchAgain = tenant.timeline(branch.timelineId);
+  assert.equal(branchAgain.ancestor, again);
+  assert.equal(await read(branchAgain, 1, onBranch), 2);
+  assert.equal(await read(branchAgain, 2, onBranch), 4);
+  // It goes on from there.
+  await branchAgain.prepareIngest();
+  await flushed(branchAgain, 3, 5);
+});
+
+test("a restart puts nothing that is there, and what a crash kept from the store", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  const before = store.keys;
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, root.timelineId);
+  await again.makeDurable().catch(() => undefined);
+  const layers = (keys: readonly string[]) =>
+    keys.filter((key) => !/index_part|generations|manifest/.test(key));
+  assert.deepEqual(layers(store.keys), layers(before));
+  // As if the process had ended before it put anything.
+  const gone = layers(store.keys).filter((key) => !layers(before).includes(key));
+  assert.deepEqual(gone, []);
+  const lsn = putRecord(again, REL, 3, page(7));
+  await again.checkpoint();
+  await fixture.close();
+  const newest = again.layers[0]!.fileName;
+  await store.delete(store.keys.filter((key) => key.endsWith(newest)));
+  await store.delete(store.keys.filter((key) => /index_part/.test(key)).slice(-1));
+  await fixture.open();
+  await reaches(fixture.manager.timeline(fixture.tenantId, root.timelineId), lsn);
+  assert.ok(store.keys.some((key) => key.endsWith(newest)));
+});
+
+test("a deleted timeline stays deleted on an empty disk, and its objects go", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const tenant = first.manager.tenant(first.tenantId);
+  const branch = await tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: root.timelineId,
+  });
+  await flushed(root, 1, 2);
+  await tenant.deleteTimeline(root.timelineId);
+  assert.throws(() => tenant.timeline(root.timelineId), { kind: "not-found" });
+  // What the branch took over stays.
+  assert.equal(await read(branch, 0, branch.lastRecordLsn), 1);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const again = second.manager.tenant(first.tenantId);
+  assert.deepEqual(
+    again.timelines.map(({ timelineId }) => timelineId),
+    [branch.timelineId],
+  );
+  assert.equal(await read(again.timeline(branch.timelineId), 0, branch.lastRecordLsn), 1);
+  await eventually("objects of the root are gone", async () => {
+    await second.manager.resources.remote!.deletions.flush();
+    const left = store.keys.filter((key) => key.includes(root.timelineId));
+    return left.length === 1 || undefined;
+  });
+  await assert.rejects(
+    again.createBranch({ timelineId: root.timelineId, ancestorTimelineId: branch.timelineId }),
+    { code: "timeline-deleted" },
+  );
+});
+
+test("a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const shared = await flushed(root, 1, 2);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const there = second.manager.timeline(first.tenantId, root.timelineId);
+  // Both go on from the same state.
+  putRecord(root, REL, 1, page(66));
+  await root.checkpoint();
+  await assert.rejects(root.makeDurable(), { kind: "fenced" });
+  assert.equal(root.remoteConsistentLsn, shared);
+  await assert.rejects(
+    first.manager.tenant(first.tenantId).createBranch({
+      timelineId: generateTimelineId(),
+      ancestorTimelineId: root.timelineId,
+    }),
+    { kind: "fenced" },
+  );
+  await there.prepareIngest();
+  const real = await flushed(there, 1, 3);
+  await first.close();
+  await second.close();
+  // The first machine comes back: its disk is older than the store.
+  await first.open();
+  const back = first.manager.timeline(first.tenantId, root.timelineId);
+  assert.equal(back.lastRecordLsn, real);
+  assert.equal(await read(back, 1, real), 3);
+});
+
+test("a home from before there was a store: all of it is put there", async () => {
+  await using before = await StorageFixture.create();
+  const root = await before.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = putRecord(root, REL, 1, page(2));
+  await root.checkpoint();
+  const store = new MemoryObjectStore();
+  await before.reopen({ store });
+  await reaches(before.manager.timeline(before.tenantId, root.timelineId), lsn);
+  await using after = await StorageFixture.attach(before.tenantId, { store });
+  const again = after.manager.timeline(before.tenantId, root.timelineId);
+  assert.equal(await read(again, 0, lsn), 1);
+  assert.equal(await read(again, 1, lsn), 2);
+});
+
+test("a layer that the store has lost: the read names it, the rest goes on", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = await flushed(root, 1, 2);
+  const lost = root.layers[0]!.fileName;
+  await store.delete(store.keys.filter((key) => key.endsWith(lost)));
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const again = second.manager.timeline(first.tenantId, root.timelineId);
+  await assert.rejects(read(again, 1, lsn), { kind: "corrupt", message: new RegExp(lost) });
+  assert.equal(await read(again, 0, FIXTURE_START_LSN), 1);
+});
+
+test("a local index that is damaged gives way to the store's", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = await flushed(root, 1, 2);
+  await fixture.close();
+  const directory = join(fixture.timelinesDirectory, root.timelineId);
+  for (const name of readdirSync(directory)) {
+    rmSync(join(directory, name));
+  }
+  await fixture.open();
+  const again = fixture.manager.timeline(fixture.tenantId, root.timelineId);
+  assert.equal(await read(again, 1, lsn), 2);
+});
+
+test("a layer goes from the store only when no index there names it", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({
+    store,
+    levelAfterLayers: 2,
+    minCompactionBytes: 1,
+  });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  await flushed(root, 1, 3);
+  const { deletions } = fixture.manager.resources.remote!;
+  const before = root.layers.map(({ fileName }) => fileName);
+  // The store takes no index for now: everything else goes on.
+  const put = store.put.bind(store);
+  let allow = () => {};
+  const allowed = new Promise<void>((resolve) => {
+    allow = resolve;
+  });
+  store.put = async (key, body, options) => {
+    if (key.includes("index_part")) {
+      await allowed;
+    }
+    return put(key, body, options);
+  };
+  while (await root.compact()) {
+    // Until nothing is to be done.
+  }
+  const after = root.layers.map(({ fileName }) => fileName);
+  const removed = before.filter((name) => !after.includes(name));
+  assert.ok(removed.length >= 2, `${before} -> ${after}`);
+  await sleep(50);
+  await deletions.flush();
+  const inStore = () => removed.filter((name) => store.keys.some((key) => key.endsWith(name)));
+  assert.deepEqual(inStore(), removed);
+  allow();
+  await eventually("they are gone", async () => {
+    await deletions.flush();
+    return inStore().length === 0 || undefined;
+  });
+});
+
+test("eviction: the longest unread first, down to the limit; what compactions and ingest read stays", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({
+    store,
+    levelAfterLayers: 2,
+    minCompactionBytes: 1,
+  });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  const lsn = await flushed(root, 1, 3);
+  while (await root.compact()) {
+    // Until nothing is to be done: compaction parts pages from metadata.
+  }
+  await root.makeDurable();
+  const { manager, directory } = fixture;
+  const evictAll = {
+    maxUsagePercent: 100,
+    minAvailableBytes: 0,
+    maxResidentBytes: 0,
+    periodMs: 1e6,
+  };
+  const eviction = new LayerEviction(manager, directory, evictAll, createLogger("test", "silent"));
+  try {
+    const pinned = root.layers.find(({ name }) => !mayHaveMetadata(name))!;
+    pinned.pins++;
+    await eviction.evict();
+    assert.equal(pinned.isResident, true);
+    pinned.pins--;
+    await eviction.evict();
+    const metadata = root.layers.filter(({ name }) => mayHaveMetadata(name));
+    assert.ok(metadata.length > 0 && metadata.every(({ isResident }) => isResident));
+    assert.equal(pinned.isResident, false);
+    for (const { path, isResident } of root.layers) {
+      assert.equal(existsSync(path), isResident);
+    }
+    assert.equal(await read(root, 1, lsn), 3);
+  } finally {
+    await eviction.close();
+  }
+  const limits = { ...evictAll, maxUsagePercent: 80, minAvailableBytes: 100, maxResidentBytes: 50 };
+  assert.equal(excessBytes(limits, { usedBytes: 700, availableBytes: 300 }, 50), 0);
+  assert.equal(excessBytes(limits, { usedBytes: 900, availableBytes: 100 }, 50), 100);
+  assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 40 }, 50), 60);
+  assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 400 }, 80), 30);
+});

@@ -1,0 +1,211 @@
+// One tenant in the object store: which timelines it has there, what they put, and what may be deleted.
+
+import { withContext } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import { type Lsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
+import { decodeIndexPart, type IndexPart } from "../storage/index-part.ts";
+import { listObjects } from "../transfers/store-calls.ts";
+import { listIndexes, type RemoteIndex, type RemoteTenant, readIndexes } from "./load-tenant.ts";
+import {
+  type IndexName,
+  layerKey,
+  newestIndexes,
+  parseRemoteKey,
+  settledGeneration,
+  timelinePrefix,
+} from "./remote-paths.ts";
+import type { RemoteStorage } from "./remote-storage.ts";
+import { settleGeneration } from "./settle-generation.ts";
+import { encodeTenantManifest } from "./tenant-manifest.ts";
+import {
+  type StoredLayer,
+  type TimelineOwner,
+  TimelineRemote,
+  type UploadedTimeline,
+} from "./timeline-remote.ts";
+
+/** Of a timeline that may be unreadable: nothing but who it was. */
+function deletedIndex(tenantId: TenantId, timelineId: TimelineId, generation: number): IndexPart {
+  const lsn = 0 as Lsn;
+  return {
+    tenantId,
+    timelineId,
+    ancestor: undefined,
+    pgVersion: DEFAULT_MAJOR,
+    dataChecksums: false,
+    systemId: 0n,
+    walSegmentSize: WAL_SEGMENT_SIZE,
+    startLsn: lsn,
+    diskConsistentLsn: lsn,
+    prevRecordLsn: lsn,
+    gcCutoffLsn: lsn,
+    layers: [],
+    generation,
+    deleted: true,
+  };
+}
+
+/** What the store says of a tenant's timelines, by the names of its objects alone. */
+export interface RemoteListing {
+  readonly indexes: ReadonlyMap<TimelineId, IndexName>;
+  /** Indexes of lower generations do not count, wherever they are. */
+  readonly settled: number;
+}
+
+export class TenantRemote implements TimelineOwner {
+  readonly storage: RemoteStorage;
+  readonly #tenantId: TenantId;
+  readonly #timelines = new Map<TimelineId, TimelineRemote>();
+  /** Indexes on their way to the store, each of which may cease to name something. */
+  readonly #underWay = new Set<Promise<void>>();
+  #settled: Promise<void> | undefined;
+
+  constructor(storage: RemoteStorage, tenantId: TenantId) {
+    this.storage = storage;
+    this.#tenantId = tenantId;
+  }
+
+  get generation(): number {
+    return this.storage.generation.number;
+  }
+
+  /** `conflict` where a pageserver of a higher generation has been here; `unavailable`. */
+  async list(): Promise<RemoteListing> {
+    const objects = await listIndexes(this.storage.access, this.#tenantId);
+    const keys = objects.map(({ key }) => key);
+    return { indexes: newestIndexes(keys, this.generation), settled: settledGeneration(keys) };
+  }
+
+  /** `unavailable`; damaged ones are told apart. */
+  read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>> {
+    return readIndexes(this.storage.access, names, (bytes, key) =>
+      decodeIndexPart(Buffer.from(bytes).toString("utf8"), key),
+    );
+  }
+
+  /**
+   * For a timeline that is loaded or made. `stored` is the newest index in the store, or its name where nobody has read it; then the
+   * timeline's own is as new.
+   */
+  attach(
+    timeline: UploadedTimeline,
+    stored: IndexName | RemoteIndex<IndexPart> | undefined,
+  ): TimelineRemote {
+    const remote = new TimelineRemote(this, timeline, stored);
+    this.#timelines.set(timeline.timelineId, remote);
+    return remote;
+  }
+
+  /**
+   * The store says from here on that the timeline is gone, whatever was put before; then its objects may be deleted. Nothing
+   * else puts an index of it any more. Errors as TimelineRemote.makeDurable.
+   */
+  async markDeleted(timelineId: TimelineId): Promise<void> {
+    const tenantId = this.#tenantId;
+    const index = deletedIndex(tenantId, timelineId, this.generation);
+    const remote =
+      this.#timelines.get(timelineId) ??
+      this.attach({ tenantId, timelineId, index, ownedLayers: [] }, undefined);
+    await remote.markDeleted(index);
+    this.#timelines.delete(timelineId);
+    await remote.close(false);
+  }
+
+  keyOf({ file, maker }: StoredLayer): string {
+    return layerKey(this.#tenantId, maker, file.fileName);
+  }
+
+  /** The promise is of an index that is to be put. */
+  indexUnderWay(durable: Promise<void>): void {
+    this.#underWay.add(durable);
+    const done = () => void this.#underWay.delete(durable);
+    durable.then(done, done);
+  }
+
+  /** Resolves when the tenant's timelines in the store are as they are here at this moment. */
+  async #allPut(): Promise<void> {
+    await Promise.all([...this.#timelines.values()].map((timeline) => timeline.ready));
+    await Promise.all(this.#underWay);
+  }
+
+  /** Brings the file of a layer to the local disk. What LayerDownloads.download throws. */
+  download(layer: StoredLayer, priority: "foreground" | "background"): Promise<void> {
+    const key = this.keyOf(layer);
+    const { path, sizeBytes } = layer.file;
+    const remote = { tenantId: this.#tenantId, key, sizeBytes, indexKey: "the timeline's index" };
+    return this.storage.downloads.download(remote, path, priority);
+  }
+
+  /** Resolves when the file is not being read for an upload. */
+  uploadEnded(layer: StoredLayer): Promise<void> {
+    return this.storage.uploads.settled([this.keyOf(layer)]);
+  }
+
+  /** Of layers that no timeline here names any more. Nobody needs to wait for it. */
+  deleteLayers(layers: readonly StoredLayer[]): void {
+    const { uploads } = this.storage;
+    const keys = layers
+      .map((layer) => ({ key: this.keyOf(layer), isStored: layer.file.isStored }))
+      .filter(({ key, isStored }) => isStored || uploads.pending(key) !== undefined)
+      .map(({ key }) => key);
+    this.#delete(keys);
+  }
+
+  /** Once the timeline's index in the store says that it is deleted. `isUsed`: by another timeline, of a layer's key. */
+  async deleteTimeline(
+    timelineId: TimelineId,
+    isUsed: (maker: TimelineId, fileName: string) => boolean,
+  ): Promise<void> {
+    const objects = await listObjects(
+      this.storage.access,
+      timelinePrefix(this.#tenantId, timelineId),
+    );
+    const keys: string[] = [];
+    for (const { key } of objects) {
+      const object = parseRemoteKey(key);
+      if (
+        object?.kind === "index" ||
+        (object?.kind === "layer" && !isUsed(object.timelineId, object.fileName))
+      ) {
+        keys.push(key);
+      }
+    }
+    this.#delete(keys);
+  }
+
+  #delete(keys: readonly string[]): void {
+    if (keys.length === 0) {
+      return;
+    }
+    const { deletions } = this.storage;
+    const isOlder = (key: string) => parseRemoteKey(key)!.generation < this.generation;
+    const durable = this.#allPut().then(() => (keys.some(isOlder) ? this.settle() : undefined));
+    const { generation } = this;
+    deletions
+      .push({ tenantId: this.#tenantId, generation, keys }, durable)
+      .catch((error: unknown) => {
+        const { logger, signal } = this.storage.access;
+        if (!signal.aborted) {
+          const reason = withContext(error, `delete ${keys.length} objects`);
+          logger.warn({ tenant: this.#tenantId, error: reason }, "objects stay, for a scrub");
+        }
+      });
+  }
+
+  /** Once a life: from then on nobody reads indexes of lower generations. */
+  settle(): Promise<void> {
+    this.#settled ??= this.#settle().catch((error: unknown) => {
+      this.#settled = undefined;
+      throw error;
+    });
+    return this.#settled;
+  }
+
+  async #settle(): Promise<void> {
+    const indexes = [...this.#timelines.values()].map((timeline) => timeline.putInGeneration());
+    const { generation } = this;
+    const manifest = encodeTenantManifest({ tenantId: this.#tenantId, generation });
+    await settleGeneration(this.storage.access, this.#tenantId, generation, indexes, manifest);
+  }
+}

@@ -1,0 +1,241 @@
+// One timeline in the object store: puts what its commits leave there, and knows how far the store is.
+
+import { sleep } from "../../base/clock.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { encodeIndexPart, type IndexPart } from "../storage/index-part.ts";
+import type { SetLayer } from "../storage/layer-set.ts";
+import { retrying } from "../transfers/store-calls.ts";
+import { UploadQueue } from "../transfers/upload-queue.ts";
+import type { RemoteIndex, RemoteTenant } from "./load-tenant.ts";
+import type { IndexName } from "./remote-paths.ts";
+import type { RemoteStorage } from "./remote-storage.ts";
+
+const INVALID = 0 as Lsn;
+/** A stop waits so long for what is on its way. */
+const SHUTDOWN_MS = 10_000;
+/** So long does somebody wait for an answer that needs the store. */
+const ANSWER_MS = 30_000;
+
+/** A layer, and who made it. */
+export type StoredLayer = Pick<SetLayer, "file" | "maker">;
+
+/** The tenant, to its timelines. */
+export interface TimelineOwner {
+  readonly storage: RemoteStorage;
+  readonly generation: number;
+  keyOf(layer: StoredLayer): string;
+  /** Damaged ones are told apart; else what the store throws. */
+  read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>>;
+  /** An index is on its way, and is durable when the promise resolves. */
+  indexUnderWay(durable: Promise<void>): void;
+}
+
+/** What is put: read when it is to be put. */
+export interface UploadedTimeline {
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  /** As it is on the local disk. */
+  readonly index: IndexPart;
+  /** The files that the index names. */
+  readonly ownedLayers: readonly StoredLayer[];
+}
+
+export class TimelineRemote {
+  readonly #tenant: TimelineOwner;
+  readonly #timeline: UploadedTimeline;
+  /** Resolves when the store has been compared with what is here, and what is missing there is on its way. */
+  readonly ready: Promise<void>;
+  #queue: UploadQueue | undefined;
+  #closed = false;
+  #consistentLsn: Lsn = INVALID;
+  #last: Promise<void> | undefined;
+
+  constructor(
+    tenant: TimelineOwner,
+    timeline: UploadedTimeline,
+    stored: IndexName | RemoteIndex<IndexPart> | undefined,
+  ) {
+    this.#tenant = tenant;
+    this.#timeline = timeline;
+    this.ready = this.#compare(stored);
+    this.ready.catch(() => undefined);
+  }
+
+  /**
+   * Everything up to here is in the store, in an index that counts: found when the generation was current after the
+   * put. Safekeepers may forget WAL below it.
+   */
+  get consistentLsn(): Lsn {
+    return this.#consistentLsn;
+  }
+
+  async #compare(stored: IndexName | RemoteIndex<IndexPart> | undefined): Promise<void> {
+    const index =
+      stored === undefined || "index" in stored ? stored?.index : await this.#read(stored);
+    const { tenantId, timelineId } = this.#timeline;
+    const { generation, storage } = this.#tenant;
+    const { uploads } = storage;
+    const remoteConsistentLsn = index?.diskConsistentLsn ?? INVALID;
+    this.#queue = new UploadQueue({
+      tenantId,
+      timelineId,
+      generation,
+      remoteConsistentLsn,
+      uploads,
+    });
+    this.#consistentLsn = remoteConsistentLsn;
+    if (this.#closed) {
+      this.#queue.stop();
+      return;
+    }
+    const named = new Set(index?.layers.map(({ maker, fileName }) => `${maker}/${fileName}`));
+    for (const { file, maker } of this.#timeline.ownedLayers) {
+      file.isStored ||= named.has(`${maker}/${file.fileName}`);
+    }
+    if (index === undefined || !isSame(index, this.#timeline.index)) {
+      void this.#put(this.#queue);
+    }
+  }
+
+  /** Undefined where it is damaged: what is here takes its place. Tried until the process ends. */
+  async #read(name: IndexName): Promise<IndexPart | undefined> {
+    const { access } = this.#tenant.storage;
+    const { timelineId } = this.#timeline;
+    const read = await retrying({ ...access, doing: `read ${name.key}` }, () =>
+      this.#tenant.read(new Map([[timelineId, name]])),
+    );
+    const damage = read.damaged.get(timelineId);
+    if (damage !== undefined) {
+      access.logger.error({ error: damage }, "the index in the object store is put anew");
+    }
+    return read.timelines[0]?.index;
+  }
+
+  /** Puts what the timeline is now. Resolves when that, or something later, is durable in the store. */
+  async commit(): Promise<void> {
+    if (this.#queue === undefined) {
+      // The comparison finds the difference.
+      await this.ready;
+      return this.#last;
+    }
+    return this.#put(this.#queue);
+  }
+
+  #put(queue: UploadQueue): Promise<void> {
+    const { index, ownedLayers } = this.#timeline;
+    const keys: string[] = [];
+    for (const layer of ownedLayers) {
+      const { file } = layer;
+      const key = this.#tenant.keyOf(layer);
+      keys.push(key);
+      if (!file.isStored && this.#tenant.storage.uploads.pending(key) === undefined) {
+        queue.uploadLayer(file.path, key, file.sizeBytes).then(
+          () => {
+            file.isStored = true;
+          },
+          () => undefined,
+        );
+      }
+    }
+    return this.#putIndex(queue, index, index.diskConsistentLsn, keys);
+  }
+
+  #putIndex(
+    queue: UploadQueue,
+    index: IndexPart,
+    lsn: Lsn,
+    keys: readonly string[],
+  ): Promise<void> {
+    const bytes = Buffer.from(encodeIndexPart(index));
+    const durable = queue.uploadIndex(bytes, lsn, keys);
+    this.#last = durable;
+    this.#tenant.indexUnderWay(durable);
+    durable.then(
+      () => void this.#confirm(queue.remoteConsistentLsn),
+      () => undefined,
+    );
+    return durable;
+  }
+
+  async #confirm(lsn: Lsn): Promise<void> {
+    try {
+      if (lsn > this.#consistentLsn && (await this.#tenant.storage.isCurrent())) {
+        this.#consistentLsn = lsn > this.#consistentLsn ? lsn : this.#consistentLsn;
+      }
+    } catch (error) {
+      const { signal, logger } = this.#tenant.storage.access;
+      if (!signal.aborted) {
+        const { timelineId } = this.#timeline;
+        const reason = errorMessage(error);
+        // The next index asks again.
+        logger.warn({ timeline: timelineId, reason }, "whether an index counts is not known");
+      }
+    }
+  }
+
+  /** Resolves when the store has an index of this generation; makes sure that it will. */
+  async putInGeneration(): Promise<void> {
+    await this.ready;
+    if (!this.#queue!.hasIndex) {
+      await this.#put(this.#queue!);
+    }
+  }
+
+  /**
+   * Whatever is answered after it outlives this machine: the store has the timeline as it is now, and that counts.
+   * `unavailable` where another pageserver has taken over, or the store does not answer.
+   */
+  async makeDurable(): Promise<void> {
+    await withTimeout(
+      this.putInGeneration().then(() => this.#last),
+      this.#timeline.timelineId,
+    );
+    await this.#expectCurrent("is made");
+  }
+
+  async #expectCurrent(what: string): Promise<void> {
+    if (!(await this.#tenant.storage.isCurrent())) {
+      const { timelineId } = this.#timeline;
+      const message = `another pageserver has taken over: whether timeline ${timelineId} ${what} is not known here`;
+      throw new StorageError("fenced", "stale-generation", message);
+    }
+  }
+
+  /** Puts an index that says so. Errors as `makeDurable`'s. */
+  async markDeleted(index: IndexPart): Promise<void> {
+    await this.ready;
+    const queue = this.#queue!;
+    // Of the queue's indexes the last one stays, whatever its LSN.
+    await withTimeout(this.#putIndex(queue, index, queue.lastLsn, []), this.#timeline.timelineId);
+    await this.#expectCurrent("is deleted");
+  }
+
+  /** Ends what it does; `flush`: what is on its way has a while to arrive. */
+  async close(flush: boolean): Promise<void> {
+    this.#closed = true;
+    await this.#queue?.shutdown(flush ? SHUTDOWN_MS : 0);
+  }
+}
+
+/** It goes on after that; to ask again waits for the same. */
+async function withTimeout(durable: Promise<void>, timelineId: TimelineId): Promise<void> {
+  const waited = new AbortController();
+  const late = sleep(ANSWER_MS, waited.signal).then(() => {
+    const message = `the object store has not taken timeline ${timelineId} within ${ANSWER_MS / 1000} s: what was asked goes on, ask again`;
+    throw new StorageError("unavailable", "object-store-away", message);
+  });
+  late.catch(() => undefined);
+  try {
+    await Promise.race([durable, late]);
+  } finally {
+    waited.abort();
+  }
+}
+
+/** Whether nothing has to be put, whatever generation wrote it. */
+function isSame(a: IndexPart, b: IndexPart): boolean {
+  const text = (part: IndexPart) => encodeIndexPart({ ...part, generation: 1 });
+  return text(a) === text(b);
+}
