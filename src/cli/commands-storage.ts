@@ -41,6 +41,7 @@ interface InitOptions {
   safekeepers?: number;
   pgVersion?: number;
   pgBin?: string;
+  remoteStorage?: string;
 }
 
 export function addStorageCommands(program: Command): void {
@@ -55,6 +56,10 @@ export function addStorageCommands(program: Command): void {
       parseCount,
     )
     .option("--pg-bin <dir>", "bin directory of another unmodified PostgreSQL")
+    .option(
+      "--remote-storage <where>",
+      "where pages and WAL are kept for good: a directory (default: object_store in the home) or s3://bucket/prefix?endpoint=...&region=...",
+    )
     .option("--config <file>", "JSON with addresses and ports, as in .strata/config.json")
     .addOption(
       new Option("--force <how>", "what to do with an existing directory")
@@ -124,7 +129,15 @@ export function settingsOf(options: InitOptions): InitSettings {
     ...given,
     ...(options.pgVersion === undefined ? {} : { pgVersion: options.pgVersion }),
     ...(options.pgBin === undefined ? {} : { pgBin: resolve(options.pgBin) }),
+    ...(options.remoteStorage === undefined
+      ? {}
+      : { remoteStorage: storageLocation(options.remoteStorage) }),
   };
+}
+
+/** A directory is the caller's, not the home's. */
+function storageLocation(given: string): string {
+  return given.includes("://") ? given : resolve(given);
 }
 
 async function showStatus(home: StrataHome, json: boolean): Promise<void> {
