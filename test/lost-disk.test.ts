@@ -10,6 +10,7 @@ import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { parseLsn } from "../src/base/lsn.ts";
 import { randomBytes } from "../src/base/random.ts";
 import { PageserverHttpClient } from "../src/pageserver/client.ts";
+import type { ScrubReportWire } from "../src/pageserver/scrub-routes.ts";
 import { freeConfig, TestCluster } from "../testing/cluster.ts";
 import { eventually } from "../testing/damage.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";
@@ -135,5 +136,21 @@ test("layers leave a disk that is too full, unless the store is a directory of t
   await cluster.ok("endpoint", "stop", "main");
   await cluster.ok("endpoint", "start", "main");
   await cluster.query("main", rows);
+  await checkConsistency(cluster.url());
+});
+
+test("scrub: nothing is missing; what the deaths left behind goes", async () => {
+  await stored("main");
+  const looked = async (...args: string[]) => {
+    const reports = await cluster.json("scrub", "--min-age", "0s", ...args);
+    return Object.values(reports as Record<string, ScrubReportWire>);
+  };
+  for (const { missing, differing, damaged, unknown } of await looked("--fix")) {
+    assert.deepEqual([missing, differing, damaged, unknown], [[], [], [], []]);
+  }
+  for (const { orphans } of await looked()) {
+    assert.deepEqual(orphans, []);
+  }
+  assert.match(await cluster.ok("scrub", "--min-age", "0s"), /nothing is wrong/);
   await checkConsistency(cluster.url());
 });

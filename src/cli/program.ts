@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
+import { addScrubCommand } from "./commands-scrub.ts";
 import { addStorageCommands } from "./commands-storage.ts";
 import { addBranchCommands, addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
 import { addWalCommands } from "./commands-wal.ts";
@@ -26,6 +27,7 @@ function buildProgram(): Command {
   addEndpointCommands(program);
   addPsqlCommand(program);
   addWalCommands(program);
+  addScrubCommand(program);
   addCompletionCommand(program);
   return program;
 }

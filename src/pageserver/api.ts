@@ -53,7 +53,9 @@ export const timelineInfoSchema = z.object({
   last_record_lsn: lsnText,
   prev_record_lsn: lsnText.describe("0/0 where it is not known: a fresh branch"),
   disk_consistent_lsn: lsnText,
-  remote_consistent_lsn: lsnText.describe("as disk_consistent_lsn: there is no object store yet"),
+  remote_consistent_lsn: lsnText.describe(
+    "the object store has everything up to here; without one, as disk_consistent_lsn",
+  ),
   min_readable_lsn: lsnText.describe("below it nothing can be read"),
   current_physical_size: z.int(),
   pg_version: z.int(),

@@ -31,6 +31,7 @@ import {
   TAG_GET_PAGE,
   TAG_NBLOCKS,
 } from "./pagestream.ts";
+import type { ScrubReportWire, ScrubRequest } from "./scrub-routes.ts";
 
 /** Longer than the server's longest wait for an LSN (300 s). */
 const QUERY_TIMEOUT_MS = 310_000;
@@ -414,6 +415,11 @@ export class PageserverHttpClient {
   getTimestampOfLsn(tenantId: string, timelineId: string, lsn: Lsn): Promise<string> {
     const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/get_timestamp_of_lsn`;
     return this.#http.call("GET", `${path}?${new URLSearchParams({ lsn: formatLsn(lsn) })}`);
+  }
+
+  /** Compares the object store with what the indexes there name. Lists all that the tenant has: minutes for millions. */
+  scrub(tenantId: string, request: ScrubRequest): Promise<ScrubReportWire> {
+    return this.#http.call("PUT", `/v1/tenant/${tenantId}/scrub`, { body: request });
   }
 
   /** Writes everything in memory into layer files. */

@@ -22,6 +22,7 @@ import {
   timestampOfLsnSchema,
 } from "./api.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
+import { scrubRoutes } from "./scrub-routes.ts";
 import type { Tenant } from "./storage/tenant.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
 import type { Timeline } from "./storage/timeline.ts";
@@ -59,6 +60,7 @@ export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
     ...timelineRoutes(options),
     ...timelineStorageRoutes(options),
     ...timeTravelRoutes(options),
+    ...scrubRoutes(options.tenants),
   ];
 }
 

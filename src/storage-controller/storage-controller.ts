@@ -16,6 +16,7 @@ import type {
   TimelineInfo,
 } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
+import type { ScrubReportWire, ScrubRequest } from "../pageserver/scrub-routes.ts";
 import type { Computes } from "./computes.ts";
 import type { ControllerStore, StorageNode } from "./controller-state.ts";
 import {
@@ -27,6 +28,9 @@ import {
 } from "./safekeepers.ts";
 
 /** Where one shard of a tenant is served. */
+/** Millions of objects are listed, a thousand a call. */
+const SCRUB_TIMEOUT_MS = 3_600_000;
+
 export interface ShardLocation {
   readonly shardId: TenantShardId;
   readonly node: StorageNode;
@@ -129,6 +133,13 @@ export class StorageController {
   /** Of the last commit at or below an LSN, as RFC 3339. */
   timestampOfLsn(tenantId: TenantId, timelineId: TimelineId, lsn: Lsn): Promise<string> {
     return this.#firstShard(tenantId).getTimestampOfLsn(tenantId, timelineId, lsn);
+  }
+
+  /** What the object store has of a tenant, beside what its indexes name. */
+  async scrub(tenantId: TenantId, request: ScrubRequest): Promise<ScrubReportWire> {
+    const node = this.pageserverOf(unshardedId(tenantId));
+    const client = new PageserverHttpClient(node.listenHttpAddr, { timeoutMs: SCRUB_TIMEOUT_MS });
+    return client.scrub(tenantId, request);
   }
 
   /** Shard 0 knows what is not a relation's block: what a timeline is, and how far. */

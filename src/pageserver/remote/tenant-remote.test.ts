@@ -283,3 +283,35 @@ test("eviction: the longest unread first, down to the limit; what compactions an
   assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 40 }, 50), 60);
   assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 400 }, 80), 30);
 });
+
+test("scrub: what a crash left goes, what the store lost comes back, the rest stays", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = await flushed(root, 1, 2);
+  const tenant = () => fixture.manager.tenant(fixture.tenantId);
+  const clean = await tenant().scrub({ fix: true, minAgeMs: 0 });
+  assert.deepEqual(clean.report.orphans, []);
+  assert.deepEqual(clean.report.missing, []);
+  const layer = store.keys.find((key) => key.endsWith(root.layers[0]!.fileName))!;
+  const orphan = layer.replace(/__[0-9A-F]{16}/, "__0000000000000008");
+  await store.put(orphan, Buffer.from("x"));
+  await store.delete([layer]);
+  await fixture.reopen();
+  const looked = await tenant().scrub({ fix: false, minAgeMs: 0 });
+  assert.deepEqual(
+    looked.report.orphans.map(({ key }) => key),
+    [orphan],
+  );
+  assert.deepEqual(
+    looked.report.missing.map(({ key }) => key),
+    [layer],
+  );
+  assert.deepEqual([looked.putAgain, looked.report.deleted], [[], []]);
+  assert.ok(store.keys.includes(orphan) && !store.keys.includes(layer));
+  const fixed = await tenant().scrub({ fix: true, minAgeMs: 0 });
+  assert.deepEqual([fixed.putAgain, fixed.report.deleted], [[layer], [orphan]]);
+  await eventually("the layer is there again", async () => store.keys.includes(layer) || undefined);
+  await using second = await StorageFixture.attach(fixture.tenantId, { store });
+  assert.equal(await read(second.manager.timeline(fixture.tenantId, root.timelineId), 1, lsn), 2);
+});

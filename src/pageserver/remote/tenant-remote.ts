@@ -16,6 +16,7 @@ import {
   timelinePrefix,
 } from "./remote-paths.ts";
 import type { RemoteStorage } from "./remote-storage.ts";
+import { type NamedLayer, type ScrubReport, scrubTenant } from "./scrub.ts";
 import { settleGeneration } from "./settle-generation.ts";
 import { encodeTenantManifest } from "./tenant-manifest.ts";
 import {
@@ -191,6 +192,39 @@ export class TenantRemote implements TimelineOwner {
           logger.warn({ tenant: this.#tenantId, error: reason }, "objects stay, for a scrub");
         }
       });
+  }
+
+  /** Errors as scrubTenant's. `isUsed`: whether a timeline here has the layer. */
+  async scrub(options: {
+    readonly fix: boolean;
+    readonly minAgeMs: number;
+    readonly isUsed: (maker: TimelineId, fileName: string) => boolean;
+  }): Promise<ScrubReport> {
+    const { fix, minAgeMs, isUsed } = options;
+    await this.#allPut();
+    if (fix) {
+      await this.settle();
+    }
+    return scrubTenant({
+      ...this.storage.access,
+      tenantId: this.#tenantId,
+      generation: this.generation,
+      minAgeMs,
+      layersOf: (bytes, key) => this.#layersOf(bytes, key),
+      ...(fix ? { fix: { validate: () => this.storage.isCurrent(), isInUse: inUse } } : {}),
+    });
+    function inUse(key: string): boolean {
+      const object = parseRemoteKey(key);
+      return object?.kind === "layer" && isUsed(object.timelineId, object.fileName);
+    }
+  }
+
+  #layersOf(bytes: Uint8Array, key: string): NamedLayer[] {
+    const { layers } = decodeIndexPart(Buffer.from(bytes).toString("utf8"), key);
+    return layers.map(({ maker, fileName, sizeBytes }) => ({
+      key: layerKey(this.#tenantId, maker, fileName),
+      sizeBytes,
+    }));
   }
 
   /** Once a life: from then on nobody reads indexes of lower generations. */

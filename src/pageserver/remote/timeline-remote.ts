@@ -175,6 +175,20 @@ export class TimelineRemote {
     }
   }
 
+  /** Of the keys of layers that the store has lost, those whose files are here: they are put, and the index once more. */
+  putAgain(missing: ReadonlySet<string>): string[] {
+    const found = this.#timeline.ownedLayers.filter(
+      (layer) => layer.file.isResident && missing.has(this.#tenant.keyOf(layer)),
+    );
+    for (const { file } of found) {
+      file.isStored = false;
+    }
+    if (found.length > 0) {
+      void this.commit();
+    }
+    return found.map((layer) => this.#tenant.keyOf(layer));
+  }
+
   /** Resolves when the store has an index of this generation; makes sure that it will. */
   async putInGeneration(): Promise<void> {
     await this.ready;

@@ -12,6 +12,7 @@ import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import type { RemoteIndex } from "../remote/load-tenant.ts";
 import type { IndexName } from "../remote/remote-paths.ts";
+import type { ScrubReport } from "../remote/scrub.ts";
 import { type RemoteListing, TenantRemote } from "../remote/tenant-remote.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
@@ -200,9 +201,7 @@ export class Tenant {
   #deleteObjects(timelineId: TimelineId): void {
     this.#deletedIds.add(timelineId);
     this.#remote
-      ?.deleteTimeline(timelineId, (maker, fileName) =>
-        this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName)),
-      )
+      ?.deleteTimeline(timelineId, (maker, fileName) => this.#isUsed(maker, fileName))
       .catch((error: unknown) => {
         if (this.#resources.remote?.access.signal.aborted === false) {
           this.#logger.warn({ timeline: timelineId, error }, "objects of a deleted timeline stay");
@@ -610,6 +609,31 @@ export class Tenant {
     } finally {
       this.#busy.delete(timelineId);
     }
+  }
+
+  /**
+   * Compares the store with what its indexes name; with `fix`, orphans go, and layers that are missing there and still on
+   * this disk are put again. `unsupported` without an object store; errors as scrubTenant's.
+   */
+  async scrub(options: {
+    readonly fix: boolean;
+    readonly minAgeMs: number;
+  }): Promise<{ report: ScrubReport; putAgain: readonly string[] }> {
+    if (this.#remote === undefined) {
+      const message = "this pageserver has no object store to look into";
+      throw new StorageError("unsupported", "no-object-store", message);
+    }
+    const report = await this.#remote.scrub({
+      ...options,
+      isUsed: (maker, fileName) => this.#isUsed(maker, fileName),
+    });
+    const missing = new Set(options.fix ? report.missing.map(({ key }) => key) : []);
+    const putAgain = this.timelines.flatMap((timeline) => timeline.putAgain(missing));
+    return { report, putAgain: [...new Set(putAgain)] };
+  }
+
+  #isUsed(maker: TimelineId, fileName: string): boolean {
+    return this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName));
   }
 
   /** Of all its timelines, each once. */

@@ -704,6 +704,11 @@ export class Timeline implements TimelineStorage {
     await this.#remote?.makeDurable();
   }
 
+  /** Of the keys of layers that the store has lost, those that are on this disk: they are on their way there again. */
+  putAgain(missing: ReadonlySet<string>): string[] {
+    return this.#remote?.putAgain(missing) ?? [];
+  }
+
   /** `flush`: what is on its way to the object store has a while to arrive. */
   async leaveStore(flush: boolean): Promise<void> {
     await this.#remote?.close(flush);
