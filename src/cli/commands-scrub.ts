@@ -3,7 +3,7 @@
 import type { Command } from "commander";
 import { resolveTenant } from "../local/branches.ts";
 import { controllerOf } from "../local/controller.ts";
-import type { ScrubReportWire } from "../pageserver/scrub-routes.ts";
+import type { ScrubReportWire } from "../pageserver/api.ts";
 import {
   jsonOption,
   notice,

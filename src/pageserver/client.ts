@@ -15,6 +15,8 @@ import type {
   LsnByTimestamp,
   PageserverStatus,
   RelationSize,
+  ScrubReportWire,
+  ScrubRequest,
   TenantInfo,
   TenantTimeline,
   TimelineCreateRequest,
@@ -31,7 +33,6 @@ import {
   TAG_GET_PAGE,
   TAG_NBLOCKS,
 } from "./pagestream.ts";
-import type { ScrubReportWire, ScrubRequest } from "./scrub-routes.ts";
 
 /** Longer than the server's longest wait for an LSN (300 s). */
 const QUERY_TIMEOUT_MS = 310_000;

@@ -11,12 +11,13 @@ import {
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type {
   LsnByTimestamp,
+  ScrubReportWire,
+  ScrubRequest,
   TenantInfo,
   TimelineCreateRequest,
   TimelineInfo,
 } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
-import type { ScrubReportWire, ScrubRequest } from "../pageserver/scrub-routes.ts";
 import type { Computes } from "./computes.ts";
 import type { ControllerStore, StorageNode } from "./controller-state.ts";
 import {
