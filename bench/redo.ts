@@ -11,6 +11,7 @@ import { createLogger } from "../src/base/log.ts";
 import type { Lsn } from "../src/base/lsn.ts";
 import { WalIngest } from "../src/pageserver/ingest/walingest.ts";
 import { isPagePrefix, type KeyPrefix, prefixField5 } from "../src/pageserver/layers/key.ts";
+import { PrefixMap } from "../src/pageserver/layers/prefix-map.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import type { TimelineStorage } from "../src/pageserver/storage/timeline-storage.ts";
 import { PG_VERSIONS, type PgMajor } from "../src/postgres/versions.ts";
@@ -42,7 +43,7 @@ interface Chain {
 
 /** Ingests into `timeline` and remembers each changed page, with its deltas where `keep` says so. */
 function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chain[] {
-  const chains = new Map<number, Map<number, Chain>>();
+  const chains = new PrefixMap<Map<number, Chain>>();
   const note = (prefix: KeyPrefix, index: number, lsn: Lsn, delta: Uint8Array | undefined) => {
     if (!isPagePrefix(prefix)) {
       return;
@@ -84,7 +85,7 @@ function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chai
       ingest.endRecord();
     }
   }
-  return [...chains.values()].flatMap((pages) => [...pages.values()]);
+  return [...chains].flatMap(([, pages]) => [...pages.values()]);
 }
 
 async function benchReplay(wal: RecordedWal, directory: string, rounds: number): Promise<Row> {

@@ -12,6 +12,7 @@ import { printTable, type Row } from "../bench/report.ts";
 import { benchScan } from "../bench/scan.ts";
 import { benchSelect } from "../bench/select.ts";
 import { benchStartup } from "../bench/startup.ts";
+import { benchStoreReads } from "../bench/store-reads.ts";
 import { benchStoreSpace } from "../bench/store-space.ts";
 import { benchWalAppend } from "../bench/wal-append.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
@@ -41,6 +42,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   "store-space": () =>
     benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
+  "store-reads": () => benchStoreReads(quick),
 };
 
 /** A section by its name, or all whose names begin with it and go on with a hyphen. */

@@ -17,6 +17,7 @@ import {
   relSizePrefix,
   slruSizePrefix,
 } from "../src/pageserver/layers/key.ts";
+import { PrefixMap } from "../src/pageserver/layers/prefix-map.ts";
 import type { TimelineStorage } from "../src/pageserver/storage/timeline-storage.ts";
 import type { CheckPoint, RelationFork } from "../src/wal-decoder/record-sink.ts";
 
@@ -57,7 +58,7 @@ class RecordingStorage implements TimelineStorage {
   lastRecordLsn = toLsn(100);
   prevRecordLsn = toLsn(50);
   diskConsistentLsn = toLsn(100);
-  readonly versions = new Map<KeyPrefix, Map<number, Version[]>>();
+  readonly versions = new PrefixMap<Map<number, Version[]>>();
 
   async whenResident<T>(read: () => T): Promise<T> {
     return read();
@@ -107,9 +108,9 @@ class RecordingStorage implements TimelineStorage {
   }
 
   *scan(fields: readonly number[], lsn: Lsn) {
-    for (const prefix of [...this.versions.keys()].sort(comparePrefixes)) {
+    for (const [prefix, byIndex] of [...this.versions].sort(([a], [b]) => comparePrefixes(a, b))) {
       if (prefixStartsWith(prefix, fields)) {
-        for (const index of this.versions.get(prefix)!.keys()) {
+        for (const index of byIndex.keys()) {
           const value = this.readValue(prefix, index, lsn);
           if (value !== undefined) {
             yield { prefix, index, value };

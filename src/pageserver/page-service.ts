@@ -21,6 +21,7 @@ import {
   slruSizePrefix,
 } from "./layers/key.ts";
 import { LayerNotResident } from "./layers/layer-file.ts";
+import { PrefixMap } from "./layers/prefix-map.ts";
 import type { PageServiceMetrics } from "./metrics.ts";
 import {
   decodeRequest,
@@ -42,6 +43,8 @@ import type { ServedTimeline } from "./served-timeline.ts";
 const DEFAULT_WAIT_LSN_TIMEOUT_MS = 300_000;
 /** Answers that a client has not read; then its requests are not read either. */
 const MAX_QUEUED_BYTES = 8 * 1024 * 1024;
+/** Relation forks whose size a connection remembers; dropped all at once beyond it. */
+const MAX_SIZES = 10_000;
 const ZERO_PAGE = new Uint8Array(PAGE_SIZE);
 
 export interface PageServiceOptions {
@@ -165,7 +168,7 @@ class PagestreamSession {
   #draining = false;
   #queue: Uint8Array[] = [];
   /** Sizes by relation fork as of #sizesLsn: a compute asks thousands of blocks at one LSN. */
-  readonly #sizes = new Map<number, number>();
+  readonly #sizes = new PrefixMap<number>();
   #sizesLsn: Lsn = INVALID_LSN;
 
   constructor(channel: CopyChannel, timeline: ServedTimeline, options: PageServiceOptions) {
@@ -318,7 +321,7 @@ class PagestreamSession {
   }
 
   #relationSize(request: PagestreamRequest, lsn: Lsn): number | undefined {
-    if (lsn !== this.#sizesLsn) {
+    if (lsn !== this.#sizesLsn || this.#sizes.size >= MAX_SIZES) {
       this.#sizes.clear();
       this.#sizesLsn = lsn;
     }

@@ -26,6 +26,7 @@ import {
   prefixFields,
   relBlockPrefix,
   relSizePrefix,
+  samePrefix,
   slruBlockPrefix,
 } from "../../src/pageserver/layers/key.ts";
 import { recordBoundary } from "../../src/pageserver/storage/retention.ts";
@@ -79,7 +80,7 @@ function modelRead(
       break;
     }
     for (const put of record.puts) {
-      if (put.prefix === prefix && put.index === index) {
+      if (samePrefix(put.prefix, prefix) && put.index === index) {
         state = modelApply(state, put);
       }
     }

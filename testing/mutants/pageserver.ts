@@ -20,6 +20,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
   part: "pageserver",
   mutants: [
     {
+      rule: "key prefixes that nobody holds stay in memory",
+      file: "src/pageserver/layers/key.ts",
+      search: "const RECENT_PREFIXES = 1024;",
+      replace: "const RECENT_PREFIXES = 1 << 20;",
+      test: "src/pageserver/layers/key.test.ts",
+      name: "keyPrefix: what nobody holds leaves memory",
+    },
+    {
+      rule: "two key prefixes of one hash are the same",
+      file: "src/pageserver/layers/key.ts",
+      search: "      a.field4 === b.field4 &&\n",
+      replace: "",
+      test: "src/pageserver/layers/prefix-map.test.ts",
+      name: "PrefixMap: by fields, also where hashes are the same",
+    },
+    {
       rule: "a page is kept whose record is not complete",
       file: READER,
       search: " && newest <= owner.lastRecordLsn) {",

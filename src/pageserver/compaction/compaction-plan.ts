@@ -1,7 +1,7 @@
 // Decides which of a timeline's layers are compacted next, and to what end.
 
 import type { Lsn } from "../../base/lsn.ts";
-import { comparePrefixes, keyAfter } from "../layers/key.ts";
+import { comparePrefixes, keyAfter, samePrefix } from "../layers/key.ts";
 import { FIRST_KEY, LAST_KEY, type LayerName } from "../layers/layer-format.ts";
 
 /** A layer of the timeline, as far as planning goes. */
@@ -94,7 +94,7 @@ function coversAllKeys({ keyStart, keyEnd }: LayerName): boolean {
 }
 
 function isKey(a: LayerName["keyStart"], b: LayerName["keyStart"]): boolean {
-  return a.prefix === b.prefix && a.index === b.index;
+  return samePrefix(a.prefix, b.prefix) && a.index === b.index;
 }
 
 /** LSNs at which image layers cover all keys, with those layers; the newest first. */

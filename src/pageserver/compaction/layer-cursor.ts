@@ -17,6 +17,7 @@ import {
 import {
   BLOCK_HEADER_BYTES,
   corruptLayer,
+  FIRST_KEY,
   INDEX_ENTRY_BYTES,
   LAYER_KIND_IMAGE,
   type LayerName,
@@ -52,7 +53,7 @@ export class LayerCursor {
   /** Where versions of two layers have one LSN, those of the higher rank are newer. */
   readonly rank: number;
   // The head: key and LSN.
-  prefix = 0 as KeyPrefix;
+  prefix: KeyPrefix = FIRST_KEY.prefix;
   index = 0;
   lsn = 0;
   done = false;
@@ -253,14 +254,14 @@ export class LayerCursor {
     return false;
   }
 
-  #lastPrefix = -1 as KeyPrefix;
+  #lastPrefix: KeyPrefix | undefined;
   #lastIndex = 0;
   #lastLsn = 0;
 
   /** Keys ascend; only the first of a block may be the last of the block before. */
   #checkOrder(prefix: KeyPrefix, index: number): void {
-    const order =
-      this.#lastPrefix < 0 ? 1 : compareKeys(prefix, index, this.#lastPrefix, this.#lastIndex);
+    const last = this.#lastPrefix;
+    const order = last === undefined ? 1 : compareKeys(prefix, index, last, this.#lastIndex);
     if (order < 0 || (order === 0 && this.#key > 0)) {
       throw corruptLayer(this.input.path, this.#blockOffset, "keys are out of order");
     }
@@ -313,5 +314,5 @@ export function compareKeys(
   prefixB: KeyPrefix,
   indexB: number,
 ): number {
-  return prefixA === prefixB ? indexA - indexB : comparePrefixes(prefixA, prefixB);
+  return comparePrefixes(prefixA, prefixB) || indexA - indexB;
 }

@@ -1,8 +1,8 @@
 // Merges the versions of many layer files into one stream, in key, LSN and arrival order.
 
 import type { Disk } from "../../base/disk.ts";
-import type { KeyPrefix } from "../layers/key.ts";
-import { LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
+import { type KeyPrefix, samePrefix } from "../layers/key.ts";
+import { FIRST_KEY, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
 import { VALUE_TOMBSTONE } from "../layers/version-chain.ts";
 import { type CompactionInput, compareKeys, type KeyRange, LayerCursor } from "./layer-cursor.ts";
 import type { VersionBatch } from "./version-batch.ts";
@@ -22,7 +22,7 @@ export class MergeCursor {
   readonly #batchBytes: number;
   /** A heap: the cursor with the lowest head first. Those at their end are not in it. */
   readonly #heap: LayerCursor[] = [];
-  #prefix = -1 as KeyPrefix;
+  #prefix: KeyPrefix = FIRST_KEY.prefix;
   #index = 0;
   /** LSNs of image layers without the key at hand, ascending, from #nextAbsence on. */
   readonly #absences: number[] = [];
@@ -109,7 +109,7 @@ export class MergeCursor {
     let last = -1;
     while (heap.length > 0) {
       const head = heap[0]!;
-      if (head.prefix !== this.#prefix || head.index !== this.#index) {
+      if (!this.#isAtKey(head)) {
         break;
       }
       if (batch.sizeBytes - sizeBefore >= this.#batchBytes && head.lsn > last && last >= 0) {
@@ -137,6 +137,10 @@ export class MergeCursor {
     }
   }
 
+  #isAtKey({ prefix, index }: LayerCursor): boolean {
+    return index === this.#index && samePrefix(prefix, this.#prefix);
+  }
+
   /** How far the first cursor may go before the second one's turn. */
   #takeUpTo(head: LayerCursor): number {
     const heap = this.#heap;
@@ -144,7 +148,7 @@ export class MergeCursor {
     if (heap.length > 2 && isBefore(heap[2]!, second!)) {
       second = heap[2];
     }
-    if (second === undefined || second.prefix !== this.#prefix || second.index !== this.#index) {
+    if (second === undefined || !this.#isAtKey(second)) {
       return Number.POSITIVE_INFINITY;
     }
     return head.rank < second.rank ? second.lsn : second.lsn - 1;

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import type { Disk } from "../../base/disk.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import { type KeyPrefix, keyAfter } from "../layers/key.ts";
+import { type KeyPrefix, keyAfter, samePrefix } from "../layers/key.ts";
 import {
   FIRST_METADATA_KEY,
   LAST_BLOCK_KEY,
@@ -267,7 +267,7 @@ export class ImageOutput {
     }
     const { prefix, index } = this.#last;
     const next = keyAfter(prefix, index);
-    const atEnd = prefix === this.#end.prefix && index === this.#end.index;
+    const atEnd = samePrefix(prefix, this.#end.prefix) && index === this.#end.index;
     if (writer.sizeBytes >= this.#files.settings.targetBytes && next !== undefined && !atEnd) {
       await this.#finish(writer, this.#last);
       this.#start = next;

@@ -27,7 +27,7 @@ import type {
   PageRequest,
 } from "./layer-flush.ts";
 
-/** As data: interned key prefixes mean nothing to another thread, so keys and names are text. */
+/** As data for another thread: keys and names are text. */
 export interface CompactionWork {
   readonly inputs: readonly {
     readonly path: string;

@@ -4,7 +4,7 @@ import { monotonicMs, turn } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
-import { internPrefix, type KeyPrefix } from "../layers/key.ts";
+import { type KeyPrefix, keyPrefix } from "../layers/key.ts";
 import { LayerNotResident } from "../layers/layer-file.ts";
 import type { PageLookup, PageReply, PageRequest } from "./layer-flush.ts";
 
@@ -21,7 +21,7 @@ export interface KeyReader {
 
 /** Never rejects: a page that cannot be read is an answer. */
 export function flushPages(layer: FrozenLayer, reader: KeyReader): PageLookup {
-  const prefixes = layer.prefixFields.map((fields) => internPrefix(...fields));
+  const prefixes = layer.prefixFields.map((fields) => keyPrefix(...fields));
   const answer = ({ key, lsn, minDeltas }: PageRequest): PageReply => {
     const prefix = prefixes[layer.keyPrefixes[key]!]!;
     const index = layer.keyIndexes[key]!;

@@ -10,7 +10,7 @@ import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
 import { EntryChunks, NO_ENTRY } from "../layers/entry-chunks.ts";
 import type { FrozenLayer } from "../layers/frozen-layer.ts";
-import { formatKey, internPrefix, type KeyPrefix, keyHash, prefixField5 } from "../layers/key.ts";
+import { formatKey, type KeyPrefix, keyHash, keyPrefix, prefixField5 } from "../layers/key.ts";
 import {
   FIRST_KEY,
   LAST_KEY,
@@ -173,7 +173,7 @@ class FrozenLayerCopy {
     this.#writer = writer;
     this.#options = options;
     this.#redo = new PageRedo({ walLogHints: options.walLogHints });
-    this.#prefixes = layer.prefixFields.map((fields) => internPrefix(...fields));
+    this.#prefixes = layer.prefixFields.map((fields) => keyPrefix(...fields));
     this.#chunks = new EntryChunks(layer.entries);
   }
 

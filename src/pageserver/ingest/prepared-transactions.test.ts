@@ -13,8 +13,8 @@ import {
   CHECKPOINT_INDEX,
   CONTROL_FILE_INDEX,
   CONTROL_PREFIX,
-  internPrefix,
   KEYSPACE_TWO_PHASE,
+  keyPrefix,
   PREPARED_SLOT_PREFIX,
 } from "../layers/key.ts";
 import { PreparedTransactions, readPreparedTransactions } from "./prepared-transactions.ts";
@@ -62,7 +62,7 @@ test("PreparedTransactions: as many keys as were open at once, and the past stay
 
 test("PreparedTransactions: those of a timeline of before are read, and moved at the first record", () => {
   const h = new IngestHarness();
-  const old = (xid: number) => internPrefix(KEYSPACE_TWO_PHASE, 1, xid, 0, 0);
+  const old = (xid: number) => keyPrefix(KEYSPACE_TWO_PHASE, 1, xid, 0, 0);
   const { lastRecordLsn } = h.storage;
   for (const xid of [600, 601, 602]) {
     h.storage.putImage(old(xid), 0, lastRecordLsn, PAYLOAD);

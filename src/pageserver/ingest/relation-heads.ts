@@ -12,6 +12,7 @@ import {
   relBlockPrefix,
   relSizePrefix,
 } from "../layers/key.ts";
+import { PrefixMap } from "../layers/prefix-map.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 
 export const FORK_MAIN = 0;
@@ -24,7 +25,7 @@ export const ABSENT = -1;
 
 /** Heads kept; dropped all at once beyond it, as a miss costs one read. */
 const MAX_HEADS = 500_000;
-/** Heads used lately, by low bits of the relation's number: saves interning the key's fields. */
+/** Heads used lately, by low bits of the relation's number: saves making the key's prefix. */
 const RECENT_HEADS = 256;
 /** A longer gap is no extension that Postgres makes: 128 GiB. */
 const MAX_GAP_BLOCKS = 2 ** 24;
@@ -78,7 +79,7 @@ export function readRelations(
  */
 export class RelationHeads {
   readonly #storage: TimelineStorage;
-  readonly #heads = new Map<KeyPrefix, RelationHead>();
+  readonly #heads = new PrefixMap<RelationHead>();
   readonly #recent: (RelationHead | undefined)[] = new Array(RECENT_HEADS).fill(undefined);
   #dirty: RelationHead[] = [];
 

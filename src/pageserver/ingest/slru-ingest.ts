@@ -57,7 +57,7 @@ export class SlruIngest {
   /** The page of the last delta exists: commits in a row change the same one. */
   #lastKind = -1;
   #lastPage = -1;
-  #lastPrefix = -1 as KeyPrefix;
+  #lastPrefix: KeyPrefix = slruBlockPrefix(0, 0);
 
   constructor(storage: TimelineStorage) {
     this.#storage = storage;

@@ -9,7 +9,7 @@ export interface FrozenLayer {
   /** Exclusive. */
   readonly lsnEnd: Lsn;
   readonly entries: SharedEntries;
-  /** Five key fields each, ascending; interned prefixes mean nothing to another thread. */
+  /** Five key fields each, ascending; plain data for another thread. */
   readonly prefixFields: readonly (readonly [number, number, number, number, number])[];
   // Columns of the keys, ascending: number of the prefix above, index, newest entry.
   readonly keyPrefixes: Uint32Array;

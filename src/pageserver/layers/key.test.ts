@@ -1,18 +1,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
+import { turn } from "../../base/clock.ts";
 import {
   comparePrefixes,
   decodeKey,
   encodeKey,
   formatKey,
-  internPrefix,
   isPagePrefix,
+  keyPrefix,
   PREPARED_SLOT_PREFIX,
   prefixFields,
   prefixStartsWith,
   relBlockPrefix,
   relmapPrefix,
+  samePrefix,
   slruBlockPrefix,
   slruSizePrefix,
 } from "./key.ts";
@@ -21,25 +25,40 @@ const u8 = fc.integer({ min: 0, max: 0xff });
 const u32 = fc.oneof(fc.integer({ min: 0, max: 3 }), fc.integer({ min: 0, max: 0xffff_ffff }));
 const fields = fc.tuple(u8, u32, u32, u32, u8);
 
-test("internPrefix: the same number for the same fields, and back", () => {
+test("keyPrefix, samePrefix: the fields, and back", () => {
   fc.assert(
     fc.property(fields, fields, (a, b) => {
-      const prefix = internPrefix(...a);
-      const other = internPrefix(...b);
+      const prefix = keyPrefix(...a);
+      const other = keyPrefix(...b);
       assert.deepEqual(prefixFields(prefix), a);
-      assert.equal(internPrefix(...a), prefix);
+      assert.ok(samePrefix(keyPrefix(...a), prefix));
       assert.equal(
-        prefix === other,
+        samePrefix(prefix, other),
         a.every((field, i) => field === b[i]),
       );
     }),
   );
 });
 
+test("keyPrefix: what nobody holds leaves memory", async () => {
+  const held = keyPrefix(0x61, 1663, 5, 1, 0);
+  const made = Array.from(
+    { length: 20_000 },
+    (_, rel) => new WeakRef(keyPrefix(0x61, 1663, 5, rel, 0)),
+  );
+  // What a WeakRef was made of stays until the next turn.
+  await turn();
+  setFlagsFromString("--expose-gc");
+  (runInNewContext("gc") as () => void)();
+  const alive = made.filter((ref) => ref.deref() !== undefined).length;
+  assert.ok(alive <= 1100, `${alive} of 20,000 are still there`);
+  assert.deepEqual(prefixFields(held), [0x61, 1663, 5, 1, 0]);
+});
+
 test("comparePrefixes: as the encoded bytes compare", () => {
   fc.assert(
     fc.property(fields, fields, u32, (a, b, index) => {
-      const [left, right] = [internPrefix(...a), internPrefix(...b)];
+      const [left, right] = [keyPrefix(...a), keyPrefix(...b)];
       const bytes = Buffer.compare(encodeKey(left, index), encodeKey(right, index));
       assert.equal(Math.sign(comparePrefixes(left, right)), bytes);
     }),
@@ -49,7 +68,7 @@ test("comparePrefixes: as the encoded bytes compare", () => {
 test("encodeKey and decodeKey: round trip; a wrong length is corrupt", () => {
   fc.assert(
     fc.property(fields, u32, (a, index) => {
-      const prefix = internPrefix(...a);
+      const prefix = keyPrefix(...a);
       assert.deepEqual(decodeKey(encodeKey(prefix, index)), { prefix, index });
     }),
   );
@@ -68,16 +87,16 @@ test("keyspaces: as in the table", () => {
   assert.ok(!isPagePrefix(relmapPrefix(1663, 5)));
 });
 
-test("internPrefix: fields out of range are invalid", () => {
+test("keyPrefix: fields out of range are invalid", () => {
   for (const bad of [-1, 0x1_0000_0000, 1.5, Number.NaN]) {
-    assert.throws(() => internPrefix(0, 1, 2, bad, 0), { kind: "invalid" });
-    assert.throws(() => internPrefix(0, bad, 2, 3, 0), { kind: "invalid" });
+    assert.throws(() => keyPrefix(0, 1, 2, bad, 0), { kind: "invalid" });
+    assert.throws(() => keyPrefix(0, bad, 2, 3, 0), { kind: "invalid" });
   }
-  assert.throws(() => internPrefix(0, 1, 2, 3, 256), { kind: "invalid" });
+  assert.throws(() => keyPrefix(0, 1, 2, 3, 256), { kind: "invalid" });
 });
 
 test("prefixStartsWith: any number of fields", () => {
-  const prefix = internPrefix(0x61, 1663, 5, 16384, 1);
+  const prefix = keyPrefix(0x61, 1663, 5, 16384, 1);
   assert.ok(prefixStartsWith(prefix, []));
   assert.ok(prefixStartsWith(prefix, [0x61, 1663]));
   assert.ok(prefixStartsWith(prefix, [0x61, 1663, 5, 16384, 1]));

@@ -1,4 +1,4 @@
-// Storage keys: Neon's six fields, the first five interned as one small integer, and the keyspaces.
+// Storage keys: Neon's six fields, the first five as one value, and the keyspaces.
 //
 // A key is 18 bytes, big-endian, so that byte order is key order (pageserver_api/src/key.rs):
 //   offset size field
@@ -25,8 +25,20 @@
 
 import { StorageError } from "../../base/errors.ts";
 
-/** Fields 1 to 5 of a key as a dense small integer; the same fields give the same number in a process. */
-export type KeyPrefix = number & { readonly __keyPrefix: unique symbol };
+/**
+ * Fields 1 to 5 of a key: an immutable value that lives as long as somebody holds it. The same fields
+ * may be several objects: `samePrefix` compares. For use by the functions here alone.
+ */
+export interface KeyPrefix {
+  // As 32 signed bits, which V8 keeps in the object.
+  readonly field1: number;
+  readonly field2: number;
+  readonly field3: number;
+  readonly field4: number;
+  readonly field5: number;
+  /** 32 signed bits over the five fields. */
+  readonly hash: number;
+}
 
 export const KEY_BYTES = 18;
 
@@ -49,46 +61,42 @@ export const CONTROL_FILE_INDEX = 0;
 /** Index of the running checkpoint under CONTROL_PREFIX. */
 export const CHECKPOINT_INDEX = 1;
 
-const INITIAL_CAPACITY = 4096;
-// Fields by prefix, in columns: no object a prefix, and comparisons stay in integer arithmetic.
-let field1 = new Uint8Array(INITIAL_CAPACITY);
-let field2 = new Uint32Array(INITIAL_CAPACITY);
-let field3 = new Uint32Array(INITIAL_CAPACITY);
-let field4 = new Uint32Array(INITIAL_CAPACITY);
-let field5 = new Uint8Array(INITIAL_CAPACITY);
-let hashes = new Int32Array(INITIAL_CAPACITY);
-let prefixCount = 0;
-
-/** Field 4 -> prefixes by field 5. */
-type LastLevel = Map<number, (KeyPrefix | undefined)[]>;
-// Nested maps of integers, since string keys cost twenty times as much.
-const tree = new Map<number, Map<number, Map<number, LastLevel>>>();
-
-// A database's blocks come in runs, so the innermost map of the last call is nearly always the one.
-let lastField1 = -1;
-let lastField2 = -1;
-let lastField3 = -1;
-let lastLevel: LastLevel = new Map();
+/** Prefixes made lately, by hash: the same few are asked for again and again. */
+const RECENT_PREFIXES = 1024;
+const recent = new Array<KeyPrefix | undefined>(RECENT_PREFIXES).fill(undefined);
 
 /** The prefix of five fields: [0, 2^8), three of [0, 2^32), [0, 2^8). `invalid` out of range. */
-export function internPrefix(
-  f1: number,
-  f2: number,
-  f3: number,
-  f4: number,
-  f5: number,
-): KeyPrefix {
-  if (f1 !== lastField1 || f2 !== lastField2 || f3 !== lastField3) {
-    checkField(f1, 0xff);
-    checkField(f2, 0xffff_ffff);
-    checkField(f3, 0xffff_ffff);
-    lastLevel = lastLevelOf(f1, f2, f3);
-    lastField1 = f1;
-    lastField2 = f2;
-    lastField3 = f3;
+export function keyPrefix(f1: number, f2: number, f3: number, f4: number, f5: number): KeyPrefix {
+  let hash = mix(f1 | (f5 << 8));
+  hash = mix(hash ^ f2);
+  hash = mix(hash ^ f3);
+  hash = mix(hash ^ f4);
+  const found = recent[hash & (RECENT_PREFIXES - 1)];
+  if (
+    found !== undefined &&
+    found.field4 >>> 0 === f4 &&
+    found.field3 >>> 0 === f3 &&
+    found.field2 >>> 0 === f2 &&
+    found.field1 === f1 &&
+    found.field5 === f5
+  ) {
+    return found;
   }
-  const found = lastLevel.get(f4)?.[f5];
-  return found === undefined ? addPrefix(f1, f2, f3, f4, f5) : found;
+  checkField(f1, 0xff);
+  checkField(f2, 0xffff_ffff);
+  checkField(f3, 0xffff_ffff);
+  checkField(f4, 0xffff_ffff);
+  checkField(f5, 0xff);
+  const prefix: KeyPrefix = {
+    field1: f1,
+    field2: f2 | 0,
+    field3: f3 | 0,
+    field4: f4 | 0,
+    field5: f5,
+    hash,
+  };
+  recent[hash & (RECENT_PREFIXES - 1)] = prefix;
+  return prefix;
 }
 
 function checkField(value: number, max: number): void {
@@ -97,54 +105,17 @@ function checkField(value: number, max: number): void {
   }
 }
 
-function lastLevelOf(f1: number, f2: number, f3: number): LastLevel {
-  const second = getOrAdd(tree, f1, () => new Map());
-  const third = getOrAdd(second, f2, () => new Map());
-  return getOrAdd(third, f3, () => new Map());
-}
-
-function getOrAdd<V>(map: Map<number, V>, key: number, make: () => V): V {
-  let value = map.get(key);
-  if (value === undefined) {
-    value = make();
-    map.set(key, value);
-  }
-  return value;
-}
-
-function addPrefix(f1: number, f2: number, f3: number, f4: number, f5: number): KeyPrefix {
-  checkField(f4, 0xffff_ffff);
-  checkField(f5, 0xff);
-  if (prefixCount === field1.length) {
-    growFields();
-  }
-  const prefix = prefixCount as KeyPrefix;
-  field1[prefix] = f1;
-  field2[prefix] = f2;
-  field3[prefix] = f3;
-  field4[prefix] = f4;
-  field5[prefix] = f5;
-  let hash = mix(f1 | (f5 << 8));
-  hash = mix(hash ^ f2);
-  hash = mix(hash ^ f3);
-  hashes[prefix] = mix(hash ^ f4);
-  getOrAdd(lastLevel, f4, () => [])[f5] = prefix;
-  prefixCount++;
-  return prefix;
-}
-
-function growFields(): void {
-  const capacity = field1.length * 2;
-  const grow = <T extends Uint8Array | Uint32Array | Int32Array>(larger: T, old: T): T => {
-    larger.set(old);
-    return larger;
-  };
-  field1 = grow(new Uint8Array(capacity), field1);
-  field2 = grow(new Uint32Array(capacity), field2);
-  field3 = grow(new Uint32Array(capacity), field3);
-  field4 = grow(new Uint32Array(capacity), field4);
-  field5 = grow(new Uint8Array(capacity), field5);
-  hashes = grow(new Int32Array(capacity), hashes);
+/** Whether the fields are the same. */
+export function samePrefix(a: KeyPrefix, b: KeyPrefix): boolean {
+  return (
+    a === b ||
+    (a.hash === b.hash &&
+      a.field4 === b.field4 &&
+      a.field3 === b.field3 &&
+      a.field2 === b.field2 &&
+      a.field1 === b.field1 &&
+      a.field5 === b.field5)
+  );
 }
 
 /** The finalizer of MurmurHash3: every input bit reaches every output bit. */
@@ -157,54 +128,60 @@ function mix(value: number): number {
 
 /** 32 signed bits over the six fields; part of the layer file format (its key filter), so it is fixed. */
 export function keyHash(prefix: KeyPrefix, index: number): number {
-  return mix(hashes[prefix]! ^ Math.imul(index, 0x9e3779b1));
+  return mix(prefix.hash ^ Math.imul(index, 0x9e3779b1));
 }
 
 export function prefixField1(prefix: KeyPrefix): number {
-  return field1[prefix]!;
+  return prefix.field1;
 }
 
 export function prefixField2(prefix: KeyPrefix): number {
-  return field2[prefix]!;
+  return prefix.field2 >>> 0;
 }
 
 export function prefixField3(prefix: KeyPrefix): number {
-  return field3[prefix]!;
+  return prefix.field3 >>> 0;
 }
 
 export function prefixField4(prefix: KeyPrefix): number {
-  return field4[prefix]!;
+  return prefix.field4 >>> 0;
 }
 
 export function prefixField5(prefix: KeyPrefix): number {
-  return field5[prefix]!;
+  return prefix.field5;
 }
 
 /** The five fields, for callers that are not on a hot path. */
 export function prefixFields(prefix: KeyPrefix): [number, number, number, number, number] {
-  return [field1[prefix]!, field2[prefix]!, field3[prefix]!, field4[prefix]!, field5[prefix]!];
+  return [
+    prefix.field1,
+    prefix.field2 >>> 0,
+    prefix.field3 >>> 0,
+    prefix.field4 >>> 0,
+    prefix.field5,
+  ];
 }
 
-/** Key order of the fields (not of the interned numbers): negative, 0 or positive. */
+/** Key order: negative, 0 or positive. */
 export function comparePrefixes(a: KeyPrefix, b: KeyPrefix): number {
   return a === b
     ? 0
-    : field1[a]! - field1[b]! ||
-        field2[a]! - field2[b]! ||
-        field3[a]! - field3[b]! ||
-        field4[a]! - field4[b]! ||
-        field5[a]! - field5[b]!;
+    : a.field1 - b.field1 ||
+        (a.field2 >>> 0) - (b.field2 >>> 0) ||
+        (a.field3 >>> 0) - (b.field3 >>> 0) ||
+        (a.field4 >>> 0) - (b.field4 >>> 0) ||
+        a.field5 - b.field5;
 }
 
 /** Whether the prefix's first fields are `fields`. */
 export function prefixStartsWith(prefix: KeyPrefix, fields: readonly number[]): boolean {
   const [f1, f2, f3, f4] = fields;
   return (
-    (f1 === undefined || field1[prefix] === f1) &&
-    (f2 === undefined || field2[prefix] === f2) &&
-    (f3 === undefined || field3[prefix] === f3) &&
-    (f4 === undefined || field4[prefix] === f4) &&
-    (fields[4] === undefined || field5[prefix] === fields[4])
+    (f1 === undefined || prefix.field1 === f1) &&
+    (f2 === undefined || prefix.field2 >>> 0 === f2) &&
+    (f3 === undefined || prefix.field3 >>> 0 === f3) &&
+    (f4 === undefined || prefix.field4 >>> 0 === f4) &&
+    (fields[4] === undefined || prefix.field5 === fields[4])
   );
 }
 
@@ -212,11 +189,11 @@ export function prefixStartsWith(prefix: KeyPrefix, fields: readonly number[]): 
 export function encodeKey(prefix: KeyPrefix, index: number): Uint8Array {
   const bytes = new Uint8Array(KEY_BYTES);
   const view = new DataView(bytes.buffer);
-  view.setUint8(0, field1[prefix]!);
-  view.setUint32(1, field2[prefix]!);
-  view.setUint32(5, field3[prefix]!);
-  view.setUint32(9, field4[prefix]!);
-  view.setUint8(13, field5[prefix]!);
+  view.setUint8(0, prefix.field1);
+  view.setUint32(1, prefix.field2);
+  view.setUint32(5, prefix.field3);
+  view.setUint32(9, prefix.field4);
+  view.setUint8(13, prefix.field5);
   view.setUint32(14, index);
   return bytes;
 }
@@ -227,7 +204,7 @@ export function decodeKey(bytes: Uint8Array): { prefix: KeyPrefix; index: number
     throw new StorageError("corrupt", "bad-key", `a key has 18 bytes, got ${bytes.length}`);
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, KEY_BYTES);
-  const prefix = internPrefix(
+  const prefix = keyPrefix(
     view.getUint8(0),
     view.getUint32(1),
     view.getUint32(5),
@@ -260,50 +237,49 @@ export function formatKey(prefix: KeyPrefix, index: number): string {
 /** Whether values under this prefix are 8 kB pages that deltas may change. */
 export function isPagePrefix(prefix: KeyPrefix): boolean {
   return (
-    field1[prefix] === KEYSPACE_SLRU ||
-    (field1[prefix] === KEYSPACE_RELATION && field4[prefix] !== 0)
+    prefix.field1 === KEYSPACE_SLRU || (prefix.field1 === KEYSPACE_RELATION && prefix.field4 !== 0)
   );
 }
 
-export const CONTROL_PREFIX = internPrefix(KEYSPACE_FILES, 0, 0, 0, 0);
+export const CONTROL_PREFIX = keyPrefix(KEYSPACE_FILES, 0, 0, 0, 0);
 
 /** Replication progress: the index is the origin's id, the value a u64, little-endian: its LSN. */
-export const REPLICATION_ORIGIN_PREFIX = internPrefix(KEYSPACE_REPLICATION_ORIGIN, 0, 0, 0, 0);
+export const REPLICATION_ORIGIN_PREFIX = keyPrefix(KEYSPACE_REPLICATION_ORIGIN, 0, 0, 0, 0);
 
 /** Open prepared transactions: the index is a slot (ingest/prepared-transactions.ts). */
-export const PREPARED_SLOT_PREFIX = internPrefix(KEYSPACE_PREPARED_SLOT, 0, 0, 0, 0);
+export const PREPARED_SLOT_PREFIX = keyPrefix(KEYSPACE_PREPARED_SLOT, 0, 0, 0, 0);
 
 /** When transactions ended (ingest/commit-times.ts). */
-export const COMMIT_TIME_PREFIX = internPrefix(KEYSPACE_COMMIT_TIME, 0, 0, 0, 0);
+export const COMMIT_TIME_PREFIX = keyPrefix(KEYSPACE_COMMIT_TIME, 0, 0, 0, 0);
 
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {
-  return internPrefix(KEYSPACE_RELATION, spc, db, rel, fork);
+  return keyPrefix(KEYSPACE_RELATION, spc, db, rel, fork);
 }
 
 /** A relation fork's size in blocks, at index 0; u32, little-endian. */
 export function relSizePrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {
-  return internPrefix(KEYSPACE_RELATION_SIZE, spc, db, rel, fork);
+  return keyPrefix(KEYSPACE_RELATION_SIZE, spc, db, rel, fork);
 }
 
 /** pg_filenode.map of a database, at index 0; the shared one is (1664, 0). */
 export function relmapPrefix(spc: number, db: number): KeyPrefix {
-  return internPrefix(KEYSPACE_RELATION, spc, db, 0, 0);
+  return keyPrefix(KEYSPACE_RELATION, spc, db, 0, 0);
 }
 
 /** The mark that a database directory exists, at index 0. */
 export function dbDirPrefix(spc: number, db: number): KeyPrefix {
-  return internPrefix(KEYSPACE_DATABASE, spc, db, 0, 0);
+  return keyPrefix(KEYSPACE_DATABASE, spc, db, 0, 0);
 }
 
 /** Pages of an SLRU segment; the index is the block in the segment. */
 export function slruBlockPrefix(kind: number, segno: number): KeyPrefix {
-  return internPrefix(KEYSPACE_SLRU, kind, 1, segno, 0);
+  return keyPrefix(KEYSPACE_SLRU, kind, 1, segno, 0);
 }
 
 /** An SLRU segment's size in blocks, at index 0; u32, little-endian. */
 export function slruSizePrefix(kind: number, segno: number): KeyPrefix {
-  return internPrefix(KEYSPACE_SLRU_SIZE, kind, segno, 0, 0);
+  return keyPrefix(KEYSPACE_SLRU_SIZE, kind, segno, 0, 0);
 }
 
 /**
@@ -313,7 +289,7 @@ export function slruSizePrefix(kind: number, segno: number): KeyPrefix {
 export function subscriptionsDetachedKey(timelineId: string): { prefix: KeyPrefix; index: number } {
   const word = (n: number) => Number.parseInt(timelineId.slice(n * 8, n * 8 + 8), 16);
   return {
-    prefix: internPrefix(KEYSPACE_SUBSCRIPTIONS_DETACHED, word(0), word(1), word(2), 0),
+    prefix: keyPrefix(KEYSPACE_SUBSCRIPTIONS_DETACHED, word(0), word(1), word(2), 0),
     index: word(3),
   };
 }

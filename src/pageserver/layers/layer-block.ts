@@ -1,7 +1,7 @@
 // One block of a layer file in memory: checks its bytes once, then finds keys and versions in them.
 
 import { decompressLz4Block } from "../../postgres/compression/lz4.ts";
-import { internPrefix, type KeyPrefix } from "./key.ts";
+import { type KeyPrefix, keyPrefix } from "./key.ts";
 import {
   BLOCK_BODY_AT,
   BLOCK_ENTRY_BYTES,
@@ -139,7 +139,7 @@ export function findKey(block: LayerBlock, prefix: KeyPrefix, index: number): nu
 export function blockKeyPrefix({ words }: LayerBlock, key: number): KeyPrefix {
   const at = KEYS_AT + key * KEY_WORDS;
   const ends = words[at]!;
-  return internPrefix(
+  return keyPrefix(
     ends & 0xff,
     words[at + 1]!,
     words[at + 2]!,

@@ -9,7 +9,15 @@ import { StorageError } from "../../base/errors.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { BlockCache, OpenFiles } from "./block-cache.ts";
-import { comparePrefixes, type KeyPrefix, keyHash, relBlockPrefix, relSizePrefix } from "./key.ts";
+import {
+  comparePrefixes,
+  formatKey,
+  type KeyPrefix,
+  keyHash,
+  relBlockPrefix,
+  relSizePrefix,
+  samePrefix,
+} from "./key.ts";
 import { LayerFile } from "./layer-file.ts";
 import {
   FIRST_KEY,
@@ -106,7 +114,7 @@ function describe(version: Version): string {
 }
 
 function newestFirstByKey(versions: readonly Version[]): Map<string, Version[]> {
-  return Map.groupBy(versions.toReversed(), ({ prefix, index }) => `${prefix}/${index}`);
+  return Map.groupBy(versions.toReversed(), ({ prefix, index }) => formatKey(prefix, index));
 }
 
 async function writeDeltaLayer(directory: string, versions: Version[]): Promise<LayerDescription> {
@@ -139,7 +147,7 @@ test("LayerFile: every key at every LSN gives its versions, newest first", async
   for (let i = 0; i < 1000; i++) {
     const { prefix, index, lsn } = random.pick(versions);
     const maxLsn = toLsn(lsn + random.int(3) - 1);
-    const expected = byKey.get(`${prefix}/${index}`)!.filter((v) => v.lsn <= maxLsn);
+    const expected = byKey.get(formatKey(prefix, index))!.filter((v) => v.lsn <= maxLsn);
     assert.deepEqual(collected(file, prefix, index, maxLsn), expected.map(describe));
     assert.deepEqual(collected(file, prefix, index + 1_000_000, maxLsn), []);
   }
@@ -151,14 +159,15 @@ test("LayerFile: collectKeys reports the keys under some fields", async () => {
   const file = files.open(await writeDeltaLayer(files.directory, versions));
   for (const fields of [[0], [0x61], [0, 1663, 5, 16384, 2], [0, 1663, 5, 16385], [0xff], []]) {
     const keys = new Set<string>();
-    file.collectKeys(fields, NAME.lsnEnd, (prefix, index) => keys.add(`${prefix}/${index}`));
+    file.collectKeys(fields, NAME.lsnEnd, (prefix, index) => keys.add(formatKey(prefix, index)));
     const expected = versions.filter(({ prefix }) => {
-      const other: number[] =
-        prefix === relSizePrefix(1664, 0, 1262, 0) ? [0x61] : [0, 1663, 5, 16384];
-      other.push(prefix === REL ? 0 : 2);
+      const other: number[] = samePrefix(prefix, relSizePrefix(1664, 0, 1262, 0))
+        ? [0x61]
+        : [0, 1663, 5, 16384];
+      other.push(samePrefix(prefix, REL) ? 0 : 2);
       return fields.every((field, i) => field === other[i]);
     });
-    assert.deepEqual(keys, new Set(expected.map((v) => `${v.prefix}/${v.index}`)));
+    assert.deepEqual(keys, new Set(expected.map((v) => formatKey(v.prefix, v.index))));
   }
 });
 

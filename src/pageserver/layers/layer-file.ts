@@ -4,7 +4,7 @@ import { basename } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { BlockCache, OpenableFile, OpenFiles } from "./block-cache.ts";
-import { comparePrefixes, internPrefix, type KeyPrefix, prefixStartsWith } from "./key.ts";
+import { comparePrefixes, type KeyPrefix, keyPrefix, prefixStartsWith, samePrefix } from "./key.ts";
 import {
   blockKeyIndex,
   blockKeyPrefix,
@@ -195,7 +195,7 @@ export class LayerFile implements OpenableFile, LayerSource {
     const loaded = this.#index ?? this.#load();
     loaded.chances = INDEX_CHANCES;
     const [f1 = 0, f2 = 0, f3 = 0, f4 = 0, f5 = 0] = fields;
-    const from = internPrefix(f1, f2, f3, f4, f5);
+    const from = keyPrefix(f1, f2, f3, f4, f5);
     const firstBlock = Math.max(0, lastBlockAtOrBelow(loaded, from, 0, 0 as Lsn));
     for (let number = firstBlock; number < loaded.blockCount; number++) {
       const block = loaded.blocks[number] ?? this.#loadBlock(loaded, number);
@@ -292,5 +292,5 @@ function sameKey(
   a: { prefix: KeyPrefix; index: number },
   b: { prefix: KeyPrefix; index: number },
 ): boolean {
-  return a.prefix === b.prefix && a.index === b.index;
+  return samePrefix(a.prefix, b.prefix) && a.index === b.index;
 }

@@ -49,8 +49,8 @@ import {
   decodeKey,
   FIRST_METADATA_KEYSPACE,
   formatKey,
-  internPrefix,
   type KeyPrefix,
+  keyPrefix,
   prefixField1,
   prefixField2,
   prefixField3,
@@ -131,19 +131,19 @@ export interface LayerName {
   readonly lsnEnd: Lsn;
 }
 
-export const FIRST_KEY = { prefix: internPrefix(0, 0, 0, 0, 0), index: 0 };
+export const FIRST_KEY = { prefix: keyPrefix(0, 0, 0, 0, 0), index: 0 };
 export const LAST_KEY = {
-  prefix: internPrefix(0xff, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
+  prefix: keyPrefix(0xff, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
   index: 0xffff_ffff,
 };
 
 /** From here on keys are metadata: small values, which every start of a compute reads. Blocks and relation maps are below. */
 export const FIRST_METADATA_KEY = {
-  prefix: internPrefix(FIRST_METADATA_KEYSPACE, 0, 0, 0, 0),
+  prefix: keyPrefix(FIRST_METADATA_KEYSPACE, 0, 0, 0, 0),
   index: 0,
 };
 export const LAST_BLOCK_KEY = {
-  prefix: internPrefix(FIRST_METADATA_KEYSPACE - 1, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
+  prefix: keyPrefix(FIRST_METADATA_KEYSPACE - 1, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
   index: 0xffff_ffff,
 };
 

@@ -18,6 +18,7 @@ import {
   prefixField3,
   prefixField4,
   prefixField5,
+  samePrefix,
 } from "./key.ts";
 import {
   BLOCK_BODY_AT,
@@ -31,6 +32,7 @@ import {
   FILTER_BITS_PER_KEY,
   FILTER_LINE_BYTES,
   FILTER_PROBES,
+  FIRST_KEY,
   FIRST_LAYER_NUMBER,
   filterLine,
   filterProbe,
@@ -100,7 +102,7 @@ export class LayerWriter {
   #blockCount = 0;
   #hashes = new Int32Array(1024);
   #hashCount = 0;
-  #lastPrefix = -1 as KeyPrefix;
+  #lastPrefix: KeyPrefix = FIRST_KEY.prefix;
   #lastIndex = -1;
   #lastLsn = -1;
 
@@ -174,7 +176,7 @@ export class LayerWriter {
     length = bytes.length,
     view?: DataView,
   ): void {
-    const sameKey = prefix === this.#lastPrefix && index === this.#lastIndex;
+    const sameKey = index === this.#lastIndex && samePrefix(prefix, this.#lastPrefix);
     if (sameKey ? lsn < this.#lastLsn : !this.#ascends(prefix, index)) {
       assert.fail("versions must be added in key and LSN order");
     }

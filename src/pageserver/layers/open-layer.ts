@@ -4,6 +4,7 @@ import { addLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
 import { ENTRY_OVERHEAD_BYTES, EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
 import type { FrozenLayer } from "./frozen-layer.ts";
 import { comparePrefixes, type KeyPrefix, prefixFields, prefixStartsWith } from "./key.ts";
+import { PrefixMap } from "./prefix-map.ts";
 import type { VersionChain } from "./version-chain.ts";
 
 /** Indexes of one prefix in pages of 2^10 heads, since block numbers come in runs. */
@@ -93,9 +94,9 @@ export class OpenLayer {
   sizeBytes = 0;
 
   readonly #entries = new EntryChunks();
-  readonly #prefixes = new Map<KeyPrefix, PrefixIndex>();
-  readonly #recentPrefixes = new Int32Array(RECENT_PREFIXES).fill(-1);
-  readonly #recentIndexes: PrefixIndex[] = new Array<PrefixIndex>(RECENT_PREFIXES);
+  readonly #prefixes = new PrefixMap<PrefixIndex>();
+  readonly #recentPrefixes = new Array<KeyPrefix | undefined>(RECENT_PREFIXES).fill(undefined);
+  readonly #recentIndexes = new Array<PrefixIndex | undefined>(RECENT_PREFIXES).fill(undefined);
 
   constructor(lsnStart: Lsn) {
     this.lsnStart = lsnStart;
@@ -120,7 +121,8 @@ export class OpenLayer {
   /** Copies the value in. LSNs must not go down (the caller checks). */
   put(prefix: KeyPrefix, index: number, lsn: Lsn, kind: number, value: Uint8Array): void {
     const entry = this.#entries.append(lsn, kind, value);
-    const slot = prefix & (RECENT_PREFIXES - 1);
+    const slot = prefix.hash & (RECENT_PREFIXES - 1);
+    // By identity: ingest keeps the prefixes of relations that it changes.
     const prefixIndex =
       this.#recentPrefixes[slot] === prefix
         ? this.#recentIndexes[slot]!
@@ -135,7 +137,7 @@ export class OpenLayer {
       index = new PrefixIndex();
       this.#prefixes.set(prefix, index);
     }
-    const slot = prefix & (RECENT_PREFIXES - 1);
+    const slot = prefix.hash & (RECENT_PREFIXES - 1);
     this.#recentPrefixes[slot] = prefix;
     this.#recentIndexes[slot] = index;
     return index;
@@ -200,12 +202,12 @@ export class OpenLayer {
 
   /** What a flush writes; for a frozen layer. Shares its memory. */
   frozen(): FrozenLayer {
-    const prefixes = [...this.#prefixes.keys()].sort(comparePrefixes);
+    const prefixes = [...this.#prefixes].sort(([a], [b]) => comparePrefixes(a, b));
     const ordinals: number[] = [];
     const indexes: number[] = [];
     const heads: number[] = [];
-    prefixes.forEach((prefix, ordinal) => {
-      for (const [index, head] of this.#prefixes.get(prefix)!.entries()) {
+    prefixes.forEach(([, prefixIndex], ordinal) => {
+      for (const [index, head] of prefixIndex.entries()) {
         ordinals.push(ordinal);
         indexes.push(index);
         heads.push(head);
@@ -215,7 +217,7 @@ export class OpenLayer {
       lsnStart: this.lsnStart,
       lsnEnd: this.lsnEnd,
       entries: this.#entries.shared,
-      prefixFields: prefixes.map(prefixFields),
+      prefixFields: prefixes.map(([prefix]) => prefixFields(prefix)),
       keyPrefixes: Uint32Array.from(ordinals),
       keyIndexes: Uint32Array.from(indexes),
       keyHeads: Int32Array.from(heads),

@@ -1,6 +1,6 @@
 // Pages that redo has already built, by exact version, so that hot pages do not start over each read.
 
-import { type KeyPrefix, keyHash } from "../layers/key.ts";
+import { type KeyPrefix, keyHash, samePrefix } from "../layers/key.ts";
 
 const WAYS = 4;
 
@@ -13,7 +13,7 @@ const WAYS = 4;
 export class PageCache {
   readonly #setMask: number;
   readonly #owners: Int32Array;
-  readonly #prefixes: Int32Array;
+  readonly #prefixes: (KeyPrefix | undefined)[];
   readonly #indexes: Uint32Array;
   readonly #lsns: Float64Array;
   readonly #usedAt: Float64Array;
@@ -26,7 +26,7 @@ export class PageCache {
     this.#setMask = sets - 1;
     const slots = sets * WAYS;
     this.#owners = new Int32Array(slots).fill(-1);
-    this.#prefixes = new Int32Array(slots);
+    this.#prefixes = new Array<KeyPrefix | undefined>(slots).fill(undefined);
     this.#indexes = new Uint32Array(slots);
     this.#lsns = new Float64Array(slots);
     this.#usedAt = new Float64Array(slots);
@@ -42,8 +42,8 @@ export class PageCache {
     for (let slot = first; slot < first + WAYS; slot++) {
       if (
         this.#indexes[slot] === index &&
-        this.#prefixes[slot] === prefix &&
-        this.#owners[slot] === owner
+        this.#owners[slot] === owner &&
+        samePrefix(this.#prefixes[slot]!, prefix)
       ) {
         return slot;
       }

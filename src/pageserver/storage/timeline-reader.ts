@@ -8,8 +8,10 @@ import {
   type KeyPrefix,
   keyHash,
   prefixField5,
+  samePrefix,
 } from "../layers/key.ts";
 import { LayerNotResident } from "../layers/layer-file.ts";
+import { PrefixMap } from "../layers/prefix-map.ts";
 import { BASE_ABSENT, BASE_CACHED, BASE_IMAGE, BASE_NONE } from "../layers/version-chain.ts";
 import type { LayerMap } from "./layer-map.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -144,11 +146,11 @@ export class TimelineReader {
 
   /** Every key with a version at or below `lsn` whose fields start with `fields`, ascending. */
   keysUnder(fields: readonly number[], lsn: Lsn): { prefix: KeyPrefix; indexes: number[] }[] {
-    const found = new Map<KeyPrefix, Set<number>>();
-    let lastPrefix = -1;
+    const found = new PrefixMap<Set<number>>();
+    let lastPrefix: KeyPrefix | undefined;
     let lastIndexes = new Set<number>();
     const report = (prefix: KeyPrefix, index: number) => {
-      if (prefix !== lastPrefix) {
+      if (lastPrefix === undefined || !samePrefix(prefix, lastPrefix)) {
         lastPrefix = prefix;
         lastIndexes = found.get(prefix) ?? new Set();
         found.set(prefix, lastIndexes);

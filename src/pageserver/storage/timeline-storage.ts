@@ -4,7 +4,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 
 /**
- * (key, LSN) -> value, where a key is an interned prefix (Neon's fields 1 to 5) and an index (field 6).
+ * (key, LSN) -> value, where a key is a prefix (Neon's fields 1 to 5) and an index (field 6).
  * Writes come from one ingester in LSN order; they become readable when `advance` passes their LSN.
  * Reads are synchronous: layers are local files, read with pread through a block cache; one that is not here is
  * fetched between two tries (`whenResident`).

@@ -1,0 +1,286 @@
+// Reads of the page store alone, warm: how they go with branch depth, layers, hot keys and keys that are not there.
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { monotonicMs, sleep } from "../src/base/clock.ts";
+import { type Disk, REAL_DISK } from "../src/base/disk.ts";
+import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
+import { createLogger } from "../src/base/log.ts";
+import { type Lsn, toLsn } from "../src/base/lsn.ts";
+import { SeededRandom } from "../src/base/random.ts";
+import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../src/pageserver/layers/key.ts";
+import { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
+import type { Timeline } from "../src/pageserver/storage/timeline.ts";
+import { writeImageLayer } from "../testing/storage-fixture.ts";
+import { progress, type Row, ratio } from "./report.ts";
+
+const START_LSN = toLsn(0x200_0028);
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const BLOCKS = 2000;
+/** What each layer of a branch has besides one changed block of the relation. */
+const SMALL_KEYS = 20;
+const HOT = slruBlockPrefix(0, 1);
+
+/** What is measured is warm reads: nothing is synced while thousands of layers are made. */
+const UNSYNCED_DISK: Disk = {
+  ...REAL_DISK,
+  background: {
+    ...REAL_DISK.background,
+    fsync: async () => undefined,
+    fsyncDirectory: async () => undefined,
+  },
+};
+
+interface Quantiles {
+  readonly p50: number;
+  readonly p99: number;
+}
+
+interface Cell extends Quantiles {
+  readonly depth: number;
+  readonly layers: number;
+}
+
+/** One root with an image layer, in a directory that goes at the end. */
+async function withRoot<R>(body: (manager: TenantManager, root: Timeline) => Promise<R>) {
+  const directory = await mkdtemp(join(tmpdir(), "strata-store-reads-"));
+  try {
+    const manager = await TenantManager.open({
+      workdir: directory,
+      logger: createLogger("test", "silent"),
+      config: { inlineFlushBytes: 1 << 30, blockCacheBytes: 1 << 30 },
+      disk: UNSYNCED_DISK,
+    });
+    const values = Array.from({ length: BLOCKS }, (_, index) => ({
+      prefix: REL,
+      index,
+      value: new Uint8Array(8192).fill(index & 0xff),
+    }));
+    const layer = await writeImageLayer(directory, START_LSN, values);
+    const tenant = await manager.createTenant(generateTenantId());
+    const root = await tenant.createRoot({
+      timelineId: generateTimelineId(),
+      pgVersion: 17,
+      dataChecksums: false,
+      systemId: 1n,
+      walSegmentSize: 1 << 24,
+      startLsn: START_LSN,
+      prevRecordLsn: toLsn(0),
+      layerPaths: [{ path: join(directory, layer.fileName), sizeBytes: layer.sizeBytes }],
+    });
+    const result = await body(manager, root);
+    await manager.close({ flush: false });
+    return result;
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
+
+function nextLsn(timeline: Timeline): Lsn {
+  return toLsn(timeline.lastRecordLsn + 64);
+}
+
+async function writeLayer(timeline: Timeline, random: SeededRandom): Promise<void> {
+  const lsn = nextLsn(timeline);
+  timeline.putImage(REL, random.int(BLOCKS), lsn, new Uint8Array(8192).fill(random.int(256)));
+  for (let i = 0; i < SMALL_KEYS; i++) {
+    const size = relSizePrefix(1663, 5, 20_000 + random.int(5000), 0);
+    timeline.putImage(size, 0, lsn, new Uint8Array(4));
+  }
+  timeline.advance(lsn, toLsn(0));
+  await timeline.checkpoint();
+}
+
+/** The newest of `depth` branches of each other, each with so many layers, on a fresh root. */
+async function makeChain(
+  manager: TenantManager,
+  root: Timeline,
+  depth: number,
+  layers: number,
+): Promise<Timeline> {
+  const random = new SeededRandom(depth);
+  const tenant = manager.tenant(root.tenantId);
+  let tip = root;
+  for (let at = 0; at < depth; at++) {
+    tip = await tenant.createBranch({
+      timelineId: generateTimelineId(),
+      ancestorTimelineId: tip.timelineId,
+    });
+    for (let layer = 0; layer < layers; layer++) {
+      await writeLayer(tip, random);
+    }
+  }
+  return tip;
+}
+
+/** Microseconds a read, of `count` reads of random blocks. */
+function timeReads(timeline: Timeline, count: number, seed: number): Float64Array {
+  const random = new SeededRandom(seed);
+  const lsn = timeline.lastRecordLsn;
+  const times = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
+    const block = random.int(BLOCKS);
+    const began = process.hrtime.bigint();
+    timeline.readPage(REL, block, lsn);
+    times[i] = Number(process.hrtime.bigint() - began) / 1000;
+  }
+  return times;
+}
+
+function quantiles(times: Float64Array): Quantiles {
+  const sorted = times.toSorted();
+  const at = (q: number) => sorted[Math.floor((sorted.length - 1) * q)]!;
+  return { p50: at(0.5), p99: at(0.99) };
+}
+
+/** Reads of all chains in turns, so that what else the machine does hits all of them. */
+async function measure(chains: readonly Timeline[], rounds: number): Promise<Quantiles[]> {
+  for (const chain of chains) {
+    timeReads(chain, 4 * BLOCKS, 1);
+    await sleep(500);
+    timeReads(chain, 4 * BLOCKS, 2);
+  }
+  const found = chains.map(() => [] as Quantiles[]);
+  for (let round = 0; round < rounds; round++) {
+    for (const [at, chain] of chains.entries()) {
+      found[at]!.push(quantiles(timeReads(chain, 5000, 10 + round)));
+    }
+  }
+  const middle = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1]!;
+  return found.map((cells) => ({
+    p50: middle(cells.map(({ p50 }) => p50)),
+    p99: middle(cells.map(({ p99 }) => p99)),
+  }));
+}
+
+async function depthRows(quick: boolean): Promise<Row[]> {
+  const shapes = [
+    [1, 1],
+    [8, 1],
+    [64, 1],
+    [512, 1],
+    [1, 10],
+    [8, 10],
+    [64, 10],
+    [512, quick ? 1 : 10],
+    [1, 1000],
+  ] as const;
+  return withRoot(async (manager, root) => {
+    const chains: Timeline[] = [];
+    for (const [depth, layers] of shapes) {
+      chains.push(await makeChain(manager, root, depth, layers));
+      progress(`chain of depth ${depth}, ${layers} layers each`);
+    }
+    const firstMs = chains.map((chain) => {
+      const began = monotonicMs();
+      chain.readPage(REL, 0, chain.lastRecordLsn);
+      return monotonicMs() - began;
+    });
+    progress(`first reads: ${firstMs.map((ms) => ms.toFixed(1)).join(", ")} ms`);
+    const found = await measure(chains, quick ? 5 : 21);
+    const cells = shapes.map(([depth, layers], at): Cell => ({ depth, layers, ...found[at]! }));
+    return cells.map((cell) => cellRow(cell, cells[0]!));
+  });
+}
+
+function cellRow({ depth, layers, p50, p99 }: Cell, base: Cell): Row {
+  return {
+    what: `warm read at depth ${depth}, ${layers} layers each, µs: p50, p99`,
+    ours: `${p50.toFixed(2)}, ${p99.toFixed(2)}`,
+    theirs: "-",
+    ratio: `${ratio(p50, base.p50)}, ${ratio(p99, base.p99)}`,
+    aim: "1.10 x depth 1",
+  };
+}
+
+/** A delta of kind 4 that marks one transaction: the cheapest redo. */
+function clogDelta(xid: number): Uint8Array {
+  const delta = new Uint8Array(8);
+  const view = new DataView(delta.buffer);
+  view.setUint8(0, 4);
+  view.setUint8(1, 1);
+  view.setUint16(2, 1, true);
+  view.setUint32(4, xid, true);
+  return delta;
+}
+
+async function hotRows(deltas: number): Promise<Row[]> {
+  return withRoot(async (_manager, root) => {
+    const first = nextLsn(root);
+    for (let i = 0; i < deltas; i++) {
+      const lsn = nextLsn(root);
+      root.putDelta(HOT, 0, lsn, clogDelta(32 * 32_768 + (i & 32_767)), i === 0);
+      root.advance(lsn, toLsn(0));
+    }
+    const read = (lsn: Lsn) => {
+      const began = monotonicMs();
+      root.readPage(HOT, 0, lsn);
+      return monotonicMs() - began;
+    };
+    const { lastRecordLsn } = root;
+    const random = new SeededRandom(3);
+    const span = lastRecordLsn - first;
+    const times = Array.from({ length: 21 }, () =>
+      read(toLsn(first + Math.floor((random.next() * span) / 64) * 64)),
+    );
+    const firstRead = times[0]!;
+    const anywhere = times.slice(1).sort((a, b) => a - b)[10]!;
+    const early = read(toLsn(first + 64 * 300));
+    const what = `hot page, ${deltas} deltas in memory: `;
+    const row = (name: string, ms: number): Row => ({
+      what: what + name,
+      ours: `${ms.toFixed(3)} ms`,
+      theirs: "-",
+      ratio: "-",
+      aim: "-",
+    });
+    return [
+      row("first read", firstRead),
+      row("read at any LSN", anywhere),
+      row("read at an early LSN", early),
+      row("read at the newest LSN", read(lastRecordLsn)),
+    ];
+  });
+}
+
+function heldBytes(): number {
+  setFlagsFromString("--expose-gc");
+  (runInNewContext("gc") as () => void)();
+  const { heapUsed, external, arrayBuffers } = process.memoryUsage();
+  return heapUsed + external + arrayBuffers;
+}
+
+/** Asks for relations that are not there: what stays in memory of them. */
+async function absentRows(asks: number): Promise<Row[]> {
+  return withRoot(async (_manager, root) => {
+    const ask = (from: number, count: number) => {
+      for (let rel = from; rel < from + count; rel++) {
+        root.readValue(relSizePrefix(1663, 5, rel, 0), 0, root.lastRecordLsn);
+      }
+    };
+    ask(1_000_000, 20_000);
+    const before = heldBytes();
+    ask(2_000_000, asks);
+    const held = Math.max(0, heldBytes() - before);
+    return [
+      {
+        what: `memory after ${asks} asks for relations that are not there`,
+        ours: `${(held / 1e6).toFixed(1)} MB`,
+        theirs: "-",
+        ratio: "-",
+        aim: "0",
+      },
+    ];
+  });
+}
+
+export async function benchStoreReads(quick: boolean): Promise<Row[]> {
+  return [
+    ...(await absentRows(500_000)),
+    ...(await hotRows(quick ? 100_000 : 1_000_000)),
+    ...(await depthRows(quick)),
+  ];
+}
