@@ -2,6 +2,7 @@
 
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { parseDurationMs } from "../base/text/duration.ts";
 import { StrataHome } from "../local/home.ts";
 import { withLock } from "../local/lock.ts";
 
@@ -48,14 +49,13 @@ export function withEndpointLocked<T>(
   });
 }
 
-/** `90s`, `500ms`, `2m`, or a bare number of seconds, as milliseconds. */
+/** `90s`, `1h 30m`, or a bare number of seconds, as milliseconds. */
 export function parseDuration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m)?$/.exec(text);
-  if (match === null) {
+  const ms = parseDurationMs(/^\d+(\.\d+)?$/.test(text) ? `${text}s` : text);
+  if (ms === undefined) {
     throw new InvalidArgumentError("a duration is wanted, such as 10s");
   }
-  const factors: Record<string, number> = { ms: 1, s: 1000, m: 60_000 };
-  return Number(match[1]) * factors[match[2] ?? "s"]!;
+  return ms;
 }
 
 export function parsePort(text: string): number {

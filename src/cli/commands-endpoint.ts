@@ -144,6 +144,10 @@ async function create(
       allowMultiple: options.allowMultiple,
       settings: options.config ?? {},
     };
+    if (staticLsn !== undefined) {
+      // Refused now where it is not kept any more; once it runs, its agent holds it.
+      await controllerOf(home).leaseLsn(tenantId, timelineId, staticLsn);
+    }
     await createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
   });
 }

@@ -48,6 +48,7 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
+import { addTenantConfigCommand } from "./commands-retention.ts";
 import { formatTable, formatTimelineTree } from "./output.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
@@ -100,6 +101,7 @@ export function addTenantCommands(program: Command): void {
         setDefaultTenant(home, tenantId, print);
       });
     });
+  addTenantConfigCommand(tenant);
 }
 
 interface TenantCreateOptions {

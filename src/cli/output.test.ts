@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { formatTable, formatTimelineTree, type TimelineNode } from "./output.ts";
+import { formatBytes, formatTable, formatTimelineTree, type TimelineNode } from "./output.ts";
 
 function node(id: string, ancestor: string | null = null, lsn: string | null = null): TimelineNode {
   return { timeline_id: id, ancestor_timeline_id: ancestor, ancestor_lsn: lsn };
@@ -57,4 +57,16 @@ test("formatTimelineTree: a chain thousands deep, and an ancestor that is not li
   const lines = formatTimelineTree(chain, new Map());
   assert.equal(lines.length, 5000);
   assert.equal(lines[0], "_no_name_ [t0]");
+});
+
+test("formatBytes: in the units of Postgres", () => {
+  assert.deepEqual([0, 812, 1023, 65_536, 2_223_384, 2 ** 30 - 1, 3 * 2 ** 40].map(formatBytes), [
+    "0",
+    "812",
+    "1kB",
+    "64kB",
+    "2.1MB",
+    "1GB",
+    "3TB",
+  ]);
 });

@@ -8,6 +8,18 @@ export type TimelineNode = Pick<
   "timeline_id" | "ancestor_timeline_id" | "ancestor_lsn"
 >;
 
+/** Bytes as a person reads them, in the units of Postgres: `812`, `64kB`, `2.1MB`. */
+export function formatBytes(bytes: number): string {
+  const units = ["", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : Number(value.toFixed(1))}${units[unit]}`;
+}
+
 /** Columns as wide as their widest cell, one space before and after each. */
 export function formatTable(
   header: readonly string[],

@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
+import { addGcCommand } from "./commands-retention.ts";
 import { addScrubCommand } from "./commands-scrub.ts";
 import { addStorageCommands } from "./commands-storage.ts";
 import { addBranchCommands, addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
@@ -24,6 +25,7 @@ function buildProgram(): Command {
   addTenantCommands(program);
   addTimelineCommands(program);
   addBranchCommands(program);
+  addGcCommand(program);
   addEndpointCommands(program);
   addPsqlCommand(program);
   addWalCommands(program);

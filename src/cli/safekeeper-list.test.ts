@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { TimelinePosition } from "../storage-controller/safekeeper-positions.ts";
-import { formatBytes, formatPositions } from "./safekeeper-list.ts";
+import { formatPositions } from "./safekeeper-list.ts";
 
 const ROWS: TimelinePosition[] = [
   {
@@ -44,16 +44,4 @@ test("formatPositions: lags as a person reads them; the tenant where there are s
   assert.doesNotMatch(lines[0]!, /TENANT/);
   assert.match(formatPositions([...ROWS, { ...ROWS[0]!, tenant_id: "x" }])[0]!, /^ TENANT /);
   assert.deepEqual(formatPositions([]), []);
-});
-
-test("formatBytes: in the units of Postgres", () => {
-  assert.deepEqual([0, 812, 1023, 65_536, 2_223_384, 2 ** 30 - 1, 3 * 2 ** 40].map(formatBytes), [
-    "0",
-    "812",
-    "1kB",
-    "64kB",
-    "2.1MB",
-    "1GB",
-    "3TB",
-  ]);
 });

@@ -1,19 +1,7 @@
 // What `safekeeper status` and `safekeeper list` print.
 
 import type { TimelinePosition } from "../storage-controller/safekeeper-positions.ts";
-import { formatTable } from "./output.ts";
-
-/** Bytes as a person reads them, in the units of Postgres: `812`, `64kB`, `2.1MB`. */
-export function formatBytes(bytes: number): string {
-  const units = ["", "kB", "MB", "GB", "TB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 999.5 && unit < units.length - 1) {
-    value /= 1024;
-    unit++;
-  }
-  return `${unit === 0 || value >= 99.95 ? Math.round(value) : Number(value.toFixed(1))}${units[unit]}`;
-}
+import { formatBytes, formatTable } from "./output.ts";
 
 /** No lines where there are no timelines. */
 export function formatPositions(rows: readonly TimelinePosition[]): string[] {

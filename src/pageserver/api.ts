@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import type { Lsn } from "../base/lsn.ts";
+import { parseDurationMs } from "../base/text/duration.ts";
 import { idText, lsnText } from "../http/schemas.ts";
 import type { CheckPoint } from "../wal-decoder/record-sink.ts";
 
@@ -32,6 +33,57 @@ export const tenantInfoSchema = z.object({
 });
 
 export type TenantInfo = z.infer<typeof tenantInfoSchema>;
+
+const durationText = z
+  .string()
+  .refine((text) => parseDurationMs(text) !== undefined, "expected a duration such as 7 days")
+  .meta({ examples: ["7 days", "1h 30m", "0s"] });
+
+/** What can be set of a tenant, as Neon's TenantConfig: absent is the default. */
+export const tenantConfigSchema = z.strictObject({
+  pitr_interval: durationText
+    .describe("history of this age stays readable; 0s: gc_horizon counts")
+    .optional(),
+  gc_horizon: z
+    .int()
+    .min(0)
+    .describe("bytes of WAL that stay readable where pitr_interval is 0s")
+    .optional(),
+  gc_period: durationText.describe("0s: only when it is asked for").optional(),
+  compaction_period: durationText.describe("0s: only when it is asked for").optional(),
+});
+
+export type TenantConfig = { readonly [K in keyof TenantConfigFields]?: TenantConfigFields[K] };
+type TenantConfigFields = Required<z.infer<typeof tenantConfigSchema>>;
+
+/** PUT /v1/tenant/config: all that is set then. */
+export const tenantConfigPutSchema = tenantConfigSchema.extend({ tenant_id: idText });
+
+/** PATCH /v1/tenant/config: null is back to the default, absent as it was. */
+export const tenantConfigPatchSchema = z.strictObject({
+  tenant_id: idText,
+  pitr_interval: tenantConfigSchema.shape.pitr_interval.nullable(),
+  gc_horizon: tenantConfigSchema.shape.gc_horizon.nullable(),
+  gc_period: tenantConfigSchema.shape.gc_period.nullable(),
+  compaction_period: tenantConfigSchema.shape.compaction_period.nullable(),
+});
+
+export type TenantConfigPatch = {
+  readonly [K in keyof TenantConfigFields]?: TenantConfigFields[K] | null;
+};
+
+/** GET /v1/tenant/{t}/config. */
+export const tenantConfigInfoSchema = z.object({
+  tenant_specific_overrides: tenantConfigSchema,
+  effective_config: z.object({
+    pitr_interval: z.string(),
+    gc_horizon: z.int(),
+    gc_period: z.string(),
+    compaction_period: z.string(),
+  }),
+});
+
+export type TenantConfigInfo = z.infer<typeof tenantConfigInfoSchema>;
 
 /** Where the WAL of a timeline comes from at the moment. */
 const walReceiverInfoSchema = z.object({
@@ -207,6 +259,72 @@ export interface TenantTimeline {
   readonly tenantId: string;
   readonly timelineId: string;
 }
+
+/** PUT /v1/tenant/{t}/timeline/{tl}/do_gc. Neon's, and what a dry run is. */
+export const gcRequestSchema = z.strictObject({
+  gc_horizon: z
+    .int()
+    .min(0)
+    .nullish()
+    .describe("in place of the tenant's; counts where its pitr_interval is 0s"),
+  dry_run: z.boolean().nullish().describe("nothing changes"),
+  force: z
+    .boolean()
+    .nullish()
+    .describe("also while computes have yet to renew their leases, after a start"),
+});
+
+/** A branch or a lease that holds an LSN below the cutoff. */
+const gcHolderSchema = z.object({
+  lsn: lsnText,
+  kind: z.enum(["branch", "lease"]),
+  timeline_id: idText.nullable().describe("the branch's"),
+  valid_until: timestampText.nullable().describe("of a lease"),
+});
+
+export type GcHolder = z.infer<typeof gcHolderSchema>;
+
+/** What becomes of a layer, and why. */
+export const LAYER_FATES = [
+  "removed",
+  "rewritten",
+  "above_cutoff",
+  "needed_at_cutoff",
+  "needed_below_cutoff",
+] as const;
+
+export type LayerFate = (typeof LAYER_FATES)[number];
+
+const gcCountSchema = z.object({ layers: z.int(), bytes: z.int() });
+
+/** What it does to the layers that one timeline may read, its ancestors' not counted. */
+export const gcResultSchema = z.object({
+  timeline_id: idText,
+  dry_run: z.boolean(),
+  gc_cutoff_lsn: lsnText.describe("below it nothing can be read but what is held"),
+  gc_cutoff_time: timestampText.nullable().describe("of the last commit before it"),
+  held: z.array(gcHolderSchema),
+  total: gcCountSchema.describe("before"),
+  removed: gcCountSchema.describe("nobody needs anything of them"),
+  rewritten: gcCountSchema.describe("replaced by what is needed of them"),
+  written: gcCountSchema.nullable().describe("null: a dry run does not know"),
+  above_cutoff: gcCountSchema.describe("stay: they have history above the cutoff"),
+  needed_at_cutoff: gcCountSchema.describe("stay: what is at the cutoff is read from them"),
+  needed_below_cutoff: gcCountSchema.describe("stay: what is held is read from them"),
+  layers: z.array(
+    z.object({
+      layer_file_name: z.string(),
+      layer_file_size: z.int(),
+      fate: z.enum(LAYER_FATES),
+    }),
+  ),
+});
+
+export type GcResult = z.infer<typeof gcResultSchema>;
+
+/** POST /v1/tenant/{t}/timeline/{tl}/lsn_lease, as Neon's. */
+export const lsnLeaseRequestSchema = z.object({ lsn: lsnText });
+export const lsnLeaseSchema = z.object({ valid_until: timestampText });
 
 /** As Neon's; here no other branch gets another parent. */
 export const detachAncestorSchema = z.object({ reparented_timelines: z.array(z.string()) });

@@ -11,12 +11,15 @@ import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-s
 import type {
   ComputeState,
   ComputeStateWire,
+  GcResult,
   LayerMapInfo,
   LsnByTimestamp,
   PageserverStatus,
   RelationSize,
   ScrubReportWire,
   ScrubRequest,
+  TenantConfigInfo,
+  TenantConfigPatch,
   TenantInfo,
   TenantTimeline,
   TimelineCreateRequest,
@@ -36,6 +39,9 @@ import {
 
 /** Longer than the server's longest wait for an LSN (300 s). */
 const QUERY_TIMEOUT_MS = 310_000;
+
+/** For what rewrites layers. */
+const MAINTENANCE_TIMEOUT_MS = 24 * 3_600_000;
 
 interface PendingRequest {
   readonly request: Uint8Array;
@@ -421,6 +427,40 @@ export class PageserverHttpClient {
   /** Compares the object store with what the indexes there name. Lists all that the tenant has: minutes for millions. */
   scrub(tenantId: string, request: ScrubRequest): Promise<ScrubReportWire> {
     return this.#http.call("PUT", `/v1/tenant/${tenantId}/scrub`, { body: request });
+  }
+
+  /** What is set of a tenant, and what counts. */
+  getTenantConfig(tenantId: string): Promise<TenantConfigInfo> {
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/config`);
+  }
+
+  /** null: back to the default; what is not given stays. Durable when it resolves. */
+  patchTenantConfig(tenantId: string, patch: TenantConfigPatch): Promise<void> {
+    const body = { tenant_id: tenantId, ...patch };
+    return this.#http.call("PATCH", "/v1/tenant/config", { body });
+  }
+
+  /** Collects old history, however long that takes. `unavailable`, but for a dry run, right after a start. */
+  doGc(
+    tenantId: string,
+    timelineId: string,
+    request: { readonly dryRun: boolean; readonly force: boolean },
+  ): Promise<GcResult> {
+    const body = { dry_run: request.dryRun, force: request.force };
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/do_gc`;
+    return this.#http.call("PUT", path, { body, timeoutMs: MAINTENANCE_TIMEOUT_MS });
+  }
+
+  /** As far as it is worth it, however long that takes. */
+  compact(tenantId: string, timelineId: string): Promise<void> {
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/compact`;
+    return this.#http.call("PUT", path, { timeoutMs: MAINTENANCE_TIMEOUT_MS });
+  }
+
+  /** What is at the LSN stays readable for LSN_LEASE_MS; `invalid` where it is not any more. */
+  async leaseLsn(tenantId: string, timelineId: string, lsn: Lsn): Promise<void> {
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/lsn_lease`;
+    await this.#http.call("POST", path, { body: { lsn: formatLsn(lsn) } });
   }
 
   /** Writes everything in memory into layer files. */

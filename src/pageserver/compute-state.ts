@@ -74,10 +74,14 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
 
 /**
  * What is asked is whether pg_subscription had a page where the timeline begins: what was made later is
- * its own. In nearly all it never had one, and a root begins without any.
+ * its own. In nearly all it never had one, and a root begins without any. Where nobody knows any more what was there, WAL
+ * was written since then: by a compute, which has detached what there was.
  */
 function hasInheritedSubscriptions(timeline: ServedTimeline, lsn: Lsn): boolean {
   const { startLsn } = timeline;
+  if (!timeline.isKept(startLsn)) {
+    return false;
+  }
   const map = timeline.readValue(relmapPrefix(GLOBAL_TABLESPACE_OID, 0), 0, startLsn);
   const file =
     map && decodeRelationMap(map).find(({ oid }) => oid === SUBSCRIPTION_RELATION_ID)?.relNumber;

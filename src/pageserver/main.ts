@@ -7,7 +7,7 @@ enableCompileCache();
 const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
 const { openObjectStore } = await import("../object-store/open-object-store.ts");
 const { DEFAULT_EVICTION: eviction } = await import("./layer-eviction.ts");
-const { DEFAULT_UPKEEP: upkeep } = await import("./layer-upkeep.ts");
+const { DEFAULT_UPKEEP: upkeep } = await import("./retention/tenant-config.ts");
 const { Pageserver } = await import("./pageserver.ts");
 
 await runDaemon({

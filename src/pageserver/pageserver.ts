@@ -5,6 +5,7 @@ import { readFileIfExists } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { HttpLimits } from "../http/limits.ts";
+import type { Route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
@@ -14,9 +15,11 @@ import { BrokerClient } from "../storage-broker/client.ts";
 import { pageserverRoutes } from "./http.ts";
 import { InitdbTemplates } from "./ingest/initdb-import.ts";
 import { type EvictionSettings, LayerEviction } from "./layer-eviction.ts";
-import { LayerUpkeep, type UpkeepSettings } from "./layer-upkeep.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
 import { createPageService } from "./page-service.ts";
+import { retentionRoutes } from "./retention/http.ts";
+import { LayerUpkeep } from "./retention/layer-upkeep.ts";
+import type { UpkeepSettings } from "./retention/tenant-config.ts";
 import type { StorageConfig } from "./storage/storage-resources.ts";
 import { TenantManager } from "./storage/tenant-manager.ts";
 import { TimelineCreation } from "./timeline-creation.ts";
@@ -39,6 +42,7 @@ export interface PageserverOptions {
   readonly initdbPasswordFile?: string | undefined;
   readonly logger: Logger;
   readonly storage?: Partial<StorageConfig>;
+  /** Of tenants that have set nothing else. */
   readonly upkeep?: Partial<UpkeepSettings>;
   /** Where tenants live for good; absent: `workdir` is all there is. */
   readonly store?: ObjectStore | undefined;
@@ -90,6 +94,7 @@ export class Pageserver {
     const { logger, pgVersion = DEFAULT_MAJOR } = options;
     const registry = createRegistry();
     let tenants: TenantManager | undefined;
+    let upkeep: LayerUpkeep | undefined;
     const pageService = createPageService({
       findTimeline: (tenantId, timelineId) => {
         if (tenants === undefined) {
@@ -123,22 +128,13 @@ export class Pageserver {
         superuserSecret: readSecret(options.initdbPasswordFile),
         logger,
       });
+      upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
+      const creation = new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs);
       const httpAddress = parseHostPort(options.listenHttp);
-      const http = new HttpServer({
-        component: "pageserver",
-        routes: pageserverRoutes({
-          id: options.id,
-          pgVersion,
-          tenants,
-          receivers,
-          creation: new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs),
-        }),
-        metrics: { contentType: registry.contentType, text: () => registry.metrics() },
-        logger,
-        listenHost: httpAddress.host,
-        allowedHosts: options.allowedHosts,
-        limits: options.httpLimits,
-      });
+      const http = createHttpServer(options, registry, [
+        ...pageserverRoutes({ id: options.id, pgVersion, tenants, receivers, creation }),
+        ...retentionRoutes({ tenants, upkeep }),
+      ]);
       const httpPort = await http.listen(httpAddress.host, httpAddress.port);
       const broker = followBroker(options, tenants, receivers);
       if (options.prepareTemplate === true) {
@@ -147,7 +143,6 @@ export class Pageserver {
           logger.warn({ error }, "could not prepare the template of root timelines");
         });
       }
-      const upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
       const eviction =
         options.store &&
         new LayerEviction(tenants, options.workdir, options.eviction ?? {}, logger);
@@ -164,7 +159,7 @@ export class Pageserver {
       });
     } catch (error) {
       await pageService.close();
-      await tenants?.close({ flush: false });
+      await Promise.all([upkeep?.close(), tenants?.close({ flush: false })]);
       throw error;
     }
   }
@@ -179,6 +174,22 @@ export class Pageserver {
     // Timelines that close end the compaction at work.
     await Promise.all([this.#upkeep.close(), this.tenants.close(options)]);
   }
+}
+
+function createHttpServer(
+  options: PageserverOptions,
+  registry: ReturnType<typeof createRegistry>,
+  routes: readonly Route[],
+): HttpServer {
+  return new HttpServer({
+    component: "pageserver",
+    routes,
+    metrics: { contentType: registry.contentType, text: () => registry.metrics() },
+    logger: options.logger,
+    listenHost: parseHostPort(options.listenHttp).host,
+    allowedHosts: options.allowedHosts,
+    limits: options.httpLimits,
+  });
 }
 
 function followBroker(

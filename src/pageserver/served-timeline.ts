@@ -12,6 +12,8 @@ export interface ServedTimeline extends TimelineStorage {
   readonly startLsn: Lsn;
   /** The oldest LSN that has all its versions. */
   readonly minReadableLsn: Lsn;
+  /** Whether the state at `lsn`, at most `lastRecordLsn`, can be read. */
+  isKept(lsn: Lsn): boolean;
   /** StorageError `invalid`, which names the oldest LSN, where the state at `lsn` is not kept. */
   checkKept(lsn: Lsn): void;
   /** The state at `lsn` is kept for `lengthMs` from now on; `invalid` where it is not any more. */

@@ -10,9 +10,12 @@ import {
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type {
+  GcResult,
   LsnByTimestamp,
   ScrubReportWire,
   ScrubRequest,
+  TenantConfigInfo,
+  TenantConfigPatch,
   TenantInfo,
   TimelineCreateRequest,
   TimelineInfo,
@@ -141,6 +144,33 @@ export class StorageController {
     const node = this.pageserverOf(unshardedId(tenantId));
     const client = new PageserverHttpClient(node.listenHttpAddr, { timeoutMs: SCRUB_TIMEOUT_MS });
     return client.scrub(tenantId, request);
+  }
+
+  tenantConfig(tenantId: TenantId): Promise<TenantConfigInfo> {
+    return this.#firstShard(tenantId).getTenantConfig(tenantId);
+  }
+
+  /** On all of its shards; null: back to the default. */
+  async patchTenantConfig(tenantId: TenantId, patch: TenantConfigPatch): Promise<void> {
+    for (const { node } of this.locate(tenantId)) {
+      await clientOf(node).patchTenantConfig(tenantId, patch);
+    }
+  }
+
+  /** Of a timeline's old history; see PageserverHttpClient.doGc. */
+  collectGarbage(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    request: { readonly dryRun: boolean; readonly force: boolean },
+  ): Promise<GcResult> {
+    return this.#firstShard(tenantId).doGc(tenantId, timelineId, request);
+  }
+
+  /** What is at the LSN stays readable for a while; `invalid` where it is not any more. */
+  async leaseLsn(tenantId: TenantId, timelineId: TimelineId, lsn: Lsn): Promise<void> {
+    for (const { node } of this.locate(tenantId)) {
+      await clientOf(node).leaseLsn(tenantId, timelineId, lsn);
+    }
   }
 
   /** Shard 0 knows what is not a relation's block: what a timeline is, and how far. */

@@ -8,6 +8,7 @@ import { HTTP_LIMITS } from "../../src/http/limits.ts";
 import { openApiDocument } from "../../src/http/openapi.ts";
 import type { Route } from "../../src/http/route.ts";
 import { pageserverRoutes } from "../../src/pageserver/http.ts";
+import { retentionRoutes } from "../../src/pageserver/retention/http.ts";
 import { safekeeperRoutes } from "../../src/safekeeper/http.ts";
 import { brokerRoutes } from "../../src/storage-broker/server.ts";
 
@@ -25,7 +26,7 @@ interface Document {
 // No handler runs.
 const nothing = {} as never;
 const COMPONENTS: Readonly<Record<string, readonly Route[]>> = {
-  pageserver: pageserverRoutes(nothing),
+  pageserver: [...pageserverRoutes(nothing), ...retentionRoutes(nothing)],
   safekeeper: safekeeperRoutes(nothing),
   storage_broker: brokerRoutes(),
   compute: computeRoutes(nothing),

@@ -4,6 +4,7 @@ import type { MutantPart } from "./mutant.ts";
 
 const TIMELINE = "src/pageserver/storage/timeline.ts";
 const TIMELINE_TEST = "src/pageserver/storage/timeline.test.ts";
+const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
 const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
@@ -63,10 +64,50 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "an LSN below the cutoff is read",
       file: TIMELINE,
-      search: "(isOwn && lsn >= timeline.#gcCutoffLsn)",
-      replace: "isOwn",
+      search: "isOwn && lsn >= timeline.#gcCutoffLsn;",
+      replace: "isOwn;",
       test: TIMELINE_TEST,
       name: "readPage: below the first LSN is invalid",
+    },
+    {
+      rule: "what was there where a branch begins is refused",
+      file: TIMELINE,
+      search: "if (isAbove || isBranchPoint || timeline",
+      replace: "if (isAbove || timeline",
+      test: TIMELINE_TEST,
+      name: "isKept: where a branch begins stays readable",
+    },
+    {
+      rule: "history goes while leases may not have been renewed",
+      file: "src/pageserver/retention/layer-upkeep.ts",
+      search: "!request.force && leftMs > 0",
+      replace: "!request.force && leftMs > LSN_LEASE_MS",
+      test: UPKEEP_TEST,
+      name: "collectNow: not while leases may be missing",
+    },
+    {
+      rule: "history goes by the default of a tenant whose settings are damaged",
+      file: "src/pageserver/retention/layer-upkeep.ts",
+      search: "return { ...this.#defaults, gcPeriodMs: 0 };",
+      replace: "return this.#defaults;",
+      test: UPKEEP_TEST,
+      name: "LayerUpkeep: damaged settings",
+    },
+    {
+      rule: "a dry run moves the cutoff",
+      file: "src/pageserver/retention/collection.ts",
+      search: "if (dryRun) {",
+      replace: "if (dryRun && result.removed.layers < 0) {",
+      test: UPKEEP_TEST,
+      name: "collectNow: a dry run says what the collection then does",
+    },
+    {
+      rule: "settings are answered before they are on the disk",
+      file: "src/pageserver/retention/tenant-config.ts",
+      search: "await writeFileDurablyAsync(",
+      replace: "void writeFileDurablyAsync(",
+      test: "src/pageserver/retention/tenant-config.test.ts",
+      name: "TenantSettings: what could not be written does not count",
     },
     {
       rule: "a read gives away the store's own memory",
@@ -191,7 +232,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a damaged index is read as it is",
-      file: "src/pageserver/storage/index-part.ts",
+      file: "src/base/text/checksummed-json.ts",
       search: "if (checksum !== checksumOf(body)) {",
       replace: 'if (checksum === "") {',
       test: TENANT_TEST,

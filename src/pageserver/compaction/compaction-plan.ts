@@ -1,8 +1,9 @@
 // Decides which of a timeline's layers are compacted next, and to what end.
 
-import type { Lsn } from "../../base/lsn.ts";
+import { addLsn, type Lsn } from "../../base/lsn.ts";
+import type { LayerFate } from "../api.ts";
 import { comparePrefixes, keyAfter, samePrefix } from "../layers/key.ts";
-import { FIRST_KEY, LAST_KEY, type LayerName } from "../layers/layer-format.ts";
+import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE, type LayerName } from "../layers/layer-format.ts";
 
 /** A layer of the timeline, as far as planning goes. */
 export interface PlannedLayer {
@@ -82,6 +83,77 @@ export function planCompaction<L extends PlannedLayer>(
     : (planCollection(situation, settings) ??
         planLevel(situation, settings) ??
         planImages(situation, settings));
+}
+
+/**
+ * What collects all that may go, however little that is. Image layers are only made where all there is lies below the
+ * cutoff: elsewhere they would free nothing yet.
+ */
+export function planCollectionNow<L extends PlannedLayer>(
+  situation: PlanSituation<L>,
+): CompactionPlan<L> | undefined {
+  const { layers, consistentLsn, cutoff } = situation;
+  const [newest] = layers;
+  if (newest === undefined || endOf(newest) > consistentLsn) {
+    return undefined;
+  }
+  if (situation.hasAncestor) {
+    return planBranchCollection(situation, HOWEVER_LITTLE);
+  }
+  const images = endOf(newest) <= cutoff ? planImages(situation, HOWEVER_LITTLE) : undefined;
+  return planCollection(situation, HOWEVER_LITTLE) ?? images;
+}
+
+const HOWEVER_LITTLE: PlanSettings = {
+  levelAfterLayers: 2,
+  minCompactionBytes: 0,
+  imageRatio: 0,
+  collectRatio: 0,
+};
+
+/** What `planCollectionNow`, again and again, makes of the layers there are. */
+export function collectionFates<L extends PlannedLayer>(
+  situation: PlanSituation<L>,
+): Map<L, LayerFate> {
+  const { layers, cutoff, collected } = situation;
+  const first = planCollectionNow(situation);
+  const plan =
+    first?.goal === "images" ? planCollectionNow(withImages(situation, first.maxLsn)) : first;
+  const [removed, inputs] = [new Set(plan?.remove), new Set(plan?.inputs)];
+  const fateOf = (layer: L): LayerFate => {
+    if (removed.has(layer)) {
+      return inputs.has(layer) ? "rewritten" : "removed";
+    }
+    if (endOf(layer) > cutoff) {
+      return "above_cutoff";
+    }
+    return collected?.layers.has(layer) === true ? "needed_below_cutoff" : "needed_at_cutoff";
+  };
+  return new Map(layers.map((layer) => [layer, fateOf(layer)]));
+}
+
+/** As if image layers at `lsn` were there already. */
+function withImages<L extends PlannedLayer>(
+  situation: PlanSituation<L>,
+  lsn: Lsn,
+): PlanSituation<L> {
+  const images: PlannedLayer = {
+    file: {
+      name: {
+        kind: LAYER_KIND_IMAGE,
+        keyStart: FIRST_KEY,
+        keyEnd: LAST_KEY,
+        lsnStart: lsn,
+        lsnEnd: addLsn(lsn, 1),
+      },
+      sizeBytes: 0,
+      isImage: true,
+      lsnStart: lsn,
+      lsnEnd: addLsn(lsn, 1),
+    },
+    capLsn: lsn,
+  };
+  return { ...situation, layers: [images as L, ...situation.layers] };
 }
 
 const endOf = ({ file, capLsn }: PlannedLayer) => Math.min(file.lsnEnd - 1, capLsn) as Lsn;
@@ -223,7 +295,7 @@ function planRewrite<L extends PlannedLayer>(
   const isLess = collected?.retained.some((lsn) => !situation.retained.includes(lsn)) === true;
   const isDue = isLess
     ? bytesOf(below) >= minCompactionBytes
-    : fresh >= Math.max(minCompactionBytes, bytesOf(kept) * collectRatio);
+    : fresh > 0 && fresh >= Math.max(minCompactionBytes, bytesOf(kept) * collectRatio);
   const isFree = inputs.length === 0;
   if (!isFree && !isDue) {
     return undefined;

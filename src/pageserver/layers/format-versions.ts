@@ -26,3 +26,9 @@ export const DELETION_LIST_FORMAT_VERSION = 1;
  * - 1: first.
  */
 export const TENANT_MANIFEST_FORMAT_VERSION = 1;
+
+/**
+ * tenant_config.json (retention/tenant-config.ts).
+ * - 1: first.
+ */
+export const TENANT_CONFIG_FORMAT_VERSION = 1;

@@ -1,16 +1,15 @@
 // Lists of objects to delete, on the local disk: their format, writing, reading and removal.
 //
-// Ours, format version 1. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the object
-// without that field, keys in the order below), `format_version`, `tenants`: per tenant `tenant_id`,
-// `generation` in which the objects were given up, `keys`. A file a list, named `<sequence, 16 hex>.deletions`;
+// Ours, format version 1. Checksummed JSON (base/text/checksummed-json.ts): `format_version`, `tenants`: per tenant
+// `tenant_id`, `generation` in which the objects were given up, `keys`. A file a list, named `<sequence, 16 hex>.deletions`;
 // written whole and never changed. A list that is damaged is taken away: its objects stay for the scrubber.
 
 import { join } from "node:path";
 import { z } from "zod";
-import { crc32c } from "../../base/crc32c.ts";
 import { type Disk, diskError, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
-import { errorMessage, StorageError } from "../../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, type TenantId } from "../../base/ids.ts";
+import { decodeChecksummedJson, encodeChecksummedJson } from "../../base/text/checksummed-json.ts";
 import { DELETION_LIST_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { parseRemoteKey } from "./remote-paths.ts";
 
@@ -44,13 +43,7 @@ export function encodeDeletionList(tenants: readonly TenantDeletions[]): string 
       keys,
     })),
   };
-  return `${JSON.stringify({ checksum: checksumOf(body), ...body })}\n`;
-}
-
-function checksumOf(body: object): string {
-  return crc32c(Buffer.from(JSON.stringify(body)))
-    .toString(16)
-    .padStart(8, "0");
+  return encodeChecksummedJson(body);
 }
 
 /** `corrupt` on anything that `encodeDeletionList` does not write; `path` is for the message. */
@@ -60,24 +53,8 @@ export function decodeDeletionList(text: string, path: string): readonly TenantD
       cause,
       fields: { path },
     });
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch (error) {
-    throw corrupt(`not JSON: ${errorMessage(error)}`, error);
-  }
-  if (typeof parsed !== "object" || parsed === null || !("checksum" in parsed)) {
-    throw corrupt("no checksum");
-  }
-  const { checksum, ...body } = parsed;
-  if (checksum !== checksumOf(body)) {
-    throw corrupt("the checksum is wrong");
-  }
-  const result = schema.safeParse(body);
-  if (!result.success) {
-    throw corrupt(result.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; "));
-  }
-  return result.data.tenants.map((one) => {
+  const { tenants } = decodeChecksummedJson(text, schema, corrupt);
+  return tenants.map((one) => {
     const tenantId = parseTenantId(one.tenant_id);
     const stray = one.keys.find((key) => parseRemoteKey(key)?.tenantId !== tenantId);
     if (stray !== undefined) {

@@ -1,17 +1,16 @@
 // index_part.json: what a timeline is and which layer files belong to it; the only authority on both.
 //
-// Ours, format version 3. One JSON object: `checksum` (CRC-32C, 8 hex digits, of the JSON text of the
-// object without that field, keys in the order below) and the fields of IndexPart in snake case.
+// Ours, format version 3. Checksummed JSON (base/text/checksummed-json.ts): the fields of IndexPart in snake case.
 // Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
 // not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
 
 import { join } from "node:path";
 import { z } from "zod";
-import { crc32c } from "../../base/crc32c.ts";
 import { type Disk, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
-import { errorMessage, StorageError } from "../../base/errors.ts";
+import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, MAX_LSN, parseLsn } from "../../base/lsn.ts";
+import { decodeChecksummedJson, encodeChecksummedJson } from "../../base/text/checksummed-json.ts";
 import { INDEX_PART_FORMAT_VERSION } from "../layers/format-versions.ts";
 import { FIRST_LAYER_NUMBER, parseLayerFileName } from "../layers/layer-format.ts";
 import type { LayerDescription } from "../layers/layer-writer.ts";
@@ -111,13 +110,7 @@ export function encodeIndexPart(part: IndexPart): string {
       ...(capLsn === MAX_LSN ? {} : { cap_lsn: formatLsn(capLsn) }),
     })),
   };
-  return `${JSON.stringify({ checksum: checksumOf(body), ...body }, null, 1)}\n`;
-}
-
-function checksumOf(body: object): string {
-  return crc32c(Buffer.from(JSON.stringify(body)))
-    .toString(16)
-    .padStart(8, "0");
+  return encodeChecksummedJson(body, 1);
 }
 
 /** `corrupt` on anything that `encodeIndexPart` does not write; `path`, a file's or an object's, is for the message. */
@@ -127,24 +120,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
       cause,
       fields: { path },
     });
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch (error) {
-    throw corrupt(`not JSON: ${errorMessage(error)}`, error);
-  }
-  if (typeof parsed !== "object" || parsed === null || !("checksum" in parsed)) {
-    throw corrupt("no checksum");
-  }
-  const { checksum, ...body } = parsed;
-  if (checksum !== checksumOf(body)) {
-    throw corrupt("the checksum is wrong");
-  }
-  const result = schema.safeParse(body);
-  if (!result.success) {
-    throw corrupt(result.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; "));
-  }
-  const data = result.data;
+  const data = decodeChecksummedJson(text, schema, corrupt);
   if ((data.ancestor_timeline_id === null) !== (data.ancestor_lsn === null)) {
     throw corrupt("ancestor and its LSN must come together");
   }

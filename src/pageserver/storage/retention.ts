@@ -1,6 +1,9 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
-import { type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import { formatTimestamp } from "../../base/timestamp.ts";
+import { readCommitTime } from "../ingest/commit-times.ts";
+import type { TimelineStorage } from "./timeline-storage.ts";
 
 /** Promises that the state at an LSN stays readable for a while. They are in memory: whoever has one renews it. */
 export class Leases {
@@ -16,14 +19,14 @@ export class Leases {
     return (this.#ends.get(lsn) ?? 0) > nowMs;
   }
 
-  /** LSNs with a lease that has not ended. Forgets the others. */
-  lsns(nowMs: number): Lsn[] {
+  /** By LSN: for how many milliseconds more. Forgets those that have ended. */
+  left(nowMs: number): Map<Lsn, number> {
     for (const [lsn, end] of this.#ends) {
       if (end <= nowMs) {
         this.#ends.delete(lsn);
       }
     }
-    return [...this.#ends.keys()];
+    return new Map([...this.#ends].map(([lsn, end]) => [lsn, end - nowMs]));
   }
 }
 
@@ -54,6 +57,21 @@ export class BranchPoints {
 export function retainedLsns(cutoff: Lsn, ...needed: readonly Iterable<Lsn>[]): Lsn[] {
   const lsns = new Set(needed.flatMap((some) => [...some].filter((lsn) => lsn < cutoff)));
   return [...lsns].sort((a, b) => a - b);
+}
+
+/** For messages: the oldest LSN that is kept, and when it was, where that is known. */
+export function describeOldest(
+  timeline: Pick<TimelineStorage, "readValue"> & { readonly minReadableLsn: Lsn },
+): string {
+  const { minReadableLsn } = timeline;
+  let ofWhen = "";
+  try {
+    const commitUs = readCommitTime(timeline, minReadableLsn)?.commitUs;
+    ofWhen = commitUs === undefined ? "" : `, of ${formatTimestamp(commitUs)}`;
+  } catch {
+    // Whoever asked is to hear of the LSN all the same.
+  }
+  return `${formatLsn(minReadableLsn)}, the oldest LSN kept${ofWhen}`;
 }
 
 /**

@@ -14,6 +14,7 @@ import type { RemoteIndex } from "../remote/load-tenant.ts";
 import type { IndexName } from "../remote/remote-paths.ts";
 import type { ScrubReport } from "../remote/scrub.ts";
 import { type RemoteListing, TenantRemote } from "../remote/tenant-remote.ts";
+import { TenantSettings } from "../retention/tenant-config.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -46,12 +47,13 @@ export interface BranchParameters {
 }
 
 /**
- * Layout: `<directory>/timelines/<timeline id>/{index_part.json, layers}`. A timeline's directory is
+ * Layout: `<directory>/{tenant_config.json, timelines/<timeline id>/{index_part.json, layers}}`. A timeline's directory is
  * made under a temporary name and renamed, so it exists as a whole or not at all. Whether a timeline exists is
  * decided by its index; layers lie with the timeline that made them, and go when no index names them.
  */
 export class Tenant {
   readonly tenantId: TenantId;
+  readonly settings: TenantSettings;
   readonly #timelinesDirectory: string;
   readonly #resources: StorageResources;
   readonly #disk: BackgroundDisk;
@@ -83,6 +85,7 @@ export class Tenant {
       mayRemove: () => this.#broken.size === 0,
     });
     this.#logger = resources.logger.child({ tenant: tenantId });
+    this.settings = new TenantSettings(directory, resources.disk);
   }
 
   /** Loads the tenant, making its directory where it is new; clears what a crash left. */
@@ -99,6 +102,12 @@ export class Tenant {
       await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);
     } catch (error) {
       throw diskError(error, `create tenant directory ${directory}`);
+    }
+    if (tenant.settings.damage !== undefined) {
+      tenant.#logger.error(
+        { error: tenant.settings.damage },
+        "no history of the tenant is collected",
+      );
     }
     await tenant.#load();
     return tenant;

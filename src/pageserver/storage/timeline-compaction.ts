@@ -6,10 +6,14 @@ import { errorMessage } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
+import type { LayerFate } from "../api.ts";
 import { compactLayers, DEFAULT_TARGET_BYTES } from "../compaction/compact-layers.ts";
 import {
   type Collected,
   type CompactionPlan,
+  collectionFates,
+  type PlanSituation,
+  planCollectionNow,
   planCompaction,
 } from "../compaction/compaction-plan.ts";
 import type {
@@ -26,6 +30,9 @@ import type { StorageResources } from "./storage-resources.ts";
 
 /** Page service has its turn after so many milliseconds of compaction. */
 const SLICE_MS = 2;
+
+/** `due`: whatever is worth it. `collect`: all that may go, and only that. */
+export type CompactionKind = "due" | "collect";
 
 /** What compaction needs of the timeline. */
 export interface CompactedTimeline {
@@ -69,9 +76,15 @@ export class TimelineCompaction {
     this.#signal = signal;
   }
 
-  /** One step, the most urgent; false where there is none. One call at a time. */
-  async step(): Promise<boolean> {
-    const plan = this.#plan();
+  /**
+   * One step, the most urgent, or the next one of a collection; false where there is none. One call at a time.
+   */
+  async step(kind: CompactionKind): Promise<boolean> {
+    const situation = this.#situation();
+    const plan =
+      kind === "collect"
+        ? planCollectionNow(situation)
+        : planCompaction(situation, this.#resources.config);
     if (plan === undefined) {
       return false;
     }
@@ -94,13 +107,15 @@ export class TimelineCompaction {
     return true;
   }
 
-  #plan(): CompactionPlan<SetLayer> | undefined {
+  #situation(): PlanSituation<SetLayer> {
     const { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints } = this.#timeline;
     const collected = this.#collected;
-    return planCompaction(
-      { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints, collected },
-      this.#resources.config,
-    );
+    return { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints, collected };
+  }
+
+  /** What a collection up to `cutoff` would make of each layer; `retained`: LSNs that are read below it. */
+  fates(cutoff: Lsn, retained: readonly Lsn[]): Map<SetLayer, LayerFate> {
+    return collectionFates({ ...this.#situation(), cutoff, retained });
   }
 
   /** The inputs are on the disk until it is done. */

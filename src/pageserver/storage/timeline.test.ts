@@ -395,3 +395,28 @@ test("load: what a crash leaves beside the index is removed, a stranger's file i
   assert.equal(again.lastRecordLsn, lsn);
   assert.deepEqual(again.readPage(REL, 0, lsn), page(2));
 });
+
+test("isKept: where a branch begins stays readable below its own cutoff, as its ancestor keeps it", async () => {
+  await using fixture = await StorageFixture.create();
+  const root = await fixture.createRoot();
+  const first = putRecord(root, REL, 0, page(1));
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const ancestorTimelineId = root.timelineId;
+  const branch = await tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId,
+  });
+  for (const timeline of [root, branch]) {
+    putRecord(timeline, REL, 0, page(2));
+    putRecord(timeline, REL, 0, page(3));
+    await timeline.checkpoint();
+    await timeline.advanceGcCutoff(timeline.lastRecordLsn);
+    while (await timeline.compact("collect")) {
+      // To the end.
+    }
+  }
+  assert.deepEqual(branch.readPage(REL, 0, first), page(1));
+  assert.equal(branch.isKept(first), true);
+  assert.equal(branch.isKept(toLsn(first + 8)), false);
+  assert.equal(root.isKept(first), false);
+});

@@ -7,6 +7,7 @@ import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
+import type { LayerFate } from "../api.ts";
 import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
@@ -24,10 +25,14 @@ import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
-import { BranchPoints, Leases, recordBoundary, retainedLsns } from "./retention.ts";
+import { BranchPoints, describeOldest, Leases, recordBoundary, retainedLsns } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import type { TenantLayers } from "./tenant-layers.ts";
-import { type CompactedTimeline, TimelineCompaction } from "./timeline-compaction.ts";
+import {
+  type CompactedTimeline,
+  type CompactionKind,
+  TimelineCompaction,
+} from "./timeline-compaction.ts";
 import { TimelineReader } from "./timeline-reader.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
@@ -72,7 +77,7 @@ export class Timeline implements TimelineStorage {
   #closed = false;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
-  readonly #leases = new Leases();
+  readonly leases = new Leases();
   /** Of branches, and of those that are being made. */
   readonly branchPoints = new BranchPoints();
   #prevRecordLsn: Lsn;
@@ -258,8 +263,9 @@ export class Timeline implements TimelineStorage {
 
   /** `invalid` where the state at `lsn` is not kept. */
   checkKept(lsn: Lsn): void {
-    if (lsn < this.#gcCutoffLsn) {
-      this.#checkKept(lsn);
+    if (lsn < this.#gcCutoffLsn && !this.isKept(lsn)) {
+      const message = `${formatLsn(lsn)} is below ${describeOldest(this)}`;
+      throw new StorageError("invalid", "lsn-too-old", message);
     }
   }
 
@@ -275,22 +281,22 @@ export class Timeline implements TimelineStorage {
     this.checkKept(lsn);
   }
 
-  /** Of an LSN below the cutoff. */
-  #checkKept(lsn: Lsn): void {
+  isKept(lsn: Lsn): boolean {
     const now = monotonicMs();
     const state = recordBoundary(lsn, this.walSegmentSize);
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
       const isOwn = timeline.#ancestor === undefined || lsn >= timeline.startLsn;
-      if (timeline.#leases.has(state, now) || (isOwn && lsn >= timeline.#gcCutoffLsn)) {
-        return;
+      // Where a branch begins its ancestor keeps all that it sees.
+      const isBranchPoint = timeline.#ancestor !== undefined && lsn === timeline.startLsn;
+      const isAbove = isOwn && lsn >= timeline.#gcCutoffLsn;
+      if (isAbove || isBranchPoint || timeline.leases.has(state, now)) {
+        return true;
       }
       if (isOwn) {
         break;
       }
     }
-    const oldest = formatLsn(this.minReadableLsn);
-    const message = `${formatLsn(lsn)} is below ${oldest}, the oldest LSN kept`;
-    throw new StorageError("invalid", "lsn-too-old", message);
+    return false;
   }
 
   /**
@@ -301,7 +307,7 @@ export class Timeline implements TimelineStorage {
     this.#checkReadable(lsn);
     const now = monotonicMs();
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
-      timeline.#leases.grant(recordBoundary(lsn, this.walSegmentSize), now, lengthMs);
+      timeline.leases.grant(recordBoundary(lsn, this.walSegmentSize), now, lengthMs);
       if (lsn >= timeline.startLsn) {
         return;
       }
@@ -620,8 +626,12 @@ export class Timeline implements TimelineStorage {
 
   /** LSNs below the cutoff that are readable all the same, ascending. */
   get retainedLsns(): Lsn[] {
-    const leased = this.#leases.lsns(monotonicMs());
-    return retainedLsns(this.#gcCutoffLsn, this.branchPoints.lsns, leased);
+    return this.#retainedBelow(this.#gcCutoffLsn);
+  }
+
+  #retainedBelow(cutoff: Lsn): Lsn[] {
+    const leased = this.leases.left(monotonicMs()).keys();
+    return retainedLsns(cutoff, this.branchPoints.lsns, leased);
   }
 
   /**
@@ -637,10 +647,15 @@ export class Timeline implements TimelineStorage {
     }
   }
 
+  /** What a collection up to `lsn`, a cutoff that may lie ahead, would make of each layer. */
+  collectionFates(lsn: Lsn): Map<SetLayer, LayerFate> {
+    return this.#compaction.fates(lsn, this.#retainedBelow(lsn));
+  }
+
   /** One step of compaction; false where there is nothing to do. Rejects as compactLayers does. */
-  compact(): Promise<boolean> {
+  compact(kind: CompactionKind = "due"): Promise<boolean> {
     this.#checkOpen();
-    const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step());
+    const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step(kind));
     this.#compacting = step;
     return step;
   }

@@ -1,0 +1,127 @@
+// Collection of old history: how far it may go, what holds it, what it does to the layers of one timeline.
+
+import { monotonicMs, nowMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import { formatLsn, type Lsn, maxLsn, minLsn, toLsn } from "../../base/lsn.ts";
+import { formatTimestamp, POSTGRES_EPOCH_MS } from "../../base/timestamp.ts";
+import { type GcHolder, type GcResult, LAYER_FATES, type LayerFate } from "../api.ts";
+import type { LayerFile } from "../layers/layer-file.ts";
+import { findLsnByTimestamp, timestampOfLsn } from "../lsn-by-timestamp.ts";
+import type { Tenant } from "../storage/tenant.ts";
+import type { Timeline } from "../storage/timeline.ts";
+import type { UpkeepSettings } from "./tenant-config.ts";
+
+/**
+ * The LSN below which history may go: the newest that is older than the PITR interval, at most what is on disk. Where no
+ * time is known that is before all there is, nothing may go.
+ */
+export async function collectionCutoff(
+  timeline: Timeline,
+  settings: Pick<UpkeepSettings, "pitrIntervalMs" | "gcHorizonBytes">,
+): Promise<Lsn> {
+  const { gcCutoffLsn } = timeline;
+  const oldest = await oldestWanted(timeline, settings);
+  return maxLsn(gcCutoffLsn, minLsn(oldest, timeline.diskConsistentLsn));
+}
+
+async function oldestWanted(
+  timeline: Timeline,
+  { pitrIntervalMs, gcHorizonBytes }: Pick<UpkeepSettings, "pitrIntervalMs" | "gcHorizonBytes">,
+): Promise<Lsn> {
+  if (pitrIntervalMs === 0) {
+    return toLsn(Math.max(0, timeline.lastRecordLsn - gcHorizonBytes));
+  }
+  const timeUs = (nowMs() - pitrIntervalMs - POSTGRES_EPOCH_MS) * 1000;
+  const { kind, lsn } = await findLsnByTimestamp(timeline, timeUs);
+  return kind === "present" || kind === "future" ? lsn : timeline.gcCutoffLsn;
+}
+
+/** An index that cannot be read may be of a branch, and then nobody knows where that begins: `conflict`. */
+export function requireWholeTenant(tenant: Tenant): void {
+  const [broken] = tenant.brokenTimelines.keys();
+  if (broken !== undefined) {
+    const message = `timeline ${broken} does not load, and may be a branch of any: nothing is collected`;
+    throw new StorageError("conflict", "timeline-broken", message);
+  }
+}
+
+export interface CollectionRequest {
+  /** In place of the tenant's. */
+  readonly gcHorizonBytes?: number | undefined;
+  /** Nothing changes. */
+  readonly dryRun: boolean;
+  /** Does not wait for leases. */
+  readonly force: boolean;
+}
+
+export async function collectTimeline(
+  tenant: Tenant,
+  timeline: Timeline,
+  settings: UpkeepSettings,
+  { gcHorizonBytes = settings.gcHorizonBytes, dryRun }: CollectionRequest,
+): Promise<GcResult> {
+  const cutoff = await collectionCutoff(timeline, { ...settings, gcHorizonBytes });
+  const commitUs = await timestampOfLsn(timeline, cutoff);
+  // From here on nothing waits until all is noted.
+  const fates = new Map(
+    [...timeline.collectionFates(cutoff)].map(([{ file }, fate]) => [file, fate]),
+  );
+  const result = {
+    timeline_id: timeline.timelineId,
+    dry_run: dryRun,
+    gc_cutoff_lsn: formatLsn(cutoff),
+    gc_cutoff_time: commitUs === undefined ? null : formatTimestamp(commitUs),
+    held: holders(tenant, timeline, cutoff),
+    total: count(fates.keys()),
+    ...countFates(fates),
+    layers: [...fates].map(([file, fate]) => ({
+      layer_file_name: file.fileName,
+      layer_file_size: file.sizeBytes,
+      fate,
+    })),
+  };
+  if (dryRun) {
+    return { ...result, written: null };
+  }
+  await timeline.advanceGcCutoff(cutoff);
+  while (await timeline.compact("collect")) {
+    // Image layers first, where those are what makes others superfluous.
+  }
+  return { ...result, written: count(timeline.layers.filter((file) => !fates.has(file))) };
+}
+
+/** Whose LSNs below the cutoff stay readable, the oldest first. */
+function holders(tenant: Tenant, timeline: Timeline, cutoff: Lsn): GcHolder[] {
+  const branches = tenant.timelines
+    .filter(({ ancestor, ancestorLsn }) => ancestor === timeline && ancestorLsn < cutoff)
+    .map(({ timelineId, ancestorLsn }) => ({ lsn: ancestorLsn, timelineId, leftMs: undefined }));
+  const leases = [...timeline.leases.left(monotonicMs())]
+    .filter(([lsn]) => lsn < cutoff)
+    .map(([lsn, leftMs]) => ({ lsn, timelineId: undefined, leftMs }));
+  return [...branches, ...leases]
+    .toSorted((a, b) => a.lsn - b.lsn)
+    .map(({ lsn, timelineId, leftMs }) => ({
+      lsn: formatLsn(lsn),
+      kind: timelineId === undefined ? "lease" : "branch",
+      timeline_id: timelineId ?? null,
+      valid_until: leftMs === undefined ? null : new Date(nowMs() + leftMs).toISOString(),
+    }));
+}
+
+function count(files: Iterable<LayerFile>): { layers: number; bytes: number } {
+  let [layers, bytes] = [0, 0];
+  for (const { sizeBytes } of files) {
+    layers++;
+    bytes += sizeBytes;
+  }
+  return { layers, bytes };
+}
+
+function countFates(fates: ReadonlyMap<LayerFile, LayerFate>) {
+  const files = (wanted: LayerFate) =>
+    [...fates].filter(([, fate]) => fate === wanted).map(([file]) => file);
+  return Object.fromEntries(LAYER_FATES.map((fate) => [fate, count(files(fate))])) as Record<
+    LayerFate,
+    { layers: number; bytes: number }
+  >;
+}

@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { nowMs, sleep } from "../../base/clock.ts";
+import { generateTimelineId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
+import { type Lsn, toLsn } from "../../base/lsn.ts";
+import type { GcResult } from "../api.ts";
+import { CommitTimes } from "../ingest/commit-times.ts";
+import { relBlockPrefix } from "../layers/key.ts";
+import type { Timeline } from "../storage/timeline.ts";
+import { collectionCutoff } from "./collection.ts";
+import { LayerUpkeep } from "./layer-upkeep.ts";
+import { DEFAULT_UPKEEP, TENANT_CONFIG_NAME } from "./tenant-config.ts";
+
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const LOGGER = createLogger("test", "silent");
+const SMALL = { minCompactionBytes: 0, levelAfterLayers: 3 };
+/** Everything on disk is below the cutoff. */
+const ALL_AT_ONCE = { ...DEFAULT_UPKEEP, pitrIntervalMs: 0, gcHorizonBytes: 0 };
+
+const page = (fill: number) => new Uint8Array(8192).fill(fill);
+
+async function writeLayers(timeline: Timeline, count: number): Promise<Lsn> {
+  let lsn = timeline.lastRecordLsn;
+  for (let i = 0; i < count; i++) {
+    lsn = putRecord(timeline, REL, i % 3, page(i));
+    await timeline.checkpoint();
+  }
+  return lsn;
+}
+
+test("LayerUpkeep: compacts in the background, and ends while it is at it", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const lsn = await writeLayers(timeline, 12);
+  const before = timeline.layers.length;
+  const upkeep = new LayerUpkeep(fixture.manager, { compactionPeriodMs: 1 }, LOGGER);
+  for (let i = 0; i < 500 && timeline.layers.length >= before - 5; i++) {
+    await sleep(10);
+  }
+  await upkeep.close();
+  assert.ok(timeline.layers.length < before - 5, `${timeline.layers.length} of ${before} layers`);
+  for (const [index, fill] of [9, 10, 11].entries()) {
+    assert.deepEqual(timeline.readPage(REL, index, lsn), page(fill));
+  }
+});
+
+test("LayerUpkeep: history goes, what branches and leases read stays, files too", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const branchLsn = await writeLayers(timeline, 5);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branch = await tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+  });
+  const leased = await writeLayers(timeline, 5);
+  timeline.grantLease(leased, 60_000);
+  const lsn = await writeLayers(timeline, 5);
+  const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  await upkeep.collect(timeline);
+  await upkeep.close();
+  while (await timeline.compact()) {
+    // To the end.
+  }
+  assert.equal(timeline.gcCutoffLsn, lsn);
+  const states: [Timeline, Lsn, number[]][] = [
+    [timeline, lsn, [3, 4, 2]],
+    [timeline, leased, [3, 4, 2]],
+    [branch, branchLsn, [3, 4, 2]],
+  ];
+  for (const [reader, at, fills] of states) {
+    for (const [index, fill] of fills.entries()) {
+      assert.deepEqual(reader.readPage(REL, index, at), page(fill));
+    }
+  }
+  assert.throws(() => timeline.readPage(REL, 0, toLsn(lsn - 8)), { code: "lsn-too-old" });
+  // The newest images, and the two states below them.
+  await sleep(50);
+  const files = readdirSync(join(fixture.timelinesDirectory, timeline.timelineId));
+  assert.equal(files.length, timeline.layers.length + 1, files.join("\n"));
+  assert.ok(timeline.layers.length <= 4, `${timeline.layers.length} layers`);
+});
+
+test("LayerUpkeep: nothing is collected while some timeline of the tenant does not load", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const other = await fixture.createRoot();
+  await writeLayers(timeline, 3);
+  await fixture.close();
+  writeFileSync(join(fixture.timelinesDirectory, other.timelineId, "index_part.json"), "{}");
+  await fixture.open();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  await upkeep.collect(again);
+  await upkeep.close();
+  assert.equal(again.gcCutoffLsn, again.startLsn);
+});
+
+async function collectAll(
+  fixture: StorageFixture,
+  timeline: Timeline,
+  { dryRun }: { dryRun: boolean },
+): Promise<GcResult> {
+  const request = { dryRun, force: true };
+  const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  try {
+    return await upkeep.collectNow(timeline, request);
+  } finally {
+    await upkeep.close();
+  }
+}
+
+const fatesOf = ({ layers }: GcResult) =>
+  layers.map(({ layer_file_name, fate }) => `${layer_file_name} ${fate}`).toSorted();
+
+test("collectNow: a dry run says what the collection then does, on a root and on a branch", async () => {
+  await using fixture = await StorageFixture.create({ levelAfterLayers: 1000 });
+  const timeline = await fixture.createRoot();
+  await writeLayers(timeline, 5);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branch = await tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+  });
+  await writeLayers(branch, 4);
+  const leased = await writeLayers(timeline, 4);
+  timeline.grantLease(leased, 60_000);
+  const head = await writeLayers(timeline, 4);
+  for (const [one, held] of [
+    [timeline, ["branch", "lease"]],
+    [branch, []],
+  ] as const) {
+    const names = () => one.layers.map(({ fileName }) => fileName);
+    const before = names();
+    const plan = await collectAll(fixture, one, { dryRun: true });
+    assert.deepEqual([names(), one.gcCutoffLsn], [before, one.startLsn], "nothing changes");
+    assert.deepEqual(
+      plan.held.map(({ kind }) => kind),
+      held,
+    );
+    const done = await collectAll(fixture, one, { dryRun: false });
+    assert.deepEqual(fatesOf(done), fatesOf(plan));
+    const going = plan.layers.filter(({ fate }) => fate === "removed" || fate === "rewritten");
+    assert.deepEqual(
+      before.filter((name) => !names().includes(name)).toSorted(),
+      going.map(({ layer_file_name }) => layer_file_name).toSorted(),
+    );
+    assert.equal(plan.removed.layers + plan.rewritten.layers, going.length);
+    assert.ok(going.length > 0);
+    assert.deepEqual(done.written, {
+      layers: names().filter((name) => !before.includes(name)).length,
+      bytes: one.layers
+        .filter(({ fileName }) => !before.includes(fileName))
+        .reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+    });
+    assert.equal(one.gcCutoffLsn, one.lastRecordLsn);
+    const again = await collectAll(fixture, one, { dryRun: false });
+    assert.equal(again.removed.layers + again.rewritten.layers, 0, "nothing is left to do");
+    assert.equal(again.above_cutoff.layers, 0);
+  }
+  assert.deepEqual(timeline.readPage(REL, 0, head), page(3));
+  assert.deepEqual(timeline.readPage(REL, 0, leased), page(3));
+  assert.deepEqual(branch.readPage(REL, 0, branch.lastRecordLsn), page(3));
+});
+
+test("collectNow: not while leases may be missing, nor with a timeline that does not load", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const other = await fixture.createRoot();
+  await writeLayers(timeline, 3);
+  const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  const request = { dryRun: false, force: false };
+  await assert.rejects(upkeep.collectNow(timeline, request), {
+    code: "leases-not-renewed",
+    message: /for \d+ s more/,
+  });
+  await upkeep.close();
+  assert.equal(timeline.gcCutoffLsn, timeline.startLsn);
+  await fixture.close();
+  writeFileSync(join(fixture.timelinesDirectory, other.timelineId, "index_part.json"), "{}");
+  await fixture.open();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  await assert.rejects(collectAll(fixture, again, { dryRun: true }), { code: "timeline-broken" });
+});
+
+test("LayerUpkeep: each tenant by its own settings, from when they are set on", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  await writeLayers(timeline, 12);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  await tenant.settings.replace({ compaction_period: "0s" });
+  const upkeep = new LayerUpkeep(fixture.manager, { compactionPeriodMs: 1 }, LOGGER);
+  const before = timeline.layers.length;
+  await sleep(50);
+  assert.equal(timeline.layers.length, before, "0s: never");
+  await tenant.settings.patch({ compaction_period: "2ms", pitr_interval: "0s", gc_horizon: 0 });
+  assert.equal(upkeep.settingsOf(tenant).pitrIntervalMs, 0);
+  for (let i = 0; i < 500 && timeline.layers.length === before; i++) {
+    await sleep(10);
+  }
+  await upkeep.collect(timeline);
+  await upkeep.close();
+  assert.ok(timeline.layers.length < before);
+  assert.equal(timeline.gcCutoffLsn, timeline.lastRecordLsn);
+});
+
+test("LayerUpkeep: damaged settings stop collection, and nothing else", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  await writeLayers(timeline, 2);
+  await fixture.close();
+  const path = join(fixture.timelinesDirectory, "..", TENANT_CONFIG_NAME);
+  writeFileSync(path, "{}");
+  await fixture.open();
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  assert.deepEqual(upkeep.settingsOf(tenant), { ...ALL_AT_ONCE, gcPeriodMs: 0 });
+  await upkeep.close();
+  const again = tenant.timeline(timeline.timelineId);
+  await assert.rejects(collectAll(fixture, again, { dryRun: false }), { kind: "corrupt" });
+});
+
+test("an LSN below the cutoff: the error names the oldest one and its time", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const times = new CommitTimes(timeline);
+  let lsn = timeline.startLsn;
+  for (let n = 1; n <= 3; n++) {
+    lsn = toLsn(timeline.lastRecordLsn + 8);
+    times.ended(BigInt(n) * 1_000_000n, true, timeline.lastRecordLsn, lsn);
+    timeline.advance(lsn, timeline.lastRecordLsn);
+  }
+  await timeline.checkpoint();
+  await timeline.advanceGcCutoff(lsn);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const old = toLsn(lsn - 8);
+  const message = /is below 1\/[0-9A-F]+, the oldest LSN kept, of 2000-01-01T00:00:03.000000Z$/;
+  assert.throws(() => timeline.readPage(REL, 0, old), { code: "lsn-too-old", message });
+  assert.throws(() => timeline.grantLease(old, 1000), { code: "lsn-too-old", message });
+  const branch = tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+    ancestorLsn: old,
+  });
+  await assert.rejects(branch, { code: "branch-lsn-too-old", message });
+});
+
+test("collectionCutoff: by age, by bytes where there is no PITR interval, never back", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot();
+  const start = timeline.startLsn;
+  assert.equal(await collectionCutoff(timeline, DEFAULT_UPKEEP), start, "no time is known");
+  const times = new CommitTimes(timeline);
+  const lsns: Lsn[] = [];
+  for (const agoMs of [3 * 86_400_000, 2 * 86_400_000, 60_000]) {
+    const lsn = toLsn(timeline.lastRecordLsn + 8);
+    const us = BigInt((nowMs() - agoMs - Date.UTC(2000, 0, 1)) * 1000);
+    times.ended(us, true, timeline.lastRecordLsn, lsn);
+    timeline.advance(lsn, timeline.lastRecordLsn);
+    lsns.push(lsn);
+  }
+  await timeline.checkpoint();
+  const day = { ...DEFAULT_UPKEEP, pitrIntervalMs: 86_400_000 };
+  assert.equal(await collectionCutoff(timeline, day), lsns[1]);
+  assert.equal(await collectionCutoff(timeline, { ...day, pitrIntervalMs: 1 }), lsns[2]);
+  assert.equal(await collectionCutoff(timeline, DEFAULT_UPKEEP), start, "all is younger");
+  const bytes = { ...DEFAULT_UPKEEP, pitrIntervalMs: 0, gcHorizonBytes: 8 };
+  assert.equal(await collectionCutoff(timeline, bytes), lsns[1]);
+});
