@@ -101,6 +101,7 @@ async function compact(
     retained: [],
     cutoff: 0 as Lsn,
     cutPoints: [],
+    keyCuts: [],
     targetBytes: 128 << 20,
     imageLayerLsn: undefined,
     moreBelow: false,

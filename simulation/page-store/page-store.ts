@@ -122,6 +122,7 @@ export class PageStore implements AsyncDisposable {
         flushRetryMs: 1,
         levelAfterLayers: 3,
         minCompactionBytes: 4000,
+        imageLayerBytes: this.#random.pick([1, 4000, 1 << 25]),
       },
       disk: this.disk,
     });

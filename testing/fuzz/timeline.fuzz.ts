@@ -140,6 +140,7 @@ class World {
       minCompactionBytes: this.random.pick([0, 50_000]),
       imageRatio: this.random.pick([0, 1]),
       collectRatio: this.random.pick([0, 0.5]),
+      imageLayerBytes: this.random.pick([1, 20_000, 1 << 25]),
     };
   }
 

@@ -15,6 +15,8 @@ const OUTPUT = "src/pageserver/compaction/output-layers.ts";
 const COMPACT_TEST = "src/pageserver/compaction/compact-layers.test.ts";
 const WITH_CUTOFF = "compactLayers: with a cutoff";
 const IMAGE_LAYERS = "compactLayers: image layers cover";
+const PLAN = "src/pageserver/compaction/compaction-plan.ts";
+const PLAN_TEST = "src/pageserver/compaction/compaction-plan.test.ts";
 const WORKER = "src/pageserver/flush/background-worker.ts";
 const WORKER_TEST = "src/pageserver/flush/background-compaction.test.ts";
 
@@ -133,6 +135,55 @@ export const COMPACTION_MUTANTS: MutantPart = {
       replace: "if (this.#inMetadata || true) {",
       test: COMPACT_TEST,
       name: "compactLayers: with nothing dropped",
+    },
+    {
+      rule: "an image layer has nothing of a page that could not be built",
+      file: COMPACT,
+      search: "await this.#images!.leaveHole({ prefix, index });",
+      replace: "",
+      test: COMPACT_TEST,
+      name: "compactLayers: a page that cannot be built",
+    },
+    {
+      rule: "a layer goes although a retained LSN reads it",
+      file: PLAN,
+      search: ".filter(({ layer, high }) => !this.#isRetained(layer, high))",
+      replace: "",
+      test: PLAN_TEST,
+      name: "collect: what a retained LSN reads",
+    },
+    {
+      rule: "a layer goes when some of its keys have an image above it",
+      file: PLAN,
+      search: "return lastLsnOf(layer) <= low && !this.#base",
+      replace: "return lastLsnOf(layer) <= high && !this.#base",
+      test: PLAN_TEST,
+      name: "collect: a layer goes when the images",
+    },
+    {
+      rule: "a collection writes a layer across an image's LSN",
+      file: PLAN,
+      search: "cutPoints: sorted([...needed, ...lsns])",
+      replace: "cutPoints: needed",
+      test: PLAN_TEST,
+      name: "collect: a layer goes when the images",
+    },
+    {
+      rule: "a level has a file across an image's LSN",
+      file: PLAN,
+      search: "cutPoints: sorted([...branchPoints, ...images.map(({ file }) => file.lsnStart)]),",
+      replace: "cutPoints: sorted([...branchPoints, ...images.map(() => branchPoints[0]!)]),",
+      test: PLAN_TEST,
+      name: "level: of much",
+    },
+    {
+      rule: "images are made without the deltas of a key whose last image failed",
+      file: PLAN,
+      search: "this.#above = layers.filter((layer) => this.#isAbove(layer, () => true));",
+      replace:
+        "this.#above = layers.filter((layer) => this.#isAbove(layer, (tile) => !situation.isSetAside(tile)));",
+      test: PLAN_TEST,
+      name: "images: where a page cannot be built",
     },
     {
       rule: "a delta layer is cut before a cut point",

@@ -14,7 +14,7 @@ import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
-import { decodeKey, formatKey } from "../layers/key.ts";
+import { decodeKey, formatKey, keyAfter } from "../layers/key.ts";
 import {
   FIRST_KEY,
   isMetadataPrefix,
@@ -69,6 +69,7 @@ async function randomRun(seed: number, what: Partial<CompactionOptions> = {}): P
     retained: [],
     cutoff: 0 as Lsn,
     cutPoints: points().map(toLsn),
+    keyCuts: random.int(2) === 0 ? [] : world.histories.filter(() => random.int(3) === 0),
     targetBytes: random.pick([10_000, 100_000, 1 << 30]),
     imageLayerLsn: undefined,
     moreBelow,
@@ -270,7 +271,7 @@ test("compactLayers: an image is built on the page below the key's oldest versio
   assert.deepEqual([...page.subarray(0, 12)], [...Array(10).fill(0x55), 0xff, 0xff]);
 });
 
-test("compactLayers: a page that cannot be built keeps its deltas; in an image layer it is corrupt", async () => {
+test("compactLayers: a page that cannot be built keeps its deltas; image layers cover all other keys", async () => {
   const directory = new LayerDirectory(1);
   const { histories } = await randomRun(1);
   const { prefix, index } = histories.find(({ isPage }) => isPage)!;
@@ -289,13 +290,33 @@ test("compactLayers: a page that cannot be built keeps its deltas; in an image l
   const reader = new LayerReader(directory.open(files));
   assert.throws(() => reader.read(broken, cutoff));
   assert.equal(reader.deltaCount, 40);
-  const before = directory.disk.list(DIRECTORY).sort();
-  const images = { ...run.options, imageLayerLsn: cutoff };
-  await assert.rejects(compactLayers([input], images), {
-    kind: "corrupt",
-    message: /^compact: build an image: key [0-9A-F]{36}: /,
+  const whole = histories.filter((key) => key.prefix !== prefix || key.index !== index);
+  const range = { start: whole[0]!, end: whole.at(-1)! };
+  const others = await directory.writeDeltaLayer(whole, FIRST, FIRST + SPAN, range);
+  const imageLayerLsn = toLsn(FIRST + SPAN);
+  const images = await compactLayers([input, others], {
+    ...run.options,
+    cutoff: imageLayerLsn,
+    imageLayerLsn,
   });
-  assert.deepEqual(directory.disk.list(DIRECTORY).sort(), before);
+  assert.deepEqual(images.holes, [formatKey(prefix, index)]);
+  const below = images.layers.filter(({ name }) => compareNames(name.keyEnd, broken) < 0);
+  const above = images.layers.slice(below.length);
+  assert.deepEqual(below[0]!.name.keyStart, FIRST_KEY);
+  assert.deepEqual(keyAfter(below.at(-1)!.name.keyEnd.prefix, below.at(-1)!.name.keyEnd.index), {
+    prefix,
+    index,
+  });
+  assert.deepEqual(above[0]!.name.keyStart, keyAfter(prefix, index));
+  assert.deepEqual(above.at(-1)!.name.keyEnd, LAST_KEY);
+  const paths = images.layers.map((layer) => ({
+    ...layer,
+    path: join(DIRECTORY, layer.fileName),
+  }));
+  const after = new LayerReader(directory.open(paths));
+  for (const key of whole) {
+    assert.deepEqual(after.read(key, imageLayerLsn), stateAt(key, imageLayerLsn));
+  }
 });
 
 test("compactLayers: cancelled, on a full disk or over a damaged input, it leaves nothing behind", async () => {

@@ -9,11 +9,12 @@ import type { Disk } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { type Lsn, minLsn } from "../../base/lsn.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
-import { encodeKey } from "../layers/key.ts";
+import { encodeKey, formatKey, type KeyPrefix } from "../layers/key.ts";
 import { isMetadataPrefix, LAYER_KIND_IMAGE } from "../layers/layer-format.ts";
 import type { BasePageLookup, CompactionSettings } from "./compaction-settings.ts";
+import type { Key } from "./image-tiles.ts";
 import { KeyWriter } from "./key-writer.ts";
-import type { CompactionInput } from "./layer-cursor.ts";
+import { type CompactionInput, compareKeys } from "./layer-cursor.ts";
 import { MergeCursor } from "./merge-cursor.ts";
 import { DeltaOutput, ImageOutput, OutputFiles, type OutputLayer } from "./output-layers.ts";
 import { VersionBatch } from "./version-batch.ts";
@@ -25,6 +26,8 @@ const BATCH_BYTES = 4 << 20;
 const PAGE_BATCH = 64;
 /** Keys between two looks at the clock. */
 const KEYS_A_LOOK = 16;
+/** At a key cut a delta layer with so much of its target ends: ranges of keys have files of their own, if not tiny ones. */
+const CUT_SHARE = 1 / 16;
 /** Written between two looks at the output files. */
 const SETTLE_BYTES = 256 << 10;
 
@@ -46,11 +49,16 @@ export interface CompactionResult {
   readonly failedImages: number;
   /** Key and reason of the first. */
   readonly firstFailure: string | undefined;
+  /**
+   * Keys, as formatKey prints them, that no image layer covers since their pages could not be built. The inputs must stay where
+   * there are some.
+   */
+  readonly holes: readonly string[];
 }
 
 /**
  * Writes the outputs; the inputs stay as they are. `corrupt`, with file and offset, where an input is
- * damaged, or, with the key, where an image layer needs a page that cannot be built; `unavailable` where the
+ * damaged; `unavailable` where the
  * disk is full or it was cancelled. Then nothing is left behind and it can be repeated.
  */
 export async function compactLayers(
@@ -69,7 +77,7 @@ export async function compactLayers(
     const compaction = new Compaction(inputs, merge, files, options);
     await compaction.run();
     const { failedImages, firstFailure } = compaction.writer;
-    return { layers: files.finished, failedImages, firstFailure };
+    return { layers: files.finished, failedImages, firstFailure, holes: compaction.holes };
   } catch (error) {
     await files.discard();
     throw error;
@@ -80,6 +88,7 @@ export async function compactLayers(
 
 class Compaction {
   readonly writer: KeyWriter;
+  readonly holes: string[] = [];
   readonly #merge: MergeCursor;
   readonly #options: CompactionOptions;
   readonly #batch = new VersionBatch();
@@ -87,6 +96,8 @@ class Compaction {
   readonly #images: ImageOutput | undefined;
   /** Outputs have either blocks or metadata. */
   #inMetadata: boolean;
+  /** Key cuts before it are passed. */
+  #nextKeyCut = 0;
   #sliceStart = monotonicMs();
   #settledBytes = 0;
 
@@ -123,6 +134,18 @@ class Compaction {
     }
     await this.#deltas.finishAll();
     await this.#images?.finish();
+  }
+
+  /** Ends the files that end before this key; true where there are some. */
+  async #cutBefore(prefix: KeyPrefix, index: number): Promise<boolean> {
+    const { keyCuts, targetBytes } = this.#options;
+    const isPassed = (cut: Key) => compareKeys(cut.prefix, cut.index, prefix, index) <= 0;
+    const first = this.#nextKeyCut;
+    while (this.#nextKeyCut < keyCuts.length && isPassed(keyCuts[this.#nextKeyCut]!)) {
+      this.#nextKeyCut++;
+    }
+    const cut = this.#nextKeyCut > first && (await this.#deltas.settle(targetBytes * CUT_SHARE));
+    return (isMetadataPrefix(prefix) && (await this.#enterMetadata())) || cut;
   }
 
   /** Ends the files that have blocks; true where that is new. */
@@ -173,7 +196,8 @@ class Compaction {
     for (let key = 0; key <= last; key++) {
       const continues = key === last && batch.continues;
       const continued = key === 0 && batch.continued;
-      const entered = isMetadataPrefix(batch.prefixes[key]!) && (await this.#enterMetadata());
+      const entered =
+        !continued && (await this.#cutBefore(batch.prefixes[key]!, batch.indexes[key]!));
       if (continues && !continued) {
         // A key that may not fit one file gets files of its own, which are cut by LSN.
         await this.#deltas.finishAll();
@@ -182,14 +206,14 @@ class Compaction {
         await this.#prepareFiles(key === 0 ? 0 : batch.ends[key - 1]!);
       }
       this.writer.writeKey(key, replies.get(key));
-      let ended = false;
+      let ended = await this.#leaveHole(batch.prefixes[key]!, batch.indexes[key]!);
       if (continues) {
-        ended = await this.#deltas.settleInKey(batch.lsns[batch.count - 1]!);
+        ended = (await this.#deltas.settleInKey(batch.lsns[batch.count - 1]!)) || ended;
       } else if (continued) {
         await this.#deltas.finishAll();
         ended = true;
       } else if (this.writer.writtenBytes - this.#settledBytes >= SETTLE_BYTES) {
-        ended = await this.#settle();
+        ended = (await this.#settle()) || ended;
       }
       if (ended) {
         await this.#prepareFiles(batch.ends[key]!);
@@ -198,6 +222,17 @@ class Compaction {
         await this.#pause();
       }
     }
+  }
+
+  /** Image layers leave out a key whose page cannot be built: what is below says what it is. */
+  async #leaveHole(prefix: KeyPrefix, index: number): Promise<boolean> {
+    if (!this.writer.leavesHole) {
+      return false;
+    }
+    this.writer.leavesHole = false;
+    this.holes.push(formatKey(prefix, index));
+    await this.#images!.leaveHole({ prefix, index });
+    return true;
   }
 
   /** Whether any file came to its end. */

@@ -9,13 +9,15 @@ import {
   LAYER_KIND_IMAGE,
   type LayerName,
 } from "../layers/layer-format.ts";
-import { type PlannedLayer, type PlanSituation, planCompaction } from "./compaction-plan.ts";
+import { type PlanSituation, planCompaction } from "./compaction-plan.ts";
+import type { PlannedLayer } from "./image-tiles.ts";
 
 const SETTINGS = {
   levelAfterLayers: 4,
   minCompactionBytes: 100,
   imageRatio: 1,
   collectRatio: 0.5,
+  imageLayerBytes: 1 << 20,
 };
 const MIDDLE = { prefix: relBlockPrefix(1663, 5, 1, 0), index: 7 };
 const BEHIND_MIDDLE = keyAfter(MIDDLE.prefix, MIDDLE.index)!;
@@ -56,7 +58,8 @@ function plan(situation: Partial<PlanSituation<PlannedLayer>>, settings = SETTIN
       consistentLsn: MAX_LSN,
       retained: [],
       branchPoints: [],
-      collected: undefined,
+      collected: new Map(),
+      isSetAside: () => false,
       ...situation,
     },
     settings,
@@ -115,17 +118,15 @@ test("collect: what a retained LSN reads is written anew, as soon as that pays",
   const below = [delta(20, 29, { bytes: 60 }), delta(10, 19, { bytes: 60 }), image(9)];
   const layers = [image(29), ...below];
   const situation = { layers, cutoff: toLsn(35), retained: [toLsn(15), toLsn(32)] };
-  const found = plan(situation)!;
-  assert.deepEqual(
-    found.inputs,
-    below.slice(1),
-    "of what is above the retained LSN nothing is read",
-  );
-  assert.deepEqual(found.remove, below);
+  assert.deepEqual(plan(situation)?.remove, below.slice(0, 1), "it is above the retained LSN");
+  const left = layers.filter((layer) => layer !== below[0]);
+  const found = plan({ ...situation, layers: left })!;
+  assert.deepEqual(found.inputs, below.slice(1));
+  assert.deepEqual(found.remove, below.slice(1));
   assert.deepEqual([found.retained, found.cutoff, found.maxLsn], [[15], 15, 15]);
   assert.deepEqual(found.imageLayerLsn, undefined);
   const kept = delta(9, 15, { bytes: 200 });
-  const collected = { layers: new Set([kept]), retained: situation.retained };
+  const collected = new Map([[kept, situation.retained]]);
   const after = { ...situation, layers: [image(29), kept], collected };
   assert.equal(plan(after), undefined, "it would be written again");
   const more = {
@@ -135,7 +136,7 @@ test("collect: what a retained LSN reads is written anew, as soon as that pays",
   };
   assert.equal(plan(more)?.goal, "collect");
   assert.equal(plan({ ...after, retained: [toLsn(32)] })?.inputs.length, 0, "nothing is retained");
-  const twoKept = { ...collected, retained: [toLsn(12), ...situation.retained] };
+  const twoKept = new Map([[kept, [toLsn(12), ...situation.retained]]]);
   assert.deepEqual(plan({ ...after, collected: twoKept })?.inputs, [kept], "less is retained");
 });
 
@@ -170,4 +171,98 @@ test("collect: where nothing is left nothing is to do, however little is worth a
     plan({ layers: [image(9)], cutoff: toLsn(9), retained: [toLsn(5)] }, settings),
     undefined,
   );
+});
+
+/** Of ranges, with images of 50 bytes each: two halves of the blocks, and the key space above them. */
+const SMALL_RANGES = { ...SETTINGS, imageLayerBytes: 40 };
+const LEFT = [FIRST_KEY, MIDDLE] as const;
+const RIGHT = [BEHIND_MIDDLE, LAST_KEY] as const;
+
+test("images: of much, those of the range with the most deltas against its images, below what is flushed", () => {
+  const flushed = delta(40, 49, { bytes: 20 });
+  const [left, right] = [delta(20, 39, { keys: LEFT, bytes: 90 }), delta(20, 39, { keys: RIGHT })];
+  const images = [image(9, { keys: LEFT, bytes: 50 }), image(9, { keys: RIGHT, bytes: 60 })];
+  const layers = [flushed, left, right, ...images];
+  const found = plan({ layers }, SMALL_RANGES)!;
+  assert.equal(found.goal, "images");
+  assert.deepEqual(found.inputs, [left, images[0]], "90 : 50 is more than 100 : 60");
+  assert.deepEqual([found.range.start, found.range.end, found.imageLayerLsn], [...LEFT, 39]);
+  assert.deepEqual(found.remove, []);
+  const isSetAside = ({ start }: { start: unknown }) => start === FIRST_KEY;
+  const other = plan({ layers, isSetAside }, SMALL_RANGES)!;
+  assert.deepEqual([other.range.start, other.range.end], [...RIGHT], "the first has failed");
+  const made = image(39, { keys: LEFT, bytes: 50 });
+  const next = plan({ layers: [flushed, made, ...layers.slice(1)] }, SMALL_RANGES)!;
+  assert.deepEqual(next.inputs, [right, images[1]]);
+  const both = [flushed, made, image(39, { keys: RIGHT, bytes: 60 }), ...layers.slice(1)];
+  assert.equal(plan({ layers: both }, SMALL_RANGES), undefined);
+});
+
+test("level: of much, as soon as images pay, for they are made of levels; ranges of keys have their own files", () => {
+  const flushed = delta(20, 29, { bytes: 200 });
+  const images = [image(9, { keys: LEFT, bytes: 50 }), image(9, { keys: RIGHT, bytes: 50 })];
+  const found = plan({ layers: [flushed, ...images] }, SMALL_RANGES)!;
+  assert.deepEqual([found.goal, found.inputs], ["level", [flushed]]);
+  assert.deepEqual(found.keyCuts, [BEHIND_MIDDLE]);
+  // An image is above what it is made of: a file of a level must not lie across it.
+  const l0 = [50, 40, 30, 20].map((lsn) => delta(lsn, lsn + 9, { bytes: 1 }));
+  const level = plan({ layers: [...l0, image(39, { keys: LEFT }), image(9, { keys: RIGHT })] });
+  assert.deepEqual([level?.goal, level?.cutPoints], ["level", [39]]);
+  assert.equal(plan({ layers: [flushed], hasAncestor: true }, SMALL_RANGES), undefined);
+});
+
+test("collect: a layer goes when the images of all its keys are above it and at or below the cutoff", () => {
+  const across = delta(20, 29, { keys: [FIRST_KEY, LAST_KEY] });
+  const old = image(9);
+  const left = image(35, { keys: LEFT });
+  const right = image(45, { keys: RIGHT });
+  const layers = [right, left, across, old];
+  assert.equal(
+    plan({ layers, cutoff: toLsn(44) }),
+    undefined,
+    "the right image is above the cutoff",
+  );
+  assert.deepEqual(plan({ layers, cutoff: toLsn(45) })?.remove, [across, old]);
+  // An LSN that is retained between the two images still reads the right half there.
+  const retained = [toLsn(40)];
+  const found = plan({ layers, cutoff: toLsn(45), retained })!;
+  assert.deepEqual(
+    [found.inputs, found.remove],
+    [
+      [across, old],
+      [across, old],
+    ],
+  );
+  assert.deepEqual([found.retained, found.cutPoints], [[40], [35, 40, 45]]);
+});
+
+test("collect: by ranges of keys that have no layer in common", () => {
+  const [left, right] = [delta(20, 29, { keys: LEFT }), delta(20, 29, { keys: RIGHT })];
+  const old = [image(9, { keys: LEFT }), image(9, { keys: RIGHT })];
+  const layers = [image(35, { keys: LEFT }), image(35, { keys: RIGHT }), left, right, ...old];
+  const situation = { layers, cutoff: toLsn(35), retained: [toLsn(25)] };
+  const found = plan(situation)!;
+  assert.deepEqual(found.remove, [left, old[0]]);
+  assert.deepEqual([found.range.start, found.range.end], [...LEFT]);
+  const kept = delta(9, 25, { keys: LEFT });
+  const rest = layers.filter((layer) => !found.remove.includes(layer));
+  const collected = new Map([[kept, situation.retained]]);
+  const next = plan({ ...situation, layers: [...rest, kept], collected })!;
+  assert.deepEqual(next.remove, [right, old[1]]);
+});
+
+test("images: where a page cannot be built, nothing is tried again, and what is needed stays an input", () => {
+  const hole = [MIDDLE, MIDDLE] as const;
+  const before: Shape = { keys: [FIRST_KEY, { prefix: MIDDLE.prefix, index: MIDDLE.index - 1 }] };
+  const old = image(9);
+  const first = delta(10, 19, { bytes: 500 });
+  const images = [image(19, before), image(19, { keys: RIGHT })];
+  const isSetAside = ({ start }: { start: LayerName["keyStart"] }) => start.index === hole[0].index;
+  const layers = [...images, first, old];
+  assert.equal(plan({ layers, isSetAside }), undefined);
+  assert.equal(plan({ layers })?.goal, "images", "until it is no longer set aside");
+  const more = delta(20, 29, { bytes: 500 });
+  const found = plan({ layers: [more, ...layers], isSetAside })!;
+  assert.deepEqual(found.inputs.slice(0, 2), [more, first], "the key's base is the old image");
+  assert.ok(found.inputs.includes(old));
 });

@@ -3,6 +3,7 @@
 import type { Lsn } from "../../base/lsn.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
 import type { LayerNumber } from "../layers/layer-format.ts";
+import type { Key } from "./image-tiles.ts";
 import type { KeyRange } from "./layer-cursor.ts";
 
 export interface CompactionSettings {
@@ -20,6 +21,8 @@ export interface CompactionSettings {
   readonly cutoff: Lsn;
   /** No delta layer has versions at or below one of these and others above it. */
   readonly cutPoints: readonly Lsn[];
+  /** Ascending: a delta layer that has a sixteenth of `targetBytes` ends before the next of these keys. */
+  readonly keyCuts: readonly Key[];
   /** A file ends with the key that makes it so large, or inside a key that is itself so large. */
   readonly targetBytes: number;
   /**

@@ -1,6 +1,6 @@
 // Writes the versions of a batch that stay, key by key, and builds the images that take others' place.
 
-import { errorMessage, StorageError } from "../../base/errors.ts";
+import { errorMessage } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { PageRedo } from "../../redo/page-redo.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
@@ -30,6 +30,9 @@ interface KeyInHand {
   readonly continues: boolean;
 }
 
+/** A key's value; undefined: it is not there. */
+type KeyState = Uint8Array | undefined | "unbuilt";
+
 /** The state of a key at the end of a part of it, where more follows. */
 type CarriedState = "absent" | "there";
 
@@ -38,6 +41,8 @@ export class KeyWriter {
   failedImages = 0;
   firstFailure: string | undefined;
   writtenBytes = 0;
+  /** The key written last is to be in no image layer, as it could not be built. */
+  leavesHole = false;
   readonly #settings: CompactionSettings;
   readonly #batch: VersionBatch;
   readonly #deltas: DeltaOutput;
@@ -56,7 +61,7 @@ export class KeyWriter {
   /** Of the key that goes on in the next batch. */
   #carried: CarriedState = "absent";
   /** Its value, where that is yet to go to the image layers. */
-  #carriedValue: Uint8Array | undefined;
+  #carriedValue: KeyState;
   #inImageLayer = false;
 
   constructor(
@@ -310,18 +315,21 @@ export class KeyWriter {
   #writeToImageLayer(at: KeyInHand, first: number, end: number): void {
     this.#inImageLayer = true;
     const value = end > first ? this.#stateAfter(at, end - 1) : this.#carriedStateOf(at);
-    if (value !== undefined) {
+    if (value === "unbuilt") {
+      // An image layer without it would say that the page is not there.
+      this.leavesHole = true;
+    } else if (value !== undefined) {
       this.#images!.add(at, value);
       this.writtenBytes += value.length;
     }
   }
 
-  #carriedStateOf({ continued }: KeyInHand): Uint8Array | undefined {
+  #carriedStateOf({ continued }: KeyInHand): KeyState {
     return continued ? this.#carriedValue : undefined;
   }
 
   /** Lent until the next page is built. */
-  #stateAfter(at: KeyInHand, i: number): Uint8Array | undefined {
+  #stateAfter(at: KeyInHand, i: number): KeyState {
     const kind = this.#batch.kinds[i]!;
     if (kind === VALUE_TOMBSTONE) {
       return undefined;
@@ -329,12 +337,7 @@ export class KeyWriter {
     if (kind === VALUE_IMAGE) {
       return this.#value(i);
     }
-    if (!this.#buildPage(at, i)) {
-      // An image layer without it would say that the page is not there.
-      const message = `compact: build an image: ${this.firstFailure}`;
-      throw new StorageError("corrupt", "page-not-built", message);
-    }
-    return this.#redo.page;
+    return this.#buildPage(at, i) ? this.#redo.page : "unbuilt";
   }
 
   #carry(at: KeyInHand): void {
@@ -343,9 +346,11 @@ export class KeyWriter {
     if (isPagePrefix(at.prefix)) {
       this.#buildPage(at, last);
     }
-    this.#carriedValue =
-      this.#images === undefined || this.#inImageLayer
-        ? undefined
-        : this.#stateAfter(at, last)?.slice();
+    if (this.#images === undefined || this.#inImageLayer) {
+      this.#carriedValue = undefined;
+    } else {
+      const state = this.#stateAfter(at, last);
+      this.#carriedValue = typeof state === "object" ? state.slice() : state;
+    }
   }
 }

@@ -3,10 +3,9 @@
 import { join } from "node:path";
 import type { Disk } from "../../base/disk.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import { type KeyPrefix, keyAfter, samePrefix } from "../layers/key.ts";
+import { keyAfter, samePrefix } from "../layers/key.ts";
 import {
   FIRST_METADATA_KEY,
-  LAST_BLOCK_KEY,
   LAYER_KIND_DELTA,
   LAYER_KIND_IMAGE,
   type LayerName,
@@ -14,6 +13,7 @@ import {
 } from "../layers/layer-format.ts";
 import { type LayerDescription, LayerWriter } from "../layers/layer-writer.ts";
 import { VALUE_IMAGE } from "../layers/version-chain.ts";
+import { compareKey, type Key, keyBefore } from "./image-tiles.ts";
 import type { KeyRange } from "./layer-cursor.ts";
 
 /** A durable layer file. */
@@ -34,11 +34,6 @@ const PENDING_BYTES = 8 << 20;
 const MIN_DRAIN_BYTES = 64 << 10;
 const MAX_DRAIN_BYTES = 1 << 20;
 const MAX_OPEN_KEYS = 2 << 20;
-
-interface Key {
-  readonly prefix: KeyPrefix;
-  readonly index: number;
-}
 
 /** What is written so far; ends with `discard` where anything failed. */
 export class OutputFiles {
@@ -161,7 +156,7 @@ export class DeltaOutput {
   }
 
   /** Now and then between two keys: ends files that are large enough, writes. True where one ended. */
-  async settle(): Promise<boolean> {
+  async settle(targetBytes = this.#files.settings.targetBytes): Promise<boolean> {
     let ended = false;
     const open = this.#bands.filter(({ writer }) => writer !== undefined);
     const drain = Math.max(
@@ -173,7 +168,7 @@ export class DeltaOutput {
       const writer = band.writer!;
       // Many files at once hold many keys in memory: then each is ended sooner.
       const crowded = keys > MAX_OPEN_KEYS && writer.keyCount >= keys / open.length;
-      if (writer.sizeBytes >= this.#files.settings.targetBytes || crowded) {
+      if (writer.sizeBytes >= targetBytes || crowded) {
         await this.#finish(band, band.end);
         ended = true;
       } else if (writer.pendingBytes >= drain) {
@@ -233,12 +228,14 @@ export class DeltaOutput {
   }
 }
 
-/** Image layers at one LSN that together cover a key range without a gap. */
+/** Image layers at one LSN that together cover a key range, but for keys that were to be left out. */
 export class ImageOutput {
   readonly #files: OutputFiles;
   readonly #lsn: Lsn;
   readonly #end: Key;
   #start: Key;
+  /** A hole is the last key of the range. */
+  #isAtEnd = false;
   #writer: LayerWriter | undefined;
   #last: Key | undefined;
 
@@ -281,15 +278,32 @@ export class ImageOutput {
 
   /** The file at hand reaches to where metadata begins, and the next one begins there. */
   async finishBlocks(): Promise<void> {
-    await this.prepare();
-    await this.#finish(this.#writer!, LAST_BLOCK_KEY);
-    this.#start = FIRST_METADATA_KEY;
+    await this.#finishBefore(FIRST_METADATA_KEY);
+  }
+
+  /** No file covers the key: a read goes on below. */
+  async leaveHole(key: Key): Promise<void> {
+    await this.#finishBefore(key);
+    const next = keyAfter(key.prefix, key.index);
+    this.#isAtEnd = compareKey(key, this.#end) >= 0 || next === undefined;
+    this.#start = next ?? key;
+  }
+
+  async #finishBefore(key: Key): Promise<void> {
+    if (compareKey(this.#start, key) < 0) {
+      await this.prepare();
+      await this.#finish(this.#writer!, keyBefore(key));
+      this.#start = key;
+    }
   }
 
   /** The last file reaches to the range's end; it may have no images, and says that there is no key. */
   async finish(): Promise<void> {
-    await this.prepare();
-    await this.#finish(this.#writer!, this.#end);
+    if (!this.#isAtEnd) {
+      await this.prepare();
+      await this.#finish(this.#writer!, this.#end);
+    }
+    await this.#writer?.abandon();
   }
 
   async #finish(writer: LayerWriter, keyEnd: Key): Promise<void> {

@@ -79,6 +79,7 @@ function settings(directory: string): CompactionSettings {
     retained: [],
     cutoff: 0 as Lsn,
     cutPoints: [toLsn(FIRST_LSN + 0x1800)],
+    keyCuts: [LAST_KEY],
     targetBytes: 1 << 20,
     imageLayerLsn: undefined,
     moreBelow: true,

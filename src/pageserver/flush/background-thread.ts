@@ -35,8 +35,9 @@ export interface CompactionWork {
     readonly sizeBytes: number;
     readonly maxLsn: Lsn;
   }[];
-  readonly settings: Omit<CompactionSettings, "range">;
+  readonly settings: Omit<CompactionSettings, "range" | "keyCuts">;
   readonly range: { readonly start: string; readonly end: string };
+  readonly keyCuts: readonly string[];
 }
 
 export interface CompactionOutcome extends Omit<CompactionResult, "layers"> {
@@ -102,7 +103,7 @@ export class BackgroundThread {
   /** As compactLayers, on the thread; `pages` is called on this one. */
   async compact(
     inputs: readonly CompactionInput[],
-    { range, ...settings }: CompactionSettings,
+    { range, keyCuts, ...settings }: CompactionSettings,
     pages: BasePageLookup,
     signal: AbortSignal,
   ): Promise<CompactionResult> {
@@ -114,6 +115,7 @@ export class BackgroundThread {
         start: formatKey(start.prefix, start.index),
         end: formatKey(end.prefix, end.index),
       },
+      keyCuts: keyCuts.map(({ prefix, index }) => formatKey(prefix, index)),
     };
     const work: Work = { type: "compaction", compaction };
     const outcome = await this.#run<CompactionOutcome>(work, pages, signal);

@@ -74,7 +74,7 @@ function resultOf(work: Work, surroundings: Surroundings): Promise<Result> {
 }
 
 async function compact(
-  { inputs, settings, range }: CompactionWork,
+  { inputs, settings, range, keyCuts }: CompactionWork,
   surroundings: Surroundings,
 ): Promise<CompactionOutcome> {
   const key = (text: string) => decodeKey(Buffer.from(text, "hex"));
@@ -84,6 +84,7 @@ async function compact(
       ...settings,
       ...surroundings,
       range: { start: key(range.start), end: key(range.end) },
+      keyCuts: keyCuts.map(key),
       sliceMs: COMPACTION_SLICE_MS,
       pause: afterFlushes,
     },

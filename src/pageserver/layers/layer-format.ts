@@ -142,14 +142,10 @@ export const FIRST_METADATA_KEY = {
   prefix: keyPrefix(FIRST_METADATA_KEYSPACE, 0, 0, 0, 0),
   index: 0,
 };
-export const LAST_BLOCK_KEY = {
-  prefix: keyPrefix(FIRST_METADATA_KEYSPACE - 1, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff, 0xff),
-  index: 0xffff_ffff,
-};
 
 /** Whether a layer's key range reaches to the metadata: ingest reads such keys. */
 export function mayHaveMetadata({ keyEnd }: LayerName): boolean {
-  return prefixField1(keyEnd.prefix) >= FIRST_METADATA_KEYSPACE;
+  return isMetadataPrefix(keyEnd.prefix);
 }
 
 /**
@@ -216,13 +212,8 @@ export function layerNameChecksum(name: LayerName): number {
   return crc32(formatLayerName(name));
 }
 
-/** Whether it has metadata only, as compactions make such layers; what a flush writes covers all keys. */
-export function isMetadataLayer({ keyStart }: LayerName): boolean {
-  return isMetadataPrefix(keyStart.prefix);
-}
-
 export function isMetadataPrefix(prefix: KeyPrefix): boolean {
-  return prefixField1(prefix) >= prefixField1(FIRST_METADATA_KEY.prefix);
+  return prefixField1(prefix) >= FIRST_METADATA_KEYSPACE;
 }
 
 export function corruptLayer(path: string, offset: number, what: string): StorageError {

@@ -202,7 +202,8 @@ test("a layer goes from the store only when no index there names it", async () =
   await using fixture = await StorageFixture.create({
     store,
     levelAfterLayers: 2,
-    minCompactionBytes: 1,
+    // Too little for images, so that they become a level.
+    minCompactionBytes: 1 << 20,
   });
   const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
   await flushed(root, 1, 2);

@@ -33,7 +33,9 @@ async function writeLayers(timeline: Timeline, count: number): Promise<Lsn> {
 }
 
 test("LayerUpkeep: compacts in the background, and ends while it is at it", async () => {
-  await using fixture = await StorageFixture.create(SMALL);
+  // Too little for images, so that layers of flushes become levels.
+  const few = { ...SMALL, minCompactionBytes: 1 << 20 };
+  await using fixture = await StorageFixture.create(few);
   const timeline = await fixture.createRoot();
   const lsn = await writeLayers(timeline, 12);
   const before = timeline.layers.length;
@@ -79,8 +81,12 @@ test("LayerUpkeep: history goes, what branches and leases read stays, files too"
   }
   assert.throws(() => timeline.readPage(REL, 0, toLsn(lsn - 8)), { code: "lsn-too-old" });
   // The newest images, and the two states below them.
-  await sleep(50);
-  const files = readdirSync(join(fixture.timelinesDirectory, timeline.timelineId));
+  const directory = join(fixture.timelinesDirectory, timeline.timelineId);
+  let files = readdirSync(directory);
+  for (let i = 0; i < 200 && files.length > timeline.layers.length + 1; i++) {
+    await sleep(10);
+    files = readdirSync(directory);
+  }
   assert.equal(files.length, timeline.layers.length + 1, files.join("\n"));
   assert.ok(timeline.layers.length <= 4, `${timeline.layers.length} layers`);
 });

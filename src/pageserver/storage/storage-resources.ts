@@ -48,9 +48,10 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   maxOpenFiles: 512,
   flushRetryMs: 500,
   levelAfterLayers: 10,
-  minCompactionBytes: 64 << 20,
+  minCompactionBytes: 32 << 20,
   imageRatio: 1,
   collectRatio: 0.5,
+  imageLayerBytes: 32 << 20,
 };
 
 export class StorageResources {

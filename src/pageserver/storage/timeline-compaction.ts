@@ -2,14 +2,13 @@
 
 import { monotonicMs, turn } from "../../base/clock.ts";
 import { REAL_DISK } from "../../base/disk.ts";
-import { errorMessage } from "../../base/errors.ts";
+import { errorKind, errorMessage } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import type { LayerFate } from "../api.ts";
 import { compactLayers, DEFAULT_TARGET_BYTES } from "../compaction/compact-layers.ts";
 import {
-  type Collected,
   type CompactionPlan,
   collectionFates,
   type PlanSituation,
@@ -21,10 +20,11 @@ import type {
   BasePageRequest,
   CompactionSettings,
 } from "../compaction/compaction-settings.ts";
+import type { Key } from "../compaction/image-tiles.ts";
+import type { KeyRange } from "../compaction/layer-cursor.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
-import { decodeKey, type KeyPrefix } from "../layers/key.ts";
+import { decodeKey, formatKey, type KeyPrefix } from "../layers/key.ts";
 import { type LayerFile, LayerNotResident } from "../layers/layer-file.ts";
-import { FIRST_KEY, LAST_KEY } from "../layers/layer-format.ts";
 import type { LayerEdit, SetLayer } from "./layer-set.ts";
 import type { StorageResources } from "./storage-resources.ts";
 
@@ -33,6 +33,9 @@ const SLICE_MS = 2;
 
 /** `due`: whatever is worth it. `collect`: all that may go, and only that. */
 export type CompactionKind = "due" | "collect";
+
+/** Where images could not be made, the next try is so much later; other ranges go on. */
+const SET_ASIDE_MS = 3_600_000;
 
 /** What compaction needs of the timeline. */
 export interface CompactedTimeline {
@@ -62,7 +65,10 @@ export class TimelineCompaction {
   readonly #resources: StorageResources;
   readonly #logger: Logger;
   readonly #signal: AbortSignal;
-  #collected: Collected<SetLayer> | undefined;
+  /** What collections wrote, and for which retained LSNs. */
+  readonly #collected = new Map<SetLayer, readonly Lsn[]>();
+  /** First keys of ranges that failed, and keys whose pages could not be built; until when no images of them are tried. */
+  readonly #setAside = new Map<string, number>();
 
   constructor(
     timeline: CompactedTimeline,
@@ -89,10 +95,21 @@ export class TimelineCompaction {
       return false;
     }
     const { retained } = this.#timeline;
-    const add = plan.inputs.length === 0 ? [] : await this.#writeResident(plan);
+    let add: readonly SetLayer[];
+    try {
+      add = plan.inputs.length === 0 ? [] : await this.#writeResident(plan);
+    } catch (error) {
+      if (plan.goal === "images" && errorKind(error) === "corrupt") {
+        this.#setAsideKey(keyText(plan.range.start));
+      }
+      throw error;
+    }
     await this.#timeline.commit({ add, remove: plan.remove });
-    if (plan.goal === "collect") {
-      this.#collected = { layers: new Set(add), retained };
+    for (const layer of plan.remove) {
+      this.#collected.delete(layer);
+    }
+    for (const layer of plan.goal === "collect" ? add : []) {
+      this.#collected.set(layer, retained);
     }
     this.#logger.info(
       {
@@ -110,12 +127,28 @@ export class TimelineCompaction {
   #situation(): PlanSituation<SetLayer> {
     const { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints } = this.#timeline;
     const collected = this.#collected;
-    return { layers, hasAncestor, cutoff, consistentLsn, retained, branchPoints, collected };
+    const now = monotonicMs();
+    const isSetAside = ({ start }: KeyRange) =>
+      this.#setAside.size > 0 && (this.#setAside.get(keyText(start)) ?? 0) > now;
+    return {
+      layers,
+      hasAncestor,
+      cutoff,
+      consistentLsn,
+      retained,
+      branchPoints,
+      collected,
+      isSetAside,
+    };
   }
 
   /** What a collection up to `cutoff` would make of each layer; `retained`: LSNs that are read below it. */
   fates(cutoff: Lsn, retained: readonly Lsn[]): Map<SetLayer, LayerFate> {
     return collectionFates({ ...this.#situation(), cutoff, retained });
+  }
+
+  #setAsideKey(key: string): void {
+    this.#setAside.set(key, monotonicMs() + SET_ASIDE_MS);
   }
 
   /** The inputs are on the disk until it is done. */
@@ -135,7 +168,7 @@ export class TimelineCompaction {
 
   async #write(plan: CompactionPlan<SetLayer>): Promise<SetLayer[]> {
     const { directory, dataChecksums, timelineId } = this.#timeline;
-    const { retained, cutoff, cutPoints, imageLayerLsn, moreBelow, maxLsn } = plan;
+    const { range, retained, cutoff, cutPoints, keyCuts, imageLayerLsn, moreBelow, maxLsn } = plan;
     const { disk, generation, config } = this.#resources;
     const inputs = plan.inputs.map(({ file, capLsn }) => ({
       path: file.path,
@@ -146,17 +179,21 @@ export class TimelineCompaction {
     const settings: CompactionSettings = {
       directory,
       number: generation.nextLayer(),
-      range: { start: FIRST_KEY, end: LAST_KEY },
+      range,
       retained,
       cutoff,
       cutPoints,
+      keyCuts,
       imageLayerLsn,
       moreBelow,
-      targetBytes: Math.min(DEFAULT_TARGET_BYTES, config.checkpointDistanceBytes * 2),
+      targetBytes:
+        plan.goal === "images"
+          ? config.imageLayerBytes
+          : Math.min(DEFAULT_TARGET_BYTES, config.checkpointDistanceBytes * 2),
       walLogHints: dataChecksums,
     };
     const signal = this.#signal;
-    const { layers, failedImages, firstFailure } =
+    const { layers, failedImages, firstFailure, holes } =
       // A disk of a simulation lives in this thread.
       disk === REAL_DISK && bytesOf(plan.inputs) >= config.inlineFlushBytes
         ? await this.#resources.backgroundThread.compact(inputs, settings, this.#basePages, signal)
@@ -167,6 +204,9 @@ export class TimelineCompaction {
             cancelled: () => signal.aborted,
             sliceMs: SLICE_MS,
           });
+    for (const key of holes) {
+      this.#setAsideKey(key);
+    }
     if (failedImages > 0) {
       this.#logger.error(
         { failedImages, first: firstFailure },
@@ -220,6 +260,8 @@ export class TimelineCompaction {
     }
   }
 }
+
+const keyText = ({ prefix, index }: Key) => formatKey(prefix, index);
 
 function bytesOf(layers: readonly SetLayer[]): number {
   return layers.reduce((sum, { file }) => sum + file.sizeBytes, 0);
