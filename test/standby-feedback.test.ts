@@ -1,8 +1,7 @@
 // hot_standby_feedback of a stock standby on a safekeeper holds back vacuum on the compute, as on a stock primary.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, execFileSync } from "node:child_process";
-import type { EventEmitter } from "node:events";
+import type { ChildProcess } from "node:child_process";
 import {
   appendFileSync,
   existsSync,
@@ -14,20 +13,19 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import pg from "pg";
+import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
 import {
   findInstallation,
   giveToPostgres,
-  postgresUser,
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { freePort } from "../testing/free-port.ts";
 import {
-  makePostgresDirectory,
   STOCK_USER,
   StockCluster,
+  takeBaseBackup,
   writePostgresFile,
 } from "../testing/stock-cluster.ts";
 import { connect } from "../testing/tpcb.ts";
@@ -80,37 +78,13 @@ function standbyLogs(): string {
   return names.map((name) => readFileSync(join(scratch, name), "utf8").slice(-2000)).join("\n");
 }
 
-/** As pg_basebackup, of which no major but 15 is here: the one archive of BASE_BACKUP, unpacked. */
-async function backUp(conninfo: pg.ClientConfig, major: number, directory: string): Promise<void> {
-  const client = new pg.Client({ ...conninfo, replication: "true" } as pg.ClientConfig);
-  await client.connect();
-  const parts: Buffer[] = [];
-  const { connection } = client as unknown as { connection: EventEmitter };
-  connection.on("copyData", ({ chunk }: { chunk: Buffer }) => {
-    // From 15 on one stream has everything, by a letter: archive name, data, manifest, progress.
-    if (major < 15 || chunk[0] === "d".charCodeAt(0)) {
-      parts.push(Buffer.from(chunk.subarray(major < 15 ? 0 : 1)));
-    }
-  });
-  await client.query(
-    major < 15 ? "BASE_BACKUP LABEL 'b' FAST" : "BASE_BACKUP (LABEL 'b', CHECKPOINT 'fast')",
-  );
-  await client.end();
-  makePostgresDirectory(directory);
-  const user = postgresUser();
-  execFileSync("tar", ["-xf", "-", "-C", directory], {
-    input: Buffer.concat(parts),
-    ...(user === undefined ? {} : { uid: user.uid, gid: user.gid }),
-  });
-}
-
 /** A running stock standby of `primary`, and its URL. */
 async function startStandby(
   primary: pg.ClientConfig,
   options: { major: number; name: string; conninfo: string },
 ): Promise<{ child: ChildProcess; url: string }> {
   const directory = join(scratch, options.name);
-  await backUp(primary, options.major, directory);
+  await takeBaseBackup(primary, options.major, directory);
   const port = await freePort();
   writePostgresFile(join(directory, "standby.signal"), "");
   appendFileSync(

@@ -1,10 +1,13 @@
-// A root timeline made from a stopped stock cluster's data directory, for tests and benchmarks.
+// A root timeline made from a stopped stock cluster's data directory, and a timeline's pages to compare with files.
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
-import { MAX_LSN } from "../src/base/lsn.ts";
+import { type Lsn, MAX_LSN } from "../src/base/lsn.ts";
+import { readComputeState } from "../src/pageserver/compute-state.ts";
 import { writeTemplate } from "../src/pageserver/ingest/initdb-import.ts";
+import { decodeSize, readRelations } from "../src/pageserver/ingest/relation-heads.ts";
+import { relBlockPrefix, relSizePrefix } from "../src/pageserver/layers/key.ts";
 import { writeIndexPart } from "../src/pageserver/storage/index-part.ts";
 import type { StorageResources } from "../src/pageserver/storage/storage-resources.ts";
 import { TenantLayers } from "../src/pageserver/storage/tenant-layers.ts";
@@ -12,6 +15,7 @@ import { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
+import type { ComparedPages } from "../src/wal-verify/directory-comparison.ts";
 
 /** Its WAL goes on at the end of the base's shutdown checkpoint. `timelinesDirectory` is created. */
 export async function openImportedTimeline(
@@ -44,4 +48,23 @@ export async function openImportedTimeline(
   };
   await writeIndexPart(directory, part, resources.disk);
   return new Timeline(resources, layers, part, undefined);
+}
+
+/** What a timeline has at `lsn`, for compareRelationFiles. */
+export function pageSource(timeline: Timeline, lsn: Lsn): ComparedPages {
+  return {
+    blocks: (rel) => {
+      const prefix = relSizePrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork);
+      const size = timeline.readValue(prefix, 0, lsn);
+      return size === undefined ? undefined : decodeSize(size);
+    },
+    readPage: (rel, blkno) =>
+      timeline.readPage(relBlockPrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork), blkno, lsn),
+    forks: () =>
+      readComputeState(timeline, lsn)
+        .databases.concat({ spcOid: 1664, dbOid: 0 })
+        .flatMap(({ spcOid, dbOid }) =>
+          readRelations(timeline, lsn, spcOid, dbOid).map((rel) => ({ ...rel, spcOid, dbOid })),
+        ),
+  };
 }

@@ -1,6 +1,7 @@
-// An unmodified Postgres cluster in a directory of its own, for tests that need its WAL or its files.
+// An unmodified Postgres cluster in a directory of its own, for tests that need its WAL or its files; and base backups of any.
 
 import { execFileSync } from "node:child_process";
+import type { EventEmitter } from "node:events";
 import {
   appendFileSync,
   existsSync,
@@ -19,6 +20,7 @@ import {
   findInstallation,
   giveToPostgres,
   type Installation,
+  postgresUser,
   runPostgresTool,
 } from "../src/postgres/installation.ts";
 
@@ -169,4 +171,54 @@ export function makePostgresDirectory(path: string): void {
 export function writePostgresFile(path: string, content: string | Uint8Array): void {
   writeFileSync(path, content);
   giveToPostgres(path);
+}
+
+/** The archive `base.tar`. `withWal`: with the WAL that it needs, as `pg_basebackup -X fetch`. */
+async function baseBackupArchive(
+  conninfo: pg.ClientConfig,
+  major: number,
+  withWal: boolean,
+): Promise<Buffer> {
+  const client = new pg.Client({ ...conninfo, replication: "true" } as pg.ClientConfig);
+  await client.connect();
+  const parts: Buffer[] = [];
+  const { connection } = client as unknown as { connection: EventEmitter };
+  connection.on("copyData", ({ chunk }: { chunk: Buffer }) => {
+    // From 15 on one stream has everything, by a letter: archive name, data, manifest, progress.
+    if (major < 15 || chunk[0] === "d".charCodeAt(0)) {
+      parts.push(Buffer.from(chunk.subarray(major < 15 ? 0 : 1)));
+    }
+  });
+  await client.query(
+    major < 15
+      ? `BASE_BACKUP LABEL 'b' FAST ${withWal ? "WAL" : ""}`
+      : `BASE_BACKUP (LABEL 'b', CHECKPOINT 'fast', WAL ${withWal})`,
+  );
+  await client.end();
+  return Buffer.concat(parts);
+}
+
+/** Into `directory`, which is made. */
+export async function takeBaseBackup(
+  conninfo: pg.ClientConfig,
+  major: number,
+  directory: string,
+  { withWal = false } = {},
+): Promise<void> {
+  const archive = await baseBackupArchive(conninfo, major, withWal);
+  makePostgresDirectory(directory);
+  const user = postgresUser();
+  execFileSync("tar", ["-xf", "-", "-C", directory], {
+    input: archive,
+    ...(user === undefined ? {} : { uid: user.uid, gid: user.gid }),
+  });
+}
+
+/** As `pg_basebackup -Ft -X fetch`, in one file. */
+export async function takeBaseBackupFile(
+  conninfo: pg.ClientConfig,
+  major: number,
+  file: string,
+): Promise<void> {
+  writeFileSync(file, await baseBackupArchive(conninfo, major, true));
 }

@@ -44,6 +44,7 @@ import {
   print,
   printJson,
   safekeeperSetOption,
+  setDefaultTenant,
   tenantOption,
   withEndpointLocked,
   withHomeLocked,
@@ -51,6 +52,7 @@ import {
 import { addTenantConfigCommand } from "./commands-retention.ts";
 import { formatTable, formatTimelineTree } from "./output.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
+import { addTransferCommands } from "./transfer/commands-transfer.ts";
 
 export function addTenantCommands(program: Command): void {
   const tenant = group(program, "tenant", "tenants");
@@ -102,6 +104,7 @@ export function addTenantCommands(program: Command): void {
       });
     });
   addTenantConfigCommand(tenant);
+  addTransferCommands(tenant);
 }
 
 interface TenantCreateOptions {
@@ -111,13 +114,6 @@ interface TenantCreateOptions {
   dataChecksums?: boolean;
   skSet?: number[];
   setDefault?: boolean;
-}
-
-function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
-  home.update((config) => {
-    config.defaultTenantId = tenantId;
-  });
-  say(`Setting tenant ${tenantId} as a default one`);
 }
 
 /** A tenant with its first branch, `main`; call with the home locked. */

@@ -1,4 +1,4 @@
-// How listings look: borderless tables and the tree of timelines, both as neon_local prints them.
+// How listings look, borderless tables and the tree of timelines as neon_local prints them; and how progress does.
 
 import { parseLsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
@@ -70,4 +70,28 @@ export function formatTimelineTree(
     }
   }
   return lines;
+}
+
+/** One line on the terminal, written over itself; nothing where stderr is none. */
+export class ProgressLine {
+  readonly #isTerminal: boolean;
+  #shown = "";
+
+  constructor(isTerminal: boolean | undefined) {
+    this.#isTerminal = isTerminal === true;
+  }
+
+  show(line: string): void {
+    if (this.#isTerminal && line !== this.#shown) {
+      process.stderr.write(`\r\x1b[K${line}`);
+      this.#shown = line;
+    }
+  }
+
+  clear(): void {
+    if (this.#shown !== "") {
+      process.stderr.write("\r\x1b[K");
+      this.#shown = "";
+    }
+  }
 }

@@ -80,7 +80,11 @@ export async function requireOnBranch(
 ): Promise<void> {
   const { tenantId, timelineId, name } = branch;
   const info = await controllerOf(home).timeline(tenantId, timelineId);
-  if (lsn >= (parseLsn(info.start_lsn) ?? 0)) {
+  // An imported root has history from before its own WAL.
+  const isOlder =
+    info.ancestor_timeline_id === null && lsnOf(info.min_readable_lsn) < lsnOf(info.start_lsn);
+  const begin = isOlder ? info.min_readable_lsn : info.start_lsn;
+  if (lsn >= lsnOf(begin)) {
     return;
   }
   const point = parseLsn(text) === undefined ? `${text}, LSN ${formatLsn(lsn)},` : `LSN ${text}`;
@@ -89,6 +93,10 @@ export async function requireOnBranch(
   throw new StorageError(
     "invalid",
     "lsn-before-branch",
-    `${point} is before branch '${name}' begins, at ${info.start_lsn}${hint}`,
+    `${point} is before branch '${name}' begins, at ${begin}${hint}`,
   );
+}
+
+function lsnOf(text: string): number {
+  return parseLsn(text) ?? 0;
 }

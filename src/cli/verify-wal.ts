@@ -11,7 +11,7 @@ import {
   verifyWal,
 } from "../wal-verify/verify.ts";
 import { notice, print, printJson } from "./cli.ts";
-import { formatTable } from "./output.ts";
+import { formatTable, ProgressLine } from "./output.ts";
 
 export interface VerifyOptions {
   base: string;
@@ -24,7 +24,7 @@ export interface VerifyOptions {
 
 /** Exit code 1 where pages differ. StorageErrors as `verifyWal`. */
 export async function verifyWalOf(options: VerifyOptions): Promise<void> {
-  const progress = process.stderr.isTTY ? new ProgressLine() : undefined;
+  const line = new ProgressLine(process.stderr.isTTY);
   let report: VerifyReport;
   try {
     report = await verifyWal({
@@ -33,10 +33,10 @@ export async function verifyWalOf(options: VerifyOptions): Promise<void> {
       ...(options.against === undefined ? {} : { againstDir: options.against }),
       ...(options.until === undefined ? {} : { untilLsn: options.until }),
       exact: options.exact === true,
-      ...(progress === undefined ? {} : { onProgress: (p) => progress.show(p) }),
+      onProgress: (progress) => line.show(progressOf(progress)),
     });
   } finally {
-    progress?.clear();
+    line.clear();
   }
   if (options.json === true) {
     printJson(reportJson(report));
@@ -48,25 +48,9 @@ export async function verifyWalOf(options: VerifyOptions): Promise<void> {
   }
 }
 
-/** One line on the terminal, written over itself. */
-class ProgressLine {
-  #shown = "";
-
-  show({ phase, done, total }: VerifyProgress): void {
-    const percent = total === 0 ? 100 : Math.floor((done / total) * 100);
-    const what = phase === "replay" ? "replaying WAL" : "comparing pages";
-    const line = `${what}: ${percent} %`;
-    if (line !== this.#shown) {
-      process.stderr.write(`\r\x1b[K${line}`);
-      this.#shown = line;
-    }
-  }
-
-  clear(): void {
-    if (this.#shown !== "") {
-      process.stderr.write("\r\x1b[K");
-    }
-  }
+function progressOf({ phase, done, total }: VerifyProgress): string {
+  const percent = total === 0 ? 100 : Math.floor((done / total) * 100);
+  return `${phase === "replay" ? "replaying WAL" : "comparing pages"}: ${percent} %`;
 }
 
 function printReport(report: VerifyReport): void {

@@ -152,14 +152,19 @@ export class ComputeRun {
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#wal?.recovered ?? Promise.resolve());
     if (running.closedToUsers) {
-      await this.#orEnd(this.#detachSubscriptions(running.address));
+      await this.#orEnd(this.#detachSubscriptions(running.address, lsn));
       this.#end({ kind: "prepared" });
       return false;
     }
     if (spec.superuserSecret !== undefined) {
+      const { superuserSecret } = spec;
       const { requirePassword } = await import("./superuser-password.ts");
       const address = { ...running.address, pgVersion: spec.pgVersion };
-      await this.#orEnd(requirePassword(address, spec.superuserSecret, this.#options.logger));
+      await this.#orEnd(
+        this.#asSuperuser(address, lsn, () =>
+          requirePassword(address, superuserSecret, this.#options.logger),
+        ),
+      );
     }
     if (this.#wal !== undefined && !this.#closed) {
       // Loaded with the Postgres side, after the safekeepers were asked: not before.
@@ -182,13 +187,45 @@ export class ComputeRun {
     }
   }
 
+  /** An imported cluster has another superuser, and gets ours at the first start that may write. */
+  async #asSuperuser(
+    address: { host: string; port: number; pgVersion: number },
+    lsn: Lsn,
+    body: () => Promise<void>,
+  ): Promise<void> {
+    try {
+      return await body();
+    } catch (error) {
+      const { createSuperuser, isMissingSuperuser } = await import("./missing-superuser.ts");
+      if (!isMissingSuperuser(error)) {
+        throw error;
+      }
+      const { spec, logger } = this.#options;
+      const { pageserver, tenantId, timelineId } = spec;
+      if (this.#wal === undefined) {
+        logger.warn(
+          { socket: address.host },
+          "an imported cluster, at an LSN before its first start here: connect as one of its own roles",
+        );
+        return;
+      }
+      const timeline = { tenantId, timelineId };
+      await createSuperuser({ ...address, pgAddr: pageserver.pgAddr, timeline, lsn, logger });
+    }
+    await body();
+  }
+
   /** Where it cannot be done the log says so: it must not keep users from their data. */
-  async #detachSubscriptions(address: { host: string; port: number }): Promise<void> {
+  async #detachSubscriptions(
+    address: { host: string; port: number },
+    startLsn: Lsn,
+  ): Promise<void> {
     const { spec, logger } = this.#options;
     const { pgVersion, timelineId } = spec;
     const { detachInheritedSubscriptions } = await import("./inherited-subscriptions.ts");
+    const options = { ...address, pgVersion, timelineId, logger };
     try {
-      await detachInheritedSubscriptions({ ...address, pgVersion, timelineId, logger });
+      await this.#asSuperuser(options, startLsn, () => detachInheritedSubscriptions(options));
     } catch (error) {
       if (!this.#closed) {
         logger.warn(

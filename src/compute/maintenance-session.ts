@@ -20,11 +20,14 @@ export interface PostgresAddress {
 }
 
 /** Into whichever database there is, for what all share. */
-export async function maintenanceSession(address: PostgresAddress): Promise<WireConnection> {
+export async function maintenanceSession(
+  address: PostgresAddress,
+  user = SUPERUSER,
+): Promise<WireConnection> {
   const problems: string[] = [];
   for (const database of MAINTENANCE_DATABASES) {
     try {
-      return await maintenanceSessionIn(address, database);
+      return await maintenanceSessionIn(address, database, user);
     } catch (error) {
       problems.push(errorMessage(error));
     }
@@ -36,6 +39,7 @@ export async function maintenanceSession(address: PostgresAddress): Promise<Wire
 export function maintenanceSessionIn(
   address: PostgresAddress,
   database: string,
+  user = SUPERUSER,
 ): Promise<WireConnection> {
   const { host, port, pgVersion } = address;
   const settings = [
@@ -53,7 +57,7 @@ export function maintenanceSessionIn(
     host,
     port,
     parameters: {
-      user: SUPERUSER,
+      user,
       database,
       application_name: "strata_agent",
       options: settings.map((setting) => `-c ${setting}`).join(" "),

@@ -174,7 +174,7 @@ export async function createTimeline(home: StrataHome, wanted: NewBranch): Promi
 }
 
 /** Postgres's PG_VERSION_NUM: 17.10 is 170010. */
-function versionNumber(config: StrataConfig, pgVersion: number): number {
+export function versionNumber(config: StrataConfig, pgVersion: number): number {
   const { version } = findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   const [major, minor] = version.split(".");
   return Number(major) * 10_000 + (Number.parseInt(minor ?? "0", 10) || 0);
@@ -184,7 +184,7 @@ function versionNumber(config: StrataConfig, pgVersion: number): number {
  * A given id must never have been used: as what a creation left unfinished is deleted by the next one,
  * an id that is in use must not get on that list; and copies of a removed timeline may still be somewhere.
  */
-async function requireNew(
+export async function requireNew(
   home: StrataHome,
   tenantId: TenantId,
   timelineId: TimelineId,
@@ -211,7 +211,8 @@ async function requireNew(
   throw new StorageError("conflict", "timeline-exists", message);
 }
 
-function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
+/** It has a name now, or is gone. */
+export function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
   const unfinished = config.unfinishedTimelines.get(tenantId);
   unfinished?.delete(timelineId);
   if (unfinished?.size === 0) {
@@ -221,12 +222,12 @@ function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: st
 
 /**
  * Removes what creations and deletions have left behind; call with the home locked. Best effort: what
- * cannot be removed now stays on the list for the next time.
+ * cannot be removed now stays on the list for the next time. `kept` is left alone: who calls goes on with it.
  */
-export async function removeUnfinished(home: StrataHome): Promise<void> {
+export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Promise<void> {
   const config = home.config();
   for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
-    for (const timelineId of timelineIds) {
+    for (const timelineId of [...timelineIds].filter((id) => id !== kept)) {
       try {
         const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
         await controllerOf(home).deleteTimeline(...ids);

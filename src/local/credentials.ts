@@ -2,7 +2,7 @@
 //
 //   superuser.password  the password, in its only copy
 //   superuser.scram     what Postgres keeps of it; initdb gives it to every new root
-//   superuser.older     ids of tenants that are older than these two, one a line
+//   superuser.older     ids of tenants that are older than these two, or have a cluster that was imported, one a line
 //
 // Both for their owner's eyes. Neither is ever an argument of a process or a line in a log.
 
@@ -33,6 +33,14 @@ export function superuserSecretFile(home: StrataHome): string {
 export function secretToSet(home: StrataHome, tenantId: string): string | undefined {
   const older = readFileIfExists(olderTenantsFile(home))?.toString("utf8").split("\n");
   return older?.includes(tenantId) === true ? superuserSecret(home) : undefined;
+}
+
+/** Its endpoints set the password at each start: initdb of its cluster had another. Call with the home locked. */
+export function setAtEachStart(home: StrataHome, tenantId: string): void {
+  const older = readFileIfExists(olderTenantsFile(home))?.toString("utf8") ?? "";
+  if (!older.split("\n").includes(tenantId)) {
+    writeFileDurably(olderTenantsFile(home), `${older}${tenantId}\n`);
+  }
 }
 
 function olderTenantsFile(home: StrataHome): string {

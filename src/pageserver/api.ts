@@ -125,6 +125,26 @@ export const timelineInfoSchema = z.object({
 
 export type TimelineInfo = z.infer<typeof timelineInfoSchema>;
 
+/** PUT /v1/tenant/{t}/timeline/{tl}/import_pgdata, to be repeated until it is done. */
+export const importRequestSchema = z.object({
+  path: z
+    .string()
+    .min(1)
+    .max(4096)
+    .startsWith("/")
+    .describe("data directory or unpacked base backup, where the pageserver runs"),
+});
+
+export const importStatusSchema = z.object({
+  phase: z.enum(["copy", "replay"]).describe("of files; of WAL"),
+  done_bytes: z.number(),
+  total_bytes: z.number(),
+  left_out: z.array(z.string()).describe("what is not taken over, for people"),
+  timeline: timelineInfoSchema.nullable().describe("once it is done"),
+});
+
+export type ImportStatusJson = z.infer<typeof importStatusSchema>;
+
 const timestampText = z
   .string()
   .meta({ description: "RFC 3339, in UTC", examples: ["2026-11-28T10:38:10.250000Z"] });

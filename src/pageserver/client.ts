@@ -12,6 +12,7 @@ import type {
   ComputeState,
   ComputeStateWire,
   GcResult,
+  ImportStatusJson,
   LayerMapInfo,
   LsnByTimestamp,
   PageserverStatus,
@@ -396,6 +397,20 @@ export class PageserverHttpClient {
   /** `not-found` when it is gone already. Branches of it are detached. */
   deleteTimeline(tenantId: string, timelineId: string): Promise<void> {
     return this.#http.call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+  }
+
+  /**
+   * Begins or goes on with the import of a directory on the pageserver's machine; to be called again until `timeline` is set,
+   * at least once a minute.
+   */
+  importPgdata(tenantId: string, timelineId: string, path: string): Promise<ImportStatusJson> {
+    const route = `/v1/tenant/${tenantId}/timeline/${timelineId}/import_pgdata`;
+    return this.#http.call("PUT", route, { body: { path } });
+  }
+
+  /** Breaks an import off; of one that is done the timeline may be deleted from now on. */
+  async releaseImport(tenantId: string, timelineId: string): Promise<void> {
+    await this.#http.call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}/import_pgdata`);
   }
 
   listLayers(tenantId: string, timelineId: string): Promise<LayerMapInfo> {

@@ -9,6 +9,8 @@ import { type Route, route } from "../http/route.ts";
 import { lsnText, tenantParams, timelineParams } from "../http/schemas.ts";
 import {
   detachAncestorSchema,
+  importRequestSchema,
+  importStatusSchema,
   type LayerMapInfo,
   layerMapInfoSchema,
   lsnByTimestampSchema,
@@ -21,6 +23,7 @@ import {
   timelineInfoSchema,
   timestampOfLsnSchema,
 } from "./api.ts";
+import type { TimelineImports } from "./import/timeline-imports.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
 import { scrubRoutes } from "./scrub-routes.ts";
 import type { Tenant } from "./storage/tenant.ts";
@@ -36,6 +39,7 @@ export interface PageserverRouteOptions {
   readonly tenants: TenantManager;
   readonly receivers: WalReceivers;
   readonly creation: TimelineCreation;
+  readonly imports: TimelineImports;
 }
 
 /** For WAL that is on its way. */
@@ -58,6 +62,7 @@ export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
     ),
     ...tenantRoutes(options),
     ...timelineRoutes(options),
+    ...importRoutes(options),
     ...timelineStorageRoutes(options),
     ...timeTravelRoutes(options),
     ...scrubRoutes(options.tenants),
@@ -181,7 +186,49 @@ function timelineRoutes(options: PageserverRouteOptions): Route[] {
         status: 202,
         params: timelineParams,
       },
-      ({ params }) => options.creation.delete(params.tenant, params.timeline),
+      ({ params }) => {
+        options.imports.requireReleased(params.tenant, params.timeline);
+        return options.creation.delete(params.tenant, params.timeline);
+      },
+    ),
+  ];
+}
+
+function importRoutes({ imports, receivers }: PageserverRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/import_pgdata`,
+        summary:
+          "Makes a root timeline of a stopped server's data directory or a base backup: begins it, or says how far it is. Broken off where nobody asks for a minute.",
+        scope: "admin",
+        params: timelineParams,
+        body: importRequestSchema,
+        answer: importStatusSchema,
+      },
+      async ({ params, body }) => {
+        const status = await imports.request(params.tenant, params.timeline, body.path);
+        const { progress, leftOut, timeline } = status;
+        return {
+          phase: progress.phase,
+          done_bytes: progress.doneBytes,
+          total_bytes: progress.totalBytes,
+          left_out: [...leftOut],
+          timeline: timeline === undefined ? null : describeTimeline(timeline, receivers),
+        };
+      },
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: `${TIMELINE}/import_pgdata`,
+        summary:
+          "Breaks an import off; of one that is done the timeline may be deleted from now on.",
+        scope: "admin",
+        params: timelineParams,
+      },
+      ({ params }) => imports.release(params.tenant, params.timeline),
     ),
   ];
 }

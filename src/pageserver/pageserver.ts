@@ -13,6 +13,7 @@ import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import type { WireServer } from "../postgres/wire/wire-server.ts";
 import { BrokerClient } from "../storage-broker/client.ts";
 import { pageserverRoutes } from "./http.ts";
+import { TimelineImports } from "./import/timeline-imports.ts";
 import { InitdbTemplates } from "./ingest/initdb-import.ts";
 import { type EvictionSettings, LayerEviction } from "./layer-eviction.ts";
 import { createRegistry, IngestMetrics, PageServiceMetrics } from "./metrics.ts";
@@ -49,6 +50,8 @@ export interface PageserverOptions {
   readonly eviction?: Partial<EvictionSettings>;
   readonly waitLsnTimeoutMs?: number;
   readonly ancestorWaitMs?: number;
+  /** An import that nobody asks about for so long is broken off. */
+  readonly importLeaseMs?: number;
   /** Names that HTTP callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[];
   readonly httpLimits?: Partial<HttpLimits>;
@@ -66,6 +69,7 @@ export class Pageserver {
   readonly #broker: BrokerClient | undefined;
   readonly #upkeep: LayerUpkeep;
   readonly #eviction: LayerEviction | undefined;
+  readonly #imports: TimelineImports;
 
   private constructor(parts: {
     pgPort: number;
@@ -77,6 +81,7 @@ export class Pageserver {
     broker: BrokerClient | undefined;
     upkeep: LayerUpkeep;
     eviction: LayerEviction | undefined;
+    imports: TimelineImports;
   }) {
     this.pgPort = parts.pgPort;
     this.httpPort = parts.httpPort;
@@ -87,6 +92,7 @@ export class Pageserver {
     this.#broker = parts.broker;
     this.#upkeep = parts.upkeep;
     this.#eviction = parts.eviction;
+    this.#imports = parts.imports;
   }
 
   /** StorageError `conflict` where a port is in use. */
@@ -130,9 +136,10 @@ export class Pageserver {
       });
       upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
       const creation = new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs);
+      const imports = new TimelineImports(tenants, receivers, logger, options.importLeaseMs);
       const httpAddress = parseHostPort(options.listenHttp);
       const http = createHttpServer(options, registry, [
-        ...pageserverRoutes({ id: options.id, pgVersion, tenants, receivers, creation }),
+        ...pageserverRoutes({ id: options.id, pgVersion, tenants, receivers, creation, imports }),
         ...retentionRoutes({ tenants, upkeep }),
       ]);
       const httpPort = await http.listen(httpAddress.host, httpAddress.port);
@@ -156,6 +163,7 @@ export class Pageserver {
         broker,
         upkeep,
         eviction,
+        imports,
       });
     } catch (error) {
       await pageService.close();
@@ -167,6 +175,7 @@ export class Pageserver {
   /** `flush`: what is in memory goes to disk first, so the next start has less WAL to take in. */
   async close(options: { flush: boolean }): Promise<void> {
     this.#broker?.close();
+    await this.#imports.close();
     await this.receivers.close();
     await this.#http.close();
     await this.#pageService.close();

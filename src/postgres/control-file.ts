@@ -59,6 +59,10 @@ export interface ControlFile {
   /** Where archive recovery must have come to before the files are consistent; 0 without one. */
   readonly minRecoveryPoint: Lsn;
   readonly segmentSize: number;
+  /** Bytes in a block; blocks in a file of a relation; bytes in a page of WAL: what Postgres was built with. */
+  readonly blockSize: number;
+  readonly relationSegmentBlocks: number;
+  readonly walBlockSize: number;
   readonly walLogHints: boolean;
   readonly dataChecksums: boolean;
   readonly trackCommitTimestamp: boolean;
@@ -114,6 +118,9 @@ export function decodeControlFile(bytes: Uint8Array, major?: PgMajor): ControlFi
     checkPoint: decodeCheckPoint(bytes, 40, bytes.length - 40, version),
     minRecoveryPoint: lsnFromBigInt(minRecoveryPoint),
     segmentSize: view.getUint32(228, true),
+    blockSize: view.getUint32(216, true),
+    relationSegmentBlocks: view.getUint32(220, true),
+    walBlockSize: view.getUint32(224, true),
     walLogHints: view.getUint8(176) !== 0,
     dataChecksums: view.getUint32(252, true) !== 0,
     trackCommitTimestamp: view.getUint8(200) !== 0,

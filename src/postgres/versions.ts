@@ -10,6 +10,8 @@ export interface PgVersion {
   readonly major: PgMajor;
   /** XLOG_PAGE_MAGIC: the first two bytes of every WAL page. */
   readonly pageMagic: number;
+  /** CATALOG_VERSION_NO of its releases; betas and forks have others. */
+  readonly catalogVersion: number;
   /** PG_CONTROL_VERSION. */
   readonly controlVersion: number;
   /** Offset of the CRC in pg_control on 64-bit little-endian machines. */
@@ -40,6 +42,7 @@ const XLOG_OPCODES_14 = 0b0010_1111_1111_1111;
 const V14: PgVersion = {
   major: 14,
   pageMagic: 0xd10d,
+  catalogVersion: 202107181,
   controlVersion: 1300,
   controlCrcOffset: 288,
   checkPointHasWalLevel: false,
@@ -59,6 +62,7 @@ const V14: PgVersion = {
 const V15: PgVersion = {
   major: 15,
   pageMagic: 0xd110,
+  catalogVersion: 202209061,
   controlVersion: 1300,
   controlCrcOffset: 288,
   checkPointHasWalLevel: false,
@@ -78,6 +82,7 @@ const V15: PgVersion = {
 const V16: PgVersion = {
   major: 16,
   pageMagic: 0xd113,
+  catalogVersion: 202307071,
   controlVersion: 1300,
   controlCrcOffset: 288,
   checkPointHasWalLevel: false,
@@ -97,6 +102,7 @@ const V16: PgVersion = {
 const V17: PgVersion = {
   major: 17,
   pageMagic: 0xd116,
+  catalogVersion: 202406281,
   controlVersion: 1700,
   controlCrcOffset: 288,
   checkPointHasWalLevel: true,
@@ -116,6 +122,7 @@ const V17: PgVersion = {
 const V18: PgVersion = {
   major: 18,
   pageMagic: 0xd118,
+  catalogVersion: 202506291,
   controlVersion: 1800,
   controlCrcOffset: 292,
   checkPointHasWalLevel: true,

@@ -1,5 +1,6 @@
 // Which nodes hold which tenants and timelines: places them, makes and removes them, tells how far they are.
 
+import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import {
   formatTenantShardId,
@@ -11,6 +12,7 @@ import {
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type {
   GcResult,
+  ImportStatusJson,
   LsnByTimestamp,
   ScrubReportWire,
   ScrubRequest,
@@ -63,6 +65,16 @@ export interface NewTimeline {
   /** Postgres's PG_VERSION_NUM of a major (17.10 is 170010), which safekeepers are told. */
   readonly versionNumber: (major: number) => number;
 }
+
+export interface ImportedTimeline
+  extends Pick<NewTimeline, "tenantId" | "timelineId" | "safekeepers" | "versionNumber"> {
+  /** Absolute, on the pageserver's machine: a data directory or an unpacked base backup. */
+  readonly path: string;
+  readonly onProgress: (status: ImportStatusJson) => void;
+}
+
+/** How often it is asked how far an import is. */
+const IMPORT_POLL_MS = 500;
 
 export class StorageController {
   readonly store: ControllerStore;
@@ -194,12 +206,7 @@ export class StorageController {
             ancestor_start_lsn: formatLsn(ancestor.lsn),
           }),
     };
-    if (wanted.safekeepers !== undefined) {
-      await this.store.setMembership(tenantId, timelineId, {
-        generation: FIRST_GENERATION,
-        members: wanted.safekeepers,
-      });
-    }
+    await this.#recordFirstMembers(wanted);
     const infos: TimelineInfo[] = [];
     for (const { node } of this.locate(tenantId)) {
       infos.push(await clientOf(node).createTimeline(tenantId, request));
@@ -207,6 +214,44 @@ export class StorageController {
     const [info] = infos as [TimelineInfo];
     await createOnSafekeepers(members, info, wanted.versionNumber(info.pg_version));
     return info;
+  }
+
+  async #recordFirstMembers({
+    tenantId,
+    timelineId,
+    safekeepers: members,
+  }: Pick<NewTimeline, "tenantId" | "timelineId" | "safekeepers">): Promise<void> {
+    if (members !== undefined) {
+      const record = { generation: FIRST_GENERATION, members };
+      await this.store.setMembership(tenantId, timelineId, record);
+    }
+  }
+
+  /**
+   * A root timeline of a stock cluster, on the pageserver and then on safekeepers, which have its WAL from where the source
+   * ends. As `createTimeline` but that it takes long: until `releaseImport` it cannot be deleted. A failure, and to ask no
+   * more, leaves nothing on the pageserver.
+   */
+  async importTimeline(wanted: ImportedTimeline): Promise<TimelineInfo> {
+    const { tenantId, timelineId, path } = wanted;
+    const members = this.#chosenSafekeepers(wanted.safekeepers);
+    await this.#recordFirstMembers(wanted);
+    const client = this.#firstShard(tenantId);
+    for (;;) {
+      const status = await client.importPgdata(tenantId, timelineId, path);
+      wanted.onProgress(status);
+      if (status.timeline !== null) {
+        const { timeline } = status;
+        await createOnSafekeepers(members, timeline, wanted.versionNumber(timeline.pg_version));
+        return timeline;
+      }
+      await sleep(IMPORT_POLL_MS);
+    }
+  }
+
+  /** Breaks an import off, or lets go of the timeline that it made: it has a name now. */
+  releaseImport(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    return this.#firstShard(tenantId).releaseImport(tenantId, timelineId);
   }
 
   /** StorageError `not-found` where one of them is not there. */

@@ -6,7 +6,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { openImportedTimeline } from "../../../testing/imported-timeline.ts";
+import { openImportedTimeline, pageSource } from "../../../testing/imported-timeline.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../../../testing/mixed-workload.ts";
 import { recoverStock } from "../../../testing/redo/stock-recovery.ts";
 import { StockCluster } from "../../../testing/stock-cluster.ts";
@@ -14,17 +14,12 @@ import { createLogger } from "../../base/log.ts";
 import { formatLsn, type Lsn, parseWalFileName, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { decodeControlFile } from "../../postgres/control-file.ts";
-import {
-  type ComparedPages,
-  compareRelationFiles,
-  compareSlruPages,
-} from "../../wal-verify/directory-comparison.ts";
+import { compareRelationFiles, compareSlruPages } from "../../wal-verify/directory-comparison.ts";
 import { readComputeState } from "../compute-state.ts";
-import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
+import { slruBlockPrefix } from "../layers/key.ts";
 import { StorageResources } from "../storage/storage-resources.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { WalFeeder } from "../wal-receiver.ts";
-import { decodeSize, readRelations } from "./relation-heads.ts";
 
 const logger = createLogger("test");
 logger.level = "warn";
@@ -105,24 +100,6 @@ async function ingestAll(timeline: Timeline, seed: number): Promise<Lsn[]> {
   }
   feeder.publish();
   return ends;
-}
-
-function pageSource(timeline: Timeline, lsn: Lsn): ComparedPages {
-  return {
-    blocks: (rel) => {
-      const prefix = relSizePrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork);
-      const size = timeline.readValue(prefix, 0, lsn);
-      return size === undefined ? undefined : decodeSize(size);
-    },
-    readPage: (rel, blkno) =>
-      timeline.readPage(relBlockPrefix(rel.spcOid, rel.dbOid, rel.relNumber, rel.fork), blkno, lsn),
-    forks: () =>
-      readComputeState(timeline, lsn)
-        .databases.concat({ spcOid: 1664, dbOid: 0 })
-        .flatMap(({ spcOid, dbOid }) =>
-          readRelations(timeline, lsn, spcOid, dbOid).map((rel) => ({ ...rel, spcOid, dbOid })),
-        ),
-  };
 }
 
 async function compareWithRecovery(timeline: Timeline, lsn: Lsn, name: string): Promise<void> {

@@ -241,6 +241,23 @@ test("LayerWriter: sizeBytes says what the file will have, but for index and fil
   assert.ok(Math.abs(sizeBytes - before - indexAndFilter) < 16_384, `${before}, ${sizeBytes}`);
 });
 
+test("LayerWriter: a footer for which the buffer has no room left", async () => {
+  await using files = await Files.create();
+  const random = new SeededRandom(3);
+  const value = Uint8Array.from({ length: 2 << 20 }, () => random.int(256));
+  // The writer's buffer has 2 MiB, of which header, block, index and filter take all but a few bytes.
+  for (let left = 0; left <= 256; left += 8) {
+    const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA);
+    const length = (2 << 20) - 200 - left;
+    writer.add(REL, 1, NAME.lsnStart, VALUE_DELTA, value, 0, length);
+    const layer = await writer.finish({ ...NAME, lsnEnd: toLsn(NAME.lsnEnd + left) });
+    const chain = new VersionChain();
+    files.open(layer).collect(REL, 1, keyHash(REL, 1), NAME.lsnEnd, chain);
+    assert.equal(chain.deltaCount, 1);
+    assert.equal(chain.lengths[0], length);
+  }
+});
+
 test("LayerFile: a file under another layer's name is refused", async () => {
   await using files = await Files.create();
   const layer = await writeDeltaLayer(files.directory, makeVersions(4));

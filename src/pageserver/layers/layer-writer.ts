@@ -392,7 +392,9 @@ export class LayerWriter {
     view.setUint32(32, layerNameChecksum(name), true);
     view.setUint32(36, this.#hashCount, true);
     view.setUint32(60, crc32(footer.subarray(0, 60)), true);
-    this.#out.set(footer, this.#reserve(LAYER_FOOTER_BYTES));
+    // Before `#out` is looked at: it may be another one then.
+    const footerAt = this.#reserve(LAYER_FOOTER_BYTES);
+    this.#out.set(footer, footerAt);
     await this.drain();
     await this.#writeEnds();
     const fileName = layerFileName(name, number);

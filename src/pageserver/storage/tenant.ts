@@ -39,6 +39,14 @@ export interface RootTimelineParameters {
   readonly layerPaths: readonly { readonly path: string; readonly sizeBytes: number }[];
 }
 
+/** A root timeline in the making, in a directory that nobody else looks into. */
+export interface StagedRoot {
+  /** For its layers. */
+  readonly directory: string;
+  /** What there is so far, to take in WAL. To be closed before `build` resolves. */
+  open(part: IndexPart): Timeline;
+}
+
 export interface BranchParameters {
   readonly timelineId: TimelineId;
   readonly ancestorTimelineId: TimelineId;
@@ -422,11 +430,42 @@ export class Tenant {
         capLsn: MAX_LSN,
       })),
     };
-    return this.#create(
-      part,
-      undefined,
-      parameters.layerPaths.map(({ path }) => path),
-    );
+    return this.#create(timelineId, undefined, async (directory) => {
+      for (const { path } of parameters.layerPaths) {
+        // Layer files are immutable and name no timeline, so one file can serve many.
+        await this.#disk.linkOrCopy(path, join(directory, basename(path)));
+      }
+      await writeIndexPart(directory, part, this.#resources.disk);
+      return { part, directory };
+    });
+  }
+
+  /**
+   * A root that `build` writes out of sight, however long that takes: there is nothing of it before, and nothing is left
+   * where it fails. It resolves with the index, whose layers are in `directory` and durable. `conflict` where there is
+   * such a timeline, or one is being made.
+   */
+  async buildRoot(
+    timelineId: TimelineId,
+    build: (staged: StagedRoot) => Promise<IndexPart>,
+  ): Promise<Timeline> {
+    if (this.#existing(timelineId) !== undefined) {
+      this.#refuseDuplicate(timelineId);
+    }
+    const timeline = await this.#create(timelineId, undefined, async (temporary) => {
+      const directory = join(temporary, timelineId);
+      await this.#disk.makeDirectory(directory);
+      const layers = new TenantLayers({
+        timelinesDirectory: temporary,
+        resources: this.#resources,
+      });
+      const open = (part: IndexPart) => new Timeline(this.#resources, layers, part, undefined);
+      const part = await build({ directory, open });
+      await writeIndexPart(directory, part, this.#resources.disk);
+      return { part, directory };
+    });
+    await timeline.makeDurable();
+    return timeline;
   }
 
   /**
@@ -477,27 +516,27 @@ export class Tenant {
           `last record is at ${formatLsn(ancestor.lastRecordLsn)}`,
       );
     }
-    return this.#create(
-      {
-        tenantId: this.tenantId,
-        timelineId,
-        ancestor: { timelineId: ancestor.timelineId, lsn },
-        pgVersion: ancestor.pgVersion,
-        dataChecksums: ancestor.dataChecksums,
-        systemId: ancestor.systemId,
-        walSegmentSize: ancestor.walSegmentSize,
-        startLsn: lsn,
-        diskConsistentLsn: lsn,
-        // The record that ends there is the ancestor's; on the branch nothing precedes the first.
-        prevRecordLsn: 0 as Lsn,
-        gcCutoffLsn: lsn,
-        generation: this.#resources.generation.number,
-        deleted: false,
-        layers: [],
-      },
-      ancestor,
-      [],
-    );
+    const part: IndexPart = {
+      tenantId: this.tenantId,
+      timelineId,
+      ancestor: { timelineId: ancestor.timelineId, lsn },
+      pgVersion: ancestor.pgVersion,
+      dataChecksums: ancestor.dataChecksums,
+      systemId: ancestor.systemId,
+      walSegmentSize: ancestor.walSegmentSize,
+      startLsn: lsn,
+      diskConsistentLsn: lsn,
+      // The record that ends there is the ancestor's; on the branch nothing precedes the first.
+      prevRecordLsn: 0 as Lsn,
+      gcCutoffLsn: lsn,
+      generation: this.#resources.generation.number,
+      deleted: false,
+      layers: [],
+    };
+    return this.#create(timelineId, { timeline: ancestor, lsn }, async (directory) => {
+      await writeIndexPart(directory, part, this.#resources.disk);
+      return { part, directory };
+    });
   }
 
   #existing(timelineId: TimelineId): Timeline | undefined {
@@ -517,12 +556,12 @@ export class Tenant {
     throw new StorageError("conflict", "timeline-exists", message);
   }
 
+  /** `fill` writes layers and index into the directory that it is given, or one in it. */
   async #create(
-    part: IndexPart,
-    ancestor: Timeline | undefined,
-    layerPaths: readonly string[],
+    timelineId: TimelineId,
+    ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined,
+    fill: (temporary: string) => Promise<{ part: IndexPart; directory: string }>,
   ): Promise<Timeline> {
-    const { timelineId } = part;
     if (
       this.#deletedIds.has(timelineId) ||
       this.#resources.disk.exists(this.#directoryOf(timelineId))
@@ -532,37 +571,37 @@ export class Tenant {
     }
     this.#busy.add(timelineId);
     // From here on the ancestor keeps the branch point, and is not deleted.
-    const branchLsn = part.startLsn;
-    ancestor?.branchPoints.add(branchLsn);
+    ancestor?.timeline.branchPoints.add(ancestor.lsn);
     const temporary = `${this.#directoryOf(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
     // What a failure takes away again; under its final name a later try could not replace it.
-    let made = temporary;
+    const made = [temporary];
     try {
       await this.#disk.makeDirectory(temporary);
-      for (const path of layerPaths) {
-        // Layer files are immutable and name no timeline, so one file can serve many.
-        await this.#disk.linkOrCopy(path, join(temporary, basename(path)));
-      }
-      await writeIndexPart(temporary, part, this.#resources.disk);
-      await this.#disk.rename(temporary, this.#directoryOf(timelineId));
-      made = this.#directoryOf(timelineId);
+      const { part, directory } = await fill(temporary);
+      await this.#disk.rename(directory, this.#directoryOf(timelineId));
+      made.push(this.#directoryOf(timelineId));
       await this.#disk.fsyncDirectory(this.#timelinesDirectory);
-      const timeline = this.#openTimeline(part, ancestor, undefined);
+      if (directory !== temporary) {
+        await this.#disk.removeTree(temporary);
+      }
+      const timeline = this.#openTimeline(part, ancestor?.timeline, undefined);
       this.#timelines.set(timelineId, timeline);
       this.#logger.info(
         {
           timeline: timelineId,
-          ancestor: ancestor?.timelineId,
+          ancestor: ancestor?.timeline.timelineId,
           startLsn: formatLsn(part.startLsn),
         },
         "timeline created",
       );
       return timeline;
     } catch (error) {
-      await this.#disk.removeTree(made).catch(() => undefined);
+      for (const path of made) {
+        await this.#disk.removeTree(path).catch(() => undefined);
+      }
       throw diskError(error, `create timeline ${timelineId}`);
     } finally {
-      ancestor?.branchPoints.remove(branchLsn);
+      ancestor?.timeline.branchPoints.remove(ancestor.lsn);
       this.#busy.delete(timelineId);
     }
   }
