@@ -1,8 +1,5 @@
-// Cold sequential scan through shim, agent and pageserver, and GetPage alone.
+// Cold sequential scan through shim, agent and pageserver.
 
-import { parseLsn } from "../src/base/lsn.ts";
-import { SeededRandom } from "../src/base/random.ts";
-import { PagestreamClient } from "../src/pageserver/client.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { withClient } from "../testing/tpcb.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
@@ -52,10 +49,7 @@ export async function benchScan(rounds: number): Promise<Row[]> {
     await stock.start();
     local.push(await timedScan(stock.url));
   }
-  const pages = await getPages(strata);
-  progress(
-    `scan ${median(cold).toFixed(0)} MB/s, stock ${median(local).toFixed(0)}; GetPage ${pages.join("/")}/s`,
-  );
+  progress(`scan ${median(cold).toFixed(0)} MB/s, stock ${median(local).toFixed(0)}`);
   return [
     {
       what: `cold sequential scan of ${MEGABYTES} MB, MB/s (stock: from OS cache)`,
@@ -64,60 +58,5 @@ export async function benchScan(rounds: number): Promise<Row[]> {
       ratio: ratio(median(cold), median(local)),
       aim: "",
     },
-    {
-      what: "GetPage, one at a time, pages/s",
-      ours: String(pages[0]),
-      theirs: "—",
-      ratio: "—",
-      aim: "",
-    },
-    {
-      what: "GetPage, 32 in flight, pages/s",
-      ours: String(pages[1]),
-      theirs: "—",
-      ratio: "—",
-      aim: "",
-    },
   ];
-}
-
-/** Random pages of the filled table straight from the pageserver: one and 32 in flight. */
-async function getPages(strata: TestCluster): Promise<number[]> {
-  const [where] = await strata.query(
-    "main",
-    `select pg_relation_filenode('filler')::int as rel, (select oid::int from pg_database where datname = 'postgres') as db,
-       pg_relation_size('filler')::int / 8192 as blocks, pg_current_wal_flush_lsn()::text as lsn`,
-  );
-  const spec = strata.endpointSpec();
-  const client = await PagestreamClient.connect(spec.pageserver.pgAddr, {
-    tenantId: spec.tenantId,
-    timelineId: spec.timelineId,
-  });
-  const rel = {
-    spcOid: 1663,
-    dbOid: where!["db"] as number,
-    relNumber: where!["rel"] as number,
-    fork: 0,
-  };
-  const lsn = parseLsn(where!["lsn"] as string)!;
-  const random = new SeededRandom(7);
-  const rates: number[] = [];
-  for (const depth of [1, 32]) {
-    const samples: number[] = [];
-    for (let round = 0; round < 5; round++) {
-      let done = 0;
-      const end = performance.now() + 1000;
-      const worker = async () => {
-        while (performance.now() < end) {
-          await client.getPage(rel, random.int(where!["blocks"] as number), lsn, lsn);
-          done++;
-        }
-      };
-      await Promise.all(Array.from({ length: depth }, worker));
-      samples.push(done);
-    }
-    rates.push(Math.round(median(samples)));
-  }
-  client.close();
-  return rates;
 }

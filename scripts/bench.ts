@@ -6,6 +6,7 @@
 import { parseArgs } from "node:util";
 import { benchBranch } from "../bench/branch.ts";
 import { benchCommit } from "../bench/commit.ts";
+import { benchGetPage } from "../bench/getpage.ts";
 import { benchIngest } from "../bench/ingest.ts";
 import { benchRedo } from "../bench/redo.ts";
 import { printTable, type Row } from "../bench/report.ts";
@@ -37,6 +38,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   startup: () => benchStartup(quick ? 3 : 9),
   "branch-small": () => benchBranch(20, quick ? 1 : 3),
   "branch-large": () => benchBranch(1024, quick ? 1 : 3),
+  getpage: () => benchGetPage(quick ? 3 : 9),
   scan: () => benchScan(quick ? 1 : 3),
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),
   "store-space": () =>

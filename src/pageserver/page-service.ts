@@ -28,8 +28,9 @@ import {
   encodeDbSizeResponse,
   encodeErrorResponse,
   encodeExistsResponse,
-  encodeResponseHead,
+  encodeGetPageHead,
   encodeU32Response,
+  GET_PAGE_LENGTH,
   newPagestreamRequest,
   type PagestreamRequest,
   TAG_DB_SIZE,
@@ -164,6 +165,7 @@ class PagestreamSession {
   readonly #metrics: PageServiceMetrics;
   readonly #waitLsnTimeoutMs: number;
   readonly #request: PagestreamRequest = newPagestreamRequest();
+  readonly #pageHead = new Uint8Array(GET_PAGE_LENGTH);
   #waiting = false;
   #draining = false;
   #queue: Uint8Array[] = [];
@@ -301,11 +303,12 @@ class PagestreamSession {
     }
     const prefix = relBlockPrefix(request.spcOid, request.dbOid, request.relNumber, request.fork);
     // A block inside the relation that no record wrote: Postgres extended the file by zeros.
-    const page = this.#timeline.readPage(prefix, request.blkno, lsn) ?? ZERO_PAGE;
+    let page = this.#timeline.lendPage(prefix, request.blkno, lsn) ?? ZERO_PAGE;
     if (this.#timeline.dataChecksums) {
+      page = page.slice();
       setPageChecksum(page, request.blkno);
     }
-    this.#channel.send(encodeResponseHead(payload, 0), page);
+    this.#channel.sendCopy(encodeGetPageHead(payload, this.#pageHead), page);
   }
 
   #existingSize(request: PagestreamRequest, lsn: Lsn): number {

@@ -12,10 +12,11 @@ import {
   encodeDbSizeResponse,
   encodeErrorResponse,
   encodeExistsResponse,
+  encodeGetPageHead,
   encodeRelRequest,
-  encodeResponseHead,
   encodeSlruRequest,
   encodeU32Response,
+  GET_PAGE_LENGTH,
   newPagestreamRequest,
   requestId,
   TAG_DB_SIZE,
@@ -89,7 +90,7 @@ test("every kind of request and response goes there and back", () => {
   const getPage = encodeRelRequest(TAG_GET_PAGE, 5, LSN, LSN, REL, 9);
   const page = new Uint8Array(8192).fill(3);
   assert.deepEqual(
-    decodeResponse(getPage, Buffer.concat([encodeResponseHead(getPage, 0), page])),
+    decodeResponse(getPage, Buffer.concat([getPageHead(getPage), page])),
     Buffer.from(page),
   );
 });
@@ -116,9 +117,9 @@ test("an error keeps its kind and code", () => {
 test("decodeResponse refuses an answer to another request", () => {
   const mine = encodeRelRequest(TAG_GET_PAGE, 5, LSN, LSN, REL, 9);
   const other = encodeRelRequest(TAG_GET_PAGE, 5, LSN, LSN, REL, 10);
-  const response = Buffer.concat([encodeResponseHead(other, 0), new Uint8Array(8192)]);
+  const response = Buffer.concat([getPageHead(other), new Uint8Array(8192)]);
   assert.throws(() => decodeResponse(mine, response), { kind: "corrupt" });
-  const short = Buffer.concat([encodeResponseHead(mine, 0), new Uint8Array(8191)]);
+  const short = Buffer.concat([getPageHead(mine), new Uint8Array(8191)]);
   assert.throws(() => decodeResponse(mine, short), { kind: "corrupt" });
 });
 
@@ -166,3 +167,7 @@ test("random bytes are refused by kind, never by another exception", () => {
     }
   }
 });
+
+function getPageHead(request: Uint8Array): Uint8Array {
+  return encodeGetPageHead(request, new Uint8Array(GET_PAGE_LENGTH));
+}

@@ -37,6 +37,7 @@ const RESPONSE_ERROR = 103;
 /** By request tag. */
 const RESPONSE_TAG: readonly number[] = [100, 101, 102, 104, 105];
 const REQUEST_LENGTH: readonly number[] = [38, 38, 42, 29, 30];
+export const GET_PAGE_LENGTH = REQUEST_LENGTH[TAG_GET_PAGE]!;
 const HEADER_LENGTH = 25;
 const MAX_FORK = 3;
 const TWO_32 = 2 ** 32;
@@ -152,8 +153,15 @@ export function requestId(message: Uint8Array): number {
   return readU32(message, 1) * TWO_32 + readU32(message, 5);
 }
 
-/** A response's bytes before its page, SLRU pages, or number. */
-export function encodeResponseHead(request: Uint8Array, extraBytes: number): Uint8Array {
+/** What comes before the page; `into`: GET_PAGE_LENGTH bytes, which are returned. */
+export function encodeGetPageHead(request: Uint8Array, into: Uint8Array): Uint8Array {
+  into.set(request);
+  into[0] = RESPONSE_TAG[TAG_GET_PAGE]!;
+  return into;
+}
+
+/** A response's bytes before its number or SLRU pages. */
+function encodeResponseHead(request: Uint8Array, extraBytes: number): Uint8Array {
   const head = Buffer.allocUnsafe(request.length + extraBytes);
   head.set(request);
   head[0] = RESPONSE_TAG[request[0]!]!;

@@ -3,9 +3,12 @@
 import type { StorageError } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
+import type { KeyPrefix } from "./layers/key.ts";
 import type { TimelineStorage } from "./storage/timeline-storage.ts";
 
 export interface ServedTimeline extends TimelineStorage {
+  /** As `readPage` without the copy: to be left as it is, and good until the next read of any timeline. */
+  lendPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
   /** Where its own WAL begins: initdb's end for a root, the branch LSN for a branch. */

@@ -15,6 +15,8 @@ const BLOCK_CACHE_TEST = "src/pageserver/layers/block-cache.test.ts";
 const LAYER_BLOCK_TEST = "src/pageserver/layers/layer-block.test.ts";
 const INGEST = "src/pageserver/ingest/walingest.ts";
 const INGEST_TEST = "src/pageserver/ingest/walingest.test.ts";
+const CHANNEL = "src/postgres/wire/copy-channel.ts";
+const CHANNEL_TEST = "src/postgres/wire/copy-channel.test.ts";
 const ANY_HISTORY = "Timeline: any history reads like its model";
 
 export const PAGESERVER_MUTANTS: MutantPart = {
@@ -35,6 +37,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "",
       test: "src/pageserver/layers/prefix-map.test.ts",
       name: "PrefixMap: by fields, also where hashes are the same",
+    },
+    {
+      rule: "pages that the kernel has not taken yet are written over by the next ones",
+      file: CHANNEL,
+      search: "if (socket.writableLength > 0) {",
+      replace: "if (socket.writableLength < 0) {",
+      test: CHANNEL_TEST,
+      name: "CopyChannel.sendCopy: what the kernel has not taken is not written over",
+    },
+    {
+      rule: "a message overtakes pages that were sent before it",
+      file: CHANNEL,
+      search: "    sendGathered();\n    let length = 4;",
+      replace: "    let length = 4;",
+      test: CHANNEL_TEST,
+      name: "CopyChannel.sendCopy: parts may change at once, and nothing overtakes another",
     },
     {
       rule: "a page is kept whose record is not complete",

@@ -37,8 +37,14 @@ export class TimelineReader {
 
   /** As TimelineStorage's. */
   readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    const page = this.lendPage(prefix, index, lsn);
+    return page === undefined ? undefined : this.#resources.pageSlab.copy(page);
+  }
+
+  /** As ServedTimeline's. */
+  lendPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
     try {
-      return this.#readPage(prefix, index, lsn);
+      return this.#lendPage(prefix, index, lsn);
     } catch (error) {
       throw this.#readError(prefix, index, lsn, error);
     }
@@ -55,7 +61,7 @@ export class TimelineReader {
     );
   }
 
-  #readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+  #lendPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
     const { chain, pageCache, config } = this.#resources;
     const redo = this.#redo;
     const hash = keyHash(prefix, index);
@@ -68,7 +74,7 @@ export class TimelineReader {
       base = pageCache.page(chain.cachedOwner, prefix, index, hash);
     }
     if (count === 0) {
-      return base === undefined ? undefined : this.#resources.pageSlab.copy(base);
+      return base;
     }
     if (base === undefined) {
       redo.loadZero();
@@ -81,13 +87,12 @@ export class TimelineReader {
       const deltaLsn = chain.lsns[i]! as Lsn;
       redo.applyAt(chain.buffers[i]!, offset, chain.lengths[i]!, deltaLsn, index, fork);
     }
-    const page = this.#resources.pageSlab.copy(redo.page);
     const newest = chain.lsns[0]!;
     // Above lastRecordLsn a record may still add to the same key at the same LSN.
     if (count >= config.cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {
-      pageCache.put(owner.ownerId, prefix, index, newest, page);
+      pageCache.put(owner.ownerId, prefix, index, newest, redo.page);
     }
-    return page;
+    return redo.page;
   }
 
   /** Fills the shared chain; returns who owns its newest delta. */

@@ -229,6 +229,11 @@ export class Timeline implements TimelineStorage {
     return this.#reader.readPage(prefix, index, lsn);
   }
 
+  lendPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
+    this.#checkReadable(lsn);
+    return this.#reader.lendPage(prefix, index, lsn);
+  }
+
   readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined {
     this.#checkReadable(lsn);
     return this.#reader.readValue(prefix, index, lsn);
