@@ -42,7 +42,7 @@ async function makeBucket(location: string, env: Record<string, string>): Promis
 }
 
 /** Files that look at STRATA_TEST_S3; the interface first, or the rest says little. */
-const SUITES = [["src/object-store/object-store.test.ts"], ["test/lost-disk.test.ts"]];
+const SUITES = [["src/object-store/object-store.test.ts"], ["test/object-store/lost-disk.test.ts"]];
 
 function runSuite(
   files: readonly string[],

@@ -63,7 +63,12 @@ async function openS3(location: string, options: OpenObjectStoreOptions): Promis
       store.close();
       throw error;
     }
-    options.onAway(error);
+    const message = `${location} does not answer within ${PROBE_MS / 1000} s`;
+    options.onAway(
+      signal.aborted
+        ? new StorageError("unavailable", "object-store-away", message, { cause: error })
+        : error,
+    );
   }
   return store;
 }

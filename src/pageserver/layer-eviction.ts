@@ -68,6 +68,8 @@ export class LayerEviction {
   readonly #settings: EvictionSettings;
   readonly #logger: Logger;
   readonly #closing = new AbortController();
+  /** The last look found more than it could free. */
+  #isStuck = false;
   readonly #loop: Promise<void>;
 
   /** `directory`: where the layers lie. */
@@ -121,9 +123,16 @@ export class LayerEviction {
         count++;
       }
     }
-    if (excess > 0) {
+    if (freed > 0) {
       this.#logger.info({ excess, freed, layers: count }, "layers evicted");
     }
+    if (freed < excess && !this.#isStuck) {
+      this.#logger.warn(
+        { excess, freed },
+        "the disk stays too full: no other layer may be evicted",
+      );
+    }
+    this.#isStuck = freed < excess;
     return freed;
   }
 

@@ -126,6 +126,16 @@ export class S3Server {
     this.#faults.push(...faults.map(({ times = 1, ...fault }) => ({ ...fault, left: times })));
   }
 
+  /** That wait for a request. */
+  get pendingFaults(): number {
+    return this.#faults.reduce((sum, { left }) => sum + left, 0);
+  }
+
+  /** From here on nothing fails. */
+  clearFaults(): void {
+    this.#faults = [];
+  }
+
   #faultFor(method: string): FaultKind | undefined {
     const fault = this.#faults.find(
       (one) => one.left > 0 && (one.method === undefined || one.method === method),

@@ -202,11 +202,10 @@ export class TimelineRemote {
    * `unavailable` where another pageserver has taken over, or the store does not answer.
    */
   async makeDurable(): Promise<void> {
-    await withTimeout(
-      this.putInGeneration().then(() => this.#last),
-      this.#timeline.timelineId,
-    );
-    await this.#expectCurrent("is made");
+    const durable = this.putInGeneration()
+      .then(() => this.#last)
+      .then(() => this.#expectCurrent("is made"));
+    await withTimeout(durable, this.#timeline.timelineId);
   }
 
   async #expectCurrent(what: string): Promise<void> {
@@ -219,11 +218,13 @@ export class TimelineRemote {
 
   /** Puts an index that says so. Errors as `makeDurable`'s. */
   async markDeleted(index: IndexPart): Promise<void> {
-    await this.ready;
+    await withTimeout(this.ready, this.#timeline.timelineId);
     const queue = this.#queue!;
     // Of the queue's indexes the last one stays, whatever its LSN.
-    await withTimeout(this.#putIndex(queue, index, queue.lastLsn, []), this.#timeline.timelineId);
-    await this.#expectCurrent("is deleted");
+    const durable = this.#putIndex(queue, index, queue.lastLsn, []).then(() =>
+      this.#expectCurrent("is deleted"),
+    );
+    await withTimeout(durable, this.#timeline.timelineId);
   }
 
   /** Ends what it does; `flush`: what is on its way has a while to arrive. */
@@ -236,6 +237,8 @@ export class TimelineRemote {
 /** It goes on after that; to ask again waits for the same. */
 async function withTimeout(durable: Promise<void>, timelineId: TimelineId): Promise<void> {
   const waited = new AbortController();
+  // Nobody may be left to hear of it.
+  durable.catch(() => undefined);
   const late = sleep(ANSWER_MS, waited.signal).then(() => {
     const message = `the object store has not taken timeline ${timelineId} within ${ANSWER_MS / 1000} s: what was asked goes on, ask again`;
     throw new StorageError("unavailable", "object-store-away", message);
