@@ -133,6 +133,7 @@ class World {
       cacheAfterDeltas: this.random.pick([1, 8]),
       blockCacheBytes: this.random.pick([1, 60_000, 1 << 24]),
       pageCachePages: this.random.pick([4, 16]),
+      stepVersions: this.random.pick([1, 8, 256]),
       maxOpenFiles: this.random.pick([1, 3]),
       flushRetryMs: 1,
       inlineFlushBytes: this.random.pick([0, 1 << 20]),

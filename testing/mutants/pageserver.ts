@@ -8,6 +8,7 @@ const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
 const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
+const OPEN_LAYER_TEST = "src/pageserver/layers/open-layer.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
 const LAYER_FILE_TEST = "src/pageserver/layers/layer-file.test.ts";
 const RESIDENT_INDEX = "src/pageserver/layers/resident-index.ts";
@@ -53,6 +54,38 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "    let length = 4;",
       test: CHANNEL_TEST,
       name: "CopyChannel.sendCopy: parts may change at once, and nothing overtakes another",
+    },
+    {
+      rule: "a hot key gets a step before the last version of an LSN",
+      file: "src/pageserver/layers/open-layer.ts",
+      search: "++passed >= distance && lsn < newerLsn",
+      replace: "++passed >= distance && lsn <= newerLsn",
+      test: OPEN_LAYER_TEST,
+      name: "OpenLayer: versions of a hot key begin at the last page",
+    },
+    {
+      rule: "a page is kept at a step before the last version of its LSN is applied",
+      file: READER,
+      search: "if (isLast && sinceStep",
+      replace: "if (sinceStep",
+      test: TIMELINE_TEST,
+      name: "readPage: a hot page in memory, with several changes a record",
+    },
+    {
+      rule: "pages at steps are used where caches are left out of account",
+      file: "src/pageserver/layers/open-layer.ts",
+      search: "if (page !== undefined && chain.usesCaches) {",
+      replace: "if (page !== undefined) {",
+      test: OPEN_LAYER_TEST,
+      name: "OpenLayer: pages at steps are left out where caches are",
+    },
+    {
+      rule: "pages at steps are no memory of their layer",
+      file: "src/pageserver/layers/version-steps.ts",
+      search: "this.#memory.bytes += page.length + PAGE_OVERHEAD_BYTES;",
+      replace: "",
+      test: OPEN_LAYER_TEST,
+      name: "OpenLayer: versions of a hot key begin at the last page",
     },
     {
       rule: "a page is kept whose record is not complete",

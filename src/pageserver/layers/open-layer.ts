@@ -5,7 +5,8 @@ import { ENTRY_OVERHEAD_BYTES, EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
 import type { FrozenLayer } from "./frozen-layer.ts";
 import { comparePrefixes, type KeyPrefix, prefixFields, prefixStartsWith } from "./key.ts";
 import { PrefixMap } from "./prefix-map.ts";
-import type { VersionChain } from "./version-chain.ts";
+import { VALUE_IMAGE, type VersionChain } from "./version-chain.ts";
+import { type StepMemory, VersionSteps } from "./version-steps.ts";
 
 /** Indexes of one prefix in pages of 2^10 heads, since block numbers come in runs. */
 const PAGE_SHIFT = 10;
@@ -15,6 +16,8 @@ const PAGE_MASK = (1 << PAGE_SHIFT) - 1;
 const RECENT_PREFIXES = 64;
 
 class PrefixIndex {
+  /** Of indexes with long chains that were read. */
+  steps: Map<number, VersionSteps> | undefined;
   readonly #pages = new Map<number, Int32Array>();
   #lastNumber = -1;
   #lastPage: Int32Array = new Int32Array(0);
@@ -91,7 +94,9 @@ export class OpenLayer {
   consistentLsn = 0 as Lsn;
   /** Start of the last record in it, for the index that names the flushed layer; set by freeze. */
   prevRecordLsn = 0 as Lsn;
-  sizeBytes = 0;
+  #entryBytes = 0;
+  /** Steps of hot keys: readers make them, also when it is frozen. */
+  readonly #stepMemory: StepMemory = { bytes: 0 };
 
   readonly #entries = new EntryChunks();
   readonly #prefixes = new PrefixMap<PrefixIndex>();
@@ -100,6 +105,11 @@ export class OpenLayer {
 
   constructor(lsnStart: Lsn) {
     this.lsnStart = lsnStart;
+  }
+
+  /** Bytes in memory. */
+  get sizeBytes(): number {
+    return this.#entryBytes + this.#stepMemory.bytes;
   }
 
   get entryCount(): number {
@@ -128,7 +138,7 @@ export class OpenLayer {
         ? this.#recentIndexes[slot]!
         : this.#selectPrefix(prefix);
     this.#entries.setPrevious(entry, prefixIndex.replaceHead(index, entry));
-    this.sizeBytes += value.length + ENTRY_OVERHEAD_BYTES;
+    this.#entryBytes += value.length + ENTRY_OVERHEAD_BYTES;
   }
 
   #selectPrefix(prefix: KeyPrefix): PrefixIndex {
@@ -156,25 +166,64 @@ export class OpenLayer {
       return false;
     }
     const entries = this.#entries;
-    let entry = prefixIndex.head(index);
+    const head = prefixIndex.head(index);
+    const steps = prefixIndex.steps?.get(index);
+    let step = steps === undefined ? 0 : steps.firstAbove(maxLsn);
+    let entry = steps === undefined || step === steps.count ? head : steps.entry(step);
+    let walked = 0;
     while (entry !== NO_ENTRY && entries.lsn(entry) > maxLsn) {
       entry = entries.previous(entry);
+      walked++;
     }
-    while (entry !== NO_ENTRY) {
+    let complete = false;
+    let stepEntry = steps?.entry(--step);
+    for (; entry !== NO_ENTRY && !complete; entry = entries.previous(entry)) {
+      walked++;
+      if (entry === stepEntry) {
+        const page = steps!.page(step);
+        if (page !== undefined && chain.usesCaches) {
+          complete = chain.add(VALUE_IMAGE, entries.lsn(entry), page, 0, page.length);
+          break;
+        }
+        stepEntry = steps!.entry(--step);
+      }
       const place = entries.place(entry);
-      const complete = chain.add(
+      complete = chain.add(
         entries.kind(entry),
         entries.lsn(entry),
         entries.bytes[entries.chunkAt(place)]!,
         entries.offsetAt(place),
         entries.lengthAt(place),
       );
-      if (complete) {
-        return true;
-      }
-      entry = entries.previous(entry);
     }
-    return false;
+    if (walked > 2 * chain.stepVersions) {
+      chain.steps.push(this.#addSteps(prefixIndex, index, head, chain.stepVersions));
+    }
+    return complete;
+  }
+
+  /** Steps from the newest version down to the last one that there is, or the first version. */
+  #addSteps(prefixIndex: PrefixIndex, index: number, head: number, distance: number): VersionSteps {
+    prefixIndex.steps ??= new Map();
+    const steps = prefixIndex.steps.get(index) ?? new VersionSteps(this.#stepMemory);
+    prefixIndex.steps.set(index, steps);
+    const entries = this.#entries;
+    const last = steps.entry(steps.count - 1);
+    const found: number[] = [];
+    let newerLsn = entries.lsn(head);
+    let passed = 0;
+    for (let at = entries.previous(head); at !== last; at = entries.previous(at)) {
+      const lsn = entries.lsn(at);
+      if (++passed >= distance && lsn < newerLsn) {
+        found.push(at);
+        passed = 0;
+      }
+      newerLsn = lsn;
+    }
+    for (const at of found.reverse()) {
+      steps.push(at, entries.lsn(at));
+    }
+    return steps;
   }
 
   /** Reports each key whose fields start with `fields`, in no order. */

@@ -1,6 +1,7 @@
 // What a read found for one key: a base version and the deltas above it, collected newest first.
 
 import type { Lsn } from "../../base/lsn.ts";
+import type { VersionSteps } from "./version-steps.ts";
 
 /** Kinds of stored values, as in layer files: never renumber. */
 export const VALUE_IMAGE = 0;
@@ -41,6 +42,16 @@ export class VersionChain {
   cachedLsn = -1;
   /** Whose page that is. */
   cachedOwner = -1;
+  /** Whether pages that are kept at steps of hot keys may be the base. */
+  usesCaches = true;
+  /** Of layers in memory where the way was long: redo keeps pages there. */
+  readonly steps: VersionSteps[] = [];
+  /** Versions between two steps; a chain that is twice as long gets steps. */
+  readonly stepVersions: number;
+
+  constructor(stepVersions = 256) {
+    this.stepVersions = stepVersions;
+  }
 
   reset(): void {
     // Drop references to blocks, so that a long chain does not hold evicted ones until the next one.
@@ -49,6 +60,7 @@ export class VersionChain {
     this.base = BASE_NONE;
     this.baseBuffer = undefined;
     this.cachedLsn = -1;
+    this.steps.length = 0;
   }
 
   /** Takes the next older version; true when nothing older is needed. */

@@ -28,6 +28,8 @@ export interface StorageConfig extends PlanSettings {
   readonly imageRotation: number;
   /** A read that applied this many deltas keeps its page in the page cache. */
   readonly cacheAfterDeltas: number;
+  /** Of a key with many versions in memory, a read that pays for them keeps a page every so many. */
+  readonly stepVersions: number;
   readonly blockCacheBytes: number;
   readonly pageCachePages: number;
   readonly maxOpenFiles: number;
@@ -43,6 +45,7 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   imageAfterDeltas: 32,
   imageRotation: 16,
   cacheAfterDeltas: 8,
+  stepVersions: 256,
   blockCacheBytes: 128 << 20,
   pageCachePages: 8192,
   maxOpenFiles: 512,
@@ -69,7 +72,7 @@ export class StorageResources {
   readonly checksumRedo = new PageRedo({ walLogHints: true });
   readonly backgroundThread = new BackgroundThread();
   readonly pageSlab = new PageSlab();
-  readonly chain = new VersionChain();
+  readonly chain: VersionChain;
   /** Counts seconds, so that layers know which was read last. */
   readonly useClock = { now: 0 };
   /** Absent: the local disk is all there is. */
@@ -89,6 +92,7 @@ export class StorageResources {
     this.remote = remote;
     this.blockCache = new BlockCache(this.config.blockCacheBytes);
     this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
+    this.chain = new VersionChain(this.config.stepVersions);
     this.pageCache = new PageCache(this.config.pageCachePages);
   }
 }

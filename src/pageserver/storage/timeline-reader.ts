@@ -82,10 +82,17 @@ export class TimelineReader {
       redo.load(base);
     }
     const fork = prefixField5(prefix);
+    let sinceStep = 0;
     for (let i = count - 1; i >= 0; i--) {
       const offset = chain.offsets[i]!;
       const deltaLsn = chain.lsns[i]! as Lsn;
       redo.applyAt(chain.buffers[i]!, offset, chain.lengths[i]!, deltaLsn, index, fork);
+      sinceStep++;
+      // The last version of its LSN.
+      const isLast = i === 0 || chain.lsns[i - 1]! > deltaLsn;
+      if (isLast && sinceStep >= chain.stepVersions) {
+        sinceStep = this.#keepAtStep(deltaLsn) ? 0 : sinceStep;
+      }
     }
     const newest = chain.lsns[0]!;
     // Above lastRecordLsn a record may still add to the same key at the same LSN.
@@ -93,6 +100,11 @@ export class TimelineReader {
       pageCache.put(owner.ownerId, prefix, index, newest, redo.page);
     }
     return redo.page;
+  }
+
+  /** Keeps the page at hand where a layer in memory has a step at `lsn`. */
+  #keepAtStep(lsn: Lsn): boolean {
+    return this.#resources.chain.steps.some((steps) => steps.keep(lsn, this.#redo.page));
   }
 
   /** Fills the shared chain; returns who owns its newest delta. */
@@ -105,6 +117,7 @@ export class TimelineReader {
   ): LayerMap | undefined {
     const { chain, pageCache } = this.#resources;
     chain.reset();
+    chain.usesCaches = useCache;
     let newestOwner: LayerMap | undefined;
     let maxLsn = lsn;
     for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {

@@ -8,7 +8,7 @@ import { buildDelta } from "../../../testing/redo/delta-builder.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
-import { toLsn } from "../../base/lsn.ts";
+import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { pageLsn } from "../../postgres/page.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
 import { entryKind } from "../layers/layer-block.ts";
@@ -121,6 +121,28 @@ test("readPage: a page whose record is not yet complete is not kept", async () =
   timeline.putDelta(CLOG, 0, lsn, clog(1), false);
   timeline.advance(lsn, toLsn(0));
   assert.equal(timeline.readPage(CLOG, 0, lsn)![0], 0b0100_0100);
+});
+
+test("readPage: a hot page in memory, with several changes a record, reads right at every LSN", async () => {
+  await using fixture = await StorageFixture.create({ stepVersions: 4, pageCachePages: 4 });
+  const timeline = await fixture.createRoot();
+  const expected: { lsn: Lsn; page: Uint8Array }[] = [];
+  const state = page(0);
+  for (let record = 0; record < 300; record++) {
+    const lsn = toLsn(timeline.lastRecordLsn + 8);
+    for (let change = 0; change < 3; change++) {
+      const xid = record * 3 + change;
+      timeline.putDelta(CLOG, 0, lsn, clog(xid), xid === 0);
+      state[xid >> 2]! |= 1 << ((xid & 3) * 2);
+    }
+    timeline.advance(lsn, toLsn(0));
+    expected.push({ lsn, page: state.slice() });
+    if (record % 50 === 49) {
+      for (const { lsn, page } of expected.toReversed()) {
+        assert.deepEqual(timeline.readPage(CLOG, 0, lsn), page, `at ${lsn}`);
+      }
+    }
+  }
 });
 
 test("putImage: the value is copied", async () => {
