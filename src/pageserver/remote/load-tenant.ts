@@ -51,7 +51,7 @@ export async function loadTenant<T>(
   );
 }
 
-/** The indexes of all timelines of the tenant, and its manifests, of all generations, in the order of their keys. */
+/** The indexes of all timelines of the tenant, its manifests and settings, of all generations, in the order of their keys. */
 export async function listIndexes(
   access: StoreAccess,
   tenantId: TenantId,
@@ -59,7 +59,7 @@ export async function listIndexes(
   const objects = await listObjects(access, tenantPrefix(tenantId), pastLayers);
   return objects.filter(({ key }) => {
     const kind = parseRemoteKey(key)?.kind;
-    return kind === "index" || kind === "manifest";
+    return kind !== undefined && kind !== "layer";
   });
 }
 

@@ -3,6 +3,7 @@
 //   tenants/<tenant>/timelines/<timeline that made it>/<layer file name>
 //   tenants/<tenant>/timelines/<timeline>/index_part.json-<generation>
 //   tenants/<tenant>/tenant-manifest.json-<generation>
+//   tenants/<tenant>/tenant_config.json-<generation>
 //
 // Neon's tree. Generations are 8 hexadecimal digits; a layer's file name ends in the generation and the
 // sequence number of its making, so no two lives of a pageserver write the same key. The index of a
@@ -27,10 +28,15 @@ export type RemoteObject =
       readonly timelineId: TimelineId;
       readonly generation: number;
     }
-  | { readonly kind: "manifest"; readonly tenantId: TenantId; readonly generation: number };
+  | {
+      readonly kind: "manifest" | "config";
+      readonly tenantId: TenantId;
+      readonly generation: number;
+    };
 
 const INDEX_NAME = "index_part.json";
 const MANIFEST_NAME = "tenant-manifest.json";
+const CONFIG_NAME = "tenant_config.json";
 const KEY = /^tenants\/([0-9a-f]{32})\/(?:timelines\/([0-9a-f]{32})\/)?([^/]+)$/;
 const WITH_GENERATION = /^(.+)-([0-9a-f]{8})$/;
 /** What comes before it is layer-format.ts's business. Homes of format version 1 have `-v1-<generation>`. */
@@ -78,6 +84,10 @@ export function manifestKey(tenantId: TenantId, generation: number): string {
   return `${tenantPrefix(tenantId)}${MANIFEST_NAME}-${hex8(generation)}`;
 }
 
+export function configKey(tenantId: TenantId, generation: number): string {
+  return `${tenantPrefix(tenantId)}${CONFIG_NAME}-${hex8(generation)}`;
+}
+
 /** Undefined for a key that none of the functions above gives. */
 export function parseRemoteKey(key: string): RemoteObject | undefined {
   const [, tenant, timeline, name] = KEY.exec(key) ?? [];
@@ -88,7 +98,8 @@ export function parseRemoteKey(key: string): RemoteObject | undefined {
   const [, base, digits] = WITH_GENERATION.exec(name) ?? [];
   const generation = Number.parseInt(digits ?? "", 16);
   if (timeline === undefined) {
-    return base === MANIFEST_NAME ? { kind: "manifest", tenantId, generation } : undefined;
+    const kind = base === MANIFEST_NAME ? "manifest" : base === CONFIG_NAME ? "config" : undefined;
+    return kind && { kind, tenantId, generation };
   }
   const timelineId = parseTimelineId(timeline);
   if (base === INDEX_NAME) {
@@ -122,6 +133,20 @@ export function settledGeneration(keys: Iterable<string>): number {
   return settled;
 }
 
+/** The key of the newest settings that the listing has. */
+export function newestConfig(
+  keys: Iterable<string>,
+): { readonly key: string; readonly generation: number } | undefined {
+  let newest: { key: string; generation: number } | undefined;
+  for (const key of keys) {
+    const object = parseRemoteKey(key);
+    if (object?.kind === "config" && object.generation >= (newest?.generation ?? 0)) {
+      newest = { key, generation: object.generation };
+    }
+  }
+  return newest;
+}
+
 /**
  * The timelines that a listing has, each by the newest of its indexes. A manifest says that every timeline there was has an
  * index of the manifest's generation or a later one: an older index came too late, from a pageserver that was
@@ -149,7 +174,10 @@ export function newestIndexes(
     }
     if (object.kind === "manifest") {
       settled = Math.max(settled, object.generation);
-    } else if (object.generation >= (newest.get(object.timelineId)?.generation ?? 0)) {
+    } else if (
+      object.kind === "index" &&
+      object.generation >= (newest.get(object.timelineId)?.generation ?? 0)
+    ) {
       const { timelineId } = object;
       newest.set(timelineId, { timelineId, generation: object.generation, key });
     }

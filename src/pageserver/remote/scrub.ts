@@ -149,7 +149,7 @@ function findOrphans(
       const family = info.key.slice(0, -GENERATION_DIGITS);
       const count = newer.get(family) ?? 0;
       newer.set(family, count + 1);
-      const isKnown = object.kind === "manifest" || newest.has(object.timelineId);
+      const isKnown = object.kind !== "index" || newest.has(object.timelineId);
       isNeeded = isKnown && count < KEPT_GENERATIONS;
     }
     const isForeign = object === undefined || object.generation >= generation;

@@ -316,3 +316,18 @@ test("scrub: what a crash left goes, what the store lost comes back, the rest st
   await using second = await StorageFixture.attach(fixture.tenantId, { store });
   assert.equal(await read(second.manager.timeline(fixture.tenantId, root.timelineId), 1, lsn), 2);
 });
+
+test("settings outlive the disk, and of two the later generation's count", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const settings = (fixture: StorageFixture) => fixture.manager.tenant(first.tenantId).settings;
+  await settings(first).replace({ pitr_interval: "30days" });
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  assert.deepEqual(settings(second).config, { pitr_interval: "30days" });
+  await settings(second).patch({ gc_period: "1h" });
+  await assert.rejects(settings(first).patch({ pitr_interval: "1s" }), { kind: "fenced" });
+  await first.reopen();
+  assert.deepEqual(settings(first).config, { pitr_interval: "30days", gc_period: "1h" });
+  const { report } = await first.manager.tenant(first.tenantId).scrub({ fix: true, minAgeMs: 0 });
+  assert.deepEqual([report.unknown, report.deleted.filter((key) => /config/.test(key))], [[], []]);
+});

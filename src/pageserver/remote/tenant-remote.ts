@@ -1,15 +1,18 @@
 // One tenant in the object store: which timelines it has there, what they put, and what may be deleted.
 
-import { withContext } from "../../base/errors.ts";
+import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { type Lsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import { readObject } from "../../object-store/object-store.ts";
 import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
 import { decodeIndexPart, type IndexPart } from "../storage/index-part.ts";
-import { listObjects } from "../transfers/store-calls.ts";
+import { ask, listObjects } from "../transfers/store-calls.ts";
 import { listIndexes, type RemoteIndex, type RemoteTenant, readIndexes } from "./load-tenant.ts";
 import {
+  configKey,
   type IndexName,
   layerKey,
+  newestConfig,
   newestIndexes,
   parseRemoteKey,
   settledGeneration,
@@ -47,11 +50,15 @@ function deletedIndex(tenantId: TenantId, timelineId: TimelineId, generation: nu
   };
 }
 
+const MAX_CONFIG_BYTES = 1 << 20;
+
 /** What the store says of a tenant's timelines, by the names of its objects alone. */
 export interface RemoteListing {
   readonly indexes: ReadonlyMap<TimelineId, IndexName>;
   /** Indexes of lower generations do not count, wherever they are. */
   readonly settled: number;
+  /** The tenant's settings. */
+  readonly config: { readonly key: string; readonly generation: number } | undefined;
 }
 
 export class TenantRemote implements TimelineOwner {
@@ -75,7 +82,32 @@ export class TenantRemote implements TimelineOwner {
   async list(): Promise<RemoteListing> {
     const objects = await listIndexes(this.storage.access, this.#tenantId);
     const keys = objects.map(({ key }) => key);
-    return { indexes: newestIndexes(keys, this.generation), settled: settledGeneration(keys) };
+    return {
+      indexes: newestIndexes(keys, this.generation),
+      settled: settledGeneration(keys),
+      config: newestConfig(keys),
+    };
+  }
+
+  async readConfig(key: string): Promise<string> {
+    const { access } = this.storage;
+    const bytes = await ask(access, `read ${key}`, (signal) =>
+      readObject(access.store, key, { signal, maxBytes: MAX_CONFIG_BYTES }),
+    );
+    return Buffer.from(bytes).toString("utf8");
+  }
+
+  /** Resolves when the store has the settings, and that counts. `unavailable`, `fenced`. */
+  async putConfig(text: string): Promise<void> {
+    const { access } = this.storage;
+    const key = configKey(this.#tenantId, this.generation);
+    await ask(access, `put ${key}`, (signal) =>
+      access.store.put(key, Buffer.from(text), { signal }),
+    );
+    if (!(await this.storage.isCurrent())) {
+      const message = `another pageserver has taken over: settings of tenant ${this.#tenantId} do not count here`;
+      throw new StorageError("fenced", "stale-generation", message);
+    }
   }
 
   /** `unavailable`; damaged ones are told apart. */

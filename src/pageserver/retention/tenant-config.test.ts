@@ -20,7 +20,8 @@ function settingsOf(fixture: StorageFixture) {
 }
 
 test("tenant config: what was encoded; the rest are the defaults", () => {
-  assert.deepEqual(decodeTenantConfig(encodeTenantConfig(CONFIG), "x"), CONFIG);
+  const stored = { generation: 7, config: CONFIG };
+  assert.deepEqual(decodeTenantConfig(encodeTenantConfig(stored), "x"), stored);
   assert.deepEqual(upkeepOf(CONFIG, DEFAULT_UPKEEP), {
     pitrIntervalMs: 5_400_000,
     gcHorizonBytes: 4096,
@@ -31,8 +32,11 @@ test("tenant config: what was encoded; the rest are the defaults", () => {
 });
 
 test("tenant config: damage, and fields that a later version may have, are corrupt with the path", () => {
-  const text = encodeTenantConfig(CONFIG);
-  const later = encodeTenantConfig({ ...CONFIG, later: 1 } as TenantConfig);
+  const text = encodeTenantConfig({ generation: 7, config: CONFIG });
+  const later = encodeTenantConfig({
+    generation: 7,
+    config: { ...CONFIG, later: 1 } as TenantConfig,
+  });
   for (const wrong of [text.replace("4096", "4097"), text.slice(0, 20), later]) {
     assert.throws(() => decodeTenantConfig(wrong, "some/path"), {
       kind: "corrupt",

@@ -1,7 +1,9 @@
 // tenant_config.json: what a tenant's operator has set; what is not set is the pageserver's default.
 //
-// Ours, format version 1. Checksummed JSON (base/text/checksummed-json.ts): `format_version`, and the fields of the API's
-// tenant config (api.ts) that are set. Replaced as a whole. Without the file nothing is set. One that is damaged is
+// Ours, format version 1. Checksummed JSON (base/text/checksummed-json.ts): `format_version`, `generation` of the process
+// that wrote it, and the fields of the API's
+// tenant config (api.ts) that are set. Replaced as a whole; the object store has the same text (remote/remote-paths.ts), and of the
+// two the later generation's counts. Without the file nothing is set. One that is damaged is
 // `corrupt`, for whoever asks: as nobody knows how long history is to be kept, none of the tenant's goes.
 
 import { join } from "node:path";
@@ -37,21 +39,32 @@ export const DEFAULT_UPKEEP: UpkeepSettings = {
 
 const fileSchema = tenantConfigSchema.extend({
   format_version: z.literal(TENANT_CONFIG_FORMAT_VERSION),
+  generation: z.int().min(0).max(0xffff_ffff).default(0),
 });
 
-export function encodeTenantConfig(config: TenantConfig): string {
-  return encodeChecksummedJson({ format_version: TENANT_CONFIG_FORMAT_VERSION, ...config }, 1);
+export interface StoredTenantConfig {
+  readonly generation: number;
+  readonly config: TenantConfig;
+}
+
+export function encodeTenantConfig({ generation, config }: StoredTenantConfig): string {
+  const format_version = TENANT_CONFIG_FORMAT_VERSION;
+  return encodeChecksummedJson({ format_version, generation, ...config }, 1);
 }
 
 /** `corrupt` on anything that `encodeTenantConfig` does not write; `path` is for the message. */
-export function decodeTenantConfig(text: string, path: string): TenantConfig {
+export function decodeTenantConfig(text: string, path: string): StoredTenantConfig {
   const corrupt = (what: string, cause?: unknown) =>
     new StorageError("corrupt", "corrupt-tenant-config", `tenant config ${path}: ${what}`, {
       cause,
       fields: { path },
     });
-  const { format_version, ...config } = decodeChecksummedJson(text, fileSchema, corrupt);
-  return config;
+  const { format_version, generation, ...config } = decodeChecksummedJson(
+    text,
+    fileSchema,
+    corrupt,
+  );
+  return { generation, config };
 }
 
 /** What is set, and for the rest the defaults. */
@@ -67,23 +80,57 @@ export function upkeepOf(config: TenantConfig, defaults: UpkeepSettings): Upkeep
   };
 }
 
+export interface TenantSettingsOptions {
+  readonly tenantDirectory: string;
+  readonly disk: Disk;
+  /** Of this process. */
+  readonly generation: number;
+  /** Resolves when the object store has the text, and that counts. */
+  readonly put: (text: string) => Promise<void>;
+}
+
 /** One tenant's, in memory and on the disk. */
 export class TenantSettings {
   readonly #path: string;
-  readonly #disk: Disk;
+  readonly #options: TenantSettingsOptions;
   #config: TenantConfig = {};
+  #generation = 0;
   #damage: StorageError | undefined;
   #lastWrite: Promise<void> = Promise.resolve();
 
   /** Reads what is there; damage is kept for who asks. */
-  constructor(tenantDirectory: string, disk: Disk) {
-    this.#path = join(tenantDirectory, TENANT_CONFIG_NAME);
-    this.#disk = disk;
+  constructor(options: TenantSettingsOptions) {
+    this.#path = join(options.tenantDirectory, TENANT_CONFIG_NAME);
+    this.#options = options;
     try {
-      const text = readFileIfExists(this.#path, disk)?.toString("utf8");
-      this.#config = text === undefined ? {} : decodeTenantConfig(text, this.#path);
+      const text = readFileIfExists(this.#path, options.disk)?.toString("utf8");
+      if (text !== undefined) {
+        this.#take(decodeTenantConfig(text, this.#path));
+      }
     } catch (error) {
       this.#damage = diskError(error, `read ${this.#path}`);
+    }
+  }
+
+  #take({ generation, config }: StoredTenantConfig): void {
+    this.#config = config;
+    this.#generation = generation;
+    this.#damage = undefined;
+  }
+
+  /** Of who set what is set; 0 where nothing is, or where the file is damaged. */
+  get generation(): number {
+    return this.#damage === undefined ? this.#generation : 0;
+  }
+
+  /** What the store has, of a later generation than the disk's; damage is kept for who asks. */
+  async takeStored(text: string, key: string): Promise<void> {
+    try {
+      const stored = decodeTenantConfig(text, key);
+      await this.#write(text);
+      this.#take(stored);
+    } catch (error) {
+      this.#damage = diskError(error, `read ${key}`);
     }
   }
 
@@ -99,7 +146,10 @@ export class TenantSettings {
     return this.#config;
   }
 
-  /** Nothing else is set then; also in place of a damaged file. Durable when it resolves. */
+  /**
+   * Nothing else is set then; also in place of a damaged file. Durable when it resolves, in the object store too. Where the store
+   * does not take it (`unavailable`, `fenced`), it is in force here, and is put again with the next change.
+   */
   replace(config: TenantConfig): Promise<void> {
     return this.#change(() => config);
   }
@@ -116,13 +166,18 @@ export class TenantSettings {
   /** One at a time: a patch begins with what the one before it made. */
   #change(make: () => TenantConfig): Promise<void> {
     const write = this.#lastWrite.then(async () => {
-      const config = make();
-      const temporary = `${this.#path}.___temp`;
-      await writeFileDurablyAsync(this.#path, encodeTenantConfig(config), this.#disk, temporary);
-      this.#config = config;
-      this.#damage = undefined;
+      const changed = { generation: this.#options.generation, config: make() };
+      const text = encodeTenantConfig(changed);
+      await this.#write(text);
+      this.#take(changed);
+      await this.#options.put(text);
     });
     this.#lastWrite = write.catch(() => undefined);
     return write;
+  }
+
+  #write(text: string): Promise<void> {
+    const temporary = `${this.#path}.___temp`;
+    return writeFileDurablyAsync(this.#path, text, this.#options.disk, temporary);
   }
 }

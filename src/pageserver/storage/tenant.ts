@@ -93,7 +93,12 @@ export class Tenant {
       mayRemove: () => this.#broken.size === 0,
     });
     this.#logger = resources.logger.child({ tenant: tenantId });
-    this.settings = new TenantSettings(directory, resources.disk);
+    this.settings = new TenantSettings({
+      tenantDirectory: directory,
+      disk: resources.disk,
+      generation: resources.generation.number,
+      put: async (text) => this.#remote?.putConfig(text),
+    });
   }
 
   /** Loads the tenant, making its directory where it is new; clears what a crash left. */
@@ -111,18 +116,22 @@ export class Tenant {
     } catch (error) {
       throw diskError(error, `create tenant directory ${directory}`);
     }
+    await tenant.#load();
     if (tenant.settings.damage !== undefined) {
       tenant.#logger.error(
         { error: tenant.settings.damage },
         "no history of the tenant is collected",
       );
     }
-    await tenant.#load();
     return tenant;
   }
 
   async #load(): Promise<void> {
     const listing = await this.#remote?.list();
+    if (listing?.config !== undefined && listing.config.generation > this.settings.generation) {
+      const { key } = listing.config;
+      await this.settings.takeStored(await this.#remote!.readConfig(key), key);
+    }
     const parts = new Map<TimelineId, IndexPart>();
     const { disk } = this.#resources;
     const loads: (() => Promise<void>)[] = [];
