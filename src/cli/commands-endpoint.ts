@@ -33,6 +33,7 @@ import {
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
 import { SUPERUSER } from "../postgres/installation.ts";
+import { resolvePoint } from "./branches/point-in-time.ts";
 import {
   group,
   jsonOption,
@@ -49,7 +50,6 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { formatTable } from "./output.ts";
-import { resolvePoint } from "./point-in-time.ts";
 
 interface EndpointCreateOptions {
   tenantId?: string;

@@ -1,4 +1,4 @@
-// tenant, timeline and branch.
+// tenant and timeline.
 
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
@@ -8,31 +8,19 @@ import {
   branchNames,
   createTimeline,
   DEFAULT_BRANCH_NAME,
-  deleteBranch,
   newestLsnFor,
   requireFreeBranchName,
-  requireNoChildren,
   resolveBranch,
   resolveTenant,
-  splitNameAtLsn,
 } from "../local/branches.ts";
-import { nameBranch, pgBinOf } from "../local/config.ts";
-import { controllerOf, placementOf } from "../local/controller.ts";
+import { pgBinOf } from "../local/config.ts";
+import { controllerOf } from "../local/controller.ts";
 import type { Print } from "../local/daemon.ts";
-import { stopAndKeep } from "../local/endpoint-stop.ts";
-import {
-  connectionUrl,
-  createEndpoint,
-  destroyEndpoint,
-  endpointState,
-  freeEndpointId,
-  listEndpoints,
-  startEndpoint,
-} from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
-import { shellWord, strataCommand } from "../local/strata-command.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
+import { addTenantConfigCommand } from "./branches/commands-retention.ts";
+import { type NamedBranch, requireOnBranch, resolvePoint } from "./branches/point-in-time.ts";
 import {
   group,
   jsonOption,
@@ -46,12 +34,9 @@ import {
   safekeeperSetOption,
   setDefaultTenant,
   tenantOption,
-  withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
-import { addTenantConfigCommand } from "./commands-retention.ts";
-import { formatTable, formatTimelineTree } from "./output.ts";
-import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
+import { formatTimelineTree } from "./output.ts";
 import { addTransferCommands } from "./transfer/commands-transfer.ts";
 
 export function addTenantCommands(program: Command): void {
@@ -315,203 +300,4 @@ async function branchLsn(
   const lsn = await resolvePoint(home, ancestor, at, notice);
   await requireOnBranch(home, ancestor, lsn, at);
   return lsn;
-}
-
-interface BranchCreateOptions {
-  tenantId?: string;
-  parent: string;
-  at?: string;
-  skSet?: number[];
-  start?: boolean;
-}
-
-export function addBranchCommands(program: Command): void {
-  const branch = group(program, "branch", "branches, in short");
-  branch
-    .command("create")
-    .argument("<name>")
-    .description("a branch of main, or of --parent, now or --at an LSN or a time")
-    .addOption(tenantOption())
-    .option("-p, --parent <name[@lsn]>", "branch to start from", DEFAULT_BRANCH_NAME)
-    .option("--at <lsn|time>", "where to start (default: the newest commit)")
-    .addOption(safekeeperSetOption())
-    .option("-s, --start", "also create and start an endpoint on it")
-    .action(async (name: string, options: BranchCreateOptions) => {
-      await shortBranchCreate(openHome(), name, options);
-    });
-  branch
-    .command("list")
-    .alias("ls")
-    .addOption(tenantOption())
-    .addOption(jsonOption())
-    .action((options: { tenantId?: string; json?: boolean }) =>
-      listBranches(openHome(), options.tenantId, options.json === true),
-    );
-  branch
-    .command("delete")
-    .alias("rm")
-    .argument("<name>")
-    .addOption(tenantOption())
-    .option("-f, --force", "also stop and destroy the endpoints on it")
-    .action(async (name: string, options: { tenantId?: string; force?: boolean }) => {
-      const home = openHome();
-      await withHomeLocked(home, async () => {
-        const tenantId = resolveTenant(home.config(), options.tenantId);
-        // Before endpoints are destroyed for a deletion that is refused.
-        await requireNoChildren(home, tenantId, name);
-        await clearEndpoints(home, tenantId, name, options.force === true);
-        const timelineId = await deleteBranch(home, tenantId, name);
-        print(`Deleted branch '${name}' (timeline '${timelineId}')`);
-      });
-    });
-  branch
-    .command("rename")
-    .argument("<name>")
-    .argument("<new-name>")
-    .addOption(tenantOption())
-    .action(async (name: string, newName: string, options: { tenantId?: string }) => {
-      const home = openHome();
-      await withHomeLocked(home, async () => {
-        const tenantId = resolveTenant(home.config(), options.tenantId);
-        const timelineId = resolveBranch(home.config(), tenantId, name);
-        requireFreeBranchName(home.config(), tenantId, newName);
-        home.update((config) => {
-          config.branchNameMappings.get(tenantId)?.delete(name);
-          nameBranch(config, tenantId, newName, timelineId);
-        });
-        print(`Renamed branch '${name}' to '${newName}'`);
-      });
-    });
-}
-
-async function shortBranchCreate(
-  home: StrataHome,
-  name: string,
-  options: BranchCreateOptions,
-): Promise<void> {
-  const { name: parent, lsn: parentLsn } = splitNameAtLsn(options.parent);
-  const lsn = parentLsn ?? options.at;
-  if (parentLsn !== undefined && options.at !== undefined) {
-    throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
-  }
-  const endpoint = await withHomeLocked(home, async () => {
-    const info = await createBranch(home, name, {
-      ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
-      ancestorBranchName: parent,
-      ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
-      ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
-    });
-    print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
-    if (options.start !== true) {
-      return undefined;
-    }
-    const tenantId = parseTenantId(info.tenant_id);
-    const timelineId = parseTimelineId(info.timeline_id);
-    const wanted = {
-      id: freeEndpointId(home, name),
-      tenantId,
-      timelineId,
-      pgVersion: info.pg_version,
-    };
-    return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
-  });
-  if (endpoint !== undefined) {
-    await withEndpointLocked(home, endpoint.id, () =>
-      startEndpoint(home, endpoint, placementOf(home, endpoint), {
-        timeoutMs: parseDuration("90s"),
-        print: () => {},
-      }),
-    );
-    print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
-  } else {
-    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
-  }
-}
-
-/** How to get Postgres on a branch, as it can be typed where we were started. */
-export function endpointHint(id: string, branchName: string, tenantId?: string): string[] {
-  const strata = strataCommand();
-  const tenant = tenantId === undefined ? "" : ` --tenant-id ${tenantId}`;
-  return [
-    `Start Postgres on it: ${strata} endpoint create ${id} --branch-name ${shellWord(branchName)}${tenant}`,
-    `                      ${strata} endpoint start ${id}`,
-  ];
-}
-
-async function listBranches(
-  home: StrataHome,
-  givenTenant: string | undefined,
-  json: boolean,
-): Promise<void> {
-  const config = home.config();
-  const tenantId = resolveTenant(config, givenTenant);
-  const names = branchNames(config, tenantId);
-  const timelines = await controllerOf(home).timelines(tenantId);
-  const endpoints = listEndpoints(home).filter(({ spec }) => spec.tenantId === tenantId);
-  const rows = timelines
-    .filter((info) => names.has(info.timeline_id))
-    .toSorted((a, b) => names.get(a.timeline_id)!.localeCompare(names.get(b.timeline_id)!, "en"))
-    .map((info) => ({
-      name: names.get(info.timeline_id)!,
-      timeline_id: info.timeline_id,
-      parent:
-        info.ancestor_timeline_id === null
-          ? null
-          : (names.get(info.ancestor_timeline_id) ?? info.ancestor_timeline_id),
-      parent_lsn: info.ancestor_timeline_id === null ? null : info.ancestor_lsn,
-      last_record_lsn: info.last_record_lsn,
-      pg_version: info.pg_version,
-      endpoints: endpoints
-        .filter(({ spec }) => spec.timelineId === info.timeline_id)
-        .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
-    }));
-  if (json) {
-    printJson(rows);
-    return;
-  }
-  print(
-    formatTable(
-      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "PG", "ENDPOINTS"],
-      rows.map((row) => [
-        row.name,
-        row.timeline_id,
-        row.parent ?? "---",
-        row.parent_lsn ?? "---",
-        row.last_record_lsn,
-        `${row.pg_version}`,
-        row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
-      ]),
-    ),
-  );
-}
-
-/** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */
-async function clearEndpoints(
-  home: StrataHome,
-  tenantId: TenantId,
-  name: string,
-  force: boolean,
-): Promise<void> {
-  const timelineId = resolveBranch(home.config(), tenantId, name);
-  const endpoints = listEndpoints(home).filter(
-    ({ spec }) => spec.tenantId === tenantId && spec.timelineId === timelineId,
-  );
-  if (endpoints.length > 0 && !force) {
-    const ids = endpoints.map((endpoint) => endpoint.id).join(", ");
-    throw new StorageError(
-      "conflict",
-      "branch-has-endpoints",
-      `branch '${name}' has endpoints: ${ids}; --force stops and destroys them`,
-    );
-  }
-  for (const endpoint of endpoints) {
-    await stopAndKeep(
-      home,
-      endpoint,
-      "immediate",
-      () => {},
-      () => destroyEndpoint(endpoint),
-    );
-    print(`Destroyed endpoint ${endpoint.id}`);
-  }
 }

@@ -2,11 +2,12 @@
 
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
+import { addBranchCommands } from "./branches/commands-branch.ts";
+import { addGcCommand } from "./branches/commands-retention.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
-import { addGcCommand } from "./commands-retention.ts";
 import { addScrubCommand } from "./commands-scrub.ts";
 import { addStorageCommands } from "./commands-storage.ts";
-import { addBranchCommands, addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
+import { addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
 import { addWalCommands } from "./commands-wal.ts";
 import { addCompletionCommand } from "./completion.ts";
 import { addUpCommand } from "./up.ts";

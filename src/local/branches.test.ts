@@ -199,17 +199,21 @@ test("createTimeline: what a failure left behind is removed by the next creation
   assert.equal(resolveBranch(home.config(), TENANT, "main"), SECOND);
 });
 
-test("deleteBranch: not with children; cut short, the next command finishes it", async (t) => {
+test("deleteBranch: branches of it are named and stay; cut short, the next command finishes it", async (t) => {
   const { home, pageserver, safekeeper } = await makeHome(t);
   await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
   const ancestor = { timelineId: FIRST, lsn: toLsn(256) };
   await createTimeline(home, { tenantId: TENANT, timelineId: SECOND, branchName: "dev", ancestor });
-  await assert.rejects(deleteBranch(home, TENANT, "main"), { kind: "conflict", message: /dev/ });
+  assert.deepEqual(await deleteBranch(home, TENANT, "main"), {
+    timelineId: FIRST,
+    detached: ["dev"],
+  });
+  assert.deepEqual([...pageserver.timelines.keys()], [SECOND]);
   safekeeper.failNext = "DELETE";
   await assert.rejects(deleteBranch(home, TENANT, "dev"), /out of order/);
   assert.throws(() => resolveBranch(home.config(), TENANT, "dev"), { kind: "not-found" });
   assert.ok(safekeeper.timelines.has(SECOND));
-  await createTimeline(home, { tenantId: TENANT, branchName: "dev", ancestor });
+  await createTimeline(home, { tenantId: TENANT, branchName: "dev" });
   assert.ok(!safekeeper.timelines.has(SECOND));
   assert.ok(!pageserver.timelines.has(SECOND));
   assert.deepEqual(home.config().unfinishedTimelines, new Map());

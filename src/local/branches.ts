@@ -12,7 +12,7 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
-import { nameBranch, noteUnfinished, pgBinOf, type StrataConfig } from "./config.ts";
+import { nameBranch, noteUnfinished, pgBinOf, recordSwitch, type StrataConfig } from "./config.ts";
 import { controllerOf } from "./controller.ts";
 import type { StrataHome } from "./home.ts";
 import { strataCommand } from "./strata-command.ts";
@@ -141,8 +141,30 @@ export interface NewBranch {
  */
 export async function createTimeline(home: StrataHome, wanted: NewBranch): Promise<TimelineInfo> {
   const { tenantId, branchName } = wanted;
+  requireFreeBranchName(home.config(), tenantId, branchName);
+  const info = await createUnnamed(home, wanted);
+  home.update((draft) => nameTimeline(draft, tenantId, branchName, info.timeline_id));
+  return info;
+}
+
+/** It is finished then. */
+export function nameTimeline(
+  draft: StrataConfig,
+  tenantId: string,
+  branchName: string,
+  timelineId: string,
+): void {
+  nameBranch(draft, tenantId, branchName, timelineId);
+  forgetUnfinished(draft, tenantId, timelineId);
+}
+
+/** On the list of what is to be removed, until it gets a name. */
+export async function createUnnamed(
+  home: StrataHome,
+  wanted: Omit<NewBranch, "branchName">,
+): Promise<TimelineInfo> {
+  const { tenantId } = wanted;
   const config = home.config();
-  requireFreeBranchName(config, tenantId, branchName);
   for (const id of wanted.safekeepers ?? []) {
     findNode(config.safekeepers, id, "safekeeper");
   }
@@ -157,7 +179,7 @@ export async function createTimeline(home: StrataHome, wanted: NewBranch): Promi
     await requireNew(home, tenantId, wanted.timelineId);
   }
   home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
-  const info = await controllerOf(home).createTimeline({
+  return await controllerOf(home).createTimeline({
     tenantId,
     timelineId,
     ancestor: wanted.ancestor,
@@ -166,11 +188,6 @@ export async function createTimeline(home: StrataHome, wanted: NewBranch): Promi
     safekeepers: wanted.safekeepers,
     versionNumber: (major) => versionNumber(config, major),
   });
-  home.update((draft) => {
-    nameBranch(draft, tenantId, branchName, timelineId);
-    forgetUnfinished(draft, tenantId, timelineId);
-  });
-  return info;
 }
 
 /** Postgres's PG_VERSION_NUM: 17.10 is 170010. */
@@ -239,42 +256,35 @@ export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Pro
   }
 }
 
-/** `conflict` where other branches start from this one. */
-export async function requireNoChildren(
+/** Names of the branches that start from this one, ids of those without one. */
+export async function childrenOf(
   home: StrataHome,
   tenantId: TenantId,
-  name: string,
-): Promise<void> {
-  const config = home.config();
-  const timelineId = resolveBranch(config, tenantId, name);
-  const timelines = await controllerOf(home).timelines(tenantId);
-  const children = timelines.filter((info) => info.ancestor_timeline_id === timelineId);
-  if (children.length > 0) {
-    const names = branchNames(config, tenantId);
-    const list = children.map((info) => names.get(info.timeline_id) ?? info.timeline_id).join(", ");
-    throw new StorageError(
-      "conflict",
-      "branch-has-children",
-      `branch '${name}' has child branches: ${list}`,
-    );
-  }
+  timelineId: TimelineId,
+): Promise<string[]> {
+  const names = branchNames(home.config(), tenantId);
+  return (await controllerOf(home).timelines(tenantId))
+    .filter((info) => info.ancestor_timeline_id === timelineId)
+    .map((info) => names.get(info.timeline_id) ?? info.timeline_id)
+    .toSorted((a, b) => a.localeCompare(b, "en"));
 }
 
 /**
- * Deletes a branch that has no children; call with the home locked. The name goes first, so that a
- * crash leaves an unfinished timeline rather than a name without one.
+ * Deletes a branch; branches of it need it no more then, and stay as they are. Call with the home locked. The name goes first, so
+ * that a crash leaves an unfinished timeline rather than a name without one.
  */
 export async function deleteBranch(
   home: StrataHome,
   tenantId: TenantId,
   name: string,
-): Promise<TimelineId> {
+): Promise<{ readonly timelineId: TimelineId; readonly detached: readonly string[] }> {
   const config = home.config();
   const timelineId = resolveBranch(config, tenantId, name);
-  await requireNoChildren(home, tenantId, name);
   await removeUnfinished(home);
+  const detached = await childrenOf(home, tenantId, timelineId);
   home.update((draft) => {
     draft.branchNameMappings.get(tenantId)?.delete(name);
+    recordSwitch(draft, tenantId, name, undefined);
     noteUnfinished(draft, tenantId, timelineId);
   });
   try {
@@ -288,5 +298,5 @@ export async function deleteBranch(
     );
   }
   home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
-  return timelineId;
+  return { timelineId, detached };
 }

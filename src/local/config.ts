@@ -45,6 +45,18 @@ export interface StrataConfig {
    * away, can leave them without a name somewhere, so the next command cleans up.
    */
   unfinishedTimelines: Map<string, Set<string>>;
+  /** Tenant id to branch name: resets and restores that have begun and not ended (branches/branch-switch.ts). */
+  branchSwitches: Map<string, Map<string, BranchSwitch>>;
+}
+
+/** A name comes to stand for another timeline. */
+export interface BranchSwitch {
+  /** What was asked for: who asks for the same again finishes it. */
+  readonly asked: string;
+  /** Ids of endpoints that ran and are to run again. */
+  readonly restart: readonly string[];
+  /** Once the name has changed over: primary endpoints that are on `from` belong to `to`. */
+  readonly moved?: { readonly from: string; readonly to: string } | undefined;
 }
 
 /** Neon's 55432 is in the range of outgoing connections; see port-choice.ts. */
@@ -69,6 +81,7 @@ const OWN_FIELDS = [
   "branchNameMappings",
   "memberships",
   "unfinishedTimelines",
+  "branchSwitches",
 ];
 
 type Fields = Record<string, unknown>;
@@ -109,6 +122,7 @@ export function parseConfig(text: string, file: string): StrataConfig {
       branchNameMappings: byTenant(from, "branchNameMappings", names),
       memberships: byTenant(from, "memberships", memberships),
       unfinishedTimelines: byTenant(from, "unfinishedTimelines", timelineIds),
+      branchSwitches: byTenant(from, "branchSwitches", branchSwitches),
     };
   });
 }
@@ -150,6 +164,20 @@ export function nameBranch(
 
 export function noteUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
   inner(config.unfinishedTimelines, tenantId, () => new Set()).add(timelineId);
+}
+
+/** Undefined: it has ended. */
+export function recordSwitch(
+  config: StrataConfig,
+  tenantId: string,
+  name: string,
+  record: BranchSwitch | undefined,
+): void {
+  if (record === undefined) {
+    config.branchSwitches.get(tenantId)?.delete(name);
+  } else {
+    inner(config.branchSwitches, tenantId, () => new Map()).set(name, record);
+  }
 }
 
 function inner<T>(map: Map<string, T>, key: string, make: () => T): T {
@@ -261,6 +289,32 @@ function memberships(value: unknown, path: string): Map<string, MembershipRecord
       members: ids(from["members"], `${at}.members`),
       newMembers: optional("newMembers"),
       excluding: optional("excluding"),
+    });
+  }
+  return result;
+}
+
+/** By branch name. */
+function branchSwitches(value: unknown, path: string): Map<string, BranchSwitch> {
+  const result = new Map<string, BranchSwitch>();
+  for (const [name, entry] of Object.entries(record(value, path))) {
+    const at = `${path}.${name}`;
+    const from = record(entry, at, ["asked", "restart", "moved"]);
+    const moved =
+      from["moved"] === undefined
+        ? undefined
+        : record(from["moved"], `${at}.moved`, ["from", "to"]);
+    const restart = from["restart"];
+    if (!Array.isArray(restart)) {
+      throw new Problem(`${at}.restart expected a list`);
+    }
+    result.set(name, {
+      asked: string(from["asked"], `${at}.asked`, /^/, "a string"),
+      restart: restart.map((id: unknown) => string(id, `${at}.restart`, /./, "endpoint ids")),
+      moved: moved && {
+        from: hex(moved["from"], `${at}.moved.from`),
+        to: hex(moved["to"], `${at}.moved.to`),
+      },
     });
   }
   return result;

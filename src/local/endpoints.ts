@@ -96,24 +96,47 @@ function loadAll(home: StrataHome): (Endpoint | DamagedEndpoint)[] {
   if (!existsSync(directory)) {
     return [];
   }
+  const moved = movedTimelines(home);
   return readdirSync(directory, { withFileTypes: true })
     .filter((entry) => !entry.isFile())
     .map((entry) => entry.name)
     .toSorted()
-    .flatMap((id) => loadEndpoint(home, id) ?? []);
+    .flatMap((id) => loadEndpoint(home, id, moved) ?? []);
 }
 
-function loadEndpoint(home: StrataHome, id: string): Endpoint | DamagedEndpoint | undefined {
+function loadEndpoint(
+  home: StrataHome,
+  id: string,
+  moved = movedTimelines(home),
+): Endpoint | DamagedEndpoint | undefined {
   const directory = join(home.endpointsDirectory(), id);
   try {
     const bytes = readFileIfExists(join(directory, "endpoint.json"));
     // A directory without the file is a creation that was cut short.
     return bytes === undefined
       ? undefined
-      : { id, directory, spec: parseEndpointSpec(bytes.toString("utf8")) };
+      : { id, directory, spec: followBranch(parseEndpointSpec(bytes.toString("utf8")), moved) };
   } catch (error) {
     return { id, directory, problem: withContext(error, `in ${directory}`) };
   }
+}
+
+/**
+ * Timelines that have been replaced, while endpoint.json files may not say so yet. None where the configuration cannot be
+ * read: then nothing starts, and all can be stopped.
+ */
+function movedTimelines(home: StrataHome): ReadonlyMap<string, string> {
+  try {
+    const switches = [...home.config().branchSwitches.values()].flatMap((map) => [...map.values()]);
+    return new Map(switches.flatMap(({ moved }) => (moved ? [[moved.from, moved.to]] : [])));
+  } catch {
+    return new Map();
+  }
+}
+
+function followBranch(spec: EndpointSpec, moved: ReadonlyMap<string, string>): EndpointSpec {
+  const to = spec.mode === "primary" ? moved.get(spec.timelineId) : undefined;
+  return to === undefined ? spec : { ...spec, timelineId: to };
 }
 
 /** StorageError `invalid` where its endpoint.json is damaged. */
@@ -265,13 +288,23 @@ export function refreshPlacement(
   const refreshed = placement.isRecorded
     ? { ...spec, pageserver, safekeepers }
     : { ...spec, pageserver };
-  if (JSON.stringify(refreshed) !== JSON.stringify(spec)) {
+  const text = formatSpec(refreshed);
+  if (text !== readFileIfExists(join(directory, "endpoint.json"))?.toString("utf8")) {
     writeSpec(directory, refreshed);
   }
 }
 
+/** Its file says from here on which timeline it is on. */
+export function settleEndpoint({ directory, spec }: Endpoint): void {
+  writeSpec(directory, spec);
+}
+
+function formatSpec(spec: EndpointSpec): string {
+  return `${JSON.stringify(spec, undefined, 2)}\n`;
+}
+
 function writeSpec(directory: string, spec: EndpointSpec): void {
-  writeFileDurably(join(directory, "endpoint.json"), `${JSON.stringify(spec, undefined, 2)}\n`);
+  writeFileDurably(join(directory, "endpoint.json"), formatSpec(spec));
 }
 
 function refuseSecondPrimary(
@@ -332,8 +365,11 @@ export async function startEndpoint(
   placement: TimelinePlacement,
   options: { timeoutMs: number; print: Print; allowMultiple?: boolean },
 ): Promise<void> {
-  // Before we had its lock somebody may have destroyed it.
-  findEndpoint(home, endpoint.id);
+  // Before we had its lock somebody may have destroyed it, or its branch been reset.
+  if (findEndpoint(home, endpoint.id).spec.timelineId !== endpoint.spec.timelineId) {
+    const message = `the branch of endpoint ${endpoint.id} has just been reset or restored: start it again`;
+    throw new StorageError("conflict", "branch-moved", message);
+  }
   if (endpointState(endpoint).state !== "running") {
     checkStorageRuns(home, endpoint, placement);
     if (!hasCredentials(home)) {

@@ -85,6 +85,7 @@ export class StrataHome {
       branchNameMappings: new Map(),
       memberships: new Map(),
       unfinishedTimelines: new Map(),
+      branchSwitches: new Map(),
     };
     checkDistinct(config);
     this.#prepareDirectory(force);

@@ -77,4 +77,5 @@ const SOME_CONFIG = {
   branchNameMappings: new Map(),
   memberships: new Map(),
   unfinishedTimelines: new Map(),
+  branchSwitches: new Map(),
 } as const;

@@ -4,6 +4,8 @@ import type { MutantPart } from "./mutant.ts";
 
 const BRANCHES = "src/local/branches.ts";
 const BRANCHES_TEST = "src/local/branches.test.ts";
+const SWITCH = "src/local/branches/branch-switch.ts";
+const SWITCH_TEST = "src/local/branches/branch-switch.test.ts";
 const DAEMON_TEST = "src/base/daemon.test.ts";
 
 export const LOCAL_MUTANTS: MutantPart = {
@@ -20,8 +22,9 @@ export const LOCAL_MUTANTS: MutantPart = {
     {
       rule: "what a creation began is not noted",
       file: BRANCHES,
-      search: "home.update((draft) => noteUnfinished(draft, tenantId, timelineId));\n  const info",
-      replace: "const info",
+      search:
+        "home.update((draft) => noteUnfinished(draft, tenantId, timelineId));\n  return await",
+      replace: "return await",
       test: BRANCHES_TEST,
       name: "createTimeline: what a failure left behind is removed by the next creation",
     },
@@ -29,18 +32,42 @@ export const LOCAL_MUTANTS: MutantPart = {
       rule: "a removal that was cut short is forgotten",
       file: BRANCHES,
       search:
-        "draft.branchNameMappings.get(tenantId)?.delete(name);\n    noteUnfinished(draft, tenantId, timelineId);",
-      replace: "draft.branchNameMappings.get(tenantId)?.delete(name);",
+        "recordSwitch(draft, tenantId, name, undefined);\n    noteUnfinished(draft, tenantId, timelineId);",
+      replace: "recordSwitch(draft, tenantId, name, undefined);",
       test: BRANCHES_TEST,
       name: "deleteBranch: with a safekeeper away it is remembered",
     },
     {
-      rule: "a branch with children is deleted",
-      file: BRANCHES,
-      search: "await requireNoChildren(home, tenantId, name);",
+      rule: "an endpoint stays on the timeline that its branch was",
+      file: "src/local/endpoints.ts",
+      search: "return to === undefined ? spec : { ...spec, timelineId: to };",
+      replace: "return spec;",
+      test: SWITCH_TEST,
+      name: "switchBranch: cut short behind the change-over",
+    },
+    {
+      rule: "a restore that was cut short is done twice",
+      file: SWITCH,
+      search: "noteOf(home, branch)?.asked !== branch.asked) {",
+      replace: "noteOf(home, branch)?.asked !== undefined) {",
+      test: SWITCH_TEST,
+      name: "switchBranch: cut short behind the change-over",
+    },
+    {
+      rule: "what read-only endpoints read goes",
+      file: SWITCH,
+      search: "branch.preserveUnder === undefined && readers.length > 0",
+      replace: "readers.length > 99",
+      test: SWITCH_TEST,
+      name: "switchBranch: kept under another name",
+    },
+    {
+      rule: "the timeline that a branch was is forgotten",
+      file: SWITCH,
+      search: "noteUnfinished(draft, tenantId, from);",
       replace: "",
-      test: BRANCHES_TEST,
-      name: "deleteBranch: not with children",
+      test: SWITCH_TEST,
+      name: "switchBranch: another timeline under the name",
     },
     {
       rule: "a branch's name may end as NAME@LSN does",

@@ -1,14 +1,14 @@
 // What `--at` names: an LSN, or a time, which the pageserver knows the LSN of.
 
-import { nowMs } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
-import type { TenantId, TimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
-import { formatTimestamp, POSTGRES_EPOCH_MS, parseTimestamp } from "../base/timestamp.ts";
-import { branchNames, newestLsnFor } from "../local/branches.ts";
-import { controllerOf } from "../local/controller.ts";
-import type { Print } from "../local/daemon.ts";
-import type { StrataHome } from "../local/home.ts";
+import { nowMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
+import { formatTimestamp, POSTGRES_EPOCH_MS, parseTimestamp } from "../../base/timestamp.ts";
+import { branchNames, newestLsnFor } from "../../local/branches.ts";
+import { controllerOf } from "../../local/controller.ts";
+import type { Print } from "../../local/daemon.ts";
+import type { StrataHome } from "../../local/home.ts";
 
 export interface NamedBranch {
   readonly tenantId: TenantId;

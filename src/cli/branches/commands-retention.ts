@@ -1,14 +1,14 @@
 // How long history is kept: `tenant config` and `gc`.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { StorageError } from "../base/errors.ts";
-import { parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import { branchNames, resolveBranch, resolveTenant } from "../local/branches.ts";
-import { controllerOf } from "../local/controller.ts";
-import type { StrataHome } from "../local/home.ts";
-import type { GcHolder, GcResult, TenantConfigPatch } from "../pageserver/api.ts";
-import { jsonOption, openHome, parseSetting, print, printJson, tenantOption } from "./cli.ts";
-import { formatBytes, formatTable } from "./output.ts";
+import { StorageError } from "../../base/errors.ts";
+import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import { branchNames, resolveBranch, resolveTenant } from "../../local/branches.ts";
+import { controllerOf } from "../../local/controller.ts";
+import type { StrataHome } from "../../local/home.ts";
+import type { GcHolder, GcResult, TenantConfigPatch } from "../../pageserver/api.ts";
+import { jsonOption, openHome, parseSetting, print, printJson, tenantOption } from "../cli.ts";
+import { formatBytes, formatTable } from "../output.ts";
 
 /** Which are durations, and which numbers. */
 const SETTINGS = {

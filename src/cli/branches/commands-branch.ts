@@ -1,0 +1,358 @@
+// branch: create, list, delete, rename, reset, restore.
+
+import type { Command } from "commander";
+import { StorageError } from "../../base/errors.ts";
+import { parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
+import { formatLsn } from "../../base/lsn.ts";
+import { type SwitchedBranch, switchBranch } from "../../local/branches/branch-switch.ts";
+import {
+  branchNames,
+  DEFAULT_BRANCH_NAME,
+  deleteBranch,
+  newestLsnFor,
+  requireFreeBranchName,
+  resolveBranch,
+  resolveTenant,
+  splitNameAtLsn,
+} from "../../local/branches.ts";
+import { nameBranch, recordSwitch } from "../../local/config.ts";
+import { controllerOf, placementOf } from "../../local/controller.ts";
+import { stopAndKeep } from "../../local/endpoint-stop.ts";
+import {
+  connectionUrl,
+  createEndpoint,
+  destroyEndpoint,
+  endpointState,
+  freeEndpointId,
+  listEndpoints,
+  startEndpoint,
+} from "../../local/endpoints.ts";
+import type { StrataHome } from "../../local/home.ts";
+import { shellWord, strataCommand } from "../../local/strata-command.ts";
+import {
+  group,
+  jsonOption,
+  notice,
+  openHome,
+  parseDuration,
+  print,
+  printJson,
+  safekeeperSetOption,
+  tenantOption,
+  withEndpointLocked,
+  withHomeLocked,
+} from "../cli.ts";
+import { createBranch } from "../commands-timeline.ts";
+import { formatTable } from "../output.ts";
+import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
+
+interface BranchCreateOptions {
+  tenantId?: string;
+  parent: string;
+  at?: string;
+  skSet?: number[];
+  start?: boolean;
+}
+
+export function addBranchCommands(program: Command): void {
+  const branch = group(program, "branch", "branches, in short");
+  branch
+    .command("create")
+    .argument("<name>")
+    .description("a branch of main, or of --parent, now or --at an LSN or a time")
+    .addOption(tenantOption())
+    .option("-p, --parent <name[@lsn]>", "branch to start from", DEFAULT_BRANCH_NAME)
+    .option("--at <lsn|time>", "where to start (default: the newest commit)")
+    .addOption(safekeeperSetOption())
+    .option("-s, --start", "also create and start an endpoint on it")
+    .action(async (name: string, options: BranchCreateOptions) => {
+      await shortBranchCreate(openHome(), name, options);
+    });
+  branch
+    .command("list")
+    .alias("ls")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((options: { tenantId?: string; json?: boolean }) =>
+      listBranches(openHome(), options.tenantId, options.json === true),
+    );
+  branch
+    .command("delete")
+    .alias("rm")
+    .argument("<name>")
+    .description("branches of it stay as they are")
+    .addOption(tenantOption())
+    .option("-f, --force", "also stop and destroy the endpoints on it")
+    .action(async (name: string, options: { tenantId?: string; force?: boolean }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const tenantId = resolveTenant(home.config(), options.tenantId);
+        await clearEndpoints(home, tenantId, name, options.force === true);
+        const { timelineId, detached } = await deleteBranch(home, tenantId, name);
+        print(`Deleted branch '${name}' (timeline '${timelineId}')`);
+        if (detached.length > 0) {
+          print(`Detached from it, and as they were: ${detached.join(", ")}`);
+        }
+      });
+    });
+  branch
+    .command("rename")
+    .argument("<name>")
+    .argument("<new-name>")
+    .addOption(tenantOption())
+    .action(async (name: string, newName: string, options: { tenantId?: string }) => {
+      const home = openHome();
+      await withHomeLocked(home, async () => {
+        const tenantId = resolveTenant(home.config(), options.tenantId);
+        const timelineId = resolveBranch(home.config(), tenantId, name);
+        requireFreeBranchName(home.config(), tenantId, newName);
+        home.update((config) => {
+          config.branchNameMappings.get(tenantId)?.delete(name);
+          nameBranch(config, tenantId, newName, timelineId);
+          recordSwitch(config, tenantId, newName, config.branchSwitches.get(tenantId)?.get(name));
+          recordSwitch(config, tenantId, name, undefined);
+        });
+        print(`Renamed branch '${name}' to '${newName}'`);
+      });
+    });
+  addSwitchCommands(branch);
+}
+
+interface SwitchOptions {
+  tenantId?: string;
+  at?: string;
+  preserveUnder?: string;
+  restart?: boolean;
+}
+
+function addSwitchCommands(branch: Command): void {
+  const preserve = ["--preserve-under <name>", "keep the branch as it is under this name"] as const;
+  const restart = ["--restart", "stop its endpoints, and start them again on it"] as const;
+  branch
+    .command("reset")
+    .argument("<name>")
+    .description("make a branch what its parent is, now or --at an LSN or a time of the parent")
+    .addOption(tenantOption())
+    .option("--at <lsn|time>", "of the parent (default: its newest commit)")
+    .option(...preserve)
+    .option(...restart)
+    .action((name: string, options: SwitchOptions) => reset(openHome(), name, options));
+  branch
+    .command("restore")
+    .argument("<name>")
+    .description("take a branch back to an LSN or a time of its own")
+    .addOption(tenantOption())
+    .requiredOption("--at <lsn|time>", "where to")
+    .option(...preserve)
+    .option(...restart)
+    .action((name: string, options: SwitchOptions) => restore(openHome(), name, options));
+}
+
+async function reset(home: StrataHome, name: string, options: SwitchOptions): Promise<void> {
+  await withHomeLocked(home, async () => {
+    const branch = switchedBranch(home, "reset", name, options);
+    const target = async () => {
+      const parent = await parentOf(home, branch);
+      const { at } = options;
+      const lsn =
+        at === undefined
+          ? await newestLsnFor(home, parent, undefined)
+          : await resolvePoint(home, parent, at, notice);
+      await requireOnBranch(home, parent, lsn, at ?? formatLsn(lsn));
+      return { ancestor: { timelineId: parent.timelineId, lsn } };
+    };
+    await switchBranch(home, branch, target, print);
+    await tellSwitched(home, branch);
+  });
+}
+
+async function restore(home: StrataHome, name: string, options: SwitchOptions): Promise<void> {
+  await withHomeLocked(home, async () => {
+    const branch = switchedBranch(home, "restore", name, options);
+    const { tenantId } = branch;
+    const target = async () => {
+      const self = { tenantId, timelineId: resolveBranch(home.config(), tenantId, name), name };
+      const lsn = await resolvePoint(home, self, options.at!, notice);
+      await requireOnBranch(home, self, lsn, options.at!);
+      return { ancestor: { timelineId: self.timelineId, lsn } };
+    };
+    await switchBranch(home, branch, target, print);
+    await tellSwitched(home, branch);
+  });
+}
+
+function switchedBranch(
+  home: StrataHome,
+  verb: "reset" | "restore",
+  name: string,
+  { tenantId, at, preserveUnder, restart }: SwitchOptions,
+): SwitchedBranch {
+  return {
+    tenantId: resolveTenant(home.config(), tenantId),
+    name,
+    asked: JSON.stringify([verb, at ?? null, preserveUnder ?? null]),
+    preserveUnder,
+    restart: restart === true,
+  };
+}
+
+async function parentOf(
+  home: StrataHome,
+  { tenantId, name }: SwitchedBranch,
+): Promise<NamedBranch> {
+  const config = home.config();
+  const timelineId = resolveBranch(config, tenantId, name);
+  const { ancestor_timeline_id } = await controllerOf(home).timeline(tenantId, timelineId);
+  if (ancestor_timeline_id === null) {
+    const message = `branch '${name}' has no parent: 'branch restore' takes it back to a point of its own`;
+    throw new StorageError("invalid", "no-parent", message);
+  }
+  const parentName = branchNames(config, tenantId).get(ancestor_timeline_id);
+  return {
+    tenantId,
+    timelineId: parseTimelineId(ancestor_timeline_id),
+    name: parentName ?? ancestor_timeline_id,
+  };
+}
+
+async function tellSwitched(home: StrataHome, branch: SwitchedBranch): Promise<void> {
+  const { tenantId, name, preserveUnder } = branch;
+  const timelineId = resolveBranch(home.config(), tenantId, name);
+  const info = await controllerOf(home).timeline(tenantId, timelineId);
+  print(`Branch '${name}' is now timeline '${timelineId}', from ${info.start_lsn} on`);
+  if (preserveUnder !== undefined) {
+    print(`As it was before it is branch '${preserveUnder}'`);
+  }
+}
+
+async function shortBranchCreate(
+  home: StrataHome,
+  name: string,
+  options: BranchCreateOptions,
+): Promise<void> {
+  const { name: parent, lsn: parentLsn } = splitNameAtLsn(options.parent);
+  const lsn = parentLsn ?? options.at;
+  if (parentLsn !== undefined && options.at !== undefined) {
+    throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
+  }
+  const endpoint = await withHomeLocked(home, async () => {
+    const info = await createBranch(home, name, {
+      ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
+      ancestorBranchName: parent,
+      ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
+      ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
+    });
+    print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
+    if (options.start !== true) {
+      return undefined;
+    }
+    const tenantId = parseTenantId(info.tenant_id);
+    const timelineId = parseTimelineId(info.timeline_id);
+    const wanted = {
+      id: freeEndpointId(home, name),
+      tenantId,
+      timelineId,
+      pgVersion: info.pg_version,
+    };
+    return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
+  });
+  if (endpoint !== undefined) {
+    await withEndpointLocked(home, endpoint.id, () =>
+      startEndpoint(home, endpoint, placementOf(home, endpoint), {
+        timeoutMs: parseDuration("90s"),
+        print: () => {},
+      }),
+    );
+    print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
+  } else {
+    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
+  }
+}
+
+/** How to get Postgres on a branch, as it can be typed where we were started. */
+export function endpointHint(id: string, branchName: string, tenantId?: string): string[] {
+  const strata = strataCommand();
+  const tenant = tenantId === undefined ? "" : ` --tenant-id ${tenantId}`;
+  return [
+    `Start Postgres on it: ${strata} endpoint create ${id} --branch-name ${shellWord(branchName)}${tenant}`,
+    `                      ${strata} endpoint start ${id}`,
+  ];
+}
+
+async function listBranches(
+  home: StrataHome,
+  givenTenant: string | undefined,
+  json: boolean,
+): Promise<void> {
+  const config = home.config();
+  const tenantId = resolveTenant(config, givenTenant);
+  const names = branchNames(config, tenantId);
+  const timelines = await controllerOf(home).timelines(tenantId);
+  const endpoints = listEndpoints(home).filter(({ spec }) => spec.tenantId === tenantId);
+  const rows = timelines
+    .filter((info) => names.has(info.timeline_id))
+    .toSorted((a, b) => names.get(a.timeline_id)!.localeCompare(names.get(b.timeline_id)!, "en"))
+    .map((info) => ({
+      name: names.get(info.timeline_id)!,
+      timeline_id: info.timeline_id,
+      parent:
+        info.ancestor_timeline_id === null
+          ? null
+          : (names.get(info.ancestor_timeline_id) ?? info.ancestor_timeline_id),
+      parent_lsn: info.ancestor_timeline_id === null ? null : info.ancestor_lsn,
+      last_record_lsn: info.last_record_lsn,
+      pg_version: info.pg_version,
+      endpoints: endpoints
+        .filter(({ spec }) => spec.timelineId === info.timeline_id)
+        .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
+    }));
+  if (json) {
+    printJson(rows);
+    return;
+  }
+  print(
+    formatTable(
+      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "PG", "ENDPOINTS"],
+      rows.map((row) => [
+        row.name,
+        row.timeline_id,
+        row.parent ?? "---",
+        row.parent_lsn ?? "---",
+        row.last_record_lsn,
+        `${row.pg_version}`,
+        row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
+      ]),
+    ),
+  );
+}
+
+/** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */
+async function clearEndpoints(
+  home: StrataHome,
+  tenantId: TenantId,
+  name: string,
+  force: boolean,
+): Promise<void> {
+  const timelineId = resolveBranch(home.config(), tenantId, name);
+  const endpoints = listEndpoints(home).filter(
+    ({ spec }) => spec.tenantId === tenantId && spec.timelineId === timelineId,
+  );
+  if (endpoints.length > 0 && !force) {
+    const ids = endpoints.map((endpoint) => endpoint.id).join(", ");
+    throw new StorageError(
+      "conflict",
+      "branch-has-endpoints",
+      `branch '${name}' has endpoints: ${ids}; --force stops and destroys them`,
+    );
+  }
+  for (const endpoint of endpoints) {
+    await stopAndKeep(
+      home,
+      endpoint,
+      "immediate",
+      () => {},
+      () => destroyEndpoint(endpoint),
+    );
+    print(`Destroyed endpoint ${endpoint.id}`);
+  }
+}
