@@ -47,7 +47,13 @@ export class TimelineRemote {
   readonly #timeline: UploadedTimeline;
   /** Resolves when the store has been compared with what is here, and what is missing there is on its way. */
   readonly ready: Promise<void>;
+  #isReady = false;
+  /** While something is put: thousands of timelines have nothing to put. */
   #queue: UploadQueue | undefined;
+  /** Of the index that was put last. */
+  #storedLsn: Lsn = INVALID;
+  /** The store has an index of this generation. */
+  #hasIndex = false;
   #closed = false;
   #consistentLsn: Lsn = INVALID;
   #last: Promise<void> | undefined;
@@ -74,37 +80,52 @@ export class TimelineRemote {
   async #compare(stored: IndexName | RemoteIndex<IndexPart> | undefined): Promise<void> {
     const index =
       stored === undefined || "index" in stored ? stored?.index : await this.#read(stored);
-    const { tenantId, timelineId } = this.#timeline;
-    const { generation, storage } = this.#tenant;
-    const { uploads } = storage;
-    const remoteConsistentLsn = index?.diskConsistentLsn ?? INVALID;
-    this.#queue = new UploadQueue({
-      tenantId,
-      timelineId,
-      generation,
-      remoteConsistentLsn,
-      uploads,
-    });
-    this.#consistentLsn = remoteConsistentLsn;
-    if (this.#closed) {
-      this.#queue.stop();
-      return;
-    }
+    this.#storedLsn = index?.diskConsistentLsn ?? INVALID;
+    this.#consistentLsn = this.#storedLsn;
+    this.#isReady = true;
     const named = new Set(index?.layers.map(({ maker, fileName }) => `${maker}/${fileName}`));
     for (const { file, maker } of this.#timeline.ownedLayers) {
       file.isStored ||= named.has(`${maker}/${file.fileName}`);
     }
     if (index === undefined || !isSame(index, this.#timeline.index)) {
-      void this.#put(this.#queue);
+      void this.#put();
+    }
+  }
+
+  #queueNow(): UploadQueue {
+    const { tenantId, timelineId } = this.#timeline;
+    const { generation, storage } = this.#tenant;
+    this.#queue ??= new UploadQueue({
+      tenantId,
+      timelineId,
+      generation,
+      remoteConsistentLsn: this.#storedLsn,
+      uploads: storage.uploads,
+    });
+    if (this.#closed) {
+      this.#queue.stop();
+    }
+    return this.#queue;
+  }
+
+  /** After a put: nothing is on its way, so nothing has to be remembered of it. */
+  #letGoIfIdle(queue: UploadQueue): void {
+    const { layers, indexes } = queue.pending;
+    if (this.#queue === queue && layers === 0 && indexes === 0) {
+      queue.stop();
+      this.#queue = undefined;
     }
   }
 
   /** Undefined where it is damaged: what is here takes its place. Tried until the process ends. */
   async #read(name: IndexName): Promise<IndexPart | undefined> {
     const { access } = this.#tenant.storage;
-    const { timelineId } = this.#timeline;
+    const { tenantId, timelineId } = this.#timeline;
+    const { slots } = this.#tenant.storage.uploads.resources;
+    // Thousands do so at a start, and nobody waits for it.
+    const slot = { tenantId, isUrgent: () => false, signal: access.signal };
     const read = await retrying({ ...access, doing: `read ${name.key}` }, () =>
-      this.#tenant.read(new Map([[timelineId, name]])),
+      slots.run(slot, () => this.#tenant.read(new Map([[timelineId, name]]))),
     );
     const damage = read.damaged.get(timelineId);
     if (damage !== undefined) {
@@ -115,15 +136,16 @@ export class TimelineRemote {
 
   /** Puts what the timeline is now. Resolves when that, or something later, is durable in the store. */
   async commit(): Promise<void> {
-    if (this.#queue === undefined) {
+    if (!this.#isReady) {
       // The comparison finds the difference.
       await this.ready;
       return this.#last;
     }
-    return this.#put(this.#queue);
+    return this.#put();
   }
 
-  #put(queue: UploadQueue): Promise<void> {
+  #put(): Promise<void> {
+    const queue = this.#queueNow();
     const { index, ownedLayers } = this.#timeline;
     const keys: string[] = [];
     for (const layer of ownedLayers) {
@@ -153,7 +175,12 @@ export class TimelineRemote {
     this.#last = durable;
     this.#tenant.indexUnderWay(durable);
     durable.then(
-      () => void this.#confirm(queue.remoteConsistentLsn),
+      () => {
+        this.#storedLsn = queue.remoteConsistentLsn;
+        this.#hasIndex = true;
+        this.#letGoIfIdle(queue);
+        void this.#confirm(queue.remoteConsistentLsn);
+      },
       () => undefined,
     );
     return durable;
@@ -192,8 +219,8 @@ export class TimelineRemote {
   /** Resolves when the store has an index of this generation; makes sure that it will. */
   async putInGeneration(): Promise<void> {
     await this.ready;
-    if (!this.#queue!.hasIndex) {
-      await this.#put(this.#queue!);
+    if (!this.#hasIndex) {
+      await this.#put();
     }
   }
 
@@ -219,7 +246,7 @@ export class TimelineRemote {
   /** Puts an index that says so. Errors as `makeDurable`'s. */
   async markDeleted(index: IndexPart): Promise<void> {
     await withTimeout(this.ready, this.#timeline.timelineId);
-    const queue = this.#queue!;
+    const queue = this.#queueNow();
     // Of the queue's indexes the last one stays, whatever its LSN.
     const durable = this.#putIndex(queue, index, queue.lastLsn, []).then(() =>
       this.#expectCurrent("is deleted"),
