@@ -1,6 +1,6 @@
 // What a compute is told (endpoint.json) and what it tells over HTTP.
 
-import { StorageError } from "../base/errors.ts";
+import { type ErrorKind, StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
 import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
@@ -216,3 +216,24 @@ export interface TerminateAnswer {
 }
 
 export type TerminateMode = "fast" | "immediate";
+
+/** What `export/main.ts` is to do, as the JSON of its argument. */
+export interface ExportSpec {
+  readonly pgAddr: string;
+  readonly tenantId: string;
+  readonly timelineId: string;
+  readonly lsn: string;
+  /** Absolute; nothing or an empty directory. */
+  readonly directory: string;
+}
+
+/** What it says, one a line. */
+export type ExportMessage =
+  | { readonly kind: "progress"; readonly doneBytes: number; readonly totalBytes: number }
+  | {
+      readonly kind: "done";
+      readonly lsn: string;
+      readonly pgVersion: number;
+      readonly bytes: number;
+    }
+  | { readonly kind: "failed"; readonly errorKind: ErrorKind; readonly message: string };

@@ -1,18 +1,27 @@
 // tenant import and tenant export: a stock cluster becomes a branch, a branch becomes a stock cluster.
 
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
-import { DEFAULT_BRANCH_NAME } from "../../local/branches.ts";
+import { formatLsn } from "../../base/lsn.ts";
+import {
+  DEFAULT_BRANCH_NAME,
+  newestLsnFor,
+  resolveBranch,
+  resolveTenant,
+} from "../../local/branches.ts";
+import { controllerOf } from "../../local/controller.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { withLock } from "../../local/lock.ts";
 import type { ImportStatusJson } from "../../pageserver/api.ts";
+import { resolvePoint } from "../branches/point-in-time.ts";
 import {
   notice,
   openHome,
   print,
   safekeeperSetOption,
   setDefaultTenant,
+  tenantOption,
   withHomeLocked,
 } from "../cli.ts";
 import { ProgressLine } from "../output.ts";
@@ -66,6 +75,53 @@ export function addTransferCommands(tenant: Command): void {
         { onWait: () => notice("waiting for another import of a backup in tar format") },
       );
     });
+  addExportCommand(tenant);
+}
+
+interface ExportOptions {
+  tenantId?: string;
+  branchName: string;
+  at?: string;
+  to: string;
+}
+
+function addExportCommand(tenant: Command): void {
+  tenant
+    .command("export")
+    .description("write a branch as a data directory that stock Postgres of its major starts from")
+    .addOption(tenantOption())
+    .option("--branch-name <name>", "its name", DEFAULT_BRANCH_NAME)
+    .option("--at <lsn|time>", "as of then (default: the newest commit)")
+    .requiredOption("--to <directory>", "is made; or is there, and empty")
+    .action(async (options: ExportOptions) => {
+      const home = openHome();
+      const config = home.config();
+      const tenantId = resolveTenant(config, options.tenantId);
+      const timelineId = resolveBranch(config, tenantId, options.branchName);
+      const branch = { tenantId, timelineId, name: options.branchName };
+      const lsn =
+        options.at === undefined
+          ? await newestLsnFor(home, branch, undefined)
+          : await resolvePoint(home, branch, options.at, notice);
+      const directory = resolve(options.to);
+      const { pageserver } = controllerOf(home).placementOf(tenantId, timelineId);
+      const { exportBranch } = await import("../../local/transfer/export-branch.ts");
+      const line = new ProgressLine(process.stderr.isTTY);
+      const spec = {
+        pgAddr: pageserver.listenPgAddr,
+        tenantId,
+        timelineId,
+        lsn: formatLsn(lsn),
+        directory,
+      };
+      const exported = await exportBranch(spec, (done, total) =>
+        line.show(`writing files: ${percentOf(done, total)}`),
+      ).finally(() => line.clear());
+      const size = Math.ceil(exported.bytes / (1 << 20));
+      print(
+        `Exported branch '${options.branchName}' at Lsn ${exported.lsn} to ${directory}: ${size} MiB, for PostgreSQL ${exported.pgVersion}`,
+      );
+    });
 }
 
 async function importFrom(home: StrataHome, path: string, options: ImportOptions): Promise<void> {
@@ -109,6 +165,10 @@ async function importFrom(home: StrataHome, path: string, options: ImportOptions
 
 function progressOf(status: ImportStatusJson): string {
   const { phase, done_bytes: done, total_bytes: total } = status;
+  return `${phase === "copy" ? "copying files" : "taking in WAL"}: ${percentOf(done, total)}`;
+}
+
+function percentOf(done: number, total: number): string {
   const percent = total === 0 ? 100 : Math.min(100, Math.floor((done / total) * 100));
-  return `${phase === "copy" ? "copying files" : "taking in WAL"}: ${percent} % of ${Math.ceil(total / (1 << 20))} MiB`;
+  return `${percent} % of ${Math.ceil(total / (1 << 20))} MiB`;
 }

@@ -1,0 +1,42 @@
+// A branch written out as a data directory of stock Postgres, by a process of its own.
+
+import { spawn } from "node:child_process";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { StorageError } from "../../base/errors.ts";
+import type { ExportMessage, ExportSpec } from "../../compute/api.ts";
+
+const ENTRY = join(dirname(dirname(import.meta.dirname)), "compute", "export", "main.ts");
+
+export type Exported = Extract<ExportMessage, { kind: "done" }>;
+
+/** StorageErrors of exportDirectory; `internal` where the process is killed. Ends with this process. */
+export async function exportBranch(
+  spec: ExportSpec,
+  onProgress: (doneBytes: number, totalBytes: number) => void,
+): Promise<Exported> {
+  const child = spawn(
+    process.execPath,
+    ["--disable-warning=ExperimentalWarning", ENTRY, JSON.stringify(spec)],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
+  const ended = new Promise<string>((resolve) => {
+    child.once("error", (error) => resolve(error.message));
+    child.once("exit", (code, signal) => resolve(`${signal ?? `exit code ${code}`}`));
+  });
+  let last: ExportMessage | undefined;
+  for await (const line of createInterface({ input: child.stdout })) {
+    last = JSON.parse(line) as ExportMessage;
+    if (last.kind === "progress") {
+      onProgress(last.doneBytes, last.totalBytes);
+    }
+  }
+  const how = await ended;
+  if (last?.kind === "done") {
+    return last;
+  }
+  if (last?.kind === "failed") {
+    throw new StorageError(last.errorKind, "export-failed", last.message);
+  }
+  throw new StorageError("internal", "export-ended", `the export ended early: ${how}`);
+}
