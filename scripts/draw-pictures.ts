@@ -5,9 +5,9 @@
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { type Box, Picture, type Point } from "../src/base/text/svg.ts";
 import { IMPORT_TABLE } from "../testing/import-table.ts";
 import { inRepository } from "./checks.ts";
-import { type Box, Picture, type Point } from "./svg.ts";
 
 const COMPUTE = { fill: "#eff6ff", stroke: "#60a5fa" };
 const STORAGE = { fill: "#f0fdf4", stroke: "#4ade80" };

@@ -169,6 +169,8 @@ export type LsnByTimestamp = z.infer<typeof lsnByTimestampSchema>;
 /** GET /v1/tenant/{t}/timeline/{tl}/get_timestamp_of_lsn. */
 export const timestampOfLsnSchema = timestampText;
 
+const keyText = z.string().regex(/^[0-9A-F]{36}$/);
+
 /** GET /v1/tenant/{t}/timeline/{tl}/layer. */
 export const layerMapInfoSchema = z.object({
   in_memory_layers: z.array(z.object({ kind: z.string(), lsn_start: lsnText })),
@@ -176,6 +178,13 @@ export const layerMapInfoSchema = z.object({
     z.object({
       layer_file_name: z.string(),
       layer_file_size: z.int(),
+      kind: z.enum(["Delta", "Image"]),
+      key_start: keyText.describe("36 hex digits"),
+      key_end: keyText.describe("the last key that it may have"),
+      lsn_start: lsnText,
+      lsn_end: lsnText.describe("exclusive"),
+      timeline_id: idText.describe("who made it"),
+      cap_lsn: lsnText.nullable().describe("versions above are not this timeline's; null: all are"),
       remote: z.boolean().describe("only in the object store, not on the pageserver's disk"),
     }),
   ),

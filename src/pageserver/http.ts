@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { formatLsn, INVALID_LSN, parseLsn } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, MAX_LSN, parseLsn } from "../base/lsn.ts";
 import { formatTimestamp, parseTimestamp } from "../base/timestamp.ts";
 import { type Route, route } from "../http/route.ts";
 import { lsnText, tenantParams, timelineParams } from "../http/schemas.ts";
@@ -24,6 +24,7 @@ import {
   timestampOfLsnSchema,
 } from "./api.ts";
 import type { TimelineImports } from "./import/timeline-imports.ts";
+import { formatKey } from "./layers/key.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
 import { scrubRoutes } from "./scrub-routes.ts";
 import type { Tenant } from "./storage/tenant.ts";
@@ -344,9 +345,16 @@ function describeLayers(timeline: Timeline): LayerMapInfo {
       timeline.diskConsistentLsn < timeline.lastRecordLsn
         ? [{ kind: "Open", lsn_start: formatLsn(timeline.diskConsistentLsn) }]
         : [],
-    historic_layers: timeline.layers.map((file) => ({
+    historic_layers: timeline.ownedLayers.map(({ file, maker, capLsn }) => ({
       layer_file_name: file.fileName,
       layer_file_size: file.sizeBytes,
+      kind: file.isImage ? "Image" : "Delta",
+      key_start: formatKey(file.name.keyStart.prefix, file.name.keyStart.index),
+      key_end: formatKey(file.name.keyEnd.prefix, file.name.keyEnd.index),
+      lsn_start: formatLsn(file.lsnStart),
+      lsn_end: formatLsn(file.lsnEnd),
+      timeline_id: maker,
+      cap_lsn: capLsn === MAX_LSN ? null : formatLsn(capLsn),
       remote: !file.isResident,
     })),
   };

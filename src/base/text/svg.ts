@@ -16,6 +16,10 @@ export interface BoxStyle {
   readonly fill?: string;
   readonly stroke?: string;
   readonly dashed?: boolean;
+  /** Small, many and close together: square, with a hair line. */
+  readonly plain?: boolean;
+  /** What a browser shows under the pointer. */
+  readonly hint?: string;
 }
 
 export type Point = readonly [x: number, y: number];
@@ -45,19 +49,20 @@ export class Picture {
   }
 
   rectangle(box: Box, style: BoxStyle = {}): void {
-    const { fill = "#f9fafb", stroke = "#9ca3af", dashed = false } = style;
+    const { fill = "#f9fafb", stroke = "#9ca3af", dashed = false, plain = false, hint } = style;
+    const inside = hint === undefined ? "" : `<title>${escapeXml(hint)}</title>`;
     this.#parts.push(
       `<rect${attributes({
         x: box.x,
         y: box.y,
         width: box.width,
         height: box.height,
-        rx: 8,
+        rx: plain ? undefined : 8,
         fill,
         stroke,
-        "stroke-width": 1.5,
+        "stroke-width": plain ? 0.5 : 1.5,
         "stroke-dasharray": dashed ? "6 4" : undefined,
-      })}/>`,
+      })}>${inside}</rect>`,
     );
   }
 
@@ -86,6 +91,21 @@ export class Picture {
         "font-weight": style.bold === true ? 600 : undefined,
         fill: style.small === true ? FAINT : INK,
       })}>${escapeXml(text)}</text>`,
+    );
+  }
+
+  /** Straight, without a head. */
+  line([x1, y1]: Point, [x2, y2]: Point, style: { dashed?: boolean; colour?: string } = {}): void {
+    this.#parts.push(
+      `<line${attributes({
+        x1,
+        y1,
+        x2,
+        y2,
+        stroke: style.colour ?? FAINT,
+        "stroke-width": 1.5,
+        "stroke-dasharray": style.dashed === true ? "5 4" : undefined,
+      })}/>`,
     );
   }
 
