@@ -7,7 +7,7 @@ import { generateTenantId, generateTimelineId, type TenantId } from "../src/base
 import { createLogger } from "../src/base/log.ts";
 import { type Lsn, toLsn } from "../src/base/lsn.ts";
 import type { ObjectStore } from "../src/object-store/object-store.ts";
-import type { KeyPrefix } from "../src/pageserver/layers/key.ts";
+import { comparePrefixes, type KeyPrefix, relSizePrefix } from "../src/pageserver/layers/key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../src/pageserver/layers/layer-format.ts";
 import { type LayerDescription, LayerWriter } from "../src/pageserver/layers/layer-writer.ts";
 import { VALUE_IMAGE } from "../src/pageserver/layers/version-chain.ts";
@@ -17,6 +17,13 @@ import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 
 export const FIXTURE_START_LSN = toLsn(0x1_0000_1000);
 export const FIXTURE_SYSTEM_ID = 0xfedc_ba98_7654_3210n;
+
+/** The relation that tests write to has all blocks: what lies past a relation's end is in no image layer. */
+const RELATION_SIZE = {
+  prefix: relSizePrefix(1663, 5, 16384, 0),
+  index: 0,
+  value: new Uint8Array(4).fill(0xff),
+};
 
 /** Writes an image layer of the values, which must ascend, into `directory`. */
 export async function writeImageLayer(
@@ -108,7 +115,8 @@ export class StorageFixture implements AsyncDisposable {
     values: Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }> = [],
     options: { dataChecksums?: boolean } = {},
   ): Promise<Timeline> {
-    const layer = await writeImageLayer(this.directory, FIXTURE_START_LSN, values);
+    const all = [...values, RELATION_SIZE].sort((a, b) => comparePrefixes(a.prefix, b.prefix));
+    const layer = await writeImageLayer(this.directory, FIXTURE_START_LSN, all);
     const path = join(this.directory, layer.fileName);
     const timeline = await this.manager.tenant(this.tenantId).createRoot({
       timelineId: generateTimelineId(),

@@ -145,6 +145,14 @@ export const COMPACTION_MUTANTS: MutantPart = {
       name: "compactLayers: a page that cannot be built",
     },
     {
+      rule: "blocks of relations that were dropped live on in image layers",
+      file: KEY_WRITER,
+      search: "if (this.#ends?.has(at.prefix, at.index) === false) {",
+      replace: "if (this.#ends?.has(at.prefix, at.index) === undefined && false) {",
+      test: COMPACT_TEST,
+      name: "compactLayers: an image layer has no blocks past",
+    },
+    {
       rule: "a layer goes although a retained LSN reads it",
       file: PLAN,
       search: ".filter(({ layer, high }) => !this.#isRetained(layer, high))",
@@ -204,8 +212,8 @@ export const COMPACTION_MUTANTS: MutantPart = {
     {
       rule: "a compaction goes on while there is something to flush",
       file: WORKER,
-      search: "while (flushing > 0) {",
-      replace: "while (flushing > 1000) {",
+      search: "while (flushing > 0 && monotonicMs()",
+      replace: "while (flushing > 1000 && monotonicMs()",
       test: WORKER_TEST,
       name: "BackgroundThread: a flush does not wait",
     },

@@ -14,7 +14,7 @@ import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { encodeClogStatus } from "../../wal-decoder/implied-deltas.ts";
 import type { PageReply } from "../flush/layer-flush.ts";
-import { decodeKey, formatKey, keyAfter } from "../layers/key.ts";
+import { decodeKey, formatKey, keyAfter, relBlockPrefix, relSizePrefix } from "../layers/key.ts";
 import {
   FIRST_KEY,
   isMetadataPrefix,
@@ -22,7 +22,7 @@ import {
   LAYER_KIND_DELTA,
   LAYER_KIND_IMAGE,
 } from "../layers/layer-format.ts";
-import { VALUE_DELTA } from "../layers/version-chain.ts";
+import { VALUE_DELTA, VALUE_IMAGE } from "../layers/version-chain.ts";
 import { type CompactionOptions, type CompactionResult, compactLayers } from "./compact-layers.ts";
 import type { BasePageLookup } from "./compaction-settings.ts";
 import { type CompactionInput, compareKeys } from "./layer-cursor.ts";
@@ -316,6 +316,51 @@ test("compactLayers: a page that cannot be built keeps its deltas; image layers 
   const after = new LayerReader(directory.open(paths));
   for (const key of whole) {
     assert.deepEqual(after.read(key, imageLayerLsn), stateAt(key, imageLayerLsn));
+  }
+});
+
+test("compactLayers: an image layer has no blocks past the end of their fork", async () => {
+  const run = await randomRun(1, { moreBelow: false });
+  const { directory } = run;
+  const forks = [16384, 16385, 16386].map((rel) => relBlockPrefix(1663, 5, rel, 0));
+  const blocks = forks.flatMap((prefix) =>
+    Array.from({ length: 6 }, (_, index): KeyHistory => {
+      const value = new Uint8Array(8192).fill(1 + index);
+      const version = { kind: VALUE_IMAGE, lsn: toLsn(FIRST + index), value, state: value };
+      return { prefix, index, isPage: true, versions: [version] };
+    }),
+  );
+  const input = await directory.writeDeltaLayer(blocks, FIRST, FIRST + 100);
+  const imageLayerLsn = toLsn(FIRST + 99);
+  // Of the first four blocks are left, the second is dropped, of the third nothing is known.
+  const size = { state: "page", page: Uint8Array.of(4, 0, 0, 0) } as const;
+  const replies: PageReply[] = [size, { state: "none" }, { state: "failed", reason: "damaged" }];
+  const asked: string[] = [];
+  const pages: BasePageLookup = async (requests) =>
+    requests.map(({ key, lsn }) => {
+      assert.equal(lsn, imageLayerLsn);
+      const { prefix, index } = decodeKey(key);
+      asked.push(formatKey(prefix, index));
+      return replies[asked.length - 1]!;
+    });
+  for (const batchBytes of [1, 1 << 20]) {
+    asked.length = 0;
+    const options = { ...run.options, cutoff: imageLayerLsn, imageLayerLsn, pages };
+    const { layers } = await compactLayers([input], options, batchBytes);
+    const files = layers.map((layer) => ({ ...layer, path: join(DIRECTORY, layer.fileName) }));
+    const reader = new LayerReader(directory.open(files));
+    const there = blocks.filter((block) => reader.read(block, imageLayerLsn) !== undefined);
+    assert.deepEqual(
+      there.map(({ prefix, index }) => forks.indexOf(prefix) * 10 + index),
+      [0, 1, 2, 3, 20, 21, 22, 23, 24, 25],
+    );
+    assert.deepEqual(
+      asked,
+      [16384, 16385, 16386].map((rel) => formatKey(relSizePrefix(1663, 5, rel, 0), 0)),
+    );
+    for (const { fileName } of layers) {
+      directory.disk.unlink(join(DIRECTORY, fileName));
+    }
   }
 });
 

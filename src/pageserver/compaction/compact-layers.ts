@@ -17,6 +17,7 @@ import { KeyWriter } from "./key-writer.ts";
 import { type CompactionInput, compareKeys } from "./layer-cursor.ts";
 import { MergeCursor } from "./merge-cursor.ts";
 import { DeltaOutput, ImageOutput, OutputFiles, type OutputLayer } from "./output-layers.ts";
+import { RelationEnds } from "./relation-ends.ts";
 import { VersionBatch } from "./version-batch.ts";
 
 export const DEFAULT_TARGET_BYTES = 128 << 20;
@@ -94,6 +95,7 @@ class Compaction {
   readonly #batch = new VersionBatch();
   readonly #deltas: DeltaOutput;
   readonly #images: ImageOutput | undefined;
+  readonly #ends: RelationEnds | undefined;
   /** Outputs have either blocks or metadata. */
   #inMetadata: boolean;
   /** Key cuts before it are passed. */
@@ -118,12 +120,15 @@ class Compaction {
         ? undefined
         : new ImageOutput(files, imageLayerLsn, options.range);
     this.#inMetadata = isMetadataPrefix(options.range.start.prefix);
-    this.writer = new KeyWriter(options, this.#batch, this.#deltas, this.#images);
+    this.#ends =
+      imageLayerLsn === undefined ? undefined : new RelationEnds(options.pages, imageLayerLsn);
+    this.writer = new KeyWriter(options, this.#batch, this.#deltas, this.#images, this.#ends);
   }
 
   async run(): Promise<void> {
     const batch = this.#batch;
     while (await this.#merge.next(batch)) {
+      await this.#ends?.learn(batch);
       const replies = await this.#askForPages(this.writer.plan());
       await this.#prepareFiles(0);
       await this.#writeKeys(replies);

@@ -174,7 +174,7 @@ test("collect: where nothing is left nothing is to do, however little is worth a
 });
 
 /** Of ranges, with images of 50 bytes each: two halves of the blocks, and the key space above them. */
-const SMALL_RANGES = { ...SETTINGS, imageLayerBytes: 40 };
+const SMALL_RANGES = { ...SETTINGS, imageLayerBytes: 20 };
 const LEFT = [FIRST_KEY, MIDDLE] as const;
 const RIGHT = [BEHIND_MIDDLE, LAST_KEY] as const;
 

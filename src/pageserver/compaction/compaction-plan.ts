@@ -68,7 +68,7 @@ export interface CompactionPlan<L> {
 }
 
 const ALL_KEYS: KeyRange = { start: FIRST_KEY, end: LAST_KEY };
-/** Images and deltas of so many image layers are compacted in one step. */
+/** So many image layers are made in one step, and what is collected in one is as much. */
 const SMALL_RANGES = 4;
 /** A range with fewer deltas is left alone: a share of what is not worth a rewrite of all. */
 const MIN_RANGE_SHARE = 1 / 8;
@@ -192,7 +192,7 @@ class Plans<L extends PlannedLayer> {
   readonly #above: readonly L[];
   /** Of these, layers of flushes that are above all files side by side: they become the next level. */
   readonly #flushed: ReadonlySet<L>;
-  /** There is not much: all keys are one range. */
+  /** There are few images: all keys are one range. */
   readonly #isSmall: boolean;
   /** With deltas of so many bytes images of all keys pay. */
   readonly #dueBytes: number;
@@ -207,7 +207,7 @@ class Plans<L extends PlannedLayer> {
     const level = this.#above.findIndex(({ file }) => !coversAllKeys(file.name));
     this.#flushed = new Set(level < 0 ? this.#above : this.#above.slice(0, level));
     const base = bytesOf([...this.#newest.images]);
-    this.#isSmall = bytesOf(this.#above) + base <= settings.imageLayerBytes * SMALL_RANGES;
+    this.#isSmall = base <= settings.imageLayerBytes * SMALL_RANGES;
     this.#dueBytes = Math.max(settings.minCompactionBytes, base * settings.imageRatio);
   }
 

@@ -39,7 +39,7 @@ export interface CompactionSettings {
   readonly walLogHints: boolean;
 }
 
-/** A page as it is at an LSN, below all that the inputs have of it. */
+/** A page as it is at an LSN, below all that the inputs have of it; or the size of a relation fork. */
 export interface BasePageRequest {
   /** 18 bytes, as decodeKey takes them. */
   readonly key: Uint8Array;

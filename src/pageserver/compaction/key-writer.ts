@@ -8,6 +8,7 @@ import { formatKey, isPagePrefix, type KeyPrefix, prefixField5 } from "../layers
 import { VALUE_DELTA, VALUE_IMAGE, VALUE_TOMBSTONE } from "../layers/version-chain.ts";
 import type { CompactionSettings } from "./compaction-settings.ts";
 import type { DeltaOutput, ImageOutput } from "./output-layers.ts";
+import type { RelationEnds } from "./relation-ends.ts";
 import {
   ACTION_DROP,
   ACTION_IMAGE,
@@ -47,6 +48,7 @@ export class KeyWriter {
   readonly #batch: VersionBatch;
   readonly #deltas: DeltaOutput;
   readonly #images: ImageOutput | undefined;
+  readonly #ends: RelationEnds | undefined;
   readonly #plan = new VersionPlan();
   /** For versions up to the image layers, and for those above. */
   readonly #lower: Retention;
@@ -69,12 +71,14 @@ export class KeyWriter {
     batch: VersionBatch,
     deltas: DeltaOutput,
     images: ImageOutput | undefined,
+    ends: RelationEnds | undefined,
   ) {
     const { retained, cutoff, imageLayerLsn } = settings;
     this.#settings = settings;
     this.#batch = batch;
     this.#deltas = deltas;
     this.#images = images;
+    this.#ends = ends;
     this.#redo = new PageRedo({ walLogHints: settings.walLogHints });
     this.#imageLsn = imageLayerLsn ?? -1;
     const imageLsn = this.#imageLsn;
@@ -314,6 +318,9 @@ export class KeyWriter {
   /** The key's state after version `end - 1`, or the one carried where that is not here. */
   #writeToImageLayer(at: KeyInHand, first: number, end: number): void {
     this.#inImageLayer = true;
+    if (this.#ends?.has(at.prefix, at.index) === false) {
+      return;
+    }
     const value = end > first ? this.#stateAfter(at, end - 1) : this.#carriedStateOf(at);
     if (value === "unbuilt") {
       // An image layer without it would say that the page is not there.

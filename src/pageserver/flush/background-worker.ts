@@ -1,7 +1,7 @@
 // The background thread: one flush and one compaction at a time; pages it lacks it asks the other side for.
 
 import { parentPort } from "node:worker_threads";
-import { turn } from "../../base/clock.ts";
+import { monotonicMs, sleep, turn } from "../../base/clock.ts";
 import { REAL_DISK } from "../../base/disk.ts";
 import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { compactLayers } from "../compaction/compact-layers.ts";
@@ -24,11 +24,20 @@ import {
 
 /** A compaction looks after so long whether there is something to flush. */
 const COMPACTION_SLICE_MS = 5;
+/** A compaction's time between two flushes, against that of the first: more with each flush since it began, and at most. */
+const COMPACTION_SHARE = 0.25;
+const MAX_COMPACTION_SHARE = 4;
 
 const port = parentPort!;
 /** Who waits for pages, by the id of the work. */
 const waiting = new Map<number, (replies: readonly PageReply[]) => void>();
 let flushing = 0;
+let compacting = 0;
+/** Since the compaction at work began. */
+let flushesInCompaction = 0;
+/** Until then a compaction need not wait for flushes. */
+let compactionTurnEndMs = 0;
+let lastFlushEnd = Promise.withResolvers<void>();
 let lastFlush: Promise<void> = Promise.resolve();
 let lastCompaction: Promise<void> = Promise.resolve();
 
@@ -95,17 +104,35 @@ async function compact(
   };
 }
 
-/** Lets orders arrive, and everything be flushed that is to be. */
+/** Lets orders arrive, and what is to be flushed be flushed, but for the compaction's share of the time. */
 async function afterFlushes(): Promise<void> {
   await turn();
-  while (flushing > 0) {
-    await lastFlush;
+  while (flushing > 0 && monotonicMs() >= compactionTurnEndMs) {
+    await lastFlushEnd.promise;
   }
 }
 
 async function flushNext(order: Extract<Order, { type: "work" }>): Promise<void> {
+  const leftMs = compactionTurnEndMs - monotonicMs();
+  if (compacting > 0 && leftMs > 0) {
+    await Promise.race([sleep(leftMs), lastCompaction]);
+  }
+  const beganMs = monotonicMs();
   await carryOut(order);
   flushing--;
+  // The longer a compaction waits, the more it gets: never nothing, or layers would pile up for as long as WAL comes.
+  flushesInCompaction = compacting > 0 ? flushesInCompaction + 1 : 0;
+  const share = Math.min(MAX_COMPACTION_SHARE, flushesInCompaction * COMPACTION_SHARE);
+  compactionTurnEndMs = monotonicMs() + (monotonicMs() - beganMs) * share;
+  const ended = lastFlushEnd;
+  lastFlushEnd = Promise.withResolvers();
+  ended.resolve();
+}
+
+async function compactNext(order: Extract<Order, { type: "work" }>): Promise<void> {
+  flushesInCompaction = 0;
+  await carryOut(order);
+  compacting--;
 }
 
 port.on("message", (order: Order) => {
@@ -116,6 +143,7 @@ port.on("message", (order: Order) => {
     flushing++;
     lastFlush = lastFlush.then(() => flushNext(order));
   } else {
-    lastCompaction = lastCompaction.then(() => carryOut(order));
+    compacting++;
+    lastCompaction = lastCompaction.then(() => compactNext(order));
   }
 });

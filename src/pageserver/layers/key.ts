@@ -262,6 +262,12 @@ export function relSizePrefix(spc: number, db: number, rel: number, fork: number
   return keyPrefix(KEYSPACE_RELATION_SIZE, spc, db, rel, fork);
 }
 
+/** Of blocks of a relation fork: where its size is. Undefined for all other keys. */
+export function sizePrefixOfBlocks(prefix: KeyPrefix): KeyPrefix | undefined {
+  const [field1, spc, db, rel, fork] = prefixFields(prefix);
+  return field1 === KEYSPACE_RELATION && rel !== 0 ? relSizePrefix(spc, db, rel, fork) : undefined;
+}
+
 /** pg_filenode.map of a database, at index 0; the shared one is (1664, 0). */
 export function relmapPrefix(spc: number, db: number): KeyPrefix {
   return keyPrefix(KEYSPACE_RELATION, spc, db, 0, 0);

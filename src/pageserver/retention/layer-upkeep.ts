@@ -25,6 +25,8 @@ interface Chore {
   /** 0: never. */
   readonly periodMs: (settings: UpkeepSettings) => number;
   readonly firstMs: (settings: UpkeepSettings) => number;
+  /** Whether a timeline's turn has come before the period is over. */
+  readonly isEarly: (timeline: Timeline) => boolean;
   readonly work: (timeline: Timeline) => Promise<void>;
 }
 
@@ -53,12 +55,15 @@ export class LayerUpkeep {
       this.#repeat({
         periodMs: ({ compactionPeriodMs }) => compactionPeriodMs,
         firstMs: ({ compactionPeriodMs }) => compactionPeriodMs,
+        // Bulk WAL fills many layers in a period.
+        isEarly: ({ hasNewLayer }) => hasNewLayer,
         work: (timeline) => this.#compact(timeline),
       }),
       this.#repeat({
         periodMs: ({ gcPeriodMs }) => gcPeriodMs,
         // Computes that ran on must have renewed their leases first: those are in memory.
         firstMs: () => LSN_LEASE_MS,
+        isEarly: () => false,
         work: (timeline) => this.collect(timeline),
       }),
     ];
@@ -85,15 +90,15 @@ export class LayerUpkeep {
         const before = lastMs.get(tenant);
         const dueMs =
           before === undefined ? this.#startedMs + chore.firstMs(settings) : before + periodMs;
-        if (periodMs === 0 || monotonicMs() < dueMs || signal.aborted) {
-          continue;
-        }
-        for (const timeline of tenant.timelines) {
-          if (!signal.aborted) {
+        const isDue = monotonicMs() >= dueMs;
+        for (const timeline of periodMs === 0 ? [] : tenant.timelines) {
+          if (!signal.aborted && (isDue || chore.isEarly(timeline))) {
             await chore.work(timeline);
           }
         }
-        lastMs.set(tenant, monotonicMs());
+        if (isDue) {
+          lastMs.set(tenant, monotonicMs());
+        }
       }
     }
   }

@@ -51,7 +51,7 @@ export interface CompactedTimeline {
   readonly retained: readonly Lsn[];
   readonly branchPoints: readonly Lsn[];
   /** At any LSN, whether anybody may still read it or not. */
-  readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
+  read(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
   /** What `read` gives, once the layers that it needs are on the disk. */
   whenResident<T>(read: () => T): Promise<T>;
   /** Resolves when the file is on the disk. */
@@ -238,7 +238,7 @@ export class TimelineCompaction {
   #basePage({ key, lsn }: BasePageRequest): PageReply | undefined {
     const { prefix, index } = decodeKey(key);
     try {
-      const page = this.#timeline.readPage(prefix, index, lsn);
+      const page = this.#timeline.read(prefix, index, lsn);
       // A buffer of its own, as it may move to another thread.
       return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
     } catch (error) {
@@ -252,7 +252,7 @@ export class TimelineCompaction {
     const { prefix, index } = decodeKey(request.key);
     try {
       const page = await this.#timeline.whenResident(() =>
-        this.#timeline.readPage(prefix, index, request.lsn),
+        this.#timeline.read(prefix, index, request.lsn),
       );
       return page === undefined ? { state: "none" } : { state: "page", page: page.slice() };
     } catch (error) {

@@ -89,6 +89,8 @@ export class Timeline implements TimelineStorage {
   #flushing: Promise<void> | undefined;
   /** For who waits for the next flush to end, or the timeline. */
   #flushed: PromiseWithResolvers<void> | undefined;
+  /** A flush in the background thread has ended, and no compaction has been looked for since. */
+  hasNewLayer = false;
   readonly #compaction: TimelineCompaction;
   #compacting: Promise<boolean> = Promise.resolve(false);
   #lastCommit: Promise<void> = Promise.resolve();
@@ -473,6 +475,7 @@ export class Timeline implements TimelineStorage {
       { add: added, remove: [] },
       { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, flushed: layer },
     );
+    this.hasNewLayer ||= layer.sizeBytes >= this.#resources.config.inlineFlushBytes;
     layer.release();
     this.#diskWaiters.reached(lsn);
     this.#endWaitForFlush();
@@ -621,7 +624,7 @@ export class Timeline implements TimelineStorage {
       get branchPoints() {
         return [...timeline.branchPoints.lsns];
       },
-      readPage: (prefix, index, lsn) => this.#reader.readPage(prefix, index, lsn),
+      read: (prefix, index, lsn) => this.#reader.readValue(prefix, index, lsn),
       whenResident: (read) => this.#layers.whenResident(read, "background"),
       fetch: (file) => this.#layers.fetch(file, "background"),
       open: (fileName, sizeBytes) => this.#layers.acquire(this.timelineId, fileName, sizeBytes),
@@ -660,6 +663,7 @@ export class Timeline implements TimelineStorage {
   /** One step of compaction; false where there is nothing to do. Rejects as compactLayers does. */
   compact(kind: CompactionKind = "due"): Promise<boolean> {
     this.#checkOpen();
+    this.hasNewLayer = false;
     const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step(kind));
     this.#compacting = step;
     return step;
