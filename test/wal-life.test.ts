@@ -150,10 +150,14 @@ test("a pageserver without the branch's layers rebuilds it from WAL alone, which
     assert.deepEqual(walFiles(id), []);
   }
   await pageserver().deleteTimeline(tenantId, timelineId);
-  await pageserver().createTimeline(tenantId, {
-    new_timeline_id: timelineId,
-    ancestor_timeline_id: before.ancestor_timeline_id!,
-    ancestor_start_lsn: before.ancestor_lsn!,
+  // The id is free when the objects under it are gone.
+  await eventually("the timeline is made anew", async () => {
+    const made = pageserver().createTimeline(tenantId, {
+      new_timeline_id: timelineId,
+      ancestor_timeline_id: before.ancestor_timeline_id!,
+      ancestor_start_lsn: before.ancestor_lsn!,
+    });
+    return made.catch(() => undefined);
   });
   await cluster.startEndpoint("work", "work");
   assert.deepEqual(await count(), expected);

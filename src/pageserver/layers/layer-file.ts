@@ -3,7 +3,7 @@
 import { basename } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
-import type { BlockCache, OpenableFile, OpenFiles } from "./block-cache.ts";
+import type { BlockCache, CacheEntry, OpenableFile, OpenFiles } from "./block-cache.ts";
 import { comparePrefixes, type KeyPrefix, keyPrefix, prefixStartsWith, samePrefix } from "./key.ts";
 import {
   blockKeyIndex,
@@ -43,14 +43,40 @@ export interface LayerResources {
 }
 
 /**
- * A read needs a layer that only the object store has. Who can wait fetches it and reads again; nothing was changed.
+ * A read needs a layer that only the object store has. Who can wait fetches it, or the bytes [start, end) that the read came
+ * to, and reads again; nothing was changed.
  */
 export class LayerNotResident extends Error {
   readonly layer: LayerFile;
+  readonly start: number;
+  readonly end: number;
 
-  constructor(layer: LayerFile) {
+  constructor(layer: LayerFile, start: number, end: number) {
     super(`layer ${layer.path} is only in the object store`);
     this.layer = layer;
+    this.start = start;
+    this.end = end;
+  }
+}
+
+/** A part of a layer that is not on the disk, under the block cache's budget. */
+class FetchedRange implements CacheEntry {
+  readonly start: number;
+  readonly bytes: Uint8Array;
+  readonly heldBytes: number;
+  chances = 1;
+  place = -1;
+  readonly #from: FetchedRange[];
+
+  constructor(start: number, bytes: Uint8Array, from: FetchedRange[]) {
+    this.start = start;
+    this.bytes = bytes;
+    this.heldBytes = bytes.length;
+    this.#from = from;
+  }
+
+  forget(): void {
+    this.#from.splice(this.#from.indexOf(this), 1);
   }
 }
 
@@ -73,10 +99,14 @@ export class LayerFile implements OpenableFile, LayerSource {
   isStored = false;
   /** Who needs the file to stay on the disk. */
   pins = 0;
+  /** Bytes that were fetched of it in parts. For TenantLayers to count. */
+  fetchedBytes = 0;
   /** When it was read last, on the clock of its resources. */
   lastUse = 0;
   readonly #resources: LayerResources;
   readonly #coversAllKeys: boolean;
+  /** Of a layer that is not on the disk: what came for those who are reading it. */
+  readonly #fetched: FetchedRange[] = [];
   /** Undefined while it is not in the cache. */
   #index: ResidentIndex | undefined;
 
@@ -211,9 +241,6 @@ export class LayerFile implements OpenableFile, LayerSource {
   }
 
   #descriptor(): number {
-    if (!this.isResident) {
-      throw new LayerNotResident(this);
-    }
     try {
       return this.#resources.openFiles.descriptorOf(this);
     } catch (error) {
@@ -233,6 +260,9 @@ export class LayerFile implements OpenableFile, LayerSource {
   }
 
   read(offset: number, length: number): Uint8Array<ArrayBuffer> {
+    if (!this.isResident) {
+      return this.#readFetched(offset, offset + length);
+    }
     const bytes = new Uint8Array(new ArrayBuffer(length));
     const descriptor = this.#descriptor();
     const { disk } = this.#resources.openFiles;
@@ -251,6 +281,25 @@ export class LayerFile implements OpenableFile, LayerSource {
     return bytes;
   }
 
+  #readFetched(start: number, end: number): Uint8Array<ArrayBuffer> {
+    const found = this.#fetched.find(
+      (one) => one.start <= start && end <= one.start + one.bytes.length,
+    );
+    if (found === undefined) {
+      throw new LayerNotResident(this, start, end);
+    }
+    const bytes = new Uint8Array(new ArrayBuffer(end - start));
+    bytes.set(found.bytes.subarray(start - found.start, end - found.start));
+    return bytes;
+  }
+
+  /** For the read that came to it, and for those to come. */
+  takeFetched(start: number, bytes: Uint8Array): void {
+    const range = new FetchedRange(start, bytes, this.#fetched);
+    this.#fetched.unshift(range);
+    this.#resources.blockCache.insert(range);
+  }
+
   /** The file is about to leave the disk; what is in memory of it stays good. */
   leaveDisk(): void {
     this.isResident = false;
@@ -258,9 +307,11 @@ export class LayerFile implements OpenableFile, LayerSource {
   }
 
   #load(): ResidentIndex {
-    const size = this.#resources.openFiles.disk.size(this.#descriptor());
-    if (size !== this.sizeBytes) {
-      throw corruptLayer(this.path, size, `the file should have ${this.sizeBytes} bytes`);
+    if (this.isResident) {
+      const size = this.#resources.openFiles.disk.size(this.#descriptor());
+      if (size !== this.sizeBytes) {
+        throw corruptLayer(this.path, size, `the file should have ${this.sizeBytes} bytes`);
+      }
     }
     const { blockCache } = this.#resources;
     const loaded = new ResidentIndex(readLayerIndex(this), blockCache, () => {
@@ -280,6 +331,9 @@ export class LayerFile implements OpenableFile, LayerSource {
   /** Gives back memory and descriptor; the layer can be read again later. */
   close(): void {
     this.#resources.openFiles.close(this);
+    for (const range of [...this.#fetched]) {
+      this.#resources.blockCache.evict(range);
+    }
     if (this.#index !== undefined) {
       this.#resources.blockCache.evict(this.#index);
     }

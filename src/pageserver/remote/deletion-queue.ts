@@ -65,6 +65,7 @@ export class DeletionQueue {
   #timer: Timer | undefined;
   #deleted = 0;
   #leaked = 0;
+  #roundEnded = Promise.withResolvers<void>();
 
   private constructor(
     options: DeletionQueueOptions,
@@ -187,6 +188,8 @@ export class DeletionQueue {
     this.#timer = undefined;
     this.#executing ??= this.#round().finally(() => {
       this.#executing = undefined;
+      this.#roundEnded.resolve();
+      this.#roundEnded = Promise.withResolvers();
       this.#executeLater();
     });
     return this.#executing;
@@ -255,6 +258,18 @@ export class DeletionQueue {
     return { valid: valid.flatMap(({ keys }) => keys), leaked: count(deletions) - count(valid) };
   }
 
+  /** Resolves when no key that was accepted begins with `prefix` any more: it is deleted, or leaked. Rejects by `stop`. */
+  async whenGone(prefix: string): Promise<void> {
+    const isPending = () =>
+      [...this.#incoming, ...this.#stored.flatMap(({ tenants }) => tenants)].some(({ keys }) =>
+        keys.some((key) => key.startsWith(prefix)),
+      );
+    while (isPending()) {
+      this.#stopping.signal.throwIfAborted();
+      await this.#roundEnded.promise;
+    }
+  }
+
   /** Resolves when all that was accepted is deleted or leaked; rejects with what no retry changes, or by `stop`. */
   async flush(): Promise<void> {
     while (this.#writing !== undefined || this.#stored.length > 0) {
@@ -271,6 +286,7 @@ export class DeletionQueue {
       this.#timer?.cancel();
       this.#stopping.abort(reason);
       this.#fail(reason);
+      this.#roundEnded.resolve();
     }
   }
 

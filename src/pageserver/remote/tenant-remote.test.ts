@@ -8,6 +8,7 @@ import { sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import { SeededRandom } from "../../base/random.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { excessBytes, LayerEviction } from "../layer-eviction.ts";
 import { relBlockPrefix } from "../layers/key.ts";
@@ -330,4 +331,41 @@ test("settings outlive the disk, and of two the later generation's count", async
   assert.deepEqual(settings(first).config, { pitr_interval: "30days", gc_period: "1h" });
   const { report } = await first.manager.tenant(first.tenantId).scrub({ fix: true, minAgeMs: 0 });
   assert.deepEqual([report.unknown, report.deleted.filter((key) => /config/.test(key))], [[], []]);
+});
+
+test("a page of a large layer costs a part of it, much reading brings the layer", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const noise = new SeededRandom(1);
+  const random = () => Uint8Array.from({ length: 8192 }, () => noise.int(256));
+  const values = Array.from({ length: 1200 }, (_, index) => ({
+    prefix: REL,
+    index,
+    value: random(),
+  }));
+  const root = await first.createRoot(values);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const again = second.manager.timeline(first.tenantId, root.timelineId);
+  let bytes = 0;
+  const get = store.get.bind(store);
+  store.get = async (key, options) => {
+    const body = await get(key, options);
+    bytes += body.lengthBytes;
+    return body;
+  };
+  const page = (index: number) =>
+    again.whenResident(() => again.readPage(REL, index, FIXTURE_START_LSN));
+  assert.deepEqual(await page(700), values[700]!.value);
+  const [layer] = again.layers;
+  assert.ok(layer!.sizeBytes > 9e6 && bytes < 1e6, `${bytes} of ${layer!.sizeBytes}`);
+  assert.equal(layer!.isResident, false);
+  // Its neighbours come with it, and are in memory.
+  assert.deepEqual(again.readPage(REL, 701, FIXTURE_START_LSN), values[701]!.value);
+  const some = await Promise.all([3, 1100, 400, 5, 900].map(page));
+  assert.deepEqual(
+    some,
+    [3, 1100, 400, 5, 900].map((index) => values[index]!.value),
+  );
+  await eventually("the layer is here", async () => layer!.isResident || undefined);
+  assert.deepEqual(again.readPage(REL, 100, FIXTURE_START_LSN), values[100]!.value);
 });

@@ -3,14 +3,16 @@
 import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { type Lsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
-import { readObject } from "../../object-store/object-store.ts";
+import { type ByteRange, readObject } from "../../object-store/object-store.ts";
 import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
 import { decodeIndexPart, type IndexPart } from "../storage/index-part.ts";
+import type { RemoteLayer } from "../transfers/layer-download.ts";
 import { ask, listObjects } from "../transfers/store-calls.ts";
 import { listIndexes, type RemoteIndex, type RemoteTenant, readIndexes } from "./load-tenant.ts";
 import {
   configKey,
   type IndexName,
+  indexPrefix,
   layerKey,
   newestConfig,
   newestIndexes,
@@ -164,10 +166,18 @@ export class TenantRemote implements TimelineOwner {
 
   /** Brings the file of a layer to the local disk. What LayerDownloads.download throws. */
   download(layer: StoredLayer, priority: "foreground" | "background"): Promise<void> {
-    const key = this.keyOf(layer);
-    const { path, sizeBytes } = layer.file;
-    const remote = { tenantId: this.#tenantId, key, sizeBytes, indexKey: "the timeline's index" };
-    return this.storage.downloads.download(remote, path, priority);
+    return this.storage.downloads.download(this.#remoteLayer(layer), layer.file.path, priority);
+  }
+
+  /** Someone waits for it. What LayerDownloads.readRange throws. */
+  readRange(layer: StoredLayer, range: ByteRange): Promise<Uint8Array> {
+    return this.storage.downloads.readRange(this.#remoteLayer(layer), range);
+  }
+
+  #remoteLayer(layer: StoredLayer): RemoteLayer {
+    const { sizeBytes } = layer.file;
+    const indexKey = "the timeline's index";
+    return { tenantId: this.#tenantId, key: this.keyOf(layer), sizeBytes, indexKey };
   }
 
   /** Resolves when the file is not being read for an upload. */
@@ -182,10 +192,13 @@ export class TenantRemote implements TimelineOwner {
       .map((layer) => ({ key: this.keyOf(layer), isStored: layer.file.isStored }))
       .filter(({ key, isStored }) => isStored || uploads.pending(key) !== undefined)
       .map(({ key }) => key);
-    this.#delete(keys);
+    void this.#delete(keys);
   }
 
-  /** Once the timeline's index in the store says that it is deleted. `isUsed`: by another timeline, of a layer's key. */
+  /**
+   * Once the timeline's index in the store says that it is deleted. Resolves when that index is gone too, or left to a scrub.
+   * `isUsed`: by another timeline, of a layer's key.
+   */
   async deleteTimeline(
     timelineId: TimelineId,
     isUsed: (maker: TimelineId, fileName: string) => boolean,
@@ -204,10 +217,12 @@ export class TenantRemote implements TimelineOwner {
         keys.push(key);
       }
     }
-    this.#delete(keys);
+    await this.#delete(keys);
+    await this.storage.deletions.whenGone(indexPrefix(this.#tenantId, timelineId));
   }
 
-  #delete(keys: readonly string[]): void {
+  /** Resolves when they are on a list, or stay. */
+  async #delete(keys: readonly string[]): Promise<void> {
     if (keys.length === 0) {
       return;
     }
@@ -215,7 +230,7 @@ export class TenantRemote implements TimelineOwner {
     const isOlder = (key: string) => parseRemoteKey(key)!.generation < this.generation;
     const durable = this.#allPut().then(() => (keys.some(isOlder) ? this.settle() : undefined));
     const { generation } = this;
-    deletions
+    await deletions
       .push({ tenantId: this.#tenantId, generation, keys }, durable)
       .catch((error: unknown) => {
         const { logger, signal } = this.storage.access;

@@ -20,6 +20,22 @@ export const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 
 type OwnedLayer = Pick<SetLayer, "file" | "maker">;
 
+/** A layer of this size comes whole at once: a few calls for parts of it cost as much. */
+const WHOLE_LAYER_BYTES = 1 << 20;
+/** When one such part of it was read, the rest is worth having. */
+const MUCH_OF_A_LAYER = 16;
+/** Index, filter and footer, of a layer of 128 MiB, lie in the last so many bytes. */
+const TAIL_BYTES = 512 << 10;
+/** Blocks that are asked for next are likely the ones behind. */
+const AHEAD_BYTES = 128 << 10;
+
+/** What is fetched where a read needs [start, end). */
+function rangeAround(sizeBytes: number, start: number, end: number) {
+  return start >= sizeBytes - TAIL_BYTES
+    ? { start: Math.max(0, sizeBytes - TAIL_BYTES), end: sizeBytes }
+    : { start, end: Math.min(sizeBytes, Math.max(end, start + AHEAD_BYTES)) };
+}
+
 interface Shared {
   readonly layer: OwnedLayer;
   /** Timelines whose set has it. */
@@ -130,7 +146,10 @@ export class TenantLayers {
     }
   }
 
-  /** What `read` gives, fetching what it needs first. `read` is called anew for each layer that is not here. */
+  /**
+   * What `read` gives, fetching what it needs first; `read` is called anew after each fetch. In the foreground that is the part of
+   * a layer which the read came to, and a layer of which much is read comes whole behind it.
+   */
   async whenResident<T>(
     read: () => T,
     priority: "foreground" | "background" = "foreground",
@@ -142,8 +161,35 @@ export class TenantLayers {
         if (!(error instanceof LayerNotResident)) {
           throw error;
         }
-        await this.fetch(error.layer, priority);
+        const { layer } = error;
+        if (priority === "background" || layer.sizeBytes <= WHOLE_LAYER_BYTES) {
+          await this.fetch(layer, priority);
+        } else {
+          await this.#fetchRange(error);
+        }
       }
+    }
+  }
+
+  async #fetchRange({ layer, start, end }: LayerNotResident): Promise<void> {
+    const shared = this.#shared.get(layer.path);
+    if (shared === undefined || this.#remote === undefined) {
+      throw new StorageError(
+        "unavailable",
+        "layer-gone",
+        `layer ${layer.path} is not used any more`,
+      );
+    }
+    const range = rangeAround(layer.sizeBytes, start, end);
+    const bytes = await this.#remote.readRange(shared.layer, range);
+    layer.takeFetched(range.start, bytes);
+    layer.fetchedBytes += bytes.length;
+    if (layer.fetchedBytes > layer.sizeBytes / MUCH_OF_A_LAYER) {
+      layer.fetchedBytes = 0;
+      this.fetch(layer, "background").catch((error: unknown) => {
+        const { path } = layer;
+        this.#resources.logger.debug({ path, reason: errorMessage(error) }, "layer does not come");
+      });
     }
   }
 

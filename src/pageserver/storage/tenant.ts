@@ -228,6 +228,7 @@ export class Tenant {
     this.#deletedIds.add(timelineId);
     this.#remote
       ?.deleteTimeline(timelineId, (maker, fileName) => this.#isUsed(maker, fileName))
+      .then(() => void this.#deletedIds.delete(timelineId))
       .catch((error: unknown) => {
         if (this.#resources.remote?.access.signal.aborted === false) {
           this.#logger.warn({ timeline: timelineId, error }, "objects of a deleted timeline stay");
@@ -575,7 +576,9 @@ export class Tenant {
       this.#deletedIds.has(timelineId) ||
       this.#resources.disk.exists(this.#directoryOf(timelineId))
     ) {
-      const message = `timeline ${timelineId} was deleted, and its layers are in use`;
+      const message = this.#deletedIds.has(timelineId)
+        ? `timeline ${timelineId} was deleted, and its objects are on their way out: try again in a minute`
+        : `timeline ${timelineId} was deleted, and its layers are in use`;
       throw new StorageError("conflict", "timeline-deleted", message);
     }
     this.#busy.add(timelineId);
