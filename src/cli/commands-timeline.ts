@@ -19,7 +19,7 @@ import type { Print } from "../local/daemon.ts";
 import type { StrataHome } from "../local/home.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
-import { addTenantConfigCommand } from "./branches/commands-retention.ts";
+import { addTenantConfigCommand, addTenantSizeCommand } from "./branches/commands-retention.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./branches/point-in-time.ts";
 import {
   group,
@@ -89,6 +89,7 @@ export function addTenantCommands(program: Command): void {
       });
     });
   addTenantConfigCommand(tenant);
+  addTenantSizeCommand(tenant);
   addTransferCommands(tenant);
 }
 

@@ -109,7 +109,15 @@ export const timelineInfoSchema = z.object({
     "the object store has everything up to here; without one, as disk_consistent_lsn",
   ),
   min_readable_lsn: lsnText.describe("below it nothing can be read"),
-  current_physical_size: z.int(),
+  current_physical_size: z.int().describe("bytes of layers that it made and reads"),
+  current_logical_size: z
+    .int()
+    .nullable()
+    .describe("bytes of all relations at last_record_lsn; null where it was not asked for"),
+  exclusive_size: z
+    .int()
+    .nullable()
+    .describe("bytes of layers that no other timeline can read; null where it was not asked for"),
   pg_version: z.int(),
   state: z.enum(["Active", "Broken"]),
   walreceiver_status: z.string(),
@@ -354,6 +362,24 @@ export type GcResult = z.infer<typeof gcResultSchema>;
 /** POST /v1/tenant/{t}/timeline/{tl}/lsn_lease, as Neon's. */
 export const lsnLeaseRequestSchema = z.object({ lsn: lsnText });
 export const lsnLeaseSchema = z.object({ valid_until: timestampText });
+
+/** GET /v1/tenant/{t}/synthetic_size. */
+export const syntheticSizeSchema = z.object({
+  id: idText,
+  size: z.int().describe("bytes of the cheapest snapshots and WAL that serve all that is read"),
+  segments: z.array(
+    z.object({
+      timeline_id: idText,
+      lsn: lsnText,
+      parent: z.int().nullable().describe("which of these is before it"),
+      wal: z.int().describe("bytes from the parent to here"),
+      logical_size: z.int().describe("bytes of a snapshot here"),
+      needed: z.boolean().describe("whether all from the parent to here is read"),
+    }),
+  ),
+});
+
+export type SyntheticSize = z.infer<typeof syntheticSizeSchema>;
 
 /** As Neon's; here no other branch gets another parent. */
 export const detachAncestorSchema = z.object({ reparented_timelines: z.array(z.string()) });

@@ -19,6 +19,7 @@ import type {
   RelationSize,
   ScrubReportWire,
   ScrubRequest,
+  SyntheticSize,
   TenantConfigInfo,
   TenantConfigPatch,
   TenantInfo,
@@ -381,12 +382,23 @@ export class PageserverHttpClient {
     return this.#http.call("POST", "/v1/tenant", { body: { new_tenant_id: tenantId } });
   }
 
-  listTimelines(tenantId: string): Promise<TimelineInfo[]> {
-    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline`);
+  /** `withSizes`: the logical ones are counted where they are not known, which reads the sizes of all relations. */
+  listTimelines(tenantId: string, { withSizes = false } = {}): Promise<TimelineInfo[]> {
+    const query = withSizes ? "?force-await-initial-logical-size=true" : "";
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline${query}`);
   }
 
-  getTimeline(tenantId: string, timelineId: string): Promise<TimelineInfo> {
-    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+  getTimeline(
+    tenantId: string,
+    timelineId: string,
+    { withSizes = false } = {},
+  ): Promise<TimelineInfo> {
+    const query = withSizes ? "?force-await-initial-logical-size=true" : "";
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline/${timelineId}${query}`);
+  }
+
+  syntheticSize(tenantId: string): Promise<SyntheticSize> {
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/synthetic_size`);
   }
 
   /** Idempotent where everything is the same, else `conflict`; waits for `ancestor_start_lsn`. */

@@ -1,7 +1,7 @@
 // The pageserver's management API: Neon's routes and fields, those that are real here.
 
 import { z } from "zod";
-import { StorageError } from "../base/errors.ts";
+import { errorKind, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { formatLsn, INVALID_LSN, MAX_LSN, parseLsn } from "../base/lsn.ts";
 import { formatTimestamp, parseTimestamp } from "../base/timestamp.ts";
@@ -27,6 +27,7 @@ import type { TimelineImports } from "./import/timeline-imports.ts";
 import { formatKey } from "./layers/key.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
 import { scrubRoutes } from "./scrub-routes.ts";
+import { exclusiveBytes, type LogicalSizes, physicalBytes } from "./sizes/timeline-sizes.ts";
 import type { Tenant } from "./storage/tenant.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
 import type { Timeline } from "./storage/timeline.ts";
@@ -41,6 +42,7 @@ export interface PageserverRouteOptions {
   readonly receivers: WalReceivers;
   readonly creation: TimelineCreation;
   readonly imports: TimelineImports;
+  readonly sizes: LogicalSizes;
 }
 
 /** For WAL that is on its way. */
@@ -123,7 +125,7 @@ function describeTenant(tenant: Tenant): TenantInfo {
 }
 
 function timelineRoutes(options: PageserverRouteOptions): Route[] {
-  const { tenants, receivers } = options;
+  const { tenants } = options;
   return [
     route(
       {
@@ -132,13 +134,71 @@ function timelineRoutes(options: PageserverRouteOptions): Route[] {
         summary: "The tenant's timelines.",
         scope: "tenant",
         params: tenantParams,
+        query: sizesQuery,
         answer: z.array(timelineInfoSchema),
       },
-      ({ params }) =>
-        tenants
-          .tenant(params.tenant)
-          .timelines.map((timeline) => describeTimeline(timeline, receivers)),
+      ({ params, query }) => {
+        const tenant = tenants.tenant(params.tenant);
+        return describeTimelines(options, tenant, tenant.timelines, query);
+      },
     ),
+    route(
+      {
+        method: "GET",
+        path: TIMELINE,
+        summary: "One timeline.",
+        scope: "tenant",
+        params: timelineParams,
+        query: sizesQuery,
+        answer: timelineInfoSchema,
+      },
+      async ({ params, query }) => {
+        const tenant = tenants.tenant(params.tenant);
+        const timelines = [tenant.timeline(params.timeline)];
+        return (await describeTimelines(options, tenant, timelines, query))[0]!;
+      },
+    ),
+    ...timelineChangeRoutes(options),
+  ];
+}
+
+const sizesQuery = z.object({
+  "force-await-initial-logical-size": z
+    .enum(["true", "false"])
+    .optional()
+    .describe("true: with current_logical_size and exclusive_size"),
+});
+
+async function describeTimelines(
+  { receivers, sizes }: PageserverRouteOptions,
+  tenant: Tenant,
+  timelines: readonly Timeline[],
+  query: z.infer<typeof sizesQuery>,
+): Promise<TimelineInfo[]> {
+  if (query["force-await-initial-logical-size"] !== "true") {
+    return timelines.map((timeline) => describeTimeline(timeline, receivers));
+  }
+  const infos: TimelineInfo[] = [];
+  for (const timeline of timelines) {
+    const logical = await sizes.at(timeline, timeline.lastRecordLsn).catch((error: unknown) => {
+      // Its ancestor has to catch up first, or it has just been deleted.
+      if (errorKind(error) !== "unavailable") {
+        throw error;
+      }
+      return null;
+    });
+    infos.push({ ...describeTimeline(timeline, receivers), current_logical_size: logical });
+  }
+  const exclusive = exclusiveBytes(tenant);
+  return infos.map((info, i) => ({
+    ...info,
+    exclusive_size: exclusive.get(timelines[i]!) ?? null,
+  }));
+}
+
+function timelineChangeRoutes(options: PageserverRouteOptions): Route[] {
+  const { receivers } = options;
+  return [
     route(
       {
         method: "POST",
@@ -164,17 +224,6 @@ function timelineRoutes(options: PageserverRouteOptions): Route[] {
         });
         return describeTimeline(timeline, receivers);
       },
-    ),
-    route(
-      {
-        method: "GET",
-        path: TIMELINE,
-        summary: "One timeline.",
-        scope: "tenant",
-        params: timelineParams,
-        answer: timelineInfoSchema,
-      },
-      ({ params }) => describeTimeline(tenants.timeline(params.tenant, params.timeline), receivers),
     ),
     route(
       {
@@ -374,7 +423,9 @@ function describeTimeline(timeline: Timeline, receivers: WalReceivers): Timeline
     disk_consistent_lsn: formatLsn(timeline.diskConsistentLsn),
     remote_consistent_lsn: formatLsn(timeline.remoteConsistentLsn),
     min_readable_lsn: formatLsn(timeline.minReadableLsn),
-    current_physical_size: timeline.physicalSizeBytes,
+    current_physical_size: physicalBytes(timeline),
+    current_logical_size: null,
+    exclusive_size: null,
     pg_version: timeline.pgVersion,
     // One that stopped taking in WAL still serves what it has.
     state: "Active",

@@ -21,6 +21,7 @@ import { createPageService } from "./page-service.ts";
 import { retentionRoutes } from "./retention/http.ts";
 import { LayerUpkeep } from "./retention/layer-upkeep.ts";
 import type { UpkeepSettings } from "./retention/tenant-config.ts";
+import { LogicalSizes } from "./sizes/timeline-sizes.ts";
 import type { StorageConfig } from "./storage/storage-resources.ts";
 import { TenantManager } from "./storage/tenant-manager.ts";
 import { TimelineCreation } from "./timeline-creation.ts";
@@ -137,10 +138,11 @@ export class Pageserver {
       upkeep = new LayerUpkeep(tenants, options.upkeep ?? {}, logger);
       const creation = new TimelineCreation(tenants, templates, receivers, options.ancestorWaitMs);
       const imports = new TimelineImports(tenants, receivers, logger, options.importLeaseMs);
+      const parts = { tenants, receivers, creation, imports, sizes: new LogicalSizes() };
       const httpAddress = parseHostPort(options.listenHttp);
       const http = createHttpServer(options, registry, [
-        ...pageserverRoutes({ id: options.id, pgVersion, tenants, receivers, creation, imports }),
-        ...retentionRoutes({ tenants, upkeep }),
+        ...pageserverRoutes({ id: options.id, pgVersion, ...parts }),
+        ...retentionRoutes({ ...parts, upkeep }),
       ]);
       const httpPort = await http.listen(httpAddress.host, httpAddress.port);
       const broker = followBroker(options, tenants, receivers);

@@ -16,6 +16,7 @@ import type {
   LsnByTimestamp,
   ScrubReportWire,
   ScrubRequest,
+  SyntheticSize,
   TenantConfigInfo,
   TenantConfigPatch,
   TenantInfo,
@@ -129,12 +130,20 @@ export class StorageController {
     );
   }
 
-  timelines(tenantId: TenantId): Promise<TimelineInfo[]> {
-    return this.#firstShard(tenantId).listTimelines(tenantId);
+  timelines(tenantId: TenantId, options?: { withSizes: boolean }): Promise<TimelineInfo[]> {
+    return this.#firstShard(tenantId).listTimelines(tenantId, options);
   }
 
-  timeline(tenantId: TenantId, timelineId: TimelineId): Promise<TimelineInfo> {
-    return this.#firstShard(tenantId).getTimeline(tenantId, timelineId);
+  timeline(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    options?: { withSizes: boolean },
+  ): Promise<TimelineInfo> {
+    return this.#firstShard(tenantId).getTimeline(tenantId, timelineId, options);
+  }
+
+  syntheticSize(tenantId: TenantId): Promise<SyntheticSize> {
+    return this.#firstShard(tenantId).syntheticSize(tenantId);
   }
 
   /** Where recovery to `time` (RFC 3339 with its zone) stops; the timeline has WAL up to `waitLsn` then. */

@@ -105,6 +105,41 @@ test("branch delete: with children, which are named, and go on", async () => {
   assert.equal(leaf.parent, null);
 });
 
+test("branch list, branch info: sizes, and how far back", async () => {
+  interface Info {
+    readonly logical_size: number;
+    readonly physical_size: number;
+    readonly exclusive_size: number;
+    readonly min_readable_time: string | null;
+  }
+  const info = async (name: string) => (await cluster.json("branch", "info", name)) as Info;
+  const main = await info("main");
+  const databases = await cluster.query(
+    "main",
+    "select sum(pg_database_size(oid))::bigint as bytes from pg_database",
+  );
+  // Postgres counts files that hold no blocks of relations as well, and shared catalogs not.
+  const told = Number(databases[0]!["bytes"]);
+  assert.ok(Math.abs(main.logical_size - told) < told / 10, `${main.logical_size} of ${told}`);
+  await cluster.ok("branch", "create", "empty");
+  const empty = await info("empty");
+  assert.equal(empty.exclusive_size, 0);
+  assert.equal(empty.physical_size, 0);
+  assert.ok(Math.abs(empty.logical_size - main.logical_size) < 1 << 20);
+  const shown = await cluster.ok("branch", "info", "leaf");
+  assert.match(shown, /^branch: +leaf\ntimeline: +[0-9a-f]{32}\nparent: +---\nPostgreSQL: +17\n/);
+  assert.match(shown, /\nnewest: +0\/[0-9A-F]+, of 20\d\d-\S+Z\noldest readable: +0\/[0-9A-F]+/);
+  assert.match(shown, /\nlogical size: +\d+(\.\d)?MB in all relations\n/);
+  assert.match(
+    await cluster.ok("branch", "list"),
+    / main +[0-9a-f]{32} .* \d+(\.\d)?MB +\S+ +main/,
+  );
+  await cluster.ok("branch", "delete", "empty");
+  const { size } = (await cluster.json("tenant", "size")) as { size: number };
+  assert.ok(size >= main.logical_size, `${size}`);
+  assert.match(await cluster.ok("tenant", "size"), /^\d+(\.\d)?MB\n$/);
+});
+
 /** Runs the command and kills it after a while; its exit code where it was sooner. */
 async function killed(afterMs: number, ...args: string[]): Promise<number | undefined> {
   const main = join(import.meta.dirname, "..", "..", "src", "cli", "main.ts");

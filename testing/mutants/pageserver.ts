@@ -4,6 +4,7 @@ import type { MutantPart } from "./mutant.ts";
 
 const TIMELINE = "src/pageserver/storage/timeline.ts";
 const TIMELINE_TEST = "src/pageserver/storage/timeline.test.ts";
+const TENANT_SIZE_TEST = "src/pageserver/sizes/tenant-size.test.ts";
 const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
 const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
@@ -151,6 +152,30 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "if (dryRun && result.removed.layers < 0) {",
       test: UPKEEP_TEST,
       name: "collectNow: a dry run says what the collection then does",
+    },
+    {
+      rule: "a branch of a branch point below the cutoff is counted as a root",
+      file: "src/pageserver/sizes/tenant-size.ts",
+      search: "return timeline.isKept(lsn) ? timeline : this.#branches.get(timeline)?.get(lsn);",
+      replace: "return timeline.isKept(lsn) ? timeline : undefined;",
+      test: TENANT_SIZE_TEST,
+      name: "syntheticSize: branch points below the cutoff",
+    },
+    {
+      rule: "what a branch reads counts as its ancestor's own",
+      file: "src/pageserver/sizes/timeline-sizes.ts",
+      search: "users.get(file) === 1 && file.lsnStart > inherited",
+      replace: "users.get(file) === 1 && file.lsnStart > inherited - 1e9",
+      test: TENANT_SIZE_TEST,
+      name: "physicalBytes, exclusiveBytes",
+    },
+    {
+      rule: "WAL of a window is not counted where a snapshot is smaller",
+      file: "src/pageserver/sizes/size-model.ts",
+      search: "isNeeded ? byWal : Math.min(byWal, alone)",
+      replace: "Math.min(byWal, alone)",
+      test: "src/pageserver/sizes/size-model.test.ts",
+      name: "smallestSize: nothing is cheaper",
     },
     {
       rule: "settings are answered before they are on the disk",

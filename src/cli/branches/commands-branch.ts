@@ -22,7 +22,6 @@ import {
   connectionUrl,
   createEndpoint,
   destroyEndpoint,
-  endpointState,
   freeEndpointId,
   listEndpoints,
   startEndpoint,
@@ -36,14 +35,13 @@ import {
   openHome,
   parseDuration,
   print,
-  printJson,
   safekeeperSetOption,
   tenantOption,
   withEndpointLocked,
   withHomeLocked,
 } from "../cli.ts";
 import { createBranch } from "../commands-timeline.ts";
-import { formatTable } from "../output.ts";
+import { listBranches, showBranch } from "./branch-list.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 interface BranchCreateOptions {
@@ -75,6 +73,15 @@ export function addBranchCommands(program: Command): void {
     .addOption(jsonOption())
     .action((options: { tenantId?: string; json?: boolean }) =>
       listBranches(openHome(), options.tenantId, options.json === true),
+    );
+  branch
+    .command("info")
+    .argument("<name>")
+    .description("what it is, how large, and how far back it can be read")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action((name: string, options: { tenantId?: string; json?: boolean }) =>
+      showBranch(openHome(), name, options),
     );
   branch
     .command("delete")
@@ -277,53 +284,6 @@ export function endpointHint(id: string, branchName: string, tenantId?: string):
     `Start Postgres on it: ${strata} endpoint create ${id} --branch-name ${shellWord(branchName)}${tenant}`,
     `                      ${strata} endpoint start ${id}`,
   ];
-}
-
-async function listBranches(
-  home: StrataHome,
-  givenTenant: string | undefined,
-  json: boolean,
-): Promise<void> {
-  const config = home.config();
-  const tenantId = resolveTenant(config, givenTenant);
-  const names = branchNames(config, tenantId);
-  const timelines = await controllerOf(home).timelines(tenantId);
-  const endpoints = listEndpoints(home).filter(({ spec }) => spec.tenantId === tenantId);
-  const rows = timelines
-    .filter((info) => names.has(info.timeline_id))
-    .toSorted((a, b) => names.get(a.timeline_id)!.localeCompare(names.get(b.timeline_id)!, "en"))
-    .map((info) => ({
-      name: names.get(info.timeline_id)!,
-      timeline_id: info.timeline_id,
-      parent:
-        info.ancestor_timeline_id === null
-          ? null
-          : (names.get(info.ancestor_timeline_id) ?? info.ancestor_timeline_id),
-      parent_lsn: info.ancestor_timeline_id === null ? null : info.ancestor_lsn,
-      last_record_lsn: info.last_record_lsn,
-      pg_version: info.pg_version,
-      endpoints: endpoints
-        .filter(({ spec }) => spec.timelineId === info.timeline_id)
-        .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
-    }));
-  if (json) {
-    printJson(rows);
-    return;
-  }
-  print(
-    formatTable(
-      ["BRANCH", "TIMELINE", "PARENT", "PARENT LSN", "LAST LSN", "PG", "ENDPOINTS"],
-      rows.map((row) => [
-        row.name,
-        row.timeline_id,
-        row.parent ?? "---",
-        row.parent_lsn ?? "---",
-        row.last_record_lsn,
-        `${row.pg_version}`,
-        row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
-      ]),
-    ),
-  );
 }
 
 /** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */

@@ -48,6 +48,24 @@ export function addTenantConfigCommand(tenant: Command): void {
     .action((options: ConfigOptions) => configure(openHome(), options));
 }
 
+export function addTenantSizeCommand(tenant: Command): void {
+  tenant
+    .command("size")
+    .description("what all that can be read of a tenant takes at least: snapshots and WAL")
+    .addOption(tenantOption())
+    .addOption(jsonOption())
+    .action(async (options: { tenantId?: string; json?: boolean }) => {
+      const home = openHome();
+      const tenantId = resolveTenant(home.config(), options.tenantId);
+      const answer = await controllerOf(home).syntheticSize(tenantId);
+      if (options.json === true) {
+        printJson(answer);
+      } else {
+        print(formatBytes(answer.size));
+      }
+    });
+}
+
 async function configure(home: StrataHome, options: ConfigOptions): Promise<void> {
   const tenantId = resolveTenant(home.config(), options.tenantId);
   const patch = patchOf(options);

@@ -1,4 +1,4 @@
-// Routes about how long history is kept: tenants' settings, collection, leases, compaction.
+// Routes about how long history is kept and what that takes: settings, collection, leases, compaction, sizes.
 
 import { nowMs } from "../../base/clock.ts";
 import { parseTenantId } from "../../base/ids.ts";
@@ -12,11 +12,14 @@ import {
   LSN_LEASE_MS,
   lsnLeaseRequestSchema,
   lsnLeaseSchema,
+  syntheticSizeSchema,
   type TenantConfigInfo,
   tenantConfigInfoSchema,
   tenantConfigPatchSchema,
   tenantConfigPutSchema,
 } from "../api.ts";
+import { syntheticSize } from "../sizes/tenant-size.ts";
+import type { LogicalSizes } from "../sizes/timeline-sizes.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { TenantManager } from "../storage/tenant-manager.ts";
 import type { LayerUpkeep } from "./layer-upkeep.ts";
@@ -24,6 +27,7 @@ import type { LayerUpkeep } from "./layer-upkeep.ts";
 export interface RetentionRouteOptions {
   readonly tenants: TenantManager;
   readonly upkeep: LayerUpkeep;
+  readonly sizes: LogicalSizes;
 }
 
 /** For WAL that is on its way. */
@@ -32,7 +36,7 @@ const WAIT_LSN_MS = 10_000;
 const TIMELINE = "/v1/tenant/{tenant}/timeline/{timeline}";
 
 export function retentionRoutes(options: RetentionRouteOptions): Route[] {
-  return [...configRoutes(options), ...collectionRoutes(options)];
+  return [...configRoutes(options), ...collectionRoutes(options), ...sizeRoutes(options)];
 }
 
 function configRoutes({ tenants, upkeep }: RetentionRouteOptions): Route[] {
@@ -71,6 +75,25 @@ function configRoutes({ tenants, upkeep }: RetentionRouteOptions): Route[] {
         answer: tenantConfigInfoSchema,
       },
       ({ params }) => describeConfig(tenants.tenant(params.tenant), upkeep),
+    ),
+  ];
+}
+
+function sizeRoutes({ tenants, upkeep, sizes }: RetentionRouteOptions): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: "/v1/tenant/{tenant}/synthetic_size",
+        summary: "What all that can be read of a tenant takes at least, as snapshots and WAL.",
+        scope: "tenant",
+        params: tenantParams,
+        answer: syntheticSizeSchema,
+      },
+      ({ params }) => {
+        const tenant = tenants.tenant(params.tenant);
+        return syntheticSize(tenant, upkeep.settingsOf(tenant), sizes);
+      },
     ),
   ];
 }
