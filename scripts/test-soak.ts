@@ -44,6 +44,12 @@ interface Level {
   readonly safekeeperMb: number;
 }
 
+/** Of `branch list --json`. */
+interface Listed {
+  readonly name: string;
+  readonly parent?: string | null;
+}
+
 class Soak {
   readonly #cluster: TestCluster;
   readonly #server: S3Server;
@@ -89,8 +95,9 @@ class Soak {
     this.#branches.push(name);
     await this.#write(name);
     let done = `${name} of ${parent}`;
-    if (this.#branches.length > 1 && this.#random.bool(0.4)) {
-      const reset = this.#pick(this.#branches.slice(0, -1));
+    const withParent = await this.#branchesWithParent();
+    if (withParent.length > 0 && this.#random.bool(0.4)) {
+      const reset = this.#pick(withParent);
       await cluster.ok("branch", "reset", reset);
       await this.#write(reset);
       done += `, ${reset} reset`;
@@ -101,6 +108,12 @@ class Soak {
       done += `, ${gone} deleted`;
     }
     return done;
+  }
+
+  /** One whose parent was deleted has none. */
+  async #branchesWithParent(): Promise<string[]> {
+    const listed = (await this.#cluster.json("branch", "list")) as Listed[];
+    return listed.filter(({ name, parent }) => name !== "main" && parent).map(({ name }) => name);
   }
 
   async #write(branch: string): Promise<void> {
