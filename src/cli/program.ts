@@ -10,6 +10,7 @@ import { addStorageCommands } from "./commands-storage.ts";
 import { addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
 import { addWalCommands } from "./commands-wal.ts";
 import { addCompletionCommand } from "./completion.ts";
+import { addLayersCommand } from "./layers/commands-layers.ts";
 import { addUpCommand } from "./up.ts";
 
 function buildProgram(): Command {
@@ -29,6 +30,7 @@ function buildProgram(): Command {
   addGcCommand(program);
   addEndpointCommands(program);
   addPsqlCommand(program);
+  addLayersCommand(program);
   addWalCommands(program);
   addScrubCommand(program);
   addCompletionCommand(program);

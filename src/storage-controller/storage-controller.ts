@@ -13,6 +13,7 @@ import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type {
   GcResult,
   ImportStatusJson,
+  LayerMapInfo,
   LsnByTimestamp,
   ScrubReportWire,
   ScrubRequest,
@@ -256,6 +257,10 @@ export class StorageController {
       }
       await sleep(IMPORT_POLL_MS);
     }
+  }
+
+  layers(tenantId: TenantId, timelineId: TimelineId): Promise<LayerMapInfo> {
+    return this.#firstShard(tenantId).listLayers(tenantId, timelineId);
   }
 
   /** Breaks an import off, or lets go of the timeline that it made: it has a name now. */

@@ -21,8 +21,7 @@ const TOOLS = "/usr/lib/postgresql/15/bin";
 let cluster: TestCluster;
 let exports: string;
 before(async () => {
-  cluster = await TestCluster.create({ start: false });
-  await cluster.ok("start");
+  cluster = await TestCluster.create();
   exports = join(cluster.home, "..", "exports");
   makePostgresDirectory(exports);
 });

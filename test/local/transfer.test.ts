@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { TestCluster } from "../../testing/cluster.ts";
@@ -72,6 +72,12 @@ test("a base backup under load: imported, started, checked, written, branched", 
   assert.deepEqual(await cluster.query("dev", "select count(*)::int as n from written"), [
     { n: 1000 },
   ]);
+  const layers = await cluster.ok("layers", "--branch-name", "dev");
+  assert.match(layers, /image .* main +disk +the first key to /);
+  assert.match(layers, new RegExp(`readable from ${readable} to `));
+  const picture = join(backups, "layers.svg");
+  await cluster.ok("layers", "--svg", picture);
+  assert.match(readFileSync(picture, "utf8"), /branch dev/);
   const [before] = await cluster.query("main", "select count(*)::int as n from accounts");
   await cluster.ok("endpoint", "stop", "main", "--mode", "immediate");
   await cluster.ok("endpoint", "start", "main");

@@ -10,6 +10,7 @@ import { REDO_MUTANTS } from "./redo.ts";
 import { REMOTE_MUTANTS } from "./remote.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
 import { SHIM_MUTANTS } from "./shim.ts";
+import { TRANSFER_MUTANTS } from "./transfer.ts";
 import { WALPROPOSER_MUTANTS } from "./walproposer.ts";
 
 export const MUTANT_PARTS: readonly MutantPart[] = [
@@ -23,4 +24,5 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SHIM_MUTANTS,
   HTTP_MUTANTS,
   LOCAL_MUTANTS,
+  TRANSFER_MUTANTS,
 ];
