@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { GcResult, TenantConfigInfo } from "../../src/pageserver/api.ts";
+import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 
 let cluster: TestCluster;
@@ -67,6 +68,49 @@ test("tenant config: defaults, set, taken back; what is unknown or no duration i
   await cluster.kill9("pageserver");
   await cluster.ok("start");
   assert.deepEqual((await config()).tenant_specific_overrides, { pitr_interval: "1h 30m" });
+});
+
+test("HTTP: a tenant's config as a whole, an LSN lease, a compaction", async () => {
+  const [{ id: tenantId }] = (await cluster.json("tenant", "list")) as [{ id: string }];
+  const [branch] = (await cluster.json("branch", "list")) as { timeline_id: string }[];
+  const client = new PageserverHttpClient(cluster.config().pageservers[0]!.listenHttpAddr);
+  const put = async (method: string, path: string, body: unknown) => {
+    const address = `http://${cluster.config().pageservers[0]!.listenHttpAddr}${path}`;
+    const headers = { "content-type": "application/json" };
+    const answer = await fetch(address, { method, headers, body: JSON.stringify(body) });
+    return { status: answer.status, text: await answer.text() };
+  };
+  const before = (await client.getTenantConfig(tenantId)).tenant_specific_overrides;
+  const config = { tenant_id: tenantId, gc_period: "2h", compaction_period: "1m" };
+  assert.equal((await put("PUT", "/v1/tenant/config", config)).status, 200);
+  assert.deepEqual((await client.getTenantConfig(tenantId)).tenant_specific_overrides, {
+    gc_period: "2h",
+    compaction_period: "1m",
+  });
+  for (const [method, wrong, why] of [
+    ["PUT", { ...config, checkpoint_distance: 1 }, /checkpoint_distance/],
+    ["PUT", { ...config, gc_period: null }, /gc_period/],
+    ["PATCH", { ...config, gc_horizon: -1 }, /gc_horizon/],
+    ["PATCH", { gc_period: "1h" }, /tenant_id/],
+  ] as const) {
+    const { status, text } = await put(method, "/v1/tenant/config", wrong);
+    assert.equal(status, 400, text);
+    assert.match(text, why);
+  }
+  const nobody = await put("PATCH", "/v1/tenant/config", { tenant_id: "0".repeat(32) });
+  assert.equal(nobody.status, 404);
+  assert.equal(
+    (await put("PUT", "/v1/tenant/config", { tenant_id: tenantId, ...before })).status,
+    200,
+  );
+  const timeline = `/v1/tenant/${tenantId}/timeline/${branch!.timeline_id}`;
+  const lease = await put("POST", `${timeline}/lsn_lease`, { lsn: lsns[1] });
+  assert.equal(lease.status, 200, lease.text);
+  const { valid_until } = JSON.parse(lease.text) as { valid_until: string };
+  const leftMs = Date.parse(valid_until) - Date.now();
+  assert.ok(leftMs > 500_000 && leftMs < 700_000, valid_until);
+  assert.equal((await put("POST", `${timeline}/lsn_lease`, { lsn: "0/10" })).status, 400);
+  await client.compact(tenantId, branch!.timeline_id);
 });
 
 test("gc: a dry run by branch, what holds history, the collection, and points that are gone", async () => {

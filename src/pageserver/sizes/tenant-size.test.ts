@@ -43,7 +43,9 @@ test("LogicalSizes: blocks of all relations, at any LSN, those that were dropped
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot();
   const sizes = new LogicalSizes();
-  assert.equal(await sizes.at(timeline, timeline.lastRecordLsn), 0);
+  // The fixture's relation has all blocks there are.
+  assert.equal(await sizes.at(timeline, timeline.lastRecordLsn), 0xffff_ffff * 8192);
+  assert.equal(await sizes.at(timeline, resize(timeline, 0, 8)), 0);
   const one = resize(timeline, 3, 8);
   const two = putRecord(timeline, OTHER_SIZE, 0, encodeSize(2));
   const dropped = toLsn(two + 8);
@@ -59,6 +61,23 @@ test("LogicalSizes: blocks of all relations, at any LSN, those that were dropped
       [3 * 8192, 5 * 8192, 2 * 8192],
     );
   }
+});
+
+test("LogicalSizes: a branch without changes is not counted anew, one with changes is", async () => {
+  await using fixture = await StorageFixture.create();
+  const root = await fixture.createRoot();
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const sizes = new LogicalSizes();
+  const lsn = resize(root, 3, 8);
+  assert.equal(await sizes.at(root, lsn), 3 * 8192);
+  const branch = await branchOf(tenant, await branchOf(tenant, root, lsn), lsn);
+  branch.scan = () => assert.fail("its ancestor's is known");
+  assert.equal(await sizes.at(branch, lsn), 3 * 8192);
+  const other = await branchOf(tenant, root, lsn);
+  const changed = resize(other, 4, 8);
+  resize(root, 5, 8);
+  assert.equal(await sizes.at(root, changed), 5 * 8192);
+  assert.equal(await sizes.at(other, changed), 4 * 8192, "at the same LSN");
 });
 
 test("syntheticSize: by hand: a window, a branch in it, one far below it, an idle one, a lease", async () => {

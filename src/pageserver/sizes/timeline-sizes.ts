@@ -20,7 +20,7 @@ export class LogicalSizes {
 
   /** Bytes in all forks of all relations, as Neon's current_logical_size. Errors as a read's. */
   async at(timeline: Timeline, lsn: Lsn): Promise<number> {
-    const key = `${timeline.timelineId}@${lsn}`;
+    const key = `${ownerOf(timeline, lsn).timelineId}@${lsn}`;
     const known = this.#known.get(key);
     if (known !== undefined) {
       return known;
@@ -32,6 +32,15 @@ export class LogicalSizes {
     this.#known.set(key, bytes);
     return bytes;
   }
+}
+
+/** Whose state it is: a branch that has nothing of its own yet shares its ancestor's. */
+function ownerOf(timeline: Timeline, lsn: Lsn): Timeline {
+  let owner = timeline;
+  while (owner.ancestor !== undefined && lsn <= owner.startLsn) {
+    owner = owner.ancestor;
+  }
+  return owner;
 }
 
 async function countBlocks(timeline: Timeline, lsn: Lsn): Promise<number> {
