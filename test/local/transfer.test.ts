@@ -12,6 +12,7 @@ import {
   StockCluster,
   takeBaseBackup,
   takeBaseBackupFile,
+  writePostgresFile,
 } from "../../testing/stock-cluster.ts";
 import { withClient } from "../../testing/tpcb.ts";
 
@@ -144,4 +145,36 @@ test("backups in tar format, compressed, with the WAL beside; a superuser of ano
     ),
     /a server runs on it/,
   );
+});
+
+test("a server that was promoted, and stopped: WAL goes on from its second timeline", async () => {
+  const promoted = await StockCluster.create();
+  try {
+    writePostgresFile(join(promoted.dataDir, "standby.signal"), "");
+    await promoted.start();
+    const standby = await promoted.connect();
+    await standby.query("select pg_promote()");
+    await standby.query("create table t as select generate_series(1, 1000) i");
+    const directory = join(backups, "promoted");
+    const from = { host: promoted.workdir, port: 5432, user: STOCK_USER };
+    await takeBaseBackup(from, promoted.installation.major, directory, { withWal: true });
+    await standby.query("insert into t select generate_series(1001, 1500)");
+    await promoted.stop();
+    for (const [name, path, rows] of [
+      ["from_backup", directory, 1000],
+      ["from_stopped", promoted.dataDir, 1500],
+    ] as const) {
+      await cluster.ok("tenant", "import", "--from", path, "--branch-name", name, "--set-default");
+      await cluster.startEndpoint(name, name);
+      await cluster.query(name, "insert into t values (0)");
+      await cluster.ok("endpoint", "stop", name, "--mode", "immediate");
+      await cluster.ok("endpoint", "start", name);
+      assert.deepEqual(await cluster.query(name, "select count(*)::int as n from t"), [
+        { n: rows + 1 },
+      ]);
+      await cluster.ok("endpoint", "stop", name);
+    }
+  } finally {
+    await promoted.destroy();
+  }
 });
