@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { monotonicMs, sleep } from "../src/base/clock.ts";
+import { monotonicMs } from "../src/base/clock.ts";
 import { type Disk, REAL_DISK } from "../src/base/disk.ts";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
@@ -137,11 +137,16 @@ function quantiles(times: Float64Array): Quantiles {
 }
 
 /** Reads of all chains in turns, so that what else the machine does hits all of them. */
-async function measure(chains: readonly Timeline[], rounds: number): Promise<Quantiles[]> {
+async function measure(
+  chains: readonly Timeline[],
+  rounds: number,
+  settled: () => Promise<void>,
+): Promise<Quantiles[]> {
   for (const chain of chains) {
-    timeReads(chain, 4 * BLOCKS, 1);
-    await sleep(500);
-    timeReads(chain, 4 * BLOCKS, 2);
+    for (let round = 0; round < 3; round++) {
+      timeReads(chain, 2 * BLOCKS, round);
+      await settled();
+    }
   }
   const found = chains.map(() => [] as Quantiles[]);
   for (let round = 0; round < rounds; round++) {
@@ -180,7 +185,8 @@ async function depthRows(quick: boolean): Promise<Row[]> {
       return monotonicMs() - began;
     });
     progress(`first reads: ${firstMs.map((ms) => ms.toFixed(1)).join(", ")} ms`);
-    const found = await measure(chains, quick ? 5 : 21);
+    const settled = () => manager.resources.spanBuilder.settled();
+    const found = await measure(chains, quick ? 5 : 21, settled);
     const cells = shapes.map(([depth, layers], at): Cell => ({ depth, layers, ...found[at]! }));
     return cells.map((cell) => cellRow(cell, cells[0]!));
   });

@@ -369,6 +369,19 @@ class World {
     this.models.set(id, { id, ancestor, ancestorLsn: branch.ancestorLsn, records: [] });
   }
 
+  /** Branches of each other, each with something of its own, for reads to pass in one step. */
+  async deepen(model: ModelTimeline): Promise<void> {
+    let tip = model;
+    for (let depth = this.random.int(9); depth > 0; depth--) {
+      await this.branch(tip);
+      tip = [...this.models.values()].at(-1)!;
+      this.write(tip);
+      if (this.random.bool()) {
+        await this.timeline(tip.id).checkpoint();
+      }
+    }
+  }
+
   /** Branches of it stay as they are; something must be left to go on with. */
   async deleteOne(model: ModelTimeline): Promise<void> {
     if (this.models.size > 1) {
@@ -462,6 +475,10 @@ class World {
       this.lease(model);
     } else if (roll < 60) {
       await this.collect(model);
+    } else if (roll < 64 && this.models.size < 16) {
+      await this.deepen(model);
+    } else if (roll < 80) {
+      await this.manager.resources.spanBuilder.settled();
     } else {
       await this.timeline(model.id).compact();
     }

@@ -9,6 +9,8 @@ const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
 const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
+const SPAN_BUILDER = "src/pageserver/ancestry/span-builder.ts";
+const LAYER_MAP_TEST = "src/pageserver/storage/layer-map.test.ts";
 const OPEN_LAYER_TEST = "src/pageserver/layers/open-layer.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
 const LAYER_FILE_TEST = "src/pageserver/layers/layer-file.test.ts";
@@ -99,17 +101,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a branch sees what its ancestor wrote after the branch point",
       file: READER,
-      search:
-        "maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);\n    }\n    return newestOwner;",
+      search: "maxLsn = minLsn(maxLsn, parent.capLsn);\n    }\n    return newestOwner;",
       replace: "}\n    return newestOwner;",
-      test: TIMELINE_TEST,
-      name: ANY_HISTORY,
-    },
-    {
-      rule: "a layer that begins at the branch point is left out",
-      file: "src/pageserver/storage/layer-set.ts",
-      search: "return this.#runs.some(({ lsnStart }) => lsnStart <= lsn);",
-      replace: "return this.#runs.some(({ lsnStart }) => lsnStart < lsn - 64);",
       test: TIMELINE_TEST,
       name: ANY_HISTORY,
     },
@@ -219,11 +212,43 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "an ancestor that has yet to take in WAL is passed for good",
+      file: SPAN_BUILDER,
+      search: "if (map.lastRecordLsn < capLsn) {",
+      replace: "if (map.lastRecordLsn < 0) {",
+      test: LAYER_MAP_TEST,
+      name: "spans: an ancestor that has yet to take in WAL below the cap is not passed",
+    },
+    {
+      rule: "an ancestor is passed whose key is in a frozen layer",
+      file: SPAN_BUILDER,
+      search: "[map.open, ...map.frozen]",
+      replace: "[map.open]",
+      test: LAYER_MAP_TEST,
+      name: "spans: keys in frozen layers count too",
+    },
+    {
+      rule: "an ancestor is passed whose key is in a layer file",
+      file: SPAN_BUILDER,
+      search: "for (const { file } of layers) {",
+      replace: "for (const { file } of layers.slice(1)) {",
+      test: TIMELINE_TEST,
+      name: "readPage: what any of many ancestors has is found, by each branch",
+    },
+    {
+      rule: "keys of a span that was replaced meanwhile are kept",
+      file: SPAN_BUILDER,
+      search: "if (whole && map.currentSpan === span) {",
+      replace: "if (hashes.count > 0) {",
+      test: LAYER_MAP_TEST,
+      name: "cutOff: a span that is being built then is not kept",
+    },
+    {
+      rule: "a span reaches over a map that is large",
       file: "src/pageserver/storage/layer-map.ts",
-      search: "this.lastRecordLsn >= lsn &&",
-      replace: "",
-      test: "src/pageserver/storage/layer-map.test.ts",
-      name: "inherited: an ancestor that has yet to take in WAL below the cap is not passed",
+      search: "parent.map.isLarge(parent.capLsn)",
+      replace: "parent.map.closed",
+      test: LAYER_MAP_TEST,
+      name: "spans: none reaches over a map that is large",
     },
     {
       rule: "of layers side by side another than the key's is asked",
@@ -299,11 +324,11 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },
     {
-      rule: "what a map skipped is not looked at again when an ancestor is cut off",
+      rule: "spans over a map stay when that is cut off its ancestors",
       file: "src/pageserver/storage/layer-map.ts",
-      search: "this.#parent = undefined;\n    cutsMade++;",
-      replace: "this.#parent = undefined;",
-      test: "src/pageserver/storage/layer-map.test.ts",
+      search: "this.#span = undefined;\n    this.#tree.cuts++;",
+      replace: "this.#span = undefined;",
+      test: LAYER_MAP_TEST,
       name: "cutOff: branches below learn of it",
     },
     {

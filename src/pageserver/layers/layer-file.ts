@@ -240,6 +240,14 @@ export class LayerFile implements OpenableFile, LayerSource {
     }
   }
 
+  /** All its blocks one after the other, past the cache. As reads of it, it ends when the file is closed for good. */
+  *blocks(): Generator<LayerBlock> {
+    const loaded = this.#index ?? this.#load();
+    for (let number = 0; number < loaded.blockCount; number++) {
+      yield loaded.blocks[number] ?? readBlock(this, loaded, number);
+    }
+  }
+
   #descriptor(): number {
     try {
       return this.#resources.openFiles.descriptorOf(this);

@@ -1,7 +1,8 @@
 // Where a timeline's versions are: in memory, in its layer files, and below its branch point in its ancestor.
 
 import assert from "node:assert/strict";
-import { addLsn, type Lsn, minLsn } from "../../base/lsn.ts";
+import { addLsn, type Lsn } from "../../base/lsn.ts";
+import { AncestorSpan } from "../ancestry/ancestor-span.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 import { OpenLayer } from "../layers/open-layer.ts";
 import type { VersionChain } from "../layers/version-chain.ts";
@@ -14,13 +15,21 @@ export interface Inheritance {
 }
 
 let nextOwnerId = 1;
-/** Greater each time that some map loses its ancestor: then what was skipped before may be closed. */
-let cutsMade = 0;
+
+/** Of files; a map with more is large. */
+const MAX_SPANNED_BYTES = 16 << 20;
+/** Of each layer in memory, whose keys are listed in one go, in about 2 ms. */
+const MAX_SPANNED_ENTRIES = 32_768;
+
+/** Of a root and all branches below it, those that were cut off too. */
+interface Tree {
+  /** How often one of its maps lost its ancestors or became large. */
+  cuts: number;
+}
 
 /**
  * One open layer (writable), frozen ones that wait for their flush, and the set of files. Nothing here
- * is copied into branches: a read goes from a map to `inherited`, and past ancestors without versions
- * in one step, however many there are.
+ * is copied into branches: a read goes from a map to `parent`, or past all that a span lacks its key in.
  */
 export class LayerMap {
   /** Never used twice in a process: part of page cache keys. */
@@ -32,9 +41,12 @@ export class LayerMap {
   readonly frozen: OpenLayer[] = [];
   files: LayerSet = LayerSet.EMPTY;
   #parent: Inheritance | undefined;
-  /** What `inherited` found, after so many cuts. */
-  #inherited: Inheritance | undefined;
-  #inheritedAfter = -1;
+  #span: AncestorSpan<LayerMap> | undefined;
+  /** `cuts` when its span was made. */
+  #spannedAfter = -1;
+  readonly #tree: Tree;
+  /** Its timeline is closed: its files are not to be read any more. */
+  closed = false;
 
   /** `lastRecordLsn`: the first own version will be above it. */
   constructor(lastRecordLsn: Lsn, ancestor?: Inheritance) {
@@ -42,39 +54,70 @@ export class LayerMap {
     this.lastRecordLsn = lastRecordLsn;
     this.open = new OpenLayer(addLsn(lastRecordLsn, 1));
     this.#parent = ancestor;
+    this.#tree = ancestor === undefined ? { cuts: 0 } : ancestor.map.#tree;
   }
 
-  /**
-   * The nearest ancestor that may have a version of anything. What lies at or below a cap stays as it
-   * is once the ancestor has got there, so what was skipped once is skipped for good.
-   */
-  get inherited(): Inheritance | undefined {
-    let next = this.#inheritedAfter === cutsMade ? this.#inherited : this.#parent;
-    while (next?.map.isEmptyUpTo(next.capLsn) === true) {
-      const above: Inheritance = next;
-      const below: Inheritance | undefined = above.map.#parent;
-      next = below && { map: below.map, capLsn: minLsn(below.capLsn, above.capLsn) };
+  /** What a read goes on with that does not find all here; undefined on a root. */
+  get parent(): Inheritance | undefined {
+    return this.#parent;
+  }
+
+  /** Its span over its nearest ancestors; undefined where the first of them is looked at in any case. */
+  get currentSpan(): AncestorSpan<LayerMap> | undefined {
+    if (this.#spannedAfter !== this.#tree.cuts) {
+      this.#renewSpans();
     }
-    this.#inherited = next;
-    this.#inheritedAfter = cutsMade;
-    return next;
+    return this.#span;
+  }
+
+  /** Spans are made anew, as some map has become too large for one. */
+  respan(): void {
+    this.#tree.cuts++;
+  }
+
+  /** Whether its keys up to `lsn` are too many to list: each read that passes looks here itself. */
+  isLarge(lsn: Lsn): boolean {
+    const layers = this.files.layers.filter(({ file }) => file.lsnStart <= lsn);
+    const bytes = layers.reduce((sum, { file }) => sum + file.sizeBytes, 0);
+    return (
+      bytes > MAX_SPANNED_BYTES ||
+      // It also says of every key that it has not that it does not exist.
+      layers.some(({ file }) => file.isImage) ||
+      [this.open, ...this.frozen].some(
+        ({ entryCount, lsnStart }) => lsnStart <= lsn && entryCount > MAX_SPANNED_ENTRIES,
+      )
+    );
+  }
+
+  /** Those of its ancestors first, as they follow from each other; no recursion, as there may be many. */
+  #renewSpans(): void {
+    const { cuts } = this.#tree;
+    const stale: LayerMap[] = [];
+    let at: LayerMap | undefined = this;
+    while (at !== undefined && at.#spannedAfter !== cuts) {
+      stale.push(at);
+      at = at.#parent?.map;
+    }
+    for (const map of stale.reverse()) {
+      const parent = map.#parent;
+      map.#spannedAfter = cuts;
+      map.#span?.drop();
+      map.#span =
+        parent === undefined ||
+        parent.map.#parent === undefined ||
+        parent.map.isLarge(parent.capLsn)
+          ? undefined
+          : new AncestorSpan(parent, parent.map.#span, parent.map.#span?.top.currentSpan);
+    }
   }
 
   /** From here on `files` has all that was the ancestor's. */
   cutOff(files: LayerSet): void {
     this.files = files;
     this.#parent = undefined;
-    cutsMade++;
-  }
-
-  /** Whether nothing is here at or below `lsn`, nor will be. */
-  private isEmptyUpTo(lsn: Lsn): boolean {
-    return (
-      this.lastRecordLsn >= lsn &&
-      (this.open.entryCount === 0 || this.open.lsnStart > lsn) &&
-      this.frozen.every(({ entryCount, lsnStart }) => entryCount === 0 || lsnStart > lsn) &&
-      !this.files.hasAtOrBelow(lsn)
-    );
+    this.#span?.drop();
+    this.#span = undefined;
+    this.#tree.cuts++;
   }
 
   /** The flush of a frozen layer is done: the files take its place in one step. */

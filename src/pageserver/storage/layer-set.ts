@@ -97,11 +97,6 @@ export class LayerSet {
     return this.#runs.length;
   }
 
-  /** Whether it has a layer that may hold versions at or below `lsn`. */
-  hasAtOrBelow(lsn: Lsn): boolean {
-    return this.#runs.some(({ lsnStart }) => lsnStart <= lsn);
-  }
-
   /** Adds the key's versions at or below `maxLsn` to the chain; true when it is complete. */
   collect(
     prefix: KeyPrefix,

@@ -2,6 +2,7 @@
 
 import { withContext } from "../../base/errors.ts";
 import { formatLsn, type Lsn, minLsn } from "../../base/lsn.ts";
+import type { AncestorSpan } from "../ancestry/ancestor-span.ts";
 import {
   comparePrefixes,
   formatKey,
@@ -120,7 +121,7 @@ export class TimelineReader {
     chain.usesCaches = useCache;
     let newestOwner: LayerMap | undefined;
     let maxLsn = lsn;
-    for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {
+    for (let map: LayerMap = this.#map; ; ) {
       chain.cachedLsn = useCache ? pageCache.lsnOf(map.ownerId, prefix, index, hash) : -1;
       chain.cachedOwner = map.ownerId;
       const complete = map.collect(prefix, index, hash, maxLsn, chain);
@@ -130,11 +131,31 @@ export class TimelineReader {
       if (complete) {
         break;
       }
-      const { inherited }: LayerMap = map;
-      map = inherited?.map;
-      maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);
+      // Not by the first one's own span: it may be one of many branches, whose parent's span serves them all.
+      let span: AncestorSpan<LayerMap> | undefined =
+        map === this.#map ? undefined : this.#passable(map, hash);
+      while (span !== undefined) {
+        map = span.top;
+        maxLsn = minLsn(maxLsn, span.capLsn);
+        span = this.#passable(map, hash);
+      }
+      const { parent }: LayerMap = map;
+      if (parent === undefined) {
+        break;
+      }
+      map = parent.map;
+      maxLsn = minLsn(maxLsn, parent.capLsn);
     }
     return newestOwner;
+  }
+
+  /** The map's span, if none of the ancestors in it has the key. */
+  #passable(map: LayerMap, hash: number): AncestorSpan<LayerMap> | undefined {
+    const span = map.currentSpan;
+    if (span?.wantsBuild() === true) {
+      this.#resources.spanBuilder.request(map);
+    }
+    return span?.lacks(hash) === true ? span : undefined;
   }
 
   /** How many deltas lie above the newest image at `lsn`, caches left out of account. */
@@ -178,9 +199,9 @@ export class TimelineReader {
     let maxLsn = lsn;
     for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {
       map.collectKeys(fields, maxLsn, report);
-      const { inherited }: LayerMap = map;
-      map = inherited?.map;
-      maxLsn = inherited === undefined ? maxLsn : minLsn(maxLsn, inherited.capLsn);
+      const { parent }: LayerMap = map;
+      map = parent?.map;
+      maxLsn = parent === undefined ? maxLsn : minLsn(maxLsn, parent.capLsn);
     }
     return [...found]
       .sort(([a], [b]) => comparePrefixes(a, b))

@@ -145,6 +145,43 @@ test("readPage: a hot page in memory, with several changes a record, reads right
   }
 });
 
+test("readPage: what any of many ancestors has is found, by each branch", async () => {
+  await using fixture = await StorageFixture.create();
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const timelines: Timeline[] = [root];
+  for (let depth = 1; depth <= 20; depth++) {
+    const timelineId = generateTimelineId();
+    const ancestorTimelineId = timelines.at(-1)!.timelineId;
+    timelines.push(await tenant.createBranch({ timelineId, ancestorTimelineId }));
+    putRecord(timelines.at(-1)!, REL, depth, page(depth));
+    if (depth % 2 === 0) {
+      await timelines.at(-1)!.checkpoint();
+    }
+  }
+  const check = (timeline: Timeline, depth: number) => {
+    for (let index = 0; index <= 20; index++) {
+      const found = timeline.readPage(REL, index, timeline.lastRecordLsn);
+      assert.deepEqual(
+        found,
+        index <= depth ? page(index || 1) : undefined,
+        `${index} at ${depth}`,
+      );
+    }
+  };
+  for (let round = 0; round < 3; round++) {
+    for (const [depth, timeline] of timelines.entries()) {
+      check(timeline, depth);
+    }
+    await fixture.manager.resources.spanBuilder.settled();
+  }
+  // What it has of its ancestors now, the root's too, is below each span that passed it.
+  await timelines[10]!.detachFromAncestor();
+  for (const [depth, timeline] of timelines.entries()) {
+    check(timeline, depth);
+  }
+});
+
 test("putImage: the value is copied", async () => {
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot();

@@ -777,6 +777,7 @@ export class Timeline implements TimelineStorage {
     await this.#flushing;
     await this.#compacting.catch(() => undefined);
     this.#closed = true;
+    this.#map.closed = true;
     // No put gets through either.
     this.#lastPutLsn = MAX_LSN;
     await this.#lastCommit;
