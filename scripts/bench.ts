@@ -13,6 +13,7 @@ import { printTable, type Row } from "../bench/report.ts";
 import { benchScan } from "../bench/scan.ts";
 import { benchSelect } from "../bench/select.ts";
 import { benchStartup } from "../bench/startup.ts";
+import { benchStoreIdle } from "../bench/store-idle.ts";
 import { benchStoreReads } from "../bench/store-reads.ts";
 import { benchStoreSpace } from "../bench/store-space.ts";
 import { benchWalAppend } from "../bench/wal-append.ts";
@@ -43,6 +44,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),
   "store-space": () =>
     benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),
+  "store-idle": () => benchStoreIdle(quick ? 2000 : 10_000, quick ? 200 : 1000),
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
   "store-reads": () => benchStoreReads(quick),
 };

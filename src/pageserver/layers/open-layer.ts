@@ -100,8 +100,12 @@ export class OpenLayer {
 
   readonly #entries = new EntryChunks();
   readonly #prefixes = new PrefixMap<PrefixIndex>();
-  readonly #recentPrefixes = new Array<KeyPrefix | undefined>(RECENT_PREFIXES).fill(undefined);
-  readonly #recentIndexes = new Array<PrefixIndex | undefined>(RECENT_PREFIXES).fill(undefined);
+  /** Of a layer that nothing was put in: thousands of idle branches have one each. */
+  static readonly #NO_PREFIXES: (KeyPrefix | undefined)[] = new Array(RECENT_PREFIXES).fill(
+    undefined,
+  );
+  #recentPrefixes = OpenLayer.#NO_PREFIXES;
+  #recentIndexes: (PrefixIndex | undefined)[] = [];
 
   constructor(lsnStart: Lsn) {
     this.lsnStart = lsnStart;
@@ -148,6 +152,10 @@ export class OpenLayer {
       this.#prefixes.set(prefix, index);
     }
     const slot = prefix.hash & (RECENT_PREFIXES - 1);
+    if (this.#recentPrefixes === OpenLayer.#NO_PREFIXES) {
+      this.#recentPrefixes = new Array(RECENT_PREFIXES).fill(undefined);
+      this.#recentIndexes = new Array(RECENT_PREFIXES).fill(undefined);
+    }
     this.#recentPrefixes[slot] = prefix;
     this.#recentIndexes[slot] = index;
     return index;

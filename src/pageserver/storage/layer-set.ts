@@ -4,6 +4,7 @@ import type { TimelineId } from "../../base/ids.ts";
 import { addLsn, type Lsn, minLsn } from "../../base/lsn.ts";
 import { comparePrefixes, type KeyPrefix, prefixFields } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
+import type { OpenLayer } from "../layers/open-layer.ts";
 import type { VersionChain } from "../layers/version-chain.ts";
 
 /** One layer, and how much of it belongs to the timeline. */
@@ -20,6 +21,17 @@ export interface LayerEdit {
   readonly add: readonly SetLayer[];
   /** Layers of the set, by identity. */
   readonly remove: readonly SetLayer[];
+}
+
+/** What a commit changes beside the layers. */
+export interface IndexChange {
+  readonly diskConsistentLsn?: Lsn;
+  readonly prevRecordLsn?: Lsn;
+  readonly gcCutoffLsn?: Lsn;
+  /** The edit adds all that it has of its ancestors. */
+  readonly detached?: true;
+  /** The layer in memory whose place the added ones take. */
+  readonly flushed?: OpenLayer;
 }
 
 /**

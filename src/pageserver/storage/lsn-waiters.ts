@@ -11,7 +11,8 @@ interface Waiter {
 
 /** `reached` is called for every record, so it costs one comparison while nobody is due. */
 export class LsnWaiters {
-  readonly #waiters = new Set<Waiter>();
+  /** Made when somebody waits: there may be thousands of timelines. */
+  #waiters: Set<Waiter> | undefined;
   #lowest = Number.POSITIVE_INFINITY;
 
   /** True when `lsn` was reached, false after `timeoutMs` (Infinity: never). Rejects by `fail`. */
@@ -20,6 +21,7 @@ export class LsnWaiters {
     let waiter: Waiter | undefined;
     const reached = new Promise<boolean>((resolve, reject) => {
       waiter = { lsn, resolve, reject };
+      this.#waiters ??= new Set();
       this.#waiters.add(waiter);
       this.#lowest = Math.min(this.#lowest, lsn);
     });
@@ -33,7 +35,7 @@ export class LsnWaiters {
       );
       return await Promise.race([reached, timedOut]);
     } finally {
-      this.#waiters.delete(waiter!);
+      this.#waiters?.delete(waiter!);
       settled.abort();
     }
   }
@@ -46,9 +48,9 @@ export class LsnWaiters {
 
   #wake(lsn: Lsn): void {
     this.#lowest = Number.POSITIVE_INFINITY;
-    for (const waiter of this.#waiters) {
+    for (const waiter of this.#waiters ?? []) {
       if (waiter.lsn <= lsn) {
-        this.#waiters.delete(waiter);
+        this.#waiters?.delete(waiter);
         waiter.resolve(true);
       } else {
         this.#lowest = Math.min(this.#lowest, waiter.lsn);
@@ -58,10 +60,10 @@ export class LsnWaiters {
 
   /** Rejects everybody who waits now. */
   fail(error: unknown): void {
-    for (const waiter of this.#waiters) {
+    for (const waiter of this.#waiters ?? []) {
       waiter.reject(error);
     }
-    this.#waiters.clear();
+    this.#waiters = undefined;
     this.#lowest = Number.POSITIVE_INFINITY;
   }
 }

@@ -11,6 +11,7 @@ import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { VersionChain } from "../layers/version-chain.ts";
 import type { RemoteStorage } from "../remote/remote-storage.ts";
+import { type TransferOptions, TransferSlots } from "../transfers/transfer-slots.ts";
 import { Generation } from "./generation.ts";
 import { PageCache } from "./page-cache.ts";
 
@@ -58,6 +59,9 @@ export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   imageLayerBytes: 32 << 20,
 };
 
+/** The disk syncs some at a time; each takes the thread a millisecond or two, and buffers of a megabyte. */
+const SMALL_FLUSHES_AT_ONCE = 4;
+
 export class StorageResources {
   readonly config: StorageConfig;
   readonly logger: Logger;
@@ -72,6 +76,8 @@ export class StorageResources {
   /** The same for timelines with data checksums, where more records stamp their page. */
   readonly checksumRedo = new PageRedo({ walLogHints: true });
   readonly backgroundThread = new BackgroundThread();
+  /** Of layers that the serving thread writes. */
+  readonly #smallFlushes = new TransferSlots(SMALL_FLUSHES_AT_ONCE);
   readonly pageSlab = new PageSlab();
   readonly chain: VersionChain;
   /** Makes reads on deep branches as fast as on others. */
@@ -98,5 +104,15 @@ export class StorageResources {
     this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
     this.chain = new VersionChain(this.config.stepVersions);
     this.pageCache = new PageCache(this.config.pageCachePages);
+  }
+
+  /** Small layers are written by this thread, of all timelines a few at a time: there may be thousands. */
+  flushInTurn(
+    layer: { readonly sizeBytes: number },
+    whose: TransferOptions,
+    flush: () => Promise<void>,
+  ): Promise<void> {
+    const isSmall = layer.sizeBytes < this.config.inlineFlushBytes;
+    return isSmall ? this.#smallFlushes.run(whose, flush) : flush();
   }
 }

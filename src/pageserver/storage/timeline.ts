@@ -23,7 +23,7 @@ import {
 import type { TimelineRemote } from "../remote/timeline-remote.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
-import type { LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
+import type { IndexChange, LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
 import { BranchPoints, describeOldest, Leases, recordBoundary, retainedLsns } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -36,22 +36,13 @@ import {
 import { TimelineReader } from "./timeline-reader.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
+const DONE: Promise<void> = Promise.resolve();
+const NOTHING_TO_COMPACT = Promise.resolve(false);
 const NO_EDIT: LayerEdit = { add: [], remove: [] };
 const EMPTY = new Uint8Array(0);
 const MAX_RETRY_MS = 30_000;
 /** WAL that touches few pages is flushed too, or safekeepers would keep it for long. */
 const MAX_LSN_DISTANCE_FACTOR = 4;
-
-/** What a commit changes beside the layers. */
-interface IndexChange {
-  readonly diskConsistentLsn?: Lsn;
-  readonly prevRecordLsn?: Lsn;
-  readonly gcCutoffLsn?: Lsn;
-  /** The edit adds all that it has of its ancestors. */
-  readonly detached?: true;
-  /** The layer in memory whose place the added ones take. */
-  readonly flushed?: OpenLayer;
-}
 
 /** Made by Tenant. All methods but the flush are synchronous or only wait. */
 export class Timeline implements TimelineStorage {
@@ -66,7 +57,7 @@ export class Timeline implements TimelineStorage {
 
   readonly #layers: TenantLayers;
   readonly #resources: StorageResources;
-  readonly #logger: Logger;
+  #ownLogger: Logger | undefined;
   readonly #map: LayerMap;
   readonly #reader: TimelineReader;
   readonly #recordWaiters = new LsnWaiters();
@@ -91,9 +82,9 @@ export class Timeline implements TimelineStorage {
   #flushed: PromiseWithResolvers<void> | undefined;
   /** A flush in the background thread has ended, and no compaction has been looked for since. */
   hasNewLayer = false;
-  readonly #compaction: TimelineCompaction;
-  #compacting: Promise<boolean> = Promise.resolve(false);
-  #lastCommit: Promise<void> = Promise.resolve();
+  #ownCompaction: TimelineCompaction | undefined;
+  #compacting: Promise<boolean> = NOTHING_TO_COMPACT;
+  #lastCommit: Promise<void> = DONE;
   /** Layers whose commit failed: an index that names them may be durable, until the next one is. */
   #doubtful: SetLayer[] = [];
   #remote: TimelineRemote | undefined;
@@ -117,10 +108,6 @@ export class Timeline implements TimelineStorage {
     this.walSegmentSize = part.walSegmentSize;
     this.#layers = layers;
     this.#resources = resources;
-    this.#logger = resources.logger.child({
-      tenant: part.tenantId,
-      timeline: part.timelineId,
-    });
     this.#ancestorReady = ancestor === undefined;
     this.#prevRecordLsn = part.prevRecordLsn;
     this.#lastPutLsn = part.diskConsistentLsn;
@@ -138,12 +125,23 @@ export class Timeline implements TimelineStorage {
     }));
     this.#map.files = this.#map.files.with({ add, remove: [] });
     this.#reader = new TimelineReader(this.#map, resources, this);
-    this.#compaction = new TimelineCompaction(
+  }
+
+  // Of thousands of timelines most are idle: what they need when they are not is made then.
+  get #logger(): Logger {
+    const { tenantId: tenant, timelineId: timeline } = this;
+    this.#ownLogger ??= this.#resources.logger.child({ tenant, timeline });
+    return this.#ownLogger;
+  }
+
+  get #compaction(): TimelineCompaction {
+    this.#ownCompaction ??= new TimelineCompaction(
       this.#compacted(),
-      resources,
+      this.#resources,
       this.#logger,
       this.#closing.signal,
     );
+    return this.#ownCompaction;
   }
 
   /** Undefined on a root, and on a branch that was detached. */
@@ -438,10 +436,12 @@ export class Timeline implements TimelineStorage {
   async #flushAll(): Promise<void> {
     const { signal } = this.#closing;
     const { flushRetryMs } = this.#resources.config;
+    const flushing = { tenantId: this.tenantId, isUrgent: () => this.#frozenExcess >= 0, signal };
     let failures = 0;
     while (this.#map.frozen.length > 0 && !signal.aborted) {
       try {
-        await this.#flushOldest(this.#map.frozen[0]!);
+        const layer = this.#map.frozen[0]!;
+        await this.#resources.flushInTurn(layer, flushing, () => this.#flushOldest(layer));
         failures = 0;
       } catch (error) {
         if (signal.aborted) {
@@ -591,12 +591,9 @@ export class Timeline implements TimelineStorage {
       gcCutoffLsn: this.#gcCutoffLsn,
       generation: this.#resources.generation.number,
       deleted: false,
-      layers: files.layers.map(({ file, maker, capLsn }) => ({
-        fileName: file.fileName,
-        sizeBytes: file.sizeBytes,
-        maker,
-        capLsn,
-      })),
+      layers: files.layers.map(({ file: { fileName, sizeBytes }, maker, capLsn }) => {
+        return { fileName, sizeBytes, maker, capLsn };
+      }),
     };
   }
 
@@ -664,6 +661,9 @@ export class Timeline implements TimelineStorage {
   compact(kind: CompactionKind = "due"): Promise<boolean> {
     this.#checkOpen();
     this.hasNewLayer = false;
+    if (this.#map.files.layers.length === 0) {
+      return NOTHING_TO_COMPACT;
+    }
     const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step(kind));
     this.#compacting = step;
     return step;

@@ -1,0 +1,148 @@
+// What 10,000 idle branches cost: bytes on disk and in memory each, the start of storage; and a flush of 1,000 that were written to.
+
+import { rmSync, statSync } from "node:fs";
+import { mkdtemp, readdir } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { type Disk, REAL_DISK } from "../src/base/disk.ts";
+import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
+import { createLogger } from "../src/base/log.ts";
+import { toLsn } from "../src/base/lsn.ts";
+import { relBlockPrefix } from "../src/pageserver/layers/key.ts";
+import { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
+import type { Timeline } from "../src/pageserver/storage/timeline.ts";
+import { putRecord, writeImageLayer } from "../testing/storage-fixture.ts";
+import { median, progress, type Row } from "./report.ts";
+
+const START_LSN = toLsn(0x200_0028);
+const REL = relBlockPrefix(1663, 5, 16384, 0);
+const STARTS = 3;
+
+/** To make thousands of branches; their cost is not that of their syncs. */
+const UNSYNCED_DISK: Disk = {
+  ...REAL_DISK,
+  background: {
+    ...REAL_DISK.background,
+    fsync: async () => undefined,
+    fsyncDirectory: async () => undefined,
+  },
+};
+
+setFlagsFromString("--expose-gc");
+const collectGarbage: () => void = runInNewContext("gc");
+
+/** Of JavaScript objects and of buffers outside of them. */
+function memoryBytes(): number {
+  collectGarbage();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+function open(workdir: string, disk: Disk): Promise<TenantManager> {
+  return TenantManager.open({ workdir, logger: createLogger("bench", "warn"), disk });
+}
+
+async function makeRoot(manager: TenantManager, workdir: string): Promise<Timeline> {
+  const value = new Uint8Array(8192);
+  const layer = await writeImageLayer(workdir, START_LSN, [{ prefix: REL, index: 0, value }]);
+  const tenant = await manager.createTenant(generateTenantId());
+  return await tenant.createRoot({
+    timelineId: generateTimelineId(),
+    pgVersion: 17,
+    dataChecksums: false,
+    systemId: 1n,
+    walSegmentSize: 1 << 24,
+    startLsn: START_LSN,
+    prevRecordLsn: toLsn(0),
+    layerPaths: [{ path: join(workdir, layer.fileName), sizeBytes: layer.sizeBytes }],
+  });
+}
+
+/** Blocks that files and directories have. */
+async function diskBytes(directory: string): Promise<number> {
+  const names = await readdir(directory, { recursive: true });
+  return names.reduce((sum, name) => sum + statSync(join(directory, name)).blocks * 512, 0);
+}
+
+/** Seconds until a flush of all is done, and the longest time in which nothing else had its turn, in ms. */
+async function flushAll(timelines: readonly Timeline[]): Promise<{ took: number; stall: number }> {
+  timelines.forEach((timeline, i) => {
+    putRecord(timeline, REL, 0, new Uint8Array(8192).fill(i));
+  });
+  const delay = monitorEventLoopDelay({ resolution: 1 });
+  delay.enable();
+  const began = performance.now();
+  // As the manager does it, when they are ten minutes old.
+  for (const timeline of timelines) {
+    timeline.freezeIfOld(Number.POSITIVE_INFINITY);
+  }
+  for (const timeline of timelines) {
+    await timeline.checkpoint();
+  }
+  delay.disable();
+  return { took: (performance.now() - began) / 1000, stall: delay.max / 1e6 };
+}
+
+/** Nothing of the manager that made them is held when it returns. `disk`: bytes of each. */
+async function makeBranches(workdir: string, branches: number) {
+  const manager = await open(workdir, UNSYNCED_DISK);
+  const { tenantId, timelineId } = await makeRoot(manager, workdir);
+  const memoryBefore = memoryBytes();
+  const diskBefore = await diskBytes(workdir);
+  for (let i = 0; i < branches; i++) {
+    const ids = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+    await manager.tenant(tenantId).createBranch(ids);
+  }
+  const disk = ((await diskBytes(workdir)) - diskBefore) / branches;
+  await manager.close({ flush: false });
+  return { tenantId, disk, memoryBefore };
+}
+
+export async function benchStoreIdle(branches: number, dirty: number): Promise<Row[]> {
+  const workdir = await mkdtemp(join(tmpdir(), "strata-bench-idle-"));
+  try {
+    const { tenantId, disk, memoryBefore } = await makeBranches(workdir, branches);
+    const starts: number[] = [];
+    const start = async () => {
+      const began = performance.now();
+      const opened = await open(workdir, REAL_DISK);
+      starts.push((performance.now() - began) / 1000);
+      return opened;
+    };
+    for (let i = 1; i < STARTS; i++) {
+      await (await start()).close({ flush: false });
+    }
+    const manager = await start();
+    const memory = (memoryBytes() - memoryBefore) / branches;
+    const written = manager
+      .tenant(tenantId)
+      .timelines.filter((timeline) => timeline.ancestor !== undefined)
+      .slice(0, dirty);
+    const flush = await flushAll(written);
+    await manager.close({ flush: false });
+    progress(`${branches} idle branches: starts ${starts.map((s) => s.toFixed(2)).join(", ")} s`);
+    const row = (what: string, ours: string, aim: string): Row => ({
+      what,
+      ours,
+      theirs: "—",
+      ratio: "—",
+      aim,
+    });
+    return [
+      row(
+        `${branches} idle branches: bytes in memory, each, after a start`,
+        memory.toFixed(0),
+        "≤ 4096",
+      ),
+      row("  ... blocks on disk, bytes", disk.toFixed(0), "≤ 10240"),
+      row("  ... start of storage, s", median(starts).toFixed(2), "≤ 1"),
+      row(`flush of ${dirty} branches at once, s`, flush.took.toFixed(2), ""),
+      row("  ... longest stall of the serving thread, ms", flush.stall.toFixed(0), ""),
+    ];
+  } finally {
+    rmSync(workdir, { recursive: true, force: true });
+  }
+}
