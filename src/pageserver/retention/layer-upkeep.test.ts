@@ -179,6 +179,8 @@ test("collectNow: not while leases may be missing, nor with a timeline that does
   const other = await fixture.createRoot();
   await writeLayers(timeline, 3);
   const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
+  // Also where it does not refuse.
+  await using _ = { [Symbol.asyncDispose]: () => upkeep.close() };
   const request = { dryRun: false, force: false };
   await assert.rejects(upkeep.collectNow(timeline, request), {
     code: "leases-not-renewed",
@@ -200,6 +202,7 @@ test("LayerUpkeep: each tenant by its own settings, from when they are set on", 
   const tenant = fixture.manager.tenant(fixture.tenantId);
   await tenant.settings.replace({ compaction_period: "0s" });
   const upkeep = new LayerUpkeep(fixture.manager, { compactionPeriodMs: 1 }, LOGGER);
+  await using _ = { [Symbol.asyncDispose]: () => upkeep.close() };
   const before = timeline.layers.length;
   await sleep(50);
   assert.equal(timeline.layers.length, before, "0s: never");
@@ -224,8 +227,9 @@ test("LayerUpkeep: damaged settings stop collection, and nothing else", async ()
   await fixture.open();
   const tenant = fixture.manager.tenant(fixture.tenantId);
   const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
-  assert.deepEqual(upkeep.settingsOf(tenant), { ...ALL_AT_ONCE, gcPeriodMs: 0 });
+  const settings = upkeep.settingsOf(tenant);
   await upkeep.close();
+  assert.deepEqual(settings, { ...ALL_AT_ONCE, gcPeriodMs: 0 });
   const again = tenant.timeline(timeline.timelineId);
   await assert.rejects(collectAll(fixture, again, { dryRun: false }), { kind: "corrupt" });
 });

@@ -123,6 +123,8 @@ test("syntheticSize: branch points below the cutoff are read through their branc
   const first = resize(root, 100, 1000);
   const branch = await branchOf(tenant, root, first);
   const deeper = await branchOf(tenant, branch, first);
+  // Both begin with one snapshot.
+  await branchOf(tenant, root, first);
   resize(root, 200, 64 * MB);
   await root.checkpoint();
   const before = await sizeOf(tenant, 0);
