@@ -40,7 +40,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   "branch-small": () => benchBranch(20, quick ? 1 : 3),
   "branch-large": () => benchBranch(1024, quick ? 1 : 3),
   getpage: () => benchGetPage(quick ? 3 : 9),
-  scan: () => benchScan(quick ? 1 : 3),
+  scan: () => benchScan(quick ? 1 : 3, quick ? 128 : 512),
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),
   "store-space": () =>
     benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),

@@ -28,6 +28,7 @@ import type {
   TimelineInfo,
 } from "./api.ts";
 import {
+  decodePage,
   decodeResponse,
   encodeDbSizeRequest,
   encodeRelRequest,
@@ -47,15 +48,15 @@ const MAINTENANCE_TIMEOUT_MS = 24 * 3_600_000;
 
 interface PendingRequest {
   readonly request: Uint8Array;
-  resolve(answer: PagestreamAnswer): void;
+  /** With the request's whole answer, lent; throws what is wrong with it. */
+  receive(payload: Uint8Array): void;
   reject(error: unknown): void;
 }
 
 /**
- * One pagestream connection. Any number of requests may be under way; each goes out at once and all
- * of one turn leave together. When the connection ends, or nothing comes for `silenceMs` while a request
- * waits, every open request and every later one is rejected (`unavailable`): connect anew. Errors keep
- * the kind the server gave.
+ * One pagestream connection. Any number of requests may be under way; those of one turn go out together.
+ * When the connection ends, or nothing comes for `silenceMs` while a request waits, every open request
+ * and every later one is rejected (`unavailable`): connect anew. Errors keep the kind the server gave.
  *
  * `requestLsn` and `notModifiedSince` as in pagestream.ts: the server waits until it has ingested
  * `notModifiedSince`, then answers as of `requestLsn`.
@@ -78,7 +79,11 @@ export class PagestreamClient {
     options: { timeoutMs?: number; silenceMs?: number } = {},
   ): Promise<PagestreamClient> {
     const { silenceMs, ...wireOptions } = options;
-    const connection = await connectWire({ ...parseHostPort(pgAddr), ...wireOptions });
+    const connection = await connectWire({
+      ...parseHostPort(pgAddr),
+      ...wireOptions,
+      sharesReceiveBuffer: true,
+    });
     try {
       const channel = await connection.copyBoth(
         `pagestream_v3 ${timeline.tenantId} ${timeline.timelineId}`,
@@ -127,16 +132,39 @@ export class PagestreamClient {
     notModifiedSince: Lsn = requestLsn,
   ): Promise<Uint8Array> {
     const id = this.#nextId++;
-    return this.#send(
+    return this.#ask(
       id,
       encodeRelRequest(TAG_GET_PAGE, id, requestLsn, notModifiedSince, rel, blkno),
     ) as Promise<Uint8Array>;
   }
 
+  /**
+   * As many blocks from `blkno` on as fit in `into`, at least one; returns it. Fails as a whole, and then what arrives of
+   * the others still goes there.
+   */
+  getPages(rel: RelationFork, blkno: number, lsn: Lsn, into: Uint8Array): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      const count = into.length / PAGE_SIZE;
+      let missing = count;
+      for (let i = 0; i < count; i++) {
+        const id = this.#nextId++;
+        const request = encodeRelRequest(TAG_GET_PAGE, id, lsn, lsn, rel, blkno + i);
+        const receive = (payload: Uint8Array) => {
+          decodePage(request, payload, into, i * PAGE_SIZE);
+          missing--;
+          if (missing === 0) {
+            resolve(into);
+          }
+        };
+        this.#send(id, { request, receive, reject });
+      }
+    });
+  }
+
   /** Blocks of one fork; `not-found` where it does not exist (0 is an empty one). */
   relSize(rel: RelationFork, requestLsn: Lsn, notModifiedSince: Lsn = requestLsn): Promise<number> {
     const id = this.#nextId++;
-    return this.#send(
+    return this.#ask(
       id,
       encodeRelRequest(TAG_NBLOCKS, id, requestLsn, notModifiedSince, rel),
     ) as Promise<number>;
@@ -149,14 +177,14 @@ export class PagestreamClient {
   ): Promise<boolean> {
     const id = this.#nextId++;
     const request = encodeRelRequest(TAG_EXISTS, id, requestLsn, notModifiedSince, rel);
-    return (await this.#send(id, request)) !== 0;
+    return (await this.#ask(id, request)) !== 0;
   }
 
   /** Bytes in all forks of a database in the default tablespace. */
   dbSize(dbOid: number, requestLsn: Lsn, notModifiedSince: Lsn = requestLsn): Promise<number> {
     const id = this.#nextId++;
     const request = encodeDbSizeRequest(id, requestLsn, notModifiedSince, dbOid);
-    return this.#send(id, request) as Promise<number>;
+    return this.#ask(id, request) as Promise<number>;
   }
 
   /** All pages of an SLRU segment, at most 32 of 8192 bytes; `not-found` where there is none. */
@@ -168,7 +196,7 @@ export class PagestreamClient {
   ): Promise<{ blocks: number; data: Uint8Array }> {
     const id = this.#nextId++;
     const request = encodeSlruRequest(id, requestLsn, notModifiedSince, kind, segno);
-    const data = (await this.#send(id, request)) as Uint8Array;
+    const data = (await this.#ask(id, request)) as Uint8Array;
     return { blocks: data.length / PAGE_SIZE, data };
   }
 
@@ -178,17 +206,23 @@ export class PagestreamClient {
     this.#connection.close();
   }
 
-  #send(id: number, request: Uint8Array): Promise<PagestreamAnswer> {
+  #ask(id: number, request: Uint8Array): Promise<PagestreamAnswer> {
+    return new Promise((resolve, reject) => {
+      const receive = (payload: Uint8Array) => resolve(decodeResponse(request, payload));
+      this.#send(id, { request, receive, reject });
+    });
+  }
+
+  #send(id: number, pending: PendingRequest): void {
     if (this.#failure !== undefined) {
-      return Promise.reject(this.#failure);
+      pending.reject(this.#failure);
+      return;
     }
     if (this.#pending.size === 0) {
       this.#silence?.restart();
     }
-    return new Promise((resolve, reject) => {
-      this.#pending.set(id, { request, resolve, reject });
-      this.#channel.send(request);
-    });
+    this.#pending.set(id, pending);
+    this.#channel.sendCopy(pending.request);
   }
 
   #receive(payload: Uint8Array): void {
@@ -204,7 +238,7 @@ export class PagestreamClient {
     }
     this.#pending.delete(id);
     try {
-      pending.resolve(decodeResponse(pending.request, payload));
+      pending.receive(payload);
     } catch (error) {
       pending.reject(error);
     }

@@ -6,6 +6,7 @@ import { StorageError } from "../base/errors.ts";
 import { type Lsn, MAX_LSN, toLsn } from "../base/lsn.ts";
 import { SeededRandom } from "../base/random.ts";
 import {
+  decodePage,
   decodeRequest,
   decodeResponse,
   encodeDbSizeRequest,
@@ -82,17 +83,21 @@ test("every kind of request and response goes there and back", () => {
   assert.equal(request.slruKind, 2);
   assert.equal(request.segno, 0x10001);
   const pages = new Uint8Array(2 * 8192).fill(7);
-  assert.deepEqual(
-    decodeResponse(slru, Buffer.concat([encodeU32Response(slru, 2), pages])),
-    Buffer.from(pages),
-  );
+  const slruResponse = Buffer.concat([encodeU32Response(slru, 2), pages]);
+  const segment = decodeResponse(slru, slruResponse);
+  slruResponse.fill(0);
+  assert.deepEqual(segment, pages);
 
   const getPage = encodeRelRequest(TAG_GET_PAGE, 5, LSN, LSN, REL, 9);
   const page = new Uint8Array(8192).fill(3);
-  assert.deepEqual(
-    decodeResponse(getPage, Buffer.concat([getPageHead(getPage), page])),
-    Buffer.from(page),
-  );
+  const response = Buffer.concat([getPageHead(getPage), page]);
+  const run = new Uint8Array(3 * 8192);
+  decodePage(getPage, response, run, 8192);
+  assert.deepEqual(run.subarray(8192, 2 * 8192), page);
+  assert.ok(run.every((byte, at) => byte === 0 || (at >= 8192 && at < 2 * 8192)));
+  const copy = decodeResponse(getPage, response);
+  response.fill(0);
+  assert.deepEqual(copy, page, "of the caller's own");
 });
 
 test("an error keeps its kind and code", () => {

@@ -265,11 +265,8 @@ export function encodeSlruRequest(
 /** What a response brings: a number (Exists 0/1, Nblocks, DbSize) or bytes (page, SLRU pages). */
 export type PagestreamAnswer = number | Uint8Array;
 
-/**
- * Checks a response against the request it is for. Returned bytes are a copy. StorageError: what
- * the server reported, or `corrupt` where the message is not an answer to `request`.
- */
-export function decodeResponse(request: Uint8Array, response: Uint8Array): PagestreamAnswer {
+/** StorageError: what the server reported, or `corrupt` where the message is not an answer to `request`. */
+function checkResponse(request: Uint8Array, response: Uint8Array): void {
   if (response[0] === RESPONSE_ERROR) {
     throw decodeError(response);
   }
@@ -283,11 +280,30 @@ export function decodeResponse(request: Uint8Array, response: Uint8Array): Pages
       throw badResponse(`it repeats another request (byte ${index})`);
     }
   }
+}
+
+/** Checks a GetPage response as `decodeResponse` and copies its page to `into[at...]`. */
+export function decodePage(
+  request: Uint8Array,
+  response: Uint8Array,
+  into: Uint8Array,
+  at: number,
+): void {
+  checkResponse(request, response);
+  checkLength(response.length - GET_PAGE_LENGTH, PAGE_SIZE);
+  into.set(response.subarray(GET_PAGE_LENGTH), at);
+}
+
+/** Checks a response against the request it is for, as `checkResponse`. Returned bytes are a copy. */
+export function decodeResponse(request: Uint8Array, response: Uint8Array): PagestreamAnswer {
+  checkResponse(request, response);
+  const tag = request[0]!;
+  const at = request.length;
   const length = response.length - at;
   switch (tag) {
     case TAG_GET_PAGE:
       checkLength(length, PAGE_SIZE);
-      return response.slice(at);
+      return copyFrom(response, at);
     case TAG_EXISTS:
       checkLength(length, 1);
       return response[at]!;
@@ -304,9 +320,14 @@ export function decodeResponse(request: Uint8Array, response: Uint8Array): Pages
         throw badResponse(`${length} bytes`);
       }
       checkLength(length - 4, readU32(response, at) * PAGE_SIZE);
-      return response.slice(at + 4);
+      return copyFrom(response, at + 4);
     }
   }
+}
+
+/** `slice` of a Buffer is no copy. */
+function copyFrom(bytes: Uint8Array, at: number): Uint8Array {
+  return new Uint8Array(bytes.subarray(at));
 }
 
 function checkLength(got: number, wanted: number): void {

@@ -12,6 +12,31 @@ export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
     {
+      rule: "memory of pages serves for others before Postgres has them",
+      file: "src/compute/shim/shim-server.ts",
+      search:
+        "      if (error === undefined || error === null) {\n        for (const piece of pieces) {\n          piece.release();\n        }\n      }\n    });",
+      replace: "    });\n    for (const piece of pieces) {\n      piece.release();\n    }",
+      test: "src/compute/shim/shim-server.test.ts",
+      name: "ShimServer: pages are released when they have left, not before",
+    },
+    {
+      rule: "a page that storage cannot give takes those along that were read ahead with it",
+      file: "src/compute/pages/read-ahead.ts",
+      search: "      return this.#fetch(from, to, fetch);\n    }\n    const at",
+      replace: "      pages = await run.pages;\n    }\n    const at",
+      test: "src/compute/pages/page-source.test.ts",
+      name: "a page that storage cannot give fails alone, also where it was read ahead",
+    },
+    {
+      rule: "memory of pages is used again while others of the run have not been read",
+      file: "src/compute/pages/read-ahead.ts",
+      search: "if (run.unreleased === 0) {",
+      replace: "if (run.unreleased > 0) {",
+      test: "src/compute/pages/read-ahead.test.ts",
+      name: "ReadAhead: memory is given back once, when all that was fetched together has been released",
+    },
+    {
       rule: "a short write marks all its blocks present",
       file: BLOCKS,
       search: "((u64)block + 1) * BLOCK <= done; block++",

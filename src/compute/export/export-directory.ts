@@ -129,7 +129,10 @@ async function writeFiles(
       for (let at = 0; at < bytes; at += CHUNK_PAGES * PAGE_SIZE) {
         const count = Math.min(CHUNK_PAGES, (bytes - at) / PAGE_SIZE);
         const some = await pages.readPages(file, at / PAGE_SIZE, count);
-        await REAL_DISK.background.write(fd, joined(some), at);
+        await REAL_DISK.background.write(fd, Buffer.concat(some.map((piece) => piece.bytes)), at);
+        for (const piece of some) {
+          piece.release();
+        }
         doneBytes += count * PAGE_SIZE;
         onProgress(doneBytes, totalBytes);
       }
@@ -164,10 +167,6 @@ async function listFiles(pages: PageSource, directory: StorageDirectory): Promis
     }
   }
   return files;
-}
-
-function joined(pages: Uint8Array | Uint8Array[]): Uint8Array {
-  return Array.isArray(pages) ? Buffer.concat(pages) : pages;
 }
 
 /** Files, then the directories that name them. */

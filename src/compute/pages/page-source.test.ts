@@ -7,6 +7,7 @@ import { type Lsn, toLsn } from "../../base/lsn.ts";
 import type { RelationSize } from "../../pageserver/api.ts";
 import { parseRelationPath } from "../../postgres/relation-path.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../../wal-decoder/record-sink.ts";
+import type { PagePiece } from "../shim/shim-server.ts";
 import { type PageClient, PageSource } from "./page-source.ts";
 
 /** The file that a path in a data directory names. */
@@ -41,6 +42,8 @@ class FakePageserver {
   /** Requests that the first connection answers; all later connections answer any number. */
   breakAfter = Number.POSITIVE_INFINITY;
   down = false;
+  /** Blocks of which there is no page. */
+  readonly bad = new Set<number>();
 
   constructor(sizes: Record<string, number>) {
     this.sizes = sizes;
@@ -67,6 +70,13 @@ class FakePageserver {
       }
       return value;
     };
+    const getPage = (rel: RelationFork, blkno: number, lsn: Lsn) => {
+      const page = new Uint8Array(8192);
+      new DataView(page.buffer).setUint32(0, blkno, true);
+      page[4] = rel.fork;
+      const stored = this.bad.has(blkno) ? undefined : page;
+      return answer(`page ${rel.relNumber}/${rel.fork}/${blkno}`, stored, lsn);
+    };
     const sizeOf = (rel: RelationFork) => this.sizes[`${rel.relNumber}/${rel.fork}`];
     return Promise.resolve({
       get closed() {
@@ -75,11 +85,13 @@ class FakePageserver {
       close: () => undefined,
       relSize: (rel: RelationFork, lsn: Lsn) =>
         answer(`size ${rel.relNumber}/${rel.fork}`, sizeOf(rel), lsn),
-      getPage: (rel: RelationFork, blkno: number, lsn: Lsn) => {
-        const page = new Uint8Array(8192);
-        new DataView(page.buffer).setUint32(0, blkno, true);
-        page[4] = rel.fork;
-        return answer(`page ${rel.relNumber}/${rel.fork}/${blkno}`, page, lsn);
+      getPage,
+      getPages: async (rel: RelationFork, blkno: number, lsn: Lsn, into: Uint8Array) => {
+        const get = async (_: unknown, i: number) => {
+          into.set(await getPage(rel, blkno + i, lsn), i * 8192);
+        };
+        await Promise.all(Array.from({ length: into.length / 8192 }, get));
+        return into;
       },
       slruSegment: async (kind: SlruKind, segno: number, lsn: Lsn) => {
         const blocks = this.sizes[`slru ${kind}/${segno}`];
@@ -116,8 +128,14 @@ function pageSource(service: FakePageserver, checkPoint: Partial<CheckPoint> = {
   });
 }
 
-function blocksOf(pages: Uint8Array | Uint8Array[]): number[] {
-  return (pages as Uint8Array[]).map((page) => new DataView(page.buffer).getUint32(0, true));
+/** Says which blocks they are, and releases them. */
+function blocksOf(pieces: readonly PagePiece[]): number[] {
+  const bytes = Buffer.concat(pieces.map((piece) => piece.bytes));
+  for (const piece of pieces) {
+    piece.bytes.fill(0xff);
+    piece.release();
+  }
+  return Array.from({ length: bytes.length / 8192 }, (_, i) => bytes.readUInt32LE(i * 8192));
 }
 
 describe("PageSource", () => {
@@ -140,7 +158,7 @@ describe("PageSource", () => {
     const source = pageSource(service);
     const content = await source.fileContent(fileAt("base/5/7.1"), [0, 1, 3, 4, 5, 900]);
     assert.deepEqual(
-      { ...content, pages: blocksOf(content!.pages as Uint8Array[]) },
+      { ...content, pages: content!.pages.map((page) => Buffer.from(page).readUInt32LE(0)) },
       {
         bytes: 5 * 8192,
         runs: [
@@ -181,8 +199,8 @@ describe("PageSource", () => {
     assert.equal(await source.stat(fileAt("base/5/7")), 8192);
     assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
     assert.equal(await source.stat(fileAt("base/5/7_init")), 8192);
-    const [page] = (await source.readPages(fileAt("base/5/7"), 0, 1)) as Uint8Array[];
-    assert.equal(page![4], 3);
+    const [piece] = await source.readPages(fileAt("base/5/7"), 0, 1);
+    assert.equal(piece!.bytes[4], 3);
     assert.deepEqual(await source.listDirectory({ kind: "relation", spcOid: 1663, dbOid: 5 }), [
       { file: fileAt("base/5/7"), bytes: 8192 },
       { file: fileAt("base/5/7_init"), bytes: 8192 },
@@ -220,6 +238,37 @@ describe("PageSource", () => {
     await source.readPages(fileAt("base/5/7"), 10, 20);
     await source.readPages(fileAt("base/5/7"), 30, 10);
     assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
+  });
+
+  test("a page that storage cannot give fails alone, also where it was read ahead", async () => {
+    const service = new FakePageserver({ "7/0": 200 });
+    service.bad.add(77);
+    const source = pageSource(service);
+    for (let block = 0; block < 200; block++) {
+      const read = source.readPages(fileAt("base/5/7"), block, 1);
+      if (block === 77) {
+        await assert.rejects(read, { kind: "not-found" });
+      } else {
+        assert.deepEqual(blocksOf(await read), [block]);
+      }
+    }
+  });
+
+  test("what is read ahead stays within its bound, and what had to go is asked again", async () => {
+    const service = new FakePageserver({ "7/0": 5000 });
+    const source = pageSource(service);
+    for (let block = 0; block < 5000; block += 100) {
+      source.prefetch(fileAt("base/5/7"), block, 100);
+    }
+    await sleep(50);
+    service.asked.length = 0;
+    const blocks = Array.from({ length: 5000 }, (_, i) => i);
+    const pages = await Promise.all(
+      blocks.map((block) => source.readPages(fileAt("base/5/7"), block, 1)),
+    );
+    assert.deepEqual(pages.flatMap(blocksOf), blocks);
+    const again = service.asked.filter((what) => what.startsWith("page")).length;
+    assert.ok(again >= 5000 - 512, `${again}`);
   });
 
   test("a lost connection is made anew and the question asked again", async () => {
@@ -260,7 +309,8 @@ describe("PageSource", () => {
     const source = pageSource(service);
     assert.equal(await source.stat(fileAt("pg_xact/0002")), 13 * 8192);
     assert.equal(await source.stat(fileAt("pg_xact/0007")), undefined);
-    assert.equal((await source.readPages(fileAt("pg_xact/0002"), 12, 1)).length, 8192);
+    const [last] = await source.readPages(fileAt("pg_xact/0002"), 12, 1);
+    assert.equal(last!.bytes.length, 8192);
     await assert.rejects(async () => source.readPages(fileAt("pg_xact/0002"), 13, 1), /13 blocks/);
     assert.deepEqual(await source.listDirectory({ kind: "slru", slru: 0 }), [
       { file: fileAt("pg_xact/0001"), bytes: 32 * 8192 },

@@ -33,13 +33,14 @@ import {
   SLRU_MULTIXACT_OFFSETS,
   type SlruKind,
 } from "../../wal-decoder/record-sink.ts";
-import type { ListedFile, PageHandlers } from "../shim/shim-server.ts";
+import type { ListedFile, PageHandlers, PagePiece } from "../shim/shim-server.ts";
+import { PageMemory } from "./page-memory.ts";
 import { ReadAhead } from "./read-ahead.ts";
 
 /** The part of PagestreamClient that is needed here. */
 export type PageClient = Pick<
   PagestreamClient,
-  "getPage" | "relSize" | "slruSegment" | "close" | "closed"
+  "getPage" | "getPages" | "relSize" | "slruSegment" | "close" | "closed"
 >;
 
 /** Where pages come from; a test has its own. */
@@ -119,6 +120,7 @@ export class PageSource implements PageHandlers {
   readonly #checkPoint: CheckPoint;
   readonly #logger: Logger;
   readonly #giveUpAfterMs: number;
+  readonly #memory = new PageMemory();
   readonly #readAhead: ReadAhead;
   /** Blocks of a fork at the start LSN, undefined for none; every one that was asked for. */
   readonly #sizes = new Map<string, Promise<number | undefined>>();
@@ -135,7 +137,9 @@ export class PageSource implements PageHandlers {
     this.#checkPoint = options.checkPoint;
     this.#logger = options.logger;
     this.#giveUpAfterMs = options.giveUpAfterMs ?? 300_000;
-    this.#readAhead = new ReadAhead(options.maxPagesAhead ?? 4096);
+    this.#readAhead = new ReadAhead(options.maxPagesAhead ?? 4096, (pages) =>
+      this.#memory.give(pages),
+    );
     if (options.connection !== undefined) {
       this.#use(options.connection);
     }
@@ -181,14 +185,10 @@ export class PageSource implements PageHandlers {
     return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
   }
 
-  async readPages(
-    file: StorageFile,
-    blkno: number,
-    count: number,
-  ): Promise<Uint8Array | Uint8Array[]> {
+  async readPages(file: StorageFile, blkno: number, count: number): Promise<readonly PagePiece[]> {
     if (file.kind === "slru") {
       const segment = await this.#slruSegment(file.slru, file.segment);
-      return slruPages(file, segment, blkno, count);
+      return [{ bytes: slruPages(file, segment, blkno, count), release: () => undefined }];
     }
     const stored = await this.#storedFork(file);
     const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
@@ -200,7 +200,7 @@ export class PageSource implements PageHandlers {
       );
     }
     const { rel } = stored;
-    const fetch = (block: number) => this.#getPage(rel, block);
+    const fetch = (from: number, blocks: number) => this.#getPages(rel, from, blocks);
     return Promise.all(this.#readAhead.read(forkKey(rel), first, count, stored.blocks, fetch));
   }
 
@@ -243,7 +243,7 @@ export class PageSource implements PageHandlers {
       (stored) => {
         if (stored !== undefined) {
           const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
-          const fetch = (block: number) => this.#getPage(stored.rel, block);
+          const fetch = (from: number, blocks: number) => this.#getPages(stored.rel, from, blocks);
           this.#readAhead.prefetch(forkKey(stored.rel), first, count, stored.blocks, fetch);
         }
       },
@@ -298,9 +298,10 @@ export class PageSource implements PageHandlers {
     return size;
   }
 
-  #getPage(rel: RelationFork, blkno: number): Promise<Uint8Array> {
-    return this.#asking(`page ${blkno} of ${forkKey(rel)}`, (client) =>
-      client.getPage(rel, blkno, this.#lsn),
+  #getPages(rel: RelationFork, blkno: number, count: number): Promise<Uint8Array> {
+    const which = count === 1 ? `page ${blkno}` : `pages ${blkno} to ${blkno + count - 1}`;
+    return this.#asking(`${which} of ${forkKey(rel)}`, (client) =>
+      client.getPages(rel, blkno, this.#lsn, this.#memory.take(count)),
     );
   }
 

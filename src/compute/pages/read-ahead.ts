@@ -1,7 +1,11 @@
 // Pages the agent asked for before Postgres did: for sequential scans, which never announce themselves, and for hints.
 
-/** Fetches one page of a fork. */
-export type FetchPage = (blkno: number) => Promise<Uint8Array>;
+import { PAGE_SIZE } from "../../postgres/page.ts";
+import type { PagePiece } from "../shim/shim-server.ts";
+import { RUN_BLOCKS } from "./page-memory.ts";
+
+/** Fetches blocks [blkno, blkno + count) of a fork: `count` pages in one piece of memory. */
+export type FetchPages = (blkno: number, count: number) => Promise<Uint8Array>;
 
 interface Stream {
   /** Block that a scan would ask next. */
@@ -11,15 +15,22 @@ interface Stream {
   window: number;
 }
 
-interface Fork {
-  readonly pages: Map<number, Promise<Uint8Array>>;
-  readonly streams: Stream[];
+/** Blocks that were asked for together. */
+interface Run {
+  readonly fork: Fork;
+  readonly first: number;
+  readonly count: number;
+  readonly pages: Promise<Uint8Array>;
+  /** Blocks that nobody has taken; the memory is whole until all are. */
+  left: number;
+  /** Blocks that have not been released. */
+  unreleased: number;
 }
 
-interface HeldPage {
-  readonly fork: Fork;
-  readonly blkno: number;
-  readonly page: Promise<Uint8Array>;
+interface Fork {
+  /** By block. */
+  readonly runs: Map<number, Run>;
+  readonly streams: Stream[];
 }
 
 /** Two parallel workers and a few other scans of one table. */
@@ -39,34 +50,46 @@ const MAX_FORKS = 10_000;
 export class ReadAhead {
   readonly #forks = new Map<string, Fork>();
   readonly #maxPages: number;
-  /** (fork, block) in order of arrival; entries of pages already handed out are skipped. */
-  #queue: HeldPage[] = [];
+  readonly #giveBack: (pages: Uint8Array) => void;
+  /** In order of arrival; those that have been handed out are skipped. */
+  #queue: Run[] = [];
   #held = 0;
 
-  constructor(maxPages: number) {
+  /** `giveBack` gets what was fetched when all of it has been released. */
+  constructor(maxPages: number, giveBack: (pages: Uint8Array) => void) {
     this.#maxPages = maxPages;
+    this.#giveBack = giveBack;
   }
 
-  /** Pages in memory or on their way. */
+  /** Pages in memory or on their way, with those that were handed out of a run that others are still in. */
   get heldPages(): number {
     return this.#held;
   }
 
   /**
-   * Blocks [blkno, blkno + count) of the fork named `key`, which has `sizeBlocks`; then asks for what a
-   * scan that got here would read next.
+   * Blocks [blkno, blkno + count) of the fork named `key`, which has `sizeBlocks`, one after the other in some pieces; then
+   * asks for what a scan that got here would read next.
    */
   read(
     key: string,
     blkno: number,
     count: number,
     sizeBlocks: number,
-    fetch: FetchPage,
-  ): Promise<Uint8Array>[] {
+    fetch: FetchPages,
+  ): Promise<PagePiece>[] {
     const fork = this.#fork(key);
-    const pages: Promise<Uint8Array>[] = [];
-    for (let block = blkno; block < blkno + count; block++) {
-      pages.push(this.#take(fork, block) ?? fetch(block));
+    const pieces: Promise<PagePiece>[] = [];
+    const end = blkno + count;
+    for (let from = blkno; from < end; ) {
+      const run = fork.runs.get(from);
+      let to = from + 1;
+      while (to < end && fork.runs.get(to) === run) {
+        to++;
+      }
+      pieces.push(
+        run === undefined ? this.#fetch(from, to, fetch) : this.#take(run, from, to, fetch),
+      );
+      from = to;
     }
     const stream = fork.streams.find(
       ({ next }) => blkno >= next && blkno <= next + STREAM_GAP_BLOCKS,
@@ -74,7 +97,7 @@ export class ReadAhead {
     if (stream === undefined) {
       fork.streams.unshift({ next: blkno + count, ahead: blkno + count, window: 0 });
       fork.streams.length = Math.min(fork.streams.length, STREAMS_PER_FORK);
-      return pages;
+      return pieces;
     }
     stream.next = blkno + count;
     const grown = stream.window === 0 ? FIRST_WINDOW_BLOCKS : stream.window * 2;
@@ -85,11 +108,11 @@ export class ReadAhead {
       stream.ahead = Math.min(stream.next + stream.window, sizeBlocks);
       this.#fetchAhead(fork, from, stream.ahead, fetch);
     }
-    return pages;
+    return pieces;
   }
 
   /** Asks for blocks [blkno, blkno + count) that are not on their way yet. */
-  prefetch(key: string, blkno: number, count: number, sizeBlocks: number, fetch: FetchPage): void {
+  prefetch(key: string, blkno: number, count: number, sizeBlocks: number, fetch: FetchPages): void {
     const end = Math.min(blkno + Math.min(count, MAX_WINDOW_BLOCKS), sizeBlocks);
     this.#fetchAhead(this.#fork(key), blkno, end, fetch);
   }
@@ -100,7 +123,7 @@ export class ReadAhead {
       if (this.#forks.size >= MAX_FORKS) {
         this.#forget();
       }
-      fork = { pages: new Map(), streams: [] };
+      fork = { runs: new Map(), streams: [] };
       this.#forks.set(key, fork);
     }
     return fork;
@@ -113,42 +136,84 @@ export class ReadAhead {
     this.#held = 0;
   }
 
-  #take(fork: Fork, blkno: number): Promise<Uint8Array> | undefined {
-    const page = fork.pages.get(blkno);
-    if (page !== undefined) {
-      fork.pages.delete(blkno);
-      this.#held--;
-    }
-    return page;
+  async #fetch(from: number, to: number, ask: FetchPages): Promise<PagePiece> {
+    const bytes = await ask(from, to - from);
+    return { bytes, release: () => this.#giveBack(bytes) };
   }
 
-  #fetchAhead(fork: Fork, from: number, to: number, fetch: FetchPage): void {
+  async #take(run: Run, from: number, to: number, fetch: FetchPages): Promise<PagePiece> {
+    this.#leave(run, from, to);
+    let pages: Uint8Array;
+    try {
+      pages = await run.pages;
+    } catch {
+      // Perhaps because of a block that nobody reads.
+      return this.#fetch(from, to, fetch);
+    }
+    const at = (from - run.first) * PAGE_SIZE;
+    return {
+      bytes: pages.subarray(at, at + (to - from) * PAGE_SIZE),
+      release: () => {
+        run.unreleased -= to - from;
+        if (run.unreleased === 0) {
+          this.#giveBack(pages);
+        }
+      },
+    };
+  }
+
+  /** Blocks [from, to), which are there, are nobody's any more. */
+  #leave(run: Run, from: number, to: number): void {
     for (let blkno = from; blkno < to; blkno++) {
-      if (fork.pages.has(blkno)) {
+      run.fork.runs.delete(blkno);
+    }
+    run.left -= to - from;
+    if (run.left === 0) {
+      this.#held -= run.count;
+    }
+  }
+
+  #fetchAhead(fork: Fork, from: number, to: number, fetch: FetchPages): void {
+    for (let first = from; first < to; ) {
+      if (fork.runs.has(first)) {
+        first++;
         continue;
       }
-      const page = fetch(blkno);
-      // Whoever takes it sees the failure; if nobody does, there is none.
-      page.catch(() => undefined);
-      fork.pages.set(blkno, page);
-      this.#queue.push({ fork, blkno, page });
-      this.#held++;
+      let end = first + 1;
+      while (end < to && end - first < RUN_BLOCKS && !fork.runs.has(end)) {
+        end++;
+      }
+      const count = end - first;
+      const pages = fetch(first, count);
+      const run: Run = { fork, first, count, pages, left: count, unreleased: count };
+      // Whoever takes it asks again; if nobody does, there is no failure.
+      run.pages.catch(() => undefined);
+      for (let blkno = first; blkno < end; blkno++) {
+        fork.runs.set(blkno, run);
+      }
+      this.#queue.push(run);
+      this.#held += count;
+      first = end;
     }
     this.#evict();
   }
 
   #evict(): void {
-    const isHeld = ({ fork, blkno, page }: HeldPage) => fork.pages.get(blkno) === page;
     for (let at = 0; this.#held > this.#maxPages; at++) {
       const oldest = this.#queue[at]!;
-      if (isHeld(oldest)) {
-        oldest.fork.pages.delete(oldest.blkno);
-        this.#held--;
+      for (
+        let blkno = oldest.first;
+        oldest.left > 0 && blkno < oldest.first + oldest.count;
+        blkno++
+      ) {
+        if (oldest.fork.runs.get(blkno) === oldest) {
+          this.#leave(oldest, blkno, blkno + 1);
+        }
       }
     }
-    // Seldom, as it walks all: most entries are of pages that have been handed out.
-    if (this.#queue.length > 4 * this.#maxPages) {
-      this.#queue = this.#queue.filter(isHeld);
+    // Seldom, as it walks all: most entries are of runs that have been handed out.
+    if (this.#queue.length > this.#maxPages) {
+      this.#queue = this.#queue.filter(({ left }) => left > 0);
     }
   }
 }

@@ -71,8 +71,8 @@ async function play(
       },
       readPages: async (_file, blkno, count) => {
         await answer("read");
-        return Array.from({ length: count }, (_, i) =>
-          new Uint8Array(PAGE_BYTES).fill(blkno + i + 1),
+        return Buffer.concat(
+          Array.from({ length: count }, (_, i) => Buffer.alloc(PAGE_BYTES, blkno + i + 1)),
         );
       },
       listDirectory: async () => [],

@@ -252,8 +252,11 @@ test("ShimServer: hello is answered when the files are placed, with their list",
 });
 
 test("ShimServer: pages in parts arrive whole; too few are an error to the asker", async () => {
-  const pages = [new Uint8Array(8192).fill(1), new Uint8Array(8192).fill(2)];
-  await withServer({ readPages: async () => pages }, async (_server, open) => {
+  const pieces = [1, 2].map((block) => ({
+    bytes: new Uint8Array(8192).fill(block),
+    release: () => undefined,
+  }));
+  await withServer({ readPages: async () => pieces }, async (_server, open) => {
     const socket = await open();
     socket.write(encodeRequest("read", { of: fileAt("base/1/2"), b: 0, c: 2 }));
     let received = Buffer.alloc(0);
@@ -263,6 +266,40 @@ test("ShimServer: pages in parts arrive whole; too few are an error to the asker
     assert.equal(received.readUInt32LE(0), 16 + 2 * 8192);
     assert.equal(received[16 + 8191], 1);
     assert.equal(received[16 + 8192], 2);
+  });
+});
+
+test("ShimServer: pages are released when they have left, not before", async () => {
+  const answers = 16;
+  const length = 16 + 32 * 8192;
+  let released = 0;
+  const readPages = async () => {
+    const bytes = new Uint8Array(32 * 8192).fill(7);
+    const release = () => {
+      released++;
+      bytes.fill(0);
+    };
+    return [{ bytes, release }];
+  };
+  await withServer({ readPages }, async (_server, open) => {
+    const socket = await open();
+    socket.pause();
+    for (let i = 0; i < answers; i++) {
+      socket.write(encodeRequest("read", { of: fileAt("base/1/2"), b: 0, c: 32 }));
+    }
+    await sleep(50);
+    assert.ok(released < answers, "nobody reads, and the kernel does not take all");
+    let received = 0;
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      for (const byte of chunk) {
+        assert.ok(received % length < 16 || byte === 7, `byte ${received} is ${byte}`);
+        received++;
+      }
+      if (received === answers * length) {
+        break;
+      }
+    }
+    assert.equal(released, answers);
   });
 });
 

@@ -27,12 +27,23 @@ import {
 
 export type { ListedFile, PlacedFile } from "./shim-protocol.ts";
 
+/** Some pages, one after the other. */
+export interface PagePiece {
+  readonly bytes: Uint8Array;
+  /** Called once, when nobody needs `bytes` any more, or never. */
+  release(): void;
+}
+
 /** The page half: storage as of the compute's start LSN. */
 export interface PageHandlers {
   /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
   stat(file: StorageFile): Promise<number | undefined>;
-  /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or one a page. */
-  readPages(file: StorageFile, blkno: number, count: number): Promise<Uint8Array | Uint8Array[]>;
+  /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or pieces one after the other. */
+  readPages(
+    file: StorageFile,
+    blkno: number,
+    count: number,
+  ): Promise<Uint8Array | readonly PagePiece[]>;
   listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]>;
   /** A hint; must not throw. */
   prefetch(file: StorageFile, blkno: number, count: number): void;
@@ -172,21 +183,25 @@ export class ShimServer {
         );
         return;
       case "read":
+        this.#sendPages(socket, request).catch((error: unknown) => {
+          this.#sendFailure(socket, request, error);
+        });
+        return;
       case "stat":
       case "list":
         this.#answer(request).then(
           (parts) => writeAll(socket, parts),
-          (error: unknown) => {
-            this.#logger.error({ error, request }, "cannot give Postgres what it reads");
-            socket.write(encodeReplyHeader(request.type, STATUS_ERROR));
-          },
+          (error: unknown) => this.#sendFailure(socket, request, error),
         );
     }
   }
 
-  async #answer(
-    request: Extract<ShimRequest, { type: "read" | "stat" | "list" }>,
-  ): Promise<Uint8Array[]> {
+  #sendFailure(socket: Socket, request: ShimRequest, error: unknown): void {
+    this.#logger.error({ error, request }, "cannot give Postgres what it reads");
+    socket.write(encodeReplyHeader(request.type, STATUS_ERROR));
+  }
+
+  async #answer(request: Extract<ShimRequest, { type: "stat" | "list" }>): Promise<Uint8Array[]> {
     if (request.type === "stat") {
       const bytes = await this.#handlers.stat(request.file);
       return [
@@ -195,22 +210,34 @@ export class ShimServer {
           : encodeReplyHeader("stat", STATUS_OK, bytes),
       ];
     }
-    if (request.type === "list") {
-      const files = await this.#handlers.listDirectory(request.directory);
-      const payload = encodeListing(files);
-      return [encodeReplyHeader("list", STATUS_OK, files.length, payload.length), payload];
-    }
-    const pages = await this.#handlers.readPages(request.file, request.blkno, request.count);
-    const parts = pages instanceof Uint8Array ? [pages] : pages;
+    const files = await this.#handlers.listDirectory(request.directory);
+    const payload = encodeListing(files);
+    return [encodeReplyHeader("list", STATUS_OK, files.length, payload.length), payload];
+  }
+
+  async #sendPages(
+    socket: Socket,
+    { file, blkno, count }: Extract<ShimRequest, { type: "read" }>,
+  ): Promise<void> {
+    const pages = await this.#handlers.readPages(file, blkno, count);
+    const pieces = pages instanceof Uint8Array ? [] : pages;
+    const parts = pages instanceof Uint8Array ? [pages] : pieces.map(({ bytes }) => bytes);
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    if (length !== request.count * PAGE_SIZE) {
+    if (length !== count * PAGE_SIZE) {
       throw new StorageError(
         "internal",
         "wrong-page-count",
-        `${length} bytes for ${request.count} pages of ${storagePath(request.file)}`,
+        `${length} bytes for ${count} pages of ${storagePath(file)}`,
       );
     }
-    return [encodeReplyHeader("read", STATUS_OK, 0, length), ...parts];
+    writeAll(socket, [encodeReplyHeader("read", STATUS_OK, 0, length), ...parts], (error) => {
+      // A socket that broke may still hold them.
+      if (error === undefined || error === null) {
+        for (const piece of pieces) {
+          piece.release();
+        }
+      }
+    });
   }
 
   #flushWal(socket: Socket, segno: number, endOffset: number): void {
@@ -237,10 +264,15 @@ export class ShimServer {
   }
 }
 
-function writeAll(socket: Socket, parts: readonly Uint8Array[]): void {
+/** `written`: called when the kernel has taken everything, or with the error. */
+function writeAll(
+  socket: Socket,
+  parts: readonly Uint8Array[],
+  written?: (error?: Error | null) => void,
+): void {
   socket.cork();
-  for (const part of parts) {
-    socket.write(part);
-  }
+  parts.forEach((part, i) => {
+    socket.write(part, i === parts.length - 1 ? written : undefined);
+  });
   socket.uncork();
 }

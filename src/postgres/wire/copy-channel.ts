@@ -5,6 +5,7 @@ import type { StorageError } from "../../base/errors.ts";
 
 const COPY_DATA = "d".charCodeAt(0);
 const HEADER_BYTES = 5;
+const NOTHING = new Uint8Array(0);
 /**
  * A message up to this size is copied into one buffer and given to the kernel at once: a commit goes
  * through four of them one after the other. A larger one is not copied; those of one turn leave in one
@@ -132,10 +133,10 @@ export class CopyChannel {
   }
 
   /**
-   * Sends one CopyData of the two parts, together a page or little more. They are copied: the caller may change them at
+   * Sends one CopyData of the parts, together a page or little more. They are copied: the caller may change them at
    * once. Those of one turn leave in few writes.
    */
-  sendCopy(head: Uint8Array, body: Uint8Array): void {
+  sendCopy(head: Uint8Array, body: Uint8Array = NOTHING): void {
     if (this.#closed) {
       return;
     }
@@ -207,7 +208,7 @@ export class CopyChannel {
   /** For the connection that owns the socket. */
   deliver(payload: Uint8Array): void {
     if (this.#dataHandler === undefined) {
-      this.#early.push(payload.slice());
+      this.#early.push(Uint8Array.from(payload));
     } else if (!this.#closed) {
       this.#dataHandler(payload);
     }

@@ -26,12 +26,23 @@ export interface WireAddress {
   readonly parameters?: Readonly<Record<string, string>>;
   /** For connecting and for each query; default 10 s, 0 waits for ever. */
   readonly timeoutMs?: number;
+  /**
+   * For much that is received. A payload of CopyData must then really not be kept after the call: the next read of any such
+   * connection overwrites it.
+   */
+  readonly sharesReceiveBuffer?: boolean;
 }
 
 export interface WireResult {
   readonly columns: string[];
   readonly rows: (string | null)[][];
 }
+
+/**
+ * Of all connections with `sharesReceiveBuffer`: what a read of a socket brought is handed out before the next one. Large, so
+ * that pages come in few reads; always the same, so that there is nothing to allocate and to collect. Not a Buffer, whose `slice` is no copy.
+ */
+const RECEIVE_BUFFER = new Uint8Array(256 * 1024);
 
 interface PendingReply {
   readonly result: WireResult;
@@ -75,10 +86,18 @@ export class WireConnection {
     this.#name = `${address.host}:${address.port}`;
     this.#timeoutMs = address.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     const { host, port } = address;
+    const onread = {
+      buffer: RECEIVE_BUFFER,
+      callback: (length: number) => {
+        this.#receive(RECEIVE_BUFFER.subarray(0, length));
+        return true;
+      },
+    };
+    const reading = address.sharesReceiveBuffer === true ? { onread } : {};
     if (host.startsWith("/")) {
-      this.#socket = createConnection({ path: `${host}/.s.PGSQL.${port}` });
+      this.#socket = createConnection({ path: `${host}/.s.PGSQL.${port}`, ...reading });
     } else {
-      this.#socket = createConnection({ host, port, noDelay: true });
+      this.#socket = createConnection({ host, port, noDelay: true, ...reading });
       this.#socket.setKeepAlive(true, 10_000);
     }
     this.#socket.once("connect", () => this.#sendStartup(address.parameters ?? {}));
@@ -162,7 +181,7 @@ export class WireConnection {
     });
   }
 
-  #receive(chunk: Buffer): void {
+  #receive(chunk: Uint8Array): void {
     try {
       this.#reader.push(chunk, (type, body) => {
         this.#receiveMessage(String.fromCharCode(type), body);

@@ -1,0 +1,75 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { PageMemory } from "./page-memory.ts";
+import { ReadAhead } from "./read-ahead.ts";
+
+test("ReadAhead: memory is given back once, when all that was fetched together has been released", async () => {
+  const given: Uint8Array[] = [];
+  const fetched: Uint8Array[] = [];
+  const readAhead = new ReadAhead(512, (pages) => given.push(pages));
+  const fetch = async (_: number, count: number) => {
+    const pages = new Uint8Array(count * 8192);
+    fetched.push(pages);
+    return pages;
+  };
+  const read = async (blkno: number, count: number) => {
+    const pieces = await Promise.all(readAhead.read("fork", blkno, count, 1000, fetch));
+    assert.equal(
+      pieces.reduce((sum, { bytes }) => sum + bytes.length, 0),
+      count * 8192,
+    );
+    return pieces;
+  };
+  readAhead.prefetch("fork", 100, 32, 1000, fetch);
+  const [first] = await read(100, 10);
+  const [second] = await read(110, 22);
+  second!.release();
+  assert.deepEqual(given, []);
+  first!.release();
+  assert.deepEqual(given, [fetched[0]]);
+  assert.ok(given[0] === fetched[0]);
+  const [alone] = await read(500, 3);
+  const [beside] = await read(600, 1);
+  beside!.release();
+  alone!.release();
+  assert.deepEqual(
+    given.slice(1).map(({ length }) => length),
+    [8192, 3 * 8192],
+  );
+});
+
+test("ReadAhead: what had to go before it was read does not come back to memory", async () => {
+  const given: Uint8Array[] = [];
+  const readAhead = new ReadAhead(32, (pages) => given.push(pages));
+  const fetch = async (_: number, count: number) => new Uint8Array(count * 8192);
+  readAhead.prefetch("fork", 0, 32, 1000, fetch);
+  const [piece] = await Promise.all(readAhead.read("fork", 0, 8, 1000, fetch));
+  readAhead.prefetch("fork", 200, 32, 1000, fetch);
+  assert.equal(readAhead.heldPages, 32);
+  piece!.release();
+  assert.deepEqual(given, []);
+});
+
+test("PageMemory: gives what it was given, whole, and no more than it keeps", () => {
+  const memory = new PageMemory();
+  const run = memory.take(32);
+  assert.equal(run.length, 32 * 8192);
+  memory.give(run.subarray(0, 20 * 8192));
+  const again = memory.take(31);
+  assert.equal(again.length, 31 * 8192);
+  assert.ok(again.buffer === run.buffer);
+  assert.ok(memory.take(32).buffer !== run.buffer);
+  const small = memory.take(1);
+  assert.equal(small.buffer.byteLength, 8192);
+  memory.give(small);
+  assert.equal(memory.take(128).length, 128 * 8192);
+  const runs = Array.from({ length: 40 }, () => memory.take(32));
+  for (const each of runs) {
+    memory.give(each);
+  }
+  const known = new Set(runs.map(({ buffer }) => buffer));
+  const reused = Array.from({ length: 40 }, () => memory.take(32)).filter(({ buffer }) =>
+    known.has(buffer),
+  );
+  assert.equal(reused.length, 32);
+});
