@@ -24,10 +24,12 @@ test("ReadAhead: memory is given back once, when all that was fetched together h
   const [first] = await read(100, 10);
   const [second] = await read(110, 22);
   second!.release();
-  assert.deepEqual(given, []);
+  assert.equal(given.length, 0);
   first!.release();
-  assert.deepEqual(given, [fetched[0]]);
-  assert.ok(given[0] === fetched[0]);
+  assert.deepEqual(
+    given.map((pages) => fetched.indexOf(pages)),
+    [0],
+  );
   const [alone] = await read(500, 3);
   const [beside] = await read(600, 1);
   beside!.release();
@@ -47,7 +49,7 @@ test("ReadAhead: what had to go before it was read does not come back to memory"
   readAhead.prefetch("fork", 200, 32, 1000, fetch);
   assert.equal(readAhead.heldPages, 32);
   piece!.release();
-  assert.deepEqual(given, []);
+  assert.equal(given.length, 0);
 });
 
 test("PageMemory: gives what it was given, whole, and no more than it keeps", () => {
