@@ -256,6 +256,8 @@ const cluster = await TestCluster.create({
     "compaction-period-ms": "1000",
     "eviction-period-ms": "5000",
     "max-resident-bytes": `${24 << 20}`,
+    "scrub-period-ms": "60000",
+    "scrub-min-age-ms": "60000",
   },
   config: { ...(await freeConfig(SAFEKEEPERS)), remoteStorage: server.location("soak") },
 });

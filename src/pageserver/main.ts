@@ -8,6 +8,7 @@ const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
 const { openObjectStore } = await import("../object-store/open-object-store.ts");
 const { DEFAULT_EVICTION: eviction } = await import("./layer-eviction.ts");
 const { DEFAULT_UPKEEP: upkeep } = await import("./retention/tenant-config.ts");
+const { DEFAULT_SCRUB_LOOP: scrub } = await import("./scrub-loop.ts");
 const { Pageserver } = await import("./pageserver.ts");
 
 await runDaemon({
@@ -28,6 +29,8 @@ await runDaemon({
     "max-disk-usage-percent": { type: "string" },
     "min-available-bytes": { type: "string" },
     "max-resident-bytes": { type: "string" },
+    "scrub-period-ms": { type: "string" },
+    "scrub-min-age-ms": { type: "string" },
     "compaction-period-ms": { type: "string" },
   },
   start: async ({ values, workdir, logger }) => {
@@ -57,6 +60,10 @@ await runDaemon({
         maxUsagePercent: wholeNumber(values, "max-disk-usage-percent") ?? eviction.maxUsagePercent,
         minAvailableBytes: wholeNumber(values, "min-available-bytes") ?? eviction.minAvailableBytes,
         maxResidentBytes: wholeNumber(values, "max-resident-bytes") ?? eviction.maxResidentBytes,
+      },
+      scrub: {
+        periodMs: wholeNumber(values, "scrub-period-ms") ?? scrub.periodMs,
+        minAgeMs: wholeNumber(values, "scrub-min-age-ms") ?? scrub.minAgeMs,
       },
       upkeep: {
         compactionPeriodMs:

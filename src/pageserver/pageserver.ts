@@ -21,6 +21,7 @@ import { createPageService } from "./page-service.ts";
 import { retentionRoutes } from "./retention/http.ts";
 import { LayerUpkeep } from "./retention/layer-upkeep.ts";
 import type { UpkeepSettings } from "./retention/tenant-config.ts";
+import { ScrubLoop, type ScrubLoopSettings } from "./scrub-loop.ts";
 import { LogicalSizes } from "./sizes/timeline-sizes.ts";
 import type { StorageConfig } from "./storage/storage-resources.ts";
 import { TenantManager } from "./storage/tenant-manager.ts";
@@ -49,6 +50,7 @@ export interface PageserverOptions {
   /** Where tenants live for good; absent: `workdir` is all there is. */
   readonly store?: ObjectStore | undefined;
   readonly eviction?: Partial<EvictionSettings>;
+  readonly scrub?: Partial<ScrubLoopSettings>;
   readonly waitLsnTimeoutMs?: number;
   readonly ancestorWaitMs?: number;
   /** An import that nobody asks about for so long is broken off. */
@@ -70,6 +72,7 @@ export class Pageserver {
   readonly #broker: BrokerClient | undefined;
   readonly #upkeep: LayerUpkeep;
   readonly #eviction: LayerEviction | undefined;
+  readonly #scrubLoop: ScrubLoop | undefined;
   readonly #imports: TimelineImports;
 
   private constructor(parts: {
@@ -82,6 +85,7 @@ export class Pageserver {
     broker: BrokerClient | undefined;
     upkeep: LayerUpkeep;
     eviction: LayerEviction | undefined;
+    scrubLoop: ScrubLoop | undefined;
     imports: TimelineImports;
   }) {
     this.pgPort = parts.pgPort;
@@ -93,6 +97,7 @@ export class Pageserver {
     this.#broker = parts.broker;
     this.#upkeep = parts.upkeep;
     this.#eviction = parts.eviction;
+    this.#scrubLoop = parts.scrubLoop;
     this.#imports = parts.imports;
   }
 
@@ -165,6 +170,7 @@ export class Pageserver {
         broker,
         upkeep,
         eviction,
+        scrubLoop: options.store && new ScrubLoop(tenants, options.scrub ?? {}, logger),
         imports,
       });
     } catch (error) {
@@ -182,8 +188,12 @@ export class Pageserver {
     await this.#http.close();
     await this.#pageService.close();
     await this.#eviction?.close();
-    // Timelines that close end the compaction at work.
-    await Promise.all([this.#upkeep.close(), this.tenants.close(options)]);
+    // Timelines that close end the compaction at work, and the store that closes the scrub.
+    await Promise.all([
+      this.#upkeep.close(),
+      this.#scrubLoop?.close(),
+      this.tenants.close(options),
+    ]);
   }
 }
 

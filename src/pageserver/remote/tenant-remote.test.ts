@@ -13,6 +13,7 @@ import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { excessBytes, LayerEviction } from "../layer-eviction.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { mayHaveMetadata } from "../layers/layer-format.ts";
+import { ScrubLoop } from "../scrub-loop.ts";
 import type { Timeline } from "../storage/timeline.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
@@ -368,4 +369,23 @@ test("a page of a large layer costs a part of it, much reading brings the layer"
   );
   await eventually("the layer is here", async () => layer!.isResident || undefined);
   assert.deepEqual(again.readPage(REL, 100, FIXTURE_START_LSN), values[100]!.value);
+});
+
+test("ScrubLoop: orphans go by themselves, and are counted in the log", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const layer = store.keys.find((key) => key.endsWith(root.layers[0]!.fileName))!;
+  const orphan = layer
+    .replace(/__[0-9A-F]{16}/, "__0000000000000008")
+    .replace(/-[0-9a-f]{8}-/, "-00000001-");
+  await store.put(orphan, Buffer.from("x"));
+  const loop = new ScrubLoop(
+    fixture.manager,
+    { periodMs: 5, minAgeMs: 0 },
+    createLogger("test", "silent"),
+  );
+  await eventually("the orphan is gone", async () => !store.keys.includes(orphan) || undefined);
+  assert.ok(store.keys.includes(layer));
+  await loop.close();
 });
