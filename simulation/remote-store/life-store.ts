@@ -1,6 +1,6 @@
 // The object store as one life of a process has it: calls fail, and what was on its way at the end arrives late.
 
-import { setTimer } from "../../src/base/clock.ts";
+import { setTimer, sleep } from "../../src/base/clock.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
 import { type FaultRates, FaultyObjectStore } from "../../src/object-store/faulty-object-store.ts";
 import type { MemoryObjectStore } from "../../src/object-store/memory-object-store.ts";
@@ -26,17 +26,26 @@ export class LifeStore implements ObjectStore {
   readonly #random: SeededRandom;
   /** Asked before each call; false: the process has ended there. */
   readonly #goesOn: () => boolean;
+  /** So long is a call on its way before anything happens. */
+  readonly #latencyMs: () => number;
 
   constructor(
     inner: MemoryObjectStore,
     random: SeededRandom,
     rates: FaultRates,
     goesOn: () => boolean,
+    latencyMs: () => number = () => 0,
   ) {
     this.#inner = inner;
     this.#faulty = new FaultyObjectStore(inner, random, rates);
     this.#random = random;
     this.#goesOn = goesOn;
+    this.#latencyMs = latencyMs;
+  }
+
+  /** From here on as another process would have it. */
+  set rates(rates: FaultRates) {
+    this.#faulty.rates = rates;
   }
 
   async put(key: string, body: Uint8Array | ObjectSource, options: PutOptions = {}): Promise<void> {
@@ -57,31 +66,38 @@ export class LifeStore implements ObjectStore {
     if (ifAbsent && this.#random.bool(DUPLICATES)) {
       later();
     }
-    await this.#call(() => this.#faulty.put(key, bytes, options));
+    await this.#call(options, () => this.#faulty.put(key, bytes, options));
   }
 
   get(key: string, options?: GetOptions): Promise<ObjectBody> {
-    return this.#call(() => this.#faulty.get(key, options));
+    return this.#call(options, () => this.#faulty.get(key, options));
   }
 
   head(key: string, options?: StoreCallOptions): Promise<ObjectInfo> {
-    return this.#call(() => this.#faulty.head(key, options));
+    return this.#call(options, () => this.#faulty.head(key, options));
   }
 
   list(options: ListOptions): Promise<ListPage> {
-    return this.#call(() => this.#faulty.list(options));
+    return this.#call(options, () => this.#faulty.list(options));
   }
 
   delete(keys: readonly string[], options?: StoreCallOptions): Promise<void> {
-    return this.#call(() => this.#faulty.delete(keys, options));
+    return this.#call(options, () => this.#faulty.delete(keys, options));
   }
 
   copy(from: string, to: string, options?: StoreCallOptions): Promise<void> {
-    return this.#call(() => this.#faulty.copy(from, to, options));
+    return this.#call(options, () => this.#faulty.copy(from, to, options));
   }
 
-  async #call<T>(call: () => Promise<T>): Promise<T> {
-    return this.#goesOn() ? call() : never();
+  async #call<T>(options: StoreCallOptions | undefined, call: () => Promise<T>): Promise<T> {
+    if (!this.#goesOn()) {
+      return never();
+    }
+    const latencyMs = this.#latencyMs();
+    if (latencyMs > 0) {
+      await sleep(latencyMs, options?.signal);
+    }
+    return call();
   }
 }
 

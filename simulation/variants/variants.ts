@@ -9,6 +9,7 @@ import { pathToFileURL } from "node:url";
 import { consensusVariants } from "./consensus.ts";
 import { diskVariants } from "./disk.ts";
 import { membershipVariants } from "./membership.ts";
+import { pageVariants } from "./pages.ts";
 import type { Change, Variant } from "./variant.ts";
 
 export const VARIANTS: readonly Variant[] = [
@@ -24,6 +25,9 @@ const SOURCES = [`${ROOT}src/`, `${ROOT}simulation/`];
 export const CUTS_A_SEED = 10;
 let hooked = false;
 
+/** What `npm run sim:pages` must notice. */
+export const PAGE_VARIANTS: readonly Variant[] = pageVariants;
+
 export interface LoadedVariant {
   readonly run: typeof import("../simulation.ts").run;
   readonly runPowerCuts: typeof import("../power-cuts.ts").runPowerCuts;
@@ -31,16 +35,29 @@ export interface LoadedVariant {
 
 /** The simulation as of the variant's code; a module graph of its own. */
 export async function loadVariant(name: string): Promise<LoadedVariant> {
-  if (!VARIANTS.some((variant) => variant.name === name)) {
-    throw new Error(`no variant ${name}; there are: ${VARIANTS.map((v) => v.name).join(", ")}`);
+  const { run } = await importOf(VARIANTS, name, "simulation/simulation.ts");
+  const { runPowerCuts } = await importOf(VARIANTS, name, "simulation/power-cuts.ts");
+  return { run, runPowerCuts };
+}
+
+export interface LoadedPageVariant {
+  readonly runPageservers: typeof import("../pages/run.ts").runPageservers;
+}
+
+/** The simulation of pageservers as of the variant's code. */
+export function loadPageVariant(name: string): Promise<LoadedPageVariant> {
+  return importOf(PAGE_VARIANTS, name, "simulation/pages/run.ts");
+}
+
+async function importOf(variants: readonly Variant[], name: string, file: string) {
+  if (!variants.some((variant) => variant.name === name)) {
+    throw new Error(`no variant ${name}; there are: ${variants.map((v) => v.name).join(", ")}`);
   }
   if (!hooked) {
     hooked = true;
     hookLoader();
   }
-  const { run } = await import(`${ROOT}simulation/simulation.ts?variant=${name}`);
-  const { runPowerCuts } = await import(`${ROOT}simulation/power-cuts.ts?variant=${name}`);
-  return { run, runPowerCuts };
+  return import(`${ROOT}${file}?variant=${name}`);
 }
 
 /** What the seed shows to be broken in the variant; undefined: nothing. */
@@ -56,7 +73,7 @@ export function violationOf(
 
 function variantOf(url: string | undefined): Variant | undefined {
   const name = url?.split("?variant=")[1];
-  return VARIANTS.find((variant) => variant.name === name);
+  return [...VARIANTS, ...PAGE_VARIANTS].find((variant) => variant.name === name);
 }
 
 function hookLoader(): void {

@@ -121,7 +121,7 @@ class World {
   readonly config: Partial<StorageConfig>;
   readonly tenantId = generateTenantId();
   readonly models = new Map<TimelineId, ModelTimeline>();
-  /** Of this process. */
+  /** Held. */
   readonly leases: { readonly id: TimelineId; readonly lsn: Lsn }[] = [];
   manager!: TenantManager;
 
@@ -404,8 +404,12 @@ class World {
       [...this.models.keys()].map((id) => [id, this.timeline(id).diskConsistentLsn]),
     );
     await this.manager.close({ flush });
-    this.leases.length = 0;
     await this.open();
+    // Those above the cutoff are forgotten, the others are in the index.
+    const kept = this.leases.filter(
+      ({ id, lsn }) => this.models.has(id) && lsn < this.timeline(id).gcCutoffLsn,
+    );
+    this.leases.splice(0, this.leases.length, ...kept);
     for (const model of this.models.values()) {
       const timeline = this.timeline(model.id);
       assert.ok(timeline.lastRecordLsn >= disk.get(model.id)!);

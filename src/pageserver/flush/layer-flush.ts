@@ -395,6 +395,10 @@ class FrozenLayerCopy {
     if (reply?.state === "failed") {
       return this.#giveUpImage(key, reply.reason);
     }
+    if (reply?.state === "unwanted") {
+      // There is a page, in a layer that is not on the disk: no image can be made.
+      return false;
+    }
     if (reply?.state === "page") {
       this.#redo.load(reply.page);
     } else {

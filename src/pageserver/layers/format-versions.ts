@@ -12,8 +12,9 @@ export const LAYER_FORMAT_VERSION = 2;
  * - 1: first.
  * - 2: layers of other timelines of the tenant, with an LSN cap; the LSN below which history is not whole.
  * - 3: the generation that wrote it; whether the timeline was deleted.
+ * - 4: leases below the cutoff.
  */
-export const INDEX_PART_FORMAT_VERSION = 3;
+export const INDEX_PART_FORMAT_VERSION = 4;
 
 /**
  * Lists of objects to delete (remote/deletion-list.ts).

@@ -112,8 +112,29 @@ export class TenantRemote implements TimelineOwner {
     }
   }
 
-  /** `unavailable`; damaged ones are told apart. */
-  read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>> {
+  /** `unavailable`; damaged ones are told apart. Also what `list` throws. */
+  async read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>> {
+    const first = await this.#read(names);
+    const deleted = new Set(
+      first.timelines.filter(({ index }) => index.deleted).map(({ timelineId }) => timelineId),
+    );
+    const isBranchOfDeleted = ({ index }: RemoteIndex<IndexPart>) =>
+      index.ancestor !== undefined && deleted.has(index.ancestor.timelineId);
+    const torn = new Set(first.timelines.filter(isBranchOfDeleted).map((one) => one.timelineId));
+    if (torn.size === 0) {
+      return first;
+    }
+    // A pageserver that is being replaced detaches branches, then deletes: what was read before and after that does not fit.
+    const { indexes } = await this.list();
+    const again = await this.#read(new Map([...indexes].filter(([id]) => torn.has(id))));
+    const kept = first.timelines.filter(({ timelineId }) => !torn.has(timelineId));
+    return {
+      timelines: [...kept, ...again.timelines],
+      damaged: new Map([...first.damaged, ...again.damaged]),
+    };
+  }
+
+  #read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>> {
     return readIndexes(this.storage.access, names, (bytes, key) =>
       decodeIndexPart(Buffer.from(bytes).toString("utf8"), key),
     );
@@ -130,6 +151,16 @@ export class TenantRemote implements TimelineOwner {
     const remote = new TimelineRemote(this, timeline, stored);
     this.#timelines.set(timeline.timelineId, remote);
     return remote;
+  }
+
+  /**
+   * Resolves when no index in the store names the timeline as ancestor, once none here does: a detachment may be of a
+   * moment ago, or of the life before. Errors as TimelineRemote.hold.
+   */
+  async whenWithoutBranches(timelineId: TimelineId): Promise<void> {
+    for (const timeline of this.#timelines.values()) {
+      await timeline.whenDetachedFrom(timelineId);
+    }
   }
 
   /**

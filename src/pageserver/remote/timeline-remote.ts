@@ -3,7 +3,7 @@
 import { sleep } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
-import type { Lsn } from "../../base/lsn.ts";
+import { type Lsn, minLsn } from "../../base/lsn.ts";
 import { encodeIndexPart, type IndexPart } from "../storage/index-part.ts";
 import type { SetLayer } from "../storage/layer-set.ts";
 import { retrying } from "../transfers/store-calls.ts";
@@ -57,6 +57,8 @@ export class TimelineRemote {
   #closed = false;
   #consistentLsn: Lsn = INVALID;
   #last: Promise<void> | undefined;
+  /** As the index in the store has it. */
+  #storedAncestor: TimelineId | undefined;
 
   constructor(
     tenant: TimelineOwner,
@@ -70,8 +72,9 @@ export class TimelineRemote {
   }
 
   /**
-   * Everything up to here is in the store, in an index that counts: found when the generation was current after the
-   * put. Safekeepers may forget WAL below it.
+   * Everything up to here is in the store, in an index of this generation that counts: found when the generation was current
+   * after the put. Safekeepers may forget WAL below it. Of lower generations a later one may still come, from a pageserver
+   * that was replaced. 0 until there is such an index.
    */
   get consistentLsn(): Lsn {
     return this.#consistentLsn;
@@ -80,8 +83,12 @@ export class TimelineRemote {
   async #compare(stored: IndexName | RemoteIndex<IndexPart> | undefined): Promise<void> {
     const index =
       stored === undefined || "index" in stored ? stored?.index : await this.#read(stored);
-    this.#storedLsn = index?.diskConsistentLsn ?? INVALID;
-    this.#consistentLsn = this.#storedLsn;
+    // One that was replaced may have put a later index, which counts no more: what is here takes its place.
+    this.#storedLsn = minLsn(
+      index?.diskConsistentLsn ?? INVALID,
+      this.#timeline.index.diskConsistentLsn,
+    );
+    this.#storedAncestor = index?.ancestor?.timelineId;
     this.#isReady = true;
     const named = new Set(index?.layers.map(({ maker, fileName }) => `${maker}/${fileName}`));
     for (const { file, maker } of this.#timeline.ownedLayers) {
@@ -176,6 +183,7 @@ export class TimelineRemote {
     this.#tenant.indexUnderWay(durable);
     durable.then(
       () => {
+        this.#storedAncestor = index.ancestor?.timelineId;
         this.#storedLsn = queue.remoteConsistentLsn;
         this.#hasIndex = true;
         this.#letGoIfIdle(queue);
@@ -221,6 +229,27 @@ export class TimelineRemote {
     await this.ready;
     if (!this.#hasIndex) {
       await this.#put();
+    }
+  }
+
+  /**
+   * Resolves when an index of this generation is in the store: those of lower generations, which a pageserver that was
+   * replaced may still put, count no more. `unavailable` after a while.
+   */
+  async hold(): Promise<void> {
+    if (!this.#hasIndex) {
+      await withTimeout(this.putInGeneration(), this.#timeline.timelineId);
+    }
+  }
+
+  /** Resolves when the index in the store does not name `ancestor` any more. Errors as `hold`. */
+  async whenDetachedFrom(ancestor: TimelineId): Promise<void> {
+    const { timelineId } = this.#timeline;
+    if (!this.#isReady) {
+      await withTimeout(this.ready, timelineId);
+    }
+    if (this.#storedAncestor === ancestor && this.#last !== undefined) {
+      await withTimeout(this.#last, timelineId);
     }
   }
 

@@ -1,6 +1,6 @@
 // index_part.json: what a timeline is and which layer files belong to it; the only authority on both.
 //
-// Ours, format version 3. Checksummed JSON (base/text/checksummed-json.ts): the fields of IndexPart in snake case.
+// Ours, format version 4. Checksummed JSON (base/text/checksummed-json.ts): the fields of IndexPart in snake case.
 // Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
 // not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
 
@@ -35,6 +35,8 @@ export interface IndexPart {
   readonly prevRecordLsn: Lsn;
   /** Below it only what branches and leases need is kept; at most diskConsistentLsn. */
   readonly gcCutoffLsn: Lsn;
+  /** LSNs below it that leases held when this was written, ascending: whoever has one finds it again after a restart. */
+  readonly leases?: readonly Lsn[];
   readonly layers: readonly IndexLayer[];
   /** Of the process that wrote it. */
   readonly generation: number;
@@ -74,6 +76,7 @@ const schema = z.object({
   disk_consistent_lsn: lsnSchema,
   prev_record_lsn: lsnSchema,
   gc_cutoff_lsn: lsnSchema.optional(),
+  leases: z.array(lsnSchema).optional(),
   generation: z.int().min(1).max(0xffff_ffff).default(FIRST_LAYER_NUMBER.generation),
   deleted: z.boolean().default(false),
   layers: z.array(
@@ -101,6 +104,9 @@ export function encodeIndexPart(part: IndexPart): string {
     disk_consistent_lsn: formatLsn(part.diskConsistentLsn),
     prev_record_lsn: formatLsn(part.prevRecordLsn),
     gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
+    ...(part.leases === undefined || part.leases.length === 0
+      ? {}
+      : { leases: part.leases.map(formatLsn) }),
     generation: part.generation,
     ...(part.deleted ? { deleted: true } : {}),
     layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
@@ -145,6 +151,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
     diskConsistentLsn: data.disk_consistent_lsn,
     prevRecordLsn: data.prev_record_lsn,
     gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
+    leases: data.leases ?? [],
     generation: data.generation,
     deleted: data.deleted,
     layers: data.layers.map((layer) => ({

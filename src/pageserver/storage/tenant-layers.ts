@@ -97,7 +97,9 @@ export class TenantLayers {
       throw new Error(`not a layer's name: ${fileName}`);
     }
     const file = new LayerFile(path, name, sizeBytes, this.#resources);
-    file.isResident = !this.#absent.has(path);
+    // An index names it: what is not on the disk is in the store.
+    file.isStored = this.#absent.has(path);
+    file.isResident = !file.isStored;
     this.#shared.set(path, { layer: { file, maker }, users: 1 });
     return file;
   }

@@ -18,6 +18,7 @@ import { TenantSettings } from "../retention/tenant-config.ts";
 import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
+import { strayBranches } from "./stray-branches.ts";
 import { DELETED_INDEX_NAME, DELETED_SUFFIX, TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
 
@@ -166,7 +167,7 @@ export class Tenant {
     { indexes: names, settled }: RemoteListing,
   ): Promise<StoredTimelines> {
     const indexes = new Map<TimelineId, IndexName | RemoteIndex<IndexPart>>(names);
-    const deleted: TimelineId[] = [];
+    const deleted = new Map<TimelineId, number>();
     const isNewer = ({ timelineId, generation }: IndexName) =>
       generation > (parts.get(timelineId)?.generation ?? 0);
     const newer = new Map([...names].filter(([, name]) => isNewer(name)));
@@ -179,7 +180,7 @@ export class Tenant {
     const taken = timelines.map((stored) => async () => {
       const { index, timelineId } = stored;
       if (index.deleted) {
-        deleted.push(timelineId);
+        deleted.set(timelineId, index.generation);
         await this.#forgetLocal(timelineId, parts);
         return;
       }
@@ -196,12 +197,19 @@ export class Tenant {
       );
     });
     await someAtOnce(taken);
+    for (const timelineId of strayBranches(parts.values(), deleted)) {
+      this.#logger.info(
+        { timeline: timelineId },
+        "a replaced pageserver made it, of what is deleted",
+      );
+      await this.#forgetLocal(timelineId, parts);
+    }
     await this.#disk.fsyncDirectory(this.#timelinesDirectory);
     for (const [timelineId, error] of damaged) {
       parts.delete(timelineId);
       this.#markBroken(timelineId, error);
     }
-    return { indexes, deleted };
+    return { indexes, deleted: [...deleted.keys()] };
   }
 
   /** The store says that it is gone; its layers go with the sweep. */
@@ -486,6 +494,8 @@ export class Tenant {
    * else `conflict`.
    */
   async createBranch(parameters: BranchParameters): Promise<Timeline> {
+    // Nobody has a branch without the ancestors that it reads.
+    await this.timeline(parameters.ancestorTimelineId).holdInStore();
     const timeline = await this.#createBranch(parameters);
     await timeline.makeDurable();
     return timeline;
@@ -628,9 +638,9 @@ export class Tenant {
     this.#refuseToLose(timelineId);
     for (const child of this.#childrenOf(timelineId)) {
       await child.detachFromAncestor();
-      // Or the store would have a branch of nothing.
-      await child.makeDurable();
     }
+    // Or the store would have a branch of nothing.
+    await this.#remote?.whenWithoutBranches(timelineId);
     // Meanwhile a branch may have been begun, or the timeline deleted.
     const hasBranches = timeline !== undefined && [...timeline.branchPoints.lsns].length > 0;
     if (this.#busy.has(timelineId) || hasBranches) {

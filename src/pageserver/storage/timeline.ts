@@ -68,7 +68,7 @@ export class Timeline implements TimelineStorage {
   #closed = false;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
-  readonly leases = new Leases();
+  readonly leases: Leases;
   /** Of branches, and of those that are being made. */
   readonly branchPoints = new BranchPoints();
   #prevRecordLsn: Lsn;
@@ -114,6 +114,7 @@ export class Timeline implements TimelineStorage {
     this.#diskConsistentLsn = part.diskConsistentLsn;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
+    this.leases = new Leases(part.leases);
     this.#map = new LayerMap(
       part.diskConsistentLsn,
       ancestor && { map: ancestor.#map, capLsn: this.ancestorLsn },
@@ -277,11 +278,8 @@ export class Timeline implements TimelineStorage {
   #checkReadable(lsn: Lsn): void {
     this.#checkOpen();
     if (!this.#ancestorReady && !this.#checkAncestorReady()) {
-      throw new StorageError(
-        "unavailable",
-        "ancestor-behind",
-        `the ancestor has not reached ${formatLsn(this.ancestorLsn)} again`,
-      );
+      const message = `the ancestor has not reached ${formatLsn(this.ancestorLsn)} again`;
+      throw new StorageError("unavailable", "ancestor-behind", message);
     }
     this.checkKept(lsn);
   }
@@ -310,6 +308,7 @@ export class Timeline implements TimelineStorage {
    */
   grantLease(lsn: Lsn, lengthMs: number): void {
     this.#checkReadable(lsn);
+    this.holdInStore().catch(() => undefined);
     const now = monotonicMs();
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
       timeline.leases.grant(recordBoundary(lsn, this.walSegmentSize), now, lengthMs);
@@ -345,12 +344,9 @@ export class Timeline implements TimelineStorage {
     const left = Math.max(0, timeoutMs - (monotonicMs() - started));
     const reached = await this.#recordWaiters.wait(lsn, left);
     if (!reached) {
-      throw new StorageError(
-        "unavailable",
-        "lsn-timeout",
-        `timed out after ${timeoutMs} ms waiting for ${formatLsn(lsn)}, ` +
-          `last record is at ${formatLsn(this.lastRecordLsn)}`,
-      );
+      const last = formatLsn(this.lastRecordLsn);
+      const message = `timed out after ${timeoutMs} ms waiting for ${formatLsn(lsn)}, last record is at ${last}`;
+      throw new StorageError("unavailable", "lsn-timeout", message);
     }
   }
 
@@ -589,6 +585,7 @@ export class Timeline implements TimelineStorage {
       diskConsistentLsn: this.#diskConsistentLsn,
       prevRecordLsn: this.#diskPrevRecordLsn,
       gcCutoffLsn: this.#gcCutoffLsn,
+      leases: retainedLsns(this.#gcCutoffLsn, this.leases.left(monotonicMs()).keys()),
       generation: this.#resources.generation.number,
       deleted: false,
       layers: files.layers.map(({ file: { fileName, sizeBytes }, maker, capLsn }) => {
@@ -728,6 +725,13 @@ export class Timeline implements TimelineStorage {
     await this.#remote?.makeDurable();
   }
 
+  /** Resolves when no replaced pageserver can take back what is promised here: as TimelineRemote.hold, ancestors' too. */
+  async holdInStore(): Promise<void> {
+    for (let next: Timeline | undefined = this; next !== undefined; next = next.ancestor) {
+      await next.#remote?.hold();
+    }
+  }
+
   /** Of the keys of layers that the store has lost, those that are on this disk: they are on their way there again. */
   putAgain(missing: ReadonlySet<string>): string[] {
     return this.#remote?.putAgain(missing) ?? [];
@@ -747,6 +751,7 @@ export class Timeline implements TimelineStorage {
    * while the timeline is open. Errors as TenantLayers.fetch.
    */
   async prepareIngest(): Promise<void> {
+    this.holdInStore().catch(() => undefined);
     let cap = MAX_LSN;
     for (let next: Timeline | undefined = this; next !== undefined; next = next.ancestor) {
       const needed = next.ownedLayers.filter(
@@ -757,7 +762,7 @@ export class Timeline implements TimelineStorage {
     }
   }
 
-  /** Bytes of layer files of its own. */
+  /** Of its own layer files. */
   get physicalSizeBytes(): number {
     return this.#map.files.sizeBytes;
   }
