@@ -18,7 +18,7 @@ import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 export const FIXTURE_START_LSN = toLsn(0x1_0000_1000);
 export const FIXTURE_SYSTEM_ID = 0xfedc_ba98_7654_3210n;
 
-/** The relation that tests write to has all blocks: what lies past a relation's end is in no image layer. */
+/** Unless a test says otherwise, the relation that tests write to has all blocks: what lies past a relation's end is in no image layer. */
 const RELATION_SIZE = {
   prefix: relSizePrefix(1663, 5, 16384, 0),
   index: 0,
@@ -115,7 +115,11 @@ export class StorageFixture implements AsyncDisposable {
     values: Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }> = [],
     options: { dataChecksums?: boolean } = {},
   ): Promise<Timeline> {
-    const all = [...values, RELATION_SIZE].sort((a, b) => comparePrefixes(a.prefix, b.prefix));
+    const given = [...values];
+    const isSized = given.some(({ prefix }) => comparePrefixes(prefix, RELATION_SIZE.prefix) === 0);
+    const all = (isSized ? given : [...given, RELATION_SIZE]).sort((a, b) =>
+      comparePrefixes(a.prefix, b.prefix),
+    );
     const layer = await writeImageLayer(this.directory, FIXTURE_START_LSN, all);
     const path = join(this.directory, layer.fileName);
     const timeline = await this.manager.tenant(this.tenantId).createRoot({
