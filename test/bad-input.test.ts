@@ -118,7 +118,6 @@ test("duplicate tenants, timelines, branches and endpoints are conflicts", async
   );
   await refused("branch 'main' already exists", "branch", "rename", "twice", "main");
   await refused("endpoint main already exists", "endpoint", "create", "main");
-  await refused("branch 'main' has child branches: twice", "branch", "delete", "main", "--force");
   assert.deepEqual(await branchNames(), ["main", "twice"]);
 });
 

@@ -308,9 +308,9 @@ class World {
     const timeline = this.timeline(model.id);
     await timeline.advanceGcCutoff(this.#randomLsn(timeline));
     const below = toLsn(timeline.minReadableLsn - 8);
-    // Where a branch begins its ancestor keeps all that it sees.
-    const isBranchPoint = timeline.ancestor !== undefined && below === timeline.startLsn;
-    if (!isBranchPoint && !this.leases.some(({ lsn }) => lsn === below)) {
+    // Where a branch begins, and below, it is its ancestor that keeps or does not.
+    const isAncestors = timeline.ancestor !== undefined && below <= timeline.startLsn;
+    if (!isAncestors && !this.leases.some(({ lsn }) => lsn === below)) {
       const read = () => timeline.readValue(VALUE_PREFIXES[0]!, 0, below);
       assert.throws(read, { code: "lsn-too-old" });
     }
