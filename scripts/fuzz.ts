@@ -91,13 +91,13 @@ async function fuzz(file: string, target: FuzzTarget, share: number): Promise<vo
   totalCases += done;
   totalMs += ms;
   console.log(
-    `${file}: ${seed - first} seeds from ${first}, ${steps} steps each: ${rate(done, ms)}`,
+    `${file}: ${seed - first} seeds from ${first}, ${steps} steps each: ok, ${rate(done, ms)}`,
   );
 }
 
 function rate(count: number, ms: number): string {
   const perSecond = Math.round((1000 * count) / ms);
-  return `ok, ${count} cases in ${(ms / 1000).toFixed(1)} s, ${perSecond} a second`;
+  return `${count} cases in ${(ms / 1000).toFixed(1)} s, ${perSecond} a second`;
 }
 
 const bounded = seconds !== undefined || cases !== undefined;
@@ -118,4 +118,4 @@ for (const [file, target] of targets) {
     process.exitCode = 1;
   }
 }
-console.log(`all: ${rate(totalCases, totalMs)}`);
+console.log(`all: ${process.exitCode === 1 ? "FAILED" : "ok"}, ${rate(totalCases, totalMs)}`);

@@ -405,10 +405,14 @@ class World {
     );
     await this.manager.close({ flush });
     await this.open();
-    // Those above the cutoff are forgotten, the others are in the index.
-    const kept = this.leases.filter(
-      ({ id, lsn }) => this.models.has(id) && lsn < this.timeline(id).gcCutoffLsn,
-    );
+    // Those above the cutoff are forgotten, the others are in the index of whose history it is.
+    const kept = this.leases.filter(({ id, lsn }) => {
+      let owner = this.models.has(id) ? this.timeline(id) : undefined;
+      while (owner?.ancestor !== undefined && lsn < owner.startLsn) {
+        owner = owner.ancestor;
+      }
+      return owner !== undefined && lsn < owner.gcCutoffLsn;
+    });
     this.leases.splice(0, this.leases.length, ...kept);
     for (const model of this.models.values()) {
       const timeline = this.timeline(model.id);

@@ -50,7 +50,7 @@ export class Picture {
 
   rectangle(box: Box, style: BoxStyle = {}): void {
     const { fill = "#f9fafb", stroke = "#9ca3af", dashed = false, plain = false, hint } = style;
-    const inside = hint === undefined ? "" : `<title>${escapeXml(hint)}</title>`;
+    const rest = hint === undefined ? "/>" : `><title>${escapeXml(hint)}</title></rect>`;
     this.#parts.push(
       `<rect${attributes({
         x: box.x,
@@ -62,7 +62,7 @@ export class Picture {
         stroke,
         "stroke-width": plain ? 0.5 : 1.5,
         "stroke-dasharray": dashed ? "6 4" : undefined,
-      })}>${inside}</rect>`,
+      })}${rest}`,
     );
   }
 

@@ -91,6 +91,31 @@ test("LayerUpkeep: history goes, what branches and leases read stays, files too"
   assert.ok(timeline.layers.length <= 5, `${timeline.layers.length} layers`);
 });
 
+test("LayerUpkeep: a branch's lease in its ancestor's history holds there after a restart", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const leased = await writeLayers(timeline, 5);
+  await writeLayers(timeline, 5);
+  const branch = await fixture.manager.tenant(fixture.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+  });
+  branch.grantLease(leased, 60_000);
+  // Its index is written, the ancestor's is not.
+  await writeLayers(branch, 1);
+  await writeLayers(timeline, 5);
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  const branchAgain = fixture.manager.timeline(fixture.tenantId, branch.timelineId);
+  await collectAll(fixture, again, { dryRun: false });
+  while (await again.compact()) {
+    // To the end.
+  }
+  for (const [index, fill] of [3, 4, 2].entries()) {
+    assert.deepEqual(branchAgain.readPage(REL, index, leased), page(fill));
+  }
+});
+
 test("LayerUpkeep: nothing is collected while some timeline of the tenant does not load", async () => {
   await using fixture = await StorageFixture.create(SMALL);
   const timeline = await fixture.createRoot();

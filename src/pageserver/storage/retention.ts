@@ -1,9 +1,7 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
-import { monotonicMs } from "../../base/clock.ts";
 import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { formatTimestamp } from "../../base/timestamp.ts";
-import { LSN_LEASE_MS } from "../api.ts";
 import { readCommitTime } from "../ingest/commit-times.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
@@ -11,13 +9,6 @@ import type { TimelineStorage } from "./timeline-storage.ts";
 export class Leases {
   /** By LSN: when the last one ends. */
   readonly #ends = new Map<Lsn, number>();
-
-  /** `kept`: that were held before a restart, for whoever has them to find this process. */
-  constructor(kept: Iterable<Lsn> = []) {
-    for (const lsn of kept) {
-      this.grant(lsn, monotonicMs(), LSN_LEASE_MS);
-    }
-  }
 
   /** A lease of `lengthMs` from `nowMs` on, or a longer one that is there already. */
   grant(lsn: Lsn, nowMs: number, lengthMs: number): void {

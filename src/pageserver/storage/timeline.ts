@@ -7,7 +7,7 @@ import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
-import type { LayerFate } from "../api.ts";
+import { type LayerFate, LSN_LEASE_MS } from "../api.ts";
 import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
@@ -68,7 +68,7 @@ export class Timeline implements TimelineStorage {
   #closed = false;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
-  readonly leases: Leases;
+  readonly leases = new Leases();
   /** Of branches, and of those that are being made. */
   readonly branchPoints = new BranchPoints();
   #prevRecordLsn: Lsn;
@@ -114,7 +114,9 @@ export class Timeline implements TimelineStorage {
     this.#diskConsistentLsn = part.diskConsistentLsn;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
-    this.leases = new Leases(part.leases);
+    for (const lsn of part.leases ?? []) {
+      this.#hold(lsn, monotonicMs(), LSN_LEASE_MS);
+    }
     this.#map = new LayerMap(
       part.diskConsistentLsn,
       ancestor && { map: ancestor.#map, capLsn: this.ancestorLsn },
@@ -309,9 +311,13 @@ export class Timeline implements TimelineStorage {
   grantLease(lsn: Lsn, lengthMs: number): void {
     this.#checkReadable(lsn);
     this.holdInStore().catch(() => undefined);
-    const now = monotonicMs();
+    this.#hold(recordBoundary(lsn, this.walSegmentSize), monotonicMs(), lengthMs);
+  }
+
+  /** What is in an ancestor's history it holds as well: it is the one who collects there. */
+  #hold(lsn: Lsn, now: number, lengthMs: number): void {
     for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
-      timeline.leases.grant(recordBoundary(lsn, this.walSegmentSize), now, lengthMs);
+      timeline.leases.grant(lsn, now, lengthMs);
       if (lsn >= timeline.startLsn) {
         return;
       }
