@@ -277,8 +277,8 @@ const history: readonly Variant[] = [
     "leases-forgotten",
     "leases below the cutoff outlive the process",
     `${STORAGE}timeline.ts`,
-    "this.leases = new Leases(part.leases);",
-    "this.leases = new Leases();",
+    "for (const lsn of part.leases ?? []) {",
+    "for (const lsn of [] as Lsn[]) {",
   ),
   without(
     "retained-off-by-one",
@@ -297,8 +297,8 @@ const history: readonly Variant[] = [
   without(
     "reads-below-the-cutoff",
     "what is below the cutoff is refused",
-    `${STORAGE}timeline.ts`,
-    "const isAbove = isOwn && lsn >= timeline.#gcCutoffLsn;",
+    `${STORAGE}retention.ts`,
+    "const isAbove = isOwn && lsn >= at.gcCutoffLsn;",
     "const isAbove = isOwn;",
   ),
   without(

@@ -483,17 +483,25 @@ export function postgresEnvironment(
     }
   }
   const { LD_PRELOAD: preload, ...others } = extra;
-  const directories = installation.libDir === undefined ? [] : [installation.libDir];
-  if (preload !== undefined) {
-    // The dynamic loader splits this at spaces. A name without a folder is looked up in the
-    // directories below, whose names may have some.
-    env["LD_PRELOAD"] = basename(preload);
-    directories.unshift(dirname(preload));
-  }
-  if (directories.length > 0) {
-    env["LD_LIBRARY_PATH"] = directories.map(checkLibraryDirectory).join(":");
-  }
-  return { ...env, ...others };
+  const { libDir } = installation;
+  return { ...env, ...loaderEnvironment(preload, libDir === undefined ? [] : [libDir]), ...others };
+}
+
+/**
+ * What makes the dynamic loader take `preload` and look for libraries in the directories. It splits
+ * LD_PRELOAD at spaces: a name without a folder is looked up in the directories, whose names may have some.
+ */
+export function loaderEnvironment(
+  preload: string | undefined,
+  libraryDirectories: readonly string[] = [],
+): Record<string, string> {
+  const directories = [...(preload === undefined ? [] : [dirname(preload)]), ...libraryDirectories];
+  return {
+    ...(preload === undefined ? {} : { LD_PRELOAD: basename(preload) }),
+    ...(directories.length === 0
+      ? {}
+      : { LD_LIBRARY_PATH: directories.map(checkLibraryDirectory).join(":") }),
+  };
 }
 
 /** StorageError `invalid` for a directory whose name cannot stand in LD_LIBRARY_PATH. */

@@ -2,6 +2,7 @@
 
 import type { MutantPart } from "./mutant.ts";
 
+const RETENTION = "src/pageserver/storage/retention.ts";
 const TIMELINE = "src/pageserver/storage/timeline.ts";
 const TIMELINE_TEST = "src/pageserver/storage/timeline.test.ts";
 const TENANT_SIZE_TEST = "src/pageserver/sizes/tenant-size.test.ts";
@@ -108,19 +109,27 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "an LSN below the cutoff is read",
-      file: TIMELINE,
-      search: "isOwn && lsn >= timeline.#gcCutoffLsn;",
+      file: RETENTION,
+      search: "isOwn && lsn >= at.gcCutoffLsn;",
       replace: "isOwn;",
       test: TIMELINE_TEST,
       name: "readPage: below the first LSN is invalid",
     },
     {
       rule: "what was there where a branch begins is refused",
-      file: TIMELINE,
-      search: "if (isAbove || isBranchPoint || timeline",
-      replace: "if (isAbove || timeline",
+      file: RETENTION,
+      search: "if (isAbove || isBranchPoint || at",
+      replace: "if (isAbove || at",
       test: TIMELINE_TEST,
       name: "isKept: where a branch begins stays readable",
+    },
+    {
+      rule: "a lease that outlived the process holds on the branch only, not where its history is",
+      file: TIMELINE,
+      search: "holdLsn(this, lsn, LSN_LEASE_MS);",
+      replace: "this.leases.grant(lsn, monotonicMs(), LSN_LEASE_MS);",
+      test: UPKEEP_TEST,
+      name: "a branch's lease in its ancestor's history",
     },
     {
       rule: "history goes while leases may not have been renewed",

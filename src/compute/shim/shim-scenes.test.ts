@@ -11,6 +11,7 @@ import { after, test } from "node:test";
 import { brokenShim } from "../../../testing/broken-shim.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
+import { loaderEnvironment } from "../../postgres/installation.ts";
 import { type RelationPath, storagePath } from "../../postgres/relation-path.ts";
 import { findShim, shimEnvironment } from "./shim-loader.ts";
 import { type PlacedFile, ShimServer } from "./shim-server.ts";
@@ -111,6 +112,7 @@ async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> 
         wal: "none",
         walSegmentSize: 1 << 24,
       }),
+      ...loaderEnvironment(shim),
       STRATA_SHIM_PROGRAM: "claim_scenes",
       SCENE_DIR: workdir,
     },

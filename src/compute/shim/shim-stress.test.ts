@@ -11,6 +11,7 @@ import { brokenShim } from "../../../testing/broken-shim.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
+import { loaderEnvironment } from "../../postgres/installation.ts";
 import { storagePath } from "../../postgres/relation-path.ts";
 import { findShim, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
@@ -75,6 +76,7 @@ async function stress(
           wal: "none",
           walSegmentSize: 1 << 24,
         }),
+        ...loaderEnvironment(shim),
         STRATA_SHIM_PROGRAM: "claim_stress",
         STRESS_DIR: workdir,
       },

@@ -1,5 +1,6 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
+import { monotonicMs } from "../../base/clock.ts";
 import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { formatTimestamp } from "../../base/timestamp.ts";
 import { readCommitTime } from "../ingest/commit-times.ts";
@@ -51,6 +52,43 @@ export class BranchPoints {
   get lsns(): Iterable<Lsn> {
     return this.#counts.keys();
   }
+}
+
+/** A timeline, as those see it who ask what it keeps. */
+export interface Keeper {
+  readonly ancestor: Keeper | undefined;
+  readonly startLsn: Lsn;
+  readonly gcCutoffLsn: Lsn;
+  readonly leases: Leases;
+}
+
+/** A lease: what is in an ancestor's history that one holds as well, as it collects there. */
+export function holdLsn(timeline: Keeper, lsn: Lsn, lengthMs: number): void {
+  const now = monotonicMs();
+  for (let at: Keeper | undefined = timeline; at !== undefined; at = at.ancestor) {
+    at.leases.grant(lsn, now, lengthMs);
+    if (lsn >= at.startLsn) {
+      return;
+    }
+  }
+}
+
+/** Whether the state at `lsn`, which is that at `boundary`, is still there: it is above the cutoff, or leased, or where a branch begins. */
+export function isKept(timeline: Keeper, lsn: Lsn, boundary: Lsn): boolean {
+  const now = monotonicMs();
+  for (let at: Keeper | undefined = timeline; at !== undefined; at = at.ancestor) {
+    const isOwn = at.ancestor === undefined || lsn >= at.startLsn;
+    // Where a branch begins its ancestor keeps all that it sees.
+    const isBranchPoint = at.ancestor !== undefined && lsn === at.startLsn;
+    const isAbove = isOwn && lsn >= at.gcCutoffLsn;
+    if (isAbove || isBranchPoint || at.leases.has(boundary, now)) {
+      return true;
+    }
+    if (isOwn) {
+      return false;
+    }
+  }
+  return false;
 }
 
 /** Those of `needed` below `cutoff`, ascending, each once. */

@@ -25,7 +25,15 @@ import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { IndexChange, LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
 import { LsnWaiters } from "./lsn-waiters.ts";
-import { BranchPoints, describeOldest, Leases, recordBoundary, retainedLsns } from "./retention.ts";
+import {
+  BranchPoints,
+  describeOldest,
+  holdLsn,
+  isKept,
+  Leases,
+  recordBoundary,
+  retainedLsns,
+} from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import type { TenantLayers } from "./tenant-layers.ts";
 import {
@@ -115,7 +123,7 @@ export class Timeline implements TimelineStorage {
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
     for (const lsn of part.leases ?? []) {
-      this.#hold(lsn, monotonicMs(), LSN_LEASE_MS);
+      holdLsn(this, lsn, LSN_LEASE_MS);
     }
     this.#map = new LayerMap(
       part.diskConsistentLsn,
@@ -287,21 +295,7 @@ export class Timeline implements TimelineStorage {
   }
 
   isKept(lsn: Lsn): boolean {
-    const now = monotonicMs();
-    const state = recordBoundary(lsn, this.walSegmentSize);
-    for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
-      const isOwn = timeline.#ancestor === undefined || lsn >= timeline.startLsn;
-      // Where a branch begins its ancestor keeps all that it sees.
-      const isBranchPoint = timeline.#ancestor !== undefined && lsn === timeline.startLsn;
-      const isAbove = isOwn && lsn >= timeline.#gcCutoffLsn;
-      if (isAbove || isBranchPoint || timeline.leases.has(state, now)) {
-        return true;
-      }
-      if (isOwn) {
-        break;
-      }
-    }
-    return false;
+    return isKept(this, lsn, recordBoundary(lsn, this.walSegmentSize));
   }
 
   /**
@@ -311,17 +305,7 @@ export class Timeline implements TimelineStorage {
   grantLease(lsn: Lsn, lengthMs: number): void {
     this.#checkReadable(lsn);
     this.holdInStore().catch(() => undefined);
-    this.#hold(recordBoundary(lsn, this.walSegmentSize), monotonicMs(), lengthMs);
-  }
-
-  /** What is in an ancestor's history it holds as well: it is the one who collects there. */
-  #hold(lsn: Lsn, now: number, lengthMs: number): void {
-    for (let timeline: Timeline | undefined = this; timeline; timeline = timeline.ancestor) {
-      timeline.leases.grant(lsn, now, lengthMs);
-      if (lsn >= timeline.startLsn) {
-        return;
-      }
-    }
+    holdLsn(this, recordBoundary(lsn, this.walSegmentSize), lengthMs);
   }
 
   /**
