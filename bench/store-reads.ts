@@ -39,10 +39,16 @@ interface Quantiles {
   readonly p99: number;
 }
 
-interface Cell extends Quantiles {
+interface Shape {
+  /** Branches of each other. */
   readonly depth: number;
+  /** Flushes of each. */
   readonly layers: number;
+  /** As a pageserver that runs does it meanwhile; else all layers lie on each other. */
+  readonly compacted?: boolean;
 }
+
+type Cell = Shape & Quantiles;
 
 /** One root with an image layer, in a directory that goes at the end. */
 async function withRoot<R>(body: (manager: TenantManager, root: Timeline) => Promise<R>) {
@@ -94,12 +100,11 @@ async function writeLayer(timeline: Timeline, random: SeededRandom): Promise<voi
   await timeline.checkpoint();
 }
 
-/** The newest of `depth` branches of each other, each with so many layers, on a fresh root. */
+/** The newest of the branches of each other, on a fresh root. */
 async function makeChain(
   manager: TenantManager,
   root: Timeline,
-  depth: number,
-  layers: number,
+  { depth, layers, compacted }: Shape,
 ): Promise<Timeline> {
   const random = new SeededRandom(depth);
   const tenant = manager.tenant(root.tenantId);
@@ -111,6 +116,9 @@ async function makeChain(
     });
     for (let layer = 0; layer < layers; layer++) {
       await writeLayer(tip, random);
+      while (compacted === true && (await tip.compact())) {
+        // Until nothing is to be done.
+      }
     }
   }
   return tip;
@@ -162,22 +170,23 @@ async function measure(
 }
 
 async function depthRows(quick: boolean): Promise<Row[]> {
-  const shapes = [
-    [1, 1],
-    [8, 1],
-    [64, 1],
-    [512, 1],
-    [1, 10],
-    [8, 10],
-    [64, 10],
-    [512, quick ? 1 : 10],
-    [1, 1000],
-  ] as const;
+  const shapes: Shape[] = [
+    { depth: 1, layers: 1 },
+    { depth: 8, layers: 1 },
+    { depth: 64, layers: 1 },
+    { depth: 512, layers: 1 },
+    { depth: 1, layers: 10 },
+    { depth: 8, layers: 10 },
+    { depth: 64, layers: 10 },
+    ...(quick ? [] : [{ depth: 512, layers: 10 }]),
+    { depth: 1, layers: 1000, compacted: true },
+    { depth: 1, layers: 1000 },
+  ];
   return withRoot(async (manager, root) => {
     const chains: Timeline[] = [];
-    for (const [depth, layers] of shapes) {
-      chains.push(await makeChain(manager, root, depth, layers));
-      progress(`chain of depth ${depth}, ${layers} layers each`);
+    for (const shape of shapes) {
+      chains.push(await makeChain(manager, root, shape));
+      progress(`chain of depth ${shape.depth}, ${describeLayers(shape)}`);
     }
     const firstMs = chains.map((chain) => {
       const began = monotonicMs();
@@ -187,14 +196,21 @@ async function depthRows(quick: boolean): Promise<Row[]> {
     progress(`first reads: ${firstMs.map((ms) => ms.toFixed(1)).join(", ")} ms`);
     const settled = () => manager.resources.spanBuilder.settled();
     const found = await measure(chains, quick ? 5 : 21, settled);
-    const cells = shapes.map(([depth, layers], at): Cell => ({ depth, layers, ...found[at]! }));
+    const cells = shapes.map((shape, at): Cell => ({ ...shape, ...found[at]! }));
     return cells.map((cell) => cellRow(cell, cells[0]!));
   });
 }
 
-function cellRow({ depth, layers, p50, p99 }: Cell, base: Cell): Row {
+function describeLayers({ layers, compacted }: Shape): string {
+  return compacted === true
+    ? `${layers} layers, compacted as they come`
+    : `${layers} layers each, on each other`;
+}
+
+function cellRow(cell: Cell, base: Cell): Row {
+  const { p50, p99 } = cell;
   return {
-    what: `warm read at depth ${depth}, ${layers} layers each, µs: p50, p99`,
+    what: `warm read at depth ${cell.depth}, ${describeLayers(cell)}, µs: p50, p99`,
     ours: `${p50.toFixed(2)}, ${p99.toFixed(2)}`,
     theirs: "-",
     ratio: `${ratio(p50, base.p50)}, ${ratio(p99, base.p99)}`,

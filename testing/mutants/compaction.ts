@@ -17,12 +17,47 @@ const WITH_CUTOFF = "compactLayers: with a cutoff";
 const IMAGE_LAYERS = "compactLayers: image layers cover";
 const PLAN = "src/pageserver/compaction/compaction-plan.ts";
 const PLAN_TEST = "src/pageserver/compaction/compaction-plan.test.ts";
+const LEVELS = "src/pageserver/compaction/level-merge.ts";
+const LEVELS_MERGED = "level: so many levels of about one size";
+const LEVELS_APART = "level: no levels are merged across";
 const WORKER = "src/pageserver/flush/background-worker.ts";
 const WORKER_TEST = "src/pageserver/flush/background-compaction.test.ts";
 
 export const COMPACTION_MUTANTS: MutantPart = {
   part: "compaction",
   mutants: [
+    {
+      rule: "levels of any size are merged, the large ones again and again",
+      file: LEVELS,
+      search: "one.segment === segment && sizeClass(one.bytes) === sizeClass(bytes),",
+      replace: "one.segment === segment,",
+      test: PLAN_TEST,
+      name: LEVELS_MERGED,
+    },
+    {
+      rule: "levels on both sides of a branch point are merged, again and again",
+      file: LEVELS,
+      search: "one.segment === segment && sizeClass",
+      replace: "sizeClass",
+      test: PLAN_TEST,
+      name: LEVELS_APART,
+    },
+    {
+      rule: "a level across a branch point is merged with others",
+      file: LEVELS,
+      search: "lastLsnOf(layer)) ? below : undefined;",
+      replace: "lastLsnOf(layer)) ? below : below;",
+      test: PLAN_TEST,
+      name: LEVELS_APART,
+    },
+    {
+      rule: "a merged level reaches over other deltas",
+      file: LEVELS,
+      search: "!hasOthersBetween(merge.layers, found)",
+      replace: "found.length > 0",
+      test: PLAN_TEST,
+      name: LEVELS_APART,
+    },
     {
       rule: "a version at a retained LSN counts as one after it",
       file: RULE,

@@ -19,6 +19,8 @@ const SETTINGS = {
   collectRatio: 0.5,
   imageLayerBytes: 1 << 20,
 };
+/** Nothing is due for its bytes. */
+const WIDE = { ...SETTINGS, minCompactionBytes: 1 << 30, imageLayerBytes: 1 << 30 };
 const MIDDLE = { prefix: relBlockPrefix(1663, 5, 1, 0), index: 7 };
 const BEHIND_MIDDLE = keyAfter(MIDDLE.prefix, MIDDLE.index)!;
 
@@ -79,6 +81,56 @@ test("level: so many flushed layers above all others, cut where branches begin",
     assert.deepEqual(found.cutPoints, [15, 25]);
   }
   assert.equal(plan({ layers: [...l0.slice(1), base] }), undefined);
+});
+
+/** Four levels of two files each, the newest first. */
+function fourLevels(bytes: number): PlannedLayer[] {
+  return [40, 30, 20, 10].flatMap((lsn) => [
+    delta(lsn, lsn + 9, { keys: [FIRST_KEY, MIDDLE], bytes }),
+    delta(lsn, lsn + 9, { keys: [BEHIND_MIDDLE, LAST_KEY], bytes }),
+  ]);
+}
+
+test("level: so many levels of about one size become one", () => {
+  const levels = fourLevels(1);
+  const flushed = delta(50, 59, { bytes: 1 });
+  const large = delta(1, 9, { keys: [FIRST_KEY, MIDDLE], bytes: 5 << 20 });
+  for (const hasAncestor of [false, true]) {
+    const found = plan({ layers: [flushed, ...levels, large], hasAncestor }, WIDE);
+    assert.equal(found?.goal, "level");
+    assert.deepEqual(found.inputs, levels);
+    assert.deepEqual(found.remove, levels);
+    assert.deepEqual([found.maxLsn, found.moreBelow, found.retained], [49, true, []]);
+  }
+  assert.equal(plan({ layers: levels.slice(2) }, WIDE), undefined, "three are few");
+  const mixed = [
+    ...levels.slice(0, 4),
+    delta(20, 29, { keys: [FIRST_KEY, MIDDLE], bytes: 5 << 20 }),
+  ];
+  assert.equal(plan({ layers: [...mixed, ...levels.slice(6)] }, WIDE), undefined, "of other sizes");
+});
+
+test("level: no levels are merged across a branch point, an image, or others' deltas", () => {
+  const levels = fourLevels(1);
+  for (const [branchPoint, merged] of [
+    [9, true],
+    [19, false],
+    [24, false],
+    [39, false],
+    [44, false],
+    [49, true],
+  ] as const) {
+    const found = plan({ layers: levels, branchPoints: [toLsn(branchPoint)] }, WIDE);
+    assert.equal(found !== undefined, merged, `branch point at ${branchPoint}`);
+  }
+  const half = image(29, { keys: [BEHIND_MIDDLE, LAST_KEY], bytes: 1000 });
+  const withImage = [...levels.slice(0, 4), half, ...levels.slice(4)];
+  assert.equal(plan({ layers: withImage, hasAncestor: true }, WIDE), undefined);
+  // What a collection wrote stays; so nothing around it may become one layer.
+  const collected = delta(20, 29, { keys: [MIDDLE, MIDDLE], bytes: 1 });
+  const others = [...levels.slice(0, 4), collected, ...levels.slice(4)];
+  const situation = { layers: others, collected: new Map([[collected, []]]), hasAncestor: true };
+  assert.equal(plan(situation, WIDE), undefined);
 });
 
 test("images: when the deltas above the last ones have their bytes, at the newest LSN on disk", () => {

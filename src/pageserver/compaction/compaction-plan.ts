@@ -12,9 +12,10 @@ import {
   type PlannedLayer,
 } from "./image-tiles.ts";
 import type { KeyRange } from "./layer-cursor.ts";
+import { levelsToMerge } from "./level-merge.ts";
 
 export interface PlanSettings {
-  /** So many layers over all keys on top of each other are merged. */
+  /** So many layers over all keys on top of each other become a level, and so many levels of about one size another one. */
   readonly levelAfterLayers: number;
   /** Less than this is not worth a rewrite, whatever the shares below say. */
   readonly minCompactionBytes: number;
@@ -46,7 +47,7 @@ export interface PlanSituation<L extends PlannedLayer> {
 }
 
 /**
- * - `level`: layers of flushes become one level of files side by side, nothing is dropped
+ * - `level`: layers of flushes, or levels, become one level of files side by side, nothing is dropped
  * - `images`: image layers; nothing is removed
  * - `collect`: what no retained LSN reads goes; `inputs` may be empty, then nothing is written
  */
@@ -84,13 +85,14 @@ export function planCompaction<L extends PlannedLayer>(
   }
   const plans = new Plans(situation, settings);
   return situation.hasAncestor
-    ? (plans.level() ?? plans.collectOnBranch())
+    ? (plans.level() ?? plans.mergeLevels() ?? plans.collectOnBranch())
     : (plans.remove() ??
         plans.collect() ??
         plans.imagesOfAll() ??
         plans.level() ??
         plans.imagesOfRange() ??
-        plans.levelForImages());
+        plans.levelForImages() ??
+        plans.mergeLevels());
 }
 
 /**
@@ -333,10 +335,32 @@ class Plans<L extends PlannedLayer> {
     return isDue ? this.#levelOf(inputs) : undefined;
   }
 
-  #levelOf(inputs: readonly L[]): CompactionPlan<L> {
+  /** Of many small levels. */
+  mergeLevels(): CompactionPlan<L> | undefined {
+    const { levelAfterLayers, imageLayerBytes } = this.#settings;
+    const { layers, collected } = this.#situation;
+    const above = new Set(this.#above);
+    const found = levelsToMerge({
+      layers,
+      isOfLevel: (layer) =>
+        !layer.file.isImage && !this.#flushed.has(layer) && !collected.has(layer),
+      isPassed: (layer) => above.has(layer),
+      boundaries: this.#boundaries(0 as Lsn),
+      count: levelAfterLayers,
+      maxBytes: imageLayerBytes * SMALL_RANGES,
+    });
+    return found && this.#levelOf(found);
+  }
+
+  /** LSNs from `start` on that no delta layer is made across: where branches begin, and of images. */
+  #boundaries(start: Lsn): Lsn[] {
     const { branchPoints, layers } = this.#situation;
-    const start = Math.min(...inputs.map(({ file }) => file.lsnStart));
     const images = layers.filter(({ file }) => file.isImage && file.lsnStart >= start);
+    return sorted([...branchPoints, ...images.map(({ file }) => file.lsnStart)]);
+  }
+
+  #levelOf(inputs: readonly L[]): CompactionPlan<L> {
+    const start = Math.min(...inputs.map(({ file }) => file.lsnStart)) as Lsn;
     return {
       goal: "level",
       inputs,
@@ -345,7 +369,7 @@ class Plans<L extends PlannedLayer> {
       remove: inputs,
       retained: [],
       cutoff: 0 as Lsn,
-      cutPoints: sorted([...branchPoints, ...images.map(({ file }) => file.lsnStart)]),
+      cutPoints: this.#boundaries(start),
       keyCuts: this.#newest.tiles.slice(1).map(({ start }) => start),
       imageLayerLsn: undefined,
       moreBelow: true,
