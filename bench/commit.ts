@@ -7,7 +7,7 @@ import { COMMIT_LOG, type LoadKind, type LoadResult, runLoad } from "./load.ts";
 import { median, progress, type Row, ratio } from "./report.ts";
 import {
   COMMON_SETTINGS,
-  findReceivewal,
+  findProgram,
   ReceivewalCluster,
   StockCluster,
   startWithSynchronousStandby,
@@ -122,7 +122,7 @@ export async function benchCommit(options: CommitOptions): Promise<Row[]> {
   const pair = await startWithSynchronousStandby(base);
   await using primary = pair.primary;
   await using _standby = pair.standby;
-  const program = findReceivewal(pgMajor, pgBin);
+  const program = findProgram("pg_receivewal", pgMajor, pgBin);
   await using received =
     program === undefined ? undefined : await ReceivewalCluster.start(base, program);
   if (received === undefined) {

@@ -3,6 +3,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { sleep } from "../src/base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { toLsn } from "../src/base/lsn.ts";
@@ -10,6 +11,7 @@ import { SeededRandom } from "../src/base/random.ts";
 import type { TenantTimeline } from "../src/pageserver/api.ts";
 import { relBlockPrefix, relSizePrefix } from "../src/pageserver/layers/key.ts";
 import { Pageserver } from "../src/pageserver/pageserver.ts";
+import type { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
 import { PAGE_SIZE } from "../src/postgres/page.ts";
 import {
   FIXTURE_START_LSN,
@@ -21,6 +23,11 @@ import {
 export interface ServedRelation extends TenantTimeline {
   readonly port: number;
   readonly blocks: number;
+}
+
+/** Answer to each message of the parent process. */
+export interface UsedSoFar extends NodeJS.CpuUsage {
+  readonly compactions: number;
 }
 
 export const MEASURED_RELATION = { spcOid: 1663, dbOid: 5, relNumber: 16384, fork: 0 };
@@ -44,7 +51,73 @@ function* relation() {
   yield { prefix: relSizePrefix(spcOid, dbOid, relNumber, fork), index: 0, value: size };
 }
 
-/** Serves until the parent process is gone; answers each of its messages with the processor time used so far. */
+/** Of random changes that take turns, so that each compaction has images to make. */
+const NEIGHBOUR_BLOCKS = 4096;
+const NEIGHBOUR_BYTES_A_TURN = 256 << 10;
+const NEIGHBOUR_TURN_MS = 10;
+/** 4 MB. */
+const NEIGHBOUR_FLUSH_TURNS = 16;
+
+/** Another tenant's timeline, into which 20 MB of changes come each second, and which is flushed and compacted all the time. */
+class Neighbour {
+  isBusy = false;
+  /** Steps of compaction that did something. */
+  compactions = 0;
+  #stopping = false;
+  readonly #done: Promise<void>;
+
+  constructor(tenants: TenantManager) {
+    this.#done = this.#run(tenants);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#done;
+  }
+
+  async #run(tenants: TenantManager): Promise<void> {
+    const tenant = await tenants.createTenant(generateTenantId());
+    const timeline = await tenant.createRoot({
+      timelineId: generateTimelineId(),
+      pgVersion: 17,
+      dataChecksums: false,
+      systemId: FIXTURE_SYSTEM_ID,
+      walSegmentSize: 1 << 24,
+      startLsn: MEASURED_LSN,
+      prevRecordLsn: toLsn(MEASURED_LSN - 0x78),
+      layerPaths: [],
+    });
+    const { spcOid, dbOid, relNumber, fork } = MEASURED_RELATION;
+    const prefix = relBlockPrefix(spcOid, dbOid, relNumber, fork);
+    const random = new SeededRandom(2);
+    const page = Uint8Array.from({ length: PAGE_SIZE }, () => random.int(256));
+    let compacting = Promise.resolve();
+    for (let turn = 0; !this.#stopping; turn++) {
+      await sleep(NEIGHBOUR_TURN_MS);
+      if (!this.isBusy) {
+        continue;
+      }
+      const lsn = toLsn(timeline.lastRecordLsn + 64);
+      for (let bytes = 0; bytes < NEIGHBOUR_BYTES_A_TURN; bytes += PAGE_SIZE) {
+        page[random.int(PAGE_SIZE)] = random.int(256);
+        timeline.putImage(prefix, random.int(NEIGHBOUR_BLOCKS), lsn, page.slice());
+      }
+      timeline.advance(lsn, toLsn(0));
+      if (turn % NEIGHBOUR_FLUSH_TURNS === 0) {
+        await timeline.checkpoint();
+        compacting = compacting.then(async () => {
+          this.compactions += (await timeline.compact()) ? 1 : 0;
+        });
+      }
+    }
+    await compacting;
+  }
+}
+
+/**
+ * Serves until the parent process is gone; answers each of its messages with what was used so far. `neighbour`: from
+ * then on another timeline is busy, until another message comes.
+ */
 async function serve(): Promise<void> {
   const scratch = mkdtempSync(join(tmpdir(), "strata-bench-"));
   const workdir = join(scratch, "pageserver");
@@ -69,8 +142,14 @@ async function serve(): Promise<void> {
     prevRecordLsn: toLsn(MEASURED_LSN - 0x78),
     layerPaths: [{ path: join(scratch, layer.fileName), sizeBytes: layer.sizeBytes }],
   });
-  process.on("message", () => process.send!(process.cpuUsage()));
+  const neighbour = new Neighbour(pageserver.tenants);
+  process.on("message", (message) => {
+    neighbour.isBusy = message === "neighbour";
+    const used: UsedSoFar = { ...process.cpuUsage(), compactions: neighbour.compactions };
+    process.send!(used);
+  });
   process.once("disconnect", async () => {
+    await neighbour.stop();
     await pageserver.close({ flush: false });
     rmSync(scratch, { recursive: true, force: true });
   });

@@ -3,6 +3,7 @@
 // The client parses nothing but the places where answers begin, so that it is not what limits the rate. The machine's
 // other processes do; so beside pages a second stands the processor time that the pageserver's process takes for one.
 
+import assert from "node:assert/strict";
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { createConnection, type Socket } from "node:net";
@@ -11,8 +12,13 @@ import { SeededRandom } from "../src/base/random.ts";
 import { encodeRelRequest, TAG_GET_PAGE } from "../src/pageserver/pagestream.ts";
 import { PAGE_SIZE } from "../src/postgres/page.ts";
 import { cstring, encodeMessage, int32, PROTOCOL_3 } from "../src/postgres/wire/wire-messages.ts";
-import { MEASURED_LSN, MEASURED_RELATION, type ServedRelation } from "./getpage-server.ts";
-import { median, progress, type Row } from "./report.ts";
+import {
+  MEASURED_LSN,
+  MEASURED_RELATION,
+  type ServedRelation,
+  type UsedSoFar,
+} from "./getpage-server.ts";
+import { median, progress, type Row, ratio } from "./report.ts";
 
 const REQUESTS = 1 << 14;
 const REQUEST_BYTES = 5 + 42;
@@ -138,12 +144,55 @@ class Asker {
   }
 }
 
-async function processorUs(server: ChildProcess): Promise<number> {
+/** `request`: what the server does from then on; see getpage-server.ts. */
+async function usedSoFar(server: ChildProcess, request = "used so far"): Promise<UsedSoFar> {
   const answer = once(server, "message");
-  server.send("processor time");
-  const [{ user, system }] = (await answer) as [NodeJS.CpuUsage];
+  server.send(request);
+  return ((await answer) as [UsedSoFar])[0];
+}
+
+async function processorUs(server: ChildProcess): Promise<number> {
+  const { user, system } = await usedSoFar(server);
   return user + system;
 }
+
+/** Microseconds of one page after the other, sorted. */
+async function latencies(asker: Asker, seconds: number): Promise<number[]> {
+  const times: number[] = [];
+  const end = performance.now() + seconds * 1000;
+  for (let began = performance.now(); began < end; began = performance.now()) {
+    await asker.run(1, 1);
+    times.push((performance.now() - began) * 1000);
+  }
+  return times.sort((a, b) => a - b);
+}
+
+/** Alone, and while another timeline takes in changes and is compacted: in turns. */
+async function besideCompaction(asker: Asker, server: ChildProcess, rounds: number): Promise<Row> {
+  const alone: number[] = [];
+  const beside: number[] = [];
+  let steps = 0;
+  for (let round = 0; round < rounds; round++) {
+    alone.push(p99(await latencies(asker, 3)));
+    const { compactions } = await usedSoFar(server, "neighbour");
+    beside.push(p99(await latencies(asker, 6)));
+    steps += (await usedSoFar(server)).compactions - compactions;
+    await latencies(asker, 1);
+  }
+  assert.ok(steps >= rounds, `only ${steps} steps of compaction`);
+  progress(
+    `GetPage p99, us: alone ${alone.map(Math.round)}, beside ${steps} steps of compaction ${beside.map(Math.round)}`,
+  );
+  return {
+    what: "GetPage one at a time, p99, us: beside compaction of another timeline, against alone",
+    ours: median(beside).toFixed(0),
+    theirs: median(alone).toFixed(0),
+    ratio: ratio(median(beside), median(alone)),
+    aim: "2",
+  };
+}
+
+const p99 = (sorted: readonly number[]) => sorted[Math.floor(sorted.length * 0.99)]!;
 
 export async function benchGetPage(rounds: number): Promise<Row[]> {
   const server = fork(fileURLToPath(new URL("getpage-server.ts", import.meta.url)));
@@ -188,6 +237,7 @@ export async function benchGetPage(rounds: number): Promise<Row[]> {
         aim: "",
       });
     }
+    rows.push(await besideCompaction(asker, server, rounds));
   } finally {
     asker.close();
     server.disconnect();

@@ -184,14 +184,16 @@ export async function startWithSynchronousStandby(
   return { primary, standby };
 }
 
-/** `pg_receivewal` of this major in `pgBin` or in $PATH; undefined where there is none. */
-export function findReceivewal(pgMajor: number, pgBin: string | undefined): string | undefined {
-  return [pgBin === undefined ? [] : join(pgBin, "pg_receivewal"), "pg_receivewal"]
-    .flat()
-    .find((path) => {
-      const { stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
-      return stdout?.includes(`(PostgreSQL) ${pgMajor}.`) === true;
-    });
+/** A program of this major, in `pgBin` or in $PATH, that does not come with Strata; undefined where there is none. */
+export function findProgram(
+  name: "pg_receivewal" | "pg_basebackup",
+  pgMajor: number,
+  pgBin: string | undefined,
+): string | undefined {
+  return [...(pgBin === undefined ? [] : [join(pgBin, name)]), name].find((path) => {
+    const { stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
+    return stdout?.includes(`(PostgreSQL) ${pgMajor}.`) === true;
+  });
 }
 
 /** A primary that waits for `pg_receivewal --synchronous`, which writes on the same disk. */

@@ -1,10 +1,11 @@
 // `npm run bench [-- section ...] [--quick] [--pg-version N] [--pg-bin DIR]`: Strata beside stock Postgres, one table.
 //
-// `--pg-version` (14 to 18, default 17) counts for the sections `commit`, `ingest` and `redo`. `--pg-bin`:
-// where `commit` finds pg_receivewal of that major, if it is not in $PATH.
+// `--pg-version` (14 to 18, default 17) counts for the sections `branch-*`, `commit`, `ingest`, `redo` and `store-space`.
+// `--pg-bin`: where pg_receivewal and pg_basebackup of that major are, if they are not in $PATH.
 
 import { parseArgs } from "node:util";
 import { benchBranch } from "../bench/branch.ts";
+import { benchColdStart } from "../bench/cold-start.ts";
 import { benchCommit } from "../bench/commit.ts";
 import { benchGetPage } from "../bench/getpage.ts";
 import { benchIngest } from "../bench/ingest.ts";
@@ -37,8 +38,11 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   ],
   select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
   startup: () => benchStartup(quick ? 3 : 9),
-  "branch-small": () => benchBranch(20, quick ? 1 : 3),
-  "branch-large": () => benchBranch(1024, quick ? 1 : 3),
+  "cold-start": () => benchColdStart(quick ? 2 : 5),
+  "branch-small": () => benchBranch({ megabytes: 20, rounds: quick ? 1 : 3, pgMajor, pgBin }),
+  "branch-large": () => benchBranch({ megabytes: 1024, rounds: quick ? 1 : 3, pgMajor, pgBin }),
+  "branch-huge": () =>
+    benchBranch({ megabytes: quick ? 2048 : 5120, rounds: quick ? 1 : 3, pgMajor, pgBin }),
   getpage: () => benchGetPage(quick ? 3 : 9),
   scan: () => benchScan(quick ? 1 : 3, quick ? 128 : 512),
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),

@@ -4,9 +4,7 @@
 // and nothing is tested. Everything runs on loopback in a temporary directory, and is gone afterwards.
 
 import { spawn, spawnSync } from "node:child_process";
-import { S3Client } from "../src/object-store/s3/client.ts";
-import { s3Configuration } from "../src/object-store/s3/configuration.ts";
-import { CEPH_PROGRAMS, Radosgw } from "../testing/s3/radosgw.ts";
+import { CEPH_PROGRAMS, makeBucket, Radosgw } from "../testing/s3/radosgw.ts";
 import { inRepository, NODE_FLAGS } from "./checks.ts";
 
 const PACKAGES = ["ceph-mon", "ceph-osd", "radosgw"];
@@ -31,14 +29,6 @@ function install(): string | undefined {
     }
   }
   return missing().length === 0 ? undefined : `${missing().join(", ")} still not there`;
-}
-
-async function makeBucket(location: string, env: Record<string, string>): Promise<void> {
-  const client = new S3Client(s3Configuration(location, env));
-  const headers = { "x-amz-content-sha256": "UNSIGNED-PAYLOAD", "content-length": "0" };
-  const call = { doing: "make bucket", method: "PUT", key: "", headers, signal: undefined };
-  await client.call(call, ({ exchange }) => exchange.read(10_000));
-  client.close();
 }
 
 /** Files that look at STRATA_TEST_S3; the interface first, or the rest says little. */

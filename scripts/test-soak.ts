@@ -4,7 +4,7 @@
 // server in this process, so that layers can leave the pageserver's disk. Each round prints one line; the last ones say what was checked.
 
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { SeededRandom } from "../src/base/random.ts";
@@ -147,7 +147,7 @@ class Soak {
         return kill("pageserver", "pageserver", "start", "--start-timeout", "60s");
       case 1:
         await cluster.kill9("pageserver");
-        loseDisk(cluster);
+        cluster.loseDisk();
         await cluster.ok("pageserver", "start", "--start-timeout", "60s");
         return "pageserver's disk lost";
       case 2:
@@ -229,13 +229,6 @@ function bytesBelow(directory: string): number {
 function sizeOf(path: string): number {
   // Files come and go meanwhile.
   return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-}
-
-function loseDisk(cluster: TestCluster): void {
-  const directory = join(cluster.home, "pageserver_1");
-  for (const name of readdirSync(directory)) {
-    rmSync(join(directory, name), { recursive: true });
-  }
 }
 
 async function resetBalances(url: string): Promise<void> {

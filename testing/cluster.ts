@@ -222,6 +222,14 @@ export class TestCluster {
     assert.ok(!isAlive(pid), `${victim} ${pid} survived SIGKILL`);
   }
 
+  /** The pageserver, which does not run, gets a new machine: its directory is empty. */
+  loseDisk(): void {
+    const directory = join(this.home, "pageserver_1");
+    for (const name of readdirSync(directory)) {
+      rmSync(join(directory, name), { recursive: true });
+    }
+  }
+
   config(): {
     pageservers: { listenHttpAddr: string; listenPgAddr: string }[];
     safekeepers: { listenHttpAddr: string; listenPgAddr: string }[];

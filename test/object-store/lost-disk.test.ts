@@ -3,7 +3,7 @@
 // The store is a directory; `STRATA_TEST_S3` names another one (`npm run test:s3` does).
 
 import assert from "node:assert/strict";
-import { readdirSync, rmSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parseTenantId, parseTimelineId } from "../../src/base/ids.ts";
@@ -72,13 +72,6 @@ async function stored(branch: string): Promise<void> {
   });
 }
 
-function loseDisk(): void {
-  const directory = join(cluster.home, "pageserver_1");
-  for (const name of readdirSync(directory)) {
-    rmSync(join(directory, name), { recursive: true });
-  }
-}
-
 test("under load the pageserver dies and its disk is lost: nothing that was committed is", async () => {
   const load = new TpcbLoad(cluster.url(), { clients: 4 });
   try {
@@ -87,7 +80,7 @@ test("under load the pageserver dies and its disk is lost: nothing that was comm
     await cluster.ok("branch", "create", "dev", "--parent", "main");
     await load.progress(200);
     await cluster.kill9("pageserver");
-    loseDisk();
+    cluster.loseDisk();
     await cluster.ok("pageserver", "start");
     await load.progress(500);
   } finally {
@@ -107,7 +100,7 @@ test("a compute that starts afresh on an empty pageserver disk", async () => {
   await cluster.ok("endpoint", "stop", "main");
   await stored("main");
   await cluster.ok("pageserver", "stop");
-  loseDisk();
+  cluster.loseDisk();
   await cluster.ok("pageserver", "start");
   const { layers } = await timeline("main");
   const before = (await layers()).historic_layers;

@@ -1,8 +1,6 @@
 // Whole clusters on an S3 store that fails in every way it can, and on stores that cannot be used at all.
 
 import assert from "node:assert/strict";
-import { readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { SeededRandom } from "../../src/base/random.ts";
 import { freeConfig, TestCluster } from "../../testing/cluster.ts";
@@ -28,13 +26,6 @@ before(async () => {
 });
 after(() => server.stop());
 
-function loseDisk(cluster: TestCluster): void {
-  const directory = join(cluster.home, "pageserver_1");
-  for (const name of readdirSync(directory)) {
-    rmSync(join(directory, name), { recursive: true });
-  }
-}
-
 test("many requests fail, each in another way: commits go on, and a lost disk comes back", async () => {
   await using cluster = await TestCluster.create({
     pageserverOptions: {
@@ -59,7 +50,7 @@ test("many requests fail, each in another way: commits go on, and a lost disk co
     await cluster.ok("branch", "create", "dev", "--parent", "main");
     await load.progress(300);
     await cluster.kill9("pageserver");
-    loseDisk(cluster);
+    cluster.loseDisk();
     await cluster.ok("pageserver", "start", "--start-timeout", "60s");
     await load.progress(300);
   } finally {

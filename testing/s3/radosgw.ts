@@ -7,6 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { randomBytes } from "../../src/base/random.ts";
+import { S3Client } from "../../src/object-store/s3/client.ts";
+import { s3Configuration } from "../../src/object-store/s3/configuration.ts";
 import { freePort } from "../free-port.ts";
 
 const READY_MS = 120_000;
@@ -188,4 +190,13 @@ function isAnswering(url: string): Promise<boolean> {
 function uuid(): string {
   const hex = randomBytes(16).toString("hex");
   return hex.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12})$/, "$1-$2-4$3-8$4-$5");
+}
+
+/** `env`: the credentials. */
+export async function makeBucket(location: string, env: Record<string, string>): Promise<void> {
+  const client = new S3Client(s3Configuration(location, env));
+  const headers = { "x-amz-content-sha256": "UNSIGNED-PAYLOAD", "content-length": "0" };
+  const call = { doing: "make bucket", method: "PUT", key: "", headers, signal: undefined };
+  await client.call(call, ({ exchange }) => exchange.read(10_000));
+  client.close();
 }
