@@ -56,6 +56,10 @@ export class FakeStorageNode {
       this.timelines.set(id, { ancestor, pgVersion: body.pg_version ?? inherited });
       return [201, this.#info(id)];
     }
+    if (request.method === "DELETE" && last === this.tenantId) {
+      this.timelines.clear();
+      return [200, {}];
+    }
     if (request.method === "DELETE") {
       return this.timelines.delete(last) ? [200, {}] : [404, { msg: `no timeline ${last}` }];
     }

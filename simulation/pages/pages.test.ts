@@ -15,6 +15,7 @@ const LEAST: Readonly<Record<string, number>> = {
   branch: SEEDS / 2,
   detach: SEEDS / 4,
   delete: SEEDS / 4,
+  "delete tenant": SEEDS / 20,
   "compaction step": SEEDS / 4,
   collect: SEEDS / 2,
   lease: SEEDS / 4,

@@ -252,6 +252,9 @@ class Run {
     }
     for (const key of store.keys) {
       const object = parseRemoteKey(key);
+      if (object !== undefined) {
+        life.tenants.tenant(object.tenantId);
+      }
       if (object?.kind === "layer") {
         assert.ok(named.delete(key), `${key} is left in the store`);
       } else if (object?.kind === "index") {

@@ -164,8 +164,10 @@ export class World {
       if (this.timelines.length < MAX_TIMELINES) {
         await did("branch", () => this.createBranch(life, model));
       }
-    } else if (dice < 15) {
+    } else if (dice < 14) {
       await did("delete", () => this.deleteOne(life, model));
+    } else if (dice < 15) {
+      await did("delete tenant", () => this.deleteTenant(life, model.tenantId));
     } else if (dice < 18) {
       await did("detach", () => timeline.detachFromAncestor());
     } else if (dice < 24) {
@@ -302,6 +304,21 @@ export class World {
     if (!life.isDead) {
       this.trace(`${model.name} is answered as deleted`);
       model.deletion = "answered";
+    }
+  }
+
+  async deleteTenant(life: Life, tenantId: TenantId): Promise<void> {
+    const timelines = () => this.timelines.filter((model) => model.tenantId === tenantId);
+    for (const model of timelines().filter(({ deletion }) => deletion === "none")) {
+      model.deletion = "asked";
+    }
+    await life.tenants.deleteTenant(tenantId);
+    if (!life.isDead) {
+      this.trace(`the tenant ${tenantId} is answered as deleted`);
+      for (const model of timelines()) {
+        model.deletion = "answered";
+      }
+      this.tenants.splice(this.tenants.indexOf(tenantId), 1);
     }
   }
 

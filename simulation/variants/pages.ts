@@ -165,6 +165,20 @@ const deletions: readonly Variant[] = [
     "    await this.#remote?.whenWithoutBranches(timelineId);\n",
     "",
   ),
+  without(
+    "tenant-deleted-without-a-mark",
+    "the store says that a tenant is deleted before anything of it goes",
+    `${STORAGE}tenant-manager.ts`,
+    "      await this.#deleted.add(tenantId);\n",
+    "",
+  ),
+  without(
+    "deleted-tenant-left",
+    "a start goes on with deletions of tenants that a killed process began",
+    `${STORAGE}tenant-manager.ts`,
+    "    void manager.#removeDeleted(stored);\n",
+    "",
+  ),
 ];
 
 const loading: readonly Variant[] = [
@@ -199,10 +213,9 @@ const loading: readonly Variant[] = [
   without(
     "start-trusts-the-page-cache",
     "a start makes the renames durable that a killed process left",
-    `${STORAGE}tenant.ts`,
-    `      await this.#disk.fsyncDirectory(directory);
-      const { disk } = this.#resources;`,
-    "      const { disk } = this.#resources;",
+    `${STORAGE}timeline-directories.ts`,
+    "    await this.#disk.background.fsyncDirectory(directory);\n    const part",
+    "    const part",
   ),
   without(
     "ancestor-not-awaited",
@@ -304,7 +317,7 @@ const history: readonly Variant[] = [
   without(
     "cap-off-by-one",
     "a detached branch sees its ancestors' versions up to the branch point",
-    `${STORAGE}timeline.ts`,
+    `${STORAGE}tenant-layers.ts`,
     "capLsn: minLsn(capLsn, cap) });",
     "capLsn: (minLsn(capLsn, cap) - 1) as Lsn });",
   ),

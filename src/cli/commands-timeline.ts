@@ -36,6 +36,7 @@ import {
   tenantOption,
   withHomeLocked,
 } from "./cli.ts";
+import { addTenantDeleteCommand } from "./commands-tenant-delete.ts";
 import { formatTimelineTree } from "./output.ts";
 import { addTransferCommands } from "./transfer/commands-transfer.ts";
 
@@ -88,6 +89,7 @@ export function addTenantCommands(program: Command): void {
         setDefaultTenant(home, tenantId, print);
       });
     });
+  addTenantDeleteCommand(tenant);
   addTenantConfigCommand(tenant);
   addTenantSizeCommand(tenant);
   addTransferCommands(tenant);

@@ -11,6 +11,7 @@ import {
   checkBranchName,
   createTimeline,
   deleteBranch,
+  deleteTenant,
   majorOf,
   removeUnfinished,
   resolveBranch,
@@ -241,4 +242,25 @@ test("a change of safekeepers that goes on after its branch was deleted leaves n
     kind: "not-found",
   });
   assert.equal(home.config().memberships.size, 0);
+});
+
+test("deleteTenant: names first, then all that stores it; what was away is told when it is back", async (t) => {
+  const { home, pageserver, safekeeper, others } = await makeHome(t, 2);
+  const wanted = { tenantId: TENANT, timelineId: FIRST, branchName: "main", safekeepers: [1, 2] };
+  await createTimeline(home, wanted);
+  home.update((draft) => {
+    draft.defaultTenantId = TENANT;
+  });
+  others[0]!.away = true;
+  await assert.rejects(deleteTenant(home, TENANT), { code: "delete-unfinished" });
+  assert.equal(pageserver.timelines.size + safekeeper.timelines.size, 0);
+  assert.equal(others[0]!.timelines.size, 1);
+  let { branchNameMappings, defaultTenantId, unfinishedTenants, memberships } = home.config();
+  assert.deepEqual([branchNameMappings.size, defaultTenantId], [0, undefined]);
+  assert.deepEqual(unfinishedTenants, new Set([TENANT]));
+  others[0]!.away = false;
+  await removeUnfinished(home);
+  assert.equal(others[0]!.timelines.size, 0);
+  ({ unfinishedTenants, memberships } = home.config());
+  assert.deepEqual([unfinishedTenants.size, memberships.size], [0, 0]);
 });

@@ -242,6 +242,9 @@ export function forgetUnfinished(config: StrataConfig, tenantId: string, timelin
  * cannot be removed now stays on the list for the next time. `kept` is left alone: who calls goes on with it.
  */
 export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Promise<void> {
+  for (const tenantId of home.config().unfinishedTenants) {
+    await removeTenant(home, parseTenantId(tenantId)).catch(() => undefined);
+  }
   const config = home.config();
   for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
     for (const timelineId of [...timelineIds].filter((id) => id !== kept)) {
@@ -253,6 +256,40 @@ export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Pro
       }
       home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
     }
+  }
+}
+
+/** Of what the home has on record nothing is left when it resolves. */
+async function removeTenant(home: StrataHome, tenantId: TenantId): Promise<void> {
+  await controllerOf(home).deleteTenant(tenantId);
+  home.update((draft) => {
+    draft.unfinishedTenants.delete(tenantId);
+    draft.unfinishedTimelines.delete(tenantId);
+  });
+}
+
+/**
+ * Deletes a tenant with all its branches, for good. Call with the home locked, and without endpoints on it. Its names go first, so that
+ * a crash leaves an unfinished removal rather than names without data.
+ */
+export async function deleteTenant(home: StrataHome, tenantId: TenantId): Promise<void> {
+  home.update((draft) => {
+    draft.unfinishedTenants.add(tenantId);
+    draft.branchNameMappings.delete(tenantId);
+    draft.branchSwitches.delete(tenantId);
+    if (draft.defaultTenantId === tenantId) {
+      draft.defaultTenantId = undefined;
+    }
+  });
+  try {
+    await removeTenant(home, tenantId);
+  } catch (error) {
+    throw new StorageError(
+      "unavailable",
+      "delete-unfinished",
+      `the branches of tenant ${tenantId} have lost their names, but its data could not be removed yet (the same command, starting the storage, and creating or deleting a branch try again): ${errorMessage(error)}`,
+      { cause: error },
+    );
   }
 }
 

@@ -45,6 +45,8 @@ export interface StrataConfig {
    * away, can leave them without a name somewhere, so the next command cleans up.
    */
   unfinishedTimelines: Map<string, Set<string>>;
+  /** Ids of tenants whose removal began: the next command that makes or removes something goes on with it. */
+  unfinishedTenants: Set<string>;
   /** Tenant id to branch name: resets and restores that have begun and not ended (branches/branch-switch.ts). */
   branchSwitches: Map<string, Map<string, BranchSwitch>>;
 }
@@ -81,6 +83,7 @@ const OWN_FIELDS = [
   "branchNameMappings",
   "memberships",
   "unfinishedTimelines",
+  "unfinishedTenants",
   "branchSwitches",
 ];
 
@@ -121,7 +124,8 @@ export function parseConfig(text: string, file: string): StrataConfig {
       ...(tenant === undefined ? {} : { defaultTenantId: hex(tenant, "defaultTenantId") }),
       branchNameMappings: byTenant(from, "branchNameMappings", names),
       memberships: byTenant(from, "memberships", memberships),
-      unfinishedTimelines: byTenant(from, "unfinishedTimelines", timelineIds),
+      unfinishedTimelines: byTenant(from, "unfinishedTimelines", idSet),
+      unfinishedTenants: idSet(from["unfinishedTenants"] ?? [], "unfinishedTenants"),
       branchSwitches: byTenant(from, "branchSwitches", branchSwitches),
     };
   });
@@ -327,7 +331,7 @@ function names(value: unknown, path: string): Map<string, string> {
 }
 
 /** A list; older homes have an object of branch names to ids. */
-function timelineIds(value: unknown, path: string): Set<string> {
+function idSet(value: unknown, path: string): Set<string> {
   const list: unknown[] = Array.isArray(value) ? value : Object.values(record(value, path));
   return new Set(list.map((id, i) => hex(id, `${path}.${i}`)));
 }

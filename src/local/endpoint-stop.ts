@@ -2,8 +2,15 @@
 
 import { sleep } from "../base/clock.ts";
 import type { StopMode } from "../base/daemon.ts";
+import { StorageError } from "../base/errors.ts";
 import type { Print } from "./daemon.ts";
-import { type DamagedEndpoint, type Endpoint, endpointState, stopEndpoint } from "./endpoints.ts";
+import {
+  type DamagedEndpoint,
+  destroyEndpoint,
+  type Endpoint,
+  endpointState,
+  stopEndpoint,
+} from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { daemonsIn, stopLeftOver } from "./left-over.ts";
 import { withLock } from "./lock.ts";
@@ -48,4 +55,24 @@ export async function stopAndKeep(
     }
   }
   await stopping;
+}
+
+/** Before what they are on is deleted: with `force` they are stopped and destroyed, else they are a reason to refuse (`conflict`). */
+export async function clearEndpoints(
+  home: StrataHome,
+  whose: { readonly name: string; readonly code: string; readonly endpoints: readonly Endpoint[] },
+  force: boolean,
+  print: Print,
+): Promise<void> {
+  const { name, code, endpoints } = whose;
+  if (endpoints.length > 0 && !force) {
+    const ids = endpoints.map((endpoint) => endpoint.id).join(", ");
+    const message = `${name} has endpoints: ${ids}; --force stops and destroys them`;
+    throw new StorageError("conflict", code, message);
+  }
+  const silent = () => {};
+  for (const endpoint of endpoints) {
+    await stopAndKeep(home, endpoint, "immediate", silent, () => destroyEndpoint(endpoint));
+    print(`Destroyed endpoint ${endpoint.id}`);
+  }
 }

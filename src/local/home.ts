@@ -85,6 +85,7 @@ export class StrataHome {
       branchNameMappings: new Map(),
       memberships: new Map(),
       unfinishedTimelines: new Map(),
+      unfinishedTenants: new Set(),
       branchSwitches: new Map(),
     };
     checkDistinct(config);

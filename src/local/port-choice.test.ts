@@ -77,5 +77,6 @@ const SOME_CONFIG = {
   branchNameMappings: new Map(),
   memberships: new Map(),
   unfinishedTimelines: new Map(),
+  unfinishedTenants: new Set<string>(),
   branchSwitches: new Map(),
 } as const;

@@ -416,6 +416,13 @@ export class PageserverHttpClient {
     return this.#http.call("POST", "/v1/tenant", { body: { new_tenant_id: tenantId } });
   }
 
+  /** With all that it has, for good. Idempotent; to be asked again after a failure. */
+  deleteTenant(tenantId: string): Promise<void> {
+    return this.#http.call("DELETE", `/v1/tenant/${tenantId}`, {
+      timeoutMs: MAINTENANCE_TIMEOUT_MS,
+    });
+  }
+
   /** `withSizes`: the logical ones are counted where they are not known, which reads the sizes of all relations. */
   listTimelines(tenantId: string, { withSizes = false } = {}): Promise<TimelineInfo[]> {
     const query = withSizes ? "?force-await-initial-logical-size=true" : "";

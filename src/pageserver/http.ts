@@ -72,7 +72,7 @@ export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
   ];
 }
 
-function tenantRoutes({ tenants }: PageserverRouteOptions): Route[] {
+function tenantRoutes({ tenants, creation, imports }: PageserverRouteOptions): Route[] {
   return [
     route(
       {
@@ -109,6 +109,20 @@ function tenantRoutes({ tenants }: PageserverRouteOptions): Route[] {
         answer: tenantInfoSchema,
       },
       ({ params }) => describeTenant(tenants.tenant(params.tenant)),
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: TENANT,
+        summary:
+          "Deletes a tenant with all its timelines, for good; one that is not there is fine. The work is done when it is answered, and to ask again after a failure goes on with it.",
+        scope: "admin",
+        params: tenantParams,
+      },
+      ({ params }) => {
+        imports.requireNoneOf(params.tenant);
+        return creation.deleteTenant(params.tenant);
+      },
     ),
   ];
 }

@@ -37,6 +37,7 @@ export class ScrubLoop {
     const { periodMs } = this.#settings;
     while (!signal.aborted) {
       const { tenants } = this.#tenants;
+      await this.#removeStrayObjects();
       if (tenants.length === 0) {
         await sleep(periodMs, signal).catch(() => undefined);
       }
@@ -45,6 +46,16 @@ export class ScrubLoop {
         if (!signal.aborted) {
           await this.#scrub(tenant);
         }
+      }
+    }
+  }
+
+  async #removeStrayObjects(): Promise<void> {
+    try {
+      await this.#tenants.removeStrayObjects();
+    } catch (error) {
+      if (!this.#closing.signal.aborted) {
+        this.#logger.warn({ reason: errorMessage(error) }, "deleted tenants are not looked for");
       }
     }
   }

@@ -1,4 +1,4 @@
-// Creation and deletion of timelines as requests see them: templates, waiting for the ancestor, WAL.
+// Creation and deletion of timelines and tenants as requests see them: templates, waiting for the ancestor, WAL.
 
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
@@ -6,6 +6,7 @@ import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { randomBytes } from "../base/random.ts";
 import type { InitdbTemplates } from "./ingest/initdb-import.ts";
+import type { Tenant } from "./storage/tenant.ts";
 import type { TenantManager } from "./storage/tenant-manager.ts";
 import type { Timeline } from "./storage/timeline.ts";
 import type { WalReceivers } from "./wal-receivers.ts";
@@ -115,5 +116,26 @@ export class TimelineCreation {
       }
       throw error;
     }
+  }
+
+  /** Idempotent; errors as TenantManager.deleteTenant's. */
+  async deleteTenant(tenantId: TenantId): Promise<void> {
+    const timelines = () => this.#find(tenantId)?.timelines ?? [];
+    // Ingest must not write into files that are going away.
+    await Promise.all(
+      timelines().map(({ timelineId }) => this.#receivers.stop(tenantId, timelineId)),
+    );
+    try {
+      await this.#tenants.deleteTenant(tenantId);
+    } catch (error) {
+      for (const timeline of timelines()) {
+        this.#receivers.start(timeline);
+      }
+      throw error;
+    }
+  }
+
+  #find(tenantId: TenantId): Tenant | undefined {
+    return this.#tenants.tenants.find((tenant) => tenant.tenantId === tenantId);
   }
 }

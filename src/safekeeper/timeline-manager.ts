@@ -89,7 +89,12 @@ export class TimelineManager {
     this.#disk.fsyncDirectory(this.#workdir);
     for (const tenant of this.#disk.list(this.#workdir)) {
       const tenantDirectory = join(this.#workdir, tenant);
-      for (const name of ID.test(tenant) ? this.#entries(tenantDirectory) : []) {
+      const names = ID.test(tenant) ? this.#entries(tenantDirectory) : undefined;
+      if (names?.length === 0) {
+        // All its timelines were deleted.
+        this.#disk.removeTree(tenantDirectory);
+      }
+      for (const name of names ?? []) {
         const path = join(tenantDirectory, name);
         const timeline = name.split(".")[0]!;
         if (name.endsWith(DELETED_SUFFIX) && ID.test(timeline)) {
@@ -105,12 +110,13 @@ export class TimelineManager {
     }
   }
 
-  #entries(directory: string): string[] {
+  /** Undefined for what is no directory. */
+  #entries(directory: string): string[] | undefined {
     try {
       return this.#disk.list(directory);
     } catch (error) {
       if (errnoCode(error) === "ENOTDIR") {
-        return [];
+        return undefined;
       }
       throw error;
     }

@@ -45,15 +45,28 @@ export async function createOnSafekeepers(
   );
 }
 
-export async function deleteFromSafekeepers(
+export function deleteFromSafekeepers(
   nodes: readonly StorageNode[],
   tenantId: TenantId,
   timelineId: TimelineId,
 ): Promise<void> {
-  // All are asked, whatever one says: "no such timeline" of one is no word on the others.
-  const answers = await Promise.allSettled(
-    nodes.map((node) => ignoreMissing(clientOf(node).deleteTimeline(tenantId, timelineId))),
-  );
+  return askAll(nodes, (client) => ignoreMissing(client.deleteTimeline(tenantId, timelineId)));
+}
+
+/** All timelines that each of them has. */
+export function deleteTenantFromSafekeepers(
+  nodes: readonly StorageNode[],
+  tenantId: TenantId,
+): Promise<void> {
+  return askAll(nodes, (client) => client.deleteTenant(tenantId));
+}
+
+/** All are asked, whatever one says: "no such timeline" of one is no word on the others. */
+async function askAll(
+  nodes: readonly StorageNode[],
+  ask: (client: SafekeeperHttpClient) => Promise<unknown>,
+): Promise<void> {
+  const answers = await Promise.allSettled(nodes.map((node) => ask(clientOf(node))));
   const failed = answers.find((answer) => answer.status === "rejected");
   if (failed !== undefined) {
     throw failed.reason;

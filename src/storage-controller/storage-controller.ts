@@ -30,6 +30,7 @@ import type { ControllerStore, StorageNode } from "./controller-state.ts";
 import {
   createOnSafekeepers,
   deleteFromSafekeepers,
+  deleteTenantFromSafekeepers,
   FIRST_GENERATION,
   ignoreMissing,
   newestCommitLsn,
@@ -129,6 +130,18 @@ export class StorageController {
     await Promise.all(
       this.locate(tenantId).map(({ node }) => clientOf(node).createTenant(tenantId)),
     );
+  }
+
+  /** From wherever it is, however much of it is there. Where that fails it is to be asked again. */
+  async deleteTenant(tenantId: TenantId): Promise<void> {
+    for (const { node } of this.locate(tenantId)) {
+      await clientOf(node).deleteTenant(tenantId);
+    }
+    const { safekeepers, memberships } = this.store.read();
+    await deleteTenantFromSafekeepers(safekeepers, tenantId);
+    for (const timelineId of memberships.get(tenantId)?.keys() ?? []) {
+      await this.store.setMembership(tenantId, timelineId, undefined);
+    }
   }
 
   timelines(tenantId: TenantId, options?: { withSizes: boolean }): Promise<TimelineInfo[]> {

@@ -9,6 +9,7 @@ const TENANT_SIZE_TEST = "src/pageserver/sizes/tenant-size.test.ts";
 const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
 const READER = "src/pageserver/storage/timeline-reader.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
+const DIRECTORIES = "src/pageserver/storage/timeline-directories.ts";
 const TENANT_TEST = "src/pageserver/storage/tenant.test.ts";
 const SPAN_BUILDER = "src/pageserver/ancestry/span-builder.ts";
 const LAYER_MAP_TEST = "src/pageserver/storage/layer-map.test.ts";
@@ -293,10 +294,10 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a layer that no index names stays",
-      file: TENANT,
+      file: DIRECTORIES,
       search:
-        "const isLeftover = isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name);",
-      replace: "const isLeftover = isTemporary(name);",
+        "const isNeeded = isLayer ? isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);",
+      replace: "const isNeeded = !name.endsWith(TEMPORARY_SUFFIX);",
       test: TIMELINE_TEST,
       name: "load: what a crash leaves beside the index is removed",
     },
@@ -310,9 +311,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "what a branch has of its ancestors' layers has no cap",
-      file: TIMELINE,
-      search: "add.push({ file, maker, capLsn: minLsn(capLsn, cap) });",
-      replace: "add.push({ file, maker, capLsn });",
+      file: "src/pageserver/storage/tenant-layers.ts",
+      search: "shared.push({ file, maker, capLsn: minLsn(capLsn, cap) });",
+      replace: "shared.push({ file, maker, capLsn });",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },
@@ -514,16 +515,16 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       rule: "a created branch may vanish",
       file: "src/pageserver/storage/tenant.ts",
       search:
-        "      made.push(this.#directoryOf(timelineId));\n      await this.#disk.fsyncDirectory(this.#timelinesDirectory);\n",
-      replace: "      made.push(this.#directoryOf(timelineId));\n",
+        "      made.push(this.#directories.of(timelineId));\n      await this.#disk.fsyncDirectory(this.#directories.path);\n",
+      replace: "      made.push(this.#directories.of(timelineId));\n",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },
     {
       rule: "a deleted timeline may come back",
-      file: "src/pageserver/storage/tenant.ts",
+      file: DIRECTORIES,
       search:
-        "    if (this.#resources.disk.isDirectory(directory)) {\n      await this.#disk.fsyncDirectory(directory);\n    }\n",
+        "    if (this.#disk.isDirectory(directory)) {\n      await background.fsyncDirectory(directory);\n    }\n",
       replace: "",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
@@ -538,10 +539,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a flush that a killed process did not sync is told of",
-      file: TENANT,
-      search:
-        "await this.#disk.fsyncDirectory(directory);\n      const { disk } = this.#resources;",
-      replace: "const { disk } = this.#resources;",
+      file: DIRECTORIES,
+      search: "await this.#disk.background.fsyncDirectory(directory);\n    const part",
+      replace: "const part",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a flush that a killed process did not sync is durable before anybody is told",
     },
@@ -555,8 +555,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a branch that a killed process did not sync is told of",
-      file: TENANT,
-      search: "await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);",
+      file: DIRECTORIES,
+      search: "await background.fsyncDirectory(this.path);",
       replace: "",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a branch that a killed process did not sync is durable before anybody is told",

@@ -11,6 +11,8 @@ const DOWNLOAD = "src/pageserver/transfers/layer-download.ts";
 const DOWNLOAD_TEST = "src/pageserver/transfers/layer-download.test.ts";
 const SCRUB = "src/pageserver/remote/scrub.ts";
 const SCRUB_TEST = "src/pageserver/remote/scrub.test.ts";
+const DELETED_TENANTS = "src/pageserver/remote/deleted-tenants.ts";
+const DELETED_TENANTS_TEST = "src/pageserver/remote/deleted-tenants.test.ts";
 const CRASH_TEST = "src/pageserver/remote/remote.crash.test.ts";
 const ANY_LIFE = "remote storage: whatever ends or takes over when";
 
@@ -300,6 +302,46 @@ export const REMOTE_MUTANTS: MutantPart = {
       replace: "if (index.deleted && false) {",
       test: "src/pageserver/remote/tenant-remote.test.ts",
       name: "a deleted timeline stays deleted on an empty disk, and its objects go",
+    },
+    {
+      rule: "of a tenant that is deleted the objects go before anything says so",
+      file: "src/pageserver/storage/tenant-manager.ts",
+      search: "      await this.#deleted.add(tenantId);\n",
+      replace: "",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: files and objects go, others stay, and its id is not given again",
+    },
+    {
+      rule: "a replaced pageserver deletes a tenant",
+      file: "src/pageserver/remote/remote-storage.ts",
+      search: "if (!(await this.isCurrent())) {\n      const message = `another",
+      replace: "if (consequence === '') {\n      const message = `another",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: a pageserver that was replaced can neither delete nor bring back",
+    },
+    {
+      rule: "a deleted tenant comes back with what a replaced pageserver puts",
+      file: DELETED_TENANTS,
+      search: "(await this.#newestOf(tenantId)) > generation",
+      replace: "(await this.#newestOf(tenantId)) > 0",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: a pageserver that was replaced can neither delete nor bring back",
+    },
+    {
+      rule: "a tenant goes that was used after a replaced pageserver was told to delete it",
+      file: DELETED_TENANTS,
+      search: "(await this.#newestOf(tenantId)) > generation",
+      replace: "generation === undefined",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: what a replaced pageserver was told does not count where the tenant was used after it",
+    },
+    {
+      rule: "objects of a deleted tenant go in the generation of the mark, which others may have outlived",
+      file: DELETED_TENANTS,
+      search: "      await this.#put(tenantId, remote);\n    }\n    const { access } = remote;",
+      replace: "    }\n    const { access } = remote;",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: wherever a process ends after the mark, the next one finishes",
     },
   ],
 };

@@ -17,11 +17,10 @@ import {
 } from "../../local/branches.ts";
 import { nameBranch, recordSwitch } from "../../local/config.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
-import { stopAndKeep } from "../../local/endpoint-stop.ts";
+import { clearEndpoints } from "../../local/endpoint-stop.ts";
 import {
   connectionUrl,
   createEndpoint,
-  destroyEndpoint,
   freeEndpointId,
   listEndpoints,
   startEndpoint,
@@ -94,7 +93,7 @@ export function addBranchCommands(program: Command): void {
       const home = openHome();
       await withHomeLocked(home, async () => {
         const tenantId = resolveTenant(home.config(), options.tenantId);
-        await clearEndpoints(home, tenantId, name, options.force === true);
+        await clearBranch(home, tenantId, name, options.force === true);
         const { timelineId, detached } = await deleteBranch(home, tenantId, name);
         print(`Deleted branch '${name}' (timeline '${timelineId}')`);
         if (detached.length > 0) {
@@ -287,7 +286,7 @@ export function endpointHint(id: string, branchName: string, tenantId?: string):
 }
 
 /** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */
-async function clearEndpoints(
+async function clearBranch(
   home: StrataHome,
   tenantId: TenantId,
   name: string,
@@ -297,22 +296,6 @@ async function clearEndpoints(
   const endpoints = listEndpoints(home).filter(
     ({ spec }) => spec.tenantId === tenantId && spec.timelineId === timelineId,
   );
-  if (endpoints.length > 0 && !force) {
-    const ids = endpoints.map((endpoint) => endpoint.id).join(", ");
-    throw new StorageError(
-      "conflict",
-      "branch-has-endpoints",
-      `branch '${name}' has endpoints: ${ids}; --force stops and destroys them`,
-    );
-  }
-  for (const endpoint of endpoints) {
-    await stopAndKeep(
-      home,
-      endpoint,
-      "immediate",
-      () => {},
-      () => destroyEndpoint(endpoint),
-    );
-    print(`Destroyed endpoint ${endpoint.id}`);
-  }
+  const whose = { name: `branch '${name}'`, code: "branch-has-endpoints", endpoints };
+  await clearEndpoints(home, whose, force, print);
 }

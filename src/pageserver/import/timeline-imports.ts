@@ -133,6 +133,14 @@ export class TimelineImports {
     }
   }
 
+  /** The same of all of a tenant's. */
+  requireNoneOf(tenantId: TenantId): void {
+    if ([...this.#imports.keys()].some((key) => key.startsWith(`${tenantId}/`))) {
+      const message = `a timeline of tenant ${tenantId} is being imported`;
+      throw new StorageError("conflict", "timeline-busy", message);
+    }
+  }
+
   /** Breaks it off, or lets go of the timeline that it made. Nothing where there is none. */
   async release(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
     const key = `${tenantId}/${timelineId}`;

@@ -4,6 +4,7 @@
 //   tenants/<tenant>/timelines/<timeline>/index_part.json-<generation>
 //   tenants/<tenant>/tenant-manifest.json-<generation>
 //   tenants/<tenant>/tenant_config.json-<generation>
+//   deleted-tenants/<tenant>-<generation>
 //
 // Neon's tree. Generations are 8 hexadecimal digits; a layer's file name ends in the generation and the
 // sequence number of its making, so no two lives of a pageserver write the same key. The index of a
@@ -38,6 +39,7 @@ const INDEX_NAME = "index_part.json";
 const MANIFEST_NAME = "tenant-manifest.json";
 const CONFIG_NAME = "tenant_config.json";
 const KEY = /^tenants\/([0-9a-f]{32})\/(?:timelines\/([0-9a-f]{32})\/)?([^/]+)$/;
+const DELETED_TENANT = /^deleted-tenants\/([0-9a-f]{32})-([0-9a-f]{8})$/;
 const WITH_GENERATION = /^(.+)-([0-9a-f]{8})$/;
 /** What comes before it is layer-format.ts's business. Homes of format version 1 have `-v1-<generation>`. */
 const LAYER = /__[0-9A-F-]+-(?:v1-([0-9a-f]{8})|([0-9a-f]{8})-[0-9a-f]{8})$/;
@@ -88,7 +90,24 @@ export function configKey(tenantId: TenantId, generation: number): string {
   return `${tenantPrefix(tenantId)}${CONFIG_NAME}-${hex8(generation)}`;
 }
 
-/** Undefined for a key that none of the functions above gives. */
+export const DELETED_TENANTS_PREFIX = "deleted-tenants/";
+
+/** That there is such an object says that the tenant is gone (deleted-tenants.ts). */
+export function deletedTenantKey(tenantId: TenantId, generation: number): string {
+  return `${DELETED_TENANTS_PREFIX}${tenantId}-${hex8(generation)}`;
+}
+
+/** Undefined for a key that `deletedTenantKey` does not give. */
+export function parseDeletedTenantKey(
+  key: string,
+): { readonly tenantId: TenantId; readonly generation: number } | undefined {
+  const [, tenant, digits] = DELETED_TENANT.exec(key) ?? [];
+  return tenant === undefined
+    ? undefined
+    : { tenantId: parseTenantId(tenant), generation: Number.parseInt(digits!, 16) };
+}
+
+/** Undefined for a key that is none of a tenant's. */
 export function parseRemoteKey(key: string): RemoteObject | undefined {
   const [, tenant, timeline, name] = KEY.exec(key) ?? [];
   if (tenant === undefined || name === undefined) {

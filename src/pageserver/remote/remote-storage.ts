@@ -97,6 +97,14 @@ export class RemoteStorage {
     return this.#validation.ask();
   }
 
+  /** `fenced`, with what follows from it, where another has; else as `isCurrent`. */
+  async requireCurrent(consequence: string): Promise<void> {
+    if (!(await this.isCurrent())) {
+      const message = `another pageserver has taken over: ${consequence}`;
+      throw new StorageError("fenced", "stale-generation", message);
+    }
+  }
+
   /** A higher generation was seen: what this process still writes counts no more. */
   get wasReplaced(): boolean {
     return this.#validation.wasReplaced;

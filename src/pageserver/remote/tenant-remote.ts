@@ -1,6 +1,6 @@
 // One tenant in the object store: which timelines it has there, what they put, and what may be deleted.
 
-import { StorageError, withContext } from "../../base/errors.ts";
+import { withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { type Lsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { type ByteRange, readObject } from "../../object-store/object-store.ts";
@@ -106,10 +106,7 @@ export class TenantRemote implements TimelineOwner {
     await ask(access, `put ${key}`, (signal) =>
       access.store.put(key, Buffer.from(text), { signal }),
     );
-    if (!(await this.storage.isCurrent())) {
-      const message = `another pageserver has taken over: settings of tenant ${this.#tenantId} do not count here`;
-      throw new StorageError("fenced", "stale-generation", message);
-    }
+    await this.storage.requireCurrent(`settings of tenant ${this.#tenantId} do not count here`);
   }
 
   /** `unavailable`; damaged ones are told apart. Also what `list` throws. */

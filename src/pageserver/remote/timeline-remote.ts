@@ -135,7 +135,7 @@ export class TimelineRemote {
       slots.run(slot, () => this.#tenant.read(new Map([[timelineId, name]]))),
     );
     const damage = read.damaged.get(timelineId);
-    if (damage !== undefined) {
+    if (damage !== undefined && !this.#closed) {
       access.logger.error({ error: damage }, "the index in the object store is put anew");
     }
     return read.timelines[0]?.index;
@@ -264,12 +264,11 @@ export class TimelineRemote {
     await withTimeout(durable, this.#timeline.timelineId);
   }
 
-  async #expectCurrent(what: string): Promise<void> {
-    if (!(await this.#tenant.storage.isCurrent())) {
-      const { timelineId } = this.#timeline;
-      const message = `another pageserver has taken over: whether timeline ${timelineId} ${what} is not known here`;
-      throw new StorageError("fenced", "stale-generation", message);
-    }
+  #expectCurrent(what: string): Promise<void> {
+    const { timelineId } = this.#timeline;
+    return this.#tenant.storage.requireCurrent(
+      `whether timeline ${timelineId} ${what} is not known here`,
+    );
   }
 
   /** Puts an index that says so. Errors as `makeDurable`'s. */

@@ -128,7 +128,11 @@ export class LayerUpkeep {
   /** Moves the cutoff on; what that makes superfluous goes with the next compactions. Never rejects. */
   async collect(timeline: Timeline): Promise<void> {
     const { tenantId, timelineId } = timeline;
-    const tenant = this.#tenants.tenant(tenantId);
+    const tenant = this.#tenants.tenants.find((one) => one.tenantId === tenantId);
+    if (tenant === undefined) {
+      // Deleted since it was looked for.
+      return;
+    }
     try {
       requireWholeTenant(tenant);
     } catch (error) {

@@ -3,8 +3,9 @@
 import { dirname, join } from "node:path";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
+import { type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import { LayerFile, LayerNotResident } from "../layers/layer-file.ts";
-import { parseLayerFileName } from "../layers/layer-format.ts";
+import { mayHaveMetadata, parseLayerFileName } from "../layers/layer-format.ts";
 import type { TenantRemote } from "../remote/tenant-remote.ts";
 import { INDEX_PART_NAME } from "./index-part.ts";
 import type { SetLayer } from "./layer-set.ts";
@@ -19,6 +20,13 @@ export const DELETED_SUFFIX = ".___deleted";
 export const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 
 type OwnedLayer = Pick<SetLayer, "file" | "maker">;
+
+/** A timeline, and those below whose branch points it reads on. */
+interface Descendant {
+  readonly ancestor: Descendant | undefined;
+  readonly ancestorLsn: Lsn;
+  readonly ownedLayers: readonly SetLayer[];
+}
 
 /** A layer of this size comes whole at once: a few calls for parts of it cost as much. */
 const WHOLE_LAYER_BYTES = 1 << 20;
@@ -104,9 +112,41 @@ export class TenantLayers {
     return file;
   }
 
-  /** Another timeline reads a layer that somebody has. */
+  /** Another timeline reads a layer that somebody has; `unavailable` where nobody has it any more. */
   share(file: LayerFile): void {
-    this.#shared.get(file.path)!.users++;
+    const shared = this.#shared.get(file.path);
+    if (shared === undefined) {
+      throw layerGone(file);
+    }
+    shared.users++;
+  }
+
+  /** For a timeline that leaves its ancestors: what it can read of their layers, each with the branch point as cap. */
+  shareInherited(timeline: Descendant): SetLayer[] {
+    const shared: SetLayer[] = [];
+    let cap = timeline.ancestorLsn;
+    for (let next = timeline.ancestor; next !== undefined; next = next.ancestor) {
+      for (const { file, maker, capLsn } of next.ownedLayers) {
+        if (file.lsnStart <= cap) {
+          this.share(file);
+          shared.push({ file, maker, capLsn: minLsn(capLsn, cap) });
+        }
+      }
+      cap = minLsn(cap, next.ancestorLsn);
+    }
+    return shared;
+  }
+
+  /** Those with metadata that the timeline can read, its ancestors' too, come to the disk. Errors as `fetch`. */
+  async fetchMetadata(timeline: Descendant): Promise<void> {
+    let cap = MAX_LSN;
+    for (let next: Descendant | undefined = timeline; next !== undefined; next = next.ancestor) {
+      const needed = next.ownedLayers.filter(
+        ({ file }) => !file.isResident && file.lsnStart <= cap && mayHaveMetadata(file.name),
+      );
+      cap = minLsn(cap, next.ancestorLsn);
+      await Promise.all(needed.map(({ file }) => this.fetch(file, "foreground")));
+    }
   }
 
   isUsed(path: string): boolean {
@@ -128,11 +168,7 @@ export class TenantLayers {
     }
     const shared = this.#shared.get(file.path);
     if (shared === undefined || this.#remote === undefined) {
-      throw new StorageError(
-        "unavailable",
-        "layer-gone",
-        `layer ${file.path} is not used any more`,
-      );
+      throw layerGone(file);
     }
     // It must not go again before the reader has had it.
     file.pins++;
@@ -143,6 +179,9 @@ export class TenantLayers {
       // Or the last one has left it meanwhile: then whoever removes it finds the file.
       file.isResident = true;
       await this.#removeIfUnused(shared.layer);
+    } catch (error) {
+      // Its timeline may have been deleted meanwhile: then it is no wonder that the store has lost it.
+      throw this.isUsed(file.path) ? error : layerGone(file);
     } finally {
       file.pins--;
     }
@@ -176,14 +215,12 @@ export class TenantLayers {
   async #fetchRange({ layer, start, end }: LayerNotResident): Promise<void> {
     const shared = this.#shared.get(layer.path);
     if (shared === undefined || this.#remote === undefined) {
-      throw new StorageError(
-        "unavailable",
-        "layer-gone",
-        `layer ${layer.path} is not used any more`,
-      );
+      throw layerGone(layer);
     }
     const range = rangeAround(layer.sizeBytes, start, end);
-    const bytes = await this.#remote.readRange(shared.layer, range);
+    const bytes = await this.#remote.readRange(shared.layer, range).catch((error: unknown) => {
+      throw this.isUsed(layer.path) ? error : layerGone(layer);
+    });
     layer.takeFetched(range.start, bytes);
     layer.fetchedBytes += bytes.length;
     if (layer.fetchedBytes > layer.sizeBytes / MUCH_OF_A_LAYER) {
@@ -261,4 +298,8 @@ export class TenantLayers {
       await disk.background.removeTree(directory);
     }
   }
+}
+
+function layerGone({ path }: LayerFile): StorageError {
+  return new StorageError("unavailable", "layer-gone", `layer ${path} is not used any more`);
 }

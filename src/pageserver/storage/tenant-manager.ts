@@ -1,12 +1,13 @@
-// All tenants of a pageserver: loads them at start, creates them, flushes old layers in the background.
+// All tenants of a pageserver: loads them at start, creates and deletes them, flushes old layers in the background.
 
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../base/clock.ts";
 import { type Disk, diskError, REAL_DISK } from "../../base/disk.ts";
-import { StorageError } from "../../base/errors.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, type TenantId, type TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import type { ObjectStore } from "../../object-store/object-store.ts";
+import { DeletedTenants } from "../remote/deleted-tenants.ts";
 import { listTenants } from "../remote/load-tenant.ts";
 import { RemoteStorage } from "../remote/remote-storage.ts";
 import { Generation } from "./generation.ts";
@@ -37,12 +38,17 @@ export class TenantManager {
   readonly #logger: Logger;
   readonly #tenants = new Map<TenantId, Tenant>();
   readonly #creating = new Map<TenantId, Promise<Tenant>>();
+  readonly #deleted: DeletedTenants;
+  readonly #deleting = new Map<TenantId, Promise<void>>();
+  /** Nobody gets these tenants any more, and it is not known whether they are deleted. */
+  readonly #halfDeleted = new Set<TenantId>();
   readonly #closing = new AbortController();
   #housekeeping: Promise<void> = Promise.resolve();
 
-  private constructor(resources: StorageResources, directory: string) {
+  private constructor(resources: StorageResources, directory: string, deleted: DeletedTenants) {
     this.resources = resources;
     this.#directory = directory;
+    this.#deleted = deleted;
     this.#logger = resources.logger;
   }
 
@@ -65,20 +71,22 @@ export class TenantManager {
     const remote = store && (await RemoteStorage.open({ store, workdir, disk, logger, randomInt }));
     const generation = remote?.generation ?? (await Generation.begin(workdir, disk));
     const resources = new StorageResources(logger, config, disk, generation, remote);
-    const manager = new TenantManager(resources, directory);
+    const stored = remote === undefined ? [] : await listTenants(remote.access);
+    const deleted = await DeletedTenants.open({ workdir, disk, remote, stored });
+    const manager = new TenantManager(resources, directory, deleted);
     try {
-      await manager.#loadAll();
+      await manager.#loadAll(stored);
     } catch (error) {
       await manager.close({ flush: false });
       throw error;
     }
     manager.#housekeeping = manager.#keepHouse();
+    void manager.#removeDeleted(stored);
     return manager;
   }
 
-  async #loadAll(): Promise<void> {
-    const { disk, remote } = this.resources;
-    const stored = remote === undefined ? [] : await listTenants(remote.access);
+  async #loadAll(stored: readonly TenantId[]): Promise<void> {
+    const { disk } = this.resources;
     const tenantIds = new Set(stored);
     for (const name of disk.list(this.#directory)) {
       if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(join(this.#directory, name))) {
@@ -87,7 +95,14 @@ export class TenantManager {
         this.#logger.warn({ name }, "not a tenant directory, left alone");
       }
     }
-    const left = [...tenantIds].reverse();
+    const left: TenantId[] = [];
+    for (const tenantId of [...tenantIds].reverse()) {
+      if (this.#deleted.has(tenantId)) {
+        await this.#removeDirectory(tenantId);
+      } else {
+        left.push(tenantId);
+      }
+    }
     const load = async () => {
       for (let next = left.pop(); next !== undefined; next = left.pop()) {
         await this.#load(next);
@@ -97,7 +112,7 @@ export class TenantManager {
   }
 
   async #load(tenantId: TenantId): Promise<Tenant> {
-    const tenant = await Tenant.open(tenantId, join(this.#directory, tenantId), this.resources);
+    const tenant = await Tenant.open(tenantId, this.#directoryOf(tenantId), this.resources);
     this.#tenants.set(tenantId, tenant);
     return tenant;
   }
@@ -106,13 +121,18 @@ export class TenantManager {
     return [...this.#tenants.values()];
   }
 
-  /** `not-found`. */
+  /** `not-found`; `unavailable` where its deletion has begun and not ended. */
   tenant(tenantId: TenantId): Tenant {
     const tenant = this.#tenants.get(tenantId);
-    if (tenant === undefined) {
-      throw new StorageError("not-found", "tenant-not-found", `tenant ${tenantId} not found`);
+    if (tenant !== undefined) {
+      return tenant;
     }
-    return tenant;
+    if (this.#halfDeleted.has(tenantId)) {
+      const message = `tenant ${tenantId} is being deleted`;
+      throw new StorageError("unavailable", "tenant-deleting", message);
+    }
+    const what = this.#deleted.has(tenantId) ? "was deleted" : "not found";
+    throw new StorageError("not-found", "tenant-not-found", `tenant ${tenantId} ${what}`);
   }
 
   /** `not-found` for either; or why the timeline does not load. */
@@ -120,8 +140,15 @@ export class TenantManager {
     return this.tenant(tenantId).timeline(timelineId);
   }
 
-  /** Idempotent, also while another call creates the same one. Durable when it resolves. */
+  /**
+   * Idempotent, also while another call creates the same one. Durable when it resolves. `conflict` where a tenant of this id was
+   * deleted.
+   */
   async createTenant(tenantId: TenantId): Promise<Tenant> {
+    if (this.#deleted.has(tenantId) || this.#halfDeleted.has(tenantId)) {
+      const message = `tenant ${tenantId} was deleted: its id is not given again`;
+      throw new StorageError("conflict", "tenant-deleted", message);
+    }
     const existing = this.#tenants.get(tenantId) ?? this.#creating.get(tenantId);
     if (existing !== undefined) {
       return existing;
@@ -138,16 +165,91 @@ export class TenantManager {
   async #create(tenantId: TenantId): Promise<Tenant> {
     try {
       const { background } = this.resources.disk;
-      await background.makeDirectory(join(this.#directory, tenantId));
+      await background.makeDirectory(this.#directoryOf(tenantId));
       await background.fsyncDirectory(this.#directory);
     } catch (error) {
       throw diskError(error, `create tenant ${tenantId}`);
     }
-    const tenant = await Tenant.open(tenantId, join(this.#directory, tenantId), this.resources);
+    const tenant = await Tenant.open(tenantId, this.#directoryOf(tenantId), this.resources);
     await tenant.makeDurable();
     this.#tenants.set(tenantId, tenant);
     this.#logger.info({ tenant: tenantId }, "tenant created");
     return tenant;
+  }
+
+  /**
+   * For good: its timelines, their files here and its objects in the store. Idempotent: to ask again goes on with what failed, and
+   * an unknown tenant is fine. `unavailable`; `fenced` where another pageserver has the store: where the tenant is not there
+   * any more after that, the next start of a pageserver says whether it is deleted.
+   */
+  deleteTenant(tenantId: TenantId): Promise<void> {
+    const before = this.#deleting.get(tenantId) ?? Promise.resolve();
+    const deletion = before.catch(() => undefined).then(() => this.#delete(tenantId));
+    this.#deleting.set(tenantId, deletion);
+    const ended = () => {
+      if (this.#deleting.get(tenantId) === deletion) {
+        this.#deleting.delete(tenantId);
+      }
+    };
+    deletion.then(ended, ended);
+    return deletion;
+  }
+
+  async #delete(tenantId: TenantId): Promise<void> {
+    await this.#creating.get(tenantId)?.catch(() => undefined);
+    if (!this.#deleted.has(tenantId)) {
+      const tenant = this.#tenants.get(tenantId);
+      if (tenant === undefined && !this.#halfDeleted.has(tenantId)) {
+        return;
+      }
+      // While the store does not answer, or is somebody else's, the tenant stays as it is.
+      await this.resources.remote?.requireCurrent(`tenant ${tenantId} is not deleted`);
+      this.#halfDeleted.add(tenantId);
+      this.#tenants.delete(tenantId);
+      await tenant?.close(false);
+      await this.#deleted.add(tenantId);
+      this.#halfDeleted.delete(tenantId);
+    }
+    // It is gone after any end of the process.
+    await this.#removeDirectory(tenantId);
+    await this.#deleted.removeObjects(tenantId);
+    this.#logger.info({ tenant: tenantId }, "tenant deleted");
+  }
+
+  #directoryOf(tenantId: TenantId): string {
+    return join(this.#directory, tenantId);
+  }
+
+  async #removeDirectory(tenantId: TenantId): Promise<void> {
+    const { background } = this.resources.disk;
+    try {
+      await background.removeTree(this.#directoryOf(tenantId));
+      await background.fsyncDirectory(this.#directory);
+    } catch (error) {
+      throw diskError(error, `remove tenant ${tenantId}`);
+    }
+  }
+
+  /** Objects of deleted tenants: what a killed process left, and what a pageserver that was replaced has put since. Never rejects. */
+  async #removeDeleted(stored: readonly TenantId[]): Promise<void> {
+    for (const tenantId of stored.filter((id) => this.#deleted.has(id))) {
+      try {
+        await this.#deleted.removeObjects(tenantId);
+      } catch (error) {
+        if (this.resources.remote?.access.signal.aborted === false) {
+          const reason = errorMessage(error);
+          this.#logger.warn({ tenant: tenantId, reason }, "objects of a deleted tenant stay");
+        }
+      }
+    }
+  }
+
+  /** The same for what has come since the start. */
+  async removeStrayObjects(): Promise<void> {
+    const { remote } = this.resources;
+    if (remote !== undefined) {
+      await this.#removeDeleted(await listTenants(remote.access));
+    }
   }
 
   async #keepHouse(): Promise<void> {

@@ -3,27 +3,24 @@
 import { basename, join } from "node:path";
 import { type BackgroundDisk, diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
-import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
-import { parseLayerFileName } from "../layers/layer-format.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import type { RemoteIndex } from "../remote/load-tenant.ts";
 import type { IndexName } from "../remote/remote-paths.ts";
 import type { ScrubReport } from "../remote/scrub.ts";
 import { type RemoteListing, TenantRemote } from "../remote/tenant-remote.ts";
 import { TenantSettings } from "../retention/tenant-config.ts";
-import { INDEX_PART_NAME, type IndexPart, readIndexPart, writeIndexPart } from "./index-part.ts";
+import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
 import { strayBranches } from "./stray-branches.ts";
-import { DELETED_INDEX_NAME, DELETED_SUFFIX, TenantLayers } from "./tenant-layers.ts";
+import { TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
-
-/** Index parts that are read and made durable at the same time. */
-const LOADS_AT_ONCE = 16;
+import { someAtOnce, TimelineDirectories } from "./timeline-directories.ts";
 
 export interface RootTimelineParameters {
   readonly timelineId: TimelineId;
@@ -63,7 +60,7 @@ export interface BranchParameters {
 export class Tenant {
   readonly tenantId: TenantId;
   readonly settings: TenantSettings;
-  readonly #timelinesDirectory: string;
+  readonly #directories: TimelineDirectories;
   readonly #resources: StorageResources;
   readonly #disk: BackgroundDisk;
   readonly #layers: TenantLayers;
@@ -78,22 +75,26 @@ export class Tenant {
   readonly #halfDeleted = new Map<TimelineId, Timeline>();
   /** Being created or deleted. */
   readonly #busy = new Set<TimelineId>();
+  /** Those that are being made. */
+  readonly #making = new Set<Promise<Timeline>>();
+  #isClosed = false;
   /** Whose objects in the store are on their way out: their names cannot be used again. */
   readonly #deletedIds = new Set<TimelineId>();
 
   private constructor(tenantId: TenantId, directory: string, resources: StorageResources) {
     this.tenantId = tenantId;
-    this.#timelinesDirectory = join(directory, "timelines");
+    this.#logger = resources.logger.child({ tenant: tenantId });
+    const timelines = join(directory, "timelines");
+    this.#directories = new TimelineDirectories(timelines, tenantId, resources.disk, this.#logger);
     this.#resources = resources;
     this.#disk = resources.disk.background;
     this.#remote = resources.remote && new TenantRemote(resources.remote, tenantId);
     this.#layers = new TenantLayers({
-      timelinesDirectory: this.#timelinesDirectory,
+      timelinesDirectory: timelines,
       resources,
       remote: this.#remote,
       mayRemove: () => this.#broken.size === 0,
     });
-    this.#logger = resources.logger.child({ tenant: tenantId });
     this.settings = new TenantSettings({
       tenantDirectory: directory,
       disk: resources.disk,
@@ -109,14 +110,7 @@ export class Tenant {
     resources: StorageResources,
   ): Promise<Tenant> {
     const tenant = new Tenant(tenantId, directory, resources);
-    try {
-      await tenant.#disk.makeDirectory(tenant.#timelinesDirectory);
-      await tenant.#disk.fsyncDirectory(directory);
-      // A killed process may have left renames, of creations and deletions, that nobody synced.
-      await tenant.#disk.fsyncDirectory(tenant.#timelinesDirectory);
-    } catch (error) {
-      throw diskError(error, `create tenant directory ${directory}`);
-    }
+    await tenant.#directories.make();
     await tenant.#load();
     if (tenant.settings.damage !== undefined) {
       tenant.#logger.error(
@@ -133,23 +127,14 @@ export class Tenant {
       const { key } = listing.config;
       await this.settings.takeStored(await this.#remote!.readConfig(key), key);
     }
-    const parts = new Map<TimelineId, IndexPart>();
-    const { disk } = this.#resources;
-    const loads: (() => Promise<void>)[] = [];
-    for (const name of disk.list(this.#timelinesDirectory)) {
-      const path = join(this.#timelinesDirectory, name);
-      if (name.endsWith(TEMPORARY_SUFFIX) || name.endsWith(DELETED_SUFFIX)) {
-        await this.#disk.removeTree(path);
-      } else if (/^[0-9a-f]{32}$/.test(name) && disk.isDirectory(path)) {
-        loads.push(() => this.#loadIndexPart(parseTimelineId(name), path, parts));
-      } else {
-        this.#logger.warn({ path }, "not a timeline directory, left alone");
-      }
+    // Where there is an object store, that one says which timelines there are.
+    const { parts, broken } = await this.#directories.load(this.#remote !== undefined);
+    for (const [timelineId, error] of broken) {
+      this.#markBroken(timelineId, error);
     }
-    await someAtOnce(loads);
     const stored: StoredTimelines =
       listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
-    this.#layers.setAbsent(await this.#sweep([...parts.values()]));
+    this.#layers.setAbsent(await this.#directories.sweep(parts.values(), this.#broken.size === 0));
     for (const part of parts.values()) {
       this.#loadTimeline(part, parts, stored.indexes);
     }
@@ -184,7 +169,7 @@ export class Tenant {
         await this.#forgetLocal(timelineId, parts);
         return;
       }
-      const directory = this.#directoryOf(timelineId);
+      const directory = this.#directories.of(timelineId);
       await this.#disk.makeDirectory(directory);
       await writeIndexPart(directory, index, this.#resources.disk);
       parts.set(timelineId, index);
@@ -204,7 +189,7 @@ export class Tenant {
       );
       await this.#forgetLocal(timelineId, parts);
     }
-    await this.#disk.fsyncDirectory(this.#timelinesDirectory);
+    await this.#disk.fsyncDirectory(this.#directories.path);
     for (const [timelineId, error] of damaged) {
       parts.delete(timelineId);
       this.#markBroken(timelineId, error);
@@ -216,19 +201,7 @@ export class Tenant {
   async #forgetLocal(timelineId: TimelineId, parts: Map<TimelineId, IndexPart>): Promise<void> {
     parts.delete(timelineId);
     this.#broken.delete(timelineId);
-    await this.#markDeleted(timelineId);
-  }
-
-  async #markDeleted(timelineId: TimelineId): Promise<void> {
-    const directory = this.#directoryOf(timelineId);
-    const index = join(directory, INDEX_PART_NAME);
-    // Not there where a try before this one came as far as here, or where this machine never had it.
-    if (this.#resources.disk.exists(index)) {
-      await this.#disk.rename(index, join(directory, DELETED_INDEX_NAME));
-    }
-    if (this.#resources.disk.isDirectory(directory)) {
-      await this.#disk.fsyncDirectory(directory);
-    }
+    await this.#directories.markDeleted(timelineId);
   }
 
   /** In the background: what is left is found at the next load. */
@@ -244,36 +217,6 @@ export class Tenant {
       });
   }
 
-  async #loadIndexPart(
-    timelineId: TimelineId,
-    directory: string,
-    parts: Map<TimelineId, IndexPart>,
-  ): Promise<void> {
-    try {
-      // Safekeepers are told how far its index is, and forget that WAL: the index's rename must not vanish.
-      await this.#disk.fsyncDirectory(directory);
-      const { disk } = this.#resources;
-      const part = readIndexPart(directory, disk);
-      // Where there is an object store, that one says which timelines there are.
-      const isNone = this.#remote !== undefined || isDeleted(disk.list(directory));
-      if (part === undefined && isNone) {
-        return;
-      }
-      if (part === undefined || part.timelineId !== timelineId) {
-        throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {
-          fields: { path: directory },
-        });
-      }
-      if (part.tenantId !== this.tenantId) {
-        const message = `the index in ${directory} belongs to tenant ${part.tenantId}`;
-        throw new StorageError("corrupt", "corrupt-index", message);
-      }
-      parts.set(timelineId, part);
-    } catch (error) {
-      this.#markBroken(timelineId, error);
-    }
-  }
-
   #markBroken(timelineId: TimelineId, error: unknown): void {
     const kept =
       error instanceof StorageError
@@ -281,53 +224,6 @@ export class Tenant {
         : new StorageError("internal", "load-failed", errorMessage(error), { cause: error });
     this.#broken.set(timelineId, kept);
     this.#logger.error({ timeline: timelineId, error: kept }, "timeline does not load");
-  }
-
-  /**
-   * Removes what a crash has left: unfinished files; layers without an index, whose WAL comes again; directories of
-   * deleted timelines that nobody needs. Returns the paths of layers that are named and not on the disk.
-   */
-  async #sweep(parts: readonly IndexPart[]): Promise<Set<string>> {
-    const { disk } = this.#resources;
-    const named = new Set<string>();
-    for (const { layers } of parts) {
-      for (const { maker, fileName } of layers) {
-        named.add(join(this.#layers.directoryOf(maker), fileName));
-      }
-    }
-    const absent = new Set(named);
-    for (const timelineId of disk.list(this.#timelinesDirectory)) {
-      const directory = join(this.#timelinesDirectory, timelineId);
-      if (disk.isDirectory(directory)) {
-        await this.#emptyDirectory(directory, (path) => {
-          absent.delete(path);
-          return named.has(path);
-        });
-      }
-    }
-    return absent;
-  }
-
-  /** An index that cannot be read may name any layer: while there is one, all layers stay. */
-  async #emptyDirectory(directory: string, isUsed: (path: string) => boolean): Promise<void> {
-    let kept = 0;
-    const { disk } = this.#resources;
-    for (const name of disk.isDirectory(directory) ? disk.list(directory) : []) {
-      const path = join(directory, name);
-      const isLayer = parseLayerFileName(name) !== undefined;
-      const isLeftover = isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name);
-      if (isLeftover) {
-        await this.#disk.removeTree(path);
-      } else if (name !== DELETED_INDEX_NAME) {
-        kept++;
-        if (!isLayer && name !== INDEX_PART_NAME) {
-          this.#logger.warn({ path }, "not a file of a timeline, left alone");
-        }
-      }
-    }
-    if (kept === 0) {
-      await this.#disk.removeTree(directory);
-    }
   }
 
   /** Ancestors first. The walk up is a loop: branches can be thousands deep. */
@@ -361,10 +257,6 @@ export class Tenant {
       const timeline = this.#openTimeline(chain[i]!, parent, stored.get(timelineId));
       this.#timelines.set(timelineId, timeline);
     }
-  }
-
-  #directoryOf(timelineId: TimelineId): string {
-    return join(this.#timelinesDirectory, timelineId);
   }
 
   #openTimeline(
@@ -576,15 +468,29 @@ export class Tenant {
     throw new StorageError("conflict", "timeline-exists", message);
   }
 
-  /** `fill` writes layers and index into the directory that it is given, or one in it. */
-  async #create(
+  #create(
     timelineId: TimelineId,
-    ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined,
-    fill: (temporary: string) => Promise<{ part: IndexPart; directory: string }>,
+    ancestor: BranchPoint | undefined,
+    fill: Fill,
   ): Promise<Timeline> {
+    const making = this.#createNow(timelineId, ancestor, fill);
+    this.#making.add(making);
+    const made = () => void this.#making.delete(making);
+    making.then(made, made);
+    return making;
+  }
+
+  async #createNow(
+    timelineId: TimelineId,
+    ancestor: BranchPoint | undefined,
+    fill: Fill,
+  ): Promise<Timeline> {
+    if (this.#isClosed) {
+      throw new StorageError("unavailable", "shutting-down", "the tenant is closed");
+    }
     if (
       this.#deletedIds.has(timelineId) ||
-      this.#resources.disk.exists(this.#directoryOf(timelineId))
+      this.#resources.disk.exists(this.#directories.of(timelineId))
     ) {
       const message = this.#deletedIds.has(timelineId)
         ? `timeline ${timelineId} was deleted, and its objects are on their way out: try again in a minute`
@@ -594,15 +500,15 @@ export class Tenant {
     this.#busy.add(timelineId);
     // From here on the ancestor keeps the branch point, and is not deleted.
     ancestor?.timeline.branchPoints.add(ancestor.lsn);
-    const temporary = `${this.#directoryOf(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
+    const temporary = `${this.#directories.of(timelineId)}-${randomBytes(4).toString("hex")}${TEMPORARY_SUFFIX}`;
     // What a failure takes away again; under its final name a later try could not replace it.
     const made = [temporary];
     try {
       await this.#disk.makeDirectory(temporary);
       const { part, directory } = await fill(temporary);
-      await this.#disk.rename(directory, this.#directoryOf(timelineId));
-      made.push(this.#directoryOf(timelineId));
-      await this.#disk.fsyncDirectory(this.#timelinesDirectory);
+      await this.#disk.rename(directory, this.#directories.of(timelineId));
+      made.push(this.#directories.of(timelineId));
+      await this.#disk.fsyncDirectory(this.#directories.path);
       if (directory !== temporary) {
         await this.#disk.removeTree(temporary);
       }
@@ -655,13 +561,15 @@ export class Tenant {
       await timeline?.close();
       // What is closed puts nothing any more that would take this back.
       await this.#remote?.markDeleted(timelineId);
-      await this.#markDeleted(timelineId);
+      await this.#directories.markDeleted(timelineId);
       this.#broken.delete(timelineId);
       this.#halfDeleted.delete(timelineId);
       doomed?.leaveAncestor();
       await this.#layers.removeUnused(layers);
-      await this.#emptyDirectory(this.#directoryOf(timelineId), (path) =>
-        this.#layers.isUsed(path),
+      await this.#directories.empty(
+        timelineId,
+        (path) => this.#layers.isUsed(path),
+        this.#broken.size === 0,
       );
       this.#deleteObjects(timelineId);
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
@@ -739,6 +647,8 @@ export class Tenant {
 
   /** `flush`: first everything goes to disk, as far as that works. */
   async close(flush: boolean): Promise<void> {
+    this.#isClosed = true;
+    await Promise.allSettled(this.#making);
     for (const timeline of this.#timelines.values()) {
       if (flush) {
         // The flush loop has logged the failure; the safekeepers still have the WAL.
@@ -755,6 +665,14 @@ export class Tenant {
   }
 }
 
+interface BranchPoint {
+  readonly timeline: Timeline;
+  readonly lsn: Lsn;
+}
+
+/** Writes layers and index into the directory that it is given, or one in it. */
+type Fill = (temporary: string) => Promise<{ part: IndexPart; directory: string }>;
+
 /** What the store has, where the disk has nothing newer; or only its name, where the disk's is as new. */
 interface StoredTimelines {
   readonly indexes: ReadonlyMap<TimelineId, IndexName | RemoteIndex<IndexPart>>;
@@ -763,18 +681,3 @@ interface StoredTimelines {
 }
 
 const NOTHING_STORED: StoredTimelines = { indexes: new Map(), deleted: [] };
-
-async function someAtOnce(works: readonly (() => Promise<void>)[]): Promise<void> {
-  for (let i = 0; i < works.length; i += LOADS_AT_ONCE) {
-    await Promise.all(works.slice(i, i + LOADS_AT_ONCE).map((work) => work()));
-  }
-}
-
-function isTemporary(name: string): boolean {
-  return name.endsWith(TEMPORARY_SUFFIX);
-}
-
-/** Nothing is left where the mark went and the process ended before the directory did. */
-function isDeleted(names: readonly string[]): boolean {
-  return names.length === 0 || names.includes(DELETED_INDEX_NAME);
-}

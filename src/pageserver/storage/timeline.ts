@@ -12,7 +12,6 @@ import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
-import { mayHaveMetadata } from "../layers/layer-format.ts";
 import type { OpenLayer } from "../layers/open-layer.ts";
 import {
   VALUE_DELTA,
@@ -74,6 +73,7 @@ export class Timeline implements TimelineStorage {
   /** Why no WAL is taken in any more. */
   #ingestFailure: StorageError | undefined;
   #closed = false;
+  #ended: Promise<void> | undefined;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
   readonly leases = new Leases();
@@ -487,6 +487,7 @@ export class Timeline implements TimelineStorage {
   }
 
   async #commitNow(edit: LayerEdit, change: IndexChange): Promise<void> {
+    this.#checkOpen();
     const map = this.#map;
     const files = map.files.with(edit);
     const { flushed, detached, ...fields } = change;
@@ -668,17 +669,7 @@ export class Timeline implements TimelineStorage {
         await next.timeline.checkpoint();
       }
     }
-    const add: SetLayer[] = [];
-    let cap = MAX_LSN;
-    for (let next = this.#ancestor; next !== undefined; next = next.timeline.#ancestor) {
-      cap = minLsn(cap, next.lsn);
-      for (const { file, maker, capLsn } of next.timeline.#map.files.layers) {
-        if (file.lsnStart <= cap) {
-          this.#layers.share(file);
-          add.push({ file, maker, capLsn: minLsn(capLsn, cap) });
-        }
-      }
-    }
+    const add = this.#layers.shareInherited(this);
     await this.#commit(
       { add, remove: [] },
       { detached: true, gcCutoffLsn: minLsn(this.#gcCutoffLsn, this.minReadableLsn) },
@@ -742,14 +733,7 @@ export class Timeline implements TimelineStorage {
    */
   async prepareIngest(): Promise<void> {
     this.holdInStore().catch(() => undefined);
-    let cap = MAX_LSN;
-    for (let next: Timeline | undefined = this; next !== undefined; next = next.ancestor) {
-      const needed = next.ownedLayers.filter(
-        ({ file }) => !file.isResident && file.lsnStart <= cap && mayHaveMetadata(file.name),
-      );
-      cap = minLsn(cap, next.ancestorLsn);
-      await Promise.all(needed.map(({ file }) => this.#layers.fetch(file, "foreground")));
-    }
+    await this.#layers.fetchMetadata(this);
   }
 
   /** Of its own layer files. */
@@ -763,7 +747,12 @@ export class Timeline implements TimelineStorage {
   }
 
   /** Ends waits and background work. What was not flushed comes from the safekeepers again. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#ended ??= this.#close();
+    return this.#ended;
+  }
+
+  async #close(): Promise<void> {
     this.#closing.abort();
     const error = new StorageError("unavailable", "shutting-down", "the timeline is closing");
     this.#recordWaiters.fail(error);

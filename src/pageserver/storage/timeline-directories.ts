@@ -1,0 +1,181 @@
+// The directories of one tenant's timelines: which are there, what their indexes say, what a crash has left in them.
+
+import { join } from "node:path";
+import { type Disk, diskError } from "../../base/disk.ts";
+import { StorageError } from "../../base/errors.ts";
+import { parseTimelineId, type TenantId, type TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
+import { parseLayerFileName } from "../layers/layer-format.ts";
+import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
+import { INDEX_PART_NAME, type IndexPart, readIndexPart } from "./index-part.ts";
+import { DELETED_INDEX_NAME, DELETED_SUFFIX } from "./tenant-layers.ts";
+
+/** Index parts that are read and made durable at the same time. */
+const LOADS_AT_ONCE = 16;
+
+export interface LocalTimelines {
+  readonly parts: Map<TimelineId, IndexPart>;
+  /** Those whose index cannot be read, and why. */
+  readonly broken: ReadonlyMap<TimelineId, unknown>;
+}
+
+export class TimelineDirectories {
+  /** Of all. */
+  readonly path: string;
+  readonly #tenantId: TenantId;
+  readonly #disk: Disk;
+  readonly #logger: Logger;
+
+  constructor(path: string, tenantId: TenantId, disk: Disk, logger: Logger) {
+    this.path = path;
+    this.#tenantId = tenantId;
+    this.#disk = disk;
+    this.#logger = logger;
+  }
+
+  of(timelineId: TimelineId): string {
+    return join(this.path, timelineId);
+  }
+
+  /** Makes the directory of all where it is not there. */
+  async make(): Promise<void> {
+    const { background } = this.#disk;
+    const parent = join(this.path, "..");
+    try {
+      await background.makeDirectory(this.path);
+      await background.fsyncDirectory(parent);
+      // A killed process may have left renames, of creations and deletions, that nobody synced.
+      await background.fsyncDirectory(this.path);
+    } catch (error) {
+      throw diskError(error, `create tenant directory ${parent}`);
+    }
+  }
+
+  /** `mayLackIndex`: a directory without an index is none's. */
+  async load(mayLackIndex: boolean): Promise<LocalTimelines> {
+    const parts = new Map<TimelineId, IndexPart>();
+    const broken = new Map<TimelineId, unknown>();
+    const loads: (() => Promise<void>)[] = [];
+    for (const name of this.#disk.list(this.path)) {
+      const path = join(this.path, name);
+      if (name.endsWith(TEMPORARY_SUFFIX) || name.endsWith(DELETED_SUFFIX)) {
+        await this.#disk.background.removeTree(path);
+      } else if (/^[0-9a-f]{32}$/.test(name) && this.#disk.isDirectory(path)) {
+        const timelineId = parseTimelineId(name);
+        loads.push(async () => {
+          try {
+            const part = await this.#loadIndexPart(timelineId, path, mayLackIndex);
+            if (part !== undefined) {
+              parts.set(timelineId, part);
+            }
+          } catch (error) {
+            broken.set(timelineId, error);
+          }
+        });
+      } else {
+        this.#logger.warn({ path }, "not a timeline directory, left alone");
+      }
+    }
+    await someAtOnce(loads);
+    return { parts, broken };
+  }
+
+  async #loadIndexPart(
+    timelineId: TimelineId,
+    directory: string,
+    mayLackIndex: boolean,
+  ): Promise<IndexPart | undefined> {
+    // Safekeepers are told how far its index is, and forget that WAL: the index's rename must not vanish.
+    await this.#disk.background.fsyncDirectory(directory);
+    const part = readIndexPart(directory, this.#disk);
+    if (part === undefined && (mayLackIndex || isDeleted(this.#disk.list(directory)))) {
+      return undefined;
+    }
+    if (part === undefined || part.timelineId !== timelineId) {
+      throw new StorageError("corrupt", "corrupt-index", `no index of its own in ${directory}`, {
+        fields: { path: directory },
+      });
+    }
+    if (part.tenantId !== this.#tenantId) {
+      const message = `the index in ${directory} belongs to tenant ${part.tenantId}`;
+      throw new StorageError("corrupt", "corrupt-index", message);
+    }
+    return part;
+  }
+
+  /** The timeline is gone here when it resolves; its layers may be in use. */
+  async markDeleted(timelineId: TimelineId): Promise<void> {
+    const directory = this.of(timelineId);
+    const index = join(directory, INDEX_PART_NAME);
+    const { background } = this.#disk;
+    // Not there where a try before this one came as far as here, or where this machine never had it.
+    if (this.#disk.exists(index)) {
+      await background.rename(index, join(directory, DELETED_INDEX_NAME));
+    }
+    if (this.#disk.isDirectory(directory)) {
+      await background.fsyncDirectory(directory);
+    }
+  }
+
+  /**
+   * Removes what a crash has left: unfinished files; layers without an index, whose WAL comes again; directories of
+   * deleted timelines that nobody needs. Returns the paths of layers that are named and not on the disk. An index that cannot be
+   * read may name any layer: `areAll`, of the indexes, is false then, and all layers stay.
+   */
+  async sweep(parts: Iterable<IndexPart>, areAll: boolean): Promise<Set<string>> {
+    const named = new Set<string>();
+    for (const { layers } of parts) {
+      for (const { maker, fileName } of layers) {
+        named.add(join(this.of(maker), fileName));
+      }
+    }
+    const absent = new Set(named);
+    for (const name of this.#disk.list(this.path)) {
+      if (this.#disk.isDirectory(join(this.path, name))) {
+        const isNamed = (path: string) => {
+          absent.delete(path);
+          return named.has(path);
+        };
+        await this.empty(name as TimelineId, isNamed, areAll);
+      }
+    }
+    return absent;
+  }
+
+  /** Of one timeline: what nobody uses goes, and the directory with it where that is all. `areAll` as of `sweep`. */
+  async empty(
+    timelineId: TimelineId,
+    isUsed: (path: string) => boolean,
+    areAll: boolean,
+  ): Promise<void> {
+    const directory = this.of(timelineId);
+    let kept = 0;
+    for (const name of this.#disk.isDirectory(directory) ? this.#disk.list(directory) : []) {
+      const path = join(directory, name);
+      const isLayer = parseLayerFileName(name) !== undefined;
+      const isNeeded = isLayer ? isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);
+      if (!isNeeded) {
+        await this.#disk.background.removeTree(path);
+      } else if (name !== DELETED_INDEX_NAME) {
+        kept++;
+        if (!isLayer && name !== INDEX_PART_NAME) {
+          this.#logger.warn({ path }, "not a file of a timeline, left alone");
+        }
+      }
+    }
+    if (kept === 0) {
+      await this.#disk.background.removeTree(directory);
+    }
+  }
+}
+
+/** Nothing is left where the mark went and the process ended before the directory did. */
+function isDeleted(names: readonly string[]): boolean {
+  return names.length === 0 || names.includes(DELETED_INDEX_NAME);
+}
+
+export async function someAtOnce(works: readonly (() => Promise<void>)[]): Promise<void> {
+  for (let i = 0; i < works.length; i += LOADS_AT_ONCE) {
+    await Promise.all(works.slice(i, i + LOADS_AT_ONCE).map((work) => work()));
+  }
+}
