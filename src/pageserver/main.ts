@@ -24,6 +24,7 @@ await runDaemon({
     "initdb-pwfile": { type: "string" },
     "remote-storage": { type: "string" },
     "checkpoint-distance": { type: "string" },
+    "max-open-layer-bytes": { type: "string" },
     "wait-lsn-timeout-ms": { type: "string" },
     "eviction-period-ms": { type: "string" },
     "max-disk-usage-percent": { type: "string" },
@@ -35,6 +36,7 @@ await runDaemon({
   },
   start: async ({ values, workdir, logger }) => {
     const checkpointDistanceBytes = wholeNumber(values, "checkpoint-distance");
+    const maxOpenLayerBytes = wholeNumber(values, "max-open-layer-bytes");
     const waitLsnTimeoutMs = wholeNumber(values, "wait-lsn-timeout-ms");
     const pageserver = await Pageserver.start({
       id: wholeNumber(values, "id") ?? 1,
@@ -69,7 +71,10 @@ await runDaemon({
         compactionPeriodMs:
           wholeNumber(values, "compaction-period-ms") ?? upkeep.compactionPeriodMs,
       },
-      ...(checkpointDistanceBytes === undefined ? {} : { storage: { checkpointDistanceBytes } }),
+      storage: {
+        ...(checkpointDistanceBytes === undefined ? {} : { checkpointDistanceBytes }),
+        ...(maxOpenLayerBytes === undefined ? {} : { maxOpenLayerBytes }),
+      },
       ...(waitLsnTimeoutMs === undefined ? {} : { waitLsnTimeoutMs }),
     });
     const { pgPort, httpPort } = pageserver;

@@ -59,6 +59,14 @@ export const COMPACTION_MUTANTS: MutantPart = {
       name: LEVELS_APART,
     },
     {
+      rule: "each timeline counts its memory for itself",
+      file: "src/pageserver/flush/layer-memory.ts",
+      search: "let over = this.#openBytes > this.#maxBytes;",
+      replace: "let over = open.sizeBytes > this.#maxBytes;",
+      test: "src/pageserver/flush/layer-memory.test.ts",
+      name: "LayerMemory: above the budget",
+    },
+    {
       rule: "a version at a retained LSN counts as one after it",
       file: RULE,
       search: "while (at < end && this.#lsns[at]! <= lsn) {",
@@ -214,8 +222,8 @@ export const COMPACTION_MUTANTS: MutantPart = {
     {
       rule: "a level has a file across an image's LSN",
       file: PLAN,
-      search: "cutPoints: sorted([...branchPoints, ...images.map(({ file }) => file.lsnStart)]),",
-      replace: "cutPoints: sorted([...branchPoints, ...images.map(() => branchPoints[0]!)]),",
+      search: "return sorted([...branchPoints, ...images.map(({ file }) => file.lsnStart)]);",
+      replace: "return sorted(branchPoints);",
       test: PLAN_TEST,
       name: "level: of much",
     },

@@ -6,6 +6,7 @@ import { PageRedo } from "../../redo/page-redo.ts";
 import { SpanBuilder } from "../ancestry/span-builder.ts";
 import type { PlanSettings } from "../compaction/compaction-plan.ts";
 import { BackgroundThread } from "../flush/background-thread.ts";
+import { LayerMemory } from "../flush/layer-memory.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
@@ -20,6 +21,8 @@ export interface StorageConfig extends PlanSettings {
   readonly checkpointDistanceBytes: number;
   /** ... or when it is this old, so that safekeepers can trim their WAL. */
   readonly checkpointTimeoutMs: number;
+  /** Above so many bytes of open layers, of all timelines together, the largest are flushed. */
+  readonly maxOpenLayerBytes: number;
   /** A layer smaller than this is written by the thread that serves: not worth waking another. */
   readonly inlineFlushBytes: number;
   /** Layers that wait for their flush before ingest has to wait (`ingestReady`). */
@@ -42,6 +45,7 @@ export interface StorageConfig extends PlanSettings {
 export const DEFAULT_STORAGE_CONFIG: StorageConfig = {
   checkpointDistanceBytes: 64 << 20,
   checkpointTimeoutMs: 600_000,
+  maxOpenLayerBytes: 256 << 20,
   inlineFlushBytes: 1 << 20,
   maxFrozenLayers: 3,
   imageAfterDeltas: 32,
@@ -82,6 +86,7 @@ export class StorageResources {
   readonly chain: VersionChain;
   /** Makes reads on deep branches as fast as on others. */
   readonly spanBuilder: SpanBuilder;
+  readonly layerMemory: LayerMemory;
   /** Counts seconds, so that layers know which was read last. */
   readonly useClock = { now: 0 };
   /** Absent: the local disk is all there is. */
@@ -100,6 +105,7 @@ export class StorageResources {
     this.generation = generation;
     this.remote = remote;
     this.blockCache = new BlockCache(this.config.blockCacheBytes);
+    this.layerMemory = new LayerMemory(this.config.maxOpenLayerBytes);
     this.spanBuilder = new SpanBuilder(this.blockCache);
     this.openFiles = new OpenFiles(this.config.maxOpenFiles, disk);
     this.chain = new VersionChain(this.config.stepVersions);

@@ -9,7 +9,7 @@ import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/s
 import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
-import { pageLsn } from "../../postgres/page.ts";
+import { PAGE_SIZE, pageLsn } from "../../postgres/page.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
 import { entryKind } from "../layers/layer-block.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
@@ -290,6 +290,33 @@ test("flush: readers of a branch see the ancestor's versions move from memory to
   assert.equal(timeline.layers.length, 2);
   assert.deepEqual(branch.readPage(REL, 0, later), page(2));
   assert.deepEqual(branch.readPage(REL, 0, FIXTURE_START_LSN), page(1));
+});
+
+test("flush: many timelines that each hold little go to disk, the largest first, above the budget of all", async () => {
+  const maxOpenLayerBytes = 10 * PAGE_SIZE;
+  await using fixture = await StorageFixture.create({ maxOpenLayerBytes });
+  const root = await fixture.createRoot();
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const timelines: Timeline[] = [];
+  for (let i = 0; i < 8; i++) {
+    timelines.push(
+      await tenant.createBranch({
+        timelineId: generateTimelineId(),
+        ancestorTimelineId: root.timelineId,
+      }),
+    );
+  }
+  for (let round = 0; round < 12; round++) {
+    for (const [at, timeline] of timelines.entries()) {
+      putRecord(timeline, REL, at, page(round));
+      await timeline.ingestReady();
+    }
+    assert.ok(fixture.manager.resources.layerMemory.heldBytes < 3 * maxOpenLayerBytes);
+  }
+  for (const [at, timeline] of timelines.entries()) {
+    assert.ok(timeline.layers.length > 0, `timeline ${at} was never flushed`);
+    assert.deepEqual(timeline.readPage(REL, at, timeline.lastRecordLsn), page(11));
+  }
 });
 
 test("flush: a failing disk is tried again, ingest waits, nothing is lost", async () => {

@@ -231,7 +231,7 @@ export class Timeline implements TimelineStorage {
       map.open.full ||
       lsn - map.open.lsnStart >= distance * MAX_LSN_DISTANCE_FACTOR
     ) {
-      this.#freeze();
+      this.freeze();
     }
   }
 
@@ -350,16 +350,19 @@ export class Timeline implements TimelineStorage {
 
   /** Undefined while ingest may go on; else resolves when enough frozen layers are on disk. */
   ingestReady(): Promise<void> | undefined {
-    return this.#frozenExcess < 0 ? undefined : this.#ingestReady();
+    this.#resources.layerMemory.account(this, this.#map);
+    return this.#flushIsUrgent ? this.#ingestReady() : undefined;
   }
 
-  get #frozenExcess(): number {
-    return this.#map.frozen.length - this.#resources.config.maxFrozenLayers;
+  get #flushIsUrgent(): boolean {
+    const { length } = this.#map.frozen;
+    const { config, layerMemory } = this.#resources;
+    return length >= config.maxFrozenLayers || (length > 0 && layerMemory.isCrowded);
   }
 
   /** A failed flush is tried again after a while; only the end of the timeline ends the wait. */
   async #ingestReady(): Promise<void> {
-    while (this.#frozenExcess >= 0) {
+    while (this.#flushIsUrgent) {
       if (this.#closing.signal.aborted) {
         throw new StorageError("unavailable", "shutting-down", "the timeline is closing");
       }
@@ -376,7 +379,8 @@ export class Timeline implements TimelineStorage {
     return this.ingestReady();
   }
 
-  #freeze(): void {
+  /** What is in memory, up to the last record, is flushed. */
+  freeze(): void {
     if (this.lastRecordLsn >= this.#map.open.lsnStart) {
       this.#freezeOpen();
     }
@@ -392,7 +396,7 @@ export class Timeline implements TimelineStorage {
    *  it is tried again in the background all the same. */
   async checkpoint(): Promise<void> {
     const target = this.lastRecordLsn;
-    this.#freeze();
+    this.freeze();
     this.#startFlushing();
     if (this.#diskConsistentLsn < target) {
       await this.#diskWaiters.wait(target, Number.POSITIVE_INFINITY);
@@ -403,7 +407,7 @@ export class Timeline implements TimelineStorage {
   freezeIfOld(nowMs: number): void {
     if (nowMs - this.#lastFreezeMs >= this.#resources.config.checkpointTimeoutMs) {
       this.#lastFreezeMs = nowMs;
-      this.#freeze();
+      this.freeze();
     }
   }
 
@@ -422,7 +426,7 @@ export class Timeline implements TimelineStorage {
   async #flushAll(): Promise<void> {
     const { signal } = this.#closing;
     const { flushRetryMs } = this.#resources.config;
-    const flushing = { tenantId: this.tenantId, isUrgent: () => this.#frozenExcess >= 0, signal };
+    const flushing = { tenantId: this.tenantId, isUrgent: () => this.#flushIsUrgent, signal };
     let failures = 0;
     while (this.#map.frozen.length > 0 && !signal.aborted) {
       try {
@@ -463,6 +467,7 @@ export class Timeline implements TimelineStorage {
     );
     this.hasNewLayer ||= layer.sizeBytes >= this.#resources.config.inlineFlushBytes;
     layer.release();
+    this.#resources.layerMemory.account(this, this.#map);
     this.#diskWaiters.reached(lsn);
     this.#endWaitForFlush();
     this.#logger.info(
@@ -762,6 +767,7 @@ export class Timeline implements TimelineStorage {
     await this.#compacting.catch(() => undefined);
     this.#closed = true;
     this.#map.closed = true;
+    this.#resources.layerMemory.forget(this);
     // No put gets through either.
     this.#lastPutLsn = MAX_LSN;
     await this.#lastCommit;
