@@ -4,6 +4,7 @@ import { spawnSync } from "node:child_process";
 import { globSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
+import { pathToFileURL } from "node:url";
 
 const ROOT = dirname(import.meta.dirname);
 export const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
@@ -71,6 +72,9 @@ export function testStep(
       `--test-concurrency=${concurrency}`,
       `--test-timeout=${options.timeoutMs}`,
       "--test-reporter=spec",
+      "--test-reporter-destination=stdout",
+      `--test-reporter=${pathToFileURL(inRepository("testing/slowest-files.ts"))}`,
+      "--test-reporter-destination=stdout",
       ...(options.extra ?? []),
       ...files,
     ],
