@@ -382,6 +382,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "parseBlock: lengths that lie are refused before memory is asked for",
     },
     {
+      rule: "a layer that a killed process did not come to name stays",
+      file: TENANT,
+      search: "isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name)",
+      replace: "!isLayer && isTemporary(name)",
+      test: "test/failpoints/each-step.test.ts",
+      name: "failpoints: WAL is taken in and flushed",
+    },
+    {
+      rule: "a layer that was renamed and not made durable stays",
+      file: "src/pageserver/layers/layer-writer.ts",
+      search: "      this.#path = path;\n",
+      replace: "",
+      test: LAYER_FILE_TEST,
+      name: "LayerWriter: a file whose name could not be made durable",
+    },
+    {
       rule: "a block is compressed where that saves next to nothing",
       file: "src/pageserver/layers/layer-writer.ts",
       search: "const WORTHWHILE_SHARE = 7 / 8;",

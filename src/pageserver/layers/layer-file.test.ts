@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { crc32 } from "node:zlib";
+import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
@@ -198,6 +199,16 @@ test("LayerWriter: an abandoned file leaves nothing, a wrong order is refused", 
   writer.add(REL, 5, toLsn(100), VALUE_DELTA, new Uint8Array(1));
   assert.throws(() => writer.add(REL, 4, toLsn(100), VALUE_DELTA, new Uint8Array(1)));
   assert.throws(() => writer.add(REL, 5, toLsn(99), VALUE_DELTA, new Uint8Array(1)));
+  await writer.abandon();
+  assert.deepEqual(await readdir(files.directory), []);
+});
+
+test("LayerWriter: a file whose name could not be made durable is abandoned under that name", async () => {
+  await using files = await Files.create();
+  const fsyncDirectory = () => Promise.reject(Object.assign(new Error("no"), { code: "ENOSPC" }));
+  const disk = { ...REAL_DISK, background: { ...REAL_DISK.background, fsyncDirectory } };
+  const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA, disk);
+  await assert.rejects(writer.finish(NAME), { code: "disk-full" });
   await writer.abandon();
   assert.deepEqual(await readdir(files.directory), []);
 });

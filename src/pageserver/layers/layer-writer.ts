@@ -74,7 +74,7 @@ export const TEMPORARY_SUFFIX = ".___temp";
 export class LayerWriter {
   readonly #directory: string;
   readonly #kind: number;
-  readonly #temporary: string;
+  #path: string;
   readonly #disk: BackgroundDisk;
   /** Undefined when it is closed. */
   #file: number | undefined;
@@ -115,7 +115,7 @@ export class LayerWriter {
   ) {
     this.#directory = directory;
     this.#kind = kind;
-    this.#temporary = temporary;
+    this.#path = temporary;
     this.#file = file;
     this.#disk = disk;
     this.#blockBytes = kind === LAYER_KIND_DELTA ? DELTA_BLOCK_BYTES : IMAGE_BLOCK_BYTES;
@@ -365,13 +365,13 @@ export class LayerWriter {
     try {
       await this.#writing;
     } catch (error) {
-      throw diskError(error, `write ${this.#temporary}`);
+      throw diskError(error, `write ${this.#path}`);
     }
   }
 
   /**
-   * Makes the file durable under its name, which covers the first to the last key at least. On failure the
-   * caller still calls `abandon`.
+   * Makes the file durable under its name, which covers the first to the last key at least; nobody else has a file
+   * of that name. On failure the caller still calls `abandon`.
    */
   async finish(
     name: LayerName,
@@ -401,7 +401,9 @@ export class LayerWriter {
     try {
       await this.#disk.fsync(this.#file!);
       await this.#close();
-      await this.#disk.rename(this.#temporary, join(this.#directory, fileName));
+      const path = join(this.#directory, fileName);
+      await this.#disk.rename(this.#path, path);
+      this.#path = path;
       await this.#disk.fsyncDirectory(this.#directory);
     } catch (error) {
       throw diskError(error, `finish ${fileName}`);
@@ -443,11 +445,11 @@ export class LayerWriter {
     return filter;
   }
 
-  /** Closes and removes the unfinished file. Never throws: it runs where something already failed. */
+  /** Closes and removes the file, whatever name it has by now. Never throws: it runs where something already failed. */
   async abandon(): Promise<void> {
     await this.#writing.catch(() => undefined);
     await this.#close().catch(() => undefined);
-    await this.#disk.removeTree(this.#temporary).catch(() => undefined);
+    await this.#disk.removeTree(this.#path).catch(() => undefined);
   }
 
   async #close(): Promise<void> {
