@@ -73,7 +73,7 @@ export function testStep(
       `--test-timeout=${options.timeoutMs}`,
       "--test-reporter=spec",
       "--test-reporter-destination=stdout",
-      `--test-reporter=${pathToFileURL(inRepository("testing/slowest-files.ts"))}`,
+      `--test-reporter=${pathToFileURL(inRepository("scripts/slowest-files.ts"))}`,
       "--test-reporter-destination=stdout",
       ...(options.extra ?? []),
       ...files,
