@@ -545,9 +545,8 @@ export class SimulatedDisk implements Disk {
   }
 
   #parent(path: string): [Directory, string] {
-    const names = parts(path);
-    const name = names.pop()!;
-    return [this.#directory(`/${names.join("/")}`), name];
+    const end = path.lastIndexOf("/");
+    return [this.#directory(path.slice(0, end)), path.slice(end + 1)];
   }
 
   #directory(path: string): Directory {
@@ -567,8 +566,21 @@ export class SimulatedDisk implements Disk {
   }
 }
 
-function parts(path: string): string[] {
-  return path.split("/").filter((name) => name !== "");
+/** Of directories, of which there are few, and each is asked for again and again. */
+const partsOf = new Map<string, readonly string[]>();
+const MAX_PARTS = 10_000;
+
+function parts(path: string): readonly string[] {
+  const known = partsOf.get(path);
+  if (known !== undefined) {
+    return known;
+  }
+  if (partsOf.size === MAX_PARTS) {
+    partsOf.clear();
+  }
+  const names = path.split("/").filter((name) => name !== "");
+  partsOf.set(path, names);
+  return names;
 }
 
 function copyDurable(directory: Directory): Directory {

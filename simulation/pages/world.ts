@@ -65,7 +65,7 @@ export class World {
       imageRatio: random.pick([0, 1]),
       collectRatio: random.pick([0, 0.5]),
       imageLayerBytes: random.pick([1, 20_000, 1 << 25]),
-      blockCacheBytes: random.pick([1, 1 << 20]),
+      blockCacheBytes: random.pick([1, 1 << 20, 1 << 20, 1 << 20]),
       pageCachePages: 16,
       maxOpenFiles: random.pick([1, 16]),
     };

@@ -34,6 +34,8 @@ export class MemoryObjectStore implements ObjectStore {
   readonly #objects = new Map<string, StoredObject>();
   readonly #random: SeededRandom | undefined;
   readonly #now: () => number;
+  /** In order; undefined where it has changed since. */
+  #keys: readonly string[] | undefined;
   #version = 0;
 
   /**
@@ -46,8 +48,9 @@ export class MemoryObjectStore implements ObjectStore {
   }
 
   /** What is there now: keys in order. */
-  get keys(): string[] {
-    return [...this.#objects.keys()].sort();
+  get keys(): readonly string[] {
+    this.#keys ??= [...this.#objects.keys()].sort();
+    return this.#keys;
   }
 
   async put(key: string, body: Uint8Array | ObjectSource, options: PutOptions = {}): Promise<void> {
@@ -93,7 +96,7 @@ export class MemoryObjectStore implements ObjectStore {
     checkDelete(keys);
     await this.#effect(options, () => {
       for (const key of keys) {
-        this.#objects.delete(key);
+        this.#remove(key);
       }
     });
   }
@@ -124,7 +127,7 @@ export class MemoryObjectStore implements ObjectStore {
       case "list":
         return this.keys.filter((key) => key.startsWith(call.prefix));
       case "delete":
-        this.#objects.delete(call.key);
+        this.#remove(call.key);
         return undefined;
       case "pause":
         return undefined;
@@ -154,8 +157,16 @@ export class MemoryObjectStore implements ObjectStore {
     return object;
   }
 
+  #remove(key: string): void {
+    this.#objects.delete(key);
+    this.#keys = undefined;
+  }
+
   #store(key: string, bytes: Uint8Array): void {
     this.#version++;
+    if (!this.#objects.has(key)) {
+      this.#keys = undefined;
+    }
     this.#objects.set(key, {
       bytes,
       info: {

@@ -3,8 +3,8 @@
 import type { KeyPrefix } from "../layers/key.ts";
 import { type LayerBlock, valueEnd, valueStart } from "../layers/layer-block.ts";
 
-const FIRST_KEYS = 1024;
-const FIRST_VERSIONS = 8192;
+const FIRST_KEYS = 256;
+const FIRST_VERSIONS = 1024;
 
 /**
  * Key k has versions [ends[k - 1], ends[k]), ascending by LSN and then by arrival. A value is

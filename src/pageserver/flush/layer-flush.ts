@@ -33,6 +33,8 @@ const IMAGE_EVERY_DELTAS = 256;
 const PAGE_BATCH = 64;
 /** Keys looked at for one batch of pages. */
 const KEY_BATCH = 4096;
+/** Room in a batch at first: most flushes of quiet branches have less. */
+const FIRST_VERSIONS = 512;
 
 const LENGTHS_AHEAD = 32;
 
@@ -125,10 +127,10 @@ class KeyBatch {
   /** Versions of key `start + i` end before this one. */
   readonly ends = new Uint32Array(KEY_BATCH);
   count = 0;
-  kinds = new Uint8Array(4096);
-  lsns = new Float64Array(4096);
+  kinds = new Uint8Array(FIRST_VERSIONS);
+  lsns = new Float64Array(FIRST_VERSIONS);
   /** As in EntryChunks. */
-  places = new Int32Array(4096);
+  places = new Int32Array(FIRST_VERSIONS);
 
   reserve(count: number): void {
     if (count <= this.lsns.length) {

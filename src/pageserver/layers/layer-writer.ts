@@ -57,7 +57,8 @@ export interface LayerDescription {
 // A random read checks a whole block, so blocks stay near one page; a page has one to itself.
 const IMAGE_BLOCK_BYTES = 8192;
 const DELTA_BLOCK_BYTES = 16384;
-const WRITE_BYTES = 1 << 20;
+/** A small layer needs no more: room for two writes in each would be 4 MB of new memory for whatever it is. */
+const FIRST_OUT_BYTES = 1 << 16;
 /** Making a view of the source for `set` costs as much as copying this many bytes, eight at a time. */
 const COPY_BY_WORDS_BYTES = 160;
 /** A block that compression does not make this much smaller is stored raw: reading it costs less. */
@@ -79,10 +80,10 @@ export class LayerWriter {
   /** Undefined when it is closed. */
   #file: number | undefined;
   readonly #blockBytes: number;
-  #out: Buffer = Buffer.allocUnsafeSlow(2 * WRITE_BYTES);
+  #out: Buffer = Buffer.allocUnsafeSlow(FIRST_OUT_BYTES);
   #outUsed = 0;
   /** What the write that goes on writes from, or wrote last. */
-  #spareOut: Buffer = Buffer.allocUnsafeSlow(2 * WRITE_BYTES);
+  #spareOut: Buffer = Buffer.alloc(0);
   #writing: Promise<void> = Promise.resolve();
   /** Bytes of the file that are written, or being so. */
   #written = 0;
@@ -335,7 +336,8 @@ export class LayerWriter {
   /** Room for `length` bytes in the output; returns where. */
   #reserve(length: number): number {
     if (this.#outUsed + length > this.#out.length) {
-      const larger = Buffer.allocUnsafeSlow(Math.max(this.#outUsed + length, this.#out.length * 2));
+      const capacity = Math.max(this.#outUsed + length, this.#out.length * 2, FIRST_OUT_BYTES);
+      const larger = Buffer.allocUnsafeSlow(capacity);
       larger.set(this.#out.subarray(0, this.#outUsed));
       this.#out = larger;
     }
