@@ -42,7 +42,7 @@ import {
  * where the name exists) to its place; then it syncs every directory that got a new entry, so that
  * neither content nor name can vanish in a power cut. A source that is a file of the same disk is linked instead of
  * copied: it costs no space while both names are there. Several processes may work in one directory.
- * What a crash left in `.tmp` is removed when a store is opened a day later.
+ * What a crash left in `.tmp` is removed when a store is opened a day later, directories without objects when they are listed.
  *
  * Unlike in S3, `a` and `a/b` cannot both be objects: StorageError `invalid`.
  */
@@ -309,7 +309,13 @@ export class DirectoryObjectStore implements ObjectStore {
     options.signal?.throwIfAborted();
     const names: string[] = [];
     try {
-      for (const entry of await readdir(join(this.#root, directory), { withFileTypes: true })) {
+      const entries = await readdir(join(this.#root, directory), { withFileTypes: true });
+      if (entries.length === 0 && directory !== "") {
+        // A delete was ended before it came to this; a put that is under way makes it again.
+        await this.#removeEmpty(directory.slice(0, -1));
+        return true;
+      }
+      for (const entry of entries) {
         if (entry.isDirectory() ? entry.name !== TEMPORARY || directory !== "" : entry.isFile()) {
           names.push(`${directory}${entry.name}${entry.isDirectory() ? "/" : ""}`);
         }

@@ -287,6 +287,19 @@ test("DirectoryObjectStore: old temporary files go when it is opened, fresh ones
   assert.deepEqual(readdirSync(join(root, ".tmp")), ["fresh"]);
 });
 
+test("DirectoryObjectStore: directories that a killed delete left go when they are listed, also under puts", async (context) => {
+  const root = temporaryDirectory(context);
+  const store = new DirectoryObjectStore(root);
+  mkdirSync(join(root, "a", "b", "c"), { recursive: true });
+  await store.put("kept/x", bytesOf("x"));
+  assert.deepEqual(await keysOf(store, ""), ["kept/x"]);
+  assert.deepEqual(readdirSync(root).toSorted(), [".tmp", "kept"]);
+  const puts = Array.from({ length: 50 }, (_, i) => store.put(`d/${i}/x`, bytesOf("x")));
+  const lists = Array.from({ length: 50 }, () => keysOf(store, "d/"));
+  await Promise.all([...puts, ...lists]);
+  assert.equal((await keysOf(store, "d/")).length, 50);
+});
+
 test("DirectoryObjectStore: a root that is away is unavailable, not empty", async (context) => {
   const root = join(temporaryDirectory(context), "store");
   const store = new DirectoryObjectStore(root);

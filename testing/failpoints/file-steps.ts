@@ -297,6 +297,8 @@ async function install(): Promise<void> {
     }
     process.send?.(status);
   });
+  // Whoever started it is gone.
+  process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));
   process.channel?.unref();
 }
 

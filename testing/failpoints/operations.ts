@@ -1,7 +1,7 @@
 // What a pageserver is asked to do while it is killed, or finds its disk full, at each of its steps.
 
 import assert from "node:assert/strict";
-import { cpSync, rmSync } from "node:fs";
+import { cpSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { errorKind } from "../../src/base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../src/base/ids.ts";
@@ -238,6 +238,19 @@ const ENDS: readonly Operation[] = [
     run: async (at) => {
       at.home.forget(MAIN);
       await remove(at, MAIN);
+    },
+  },
+  {
+    name: "a tenant is deleted",
+    run: async ({ home, pageserver: { http } }) => {
+      home.forgetAll();
+      await http.deleteTenant(TENANT);
+    },
+    check: async ({ home, pageserver: { http } }) => {
+      assert.deepEqual(await http.listTenants(), []);
+      assert.deepEqual(readdirSync(join(home.directory, "disk", "tenants")), []);
+      const store = new DirectoryObjectStore(join(home.directory, "store"));
+      assert.deepEqual((await store.list({ prefix: "tenants/" })).objects, []);
     },
   },
   {

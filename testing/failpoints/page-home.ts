@@ -270,6 +270,7 @@ export class PageHome {
       return strays.length === 0 ? undefined : strays.join(", ");
     });
     this.#checkTemporary();
+    await this.#checkDirectories();
   }
 
   async #checkPages(pageserver: FailingPageserver, timelineId: TimelineId): Promise<void> {
@@ -353,6 +354,21 @@ export class PageHome {
       }
     }
     return strays;
+  }
+
+  /** Directories without objects that are there although the store was listed since. */
+  async #checkDirectories(): Promise<void> {
+    const store = new DirectoryObjectStore(join(this.directory, "store"));
+    await store.list({ prefix: "" });
+    const entries = readdirSync(join(this.directory, "store"), {
+      recursive: true,
+      withFileTypes: true,
+    });
+    const empty = entries
+      .filter((entry) => entry.isDirectory() && entry.name !== ".tmp")
+      .map((entry) => join(entry.parentPath, entry.name))
+      .filter((path) => readdirSync(path).length === 0);
+    assert.deepEqual(empty, []);
   }
 
   /** What a killed process left in the store's temporary directory goes when it is a day old. */

@@ -20,6 +20,14 @@ export const REMOTE_MUTANTS: MutantPart = {
   part: "remote",
   mutants: [
     {
+      rule: "directories that a killed delete left stay in a directory store for ever",
+      file: "src/object-store/directory-object-store.ts",
+      search: "await this.#removeEmpty(directory.slice(0, -1));",
+      replace: "",
+      test: "src/object-store/object-store.test.ts",
+      name: "DirectoryObjectStore: directories that a killed delete left",
+    },
+    {
       rule: "an index does not wait for its layers",
       file: QUEUE,
       search: "index.waitsFor.add(key);",
