@@ -1,4 +1,4 @@
-// A COPY of 2 GB: over the 1 GB segment boundary, through WAL, safekeeper and pageserver and back.
+// A COPY of more than 1 GB: over the 1 GB segment boundary, through WAL, safekeeper and pageserver and back.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -11,11 +11,11 @@ before(async () => {
 });
 after(() => cluster?.[Symbol.asyncDispose]());
 
-const ROWS = 2_000_000;
+const ROWS = 1_100_000;
 const DIGEST = `select count(*)::int as n, sum(i)::text as s, sum(hashtext(p))::text as h,
   pg_relation_size('big')::text as bytes from big`;
 
-test("a 2 GB COPY is there, byte for byte, on a compute that starts afresh", {
+test("a COPY of 1.2 GB is there, byte for byte, on a compute that starts afresh", {
   timeout: 900_000,
 }, async () => {
   await cluster.query("main", "create table big(i int, p text)");
@@ -27,7 +27,7 @@ test("a 2 GB COPY is there, byte for byte, on a compute that starts afresh", {
   );
   const [before] = await cluster.query("main", DIGEST);
   assert.equal(before!["n"], ROWS);
-  assert.ok(Number(before!["bytes"]) > 2 * 1024 ** 3, `only ${before!["bytes"]} bytes`);
+  assert.ok(Number(before!["bytes"]) > 1.1 * 1024 ** 3, `only ${before!["bytes"]} bytes`);
   await cluster.ok("endpoint", "stop", "main");
   await cluster.ok("endpoint", "start", "main");
   const [fresh] = await cluster.query("main", DIGEST);

@@ -23,8 +23,9 @@ import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
 import { decodeOriginCheckpoint } from "../src/postgres/replication-origin-checkpoint.ts";
-import { MAJORS, type PgMajor } from "../src/postgres/versions.ts";
+import type { PgMajor } from "../src/postgres/versions.ts";
 import { SLRU_COMMIT_TS } from "../src/wal-decoder/record-sink.ts";
+import { EACH_MAJOR } from "../testing/each-major.ts";
 import { openImportedTimeline } from "../testing/imported-timeline.ts";
 import { recoverStock } from "../testing/redo/stock-recovery.ts";
 import { StockCluster } from "../testing/stock-cluster.ts";
@@ -230,7 +231,7 @@ function compareRest(timeline: Timeline, lsn: Lsn, recovered: string, major: PgM
   assert.ok(BigInt(state.checkPoint["nextFullXid"] as string) >= checkPoint.nextFullXid);
 }
 
-for (const major of MAJORS) {
+for (const major of EACH_MAJOR) {
   test(`PostgreSQL ${major}: SLRUs, origins and prepared transactions equal stock recovery`, async () => {
     const scratch = await mkdtemp(join(tmpdir(), "strata-slrus-"));
     const cluster = await StockCluster.create({

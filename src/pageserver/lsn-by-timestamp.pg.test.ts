@@ -5,6 +5,7 @@ import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import pg from "pg";
+import { EACH_MAJOR } from "../../testing/each-major.ts";
 import { openImportedTimeline } from "../../testing/imported-timeline.ts";
 import {
   copyTree,
@@ -26,7 +27,6 @@ import {
 } from "../base/lsn.ts";
 import { formatTimestamp, parseTimestamp } from "../base/timestamp.ts";
 import { runPostgresTool } from "../postgres/installation.ts";
-import { MAJORS } from "../postgres/versions.ts";
 import { pageHeaderSize } from "../postgres/wal-page.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "./lsn-by-timestamp.ts";
 import { StorageResources } from "./storage/storage-resources.ts";
@@ -177,7 +177,7 @@ async function* recoverTo(
   }
 }
 
-for (const pgMajor of MAJORS) {
+for (const pgMajor of EACH_MAJOR) {
   describe(`PostgreSQL ${pgMajor}`, () => {
     let cluster: StockCluster;
     let base: string;

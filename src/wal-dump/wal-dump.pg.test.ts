@@ -9,6 +9,7 @@ import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
+import { EACH_MAJOR } from "../../testing/each-major.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../../testing/mixed-workload.ts";
 import {
   prepareGinBrinWorkload,
@@ -85,7 +86,8 @@ function withOurTimes(description: string): string {
   );
 }
 
-for (const pgMajor of [15, 16, 17, 18]) {
+/** 14 has no pg_walinspect. */
+for (const pgMajor of new Set(EACH_MAJOR.map((major) => Math.max(15, major)))) {
   describe(`wal dump of ${pgMajor}`, () => {
     let cluster: StockCluster;
     let startLsn: Lsn;

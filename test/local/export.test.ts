@@ -10,8 +10,9 @@ import { decodeControlFile } from "../../src/postgres/control-file.ts";
 import { findInstallation, runPostgresTool } from "../../src/postgres/installation.ts";
 import { hasRightChecksum } from "../../src/postgres/page-checksum.ts";
 import { parseRelationPath } from "../../src/postgres/relation-path.ts";
-import { MAJORS, type PgMajor } from "../../src/postgres/versions.ts";
+import type { PgMajor } from "../../src/postgres/versions.ts";
 import { TestCluster } from "../../testing/cluster.ts";
+import { EACH_MAJOR } from "../../testing/each-major.ts";
 import { freePort } from "../../testing/free-port.ts";
 import { makePostgresDirectory } from "../../testing/stock-cluster.ts";
 import { withClient } from "../../testing/tpcb.ts";
@@ -119,7 +120,7 @@ function checkFiles(directory: string, checksums: boolean, path = ""): number {
   return pages;
 }
 
-for (const major of MAJORS) {
+for (const major of EACH_MAJOR) {
   test(`export: stock PostgreSQL ${major} has what the branch has, at its head and in its past`, async () => {
     const checksums = major % 2 === 1;
     await cluster.ok(

@@ -6,6 +6,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { EACH_MAJOR } from "../../../testing/each-major.ts";
 import { pageSource } from "../../../testing/imported-timeline.ts";
 import { prepareMixedWorkload, runMixedWorkload } from "../../../testing/mixed-workload.ts";
 import {
@@ -19,7 +20,7 @@ import { createLogger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { runPostgresTool } from "../../postgres/installation.ts";
 import { FSM_FORK } from "../../postgres/relation-path.ts";
-import { MAJORS, type PgMajor } from "../../postgres/versions.ts";
+import type { PgMajor } from "../../postgres/versions.ts";
 import { compareRelationFiles, compareSlruPages } from "../../wal-verify/directory-comparison.ts";
 import { readComputeState } from "../compute-state.ts";
 import { slruBlockPrefix } from "../layers/key.ts";
@@ -157,7 +158,7 @@ async function compareBackup(
   assert.ok((await compare(timeline, copy, checksums)) > 500);
 }
 
-for (const major of MAJORS) {
+for (const major of EACH_MAJOR) {
   test(`import: PostgreSQL ${major}, stopped and as a base backup under load, page for page as stock's`, () =>
     importEverywhere(major, major % 2 === 1));
 }
