@@ -5,8 +5,8 @@
 import { join } from "node:path";
 import type pg from "pg";
 import { monotonicMs } from "../../src/base/clock.ts";
+import { NO_QUORUM, ShimmedPostgres } from "../../testing/compute/shimmed-postgres.ts";
 import { removeRemoteFiles, StockPages } from "../../testing/redo/stock-pages.ts";
-import { NO_QUORUM, ShimmedPostgres } from "../../testing/shimmed-postgres.ts";
 import { copyTree, makePostgresDirectory, StockCluster } from "../../testing/stock-cluster.ts";
 
 const ROUNDS = 5;

@@ -3,7 +3,11 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { type ComputeEndpoint, ComputeWorld, eventually } from "../../testing/compute-world.ts";
+import {
+  type ComputeEndpoint,
+  ComputeWorld,
+  eventually,
+} from "../../testing/compute/compute-world.ts";
 import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { commandWords } from "../base/proc.ts";

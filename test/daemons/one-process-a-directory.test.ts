@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { EndpointSpec } from "../../src/compute/api.ts";
-import { DaemonProcess, eventually } from "../../testing/compute-world.ts";
+import { DaemonProcess, eventually } from "../../testing/compute/compute-world.ts";
 import { freePort } from "../../testing/free-port.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";

@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import type pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/compute-world.ts";
+import { eventually } from "../../testing/compute/compute-world.ts";
 import { STOCK_USER, StockCluster } from "../../testing/stock-cluster.ts";
 import { connect } from "../../testing/tpcb.ts";
 

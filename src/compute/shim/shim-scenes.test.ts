@@ -8,7 +8,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { brokenShim } from "../../../testing/broken-shim.ts";
+import { brokenShim } from "../../../testing/compute/broken-shim.ts";
 import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { loaderEnvironment } from "../../postgres/installation.ts";

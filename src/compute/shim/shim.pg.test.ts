@@ -6,8 +6,8 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type pg from "pg";
+import { NO_QUORUM, ShimmedPostgres } from "../../../testing/compute/shimmed-postgres.ts";
 import { removeRemoteFiles, StockPages } from "../../../testing/redo/stock-pages.ts";
-import { NO_QUORUM, ShimmedPostgres } from "../../../testing/shimmed-postgres.ts";
 import {
   copyTree,
   makePostgresDirectory,
@@ -444,7 +444,7 @@ describe("WAL", () => {
       removeRemoteFiles(dataDirectory);
       const agent = spawn(process.execPath, [
         "--disable-warning=ExperimentalWarning",
-        join(import.meta.dirname, "../../../testing/doomed-agent.ts"),
+        join(import.meta.dirname, "../../../testing/compute/doomed-agent.ts"),
         workdir,
         dataDirectory,
         stock.dataDir,

@@ -7,7 +7,7 @@ import {
   compileShim,
   SHIM_COMPILER_FLAGS,
   SHIM_SOURCE_DIRECTORY,
-} from "../src/compute/shim/shim-loader.ts";
+} from "../../src/compute/shim/shim-loader.ts";
 
 /** Builds it in `directory`; `text` is in the shim's sources once, and is replaced. */
 export function brokenShim(directory: string, text: string, by: string): string {

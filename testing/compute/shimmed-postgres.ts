@@ -3,18 +3,22 @@
 import type { ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import pg from "pg";
-import { sleep } from "../src/base/clock.ts";
-import { createLogger } from "../src/base/log.ts";
-import { WAL_SEGMENT_SIZE } from "../src/base/lsn.ts";
-import { checkPostgresBinary, findShim, shimEnvironment } from "../src/compute/shim/shim-loader.ts";
+import { sleep } from "../../src/base/clock.ts";
+import { createLogger } from "../../src/base/log.ts";
+import { WAL_SEGMENT_SIZE } from "../../src/base/lsn.ts";
+import {
+  checkPostgresBinary,
+  findShim,
+  shimEnvironment,
+} from "../../src/compute/shim/shim-loader.ts";
 import {
   type PageHandlers,
   type PlacedFile,
   ShimServer,
   type WalHandlers,
-} from "../src/compute/shim/shim-server.ts";
-import { type Installation, spawnPostgresTool } from "../src/postgres/installation.ts";
-import { STOCK_USER } from "./stock-cluster.ts";
+} from "../../src/compute/shim/shim-server.ts";
+import { type Installation, spawnPostgresTool } from "../../src/postgres/installation.ts";
+import { STOCK_USER } from "../stock-cluster.ts";
 
 const PORT = 5432;
 const READY_ATTEMPTS = 600;

@@ -4,23 +4,23 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { sleep } from "../src/base/clock.ts";
-import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
-import type { Lsn } from "../src/base/lsn.ts";
-import type { EndpointSpec } from "../src/compute/api.ts";
-import { ComputeClient } from "../src/compute/client.ts";
-import type { TimelineInfo } from "../src/pageserver/api.ts";
-import { PageserverHttpClient } from "../src/pageserver/client.ts";
+import { sleep } from "../../src/base/clock.ts";
+import { generateTenantId, generateTimelineId } from "../../src/base/ids.ts";
+import type { Lsn } from "../../src/base/lsn.ts";
+import type { EndpointSpec } from "../../src/compute/api.ts";
+import { ComputeClient } from "../../src/compute/client.ts";
+import type { TimelineInfo } from "../../src/pageserver/api.ts";
+import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import {
   DEFAULT_MAJOR,
   postgresSocketDirectory,
   runtimeDirectory,
-} from "../src/postgres/installation.ts";
-import { connectWire, type WireConnection } from "../src/postgres/wire/wire-client.ts";
-import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
-import { freePort } from "./free-port.ts";
+} from "../../src/postgres/installation.ts";
+import { connectWire, type WireConnection } from "../../src/postgres/wire/wire-client.ts";
+import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
+import { freePort } from "../free-port.ts";
 
-const SOURCE = join(import.meta.dirname, "..", "src");
+const SOURCE = join(import.meta.dirname, "..", "..", "src");
 
 /** A daemon's process, and how to start it again in the same place. */
 export class DaemonProcess {

@@ -1,8 +1,8 @@
 // A compute agent for one test: starts Postgres under the shim, prints its pid, and waits to be killed.
 
-import { sleep } from "../src/base/clock.ts";
-import { findInstallation } from "../src/postgres/installation.ts";
-import { StockPages } from "./redo/stock-pages.ts";
+import { sleep } from "../../src/base/clock.ts";
+import { findInstallation } from "../../src/postgres/installation.ts";
+import { StockPages } from "../redo/stock-pages.ts";
 import { ShimmedPostgres } from "./shimmed-postgres.ts";
 
 const [workdir, dataDirectory, stockDirectory] = process.argv.slice(2);
