@@ -8,28 +8,21 @@ import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { type Disk, REAL_DISK } from "../src/base/disk.ts";
-import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
+import { generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
-import { toLsn } from "../src/base/lsn.ts";
+import { MemoryObjectStore } from "../src/object-store/memory-object-store.ts";
+import type { ObjectStore } from "../src/object-store/object-store.ts";
 import { relBlockPrefix } from "../src/pageserver/layers/key.ts";
 import { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
-import { putRecord, writeImageLayer } from "../testing/storage-fixture.ts";
+import { putRecord } from "../testing/storage-fixture.ts";
 import { median, progress, type Row } from "./report.ts";
+import { makeRoot, UNSYNCED_DISK } from "./store-root.ts";
 
-const START_LSN = toLsn(0x200_0028);
 const REL = relBlockPrefix(1663, 5, 16384, 0);
+const ONE_PAGE = [{ prefix: REL, index: 0, value: new Uint8Array(8192) }];
 const STARTS = 3;
-
-/** To make thousands of branches; their cost is not that of their syncs. */
-const UNSYNCED_DISK: Disk = {
-  ...REAL_DISK,
-  background: {
-    ...REAL_DISK.background,
-    fsync: async () => undefined,
-    fsyncDirectory: async () => undefined,
-  },
-};
+const STORED_BRANCHES = 200;
 
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
@@ -41,24 +34,8 @@ function memoryBytes(): number {
   return heapUsed + external;
 }
 
-function open(workdir: string, disk: Disk): Promise<TenantManager> {
-  return TenantManager.open({ workdir, logger: createLogger("bench", "warn"), disk });
-}
-
-async function makeRoot(manager: TenantManager, workdir: string): Promise<Timeline> {
-  const value = new Uint8Array(8192);
-  const layer = await writeImageLayer(workdir, START_LSN, [{ prefix: REL, index: 0, value }]);
-  const tenant = await manager.createTenant(generateTenantId());
-  return await tenant.createRoot({
-    timelineId: generateTimelineId(),
-    pgVersion: 17,
-    dataChecksums: false,
-    systemId: 1n,
-    walSegmentSize: 1 << 24,
-    startLsn: START_LSN,
-    prevRecordLsn: toLsn(0),
-    layerPaths: [{ path: join(workdir, layer.fileName), sizeBytes: layer.sizeBytes }],
-  });
+function open(workdir: string, disk: Disk, store?: ObjectStore): Promise<TenantManager> {
+  return TenantManager.open({ workdir, logger: createLogger("bench", "warn"), disk, store });
 }
 
 /** Blocks that files and directories have. */
@@ -89,7 +66,7 @@ async function flushAll(timelines: readonly Timeline[]): Promise<{ took: number;
 /** Nothing of the manager that made them is held when it returns. `disk`: bytes of each. */
 async function makeBranches(workdir: string, branches: number) {
   const manager = await open(workdir, UNSYNCED_DISK);
-  const { tenantId, timelineId } = await makeRoot(manager, workdir);
+  const { tenantId, timelineId } = await makeRoot(manager, workdir, ONE_PAGE);
   const memoryBefore = memoryBytes();
   const diskBefore = await diskBytes(workdir);
   for (let i = 0; i < branches; i++) {
@@ -99,6 +76,41 @@ async function makeBranches(workdir: string, branches: number) {
   const disk = ((await diskBytes(workdir)) - diskBefore) / branches;
   await manager.close({ flush: false });
   return { tenantId, disk, memoryBefore };
+}
+
+/** Bytes of objects for each of some branches, and then for each after a page of each has changed. */
+async function storeBytes(branches: number): Promise<{ idle: number; written: number }> {
+  const workdir = await mkdtemp(join(tmpdir(), "strata-bench-idle-"));
+  const store = new MemoryObjectStore();
+  const sum = async () => {
+    let bytes = 0;
+    for (const key of store.keys) {
+      bytes += (await store.head(key)).sizeBytes;
+    }
+    return bytes;
+  };
+  try {
+    const manager = await open(workdir, UNSYNCED_DISK, store);
+    const { tenantId, timelineId } = await makeRoot(manager, workdir, ONE_PAGE);
+    const tenant = manager.tenant(tenantId);
+    const before = await sum();
+    const made: Timeline[] = [];
+    for (let i = 0; i < branches; i++) {
+      const ids = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+      made.push(await tenant.createBranch(ids));
+    }
+    const idle = await sum();
+    for (const [i, timeline] of made.entries()) {
+      putRecord(timeline, REL, 0, new Uint8Array(8192).fill(i));
+      await timeline.checkpoint();
+      await timeline.makeDurable();
+    }
+    const written = await sum();
+    await manager.close({ flush: false });
+    return { idle: (idle - before) / branches, written: (written - before) / branches };
+  } finally {
+    rmSync(workdir, { recursive: true, force: true });
+  }
 }
 
 export async function benchStoreIdle(branches: number, dirty: number): Promise<Row[]> {
@@ -122,6 +134,7 @@ export async function benchStoreIdle(branches: number, dirty: number): Promise<R
       .timelines.filter((timeline) => timeline.ancestor !== undefined)
       .slice(0, dirty);
     const flush = await flushAll(written);
+    const stored = await storeBytes(STORED_BRANCHES);
     await manager.close({ flush: false });
     progress(`${branches} idle branches: starts ${starts.map((s) => s.toFixed(2)).join(", ")} s`);
     const row = (what: string, ours: string, aim: string): Row => ({
@@ -138,6 +151,8 @@ export async function benchStoreIdle(branches: number, dirty: number): Promise<R
         "≤ 4096",
       ),
       row("  ... blocks on disk, bytes", disk.toFixed(0), "≤ 10240"),
+      row("  ... objects in the store, bytes", stored.idle.toFixed(0), "≤ 10240"),
+      row("  ... the same when a page of each has changed", stored.written.toFixed(0), ""),
       row("  ... start of storage, s", median(starts).toFixed(2), "≤ 1"),
       row(`flush of ${dirty} branches at once, s`, flush.took.toFixed(2), ""),
       row("  ... longest stall of the serving thread, ms", flush.stall.toFixed(0), ""),

@@ -6,33 +6,21 @@ import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { monotonicMs } from "../src/base/clock.ts";
-import { type Disk, REAL_DISK } from "../src/base/disk.ts";
-import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
+import { generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { type Lsn, toLsn } from "../src/base/lsn.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../src/pageserver/layers/key.ts";
 import { TenantManager } from "../src/pageserver/storage/tenant-manager.ts";
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
-import { writeImageLayer } from "../testing/storage-fixture.ts";
 import { progress, type Row, ratio } from "./report.ts";
+import { clogDelta, makeRoot, UNSYNCED_DISK } from "./store-root.ts";
 
-const START_LSN = toLsn(0x200_0028);
 const REL = relBlockPrefix(1663, 5, 16384, 0);
 const BLOCKS = 2000;
 /** What each layer of a branch has besides one changed block of the relation. */
 const SMALL_KEYS = 20;
 const HOT = slruBlockPrefix(0, 1);
-
-/** What is measured is warm reads: nothing is synced while thousands of layers are made. */
-const UNSYNCED_DISK: Disk = {
-  ...REAL_DISK,
-  background: {
-    ...REAL_DISK.background,
-    fsync: async () => undefined,
-    fsyncDirectory: async () => undefined,
-  },
-};
 
 interface Quantiles {
   readonly p50: number;
@@ -65,18 +53,7 @@ async function withRoot<R>(body: (manager: TenantManager, root: Timeline) => Pro
       index,
       value: new Uint8Array(8192).fill(index & 0xff),
     }));
-    const layer = await writeImageLayer(directory, START_LSN, values);
-    const tenant = await manager.createTenant(generateTenantId());
-    const root = await tenant.createRoot({
-      timelineId: generateTimelineId(),
-      pgVersion: 17,
-      dataChecksums: false,
-      systemId: 1n,
-      walSegmentSize: 1 << 24,
-      startLsn: START_LSN,
-      prevRecordLsn: toLsn(0),
-      layerPaths: [{ path: join(directory, layer.fileName), sizeBytes: layer.sizeBytes }],
-    });
+    const root = await makeRoot(manager, directory, values);
     const result = await body(manager, root);
     await manager.close({ flush: false });
     return result;
@@ -216,17 +193,6 @@ function cellRow(cell: Cell, base: Cell): Row {
     ratio: `${ratio(p50, base.p50)}, ${ratio(p99, base.p99)}`,
     aim: "1.10 x depth 1",
   };
-}
-
-/** A delta of kind 4 that marks one transaction: the cheapest redo. */
-function clogDelta(xid: number): Uint8Array {
-  const delta = new Uint8Array(8);
-  const view = new DataView(delta.buffer);
-  view.setUint8(0, 4);
-  view.setUint8(1, 1);
-  view.setUint16(2, 1, true);
-  view.setUint32(4, xid, true);
-  return delta;
 }
 
 async function hotRows(deltas: number): Promise<Row[]> {

@@ -19,8 +19,8 @@ import { LayerWriter } from "../../src/pageserver/layers/layer-writer.ts";
 import { VALUE_IMAGE } from "../../src/pageserver/layers/version-chain.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
 import type { Timeline } from "../../src/pageserver/storage/timeline.ts";
+import { clogDelta, START_LSN } from "../store-root.ts";
 
-const START_LSN = toLsn(0x200_0028);
 const IMAGE_BLOCKS = 16_384;
 
 /** Processor time too, which says more than the clock does on a busy machine. */
@@ -39,17 +39,6 @@ function report(name: string, count: number, start: Start): void {
   const cpuNs = ((cpu.user + cpu.system) * 1000) / count;
   const columns = [ns, cpuNs].map((value) => value.toFixed(0).padStart(10));
   console.log(`${name.padEnd(58)} ${columns[0]} ns, processor ${columns[1]} ns`);
-}
-
-/** A delta of kind 4 that marks one transaction: the cheapest redo, so that storage is measured. */
-function clogDelta(xid: number): Uint8Array {
-  const delta = new Uint8Array(8);
-  const view = new DataView(delta.buffer);
-  view.setUint8(0, 4);
-  view.setUint8(1, 1);
-  view.setUint16(2, 1, true);
-  view.setUint32(4, xid, true);
-  return delta;
 }
 
 async function makeRoot(directory: string, manager: TenantManager): Promise<Timeline> {
