@@ -4,6 +4,7 @@ import { StorageError } from "../src/base/errors.ts";
 import { MemoryObjectStore } from "../src/object-store/memory-object-store.ts";
 import type { StoreAnswer, StoreCall, StoreSteps } from "../src/object-store/store-steps.ts";
 import { type PartialSegment, StoredWal } from "../src/safekeeper/wal-backup/stored-wal.ts";
+import { decodeStoredSegment } from "../src/wal-decoder/stored-segment.ts";
 import { SEGMENT_SIZE, TIMELINE_IDS } from "./simulated-wal.ts";
 
 /** Durable at once. WAL below FIRST_LSN is zeros. */
@@ -35,11 +36,13 @@ export class SimulatedStore extends MemoryObjectStore {
   }
 
   #peek(key: string): Uint8Array | undefined {
+    let object: Uint8Array;
     try {
-      return super.call({ type: "get", key }) as Uint8Array;
+      object = super.call({ type: "get", key }) as Uint8Array;
     } catch {
       return undefined;
     }
+    return decodeStoredSegment(object, key);
   }
 }
 

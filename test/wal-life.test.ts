@@ -11,6 +11,7 @@ import { PageserverHttpClient } from "../src/pageserver/client.ts";
 import type { SafekeeperTimelineStatus } from "../src/safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { RecordWalker } from "../src/wal-decoder/record-walker.ts";
+import { decodeStoredSegment } from "../src/wal-decoder/stored-segment.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { eventually, type OwnBranch, stopBranch } from "../testing/damage.ts";
 
@@ -86,7 +87,9 @@ test("WAL reaches the object store, whole and readable, and leaves the disks", a
     segmentSize: WAL_SEGMENT_SIZE,
     systemId: BigInt(pg_info.system_id),
   });
-  const wal = Buffer.concat(names.sort().map((name) => readFileSync(join(objects(), name))));
+  const wal = Buffer.concat(
+    names.sort().map((name) => decodeStoredSegment(readFileSync(join(objects(), name)), name)),
+  );
   walker.feed(wal.subarray(start - first));
   assert.ok(end - walker.recordEndLsn < 100_000);
   const sha256 = createHash("sha256")

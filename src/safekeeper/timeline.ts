@@ -105,6 +105,7 @@ export class Timeline {
   #truncations = 0;
   #activeAtMs = monotonicMs();
   #waking: Promise<void> | undefined;
+  #storedWal: StoredWal | undefined;
   /** An action failed half-way: what is in memory may not be what is on disk. */
   #mustReload = false;
   readonly #closing = new AbortController();
@@ -191,7 +192,10 @@ export class Timeline {
   /** Its WAL in the object store; undefined without one. */
   get storedWal(): StoredWal | undefined {
     const { store } = this.#context;
-    return store && new StoredWal(store, this.tenantId, this.timelineId, this.#segmentSize);
+    if (store !== undefined) {
+      this.#storedWal ??= new StoredWal(store, this.tenantId, this.timelineId, this.#segmentSize);
+    }
+    return this.#storedWal;
   }
 
   /** Grows when WAL was cut off, or all files removed: what was read or opened before is of no account. */

@@ -1,4 +1,4 @@
-// WAL segment files, one or a directory of them: a stock pg_wal, an archive, a safekeeper's timeline.
+// WAL segment files, one or a directory of them: a stock pg_wal, an archive, a safekeeper's timeline, its object store.
 
 import {
   closeSync,
@@ -6,6 +6,7 @@ import {
   fstatSync,
   openSync,
   readdirSync,
+  readFileSync,
   readSync,
   statSync,
 } from "node:fs";
@@ -25,6 +26,12 @@ import {
 } from "../base/lsn.ts";
 import { versionFromPageMagic } from "../postgres/versions.ts";
 import { LONG_PAGE_HEADER_SIZE, XLP_LONG_HEADER } from "../postgres/wal-page.ts";
+import {
+  decodeStoredHead,
+  decodeStoredSegment,
+  MAX_HEAD_BYTES,
+  type StoredSegmentHead,
+} from "../wal-decoder/stored-segment.ts";
 import type { WalSource } from "./wal-source.ts";
 
 const CHUNK_BYTES = 16 * XLOG_BLCKSZ;
@@ -60,6 +67,46 @@ function readError(path: string, error: unknown): StorageError {
     : new StorageError("unavailable", "wal-file-error", `read ${path}: ${errorMessage(error)}`);
 }
 
+/** One segment's bytes, whether they are the file's or come out of an object of the object store. */
+class SegmentFile {
+  readonly #fd: number;
+  /** Of an object: it is unpacked as a whole. */
+  readonly #unpacked: Uint8Array | undefined;
+  readonly sizeBytes: number;
+  /** Of an object: its own word for its place in the WAL. */
+  readonly head: StoredSegmentHead | undefined;
+
+  /** System errors; StorageError `corrupt` for a damaged object. */
+  constructor(path: string) {
+    this.#fd = openSync(path, "r");
+    try {
+      const first = new Uint8Array(MAX_HEAD_BYTES);
+      const length = readSync(this.#fd, first, 0, first.length, 0);
+      this.head = decodeStoredHead(first.subarray(0, length), path);
+      this.#unpacked =
+        this.head === undefined ? undefined : decodeStoredSegment(readFileSync(path), path);
+      this.sizeBytes = this.#unpacked?.length ?? fstatSync(this.#fd).size;
+    } catch (error) {
+      closeSync(this.#fd);
+      throw error;
+    }
+  }
+
+  /** How many bytes it read into `buffer`: at most `length`, 0 at the end. */
+  read(buffer: Uint8Array, length: number, at: number): number {
+    if (this.#unpacked === undefined) {
+      return readSync(this.#fd, buffer, 0, length, at);
+    }
+    const bytes = this.#unpacked.subarray(at, at + length);
+    buffer.set(bytes);
+    return bytes.length;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
 /** What a segment's first page says; both undefined where it is all zeros. */
 interface SegmentHead {
   readonly pageLsn: Lsn | undefined;
@@ -72,15 +119,19 @@ function readHead(path: string): SegmentHead {
   let length: number;
   let fileSize: number;
   try {
-    const fd = openSync(path, "r");
+    const file = new SegmentFile(path);
     try {
-      length = readSync(fd, bytes, 0, bytes.length, 0);
-      fileSize = fstatSync(fd).size;
+      if (file.head !== undefined && isSegmentSize(file.head.segmentSize)) {
+        const { startLsn, segmentSize } = file.head;
+        return { pageLsn: startLsn, segmentSize, fileSize: file.sizeBytes };
+      }
+      length = file.read(bytes, bytes.length, 0);
+      fileSize = file.sizeBytes;
     } finally {
-      closeSync(fd);
+      file.close();
     }
   } catch (error) {
-    throw readError(path, error);
+    throw error instanceof StorageError ? error : readError(path, error);
   }
   if (length < LONG_PAGE_HEADER_SIZE) {
     throw invalid("not-wal", `${path} is not WAL: it has ${length} bytes`);
@@ -253,10 +304,10 @@ class SegmentFiles implements WalSource {
       }
       const firstLsn = (segno * segmentSize) as Lsn;
       let at = this.startLsn > firstLsn ? segmentOffset(this.startLsn, segmentSize) : 0;
-      const fd = openSync(path, "r");
+      const file = new SegmentFile(path);
       try {
         while (at < segmentSize) {
-          const length = readSync(fd, buffer, 0, Math.min(CHUNK_BYTES, segmentSize - at), at);
+          const length = file.read(buffer, Math.min(CHUNK_BYTES, segmentSize - at), at);
           if (length === 0) {
             this.#truncated = `${path} ends after ${at} of ${segmentSize} bytes`;
             return;
@@ -269,7 +320,7 @@ class SegmentFiles implements WalSource {
           at += length;
         }
       } finally {
-        closeSync(fd);
+        file.close();
       }
     }
   }

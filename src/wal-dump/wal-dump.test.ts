@@ -1,5 +1,12 @@
 import assert from "node:assert/strict";
-import fs, { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import fs, {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,9 +15,10 @@ import { test } from "node:test";
 import { recordWithBlocks } from "../../testing/redo/record-bytes.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import { StorageError } from "../base/errors.ts";
-import { addLsn, formatLsn, type Lsn, toLsn, walFileName } from "../base/lsn.ts";
+import { addLsn, formatLsn, type Lsn, parseWalFileName, toLsn, walFileName } from "../base/lsn.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { encodeRecord } from "../postgres/xlog-record.ts";
+import { encodeStoredSegment, type SegmentBytes } from "../wal-decoder/stored-segment.ts";
 import { LineOutput } from "./line-output.ts";
 import { openSegmentFiles, type SegmentFilesOptions } from "./segment-files.ts";
 import { dumpWal, type WalDumpOptions } from "./wal-dump.ts";
@@ -42,6 +50,15 @@ function writeSegments(directory: string, wal: WalBuilder, timeline = 1): void {
   for (let at = 0; at < all.length; at += SEGMENT) {
     const segno = Math.floor(startLsn / SEGMENT) + at / SEGMENT;
     writeFileSync(segmentPath(directory, segno, timeline), all.subarray(at, at + SEGMENT));
+  }
+}
+
+function storedSegment(segment: SegmentBytes): Uint8Array {
+  const steps = encodeStoredSegment(segment);
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done === true) {
+      return step.value;
+    }
   }
 }
 
@@ -139,6 +156,40 @@ test(
     const one = await dump(segmentPath(inside, 3));
     assert.equal(one.error, undefined);
     assert.deepEqual(lsns(one), starts(wal, 3 * SEGMENT, 4 * SEGMENT));
+  }),
+);
+
+test(
+  "dumpWal: segments as the object store keeps them, whole and partial",
+  inDirectory(async (directory) => {
+    const wal = someWal();
+    writeSegments(directory, wal);
+    const whole = await dump(directory);
+    const first = Math.floor(wal.startLsn / SEGMENT);
+    for (const name of fs.readdirSync(directory)) {
+      const path = join(directory, name);
+      const startLsn = toLsn(parseWalFileName(name, SEGMENT)! * SEGMENT);
+      const bytes = readFileSync(path);
+      writeFileSync(path, storedSegment({ startLsn, segmentSize: SEGMENT, begin: 0, bytes }));
+    }
+    assert.deepEqual(await dump(directory), whole);
+    assert.deepEqual(
+      lsns(await dump(segmentPath(directory, 3))),
+      starts(wal, 3 * SEGMENT, 4 * SEGMENT),
+    );
+    // Begins and ends in the middle, and its name says neither.
+    const [from, to] = [wal.records[20]!.startLsn, wal.records[70]!.endLsn];
+    const startLsn = toLsn(first * SEGMENT);
+    const bytes = new Uint8Array(to - startLsn);
+    bytes.set(wal.read(from, to), from - startLsn);
+    const partial = join(directory, "partial");
+    const begin = from - startLsn;
+    writeFileSync(partial, storedSegment({ startLsn, segmentSize: SEGMENT, begin, bytes }));
+    assert.deepEqual(lsns(await dump(partial)), starts(wal, from, to));
+    const damaged = readFileSync(partial);
+    damaged[damaged.length - 5]! ^= 1;
+    writeFileSync(partial, damaged);
+    assert.equal((await dump(partial)).error?.code, "stored-wal-damaged");
   }),
 );
 

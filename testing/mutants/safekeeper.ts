@@ -9,6 +9,11 @@ const WAL_STORAGE = "src/safekeeper/wal-storage.ts";
 const WAL_STORAGE_TEST = "src/safekeeper/wal-storage.test.ts";
 const WHOLE_SEGMENT_CHECK = "src/safekeeper/wal-backup/whole-segment-check.ts";
 const WHOLE_SEGMENT_CHECK_TEST = "src/safekeeper/wal-backup/whole-segment-check.test.ts";
+const STORED_SEGMENT = "src/wal-decoder/stored-segment.ts";
+const STORED_SEGMENT_TEST = "src/wal-decoder/stored-segment.test.ts";
+const WAL_BACKUP_TEST = "src/safekeeper/wal-backup/wal-backup.test.ts";
+const OWN_WAL =
+  "backup: only what is the timeline's own goes into the store, and no byte of it may be wrong";
 
 export const SAFEKEEPER_MUTANTS: MutantPart = {
   part: "safekeeper",
@@ -220,6 +225,62 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       replace: "if (walked > lsn) {",
       test: WHOLE_SEGMENT_CHECK_TEST,
       name: "WholeSegmentCheck: the log's last segment, with the record that goes on in it",
+    },
+    {
+      rule: "a damaged frame of stored WAL is believed",
+      file: STORED_SEGMENT,
+      search: "if (crc32(frame) !== crc) {",
+      replace: "if (frame.length < 0) {",
+      test: STORED_SEGMENT_TEST,
+      name: "decodeStoredSegment: no wrong byte and no missing end gets through",
+    },
+    {
+      rule: "a frame of stored WAL may unpack to less than it says",
+      file: STORED_SEGMENT,
+      search: "return raw.length === rawBytes ? raw : undefined;",
+      replace: "return raw;",
+      test: STORED_SEGMENT_TEST,
+      name: "decodeStoredHead: hostile numbers under a right checksum",
+    },
+    {
+      rule: "zeros below a timeline's start go into the object store",
+      file: "src/safekeeper/wal-backup/stored-wal.ts",
+      search: "Math.min(Math.max(0, logStart - startLsn), bytes.length)",
+      replace: "0 * Math.max(logStart, bytes.length)",
+      test: WAL_BACKUP_TEST,
+      name: OWN_WAL,
+    },
+    {
+      rule: "an object with another segment's WAL is read",
+      file: "src/safekeeper/wal-backup/stored-wal.ts",
+      search: "(head.startLsn !== startLsn || head.segmentSize !== this.segmentSize)",
+      replace: "(head.startLsn < 0 || startLsn < 0)",
+      test: WAL_BACKUP_TEST,
+      name: OWN_WAL,
+    },
+    {
+      rule: "a part of a segment counts as all of it",
+      file: "src/safekeeper/wal-backup/stored-wal.ts",
+      search: "(found !== undefined && found.end !== this.segmentSize)",
+      replace: "(found !== undefined && found.end > this.segmentSize)",
+      test: WAL_BACKUP_TEST,
+      name: OWN_WAL,
+    },
+    {
+      rule: "the head of an object that failed is used for the next one under its name",
+      file: "src/safekeeper/wal-backup/stored-wal.ts",
+      search: "      this.#open = undefined;\n      throw error;",
+      replace: "      throw error;",
+      test: WAL_BACKUP_TEST,
+      name: OWN_WAL,
+    },
+    {
+      rule: "objects are compared as they are compressed",
+      file: "src/safekeeper/wal-backup/timeline-backup.ts",
+      search: "      yield* this.#checkEqual(key, start, bytes);",
+      replace: "      yield* this.#checkEqual(key, start, object);",
+      test: WAL_BACKUP_TEST,
+      name: "backup: objects of a release before are found equal, read, and come back to the disk",
     },
     {
       rule: "a copy is served whose last record is not whole",

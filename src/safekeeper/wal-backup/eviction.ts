@@ -2,7 +2,7 @@
 
 import { StorageError, withContext } from "../../base/errors.ts";
 import { formatLsn, type Lsn, segmentNumber, segmentStart } from "../../base/lsn.ts";
-import { get, type StoreSteps } from "../../object-store/store-steps.ts";
+import type { StoreSteps } from "../../object-store/store-steps.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import type { AcceptorState } from "../consensus/acceptor.ts";
 import type { WalPlacement } from "../control-file.ts";
@@ -60,8 +60,7 @@ export function* fetchEndOfWal(
   const { lsn, partial } = whereEndOfWal(state, placement);
   const key = partial ? stored.partialKey(partial) : stored.segmentKey(lsn / segmentSize);
   try {
-    const range = { start: 0, end: flushLsn - lsn };
-    const end = { lsn, bytes: yield* get(key, { range }) };
+    const end = { lsn, bytes: yield* stored.readObjectSteps(key, lsn, flushLsn - lsn) };
     checkEndOfWal(state, end);
     return end;
   } catch (error) {

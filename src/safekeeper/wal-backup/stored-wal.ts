@@ -8,11 +8,20 @@ import {
   parseWalFileName,
   segmentNumber,
   segmentOffset,
+  segmentStart,
   walFileName,
 } from "../../base/lsn.ts";
 import type { ObjectStore } from "../../object-store/object-store.ts";
-import { carryOut, get, head, type StoreSteps } from "../../object-store/store-steps.ts";
+import { carryOut, get, head, pause, type StoreSteps } from "../../object-store/store-steps.ts";
 import type { Term } from "../../safekeeper-protocol/term-history.ts";
+import {
+  decodeFrames,
+  decodeStoredHead,
+  encodeStoredSegment,
+  framesOf,
+  MAX_HEAD_BYTES,
+  type StoredSegmentHead,
+} from "../../wal-decoder/stored-segment.ts";
 
 /*
  * Below `safekeeper/<tenant>/<timeline>/`, names as Neon's (safekeeper/src/wal_backup*.rs):
@@ -22,9 +31,12 @@ import type { Term } from "../../safekeeper-protocol/term-history.ts";
  *       the segment's WAL up to a flush LSN: last log term, flush LSN, commit LSN, safekeeper.
  *       It belongs to that safekeeper, who replaces and removes it. Neon's are padded to the size of
  *       a segment; these end at the flush LSN.
+ * Both as wal-decoder/stored-segment.ts says, from where the timeline has WAL of the segment on; from releases of before
+ * byte for byte, with zeros below. Whoever reads gets those bytes either way.
  */
 
 const PREFIX = "safekeeper";
+const NOTHING = new Uint8Array(0);
 const PARTIAL = /^([0-9A-F]{24})_(\d{1,16})_([0-9A-F]{16})_([0-9A-F]{16})_sk(\d{1,10})\.partial$/;
 
 export interface PartialSegment {
@@ -64,11 +76,21 @@ export function parsePartialSegmentName(
   return { segno, term, flushLsn, commitLsn, safekeeperId: Number(match[5]) };
 }
 
+/** What is known of the object that was read last: none is ever replaced by another. */
+interface OpenObject {
+  readonly key: string;
+  /** Undefined: it is the segment byte for byte. */
+  readonly head: StoredSegmentHead | undefined;
+  /** Its first bytes, while they are at hand. */
+  readonly firstBytes: Uint8Array;
+}
+
 /** One timeline's part of the store. */
 export class StoredWal {
   readonly store: ObjectStore;
   readonly prefix: string;
   readonly segmentSize: number;
+  #open: OpenObject | undefined;
 
   constructor(store: ObjectStore, tenantId: TenantId, timelineId: TimelineId, segmentSize: number) {
     this.store = store;
@@ -85,6 +107,17 @@ export class StoredWal {
   }
 
   /**
+   * The object of a segment, of which `bytes` are all up to where the WAL ends; those below `logStart`, where the timeline's
+   * WAL begins, do not go into it.
+   */
+  *encode(startLsn: Lsn, bytes: Uint8Array, logStart: Lsn): StoreSteps<Uint8Array> {
+    const { segmentSize } = this;
+    const begin = Math.min(Math.max(0, logStart - startLsn), bytes.length);
+    const steps = encodeStoredSegment({ startLsn, segmentSize, begin, bytes });
+    return yield* withPauses(steps);
+  }
+
+  /**
    * WAL from `lsn` on out of a whole segment: `length` bytes, or up to the segment's end. StorageError
    * `not-found` (`wal-not-here`) where that segment is not in the store.
    */
@@ -94,20 +127,78 @@ export class StoredWal {
 
   /** The same, as steps. */
   *readSteps(lsn: Lsn, length: number): StoreSteps<Uint8Array> {
-    const start = segmentOffset(lsn, this.segmentSize);
-    const end = Math.min(start + length, this.segmentSize);
     const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
-    let bytes: Uint8Array;
     try {
-      bytes = yield* get(key, { range: { start, end } });
+      return yield* this.readObjectSteps(key, lsn, length);
     } catch (error) {
       throw this.#readError(error, lsn);
     }
-    if (bytes.length !== end - start) {
-      const message = `WAL at ${formatLsn(lsn)}: object ${key} is not ${this.segmentSize} bytes`;
-      throw new StorageError("corrupt", "stored-wal-short", message);
+  }
+
+  /** The same out of any object that has WAL of the segment of `lsn`. The store's errors; `corrupt` where it ends before. */
+  *readObjectSteps(key: string, lsn: Lsn, length: number): StoreSteps<Uint8Array> {
+    const start = segmentOffset(lsn, this.segmentSize);
+    const end = Math.min(start + length, this.segmentSize);
+    const { head, firstBytes } = yield* this.#openObject(key, lsn);
+    const isShort = (sizeBytes: number) => {
+      const message = `WAL at ${formatLsn(lsn)}: object ${key} has ${sizeBytes} bytes of it instead of ${end - start}`;
+      return new StorageError("corrupt", "stored-wal-short", message);
+    };
+    try {
+      if (head === undefined) {
+        const isAtHand = end <= firstBytes.length;
+        const bytes = isAtHand
+          ? firstBytes.slice(start, end)
+          : yield* get(key, { range: { start, end } });
+        if (bytes.length !== end - start) {
+          throw isShort(bytes.length);
+        }
+        return bytes;
+      }
+      if (head.end < end) {
+        throw isShort(Math.max(0, head.end - start));
+      }
+      const frames = framesOf(head, start, end);
+      const stored = yield* this.#storedFrames(key, firstBytes, frames);
+      return yield* withPauses(decodeFrames(head, frames, stored, [start, end], key));
+    } catch (error) {
+      // Should somebody put another object there, it is looked at anew.
+      this.#open = undefined;
+      throw error;
     }
-    return bytes;
+  }
+
+  *#storedFrames(
+    key: string,
+    firstBytes: Uint8Array,
+    { start, end }: { readonly start: number; readonly end: number },
+  ): StoreSteps<Uint8Array> {
+    if (start === end) {
+      return new Uint8Array(0);
+    }
+    return end <= firstBytes.length
+      ? firstBytes.subarray(start, end)
+      : yield* get(key, { range: { start, end } });
+  }
+
+  /** Reads an object's head, unless it was the last that was. */
+  *#openObject(key: string, lsn: Lsn): StoreSteps<OpenObject> {
+    if (this.#open?.key === key) {
+      return this.#open;
+    }
+    const firstBytes = yield* get(key, { range: { start: 0, end: MAX_HEAD_BYTES } });
+    const head = decodeStoredHead(firstBytes, key);
+    const startLsn = segmentStart(lsn, this.segmentSize);
+    if (
+      head !== undefined &&
+      (head.startLsn !== startLsn || head.segmentSize !== this.segmentSize)
+    ) {
+      const message = `object ${key} holds a segment of ${head.segmentSize} bytes from ${formatLsn(head.startLsn)} on`;
+      throw new StorageError("corrupt", "stored-wal-elsewhere", message);
+    }
+    // The bytes themselves are for the read at hand only.
+    this.#open = { key, head, firstBytes: NOTHING };
+    return { key, head, firstBytes };
   }
 
   /**
@@ -122,12 +213,16 @@ export class StoredWal {
   *checkSteps(lsn: Lsn): StoreSteps {
     const key = this.segmentKey(segmentNumber(lsn, this.segmentSize));
     let sizeBytes: number;
+    let found: StoredSegmentHead | undefined;
     try {
       sizeBytes = yield* head(key);
+      ({ head: found } = yield* this.#openObject(key, lsn));
     } catch (error) {
       throw this.#readError(error, lsn);
     }
-    if (sizeBytes !== this.segmentSize) {
+    const expected = found?.sizeBytes ?? this.segmentSize;
+    if (sizeBytes !== expected || (found !== undefined && found.end !== this.segmentSize)) {
+      this.#open = undefined;
       const message = `WAL at ${formatLsn(lsn)}: object ${key} has ${sizeBytes} bytes`;
       throw new StorageError("corrupt", "stored-wal-short", message);
     }
@@ -140,5 +235,15 @@ export class StoredWal {
       return new StorageError("not-found", "wal-not-here", message, { cause: error });
     }
     return withContext(error, `read WAL at ${text} from the object store`);
+  }
+}
+
+/** Others have their turn after each step. */
+function* withPauses<T>(steps: Generator<void, T, unknown>): StoreSteps<T> {
+  for (let step = steps.next(); ; step = steps.next()) {
+    if (step.done === true) {
+      return step.value;
+    }
+    yield* pause();
   }
 }

@@ -10,7 +10,7 @@ import {
   segmentNumber,
   segmentStart,
 } from "../../base/lsn.ts";
-import { get, list, put, remove, type StoreSteps } from "../../object-store/store-steps.ts";
+import { list, put, remove, type StoreSteps } from "../../object-store/store-steps.ts";
 import type { SafekeeperMetrics } from "../metrics.ts";
 import type { Timeline } from "../timeline.ts";
 import { newWholeSegmentCheck, walked } from "./read-segment.ts";
@@ -266,19 +266,36 @@ export class TimelineBackup {
   }
 
   *#putSegment(start: Lsn, bytes: Uint8Array): StoreSteps {
-    const stored = this.#timeline.storedWal!;
+    const timeline = this.#timeline;
+    const stored = timeline.storedWal!;
     const key = stored.segmentKey(segmentNumber(start, stored.segmentSize));
+    const { localStartLsn } = timeline.state.persistent;
+    const object = yield* stored.encode(start, bytes, localStartLsn);
     try {
-      yield* put(key, bytes, true);
+      yield* put(key, object, true);
     } catch (error) {
       if (!(error instanceof StorageError) || error.code !== "object-exists") {
         throw error;
       }
-      const there = yield* get(key, { maxBytes: stored.segmentSize });
-      if (!Buffer.from(bytes).equals(there)) {
-        const message = `${key} is in the object store with other content than the committed WAL here`;
-        throw new StorageError("corrupt", "stored-wal-differs", message);
+      yield* this.#checkEqual(key, start, bytes);
+    }
+  }
+
+  /** Of what is there already, however another safekeeper or release has compressed it, the WAL counts. */
+  *#checkEqual(key: string, start: Lsn, bytes: Uint8Array): StoreSteps {
+    let there: Uint8Array | undefined;
+    let cause: unknown;
+    try {
+      there = yield* this.#timeline.storedWal!.readObjectSteps(key, start, bytes.length);
+    } catch (error) {
+      if (!isCorrupt(error)) {
+        throw error;
       }
+      cause = error;
+    }
+    if (there === undefined || !Buffer.from(bytes).equals(there)) {
+      const message = `${key} is in the object store with other content than the committed WAL here`;
+      throw new StorageError("corrupt", "stored-wal-differs", message, { cause });
     }
   }
 
@@ -309,9 +326,11 @@ export class TimelineBackup {
       throw error;
     }
     const key = stored.partialKey(partial);
+    const { localStartLsn } = state.persistent;
+    const object = yield* stored.encode(start, bytes, localStartLsn);
     const orphans = this.#orphans;
     this.#orphans = "suspected";
-    yield* put(key, bytes);
+    yield* put(key, object);
     if (timeline.truncations !== truncations) {
       // A new term may have cut off what was read.
       yield* remove(key);

@@ -19,10 +19,12 @@ import { SeededRandom } from "../../base/random.ts";
 import { FaultyObjectStore } from "../../object-store/faulty-object-store.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { readObject } from "../../object-store/object-store.ts";
+import { carryOut } from "../../object-store/store-steps.ts";
 import { NO_PAGESERVER_FEEDBACK } from "../../safekeeper-protocol/pageserver-feedback.ts";
 import { BrokerServer } from "../../storage-broker/server.ts";
+import { decodeStoredHead, decodeStoredSegment } from "../../wal-decoder/stored-segment.ts";
 import { openReplication } from "../client.ts";
-import { parsePartialSegmentName } from "./stored-wal.ts";
+import { parsePartialSegmentName, StoredWal } from "./stored-wal.ts";
 import type { WalBackupSettings } from "./timeline-backup.ts";
 
 const NEVER: WalBackupSettings = { partialTimeoutMs: 1e9, evictAfterMs: 1e9 };
@@ -61,7 +63,7 @@ async function checkSegments(store: MemoryObjectStore, wal: WalBuilder, end: Lsn
     const expected = Buffer.alloc(SEGMENT);
     const from = Math.max(start, START) as Lsn;
     expected.set(wal.read(from, (start + SEGMENT) as Lsn), from - start);
-    assert.ok(expected.equals(await readObject(store, key)), name);
+    assert.ok(expected.equals(decodeStoredSegment(await readObject(store, key), name)), name);
   }
 }
 
@@ -80,8 +82,8 @@ test("backup: one safekeeper uploads each segment, all learn of it, local WAL go
   await checkSegments(store, wal, end);
   const segments = (end - segmentStart(START, SEGMENT)) / SEGMENT;
   assert.equal(store.keys.length, segments);
-  // One put, and the two others look whether it is there.
-  assert.equal(calls.calls, 3 * segments, "somebody uploaded twice");
+  // One put, and the two others look whether it is there, and what its head says.
+  assert.equal(calls.calls, 5 * segments, "somebody uploaded twice");
   // Nothing goes before the pageserver has it.
   cluster.timeline(0).maintain();
   assert.equal(cluster.timeline(0).localWalStartLsn, START);
@@ -226,6 +228,89 @@ test("backup: safekeepers that know nothing of each other all upload, and none d
   });
 });
 
+test("backup: objects of a release before are found equal, read, and come back to the disk", async (t) => {
+  const store = new MemoryObjectStore();
+  const backup = new EvictionSwitch();
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  for (const length of BULK) {
+    wal.appendFilled(length);
+  }
+  const end = segmentStart(wal.endLsn, SEGMENT);
+  const segment = segmentStart(START, SEGMENT);
+  const before = Buffer.concat([new Uint8Array(START - segment), wholeWal(wal)]);
+  const stored = cluster.timeline(0).storedWal!;
+  for (let at = 0; at < end - segment; at += SEGMENT) {
+    const key = stored.segmentKey(segmentNumber((segment + at) as Lsn, SEGMENT));
+    await store.put(key, before.subarray(at, at + SEGMENT));
+  }
+  const leader = await cluster.lead();
+  await commit(leader, wal, []);
+  await until("upload", () => cluster.state(0).persistent.backupLsn === end);
+  leader.driver.close();
+  await backup.on();
+  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  backup.off();
+  await cluster.stopNode(0);
+  for (const key of store.keys) {
+    const object = await readObject(store, key);
+    assert.equal(decodeStoredHead(object, key) === undefined, !isPartial(key), "it was replaced");
+    await store.put(key, decodeStoredSegment(object, key));
+  }
+  await cluster.startNode(0);
+  assert.ok((await readWal(cluster, 0, START, wal.endLsn)).equals(wholeWal(wal)));
+});
+
+test("backup: only what is the timeline's own goes into the store, and no byte of it may be wrong", async (t) => {
+  const store = new MemoryObjectStore();
+  const cluster = await SafekeeperCluster.start(t, 1, { store, backup: NEVER });
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  await commit(await cluster.lead(), wal, BULK);
+  const end = segmentStart(wal.endLsn, SEGMENT);
+  await until("upload", () => cluster.state(0).persistent.backupLsn === end);
+  const stored = cluster.timeline(0).storedWal!;
+  const key = stored.segmentKey(segmentNumber(START, SEGMENT));
+  const object = await readObject(store, key);
+  const segment = segmentStart(START, SEGMENT);
+  assert.equal(decodeStoredHead(object, key)?.begin, START - segment);
+  const isZero = (bytes: Uint8Array) => bytes.every((byte) => byte === 0);
+  assert.ok(isZero(await stored.read(segment, START - segment)));
+  const middle = (START + 300_001) as Lsn;
+  const right = wal.read(middle, (middle + 5000) as Lsn);
+  assert.deepEqual(Buffer.from(await stored.read(middle, 5000)), Buffer.from(right));
+  // One that has read nothing yet.
+  const fresh = () => new StoredWal(store, cluster.tenantId, cluster.timelineId, SEGMENT);
+  for (const at of [0, 9, 20, 28, 45, object.length - 1]) {
+    const damaged = Buffer.from(object);
+    damaged[at]! ^= 1;
+    await store.put(key, damaged);
+    await assert.rejects(fresh().read(segment, SEGMENT), { code: /^stored-wal-/ }, `byte ${at}`);
+  }
+  // That of another segment, and one that is not whole.
+  await store.put(
+    key,
+    await readObject(store, stored.segmentKey(segmentNumber(START, SEGMENT) + 1)),
+  );
+  const elsewhere = { kind: "corrupt", code: "stored-wal-elsewhere" };
+  await assert.rejects(fresh().read(middle, 5000), elsewhere);
+  await assert.rejects(fresh().check(middle), elsewhere);
+  const bytes = decodeStoredSegment(object, key).subarray(0, SEGMENT - 8);
+  await store.put(
+    key,
+    await carryOut(stored.encode(segment, bytes, START), store, () => undefined),
+  );
+  const short = { kind: "corrupt", code: "stored-wal-short" };
+  await assert.rejects(fresh().check(middle), short);
+  await assert.rejects(fresh().read(segment, SEGMENT), short);
+  assert.deepEqual(Buffer.from(await fresh().read(middle, 5000)), Buffer.from(right));
+  // What was known of an object that failed is not relied upon.
+  await store.put(key, object);
+  await stored.check(middle);
+  await store.put(key, decodeStoredSegment(object, key));
+  await assert.rejects(stored.read(middle, 5000), { kind: "corrupt" });
+  assert.deepEqual(Buffer.from(await stored.read(middle, 5000)), Buffer.from(right));
+});
+
 /** Puts and gets wait as long as it is closed. */
 class GatedStore extends MemoryObjectStore {
   readonly puts: string[] = [];
@@ -301,7 +386,8 @@ test("backup: the partial segment follows the log, and one only is left, over cr
   await commit(leader, wal, [100, 5000]);
   await until("partial", () => cluster.timeline(0).partialIsCurrent);
   assert.equal(parsed()?.flushLsn, wal.endLsn);
-  const bytes = Buffer.from(await readObject(store, partials()[0]!));
+  const object = await readObject(store, partials()[0]!);
+  const bytes = Buffer.from(decodeStoredSegment(object, "partial"));
   assert.ok(bytes.subarray(START - segmentStart(START, SEGMENT)).equals(wholeWal(wal)));
   // What a crash leaves: an upload that the control file does not know of.
   const orphan = partials()[0]!.replace(/_[0-9A-F]{16}_/, "_0000000000100A00_");
