@@ -9,7 +9,7 @@ import {
   type TimelineId,
 } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
-import { type Lsn, toLsn } from "../../src/base/lsn.ts";
+import { type Lsn, maxLsn, toLsn } from "../../src/base/lsn.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
 import { relSizePrefix } from "../../src/pageserver/layers/key.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE } from "../../src/pageserver/layers/layer-format.ts";
@@ -292,7 +292,8 @@ export class PageStore implements AsyncDisposable {
   /** Takes down what each timeline tells as durable: safekeepers may forget their WAL up to there. */
   look(): void {
     for (const known of this.#there()) {
-      known.diskConsistentLsn = this.#timeline(known).diskConsistentLsn;
+      const told = this.#timeline(known).remoteConsistentLsn;
+      known.diskConsistentLsn = maxLsn(known.diskConsistentLsn, told);
     }
   }
 
@@ -305,6 +306,9 @@ export class PageStore implements AsyncDisposable {
     }
     for (const known of this.timelines) {
       await this.#checkOne(known);
+    }
+    for (const tenant of this.#store.tenants) {
+      await tenant.swept;
     }
     this.checkAll();
   }
@@ -346,6 +350,7 @@ export class PageStore implements AsyncDisposable {
     if (known.ancestor === undefined) {
       this.#checkVersions(known, diskConsistentLsn);
     }
+    await timeline.prepareIngest();
     for (let lsn = diskConsistentLsn + RECORD_BYTES; lsn <= known.end; lsn += RECORD_BYTES) {
       await timeline.ingestReady();
       put(timeline, known, toLsn(lsn));

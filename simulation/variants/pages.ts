@@ -211,13 +211,6 @@ const loading: readonly Variant[] = [
     "part.generation < deletedIn * 0",
   ),
   without(
-    "start-trusts-the-page-cache",
-    "a start makes the renames durable that a killed process left",
-    `${STORAGE}timeline-directories.ts`,
-    "    await this.#disk.background.fsyncDirectory(directory);\n    const part",
-    "    const part",
-  ),
-  without(
     "ancestor-not-awaited",
     "a branch is read when its ancestors have taken in what it sees",
     `${STORAGE}timeline.ts`,

@@ -555,9 +555,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a flush that a killed process did not sync is told of",
-      file: DIRECTORIES,
-      search: "await this.#disk.background.fsyncDirectory(directory);\n    const part",
-      replace: "const part",
+      file: TIMELINE,
+      search: "await this.#layers.syncDirectory(this.timelineId);",
+      replace: "",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a flush that a killed process did not sync is durable before anybody is told",
     },

@@ -1,7 +1,14 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
 import { monotonicMs } from "../../base/clock.ts";
-import { formatLsn, type Lsn, pageOffset, pageStart, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
+import {
+  formatLsn,
+  type Lsn,
+  minLsn,
+  pageOffset,
+  pageStart,
+  WAL_SEGMENT_SIZE,
+} from "../../base/lsn.ts";
 import { formatTimestamp } from "../../base/timestamp.ts";
 import { readCommitTime } from "../ingest/commit-times.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
@@ -120,4 +127,21 @@ export function recordBoundary(lsn: Lsn, segmentSize: number = WAL_SEGMENT_SIZE)
   const aligned = (lsn - (lsn % 8)) as Lsn;
   const headerBytes = pageStart(aligned) % segmentSize === 0 ? 40 : 24;
   return pageOffset(aligned) < headerBytes ? pageStart(aligned) : aligned;
+}
+
+interface Descendant {
+  readonly gcCutoffLsn: Lsn;
+  readonly startLsn: Lsn;
+  readonly ancestor: Descendant | undefined;
+  readonly ancestorLsn: Lsn;
+}
+
+/** Every LSN from here up to lastRecordLsn can be read: on a branch that may be in its ancestors' history. */
+export function minReadableLsn(timeline: Descendant): Lsn {
+  let { gcCutoffLsn, startLsn, ancestorLsn } = timeline;
+  for (let next = timeline.ancestor; next && gcCutoffLsn === startLsn; next = next.ancestor) {
+    gcCutoffLsn = minLsn(ancestorLsn, next.gcCutoffLsn);
+    ({ startLsn, ancestorLsn } = next);
+  }
+  return gcCutoffLsn;
 }

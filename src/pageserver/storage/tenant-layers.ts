@@ -1,6 +1,7 @@
 // The layer files of one tenant, each open once however many of its timelines read it; the last to leave removes it.
 
 import { dirname, join } from "node:path";
+import { diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import { type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
@@ -90,6 +91,16 @@ export class TenantLayers {
   /** Where timeline `maker`'s layers lie. */
   directoryOf(maker: TimelineId): string {
     return join(this.#timelinesDirectory, maker);
+  }
+
+  /** Renames and removals in it are durable when it resolves. */
+  async syncDirectory(timelineId: TimelineId): Promise<void> {
+    const directory = this.directoryOf(timelineId);
+    try {
+      await this.#resources.disk.background.fsyncDirectory(directory);
+    } catch (error) {
+      throw diskError(error, `sync ${directory}`);
+    }
   }
 
   /** For one timeline more, which an index that is durable, or will be, names it for. */

@@ -1,6 +1,7 @@
 // One tenant: its timelines on disk and in memory; creation, branching and deletion of timelines.
 
 import { basename, join } from "node:path";
+import { turn } from "../../base/clock.ts";
 import { type BackgroundDisk, diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
@@ -21,6 +22,9 @@ import { strayBranches } from "./stray-branches.ts";
 import { TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
 import { someAtOnce, TimelineDirectories } from "./timeline-directories.ts";
+
+/** Directories that are looked into before others have their turn. */
+const SWEPT_AT_ONCE = 16;
 
 export interface RootTimelineParameters {
   readonly timelineId: TimelineId;
@@ -78,6 +82,8 @@ export class Tenant {
   /** Those that are being made. */
   readonly #making = new Set<Promise<Timeline>>();
   #isClosed = false;
+  /** Resolves when nothing is left on the disk of what a crash has left. */
+  swept: Promise<void> = Promise.resolve();
   /** Whose objects in the store are on their way out: their names cannot be used again. */
   readonly #deletedIds = new Set<TimelineId>();
 
@@ -134,10 +140,13 @@ export class Tenant {
     }
     const stored: StoredTimelines =
       listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
-    this.#layers.setAbsent(await this.#directories.sweep(parts.values(), this.#broken.size === 0));
+    const areAll = this.#broken.size === 0;
+    const { absent, left } = await this.#directories.sweep(parts, areAll);
+    this.#layers.setAbsent(absent);
     for (const part of parts.values()) {
       this.#loadTimeline(part, parts, stored.indexes);
     }
+    this.swept = areAll ? this.#sweepLeft(left) : Promise.resolve();
     for (const timelineId of stored.deleted) {
       this.#deleteObjects(timelineId);
     }
@@ -195,6 +204,23 @@ export class Tenant {
       this.#markBroken(timelineId, error);
     }
     return { indexes, deleted: [...deleted.keys()] };
+  }
+
+  /** A start does not wait for it. */
+  async #sweepLeft(timelineIds: readonly TimelineId[]): Promise<void> {
+    for (const [at, timelineId] of timelineIds.entries()) {
+      if (at % SWEPT_AT_ONCE === 0) {
+        await turn();
+      }
+      if (this.#isClosed) {
+        return;
+      }
+      if (this.#timelines.get(timelineId)?.hasNoFiles === true) {
+        await this.#directories.removeLeftovers(timelineId).catch((error: unknown) => {
+          this.#logger.warn({ timeline: timelineId, error }, "what a crash has left stays");
+        });
+      }
+    }
   }
 
   /** The store says that it is gone; its layers go with the sweep. */
@@ -485,9 +511,7 @@ export class Tenant {
     ancestor: BranchPoint | undefined,
     fill: Fill,
   ): Promise<Timeline> {
-    if (this.#isClosed) {
-      throw new StorageError("unavailable", "shutting-down", "the tenant is closed");
-    }
+    this.#checkOpen();
     if (
       this.#deletedIds.has(timelineId) ||
       this.#resources.disk.exists(this.#directories.of(timelineId))
@@ -605,9 +629,17 @@ export class Tenant {
       ...options,
       isUsed: (maker, fileName) => this.#isUsed(maker, fileName),
     });
+    // What a deletion of the tenant has taken meanwhile is not missing.
+    this.#checkOpen();
     const missing = new Set(options.fix ? report.missing.map(({ key }) => key) : []);
     const putAgain = this.timelines.flatMap((timeline) => timeline.putAgain(missing));
     return { report, putAgain: [...new Set(putAgain)] };
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) {
+      throw new StorageError("unavailable", "shutting-down", "the tenant is closed");
+    }
   }
 
   #isUsed(maker: TimelineId, fileName: string): boolean {
@@ -648,7 +680,7 @@ export class Tenant {
   /** `flush`: first everything goes to disk, as far as that works. */
   async close(flush: boolean): Promise<void> {
     this.#isClosed = true;
-    await Promise.allSettled(this.#making);
+    await Promise.allSettled([...this.#making, this.swept]);
     for (const timeline of this.#timelines.values()) {
       if (flush) {
         // The flush loop has logged the failure; the safekeepers still have the WAL.

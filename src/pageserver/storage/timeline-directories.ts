@@ -19,6 +19,13 @@ export interface LocalTimelines {
   readonly broken: ReadonlyMap<TimelineId, unknown>;
 }
 
+export interface Swept {
+  /** Paths of layers that are named and not on the disk. */
+  readonly absent: ReadonlySet<string>;
+  /** Timelines that have an index, and of which nothing is named. */
+  readonly left: readonly TimelineId[];
+}
+
 export class TimelineDirectories {
   /** Of all. */
   readonly path: string;
@@ -60,7 +67,7 @@ export class TimelineDirectories {
       const path = join(this.path, name);
       if (name.endsWith(TEMPORARY_SUFFIX) || name.endsWith(DELETED_SUFFIX)) {
         await this.#disk.background.removeTree(path);
-      } else if (/^[0-9a-f]{32}$/.test(name) && this.#disk.isDirectory(path)) {
+      } else if (/^[0-9a-f]{32}$/.test(name)) {
         const timelineId = parseTimelineId(name);
         loads.push(async () => {
           try {
@@ -69,15 +76,23 @@ export class TimelineDirectories {
               parts.set(timelineId, part);
             }
           } catch (error) {
-            broken.set(timelineId, error);
+            if (this.#disk.isDirectory(path)) {
+              broken.set(timelineId, error);
+            } else {
+              this.#warn(path);
+            }
           }
         });
       } else {
-        this.#logger.warn({ path }, "not a timeline directory, left alone");
+        this.#warn(path);
       }
     }
     await someAtOnce(loads);
     return { parts, broken };
+  }
+
+  #warn(path: string): void {
+    this.#logger.warn({ path }, "not a timeline directory, left alone");
   }
 
   async #loadIndexPart(
@@ -85,9 +100,11 @@ export class TimelineDirectories {
     directory: string,
     mayLackIndex: boolean,
   ): Promise<IndexPart | undefined> {
-    // Safekeepers are told how far its index is, and forget that WAL: the index's rename must not vanish.
-    await this.#disk.background.fsyncDirectory(directory);
     const part = readIndexPart(directory, this.#disk);
+    if (part === undefined) {
+      // Whoever asks again for its deletion takes it for done: the rename must not vanish.
+      await this.#disk.background.fsyncDirectory(directory);
+    }
     if (part === undefined && (mayLackIndex || isDeleted(this.#disk.list(directory)))) {
       return undefined;
     }
@@ -119,27 +136,45 @@ export class TimelineDirectories {
 
   /**
    * Removes what a crash has left: unfinished files; layers without an index, whose WAL comes again; directories of
-   * deleted timelines that nobody needs. Returns the paths of layers that are named and not on the disk. An index that cannot be
-   * read may name any layer: `areAll`, of the indexes, is false then, and all layers stay.
+   * deleted timelines that nobody needs. An index that cannot be read may name any layer: `areAll`, of the indexes, is false then, and all
+   * layers stay. Of thousands of timelines most have no layers: what may lie in their directories is left for `removeLeftovers`.
    */
-  async sweep(parts: Iterable<IndexPart>, areAll: boolean): Promise<Set<string>> {
+  async sweep(parts: ReadonlyMap<TimelineId, IndexPart>, areAll: boolean): Promise<Swept> {
     const named = new Set<string>();
-    for (const { layers } of parts) {
+    const makers = new Set<TimelineId>();
+    for (const { layers } of parts.values()) {
       for (const { maker, fileName } of layers) {
         named.add(join(this.of(maker), fileName));
+        makers.add(maker);
       }
     }
     const absent = new Set(named);
+    const left: TimelineId[] = [];
     for (const name of this.#disk.list(this.path)) {
-      if (this.#disk.isDirectory(join(this.path, name))) {
+      const timelineId = name as TimelineId;
+      if (parts.has(timelineId) && !makers.has(timelineId)) {
+        left.push(timelineId);
+      } else if (this.#disk.isDirectory(join(this.path, name))) {
         const isNamed = (path: string) => {
           absent.delete(path);
           return named.has(path);
         };
-        await this.empty(name as TimelineId, isNamed, areAll);
+        await this.empty(timelineId, isNamed, areAll);
       }
     }
-    return absent;
+    return { absent, left };
+  }
+
+  /** Of a timeline of which no layers are named, and which writes none. */
+  async removeLeftovers(timelineId: TimelineId): Promise<void> {
+    const directory = this.of(timelineId);
+    const isLeftover = (name: string) =>
+      parseLayerFileName(name) !== undefined ||
+      // The index may just be written.
+      (name.endsWith(TEMPORARY_SUFFIX) && !name.startsWith(INDEX_PART_NAME));
+    for (const name of this.#disk.list(directory).filter(isLeftover)) {
+      await this.#disk.background.removeTree(join(directory, name));
+    }
   }
 
   /** Of one timeline: what nobody uses goes, and the directory with it where that is all. `areAll` as of `sweep`. */

@@ -482,6 +482,28 @@ test("load: what a crash leaves beside the index is removed, a stranger's file i
   assert.deepEqual(again.readPage(REL, 0, lsn), page(2));
 });
 
+test("load: where no layers are, what a crash leaves is removed behind the start", async () => {
+  await using fixture = await StorageFixture.create();
+  const { timelineId } = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branch = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+  const { lastRecordLsn } = await tenant.createBranch(branch);
+  const [{ path, fileName }] = tenant.timeline(timelineId).layers as [LayerFile];
+  await fixture.close();
+  const directory = join(fixture.timelinesDirectory, branch.timelineId);
+  writeFileSync(join(directory, fileName), readFileSync(path));
+  writeFileSync(join(directory, "layer-0011223344556677.___temp"), "half");
+  await fixture.open();
+  const again = fixture.manager.tenant(fixture.tenantId);
+  await again.swept;
+  assert.deepEqual(readdirSync(directory), ["index_part.json"]);
+  // Safekeepers are told of it when its index is sure to stay.
+  const loaded = again.timeline(branch.timelineId);
+  assert.deepEqual([loaded.remoteConsistentLsn, loaded.lastRecordLsn], [0, lastRecordLsn]);
+  await loaded.prepareIngest();
+  assert.equal(loaded.remoteConsistentLsn, lastRecordLsn);
+});
+
 test("isKept: where a branch begins stays readable below its own cutoff, as its ancestor keeps it", async () => {
   await using fixture = await StorageFixture.create();
   const root = await fixture.createRoot();

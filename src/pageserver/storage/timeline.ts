@@ -6,7 +6,7 @@ import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
-import { formatLsn, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import { type LayerFate, LSN_LEASE_MS } from "../api.ts";
 import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
 import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
@@ -30,6 +30,7 @@ import {
   holdLsn,
   isKept,
   Leases,
+  minReadableLsn,
   recordBoundary,
   retainedLsns,
 } from "./retention.ts";
@@ -82,6 +83,8 @@ export class Timeline implements TimelineStorage {
   #prevRecordLsn: Lsn;
   #lastPutLsn: Lsn;
   #diskConsistentLsn: Lsn;
+  /** Not yet where a killed process may have left its rename, that nobody has synced. */
+  #isIndexDurable: boolean;
   #diskPrevRecordLsn: Lsn;
   #gcCutoffLsn: Lsn;
   #lastFreezeMs = monotonicMs();
@@ -120,6 +123,7 @@ export class Timeline implements TimelineStorage {
     this.#prevRecordLsn = part.prevRecordLsn;
     this.#lastPutLsn = part.diskConsistentLsn;
     this.#diskConsistentLsn = part.diskConsistentLsn;
+    this.#isIndexDurable = part.generation === resources.generation.number;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
     for (const lsn of part.leases ?? []) {
@@ -172,16 +176,7 @@ export class Timeline implements TimelineStorage {
 
   /** Every LSN from here up to lastRecordLsn can be read: on a branch that may be in its ancestors' history. */
   get minReadableLsn(): Lsn {
-    let { gcCutoffLsn, startLsn } = this;
-    for (
-      let next = this.#ancestor;
-      next !== undefined && gcCutoffLsn === startLsn;
-      next = next.timeline.#ancestor
-    ) {
-      gcCutoffLsn = minLsn(next.lsn, next.timeline.gcCutoffLsn);
-      startLsn = next.timeline.startLsn;
-    }
-    return gcCutoffLsn;
+    return minReadableLsn(this);
   }
 
   get lastRecordLsn(): Lsn {
@@ -511,6 +506,7 @@ export class Timeline implements TimelineStorage {
       }
       throw error;
     }
+    this.#isIndexDurable = true;
     // From here on nothing waits: readers see all of the change or nothing.
     if (flushed !== undefined) {
       map.replaceFrozen(flushed, files);
@@ -701,9 +697,15 @@ export class Timeline implements TimelineStorage {
     this.#remote = remote;
   }
 
-  /** Safekeepers may forget WAL below it. */
+  /** Safekeepers may forget WAL below it. 0 before `prepareIngest`. */
   get remoteConsistentLsn(): Lsn {
-    return this.#remote === undefined ? this.#diskConsistentLsn : this.#remote.consistentLsn;
+    const local = this.#isIndexDurable ? this.#diskConsistentLsn : INVALID_LSN;
+    return this.#remote === undefined ? local : this.#remote.consistentLsn;
+  }
+
+  /** It has no layers, and makes none at the moment. */
+  get hasNoFiles(): boolean {
+    return this.#map.files.layers.length === 0 && this.#map.frozen.length === 0;
   }
 
   /** Resolves when the object store has the timeline as it is now, for good. Errors as TimelineRemote.makeDurable. */
@@ -738,6 +740,10 @@ export class Timeline implements TimelineStorage {
    */
   async prepareIngest(): Promise<void> {
     this.holdInStore().catch(() => undefined);
+    if (!this.#isIndexDurable) {
+      await this.#layers.syncDirectory(this.timelineId);
+      this.#isIndexDurable = true;
+    }
     await this.#layers.fetchMetadata(this);
   }
 
