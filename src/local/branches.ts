@@ -242,7 +242,9 @@ export function forgetUnfinished(config: StrataConfig, tenantId: string, timelin
  * cannot be removed now stays on the list for the next time. `kept` is left alone: who calls goes on with it.
  */
 export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Promise<void> {
-  for (const tenantId of home.config().unfinishedTenants) {
+  const isKept = (tenantId: string) =>
+    kept !== undefined && home.config().unfinishedTimelines.get(tenantId)?.has(kept) === true;
+  for (const tenantId of [...home.config().unfinishedTenants].filter((id) => !isKept(id))) {
     await removeTenant(home, parseTenantId(tenantId)).catch(() => undefined);
   }
   const config = home.config();

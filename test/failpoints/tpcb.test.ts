@@ -1,19 +1,16 @@
 // Under TPC-B a pageserver is killed right before some step on its files, again and again: nothing committed is lost, nothing stays behind.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import { SeededRandom } from "../../src/base/random.ts";
 import type { ScrubReportWire } from "../../src/pageserver/api.ts";
 import { TestCluster } from "../../testing/cluster.ts";
+import { startArmed, untilPageserverEnded } from "../../testing/failpoints/armed-cluster.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../../testing/tpcb.ts";
 
-const HOOK = join(import.meta.dirname, "../../testing/failpoints/file-steps.ts");
 const ROUNDS = Number(process.env["STRATA_FAILPOINT_ROUNDS"] ?? 1);
 /** A start takes about sixty; then there are flushes and compactions all the time. */
-const MAX_STEP = 500;
-const DEADLINE_MS = 120_000;
+const MAX_STEP = 250;
 let cluster: TestCluster;
 
 before(async () => {
@@ -28,34 +25,6 @@ after(async () => {
   await cluster?.[Symbol.asyncDispose]();
 });
 
-/** Starts a pageserver that ends before its step `at`, and waits until it has. */
-async function diesAtStep(at: number): Promise<void> {
-  const { NODE_OPTIONS: before } = process.env;
-  Object.assign(process.env, {
-    NODE_OPTIONS: `${before ?? ""} --import ${HOOK}`,
-    STRATA_FAILPOINT: `kill ${at}`,
-    STRATA_FAILPOINT_ROOT: cluster.home,
-  });
-  try {
-    // Fails where it ends before it answers.
-    await cluster.cli("pageserver", "start");
-  } finally {
-    delete process.env["STRATA_FAILPOINT_ROOT"];
-    delete process.env["STRATA_FAILPOINT"];
-    process.env["NODE_OPTIONS"] = before ?? "";
-  }
-  const deadline = monotonicMs() + DEADLINE_MS;
-  while ((await statusOfPageserver()) === "running") {
-    assert.ok(monotonicMs() < deadline, `the pageserver did not come to step ${at}`);
-    await sleep(100);
-  }
-}
-
-async function statusOfPageserver(): Promise<string> {
-  const rows = (await cluster.json("status")) as { name: string; status: string }[];
-  return rows.find(({ name }) => name.startsWith("pageserver"))!.status;
-}
-
 test(`under TPC-B, ${ROUNDS} kills between two steps: what was committed is there, and nothing is left`, async (t) => {
   const random = new SeededRandom(Number(process.env["STRATA_FAILPOINT_SEED"] ?? 1));
   const load = new TpcbLoad(cluster.url(), { clients: 4 });
@@ -65,7 +34,8 @@ test(`under TPC-B, ${ROUNDS} kills between two steps: what was committed is ther
       const at = 1 + random.int(MAX_STEP);
       t.diagnostic(`killed before step ${at}`);
       await cluster.kill9("pageserver");
-      await diesAtStep(at);
+      await startArmed(cluster, `kill ${at}`);
+      await untilPageserverEnded(cluster);
       await cluster.ok("pageserver", "start");
       await load.progress(100);
     }

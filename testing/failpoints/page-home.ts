@@ -27,7 +27,7 @@ const QUIET_ARGS = ["--compaction-period-ms", "0", "--scrub-period-ms", "8640000
 /** Layers of main: enough for a compaction. */
 const FLUSHES = 12;
 const RECORDS = 4;
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = 60_000;
 /** Background work that pauses for longer counts as done. */
 const QUIET_MS = 250;
 const CHECKED_LSNS = 5;

@@ -17,6 +17,22 @@ export const TRANSFER_MUTANTS: MutantPart = {
   part: "transfer",
   mutants: [
     {
+      rule: "the tenant of an import that came to nothing stays",
+      file: "src/local/transfer/import-branch.ts",
+      search: "if (wanted.isNewTenant) {",
+      replace: "if (wanted.isNewTenant && false) {",
+      test: "test/failpoints/import.test.ts",
+      name: "tenant import, and the pageserver is killed in it",
+    },
+    {
+      rule: "the tenant of an import that was done goes with the next creation",
+      file: "src/local/transfer/import-branch.ts",
+      search: "        draft.unfinishedTenants.delete(tenantId);\n",
+      replace: "",
+      test: "test/failpoints/import.test.ts",
+      name: "tenant import, and the pageserver is killed in it",
+    },
+    {
       rule: "rows of unlogged relations are imported",
       file: FILES,
       search: "if (relation.fork === INIT_FORK || !unlogged.has(relation.rel)) {",

@@ -134,6 +134,7 @@ async function importFrom(home: StrataHome, path: string, options: ImportOptions
   try {
     const info = await importBranch(home, {
       tenantId,
+      isNewTenant: options.tenantId === undefined,
       timelineId:
         options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
       branchName,

@@ -22,6 +22,8 @@ import type { StrataHome } from "../home.ts";
 
 export interface ImportedBranch {
   readonly tenantId: TenantId;
+  /** Its id is of this command's making: where nothing comes of the branch nobody wants it. */
+  readonly isNewTenant: boolean;
   /** Given: to go on with an import that was cut short, or to name one whose answer was lost. */
   readonly timelineId?: TimelineId | undefined;
   readonly branchName: string;
@@ -59,6 +61,7 @@ export async function importBranch(
       home.update((draft) => {
         nameBranch(draft, tenantId, branchName, timelineId);
         forgetUnfinished(draft, tenantId, timelineId);
+        draft.unfinishedTenants.delete(tenantId);
       });
     });
     return info;
@@ -93,7 +96,12 @@ async function begin(home: StrataHome, wanted: ImportedBranch): Promise<Timeline
   await removeUnfinished(home, timelineId);
   if (timelineId === undefined) {
     const chosen = generateTimelineId();
-    home.update((draft) => noteUnfinished(draft, tenantId, chosen));
+    home.update((draft) => {
+      noteUnfinished(draft, tenantId, chosen);
+      if (wanted.isNewTenant) {
+        draft.unfinishedTenants.add(tenantId);
+      }
+    });
     return chosen;
   }
   if (config.unfinishedTimelines.get(tenantId)?.has(timelineId) !== true) {
