@@ -7,6 +7,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { monotonicMs } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { freeConfig, TestCluster, type Victim } from "../testing/cluster.ts";
 import { S3Server } from "../testing/s3/s3-server.ts";
@@ -30,10 +31,15 @@ if (!(hours > 0) || !Number.isSafeInteger(seed)) {
   process.exit(1);
 }
 
+/**
+ * A pageserver collects nothing in its first ten minutes, as there may be leases that it does not know of. So it lives for so
+ * long, or history would never go; the others die at any time.
+ */
+const PAGESERVER_LIFE_MS = 15 * 60_000;
 const BRANCHES = 4;
 const SAFEKEEPERS = 3;
-/** Rounds before space and memory are expected to be level: the window and some compactions have passed. */
-const WARM_UP_ROUNDS = 10;
+/** Rounds before space and memory are expected to be level: the first life of the pageserver, in which it begins to collect. */
+const WARM_UP_ROUNDS = 30;
 /** The highest of the last third, of the highest of the third before it. */
 const MOST_GROWTH = 1.35;
 
@@ -55,6 +61,7 @@ class Soak {
   readonly #server: S3Server;
   readonly #random = new SeededRandom(seed);
   readonly #branches: string[] = [];
+  #pageserverStartedMs = monotonicMs();
   #next = 0;
   readonly levels: Level[] = [];
 
@@ -142,19 +149,22 @@ class Soak {
       }
       return `kill -9 ${victim}`;
     };
-    switch (this.#random.int(6)) {
-      case 0:
-        return kill("pageserver", "pageserver", "start", "--start-timeout", "60s");
-      case 1:
-        await cluster.kill9("pageserver");
+    if (monotonicMs() - this.#pageserverStartedMs > PAGESERVER_LIFE_MS) {
+      await cluster.kill9("pageserver");
+      const isLost = this.#random.bool(0.5);
+      if (isLost) {
         cluster.loseDisk();
-        await cluster.ok("pageserver", "start", "--start-timeout", "60s");
-        return "pageserver's disk lost";
-      case 2:
+      }
+      await cluster.ok("pageserver", "start", "--start-timeout", "60s");
+      this.#pageserverStartedMs = monotonicMs();
+      return isLost ? "pageserver's disk lost" : "kill -9 pageserver";
+    }
+    switch (this.#random.int(4)) {
+      case 0:
         return kill(`safekeeper-${id}`, "safekeeper", "start", `${id}`);
-      case 3:
+      case 1:
         return kill("postgres-main");
-      case 4:
+      case 2:
         return kill("agent-main", "endpoint", "start", "main");
       default:
         return "nobody dies";
@@ -254,6 +264,9 @@ const cluster = await TestCluster.create({
   },
   config: { ...(await freeConfig(SAFEKEEPERS)), remoteStorage: server.location("soak") },
 });
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => void cluster[Symbol.asyncDispose]().finally(() => process.exit(1)));
+}
 try {
   await cluster.ok(
     "tenant",
