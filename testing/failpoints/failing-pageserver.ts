@@ -11,6 +11,8 @@ import { freePort } from "../free-port.ts";
 const HOOK = join(import.meta.dirname, "file-steps.ts");
 const MAIN = join(import.meta.dirname, "../../src/pageserver/main.ts");
 const START_MS = 60_000;
+/** How long a full disk lasts after the first step that found it full. */
+const FULL_MS = 100;
 
 /** What is armed, as file-steps.ts has it. */
 export type Failpoint = "none" | "count" | `${"kill" | "full"} ${string}`;
@@ -18,8 +20,6 @@ export type Failpoint = "none" | "count" | `${"kill" | "full"} ${string}`;
 export interface StepCounts {
   /** Steps since it was armed. */
   readonly count: number;
-  /** Steps that found the disk full. */
-  readonly refused: number;
 }
 
 export interface PageserverHome {
@@ -38,6 +38,7 @@ export class FailingPageserver {
   readonly #home: PageserverHome;
   readonly #child: ChildProcess;
   #ended: string | undefined;
+  #armed: Failpoint = "none";
 
   private constructor(home: PageserverHome, child: ChildProcess, pg: number, http: number) {
     this.#home = home;
@@ -77,6 +78,7 @@ export class FailingPageserver {
     });
     closeSync(log);
     const pageserver = new FailingPageserver(home, child, pg, http);
+    pageserver.#note(failpoint);
     await pageserver.#whenStarted();
     return pageserver;
   }
@@ -103,9 +105,27 @@ export class FailingPageserver {
     return this.#ended;
   }
 
-  /** Counts from the next step on. Nothing where the process has ended. */
-  arm(failpoint: Failpoint): Promise<StepCounts> {
-    return this.#ask(failpoint);
+  /** Counts from the next step on. Nothing where the process has ended. A full disk is one for a moment. */
+  async arm(failpoint: Failpoint): Promise<void> {
+    await this.#ask(failpoint);
+    this.#note(failpoint);
+  }
+
+  #note(failpoint: Failpoint): void {
+    this.#armed = failpoint;
+    if (failpoint.startsWith("full")) {
+      void this.#giveSpaceBack(failpoint);
+    }
+  }
+
+  async #giveSpaceBack(failpoint: Failpoint): Promise<void> {
+    while (this.#armed === failpoint && !this.hasEnded && this.hit() === undefined) {
+      await sleep(5);
+    }
+    await sleep(FULL_MS);
+    if (this.#armed === failpoint) {
+      await this.arm("none");
+    }
   }
 
   status(): Promise<StepCounts> {
@@ -115,7 +135,7 @@ export class FailingPageserver {
   #ask(command: Failpoint | "status"): Promise<StepCounts> {
     const child = this.#child;
     return new Promise((resolve) => {
-      const ended = () => resolve({ count: 0, refused: 0 });
+      const ended = () => resolve({ count: 0 });
       if (this.hasEnded || !child.connected) {
         ended();
         return;
@@ -139,7 +159,8 @@ export class FailingPageserver {
   /** What was come to while something was armed. */
   trace(): string[] {
     try {
-      return readFileSync(join(this.#home.directory, "trace"), "utf8").trim().split("\n");
+      const text = readFileSync(join(this.#home.directory, "trace"), "utf8");
+      return text.split("\n").slice(0, -1);
     } catch {
       return [];
     }

@@ -17,7 +17,7 @@ import { join } from "node:path";
 import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 
 const STATE = "strata-failpoints";
-const [COUNT, AT, MODE, REFUSED] = [0, 1, 2, 3] as const;
+const [COUNT, AT, MODE] = [0, 1, 2] as const;
 const [NONE, KILL, FULL, COUNT_ONLY] = [0, 1, 2, 3] as const;
 const MODES: Readonly<Record<string, number>> = {
   none: NONE,
@@ -27,7 +27,7 @@ const MODES: Readonly<Record<string, number>> = {
 };
 
 const inherited = getEnvironmentData(STATE) as Int32Array<SharedArrayBuffer> | undefined;
-const state = inherited ?? new Int32Array(new SharedArrayBuffer(16));
+const state = inherited ?? new Int32Array(new SharedArrayBuffer(12));
 const root = process.env["STRATA_FAILPOINT_ROOT"];
 /** Other steps do not count. Of the main thread only. */
 let counted = /(?:)/;
@@ -51,7 +51,6 @@ function arm(command: string): void {
   const [, mode, at, pattern] = /^(\w+)(?: (\d+))?(?: (.*))?$/.exec(command)!;
   counted = new RegExp(pattern ?? "");
   state[COUNT] = 0;
-  state[REFUSED] = 0;
   state[AT] = Number(at ?? 0);
   Atomics.store(state, MODE, MODES[mode!]!);
 }
@@ -77,7 +76,6 @@ function step(name: string, path: string, needsSpace: boolean): void {
     // Nothing more is done, by this thread at least, until the signal arrives.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   }
-  Atomics.add(state, REFUSED, 1);
   const message = `ENOSPC: no space left on device, ${name} '${path}'`;
   throw Object.assign(new Error(message), { code: "ENOSPC", errno: -28, syscall: name, path });
 }
@@ -291,7 +289,7 @@ async function install(): Promise<void> {
   arm(process.env["STRATA_FAILPOINT"] ?? "none");
   process.on("message", (command: string) => {
     // Any answer says how far it was.
-    const status = { count: state[COUNT], refused: state[REFUSED] };
+    const status = { count: state[COUNT] };
     if (command !== "status") {
       arm(command);
     }

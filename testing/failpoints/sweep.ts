@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { sleep } from "../../src/base/clock.ts";
 import { errorMessage } from "../../src/base/errors.ts";
 import type { FailingPageserver, Failpoint } from "./failing-pageserver.ts";
 import type { Operation, Try } from "./operations.ts";
@@ -25,8 +24,6 @@ export interface Steps {
   readonly of?: string;
 }
 
-/** How long a full disk lasts after the first step that found it full. */
-const FULL_MS = 100;
 const NO_SPACE = /no space left/i;
 
 /**
@@ -79,13 +76,10 @@ async function tryAt(
       await home.quiet(pageserver);
       await pageserver.arm(failpoint);
     }
-    const ending = new AbortController();
-    const spaceAgain = failure === "full" ? giveSpaceBack(pageserver, ending.signal) : undefined;
     const outcome = await outcomeOf(operation, current);
     await home.quiet(pageserver);
-    ending.abort();
-    await spaceAgain;
-    const { count } = await pageserver.arm("none");
+    await pageserver.arm("none");
+    const steps = pageserver.trace().length;
     const hit = pageserver.hit();
     const came = hit !== undefined;
     seen.step = `step ${hit ?? "after the last"}`;
@@ -106,7 +100,7 @@ async function tryAt(
       await pageserver.stop();
       await operation.checkStopped(current);
     }
-    return came ? undefined : count;
+    return came ? undefined : steps;
   } finally {
     await pageserver.stop();
   }
@@ -145,17 +139,5 @@ function requireGoodEnd(
   }
   if (!came) {
     assert.equal(outcome, undefined);
-  }
-}
-
-/** A moment after the first step that found no space there is space again. */
-async function giveSpaceBack(pageserver: FailingPageserver, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted && !pageserver.hasEnded) {
-    if (pageserver.hit() !== undefined) {
-      await sleep(FULL_MS);
-      await pageserver.arm("none");
-      return;
-    }
-    await sleep(5);
   }
 }
