@@ -84,6 +84,14 @@ export const INGEST_MUTANTS: MutantPart = {
       name: COPY_IS_EQUAL,
     },
     {
+      rule: "a database is copied as it was some records before",
+      file: "src/pageserver/ingest/walingest.ts",
+      search: "sourceLsn: this.#doneLsn",
+      replace: "sourceLsn: this.#storage.diskConsistentLsn",
+      test: "src/pageserver/ingest/database-copy.pg.test.ts",
+      name: "file_copy of 17: every page as stock recovers it, on main and on branches, with the source gone",
+    },
+    {
       rule: "a database that is copied is in memory as a whole",
       file: COPY,
       search: "storage.makeRoom() ?? turn()",

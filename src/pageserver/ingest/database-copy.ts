@@ -9,8 +9,8 @@ import { LayerNotResident } from "../layers/layer-file.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
 import { type RelationHeads, readRelations } from "./relation-heads.ts";
 
-/** The event loop is given back after this long: page service goes on during a copy. */
-const SLICE_MS = 2;
+/** The event loop is given back after this long: a page read that comes in between takes a few of its turns. */
+const SLICE_MS = 0.5;
 
 export interface DatabaseCopy {
   readonly spcOid: number;
