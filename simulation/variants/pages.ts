@@ -281,9 +281,9 @@ const history: readonly Variant[] = [
   ),
   without(
     "leases-forgotten",
-    "leases below the cutoff outlive the process",
+    "leases outlive the process",
     `${STORAGE}timeline.ts`,
-    "for (const lsn of part.leases ?? []) {",
+    "for (const lsn of this.#storedLeases) {",
     "for (const lsn of [] as Lsn[]) {",
   ),
   without(

@@ -83,9 +83,10 @@ async function runCommand(
           ? timeline.lastRecordLsn
           : await waitForLsn(options, timeline, args[2]);
       // A compute that starts there reads there as long as it runs; it renews the lease from now on.
-      timeline.grantLease(lsn, LSN_LEASE_MS);
-      const state = await timeline.whenResident(() => readComputeState(timeline, lsn));
-      session.sendRows(["compute_state"], [[JSON.stringify(state)]], "SELECT 1");
+      const leased = timeline.promiseLease(lsn, LSN_LEASE_MS);
+      const state = timeline.whenResident(() => readComputeState(timeline, lsn));
+      const [, rows] = await Promise.all([leased, state]);
+      session.sendRows(["compute_state"], [[JSON.stringify(rows)]], "SELECT 1");
       return;
     }
     case "list_relations": {
@@ -110,7 +111,7 @@ async function runCommand(
       }
       const timeline = findTimeline(options, args.slice(1));
       const lsn = await waitForLsn(options, timeline, args[3]);
-      timeline.grantLease(lsn, LSN_LEASE_MS);
+      await timeline.promiseLease(lsn, LSN_LEASE_MS);
       const end = new Date(nowMs() + LSN_LEASE_MS).toISOString();
       session.sendRows(["valid_until"], [[end]], "SELECT 1");
       return;

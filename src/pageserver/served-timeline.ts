@@ -19,8 +19,8 @@ export interface ServedTimeline extends TimelineStorage {
   isKept(lsn: Lsn): boolean;
   /** StorageError `invalid`, which names the oldest LSN, where the state at `lsn` is not kept. */
   checkKept(lsn: Lsn): void;
-  /** The state at `lsn` is kept for `lengthMs` from now on; `invalid` where it is not any more. */
-  grantLease(lsn: Lsn, lengthMs: number): void;
+  /** The state at `lsn` is kept for `lengthMs` from now on, over a restart too; `invalid` where it is not any more. */
+  promiseLease(lsn: Lsn, lengthMs: number): Promise<void>;
   readonly pgVersion: number;
   readonly systemId: bigint;
   readonly walSegmentSize: number;

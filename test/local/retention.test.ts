@@ -116,7 +116,6 @@ test("HTTP: a tenant's config as a whole, an LSN lease, a compaction", async () 
 test("gc: a dry run by branch, what holds history, the collection, and points that are gone", async () => {
   await cluster.ok("tenant", "config", "--pitr-interval", "0s", "--gc-horizon", "0");
   await checkpoint();
-  assert.match(await cluster.fails("gc"), /has just started: for \d+ s more, computes that run/);
   const dry = await cluster.ok("gc", "--dry-run", "--branch-name", "main");
   assert.match(dry, /^branch 'main': cutoff 0\/[0-9A-F]+, of 20\d\d-\S+Z\n/);
   assert.match(dry, /\n {2}held below it: 0\/[0-9A-F]+ by branch 'dev'\n/);

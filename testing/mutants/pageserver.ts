@@ -133,6 +133,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "a branch's lease in its ancestor's history",
     },
     {
+      rule: "a lease that is above the cutoff is forgotten by a restart",
+      file: TIMELINE,
+      search: "leases: retainedLsns(MAX_LSN, this",
+      replace: "leases: retainedLsns(this.#gcCutoffLsn, this",
+      test: UPKEEP_TEST,
+      name: "promiseLease: what it holds outlives the process",
+    },
+    {
+      rule: "a lease is answered before it is durable",
+      file: TIMELINE,
+      search: "      await this.#commit(NO_EDIT, {});\n",
+      replace: "",
+      test: UPKEEP_TEST,
+      name: "promiseLease: what it holds outlives the process",
+    },
+    {
       rule: "history goes while leases may not have been renewed",
       file: "src/pageserver/retention/layer-upkeep.ts",
       search: "!request.force && leftMs > 0",

@@ -133,6 +133,7 @@ async function writeImages(
     diskConsistentLsn: lsn,
     prevRecordLsn: image.prevRecordLsn,
     gcCutoffLsn: lsn,
+    leases: [],
     generation: resources.generation.number,
     deleted: false,
     layers: files.finished.map((layer) => indexLayer(layer, timelineId)),

@@ -12,7 +12,7 @@ export const LAYER_FORMAT_VERSION = 2;
  * - 1: first.
  * - 2: layers of other timelines of the tenant, with an LSN cap; the LSN below which history is not whole.
  * - 3: the generation that wrote it; whether the timeline was deleted.
- * - 4: leases below the cutoff.
+ * - 4: leases, at first only those below the cutoff, and only where there were any.
  */
 export const INDEX_PART_FORMAT_VERSION = 4;
 

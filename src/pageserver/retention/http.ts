@@ -161,7 +161,7 @@ function collectionRoutes({ tenants, upkeep }: RetentionRouteOptions): Route[] {
         const lsn = parseLsn(body.lsn) ?? INVALID_LSN;
         timeline.checkKept(lsn);
         await timeline.waitForLsn(lsn, WAIT_LSN_MS);
-        timeline.grantLease(lsn, LSN_LEASE_MS);
+        await timeline.promiseLease(lsn, LSN_LEASE_MS);
         return { valid_until: new Date(nowMs() + LSN_LEASE_MS).toISOString() };
       },
     ),

@@ -7,6 +7,7 @@ import { nowMs, sleep } from "../../base/clock.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
+import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import type { GcResult } from "../api.ts";
 import { CommitTimes } from "../ingest/commit-times.ts";
 import { relBlockPrefix } from "../layers/key.ts";
@@ -100,14 +101,13 @@ test("LayerUpkeep: a branch's lease in its ancestor's history holds there after 
     timelineId: generateTimelineId(),
     ancestorTimelineId: timeline.timelineId,
   });
-  branch.grantLease(leased, 60_000);
-  // Its index is written, the ancestor's is not.
-  await writeLayers(branch, 1);
   await writeLayers(timeline, 5);
+  // Its index is written, the ancestor's is not.
+  await branch.promiseLease(leased, 60_000);
   await fixture.reopen();
   const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
   const branchAgain = fixture.manager.timeline(fixture.tenantId, branch.timelineId);
-  await collectAll(fixture, again, { dryRun: false });
+  await collectAll(fixture, again, { dryRun: false, force: true });
   while (await again.compact()) {
     // To the end.
   }
@@ -134,9 +134,8 @@ test("LayerUpkeep: nothing is collected while some timeline of the tenant does n
 async function collectAll(
   fixture: StorageFixture,
   timeline: Timeline,
-  { dryRun }: { dryRun: boolean },
+  request: { dryRun: boolean; force: boolean } = { dryRun: false, force: true },
 ): Promise<GcResult> {
-  const request = { dryRun, force: true };
   const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
   try {
     return await upkeep.collectNow(timeline, request);
@@ -167,13 +166,13 @@ test("collectNow: a dry run says what the collection then does, on a root and on
   ] as const) {
     const names = () => one.layers.map(({ fileName }) => fileName);
     const before = names();
-    const plan = await collectAll(fixture, one, { dryRun: true });
+    const plan = await collectAll(fixture, one, { dryRun: true, force: true });
     assert.deepEqual([names(), one.gcCutoffLsn], [before, one.startLsn], "nothing changes");
     assert.deepEqual(
       plan.held.map(({ kind }) => kind),
       held,
     );
-    const done = await collectAll(fixture, one, { dryRun: false });
+    const done = await collectAll(fixture, one, { dryRun: false, force: true });
     assert.deepEqual(fatesOf(done), fatesOf(plan));
     const going = plan.layers.filter(({ fate }) => fate === "removed" || fate === "rewritten");
     assert.deepEqual(
@@ -189,7 +188,7 @@ test("collectNow: a dry run says what the collection then does, on a root and on
         .reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
     });
     assert.equal(one.gcCutoffLsn, one.lastRecordLsn);
-    const again = await collectAll(fixture, one, { dryRun: false });
+    const again = await collectAll(fixture, one, { dryRun: false, force: true });
     assert.equal(again.removed.layers + again.rewritten.layers, 0, "nothing is left to do");
     assert.equal(again.above_cutoff.layers, 0);
   }
@@ -198,11 +197,31 @@ test("collectNow: a dry run says what the collection then does, on a root and on
   assert.deepEqual(branch.readPage(REL, 0, branch.lastRecordLsn), page(3));
 });
 
-test("collectNow: not while leases may be missing, nor with a timeline that does not load", async () => {
+test("promiseLease: what it holds outlives the process, above its cutoff too, and nothing has to wait for it", async () => {
   await using fixture = await StorageFixture.create(SMALL);
   const timeline = await fixture.createRoot();
-  const other = await fixture.createRoot();
   await writeLayers(timeline, 3);
+  const leased = timeline.lastRecordLsn;
+  await timeline.promiseLease(leased, 60_000);
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
+  await writeLayers(again, 3);
+  assert.ok(again.gcCutoffLsn < leased);
+  await collectAll(fixture, again, { dryRun: false, force: false });
+  assert.ok(again.gcCutoffLsn > leased);
+  assert.ok(again.retainedLsns.includes(leased));
+  assert.deepEqual(again.index.leases, [leased]);
+});
+
+test("collectNow: not while leases may be missing, which another machine may have given", async () => {
+  const store = new MemoryObjectStore();
+  await using before = await StorageFixture.create({ ...SMALL, store });
+  const { timelineId } = await before.createRoot();
+  await writeLayers(before.manager.timeline(before.tenantId, timelineId), 3);
+  await before.close();
+  // On another disk.
+  await using fixture = await StorageFixture.attach(before.tenantId, { ...SMALL, store });
+  const timeline = fixture.manager.timeline(before.tenantId, timelineId);
   const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
   // Also where it does not refuse.
   await using _ = { [Symbol.asyncDispose]: () => upkeep.close() };
@@ -213,11 +232,22 @@ test("collectNow: not while leases may be missing, nor with a timeline that does
   });
   await upkeep.close();
   assert.equal(timeline.gcCutoffLsn, timeline.startLsn);
+  assert.equal(fixture.manager.tenant(fixture.tenantId).mayLackLeases, true);
+  await fixture.reopen();
+  // All indexes are on this disk since, and say what was leased.
+  assert.equal(fixture.manager.tenant(fixture.tenantId).mayLackLeases, false);
+});
+
+test("collectNow: not with a timeline that does not load", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const other = await fixture.createRoot();
   await fixture.close();
   writeFileSync(join(fixture.timelinesDirectory, other.timelineId, "index_part.json"), "{}");
   await fixture.open();
   const again = fixture.manager.timeline(fixture.tenantId, timeline.timelineId);
-  await assert.rejects(collectAll(fixture, again, { dryRun: true }), { code: "timeline-broken" });
+  const request = { dryRun: true, force: true };
+  await assert.rejects(collectAll(fixture, again, request), { code: "timeline-broken" });
 });
 
 test("LayerUpkeep: each tenant by its own settings, from when they are set on", async () => {
@@ -256,7 +286,9 @@ test("LayerUpkeep: damaged settings stop collection, and nothing else", async ()
   await upkeep.close();
   assert.deepEqual(settings, { ...ALL_AT_ONCE, gcPeriodMs: 0 });
   const again = tenant.timeline(timeline.timelineId);
-  await assert.rejects(collectAll(fixture, again, { dryRun: false }), { kind: "corrupt" });
+  await assert.rejects(collectAll(fixture, again, { dryRun: false, force: true }), {
+    kind: "corrupt",
+  });
 });
 
 test("an LSN below the cutoff: the error names the oldest one and its time", async () => {

@@ -156,16 +156,16 @@ export class LayerUpkeep {
   }
 
   /**
-   * Collects what may go of a timeline, all of it and now; or says what that would do. `unavailable` while leases of
-   * computes that ran on may not have been renewed, `conflict` where a timeline of the tenant does not load, `corrupt` where
+   * Collects what may go of a timeline, all of it and now; or says what that would do. `unavailable` while leases that
+   * another machine gave may not have been renewed, `conflict` where a timeline of the tenant does not load, `corrupt` where
    * its settings are damaged.
    */
   async collectNow(timeline: Timeline, request: CollectionRequest): Promise<GcResult> {
     const tenant = this.#tenants.tenant(timeline.tenantId);
-    const leftMs = this.#startedMs + LSN_LEASE_MS - monotonicMs();
+    const leftMs = tenant.mayLackLeases ? this.#startedMs + LSN_LEASE_MS - monotonicMs() : 0;
     if (!request.dryRun && !request.force && leftMs > 0) {
       const message =
-        `the pageserver has just started: for ${Math.ceil(leftMs / 1000)} s more, computes that run ` +
+        `the pageserver has just taken the tenant over: for ${Math.ceil(leftMs / 1000)} s more, computes that run ` +
         "have yet to renew their leases on what they read ('force' does not wait for them)";
       throw new StorageError("unavailable", "leases-not-renewed", message);
     }

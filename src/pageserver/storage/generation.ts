@@ -11,10 +11,13 @@ const MAX_GENERATION = 0xffff_ffff;
 /** Numbers the layers of one life of a process: none is given twice, in this life or another. */
 export class Generation {
   readonly number: number;
+  /** No other disk had the tenants between the life before on this disk and this one. */
+  readonly followsOwn: boolean;
   #sequence = 0;
 
-  constructor(number: number) {
+  constructor(number: number, followsOwn = true) {
     this.number = number;
+    this.followsOwn = followsOwn;
   }
 
   /**
@@ -39,7 +42,7 @@ export class Generation {
     }
     const next = await draw(last);
     await writeFileDurablyAsync(path, `${next}\n`, disk, `${path}.___temp`);
-    return new Generation(next);
+    return new Generation(next, next === last + 1);
   }
 
   nextLayer(): LayerNumber {

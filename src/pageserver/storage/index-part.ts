@@ -35,8 +35,8 @@ export interface IndexPart {
   readonly prevRecordLsn: Lsn;
   /** Below it only what branches and leases need is kept; at most diskConsistentLsn. */
   readonly gcCutoffLsn: Lsn;
-  /** LSNs below it that leases held when this was written, ascending: whoever has one finds it again after a restart. */
-  readonly leases?: readonly Lsn[];
+  /** LSNs that leases held when this was written, ascending: whoever has one finds it again after a restart. Undefined: not known. */
+  readonly leases?: readonly Lsn[] | undefined;
   readonly layers: readonly IndexLayer[];
   /** Of the process that wrote it. */
   readonly generation: number;
@@ -104,9 +104,7 @@ export function encodeIndexPart(part: IndexPart): string {
     disk_consistent_lsn: formatLsn(part.diskConsistentLsn),
     prev_record_lsn: formatLsn(part.prevRecordLsn),
     gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
-    ...(part.leases === undefined || part.leases.length === 0
-      ? {}
-      : { leases: part.leases.map(formatLsn) }),
+    ...(part.leases === undefined ? {} : { leases: part.leases.map(formatLsn) }),
     generation: part.generation,
     ...(part.deleted ? { deleted: true } : {}),
     layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
@@ -151,7 +149,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
     diskConsistentLsn: data.disk_consistent_lsn,
     prevRecordLsn: data.prev_record_lsn,
     gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
-    leases: data.leases ?? [],
+    leases: data.leases,
     generation: data.generation,
     deleted: data.deleted,
     layers: data.layers.map((layer) => ({

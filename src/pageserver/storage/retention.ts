@@ -1,6 +1,7 @@
 // Which LSNs of a timeline must stay readable below its cutoff: branch points, leases, the cutoff itself.
 
 import { monotonicMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
 import {
   formatLsn,
   type Lsn,
@@ -13,7 +14,7 @@ import { formatTimestamp } from "../../base/timestamp.ts";
 import { readCommitTime } from "../ingest/commit-times.ts";
 import type { TimelineStorage } from "./timeline-storage.ts";
 
-/** Promises that the state at an LSN stays readable for a while. They are in memory, and below the cutoff in the index: whoever has one renews it. */
+/** Promises that the state at an LSN stays readable for a while. They are in memory and in the index, which says nothing of how long: whoever has one renews it. */
 export class Leases {
   /** By LSN: when the last one ends. */
   readonly #ends = new Map<Lsn, number>();
@@ -104,8 +105,23 @@ export function retainedLsns(cutoff: Lsn, ...needed: readonly Iterable<Lsn>[]): 
   return [...lsns].sort((a, b) => a - b);
 }
 
+/** `invalid` where the state at `lsn` is not kept. */
+export function checkKept(
+  timeline: Pick<TimelineStorage, "readValue"> & {
+    readonly gcCutoffLsn: Lsn;
+    readonly minReadableLsn: Lsn;
+    isKept(lsn: Lsn): boolean;
+  },
+  lsn: Lsn,
+): void {
+  if (lsn < timeline.gcCutoffLsn && !timeline.isKept(lsn)) {
+    const message = `${formatLsn(lsn)} is below ${describeOldest(timeline)}`;
+    throw new StorageError("invalid", "lsn-too-old", message);
+  }
+}
+
 /** For messages: the oldest LSN that is kept, and when it was, where that is known. */
-export function describeOldest(
+function describeOldest(
   timeline: Pick<TimelineStorage, "readValue"> & { readonly minReadableLsn: Lsn },
 ): string {
   const { minReadableLsn } = timeline;

@@ -82,6 +82,7 @@ export class Tenant {
   /** Those that are being made. */
   readonly #making = new Set<Promise<Timeline>>();
   #isClosed = false;
+  #lacksLeases = false;
   /** Resolves when nothing is left on the disk of what a crash has left. */
   swept: Promise<void> = Promise.resolve();
   /** Whose objects in the store are on their way out: their names cannot be used again. */
@@ -140,6 +141,7 @@ export class Tenant {
     }
     const stored: StoredTimelines =
       listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
+    this.#lacksLeases ||= parts.values().some(({ leases }) => leases === undefined);
     const areAll = this.#broken.size === 0;
     const { absent, left } = await this.#directories.sweep(parts, areAll);
     this.#layers.setAbsent(absent);
@@ -182,6 +184,7 @@ export class Tenant {
       await this.#disk.makeDirectory(directory);
       await writeIndexPart(directory, index, this.#resources.disk);
       parts.set(timelineId, index);
+      this.#lacksLeases = true;
       indexes.set(timelineId, stored);
       this.#broken.delete(timelineId);
       const { generation } = index;
@@ -297,6 +300,11 @@ export class Tenant {
     return timeline;
   }
 
+  /** Somebody may hold a lease of the life before that is not known here: it was given on another disk, or by an earlier version. */
+  get mayLackLeases(): boolean {
+    return this.#lacksLeases || !this.#resources.generation.followsOwn;
+  }
+
   /** Those that loaded. */
   get timelines(): readonly Timeline[] {
     return [...this.#timelines.values()];
@@ -357,6 +365,7 @@ export class Tenant {
       diskConsistentLsn: parameters.startLsn,
       prevRecordLsn: parameters.prevRecordLsn,
       gcCutoffLsn: parameters.startLsn,
+      leases: [],
       generation: this.#resources.generation.number,
       deleted: false,
       layers: parameters.layerPaths.map(({ path, sizeBytes }) => ({
@@ -467,6 +476,7 @@ export class Tenant {
       // The record that ends there is the ancestor's; on the branch nothing precedes the first.
       prevRecordLsn: 0 as Lsn,
       gcCutoffLsn: lsn,
+      leases: [],
       generation: this.#resources.generation.number,
       deleted: false,
       layers: [],

@@ -26,7 +26,7 @@ import type { IndexChange, LayerEdit, LayerSet, SetLayer } from "./layer-set.ts"
 import { LsnWaiters } from "./lsn-waiters.ts";
 import {
   BranchPoints,
-  describeOldest,
+  checkKept,
   holdLsn,
   isKept,
   Leases,
@@ -78,6 +78,8 @@ export class Timeline implements TimelineStorage {
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   #ancestorReady: boolean;
   readonly leases = new Leases();
+  /** Those that the index names. */
+  #storedLeases: readonly Lsn[];
   /** Of branches, and of those that are being made. */
   readonly branchPoints = new BranchPoints();
   #prevRecordLsn: Lsn;
@@ -126,7 +128,8 @@ export class Timeline implements TimelineStorage {
     this.#isIndexDurable = part.generation === resources.generation.number;
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
-    for (const lsn of part.leases ?? []) {
+    this.#storedLeases = part.leases ?? [];
+    for (const lsn of this.#storedLeases) {
       holdLsn(this, lsn, LSN_LEASE_MS);
     }
     this.#map = new LayerMap(
@@ -274,10 +277,7 @@ export class Timeline implements TimelineStorage {
 
   /** `invalid` where the state at `lsn` is not kept. */
   checkKept(lsn: Lsn): void {
-    if (lsn < this.#gcCutoffLsn && !this.isKept(lsn)) {
-      const message = `${formatLsn(lsn)} is below ${describeOldest(this)}`;
-      throw new StorageError("invalid", "lsn-too-old", message);
-    }
+    checkKept(this, lsn);
   }
 
   #checkReadable(lsn: Lsn): void {
@@ -301,6 +301,14 @@ export class Timeline implements TimelineStorage {
     this.#checkReadable(lsn);
     this.holdInStore().catch(() => undefined);
     holdLsn(this, recordBoundary(lsn, this.walSegmentSize), lengthMs);
+  }
+
+  /** The same, and the next life on this disk knows it when it resolves. Rejects as a flush does. */
+  async promiseLease(lsn: Lsn, lengthMs: number): Promise<void> {
+    this.grantLease(lsn, lengthMs);
+    if (!this.#storedLeases.includes(recordBoundary(lsn, this.walSegmentSize))) {
+      await this.#commit(NO_EDIT, {});
+    }
   }
 
   /**
@@ -507,6 +515,7 @@ export class Timeline implements TimelineStorage {
       throw error;
     }
     this.#isIndexDurable = true;
+    this.#storedLeases = part.leases ?? [];
     // From here on nothing waits: readers see all of the change or nothing.
     if (flushed !== undefined) {
       map.replaceFrozen(flushed, files);
@@ -553,7 +562,7 @@ export class Timeline implements TimelineStorage {
         return this.#reader.countDeltas(prefix, index, lsn);
       },
     });
-    // A disk of a simulation lives in this thread.
+    // A simulation's disk lives in this thread.
     if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
       return backgroundThread.flush(frozen, settings, pages, signal);
     }
@@ -577,7 +586,7 @@ export class Timeline implements TimelineStorage {
       diskConsistentLsn: this.#diskConsistentLsn,
       prevRecordLsn: this.#diskPrevRecordLsn,
       gcCutoffLsn: this.#gcCutoffLsn,
-      leases: retainedLsns(this.#gcCutoffLsn, this.leases.left(monotonicMs()).keys()),
+      leases: retainedLsns(MAX_LSN, this.leases.left(monotonicMs()).keys()),
       generation: this.#resources.generation.number,
       deleted: false,
       layers: files.layers.map(({ file: { fileName, sizeBytes }, maker, capLsn }) => {
@@ -700,7 +709,7 @@ export class Timeline implements TimelineStorage {
   /** Safekeepers may forget WAL below it. 0 before `prepareIngest`. */
   get remoteConsistentLsn(): Lsn {
     const local = this.#isIndexDurable ? this.#diskConsistentLsn : INVALID_LSN;
-    return this.#remote === undefined ? local : this.#remote.consistentLsn;
+    return this.#remote?.consistentLsn ?? local;
   }
 
   /** It has no layers, and makes none at the moment. */
