@@ -6,6 +6,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
+import { errnoCode } from "../../src/base/errors.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/damage.ts";
 
@@ -21,9 +22,22 @@ async function tenants(): Promise<readonly string[]> {
   return ((await cluster.json("tenant", "list")) as { id: string }[]).map(({ id }) => id);
 }
 
+/** Below the home. A directory may go while it is listed: then it is done again. */
+function listed(): string[] {
+  for (;;) {
+    try {
+      return readdirSync(cluster.home, { recursive: true }) as string[];
+    } catch (error) {
+      if (errnoCode(error) !== "ENOENT") {
+        throw error;
+      }
+    }
+  }
+}
+
 /** Paths below the home that have the id in them, but for the mark in the store, and directories that safekeepers remove when they start. */
 function pathsOf(tenantId: string): string[] {
-  return (readdirSync(cluster.home, { recursive: true }) as string[]).filter(
+  return listed().filter(
     (path) =>
       path.includes(tenantId) &&
       !path.includes("deleted-tenants") &&
