@@ -295,8 +295,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a life has the generation of the one before",
       file: "src/pageserver/storage/generation.ts",
-      search: "return new Generation(next);",
-      replace: "return new Generation(2);",
+      search: "return new Generation(next, next",
+      replace: "return new Generation(2, next",
       test: "src/pageserver/storage/generation.test.ts",
       name: "Generation: greater in each life, and no layer number is given twice",
     },
@@ -399,9 +399,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "a layer that a killed process did not come to name stays",
-      file: TENANT,
-      search: "isLayer ? this.#broken.size === 0 && !isUsed(path) : isTemporary(name)",
-      replace: "!isLayer && isTemporary(name)",
+      file: "src/pageserver/storage/timeline-directories.ts",
+      search: "isLayer ? isUsed(path) || !areAll :",
+      replace: "isLayer ? true :",
       test: "test/failpoints/each-step.test.ts",
       name: "failpoints: WAL is taken in and flushed",
     },
