@@ -64,7 +64,8 @@ export class Life {
     this.#random = random;
     this.#operationsLeft = operations;
     const faults = hasFaults ? FAULTS : NO_FAULTS;
-    const latency = () => (hasFaults ? this.#latencyMs() : 0);
+    const slowShare = hasFaults ? random.pick([2, 2, 20]) : 0;
+    const latency = () => (hasFaults ? this.#latencyMs(slowShare) : 0);
     this.store = new LifeStore(store, random, faults, () => this.#goesOn(), latency);
     const { promise, reject } = Promise.withResolvers<never>();
     promise.catch(() => undefined);
@@ -77,9 +78,10 @@ export class Life {
     };
   }
 
-  #latencyMs(): number {
+  /** `slowShare` of 100 take long. */
+  #latencyMs(slowShare: number): number {
     const dice = this.#random.int(100);
-    return dice < 60 ? 0 : dice < 98 ? this.#random.int(300) : this.#random.int(40_000);
+    return dice < slowShare ? this.#random.int(40_000) : dice < 40 ? this.#random.int(300) : 0;
   }
 
   #goesOn(): boolean {

@@ -44,6 +44,14 @@ interface Put {
   readonly bytes: Uint8Array;
 }
 
+export interface Lease {
+  /** When it was last given, and by the pageserver of which generation. */
+  readonly givenMs: number;
+  readonly generation: number;
+  /** Whether an index in the store names it: then it holds on every pageserver, asked for anew or not. */
+  isKept: boolean;
+}
+
 export class ModelTimeline {
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
@@ -56,8 +64,8 @@ export class ModelTimeline {
   trimmed: Lsn;
   /** Below it only branch points and leases are kept: the highest cutoff that was asked for. */
   cutoff: Lsn;
-  /** LSNs that somebody holds a lease of, and when it was last given. */
-  readonly leases = new Map<Lsn, number>();
+  /** LSNs that somebody holds a lease of: some are in the history of an ancestor. */
+  readonly leases = new Map<Lsn, Lease>();
   /** Whether the creation was answered, or its WAL called durable. */
   isCreated = false;
   deletion: "none" | "asked" | "answered" = "none";
@@ -89,8 +97,8 @@ export class ModelTimeline {
   }
 
   hasLease(lsn: Lsn): boolean {
-    const givenMs = this.leases.get(lsn);
-    return givenMs !== undefined && monotonicMs() < givenMs + LEASE_MS;
+    const lease = this.leases.get(lsn);
+    return lease !== undefined && monotonicMs() < lease.givenMs + LEASE_MS;
   }
 
   /** One record more in the WAL. */

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { changed, loadPageVariant, PAGE_VARIANTS } from "../variants/variants.ts";
 import { runPageservers } from "./run.ts";
 
-const SEEDS = 80;
+const SEEDS = 300;
 /** What each run must come to now and then, or it proves nothing: so often in all of them. */
 const LEAST: Readonly<Record<string, number>> = {
   crash: SEEDS / 5,
@@ -19,6 +19,9 @@ const LEAST: Readonly<Record<string, number>> = {
   "compaction step": SEEDS / 4,
   collect: SEEDS / 2,
   lease: SEEDS / 4,
+  "lease of an ancestor's history": SEEDS / 20,
+  reset: SEEDS / 20,
+  "create again": SEEDS / 10,
   eviction: SEEDS / 10,
   scrub: SEEDS / 10,
   "read of a key": SEEDS * 50,

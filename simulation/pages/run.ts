@@ -12,9 +12,8 @@ import { inSimulatedTime } from "../simulated-time.ts";
 import { Life, type Machine, WORKDIR } from "./life.ts";
 import { type Trace, World } from "./world.ts";
 
-const MAX_LIVES = 5;
+const MAX_LIVES = 7;
 const MAX_STEPS = 26;
-const MAX_OPERATIONS = 600;
 /** Later than everything that is on its way in the store. */
 const SETTLED_MS = 200_000;
 
@@ -76,7 +75,9 @@ class Run {
       machine.emptyDisk();
       world.count("empty disk");
     }
-    const operations = random.bool(0.6) ? random.int(MAX_OPERATIONS) : Number.POSITIVE_INFINITY;
+    const operations = random.bool(0.6)
+      ? random.int(random.pick([60, 200, 600]))
+      : Number.POSITIVE_INFINITY;
     const life = this.#newLife(machine, operations);
     const survived = await this.#lives(life, async () => {
       await this.#start(life);

@@ -30,7 +30,7 @@ import { KEYS, LEASE_MS, ModelTimeline, RECORD_BYTES, START } from "./model.ts";
 
 const GENERATIONS = "pageserver-generations/";
 /** Timelines of one run, so that it has its end. */
-const MAX_TIMELINES = 9;
+const MAX_TIMELINES = 10;
 const MAX_RECORDS = 60;
 
 export type Trace = (text: string) => void;
@@ -47,6 +47,8 @@ export class World {
   /** The first thing that was found wrong. */
   violation: Error | undefined;
   readonly trace: Trace;
+  /** Whose deletion was asked for: it may take effect at any time, also after a creation that is answered meanwhile. */
+  readonly #goingTenants = new Set<TenantId>();
   #steps = 0;
 
   constructor(random: SeededRandom, trace: Trace) {
@@ -142,9 +144,11 @@ export class World {
   /** One thing that somebody asks for; it may go on in the background. */
   async step(life: Life): Promise<void> {
     const { random } = this;
-    const dice = random.int(100);
+    // One that was replaced has no compute: it goes on with what it does by itself.
+    const dice = this.isCurrent(life) || random.bool() ? random.int(100) : 15 + random.int(35);
     const some = this.#allLoaded(life);
-    const one = some.length > 0 ? random.pick(some) : undefined;
+    // What is new may not be in the store yet.
+    const one = random.bool(0.2) ? some.at(-1) : some[random.int(some.length)];
     this.#steps++;
     if (this.tenants.length === 0 || (dice < 2 && this.tenants.length < 2)) {
       await this.#do(life, "create tenant", () => this.createTenant(life));
@@ -160,7 +164,13 @@ export class World {
     const timeline = this.loaded(life, model)!;
     const did = (what: string, work: () => Promise<unknown>) =>
       this.#do(life, `${what} ${model.name}`, work);
-    if (dice < 12) {
+    if (!model.isCreated && this.random.bool(0.3)) {
+      await did("create again", () => this.createAgain(life, model));
+    } else if (dice < 7 && model.isPromised) {
+      if (this.timelines.length < MAX_TIMELINES) {
+        await did("reset", () => this.reset(life, model));
+      }
+    } else if (dice < 12) {
       if (this.timelines.length < MAX_TIMELINES) {
         await did("branch", () => this.createBranch(life, model));
       }
@@ -171,7 +181,7 @@ export class World {
     } else if (dice < 18) {
       await did("detach", () => timeline.detachFromAncestor());
     } else if (dice < 24) {
-      await did("collect", () => this.collect(life, model));
+      await did("collect", () => this.collectSome(life, model));
     } else if (dice < 36) {
       await did("compact", () => this.compact(timeline));
     } else if (dice < 44) {
@@ -246,13 +256,15 @@ export class World {
   #newModel(tenantId: TenantId, ancestor: ModelTimeline | undefined, start: Lsn): ModelTimeline {
     const timelineId = parseTimelineId(this.newId());
     const model = new ModelTimeline(tenantId, timelineId, this.timelines.length, ancestor, start);
+    if (this.#goingTenants.has(tenantId)) {
+      model.deletion = "asked";
+    }
     this.timelines.push(model);
     return model;
   }
 
   /** As an import does: a layer in a directory of its own first. */
   async createRoot(life: Life, tenantId: TenantId): Promise<void> {
-    const tenant = life.tenants.tenant(tenantId);
     const model = this.#newModel(tenantId, undefined, START);
     const writer = await LayerWriter.create(SCRATCH, LAYER_KIND_IMAGE, life.disk);
     const layer = await writer.finish({
@@ -262,15 +274,25 @@ export class World {
       lsnStart: START,
       lsnEnd: toLsn(START + 1),
     });
-    await tenant.createRoot({
-      timelineId: model.timelineId,
+    const path = join(SCRATCH, layer.fileName);
+    await this.#makeRoot(life, model, [{ path, sizeBytes: layer.sizeBytes }]);
+  }
+
+  async #makeRoot(
+    life: Life,
+    model: ModelTimeline,
+    layerPaths: readonly { readonly path: string; readonly sizeBytes: number }[],
+  ): Promise<void> {
+    const { timelineId, tenantId } = model;
+    await life.tenants.tenant(tenantId).createRoot({
+      timelineId,
       pgVersion: 17,
       dataChecksums: false,
       systemId: 1n,
       walSegmentSize: 1 << 24,
       startLsn: START,
       prevRecordLsn: toLsn(START - RECORD_BYTES),
-      layerPaths: [{ path: join(SCRATCH, layer.fileName), sizeBytes: layer.sizeBytes }],
+      layerPaths,
     });
     this.#created(life, model);
   }
@@ -278,15 +300,38 @@ export class World {
   async createBranch(life: Life, ancestor: ModelTimeline): Promise<void> {
     const parent = this.loaded(life, ancestor)!;
     const low = Math.max(ancestor.start, ancestor.cutoff);
-    const start = this.#lsnIn(low, parent.lastRecordLsn);
+    const start = this.#lsnIn(this.random.bool(0.8) ? low : START, parent.lastRecordLsn);
     const model = this.#newModel(ancestor.tenantId, ancestor, start);
-    const { timelineId, tenantId } = model;
+    await this.#makeBranch(life, model);
+  }
+
+  async #makeBranch(life: Life, model: ModelTimeline): Promise<void> {
+    const { timelineId, tenantId, ancestor, start } = model;
     await life.tenants.tenant(tenantId).createBranch({
       timelineId,
-      ancestorTimelineId: ancestor.timelineId,
+      ancestorTimelineId: ancestor!.timelineId,
       ancestorLsn: start,
     });
     this.#created(life, model);
+  }
+
+  /** Whoever had no answer asks again, perhaps another pageserver. */
+  async createAgain(life: Life, model: ModelTimeline): Promise<void> {
+    if (model.ancestor === undefined) {
+      await this.#makeRoot(life, model, []);
+    } else if (this.loaded(life, model)?.ancestor !== undefined) {
+      await this.#makeBranch(life, model);
+    }
+  }
+
+  /** Its name comes to stand for another state, its own of before or its ancestor's; the old timeline may stay. */
+  async reset(life: Life, model: ModelTimeline): Promise<void> {
+    const from = model.ancestor;
+    const isThere = from !== undefined && this.loaded(life, from) !== undefined;
+    await this.createBranch(life, isThere && this.random.bool() ? from : model);
+    if (!life.isDead && this.random.bool(0.7)) {
+      await this.deleteOne(life, model);
+    }
   }
 
   #created(life: Life, model: ModelTimeline): void {
@@ -312,13 +357,15 @@ export class World {
     for (const model of timelines().filter(({ deletion }) => deletion === "none")) {
       model.deletion = "asked";
     }
+    this.#goingTenants.add(tenantId);
     await life.tenants.deleteTenant(tenantId);
     if (!life.isDead) {
       this.trace(`the tenant ${tenantId} is answered as deleted`);
       for (const model of timelines()) {
         model.deletion = "answered";
       }
-      this.tenants.splice(this.tenants.indexOf(tenantId), 1);
+      const at = this.tenants.indexOf(tenantId);
+      this.tenants.splice(at, at < 0 ? 0 : 1);
     }
   }
 
@@ -327,16 +374,49 @@ export class World {
     return toLsn(from + this.random.int((high - from) / RECORD_BYTES + 1) * RECORD_BYTES);
   }
 
-  /** Leases of the process before are asked for anew first. */
+  /** Of one timeline, or of all, with what it makes superfluous gone. */
+  async collectSome(life: Life, model: ModelTimeline): Promise<void> {
+    const all = this.random.bool();
+    for (const one of all ? this.#allLoaded(life) : [model]) {
+      await this.collect(life, one);
+      const timeline = this.loaded(life, one);
+      while (all && (await timeline?.compact("collect")) === true) {
+        this.count("compaction step");
+      }
+    }
+  }
+
+  /** Leases of the process before are asked for anew first, unless all of them hold without that. */
   async collect(life: Life, model: ModelTimeline): Promise<void> {
-    const timeline = this.loaded(life, model)!;
-    const cutoff = this.#lsnIn(Math.max(model.start, model.cutoff), timeline.lastRecordLsn);
-    if (this.isCurrent(life) && !this.renewLeases(life)) {
+    const timeline = this.loaded(life, model);
+    if (timeline === undefined) {
+      return;
+    }
+    const { lastRecordLsn: last } = timeline;
+    const low = Math.max(model.start, model.cutoff);
+    const cutoff = this.random.bool(0.3) ? last : this.#lsnIn(low, last);
+    const needsLeases = this.isCurrent(life) && !(this.#areHeld(life) && this.random.bool());
+    if (needsLeases && !this.renewLeases(life)) {
       return;
     }
     const before = timeline.diskConsistentLsn;
     model.cutoff = toLsn(Math.max(model.cutoff, Math.min(cutoff, before)));
+    const named = [...model.leases].filter(([, lease]) => lease.generation === life.generation);
     await timeline.advanceGcCutoff(cutoff);
+    await timeline.makeDurable();
+    for (const [lsn, lease] of life.isDead || !this.isCurrent(life) ? [] : named) {
+      lease.isKept ||= lsn < timeline.gcCutoffLsn;
+    }
+  }
+
+  /** Whether all leases are, by this process or by an index that it has found. */
+  #areHeld(life: Life): boolean {
+    return this.timelines.every((model) =>
+      [...model.leases].every(
+        ([lsn, { isKept, generation }]) =>
+          isKept || generation === life.generation || !model.hasLease(lsn),
+      ),
+    );
   }
 
   async compact(timeline: Timeline): Promise<void> {
@@ -362,17 +442,24 @@ export class World {
     if (!this.isCurrent(life) || model.leases.size > 3) {
       return;
     }
-    const lsn = this.#lsnIn(Math.max(model.start, model.cutoff), timeline.lastRecordLsn);
+    const low = this.random.bool(0.6) ? START : Math.max(model.start, model.cutoff);
+    const lsn = this.#lsnIn(low, timeline.lastRecordLsn);
     await this.#grantLease(life, model, timeline, lsn);
+    if (!life.isDead && this.random.bool()) {
+      await this.collect(life, model);
+    }
   }
 
   /** It is owed when no pageserver that was replaced can take it back. */
   async #grantLease(life: Life, model: ModelTimeline, timeline: Timeline, lsn: Lsn): Promise<void> {
-    const now = monotonicMs();
+    const givenMs = monotonicMs();
+    const isKept = model.leases.get(lsn)?.isKept ?? false;
     timeline.grantLease(lsn, LEASE_MS);
     await timeline.holdInStore();
     if (!life.isDead && this.isCurrent(life)) {
-      model.leases.set(lsn, now);
+      const { generation } = life;
+      model.leases.set(lsn, { givenMs, generation, isKept });
+      this.count(lsn < timeline.startLsn ? "lease of an ancestor's history" : "lease of its own");
     }
   }
 
@@ -462,8 +549,8 @@ export class World {
 
   #isPromised(life: Life, model: ModelTimeline, lsn: Lsn): boolean {
     const isBranchPoint = lsn === model.start && this.loaded(life, model)?.ancestor !== undefined;
-    const isKept = lsn >= model.cutoff || isBranchPoint || model.hasLease(lsn);
-    return model.isPromised && isKept && lsn >= model.start && this.isCurrent(life);
+    const isOwn = lsn >= model.start && (lsn >= model.cutoff || isBranchPoint);
+    return model.isPromised && (isOwn || model.hasLease(lsn)) && this.isCurrent(life);
   }
 
   async #readAt(life: Life, model: ModelTimeline, lsn: Lsn, keys: number): Promise<void> {
@@ -537,7 +624,9 @@ export class World {
     for (const model of this.timelines) {
       await this.ingest(life, model);
     }
-    this.renewLeases(life);
+    if (this.random.bool()) {
+      this.renewLeases(life);
+    }
   }
 }
 

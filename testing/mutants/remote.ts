@@ -126,6 +126,22 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "DeletionQueue: what is still being uploaded is deleted afterwards",
     },
     {
+      rule: "a timeline's index is put after the one that says that it is deleted",
+      file: "src/pageserver/remote/timeline-remote.ts",
+      search: "    this.#isDeleted = true;\n",
+      replace: "",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "deleteTimeline: what asks for an index in this generation meanwhile",
+    },
+    {
+      rule: "an index that goes between listing and reading is a damaged timeline",
+      file: "src/pageserver/remote/tenant-remote.ts",
+      search: 'if (code === "object-not-found") {',
+      replace: 'if (code === "") {',
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "load: a deletion that ends between the listing and the reading",
+    },
+    {
       rule: "a deleted timeline's newest index goes before the others",
       file: DELETIONS,
       search: "return [keys.filter((key) => !newest.has(key)), [...newest]];",

@@ -130,6 +130,59 @@ test("a deleted timeline stays deleted on an empty disk, and its objects go", as
   );
 });
 
+/** Puts of indexes wait while there is a gate, and an index that is `vanishing` goes right before it is read. */
+class SlowIndexStore extends MemoryObjectStore {
+  gate: PromiseWithResolvers<void> | undefined;
+  vanishing = false;
+
+  override async put(...[key, body, options]: Parameters<MemoryObjectStore["put"]>): Promise<void> {
+    if (key.includes("index_part")) {
+      await this.gate?.promise;
+    }
+    await super.put(key, body, options);
+  }
+
+  override async get(
+    ...[key, options]: Parameters<MemoryObjectStore["get"]>
+  ): Promise<Awaited<ReturnType<MemoryObjectStore["get"]>>> {
+    if (this.vanishing && key.includes("index_part")) {
+      await this.delete([key]);
+    }
+    return super.get(key, options);
+  }
+}
+
+test("deleteTimeline: what asks for an index in this generation meanwhile does not bring it back", async () => {
+  const store = new SlowIndexStore();
+  await using first = await StorageFixture.create({ store });
+  const { timelineId } = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const tenant = second.manager.tenant(first.tenantId);
+  store.gate = Promise.withResolvers();
+  const held = tenant.timeline(timelineId).holdInStore();
+  const deleted = tenant.deleteTimeline(timelineId);
+  // It is behind the other index now.
+  await sleep(100);
+  const settled = tenant.makeDurable();
+  store.gate.resolve();
+  await Promise.all([held, deleted, settled]);
+  await using third = await StorageFixture.attach(first.tenantId, { store });
+  assert.deepEqual(third.manager.tenant(first.tenantId).timelines, []);
+});
+
+test("load: a deletion that ends between the listing and the reading leaves nothing damaged", async () => {
+  const store = new SlowIndexStore();
+  await using first = await StorageFixture.create({ store });
+  const { timelineId } = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await first.manager.tenant(first.tenantId).deleteTimeline(timelineId);
+  store.vanishing = true;
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const tenant = second.manager.tenant(first.tenantId);
+  assert.ok(!store.keys.some((key) => key.includes("index_part")));
+  assert.deepEqual([...tenant.brokenTimelines], []);
+  assert.deepEqual(tenant.timelines, []);
+});
+
 test("a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer", async () => {
   const store = new MemoryObjectStore();
   await using first = await StorageFixture.create({ store });

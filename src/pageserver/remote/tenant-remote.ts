@@ -109,7 +109,10 @@ export class TenantRemote implements TimelineOwner {
     await this.storage.requireCurrent(`settings of tenant ${this.#tenantId} do not count here`);
   }
 
-  /** `unavailable`; damaged ones are told apart. Also what `list` throws. */
+  /**
+   * Those that are not there any more, as the end of a deletion came in between, are left out. `unavailable`; damaged ones are
+   * told apart. Also what `list` throws.
+   */
   async read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>> {
     const first = await this.#read(names);
     const deleted = new Set(
@@ -118,16 +121,26 @@ export class TenantRemote implements TimelineOwner {
     const isBranchOfDeleted = ({ index }: RemoteIndex<IndexPart>) =>
       index.ancestor !== undefined && deleted.has(index.ancestor.timelineId);
     const torn = new Set(first.timelines.filter(isBranchOfDeleted).map((one) => one.timelineId));
+    for (const [timelineId, { code }] of first.damaged) {
+      if (code === "object-not-found") {
+        torn.add(timelineId);
+      }
+    }
     if (torn.size === 0) {
       return first;
     }
-    // A pageserver that is being replaced detaches branches, then deletes: what was read before and after that does not fit.
+    // A pageserver that is being replaced detaches branches, then deletes, and lists of deletions that a former life left are
+    // carried out: what was listed or read before and after that does not fit.
     const { indexes } = await this.list();
     const again = await this.#read(new Map([...indexes].filter(([id]) => torn.has(id))));
-    const kept = first.timelines.filter(({ timelineId }) => !torn.has(timelineId));
+    const isKept = (timelineId: TimelineId) => !torn.has(timelineId);
+    const damaged = [...first.damaged].filter(([timelineId]) => isKept(timelineId));
     return {
-      timelines: [...kept, ...again.timelines],
-      damaged: new Map([...first.damaged, ...again.damaged]),
+      timelines: [
+        ...first.timelines.filter(({ timelineId }) => isKept(timelineId)),
+        ...again.timelines,
+      ],
+      damaged: new Map([...damaged, ...again.damaged]),
     };
   }
 

@@ -55,6 +55,8 @@ export class TimelineRemote {
   /** The store has an index of this generation. */
   #hasIndex = false;
   #closed = false;
+  /** The last index that is put says so: none of the timeline comes after it. */
+  #isDeleted = false;
   #consistentLsn: Lsn = INVALID;
   #last: Promise<void> | undefined;
   /** As the index in the store has it. */
@@ -152,6 +154,9 @@ export class TimelineRemote {
   }
 
   #put(): Promise<void> {
+    if (this.#isDeleted) {
+      return this.#last!;
+    }
     const queue = this.#queueNow();
     const { index, ownedLayers } = this.#timeline;
     const keys: string[] = [];
@@ -276,9 +281,9 @@ export class TimelineRemote {
     await withTimeout(this.ready, this.#timeline.timelineId);
     const queue = this.#queueNow();
     // Of the queue's indexes the last one stays, whatever its LSN.
-    const durable = this.#putIndex(queue, index, queue.lastLsn, []).then(() =>
-      this.#expectCurrent("is deleted"),
-    );
+    const put = this.#putIndex(queue, index, queue.lastLsn, []);
+    this.#isDeleted = true;
+    const durable = put.then(() => this.#expectCurrent("is deleted"));
     await withTimeout(durable, this.#timeline.timelineId);
   }
 

@@ -164,6 +164,8 @@ export class Tenant {
   ): Promise<StoredTimelines> {
     const indexes = new Map<TimelineId, IndexName | RemoteIndex<IndexPart>>(names);
     const deleted = new Map<TimelineId, number>();
+    /** Of these nothing is left in the store. */
+    const gone = new Map<TimelineId, number>();
     const isNewer = ({ timelineId, generation }: IndexName) =>
       generation > (parts.get(timelineId)?.generation ?? 0);
     const newer = new Map([...names].filter(([, name]) => isNewer(name)));
@@ -173,6 +175,13 @@ export class Tenant {
       }
     }
     const { timelines, damaged } = await this.#remote!.read(newer);
+    const found = new Set([...timelines.map((one) => one.timelineId), ...damaged.keys()]);
+    for (const { timelineId, generation } of newer.values()) {
+      if (!found.has(timelineId)) {
+        gone.set(timelineId, generation);
+        await this.#forgetLocal(timelineId, parts);
+      }
+    }
     const taken = timelines.map((stored) => async () => {
       const { index, timelineId } = stored;
       if (index.deleted) {
@@ -194,7 +203,7 @@ export class Tenant {
       );
     });
     await someAtOnce(taken);
-    for (const timelineId of strayBranches(parts.values(), deleted)) {
+    for (const timelineId of strayBranches(parts.values(), new Map([...gone, ...deleted]))) {
       this.#logger.info(
         { timeline: timelineId },
         "a replaced pageserver made it, of what is deleted",
