@@ -239,8 +239,11 @@ export class World {
     const kinds = ["unavailable", "conflict", "fenced", "not-found", "invalid"];
     const isStale = !this.isCurrent(life);
     // Its layers may have been deleted in the store.
-    const mayFail =
-      isStorage && (kinds.includes(error.kind) || (isStale && error.kind === "corrupt"));
+    const isLost = isStale && isStorage && error.kind === "corrupt";
+    // A tenant's directory goes under whatever else goes on there.
+    const isUnderDeletion =
+      this.#goingTenants.size > 0 && isStorage && error.message.includes("ENOENT");
+    const mayFail = isStorage && (kinds.includes(error.kind) || isLost || isUnderDeletion);
     if (!mayFail) {
       this.violation ??= new Error(what, { cause: error });
     }

@@ -139,6 +139,14 @@ const deletions: readonly Variant[] = [
     232,
   ),
   without(
+    "detached-before-the-store-knows",
+    "an ancestor keeps what a branch reads until the store knows of its detachment",
+    `${STORAGE}timeline.ts`,
+    "      if (this.#remote === undefined) {\n        this.#letAncestorGo();",
+    "      if (this.#ancestor === undefined) {\n        this.#letAncestorGo();",
+    267,
+  ),
+  without(
     "vanished-index-is-damage",
     "an index that goes between listing and reading is that of a deleted timeline",
     `${REMOTE}tenant-remote.ts`,

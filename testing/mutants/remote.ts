@@ -134,6 +134,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "deleteTimeline: what asks for an index in this generation meanwhile",
     },
     {
+      rule: "an ancestor lets go of a detached branch before the store knows",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "      if (this.#remote === undefined) {\n        this.#letAncestorGo();",
+      replace: "      if (this.#ancestor === undefined) {\n        this.#letAncestorGo();",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "detachFromAncestor: the ancestor keeps the branch point",
+    },
+    {
       rule: "an index that goes between listing and reading is a damaged timeline",
       file: "src/pageserver/remote/tenant-remote.ts",
       search: 'if (code === "object-not-found") {',

@@ -170,6 +170,24 @@ test("deleteTimeline: what asks for an index in this generation meanwhile does n
   assert.deepEqual(third.manager.tenant(first.tenantId).timelines, []);
 });
 
+test("detachFromAncestor: the ancestor keeps the branch point until the store knows", async () => {
+  const store = new SlowIndexStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const branch = await first.manager.tenant(first.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: root.timelineId,
+  });
+  store.gate = Promise.withResolvers();
+  await branch.detachFromAncestor();
+  assert.equal(branch.ancestor, undefined);
+  // Whoever took over now would read on there.
+  assert.deepEqual([...root.branchPoints.lsns], [branch.startLsn]);
+  store.gate.resolve();
+  await branch.makeDurable();
+  assert.deepEqual([...root.branchPoints.lsns], []);
+});
+
 test("load: a deletion that ends between the listing and the reading leaves nothing damaged", async () => {
   const store = new SlowIndexStore();
   await using first = await StorageFixture.create({ store });

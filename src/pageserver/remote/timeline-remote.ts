@@ -40,6 +40,8 @@ export interface UploadedTimeline {
   readonly index: IndexPart;
   /** The files that the index names. */
   readonly ownedLayers: readonly StoredLayer[];
+  /** Called for each that is durable in the store. */
+  indexStored?(index: IndexPart): void;
 }
 
 export class TimelineRemote {
@@ -189,6 +191,7 @@ export class TimelineRemote {
     durable.then(
       () => {
         this.#storedAncestor = index.ancestor?.timelineId;
+        this.#timeline.indexStored?.(index);
         this.#storedLsn = queue.remoteConsistentLsn;
         this.#hasIndex = true;
         this.#letGoIfIdle(queue);

@@ -48,6 +48,18 @@ export class BranchPoints {
     this.#counts.set(lsn, (this.#counts.get(lsn) ?? 0) + 1);
   }
 
+  /** The same, until what it returns is called, once or more. */
+  hold(lsn: Lsn): () => void {
+    this.add(lsn);
+    let isHeld = true;
+    return () => {
+      if (isHeld) {
+        isHeld = false;
+        this.remove(lsn);
+      }
+    };
+  }
+
   remove(lsn: Lsn): void {
     const count = this.#counts.get(lsn)! - 1;
     if (count === 0) {

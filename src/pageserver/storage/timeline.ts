@@ -76,6 +76,8 @@ export class Timeline implements TimelineStorage {
   #closed = false;
   #ended: Promise<void> | undefined;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
+  /** Its ancestor need keep nothing for it any more: once the store knows, too, as whoever takes over reads on there. */
+  readonly #letAncestorGo: () => void;
   #ancestorReady: boolean;
   readonly leases = new Leases();
   /** Those that the index names. */
@@ -113,7 +115,7 @@ export class Timeline implements TimelineStorage {
     this.tenantId = part.tenantId;
     this.timelineId = part.timelineId;
     this.#ancestor = ancestor && { timeline: ancestor, lsn: part.ancestor!.lsn };
-    ancestor?.branchPoints.add(this.ancestorLsn);
+    this.#letAncestorGo = ancestor?.branchPoints.hold(this.ancestorLsn) ?? (() => undefined);
     this.startLsn = part.startLsn;
     this.pgVersion = part.pgVersion;
     this.dataChecksums = part.dataChecksums;
@@ -293,10 +295,7 @@ export class Timeline implements TimelineStorage {
     return isKept(this, lsn, recordBoundary(lsn, this.walSegmentSize));
   }
 
-  /**
-   * The state at `lsn` stays readable for `lengthMs` from now on, whatever is collected. `invalid` where it
-   * is not readable any more.
-   */
+  /** The state at `lsn` stays readable for `lengthMs` from now on, whatever is collected. `invalid` where it is not readable any more. */
   grantLease(lsn: Lsn, lengthMs: number): void {
     this.#checkReadable(lsn);
     this.holdInStore().catch(() => undefined);
@@ -311,15 +310,11 @@ export class Timeline implements TimelineStorage {
     }
   }
 
-  /**
-   * After a restart an ancestor stands at its last flush and takes in the rest from the safekeepers
-   * again; until it has reached the branch point, this timeline's base is incomplete.
-   */
+  /** After a restart an ancestor takes in from the safekeepers what was not flushed; until it is at the branch point, this one's base is incomplete. */
   #checkAncestorReady(): boolean {
-    const { ancestor } = this;
+    const up = this.ancestor;
     this.#ancestorReady =
-      ancestor === undefined ||
-      (ancestor.lastRecordLsn >= this.ancestorLsn && ancestor.#checkAncestorReady());
+      up === undefined || (up.lastRecordLsn >= this.ancestorLsn && up.#checkAncestorReady());
     return this.#ancestorReady;
   }
 
@@ -337,8 +332,7 @@ export class Timeline implements TimelineStorage {
     const left = Math.max(0, timeoutMs - (monotonicMs() - started));
     const reached = await this.#recordWaiters.wait(lsn, left);
     if (!reached) {
-      const last = formatLsn(this.lastRecordLsn);
-      const message = `timed out after ${timeoutMs} ms waiting for ${formatLsn(lsn)}, last record is at ${last}`;
+      const message = `timed out after ${timeoutMs} ms waiting for ${formatLsn(lsn)}, last record is at ${formatLsn(this.lastRecordLsn)}`;
       throw new StorageError("unavailable", "lsn-timeout", message);
     }
   }
@@ -395,8 +389,7 @@ export class Timeline implements TimelineStorage {
     this.#startFlushing();
   }
 
-  /** Flushes everything up to the present lastRecordLsn. Rejects with the failure where a try fails;
-   *  it is tried again in the background all the same. */
+  /** Flushes everything up to the present lastRecordLsn. Rejects where a try fails; it is tried again in the background all the same. */
   async checkpoint(): Promise<void> {
     const target = this.lastRecordLsn;
     this.freeze();
@@ -428,7 +421,6 @@ export class Timeline implements TimelineStorage {
 
   async #flushAll(): Promise<void> {
     const { signal } = this.#closing;
-    const { flushRetryMs } = this.#resources.config;
     const flushing = { tenantId: this.tenantId, isUrgent: () => this.#flushIsUrgent, signal };
     let failures = 0;
     while (this.#map.frozen.length > 0 && !signal.aborted) {
@@ -443,6 +435,7 @@ export class Timeline implements TimelineStorage {
         failures++;
         this.#logger.error({ error, failures }, "layer flush failed, trying again");
         this.#diskWaiters.fail(error);
+        const { flushRetryMs } = this.#resources.config;
         const wait = Math.min(MAX_RETRY_MS, flushRetryMs * 2 ** Math.min(failures - 1, 10));
         await sleep(wait, signal).catch(() => undefined);
       }
@@ -485,8 +478,8 @@ export class Timeline implements TimelineStorage {
   }
 
   /**
-   * The one way to change the layers. When it resolves, an index with the change is durable, reads see
-   * it, and layers that no timeline has any more are on their way out. One at a time, in order.
+   * The one way to change the layers. When it resolves, an index with the change is durable, reads see it, and layers that
+   * no timeline has any more are on their way out. One at a time, in order.
    */
   #commit(edit: LayerEdit, change: IndexChange): Promise<void> {
     const commit = this.#lastCommit.then(() => this.#commitNow(edit, change));
@@ -521,7 +514,10 @@ export class Timeline implements TimelineStorage {
       map.replaceFrozen(flushed, files);
     } else if (detached === true) {
       map.cutOff(files);
-      this.leaveAncestor();
+      this.#ancestor = undefined;
+      if (this.#remote === undefined) {
+        this.#letAncestorGo();
+      }
       // Its ancestors' history is its own now, unless it has dropped a part of what came after.
       if (this.#gcCutoffLsn === this.startLsn) {
         this.#gcCutoffLsn = part.gcCutoffLsn;
@@ -637,10 +633,7 @@ export class Timeline implements TimelineStorage {
     return retainedLsns(cutoff, this.branchPoints.lsns, leased);
   }
 
-  /**
-   * From here on nothing below `lsn` is readable but branch points and leases; at most what is on disk. Never goes back.
-   * What that makes superfluous goes with later compactions.
-   */
+  /** From here on nothing below `lsn`, at most what is on disk, is readable but branch points and leases. The rest goes with later compactions. */
   async advanceGcCutoff(lsn: Lsn): Promise<void> {
     const cutoff = minLsn(lsn, this.#diskConsistentLsn);
     if (cutoff > this.#gcCutoffLsn) {
@@ -791,9 +784,16 @@ export class Timeline implements TimelineStorage {
     }
   }
 
-  /** It needs nothing of its ancestor any more: it has its own, or is deleted for good. */
+  /** It is deleted for good. */
   leaveAncestor(): void {
-    this.#ancestor?.timeline.branchPoints.remove(this.#ancestor.lsn);
+    this.#letAncestorGo();
     this.#ancestor = undefined;
+  }
+
+  /** The store has this index of it. A deletion ends on the disk, too: with `leaveAncestor`. */
+  indexStored({ ancestor, deleted }: IndexPart): void {
+    if (ancestor === undefined && !deleted) {
+      this.#letAncestorGo();
+    }
   }
 }
