@@ -53,7 +53,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "longest-log-wins",
     rule: "the donor has the highest last log term, only then the longest log",
-    seed: 76,
+    seed: 214,
     changes: [
       {
         file: PROPOSER,
@@ -109,7 +109,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "commits-old-terms",
     rule: "a position counts for the commit only from L on",
-    seed: 2,
+    seed: 4,
     changes: [
       {
         file: PROPOSER,
@@ -181,7 +181,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "pageserver-reads-past-commit",
     rule: "pageservers get WAL up to the commit LSN only",
-    seed: 2,
+    seed: 4,
     changes: [
       {
         file: ACCEPTOR,

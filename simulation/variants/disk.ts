@@ -75,7 +75,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "segment-entry-not-synced",
     rule: "a new segment's directory entry is durable before WAL in it is acknowledged",
-    seed: 10,
+    seed: 2,
     changes: [
       {
         file: STORAGE,
@@ -113,7 +113,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "removes-what-an-offline-peer-lacks",
     rule: "without an object store, WAL stays that any safekeeper lacks, also one that is away",
-    seed: 2,
+    seed: 655,
     changes: [
       {
         file: "src/walproposer/proposer.ts",
@@ -125,7 +125,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "removes-before-the-control-file",
     rule: "the control file says where a restart looks for the log's end before WAL goes that it looked at",
-    seed: 18,
+    seed: 407,
     changes: [
       {
         file: "src/safekeeper/timeline.ts",

@@ -70,15 +70,17 @@ export interface FrameRange {
   readonly end: number;
 }
 
-/** The object; others may have their turn at each step. */
+/** The object; others may have their turn between two frames. */
 export function* encodeStoredSegment(segment: SegmentBytes): Generator<void, Uint8Array, unknown> {
   const { startLsn, segmentSize, begin, bytes } = segment;
   const frames: Uint8Array[] = [];
   for (let at = begin; at < bytes.length; at += FRAME_BYTES) {
+    if (at > begin) {
+      yield;
+    }
     const raw = bytes.subarray(at, at + FRAME_BYTES);
     const packed = zstdCompressSync(raw, ZSTD);
     frames.push(packed.length <= raw.length - raw.length / 8 ? packed : raw);
-    yield;
   }
   const head = new Uint8Array(FIXED_BYTES + FRAME_ENTRY_BYTES * frames.length + 4);
   head.set(MAGIC);
@@ -165,7 +167,7 @@ export function framesOf(head: StoredSegmentHead, start: number, end: number): F
 
 /**
  * Bytes [start, end) of the segment, at most up to the head's end, out of the frames `range` of them, `stored`; others may have
- * their turn at each step. StorageError `corrupt`.
+ * their turn between two frames. StorageError `corrupt`.
  */
 export function* decodeFrames(
   head: StoredSegmentHead,
@@ -176,6 +178,9 @@ export function* decodeFrames(
 ): Generator<void, Uint8Array, unknown> {
   const bytes = new Uint8Array(end - start);
   for (let i = range.first; i < range.last; i++) {
+    if (i > range.first) {
+      yield;
+    }
     const from = head.begin + i * head.frameBytes;
     const at = head.offsets[i]! - range.start;
     const rawBytes = Math.min(head.frameBytes, head.end - from);
@@ -188,7 +193,6 @@ export function* decodeFrames(
     }
     const skipped = Math.max(0, start - from);
     bytes.set(raw.subarray(skipped, Math.max(skipped, end - from)), from + skipped - start);
-    yield;
   }
   return bytes;
 }

@@ -215,8 +215,11 @@ export class StoredWal {
     let sizeBytes: number;
     let found: StoredSegmentHead | undefined;
     try {
-      sizeBytes = yield* head(key);
-      ({ head: found } = yield* this.#openObject(key, lsn));
+      const object = yield* this.#openObject(key, lsn);
+      const { length } = object.firstBytes;
+      found = object.head;
+      // A small one is there with its first bytes.
+      sizeBytes = length > 0 && length < MAX_HEAD_BYTES ? length : yield* head(key);
     } catch (error) {
       throw this.#readError(error, lsn);
     }
