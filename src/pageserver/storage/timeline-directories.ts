@@ -141,18 +141,19 @@ export class TimelineDirectories {
    */
   async sweep(parts: ReadonlyMap<TimelineId, IndexPart>, areAll: boolean): Promise<Swept> {
     const named = new Set<string>();
-    const makers = new Set<TimelineId>();
-    for (const { layers } of parts.values()) {
+    // Those that have layers may make some at once, also where all that they have were made by others.
+    const busy = new Set<TimelineId>();
+    for (const { timelineId, layers } of parts.values()) {
       for (const { maker, fileName } of layers) {
         named.add(join(this.of(maker), fileName));
-        makers.add(maker);
+        busy.add(maker).add(timelineId);
       }
     }
     const absent = new Set(named);
     const left: TimelineId[] = [];
     for (const name of this.#disk.list(this.path)) {
       const timelineId = name as TimelineId;
-      if (parts.has(timelineId) && !makers.has(timelineId)) {
+      if (parts.has(timelineId) && !busy.has(timelineId)) {
         left.push(timelineId);
       } else if (this.#disk.isDirectory(join(this.path, name))) {
         const isNamed = (path: string) => {

@@ -504,6 +504,21 @@ test("load: where no layers are, what a crash leaves is removed behind the start
   assert.equal(loaded.remoteConsistentLsn, lastRecordLsn);
 });
 
+test("load: what a crash leaves is removed, too, where all layers are the former ancestor's", async () => {
+  await using fixture = await StorageFixture.create();
+  const { timelineId } = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branch = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+  await (await tenant.createBranch(branch)).detachFromAncestor();
+  const [{ path, fileName }] = tenant.timeline(timelineId).layers as [LayerFile];
+  await fixture.close();
+  const directory = join(fixture.timelinesDirectory, branch.timelineId);
+  writeFileSync(join(directory, fileName), readFileSync(path));
+  await fixture.open();
+  await fixture.manager.tenant(fixture.tenantId).swept;
+  assert.deepEqual(readdirSync(directory), ["index_part.json"]);
+});
+
 test("isKept: where a branch begins stays readable below its own cutoff, as its ancestor keeps it", async () => {
   await using fixture = await StorageFixture.create();
   const root = await fixture.createRoot();
