@@ -44,11 +44,13 @@ test("pageservers: every seed keeps what was promised, and leaves nothing behind
 test("pageservers: the same seed is the same run, step by step", async () => {
   const lines = async () => {
     const trace: string[] = [];
-    await runPageservers(7, (text) => trace.push(text));
+    for (const seed of [7, 8, 9]) {
+      await runPageservers(seed, (text) => trace.push(text));
+    }
     return trace;
   };
   const first = await lines();
-  assert.ok(first.length > 30, `${first.length} lines`);
+  assert.ok(first.length > 100, `${first.length} lines`);
   assert.deepEqual(await lines(), first);
 });
 

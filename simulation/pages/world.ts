@@ -457,7 +457,7 @@ export class World {
   async #grantLease(life: Life, model: ModelTimeline, timeline: Timeline, lsn: Lsn): Promise<void> {
     const givenMs = monotonicMs();
     const isKept = model.leases.get(lsn)?.isKept ?? false;
-    timeline.grantLease(lsn, LEASE_MS);
+    await timeline.promiseLease(lsn, LEASE_MS);
     await timeline.holdInStore();
     if (!life.isDead && this.isCurrent(life)) {
       const { generation } = life;

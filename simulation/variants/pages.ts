@@ -37,8 +37,8 @@ const uploads: readonly Variant[] = [
     "told-without-validation",
     "remote_consistent_lsn is told in a generation that was current after the put",
     `${REMOTE}timeline-remote.ts`,
-    "lsn > this.#consistentLsn && (await this.#tenant.storage.isCurrent())",
-    "lsn > this.#consistentLsn",
+    "isNews && (await this.#tenant.storage.isCurrent())",
+    "isNews",
   ),
   without(
     "told-above-what-is-here",
@@ -379,9 +379,9 @@ const disk: readonly Variant[] = [
   without(
     "flushed-too-far",
     "disk_consistent_lsn is that of what was flushed",
-    `${STORAGE}timeline.ts`,
+    "src/pageserver/flush/timeline-flush.ts",
     "const lsn = layer.consistentLsn;",
-    "const lsn = this.lastRecordLsn;",
+    "const lsn = this.#timeline.map.lastRecordLsn;",
   ),
 ];
 

@@ -2,6 +2,7 @@
 
 import type { MutantPart } from "./mutant.ts";
 
+const FLUSH = "src/pageserver/flush/timeline-flush.ts";
 const RETENTION = "src/pageserver/storage/retention.ts";
 const TIMELINE = "src/pageserver/storage/timeline.ts";
 const TIMELINE_TEST = "src/pageserver/storage/timeline.test.ts";
@@ -222,9 +223,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "the index claims one record more than is on disk",
-      file: TIMELINE,
-      search: "const lsn = layer.consistentLsn;\n    await this.#commit(",
-      replace: "const lsn = layer.lsnEnd;\n    await this.#commit(",
+      file: FLUSH,
+      search: "const lsn = layer.consistentLsn;",
+      replace: "const lsn = layer.lsnEnd;",
       test: TIMELINE_TEST,
       name: "checkpoint: with no pages in the WAL, only the index moves on",
     },
@@ -563,9 +564,9 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     },
     {
       rule: "an index says more than its layers have",
-      file: "src/pageserver/storage/timeline.ts",
+      file: FLUSH,
       search: "const lsn = layer.consistentLsn;",
-      replace: "const lsn = this.lastRecordLsn;",
+      replace: "const lsn = this.#timeline.map.lastRecordLsn;",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "storage keeps what it owes through power cuts and kills at any operation",
     },

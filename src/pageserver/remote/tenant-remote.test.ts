@@ -188,6 +188,41 @@ test("detachFromAncestor: the ancestor keeps the branch point until the store kn
   assert.deepEqual([...root.branchPoints.lsns], []);
 });
 
+test("detachFromAncestor: a pageserver that was replaced does not let go of what its successor reads", async () => {
+  const store = new SlowIndexStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const branch = await first.manager.tenant(first.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: root.timelineId,
+  });
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  assert.notEqual(second.manager.timeline(first.tenantId, branch.timelineId).ancestor, undefined);
+  await branch.detachFromAncestor();
+  await assert.rejects(branch.makeDurable(), { code: "stale-generation" });
+  assert.deepEqual([...root.branchPoints.lsns], [branch.startLsn]);
+});
+
+test("detachFromAncestor: after a restart the ancestor still keeps the branch point until the store knows", async () => {
+  const store = new SlowIndexStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { timelineId } = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const branch = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+  const tenant = () => fixture.manager.tenant(fixture.tenantId);
+  const { startLsn } = await tenant().createBranch(branch);
+  const held = () => [...tenant().timeline(timelineId).branchPoints.lsns];
+  store.gate = Promise.withResolvers();
+  await tenant().timeline(branch.timelineId).detachFromAncestor();
+  await fixture.reopen();
+  assert.deepEqual(held(), [startLsn]);
+  store.gate.resolve();
+  await tenant().timeline(branch.timelineId).makeDurable();
+  assert.deepEqual(held(), []);
+  // The index still says so; but the store has it.
+  await fixture.reopen();
+  await eventually("it is seen", async () => held().length === 0 || undefined);
+});
+
 test("load: a deletion that ends between the listing and the reading leaves nothing damaged", async () => {
   const store = new SlowIndexStore();
   await using first = await StorageFixture.create({ store });

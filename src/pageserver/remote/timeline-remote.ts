@@ -40,8 +40,8 @@ export interface UploadedTimeline {
   readonly index: IndexPart;
   /** The files that the index names. */
   readonly ownedLayers: readonly StoredLayer[];
-  /** Called for each that is durable in the store. */
-  indexStored?(index: IndexPart): void;
+  /** Called where an index that is news is in the store for good: whoever takes over from here on sees it, or a later one. */
+  indexCounts?(index: IndexPart): void;
 }
 
 export class TimelineRemote {
@@ -98,7 +98,8 @@ export class TimelineRemote {
     for (const { file, maker } of this.#timeline.ownedLayers) {
       file.isStored ||= named.has(`${maker}/${file.fileName}`);
     }
-    if (index === undefined || !isSame(index, this.#timeline.index)) {
+    const isOpen = index?.detachedFrom !== undefined;
+    if (index === undefined || isOpen || !isSame(index, this.#timeline.index)) {
       void this.#put();
     }
   }
@@ -191,21 +192,23 @@ export class TimelineRemote {
     durable.then(
       () => {
         this.#storedAncestor = index.ancestor?.timelineId;
-        this.#timeline.indexStored?.(index);
         this.#storedLsn = queue.remoteConsistentLsn;
         this.#hasIndex = true;
         this.#letGoIfIdle(queue);
-        void this.#confirm(queue.remoteConsistentLsn);
+        void this.#confirm(index, queue.remoteConsistentLsn);
       },
       () => undefined,
     );
     return durable;
   }
 
-  async #confirm(lsn: Lsn): Promise<void> {
+  /** The store has the index, which has everything up to `lsn`: does it count? */
+  async #confirm(index: IndexPart, lsn: Lsn): Promise<void> {
     try {
-      if (lsn > this.#consistentLsn && (await this.#tenant.storage.isCurrent())) {
+      const isNews = index.detachedFrom !== undefined || lsn > this.#consistentLsn;
+      if (isNews && (await this.#tenant.storage.isCurrent())) {
         this.#consistentLsn = lsn > this.#consistentLsn ? lsn : this.#consistentLsn;
+        this.#timeline.indexCounts?.(index);
       }
     } catch (error) {
       const { signal, logger } = this.#tenant.storage.access;
@@ -250,14 +253,18 @@ export class TimelineRemote {
     }
   }
 
-  /** Resolves when the index in the store does not name `ancestor` any more. Errors as `hold`. */
+  /** Resolves when whoever takes over sees that it does not read on in `ancestor` any more. Errors as `makeDurable`. */
   async whenDetachedFrom(ancestor: TimelineId): Promise<void> {
     const { timelineId } = this.#timeline;
     if (!this.#isReady) {
       await withTimeout(this.ready, timelineId);
     }
-    if (this.#storedAncestor === ancestor && this.#last !== undefined) {
+    const { detachedFrom } = this.#timeline.index;
+    const isOpen = this.#storedAncestor === ancestor || detachedFrom?.timelineId === ancestor;
+    if (isOpen && this.#last !== undefined) {
       await withTimeout(this.#last, timelineId);
+      await this.#expectCurrent("is detached");
+      this.#timeline.indexCounts?.(this.#timeline.index);
     }
   }
 

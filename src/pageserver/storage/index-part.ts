@@ -37,6 +37,8 @@ export interface IndexPart {
   readonly gcCutoffLsn: Lsn;
   /** LSNs that leases held when this was written, ascending: whoever has one finds it again after a restart. Undefined: not known. */
   readonly leases?: readonly Lsn[] | undefined;
+  /** What it was detached from, while an index in the object store may still read on there. */
+  readonly detachedFrom?: IndexPart["ancestor"];
   readonly layers: readonly IndexLayer[];
   /** Of the process that wrote it. */
   readonly generation: number;
@@ -77,6 +79,7 @@ const schema = z.object({
   prev_record_lsn: lsnSchema,
   gc_cutoff_lsn: lsnSchema.optional(),
   leases: z.array(lsnSchema).optional(),
+  detached_from: z.object({ timeline_id: z.string(), lsn: lsnSchema }).optional(),
   generation: z.int().min(1).max(0xffff_ffff).default(FIRST_LAYER_NUMBER.generation),
   deleted: z.boolean().default(false),
   layers: z.array(
@@ -105,6 +108,14 @@ export function encodeIndexPart(part: IndexPart): string {
     prev_record_lsn: formatLsn(part.prevRecordLsn),
     gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
     ...(part.leases === undefined ? {} : { leases: part.leases.map(formatLsn) }),
+    ...(part.detachedFrom === undefined
+      ? {}
+      : {
+          detached_from: {
+            timeline_id: part.detachedFrom.timelineId,
+            lsn: formatLsn(part.detachedFrom.lsn),
+          },
+        }),
     generation: part.generation,
     ...(part.deleted ? { deleted: true } : {}),
     layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
@@ -150,6 +161,10 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
     prevRecordLsn: data.prev_record_lsn,
     gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
     leases: data.leases,
+    detachedFrom: data.detached_from && {
+      timelineId: parseTimelineId(data.detached_from.timeline_id),
+      lsn: data.detached_from.lsn,
+    },
     generation: data.generation,
     deleted: data.deleted,
     layers: data.layers.map((layer) => ({

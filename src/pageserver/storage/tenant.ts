@@ -148,6 +148,13 @@ export class Tenant {
     for (const part of parts.values()) {
       this.#loadTimeline(part, parts, stored.indexes);
     }
+    for (const timeline of this.#timelines.values()) {
+      const { detachedFrom } = timeline;
+      const ancestor = detachedFrom && this.#timelines.get(detachedFrom.timelineId);
+      if (ancestor !== undefined) {
+        timeline.holdIn(ancestor);
+      }
+    }
     this.swept = areAll ? this.#sweepLeft(left) : Promise.resolve();
     for (const timelineId of stored.deleted) {
       this.#deleteObjects(timelineId);

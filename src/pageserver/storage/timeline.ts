@@ -1,18 +1,15 @@
 // One timeline's versioned store: puts into the open layer, reads through the layer path, flushes.
 
 import assert from "node:assert/strict";
-import { monotonicMs, sleep } from "../../base/clock.ts";
-import { REAL_DISK } from "../../base/disk.ts";
+import { monotonicMs } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import { type LayerFate, LSN_LEASE_MS } from "../api.ts";
-import { flushPages, SLICE_MS } from "../flush/flush-pages.ts";
-import { type FlushResult, writeFrozenLayer } from "../flush/layer-flush.ts";
+import { type FlushedTimeline, TimelineFlush } from "../flush/timeline-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
-import type { OpenLayer } from "../layers/open-layer.ts";
 import {
   VALUE_DELTA,
   VALUE_DELTA_INIT,
@@ -48,7 +45,6 @@ const DONE: Promise<void> = Promise.resolve();
 const NOTHING_TO_COMPACT = Promise.resolve(false);
 const NO_EDIT: LayerEdit = { add: [], remove: [] };
 const EMPTY = new Uint8Array(0);
-const MAX_RETRY_MS = 30_000;
 /** WAL that touches few pages is flushed too, or safekeepers would keep it for long. */
 const MAX_LSN_DISTANCE_FACTOR = 4;
 
@@ -69,7 +65,6 @@ export class Timeline implements TimelineStorage {
   readonly #map: LayerMap;
   readonly #reader: TimelineReader;
   readonly #recordWaiters = new LsnWaiters();
-  readonly #diskWaiters = new LsnWaiters();
   readonly #closing = new AbortController();
   /** Why no WAL is taken in any more. */
   #ingestFailure: StorageError | undefined;
@@ -77,7 +72,9 @@ export class Timeline implements TimelineStorage {
   #ended: Promise<void> | undefined;
   #ancestor: { readonly timeline: Timeline; readonly lsn: Lsn } | undefined;
   /** Its ancestor need keep nothing for it any more: once the store knows, too, as whoever takes over reads on there. */
-  readonly #letAncestorGo: () => void;
+  #letAncestorGo: () => void;
+  /** Until then the index says what is kept, for the life after this one. */
+  #detachedFrom: IndexPart["detachedFrom"];
   #ancestorReady: boolean;
   readonly leases = new Leases();
   /** Those that the index names. */
@@ -92,9 +89,7 @@ export class Timeline implements TimelineStorage {
   #diskPrevRecordLsn: Lsn;
   #gcCutoffLsn: Lsn;
   #lastFreezeMs = monotonicMs();
-  #flushing: Promise<void> | undefined;
-  /** For who waits for the next flush to end, or the timeline. */
-  #flushed: PromiseWithResolvers<void> | undefined;
+  #ownFlush: TimelineFlush | undefined;
   /** A flush in the background thread has ended, and no compaction has been looked for since. */
   hasNewLayer = false;
   #ownCompaction: TimelineCompaction | undefined;
@@ -116,6 +111,7 @@ export class Timeline implements TimelineStorage {
     this.timelineId = part.timelineId;
     this.#ancestor = ancestor && { timeline: ancestor, lsn: part.ancestor!.lsn };
     this.#letAncestorGo = ancestor?.branchPoints.hold(this.ancestorLsn) ?? (() => undefined);
+    this.#detachedFrom = part.detachedFrom;
     this.startLsn = part.startLsn;
     this.pgVersion = part.pgVersion;
     this.dataChecksums = part.dataChecksums;
@@ -152,6 +148,16 @@ export class Timeline implements TimelineStorage {
     const { tenantId: tenant, timelineId: timeline } = this;
     this.#ownLogger ??= this.#resources.logger.child({ tenant, timeline });
     return this.#ownLogger;
+  }
+
+  get #flush(): TimelineFlush {
+    this.#ownFlush ??= new TimelineFlush(
+      this.#flushed(),
+      this.#resources,
+      this.#logger,
+      this.#closing.signal,
+    );
+    return this.#ownFlush;
   }
 
   get #compaction(): TimelineCompaction {
@@ -265,11 +271,6 @@ export class Timeline implements TimelineStorage {
     }
   }
 
-  #endWaitForFlush(): void {
-    this.#flushed?.resolve();
-    this.#flushed = undefined;
-  }
-
   /** A closed timeline must not open its files again: they may be gone. */
   #checkOpen(): void {
     if (this.#closed) {
@@ -348,24 +349,7 @@ export class Timeline implements TimelineStorage {
   /** Undefined while ingest may go on; else resolves when enough frozen layers are on disk. */
   ingestReady(): Promise<void> | undefined {
     this.#resources.layerMemory.account(this, this.#map);
-    return this.#flushIsUrgent ? this.#ingestReady() : undefined;
-  }
-
-  get #flushIsUrgent(): boolean {
-    const { length } = this.#map.frozen;
-    const { config, layerMemory } = this.#resources;
-    return length >= config.maxFrozenLayers || (length > 0 && layerMemory.isCrowded);
-  }
-
-  /** A failed flush is tried again after a while; only the end of the timeline ends the wait. */
-  async #ingestReady(): Promise<void> {
-    while (this.#flushIsUrgent) {
-      if (this.#closing.signal.aborted) {
-        throw new StorageError("unavailable", "shutting-down", "the timeline is closing");
-      }
-      this.#flushed ??= Promise.withResolvers();
-      await this.#flushed.promise;
-    }
+    return this.#flush.isUrgent ? this.#flush.whenNotUrgent() : undefined;
   }
 
   makeRoom(): Promise<void> | undefined {
@@ -386,16 +370,16 @@ export class Timeline implements TimelineStorage {
   #freezeOpen(): void {
     this.#map.freezeOpen(this.#lastPutLsn, this.#prevRecordLsn);
     this.#lastFreezeMs = monotonicMs();
-    this.#startFlushing();
+    this.#flush.start();
   }
 
   /** Flushes everything up to the present lastRecordLsn. Rejects where a try fails; it is tried again in the background all the same. */
   async checkpoint(): Promise<void> {
     const target = this.lastRecordLsn;
     this.freeze();
-    this.#startFlushing();
     if (this.#diskConsistentLsn < target) {
-      await this.#diskWaiters.wait(target, Number.POSITIVE_INFINITY);
+      this.#flush.start();
+      await this.#flush.reached(target);
     }
   }
 
@@ -405,76 +389,6 @@ export class Timeline implements TimelineStorage {
       this.#lastFreezeMs = nowMs;
       this.freeze();
     }
-  }
-
-  #startFlushing(): void {
-    if (this.#flushing === undefined && this.#map.frozen.length > 0) {
-      this.#flushing = this.#flushAll().finally(() => {
-        this.#flushing = undefined;
-        // What was frozen after the last look.
-        if (!this.#closing.signal.aborted) {
-          this.#startFlushing();
-        }
-      });
-    }
-  }
-
-  async #flushAll(): Promise<void> {
-    const { signal } = this.#closing;
-    const flushing = { tenantId: this.tenantId, isUrgent: () => this.#flushIsUrgent, signal };
-    let failures = 0;
-    while (this.#map.frozen.length > 0 && !signal.aborted) {
-      try {
-        const layer = this.#map.frozen[0]!;
-        await this.#resources.flushInTurn(layer, flushing, () => this.#flushOldest(layer));
-        failures = 0;
-      } catch (error) {
-        if (signal.aborted) {
-          return;
-        }
-        failures++;
-        this.#logger.error({ error, failures }, "layer flush failed, trying again");
-        this.#diskWaiters.fail(error);
-        const { flushRetryMs } = this.#resources.config;
-        const wait = Math.min(MAX_RETRY_MS, flushRetryMs * 2 ** Math.min(failures - 1, 10));
-        await sleep(wait, signal).catch(() => undefined);
-      }
-    }
-  }
-
-  async #flushOldest(layer: OpenLayer): Promise<void> {
-    const added: SetLayer[] = [];
-    if (layer.entryCount > 0) {
-      const result = await this.#writeLayer(layer);
-      if (result.firstFailure !== undefined) {
-        this.#logger.error(
-          { failedImages: result.failedImages, first: result.firstFailure },
-          "pages could not be built during a flush; their deltas were kept",
-        );
-      }
-      const { fileName, sizeBytes } = result.layer;
-      const file = this.#layers.acquire(this.timelineId, fileName, sizeBytes);
-      added.push({ file, maker: this.timelineId, capLsn: MAX_LSN });
-    }
-    const lsn = layer.consistentLsn;
-    await this.#commit(
-      { add: added, remove: [] },
-      { diskConsistentLsn: lsn, prevRecordLsn: layer.prevRecordLsn, flushed: layer },
-    );
-    this.hasNewLayer ||= layer.sizeBytes >= this.#resources.config.inlineFlushBytes;
-    layer.release();
-    this.#resources.layerMemory.account(this, this.#map);
-    this.#diskWaiters.reached(lsn);
-    this.#endWaitForFlush();
-    this.#logger.info(
-      {
-        layer: added[0]?.file.fileName,
-        bytes: added[0]?.file.sizeBytes,
-        entries: layer.entryCount,
-        diskConsistentLsn: formatLsn(lsn),
-      },
-      "layer flushed",
-    );
   }
 
   /**
@@ -495,7 +409,7 @@ export class Timeline implements TimelineStorage {
     const part = {
       ...this.#indexPart(files),
       ...fields,
-      ...(detached === true ? { ancestor: undefined } : {}),
+      ...(detached === true ? this.#withoutAncestor() : {}),
     };
     try {
       const directory = this.#layers.directoryOf(this.timelineId);
@@ -515,6 +429,7 @@ export class Timeline implements TimelineStorage {
     } else if (detached === true) {
       map.cutOff(files);
       this.#ancestor = undefined;
+      this.#detachedFrom = part.detachedFrom;
       if (this.#remote === undefined) {
         this.#letAncestorGo();
       }
@@ -538,32 +453,31 @@ export class Timeline implements TimelineStorage {
     void this.#layers.removeUnused(gone);
   }
 
-  #writeLayer(layer: OpenLayer): Promise<FlushResult> {
-    const { config, disk, backgroundThread } = this.#resources;
-    const { imageAfterDeltas, imageRotation, inlineFlushBytes } = config;
-    const { signal } = this.#closing;
-    const frozen = layer.frozen();
-    const settings = {
+  #flushed(): FlushedTimeline {
+    return {
+      tenantId: this.tenantId,
+      timelineId: this.timelineId,
       directory: this.#layers.directoryOf(this.timelineId),
-      number: this.#resources.generation.nextLayer(),
-      imageAfterDeltas,
-      imageRotation,
-      turn: this.#map.files.layers.length,
-      walLogHints: this.dataChecksums,
-    };
-    const pages = flushPages(frozen, {
+      dataChecksums: this.dataChecksums,
+      map: this.#map,
       readPage: (prefix, index, lsn) => this.readPage(prefix, index, lsn),
       countDeltas: (prefix, index, lsn) => {
         this.#checkReadable(lsn);
         return this.#reader.countDeltas(prefix, index, lsn);
       },
-    });
-    // A simulation's disk lives in this thread.
-    if (layer.sizeBytes >= inlineFlushBytes && disk === REAL_DISK) {
-      return backgroundThread.flush(frozen, settings, pages, signal);
-    }
-    const cancelled = () => signal.aborted;
-    return writeFrozenLayer(frozen, { ...settings, disk, pages, cancelled, sliceMs: SLICE_MS });
+      open: (fileName, sizeBytes) => this.#layers.acquire(this.timelineId, fileName, sizeBytes),
+      commit: (edit, change) => this.#commit(edit, change),
+      flushed: (layer) => {
+        this.hasNewLayer ||= layer.sizeBytes >= this.#resources.config.inlineFlushBytes;
+        layer.release();
+        this.#resources.layerMemory.account(this, this.#map);
+      },
+    };
+  }
+
+  #withoutAncestor(): Pick<IndexPart, "ancestor" | "detachedFrom"> {
+    const { ancestor } = this.#indexPart(this.#map.files);
+    return { ancestor: undefined, detachedFrom: this.#remote && ancestor };
   }
 
   #indexPart(files: LayerSet): IndexPart {
@@ -583,6 +497,7 @@ export class Timeline implements TimelineStorage {
       prevRecordLsn: this.#diskPrevRecordLsn,
       gcCutoffLsn: this.#gcCutoffLsn,
       leases: retainedLsns(MAX_LSN, this.leases.left(monotonicMs()).keys()),
+      detachedFrom: this.#detachedFrom,
       generation: this.#resources.generation.number,
       deleted: false,
       layers: files.layers.map(({ file: { fileName, sizeBytes }, maker, capLsn }) => {
@@ -769,9 +684,7 @@ export class Timeline implements TimelineStorage {
     this.#closing.abort();
     const error = new StorageError("unavailable", "shutting-down", "the timeline is closing");
     this.#recordWaiters.fail(error);
-    this.#diskWaiters.fail(error);
-    this.#endWaitForFlush();
-    await this.#flushing;
+    await this.#ownFlush?.end(error);
     await this.#compacting.catch(() => undefined);
     this.#closed = true;
     this.#map.closed = true;
@@ -784,16 +697,27 @@ export class Timeline implements TimelineStorage {
     }
   }
 
+  /** What the store may still read on in; undefined where the store knows of the detachment. */
+  get detachedFrom(): IndexPart["detachedFrom"] {
+    return this.#detachedFrom;
+  }
+
+  /** After a start: `ancestor` is what it was detached from. */
+  holdIn(ancestor: Timeline): void {
+    this.#letAncestorGo = ancestor.branchPoints.hold(this.#detachedFrom!.lsn);
+  }
+
   /** It is deleted for good. */
   leaveAncestor(): void {
     this.#letAncestorGo();
     this.#ancestor = undefined;
   }
 
-  /** The store has this index of it. A deletion ends on the disk, too: with `leaveAncestor`. */
-  indexStored({ ancestor, deleted }: IndexPart): void {
+  /** Whoever takes over sees this index of it. A deletion ends on the disk, too: with `leaveAncestor`. */
+  indexCounts({ ancestor, deleted }: IndexPart): void {
     if (ancestor === undefined && !deleted) {
       this.#letAncestorGo();
+      this.#detachedFrom = undefined;
     }
   }
 }
