@@ -653,7 +653,7 @@ export class Timeline implements TimelineStorage {
 
   /**
    * Fetches what ingest may read: it cannot wait in the middle of a record. Layers with such keys do not leave the disk again
-   * while the timeline is open. Errors as TenantLayers.fetch.
+   * while the timeline is open. Errors as TenantLayers.fetch; `unavailable` where it is closed meanwhile.
    */
   async prepareIngest(): Promise<void> {
     this.holdInStore().catch(() => undefined);
@@ -661,7 +661,13 @@ export class Timeline implements TimelineStorage {
       await this.#layers.syncDirectory(this.timelineId);
       this.#isIndexDurable = true;
     }
-    await this.#layers.fetchMetadata(this);
+    try {
+      await this.#layers.fetchMetadata(this);
+    } catch (error) {
+      // A deletion takes the directory away while a layer is brought into it.
+      this.#checkOpen();
+      throw error;
+    }
   }
 
   /** Of its own layer files. */
