@@ -84,10 +84,10 @@ test("level: so many flushed layers above all others, cut where branches begin",
 });
 
 /** Four levels of two files each, the newest first. */
-function fourLevels(bytes: number): PlannedLayer[] {
+function fourLevels(bytes: number, capLsn: Lsn = MAX_LSN): PlannedLayer[] {
   return [40, 30, 20, 10].flatMap((lsn) => [
-    delta(lsn, lsn + 9, { keys: [FIRST_KEY, MIDDLE], bytes }),
-    delta(lsn, lsn + 9, { keys: [BEHIND_MIDDLE, LAST_KEY], bytes }),
+    delta(lsn, lsn + 9, { keys: [FIRST_KEY, MIDDLE], bytes, capLsn }),
+    delta(lsn, lsn + 9, { keys: [BEHIND_MIDDLE, LAST_KEY], bytes, capLsn }),
   ]);
 }
 
@@ -103,6 +103,8 @@ test("level: so many levels of about one size become one", () => {
     assert.deepEqual([found.maxLsn, found.moreBelow, found.retained], [49, true, []]);
   }
   assert.equal(plan({ layers: levels.slice(2) }, WIDE), undefined, "three are few");
+  const shared = fourLevels(1, toLsn(60));
+  assert.equal(plan({ layers: shared }, WIDE), undefined, "a former ancestor's stay shared");
   const mixed = [
     ...levels.slice(0, 4),
     delta(20, 29, { keys: [FIRST_KEY, MIDDLE], bytes: 5 << 20 }),

@@ -1,6 +1,6 @@
 // Decides which of a timeline's layers are compacted next, in what range of keys, and to what end.
 
-import { addLsn, type Lsn } from "../../base/lsn.ts";
+import { addLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
 import type { LayerFate } from "../api.ts";
 import { FIRST_KEY, LAST_KEY, LAYER_KIND_IMAGE, type LayerName } from "../layers/layer-format.ts";
 import {
@@ -342,8 +342,12 @@ class Plans<L extends PlannedLayer> {
     const above = new Set(this.#above);
     const found = levelsToMerge({
       layers,
+      // What was an ancestor's is read by others, too: a level of ours would be a copy.
       isOfLevel: (layer) =>
-        !layer.file.isImage && !this.#flushed.has(layer) && !collected.has(layer),
+        !layer.file.isImage &&
+        layer.capLsn === MAX_LSN &&
+        !this.#flushed.has(layer) &&
+        !collected.has(layer),
       isPassed: (layer) => above.has(layer),
       boundaries: this.#boundaries(0 as Lsn),
       count: levelAfterLayers,
