@@ -158,6 +158,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "detachFromAncestor: a pageserver that was replaced",
     },
     {
+      rule: "history goes that a branch of a replaced pageserver reads, and the branch stays",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "await this.#remote?.settle();",
+      replace: "",
+      test: "src/pageserver/remote/tenant-remote.test.ts",
+      name: "advanceGcCutoff: a branch that a replaced pageserver made",
+    },
+    {
       rule: "a start does not see that the store has the detachment already",
       file: "src/pageserver/remote/timeline-remote.ts",
       search: "index === undefined || isOpen || !isSame(",

@@ -203,6 +203,28 @@ test("detachFromAncestor: a pageserver that was replaced does not let go of what
   assert.deepEqual([...root.branchPoints.lsns], [branch.startLsn]);
 });
 
+test("advanceGcCutoff: a branch that a replaced pageserver made below it counts no more", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const again = second.manager.timeline(first.tenantId, root.timelineId);
+  const branch = { timelineId: generateTimelineId(), ancestorTimelineId: root.timelineId };
+  const lsn = root.startLsn;
+  const made = first.manager.tenant(first.tenantId).createBranch({ ...branch, ancestorLsn: lsn });
+  await assert.rejects(made, { code: "stale-generation" });
+  assert.ok(store.keys.some((key) => key.includes(branch.timelineId)));
+  await again.advanceGcCutoff(again.lastRecordLsn);
+  await again.makeDurable();
+  await using third = await StorageFixture.attach(first.tenantId, { store });
+  const { timelines } = third.manager.tenant(first.tenantId);
+  assert.deepEqual(
+    timelines.map(({ timelineId }) => timelineId),
+    [root.timelineId],
+  );
+});
+
 test("detachFromAncestor: after a restart the ancestor still keeps the branch point until the store knows", async () => {
   const store = new SlowIndexStore();
   await using fixture = await StorageFixture.create({ store });

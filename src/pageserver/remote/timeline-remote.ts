@@ -30,6 +30,8 @@ export interface TimelineOwner {
   read(names: ReadonlyMap<TimelineId, IndexName>): Promise<RemoteTenant<IndexPart>>;
   /** An index is on its way, and is durable when the promise resolves. */
   indexUnderWay(durable: Promise<void>): void;
+  /** Resolves when indexes of lower generations count no more. */
+  settle(): Promise<void>;
 }
 
 /** What is put: read when it is to be put. */
@@ -251,6 +253,11 @@ export class TimelineRemote {
     if (!this.#hasIndex) {
       await withTimeout(this.putInGeneration(), this.#timeline.timelineId);
     }
+  }
+
+  /** Resolves when no timeline counts any more that a pageserver which was replaced has made of this one. Errors as `hold`. */
+  async settle(): Promise<void> {
+    await withTimeout(this.#tenant.settle(), this.#timeline.timelineId);
   }
 
   /** Resolves when whoever takes over sees that it does not read on in `ancestor` any more. Errors as `makeDurable`. */

@@ -548,9 +548,15 @@ export class Timeline implements TimelineStorage {
     return retainedLsns(cutoff, this.branchPoints.lsns, leased);
   }
 
-  /** From here on nothing below `lsn`, at most what is on disk, is readable but branch points and leases. The rest goes with later compactions. */
+  /**
+   * From here on nothing below `lsn`, at most what is on disk, is readable but branch points and leases. The rest goes with later
+   * compactions. Branches that a pageserver which was replaced may have begun there count no more. Errors as TimelineRemote.settle.
+   */
   async advanceGcCutoff(lsn: Lsn): Promise<void> {
     const cutoff = minLsn(lsn, this.#diskConsistentLsn);
+    if (cutoff > this.#gcCutoffLsn) {
+      await this.#remote?.settle();
+    }
     if (cutoff > this.#gcCutoffLsn) {
       // At once for readers: a later commit of a compaction must not find one that began below it.
       this.#gcCutoffLsn = cutoff;
