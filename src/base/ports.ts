@@ -1,6 +1,7 @@
 // Whether a TCP address can be listened on, learnt by binding it: a listener is not all that can be in the way.
 
 import { createConnection, createServer, isIP } from "node:net";
+import { monotonicMs, sleep } from "./clock.ts";
 import { errnoCode, StorageError } from "./errors.ts";
 import { portHolder } from "./proc.ts";
 
@@ -16,16 +17,25 @@ export async function canListen(host: string, port: number): Promise<boolean> {
   return code !== "EADDRINUSE";
 }
 
-/** StorageError `conflict` where it cannot be bound; names who has it, and then `advice`. */
+/** A process that was killed is gone for its parent before the system has closed all that it had. */
+const ENDING_MS = 1000;
+
+/** StorageError `conflict` where it cannot be bound; names who has it, and then `advice`. Waits for who is ending. */
 export async function requireFree(
   host: string,
   port: number,
   doing: string,
   advice?: string,
 ): Promise<void> {
-  if (!(await canListen(host, port))) {
-    const holder = portHolder(port) ?? "a process that is not seen from here";
-    const taken = `${doing}: ${host}:${port} is already in use by ${holder}`;
+  const began = monotonicMs();
+  while (!(await canListen(host, port))) {
+    const holder = portHolder(port);
+    if (holder?.isEnding === true && monotonicMs() - began < ENDING_MS) {
+      await sleep(10);
+      continue;
+    }
+    const name = holder?.name ?? "a process that is not seen from here";
+    const taken = `${doing}: ${host}:${port} is already in use by ${name}`;
     const message = advice === undefined ? taken : `${taken}; ${advice}`;
     throw new StorageError("conflict", "address-in-use", message);
   }

@@ -30,11 +30,15 @@ export function describeProcess(pid: number): string {
   return `pid ${pid} (${cut ? `${command.slice(0, MAX_COMMAND_LENGTH)}...` : command})`;
 }
 
-/**
- * Who has that TCP port, listening or as the near end of a connection: `pid N (command)`, or what of
- * it we may know; undefined where nobody shows.
- */
-export function portHolder(port: number): string | undefined {
+export interface PortHolder {
+  /** `pid N (command)`, or what of it we may know. */
+  readonly name: string;
+  /** It has no command line any more: the port is free in a moment. */
+  readonly isEnding: boolean;
+}
+
+/** Who has that TCP port, listening or as the near end of a connection; undefined where nobody shows. */
+export function portHolder(port: number): PortHolder | undefined {
   const socket = socketOn(port);
   if (socket === undefined) {
     return undefined;
@@ -42,8 +46,8 @@ export function portHolder(port: number): string | undefined {
   const what = socket.listens ? "" : `the connection to ${socket.remote} of `;
   const pid = processIds().find((one) => holdsSocket(one, socket.inode));
   return pid === undefined
-    ? `${what}a process of user id ${socket.uid}`
-    : `${what}${describeProcess(pid)}`;
+    ? { name: `${what}a process of user id ${socket.uid}`, isEnding: false }
+    : { name: `${what}${describeProcess(pid)}`, isEnding: commandWords(pid) === undefined };
 }
 
 interface HeldSocket {
