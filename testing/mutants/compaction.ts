@@ -61,8 +61,8 @@ export const COMPACTION_MUTANTS: MutantPart = {
     {
       rule: "each timeline counts its memory for itself",
       file: "src/pageserver/flush/layer-memory.ts",
-      search: "let over = this.#openBytes > this.#maxBytes;",
-      replace: "let over = open.sizeBytes > this.#maxBytes;",
+      search: "while (this.#openBytes > this.#maxBytes) {",
+      replace: "while (open.sizeBytes > this.#maxBytes && this.#held.get(holder)!.openBytes > 0) {",
       test: "src/pageserver/flush/layer-memory.test.ts",
       name: "LayerMemory: above the budget",
     },

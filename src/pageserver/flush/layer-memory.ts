@@ -42,11 +42,7 @@ export class LayerMemory {
   account(holder: LayerHolder, { open, frozen }: HeldLayers): void {
     const frozenBytes = frozen.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
     this.#count(holder, open.sizeBytes, frozenBytes);
-    for (
-      let over = this.#openBytes > this.#maxBytes;
-      over;
-      over = this.#openBytes > this.#maxBytes
-    ) {
+    while (this.#openBytes > this.#maxBytes) {
       const [largest, { openBytes: bytes }] = this.#largest();
       largest.freeze();
       // It accounts for what it has when its turn comes; a layer inside a record stays open.

@@ -61,7 +61,7 @@ export class LayerUpkeep {
       }),
       this.#repeat({
         periodMs: ({ gcPeriodMs }) => gcPeriodMs,
-        // Computes that ran on must have renewed their leases first: those are in memory.
+        // Where another machine has had the tenant before, computes must have renewed the leases that it gave.
         firstMs: () => LSN_LEASE_MS,
         isEarly: () => false,
         work: (timeline) => this.collect(timeline),
