@@ -353,7 +353,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "the older index counts, because it is on the disk",
-      file: "src/pageserver/storage/tenant.ts",
+      file: "src/pageserver/remote/take-stored.ts",
       search: "generation > (parts.get(timelineId)?.generation ?? 0)",
       replace: "!parts.has(timelineId) && generation > 0",
       test: "src/pageserver/remote/tenant-remote.test.ts",
@@ -361,7 +361,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "a timeline that the store calls deleted is loaded",
-      file: "src/pageserver/storage/tenant.ts",
+      file: "src/pageserver/remote/take-stored.ts",
       search: "if (index.deleted) {",
       replace: "if (index.deleted && false) {",
       test: "src/pageserver/remote/tenant-remote.test.ts",

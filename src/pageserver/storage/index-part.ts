@@ -4,7 +4,7 @@
 // Replaced as a whole, after the layers it names are durable; a layer file that it does not name does
 // not exist. A wrong checksum, version or field is `corrupt`: the timeline does not load.
 
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Disk, readFileIfExists, writeFileDurablyAsync } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
@@ -52,6 +52,68 @@ export interface IndexLayer extends LayerDescription {
   readonly maker: TimelineId;
   /** Versions above it are not this timeline's; MAX_LSN where all are. */
   readonly capLsn: Lsn;
+}
+
+export interface RootTimelineParameters {
+  readonly timelineId: TimelineId;
+  readonly pgVersion: number;
+  readonly dataChecksums: boolean;
+  /** Unsigned 64 bits. */
+  readonly systemId: bigint;
+  readonly walSegmentSize: number;
+  /** The LSN of the imported layers: the end of initdb's WAL. */
+  readonly startLsn: Lsn;
+  /** Start of the last record before startLsn; 0 where unknown. */
+  readonly prevRecordLsn: Lsn;
+  /** Image layer files at startLsn; hard-linked (or copied), so the originals stay. */
+  readonly layerPaths: readonly { readonly path: string; readonly sizeBytes: number }[];
+}
+
+/** Of a root that is made. */
+export function rootIndex(
+  tenantId: TenantId,
+  { layerPaths, ...parameters }: RootTimelineParameters,
+  generation: number,
+): IndexPart {
+  return {
+    ...parameters,
+    tenantId,
+    ancestor: undefined,
+    diskConsistentLsn: parameters.startLsn,
+    gcCutoffLsn: parameters.startLsn,
+    leases: [],
+    generation,
+    deleted: false,
+    layers: layerPaths.map(({ path, sizeBytes }) => ({
+      fileName: basename(path),
+      sizeBytes,
+      maker: parameters.timelineId,
+      capLsn: MAX_LSN,
+    })),
+  };
+}
+
+/** Of a branch that is made; `ancestor` is of the generation that makes it. */
+export function branchIndex(ancestor: IndexPart, timelineId: TimelineId, lsn: Lsn): IndexPart {
+  const { tenantId, pgVersion, dataChecksums, systemId, walSegmentSize, generation } = ancestor;
+  return {
+    tenantId,
+    timelineId,
+    ancestor: { timelineId: ancestor.timelineId, lsn },
+    pgVersion,
+    dataChecksums,
+    systemId,
+    walSegmentSize,
+    startLsn: lsn,
+    diskConsistentLsn: lsn,
+    // The record that ends there is the ancestor's; on the branch nothing precedes the first.
+    prevRecordLsn: 0 as Lsn,
+    gcCutoffLsn: lsn,
+    leases: [],
+    generation,
+    deleted: false,
+    layers: [],
+  };
 }
 
 const lsnSchema = z.string().transform((text, context) => {

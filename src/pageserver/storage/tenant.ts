@@ -6,40 +6,31 @@ import { type BackgroundDisk, diskError } from "../../base/disk.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
-import { formatLsn, type Lsn, MAX_LSN } from "../../base/lsn.ts";
+import { formatLsn, type Lsn } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import type { RemoteIndex } from "../remote/load-tenant.ts";
 import type { IndexName } from "../remote/remote-paths.ts";
 import type { ScrubReport } from "../remote/scrub.ts";
+import { NOTHING_STORED, type StoredTimelines, takeStored } from "../remote/take-stored.ts";
 import { type RemoteListing, TenantRemote } from "../remote/tenant-remote.ts";
 import { TenantSettings } from "../retention/tenant-config.ts";
-import { type IndexPart, writeIndexPart } from "./index-part.ts";
+import {
+  branchIndex,
+  type IndexPart,
+  type RootTimelineParameters,
+  rootIndex,
+  writeIndexPart,
+} from "./index-part.ts";
 import { recordBoundary } from "./retention.ts";
 import type { StorageResources } from "./storage-resources.ts";
-import { strayBranches } from "./stray-branches.ts";
 import { TenantLayers } from "./tenant-layers.ts";
 import { Timeline } from "./timeline.ts";
-import { someAtOnce, TimelineDirectories } from "./timeline-directories.ts";
+import { TimelineDirectories } from "./timeline-directories.ts";
 
 /** Directories that are looked into before others have their turn. */
 const SWEPT_AT_ONCE = 16;
-
-export interface RootTimelineParameters {
-  readonly timelineId: TimelineId;
-  readonly pgVersion: number;
-  readonly dataChecksums: boolean;
-  /** Unsigned 64 bits. */
-  readonly systemId: bigint;
-  readonly walSegmentSize: number;
-  /** The LSN of the imported layers: the end of initdb's WAL. */
-  readonly startLsn: Lsn;
-  /** Start of the last record before startLsn; 0 where unknown. */
-  readonly prevRecordLsn: Lsn;
-  /** Image layer files at startLsn; hard-linked (or copied), so the originals stay. */
-  readonly layerPaths: readonly { readonly path: string; readonly sizeBytes: number }[];
-}
 
 /** A root timeline in the making, in a directory that nobody else looks into. */
 export interface StagedRoot {
@@ -139,9 +130,9 @@ export class Tenant {
     for (const [timelineId, error] of broken) {
       this.#markBroken(timelineId, error);
     }
-    const stored: StoredTimelines =
-      listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
-    this.#lacksLeases ||= parts.values().some(({ leases }) => leases === undefined);
+    const stored = listing === undefined ? NOTHING_STORED : await this.#takeStored(parts, listing);
+    this.#lacksLeases =
+      stored.taken.length > 0 || parts.values().some(({ leases }) => leases === undefined);
     const areAll = this.#broken.size === 0;
     const { absent, left } = await this.#directories.sweep(parts, areAll);
     this.#layers.setAbsent(absent);
@@ -161,68 +152,26 @@ export class Tenant {
     }
   }
 
-  /**
-   * Where the store has a timeline of a later generation than the disk, others have had the tenant in between: theirs counts.
-   * Of the same generation or a later one, the disk's is as new. WAL above what is taken comes again.
-   */
   async #takeStored(
     parts: Map<TimelineId, IndexPart>,
-    { indexes: names, settled }: RemoteListing,
+    listing: RemoteListing,
   ): Promise<StoredTimelines> {
-    const indexes = new Map<TimelineId, IndexName | RemoteIndex<IndexPart>>(names);
-    const deleted = new Map<TimelineId, number>();
-    /** Of these nothing is left in the store. */
-    const gone = new Map<TimelineId, number>();
-    const isNewer = ({ timelineId, generation }: IndexName) =>
-      generation > (parts.get(timelineId)?.generation ?? 0);
-    const newer = new Map([...names].filter(([, name]) => isNewer(name)));
-    for (const [timelineId, { generation }] of parts) {
-      if (!names.has(timelineId) && generation < settled) {
-        await this.#forgetLocal(timelineId, parts);
-      }
-    }
-    const { timelines, damaged } = await this.#remote!.read(newer);
-    const found = new Set([...timelines.map((one) => one.timelineId), ...damaged.keys()]);
-    for (const { timelineId, generation } of newer.values()) {
-      if (!found.has(timelineId)) {
-        gone.set(timelineId, generation);
-        await this.#forgetLocal(timelineId, parts);
-      }
-    }
-    const taken = timelines.map((stored) => async () => {
-      const { index, timelineId } = stored;
-      if (index.deleted) {
-        deleted.set(timelineId, index.generation);
-        await this.#forgetLocal(timelineId, parts);
-        return;
-      }
-      const directory = this.#directories.of(timelineId);
-      await this.#disk.makeDirectory(directory);
-      await writeIndexPart(directory, index, this.#resources.disk);
-      parts.set(timelineId, index);
-      this.#lacksLeases = true;
-      indexes.set(timelineId, stored);
-      this.#broken.delete(timelineId);
-      const { generation } = index;
-      this.#logger.info(
-        { timeline: timelineId, generation },
-        "timeline taken from the object store",
-      );
+    const stored = await takeStored({
+      remote: this.#remote!,
+      directories: this.#directories,
+      disk: this.#resources.disk,
+      logger: this.#logger,
+      parts,
+      listing,
     });
-    await someAtOnce(taken);
-    for (const timelineId of strayBranches(parts.values(), new Map([...gone, ...deleted]))) {
-      this.#logger.info(
-        { timeline: timelineId },
-        "a replaced pageserver made it, of what is deleted",
-      );
-      await this.#forgetLocal(timelineId, parts);
+    for (const timelineId of [...stored.taken, ...stored.forgotten]) {
+      this.#broken.delete(timelineId);
     }
-    await this.#disk.fsyncDirectory(this.#directories.path);
-    for (const [timelineId, error] of damaged) {
+    for (const [timelineId, error] of stored.damaged) {
       parts.delete(timelineId);
       this.#markBroken(timelineId, error);
     }
-    return { indexes, deleted: [...deleted.keys()] };
+    return stored;
   }
 
   /** A start does not wait for it. */
@@ -240,13 +189,6 @@ export class Tenant {
         });
       }
     }
-  }
-
-  /** The store says that it is gone; its layers go with the sweep. */
-  async #forgetLocal(timelineId: TimelineId, parts: Map<TimelineId, IndexPart>): Promise<void> {
-    parts.delete(timelineId);
-    this.#broken.delete(timelineId);
-    await this.#directories.markDeleted(timelineId);
   }
 
   /** In the background: what is left is found at the next load. */
@@ -369,28 +311,7 @@ export class Tenant {
         existing.dataChecksums === parameters.dataChecksums;
       return same ? existing : this.#refuseDuplicate(timelineId);
     }
-    const part: IndexPart = {
-      tenantId: this.tenantId,
-      timelineId,
-      ancestor: undefined,
-      pgVersion: parameters.pgVersion,
-      dataChecksums: parameters.dataChecksums,
-      systemId: parameters.systemId,
-      walSegmentSize: parameters.walSegmentSize,
-      startLsn: parameters.startLsn,
-      diskConsistentLsn: parameters.startLsn,
-      prevRecordLsn: parameters.prevRecordLsn,
-      gcCutoffLsn: parameters.startLsn,
-      leases: [],
-      generation: this.#resources.generation.number,
-      deleted: false,
-      layers: parameters.layerPaths.map(({ path, sizeBytes }) => ({
-        fileName: basename(path),
-        sizeBytes,
-        maker: parameters.timelineId,
-        capLsn: MAX_LSN,
-      })),
-    };
+    const part = rootIndex(this.tenantId, parameters, this.#resources.generation.number);
     return this.#create(timelineId, undefined, async (directory) => {
       for (const { path } of parameters.layerPaths) {
         // Layer files are immutable and name no timeline, so one file can serve many.
@@ -479,24 +400,7 @@ export class Tenant {
           `last record is at ${formatLsn(ancestor.lastRecordLsn)}`,
       );
     }
-    const part: IndexPart = {
-      tenantId: this.tenantId,
-      timelineId,
-      ancestor: { timelineId: ancestor.timelineId, lsn },
-      pgVersion: ancestor.pgVersion,
-      dataChecksums: ancestor.dataChecksums,
-      systemId: ancestor.systemId,
-      walSegmentSize: ancestor.walSegmentSize,
-      startLsn: lsn,
-      diskConsistentLsn: lsn,
-      // The record that ends there is the ancestor's; on the branch nothing precedes the first.
-      prevRecordLsn: 0 as Lsn,
-      gcCutoffLsn: lsn,
-      leases: [],
-      generation: this.#resources.generation.number,
-      deleted: false,
-      layers: [],
-    };
+    const part = branchIndex(ancestor.index, timelineId, lsn);
     return this.#create(timelineId, { timeline: ancestor, lsn }, async (directory) => {
       await writeIndexPart(directory, part, this.#resources.disk);
       return { part, directory };
@@ -730,12 +634,3 @@ interface BranchPoint {
 
 /** Writes layers and index into the directory that it is given, or one in it. */
 type Fill = (temporary: string) => Promise<{ part: IndexPart; directory: string }>;
-
-/** What the store has, where the disk has nothing newer; or only its name, where the disk's is as new. */
-interface StoredTimelines {
-  readonly indexes: ReadonlyMap<TimelineId, IndexName | RemoteIndex<IndexPart>>;
-  /** Whose objects are to be deleted. */
-  readonly deleted: readonly TimelineId[];
-}
-
-const NOTHING_STORED: StoredTimelines = { indexes: new Map(), deleted: [] };
