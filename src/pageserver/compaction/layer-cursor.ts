@@ -185,7 +185,8 @@ export class LayerCursor {
       end += length;
     }
     if (this.#piece.length < end - start) {
-      this.#piece = new Uint8Array(Math.max(end - start, this.#pieceBytes));
+      const most = Math.min(this.#pieceBytes, sizeBytes - start);
+      this.#piece = new Uint8Array(Math.max(end - start, most));
     }
     const { background } = this.#disk;
     try {
