@@ -389,7 +389,7 @@ export class World {
     }
   }
 
-  /** Leases of the process before are asked for anew first, unless all of them hold without that. */
+  /** Leases of the process before are asked for anew first, unless all of them hold without that: until then it collects nothing. */
   async collect(life: Life, model: ModelTimeline): Promise<void> {
     const timeline = this.loaded(life, model);
     if (timeline === undefined) {
@@ -398,8 +398,11 @@ export class World {
     const { lastRecordLsn: last } = timeline;
     const low = Math.max(model.start, model.cutoff);
     const cutoff = this.random.bool(0.3) ? last : this.#lsnIn(low, last);
-    const needsLeases = this.isCurrent(life) && !(this.#areHeld(life) && this.random.bool());
-    if (needsLeases && !this.renewLeases(life)) {
+    const areHeld = this.#areHeld(life);
+    if (!areHeld && !this.isCurrent(life)) {
+      return;
+    }
+    if (!(areHeld && this.random.bool()) && !this.renewLeases(life)) {
       return;
     }
     const before = timeline.diskConsistentLsn;
@@ -412,12 +415,12 @@ export class World {
     }
   }
 
-  /** Whether all leases are, by this process or by an index that it has found. */
+  /** Whether all leases that there were before this process are, by it or by an index that it has found. */
   #areHeld(life: Life): boolean {
     return this.timelines.every((model) =>
       [...model.leases].every(
         ([lsn, { isKept, generation }]) =>
-          isKept || generation === life.generation || !model.hasLease(lsn),
+          isKept || generation >= life.generation || !model.hasLease(lsn),
       ),
     );
   }

@@ -13,6 +13,8 @@ const SCRUB = "src/pageserver/remote/scrub.ts";
 const SCRUB_TEST = "src/pageserver/remote/scrub.test.ts";
 const DELETED_TENANTS = "src/pageserver/remote/deleted-tenants.ts";
 const DELETED_TENANTS_TEST = "src/pageserver/remote/deleted-tenants.test.ts";
+const DAMAGED_TEST = "src/pageserver/remote/damaged-objects.test.ts";
+const TENANT = "src/pageserver/storage/tenant.ts";
 const CRASH_TEST = "src/pageserver/remote/remote.crash.test.ts";
 const ANY_LIFE = "remote storage: whatever ends or takes over when";
 
@@ -26,6 +28,30 @@ export const REMOTE_MUTANTS: MutantPart = {
       replace: "",
       test: "src/object-store/object-store.test.ts",
       name: "DirectoryObjectStore: directories that a killed delete left",
+    },
+    {
+      rule: "layers of a timeline that is being deleted are nobody's when the tenant is closed",
+      file: TENANT,
+      search: "this.#checkOpen();\n    return (",
+      replace: "return (",
+      test: DELETED_TENANTS_TEST,
+      name: "deleteTenant: one that comes to nothing takes no layers along",
+    },
+    {
+      rule: "an index that cannot be read counts no more when history is collected",
+      file: "src/pageserver/remote/tenant-remote.ts",
+      search: "this.#requireWhole();",
+      replace: "",
+      test: DAMAGED_TEST,
+      name: "damage in the store: what a damaged index may name stays",
+    },
+    {
+      rule: "what may be the ancestor of a branch that does not load is deleted",
+      file: TENANT,
+      search: "const isUnknown = ancestor === undefined && !this.#halfDeleted.has(broken);",
+      replace: "const isUnknown = false;",
+      test: DAMAGED_TEST,
+      name: "damage in the store: what a damaged index may name stays",
     },
     {
       rule: "an index does not wait for its layers",

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { generateTimelineId } from "../../base/ids.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { readObject } from "../../object-store/object-store.ts";
@@ -96,4 +97,35 @@ test("damage in the store: a timeline's index: its object is named, others go on
   assert.deepEqual(Buffer.from((await read(root, 3))!), Buffer.from(values[3]!));
   putRecord(root, REL, 3, randomPage());
   await root.checkpoint();
+});
+
+test("damage in the store: what a damaged index may name stays, and it counts when it is repaired", async () => {
+  const store = new MemoryObjectStore();
+  const { tenantId, values, rootId } = await storedLayer(store, 10);
+  await using second = await StorageFixture.attach(tenantId, { store });
+  const tenant = second.manager.tenant(tenantId);
+  const timelineId = generateTimelineId();
+  const branch = await tenant.createBranch({ timelineId, ancestorTimelineId: rootId });
+  await branch.detachFromAncestor();
+  await branch.makeDurable();
+  await second.close();
+  const key = store.keys.findLast((one) => one.includes(`${timelineId}/index_part.json`))!;
+  const restore = await flip(store, key, 200);
+  await using third = await StorageFixture.attach(tenantId, { store });
+  const damaged = third.manager.tenant(tenantId);
+  assert.throws(() => damaged.timeline(timelineId), { kind: "corrupt" });
+  // It may be a branch of the root.
+  await assert.rejects(damaged.deleteTimeline(rootId), { code: "timeline-broken" });
+  // Nothing that would make its index count no more.
+  const root = damaged.timeline(rootId);
+  putRecord(root, REL, 3, randomPage());
+  await root.checkpoint();
+  await assert.rejects(root.advanceGcCutoff(root.lastRecordLsn), { code: "timeline-broken" });
+  const { report } = await damaged.scrub({ fix: true, minAgeMs: 0 });
+  assert.deepEqual([...report.damaged.keys()], [timelineId]);
+  assert.deepEqual(report.deleted, []);
+  await restore();
+  await using fourth = await StorageFixture.attach(tenantId, { store });
+  const mended = await read(fourth.manager.timeline(tenantId, timelineId), 3);
+  assert.deepEqual(Buffer.from(mended!), Buffer.from(values[3]!));
 });

@@ -2,13 +2,14 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { eventually } from "../../../testing/damage.ts";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { StorageError } from "../../base/errors.ts";
 import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { relBlockPrefix } from "../layers/key.ts";
-import { deletedTenantKey } from "./remote-paths.ts";
+import { deletedTenantKey, timelinePrefix } from "./remote-paths.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
 const page = (fill: number) => new Uint8Array(8192).fill(fill);
@@ -173,4 +174,43 @@ test("deleteTenant: a store that does not answer leaves the tenant as it is, or 
   await manager.deleteTenant(tenantId);
   assert.throws(() => manager.tenant(tenantId), { kind: "not-found" });
   assert.deepEqual(objectsOf(store, first), []);
+});
+
+test("deleteTenant: one that comes to nothing takes no layers along of a timeline that is being deleted", async () => {
+  const listing = Promise.withResolvers<void>();
+  let slowPrefix = "";
+  let isAsked = false;
+  class Store extends MemoryObjectStore {
+    override async put(...call: Parameters<MemoryObjectStore["put"]>) {
+      if (call[0].startsWith("deleted-tenants/")) {
+        isAsked = true;
+        throw new StorageError("unavailable", "away", "away");
+      }
+      await super.put(...call);
+    }
+    override async list(...call: Parameters<MemoryObjectStore["list"]>) {
+      if (call[0].prefix === slowPrefix) {
+        await listing.promise;
+      }
+      return super.list(...call);
+    }
+  }
+  const store = new Store();
+  const { fixture, root } = await withTenant(store);
+  await using first = fixture;
+  const { manager, tenantId } = first;
+  slowPrefix = timelinePrefix(tenantId, root.timelineId);
+  const layersOf = () => store.keys.filter((key) => key.startsWith(`${slowPrefix}0`));
+  await manager.tenant(tenantId).deleteTimeline(root.timelineId);
+  // What the branch reads.
+  const [shared] = layersOf();
+  assert.ok(shared !== undefined);
+  // Its store does not say whether the tenant is deleted; then the process ends.
+  manager.deleteTenant(tenantId).catch(() => undefined);
+  await eventually("the tenant is closed", async () => isAsked || undefined);
+  listing.resolve();
+  await setTimeout(20);
+  await manager.resources.remote!.deletions.flush();
+  await first.close();
+  assert.ok(layersOf().includes(shared));
 });

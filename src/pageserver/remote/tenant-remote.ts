@@ -1,6 +1,6 @@
 // One tenant in the object store: which timelines it has there, what they put, and what may be deleted.
 
-import { withContext } from "../../base/errors.ts";
+import { StorageError, withContext } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { type Lsn, WAL_SEGMENT_SIZE } from "../../base/lsn.ts";
 import { type ByteRange, readObject } from "../../object-store/object-store.ts";
@@ -69,11 +69,14 @@ export class TenantRemote implements TimelineOwner {
   readonly #timelines = new Map<TimelineId, TimelineRemote>();
   /** Indexes on their way to the store, each of which may cease to name something. */
   readonly #underWay = new Set<Promise<void>>();
+  readonly #requireWhole: () => void;
   #settled: Promise<void> | undefined;
 
-  constructor(storage: RemoteStorage, tenantId: TenantId) {
+  /** `requireWhole` throws while a timeline of the tenant does not load. */
+  constructor(storage: RemoteStorage, tenantId: TenantId, requireWhole: () => void) {
     this.storage = storage;
     this.#tenantId = tenantId;
+    this.#requireWhole = requireWhole;
   }
 
   get generation(): number {
@@ -291,7 +294,12 @@ export class TenantRemote implements TimelineOwner {
     const { fix, minAgeMs, isUsed } = options;
     await this.#allPut();
     if (fix) {
-      await this.settle();
+      await this.settle().catch((error: unknown) => {
+        // Then there are no orphans; what is missing is found all the same.
+        if (!(error instanceof StorageError && error.code === "timeline-broken")) {
+          throw error;
+        }
+      });
     }
     return scrubTenant({
       ...this.storage.access,
@@ -315,7 +323,7 @@ export class TenantRemote implements TimelineOwner {
     }));
   }
 
-  /** Once a life: from then on nobody reads indexes of lower generations. */
+  /** Once a life: from then on nobody reads indexes of lower generations, so not while a timeline has none of this one, as it does not load: `conflict`. */
   settle(): Promise<void> {
     this.#settled ??= this.#settle().catch((error: unknown) => {
       this.#settled = undefined;
@@ -325,6 +333,7 @@ export class TenantRemote implements TimelineOwner {
   }
 
   async #settle(): Promise<void> {
+    this.#requireWhole();
     const indexes = [...this.#timelines.values()].map((timeline) => timeline.putInGeneration());
     const { generation } = this;
     const manifest = encodeTenantManifest({ tenantId: this.#tenantId, generation });

@@ -1,7 +1,6 @@
 // Collection of old history: how far it may go, what holds it, what it does to the layers of one timeline.
 
 import { monotonicMs, nowMs } from "../../base/clock.ts";
-import { StorageError } from "../../base/errors.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, toLsn } from "../../base/lsn.ts";
 import { formatTimestamp, POSTGRES_EPOCH_MS } from "../../base/timestamp.ts";
 import { type GcHolder, type GcResult, LAYER_FATES, type LayerFate } from "../api.ts";
@@ -34,15 +33,6 @@ async function oldestWanted(
   const timeUs = (nowMs() - pitrIntervalMs - POSTGRES_EPOCH_MS) * 1000;
   const { kind, lsn } = await findLsnByTimestamp(timeline, timeUs);
   return kind === "present" || kind === "future" ? lsn : timeline.gcCutoffLsn;
-}
-
-/** An index that cannot be read may be of a branch, and then nobody knows where that begins: `conflict`. */
-export function requireWholeTenant(tenant: Tenant): void {
-  const [broken] = tenant.brokenTimelines.keys();
-  if (broken !== undefined) {
-    const message = `timeline ${broken} does not load, and may be a branch of any: nothing is collected`;
-    throw new StorageError("conflict", "timeline-broken", message);
-  }
 }
 
 export interface CollectionRequest {

@@ -8,12 +8,7 @@ import { type GcResult, LSN_LEASE_MS } from "../api.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { TenantManager } from "../storage/tenant-manager.ts";
 import type { Timeline } from "../storage/timeline.ts";
-import {
-  type CollectionRequest,
-  collectionCutoff,
-  collectTimeline,
-  requireWholeTenant,
-} from "./collection.ts";
+import { type CollectionRequest, collectionCutoff, collectTimeline } from "./collection.ts";
 import { DEFAULT_UPKEEP, type UpkeepSettings, upkeepOf } from "./tenant-config.ts";
 
 /** A timeline whose compaction fails is left alone for so long, at first and at most. */
@@ -134,7 +129,7 @@ export class LayerUpkeep {
       return;
     }
     try {
-      requireWholeTenant(tenant);
+      tenant.requireWhole();
     } catch (error) {
       this.#logger.warn({ tenant: tenantId, error }, "no history is collected");
       return;
@@ -169,7 +164,7 @@ export class LayerUpkeep {
         "have yet to renew their leases on what they read ('force' does not wait for them)";
       throw new StorageError("unavailable", "leases-not-renewed", message);
     }
-    requireWholeTenant(tenant);
+    tenant.requireWhole();
     const settings = upkeepOf(tenant.settings.config, this.#defaults);
     return await collectTimeline(tenant, timeline, settings, request);
   }

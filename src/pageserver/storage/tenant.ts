@@ -86,7 +86,8 @@ export class Tenant {
     this.#directories = new TimelineDirectories(timelines, tenantId, resources.disk, this.#logger);
     this.#resources = resources;
     this.#disk = resources.disk.background;
-    this.#remote = resources.remote && new TenantRemote(resources.remote, tenantId);
+    this.#remote =
+      resources.remote && new TenantRemote(resources.remote, tenantId, () => this.requireWhole());
     this.#layers = new TenantLayers({
       timelinesDirectory: timelines,
       resources,
@@ -271,6 +272,13 @@ export class Tenant {
   /** Those that did not, and why. */
   get brokenTimelines(): ReadonlyMap<TimelineId, StorageError> {
     return this.#broken;
+  }
+
+  /** `conflict` while a timeline does not load: it may be a branch of any, and nobody knows what it reads. */
+  requireWhole(): void {
+    for (const broken of this.#broken.keys()) {
+      throw maybeBranch(broken);
+    }
   }
 
   /** `not-found`; or why it does not load. */
@@ -572,8 +580,15 @@ export class Tenant {
     }
   }
 
+  /**
+   * Whether a timeline may read the layer: what of one that does not load nobody knows. `unavailable` once the tenant is closed, as its
+   * timelines have let go of their layers then.
+   */
   #isUsed(maker: TimelineId, fileName: string): boolean {
-    return this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName));
+    this.#checkOpen();
+    return (
+      this.#broken.size > 0 || this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName))
+    );
   }
 
   /** Of all its timelines, each once. */
@@ -595,15 +610,18 @@ export class Tenant {
     return this.timelines.filter((other) => other.ancestor?.timelineId === timelineId);
   }
 
-  /**
-   * Broken branches may be repaired: `conflict`. Indexes of these may be unreadable, so any that does not load for its own
-   * fault is taken for a child of nobody.
-   */
+  /** Branches that do not load may be repaired: `conflict`. One whose index cannot be read may be any's; what does not load itself may go. */
   #refuseToLose(timelineId: TimelineId): void {
-    const isBrokenChild = (id: TimelineId) => this.#ancestorOfBroken.get(id) === timelineId;
-    if ([...this.#broken.keys()].some(isBrokenChild)) {
-      const message = `timeline ${timelineId} has branches that do not load`;
-      throw new StorageError("conflict", "timeline-has-children", message);
+    for (const broken of this.#broken.keys()) {
+      const ancestor = this.#ancestorOfBroken.get(broken);
+      if (ancestor === timelineId) {
+        const message = `timeline ${timelineId} has branches that do not load`;
+        throw new StorageError("conflict", "timeline-has-children", message);
+      }
+      const isUnknown = ancestor === undefined && !this.#halfDeleted.has(broken);
+      if (isUnknown && !this.#broken.has(timelineId)) {
+        throw maybeBranch(broken);
+      }
     }
   }
 
@@ -625,6 +643,11 @@ export class Tenant {
     );
     this.#timelines.clear();
   }
+}
+
+function maybeBranch(broken: TimelineId): StorageError {
+  const message = `timeline ${broken} does not load, and may be a branch of any: until it is repaired or deleted, no history is collected and no other timeline is deleted`;
+  return new StorageError("conflict", "timeline-broken", message);
 }
 
 interface BranchPoint {
