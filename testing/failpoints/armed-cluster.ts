@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import type { TestCluster } from "../cluster.ts";
-import type { Failpoint } from "./failing-pageserver.ts";
+import type { Failpoint } from "./hooked-process.ts";
 
 const HOOK = join(import.meta.dirname, "file-steps.ts");
 const DEADLINE_MS = 120_000;

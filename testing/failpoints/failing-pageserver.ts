@@ -1,21 +1,18 @@
 // A pageserver's process whose file operations are counted, and that ends, or finds its disk full, at one of them.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
+import type { ChildProcess } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { freePort } from "../free-port.ts";
+import { type Failpoint, type LivesProcess, spawnHooked } from "./hooked-process.ts";
 
-const HOOK = join(import.meta.dirname, "file-steps.ts");
 const MAIN = join(import.meta.dirname, "../../src/pageserver/main.ts");
 const START_MS = 60_000;
 /** How long a full disk lasts after the first step that found it full. */
 const FULL_MS = 100;
-
-/** What is armed, as file-steps.ts has it. */
-export type Failpoint = "none" | "count" | `${"kill" | "full"} ${string}`;
 
 export interface StepCounts {
   /** Steps since it was armed. */
@@ -23,13 +20,41 @@ export interface StepCounts {
 }
 
 export interface PageserverHome {
-  /** Holds `disk`, `store`, and the process's log and trace. */
+  /** Holds `disk`, and the process's trace; its log is beside it. */
   readonly directory: string;
+  /** As `--remote-storage`. */
+  readonly store: string;
+  /** Where it lives; absent: in a process of its own. */
+  readonly lives?: LivesProcess | undefined;
   readonly broker: string;
   /** Beside those that every test of failpoints has. */
   readonly args?: readonly string[];
-  /** Timers of ten seconds (deletions are put together so long) come after a fifth of one. */
-  readonly hurries?: boolean;
+  /** Of a process of its own: timers of so many milliseconds come after a fiftieth of that. */
+  readonly hurries?: readonly number[];
+  /** Told before it takes a step. */
+  readonly onBegin?: (process: ChildProcess) => void;
+}
+
+interface Address {
+  readonly pg: string;
+  readonly http: string;
+}
+
+export interface PreparedPageserver {
+  readonly child: ChildProcess;
+  readonly address: Address;
+}
+
+async function freeAddress(): Promise<Address> {
+  return { pg: `127.0.0.1:${await freePort()}`, http: `127.0.0.1:${await freePort()}` };
+}
+
+function argsOf(home: PageserverHome, address: Address): string[] {
+  return [
+    ...["--workdir", join(home.directory, "disk"), "--remote-storage", home.store],
+    ...["--listen-pg", address.pg, "--listen-http", address.http],
+    ...["--broker", home.broker, ...(home.args ?? [])],
+  ];
 }
 
 export class FailingPageserver {
@@ -37,50 +62,68 @@ export class FailingPageserver {
   readonly http: PageserverHttpClient;
   readonly #home: PageserverHome;
   readonly #child: ChildProcess;
+  /** Absent: the process has this one life. */
+  readonly #lives: LivesProcess | undefined;
+  readonly #onExit = (code: number | null, signal: string | null) => {
+    this.#ended ??= signal ?? `exit code ${code}`;
+  };
   #ended: string | undefined;
   #armed: Failpoint = "none";
 
-  private constructor(home: PageserverHome, child: ChildProcess, pg: number, http: number) {
+  private constructor(home: PageserverHome, child: ChildProcess, address: Address) {
     this.#home = home;
     this.#child = child;
-    this.pgAddr = `127.0.0.1:${pg}`;
-    this.http = new PageserverHttpClient(`127.0.0.1:${http}`, { timeoutMs: 60_000 });
-    child.once("exit", (code, signal) => {
-      this.#ended = signal ?? `exit code ${code}`;
+    this.#lives = home.lives;
+    this.pgAddr = address.pg;
+    this.http = new PageserverHttpClient(address.http, { timeoutMs: 60_000 });
+    child.once("exit", this.#onExit);
+  }
+
+  /** A process that has loaded its code and does nothing yet; its home need not be there. */
+  static async prepare(home: PageserverHome): Promise<PreparedPageserver> {
+    const { directory, hurries = [] } = home;
+    const address = await freeAddress();
+    const child = spawnHooked({
+      script: MAIN,
+      args: argsOf(home, address),
+      root: directory,
+      trace: join(directory, "trace"),
+      log: `${directory}.log`,
+      hurries,
+      isHeld: true,
     });
+    return { child, address };
   }
 
   /** Resolves when it answers, or has ended: by the failpoint, which counts from its first step on. */
   static async start(
     home: PageserverHome,
     failpoint: Failpoint = "none",
+    prepared?: PreparedPageserver,
   ): Promise<FailingPageserver> {
-    const { directory, hurries = false } = home;
-    const disk = join(directory, "disk");
-    mkdirSync(disk, { recursive: true });
-    const [pg, http] = [await freePort(), await freePort()];
-    const args = ["--workdir", disk, "--remote-storage", join(directory, "store")];
-    args.push("--listen-pg", `127.0.0.1:${pg}`, "--listen-http", `127.0.0.1:${http}`);
-    args.push("--broker", home.broker, ...(home.args ?? []));
-    const trace = join(directory, "trace");
-    rmSync(trace, { force: true });
-    const log = openSync(join(directory, "log"), "a");
-    const flags = ["--disable-warning=ExperimentalWarning", "--import", HOOK];
-    const child = spawn(process.execPath, [...flags, MAIN, ...args], {
-      stdio: ["ignore", log, log, "ipc"],
-      env: {
-        ...process.env,
-        STRATA_FAILPOINT: failpoint,
-        STRATA_FAILPOINT_ROOT: directory,
-        STRATA_FAILPOINT_TRACE: trace,
-        STRATA_FAILPOINT_HURRY: hurries ? "1" : "",
-      },
-    });
-    closeSync(log);
-    const pageserver = new FailingPageserver(home, child, pg, http);
-    pageserver.#note(failpoint);
+    const { directory, lives } = home;
+    mkdirSync(join(directory, "disk"), { recursive: true });
+    rmSync(join(directory, "trace"), { force: true });
+    if (lives !== undefined) {
+      const address = await freeAddress();
+      const pageserver = new FailingPageserver(home, lives.child, address);
+      await pageserver.arm(failpoint);
+      if ((await lives.begin(argsOf(home, address))) !== undefined) {
+        pageserver.#end("exit code 1");
+      }
+      return pageserver;
+    }
+    const { child, address } = prepared ?? (await FailingPageserver.prepare(home));
+    home.onBegin?.(child);
+    const pageserver = new FailingPageserver(home, child, address);
+    await pageserver.arm(failpoint);
     await pageserver.#whenStarted();
     return pageserver;
+  }
+
+  #end(how: string): void {
+    this.#ended ??= how;
+    this.#child.removeListener("exit", this.#onExit);
   }
 
   async #whenStarted(): Promise<void> {
@@ -90,7 +133,7 @@ export class FailingPageserver {
         await this.http.status();
         return;
       } catch {
-        await sleep(10);
+        await sleep(20);
       }
       assert.ok(monotonicMs() < deadline, `the pageserver does not start:\n${this.logTail()}`);
     }
@@ -135,16 +178,23 @@ export class FailingPageserver {
   #ask(command: Failpoint | "status"): Promise<StepCounts> {
     const child = this.#child;
     return new Promise((resolve) => {
-      const ended = () => resolve({ count: 0 });
       if (this.hasEnded || !child.connected) {
-        ended();
+        resolve({ count: 0 });
         return;
       }
-      child.once("exit", ended);
-      child.once("message", (counts: StepCounts) => {
+      const finish = (counts: StepCounts) => {
         child.removeListener("exit", ended);
+        child.removeListener("message", answered);
         resolve(counts);
-      });
+      };
+      const ended = () => finish({ count: 0 });
+      const answered = (message: Partial<StepCounts>) => {
+        if (message.count !== undefined) {
+          finish({ count: message.count });
+        }
+      };
+      child.once("exit", ended);
+      child.on("message", answered);
       child.send(command, () => undefined);
     });
   }
@@ -167,18 +217,26 @@ export class FailingPageserver {
   }
 
   log(): string {
-    return readFileSync(join(this.#home.directory, "log"), "utf8");
+    return readFileSync(this.#lives?.log ?? `${this.#home.directory}.log`, "utf8");
   }
 
   logTail(lines = 15): string {
     return this.log().trim().split("\n").slice(-lines).join("\n");
   }
 
+  /** SIGKILL or SIGTERM; a life among others ends without a flush. */
   async stop(signal: "SIGKILL" | "SIGTERM" = "SIGKILL"): Promise<void> {
-    if (!this.hasEnded) {
-      const exited = new Promise((resolve) => this.#child.once("exit", resolve));
-      this.#child.kill(signal);
-      await exited;
+    if (this.hasEnded) {
+      return;
     }
+    if (this.#lives !== undefined) {
+      assert.equal(signal, "SIGKILL");
+      await this.#lives.end();
+      this.#end("stopped");
+      return;
+    }
+    const exited = new Promise((resolve) => this.#child.once("exit", resolve));
+    this.#child.kill(signal);
+    await exited;
   }
 }

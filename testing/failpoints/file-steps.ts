@@ -6,18 +6,19 @@
  * A tree is removed entry by entry, each a step. Steps are counted over all threads, of files below $STRATA_FAILPOINT_ROOT.
  *
  * What is to happen: `kill N` ends the process by SIGKILL right before step N, `full N` lets each step that needs space fail with
- * ENOSPC from step N on, `none` ends that; `kill N PATTERN` counts steps like `rename disk/tenants` only. It is taken from $STRATA_FAILPOINT at the start, and over the IPC channel later, where
- * the count begins anew; `status` changes nothing. The answer says how far it was. Each step that is come to while something is armed has a line
- * in $STRATA_FAILPOINT_TRACE, with a mark at its end where it was not taken.
+ * ENOSPC from the Nth of these on, `none` ends that; `kill N PATTERN` has numbers for steps like `rename disk/tenants` only. It is taken from
+ * $STRATA_FAILPOINT at the start, and over the IPC channel later, where the count begins anew; `status` changes nothing. The answer says how many
+ * steps of any kind there were. With $STRATA_FAILPOINT_HELD the daemon has loaded its code, and begins when the first command has come. Each step that has a number while something is armed has a line in $STRATA_FAILPOINT_TRACE, with a mark at its end
+ * where it was not taken.
  */
 
 import fs, { type PathLike } from "node:fs";
-import { syncBuiltinESMExports } from "node:module";
+import { enableCompileCache, syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 
 const STATE = "strata-failpoints";
-const [COUNT, AT, MODE] = [0, 1, 2] as const;
+const [COUNT, NUMBER, AT, MODE] = [0, 1, 2, 3] as const;
 const [NONE, KILL, FULL, COUNT_ONLY] = [0, 1, 2, 3] as const;
 const MODES: Readonly<Record<string, number>> = {
   none: NONE,
@@ -27,7 +28,7 @@ const MODES: Readonly<Record<string, number>> = {
 };
 
 const inherited = getEnvironmentData(STATE) as Int32Array<SharedArrayBuffer> | undefined;
-const state = inherited ?? new Int32Array(new SharedArrayBuffer(12));
+const state = inherited ?? new Int32Array(new SharedArrayBuffer(16));
 const root = process.env["STRATA_FAILPOINT_ROOT"];
 /** Other steps do not count. Of the main thread only. */
 let counted = /(?:)/;
@@ -50,7 +51,12 @@ function trace(line: string): void {
 function arm(command: string): void {
   const [, mode, at, pattern] = /^(\w+)(?: (\d+))?(?: (.*))?$/.exec(command)!;
   counted = new RegExp(pattern ?? "");
+  if (traceFd !== undefined) {
+    real.closeSync(traceFd);
+    traceFd = undefined;
+  }
   state[COUNT] = 0;
+  state[NUMBER] = 0;
   state[AT] = Number(at ?? 0);
   Atomics.store(state, MODE, MODES[mode!]!);
 }
@@ -59,15 +65,13 @@ function arm(command: string): void {
 function step(name: string, path: string, needsSpace: boolean): void {
   const mode = Atomics.load(state, MODE);
   const line = `${name} ${path.slice(root!.length + 1)}`;
-  if (!counted.test(line)) {
+  Atomics.add(state, COUNT, 1);
+  if (mode === NONE || (mode === FULL && !needsSpace) || !counted.test(line)) {
     return;
   }
-  const count = Atomics.add(state, COUNT, 1) + 1;
-  if (mode === NONE) {
-    return;
-  }
-  const isHit = mode !== COUNT_ONLY && count >= state[AT]! && (mode === KILL || needsSpace);
-  trace(`${count} ${line}${isHit ? " !" : ""}`);
+  const number = Atomics.add(state, NUMBER, 1) + 1;
+  const isHit = mode !== COUNT_ONLY && number >= state[AT]!;
+  trace(`${number} ${line}${isHit ? " !" : ""}`);
   if (!isHit) {
     return;
   }
@@ -262,13 +266,13 @@ function replaceRemoval(): void {
   });
 }
 
-const HURRIED_MS = 10_000;
+const HURRIED_FOLD = 50;
 
-/** So that what a daemon puts off for ten seconds is among its steps. */
-function hurry(): void {
+/** So that what a daemon puts off for seconds is among its steps. */
+function hurry(delaysMs: readonly number[]): void {
   const setRealTimeout = globalThis.setTimeout;
-  const hurried = (callback: () => void, delayMs?: number) =>
-    setRealTimeout(callback, delayMs === HURRIED_MS ? HURRIED_MS / 50 : delayMs);
+  const hurried = (callback: () => void, delayMs = 0) =>
+    setRealTimeout(callback, delaysMs.includes(delayMs) ? delayMs / HURRIED_FOLD : delayMs);
   globalThis.setTimeout = Object.assign(hurried, setRealTimeout) as typeof setTimeout;
 }
 
@@ -279,15 +283,21 @@ async function install(): Promise<void> {
   replaceHandles(Object.getPrototypeOf(handle) as object);
   await handle.close();
   syncBuiltinESMExports();
-  if (process.env["STRATA_FAILPOINT_HURRY"] === "1") {
-    hurry();
+  const hurried = process.env["STRATA_FAILPOINT_HURRY"] ?? "";
+  if (hurried !== "") {
+    hurry(hurried.split(" ").map(Number));
   }
   if (inherited !== undefined) {
     return;
   }
   setEnvironmentData(STATE, state);
   arm(process.env["STRATA_FAILPOINT"] ?? "none");
-  process.on("message", (command: string) => {
+  const isHeld = process.env["STRATA_FAILPOINT_HELD"] === "1";
+  const told = new Promise((resolve) => process.once("message", resolve));
+  process.on("message", (command: unknown) => {
+    if (typeof command !== "string") {
+      return;
+    }
     // Any answer says how far it was.
     const status = { count: state[COUNT] };
     if (command !== "status") {
@@ -297,11 +307,18 @@ async function install(): Promise<void> {
   });
   // Whoever started it is gone.
   process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));
+  if (isHeld) {
+    enableCompileCache();
+    await import("../../src/pageserver/pageserver.ts");
+    await told;
+  }
   process.channel?.unref();
 }
 
 // Not in the command line that starts the daemon, nor in a tool that it starts.
-const isDaemon = process.argv[1]?.endsWith("/src/pageserver/main.ts") === true;
+const isDaemon = /\/(src\/pageserver\/main|testing\/failpoints\/lives)\.ts$/.test(
+  process.argv[1] ?? "",
+);
 if (root !== undefined && (isDaemon || inherited !== undefined)) {
   await install();
 }

@@ -7,7 +7,6 @@ import { errorKind } from "../../src/base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { type Lsn, parseLsn } from "../../src/base/lsn.ts";
-import { DirectoryObjectStore } from "../../src/object-store/directory-object-store.ts";
 import { PagestreamClient } from "../../src/pageserver/client.ts";
 import { relBlockPrefix } from "../../src/pageserver/layers/key.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
@@ -194,8 +193,11 @@ const LAYERS: readonly Operation[] = [
     prepare: keepNothing,
     run: async (at) => {
       const lsn = past(at.home);
-      await at.pageserver.http.leaseLsn(TENANT, MAIN, lsn);
-      at.home.leases.splice(0, 1, { timelineId: MAIN, lsn });
+      // What was promised holds in the next life as well, which is not asked again.
+      if (at.home.leases.length === 0) {
+        await at.pageserver.http.leaseLsn(TENANT, MAIN, lsn);
+        at.home.leases.push({ timelineId: MAIN, lsn });
+      }
       await collect(at);
     },
   },
@@ -249,7 +251,7 @@ const ENDS: readonly Operation[] = [
     check: async ({ home, pageserver: { http } }) => {
       assert.deepEqual(await http.listTenants(), []);
       assert.deepEqual(readdirSync(join(home.directory, "disk", "tenants")), []);
-      const store = new DirectoryObjectStore(join(home.directory, "store"));
+      const store = await home.openStore();
       assert.deepEqual((await store.list({ prefix: "tenants/" })).objects, []);
     },
   },
@@ -278,16 +280,34 @@ const STARTS: readonly Operation[] = [
     name: "an empty disk is filled from the store",
     fromStart: true,
     options: { ownStore: true },
-    arrange: ({ directory }) => {
-      const initdb = join(directory, "initdb");
-      cpSync(join(directory, "disk", "initdb"), initdb, { recursive: true });
-      rmSync(join(directory, "disk"), { recursive: true });
-      cpSync(initdb, join(directory, "disk", "initdb"), { recursive: true });
-    },
+    arrange: (home) => rmSync(home.giveDiskAway(), { recursive: true }),
     run: async (at) => {
       writeOnce(at.home, 6);
       await at.home.flush(at.pageserver, MAIN);
       await readAll(at);
+    },
+  },
+  {
+    name: "another machine takes over, and the former one goes on",
+    fromStart: true,
+    options: { ownStore: true },
+    arrange: async (home) => {
+      const former = await home.startOther(home.giveDiskAway());
+      // It has had the tenant, and it has something that is not in the store yet.
+      await former.http.patchTenantConfig(TENANT, { pitr_interval: "0s", gc_horizon: 0 });
+      writeOnce(home, 6);
+      await home.takenIn(former, MAIN);
+    },
+    run: async ({ home, pageserver }) => {
+      for (const { http } of home.others) {
+        // Whatever it says: others have the tenant, or not yet.
+        await http.checkpoint(TENANT, MAIN).catch(() => undefined);
+        await http.compact(TENANT, MAIN).catch(() => undefined);
+        await http.doGc(TENANT, MAIN, { dryRun: false, force: true }).catch(() => undefined);
+      }
+      home.wal(MAIN).write(2);
+      await home.flush(pageserver, MAIN);
+      await home.stopOthers();
     },
   },
 ];
@@ -303,7 +323,7 @@ const OLD_PAGES = [
 async function checkOldPages({ home }: Try): Promise<void> {
   const manager = await TenantManager.open({
     workdir: join(home.directory, "disk"),
-    store: new DirectoryObjectStore(join(home.directory, "store")),
+    store: await home.openStore(),
     logger: createLogger("test", "silent"),
   });
   try {
@@ -326,7 +346,8 @@ const OTHER_HOMES: readonly Operation[] = [
     fromStart: true,
     arrange: (home) => {
       home.forgetAll();
-      for (const name of ["disk/tenants", "disk/generation", "disk/deletions", "store"]) {
+      home.emptyStore();
+      for (const name of ["disk/tenants", "disk/generation", "disk/deletions"]) {
         rmSync(join(home.directory, name), { recursive: true });
       }
       cpSync(OLD_HOME, join(home.directory, "disk"), { recursive: true });

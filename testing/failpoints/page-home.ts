@@ -1,19 +1,26 @@
 // A pageserver's disk and object store with a tenant of three branches, to be copied for each try, and what must be readable of it.
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { type ChildProcess, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, renameSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, nowMs, sleep } from "../../src/base/clock.ts";
 import { parseTenantId, parseTimelineId, type TimelineId } from "../../src/base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import { DirectoryObjectStore } from "../../src/object-store/directory-object-store.ts";
+import type { ObjectStore } from "../../src/object-store/object-store.ts";
 import { PagestreamClient } from "../../src/pageserver/client.ts";
 import { DELETED_INDEX_NAME } from "../../src/pageserver/storage/tenant-layers.ts";
 import { StockCluster } from "../stock-cluster.ts";
 import { WalBuilder } from "../wal-builder.ts";
-import { FailingPageserver, type Failpoint } from "./failing-pageserver.ts";
+import {
+  FailingPageserver,
+  type PageserverHome,
+  type PreparedPageserver,
+} from "./failing-pageserver.ts";
+import type { Failpoint, LivesProcess } from "./hooked-process.ts";
 import { BLOCKS, PageWal, PD_LSN_BYTES, REL } from "./page-wal.ts";
+import { isOfStore, type StoreRequests } from "./store-requests.ts";
 import type { SourceTimeline, WalSource } from "./wal-source.ts";
 
 export const TENANT = parseTenantId("a0".repeat(16));
@@ -56,11 +63,18 @@ export async function eventually(what: string, test: () => Promise<string | unde
   }
 }
 
+/** Absent: a new process. */
+interface Where {
+  readonly lives?: LivesProcess | undefined;
+  readonly prepared?: PreparedPageserver | undefined;
+}
+
 export interface HomeOptions {
   /** Of the process. */
   readonly args?: readonly string[];
+  /** Deletions are put together for a fifth of a second, not for ten. */
   readonly hurries?: boolean;
-  /** The store's files are copies, as if it lay on another file system. */
+  /** The files of a store that is a directory are copies, as if it lay on another file system. */
   readonly ownStore?: boolean;
 }
 
@@ -69,20 +83,29 @@ export class PageHome {
   readonly directory: string;
   readonly source: WalSource;
   readonly timelines: Map<TimelineId, SourceTimeline>;
+  /** Where the store is S3's; else it is a directory of the home. */
+  readonly requests: StoreRequests | undefined;
+  /** Of that, when the home was built. */
+  #objects: ReturnType<StoreRequests["save"]> | undefined;
   readonly #options: HomeOptions;
+  #process: ChildProcess | undefined;
   /** Of main, when the home was copied. */
   readonly copiedVersions: number;
   /** LSNs that stay readable, whatever is collected. */
   readonly leases: { readonly timelineId: TimelineId; readonly lsn: Lsn }[] = [];
+  /** On other machines, with the same store. */
+  readonly others: FailingPageserver[] = [];
 
   private constructor(
     directory: string,
     source: WalSource,
     timelines: Iterable<SourceTimeline>,
     options: HomeOptions,
+    requests: StoreRequests | undefined,
   ) {
     this.directory = directory;
     this.source = source;
+    this.requests = requests;
     this.timelines = new Map([...timelines].map((one) => [one.timelineId, one]));
     this.#options = options;
     this.copiedVersions = this.timelines.get(MAIN)?.wal.versions.length ?? 0;
@@ -90,14 +113,13 @@ export class PageHome {
     source.serve(this.timelines.values());
   }
 
-  /** Without anything. */
-  static empty(directory: string, source: WalSource, options: HomeOptions = {}): PageHome {
-    return new PageHome(directory, source, [], options);
-  }
-
   /** Stopped in order. */
-  static async build(directory: string, source: WalSource): Promise<PageHome> {
-    const home = PageHome.empty(directory, source);
+  static async build(
+    directory: string,
+    source: WalSource,
+    requests?: StoreRequests,
+  ): Promise<PageHome> {
+    const home = new PageHome(directory, source, [], {}, requests);
     const pageserver = await home.start();
     try {
       const { http } = pageserver;
@@ -115,6 +137,7 @@ export class PageHome {
     } finally {
       await pageserver.stop();
     }
+    home.#objects = requests?.save();
     return home;
   }
 
@@ -124,7 +147,6 @@ export class PageHome {
     const links = options.ownStore === true ? "--no-preserve=links" : "--preserve=links";
     const copied = spawnSync("cp", ["-a", links, this.directory, directory], { encoding: "utf8" });
     assert.equal(copied.status, 0, copied.stderr);
-    rmSync(join(directory, "log"), { force: true });
     const wals = new Map<PageWal, PageWal>();
     const copyOf = (wal: PageWal): PageWal => {
       const ancestor = wal.ancestor && { ...wal.ancestor, wal: copyOf(wal.ancestor.wal) };
@@ -133,22 +155,114 @@ export class PageHome {
       return copy;
     };
     const timelines = [...this.timelines.values()].map((one) => ({ ...one, wal: copyOf(one.wal) }));
-    return new PageHome(directory, this.source, timelines, options);
+    if (this.#objects !== undefined) {
+      this.requests!.restore(this.#objects);
+    }
+    return new PageHome(directory, this.source, timelines, options, this.requests);
+  }
+
+  async openStore(): Promise<ObjectStore> {
+    return (await this.requests?.open()) ?? new DirectoryObjectStore(join(this.directory, "store"));
+  }
+
+  emptyStore(): void {
+    this.requests?.restore(new Map());
+    rmSync(join(this.directory, "store"), { recursive: true, force: true });
   }
 
   /** As `ownStore`, of a home that is there. */
   separateStore(): void {
+    if (this.requests !== undefined) {
+      return;
+    }
     const [store, copy] = [join(this.directory, "store"), join(this.directory, "store-copy")];
     cpSync(store, copy, { recursive: true });
     rmSync(store, { recursive: true });
     renameSync(copy, store);
   }
 
-  start(failpoint: Failpoint = "none"): Promise<FailingPageserver> {
-    const { args = [], hurries = false } = this.#options;
-    const broker = this.source.brokerAddress;
-    const home = { directory: this.directory, broker, hurries, args: [...QUIET_ARGS, ...args] };
-    return FailingPageserver.start(home, failpoint);
+  /** In a process of its own, or as one of `lives`. */
+  async start(
+    failpoint: Failpoint = "none",
+    { lives, prepared }: Where = {},
+  ): Promise<FailingPageserver> {
+    const ofStore = isOfStore(failpoint);
+    if (ofStore) {
+      this.#armStore(failpoint);
+    }
+    const onBegin = (process: ChildProcess) => {
+      this.#process = process;
+    };
+    const home = { ...this.#processHome(this.directory, this.#options), lives, onBegin };
+    return FailingPageserver.start(home, ofStore ? "none" : failpoint, prepared);
+  }
+
+  /** A process for a copy at `directory`. */
+  prepare(directory: string, options: HomeOptions = {}): Promise<PreparedPageserver> {
+    return FailingPageserver.prepare(this.#processHome(directory, options));
+  }
+
+  #processHome(directory: string, options: HomeOptions): PageserverHome {
+    const { args = [] } = options;
+    return {
+      directory,
+      store: this.requests?.location ?? join(directory, "store"),
+      broker: this.source.brokerAddress,
+      hurries: this.hurriesOf(options),
+      args: [...QUIET_ARGS, ...args],
+    };
+  }
+
+  /** The disk's new directory; in its place is an empty one, with what initdb made. */
+  giveDiskAway(): string {
+    const [disk, given] = [join(this.directory, "disk"), join(this.directory, "other")];
+    mkdirSync(given);
+    renameSync(disk, join(given, "disk"));
+    cpSync(join(given, "disk", "initdb"), join(disk, "initdb"), { recursive: true });
+    return given;
+  }
+
+  /** Where `directory` has its disk. */
+  async startOther(directory: string): Promise<FailingPageserver> {
+    const home = this.#processHome(directory, this.#options);
+    const store = this.requests?.location ?? join(this.directory, "store");
+    const other = await FailingPageserver.start({ ...home, store });
+    this.others.push(other);
+    return other;
+  }
+
+  async stopOthers(): Promise<void> {
+    for (const other of this.others.splice(0)) {
+      await other.stop();
+    }
+  }
+
+  /** Timers that a process hurries, in milliseconds. */
+  hurriesOf({ hurries }: HomeOptions = {}): readonly number[] {
+    return [
+      ...(hurries === true ? [10_000] : []),
+      // How long a creation waits for the store.
+      ...(this.requests === undefined ? [] : [30_000]),
+    ];
+  }
+
+  /** Counts from the next step on. */
+  async arm(pageserver: FailingPageserver, failpoint: Failpoint): Promise<void> {
+    if (isOfStore(failpoint)) {
+      this.#armStore(failpoint);
+    } else {
+      this.requests?.arm("none", () => undefined);
+      await pageserver.arm(failpoint);
+    }
+  }
+
+  #armStore(failpoint: Failpoint): void {
+    this.requests!.arm(failpoint, () => this.#process!.kill("SIGKILL"));
+  }
+
+  /** What was come to while something was armed, a line a step; what did not happen ends in ` !`. */
+  trace(pageserver: FailingPageserver): readonly string[] {
+    return [...pageserver.trace(), ...(this.requests?.trace ?? [])];
   }
 
   wal(timelineId: TimelineId): PageWal {
@@ -243,16 +357,16 @@ export class PageHome {
   }
 
   /** Resolves when the process does nothing more, or has ended. */
-  async quiet(pageserver: FailingPageserver): Promise<void> {
+  async quiet(pageserver: FailingPageserver, quietMs = QUIET_MS): Promise<void> {
     let quietSinceMs = monotonicMs();
     let last = -1;
     await eventually("background work", async () => {
-      const { count } = await pageserver.status();
+      const count = (await pageserver.status()).count + (this.requests?.count ?? 0);
       if (count !== last) {
         quietSinceMs = monotonicMs();
         last = count;
       }
-      const isQuiet = pageserver.end !== undefined || monotonicMs() - quietSinceMs > QUIET_MS;
+      const isQuiet = pageserver.end !== undefined || monotonicMs() - quietSinceMs > quietMs;
       return isQuiet ? undefined : `step ${count}`;
     });
   }
@@ -269,8 +383,10 @@ export class PageHome {
       const strays = await this.strays(pageserver);
       return strays.length === 0 ? undefined : strays.join(", ");
     });
-    this.#checkTemporary();
-    await this.#checkDirectories();
+    if (this.requests === undefined) {
+      this.#checkTemporary();
+      await this.#checkDirectories();
+    }
   }
 
   async #checkPages(pageserver: FailingPageserver, timelineId: TimelineId): Promise<void> {

@@ -3,11 +3,19 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { errorMessage } from "../../src/base/errors.ts";
-import type { FailingPageserver, Failpoint } from "./failing-pageserver.ts";
+import type { FailingPageserver, PreparedPageserver } from "./failing-pageserver.ts";
+import { type Failpoint, type Failure, LivesProcess } from "./hooked-process.ts";
 import type { Operation, Try } from "./operations.ts";
 import type { PageHome } from "./page-home.ts";
 
-export type Failure = "kill" | "full";
+/** What each failure is called where a try does not keep what it owes. */
+const FAILURES: Readonly<Record<Failure, string>> = {
+  kill: "killed before",
+  full: "no space from",
+  before: "killed before",
+  after: "killed after",
+  refused: "refused from",
+};
 
 export interface SweepResult {
   /** Of the operation and what it does in the background; undefined where not all were gone to. */
@@ -24,7 +32,12 @@ export interface Steps {
   readonly of?: string;
 }
 
-const NO_SPACE = /no space left/i;
+/** Where nothing is missed if it was too short. */
+const SHORT_QUIET_MS = 100;
+/** The process ends by it. */
+const ends = (failure: Failure) => failure !== "full" && failure !== "refused";
+/** What a client is told. */
+const REASON = /no space left|the object store has not taken|500 InternalError|507 Insuff/i;
 
 /**
  * Each step first, first + stride, ..., as long as there is one, or so many of them. Throws where a try does not keep what it owes.
@@ -37,32 +50,72 @@ export async function sweep(
 ): Promise<SweepResult> {
   let tries = 0;
   let steps: number | undefined;
-  for (let at = first; steps === undefined && tries < most; at += stride) {
-    const failpoint = `${failure} ${at}${of === undefined ? "" : ` ${of}`}` as const;
-    const seen = { step: "no step", log: () => "" };
-    try {
-      steps = await tryAt(base, operation, failpoint, seen);
-    } catch (cause) {
-      const what = failure === "kill" ? "killed before" : "no space from";
-      const message = `${operation.name}: ${what} ${seen.step}: ${errorMessage(cause)}`;
-      throw new Error(`${message}\n${seen.log()}`, { cause });
+  const directory = join(base.directory, "..", "try");
+  const processes = new Processes(base, directory, operation, failure);
+  try {
+    for (let at = first; steps === undefined && tries < most; at += stride) {
+      const failpoint = `${failure} ${at}${of === undefined ? "" : ` ${of}`}` as const;
+      const seen = { step: "no step", log: () => "" };
+      const home = base.copy(directory, operation.options);
+      try {
+        steps = await tryAt(home, operation, failpoint, { processes, seen });
+      } catch (cause) {
+        const what = `${operation.name}: ${FAILURES[failure]} ${seen.step}`;
+        throw new Error(`${what}: ${errorMessage(cause)}\n${seen.log()}`, { cause });
+      } finally {
+        await home.stopOthers();
+      }
+      tries += steps === undefined ? 1 : 0;
     }
-    tries += steps === undefined ? 1 : 0;
+  } finally {
+    await processes.close();
   }
   return { steps, tries };
 }
 
+/** One is prepared for the next try while this one is checked; lives that a failure does not end share one. */
+class Processes {
+  readonly #lives: LivesProcess | undefined;
+  readonly #prepare: (() => Promise<PreparedPageserver>) | undefined;
+  #prepared: Promise<PreparedPageserver> | undefined;
+
+  constructor(base: PageHome, directory: string, operation: Operation, failure: Failure) {
+    const { options, stops = false } = operation;
+    this.#lives = stops ? undefined : new LivesProcess(directory, base.hurriesOf(options));
+    this.#prepare = stops || ends(failure) ? () => base.prepare(directory, options) : undefined;
+    this.prepareNext();
+  }
+
+  prepareNext(): void {
+    this.#prepared ??= this.#prepare?.();
+  }
+
+  async start(home: PageHome, failpoint: Failpoint): Promise<FailingPageserver> {
+    const prepared = await this.#prepared;
+    this.#prepared = undefined;
+    return home.start(failpoint, prepared === undefined ? { lives: this.#lives } : { prepared });
+  }
+
+  next(home: PageHome): Promise<FailingPageserver> {
+    return home.start("none", { lives: this.#lives });
+  }
+
+  async close(): Promise<void> {
+    await this.#lives?.close();
+    (await this.#prepared)?.child.kill("SIGKILL");
+  }
+}
+
 /** The steps of a try that was over before its failpoint; undefined where that came. */
 async function tryAt(
-  base: PageHome,
+  home: PageHome,
   operation: Operation,
   failpoint: Failpoint,
-  seen: { step: string; log: () => string },
+  { processes, seen }: { processes: Processes; seen: { step: string; log: () => string } },
 ): Promise<number | undefined> {
-  const home = base.copy(join(base.directory, "..", "try"), operation.options);
   await operation.arrange?.(home);
-  const failure = failpoint.startsWith("kill") ? "kill" : "full";
-  let pageserver = await home.start(operation.fromStart === true ? failpoint : "none");
+  const failure = failpoint.split(" ")[0] as Failure;
+  let pageserver = await processes.start(home, operation.fromStart === true ? failpoint : "none");
   const current: Try = {
     home,
     get pageserver() {
@@ -73,34 +126,35 @@ async function tryAt(
   try {
     if (operation.fromStart !== true) {
       await operation.prepare?.(current);
-      await home.quiet(pageserver);
-      await pageserver.arm(failpoint);
+      await home.quiet(pageserver, SHORT_QUIET_MS);
+      await home.arm(pageserver, failpoint);
     }
     const outcome = await outcomeOf(operation, current);
     await home.quiet(pageserver);
-    await pageserver.arm("none");
-    const steps = pageserver.trace().length;
-    const hit = pageserver.hit();
+    await home.arm(pageserver, "none");
+    const trace = home.trace(pageserver);
+    const hit = trace.find((line) => line.endsWith(" !"))?.slice(0, -2);
     const came = hit !== undefined;
     seen.step = `step ${hit ?? "after the last"}`;
     requireGoodEnd(operation, failure, pageserver, came, outcome);
+    processes.prepareNext();
     if (pageserver.hasEnded) {
-      pageserver = await home.start();
+      pageserver = await processes.next(home);
     }
     if (outcome !== undefined || came) {
       await operation.run(current);
       if (operation.stops === true) {
-        pageserver = await home.start();
+        pageserver = await processes.next(home);
       }
     }
-    await home.quiet(pageserver);
+    await home.quiet(pageserver, SHORT_QUIET_MS);
     await operation.check?.(current);
     await home.check(pageserver);
     if (operation.checkStopped !== undefined) {
       await pageserver.stop();
       await operation.checkStopped(current);
     }
-    return came ? undefined : steps;
+    return came ? undefined : trace.length;
   } finally {
     await pageserver.stop();
   }
@@ -128,12 +182,12 @@ function requireGoodEnd(
   outcome: string | undefined,
 ): void {
   const { end } = pageserver;
-  if (failure === "kill" && came) {
+  if (ends(failure) && came) {
     assert.equal(end, "SIGKILL");
   } else if (end !== undefined && !came) {
     assert.equal(operation.stops, true, `ended by ${end}`);
   } else if (came && operation.stops !== true) {
-    const hasSaidWhy = NO_SPACE.test(outcome ?? "");
+    const hasSaidWhy = REASON.test(outcome ?? "");
     assert.ok(end === undefined || (operation.fromStart === true && hasSaidWhy), `ended by ${end}`);
     assert.ok(outcome === undefined || hasSaidWhy, outcome);
   }

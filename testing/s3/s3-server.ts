@@ -18,8 +18,8 @@ export type FaultKind =
       readonly headers?: Record<string, string>;
     }
   | { readonly type: "reset-before" }
-  /** It happens; the connection is cut instead of an answer. */
-  | { readonly type: "lost-reply" }
+  /** It happens, and `meanwhile`; the connection is cut instead of an answer. */
+  | { readonly type: "lost-reply"; readonly meanwhile?: () => void }
   /** It happens; the answer is an error. */
   | { readonly type: "refuse-after"; readonly status: number; readonly code: string }
   /** Half of the body, then the connection is cut. */
@@ -82,6 +82,8 @@ export class S3Server {
   /** Of every request: `PUT a/b`, or `GET ?list-type=2...` of the bucket. */
   readonly requests: string[] = [];
   options: S3ServerOptions;
+  /** Of each request, as `requests` has it: what happens to it. */
+  onRequest: ((line: string) => FaultKind | undefined) | undefined;
   #faults: (FaultKind & { method?: string; left: number })[] = [];
   readonly #server: Server;
 
@@ -151,8 +153,9 @@ export class S3Server {
     const url = new URL(request.url!, "http://s3");
     const [bucket, ...rest] = url.pathname.slice(1).split("/").map(decodeURIComponent);
     const key = rest.join("/");
-    this.requests.push(`${method} ${key}${url.search}`);
-    const fault = this.#faultFor(method);
+    const line = `${method} ${key}${url.search}`;
+    this.requests.push(line);
+    const fault = this.onRequest?.(line) ?? this.#faultFor(method);
     if (fault?.type === "hang") {
       return;
     }
@@ -178,6 +181,7 @@ export class S3Server {
       reply = errorReply(error);
     }
     if (fault?.type === "lost-reply") {
+      fault.meanwhile?.();
       request.socket.resetAndDestroy();
       return;
     }
