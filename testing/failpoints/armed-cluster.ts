@@ -7,7 +7,8 @@ import type { TestCluster } from "../cluster.ts";
 import type { Failpoint } from "./hooked-process.ts";
 
 const HOOK = join(import.meta.dirname, "file-steps.ts");
-const DEADLINE_MS = 120_000;
+/** Of a machine that is busy: a flush comes with each megabyte of WAL. */
+const DEADLINE_MS = 300_000;
 
 /** Starts the pageserver, which counts its steps from the first one on: it may have ended when this resolves. */
 export async function startArmed(cluster: TestCluster, failpoint: Failpoint): Promise<void> {
