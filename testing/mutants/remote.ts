@@ -13,6 +13,7 @@ const SCRUB = "src/pageserver/remote/scrub.ts";
 const SCRUB_TEST = "src/pageserver/remote/scrub.test.ts";
 const DELETED_TENANTS = "src/pageserver/remote/deleted-tenants.ts";
 const DELETED_TENANTS_TEST = "src/pageserver/remote/deleted-tenants.test.ts";
+const TENANT_REMOTE_TEST = "src/pageserver/remote/tenant-remote.test.ts";
 const DAMAGED_TEST = "src/pageserver/remote/damaged-objects.test.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const CRASH_TEST = "src/pageserver/remote/remote.crash.test.ts";
@@ -36,6 +37,16 @@ export const REMOTE_MUTANTS: MutantPart = {
       replace: "return (",
       test: DELETED_TENANTS_TEST,
       name: "deleteTenant: one that comes to nothing takes no layers along",
+    },
+    {
+      rule: "the disk goes on with a timeline that the store has as deleted",
+      file: TENANT,
+      search:
+        "await this.#directories.markDeleted(timelineId);\n      // What is closed puts nothing any more that would take this back.\n      await this.#remote?.markDeleted(timelineId);",
+      replace:
+        "await this.#remote?.markDeleted(timelineId);\n      await this.#directories.markDeleted(timelineId);",
+      test: TENANT_REMOTE_TEST,
+      name: "deleteTimeline: where the process ends before it hears",
     },
     {
       rule: "an index that cannot be read counts no more when history is collected",
@@ -156,7 +167,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/timeline-remote.ts",
       search: "    this.#isDeleted = true;\n",
       replace: "",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "deleteTimeline: what asks for an index in this generation meanwhile",
     },
     {
@@ -164,7 +175,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/storage/timeline.ts",
       search: "      if (this.#remote === undefined) {\n        this.#letAncestorGo();",
       replace: "      if (this.#ancestor === undefined) {\n        this.#letAncestorGo();",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "detachFromAncestor: the ancestor keeps the branch point",
     },
     {
@@ -172,7 +183,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/storage/tenant.ts",
       search: "        timeline.holdIn(ancestor);",
       replace: "",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "detachFromAncestor: after a restart",
     },
     {
@@ -180,7 +191,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/timeline-remote.ts",
       search: "        this.#timeline.indexCounts?.(index);\n      }",
       replace: "      }\n      this.#timeline.indexCounts?.(index);",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "detachFromAncestor: a pageserver that was replaced",
     },
     {
@@ -188,7 +199,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/storage/timeline.ts",
       search: "await this.#remote?.settle();",
       replace: "",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "advanceGcCutoff: a branch that a replaced pageserver made",
     },
     {
@@ -196,7 +207,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/timeline-remote.ts",
       search: "index === undefined || isOpen || !isSame(",
       replace: "index === undefined || !isSame(",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "detachFromAncestor: after a restart",
     },
     {
@@ -204,7 +215,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/tenant-remote.ts",
       search: 'if (code === "object-not-found") {',
       replace: 'if (code === "") {',
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "load: a deletion that ends between the listing and the reading",
     },
     {
@@ -366,7 +377,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/tenant-remote.ts",
       search: "await Promise.all(this.#underWay);",
       replace: "",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "a layer goes from the store only when no index there names it",
     },
     {
@@ -374,7 +385,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/timeline-remote.ts",
       search: "isNews && (await this.#tenant.storage.isCurrent())",
       replace: "isNews",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer",
     },
     {
@@ -382,7 +393,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/take-stored.ts",
       search: "generation > (parts.get(timelineId)?.generation ?? 0)",
       replace: "!parts.has(timelineId) && generation > 0",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "a pageserver that was replaced: nothing it says counts, and what it wrote is not taken for newer",
     },
     {
@@ -390,7 +401,7 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: "src/pageserver/remote/take-stored.ts",
       search: "if (index.deleted) {",
       replace: "if (index.deleted && false) {",
-      test: "src/pageserver/remote/tenant-remote.test.ts",
+      test: TENANT_REMOTE_TEST,
       name: "a deleted timeline stays deleted on an empty disk, and its objects go",
     },
     {

@@ -5,11 +5,13 @@ import { test } from "node:test";
 import { eventually } from "../../../testing/damage.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { sleep } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { readObject } from "../../object-store/object-store.ts";
 import { excessBytes, LayerEviction } from "../layer-eviction.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { mayHaveMetadata } from "../layers/layer-format.ts";
@@ -168,6 +170,39 @@ test("deleteTimeline: what asks for an index in this generation meanwhile does n
   await Promise.all([held, deleted, settled]);
   await using third = await StorageFixture.attach(first.tenantId, { store });
   assert.deepEqual(third.manager.tenant(first.tenantId).timelines, []);
+});
+
+test("deleteTimeline: where the process ends before it hears that the store has it, it is deleted all the same", async () => {
+  let isAnswered = true;
+  class Store extends MemoryObjectStore {
+    override async put(...call: Parameters<MemoryObjectStore["put"]>): Promise<void> {
+      await super.put(...call);
+      if (!isAnswered && call[0].includes("index_part")) {
+        throw new StorageError("unavailable", "reset", "the answer is lost");
+      }
+    }
+  }
+  const store = new Store();
+  await using fixture = await StorageFixture.create({ store });
+  const { timelineId } = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  isAnswered = false;
+  const key = store.keys.find((one) => one.includes("index_part"))!;
+  const before = await readObject(store, key);
+  fixture.manager
+    .tenant(fixture.tenantId)
+    .deleteTimeline(timelineId)
+    .catch(() => undefined);
+  await eventually("the store has it", async () =>
+    (await readObject(store, key)).length === before.length ? undefined : true,
+  );
+  isAnswered = true;
+  await fixture.reopen();
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  assert.throws(() => tenant.timeline(timelineId), { kind: "not-found" });
+  await eventually("its objects are gone", async () => {
+    await fixture.manager.resources.remote!.deletions.flush();
+    return !store.keys.some((one) => one.includes(timelineId)) || undefined;
+  });
 });
 
 test("detachFromAncestor: the ancestor keeps the branch point until the store knows", async () => {

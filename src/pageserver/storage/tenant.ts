@@ -521,9 +521,10 @@ export class Tenant {
     try {
       const layers = doomed?.ownedLayers ?? [];
       await timeline?.close();
+      // First here: the next start on this disk takes the store's index then, whether it says that it is deleted or does not yet.
+      await this.#directories.markDeleted(timelineId);
       // What is closed puts nothing any more that would take this back.
       await this.#remote?.markDeleted(timelineId);
-      await this.#directories.markDeleted(timelineId);
       this.#broken.delete(timelineId);
       this.#halfDeleted.delete(timelineId);
       doomed?.leaveAncestor();
