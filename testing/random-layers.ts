@@ -22,6 +22,7 @@ import {
   type LayerName,
 } from "../src/pageserver/layers/layer-format.ts";
 import { LayerWriter } from "../src/pageserver/layers/layer-writer.ts";
+import { ReadWindow } from "../src/pageserver/layers/read-window.ts";
 import {
   BASE_ABSENT,
   BASE_IMAGE,
@@ -163,6 +164,7 @@ export class LayerDirectory {
       useClock: { now: 0 },
       blockCache: new BlockCache(1 << 20),
       openFiles: new OpenFiles(4, this.disk),
+      readWindow: new ReadWindow(),
     };
   }
 

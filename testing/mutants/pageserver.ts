@@ -17,6 +17,8 @@ const LAYER_MAP_TEST = "src/pageserver/storage/layer-map.test.ts";
 const OPEN_LAYER_TEST = "src/pageserver/layers/open-layer.test.ts";
 const LAYER_FILE = "src/pageserver/layers/layer-file.ts";
 const LAYER_FILE_TEST = "src/pageserver/layers/layer-file.test.ts";
+const READ_WINDOW = "src/pageserver/layers/read-window.ts";
+const READ_WINDOW_TEST = "src/pageserver/layers/read-window.test.ts";
 const RESIDENT_INDEX = "src/pageserver/layers/resident-index.ts";
 const BLOCK_CACHE_TEST = "src/pageserver/layers/block-cache.test.ts";
 const LAYER_BLOCK_TEST = "src/pageserver/layers/layer-block.test.ts";
@@ -381,6 +383,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "return false;",
       test: LAYER_FILE_TEST,
       name: "LayerFile: an image layer says of every key whether it exists",
+    },
+    {
+      rule: "a block that ends behind what was read ahead is taken from it",
+      file: READ_WINDOW,
+      search: "offset < this.#start || offset + length > this.#end",
+      replace: "offset < this.#start || offset > this.#end",
+      test: READ_WINDOW_TEST,
+      name: "ReadWindow: any reads of some files give their bytes",
+    },
+    {
+      rule: "a block before a damaged place cannot be read",
+      file: READ_WINDOW,
+      search: "    } catch {\n      return false;\n    }\n",
+      replace: "    } finally {\n    }\n",
+      test: READ_WINDOW_TEST,
+      name: "ReadWindow: a block before a place that cannot be read is read",
     },
     {
       rule: "a block's checksum is not looked at",

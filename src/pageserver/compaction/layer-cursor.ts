@@ -214,9 +214,8 @@ export class LayerCursor {
       const at = this.#nextBlock * INDEX_WORDS;
       const offset = this.#index.words[at + 7]!;
       const from = offset - this.#pieceOffset;
-      // A copy, so that blocks that a batch holds do not hold the whole piece.
-      const bytes = this.#piece.slice(from, from + this.#index.words[at + 8]!);
-      this.#block = parseBlock(bytes, this.input.path, offset);
+      const stored = this.#piece.subarray(from, from + this.#index.words[at + 8]!);
+      this.#block = parseBlock(stored, this.input.path, offset);
       this.#blockOffset = offset;
       this.batchBlock = -1;
       this.#nextBlock++;

@@ -13,6 +13,7 @@ import { keyHash, relBlockPrefix } from "./key.ts";
 import { LayerFile } from "./layer-file.ts";
 import { FIRST_KEY, FIRST_LAYER_NUMBER, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
 import { LayerWriter } from "./layer-writer.ts";
+import { ReadWindow } from "./read-window.ts";
 import { VALUE_DELTA, VersionChain } from "./version-chain.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
@@ -64,6 +65,7 @@ class Layers implements AsyncDisposable {
         new LayerFile(path, name, sizeBytes, {
           blockCache: layers.cache,
           openFiles,
+          readWindow: new ReadWindow(),
           useClock: { now: 0 },
         }),
       );

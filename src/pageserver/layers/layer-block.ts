@@ -37,15 +37,11 @@ export interface LayerBlock {
 }
 
 /**
- * Takes over `stored`, which begins its buffer and is a whole block of the file at `offset`. Afterwards
- * no step has to doubt an offset in it, whoever wrote the file; `corrupt` where that cannot be had.
+ * `stored`, which may change afterwards, is a whole block of the file at `offset`. No step has to doubt an offset in
+ * what is returned, whoever wrote the file; `corrupt` where that cannot be had.
  */
-export function parseBlock(
-  stored: Uint8Array<ArrayBuffer>,
-  path: string,
-  offset: number,
-): LayerBlock {
-  const view = new DataView(stored.buffer);
+export function parseBlock(stored: Uint8Array, path: string, offset: number): LayerBlock {
+  const view = new DataView(stored.buffer, stored.byteOffset, stored.length);
   if (view.getUint32(0, true) !== layerChecksum(stored, 4, stored.length)) {
     throw corruptLayer(path, offset, "the block's checksum is wrong");
   }
@@ -53,7 +49,7 @@ export function parseBlock(
   if (codec !== CODEC_RAW && codec !== CODEC_LZ4) {
     throw corruptLayer(path, offset + 4, `codec ${codec & 0xff} is not known`);
   }
-  const bytes = codec === CODEC_RAW ? stored : decompress(stored, view, path, offset);
+  const bytes = codec === CODEC_RAW ? copyOf(stored) : decompress(stored, view, path, offset);
   const words = new Uint32Array(bytes.buffer);
   const keyCount = words[2]!;
   const entryCount = words[3]!;
@@ -65,6 +61,17 @@ export function parseBlock(
   const block = { bytes, words, keyCount, entryCount, entriesAt: entriesAt / 4, valuesAt };
   checkTables(block, path, offset);
   return block;
+}
+
+/** Memory that begins its buffer, with anything in it: zeros would be written over at once. */
+function memory(length: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+}
+
+function copyOf(stored: Uint8Array): Uint8Array<ArrayBuffer> {
+  const bytes = memory(stored.length);
+  bytes.set(stored);
+  return bytes;
 }
 
 /** The raw block, without its first words. */
@@ -86,7 +93,7 @@ function decompress(
   ) {
     throw corruptLayer(path, offset + 8, `a raw block cannot have ${rawLength} bytes`);
   }
-  const raw = new Uint8Array(rawLength);
+  const raw = memory(rawLength);
   const source = stored.subarray(BLOCK_HEADER_BYTES, BLOCK_HEADER_BYTES + length);
   if (!decompressLz4Block(source, raw.subarray(BLOCK_BODY_AT))) {
     throw corruptLayer(path, offset, `the block does not decompress to ${rawLength} bytes`);

@@ -31,6 +31,7 @@ import {
   parseLayerFileName,
 } from "./layer-format.ts";
 import { type LayerDescription, LayerWriter } from "./layer-writer.ts";
+import { ReadWindow } from "./read-window.ts";
 import {
   BASE_ABSENT,
   BASE_IMAGE,
@@ -54,6 +55,7 @@ class Files implements AsyncDisposable {
   readonly resources = {
     blockCache: new BlockCache(1 << 20),
     openFiles: new OpenFiles(2),
+    readWindow: new ReadWindow(),
     useClock: { now: 0 },
   };
   readonly opened: LayerFile[] = [];

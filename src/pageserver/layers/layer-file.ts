@@ -25,12 +25,13 @@ import {
   type LayerName,
 } from "./layer-format.ts";
 import {
-  type LayerSource,
+  type BlockSource,
   lastBlockAtOrBelow,
   mayContain,
   readBlock,
   readLayerIndex,
 } from "./layer-index.ts";
+import type { ReadWindow, WindowedFile } from "./read-window.ts";
 import { BLOCK_CHANCES, CachedBlock, INDEX_CHANCES, ResidentIndex } from "./resident-index.ts";
 import { VALUE_TOMBSTONE, type VersionChain } from "./version-chain.ts";
 
@@ -38,6 +39,7 @@ import { VALUE_TOMBSTONE, type VersionChain } from "./version-chain.ts";
 export interface LayerResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
+  readonly readWindow: ReadWindow;
   /** Counts on with time, coarsely: the order of uses. */
   readonly useClock: { readonly now: number };
 }
@@ -84,7 +86,7 @@ class FetchedRange implements CacheEntry {
  * An immutable file; loading is lazy, so that a timeline with a damaged layer loads and only the
  * reads that need the damaged part fail. `corrupt` names file and offset.
  */
-export class LayerFile implements OpenableFile, LayerSource {
+export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
   readonly path: string;
   readonly name: LayerName;
   readonly lsnStart: Lsn;
@@ -272,12 +274,25 @@ export class LayerFile implements OpenableFile, LayerSource {
       return this.#readFetched(offset, offset + length);
     }
     const bytes = new Uint8Array(new ArrayBuffer(length));
+    this.readInto(bytes, offset, length);
+    return bytes;
+  }
+
+  lend(offset: number, length: number): Uint8Array {
+    const lent = this.isResident
+      ? this.#resources.readWindow.lend(this, offset, length)
+      : undefined;
+    return lent ?? this.read(offset, length);
+  }
+
+  /** Of a file that is on the disk. */
+  readInto(into: Uint8Array, offset: number, length: number): void {
     const descriptor = this.#descriptor();
     const { disk } = this.#resources.openFiles;
     let done = 0;
     try {
       while (done < length) {
-        const count = disk.read(descriptor, bytes, done, length - done, offset + done);
+        const count = disk.read(descriptor, into, done, length - done, offset + done);
         if (count === 0) {
           throw corruptLayer(this.path, offset + done, "the file ends too early");
         }
@@ -286,7 +301,6 @@ export class LayerFile implements OpenableFile, LayerSource {
     } catch (error) {
       throw this.#readError(error);
     }
-    return bytes;
   }
 
   #readFetched(start: number, end: number): Uint8Array<ArrayBuffer> {
@@ -312,6 +326,7 @@ export class LayerFile implements OpenableFile, LayerSource {
   leaveDisk(): void {
     this.isResident = false;
     this.#resources.openFiles.close(this);
+    this.#resources.readWindow.forget(this);
   }
 
   #load(): ResidentIndex {
@@ -339,6 +354,7 @@ export class LayerFile implements OpenableFile, LayerSource {
   /** Gives back memory and descriptor; the layer can be read again later. */
   close(): void {
     this.#resources.openFiles.close(this);
+    this.#resources.readWindow.forget(this);
     for (const range of [...this.#fetched]) {
       this.#resources.blockCache.evict(range);
     }

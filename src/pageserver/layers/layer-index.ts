@@ -34,6 +34,11 @@ export interface LayerSource {
   read(offset: number, length: number): Uint8Array<ArrayBuffer>;
 }
 
+export interface BlockSource extends LayerSource {
+  /** As `read`, good until the next call. */
+  lend(offset: number, length: number): Uint8Array;
+}
+
 export interface LayerIndex {
   /** INDEX_WORDS a block. */
   readonly words: Uint32Array;
@@ -147,12 +152,12 @@ export function lastBlockAtOrBelow(
 }
 
 /** Reads and checks a block; `corrupt` where it is damaged or not in the file. */
-export function readBlock(source: LayerSource, index: LayerIndex, blockNumber: number): LayerBlock {
+export function readBlock(source: BlockSource, index: LayerIndex, blockNumber: number): LayerBlock {
   const at = blockNumber * INDEX_WORDS;
   const offset = index.words[at + 7]!;
   const length = index.words[at + 8]!;
   if (length < BLOCK_HEADER_BYTES || length % 8 !== 0 || offset + length > source.sizeBytes) {
     throw corruptLayer(source.path, offset, "the block lies outside the file");
   }
-  return parseBlock(source.read(offset, length), source.path, offset);
+  return parseBlock(source.lend(offset, length), source.path, offset);
 }

@@ -10,6 +10,7 @@ import { LayerMemory } from "../flush/layer-memory.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
+import { ReadWindow } from "../layers/read-window.ts";
 import { VersionChain } from "../layers/version-chain.ts";
 import type { RemoteStorage } from "../remote/remote-storage.ts";
 import { type TransferOptions, TransferSlots } from "../transfers/transfer-slots.ts";
@@ -74,6 +75,7 @@ export class StorageResources {
   readonly generation: Generation;
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
+  readonly readWindow = new ReadWindow();
   readonly pageCache: PageCache;
   /** For reads, which are synchronous: one working page serves all timelines. */
   readonly redo = new PageRedo();
