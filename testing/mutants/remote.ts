@@ -49,6 +49,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "deleteTimeline: where the process ends before it hears",
     },
     {
+      rule: "a layer does not come where its directory went with the timeline that made it",
+      file: DOWNLOAD,
+      search: "await disk.background.makeDirectory(dirname(temporary));",
+      replace: "",
+      test: DOWNLOAD_TEST,
+      name: "LayerDownloads: a directory that goes while a layer comes is made anew",
+    },
+    {
       rule: "an index that cannot be read counts no more when history is collected",
       file: "src/pageserver/remote/tenant-remote.ts",
       search: "this.#requireWhole();",

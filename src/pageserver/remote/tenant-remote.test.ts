@@ -505,7 +505,8 @@ test("a page of a large layer costs a part of it, much reading brings the layer"
   await using first = await StorageFixture.create({ store });
   const noise = new SeededRandom(1);
   const random = () => Uint8Array.from({ length: 8192 }, () => noise.int(256));
-  const values = Array.from({ length: 1200 }, (_, index) => ({
+  // Of less, the first part with index and filter is already much of it.
+  const values = Array.from({ length: 1400 }, (_, index) => ({
     prefix: REL,
     index,
     value: random(),

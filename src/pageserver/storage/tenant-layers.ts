@@ -184,7 +184,6 @@ export class TenantLayers {
     // It must not go again before the reader has had it.
     file.pins++;
     try {
-      await this.#resources.disk.background.makeDirectory(dirname(file.path));
       await this.#remote.download(shared.layer, priority);
       file.lastUse = this.#resources.useClock.now;
       // Or the last one has left it meanwhile: then whoever removes it finds the file.

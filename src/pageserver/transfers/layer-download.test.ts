@@ -126,6 +126,19 @@ simulated(
   },
 );
 
+simulated("LayerDownloads: a directory that goes while a layer comes is made anew", async () => {
+  const world = new World();
+  const { name, bytes } = await someLayer(100);
+  world.put("layer", bytes);
+  const download = world.download("layer", name, bytes.length);
+  await settle();
+  world.disk.removeTree(DIRECTORY);
+  world.store.isOpen = true;
+  await world.store.open("get layer");
+  await download;
+  assert.deepEqual(world.disk.peek(`${DIRECTORY}/${name}`), bytes);
+});
+
 simulated("LayerDownloads: a crash at any operation leaves the whole layer or none", async () => {
   const { name, bytes } = await someLayer(100);
   let crashes = 0;

@@ -161,6 +161,8 @@ export class LayerDownloads {
       await discard(chunks);
       throw damaged(layer, `it has ${info.sizeBytes} bytes instead of ${layer.sizeBytes}`);
     }
+    // With each attempt: others may remove a deleted timeline's directory while layers in it are still read.
+    await disk.background.makeDirectory(dirname(temporary));
     const fd = await disk.background.open(temporary, "w");
     let done = 0;
     try {
