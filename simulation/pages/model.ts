@@ -69,6 +69,11 @@ export class ModelTimeline {
   /** Whether the creation was answered, or its WAL called durable. */
   isCreated = false;
   deletion: "none" | "asked" | "answered" = "none";
+  /** As it was answered last; unknown while something is asked, and after that was not answered. */
+  archival: "active" | "archived" | "unknown" = "active";
+  /** Of the pageserver that answered it; what one of a lower generation is asked changes nothing. */
+  archivalGeneration = 0;
+  archivalAsks = 0;
   readonly #states: State[][] = KEYS.map(() => []);
 
   constructor(

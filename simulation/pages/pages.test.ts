@@ -13,6 +13,8 @@ const LEAST: Readonly<Record<string, number>> = {
   "empty disk": SEEDS / 10,
   "WAL trimmed": SEEDS,
   branch: SEEDS / 2,
+  archive: SEEDS / 4,
+  unarchive: SEEDS / 10,
   detach: SEEDS / 4,
   delete: SEEDS / 4,
   "delete tenant": SEEDS / 20,

@@ -190,6 +190,8 @@ class Run {
     await other.close(false);
     first.emptyDisk();
     const anew = await this.#quietLife(first);
+    await world.unarchiveAll(anew);
+    await world.catchUp(anew);
     for (const model of world.timelines) {
       const timeline = world.loaded(anew, model);
       assert.ok(
@@ -259,7 +261,9 @@ class Run {
       if (object?.kind === "layer") {
         assert.ok(named.delete(key), `${key} is left in the store`);
       } else if (object?.kind === "index") {
-        const isThere = life.tenants.tenant(object.tenantId).hasTimeline(object.timelineId);
+        const tenant = life.tenants.tenant(object.tenantId);
+        const { timelineId } = object;
+        const isThere = tenant.hasTimeline(timelineId) || tenant.archived.has(timelineId);
         assert.ok(isThere, `${key} is left in the store`);
       }
     }

@@ -20,7 +20,8 @@ import { KEYS, LEASE_MS, ModelTimeline, RECORD_BYTES, START } from "./model.ts";
 
 /*
  * Owed by the pageserver that came last, whatever ended or took over before:
- *  1. a timeline whose creation was answered, or whose WAL was called durable, is there; one whose deletion was answered is not
+ *  1. a timeline whose creation was answered, or whose WAL was called durable, is there; one whose deletion was answered is not;
+ *     it is archived, or not, as was answered last
  *  2. it is not behind what any pageserver told as remote_consistent_lsn: safekeepers have no older WAL
  *  3. every key at every LSN from the highest cutoff on that was asked for, at each branch point and each lease reads
  *     as in the model; what else is readable does too, on a pageserver that was replaced as well
@@ -95,6 +96,11 @@ export class World {
       : undefined;
   }
 
+  isArchived(life: Life, model: ModelTimeline): boolean {
+    const tenant = life.tenants.tenants.find(({ tenantId }) => tenantId === model.tenantId);
+    return tenant?.archived.has(model.timelineId) === true;
+  }
+
   #allLoaded(life: Life): ModelTimeline[] {
     return this.timelines.filter((model) => this.loaded(life, model) !== undefined);
   }
@@ -108,8 +114,13 @@ export class World {
       if (!isCurrent) {
         continue;
       }
-      assert.ok(!model.isPromised || timeline !== undefined, `${name} is not there`);
-      assert.ok(model.deletion !== "answered" || timeline === undefined, `${name} is there again`);
+      const isArchived = this.isArchived(life, model);
+      const isThere = timeline !== undefined || isArchived;
+      assert.ok(!model.isPromised || isThere, `${name} is not there`);
+      assert.ok(model.deletion !== "answered" || !isThere, `${name} is there again`);
+      if (model.isPromised && model.archival !== "unknown") {
+        assert.equal(isArchived, model.archival === "archived", `${name} is ${model.archival}`);
+      }
       if (timeline === undefined) {
         continue;
       }
@@ -149,7 +160,13 @@ export class World {
     const some = this.#allLoaded(life);
     // What is new may not be in the store yet.
     const one = random.bool(0.2) ? some.at(-1) : some[random.int(some.length)];
+    const archived = this.timelines.filter((model) => this.isArchived(life, model));
     this.#steps++;
+    if (archived.length > 0 && random.bool(0.2)) {
+      await this.#stepOfArchived(life, random.pick(archived));
+      this.look(life);
+      return;
+    }
     if (this.tenants.length === 0 || (dice < 2 && this.tenants.length < 2)) {
       await this.#do(life, "create tenant", () => this.createTenant(life));
     } else if (one === undefined || (dice < 5 && this.timelines.length < MAX_TIMELINES)) {
@@ -158,6 +175,19 @@ export class World {
       await this.#stepOf(life, one, dice);
     }
     this.look(life);
+  }
+
+  async #stepOfArchived(life: Life, model: ModelTimeline): Promise<void> {
+    const dice = this.random.int(10);
+    const did = (what: string, work: () => Promise<unknown>) =>
+      this.#do(life, `${what} ${model.name}`, work);
+    if (dice < 1) {
+      await did("delete archived", () => this.deleteOne(life, model));
+    } else if (dice < 3) {
+      await did("archive again", () => this.archive(life, model));
+    } else {
+      await did("unarchive", () => this.unarchive(life, model));
+    }
   }
 
   async #stepOf(life: Life, model: ModelTimeline, dice: number): Promise<void> {
@@ -197,6 +227,8 @@ export class World {
       await did("delete objects", () => life.tenants.resources.remote!.deletions.flush());
     } else if (dice < 66) {
       await did("scrub", () => this.scrub(life, model));
+    } else if (dice < 69) {
+      await did("archive", () => this.archive(life, model));
     } else if (dice < 76) {
       await did("read", () => this.read(life, model));
     } else {
@@ -352,6 +384,51 @@ export class World {
     if (!life.isDead) {
       this.trace(`${model.name} is answered as deleted`);
       model.deletion = "answered";
+    }
+  }
+
+  /** Nobody who has a lease on it keeps it from that. */
+  async archive(life: Life, model: ModelTimeline): Promise<void> {
+    const { archived } = life.tenants.tenant(model.tenantId);
+    await this.#askArchival(life, model, "archived", async () => {
+      model.leases.clear();
+      await archived.archive(model.timelineId);
+    });
+  }
+
+  async unarchive(life: Life, model: ModelTimeline): Promise<void> {
+    const { archived } = life.tenants.tenant(model.tenantId);
+    await this.#askArchival(life, model, "active", async () => {
+      const timeline = await archived.unarchive(model.timelineId);
+      const isBehind = timeline.lastRecordLsn < model.trimmed;
+      assert.ok(life.isDead || !isBehind, `${model.name} needs WAL that may be gone`);
+    });
+  }
+
+  async #askArchival(
+    life: Life,
+    model: ModelTimeline,
+    archival: "archived" | "active",
+    ask: () => Promise<void>,
+  ): Promise<void> {
+    const number = ++model.archivalAsks;
+    if (life.generation >= model.archivalGeneration) {
+      model.archival = "unknown";
+    }
+    await ask();
+    if (!life.isDead && number === model.archivalAsks) {
+      this.trace(`${model.name} is answered as ${archival}`);
+      model.archival = archival;
+      model.archivalGeneration = life.generation;
+    }
+  }
+
+  /** All that can be: ancestors first. */
+  async unarchiveAll(life: Life): Promise<void> {
+    for (const model of this.timelines) {
+      if (this.isArchived(life, model)) {
+        await this.unarchive(life, model);
+      }
     }
   }
 

@@ -217,8 +217,8 @@ const loading: readonly Variant[] = [
     "forgotten-timeline-comes-back",
     "a timeline that only an old disk has was deleted",
     `${REMOTE}take-stored.ts`,
-    "!names.has(timelineId) && generation < settled",
-    "!names.has(timelineId) && generation < settled * 0",
+    "!listing.indexes.has(timelineId) && generation < listing.settled",
+    "!listing.indexes.has(timelineId) && generation < listing.settled * 0",
   ),
   without(
     "stray-branch-loaded",
@@ -385,7 +385,48 @@ const disk: readonly Variant[] = [
   ),
 ];
 
+const ARCHIVED = "src/pageserver/archive/archived-timelines.ts";
+
+const archive: readonly Variant[] = [
+  without(
+    "archiving-answered-too-early",
+    "archiving is answered when the store has it, and that counts",
+    ARCHIVED,
+    '    await timeline.makeDurable();\n    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
+    '    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
+  ),
+  without(
+    "archived-branch-point-let-go",
+    "an ancestor keeps the branch point of an archived branch",
+    ARCHIVED,
+    "ancestor?.branchPoints.hold(line.ancestor!.lsn) ?? NOTHING_HELD",
+    "[ancestor, NOTHING_HELD].at(-1) as typeof NOTHING_HELD",
+  ),
+  without(
+    "archived-layers-deleted",
+    "layers that an archived timeline names stay in the store, whoever made them",
+    `${STORAGE}tenant-layers.ts`,
+    "return this.#borrowed.has(",
+    "return !this.#offloaded && this.#borrowed.has(",
+  ),
+  without(
+    "archived-not-held",
+    "before lower generations cease to count, an archived timeline has an index of this one",
+    `${REMOTE}tenant-remote.ts`,
+    "    indexes.push(this.holdOffloaded());\n",
+    "",
+  ),
+  without(
+    "archived-line-of-before",
+    "no line says anything of a timeline whose index is used",
+    ARCHIVED,
+    "    await this.list.forget();\n",
+    "",
+  ),
+];
+
 export const pageVariants: readonly Variant[] = [
+  ...archive,
   ...uploads,
   ...deletions,
   ...loading,

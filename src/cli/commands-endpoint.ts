@@ -6,6 +6,7 @@ import { delimiter, join } from "node:path";
 import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
@@ -162,11 +163,21 @@ async function startAndTell(
   if (!wasRunning) {
     print(`Starting existing endpoint ${endpoint.id}...`);
   }
-  await startEndpoint(home, endpoint, placementOf(home, endpoint), {
-    timeoutMs,
-    allowMultiple,
-    print: wasRunning ? print : () => {},
-  });
+  try {
+    await startEndpoint(home, endpoint, placementOf(home, endpoint), {
+      timeoutMs,
+      allowMultiple,
+      print: wasRunning ? print : () => {},
+    });
+  } catch (error) {
+    // Where its branch is archived, the pageserver says so, and that tells more than the agent's log.
+    const { tenantId, timelineId } = endpoint.spec;
+    const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
+    const asked: unknown = await controllerOf(home)
+      .timeline(...ids)
+      .catch((why: unknown) => why);
+    throw asked instanceof StorageError && asked.code === "timeline-archived" ? asked : error;
+  }
   if (!wasRunning) {
     print(`Starting postgres node at '${connectionUrl(home, endpoint)}'`);
   }

@@ -2,6 +2,7 @@
 
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
+import { explainArchived } from "./branches/commands-archive.ts";
 import { addBranchCommands } from "./branches/commands-branch.ts";
 import { addGcCommand } from "./branches/commands-retention.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
@@ -41,7 +42,8 @@ function buildProgram(): Command {
 export async function runCli(): Promise<void> {
   try {
     await buildProgram().parseAsync();
-  } catch (error) {
+  } catch (thrown) {
+    const error = explainArchived(thrown);
     const message = errorMessage(error).replaceAll("\n", " ");
     console.error(`command failed: ${message}`);
     if (process.env["STRATA_LOG"] === "debug") {

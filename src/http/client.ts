@@ -166,9 +166,14 @@ export class HttpClient {
     const { msg, code, request_id } = errorFields(await this.#collect(method, path, chunks));
     const who = this.#isOnlyOne ? "" : `${this.#component} ${this.#host}: `;
     const message = `${who}${msg ?? `${method} ${path}: status ${status}`}`;
-    return new StorageError(kindOfStatus(status), code ?? `${this.#component}-error`, message, {
-      fields: { request: `${method} ${path}`, status, requestId: request_id },
-    });
+    return new StorageError(
+      kindOfStatus(status, code),
+      code ?? `${this.#component}-error`,
+      message,
+      {
+        fields: { request: `${method} ${path}`, status, requestId: request_id },
+      },
+    );
   }
 
   #unreachable(method: Method, path: string, cause: unknown): StorageError {

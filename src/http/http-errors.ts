@@ -8,11 +8,13 @@ import {
   StorageError,
 } from "../base/errors.ts";
 
-/** What HTTP itself has a status for, by the error's code; all of kind `invalid`. */
+/** What HTTP itself, or Neon, has a status for, by the error's code; all of kind `invalid`. */
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   "method-not-allowed": 405,
   "request-timeout": 408,
   "body-too-large": 413,
+  "has-unarchived-children": 412,
+  "ancestor-archived": 412,
   "not-json": 415,
   "headers-too-large": 431,
 };
@@ -39,8 +41,11 @@ export function errorBody(error: unknown, requestId?: string): ErrorBody {
   };
 }
 
-/** The kind behind a status; `internal` for one that nobody here sends. */
-export function kindOfStatus(status: number): ErrorKind {
+/** The kind behind a status, and the code of whoever sent it; `internal` for one that nobody here sends. */
+export function kindOfStatus(status: number, code?: string): ErrorKind {
+  if (code !== undefined && STATUS_OF_CODE[code] === status) {
+    return "invalid";
+  }
   if (status === 500) {
     return "internal";
   }

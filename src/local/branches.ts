@@ -302,7 +302,8 @@ export async function childrenOf(
   timelineId: TimelineId,
 ): Promise<string[]> {
   const names = branchNames(home.config(), tenantId);
-  return (await controllerOf(home).timelines(tenantId))
+  const { timelines, offloaded } = await controllerOf(home).timelinesAndOffloaded(tenantId);
+  return [...timelines, ...offloaded]
     .filter((info) => info.ancestor_timeline_id === timelineId)
     .map((info) => names.get(info.timeline_id) ?? info.timeline_id)
     .toSorted((a, b) => a.localeCompare(b, "en"));

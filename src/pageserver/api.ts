@@ -129,9 +129,36 @@ export const timelineInfoSchema = z.object({
   wal_seg_size: z.int(),
   data_checksums: z.boolean().describe("its cluster has page checksums"),
   start_lsn: lsnText.describe("where the timeline's own WAL begins"),
+  is_archived: z
+    .literal(false)
+    .describe("an archived one is told of by timeline_and_offloaded only"),
 });
 
 export type TimelineInfo = z.infer<typeof timelineInfoSchema>;
+
+/** PUT /v1/tenant/{t}/timeline/{tl}/archival_config. Neon's. */
+export const archivalConfigSchema = z.object({ state: z.enum(["Archived", "Unarchived"]) });
+
+export type ArchivalState = z.infer<typeof archivalConfigSchema>["state"];
+
+/** GET /v1/tenant/{t}/timeline_and_offloaded. Neon's names. */
+export const timelinesAndOffloadedSchema = z.object({
+  timelines: z.array(timelineInfoSchema),
+  offloaded: z
+    .array(
+      z.object({
+        tenant_id: idText,
+        timeline_id: idText,
+        ancestor_timeline_id: idText.nullable(),
+        ancestor_retain_lsn: lsnText.nullable().describe("where it begins"),
+        archived_at: z.string().describe("RFC 3339, in UTC"),
+      }),
+    )
+    .describe("archived ones, also those that are still on the pageserver's disk"),
+});
+
+export type TimelinesAndOffloaded = z.infer<typeof timelinesAndOffloadedSchema>;
+export type OffloadedTimelineInfo = TimelinesAndOffloaded["offloaded"][number];
 
 /** PUT /v1/tenant/{t}/timeline/{tl}/import_pgdata, to be repeated until it is done. */
 export const importRequestSchema = z.object({

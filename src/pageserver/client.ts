@@ -9,6 +9,7 @@ import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort, type WireConnection } from "../postgres/wire/wire-client.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../wal-decoder/record-sink.ts";
 import type {
+  ArchivalState,
   ComputeState,
   ComputeStateWire,
   GcResult,
@@ -26,6 +27,7 @@ import type {
   TenantTimeline,
   TimelineCreateRequest,
   TimelineInfo,
+  TimelinesAndOffloaded,
 } from "./api.ts";
 import {
   decodePage,
@@ -45,6 +47,8 @@ const QUERY_TIMEOUT_MS = 310_000;
 
 /** For what rewrites layers. */
 const MAINTENANCE_TIMEOUT_MS = 24 * 3_600_000;
+/** Others of the tenant may be archived before it, each of which waits for the store. */
+const ARCHIVAL_TIMEOUT_MS = 300_000;
 
 interface PendingRequest {
   readonly request: Uint8Array;
@@ -450,6 +454,21 @@ export class PageserverHttpClient {
   /** `not-found` when it is gone already. Branches of it are detached. */
   deleteTimeline(tenantId: string, timelineId: string): Promise<void> {
     return this.#http.call("DELETE", `/v1/tenant/${tenantId}/timeline/${timelineId}`);
+  }
+
+  /** Its archived ones too. */
+  listTimelinesAndOffloaded(
+    tenantId: string,
+    { withSizes = false } = {},
+  ): Promise<TimelinesAndOffloaded> {
+    const query = withSizes ? "?force-await-initial-logical-size=true" : "";
+    return this.#http.call("GET", `/v1/tenant/${tenantId}/timeline_and_offloaded${query}`);
+  }
+
+  /** Idempotent. `invalid` where a branch of it is in use, or its ancestor is archived. */
+  async setArchival(tenantId: string, timelineId: string, state: ArchivalState): Promise<void> {
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/archival_config`;
+    await this.#http.call("PUT", path, { body: { state }, timeoutMs: ARCHIVAL_TIMEOUT_MS });
   }
 
   /**

@@ -8,6 +8,7 @@ import { formatTimestamp, parseTimestamp } from "../base/timestamp.ts";
 import { type Route, route } from "../http/route.ts";
 import { lsnText, tenantParams, timelineParams } from "../http/schemas.ts";
 import {
+  archivalConfigSchema,
   detachAncestorSchema,
   importRequestSchema,
   importStatusSchema,
@@ -21,6 +22,7 @@ import {
   tenantInfoSchema,
   timelineCreateSchema,
   timelineInfoSchema,
+  timelinesAndOffloadedSchema,
   timestampOfLsnSchema,
 } from "./api.ts";
 import type { TimelineImports } from "./import/timeline-imports.ts";
@@ -65,6 +67,7 @@ export function pageserverRoutes(options: PageserverRouteOptions): Route[] {
     ),
     ...tenantRoutes(options),
     ...timelineRoutes(options),
+    ...archiveRoutes(options),
     ...importRoutes(options),
     ...timelineStorageRoutes(options),
     ...timeTravelRoutes(options),
@@ -253,6 +256,54 @@ function timelineChangeRoutes(options: PageserverRouteOptions): Route[] {
       ({ params }) => {
         options.imports.requireReleased(params.tenant, params.timeline);
         return options.creation.delete(params.tenant, params.timeline);
+      },
+    ),
+  ];
+}
+
+function archiveRoutes(options: PageserverRouteOptions): Route[] {
+  const { tenants, creation, imports } = options;
+  return [
+    route(
+      {
+        method: "GET",
+        path: `${TENANT}/timeline_and_offloaded`,
+        summary: "The tenant's timelines, and those that are archived.",
+        scope: "tenant",
+        params: tenantParams,
+        query: sizesQuery,
+        answer: timelinesAndOffloadedSchema,
+      },
+      async ({ params, query }) => {
+        const tenant = tenants.tenant(params.tenant);
+        const timelines = await describeTimelines(options, tenant, tenant.timelines, query);
+        const offloaded = tenant.archived.all.map(({ timelineId, ancestor, archivedAtMs }) => ({
+          tenant_id: tenant.tenantId,
+          timeline_id: timelineId,
+          ancestor_timeline_id: ancestor?.timelineId ?? null,
+          ancestor_retain_lsn: ancestor === undefined ? null : formatLsn(ancestor.lsn),
+          archived_at: new Date(archivedAtMs).toISOString(),
+        }));
+        return { timelines, offloaded };
+      },
+    ),
+    route(
+      {
+        method: "PUT",
+        path: `${TIMELINE}/archival_config`,
+        summary:
+          "Archives a timeline that nobody uses, so that it takes nothing but its objects in the store, or brings it back.",
+        scope: "tenant",
+        params: timelineParams,
+        body: archivalConfigSchema,
+      },
+      async ({ params: { tenant, timeline }, body }) => {
+        if (body.state === "Archived") {
+          imports.requireReleased(tenant, timeline);
+          await creation.archive(tenant, timeline);
+        } else {
+          await creation.unarchive(tenant, timeline);
+        }
       },
     ),
   ];
@@ -459,6 +510,7 @@ function describeTimeline(timeline: Timeline, receivers: WalReceivers): Timeline
     wal_seg_size: timeline.walSegmentSize,
     data_checksums: timeline.dataChecksums,
     start_lsn: formatLsn(timeline.startLsn),
+    is_archived: false,
   };
 }
 

@@ -1,4 +1,4 @@
-// Creation and deletion of timelines and tenants as requests see them: templates, waiting for the ancestor, WAL.
+// Creation, deletion and archiving of timelines and tenants as requests see them: templates, waiting for the ancestor, WAL.
 
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
@@ -103,13 +103,33 @@ export class TimelineCreation {
     });
   }
 
+  /** Nobody uses it from here on. Errors as ArchivedTimelines.archive. */
+  archive(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    return this.#withoutIngest(tenantId, timelineId, (tenant) =>
+      tenant.archived.archive(timelineId),
+    );
+  }
+
+  /** WAL is taken in again. Errors as ArchivedTimelines.unarchive. */
+  async unarchive(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    this.#receivers.start(await this.#tenants.tenant(tenantId).archived.unarchive(timelineId));
+  }
+
   /** Branches of it are detached. */
-  async delete(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+  delete(tenantId: TenantId, timelineId: TimelineId): Promise<void> {
+    return this.#withoutIngest(tenantId, timelineId, (tenant) => tenant.deleteTimeline(timelineId));
+  }
+
+  async #withoutIngest(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    work: (tenant: Tenant) => Promise<void>,
+  ): Promise<void> {
     const tenant = this.#tenants.tenant(tenantId);
     // Ingest must not write into files that are going away.
     await this.#receivers.stop(tenantId, timelineId);
     try {
-      await tenant.deleteTimeline(timelineId);
+      await work(tenant);
     } catch (error) {
       if (tenant.hasTimeline(timelineId)) {
         this.#receivers.start(tenant.timeline(timelineId));

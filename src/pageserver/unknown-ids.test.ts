@@ -21,6 +21,7 @@ const LSN = "0/1234568";
 const BODIES: Readonly<Record<string, object>> = {
   "POST /v1/tenant/{tenant}/timeline": { new_timeline_id: NOBODY },
   "POST /v1/tenant/{tenant}/timeline/{timeline}/lsn_lease": { lsn: LSN },
+  "PUT /v1/tenant/{tenant}/timeline/{timeline}/archival_config": { state: "Archived" },
 };
 /** Those for which it is no error that there is nothing, or that make it. */
 const FINE = [

@@ -11,6 +11,7 @@ import {
 } from "../base/ids.ts";
 import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
 import type {
+  ArchivalState,
   GcResult,
   ImportStatusJson,
   LayerMapInfo,
@@ -23,6 +24,7 @@ import type {
   TenantInfo,
   TimelineCreateRequest,
   TimelineInfo,
+  TimelinesAndOffloaded,
 } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
 import type { Computes } from "./computes.ts";
@@ -146,6 +148,25 @@ export class StorageController {
 
   timelines(tenantId: TenantId, options?: { withSizes: boolean }): Promise<TimelineInfo[]> {
     return this.#firstShard(tenantId).listTimelines(tenantId, options);
+  }
+
+  /** Its archived ones too. */
+  timelinesAndOffloaded(
+    tenantId: TenantId,
+    options?: { withSizes: boolean },
+  ): Promise<TimelinesAndOffloaded> {
+    return this.#firstShard(tenantId).listTimelinesAndOffloaded(tenantId, options);
+  }
+
+  /** Idempotent; where it fails it is to be asked again. Errors as PageserverHttpClient.setArchival. */
+  async setArchival(
+    tenantId: TenantId,
+    timelineId: TimelineId,
+    state: ArchivalState,
+  ): Promise<void> {
+    for (const { node } of this.locate(tenantId)) {
+      await clientOf(node).setArchival(tenantId, timelineId, state);
+    }
   }
 
   timeline(

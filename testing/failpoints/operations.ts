@@ -12,7 +12,15 @@ import { relBlockPrefix } from "../../src/pageserver/layers/key.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
 import { PAGE_SIZE } from "../../src/postgres/page.ts";
 import type { FailingPageserver } from "./failing-pageserver.ts";
-import { eventually, type HomeOptions, LEAF, MAIN, type PageHome, TENANT } from "./page-home.ts";
+import {
+  DEV,
+  eventually,
+  type HomeOptions,
+  LEAF,
+  MAIN,
+  type PageHome,
+  TENANT,
+} from "./page-home.ts";
 import { REL } from "./page-wal.ts";
 
 const OLD_HOME = join(import.meta.dirname, "../homes/storage-1");
@@ -225,6 +233,61 @@ const LAYERS: readonly Operation[] = [
   },
 ];
 
+const isArchived = async ({ pageserver: { http } }: Try, timelineId: string) => {
+  const { offloaded } = await http.listTimelinesAndOffloaded(TENANT);
+  return offloaded.some(({ timeline_id: id }) => id === timelineId);
+};
+
+/** Those that are archived are not on the disk. */
+const offloaded = ({ home }: Try) =>
+  eventually("archived timelines have left the disk", async () => {
+    const names = readdirSync(join(home.directory, "disk", "tenants", TENANT, "timelines"));
+    return names.includes(LEAF) || names.includes(DEV) ? names.join(", ") : undefined;
+  });
+
+async function archiveBoth({ pageserver: { http } }: Try): Promise<void> {
+  await http.setArchival(TENANT, LEAF, "Archived");
+  await http.setArchival(TENANT, DEV, "Archived");
+}
+
+async function unarchiveBoth({ pageserver: { http } }: Try): Promise<void> {
+  await http.setArchival(TENANT, DEV, "Unarchived");
+  await http.setArchival(TENANT, LEAF, "Unarchived");
+}
+
+const ARCHIVING: readonly Operation[] = [
+  {
+    name: "a branch and its branch are archived",
+    run: archiveBoth,
+    check: async (at) => {
+      assert.ok((await isArchived(at, LEAF)) && (await isArchived(at, DEV)));
+      await offloaded(at);
+      await unarchiveBoth(at);
+    },
+  },
+  {
+    name: "a branch and its branch are unarchived",
+    prepare: async (at) => {
+      await archiveBoth(at);
+      await offloaded(at);
+    },
+    run: unarchiveBoth,
+  },
+  {
+    name: "a root is deleted, which detaches its archived branch",
+    options: { hurries: true },
+    prepare: async (at) => {
+      await archiveBoth(at);
+      await offloaded(at);
+    },
+    run: async (at) => {
+      at.home.forget(MAIN);
+      await remove(at, MAIN);
+    },
+    check: unarchiveBoth,
+  },
+];
+
 const ENDS: readonly Operation[] = [
   {
     name: "a leaf is deleted",
@@ -381,6 +444,7 @@ const OTHER_HOMES: readonly Operation[] = [
 export const OPERATIONS: readonly Operation[] = [
   ...CREATIONS,
   ...LAYERS,
+  ...ARCHIVING,
   ...ENDS,
   ...STARTS,
   ...OTHER_HOMES,

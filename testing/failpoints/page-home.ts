@@ -49,7 +49,7 @@ const DISK_NAMES = [
   "strata.lock",
   "tenants",
 ];
-const TENANT_NAMES = ["tenant_config.json", "timelines"];
+const TENANT_NAMES = ["offloaded_timelines.json", "tenant_config.json", "timelines"];
 
 export async function eventually(what: string, test: () => Promise<string | undefined>) {
   const deadline = monotonicMs() + DEADLINE_MS;

@@ -1,5 +1,6 @@
 // Every mutant, part by part.
 
+import { ARCHIVE_MUTANTS } from "./archive.ts";
 import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
@@ -18,6 +19,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   WALPROPOSER_MUTANTS,
   PAGESERVER_MUTANTS,
   REMOTE_MUTANTS,
+  ARCHIVE_MUTANTS,
   COMPACTION_MUTANTS,
   INGEST_MUTANTS,
   REDO_MUTANTS,

@@ -6,7 +6,7 @@ import { branchNames, resolveBranch, resolveTenant } from "../../local/branches.
 import { controllerOf } from "../../local/controller.ts";
 import { type Endpoint, endpointState, listEndpoints } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
-import type { TimelineInfo } from "../../pageserver/api.ts";
+import type { OffloadedTimelineInfo, TimelineInfo } from "../../pageserver/api.ts";
 import { print, printJson } from "../cli.ts";
 import { formatBytes, formatTable } from "../output.ts";
 
@@ -22,6 +22,7 @@ function describeBranch(
     timeline_id: info.timeline_id,
     parent: parent === null ? null : (names.get(parent) ?? parent),
     parent_lsn: parent === null ? null : info.ancestor_lsn,
+    archived_at: null,
     last_record_lsn: info.last_record_lsn,
     pg_version: info.pg_version,
     logical_size: info.current_logical_size ?? null,
@@ -30,6 +31,24 @@ function describeBranch(
     endpoints: endpoints
       .filter(({ spec }) => spec.timelineId === info.timeline_id)
       .map((endpoint) => ({ id: endpoint.id, status: endpointState(endpoint).state })),
+  };
+}
+
+/** Of an archived one no more is known: it is in the object store only. */
+function describeArchived(info: OffloadedTimelineInfo, names: ReadonlyMap<string, string>) {
+  const parent = info.ancestor_timeline_id;
+  return {
+    name: names.get(info.timeline_id)!,
+    timeline_id: info.timeline_id,
+    parent: parent === null ? null : (names.get(parent) ?? parent),
+    parent_lsn: info.ancestor_retain_lsn,
+    archived_at: info.archived_at,
+    last_record_lsn: null,
+    pg_version: null,
+    logical_size: null,
+    physical_size: null,
+    exclusive_size: null,
+    endpoints: [],
   };
 }
 
@@ -44,11 +63,12 @@ export async function listBranches(
   const tenantId = resolveTenant(config, givenTenant);
   const names = branchNames(config, tenantId);
   const endpoints = listEndpoints(home);
-  const timelines = await controllerOf(home).timelines(tenantId, { withSizes: true });
-  const rows = timelines
-    .filter((info) => names.has(info.timeline_id))
-    .toSorted((a, b) => names.get(a.timeline_id)!.localeCompare(names.get(b.timeline_id)!, "en"))
-    .map((info) => describeBranch(info, names, endpoints));
+  const all = await controllerOf(home).timelinesAndOffloaded(tenantId, { withSizes: true });
+  const isNamed = (info: { readonly timeline_id: string }) => names.has(info.timeline_id);
+  const rows = [
+    ...all.timelines.filter(isNamed).map((info) => describeBranch(info, names, endpoints)),
+    ...all.offloaded.filter(isNamed).map((info) => describeArchived(info, names)),
+  ].toSorted((a, b) => a.name.localeCompare(b.name, "en"));
   if (json) {
     printJson(rows);
     return;
@@ -61,11 +81,13 @@ export async function listBranches(
         row.timeline_id,
         row.parent ?? "---",
         row.parent_lsn ?? "---",
-        row.last_record_lsn,
-        `${row.pg_version}`,
+        row.last_record_lsn ?? "---",
+        `${row.pg_version ?? "---"}`,
         bytesOf(row.logical_size),
         bytesOf(row.exclusive_size),
-        row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
+        row.archived_at !== null
+          ? `archived ${row.archived_at}`
+          : row.endpoints.map((one) => `${one.id} (${one.status})`).join(", ") || "---",
       ]),
     ),
   );

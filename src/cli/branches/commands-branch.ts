@@ -1,4 +1,4 @@
-// branch: create, list, delete, rename, reset, restore.
+// branch: create, list, delete, rename, reset, restore; archive and unarchive are in commands-archive.ts.
 
 import type { Command } from "commander";
 import { StorageError } from "../../base/errors.ts";
@@ -41,6 +41,7 @@ import {
 } from "../cli.ts";
 import { createBranch } from "../commands-timeline.ts";
 import { listBranches, showBranch } from "./branch-list.ts";
+import { addArchiveCommands } from "./commands-archive.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 interface BranchCreateOptions {
@@ -122,6 +123,7 @@ export function addBranchCommands(program: Command): void {
       });
     });
   addSwitchCommands(branch);
+  addArchiveCommands(branch);
 }
 
 interface SwitchOptions {

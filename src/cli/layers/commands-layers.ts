@@ -40,7 +40,10 @@ export function addLayersCommand(program: Command): void {
       const config = home.config();
       const tenantId = resolveTenant(config, options.tenantId);
       const timelineId = resolveBranch(config, tenantId, options.branchName);
-      const map = await readBranchLayers(controllerOf(home), tenantId, timelineId);
+      const controller = controllerOf(home);
+      // One that is archived is in no listing.
+      await controller.timeline(tenantId, timelineId);
+      const map = await readBranchLayers(controller, tenantId, timelineId);
       const names = branchNames(config, tenantId);
       const nameOf = (id: string) => names.get(id) ?? id;
       if (options.svg !== undefined) {

@@ -33,3 +33,9 @@ export const TENANT_MANIFEST_FORMAT_VERSION = 1;
  * - 1: first.
  */
 export const TENANT_CONFIG_FORMAT_VERSION = 1;
+
+/**
+ * offloaded_timelines.json (archive/offloaded-list.ts).
+ * - 1: first.
+ */
+export const OFFLOADED_LIST_FORMAT_VERSION = 1;

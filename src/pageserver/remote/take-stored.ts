@@ -4,6 +4,7 @@ import type { Disk } from "../../base/disk.ts";
 import type { StorageError } from "../../base/errors.ts";
 import type { TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
+import { type OffloadedTimeline, offloadedTimeline } from "../archive/offloaded-list.ts";
 import { type IndexPart, writeIndexPart } from "../storage/index-part.ts";
 import { strayBranches } from "../storage/stray-branches.ts";
 import { someAtOnce, type TimelineDirectories } from "../storage/timeline-directories.ts";
@@ -19,6 +20,8 @@ export interface TakeOptions {
   /** The disk's timelines: what is taken is put among them, what is gone is removed. */
   readonly parts: Map<TimelineId, IndexPart>;
   readonly listing: RemoteListing;
+  /** What was known of timelines that were only in the store. */
+  readonly offloaded: ReadonlyMap<TimelineId, OffloadedTimeline>;
 }
 
 export interface StoredTimelines {
@@ -30,6 +33,8 @@ export interface StoredTimelines {
   readonly forgotten: readonly TimelineId[];
   /** Whose objects are to be deleted. */
   readonly deleted: readonly TimelineId[];
+  /** Those that stay in the store, as nobody uses them. */
+  readonly offloaded: ReadonlyMap<TimelineId, OffloadedTimeline>;
   /** Those whose index in the store cannot be read. */
   readonly damaged: ReadonlyMap<TimelineId, StorageError>;
 }
@@ -39,6 +44,7 @@ export const NOTHING_STORED: StoredTimelines = {
   taken: [],
   forgotten: [],
   deleted: [],
+  offloaded: new Map(),
   damaged: new Map(),
 };
 
@@ -47,57 +53,137 @@ export const NOTHING_STORED: StoredTimelines = {
  * Of the same generation or a later one, the disk's is as new. WAL above what is taken comes again.
  */
 export async function takeStored(options: TakeOptions): Promise<StoredTimelines> {
-  const { remote, directories, disk, logger, parts, listing } = options;
-  const { indexes: names, settled } = listing;
-  const indexes = new Map<TimelineId, IndexName | RemoteIndex<IndexPart>>(names);
-  const taken: TimelineId[] = [];
-  const forgotten: TimelineId[] = [];
-  const deleted = new Map<TimelineId, number>();
+  return await new Taking(options).all();
+}
+
+class Taking {
+  readonly #options: TakeOptions;
+  readonly #indexes: Map<TimelineId, IndexName | RemoteIndex<IndexPart>>;
+  readonly #taken: TimelineId[] = [];
+  readonly #forgotten: TimelineId[] = [];
+  readonly #offloaded = new Map<TimelineId, OffloadedTimeline>();
+  readonly #damaged = new Map<TimelineId, StorageError>();
+  /** The generation of each deletion. */
+  readonly #deleted = new Map<TimelineId, number>();
   /** Of these nothing is left in the store. */
-  const gone = new Map<TimelineId, number>();
-  /** The store says that it is gone; its layers go with the sweep. */
-  const forget = async (timelineId: TimelineId) => {
-    parts.delete(timelineId);
-    forgotten.push(timelineId);
-    await directories.markDeleted(timelineId);
-  };
-  const isNewer = ({ timelineId, generation }: IndexName) =>
-    generation > (parts.get(timelineId)?.generation ?? 0);
-  const newer = new Map([...names].filter(([, name]) => isNewer(name)));
-  for (const [timelineId, { generation }] of parts) {
-    if (!names.has(timelineId) && generation < settled) {
-      await forget(timelineId);
+  readonly #gone = new Map<TimelineId, number>();
+
+  constructor(options: TakeOptions) {
+    this.#options = options;
+    this.#indexes = new Map(options.listing.indexes);
+  }
+
+  async all(): Promise<StoredTimelines> {
+    const { directories, disk, listing, parts } = this.#options;
+    for (const [timelineId, { generation }] of parts) {
+      if (!listing.indexes.has(timelineId) && generation < listing.settled) {
+        await this.#forget(timelineId);
+      }
+    }
+    await this.#takeNewer();
+    await this.#forgetStrays();
+    await this.#takeNeeded();
+    await disk.background.fsyncDirectory(directories.path);
+    return {
+      indexes: this.#indexes,
+      taken: this.#taken,
+      forgotten: this.#forgotten,
+      deleted: [...this.#deleted.keys()],
+      offloaded: this.#offloaded,
+      damaged: this.#damaged,
+    };
+  }
+
+  /** The store says that it is gone, or it stays there; its layers go with the sweep. */
+  async #forget(timelineId: TimelineId): Promise<void> {
+    this.#options.parts.delete(timelineId);
+    this.#forgotten.push(timelineId);
+    await this.#options.directories.markDeleted(timelineId);
+  }
+
+  async #takeNewer(): Promise<void> {
+    const { listing, offloaded, parts, remote } = this.#options;
+    const isNewer = ({ timelineId, generation }: IndexName) =>
+      generation > (parts.get(timelineId)?.generation ?? 0);
+    const newer = new Map([...listing.indexes].filter(([, name]) => isNewer(name)));
+    for (const [timelineId, { generation }] of newer) {
+      const known = offloaded.get(timelineId);
+      if (known?.generation === generation && !parts.has(timelineId)) {
+        this.#offloaded.set(timelineId, known);
+        newer.delete(timelineId);
+      }
+    }
+    const found = await remote.read(newer);
+    await someAtOnce(found.timelines.map((stored) => () => this.#take(stored)));
+    for (const [timelineId, error] of found.damaged) {
+      this.#damaged.set(timelineId, error);
+    }
+    const readable = new Set(found.timelines.map((one) => one.timelineId));
+    for (const { timelineId, generation } of newer.values()) {
+      if (!readable.has(timelineId) && !found.damaged.has(timelineId)) {
+        this.#gone.set(timelineId, generation);
+        await this.#forget(timelineId);
+      }
     }
   }
-  const { timelines, damaged } = await remote.read(newer);
-  const found = new Set([...timelines.map((one) => one.timelineId), ...damaged.keys()]);
-  for (const { timelineId, generation } of newer.values()) {
-    if (!found.has(timelineId)) {
-      gone.set(timelineId, generation);
-      await forget(timelineId);
-    }
-  }
-  const take = async (stored: RemoteIndex<IndexPart>) => {
+
+  async #take(stored: RemoteIndex<IndexPart>): Promise<void> {
     const { index, timelineId } = stored;
     if (index.deleted) {
-      deleted.set(timelineId, index.generation);
-      await forget(timelineId);
-      return;
+      this.#deleted.set(timelineId, index.generation);
+      await this.#forget(timelineId);
+    } else if (index.archivedAtMs !== undefined) {
+      this.#offloaded.set(timelineId, offloadedTimeline(index));
+      await this.#forget(timelineId);
+    } else {
+      await this.#bring(stored);
     }
+  }
+
+  async #bring(stored: RemoteIndex<IndexPart>): Promise<void> {
+    const { directories, disk, logger, parts } = this.#options;
+    const { index, timelineId } = stored;
     const directory = directories.of(timelineId);
     await disk.background.makeDirectory(directory);
     await writeIndexPart(directory, index, disk);
     parts.set(timelineId, index);
-    indexes.set(timelineId, stored);
-    taken.push(timelineId);
+    this.#indexes.set(timelineId, stored);
+    this.#taken.push(timelineId);
     const { generation } = index;
     logger.info({ timeline: timelineId, generation }, "timeline taken from the object store");
-  };
-  await someAtOnce(timelines.map((stored) => () => take(stored)));
-  for (const timelineId of strayBranches(parts.values(), new Map([...gone, ...deleted]))) {
-    logger.info({ timeline: timelineId }, "a replaced pageserver made it, of what is deleted");
-    await forget(timelineId);
   }
-  await disk.background.fsyncDirectory(directories.path);
-  return { indexes, taken, forgotten, deleted: [...deleted.keys()], damaged };
+
+  async #forgetStrays(): Promise<void> {
+    const { logger, parts } = this.#options;
+    const all = [...parts.values(), ...this.#offloaded.values()];
+    const deleted = new Map([...this.#gone, ...this.#deleted]);
+    for (const timelineId of strayBranches(all, deleted)) {
+      logger.info({ timeline: timelineId }, "a replaced pageserver made it, of what is deleted");
+      this.#offloaded.delete(timelineId);
+      await this.#forget(timelineId);
+    }
+  }
+
+  /** One that is loaded needs its ancestors, archived or not: a process may have ended when it had offloaded only these. */
+  async #takeNeeded(): Promise<void> {
+    const { listing, parts, remote } = this.#options;
+    for (;;) {
+      const ancestors = [...parts.values()].flatMap(({ ancestor }) => ancestor?.timelineId ?? []);
+      const needed = new Set(ancestors.filter((timelineId) => this.#offloaded.has(timelineId)));
+      if (needed.size === 0) {
+        return;
+      }
+      const names = new Map([...listing.indexes].filter(([timelineId]) => needed.has(timelineId)));
+      const found = await remote.read(names);
+      for (const timelineId of needed) {
+        this.#offloaded.delete(timelineId);
+      }
+      for (const [timelineId, error] of found.damaged) {
+        this.#damaged.set(timelineId, error);
+      }
+      for (const stored of found.timelines.filter(({ index }) => !index.deleted)) {
+        await this.#bring(stored);
+      }
+    }
+  }
 }

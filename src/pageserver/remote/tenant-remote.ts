@@ -71,6 +71,8 @@ export class TenantRemote implements TimelineOwner {
   readonly #underWay = new Set<Promise<void>>();
   readonly #requireWhole: () => void;
   #settled: Promise<void> | undefined;
+  /** Resolves when each timeline that is only in the store has an index of this generation. */
+  holdOffloaded: () => Promise<void> = () => Promise.resolve();
 
   /** `requireWhole` throws while a timeline of the tenant does not load. */
   constructor(storage: RemoteStorage, tenantId: TenantId, requireWhole: () => void) {
@@ -189,6 +191,25 @@ export class TenantRemote implements TimelineOwner {
     await remote.markDeleted(index);
     this.#timelines.delete(timelineId);
     await remote.close(false);
+  }
+
+  /** Of a timeline that is only in the store. Resolves when the store has the index, in this generation. Errors as TimelineRemote.hold. */
+  async putIndex(index: IndexPart): Promise<void> {
+    const { tenantId, timelineId } = index;
+    const { generation } = this;
+    const uploaded = { tenantId, timelineId, index: { ...index, generation }, ownedLayers: [] };
+    try {
+      await this.attach(uploaded, undefined).hold();
+    } finally {
+      await this.leave(timelineId);
+    }
+  }
+
+  /** Nothing more of it is put. */
+  async leave(timelineId: TimelineId): Promise<void> {
+    const remote = this.#timelines.get(timelineId);
+    this.#timelines.delete(timelineId);
+    await remote?.close(false);
   }
 
   keyOf({ file, maker }: StoredLayer): string {
@@ -335,6 +356,7 @@ export class TenantRemote implements TimelineOwner {
   async #settle(): Promise<void> {
     this.#requireWhole();
     const indexes = [...this.#timelines.values()].map((timeline) => timeline.putInGeneration());
+    indexes.push(this.holdOffloaded());
     const { generation } = this;
     const manifest = encodeTenantManifest({ tenantId: this.#tenantId, generation });
     await settleGeneration(this.storage.access, this.#tenantId, generation, indexes, manifest);

@@ -82,9 +82,15 @@ export async function collectTimeline(
 
 /** Whose LSNs below the cutoff stay readable, the oldest first. */
 function holders(tenant: Tenant, timeline: Timeline, cutoff: Lsn): GcHolder[] {
-  const branches = tenant.timelines
-    .filter(({ ancestor, ancestorLsn }) => ancestor === timeline && ancestorLsn < cutoff)
-    .map(({ timelineId, ancestorLsn }) => ({ lsn: ancestorLsn, timelineId, leftMs: undefined }));
+  const archived = tenant.archived.childrenOf(timeline.timelineId);
+  const branches = [
+    ...tenant.timelines
+      .filter(({ ancestor }) => ancestor === timeline)
+      .map(({ timelineId, ancestorLsn: lsn }) => ({ lsn, timelineId, leftMs: undefined })),
+    ...archived.map(({ ancestor, timelineId }) => {
+      return { lsn: ancestor!.lsn, timelineId, leftMs: undefined };
+    }),
+  ].filter(({ lsn }) => lsn < cutoff);
   const leases = [...timeline.leases.left(monotonicMs())]
     .filter(([lsn]) => lsn < cutoff)
     .map(([lsn, leftMs]) => ({ lsn, timelineId: undefined, leftMs }));

@@ -83,7 +83,7 @@ export function physicalBytes(timeline: Timeline): number {
 /** Of each timeline the bytes of layers that no other can read: neither by name, nor as a branch of it. */
 export function exclusiveBytes(tenant: Tenant): Map<Timeline, number> {
   const users = new Map<LayerFile, number>();
-  for (const timeline of tenant.timelines) {
+  for (const timeline of [...tenant.timelines, ...tenant.archived.openedTimelines]) {
     for (const { file } of timeline.ownedLayers) {
       users.set(file, (users.get(file) ?? 0) + 1);
     }
@@ -92,7 +92,10 @@ export function exclusiveBytes(tenant: Tenant): Map<Timeline, number> {
     tenant.timelines.map((timeline) => {
       const inherited = Math.max(-1, ...timeline.branchPoints.lsns);
       const own = timeline.ownedLayers.filter(
-        ({ file }) => users.get(file) === 1 && file.lsnStart > inherited,
+        ({ file, maker }) =>
+          users.get(file) === 1 &&
+          file.lsnStart > inherited &&
+          !tenant.archived.borrows(maker, file.fileName),
       );
       return [timeline, own.reduce((sum, { file }) => sum + file.sizeBytes, 0)];
     }),

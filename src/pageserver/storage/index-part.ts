@@ -39,6 +39,8 @@ export interface IndexPart {
   readonly leases?: readonly Lsn[] | undefined;
   /** What it was detached from, while an index in the object store may still read on there. */
   readonly detachedFrom?: IndexPart["ancestor"];
+  /** Nobody uses it since then, in milliseconds since the Unix epoch; undefined where it is in use. */
+  readonly archivedAtMs?: number | undefined;
   readonly layers: readonly IndexLayer[];
   /** Of the process that wrote it. */
   readonly generation: number;
@@ -142,6 +144,7 @@ const schema = z.object({
   gc_cutoff_lsn: lsnSchema.optional(),
   leases: z.array(lsnSchema).optional(),
   detached_from: z.object({ timeline_id: z.string(), lsn: lsnSchema }).optional(),
+  archived_at: z.iso.datetime().optional(),
   generation: z.int().min(1).max(0xffff_ffff).default(FIRST_LAYER_NUMBER.generation),
   deleted: z.boolean().default(false),
   layers: z.array(
@@ -178,6 +181,9 @@ export function encodeIndexPart(part: IndexPart): string {
             lsn: formatLsn(part.detachedFrom.lsn),
           },
         }),
+    ...(part.archivedAtMs === undefined
+      ? {}
+      : { archived_at: new Date(part.archivedAtMs).toISOString() }),
     generation: part.generation,
     ...(part.deleted ? { deleted: true } : {}),
     layers: part.layers.map(({ fileName, sizeBytes, maker, capLsn }) => ({
@@ -227,6 +233,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
       timelineId: parseTimelineId(data.detached_from.timeline_id),
       lsn: data.detached_from.lsn,
     },
+    archivedAtMs: data.archived_at === undefined ? undefined : Date.parse(data.archived_at),
     generation: data.generation,
     deleted: data.deleted,
     layers: data.layers.map((layer) => ({

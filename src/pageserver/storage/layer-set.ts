@@ -28,6 +28,8 @@ export interface IndexChange {
   readonly diskConsistentLsn?: Lsn;
   readonly prevRecordLsn?: Lsn;
   readonly gcCutoffLsn?: Lsn;
+  /** Undefined, and there: it is in use again. */
+  readonly archivedAtMs?: number | undefined;
   /** The edit adds all that it has of its ancestors. */
   readonly detached?: true;
   /** The layer in memory whose place the added ones take. */

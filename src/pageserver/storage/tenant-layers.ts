@@ -22,6 +22,12 @@ export const DELETED_INDEX_NAME = `${INDEX_PART_NAME}${DELETED_SUFFIX}`;
 
 type OwnedLayer = Pick<SetLayer, "file" | "maker">;
 
+/** Of a timeline that is only in the object store: `<maker>/<file name>` of layers that it names and others made. */
+interface OffloadedLayers {
+  readonly timelineId: TimelineId;
+  readonly borrowed: readonly string[];
+}
+
 /** A timeline, and those below whose branch points it reads on. */
 interface Descendant {
   readonly ancestor: Descendant | undefined;
@@ -56,7 +62,7 @@ export interface TenantLayersOptions {
   readonly resources: StorageResources;
   /** Absent: the local disk is all there is. */
   readonly remote?: TenantRemote | undefined;
-  /** Whether every index of the tenant could be read. */
+  /** Whether every index of the tenant could be read, and who has what is known. */
   readonly mayRemove?: () => boolean;
 }
 
@@ -71,6 +77,10 @@ export class TenantLayers {
   readonly #shared = new Map<string, Shared>();
   /** Paths of layers that indexes name and the disk does not have. */
   #absent: ReadonlySet<string> = new Set();
+  /** Layers of others that offloaded timelines read, which stay in the store: how many do. */
+  readonly #borrowed = new Map<string, number>();
+  /** Timelines that are only in the store. */
+  readonly #offloaded = new Set<TimelineId>();
   /** Whose files are being removed. */
   readonly #leaving = new Map<LayerFile, Promise<void>>();
 
@@ -86,6 +96,34 @@ export class TenantLayers {
   /** Before the first is acquired: those that are not on the disk. Without an object store they are lost, which a read tells. */
   setAbsent(paths: ReadonlySet<string>): void {
     this.#absent = this.#remote === undefined ? new Set() : paths;
+  }
+
+  /** Of a timeline that is loaded after all, whose index in the store names them: those that are not on the disk are there. */
+  expectStored(layers: readonly { readonly maker: TimelineId; readonly fileName: string }[]): void {
+    const absent = layers
+      .map(({ maker, fileName }) => join(this.directoryOf(maker), fileName))
+      .filter((path) => !this.isUsed(path) && !this.#resources.disk.exists(path));
+    this.#absent = new Set([...this.#absent, ...absent]);
+  }
+
+  /** What it reads stays in the store: its own layers, and those of others that it names. */
+  addOffloaded({ timelineId, borrowed }: OffloadedLayers): void {
+    this.#offloaded.add(timelineId);
+    for (const name of borrowed) {
+      this.#borrowed.set(name, (this.#borrowed.get(name) ?? 0) + 1);
+    }
+  }
+
+  removeOffloaded({ timelineId, borrowed }: OffloadedLayers): void {
+    this.#offloaded.delete(timelineId);
+    for (const name of borrowed) {
+      const count = this.#borrowed.get(name)! - 1;
+      if (count === 0) {
+        this.#borrowed.delete(name);
+      } else {
+        this.#borrowed.set(name, count);
+      }
+    }
   }
 
   /** Where timeline `maker`'s layers lie. */
@@ -160,8 +198,20 @@ export class TenantLayers {
     }
   }
 
+  /** By a timeline that is loaded. */
   isUsed(path: string): boolean {
     return this.#shared.has(path);
+  }
+
+  /** The same, or by one that is only in the store, and did not make it. */
+  isNamed(maker: TimelineId, fileName: string): boolean {
+    const path = join(this.directoryOf(maker), fileName);
+    return this.isUsed(path) || this.isBorrowed(maker, fileName);
+  }
+
+  /** By one that is only in the store, and did not make it. */
+  isBorrowed(maker: TimelineId, fileName: string): boolean {
+    return this.#borrowed.has(`${maker}/${fileName}`);
   }
 
   get files(): Iterable<LayerFile> {
@@ -275,9 +325,21 @@ export class TenantLayers {
     const unused = this.#mayRemove()
       ? [...layers].filter(({ file }) => !this.isUsed(file.path))
       : [];
+    // Of an offloaded timeline the index is not here: it may name any layer that the timeline made.
+    const isGone = ({ file, maker }: OwnedLayer) =>
+      !this.#offloaded.has(maker) && !this.isNamed(maker, file.fileName);
     // The store's are listed for deletion at once: what is still uploaded is deleted afterwards.
-    this.#remote?.deleteLayers(unused);
-    for (const layer of unused) {
+    this.#remote?.deleteLayers(unused.filter(isGone));
+    await this.#removeFiles(unused);
+  }
+
+  /** Of a timeline that is only in the store from here on: files that nobody else reads. */
+  async leaveDisk(layers: readonly OwnedLayer[]): Promise<void> {
+    await this.#removeFiles(layers.filter(({ file }) => !this.isUsed(file.path)));
+  }
+
+  async #removeFiles(layers: readonly OwnedLayer[]): Promise<void> {
+    for (const layer of layers) {
       try {
         await this.#remove(layer);
       } catch (error) {

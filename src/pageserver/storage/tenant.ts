@@ -8,6 +8,7 @@ import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
+import { ArchivedTimelines } from "../archive/archived-timelines.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
 import { TEMPORARY_SUFFIX } from "../layers/layer-writer.ts";
 import type { RemoteIndex } from "../remote/load-tenant.ts";
@@ -61,7 +62,9 @@ export class Tenant {
   readonly #layers: TenantLayers;
   readonly #remote: TenantRemote | undefined;
   readonly #logger: Logger;
+  /** Those that are loaded and in use. */
   readonly #timelines = new Map<TimelineId, Timeline>();
+  readonly #archived: ArchivedTimelines;
   /** Timelines that are on disk and cannot be loaded, and why. */
   readonly #broken = new Map<TimelineId, StorageError>();
   /** Their ancestors, where the index could be read. */
@@ -70,8 +73,8 @@ export class Tenant {
   readonly #halfDeleted = new Map<TimelineId, Timeline>();
   /** Being created or deleted. */
   readonly #busy = new Set<TimelineId>();
-  /** Those that are being made. */
-  readonly #making = new Set<Promise<Timeline>>();
+  /** Those that are being made, and what they begin in. */
+  readonly #making = new Map<Promise<Timeline>, TimelineId | undefined>();
   #isClosed = false;
   #lacksLeases = false;
   /** Resolves when nothing is left on the disk of what a crash has left. */
@@ -92,7 +95,21 @@ export class Tenant {
       timelinesDirectory: timelines,
       resources,
       remote: this.#remote,
-      mayRemove: () => this.#broken.size === 0,
+      mayRemove: () => this.#mayRemove,
+    });
+    this.#archived = new ArchivedTimelines({
+      tenantId,
+      tenantDirectory: directory,
+      directories: this.#directories,
+      layers: this.#layers,
+      disk: resources.disk,
+      logger: this.#logger,
+      remote: this.#remote,
+      timelines: this.#timelines,
+      timeline: (timelineId) => this.timeline(timelineId),
+      isBusy: (timelineId) =>
+        this.#busy.has(timelineId) || [...this.#making.values()].includes(timelineId),
+      load: (part, ancestor, stored) => this.#openTimeline(part, ancestor, stored),
     });
     this.settings = new TenantSettings({
       tenantDirectory: directory,
@@ -147,6 +164,10 @@ export class Tenant {
         timeline.holdIn(ancestor);
       }
     }
+    for (const timeline of this.timelines.filter((one) => one.archivedAtMs !== undefined)) {
+      this.#archived.adopt(timeline);
+    }
+    this.#archived.adoptOffloaded(stored.offloaded.values());
     this.swept = areAll ? this.#sweepLeft(left) : Promise.resolve();
     for (const timelineId of stored.deleted) {
       this.#deleteObjects(timelineId);
@@ -164,6 +185,7 @@ export class Tenant {
       logger: this.#logger,
       parts,
       listing,
+      offloaded: this.#archived.list.read(),
     });
     for (const timelineId of [...stored.taken, ...stored.forgotten]) {
       this.#broken.delete(timelineId);
@@ -259,12 +281,17 @@ export class Tenant {
     return timeline;
   }
 
+  /** A timeline that does not load may have any layer; what others have is not known any more when they are closed. */
+  get #mayRemove(): boolean {
+    return this.#broken.size === 0 && !this.#isClosed;
+  }
+
   /** Somebody may hold a lease of the life before that is not known here: it was given on another disk, or by an earlier version. */
   get mayLackLeases(): boolean {
     return this.#lacksLeases || !this.#resources.generation.followsOwn;
   }
 
-  /** Those that loaded. */
+  /** Those that loaded and are in use. */
   get timelines(): readonly Timeline[] {
     return [...this.#timelines.values()];
   }
@@ -281,8 +308,14 @@ export class Tenant {
     }
   }
 
-  /** `not-found`; or why it does not load. */
+  /** Those that are not in use. */
+  get archived(): ArchivedTimelines {
+    return this.#archived;
+  }
+
+  /** `not-found`; `conflict` where it is archived; or why it does not load. */
   timeline(timelineId: TimelineId): Timeline {
+    this.#archived.refuse(timelineId);
     const timeline = this.#timelines.get(timelineId);
     if (timeline !== undefined) {
       return timeline;
@@ -420,6 +453,7 @@ export class Tenant {
       const message = `timeline ${timelineId} is being created or deleted`;
       throw new StorageError("conflict", "timeline-busy", message);
     }
+    this.#archived.refuse(timelineId);
     const broken = this.#broken.get(timelineId);
     if (broken !== undefined) {
       throw broken;
@@ -438,7 +472,7 @@ export class Tenant {
     fill: Fill,
   ): Promise<Timeline> {
     const making = this.#createNow(timelineId, ancestor, fill);
-    this.#making.add(making);
+    this.#making.set(making, ancestor?.timeline.timelineId);
     const made = () => void this.#making.delete(making);
     making.then(made, made);
     return making;
@@ -498,11 +532,28 @@ export class Tenant {
 
   /** Branches of it are detached first, so that they stay as they are. Readers of it get errors from here on. */
   async deleteTimeline(timelineId: TimelineId): Promise<void> {
+    const archived = this.#archived;
+    if (!archived.has(timelineId) && archived.childrenOf(timelineId).length === 0) {
+      return await this.#deleteTimeline(timelineId);
+    }
+    await archived.exclusive(async () => {
+      try {
+        await archived.openForDeletion(timelineId);
+        await this.#deleteTimeline(timelineId);
+      } finally {
+        archived.offloadSoon();
+      }
+    });
+  }
+
+  async #deleteTimeline(timelineId: TimelineId): Promise<void> {
     if (this.#busy.has(timelineId)) {
       const message = `timeline ${timelineId} is being created or deleted`;
       throw new StorageError("conflict", "timeline-busy", message);
     }
-    const timeline = this.#broken.has(timelineId) ? undefined : this.timeline(timelineId);
+    const isUnreadable = this.#broken.has(timelineId) || this.#archived.has(timelineId);
+    const timeline =
+      this.#archived.opened(timelineId) ?? (isUnreadable ? undefined : this.timeline(timelineId));
     this.#refuseToLose(timelineId);
     for (const child of this.#childrenOf(timelineId)) {
       await child.detachFromAncestor();
@@ -517,9 +568,14 @@ export class Tenant {
     }
     this.#busy.add(timelineId);
     this.#timelines.delete(timelineId);
+    this.#archived.remove(timelineId);
     const doomed = timeline ?? this.#halfDeleted.get(timelineId);
+    const layers = doomed?.ownedLayers ?? [];
+    // A start may bring it back until it is marked: whoever else lets go of what it names must not be the last.
+    for (const { file } of timeline === undefined ? [] : layers) {
+      this.#layers.share(file);
+    }
     try {
-      const layers = doomed?.ownedLayers ?? [];
       await timeline?.close();
       // First here: the next start on this disk takes the store's index then, whether it says that it is deleted or does not yet.
       await this.#directories.markDeleted(timelineId);
@@ -528,11 +584,14 @@ export class Tenant {
       this.#broken.delete(timelineId);
       this.#halfDeleted.delete(timelineId);
       doomed?.leaveAncestor();
+      for (const { file } of layers) {
+        this.#layers.leave(file);
+      }
       await this.#layers.removeUnused(layers);
       await this.#directories.empty(
         timelineId,
         (path) => this.#layers.isUsed(path),
-        this.#broken.size === 0,
+        this.#mayRemove,
       );
       this.#deleteObjects(timelineId);
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
@@ -587,9 +646,7 @@ export class Tenant {
    */
   #isUsed(maker: TimelineId, fileName: string): boolean {
     this.#checkOpen();
-    return (
-      this.#broken.size > 0 || this.#layers.isUsed(join(this.#layers.directoryOf(maker), fileName))
-    );
+    return this.#broken.size > 0 || this.#layers.isNamed(maker, fileName);
   }
 
   /** Of all its timelines, each once. */
@@ -608,7 +665,9 @@ export class Tenant {
   }
 
   #childrenOf(timelineId: TimelineId): Timeline[] {
-    return this.timelines.filter((other) => other.ancestor?.timelineId === timelineId);
+    return [...this.timelines, ...this.#archived.openedTimelines].filter(
+      (other) => other.ancestor?.timelineId === timelineId,
+    );
   }
 
   /** Branches that do not load may be repaired: `conflict`. One whose index cannot be read may be any's; what does not load itself may go. */
@@ -629,7 +688,8 @@ export class Tenant {
   /** `flush`: first everything goes to disk, as far as that works. */
   async close(flush: boolean): Promise<void> {
     this.#isClosed = true;
-    await Promise.allSettled([...this.#making, this.swept]);
+    this.#archived.stop();
+    await Promise.allSettled([...this.#making.keys(), this.swept]);
     for (const timeline of this.#timelines.values()) {
       if (flush) {
         // The flush loop has logged the failure; the safekeepers still have the WAL.
@@ -637,11 +697,12 @@ export class Tenant {
       }
     }
     await Promise.all(
-      this.timelines.map(async (timeline) => {
+      [...this.timelines, ...this.#archived.openedTimelines].map(async (timeline) => {
         await timeline.close();
         await timeline.leaveStore(flush);
       }),
     );
+    await this.#archived.close(flush);
     this.#timelines.clear();
   }
 }

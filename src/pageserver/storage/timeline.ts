@@ -75,6 +75,7 @@ export class Timeline implements TimelineStorage {
   #letAncestorGo: () => void;
   /** Until then the index says what is kept, for the life after this one. */
   #detachedFrom: IndexPart["detachedFrom"];
+  #archivedAtMs: number | undefined;
   #ancestorReady: boolean;
   readonly leases = new Leases();
   /** Those that the index names. */
@@ -112,6 +113,7 @@ export class Timeline implements TimelineStorage {
     this.#ancestor = ancestor && { timeline: ancestor, lsn: part.ancestor!.lsn };
     this.#letAncestorGo = ancestor?.branchPoints.hold(this.ancestorLsn) ?? (() => undefined);
     this.#detachedFrom = part.detachedFrom;
+    this.#archivedAtMs = part.archivedAtMs;
     this.startLsn = part.startLsn;
     this.pgVersion = part.pgVersion;
     this.dataChecksums = part.dataChecksums;
@@ -423,6 +425,7 @@ export class Timeline implements TimelineStorage {
     }
     this.#isIndexDurable = true;
     this.#storedLeases = part.leases ?? [];
+    this.#archivedAtMs = part.archivedAtMs;
     // From here on nothing waits: readers see all of the change or nothing.
     if (flushed !== undefined) {
       map.replaceFrozen(flushed, files);
@@ -498,6 +501,7 @@ export class Timeline implements TimelineStorage {
       gcCutoffLsn: this.#gcCutoffLsn,
       leases: retainedLsns(MAX_LSN, this.leases.left(monotonicMs()).keys()),
       detachedFrom: this.#detachedFrom,
+      archivedAtMs: this.#archivedAtMs,
       generation: this.#resources.generation.number,
       deleted: false,
       layers: files.layers.map(({ file: { fileName, sizeBytes }, maker, capLsn }) => {
@@ -573,7 +577,7 @@ export class Timeline implements TimelineStorage {
   compact(kind: CompactionKind = "due"): Promise<boolean> {
     this.#checkOpen();
     this.hasNewLayer = false;
-    if (this.#map.files.layers.length === 0) {
+    if (this.#map.files.layers.length === 0 || this.#archivedAtMs !== undefined) {
       return NOTHING_TO_COMPACT;
     }
     const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step(kind));
@@ -598,6 +602,19 @@ export class Timeline implements TimelineStorage {
       { add, remove: [] },
       { detached: true, gcCutoffLsn: minLsn(this.#gcCutoffLsn, this.minReadableLsn) },
     );
+  }
+
+  /** Since when nobody uses it, in milliseconds since the Unix epoch; undefined where it is in use. */
+  get archivedAtMs(): number | undefined {
+    return this.#archivedAtMs;
+  }
+
+  /** Nothing of an archived one is in memory only; WAL that it had not taken in stays with the safekeepers. Errors as a flush's. */
+  async setArchived(atMs: number | undefined): Promise<void> {
+    if (atMs !== undefined) {
+      await this.checkpoint();
+    }
+    await this.#commit(NO_EDIT, { archivedAtMs: atMs });
   }
 
   /** Layer files, newest first. */

@@ -1,0 +1,123 @@
+// Broken rules of archived timelines: nobody gets one, and nothing is lost of it.
+
+import type { MutantPart } from "./mutant.ts";
+
+const ARCHIVED = "src/pageserver/archive/archived-timelines.ts";
+const LAYERS = "src/pageserver/storage/tenant-layers.ts";
+const TENANT = "src/pageserver/storage/tenant.ts";
+const TEST = "src/pageserver/archive/archived-timelines.test.ts";
+const AS_IT_WAS = "archive: nobody gets it, its files go, and unarchive brings it back as it was";
+const REPLACED = "archive: a pageserver that was replaced cannot bring it back";
+const KEPT_LAYERS = "an archived timeline keeps its layers in the store";
+
+export const ARCHIVE_MUTANTS: MutantPart = {
+  part: "archive",
+  mutants: [
+    {
+      rule: "an archived timeline is not there, for whoever asks",
+      file: TENANT,
+      search: "    this.#archived.refuse(timelineId);\n    const timeline = this.#timelines",
+      replace: "    const timeline = this.#timelines",
+      test: TEST,
+      name: AS_IT_WAS,
+    },
+    {
+      rule: "what is in memory of a timeline that is archived is lost until the safekeepers send it again",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "    if (atMs !== undefined) {\n      await this.checkpoint();\n    }\n",
+      replace: "",
+      test: TEST,
+      name: AS_IT_WAS,
+    },
+    {
+      rule: "a timeline is archived before its branches",
+      file: ARCHIVED,
+      search: "    refuseUnarchivedChildren(timelineId, timelines.values());\n",
+      replace: "",
+      test: TEST,
+      name: "archive: branches of it first",
+    },
+    {
+      rule: "a branch comes back before what it begins in",
+      file: ARCHIVED,
+      search: "    if (ancestorId !== undefined && this.has(ancestorId)) {",
+      replace: "    if (ancestorId !== undefined && !this.has(timelineId)) {",
+      test: TEST,
+      name: "archive: branches of it first",
+    },
+    {
+      rule: "archiving is answered before the store has it",
+      file: ARCHIVED,
+      search:
+        '    await timeline.makeDurable();\n    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
+      replace: '    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
+      test: TEST,
+      name: REPLACED,
+    },
+    {
+      rule: "that it is archived is said again without an index of this generation",
+      file: ARCHIVED,
+      search: "      await this.#holdSome([timelineId]);\n",
+      replace: "",
+      test: TEST,
+      name: REPLACED,
+    },
+    {
+      rule: "a pageserver that was replaced archives the parent of a branch that was unarchived",
+      file: ARCHIVED,
+      search:
+        "    await timeline.holdInStore();\n    await timeline.makeDurable();\n    if (archived",
+      replace: "    await timeline.makeDurable();\n    if (archived",
+      test: TEST,
+      name: "unarchive: what a replaced pageserver puts",
+    },
+    {
+      rule: "an ancestor lets go of the branch point of an archived branch",
+      file: ARCHIVED,
+      search: "ancestor?.branchPoints.hold(line.ancestor!.lsn) ?? NOTHING_HELD",
+      replace: "[ancestor, NOTHING_HELD].at(-1) as typeof NOTHING_HELD",
+      test: TEST,
+      name: "an ancestor keeps what an archived branch reads",
+    },
+    {
+      rule: "layers that others made and an archived timeline reads are deleted",
+      file: LAYERS,
+      search: "return this.#borrowed.has(",
+      replace: "return !this.#offloaded && this.#borrowed.has(",
+      test: TEST,
+      name: KEPT_LAYERS,
+    },
+    {
+      rule: "layers that an archived timeline made go with the last other one that reads them",
+      file: LAYERS,
+      search: "      !this.#offloaded.has(maker) && ",
+      replace: "      ",
+      test: TEST,
+      name: KEPT_LAYERS,
+    },
+    {
+      rule: "a start believes the line of a timeline that was used since",
+      file: ARCHIVED,
+      search: "    await this.list.forget();\n",
+      replace: "",
+      test: TEST,
+      name: "deleteTimeline: its archived branches are detached",
+    },
+    {
+      rule: "a start reads the index of each archived timeline",
+      file: "src/pageserver/remote/take-stored.ts",
+      search: "known?.generation === generation && !parts.has(timelineId)",
+      replace: "known !== undefined && generation === 0",
+      test: TEST,
+      name: "archived timelines cost a start their lines",
+    },
+    {
+      rule: "archived timelines are gone when lower generations cease to count",
+      file: "src/pageserver/remote/tenant-remote.ts",
+      search: "    indexes.push(this.holdOffloaded());\n",
+      replace: "",
+      test: TEST,
+      name: "archived timelines outlive the end of lower generations",
+    },
+  ],
+};
