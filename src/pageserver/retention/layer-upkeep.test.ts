@@ -238,6 +238,32 @@ test("collectNow: not while leases may be missing, which another machine may hav
   assert.equal(fixture.manager.tenant(fixture.tenantId).mayLackLeases, false);
 });
 
+test("LayerUpkeep: collects soon after a start, but not where leases may be missing", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ ...SMALL, store });
+  const { timelineId } = await fixture.createRoot();
+  await writeLayers(fixture.manager.timeline(fixture.tenantId, timelineId), 3);
+  await fixture.close();
+  await using other = await StorageFixture.attach(fixture.tenantId, { ...SMALL, store });
+  const collected = async ({ manager, tenantId }: StorageFixture, forMs: number) => {
+    const upkeep = new LayerUpkeep(manager, { ...ALL_AT_ONCE, gcPeriodMs: 1 }, LOGGER);
+    const timeline = manager.timeline(tenantId, timelineId);
+    for (
+      let waited = 0;
+      waited < forMs && timeline.gcCutoffLsn === timeline.startLsn;
+      waited += 5
+    ) {
+      await sleep(5);
+    }
+    await upkeep.close();
+    return timeline.gcCutoffLsn > timeline.startLsn;
+  };
+  assert.equal(await collected(other, 50), false);
+  // All indexes are on this disk since, and say what was leased.
+  await other.reopen();
+  assert.equal(await collected(other, 10_000), true);
+});
+
 test("collectNow: not with a timeline that does not load", async () => {
   await using fixture = await StorageFixture.create(SMALL);
   const timeline = await fixture.createRoot();

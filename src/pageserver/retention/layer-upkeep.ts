@@ -15,11 +15,15 @@ import { DEFAULT_UPKEEP, type UpkeepSettings, upkeepOf } from "./tenant-config.t
 const RETRY_MS = 10_000;
 const MAX_RETRY_MS = 600_000;
 
+/** Soon, for a process that is often started may never be old; after what is read and written at a start. */
+const FIRST_COLLECTION_MS = 60_000;
+
 /** What is done for every timeline of a tenant, now and then. */
 interface Chore {
   /** 0: never. */
   readonly periodMs: (settings: UpkeepSettings) => number;
-  readonly firstMs: (settings: UpkeepSettings) => number;
+  /** After the process's start. */
+  readonly firstMs: (settings: UpkeepSettings, tenant: Tenant) => number;
   /** Whether a timeline's turn has come before the period is over. */
   readonly isEarly: (timeline: Timeline) => boolean;
   readonly work: (timeline: Timeline) => Promise<void>;
@@ -57,7 +61,8 @@ export class LayerUpkeep {
       this.#repeat({
         periodMs: ({ gcPeriodMs }) => gcPeriodMs,
         // Where another machine has had the tenant before, computes must have renewed the leases that it gave.
-        firstMs: () => LSN_LEASE_MS,
+        firstMs: ({ gcPeriodMs }, { mayLackLeases }) =>
+          mayLackLeases ? LSN_LEASE_MS : Math.min(gcPeriodMs, FIRST_COLLECTION_MS),
         isEarly: () => false,
         work: (timeline) => this.collect(timeline),
       }),
@@ -84,7 +89,9 @@ export class LayerUpkeep {
         const periodMs = chore.periodMs(settings);
         const before = lastMs.get(tenant);
         const dueMs =
-          before === undefined ? this.#startedMs + chore.firstMs(settings) : before + periodMs;
+          before === undefined
+            ? this.#startedMs + chore.firstMs(settings, tenant)
+            : before + periodMs;
         const isDue = monotonicMs() >= dueMs;
         for (const timeline of periodMs === 0 ? [] : tenant.timelines) {
           if (!signal.aborted && (isDue || chore.isEarly(timeline))) {
