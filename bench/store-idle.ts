@@ -1,6 +1,7 @@
 // What 10,000 idle branches cost: bytes on disk and in memory each, the start of storage, with a directory as object store, as `strata
 // init` makes it; and a flush of 1,000 that were written to.
 
+import assert from "node:assert/strict";
 import { rmSync, statSync } from "node:fs";
 import { mkdtemp, readdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,6 +9,7 @@ import { join } from "node:path";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { sleep } from "../src/base/clock.ts";
 import { type Disk, REAL_DISK } from "../src/base/disk.ts";
 import { generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
@@ -26,6 +28,7 @@ const ONE_PAGE = [{ prefix: REL, index: 0, value: new Uint8Array(8192) }];
 const STARTS = 3;
 const STORED_BRANCHES = 200;
 const MADE_AT_ONCE = 50;
+const ARCHIVED_BRANCHES = 2000;
 
 setFlagsFromString("--expose-gc");
 const collectGarbage: () => void = runInNewContext("gc");
@@ -141,6 +144,42 @@ async function storeBytes(branches: number): Promise<{ idle: number; written: nu
   }
 }
 
+/** What is left of branches that are archived, each with a page of its own: bytes of each in memory and on disk, and the start, in seconds. */
+async function archivedCost(
+  branches: number,
+): Promise<{ memory: number; disk: number; start: number }> {
+  const workdir = await mkdtemp(join(tmpdir(), "strata-bench-archived-"));
+  const directory = await mkdtemp(join(tmpdir(), "strata-bench-store-"));
+  try {
+    const store = () => new DirectoryObjectStore(directory);
+    const first = await open(workdir, UNSYNCED_DISK, store());
+    const { tenantId, timelineId } = await makeRoot(first, workdir, ONE_PAGE);
+    const diskBefore = await diskBytes(workdir);
+    const tenant = first.tenant(tenantId);
+    for (let i = 0; i < branches; i++) {
+      const ids = { timelineId: generateTimelineId(), ancestorTimelineId: timelineId };
+      putRecord(await tenant.createBranch(ids), REL, 0, new Uint8Array(8192).fill(i));
+      await tenant.archived.archive(ids.timelineId);
+    }
+    while (tenant.archived.openedTimelines.length > 0) {
+      await sleep(100);
+    }
+    await first.close({ flush: true });
+    const disk = ((await diskBytes(workdir)) - diskBefore) / branches;
+    const began = performance.now();
+    const again = await open(workdir, REAL_DISK, store());
+    const start = (performance.now() - began) / 1000;
+    assert.equal(again.tenant(tenantId).archived.all.length, branches);
+    const memoryOfAll = memoryBytes();
+    await again.close({ flush: false });
+    return { memory: (memoryOfAll - memoryBytes()) / branches, disk, start };
+  } finally {
+    for (const each of [workdir, directory]) {
+      rmSync(each, { recursive: true, force: true });
+    }
+  }
+}
+
 export async function benchStoreIdle(branches: number, dirty: number): Promise<Row[]> {
   const root = await mkdtemp(join(tmpdir(), "strata-bench-idle-"));
   const workdir = join(root, "pageserver");
@@ -173,6 +212,7 @@ export async function benchStoreIdle(branches: number, dirty: number): Promise<R
     const flush = await flushAll(written);
     const stored = await storeBytes(STORED_BRANCHES);
     await manager.close({ flush: false });
+    const archived = await archivedCost(ARCHIVED_BRANCHES);
     progress(`${branches} idle branches: starts ${starts.map((s) => s.toFixed(2)).join(", ")} s`);
     const row = (what: string, ours: string, aim: string): Row => ({
       what,
@@ -195,6 +235,13 @@ export async function benchStoreIdle(branches: number, dirty: number): Promise<R
         median(starts).toFixed(2),
         "≤ 1",
       ),
+      row(
+        `${ARCHIVED_BRANCHES} archived branches: bytes in memory, each, after a start`,
+        archived.memory.toFixed(0),
+        "",
+      ),
+      row("  ... on disk, bytes", archived.disk.toFixed(0), ""),
+      row("  ... start of storage, s", archived.start.toFixed(2), ""),
       row(`flush of ${dirty} branches at once, s`, flush.took.toFixed(2), ""),
       row("  ... longest stall of the serving thread, ms", flush.stall.toFixed(0), ""),
     ];

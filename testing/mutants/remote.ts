@@ -33,8 +33,8 @@ export const REMOTE_MUTANTS: MutantPart = {
     {
       rule: "layers of a timeline that is being deleted are nobody's when the tenant is closed",
       file: TENANT,
-      search: "this.#checkOpen();\n    return (",
-      replace: "return (",
+      search: "this.#checkOpen();\n    return this.#broken",
+      replace: "return this.#broken",
       test: DELETED_TENANTS_TEST,
       name: "deleteTenant: one that comes to nothing takes no layers along",
     },
