@@ -29,12 +29,12 @@ const PICKED: readonly { name: string; failure: Failure; of: string; at: number 
     of: "unlink disk/.*/timelines/",
     at: 1,
   },
-  // The lease was promised: the next process holds it without being asked.
+  // No lease is promised before an index holds it: the next process is not asked for it again.
   {
     name: "an LSN is leased, and then below the cutoff",
     failure: "kill",
     of: "create disk/.*/timelines/b1.*index_part",
-    at: 2,
+    at: 1,
   },
   // The layer is in the store, and no index of there names it; the index is there, and nobody knows.
   { name: "WAL is taken in and flushed", failure: "before", of: "PUT .*index_part", at: 1 },

@@ -19,12 +19,11 @@ import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
 
 const STATE = "strata-failpoints";
 const [COUNT, NUMBER, AT, MODE] = [0, 1, 2, 3] as const;
-const [NONE, KILL, FULL, COUNT_ONLY] = [0, 1, 2, 3] as const;
+const [NONE, KILL, FULL] = [0, 1, 2] as const;
 const MODES: Readonly<Record<string, number>> = {
   none: NONE,
   kill: KILL,
   full: FULL,
-  count: COUNT_ONLY,
 };
 
 const inherited = getEnvironmentData(STATE) as Int32Array<SharedArrayBuffer> | undefined;
@@ -70,7 +69,7 @@ function step(name: string, path: string, needsSpace: boolean): void {
     return;
   }
   const number = Atomics.add(state, NUMBER, 1) + 1;
-  const isHit = mode !== COUNT_ONLY && number >= state[AT]!;
+  const isHit = number >= state[AT]!;
   trace(`${number} ${line}${isHit ? " !" : ""}`);
   if (!isHit) {
     return;

@@ -11,7 +11,7 @@ const LIVES = join(import.meta.dirname, "lives.ts");
 const ANSWER_MS = 60_000;
 
 /** What is armed, as file-steps.ts and store-requests.ts have it: a failure, and at which step. */
-export type Failpoint = "none" | "count" | `${Failure} ${string}`;
+export type Failpoint = "none" | `${Failure} ${string}`;
 /** Of steps on files, and of requests to a store. */
 export type Failure = "kill" | "full" | "before" | "after" | "refused";
 

@@ -198,7 +198,11 @@ const LAYERS: readonly Operation[] = [
   },
   {
     name: "an LSN is leased, and then below the cutoff",
-    prepare: keepNothing,
+    prepare: async (at) => {
+      await keepNothing(at);
+      // Its index is of this generation then: nothing but the lease is written for the next one.
+      await at.pageserver.http.leaseLsn(TENANT, MAIN, at.home.wal(MAIN).endLsn);
+    },
     run: async (at) => {
       const lsn = past(at.home);
       // What was promised holds in the next life as well, which is not asked again.
