@@ -74,6 +74,8 @@ export interface HomeOptions {
   readonly args?: readonly string[];
   /** Deletions are put together for a fifth of a second, not for ten. */
   readonly hurries?: boolean;
+  /** A creation waits for the store for 600 ms, not for 30 s. */
+  readonly asksBriefly?: boolean;
   /** The files of a store that is a directory are copies, as if it lay on another file system. */
   readonly ownStore?: boolean;
 }
@@ -238,12 +240,8 @@ export class PageHome {
   }
 
   /** Timers that a process hurries, in milliseconds. */
-  hurriesOf({ hurries }: HomeOptions = {}): readonly number[] {
-    return [
-      ...(hurries === true ? [10_000] : []),
-      // How long a creation waits for the store.
-      ...(this.requests === undefined ? [] : [30_000]),
-    ];
+  hurriesOf({ hurries, asksBriefly }: HomeOptions): readonly number[] {
+    return [...(hurries === true ? [10_000] : []), ...(asksBriefly === true ? [30_000] : [])];
   }
 
   /** Counts from the next step on. */

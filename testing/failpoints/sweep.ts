@@ -6,7 +6,7 @@ import { errorMessage } from "../../src/base/errors.ts";
 import type { FailingPageserver, PreparedPageserver } from "./failing-pageserver.ts";
 import { type Failpoint, type Failure, LivesProcess } from "./hooked-process.ts";
 import type { Operation, Try } from "./operations.ts";
-import type { PageHome } from "./page-home.ts";
+import { eventually, type HomeOptions, type PageHome } from "./page-home.ts";
 
 /** What each failure is called where a try does not keep what it owes. */
 const FAILURES: Readonly<Record<Failure, string>> = {
@@ -37,6 +37,7 @@ const SHORT_QUIET_MS = 100;
 /** The process ends by it. */
 const ends = (failure: Failure) => failure !== "full" && failure !== "refused";
 /** What a client is told. */
+const NOT_TAKEN = /the object store has not taken/;
 const REASON = /no space left|the object store has not taken|500 InternalError|507 Insuff/i;
 
 /**
@@ -51,14 +52,16 @@ export async function sweep(
   let tries = 0;
   let steps: number | undefined;
   const directory = join(base.directory, "..", "try");
-  const processes = new Processes(base, directory, operation, failure);
+  const options = { ...operation.options, asksBriefly: failure === "refused" };
+  const processes = new Processes(base, directory, operation, failure, options);
   try {
     for (let at = first; steps === undefined && tries < most; at += stride) {
       const failpoint = `${failure} ${at}${of === undefined ? "" : ` ${of}`}` as const;
       const seen = { step: "no step", log: () => "" };
-      const home = base.copy(directory, operation.options);
+      const home = base.copy(directory, options);
       try {
-        steps = await tryAt(home, operation, failpoint, { processes, seen });
+        const isLast = tries + 1 === most;
+        steps = await tryAt(home, operation, failpoint, { processes, seen, isLast });
       } catch (cause) {
         const what = `${operation.name}: ${FAILURES[failure]} ${seen.step}`;
         throw new Error(`${what}: ${errorMessage(cause)}\n${seen.log()}`, { cause });
@@ -79,8 +82,13 @@ class Processes {
   readonly #prepare: (() => Promise<PreparedPageserver>) | undefined;
   #prepared: Promise<PreparedPageserver> | undefined;
 
-  constructor(base: PageHome, directory: string, operation: Operation, failure: Failure) {
-    const { options, stops = false } = operation;
+  constructor(
+    base: PageHome,
+    directory: string,
+    { stops = false }: Operation,
+    failure: Failure,
+    options: HomeOptions,
+  ) {
     this.#lives = stops ? undefined : new LivesProcess(directory, base.hurriesOf(options));
     this.#prepare = stops || ends(failure) ? () => base.prepare(directory, options) : undefined;
     this.prepareNext();
@@ -106,12 +114,20 @@ class Processes {
   }
 }
 
+interface TryOptions {
+  readonly processes: Processes;
+  /** For whoever is told that it went wrong. */
+  readonly seen: { step: string; log: () => string };
+  /** None comes after it. */
+  readonly isLast: boolean;
+}
+
 /** The steps of a try that was over before its failpoint; undefined where that came. */
 async function tryAt(
   home: PageHome,
   operation: Operation,
   failpoint: Failpoint,
-  { processes, seen }: { processes: Processes; seen: { step: string; log: () => string } },
+  { processes, seen, isLast }: TryOptions,
 ): Promise<number | undefined> {
   await operation.arrange?.(home);
   const failure = failpoint.split(" ")[0] as Failure;
@@ -137,12 +153,14 @@ async function tryAt(
     const came = hit !== undefined;
     seen.step = `step ${hit ?? "after the last"}`;
     requireGoodEnd(operation, failure, pageserver, came, outcome);
-    processes.prepareNext();
+    if (came && !isLast) {
+      processes.prepareNext();
+    }
     if (pageserver.hasEnded) {
       pageserver = await processes.next(home);
     }
     if (outcome !== undefined || came) {
-      await operation.run(current);
+      await askAgain(operation, current);
       if (operation.stops === true) {
         pageserver = await processes.next(home);
       }
@@ -173,6 +191,21 @@ async function outcomeOf(operation: Operation, current: Try): Promise<string | u
   }
 }
 
+/** As often as the store is said not to have it yet. */
+async function askAgain(operation: Operation, current: Try): Promise<void> {
+  await eventually("asked again", async () => {
+    try {
+      await operation.run(current);
+      return undefined;
+    } catch (error) {
+      if (!NOT_TAKEN.test(errorMessage(error))) {
+        throw error;
+      }
+      return errorMessage(error);
+    }
+  });
+}
+
 /** A process lives on a full disk, but for one that is only starting: that says why it does not. */
 function requireGoodEnd(
   operation: Operation,
@@ -191,7 +224,7 @@ function requireGoodEnd(
     assert.ok(end === undefined || (operation.fromStart === true && hasSaidWhy), `ended by ${end}`);
     assert.ok(outcome === undefined || hasSaidWhy, outcome);
   }
-  if (!came) {
+  if (!came && !(failure === "refused" && NOT_TAKEN.test(outcome ?? ""))) {
     assert.equal(outcome, undefined);
   }
 }
