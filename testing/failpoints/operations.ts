@@ -367,10 +367,12 @@ const STARTS: readonly Operation[] = [
     },
     run: async ({ home, pageserver }) => {
       for (const { http } of home.others) {
-        // Whatever it says: others have the tenant, or not yet.
-        await http.checkpoint(TENANT, MAIN).catch(() => undefined);
-        await http.compact(TENANT, MAIN).catch(() => undefined);
-        await http.doGc(TENANT, MAIN, { dryRun: false, force: true }).catch(() => undefined);
+        // Whatever it says, and nobody waits for it: another has the tenant, or not yet.
+        void http
+          .checkpoint(TENANT, MAIN)
+          .then(() => http.compact(TENANT, MAIN))
+          .then(() => http.doGc(TENANT, MAIN, { dryRun: false, force: true }))
+          .catch(() => undefined);
       }
       home.wal(MAIN).write(2);
       await home.flush(pageserver, MAIN);
