@@ -3,6 +3,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type Disk, REAL_DISK } from "../src/base/disk.ts";
 import { generateTenantId, generateTimelineId, type TenantId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { type Lsn, toLsn } from "../src/base/lsn.ts";
@@ -46,6 +47,7 @@ export async function writeImageLayer(
 
 export interface FixtureOptions extends Partial<StorageConfig> {
   readonly store?: ObjectStore;
+  readonly disk?: Disk;
 }
 
 /** A tenant directory that is removed at the end. */
@@ -53,14 +55,16 @@ export class StorageFixture implements AsyncDisposable {
   readonly directory: string;
   readonly tenantId: TenantId;
   readonly #config: Partial<StorageConfig>;
+  readonly #disk: Disk;
   #store: ObjectStore | undefined;
   #manager: TenantManager | undefined;
 
   private constructor(directory: string, tenantId: TenantId, options: FixtureOptions) {
-    const { store, ...config } = options;
+    const { store, disk = REAL_DISK, ...config } = options;
     this.directory = directory;
     this.tenantId = tenantId;
     this.#store = store;
+    this.#disk = disk;
     this.#config = { flushRetryMs: 1, ...config };
   }
 
@@ -95,6 +99,7 @@ export class StorageFixture implements AsyncDisposable {
       logger: createLogger("test", "silent"),
       config: this.#config,
       store: this.#store,
+      disk: this.#disk,
     });
   }
 

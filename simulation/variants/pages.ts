@@ -385,25 +385,6 @@ const disk: readonly Variant[] = [
   ),
 ];
 
-/** Two places that go together. */
-const doomed: Variant = {
-  name: "doomed-layers-let-go",
-  rule: "what a timeline names that is being deleted stays until it is, whoever else lets go of it",
-  seed: 1,
-  changes: [
-    {
-      file: `${STORAGE}tenant.ts`,
-      find: "      this.#layers.share(file);\n",
-      replace: "",
-    },
-    {
-      file: `${STORAGE}tenant.ts`,
-      find: "        this.#layers.leave(file);\n",
-      replace: "",
-    },
-  ],
-};
-
 const ARCHIVED = "src/pageserver/archive/archived-timelines.ts";
 
 const archive: readonly Variant[] = [
@@ -446,7 +427,6 @@ const archive: readonly Variant[] = [
 
 export const pageVariants: readonly Variant[] = [
   ...archive,
-  doomed,
   ...uploads,
   ...deletions,
   ...loading,

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { eventually } from "../../../testing/damage.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { sleep } from "../../base/clock.ts";
+import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
@@ -16,6 +17,7 @@ import { excessBytes, LayerEviction } from "../layer-eviction.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { mayHaveMetadata } from "../layers/layer-format.ts";
 import { ScrubLoop } from "../scrub-loop.ts";
+import { DELETED_INDEX_NAME } from "../storage/tenant-layers.ts";
 import type { Timeline } from "../storage/timeline.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
@@ -170,6 +172,38 @@ test("deleteTimeline: what asks for an index in this generation meanwhile does n
   await Promise.all([held, deleted, settled]);
   await using third = await StorageFixture.attach(first.tenantId, { store });
   assert.deepEqual(third.manager.tenant(first.tenantId).timelines, []);
+});
+
+test("deleteTimeline: what the timeline names stays while it may come back, whoever else lets go of it", async () => {
+  const gate = Promise.withResolvers<void>();
+  let isClosed = false;
+  const rename = async (from: string, to: string) => {
+    if (to.endsWith(DELETED_INDEX_NAME) && !isClosed) {
+      isClosed = true;
+      await gate.promise;
+    }
+    await REAL_DISK.background.rename(from, to);
+  };
+  const disk = { ...REAL_DISK, background: { ...REAL_DISK.background, rename } };
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store, disk });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const ids = { timelineId: generateTimelineId(), ancestorTimelineId: root.timelineId };
+  await (await tenant.createBranch(ids)).detachFromAncestor();
+  const deletion = tenant.deleteTimeline(root.timelineId);
+  await eventually("it is closed", async () => isClosed || undefined);
+  await tenant.deleteTimeline(ids.timelineId);
+  await sleep(50);
+  await fixture.manager.resources.remote!.deletions.flush();
+  const layers = () => store.keys.filter((key) => key.includes(`${root.timelineId}/0`));
+  assert.equal(layers().length, 1);
+  gate.resolve();
+  await deletion;
+  await eventually("its layers are gone", async () => {
+    await fixture.manager.resources.remote!.deletions.flush();
+    return layers().length === 0 || undefined;
+  });
 });
 
 test("deleteTimeline: where the process ends before it hears that the store has it, it is deleted all the same", async () => {
