@@ -54,12 +54,15 @@ function branchOf(tenant: Tenant, ancestorTimelineId: TimelineId): Promise<Timel
   return tenant.createBranch({ timelineId: generateTimelineId(), ancestorTimelineId });
 }
 
-const offloaded = (fixture: StorageFixture, timelineId: TimelineId) =>
-  eventually("it is offloaded", async () => {
-    const { archived } = fixture.manager.tenant(fixture.tenantId);
+async function offloaded(fixture: StorageFixture, timelineId: TimelineId): Promise<void> {
+  const { archived } = fixture.manager.tenant(fixture.tenantId);
+  await eventually("it is offloaded", async () => {
     const isOnDisk = existsSync(join(fixture.timelinesDirectory, timelineId, INDEX_PART_NAME));
     return (archived.has(timelineId) && !archived.opened(timelineId) && !isOnDisk) || undefined;
   });
+  // Its other files go with it.
+  await archived.exclusive(async () => undefined);
+}
 
 const listPath = (fixture: StorageFixture) =>
   join(fixture.directory, "tenants", fixture.tenantId, OFFLOADED_LIST_NAME);

@@ -2,7 +2,7 @@
 
 import { nowMs, sleep } from "../../base/clock.ts";
 import type { Disk } from "../../base/disk.ts";
-import { errorKind, errorMessage, StorageError, withContext } from "../../base/errors.ts";
+import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, INVALID_LSN, maxLsn } from "../../base/lsn.ts";
@@ -10,6 +10,7 @@ import type { RemoteIndex } from "../remote/load-tenant.ts";
 import { type IndexName, indexKey } from "../remote/remote-paths.ts";
 import type { TenantRemote } from "../remote/tenant-remote.ts";
 import { encodeIndexPart, type IndexPart, writeIndexPart } from "../storage/index-part.ts";
+import type { SetLayer } from "../storage/layer-set.ts";
 import type { TenantLayers } from "../storage/tenant-layers.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import type { TimelineDirectories } from "../storage/timeline-directories.ts";
@@ -62,6 +63,8 @@ export class ArchivedTimelines {
   readonly #archived = new Map<TimelineId, Archived>();
   readonly #closing = new AbortController();
   #lastWork: Promise<unknown> = Promise.resolve();
+  /** Of timelines that are only in the store from now on: what has yet to leave the disk. */
+  readonly #leftovers = new Map<TimelineId, readonly SetLayer[]>();
   #offloading: Promise<void> | undefined;
 
   constructor(options: ArchiveOptions) {
@@ -413,13 +416,19 @@ export class ArchivedTimelines {
     closing.catch(() => undefined);
     signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     for (;;) {
+      const [left] = this.#leftovers.keys();
       const next = this.openedTimelines.find((timeline) => this.#mayGo(timeline));
-      if (next === undefined || signal.aborted) {
+      const timelineId = left ?? next?.timelineId;
+      if (timelineId === undefined || signal.aborted) {
         return;
       }
       try {
-        if (await Promise.race([this.#isStored(next), closing])) {
-          await this.exclusive(() => this.#offload(next));
+        if (left !== undefined) {
+          await this.exclusive(() => this.#removeFiles(left));
+          continue;
+        }
+        if (await Promise.race([this.#isStored(next!), closing])) {
+          await this.exclusive(() => this.#offload(next!));
           continue;
         }
       } catch (error) {
@@ -427,7 +436,7 @@ export class ArchivedTimelines {
           return;
         }
         const reason = errorMessage(error);
-        logger.info({ timeline: next.timelineId, reason }, "an archived timeline stays for now");
+        logger.info({ timeline: timelineId, reason }, "an archived timeline stays for now");
       }
       await sleep(OFFLOAD_RETRY_MS, signal).catch(() => undefined);
     }
@@ -450,7 +459,7 @@ export class ArchivedTimelines {
   }
 
   async #offload(timeline: Timeline): Promise<void> {
-    const { directories, layers, remote, logger } = this.#options;
+    const { remote, logger } = this.#options;
     const { timelineId } = timeline;
     const isStill = this.opened(timelineId) === timeline && this.#mayGo(timeline);
     if (!isStill || this.#closing.signal.aborted) {
@@ -462,16 +471,20 @@ export class ArchivedTimelines {
     await remote!.leave(timelineId);
     timeline.leaveAncestor();
     this.#holdForBranches(timelineId);
-    try {
-      await directories.markDeleted(timelineId);
-      await layers.leaveDisk(files);
-      await directories.empty(timelineId, (path) => layers.isUsed(path), true);
-    } catch (error) {
-      // The next start finds it on the disk, and does it once more.
-      const reason = withContext(error, "remove its files");
-      logger.warn({ timeline: timelineId, error: reason }, "an archived timeline's files stay");
-    }
+    this.#leftovers.set(timelineId, files);
     logger.info({ timeline: timelineId }, "timeline offloaded");
+    await this.#removeFiles(timelineId);
+  }
+
+  /** Where it fails, or the process ends, it is done once more: a start finds what is on the disk. */
+  async #removeFiles(timelineId: TimelineId): Promise<void> {
+    const { directories, layers } = this.#options;
+    if (this.#archived.get(timelineId)?.line !== undefined) {
+      await directories.markDeleted(timelineId);
+      await layers.leaveDisk(this.#leftovers.get(timelineId)!);
+      await directories.empty(timelineId, (path) => layers.isUsed(path), true);
+    }
+    this.#leftovers.delete(timelineId);
   }
 
   /** Nothing is begun any more. Those that are loaded are closed by whoever has the others. */
