@@ -13,6 +13,7 @@ import {
   relSizePrefix,
   slruBlockPrefix,
 } from "../src/pageserver/layers/key.ts";
+import { reusedMemory } from "../src/pageserver/layers/layer-block.ts";
 import { LayerFile, type LayerResources } from "../src/pageserver/layers/layer-file.ts";
 import {
   FIRST_KEY,
@@ -165,6 +166,7 @@ export class LayerDirectory {
       blockCache: new BlockCache(1 << 20),
       openFiles: new OpenFiles(4, this.disk),
       readWindow: new ReadWindow(),
+      scanMemory: reusedMemory(),
     };
   }
 

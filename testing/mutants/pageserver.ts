@@ -385,6 +385,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "LayerFile: an image layer says of every key whether it exists",
     },
     {
+      rule: "a scan pushes out what others read",
+      file: "src/pageserver/layers/layer-file.ts",
+      search: "if (isNext && this.isImage && blockCache.isFull) {",
+      replace: "if (isNext && this.isImage && blockCache.usedBytes < 0) {",
+      test: LAYER_FILE_TEST,
+      name: "LayerFile: a scan of images reads them all",
+    },
+    {
+      rule: "blocks that one read needs together share their memory",
+      file: "src/pageserver/layers/layer-file.ts",
+      search: "if (isNext && this.isImage && blockCache.isFull) {",
+      replace: "if (this.#lastBlock >= 0) {",
+      test: LAYER_FILE_TEST,
+      name: "LayerFile: every key at every LSN",
+    },
+    {
       rule: "a block that ends behind what was read ahead is taken from it",
       file: READ_WINDOW,
       search: "offset < this.#start || offset + length > this.#end",

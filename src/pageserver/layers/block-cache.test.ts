@@ -10,6 +10,7 @@ import { addLsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { BlockCache, OpenFiles } from "./block-cache.ts";
 import { keyHash, relBlockPrefix } from "./key.ts";
+import { reusedMemory } from "./layer-block.ts";
 import { LayerFile } from "./layer-file.ts";
 import { FIRST_KEY, FIRST_LAYER_NUMBER, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
 import { LayerWriter } from "./layer-writer.ts";
@@ -66,6 +67,7 @@ class Layers implements AsyncDisposable {
           blockCache: layers.cache,
           openFiles,
           readWindow: new ReadWindow(),
+          scanMemory: reusedMemory(),
           useClock: { now: 0 },
         }),
       );

@@ -21,6 +21,8 @@ import { VALUE_TOMBSTONE } from "./version-chain.ts";
 const KEY_WORDS = BLOCK_KEY_BYTES / 4;
 const ENTRY_WORDS = BLOCK_ENTRY_BYTES / 4;
 const KEYS_AT = BLOCK_HEADER_BYTES / 4;
+/** Blocks of images are of a page and a little more. */
+const REUSED_BYTES = 32 << 10;
 
 /**
  * A checked block: keys ascend, entries [firstEntry, endEntry) of a key ascend by LSN, and a value is
@@ -36,11 +38,28 @@ export interface LayerBlock {
   readonly valuesAt: number;
 }
 
+/** Memory of a block; it begins its buffer, a whole number of words. */
+export type BlockMemory = (length: number) => Uint8Array<ArrayBuffer>;
+
+/** With anything in it: zeros would be written over at once. */
+const freshMemory: BlockMemory = (length) => new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
+
+/** The same each time, but for blocks that are larger: of the blocks made with it only the last is good. */
+export function reusedMemory(): BlockMemory {
+  const bytes = freshMemory(REUSED_BYTES);
+  return (length) => (length > REUSED_BYTES ? freshMemory(length) : bytes.subarray(0, length));
+}
+
 /**
  * `stored`, which may change afterwards, is a whole block of the file at `offset`. No step has to doubt an offset in
  * what is returned, whoever wrote the file; `corrupt` where that cannot be had.
  */
-export function parseBlock(stored: Uint8Array, path: string, offset: number): LayerBlock {
+export function parseBlock(
+  stored: Uint8Array,
+  path: string,
+  offset: number,
+  memory = freshMemory,
+): LayerBlock {
   const view = new DataView(stored.buffer, stored.byteOffset, stored.length);
   if (view.getUint32(0, true) !== layerChecksum(stored, 4, stored.length)) {
     throw corruptLayer(path, offset, "the block's checksum is wrong");
@@ -49,7 +68,8 @@ export function parseBlock(stored: Uint8Array, path: string, offset: number): La
   if (codec !== CODEC_RAW && codec !== CODEC_LZ4) {
     throw corruptLayer(path, offset + 4, `codec ${codec & 0xff} is not known`);
   }
-  const bytes = codec === CODEC_RAW ? copyOf(stored) : decompress(stored, view, path, offset);
+  const bytes =
+    codec === CODEC_RAW ? copyOf(stored, memory) : decompress(stored, view, path, offset, memory);
   const words = new Uint32Array(bytes.buffer);
   const keyCount = words[2]!;
   const entryCount = words[3]!;
@@ -63,12 +83,7 @@ export function parseBlock(stored: Uint8Array, path: string, offset: number): La
   return block;
 }
 
-/** Memory that begins its buffer, with anything in it: zeros would be written over at once. */
-function memory(length: number): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(Buffer.allocUnsafeSlow(length).buffer);
-}
-
-function copyOf(stored: Uint8Array): Uint8Array<ArrayBuffer> {
+function copyOf(stored: Uint8Array, memory: BlockMemory): Uint8Array<ArrayBuffer> {
   const bytes = memory(stored.length);
   bytes.set(stored);
   return bytes;
@@ -80,6 +95,7 @@ function decompress(
   view: DataView,
   path: string,
   offset: number,
+  memory: BlockMemory,
 ): Uint8Array<ArrayBuffer> {
   const rawLength = view.getUint32(8, true);
   const length = view.getUint32(12, true);

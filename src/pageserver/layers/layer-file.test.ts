@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { crc32 } from "node:zlib";
 import { REAL_DISK } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
@@ -19,6 +19,7 @@ import {
   relSizePrefix,
   samePrefix,
 } from "./key.ts";
+import { reusedMemory } from "./layer-block.ts";
 import { LayerFile } from "./layer-file.ts";
 import {
   FIRST_KEY,
@@ -56,6 +57,7 @@ class Files implements AsyncDisposable {
     blockCache: new BlockCache(1 << 20),
     openFiles: new OpenFiles(2),
     readWindow: new ReadWindow(),
+    scanMemory: reusedMemory(),
     useClock: { now: 0 },
   };
   readonly opened: LayerFile[] = [];
@@ -187,6 +189,41 @@ test("LayerFile: an image layer says of every key whether it exists", async () =
   chain.reset();
   assert.equal(file.collect(REL, 8, keyHash(REL, 8), lsn, chain), true);
   assert.equal(chain.base, BASE_ABSENT);
+});
+
+test("LayerFile: a scan of images reads them all and pushes nothing out of a full cache", async () => {
+  await using files = await Files.create();
+  const random = new SeededRandom(4);
+  const pages = Array.from({ length: 400 }, () =>
+    Uint8Array.from({ length: 8192 }, () => random.int(256)),
+  );
+  const writer = await LayerWriter.create(files.directory, LAYER_KIND_IMAGE);
+  const lsn = toLsn(0x500);
+  for (const [index, page] of pages.entries()) {
+    writer.add(REL, index, lsn, VALUE_IMAGE, page);
+    await writer.drain();
+  }
+  const name = { ...NAME, kind: LAYER_KIND_IMAGE, lsnStart: lsn, lsnEnd: toLsn(0x501) } as const;
+  const file = files.open(await writer.finish(name));
+  const chain = new VersionChain();
+  const read = (index: number) => {
+    chain.reset();
+    file.collect(REL, index, keyHash(REL, index), lsn, chain);
+    const page = chain.baseBuffer!.subarray(chain.baseOffset, chain.baseOffset + chain.baseLength);
+    assert.deepEqual(Buffer.from(page), Buffer.from(pages[index]!), `page ${index}`);
+  };
+  const { blockCache } = files.resources;
+  for (let index = 398; !blockCache.isFull; index -= 2) {
+    read(index);
+  }
+  const evicted = mock.method(blockCache, "evict");
+  for (let round = 0; round < 2; round++) {
+    for (let index = 0; index < 200; index++) {
+      read(index);
+    }
+  }
+  // For the first of each round: nobody knew that it was a scan.
+  assert.ok(evicted.mock.callCount() <= 4, `${evicted.mock.callCount()} blocks`);
 });
 
 test("LayerFile: an empty layer has nothing", async () => {

@@ -6,6 +6,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import type { BlockCache, CacheEntry, OpenableFile, OpenFiles } from "./block-cache.ts";
 import { comparePrefixes, type KeyPrefix, keyPrefix, prefixStartsWith, samePrefix } from "./key.ts";
 import {
+  type BlockMemory,
   blockKeyIndex,
   blockKeyPrefix,
   endEntry,
@@ -40,6 +41,8 @@ export interface LayerResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly readWindow: ReadWindow;
+  /** Of blocks that are not kept. */
+  readonly scanMemory: BlockMemory;
   /** Counts on with time, coarsely: the order of uses. */
   readonly useClock: { readonly now: number };
 }
@@ -111,6 +114,8 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
   readonly #fetched: FetchedRange[] = [];
   /** Undefined while it is not in the cache. */
   #index: ResidentIndex | undefined;
+  /** The one that was read last. */
+  #lastBlock = -2;
 
   constructor(path: string, name: LayerName, sizeBytes: number, resources: LayerResources) {
     this.path = path;
@@ -171,12 +176,7 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
   ): boolean {
     let blockNumber = lastBlockAtOrBelow(loaded, prefix, index, maxLsn);
     while (blockNumber >= 0) {
-      let block = loaded.blocks[blockNumber];
-      if (block === undefined) {
-        block = this.#loadBlock(loaded, blockNumber);
-      } else {
-        block.chances = BLOCK_CHANCES;
-      }
+      const block = this.#block(loaded, blockNumber);
       const key = findKey(block, prefix, index);
       if (key < 0) {
         return false;
@@ -230,7 +230,7 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     const from = keyPrefix(f1, f2, f3, f4, f5);
     const firstBlock = Math.max(0, lastBlockAtOrBelow(loaded, from, 0, 0 as Lsn));
     for (let number = firstBlock; number < loaded.blockCount; number++) {
-      const block = loaded.blocks[number] ?? this.#loadBlock(loaded, number);
+      const block = this.#block(loaded, number);
       for (let key = 0; key < block.keyCount; key++) {
         const prefix = blockKeyPrefix(block, key);
         if (prefixStartsWith(prefix, fields)) {
@@ -345,7 +345,19 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     return loaded;
   }
 
-  #loadBlock(loaded: ResidentIndex, blockNumber: number): CachedBlock {
+  /** A scan of images pushes nothing out of a full cache: then what is returned is good until the next call. */
+  #block(loaded: ResidentIndex, blockNumber: number): LayerBlock {
+    const isNext = blockNumber === this.#lastBlock + 1;
+    this.#lastBlock = blockNumber;
+    const cached = loaded.blocks[blockNumber];
+    if (cached !== undefined) {
+      cached.chances = BLOCK_CHANCES;
+      return cached;
+    }
+    const { blockCache, scanMemory } = this.#resources;
+    if (isNext && this.isImage && blockCache.isFull) {
+      return readBlock(this, loaded, blockNumber, scanMemory);
+    }
     const block = new CachedBlock(readBlock(this, loaded, blockNumber), loaded, blockNumber);
     loaded.keep(block);
     return block;

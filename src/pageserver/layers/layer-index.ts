@@ -3,7 +3,7 @@
 import { type Lsn, lsnHigh, lsnLow } from "../../base/lsn.ts";
 import { LAYER_FORMAT_VERSION } from "./format-versions.ts";
 import type { KeyPrefix } from "./key.ts";
-import { type LayerBlock, parseBlock } from "./layer-block.ts";
+import { type BlockMemory, type LayerBlock, parseBlock } from "./layer-block.ts";
 import {
   BLOCK_HEADER_BYTES,
   compareKeyWords,
@@ -151,13 +151,18 @@ export function lastBlockAtOrBelow(
   return low - 1;
 }
 
-/** Reads and checks a block; `corrupt` where it is damaged or not in the file. */
-export function readBlock(source: BlockSource, index: LayerIndex, blockNumber: number): LayerBlock {
+/** Reads and checks a block, in memory of its own or in `memory`; `corrupt` where it is damaged or not in the file. */
+export function readBlock(
+  source: BlockSource,
+  index: LayerIndex,
+  blockNumber: number,
+  memory?: BlockMemory,
+): LayerBlock {
   const at = blockNumber * INDEX_WORDS;
   const offset = index.words[at + 7]!;
   const length = index.words[at + 8]!;
   if (length < BLOCK_HEADER_BYTES || length % 8 !== 0 || offset + length > source.sizeBytes) {
     throw corruptLayer(source.path, offset, "the block lies outside the file");
   }
-  return parseBlock(source.lend(offset, length), source.path, offset);
+  return parseBlock(source.lend(offset, length), source.path, offset, memory);
 }

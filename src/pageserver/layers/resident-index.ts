@@ -5,7 +5,7 @@ import type { LayerBlock } from "./layer-block.ts";
 import type { LayerIndex } from "./layer-index.ts";
 
 const SLOT_BYTES = 8;
-/** None until it is read again: a scan pushes out what it read itself. */
+/** None until it is read again: a scan of deltas pushes out what it read itself. */
 const NEW_BLOCK_CHANCES = 0;
 /** Of a block that is read again. */
 export const BLOCK_CHANCES = 1;

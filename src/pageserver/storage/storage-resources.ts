@@ -8,6 +8,7 @@ import type { PlanSettings } from "../compaction/compaction-plan.ts";
 import { BackgroundThread } from "../flush/background-thread.ts";
 import { LayerMemory } from "../flush/layer-memory.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
+import { reusedMemory } from "../layers/layer-block.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { ReadWindow } from "../layers/read-window.ts";
@@ -76,6 +77,7 @@ export class StorageResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly readWindow = new ReadWindow();
+  readonly scanMemory = reusedMemory();
   readonly pageCache: PageCache;
   /** For reads, which are synchronous: one working page serves all timelines. */
   readonly redo = new PageRedo();
