@@ -74,6 +74,7 @@ const QUICKLY_NOTICED = new Set([
   "stale-deletion-answered",
   "absent-layer-uploaded",
   "delete-without-validation",
+  "archived-not-held",
 ]);
 const TRIED_HERE = PAGE_VARIANTS.filter(({ name }) => QUICKLY_NOTICED.has(name));
 

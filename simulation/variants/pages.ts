@@ -394,13 +394,15 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     '    await timeline.makeDurable();\n    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
     '    this.#options.logger.info({ timeline: timelineId }, "timeline archived");',
+    10,
   ),
   without(
     "archived-branch-point-let-go",
     "an ancestor keeps the branch point of an archived branch",
     ARCHIVED,
-    "ancestor?.branchPoints.hold(line.ancestor!.lsn) ?? NOTHING_HELD",
-    "[ancestor, NOTHING_HELD].at(-1) as typeof NOTHING_HELD",
+    "const heldIn = line.ancestor && this.#loaded(line.ancestor.timelineId);",
+    "const heldIn = line.ancestor && this.#loaded(line.timelineId);",
+    249,
   ),
   without(
     "archived-layers-deleted",
@@ -408,6 +410,7 @@ const archive: readonly Variant[] = [
     `${STORAGE}tenant-layers.ts`,
     "return this.#borrowed.has(",
     "return !this.#offloaded && this.#borrowed.has(",
+    62,
   ),
   without(
     "archived-not-held",
@@ -415,6 +418,7 @@ const archive: readonly Variant[] = [
     `${REMOTE}tenant-remote.ts`,
     "    indexes.push(this.holdOffloaded());\n",
     "",
+    4,
   ),
   without(
     "archived-line-of-before",
@@ -422,6 +426,7 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     "    await this.list.forget();\n",
     "",
+    94,
   ),
 ];
 

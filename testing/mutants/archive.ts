@@ -74,8 +74,8 @@ export const ARCHIVE_MUTANTS: MutantPart = {
     {
       rule: "an ancestor lets go of the branch point of an archived branch",
       file: ARCHIVED,
-      search: "ancestor?.branchPoints.hold(line.ancestor!.lsn) ?? NOTHING_HELD",
-      replace: "[ancestor, NOTHING_HELD].at(-1) as typeof NOTHING_HELD",
+      search: "const heldIn = line.ancestor && this.#loaded(line.ancestor.timelineId);",
+      replace: "const heldIn = line.ancestor && this.#loaded(line.timelineId);",
       test: TEST,
       name: "an ancestor keeps what an archived branch reads",
     },

@@ -8,7 +8,7 @@ import { generateTimelineId, type TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { relBlockPrefix } from "../layers/key.ts";
-import { indexKey } from "../remote/remote-paths.ts";
+import { indexKey, manifestKey } from "../remote/remote-paths.ts";
 import { INDEX_PART_NAME } from "../storage/index-part.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { Timeline } from "../storage/timeline.ts";
@@ -212,9 +212,16 @@ test("an archived timeline keeps its layers in the store: those that others made
   await tenant.timeline(branch).detachFromAncestor();
   await tenant.archived.archive(branch);
   await offloaded(fixture, branch);
-  // The last that has the root's layers and is loaded, and the last that has the branch's.
-  await tenant.deleteTimeline(root);
-  await tenant.deleteTimeline(leaf.timelineId);
+  await fixture.reopen();
+  const next = fixture.manager.tenant(fixture.tenantId);
+  // The last that has the root's layers and is loaded, and then the last that has the branch's.
+  await next.deleteTimeline(root);
+  await eventually("each timeline has an index of this generation", async () => {
+    await fixture.manager.resources.remote!.deletions.flush();
+    const { number } = fixture.manager.resources.generation;
+    return store.keys.includes(manifestKey(fixture.tenantId, number)) || undefined;
+  });
+  await next.deleteTimeline(leaf.timelineId);
   await fixture.reopen();
   await eventually("deletions", async () => {
     await fixture.manager.resources.remote!.deletions.flush();

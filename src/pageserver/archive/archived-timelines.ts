@@ -21,15 +21,14 @@ import { OffloadedList, type OffloadedTimeline, offloadedTimeline } from "./offl
 const OFFLOAD_RETRY_MS = 1000;
 /** Indexes that are read and put at once. */
 const HELD_AT_ONCE = 16;
-const NOTHING_HELD = () => undefined;
 
 /**
  * `open`: not offloaded yet, or loaded once more. `line`: all that is known of one that is only in the store; its ancestor
- * keeps the branch point until `letAncestorGo`.
+ * keeps the branch point where that one is loaded (`heldIn`).
  */
 type Archived =
   | { readonly open: Timeline; readonly line?: undefined }
-  | { readonly line: OffloadedTimeline; readonly letAncestorGo: () => void; open?: undefined };
+  | { readonly line: OffloadedTimeline; readonly heldIn: Timeline | undefined; open?: undefined };
 
 /** The tenant, to its archived timelines. */
 export interface ArchiveOptions {
@@ -136,19 +135,20 @@ export class ArchivedTimelines {
   /** From here on nothing is known of it but this. */
   #place(line: OffloadedTimeline): void {
     const { layers } = this.#options;
-    const before = this.#archived.get(line.timelineId);
-    const ancestor = line.ancestor && this.#loaded(line.ancestor.timelineId);
-    const letAncestorGo = ancestor?.branchPoints.hold(line.ancestor!.lsn) ?? NOTHING_HELD;
+    // Nothing looks at either in between.
+    this.#release(this.#archived.get(line.timelineId));
+    const heldIn = line.ancestor && this.#loaded(line.ancestor.timelineId);
+    heldIn?.branchPoints.add(line.ancestor!.lsn);
     layers.addOffloaded(line);
-    this.#release(before);
-    this.#archived.set(line.timelineId, { line, letAncestorGo });
+    this.#archived.set(line.timelineId, { line, heldIn });
     this.list.changed();
   }
 
   #release(archived: Archived | undefined): void {
     if (archived?.line !== undefined) {
-      archived.letAncestorGo();
-      this.#options.layers.removeOffloaded(archived.line);
+      const { heldIn, line } = archived;
+      heldIn?.branchPoints.remove(line.ancestor!.lsn);
+      this.#options.layers.removeOffloaded(line);
     }
   }
 

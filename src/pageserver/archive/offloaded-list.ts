@@ -77,15 +77,15 @@ export function encodeOffloadedList(timelines: Iterable<OffloadedTimeline>): str
 export function decodeOffloadedList(text: string, path: string): OffloadedTimeline[] {
   const corrupt = (what: string, cause?: unknown) =>
     new StorageError("corrupt", "corrupt-offloaded-list", `${path}: ${what}`, { cause });
+  /** Thousands may begin in one: its id is there once. */
+  const ids = new Map<string, TimelineId>();
+  const idOf = (id: string) => ids.get(id) ?? ids.set(id, parseTimelineId(id)).get(id)!;
   return decodeChecksummedJson(text, schema, corrupt).timelines.map((line) => ({
-    timelineId: parseTimelineId(line.timeline_id),
+    timelineId: idOf(line.timeline_id),
     ancestor:
       line.ancestor_timeline_id === null || line.ancestor_lsn === null
         ? undefined
-        : {
-            timelineId: parseTimelineId(line.ancestor_timeline_id),
-            lsn: parseLsn(line.ancestor_lsn)!,
-          },
+        : { timelineId: idOf(line.ancestor_timeline_id), lsn: parseLsn(line.ancestor_lsn)! },
     archivedAtMs: line.archived_at_ms,
     generation: line.generation,
     borrowed: line.borrowed,
