@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { basename, join } from "node:path";
+import { sleep } from "../../src/base/clock.ts";
 import {
   parseTenantId,
   parseTimelineId,
@@ -126,6 +127,14 @@ export class PageStore implements AsyncDisposable {
       },
       disk: this.disk,
     });
+  }
+
+  /** An orderly end, without a flush; what nobody waits for has a while. */
+  async stop(): Promise<void> {
+    await this.#store.close({ flush: false });
+    await sleep(1000);
+    this.#manager = undefined;
+    this.disk = this.disk.nextLife();
   }
 
   /** The process ends as by kill -9; with a tear the power goes too. */

@@ -628,5 +628,13 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a branch that a killed process did not sync is durable before anybody is told",
     },
+    {
+      rule: "layers are removed while timelines that read them close",
+      file: TENANT,
+      search: "return this.#broken.size === 0 && !this.#isClosed;",
+      replace: "return this.#broken.size === 0;",
+      test: "src/pageserver/storage/timeline.crash.test.ts",
+      name: "a stop during a compaction takes nothing that another timeline has",
+    },
   ],
 };

@@ -8,14 +8,17 @@ import { test } from "node:test";
 import { Failpoints } from "../../../simulation/page-store/failpoints.ts";
 import { runPages } from "../../../simulation/page-store/lives.ts";
 import { kindOfFile, PageStore } from "../../../simulation/page-store/page-store.ts";
+import type { SimulatedDisk } from "../../../simulation/simulated-disk.ts";
 import { inSimulatedTime } from "../../../simulation/simulated-time.ts";
 import { FIXTURE_START_LSN, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { relSizePrefix } from "../layers/key.ts";
+import { INDEX_PART_NAME } from "./index-part.ts";
 import { TenantManager } from "./tenant-manager.ts";
 
 const SIZE = relSizePrefix(1663, 5, 16384, 0);
@@ -213,6 +216,44 @@ async function halfDeletedChild(): Promise<void> {
   await store.deleteOne(root);
 }
 
+/** A timeline whose index is written last takes nothing that one which has closed already will read after the start. */
+async function compactionAtAStop(): Promise<void> {
+  await using store = new PageStore(new SeededRandom(5));
+  await store.open();
+  const root = store.newRoot(await store.createTenant());
+  await store.createRoot(root);
+  for (let layers = 0; layers < 3; layers++) {
+    await store.write(root, 10);
+    await store.checkpoint(root);
+  }
+  const branch = store.newBranch(root);
+  await store.createBranch(branch);
+  await store.detach(branch);
+  const held = holdRename(store.disk, `/${root.timelineId}/${INDEX_PART_NAME}`);
+  store.compact(root).catch(() => undefined);
+  await held.isReached;
+  const stopped = store.stop();
+  await sleep(1000);
+  held.goOn();
+  await stopped;
+  await store.live(0);
+}
+
+/** The next one to such a path waits. */
+function holdRename({ background }: SimulatedDisk, end: string) {
+  const { rename } = background;
+  const reached = Promise.withResolvers<void>();
+  const held = Promise.withResolvers<void>();
+  background.rename = async (from, to) => {
+    if (to.endsWith(end)) {
+      reached.resolve();
+      await held.promise;
+    }
+    await rename(from, to);
+  };
+  return { isReached: reached.promise, goOn: held.resolve };
+}
+
 async function killedAt(
   store: PageStore,
   point: string,
@@ -256,6 +297,10 @@ if (process.argv[2] === "child") {
 
   test("a timeline whose child is deleted by half is not deleted", async () => {
     await inSimulatedTime(halfDeletedChild);
+  });
+
+  test("a stop during a compaction takes nothing that another timeline has", async () => {
+    await inSimulatedTime(compactionAtAStop);
   });
 
   test("storage goes on after a full disk at each of its steps, and nothing readable is lost", async () => {
