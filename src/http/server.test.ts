@@ -8,6 +8,7 @@ import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { HttpClient } from "./client.ts";
+import { kindOfStatus, statusOfError } from "./http-errors.ts";
 import type { HttpLimits } from "./limits.ts";
 import { mediaRoute, type Route, route } from "./route.ts";
 import { HttpServer } from "./server.ts";
@@ -377,6 +378,15 @@ test("HttpServer: authorize sees the scope before anything is done", async (cont
   assert.equal((await fetch(`${url}/metrics`)).status, 200);
   await fetch(`${url}/echo/x`, { method: "POST", headers: JSON_TYPE });
   assert.deepEqual(scopes, ["admin", "public", "tenant"]);
+});
+
+test("HTTP errors: a code with a status of its own is of the same kind on the other side", () => {
+  for (const code of ["has-unarchived-children", "ancestor-archived"]) {
+    const refusal = new StorageError("invalid", code, "not in this order");
+    assert.equal(statusOfError(refusal), 412);
+    assert.equal(kindOfStatus(412, code), "invalid");
+  }
+  assert.equal(kindOfStatus(412, "stale-generation"), "fenced");
 });
 
 test("HttpClient: kinds, codes and messages come back as they were sent", async (context) => {
