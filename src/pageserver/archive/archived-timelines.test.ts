@@ -9,6 +9,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { indexKey, manifestKey } from "../remote/remote-paths.ts";
+import { exclusiveBytes } from "../sizes/timeline-sizes.ts";
 import { INDEX_PART_NAME } from "../storage/index-part.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { Timeline } from "../storage/timeline.ts";
@@ -339,4 +340,31 @@ test("archive without an object store: it stays on the disk, and out of use over
   assert.throws(() => again.timeline(branch), { code: "timeline-archived" });
   assert.ok(existsSync(join(fixture.timelinesDirectory, branch, INDEX_PART_NAME)));
   assert.equal(await read(await again.archived.unarchive(branch), 1, last), 3);
+});
+
+test("deleteTenant: archived timelines go with the others", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { tenant, branch } = await family(fixture);
+  await tenant.archived.archive(branch);
+  await offloaded(fixture, branch);
+  await fixture.manager.deleteTenant(fixture.tenantId);
+  assert.deepEqual(
+    store.keys.filter((key) => key.startsWith("tenants/")),
+    [],
+  );
+  await fixture.reopen();
+  assert.throws(() => fixture.manager.tenant(fixture.tenantId), { kind: "not-found" });
+});
+
+test("exclusiveBytes: what an archived branch reads is not its parent's alone", async () => {
+  await using fixture = await StorageFixture.create({ store: new MemoryObjectStore() });
+  const { tenant, root, branch } = await family(fixture);
+  const timeline = tenant.timeline(root);
+  const before = exclusiveBytes(tenant).get(timeline)!;
+  await tenant.archived.archive(branch);
+  await offloaded(fixture, branch);
+  assert.equal(exclusiveBytes(tenant).get(timeline), before);
+  await tenant.deleteTimeline(branch);
+  assert.ok(exclusiveBytes(tenant).get(timeline)! > before);
 });
