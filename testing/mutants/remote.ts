@@ -57,6 +57,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "LayerDownloads: a directory that goes while a layer comes is made anew",
     },
     {
+      rule: "a scrub takes a layer for lost that was replaced meanwhile",
+      file: SCRUB,
+      search: "return layers.filter(({ key }) => named.has(key));",
+      replace: "return named.size < 0 ? [] : layers;",
+      test: SCRUB_TEST,
+      name: "scrubTenant: a layer that was replaced meanwhile",
+    },
+    {
       rule: "an index that cannot be read counts no more when history is collected",
       file: "src/pageserver/remote/tenant-remote.ts",
       search: "this.#requireWhole();",

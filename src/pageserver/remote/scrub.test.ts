@@ -81,6 +81,21 @@ const keysOf = (layers: readonly NamedLayer[]) => layers.map(({ key }) => key);
 const simulated = (name: string, work: () => Promise<void>) =>
   test(name, () => inSimulatedTime(work));
 
+simulated("scrubTenant: a layer that was replaced meanwhile is not missing", async () => {
+  const world = new World();
+  const named = (...keys: string[]) => keys.map((key) => ({ key, sizeBytes: 10 }));
+  world.put(layer(5, 2));
+  world.settle([A, named(layer(5, 1), layer(5, 3))]);
+  const head = world.store.head.bind(world.store);
+  world.store.head = async (...call) => {
+    // A compaction is over between the reading of the index and the looking for its layers.
+    world.index(indexKey(TENANT, A, 5), named(layer(5, 2), layer(5, 3)));
+    return head(...call);
+  };
+  const report = await world.scrub();
+  assert.deepEqual(keysOf(report.missing), [layer(5, 3)]);
+});
+
 simulated(
   "scrubTenant: finds what is missing, differs, and is named by nobody; changes nothing unless asked",
   async () => {

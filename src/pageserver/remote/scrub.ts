@@ -93,7 +93,8 @@ export async function scrubTenant(options: ScrubOptions): Promise<ScrubReport> {
       named.set(layer.key, { ...layer, indexKey });
     }
   }
-  const { missing, differing } = await compare(options, named, objects);
+  const { lost, differing } = await compare(options, named, objects);
+  const missing = lost.length === 0 ? [] : await stillNamed(options, lost);
   const orphans = damaged.size > 0 ? [] : findOrphans(options, named, newest, listed);
   return {
     timelines: newest.size,
@@ -166,17 +167,24 @@ async function compare(
   named: ReadonlyMap<string, NamedLayer & { readonly indexKey: string }>,
   objects: ReadonlyMap<string, ObjectInfo>,
 ) {
-  const missing = [];
+  const lost = [];
   const differing = [];
   for (const layer of named.values()) {
     const storedBytes = objects.get(layer.key)?.sizeBytes ?? (await sizeOf(options, layer.key));
     if (storedBytes === undefined) {
-      missing.push(layer);
+      lost.push(layer);
     } else if (storedBytes !== layer.sizeBytes) {
       differing.push({ ...layer, storedBytes });
     }
   }
-  return { missing, differing };
+  return { lost, differing };
+}
+
+/** Of layers that were not there: those that an index names even now. The others have gone with the index that named them. */
+async function stillNamed<L extends NamedLayer>(options: ScrubOptions, layers: L[]): Promise<L[]> {
+  const { timelines } = await snapshot(options);
+  const named = new Set(timelines.flatMap(({ index }) => index.map(({ key }) => key)));
+  return layers.filter(({ key }) => named.has(key));
 }
 
 async function sizeOf(options: ScrubOptions, key: string): Promise<number | undefined> {
