@@ -57,6 +57,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "LayerDownloads: a directory that goes while a layer comes is made anew",
     },
     {
+      rule: "a lease is promised of what only a detachment keeps, before the store knows of that",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "if (lsn < this.startLsn && this.#detachedFrom !== undefined) {",
+      replace: "if (lsn < 0) {",
+      test: TENANT_REMOTE_TEST,
+      name: "promiseLease: of what only a detachment keeps readable",
+    },
+    {
       rule: "a scrub takes a layer for lost that was replaced meanwhile",
       file: SCRUB,
       search: "return layers.filter(({ key }) => named.has(key));",

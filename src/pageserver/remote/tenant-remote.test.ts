@@ -257,6 +257,33 @@ test("detachFromAncestor: the ancestor keeps the branch point until the store kn
   assert.deepEqual([...root.branchPoints.lsns], []);
 });
 
+test("promiseLease: of what only a detachment keeps readable, when the store knows of that", async () => {
+  const store = new SlowIndexStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { tenantId } = fixture;
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const early = await flushed(root, 0, 2);
+  await flushed(root, 0, 3);
+  const timelineId = generateTimelineId();
+  const branch = await fixture.manager
+    .tenant(tenantId)
+    .createBranch({ timelineId, ancestorTimelineId: root.timelineId });
+  store.gate = Promise.withResolvers();
+  await branch.detachFromAncestor();
+  let isPromised = false;
+  const promise = branch.promiseLease(early, 60_000).then(() => {
+    isPromised = true;
+  });
+  await sleep(20);
+  assert.equal(isPromised, false);
+  store.gate.resolve();
+  await promise;
+  await using second = await StorageFixture.attach(tenantId, { store });
+  const again = second.manager.timeline(tenantId, timelineId);
+  again.grantLease(early, 60_000);
+  assert.equal(await read(again, 0, early), 2);
+});
+
 test("detachFromAncestor: a pageserver that was replaced does not let go of what its successor reads", async () => {
   const store = new SlowIndexStore();
   await using first = await StorageFixture.create({ store });

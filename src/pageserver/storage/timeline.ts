@@ -305,11 +305,15 @@ export class Timeline implements TimelineStorage {
     holdLsn(this, recordBoundary(lsn, this.walSegmentSize), lengthMs);
   }
 
-  /** The same, and the next life on this disk knows it when it resolves. Rejects as a flush does. */
+  /** The same, and the next life on this disk knows it when it resolves. Rejects as a flush does, or as `makeDurable`. */
   async promiseLease(lsn: Lsn, lengthMs: number): Promise<void> {
     this.grantLease(lsn, lengthMs);
     if (!this.#storedLeases.includes(recordBoundary(lsn, this.walSegmentSize))) {
       await this.#commit(NO_EDIT, {});
+    }
+    if (lsn < this.startLsn && this.#detachedFrom !== undefined) {
+      // Whoever took over now would look for it in the ancestor, which may not have it any more.
+      await this.makeDurable();
     }
   }
 
