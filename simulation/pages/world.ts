@@ -268,14 +268,8 @@ export class World {
     }
     const isStorage = error instanceof StorageError;
     this.trace(`${what}: ${isStorage ? error.code : error}`);
-    const kinds = ["unavailable", "conflict", "fenced", "not-found", "invalid"];
-    const isStale = !this.isCurrent(life);
-    // Its layers may have been deleted in the store.
-    const isLost = isStale && isStorage && error.kind === "corrupt";
-    // A tenant's directory goes under whatever else goes on there.
-    const isUnderDeletion =
-      this.#goingTenants.size > 0 && isStorage && error.message.includes("ENOENT");
-    const mayFail = isStorage && (kinds.includes(error.kind) || isLost || isUnderDeletion);
+    const mayFail =
+      isStorage && (this.isCurrent(life) ? mayRefuse(what, error) : mayRefuseLate(error));
     if (!mayFail) {
       this.violation ??= new Error(what, { cause: error });
     }
@@ -715,4 +709,27 @@ export class World {
 
 function random40(random: SeededRandom): number {
   return random.int(random.pick([4, 40, MAX_RECORDS]));
+}
+
+/** What a pageserver that counts may answer an operation with, by its code; `unavailable` comes with any. */
+const REFUSALS: Readonly<Record<string, readonly string[]>> = {
+  "branch-lsn-too-old": ["branch", "reset"],
+  "has-unarchived-children": ["archive"],
+  "ancestor-archived": ["unarchive"],
+  "tenant-not-found": ["create root"],
+  "timeline-not-found": ["branch", "reset", "archive", "unarchive", "delete archived"],
+  "timeline-archived": ["branch", "reset"],
+  "lsn-too-old": ["lease"],
+  "timeline-busy": ["delete", "reset", "archive"],
+  "timeline-has-children": ["delete", "reset"],
+};
+
+function mayRefuse(what: string, { kind, code }: StorageError): boolean {
+  const operation = what.replace(/^.*#\d+ /, "").replace(/ timeline \d+$/, "");
+  return kind === "unavailable" || REFUSALS[code]?.includes(operation) === true;
+}
+
+/** One that was replaced may have lost anything, but notices no damage on its disk. */
+function mayRefuseLate({ kind }: StorageError): boolean {
+  return kind !== "internal";
 }

@@ -357,6 +357,33 @@ test("deleteTenant: archived timelines go with the others", async () => {
   assert.throws(() => fixture.manager.tenant(fixture.tenantId), { kind: "not-found" });
 });
 
+test("deleteTenant: an unarchiving that is under way ends as one of a closed tenant", async () => {
+  const gate = Promise.withResolvers<void>();
+  let isSlow = false;
+  let isAsked = false;
+  class Store extends MemoryObjectStore {
+    override async get(...args: Parameters<MemoryObjectStore["get"]>) {
+      if (isSlow) {
+        isAsked = true;
+        await gate.promise;
+      }
+      return super.get(...args);
+    }
+  }
+  await using fixture = await StorageFixture.create({ store: new Store() });
+  const { tenant, branch } = await family(fixture);
+  await tenant.archived.archive(branch);
+  await offloaded(fixture, branch);
+  isSlow = true;
+  const unarchived = tenant.archived.unarchive(branch);
+  await eventually("its index is read", async () => isAsked || undefined);
+  const deletion = fixture.manager.deleteTenant(fixture.tenantId);
+  await eventually("the tenant is closed", async () => tenant.timelines.length === 0 || undefined);
+  gate.resolve();
+  await assert.rejects(unarchived, { kind: "unavailable" });
+  await deletion;
+});
+
 test("exclusiveBytes: what an archived branch reads is not its parent's alone", async () => {
   await using fixture = await StorageFixture.create({ store: new MemoryObjectStore() });
   const { tenant, root, branch } = await family(fixture);

@@ -276,6 +276,7 @@ export class ArchivedTimelines {
       return archived.open;
     }
     const stored = (await this.#read([archived.line])).get(timelineId);
+    this.#checkOpen();
     if (stored === undefined) {
       this.#forgetDeleted(timelineId);
       const message = `timeline ${timelineId} not found: a pageserver that was replaced has deleted it`;
@@ -308,6 +309,13 @@ export class ArchivedTimelines {
       }
     }
     return timeline;
+  }
+
+  /** Meanwhile the tenant may have been closed, for good: what others have of it is gone then. */
+  #checkOpen(): void {
+    if (this.#closing.signal.aborted) {
+      throw new StorageError("unavailable", "shutting-down", "the tenant is closed");
+    }
   }
 
   /** In a timeline that is loaded now, or no longer is: of branches that are only in the store. */

@@ -304,7 +304,10 @@ export class Tenant {
   /** `conflict` while a timeline does not load: it may be a branch of any, and nobody knows what it reads. */
   requireWhole(): void {
     for (const broken of this.#broken.keys()) {
-      throw maybeBranch(broken);
+      // Of one whose deletion has only begun it is known.
+      if (!this.#halfDeleted.has(broken)) {
+        throw maybeBranch(broken);
+      }
     }
   }
 
