@@ -342,6 +342,23 @@ test("an LSN below the cutoff: the error names the oldest one and its time", asy
   await assert.rejects(branch, { code: "branch-lsn-too-old", message });
 });
 
+test("advanceGcCutoff: at a place where no record ends a branch can be made all the same", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const inHeader = toLsn(0x1_0000_2010);
+  while (timeline.lastRecordLsn < inHeader + 8) {
+    putRecord(timeline, REL, 0, page(1));
+  }
+  await timeline.checkpoint();
+  await timeline.advanceGcCutoff(inHeader);
+  assert.equal(timeline.gcCutoffLsn, toLsn(0x1_0000_2000));
+  await fixture.manager.tenant(fixture.tenantId).createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+    ancestorLsn: inHeader,
+  });
+});
+
 test("collectionCutoff: by age, by bytes where there is no PITR interval, never back", async () => {
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot();

@@ -561,7 +561,8 @@ export class Timeline implements TimelineStorage {
    * compactions. Branches that a pageserver which was replaced may have begun there count no more. Errors as TimelineRemote.settle.
    */
   async advanceGcCutoff(lsn: Lsn): Promise<void> {
-    const cutoff = minLsn(lsn, this.#diskConsistentLsn);
+    // Or a branch at it would begin below it.
+    const cutoff = recordBoundary(minLsn(lsn, this.#diskConsistentLsn), this.walSegmentSize);
     if (cutoff > this.#gcCutoffLsn) {
       await this.#remote?.settle();
     }
