@@ -724,9 +724,11 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
     "archive again",
     "unarchive",
     "delete archived",
+    "create again",
   ],
-  "timeline-archived": ["branch", "reset"],
+  "timeline-archived": ["branch", "reset", "create again"],
   "lsn-too-old": ["lease"],
+  "timeline-exists": ["create again"],
   "timeline-busy": ["delete", "reset", "archive"],
   "timeline-has-children": ["delete", "reset"],
 };

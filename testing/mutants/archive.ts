@@ -30,6 +30,14 @@ export const ARCHIVE_MUTANTS: MutantPart = {
       name: AS_IT_WAS,
     },
     {
+      rule: "a timeline is archived while a replaced pageserver may make branches of it that count",
+      file: ARCHIVED,
+      search: "    await this.#options.timelines.get(timelineId)?.settle();\n",
+      replace: "",
+      test: TEST,
+      name: "archive: a branch that a replaced pageserver makes of it",
+    },
+    {
       rule: "a timeline is archived before its branches",
       file: ARCHIVED,
       search: "    refuseUnarchivedChildren(timelineId, timelines.values());\n",

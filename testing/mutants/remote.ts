@@ -65,6 +65,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "promiseLease: of what only a detachment keeps readable",
     },
     {
+      rule: "an index of a branch does not wait for its ancestor's",
+      file: "src/pageserver/remote/timeline-remote.ts",
+      search: "const after = this.#hasIndex ? undefined : this.#timeline.holdAncestor?.();",
+      replace: "const after = undefined;",
+      test: TENANT_REMOTE_TEST,
+      name: "an index of a branch is put after its ancestor's",
+    },
+    {
       rule: "a scrub takes a layer for lost that was replaced meanwhile",
       file: SCRUB,
       search: "return layers.filter(({ key }) => named.has(key));",

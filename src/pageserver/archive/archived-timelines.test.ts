@@ -295,6 +295,20 @@ test("archive: a pageserver that was replaced cannot bring it back, nor archive 
   await assert.rejects(archived.archive(branch), { kind: "fenced" });
 });
 
+test("archive: a branch that a replaced pageserver makes of it counts no more", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot();
+  const { tenantId } = first;
+  await using second = await StorageFixture.attach(tenantId, { store });
+  await second.manager.tenant(tenantId).archived.archive(root.timelineId);
+  await assert.rejects(branchOf(first.manager.tenant(tenantId), root.timelineId));
+  await using third = await StorageFixture.attach(tenantId, { store });
+  const tenant = third.manager.tenant(tenantId);
+  assert.ok(tenant.archived.has(root.timelineId));
+  assert.deepEqual([...tenant.timelines, ...tenant.brokenTimelines.keys()], []);
+});
+
 test("unarchive: what a replaced pageserver puts of its ancestor counts no more", async () => {
   const store = new NotingStore();
   await using first = await StorageFixture.create({ store });

@@ -167,8 +167,10 @@ export class ArchivedTimelines {
    * From here on nobody uses it; the store says so, for good, when it resolves. Idempotent. `invalid` while branches of it are in use; `conflict`
    * while one is being made, or it is being deleted; `unavailable`, where it goes on: to be asked again; as TimelineRemote.makeDurable.
    */
-  archive(timelineId: TimelineId): Promise<void> {
-    return this.exclusive(async () => {
+  async archive(timelineId: TimelineId): Promise<void> {
+    // Or the next start could find a branch of it that is in use.
+    await this.#options.timelines.get(timelineId)?.settle();
+    await this.exclusive(async () => {
       try {
         await this.#archive(timelineId);
       } finally {

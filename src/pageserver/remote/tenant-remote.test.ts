@@ -257,6 +257,28 @@ test("detachFromAncestor: the ancestor keeps the branch point until the store kn
   assert.deepEqual([...root.branchPoints.lsns], []);
 });
 
+test("an index of a branch is put after its ancestor's, or a late manifest could leave it without", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { tenantId } = fixture;
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const timelineId = generateTimelineId();
+  const ids = { timelineId, ancestorTimelineId: root.timelineId };
+  await fixture.manager.tenant(tenantId).createBranch(ids);
+  await fixture.reopen();
+  const puts: string[] = [];
+  const put = store.put.bind(store);
+  store.put = async (...call) => {
+    await put(...call);
+    puts.push(call[0]);
+  };
+  const branch = fixture.manager.timeline(tenantId, timelineId);
+  await flushed(branch, 0, 2);
+  const indexes = puts.filter((key) => key.includes("index_part"));
+  assert.ok(indexes[0]!.includes(root.timelineId), indexes.join(" "));
+  assert.ok(indexes.some((key) => key.includes(timelineId)));
+});
+
 test("promiseLease: of what only a detachment keeps readable, when the store knows of that", async () => {
   const store = new SlowIndexStore();
   await using fixture = await StorageFixture.create({ store });

@@ -42,6 +42,8 @@ export interface UploadedTimeline {
   readonly index: IndexPart;
   /** The files that the index names. */
   readonly ownedLayers: readonly StoredLayer[];
+  /** Resolves when its ancestor's index of this generation is in the store; undefined where it has none. */
+  holdAncestor?(): Promise<void> | undefined;
   /** Called where an index that is news is in the store for good: whoever takes over from here on sees it, or a later one. */
   indexCounts?(index: IndexPart): void;
 }
@@ -178,7 +180,10 @@ export class TimelineRemote {
         );
       }
     }
-    return this.#putIndex(queue, index, index.diskConsistentLsn, keys);
+    // Or what a replaced pageserver still puts could make the ancestor's count no more, and leave its branch.
+    const after = this.#hasIndex ? undefined : this.#timeline.holdAncestor?.();
+    after?.catch(() => undefined);
+    return this.#putIndex(queue, index, index.diskConsistentLsn, keys, after);
   }
 
   #putIndex(
@@ -186,9 +191,10 @@ export class TimelineRemote {
     index: IndexPart,
     lsn: Lsn,
     keys: readonly string[],
+    after?: Promise<void>,
   ): Promise<void> {
     const bytes = Buffer.from(encodeIndexPart(index));
-    const durable = queue.uploadIndex(bytes, lsn, keys);
+    const durable = queue.uploadIndex(bytes, lsn, keys, after);
     this.#last = durable;
     this.#tenant.indexUnderWay(durable);
     durable.then(

@@ -564,7 +564,7 @@ export class Timeline implements TimelineStorage {
     // Or a branch at it would begin below it.
     const cutoff = recordBoundary(minLsn(lsn, this.#diskConsistentLsn), this.walSegmentSize);
     if (cutoff > this.#gcCutoffLsn) {
-      await this.#remote?.settle();
+      await this.settle();
     }
     if (cutoff > this.#gcCutoffLsn) {
       // At once for readers: a later commit of a compaction must not find one that began below it.
@@ -663,6 +663,17 @@ export class Timeline implements TimelineStorage {
     for (let next: Timeline | undefined = this; next !== undefined; next = next.ancestor) {
       await next.#remote?.hold();
     }
+  }
+
+  /** Resolves when branches that a replaced pageserver may make of it, or has made and nobody here knows of, count no more. Errors as TimelineRemote.settle. */
+  async settle(): Promise<void> {
+    await this.#remote?.settle();
+  }
+
+  /** As UploadedTimeline's. */
+  holdAncestor(): Promise<void> | undefined {
+    const { ancestor } = this;
+    return ancestor === undefined ? undefined : ancestor.#remote?.putInGeneration();
   }
 
   /** Of the keys of layers that the store has lost, those that are on this disk: they are on their way there again. */

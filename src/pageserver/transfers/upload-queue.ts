@@ -122,10 +122,15 @@ export class UploadQueue {
   /**
    * Queues an index that names the layers of `layerKeys`; those that no queue is uploading are taken for
    * durable, so a layer's upload is begun first. `lsn`, its disk_consistent_lsn, never falls. Bytes must
-   * not change. Resolves when this index, or a later one, is durable; rejects with why a layer that it
+   * not change. It also waits for `after`. Resolves when this index, or a later one, is durable; rejects with why a layer that it
    * names could not be uploaded, or `unavailable` (`upload-stopped`). Nobody needs to wait for it.
    */
-  uploadIndex(bytes: Uint8Array, lsn: Lsn, layerKeys: Iterable<string>): Promise<void> {
+  uploadIndex(
+    bytes: Uint8Array,
+    lsn: Lsn,
+    layerKeys: Iterable<string>,
+    after?: Promise<void>,
+  ): Promise<void> {
     if (this.#closed) {
       return handled(Promise.reject(stopped(`upload ${this.#indexKey}`)));
     }
@@ -137,17 +142,23 @@ export class UploadQueue {
       waitsFor: new Set(),
       done: Promise.withResolvers<void>(),
     };
+    const wait = (what: string, done: Promise<void>) => {
+      index.waitsFor.add(what);
+      done.then(
+        () => {
+          index.waitsFor.delete(what);
+          this.#putNext();
+        },
+        (error: unknown) => this.#drop(index, error),
+      );
+    };
+    if (after !== undefined) {
+      wait("", after);
+    }
     for (const key of layerKeys) {
       const upload = this.#options.uploads.pending(key);
       if (upload !== undefined) {
-        index.waitsFor.add(key);
-        upload.then(
-          () => {
-            index.waitsFor.delete(key);
-            this.#putNext();
-          },
-          (error: unknown) => this.#drop(index, error),
-        );
+        wait(key, upload);
       }
     }
     this.#lastIndex = index;
