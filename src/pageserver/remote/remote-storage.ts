@@ -11,9 +11,12 @@ import { LayerDownloads } from "../transfers/layer-download.ts";
 import { LayerUploads } from "../transfers/layer-uploads.ts";
 import type { StoreAccess } from "../transfers/store-calls.ts";
 import { TransferSlots } from "../transfers/transfer-slots.ts";
+import { Turns } from "../transfers/turns.ts";
 import { claimGeneration, isCurrentGeneration } from "./claim-generation.ts";
 import { DeletionQueue } from "./deletion-queue.ts";
 
+/** At once. */
+const COMPARISONS = 16;
 /** Transfers at once, in each direction. */
 const TRANSFERS = 16;
 /** Of the lists of objects to delete. */
@@ -35,6 +38,8 @@ export class RemoteStorage {
   readonly uploads: LayerUploads;
   readonly downloads: LayerDownloads;
   readonly deletions: DeletionQueue;
+  /** Of indexes with those of the disk: thousands, after a start. */
+  readonly comparisons = new Turns(COMPARISONS);
   readonly #stopping: AbortController;
   readonly #validation: Validation;
 

@@ -140,8 +140,10 @@ export class TimelineRemote {
     const { slots } = this.#tenant.storage.uploads.resources;
     // Thousands do so at a start, and nobody waits for it.
     const slot = { tenantId, isUrgent: () => false, signal: access.signal };
-    const read = await retrying({ ...access, doing: `read ${name.key}` }, () =>
-      slots.run(slot, () => this.#tenant.read(new Map([[timelineId, name]]))),
+    const read = await this.#tenant.storage.comparisons.run(() =>
+      retrying({ ...access, doing: `read ${name.key}` }, () =>
+        slots.run(slot, () => this.#tenant.read(new Map([[timelineId, name]]))),
+      ),
     );
     const damage = read.damaged.get(timelineId);
     if (damage !== undefined && !this.#closed) {
