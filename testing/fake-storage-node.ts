@@ -63,8 +63,12 @@ export class FakeStorageNode {
     if (request.method === "DELETE") {
       return this.timelines.delete(last) ? [200, {}] : [404, { msg: `no timeline ${last}` }];
     }
+    const timelines = [...this.timelines.keys()].map((id) => this.#info(id));
     if (last === "timeline") {
-      return [200, [...this.timelines.keys()].map((id) => this.#info(id))];
+      return [200, timelines];
+    }
+    if (last === "timeline_and_offloaded") {
+      return [200, { timelines, offloaded: [] }];
     }
     return this.timelines.has(last) ? [200, this.#info(last)] : [404, { msg: `no ${last}` }];
   }
