@@ -27,6 +27,14 @@ export const COMPACTION_MUTANTS: MutantPart = {
   part: "compaction",
   mutants: [
     {
+      rule: "a page that has a state at each of many branch points has a file for each",
+      file: "src/pageserver/compaction/compact-layers.ts",
+      search: "Math.max(BATCH_BYTES, cutPoints * CUT_BYTES)",
+      replace: "BATCH_BYTES",
+      test: "src/pageserver/compaction/compact-layers.test.ts",
+      name: "compactLayers: pages with a state at each of many branch points",
+    },
+    {
       rule: "levels of any size are merged, the large ones again and again",
       file: LEVELS,
       search: "one.segment === segment && sizeClass(one.bytes) === sizeClass(bytes),",

@@ -223,6 +223,24 @@ test("compactLayers: chains are bounded, and files end at their target size", as
   }
 });
 
+test("compactLayers: pages with a state at each of many branch points share a file a branch point", async () => {
+  const run = await randomRun(1, { moreBelow: true });
+  const random = new SeededRandom(1);
+  const { prefix, index } = run.histories.find(({ isPage }) => isPage)!;
+  const cutPoints = Array.from({ length: 600 }, (_, i) => toLsn(FIRST + 10 + i));
+  const keys = [0, 1, 2].map((i): KeyHistory => {
+    const versions = cutPoints.map((lsn) => {
+      const value = Uint8Array.from({ length: 8192 }, () => random.int(256));
+      return { kind: VALUE_IMAGE, lsn, value, state: undefined };
+    });
+    return { prefix, index: index + i, isPage: true, versions };
+  });
+  const input = await run.directory.writeDeltaLayer(keys, FIRST, FIRST + 1000);
+  const options = { ...run.options, retained: cutPoints, cutoff: toLsn(0), cutPoints };
+  const { layers } = await compactLayers([input], options);
+  assert.ok(layers.length <= cutPoints.length + 1, `${layers.length} files`);
+});
+
 test("compactLayers: a base that cannot be read costs images, never versions", async () => {
   let failures = 0;
   for (let seed = 1; seed <= 10; seed++) {

@@ -23,6 +23,9 @@ import { VersionBatch } from "./version-batch.ts";
 export const DEFAULT_TARGET_BYTES = 128 << 20;
 /** Of inputs at once in memory; a key with more is compacted in parts. */
 const BATCH_BYTES = 4 << 20;
+/** For each cut point: a page has an image or some deltas between two of them, and in parts each of these would have a file of its own. */
+const CUT_BYTES = 64 << 10;
+const MAX_BATCH_BYTES = 64 << 20;
 /** Pages asked for at once: half a megabyte. */
 const PAGE_BATCH = 64;
 /** Keys between two looks at the clock. */
@@ -65,7 +68,7 @@ export interface CompactionResult {
 export async function compactLayers(
   inputs: readonly CompactionInput[],
   options: CompactionOptions,
-  batchBytes = BATCH_BYTES,
+  batchBytes = batchBytesFor(options.cutPoints.length),
 ): Promise<CompactionResult> {
   const { retained, cutoff, imageLayerLsn } = options;
   const imageInput = inputs.some(({ name }) => name.kind === LAYER_KIND_IMAGE);
@@ -85,6 +88,10 @@ export async function compactLayers(
   } finally {
     await merge.close();
   }
+}
+
+function batchBytesFor(cutPoints: number): number {
+  return Math.min(MAX_BATCH_BYTES, Math.max(BATCH_BYTES, cutPoints * CUT_BYTES));
 }
 
 class Compaction {
