@@ -121,8 +121,8 @@ const deletions: readonly Variant[] = [
     "settle-skipped",
     "before layers of a lower generation are deleted, indexes of lower generations count no more",
     `${REMOTE}tenant-remote.ts`,
-    "keys.some(isOlder) ? this.settle() : undefined",
-    "keys.some(isOlder) ? undefined : undefined",
+    "keys.some(mayComeBack) ? this.settle() : undefined",
+    "keys.some(mayComeBack) ? undefined : undefined",
   ),
   without(
     "late-index-counts",

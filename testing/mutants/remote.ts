@@ -99,7 +99,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     {
       rule: "an index does not wait for its layers",
       file: QUEUE,
-      search: "index.waitsFor.add(key);",
+      search: "index.waitsFor.add(what);",
       replace: "",
       test: CRASH_TEST,
       name: ANY_LIFE,

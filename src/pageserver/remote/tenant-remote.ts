@@ -292,8 +292,12 @@ export class TenantRemote implements TimelineOwner {
       return;
     }
     const { deletions } = this.storage;
-    const isOlder = (key: string) => parseRemoteKey(key)!.generation < this.generation;
-    const durable = this.#allPut().then(() => (keys.some(isOlder) ? this.settle() : undefined));
+    // With the index of a deleted timeline goes what an index of a lower generation, which may still come, would count less than.
+    const mayComeBack = (key: string) => {
+      const { kind, generation } = parseRemoteKey(key)!;
+      return kind === "index" || generation < this.generation;
+    };
+    const durable = this.#allPut().then(() => (keys.some(mayComeBack) ? this.settle() : undefined));
     const { generation } = this;
     await deletions
       .push({ tenantId: this.#tenantId, generation, keys }, durable)
