@@ -714,7 +714,7 @@ function random40(random: SeededRandom): number {
 /** What a pageserver that counts may answer an operation with, by its code; `unavailable` comes with any. */
 const REFUSALS: Readonly<Record<string, readonly string[]>> = {
   "branch-lsn-too-old": ["branch", "reset"],
-  "has-unarchived-children": ["archive"],
+  "has-unarchived-children": ["archive", "archive again"],
   "ancestor-archived": ["unarchive"],
   "tenant-not-found": ["create root"],
   "timeline-not-found": [
@@ -729,7 +729,7 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
   "timeline-archived": ["branch", "reset", "create again"],
   "lsn-too-old": ["lease"],
   "timeline-exists": ["create again"],
-  "timeline-busy": ["delete", "reset", "archive"],
+  "timeline-busy": ["delete", "reset", "archive", "delete archived"],
   "timeline-has-children": ["delete", "reset"],
 };
 

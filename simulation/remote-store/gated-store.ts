@@ -55,6 +55,13 @@ export class GatedStore extends MemoryObjectStore {
     await settle();
   }
 
+  /** Lets all go that waits now. */
+  openAll(): void {
+    for (const { open } of this.#gates.splice(0)) {
+      open();
+    }
+  }
+
   async fail(call: string): Promise<void> {
     this.#take(call).fail(new StorageError("unavailable", "object-store-error", "away"));
     await settle();

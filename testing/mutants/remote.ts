@@ -16,6 +16,8 @@ const DELETED_TENANTS_TEST = "src/pageserver/remote/deleted-tenants.test.ts";
 const TENANT_REMOTE_TEST = "src/pageserver/remote/tenant-remote.test.ts";
 const DAMAGED_TEST = "src/pageserver/remote/damaged-objects.test.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
+const UPLOAD_ENDS = "UploadQueue: an upload ends with the last of those who asked for it";
+const TIMELINE_REMOTE = "src/pageserver/remote/timeline-remote.ts";
 const CRASH_TEST = "src/pageserver/remote/remote.crash.test.ts";
 const ANY_LIFE = "remote storage: whatever ends or takes over when";
 
@@ -66,7 +68,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "an index of a branch does not wait for its ancestor's",
-      file: "src/pageserver/remote/timeline-remote.ts",
+      file: TIMELINE_REMOTE,
       search: "const after = this.#hasIndex ? undefined : this.#timeline.holdAncestor?.();",
       replace: "const after = undefined;",
       test: TENANT_REMOTE_TEST,
@@ -109,8 +111,40 @@ export const REMOTE_MUTANTS: MutantPart = {
       file: QUEUE,
       search: "if (upload !== undefined) {",
       replace: "if (upload !== undefined && this.#layers.has(key)) {",
-      test: CRASH_TEST,
-      name: ANY_LIFE,
+      test: QUEUE_TEST,
+      name: "UploadQueue: an index waits for a layer that another timeline uploads",
+    },
+    {
+      rule: "an upload ends with the first of those who asked for it",
+      file: UPLOADS,
+      search: "if (this.#signals.size === 0) {",
+      replace: "{",
+      test: QUEUE_TEST,
+      name: UPLOAD_ENDS,
+    },
+    {
+      rule: "an upload that is about to end is joined",
+      file: UPLOADS,
+      search: " && !before.askers.signal.aborted",
+      replace: "",
+      test: QUEUE_TEST,
+      name: UPLOAD_ENDS,
+    },
+    {
+      rule: "a layer leaves the disk while it is being put",
+      file: TIMELINE_REMOTE,
+      search: "    file.pins++;\n    try {",
+      replace: "    file.pins += 0;\n    try {",
+      test: TENANT_REMOTE_TEST,
+      name: "eviction: a layer that is being put stays, also once another index says that the store has it",
+    },
+    {
+      rule: "an index of a replaced pageserver brings back a timeline whose own index has gone",
+      file: "src/pageserver/remote/tenant-remote.ts",
+      search: 'kind === "index" || generation < this.generation',
+      replace: "generation < this.generation",
+      test: TENANT_REMOTE_TEST,
+      name: "deleteTimeline: an index that a replaced pageserver puts after all of it has gone counts no more",
     },
     {
       rule: "of several indexes the oldest is put, in the place of all",
@@ -196,7 +230,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "a timeline's index is put after the one that says that it is deleted",
-      file: "src/pageserver/remote/timeline-remote.ts",
+      file: TIMELINE_REMOTE,
       search: "    this.#isDeleted = true;\n",
       replace: "",
       test: TENANT_REMOTE_TEST,
@@ -220,7 +254,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "an ancestor lets go of a detached branch when a pageserver that was replaced has put it",
-      file: "src/pageserver/remote/timeline-remote.ts",
+      file: TIMELINE_REMOTE,
       search: "        this.#timeline.indexCounts?.(index);\n      }",
       replace: "      }\n      this.#timeline.indexCounts?.(index);",
       test: TENANT_REMOTE_TEST,
@@ -236,7 +270,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "a start does not see that the store has the detachment already",
-      file: "src/pageserver/remote/timeline-remote.ts",
+      file: TIMELINE_REMOTE,
       search: "index === undefined || isOpen || !isSame(",
       replace: "index === undefined || !isSame(",
       test: TENANT_REMOTE_TEST,
@@ -414,7 +448,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     },
     {
       rule: "a replaced pageserver's LSN is told to safekeepers",
-      file: "src/pageserver/remote/timeline-remote.ts",
+      file: TIMELINE_REMOTE,
       search: "isNews && (await this.#tenant.storage.isCurrent())",
       replace: "isNews",
       test: TENANT_REMOTE_TEST,

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { GatedStore } from "../../../simulation/remote-store/gated-store.ts";
 import { eventually } from "../../../testing/damage.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { sleep } from "../../base/clock.ts";
@@ -13,7 +14,7 @@ import type { Lsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { readObject } from "../../object-store/object-store.ts";
-import { excessBytes, LayerEviction } from "../layer-eviction.ts";
+import { excessBytes, LayerEviction, mayEvict } from "../layer-eviction.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { mayHaveMetadata } from "../layers/layer-format.ts";
 import { ScrubLoop } from "../scrub-loop.ts";
@@ -172,6 +173,35 @@ test("deleteTimeline: what asks for an index in this generation meanwhile does n
   await Promise.all([held, deleted, settled]);
   await using third = await StorageFixture.attach(first.tenantId, { store });
   assert.deepEqual(third.manager.tenant(first.tenantId).timelines, []);
+});
+
+test("deleteTimeline: an index that a replaced pageserver puts after all of it has gone counts no more", async () => {
+  const store = new MemoryObjectStore();
+  await using first = await StorageFixture.create({ store });
+  const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const ids = { timelineId: generateTimelineId(), ancestorTimelineId: root.timelineId };
+  const before = await first.manager.tenant(first.tenantId).createBranch(ids);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const tenant = second.manager.tenant(first.tenantId);
+  // As if the replaced one had not put it yet.
+  await tenant.timeline(ids.timelineId).holdInStore();
+  const indexes = () => store.keys.filter((key) => key.includes(ids.timelineId));
+  await store.delete(indexes().slice(0, 1));
+  await tenant.deleteTimeline(ids.timelineId);
+  await eventually("its index is gone", async () => {
+    await second.manager.resources.remote!.deletions.flush();
+    return indexes().length === 0 || undefined;
+  });
+  putRecord(before, REL, 1, page(2));
+  await before.checkpoint();
+  await eventually("the late one is there", async () => indexes().length > 0 || undefined);
+  await first.close();
+  await using third = await StorageFixture.attach(first.tenantId, { store });
+  const { timelines } = third.manager.tenant(first.tenantId);
+  assert.deepEqual(
+    timelines.map(({ timelineId }) => timelineId),
+    [root.timelineId],
+  );
 });
 
 test("deleteTimeline: what the timeline names stays while it may come back, whoever else lets go of it", async () => {
@@ -534,6 +564,35 @@ test("eviction: the longest unread first, down to the limit; what compactions an
   assert.equal(excessBytes(limits, { usedBytes: 900, availableBytes: 100 }, 50), 100);
   assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 40 }, 50), 60);
   assert.equal(excessBytes(limits, { usedBytes: 0, availableBytes: 400 }, 80), 30);
+});
+
+test("eviction: a layer that is being put stays, also once another index says that the store has it", async () => {
+  const store = new GatedStore();
+  store.isOpen = true;
+  await using fixture = await StorageFixture.create({
+    store,
+    levelAfterLayers: 2,
+    minCompactionBytes: 1,
+  });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  await flushed(root, 1, 3);
+  store.isOpen = false;
+  while (await root.compact()) {
+    // As above.
+  }
+  const underWay = root.layers.filter(({ name }) => !mayHaveMetadata(name));
+  assert.ok(underWay.length > 0);
+  for (const file of underWay) {
+    file.isStored = true;
+    assert.equal(mayEvict(file), false);
+  }
+  await eventually("all is in the store", async () => {
+    store.openAll();
+    return underWay.every(mayEvict) || undefined;
+  });
+  store.isOpen = true;
+  store.openAll();
 });
 
 test("scrub: what a crash left goes, what the store lost comes back, the rest stays", async () => {

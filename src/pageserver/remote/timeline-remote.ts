@@ -170,22 +170,29 @@ export class TimelineRemote {
     const { index, ownedLayers } = this.#timeline;
     const keys: string[] = [];
     for (const layer of ownedLayers) {
-      const { file } = layer;
-      const key = this.#tenant.keyOf(layer);
-      keys.push(key);
-      if (!file.isStored && this.#tenant.storage.uploads.pending(key) === undefined) {
-        queue.uploadLayer(file.path, key, file.sizeBytes).then(
-          () => {
-            file.isStored = true;
-          },
-          () => undefined,
-        );
+      if (!layer.file.isStored) {
+        const key = this.#tenant.keyOf(layer);
+        keys.push(key);
+        void this.#upload(queue, layer.file, key);
       }
     }
     // Or what a replaced pageserver still puts could make the ancestor's count no more, and leave its branch.
     const after = this.#hasIndex ? undefined : this.#timeline.holdAncestor?.();
     after?.catch(() => undefined);
     return this.#putIndex(queue, index, index.diskConsistentLsn, keys, after);
+  }
+
+  /** An index of another timeline may say meanwhile that the store has it: the file stays until it is read. */
+  async #upload(queue: UploadQueue, file: StoredLayer["file"], key: string): Promise<void> {
+    file.pins++;
+    try {
+      await queue.uploadLayer(file.path, key, file.sizeBytes);
+      file.isStored = true;
+    } catch {
+      // The queue tells.
+    } finally {
+      file.pins--;
+    }
   }
 
   #putIndex(

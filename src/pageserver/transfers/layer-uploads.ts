@@ -31,13 +31,43 @@ export interface LayerUpload {
   readonly key: string;
   readonly path: string;
   readonly sizeBytes: number;
-  /** Ends it. */
+  /** Ends it, once the signals of all who asked for it say so. */
   readonly signal: AbortSignal;
 }
 
 interface Running {
   readonly done: Promise<void>;
+  readonly askers: Askers;
   failed: boolean;
+}
+
+/** A layer belongs to several timelines: its upload goes on while one of those who asked for it is there. */
+class Askers {
+  readonly #signals = new Set<AbortSignal>();
+  readonly #stopping = new AbortController();
+  readonly #done = new AbortController();
+
+  get signal(): AbortSignal {
+    return this.#stopping.signal;
+  }
+
+  add(signal: AbortSignal): void {
+    if (this.#signals.has(signal)) {
+      return;
+    }
+    this.#signals.add(signal);
+    const leave = () => {
+      this.#signals.delete(signal);
+      if (this.#signals.size === 0) {
+        this.#stopping.abort(signal.reason);
+      }
+    };
+    signal.addEventListener("abort", leave, { once: true, signal: this.#done.signal });
+  }
+
+  close(): void {
+    this.#done.abort();
+  }
 }
 
 export class LayerUploads {
@@ -50,23 +80,31 @@ export class LayerUploads {
   }
 
   /**
-   * Resolves when the object is durable. `corrupt` where the local file is damaged, `conflict` where the
-   * object has other content, the signal's reason. An upload that failed may be started again.
+   * Resolves when the object is durable; the upload that is under way is joined. `corrupt` where the local file is damaged,
+   * `conflict` where the object has other content, the last signal's reason. One that failed is started again.
    */
   upload(layer: LayerUpload): Promise<void> {
     const before = this.#running.get(layer.key);
-    if (before?.failed === false) {
+    if (before !== undefined && !before.failed && !before.askers.signal.aborted) {
+      before.askers.add(layer.signal);
       return before.done;
     }
-    const running = { done: this.#upload(layer), failed: false };
+    const askers = new Askers();
+    askers.add(layer.signal);
+    const done = this.#upload({ ...layer, signal: askers.signal }, before?.done);
+    const running = { done, askers, failed: false };
     this.#running.set(layer.key, running);
-    running.done.then(
-      () => this.#running.delete(layer.key),
+    done.then(
       () => {
+        askers.close();
+        this.#running.delete(layer.key);
+      },
+      () => {
+        askers.close();
         running.failed = true;
       },
     );
-    return running.done;
+    return done;
   }
 
   /** Undefined where nothing is known of such an upload: then it is taken for durable. */
@@ -79,7 +117,9 @@ export class LayerUploads {
     await Promise.allSettled([...keys].map((key) => this.pending(key)));
   }
 
-  async #upload({ tenantId, key, path, sizeBytes, signal }: LayerUpload): Promise<void> {
+  async #upload(layer: LayerUpload, before: Promise<void> | undefined): Promise<void> {
+    const { tenantId, key, path, sizeBytes, signal } = layer;
+    await before?.catch(() => undefined);
     const { store, disk, logger, slots, randomInt } = this.resources;
     const doing = `upload ${key}`;
     const source = layerSource(path, sizeBytes, disk);

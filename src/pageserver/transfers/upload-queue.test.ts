@@ -128,6 +128,26 @@ simulated("UploadQueue: an index waits for a layer that another timeline uploads
   assert.deepEqual(world.store.waiting, [INDEX]);
 });
 
+simulated("UploadQueue: an upload ends with the last of those who asked for it", async () => {
+  const world = new World();
+  const [one, other, late] = [world.queue(A), world.queue(B), world.queue(A)];
+  const upload = outcome(world.upload(one, "l1"));
+  void other.uploadLayer("/layers/l1", "l1", 2);
+  const naming = outcome(index(other, "index", 100, ["l1"]));
+  await settle();
+  one.stop();
+  await settle();
+  assert.deepEqual(world.store.waiting, ["put l1"]);
+  other.stop();
+  // Before the one that ends has ended, and after.
+  const again = outcome(late.uploadLayer("/layers/l1", "l1", 2));
+  await settle();
+  assert.deepEqual([upload.state, naming.state], ["upload-stopped", "upload-stopped"]);
+  await world.store.open("put l1");
+  assert.equal(again.state, "done");
+  assert.deepEqual(world.store.waiting, []);
+});
+
 simulated(
   "UploadQueue: of the indexes that could go the newest does, and tells for all",
   async () => {

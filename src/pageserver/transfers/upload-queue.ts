@@ -98,11 +98,14 @@ export class UploadQueue {
   /**
    * The file must stay as it is until this settles. Resolves when the object is durable; for ever tried
    * again. Rejects with `corrupt` where the file is damaged, `conflict` where the object has other content,
-   * `unavailable` (`upload-stopped`) by `stop`. Nobody needs to wait for it.
+   * `unavailable` (`upload-stopped`) by `stop`, of all queues that upload it. Nobody needs to wait for it.
    */
   uploadLayer(path: string, key: string, sizeBytes: number): Promise<void> {
     if (this.#closed) {
       return handled(Promise.reject(stopped(`upload ${key}`)));
+    }
+    if (this.#layers.has(key)) {
+      return this.#options.uploads.pending(key)!;
     }
     const { tenantId, uploads } = this.#options;
     const { signal } = this.#stopping;
@@ -121,7 +124,7 @@ export class UploadQueue {
 
   /**
    * Queues an index that names the layers of `layerKeys`; those that no queue is uploading are taken for
-   * durable, so a layer's upload is begun first. `lsn`, its disk_consistent_lsn, never falls. Bytes must
+   * durable, so a layer's upload is begun, or joined, first. `lsn`, its disk_consistent_lsn, never falls. Bytes must
    * not change. It also waits for `after`. Resolves when this index, or a later one, is durable; rejects with why a layer that it
    * names could not be uploaded, or `unavailable` (`upload-stopped`). Nobody needs to wait for it.
    */
