@@ -5,6 +5,9 @@ import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RecordedWal } from "./wal-kinds.ts";
 
+/** Gigabytes of WAL, on a machine that has others to serve. */
+const RECOVERY_MS = 1_800_000;
+
 /** Seconds of one recovery. */
 export interface Recovery {
   /** From "redo starts" to "redo done": every page is right, in shared buffers. */
@@ -35,7 +38,7 @@ export async function recoverStock(wal: RecordedWal): Promise<Recovery> {
   }
   spawnSync("chown", ["-R", "--reference", copy.dataDir, join(copy.dataDir, "pg_wal")]);
   copy.signal("recovery.signal");
-  await copy.start();
+  await copy.start(RECOVERY_MS);
   await copy.stop("SIGQUIT");
   const log = readFileSync(join(copy.dataDir, "log/redo.log"), "utf8");
   const at = (what: string) => {

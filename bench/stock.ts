@@ -105,8 +105,8 @@ export class StockCluster {
     giveToPostgres(path);
   }
 
-  /** Returns when the first row was answered: milliseconds from exec. */
-  async start(): Promise<number> {
+  /** Returns when the first row was answered, which may take `timeoutMs`: milliseconds from exec. */
+  async start(timeoutMs = 60_000): Promise<number> {
     const logPath = join(this.#root, "log");
     const log = openSync(logPath, "a");
     const began = performance.now();
@@ -123,7 +123,7 @@ export class StockCluster {
     });
     // After the start, `stop` is what waits for the exit.
     died.catch(() => {});
-    await Promise.race([firstRow(this.url), died]);
+    await Promise.race([firstRow(this.url, timeoutMs), died]);
     return performance.now() - began;
   }
 

@@ -243,6 +243,7 @@ export async function benchStoreSpace(
     const alone = await runSpace(wal, scratch, 0);
     progress(`${name}: peak memory ${mb(alone.peakMemory)}, ${alone.seconds.toFixed(0)} s`);
     const branched = await runSpace(wal, scratch, branches);
+    progress(`${name}: with ${branches} branches ${branched.seconds.toFixed(0)} s`);
     const stock = await recoverStock(wal);
     return [
       ...rowsOf(name, alone, stock),

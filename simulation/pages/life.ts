@@ -91,6 +91,10 @@ export class Life {
     return !this.isDead;
   }
 
+  get isOpen(): boolean {
+    return this.#manager !== undefined;
+  }
+
   get tenants(): TenantManager {
     if (this.#manager === undefined) {
       throw new Error("it is not open");

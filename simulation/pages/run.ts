@@ -163,7 +163,7 @@ class Run {
         this.#world.trace(`machine ${life.machine.number} ends`);
         return false;
       }
-      if (isAway(error)) {
+      if (isAway(error) && !life.isOpen) {
         // It could not start: whoever watches over it starts it again.
         this.#world.trace(`machine ${life.machine.number}: ${errorMessage(error)}`);
         life.kill();

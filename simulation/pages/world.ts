@@ -716,8 +716,9 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
   "branch-lsn-too-old": ["branch", "reset"],
   "has-unarchived-children": ["archive", "archive again"],
   "ancestor-archived": ["unarchive"],
-  "tenant-not-found": ["create root"],
+  "tenant-not-found": ["create root", "reset"],
   "timeline-not-found": [
+    "delete",
     "branch",
     "reset",
     "archive",
@@ -729,8 +730,15 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
   "timeline-archived": ["branch", "reset", "create again"],
   "lsn-too-old": ["lease"],
   "timeline-exists": ["create again"],
-  "timeline-busy": ["delete", "reset", "archive", "delete archived"],
-  "timeline-has-children": ["delete", "reset"],
+  "timeline-busy": [
+    "delete",
+    "reset",
+    "archive",
+    "archive again",
+    "create again",
+    "delete archived",
+  ],
+  "timeline-has-children": ["delete", "reset", "delete archived"],
 };
 
 function mayRefuse(what: string, { kind, code }: StorageError): boolean {

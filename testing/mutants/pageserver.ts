@@ -615,8 +615,8 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a branch that is deleted by half does not keep its parent",
       file: TENANT,
-      search: "this.#ancestorOfBroken.set(timelineId, doomed.ancestor.timelineId);",
-      replace: "",
+      search: "{ error: unfinished, ancestorId, halfDeleted: doomed }",
+      replace: "{ error: unfinished, ancestorId: undefined, halfDeleted: doomed }",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a timeline whose child is deleted by half is not deleted",
     },

@@ -93,7 +93,7 @@ export const REMOTE_MUTANTS: MutantPart = {
     {
       rule: "what may be the ancestor of a branch that does not load is deleted",
       file: TENANT,
-      search: "const isUnknown = ancestor === undefined && !this.#halfDeleted.has(broken);",
+      search: "const isUnknown = ancestorId === undefined && halfDeleted === undefined;",
       replace: "const isUnknown = false;",
       test: DAMAGED_TEST,
       name: "damage in the store: what a damaged index may name stays",

@@ -48,6 +48,15 @@ export interface BranchParameters {
   readonly ancestorLsn?: Lsn;
 }
 
+/** One that does not load, or whose deletion failed half-way. */
+interface BrokenTimeline {
+  readonly error: StorageError;
+  /** Where it is known. */
+  readonly ancestorId: TimelineId | undefined;
+  /** It is not served, and holds what it needs of its ancestors; undefined where it did not load. */
+  readonly halfDeleted: Timeline | undefined;
+}
+
 /**
  * Layout: `<directory>/{tenant_config.json, timelines/<timeline id>/{index_part.json, layers}}`. A timeline's directory is
  * made under a temporary name and renamed, so it exists as a whole or not at all. Whether a timeline exists is
@@ -65,12 +74,8 @@ export class Tenant {
   /** Those that are loaded and in use. */
   readonly #timelines = new Map<TimelineId, Timeline>();
   readonly #archived: ArchivedTimelines;
-  /** Timelines that are on disk and cannot be loaded, and why. */
-  readonly #broken = new Map<TimelineId, StorageError>();
-  /** Their ancestors, where the index could be read. */
-  readonly #ancestorOfBroken = new Map<TimelineId, TimelineId>();
-  /** Of these, those whose deletion failed half-way: they hold what they need of their ancestors. */
-  readonly #halfDeleted = new Map<TimelineId, Timeline>();
+  /** Timelines that are on disk and cannot be used. */
+  readonly #broken = new Map<TimelineId, BrokenTimeline>();
   /** Being created or deleted. */
   readonly #busy = new Set<TimelineId>();
   /** Those that are being made, and what they begin in. */
@@ -227,13 +232,13 @@ export class Tenant {
       });
   }
 
-  #markBroken(timelineId: TimelineId, error: unknown): void {
-    const kept =
-      error instanceof StorageError
-        ? error
-        : new StorageError("internal", "load-failed", errorMessage(error), { cause: error });
-    this.#broken.set(timelineId, kept);
-    this.#logger.error({ timeline: timelineId, error: kept }, "timeline does not load");
+  #markBroken(timelineId: TimelineId, cause: unknown, ancestorId?: TimelineId): void {
+    const error =
+      cause instanceof StorageError
+        ? cause
+        : new StorageError("internal", "load-failed", errorMessage(cause), { cause });
+    this.#broken.set(timelineId, { error, ancestorId, halfDeleted: undefined });
+    this.#logger.error({ timeline: timelineId, error }, "timeline does not load");
   }
 
   /** Ancestors first. The walk up is a loop: branches can be thousands deep. */
@@ -259,9 +264,9 @@ export class Tenant {
         continue;
       }
       if (ancestor !== undefined && parent === undefined) {
-        this.#ancestorOfBroken.set(timelineId, ancestor.timelineId);
         const message = `ancestor ${ancestor.timelineId} is missing or does not load`;
-        this.#markBroken(timelineId, new StorageError("corrupt", "ancestor-missing", message));
+        const error = new StorageError("corrupt", "ancestor-missing", message);
+        this.#markBroken(timelineId, error, ancestor.timelineId);
         continue;
       }
       const timeline = this.#openTimeline(chain[i]!, parent, stored.get(timelineId));
@@ -298,15 +303,14 @@ export class Tenant {
 
   /** Those that did not, and why. */
   get brokenTimelines(): ReadonlyMap<TimelineId, StorageError> {
-    return this.#broken;
+    return new Map([...this.#broken].map(([timelineId, { error }]) => [timelineId, error]));
   }
 
   /** `conflict` while a timeline does not load: it may be a branch of any, and nobody knows what it reads. */
   requireWhole(): void {
-    for (const broken of this.#broken.keys()) {
-      // Of one whose deletion has only begun it is known.
-      if (!this.#halfDeleted.has(broken)) {
-        throw maybeBranch(broken);
+    for (const [timelineId, { halfDeleted }] of this.#broken) {
+      if (halfDeleted === undefined) {
+        throw maybeBranch(timelineId);
       }
     }
   }
@@ -325,7 +329,7 @@ export class Tenant {
     }
     const broken = this.#broken.get(timelineId);
     if (broken !== undefined) {
-      throw broken;
+      throw broken.error;
     }
     throw new StorageError("not-found", "timeline-not-found", `timeline ${timelineId} not found`);
   }
@@ -459,7 +463,7 @@ export class Tenant {
     this.#archived.refuse(timelineId);
     const broken = this.#broken.get(timelineId);
     if (broken !== undefined) {
-      throw broken;
+      throw broken.error;
     }
     return this.#timelines.get(timelineId);
   }
@@ -572,7 +576,8 @@ export class Tenant {
     this.#busy.add(timelineId);
     this.#timelines.delete(timelineId);
     this.#archived.remove(timelineId);
-    const doomed = timeline ?? this.#halfDeleted.get(timelineId);
+    const before = this.#broken.get(timelineId);
+    const doomed = timeline ?? before?.halfDeleted;
     const layers = doomed?.ownedLayers ?? [];
     // A start may bring it back until it is marked: whoever else lets go of what it names must not be the last.
     for (const { file } of timeline === undefined ? [] : layers) {
@@ -585,7 +590,6 @@ export class Tenant {
       // What is closed puts nothing any more that would take this back.
       await this.#remote?.markDeleted(timelineId);
       this.#broken.delete(timelineId);
-      this.#halfDeleted.delete(timelineId);
       doomed?.leaveAncestor();
       for (const { file } of layers) {
         this.#layers.leave(file);
@@ -601,13 +605,8 @@ export class Tenant {
     } catch (error) {
       // Its readers are gone, its directory may be there: it is neither, until it is deleted again.
       const unfinished = diskError(error, `delete timeline ${timelineId}`);
-      this.#broken.set(timelineId, unfinished);
-      if (doomed !== undefined) {
-        this.#halfDeleted.set(timelineId, doomed);
-      }
-      if (doomed?.ancestor !== undefined) {
-        this.#ancestorOfBroken.set(timelineId, doomed.ancestor.timelineId);
-      }
+      const ancestorId = doomed?.ancestor?.timelineId ?? before?.ancestorId;
+      this.#broken.set(timelineId, { error: unfinished, ancestorId, halfDeleted: doomed });
       throw unfinished;
     } finally {
       this.#busy.delete(timelineId);
@@ -675,13 +674,12 @@ export class Tenant {
 
   /** Branches that do not load may be repaired: `conflict`. One whose index cannot be read may be any's; what does not load itself may go. */
   #refuseToLose(timelineId: TimelineId): void {
-    for (const broken of this.#broken.keys()) {
-      const ancestor = this.#ancestorOfBroken.get(broken);
-      if (ancestor === timelineId) {
+    for (const [broken, { ancestorId, halfDeleted }] of this.#broken) {
+      if (ancestorId === timelineId) {
         const message = `timeline ${timelineId} has branches that do not load`;
         throw new StorageError("conflict", "timeline-has-children", message);
       }
-      const isUnknown = ancestor === undefined && !this.#halfDeleted.has(broken);
+      const isUnknown = ancestorId === undefined && halfDeleted === undefined;
       if (isUnknown && !this.#broken.has(timelineId)) {
         throw maybeBranch(broken);
       }
