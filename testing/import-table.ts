@@ -67,6 +67,11 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     ],
     isService: true,
   },
+  proxy: {
+    job: "one address for all endpoints",
+    libraries: ["base", "http", "postgres"],
+    isService: true,
+  },
   "storage-controller": {
     job: "who holds which timeline",
     libraries: ["base", "postgres", "safekeeper-protocol"],

@@ -163,7 +163,8 @@ export class HttpClient {
     chunks: AsyncIterable<Uint8Array>,
   ): Promise<StorageError> {
     const status = response.statusCode ?? 0;
-    const { msg, code, request_id } = errorFields(await this.#collect(method, path, chunks));
+    const body = parsedObject(await this.#collect(method, path, chunks));
+    const { msg, code, request_id } = errorFields(body);
     const who = this.#isOnlyOne ? "" : `${this.#component} ${this.#host}: `;
     const message = `${who}${msg ?? `${method} ${path}: status ${status}`}`;
     return new StorageError(
@@ -171,7 +172,8 @@ export class HttpClient {
       code ?? `${this.#component}-error`,
       message,
       {
-        fields: { request: `${method} ${path}`, status, requestId: request_id },
+        // `body`: for callers of services whose errors say more.
+        fields: { request: `${method} ${path}`, status, requestId: request_id, body },
       },
     );
   }
@@ -192,19 +194,30 @@ class StaleConnection extends Error {
   }
 }
 
-/** Of a body that should be `{msg, code, request_id}`, but may come from anybody. */
-function errorFields(text: string): { msg?: string; code?: string; request_id?: string } {
-  const fields: Record<string, string> = {};
+/** Undefined where the text is no object of JSON: not ours, then, and the status says enough. */
+function parsedObject(text: string): Readonly<Record<string, unknown>> | undefined {
   try {
-    const value = JSON.parse(text) as Record<string, unknown> | null;
-    for (const name of ["msg", "code", "request_id"]) {
-      const field = value?.[name];
-      if (typeof field === "string") {
-        fields[name] = field;
-      }
-    }
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null
+      ? (value as Record<string, unknown>)
+      : undefined;
   } catch {
-    // Not ours, then; the status says enough.
+    return undefined;
+  }
+}
+
+/** Of a body that should be `{msg, code, request_id}`, but may come from anybody. */
+function errorFields(body: Readonly<Record<string, unknown>> | undefined): {
+  msg?: string;
+  code?: string;
+  request_id?: string;
+} {
+  const fields: Record<string, string> = {};
+  for (const name of ["msg", "code", "request_id"]) {
+    const field = body?.[name];
+    if (typeof field === "string") {
+      fields[name] = field;
+    }
   }
   return fields;
 }

@@ -5,6 +5,22 @@
 
 import { randomBytes } from "../base/random.ts";
 
+/** What a secret holds: enough to check a password, not enough to know it. */
+export interface ScramSecret {
+  readonly iterations: number;
+  readonly salt: Buffer;
+  readonly storedKey: Buffer;
+  readonly serverKey: Buffer;
+}
+
+/**
+ * With the key that only who knows the password has: enough to log in. As good as the password for that
+ * secret, so it stays in memory and out of logs.
+ */
+export interface ScramKeys extends ScramSecret {
+  readonly clientKey: Buffer;
+}
+
 const ITERATIONS = 4096;
 const SALT_BYTES = 16;
 const KEY_BYTES = 32;
@@ -22,4 +38,19 @@ export function scramSecret(password: string, salt: Buffer = randomBytes(SALT_BY
   const storedKey = createHash("sha256").update(keyed("Client Key")).digest("base64");
   const serverKey = keyed("Server Key").toString("base64");
   return `SCRAM-SHA-256$${ITERATIONS}:${salt.toString("base64")}$${storedKey}:${serverKey}`;
+}
+
+/** Undefined where `text` is none: another kind of password, or no password. */
+export function parseScramSecret(text: string): ScramSecret | undefined {
+  if (!SCRAM_SECRET.test(text)) {
+    return undefined;
+  }
+  const [, iterations = "", salt = "", storedKey = "", serverKey = ""] = text.split(/[$:]/);
+  const bytes = (base64: string) => Buffer.from(base64, "base64");
+  return {
+    iterations: Number(iterations),
+    salt: bytes(salt),
+    storedKey: bytes(storedKey),
+    serverKey: bytes(serverKey),
+  };
 }

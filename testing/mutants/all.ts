@@ -7,6 +7,7 @@ import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
+import { PROXY_MUTANTS } from "./proxy.ts";
 import { REDO_MUTANTS } from "./redo.ts";
 import { REMOTE_MUTANTS } from "./remote.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
@@ -26,5 +27,6 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SHIM_MUTANTS,
   HTTP_MUTANTS,
   LOCAL_MUTANTS,
+  PROXY_MUTANTS,
   TRANSFER_MUTANTS,
 ];

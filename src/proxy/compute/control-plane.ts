@@ -1,0 +1,159 @@
+// What the proxy asks the control plane, with the calls and the JSON of Neon's proxy.
+//
+// Source: neondatabase/neon, proxy/src/control_plane/client/cplane_proxy_v1.rs and messages.rs. Errors are
+//   {error, status: {code, message, details: {error_info: {reason}, retry_info: {retry_delay_ms}, user_facing_message: {message}}}}
+
+import { StorageError } from "../../base/errors.ts";
+import { randomBytes } from "../../base/random.ts";
+import { type CallOptions, HttpClient } from "../../http/client.ts";
+import { parseScramSecret, type ScramSecret } from "../../postgres/scram.ts";
+import { parseHostPort } from "../../postgres/wire/wire-client.ts";
+
+const PREFIX = "/proxy/api/v1";
+const ACCESS_TIMEOUT_MS = 10_000;
+/** Answers when Postgres takes connections. */
+const WAKE_TIMEOUT_MS = 60_000;
+const DEFAULT_RETRY_MS = 100;
+/** Reasons that go away by themselves. */
+const PASSING = new Set(["RUNNING_OPERATIONS", "CONCURRENCY_LIMIT_REACHED", "LOCK_ALREADY_TAKEN"]);
+
+/** Who may come to an endpoint. */
+export interface AccessControl {
+  /** Undefined: there is no such role, or none that has a SCRAM password. */
+  readonly secret: ScramSecret | undefined;
+  /** Addresses, ranges `a-b` and networks `a/n`; empty: from everywhere. */
+  readonly allowedIps: readonly string[];
+}
+
+export interface ComputeAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface JwksSettings {
+  readonly id: string;
+  readonly jwksUrl: string;
+  readonly audience: string | undefined;
+  readonly roleNames: readonly string[];
+}
+
+/** Of a call that failed: after how long to try again; undefined where that is pointless. */
+export function retryDelayMs(error: unknown): number | undefined {
+  const delay = error instanceof StorageError ? error.fields["retryDelayMs"] : undefined;
+  return typeof delay === "number" ? delay : undefined;
+}
+
+export class ControlPlaneClient {
+  readonly #http: HttpClient;
+
+  /** `host:port` or a URL of its HTTP port. */
+  constructor(address: string) {
+    this.#http = new HttpClient({
+      component: "control-plane",
+      address,
+      timeoutMs: ACCESS_TIMEOUT_MS,
+      isOnlyOne: true,
+    });
+  }
+
+  async accessControl(
+    endpoint: string,
+    role: string,
+    applicationName = "",
+  ): Promise<AccessControl> {
+    const answer = await this.#get("/get_endpoint_access_control", {
+      application_name: applicationName,
+      endpointish: endpoint,
+      role,
+    });
+    const secret = answer["role_secret"];
+    const ips = answer["allowed_ips"];
+    return {
+      secret: typeof secret === "string" ? parseScramSecret(secret) : undefined,
+      allowedIps: Array.isArray(ips) ? ips.map(String) : [],
+    };
+  }
+
+  /** `options`: as of `parseClientOptions`. Resolves when Postgres takes connections there. */
+  async wakeCompute(
+    endpoint: string,
+    options: readonly (readonly [string, string])[],
+    applicationName = "",
+  ): Promise<ComputeAddress> {
+    const answer = await this.#get(
+      "/wake_compute",
+      {
+        application_name: applicationName,
+        endpointish: endpoint,
+        ...Object.fromEntries(options.map(([key, value]) => [`options[${key}]`, value])),
+      },
+      { timeoutMs: WAKE_TIMEOUT_MS },
+    );
+    return parseHostPort(String(answer["address"]));
+  }
+
+  async jwks(endpoint: string): Promise<JwksSettings[]> {
+    const answer = await this.#get(`/endpoints/${encodeURIComponent(endpoint)}/jwks`, {});
+    const list = Array.isArray(answer["jwks"]) ? (answer["jwks"] as Record<string, unknown>[]) : [];
+    return list.map((one) => ({
+      id: String(one["id"]),
+      jwksUrl: String(one["jwks_url"]),
+      audience: typeof one["jwt_audience"] === "string" ? one["jwt_audience"] : undefined,
+      roleNames: Array.isArray(one["role_names"]) ? one["role_names"].map(String) : [],
+    }));
+  }
+
+  async #get(
+    path: string,
+    query: Readonly<Record<string, string>>,
+    options: CallOptions = {},
+  ): Promise<Record<string, unknown>> {
+    const search = new URLSearchParams({ session_id: sessionId(), ...query });
+    try {
+      const answer = await this.#http.call("GET", `${PREFIX}${path}?${search}`, options);
+      return (answer ?? {}) as Record<string, unknown>;
+    } catch (error) {
+      throw readableError(error);
+    }
+  }
+}
+
+/** A UUID, by which both sides' logs can be put together. */
+function sessionId(): string {
+  const hex = randomBytes(16).toString("hex");
+  return hex.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12})$/, "$1-$2-4$3-8$4-$5");
+}
+
+interface NeonError {
+  readonly error?: string;
+  readonly status?: {
+    readonly details?: {
+      readonly error_info?: { readonly reason?: string } | null;
+      readonly retry_info?: { readonly retry_delay_ms?: number } | null;
+      readonly user_facing_message?: { readonly message?: string } | null;
+    };
+  } | null;
+}
+
+/** The kind stays; the message becomes what is meant for users, and `retryDelayMs` comes where there is a use in it. */
+function readableError(error: unknown): unknown {
+  if (!(error instanceof StorageError)) {
+    return error;
+  }
+  const body = (error.fields["body"] ?? {}) as NeonError;
+  const details = body.status?.details;
+  const reason = details?.error_info?.reason;
+  const status = error.fields["status"];
+  const given = details?.retry_info?.retry_delay_ms;
+  const retryDelayMs =
+    given ??
+    // Nobody there, or busy: it may be starting again.
+    (status === undefined || status === 503 || (reason !== undefined && PASSING.has(reason))
+      ? DEFAULT_RETRY_MS
+      : undefined);
+  const message = details?.user_facing_message?.message ?? body.error ?? error.message;
+  return new StorageError(error.kind, error.code, message, {
+    cause: error,
+    fields: { status, reason, ...(retryDelayMs === undefined ? {} : { retryDelayMs }) },
+  });
+}

@@ -1,0 +1,130 @@
+// What all connections of a proxy share: settings, limits, keys, and whom to ask.
+
+import type { Socket } from "node:net";
+import type { Logger } from "../base/log.ts";
+import type { CancelKeys } from "./client/cancel-keys.ts";
+import type { FailedLogins } from "./client/failed-logins.ts";
+import { clientError } from "./client/postgres-errors.ts";
+import type { TlsCertificates } from "./client/tls-certificates.ts";
+import type { RoleAccess } from "./compute/role-access.ts";
+import type { Computes } from "./compute/wake.ts";
+import type { ProxyMetrics } from "./metrics.ts";
+
+export interface ProxySettings {
+  /** Host names are ENDPOINT.domain; the first is the one that messages name. */
+  readonly domains: readonly string[];
+  /** Also of clients of this machine. */
+  readonly requireTls: boolean;
+  readonly maxConnections: number;
+  readonly maxConnectionsPerEndpoint: number;
+  /** Connections that have not logged in; the oldest goes for one more. */
+  readonly maxHalfOpen: number;
+  /** From connecting to the last message of the login. */
+  readonly loginTimeoutMs: number;
+  /** From the login to Postgres being ready. */
+  readonly wakeTimeoutMs: number;
+  /** By address and endpoint. */
+  readonly failedLoginsPerMinute: number;
+  /** How long an answer about a role is used. */
+  readonly accessKeepMs: number;
+  readonly keepAliveMs: number;
+}
+
+export const DEFAULT_PROXY_SETTINGS: ProxySettings = {
+  domains: ["localtest.me"],
+  requireTls: false,
+  maxConnections: 10_000,
+  maxConnectionsPerEndpoint: 5000,
+  maxHalfOpen: 1000,
+  loginTimeoutMs: 30_000,
+  wakeTimeoutMs: 60_000,
+  failedLoginsPerMinute: 30,
+  accessKeepMs: 1000,
+  keepAliveMs: 60_000,
+};
+
+export interface ProxyParts {
+  readonly settings: ProxySettings;
+  readonly certificates: TlsCertificates | undefined;
+  readonly roles: RoleAccess;
+  readonly computes: Computes;
+  readonly cancelKeys: CancelKeys;
+  readonly failedLogins: FailedLogins;
+  readonly halfOpen: HalfOpenConnections;
+  readonly endpoints: EndpointConnections;
+  readonly metrics: ProxyMetrics;
+  readonly logger: Logger;
+  readonly mockSeed: Uint8Array;
+}
+
+/**
+ * Connections that have not logged in. A login takes milliseconds, so when there are too many, the oldest
+ * is the one that nobody means: whoever opens thousands and says nothing keeps no others away.
+ */
+export class HalfOpenConnections {
+  readonly #most: number;
+  /** In the order in which they came. */
+  readonly #sockets = new Set<Socket>();
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get count(): number {
+    return this.#sockets.size;
+  }
+
+  add(socket: Socket): void {
+    this.#sockets.add(socket);
+    if (this.#sockets.size > this.#most) {
+      const oldest = this.#sockets.values().next().value!;
+      this.#sockets.delete(oldest);
+      oldest.destroy();
+    }
+  }
+
+  delete(socket: Socket): void {
+    this.#sockets.delete(socket);
+  }
+}
+
+/** How many clients each endpoint has. */
+export class EndpointConnections {
+  readonly #most: number;
+  readonly #counts = new Map<string, number>();
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  /** Returns what takes it back, once. StorageError 53300 where there are too many. */
+  enter(endpoint: string): () => void {
+    const count = this.#counts.get(endpoint) ?? 0;
+    if (count >= this.#most) {
+      throw clientError(
+        "53300",
+        "too-many-connections",
+        `endpoint '${endpoint}' has ${count} connections through this proxy, as many as it may`,
+      );
+    }
+    this.#counts.set(endpoint, count + 1);
+    let inside = true;
+    return () => {
+      const left = (this.#counts.get(endpoint) ?? 0) - 1;
+      if (!inside) {
+        return;
+      }
+      inside = false;
+      if (left <= 0) {
+        this.#counts.delete(endpoint);
+      } else {
+        this.#counts.set(endpoint, left);
+      }
+    };
+  }
+
+  /** Endpoint to number of clients. */
+  get counts(): ReadonlyMap<string, number> {
+    return this.#counts;
+  }
+}
