@@ -20,6 +20,8 @@ export interface HttpServerOptions extends Omit<DispatcherOptions, "limits" | "a
   readonly allowedHosts?: readonly string[] | undefined;
   readonly limits?: Partial<HttpLimits> | undefined;
   readonly otherProtocol?: OtherProtocol | undefined;
+  /** For requests that are no routes of ours, and not behind our guards: true where it answers this one. */
+  readonly takes?: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
 }
 
 export class HttpServer {
@@ -37,7 +39,9 @@ export class HttpServer {
       limits: this.limits,
     });
     this.node = createLimitedServer(this.limits, (request, response) => {
-      void this.dispatcher.handle(request, response);
+      if (options.takes?.(request, response) !== true) {
+        void this.dispatcher.handle(request, response);
+      }
     });
     if (options.otherProtocol !== undefined) {
       this.#closeUndecided = sharePort(

@@ -7,6 +7,7 @@ export class ProxyMetrics {
   readonly #logins: Counter;
   readonly #refusals: Counter<"code">;
   readonly #connectSeconds: Histogram;
+  readonly #sqlRequests: Counter<"code">;
 
   /** Both are asked when somebody reads the metrics. */
   constructor(counts: { open(): number; halfOpen(): number }) {
@@ -38,12 +39,27 @@ export class ProxyMetrics {
       labelNames: ["code"],
       registers,
     });
+    this.#sqlRequests = new Counter({
+      name: "proxy_sql_requests_total",
+      help: "Requests to /sql, by how they ended",
+      labelNames: ["code"],
+      registers,
+    });
     this.#connectSeconds = new Histogram({
       name: "proxy_compute_connection_seconds",
       help: "From a client's login to Postgres being ready, wake included",
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60],
       registers,
     });
+  }
+
+  /** A request to /sql that was answered as asked. */
+  sqlServed(): void {
+    this.#sqlRequests.labels("ok").inc();
+  }
+
+  sqlRefused(code: string): void {
+    this.#sqlRequests.labels(code).inc();
   }
 
   loggedIn(connectSeconds: number): void {

@@ -1,13 +1,11 @@
 // What all connections of a proxy share: settings, limits, keys, and whom to ask.
 
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import type { Logger } from "../base/log.ts";
 import type { CancelKeys } from "./client/cancel-keys.ts";
-import type { FailedLogins } from "./client/failed-logins.ts";
+import type { LoginGate } from "./client/login-gate.ts";
 import { clientError } from "./client/postgres-errors.ts";
 import type { TlsCertificates } from "./client/tls-certificates.ts";
-import type { RoleAccess } from "./compute/role-access.ts";
-import type { Computes } from "./compute/wake.ts";
 import type { ProxyMetrics } from "./metrics.ts";
 
 export interface ProxySettings {
@@ -46,15 +44,12 @@ export const DEFAULT_PROXY_SETTINGS: ProxySettings = {
 export interface ProxyParts {
   readonly settings: ProxySettings;
   readonly certificates: TlsCertificates | undefined;
-  readonly roles: RoleAccess;
-  readonly computes: Computes;
+  readonly gate: LoginGate;
   readonly cancelKeys: CancelKeys;
-  readonly failedLogins: FailedLogins;
   readonly halfOpen: HalfOpenConnections;
   readonly endpoints: EndpointConnections;
   readonly metrics: ProxyMetrics;
   readonly logger: Logger;
-  readonly mockSeed: Uint8Array;
 }
 
 /**
@@ -64,7 +59,7 @@ export interface ProxyParts {
 export class HalfOpenConnections {
   readonly #most: number;
   /** In the order in which they came. */
-  readonly #sockets = new Set<Socket>();
+  readonly #sockets = new Set<Duplex>();
 
   constructor(most: number) {
     this.#most = most;
@@ -74,7 +69,7 @@ export class HalfOpenConnections {
     return this.#sockets.size;
   }
 
-  add(socket: Socket): void {
+  add(socket: Duplex): void {
     this.#sockets.add(socket);
     if (this.#sockets.size > this.#most) {
       const oldest = this.#sockets.values().next().value!;
@@ -83,7 +78,7 @@ export class HalfOpenConnections {
     }
   }
 
-  delete(socket: Socket): void {
+  delete(socket: Duplex): void {
     this.#sockets.delete(socket);
   }
 }

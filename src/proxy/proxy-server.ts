@@ -3,9 +3,12 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { plainAddress } from "./client/address-list.ts";
 import { CancelKeys } from "./client/cancel-keys.ts";
+import { openClient } from "./client/client-opening.ts";
 import { ClientSession } from "./client/client-session.ts";
 import { FailedLogins } from "./client/failed-logins.ts";
+import { LoginGate } from "./client/login-gate.ts";
 import type { TlsCertificates } from "./client/tls-certificates.ts";
 import type { ControlPlaneClient } from "./compute/control-plane.ts";
 import { RoleAccess } from "./compute/role-access.ts";
@@ -45,22 +48,27 @@ export class ProxyServer {
       settings,
       certificates,
       logger,
-      mockSeed,
       halfOpen,
-      roles: new RoleAccess(controlPlane, settings.accessKeepMs),
-      computes: new Computes(controlPlane, settings.wakeTimeoutMs, logger),
+      gate: new LoginGate({
+        roles: new RoleAccess(controlPlane, settings.accessKeepMs),
+        computes: new Computes(controlPlane, settings.wakeTimeoutMs, logger),
+        failedLogins: new FailedLogins(settings.failedLoginsPerMinute),
+        logger,
+        mockSeed,
+      }),
       cancelKeys: new CancelKeys(),
-      failedLogins: new FailedLogins(settings.failedLoginsPerMinute),
       endpoints: new EndpointConnections(settings.maxConnectionsPerEndpoint),
       metrics: new ProxyMetrics({
         open: () => this.#sockets.size,
         halfOpen: () => halfOpen.count,
       }),
     };
-    this.#server = createServer((socket) => {
+    this.#server = createServer({ noDelay: true }, (socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
-      void new ClientSession(socket, this.parts).run();
+      socket.setKeepAlive(true, settings.keepAliveMs);
+      const session = new ClientSession(socket, clientAddress(socket), this.parts);
+      void session.run((onStream) => openClient(socket, { certificates, onStream }));
     });
     // Above it, connections are closed as they come, without a word.
     this.#server.maxConnections = settings.maxConnections;
@@ -100,4 +108,8 @@ export class ProxyServer {
     }
     return new Promise((resolve) => this.#server.close(() => resolve()));
   }
+}
+
+export function clientAddress(socket: Pick<Socket, "remoteAddress">): string {
+  return plainAddress(socket.remoteAddress ?? "");
 }

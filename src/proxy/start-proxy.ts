@@ -6,7 +6,6 @@ import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { randomBytes } from "../base/random.ts";
-import { HttpServer } from "../http/server.ts";
 import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import { isLoopback } from "./client/address-list.ts";
 import { TlsCertificates } from "./client/tls-certificates.ts";
@@ -14,6 +13,7 @@ import { ControlPlaneClient } from "./compute/control-plane.ts";
 import { proxyRoutes } from "./http.ts";
 import type { ProxySettings } from "./proxy-parts.ts";
 import { ProxyServer } from "./proxy-server.ts";
+import { FrontHttp } from "./serverless/front-http.ts";
 
 const SEED_BYTES = 32;
 
@@ -57,13 +57,10 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
     logger,
     mockSeed: mockSeed(options.workdir),
   });
-  const { registry } = server.parts.metrics;
-  collectDefaultMetrics({ register: registry });
-  const httpServer = new HttpServer({
-    component: "proxy",
+  collectDefaultMetrics({ register: server.parts.metrics.registry });
+  const httpServer = new FrontHttp({
+    parts: server.parts,
     routes: proxyRoutes(server),
-    metrics: { contentType: registry.contentType, text: () => registry.metrics() },
-    logger,
     listenHost: http.host,
     allowedHosts: options.allowedHosts,
   });

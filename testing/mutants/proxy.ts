@@ -6,7 +6,9 @@ const SCRAM = "src/postgres/wire/scram-exchange.ts";
 const SCRAM_TEST = "src/postgres/wire/scram-exchange.test.ts";
 const PROXY_TEST = "src/proxy/proxy.pg.test.ts";
 const OPENING = "src/proxy/client/client-opening.ts";
-const SESSION = "src/proxy/client/client-session.ts";
+const GATE = "src/proxy/client/login-gate.ts";
+const SERVERLESS = "src/proxy/serverless";
+const SERVERLESS_TEST = "src/proxy/serverless/serverless.pg.test.ts";
 
 export const PROXY_MUTANTS: MutantPart = {
   part: "proxy",
@@ -78,24 +80,24 @@ export const PROXY_MUTANTS: MutantPart = {
     },
     {
       rule: "a secret that did not fit is used again",
-      file: SESSION,
-      search: "if (isStaleSecret(error)) {\n        this.#parts.roles.forget(endpoint.id, role);",
+      file: GATE,
+      search: "if (isStaleSecret(error)) {\n        this.#options.roles.forget(endpoint, role);",
       replace: "if (isStaleSecret(error)) {",
       test: PROXY_TEST,
       name: "proxy: a password that was changed is seen, at the latest at the second try",
     },
     {
       rule: "addresses that are not on the list come in",
-      file: SESSION,
-      search: "if (!isAllowed(this.#address, access.allowedIps, onBad)) {",
-      replace: 'if (this.#address === "" && !isAllowed("", access.allowedIps, onBad)) {',
+      file: GATE,
+      search: "if (!isAllowed(address, access.allowedIps, onBad)) {",
+      replace: 'if (address === "" && !isAllowed("", access.allowedIps, onBad)) {',
       test: PROXY_TEST,
       name: "proxy: addresses that are not on the list stay out",
     },
     {
       rule: "passwords are tried without end",
-      file: SESSION,
-      search: "this.#parts.failedLogins.count(this.#address, endpoint);",
+      file: GATE,
+      search: "this.#options.failedLogins.count(address, endpoint);",
       replace: "",
       test: PROXY_TEST,
       name: "proxy: passwords cannot be tried at leisure",
@@ -123,6 +125,54 @@ export const PROXY_MUTANTS: MutantPart = {
       replace: "timingSafeEqual(key, key)",
       test: PROXY_TEST,
       name: "proxy: cancel stops the query of whoever has the key, and nobody else's",
+    },
+    {
+      rule: "what one request over HTTP sets is there for the next",
+      file: `${SERVERLESS}/sql-pool.ts`,
+      search: 'connection.command("DISCARD ALL")',
+      replace: 'connection.command("SELECT 1")',
+      test: SERVERLESS_TEST,
+      name: "/sql: what one request sets, no other sees; few connections serve many",
+    },
+    {
+      rule: "a statement that was at work is sent again",
+      file: `${SERVERLESS}/sql-over-http.ts`,
+      search: "    !connection.hasAnswered &&\n",
+      replace: "",
+      test: SERVERLESS_TEST,
+      name: "/sql: a connection that the compute has closed meanwhile is nobody's error",
+    },
+    {
+      rule: "a connection that the compute closed is an error of who comes next",
+      file: `${SERVERLESS}/sql-over-http.ts`,
+      search: "    isReused &&\n",
+      replace: "    !isReused &&\n",
+      test: SERVERLESS_TEST,
+      name: "/sql: a connection that the compute has closed meanwhile is nobody's error",
+    },
+    {
+      rule: "a caller that goes away leaves its statement running",
+      file: `${SERVERLESS}/sql-over-http.ts`,
+      search: 'response.once("close", gone);',
+      replace: 'response.once("pipe", gone);',
+      test: SERVERLESS_TEST,
+      name: "/sql: a caller that goes away stops its statement",
+    },
+    {
+      rule: "rows are gathered without end",
+      file: `${SERVERLESS}/sql-connection.ts`,
+      search: "budget.leftBytes -= bytes;",
+      replace: "budget.leftBytes -= 0 * bytes;",
+      test: SERVERLESS_TEST,
+      name: "/sql: what is too large, or no request, is refused",
+    },
+    {
+      rule: "a failed batch is half done",
+      file: `${SERVERLESS}/sql-over-http.ts`,
+      search: "await connection.command(begin);",
+      replace: 'await connection.command(begin.concat("; COMMIT"));',
+      test: SERVERLESS_TEST,
+      name: "neon().transaction: all or nothing, isolation, read only, deferrable",
     },
   ],
 };

@@ -9,8 +9,10 @@ import { type CertificatePaths, ensureCertificates } from "../../src/local/tls/c
 import { scramSecret } from "../../src/postgres/scram.ts";
 import { TlsCertificates } from "../../src/proxy/client/tls-certificates.ts";
 import { ControlPlaneClient } from "../../src/proxy/compute/control-plane.ts";
+import { proxyRoutes } from "../../src/proxy/http.ts";
 import type { ProxySettings } from "../../src/proxy/proxy-parts.ts";
 import { ProxyServer } from "../../src/proxy/proxy-server.ts";
+import { FrontHttp } from "../../src/proxy/serverless/front-http.ts";
 import { freePort } from "../free-port.ts";
 import { STOCK_USER, StockCluster } from "../stock-cluster.ts";
 import { FakeControlPlane } from "./fake-control-plane.ts";
@@ -72,6 +74,8 @@ export class ProxyFixture {
   tls!: CertificatePaths;
   proxy!: ProxyServer;
   port = 0;
+  http!: FrontHttp;
+  httpPort = 0;
   #address = "";
   readonly #clients: pg.Client[] = [];
 
@@ -104,10 +108,22 @@ export class ProxyFixture {
       mockSeed: Buffer.alloc(32, 7),
     });
     this.port = await this.proxy.listen("127.0.0.1", 0);
+    this.http = new FrontHttp({
+      parts: this.proxy.parts,
+      routes: proxyRoutes(this.proxy),
+      listenHost: "127.0.0.1",
+      allowedHosts: [],
+    });
+    this.httpPort = await this.http.listen("127.0.0.1", 0);
   }
 
   get ca(): string {
     return readFileSync(this.tls.caCert, "latin1");
+  }
+
+  /** For drivers of Neon's. */
+  get url(): string {
+    return `postgresql://${ROLE}:${encodeURIComponent(PASSWORD)}@${HOST}/postgres`;
   }
 
   /** `verify-full` with channel binding unless `overrides` say otherwise. */
@@ -135,7 +151,7 @@ export class ProxyFixture {
 
   async stop(): Promise<void> {
     this.proxy.parts.certificates?.close();
-    await this.proxy.close();
+    await Promise.all([this.proxy.close(), this.http.close()]);
     await Promise.allSettled(this.#clients.map((client) => client.end()));
     await this.controlPlane.stop();
     rmSync(this.directory, { recursive: true, force: true });

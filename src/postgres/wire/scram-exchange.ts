@@ -24,7 +24,7 @@ function crypto() {
   return process.getBuiltinModule("node:crypto");
 }
 
-export function hmac(key: Uint8Array, text: string): Buffer {
+export function hmac(key: Uint8Array, text: string | Uint8Array): Buffer {
   return crypto().createHmac("sha256", key).update(text).digest();
 }
 

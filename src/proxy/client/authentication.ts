@@ -1,16 +1,14 @@
-// The login of a client: SCRAM against the verifier that the control plane has, or a password in the clear where it names the endpoint.
+// The messages of a login: SCRAM against a verifier, or a password in the clear.
 
-import type { Readable, Writable } from "node:stream";
+import type { Duplex, Readable } from "node:stream";
 import { StorageError } from "../../base/errors.ts";
 import type { ScramKeys } from "../../postgres/scram.ts";
 import {
-  keysOfPassword,
   MAX_SASL_MESSAGE_BYTES,
-  mockSecret,
   ScramServer,
+  type ScramServerOptions,
 } from "../../postgres/wire/scram-exchange.ts";
 import { cstring, encodeMessage, int32 } from "../../postgres/wire/wire-messages.ts";
-import type { AccessControl } from "../compute/control-plane.ts";
 import { readMessage } from "./exact-read.ts";
 import { protocolViolation, wrongPassword } from "./postgres-errors.ts";
 
@@ -20,22 +18,13 @@ const AUTH_SASL_CONTINUE = 11;
 const AUTH_SASL_FINAL = 12;
 const MAX_PASSWORD_BYTES = 10_000;
 
-export interface AuthenticationOptions {
-  readonly stream: Readable & Writable;
-  readonly endpoint: string;
-  readonly role: string;
-  readonly access: AccessControl;
-  readonly endPointHash: Buffer | undefined;
-  /** Of this proxy: what it pretends about roles that are not there stays the same. */
-  readonly mockSeed: Uint8Array;
-}
-
 /** The keys that open the role at the compute. StorageError 28P01 for a wrong password or an unknown role alike. */
-export async function authenticateScram(options: AuthenticationOptions): Promise<ScramKeys> {
-  const { stream, access, role } = options;
-  const isMock = access.secret === undefined;
-  const secret = access.secret ?? mockSecret(options.mockSeed, `${options.endpoint}/${role}`);
-  const server = new ScramServer({ secret, isMock, endPointHash: options.endPointHash });
+export async function authenticateScram(
+  stream: Duplex,
+  role: string,
+  options: ScramServerOptions,
+): Promise<ScramKeys> {
+  const server = new ScramServer(options);
   const offered = server.mechanisms.map(cstring);
   stream.write(encodeMessage("R", int32(AUTH_SASL), ...offered, Buffer.from([0])));
   const initial = await readPasswordMessage(stream, MAX_SASL_MESSAGE_BYTES);
@@ -60,26 +49,13 @@ export async function authenticateScram(options: AuthenticationOptions): Promise
 }
 
 /** Asks for the password in the clear. Only where there is TLS, or nothing between us. */
-export async function askPassword(stream: Readable & Writable): Promise<Buffer> {
+export async function askPassword(stream: Duplex): Promise<Buffer> {
   stream.write(encodeMessage("R", int32(AUTH_CLEARTEXT)));
   const body = await readPasswordMessage(stream, MAX_PASSWORD_BYTES);
   if (body.at(-1) !== 0) {
     throw protocolViolation("malformed PasswordMessage");
   }
   return body.subarray(0, -1);
-}
-
-/** As `authenticateScram`; a role that is not there takes as long as one that is. */
-export async function checkPassword(
-  password: Uint8Array,
-  { access, role, endpoint, mockSeed }: Omit<AuthenticationOptions, "stream" | "endPointHash">,
-): Promise<ScramKeys> {
-  const secret = access.secret ?? mockSecret(mockSeed, `${endpoint}/${role}`);
-  const keys = await keysOfPassword(password, secret);
-  if (keys === undefined) {
-    throw wrongPassword(role);
-  }
-  return keys;
 }
 
 /** Whether it counts as a guess. */

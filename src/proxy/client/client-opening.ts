@@ -4,7 +4,7 @@
 // knows whom, so it is refused (CVE-2021-23222); direct TLS needs ALPN `postgresql`, so that it cannot be mixed up with another
 // protocol's.
 
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { TLSSocket } from "node:tls";
 import { errorMessage } from "../../base/errors.ts";
 import { readExactly } from "./exact-read.ts";
@@ -27,9 +27,11 @@ const HEAD_BYTES = 8;
 /** A connection whose first packet is here; it reads nothing until somebody reads from it. */
 export interface OpenedClient {
   /** A TLSSocket where there is TLS. */
-  readonly stream: Socket;
+  readonly stream: Duplex;
   readonly packet: StartupPacket | CancelPacket;
   readonly isEncrypted: boolean;
+  /** It sends its password in the clear, without being asked (Neon's drivers over WebSocket). */
+  readonly asksPassword: boolean;
   /** As the client sent it. */
   readonly serverName: string | undefined;
   /** For channel binding. */
@@ -39,18 +41,20 @@ export interface OpenedClient {
 type Encrypted = Omit<OpenedClient, "packet">;
 
 export interface OpeningOptions {
+  /** Undefined: no TLS in this connection. */
   readonly certificates: TlsCertificates | undefined;
   /** Tells where errors are to be written to, once there is TLS. */
-  readonly onStream: (stream: Socket) => void;
+  readonly onStream: (stream: Duplex) => void;
+  /** What is known of the connection already. */
+  readonly outer?: Pick<OpenedClient, "isEncrypted" | "serverName" | "asksPassword">;
 }
 
 /** StorageError `client-gone`, or what the client is to be told. */
-export async function openClient(socket: Socket, options: OpeningOptions): Promise<OpenedClient> {
+export async function openClient(socket: Duplex, options: OpeningOptions): Promise<OpenedClient> {
   const plain = {
     stream: socket,
-    isEncrypted: false,
-    serverName: undefined,
     endPointHash: undefined,
+    ...(options.outer ?? { isEncrypted: false, serverName: undefined, asksPassword: false }),
   };
   let head = await readExactly(socket, HEAD_BYTES);
   if (head[0] === TLS_HANDSHAKE && options.certificates !== undefined) {
@@ -82,7 +86,7 @@ function checkedCode(head: Buffer): number {
   return code;
 }
 
-function refuseEarlyBytes(socket: Socket): void {
+function refuseEarlyBytes(socket: Duplex): void {
   if (socket.readableLength > 0) {
     throw protocolViolation("received unencrypted data after the request for encryption");
   }
@@ -100,7 +104,7 @@ async function finish(opened: Encrypted, head?: Buffer): Promise<OpenedClient> {
 }
 
 function startTls(
-  socket: Socket,
+  socket: Duplex,
   { certificates, onStream }: OpeningOptions,
   isDirect: boolean,
 ): Promise<Encrypted> {
@@ -134,6 +138,7 @@ function startTls(
       resolve({
         stream,
         isEncrypted: true,
+        asksPassword: false,
         serverName: servername || undefined,
         endPointHash: certificate.endPointHash,
       });

@@ -1,27 +1,17 @@
 // One client, from the first byte to the last: opening, endpoint, login, compute, then its bytes.
 
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { monotonicMs, setTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { ScramKeys } from "../../postgres/scram.ts";
 import { encodeMessage, int32, PROTOCOL_3 } from "../../postgres/wire/wire-messages.ts";
-import {
-  type ComputeConnection,
-  isStaleSecret,
-  sendCancel,
-} from "../compute/compute-connection.ts";
-import type { AccessControl } from "../compute/control-plane.ts";
+import { type ComputeConnection, sendCancel } from "../compute/compute-connection.ts";
 import { tunnel } from "../compute/tunnel.ts";
 import type { ProxyParts } from "../proxy-parts.ts";
-import { isAllowed, isLoopback, plainAddress } from "./address-list.ts";
-import {
-  askPassword,
-  authenticateScram,
-  checkPassword,
-  isWrongPassword,
-} from "./authentication.ts";
+import { isLoopback } from "./address-list.ts";
+import { askPassword } from "./authentication.ts";
 import type { CancelKey } from "./cancel-keys.ts";
-import { type OpenedClient, openClient } from "./client-opening.ts";
+import type { OpenedClient } from "./client-opening.ts";
 import {
   type ClientOptions,
   chooseEndpoint,
@@ -32,7 +22,7 @@ import {
   parseEndpointName,
   splitPassword,
 } from "./endpoint-name.ts";
-import { clientError, errorResponse, wrongPassword } from "./postgres-errors.ts";
+import { clientError, errorResponse } from "./postgres-errors.ts";
 import { type CancelPacket, readable, type StartupPacket } from "./startup-packet.ts";
 
 /** For the client to read why it is refused, and close. */
@@ -40,36 +30,34 @@ const LINGER_MS = 1000;
 const READY = encodeMessage("Z", Buffer.from("I"));
 const AUTHENTICATION_OK = encodeMessage("R", int32(0));
 
+/** Tells where errors are to be written to, once that is another stream than the connection's own. */
+export type OpenClient = (onStream: (stream: Duplex) => void) => Promise<OpenedClient>;
+
 export class ClientSession {
-  readonly #socket: Socket;
-  readonly #parts: ProxyParts;
+  readonly #connection: Duplex;
   readonly #address: string;
-  /** Where errors are written to: the socket, then the TLS on it. */
-  #stream: Socket;
+  readonly #parts: ProxyParts;
+  /** Where errors are written to: the connection, then the TLS on it. */
+  #stream: Duplex;
   #endpoint: string | undefined;
 
-  constructor(socket: Socket, parts: ProxyParts) {
-    this.#socket = socket;
-    this.#stream = socket;
+  constructor(connection: Duplex, address: string, parts: ProxyParts) {
+    this.#connection = connection;
+    this.#stream = connection;
+    this.#address = address;
     this.#parts = parts;
-    this.#address = plainAddress(socket.remoteAddress ?? "");
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, parts.settings.keepAliveMs);
-    socket.on("error", () => {});
+    connection.on("error", () => {});
   }
 
   /** Resolves when the connection has ended, or is about to. Never rejects. */
-  async run(): Promise<void> {
+  async run(open: OpenClient): Promise<void> {
     const { settings, metrics, logger, halfOpen } = this.#parts;
-    const deadline = setTimer(() => this.#socket.destroy(), settings.loginTimeoutMs);
-    halfOpen.add(this.#socket);
-    this.#socket.once("close", () => deadline.cancel());
+    const deadline = setTimer(() => this.#connection.destroy(), settings.loginTimeoutMs);
+    halfOpen.add(this.#connection);
+    this.#connection.once("close", () => deadline.cancel());
     try {
-      const client = await openClient(this.#socket, {
-        certificates: this.#parts.certificates,
-        onStream: (stream) => {
-          this.#stream = stream;
-        },
+      const client = await open((stream) => {
+        this.#stream = stream;
       });
       if (client.packet.kind === "cancel") {
         await this.#cancel(client.packet);
@@ -88,7 +76,7 @@ export class ClientSession {
       this.#refuse(error);
     } finally {
       deadline.cancel();
-      halfOpen.delete(this.#socket);
+      halfOpen.delete(this.#connection);
     }
   }
 
@@ -99,20 +87,23 @@ export class ClientSession {
       const unknown = packet.protocolOptions.map((name) => Buffer.from(`${name}\0`, "latin1"));
       stream.write(encodeMessage("v", int32(PROTOCOL_3), int32(unknown.length), ...unknown));
     }
-    const role = packet.parameters.get("user") ?? "";
+    const role = readable(packet.parameters.get("user") ?? "");
     if (role === "") {
       const message = "no PostgreSQL user name specified in startup packet";
       throw clientError("28000", "no-user", message);
     }
     const options = parseClientOptions(packet.parameters.get("options") ?? "");
-    const { endpoint, keys } = await this.#authenticate(client, options, readable(role));
+    const { endpoint, keys } = await this.#authenticate(client, options, role);
     deadline.cancel();
-    this.#parts.halfOpen.delete(this.#socket);
+    this.#parts.halfOpen.delete(this.#connection);
     const leave = this.#parts.endpoints.enter(endpoint.id);
     try {
       const startedMs = monotonicMs();
-      const compute = await this.#connect(endpoint, options, packet, keys);
-      this.#parts.metrics.loggedIn((monotonicMs() - startedMs) / 1000);
+      const parameters = forPostgres(packet, options);
+      const caller = this.#caller(endpoint.id, role);
+      const { gate, metrics } = this.#parts;
+      const compute = await gate.connect(caller, options.compute, parameters, keys);
+      metrics.loggedIn((monotonicMs() - startedMs) / 1000);
       await this.#pass(stream, compute);
     } finally {
       leave();
@@ -136,92 +127,32 @@ export class ClientSession {
     options: ClientOptions,
     role: string,
   ): Promise<{ endpoint: EndpointName; keys: ScramKeys }> {
-    const { settings, mockSeed } = this.#parts;
-    const byHost = endpointOfHost(client.serverName, settings.domains);
+    const { settings, gate } = this.#parts;
+    const { stream, serverName, endPointHash } = client;
+    const byHost = endpointOfHost(serverName, settings.domains);
     const named = chooseEndpoint(byHost, options.endpoint);
-    if (named !== undefined) {
-      const access = await this.#access(named.id, role);
-      const { stream, endPointHash } = client;
-      const keys = await this.#guarded(named.id, role, () =>
-        authenticateScram({ stream, endpoint: named.id, role, access, endPointHash, mockSeed }),
-      );
+    if (named !== undefined && !client.asksPassword) {
+      const keys = await gate.scram(this.#caller(named.id, role), stream, endPointHash);
       return { endpoint: named, keys };
     }
+    const given = await askPassword(stream);
     // Old clients without SNI: Neon has them put the name in front of the password.
-    const split = splitPassword(await askPassword(client.stream));
-    if (split === undefined) {
-      throw noEndpointNamed(client.serverName, settings.domains[0] ?? "");
+    const split = named === undefined ? splitPassword(given) : undefined;
+    const endpoint = named ?? (split && parseEndpointName(split.endpoint));
+    if (endpoint === undefined) {
+      throw noEndpointNamed(serverName, settings.domains[0] ?? "");
     }
-    const endpoint = parseEndpointName(split.endpoint);
-    const access = await this.#access(endpoint.id, role);
-    const keys = await this.#guarded(endpoint.id, role, () =>
-      checkPassword(split.password, { endpoint: endpoint.id, role, access, mockSeed }),
-    );
+    const password = split?.password ?? given;
+    const keys = await gate.password(this.#caller(endpoint.id, role), password);
     return { endpoint, keys };
   }
 
-  async #access(endpoint: string, role: string): Promise<AccessControl> {
-    const { roles, failedLogins, logger } = this.#parts;
+  #caller(endpoint: string, role: string) {
     this.#endpoint = endpoint;
-    failedLogins.check(this.#address, endpoint);
-    const access = await roles.get(endpoint, role).catch((error: unknown) => {
-      throw accessFailed(error, endpoint);
-    });
-    const onBad = (entry: string, why: string) =>
-      logger.warn({ endpoint, entry, why }, "allowed_ips has an entry that is none");
-    if (!isAllowed(this.#address, access.allowedIps, onBad)) {
-      throw clientError(
-        "28000",
-        "address-not-allowed",
-        `address ${this.#address} may not connect to endpoint '${endpoint}'`,
-        { hint: "The project's allowed_ips say who may." },
-      );
-    }
-    return access;
+    return { address: this.#address, endpoint, role };
   }
 
-  /** Counts guesses; what did not fit may be old. */
-  async #guarded<T>(endpoint: string, role: string, login: () => Promise<T>): Promise<T> {
-    try {
-      return await login();
-    } catch (error) {
-      if (isWrongPassword(error)) {
-        this.#parts.failedLogins.count(this.#address, endpoint);
-        this.#parts.roles.forget(endpoint, role);
-      }
-      throw error;
-    }
-  }
-
-  async #connect(
-    endpoint: EndpointName,
-    options: ClientOptions,
-    packet: StartupPacket,
-    keys: ScramKeys,
-  ): Promise<ComputeConnection> {
-    const parameters = new Map(packet.parameters);
-    parameters.delete("options");
-    if (options.rest !== "") {
-      parameters.set("options", options.rest);
-    }
-    const role = readable(packet.parameters.get("user") ?? "");
-    try {
-      return await this.#parts.computes.connect({
-        endpoint: endpoint.id,
-        options: options.compute,
-        parameters,
-        keys,
-      });
-    } catch (error) {
-      if (isStaleSecret(error)) {
-        this.#parts.roles.forget(endpoint.id, role);
-        throw wrongPassword(role);
-      }
-      throw error;
-    }
-  }
-
-  async #pass(stream: Socket, compute: ComputeConnection): Promise<void> {
+  async #pass(stream: Duplex, compute: ComputeConnection): Promise<void> {
     const { cancelKeys } = this.#parts;
     const key = cancelKeys.issue(() => compute.cancelTarget);
     try {
@@ -236,11 +167,11 @@ export class ClientSession {
 
   /** Nobody is told whether there was anything to cancel; the client waits for the close. */
   async #cancel({ pid, key }: CancelPacket): Promise<void> {
-    const { cancelKeys, failedLogins } = this.#parts;
-    failedLogins.check(this.#address, "cancel");
+    const { cancelKeys, gate } = this.#parts;
+    gate.checkGuesses(this.#address, "cancel");
     const target = cancelKeys.find(pid, key);
     if (target === "unknown") {
-      failedLogins.count(this.#address, "cancel");
+      gate.countGuess(this.#address, "cancel");
     } else if (target !== undefined) {
       await sendCancel(target);
     }
@@ -249,7 +180,7 @@ export class ClientSession {
 
   #refuse(error: unknown): void {
     if (error instanceof StorageError && error.code === "client-gone") {
-      this.#socket.destroy();
+      this.#connection.destroy();
       return;
     }
     if (!this.#stream.destroyed) {
@@ -260,10 +191,10 @@ export class ClientSession {
 
   /** What the client still sends is read and dropped: with unread bytes the kernel would reset, and the answer be lost. */
   #end(): void {
-    const timer = setTimer(() => this.#socket.destroy(), LINGER_MS);
-    this.#socket.once("close", () => timer.cancel());
+    const timer = setTimer(() => this.#connection.destroy(), LINGER_MS);
+    this.#connection.once("close", () => timer.cancel());
     if (this.#stream.destroyed) {
-      this.#socket.destroy();
+      this.#connection.destroy();
       return;
     }
     this.#stream.resume();
@@ -271,21 +202,16 @@ export class ClientSession {
   }
 }
 
-function backendKeyData({ pid, key }: CancelKey): Buffer {
-  return encodeMessage("K", int32(pid), key);
+/** The client's parameters without what was meant for us. */
+function forPostgres(packet: StartupPacket, options: ClientOptions): Map<string, string> {
+  const parameters = new Map(packet.parameters);
+  parameters.delete("options");
+  if (options.rest !== "") {
+    parameters.set("options", options.rest);
+  }
+  return parameters;
 }
 
-function accessFailed(error: unknown, endpoint: string): unknown {
-  if (error instanceof StorageError && error.kind === "not-found") {
-    return clientError("28000", "unknown-endpoint", `there is no endpoint '${endpoint}' here`, {
-      hint: "'strata endpoint list' shows those that are; a typo in the host name, or it has been deleted?",
-      cause: error,
-    });
-  }
-  return new StorageError(
-    "unavailable",
-    "control-plane-away",
-    `cannot look up endpoint '${endpoint}': ${errorMessage(error)}`,
-    { cause: error, fields: { sqlstate: "57P03" } },
-  );
+function backendKeyData({ pid, key }: CancelKey): Buffer {
+  return encodeMessage("K", int32(pid), key);
 }

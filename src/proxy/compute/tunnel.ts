@@ -1,6 +1,6 @@
 // Passes bytes between a client and its Postgres, both ways, each side at the speed of the slower one.
 
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import { setIdleTimer } from "../../base/clock.ts";
 import type { ComputeConnection } from "./compute-connection.ts";
 
@@ -8,7 +8,7 @@ import type { ComputeConnection } from "./compute-connection.ts";
 const LINGER_MS = 30_000;
 
 /** Resolves when the client's connection is gone. Nothing here is made for a message: no object, no promise. */
-export function tunnel(client: Socket, compute: ComputeConnection): Promise<void> {
+export function tunnel(client: Duplex, compute: ComputeConnection): Promise<void> {
   const { socket } = compute;
   compute.onData = (chunk) => client.write(Buffer.from(chunk));
   client.on("drain", () => socket.resume());
