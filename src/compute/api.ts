@@ -194,6 +194,91 @@ export interface ComputeStatus {
   readonly commitLsn: string | null;
   /** End of the last whole record that Postgres wrote. */
   readonly flushLsn: string | null;
+  /**
+   * RFC 3339: when it was last used, as of a look at most 2 s ago. Null while it is used, does not run, or
+   * cannot be looked at: that counts as now. What came and went between two questions counts as of the second.
+   */
+  readonly last_active: string | null;
+}
+
+/**
+ * Body of POST /configure, in the words of Neon's compute_ctl (libs/compute_api/src/spec.rs): what is to
+ * be there. What it does not name stays as it is. Roles and databases that were renamed or deleted are
+ * `delta_operations`; all of it may be sent again.
+ */
+export interface ConfigureRequest {
+  readonly spec: {
+    readonly cluster: {
+      readonly roles?: readonly RoleSpec[] | undefined;
+      readonly databases?: readonly DatabaseSpec[] | undefined;
+      /** All settings of the endpoint, in the place of those that it has. */
+      readonly settings?: readonly GenericOption[] | undefined;
+      /** Ours, not Neon's. */
+      readonly extensions?: readonly ExtensionSpec[] | undefined;
+    };
+    readonly delta_operations?: readonly DeltaOperation[] | undefined;
+  };
+}
+
+/** A setting, or a word of CREATE ROLE: `{name: "work_mem", value: "8MB", vartype: "string"}`. */
+export interface GenericOption {
+  readonly name: string;
+  readonly value?: string | null | undefined;
+  readonly vartype?: string | undefined;
+}
+
+export interface RoleSpec {
+  readonly name: string;
+  /** `SCRAM-SHA-256$...`; null: none; absent: as it is. */
+  readonly encrypted_password?: string | null | undefined;
+  /** Of a role that is made now: LOGIN where none says otherwise; never SUPERUSER. */
+  readonly options?: readonly GenericOption[] | null | undefined;
+}
+
+export interface DatabaseSpec {
+  readonly name: string;
+  readonly owner: string;
+}
+
+export interface ExtensionSpec {
+  readonly database: string;
+  readonly name: string;
+  /** Default: as the extension says, else `public`. */
+  readonly schema?: string | undefined;
+  /** Also of one that is there. */
+  readonly version?: string | undefined;
+}
+
+export interface DeltaOperation {
+  readonly action: "delete_role" | "rename_role" | "delete_db" | "rename_db";
+  readonly name: string;
+  /** Of the two that rename. */
+  readonly new_name?: string | null | undefined;
+}
+
+export interface ConfigureAnswer {
+  /** Settings that are other from the next start on only. */
+  readonly restart_required: readonly string[];
+}
+
+/** GET /dbs_and_roles, as Neon's CatalogObjects; passwords are asked for one by one (RoleSecretAnswer). */
+export interface CatalogObjects {
+  readonly roles: readonly { readonly name: string; readonly options: null }[];
+  readonly databases: readonly {
+    readonly name: string;
+    readonly owner: string;
+    readonly options: null;
+    /** It takes no connections. */
+    readonly restrict_conn: boolean;
+    /** What a DROP DATABASE left that did not end. */
+    readonly invalid: boolean;
+  }[];
+}
+
+/** GET /role_secret. */
+export interface RoleSecretAnswer {
+  /** `SCRAM-SHA-256$...`; null: nobody can log in by a password as that role, or there is none. */
+  readonly role_secret: string | null;
 }
 
 /** GET /metrics.json: how long the parts of the last start took; milliseconds. */

@@ -1,11 +1,23 @@
 // Talks to a compute agent over HTTP.
 
+import { abortAfter } from "../base/clock.ts";
 import { HttpClient } from "../http/client.ts";
-import type { ComputeStatus, StartMetrics, TerminateAnswer, TerminateMode } from "./api.ts";
+import type {
+  CatalogObjects,
+  ComputeStatus,
+  ConfigureAnswer,
+  ConfigureRequest,
+  RoleSecretAnswer,
+  StartMetrics,
+  TerminateAnswer,
+  TerminateMode,
+} from "./api.ts";
 
 const QUICK_TIMEOUT_MS = 5000;
 /** A fast stop waits for a checkpoint and, before that, for a quorum. */
 const TERMINATE_TIMEOUT_MS = 60_000;
+/** A database is a copy of its template, and pages may have to come from far. */
+const CONFIGURE_TIMEOUT_MS = 120_000;
 
 /** Every call throws StorageError: `unavailable` where no agent answers, else what it said. */
 export class ComputeClient {
@@ -28,5 +40,24 @@ export class ComputeClient {
   /** Returns when Postgres has ended; the agent then ends by itself. */
   terminate(mode: TerminateMode, timeoutMs = TERMINATE_TIMEOUT_MS): Promise<TerminateAnswer> {
     return this.#http.call("POST", `/terminate?mode=${mode}`, { timeoutMs });
+  }
+
+  /** Returns when all of it is so. `unsupported` for a read-only endpoint. */
+  configure(request: ConfigureRequest, timeoutMs = CONFIGURE_TIMEOUT_MS): Promise<ConfigureAnswer> {
+    return this.#http.call("POST", "/configure", { body: request, timeoutMs });
+  }
+
+  catalogObjects(): Promise<CatalogObjects> {
+    return this.#http.call("GET", "/dbs_and_roles");
+  }
+
+  roleSecret(role: string): Promise<RoleSecretAnswer> {
+    return this.#http.call("GET", `/role_secret?role=${encodeURIComponent(role)}`);
+  }
+
+  /** SQL. `unsupported` where the machine has no pg_dump for it, `not-found` for an unknown database. */
+  databaseSchema(database: string, timeoutMs = CONFIGURE_TIMEOUT_MS): Promise<string> {
+    const path = `/database_schema?database=${encodeURIComponent(database)}`;
+    return this.#http.text("GET", path, abortAfter(timeoutMs));
   }
 }

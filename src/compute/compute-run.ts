@@ -10,6 +10,7 @@ import type { EndpointSpec } from "./api.ts";
 import type { LeaseKeeper } from "./pages/lease-keeper.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
+import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
 import { WalPath } from "./wal/wal-path.ts";
 
@@ -46,6 +47,7 @@ export class ComputeRun {
   #closed = false;
   #startLsn: Lsn | undefined;
   #electionMs = 0;
+  #address: PostgresAddress | undefined;
 
   constructor(options: ComputeRunOptions) {
     this.#options = options;
@@ -118,6 +120,16 @@ export class ComputeRun {
     return xmin === 0n ? undefined : xmin;
   }
 
+  /** Of the unix socket; undefined while Postgres does not accept users' connections. */
+  get address(): PostgresAddress | undefined {
+    return this.#closed ? undefined : this.#address;
+  }
+
+  /** As PostgresSide's. */
+  writeSettings(settings: EndpointSpec["settings"]): void {
+    this.#side?.writeSettings(settings);
+  }
+
   get postgresPid(): number | undefined {
     const postgres = this.#side?.postgres;
     return postgres?.running === true ? postgres.pid : undefined;
@@ -158,7 +170,7 @@ export class ComputeRun {
     }
     if (spec.superuserSecret !== undefined) {
       const { superuserSecret } = spec;
-      const { requirePassword } = await import("./superuser-password.ts");
+      const { requirePassword } = await import("./sessions/superuser-password.ts");
       const address = { ...running.address, pgVersion: spec.pgVersion };
       await this.#orEnd(
         this.#asSuperuser(address, lsn, () =>
@@ -166,6 +178,7 @@ export class ComputeRun {
         ),
       );
     }
+    this.#address = { ...running.address, pgVersion: spec.pgVersion };
     if (this.#wal !== undefined && !this.#closed) {
       // Loaded with the Postgres side, after the safekeepers were asked: not before.
       const { SUPERUSER } = await import("../postgres/installation.ts");
@@ -196,7 +209,9 @@ export class ComputeRun {
     try {
       return await body();
     } catch (error) {
-      const { createSuperuser, isMissingSuperuser } = await import("./missing-superuser.ts");
+      const { createSuperuser, isMissingSuperuser } = await import(
+        "./sessions/missing-superuser.ts"
+      );
       if (!isMissingSuperuser(error)) {
         throw error;
       }
@@ -222,7 +237,7 @@ export class ComputeRun {
   ): Promise<void> {
     const { spec, logger } = this.#options;
     const { pgVersion, timelineId } = spec;
-    const { detachInheritedSubscriptions } = await import("./inherited-subscriptions.ts");
+    const { detachInheritedSubscriptions } = await import("./sessions/inherited-subscriptions.ts");
     const options = { ...address, pgVersion, timelineId, logger };
     try {
       await this.#asSuperuser(options, startLsn, () => detachInheritedSubscriptions(options));

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { freePort } from "../../testing/free-port.ts";
+import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import type { ComputeStatus, StartMetrics } from "./api.ts";
 import { ComputeClient } from "./client.ts";
@@ -11,7 +12,9 @@ class FakeControl implements ComputeControl {
   started = false;
   terminated = "";
 
-  status(): ComputeStatus {
+  readonly pgBin = undefined;
+
+  async status(): Promise<ComputeStatus> {
     return {
       endpointId: "main",
       tenantId: "",
@@ -27,6 +30,7 @@ class FakeControl implements ComputeControl {
       startLsn: null,
       commitLsn: null,
       flushLsn: null,
+      last_active: null,
     };
   }
 
@@ -48,6 +52,14 @@ class FakeControl implements ComputeControl {
   terminate(mode: "fast" | "immediate") {
     this.terminated = mode;
     return Promise.resolve({ lsn: "0/10" });
+  }
+
+  postgresAddress(): never {
+    throw new StorageError("unavailable", "not-running", "no Postgres");
+  }
+
+  configure() {
+    return Promise.resolve({ restart_required: [] });
   }
 }
 

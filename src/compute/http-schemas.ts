@@ -2,9 +2,24 @@
 
 import { z } from "zod";
 import type { RouteSchemas } from "../http/route.ts";
-import type { ComputeStatus, StartMetrics, TerminateAnswer } from "./api.ts";
+import type {
+  CatalogObjects,
+  ComputeStatus,
+  ConfigureAnswer,
+  ConfigureRequest,
+  RoleSecretAnswer,
+  StartMetrics,
+  TerminateAnswer,
+} from "./api.ts";
 
-export type ComputeRoute = "status" | "metricsJson" | "terminate";
+export type ComputeRoute =
+  | "status"
+  | "metricsJson"
+  | "terminate"
+  | "configure"
+  | "dbsAndRoles"
+  | "roleSecret"
+  | "databaseSchema";
 
 const milliseconds = z.number().min(0);
 
@@ -23,6 +38,7 @@ const computeStatus: z.ZodType<ComputeStatus> = z.object({
   startLsn: z.string().nullable(),
   commitLsn: z.string().nullable(),
   flushLsn: z.string().nullable(),
+  last_active: z.iso.datetime().nullable(),
 });
 
 const startMetrics: z.ZodType<StartMetrics> = z.object({
@@ -36,6 +52,68 @@ const startMetrics: z.ZodType<StartMetrics> = z.object({
 
 const terminateAnswer: z.ZodType<TerminateAnswer> = z.object({ lsn: z.string().nullable() });
 
+const option = z.object({
+  name: z.string(),
+  value: z.string().nullish(),
+  vartype: z.string().optional(),
+});
+
+const configureRequest: z.ZodType<ConfigureRequest> = z.object({
+  spec: z.object({
+    cluster: z.object({
+      roles: z
+        .array(
+          z.object({
+            name: z.string(),
+            encrypted_password: z.string().nullish(),
+            options: z.array(option).nullish(),
+          }),
+        )
+        .optional(),
+      databases: z.array(z.object({ name: z.string(), owner: z.string() })).optional(),
+      settings: z.array(option).optional(),
+      extensions: z
+        .array(
+          z.object({
+            database: z.string(),
+            name: z.string(),
+            schema: z.string().optional(),
+            version: z.string().optional(),
+          }),
+        )
+        .optional(),
+    }),
+    delta_operations: z
+      .array(
+        z.object({
+          action: z.enum(["delete_role", "rename_role", "delete_db", "rename_db"]),
+          name: z.string(),
+          new_name: z.string().nullish(),
+        }),
+      )
+      .optional(),
+  }),
+});
+
+const configureAnswer: z.ZodType<ConfigureAnswer> = z.object({
+  restart_required: z.array(z.string()),
+});
+
+const catalogObjects: z.ZodType<CatalogObjects> = z.object({
+  roles: z.array(z.object({ name: z.string(), options: z.null() })),
+  databases: z.array(
+    z.object({
+      name: z.string(),
+      owner: z.string(),
+      options: z.null(),
+      restrict_conn: z.boolean(),
+      invalid: z.boolean(),
+    }),
+  ),
+});
+
+const roleSecret: z.ZodType<RoleSecretAnswer> = z.object({ role_secret: z.string().nullable() });
+
 export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
   status: { answer: computeStatus },
   metricsJson: { answer: startMetrics },
@@ -43,4 +121,8 @@ export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
     query: z.object({ mode: z.enum(["fast", "immediate"]).default("fast") }),
     answer: terminateAnswer,
   },
+  configure: { body: configureRequest, answer: configureAnswer },
+  dbsAndRoles: { answer: catalogObjects },
+  roleSecret: { query: z.object({ role: z.string() }), answer: roleSecret },
+  databaseSchema: { query: z.object({ database: z.string() }) },
 };

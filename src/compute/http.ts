@@ -1,19 +1,33 @@
-// The agent's HTTP routes: status, metrics, termination. Schemas are loaded only when they are asked for.
+// The agent's HTTP routes: status, metrics, termination, roles and databases. Schemas are loaded only when they are asked for.
 
 import { StorageError } from "../base/errors.ts";
 import type { HttpRequest, Route, RouteSchemas } from "../http/route.ts";
-import type { ComputeStatus, StartMetrics, TerminateAnswer, TerminateMode } from "./api.ts";
+import type {
+  ComputeStatus,
+  ConfigureAnswer,
+  StartMetrics,
+  TerminateAnswer,
+  TerminateMode,
+} from "./api.ts";
 import type { ComputeRoute } from "./http-schemas.ts";
+import type { Configuration } from "./sessions/configuration.ts";
+import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 
 /** What the routes show and do; the supervisor implements it. */
 export interface ComputeControl {
-  status(): ComputeStatus;
+  status(): Promise<ComputeStatus>;
   /** Undefined before the first start has succeeded. */
   startMetrics(): StartMetrics | undefined;
   /** Prometheus text format. */
   metricsText(): string;
   /** Resolves when Postgres has ended. */
   terminate(mode: TerminateMode): Promise<TerminateAnswer>;
+  /** Of the unix socket. StorageError `unavailable` while Postgres does not run. */
+  postgresAddress(): PostgresAddress;
+  /** Of its specification. */
+  readonly pgBin: string | undefined;
+  /** Resolves when all of it is so. */
+  configure(configuration: Configuration): Promise<ConfigureAnswer>;
 }
 
 /** Checks are written out by hand: loading zod costs each endpoint 18 MB and 45 ms (docs/decisions). */
@@ -53,7 +67,66 @@ export function computeRoutes(control: ComputeControl): Route[] {
       schemas: () => schemasOf("terminate"),
       handle: (request) => control.terminate(terminateMode(request)),
     },
+    ...catalogRoutes(control),
   ];
+}
+
+/** What is done in a session with Postgres. Only these load the code for it. */
+function catalogRoutes(control: ComputeControl): Route[] {
+  const shared = { status: 200, mediaType: undefined, scope: "admin" } as const;
+  return [
+    {
+      ...shared,
+      method: "POST",
+      path: "/configure",
+      summary:
+        "Makes roles, databases, extensions and settings what the body says; answers when it is done.",
+      schemas: () => schemasOf("configure"),
+      handle: async ({ body }) => {
+        const { parseConfiguration } = await import("./sessions/configuration.ts");
+        return control.configure(parseConfiguration(body));
+      },
+    },
+    {
+      ...shared,
+      method: "GET",
+      path: "/dbs_and_roles",
+      summary: "Roles and databases as Postgres has them.",
+      schemas: () => schemasOf("dbsAndRoles"),
+      handle: async () => {
+        const { catalogObjects } = await import("./sessions/catalog-objects.ts");
+        return catalogObjects(control.postgresAddress());
+      },
+    },
+    {
+      ...shared,
+      method: "GET",
+      path: "/role_secret",
+      summary: "What a role's password is checked against.",
+      schemas: () => schemasOf("roleSecret"),
+      handle: async (request) => {
+        const { roleSecret } = await import("./sessions/catalog-objects.ts");
+        return roleSecret(control.postgresAddress(), parameter(request, "role"));
+      },
+    },
+    {
+      ...shared,
+      method: "GET",
+      path: "/database_schema",
+      summary: "The schema of a database as SQL.",
+      mediaType: "text/plain; charset=utf-8",
+      schemas: () => schemasOf("databaseSchema"),
+      handle: async (request) => {
+        const { databaseSchema } = await import("./sessions/database-schema.ts");
+        const database = parameter(request, "database");
+        return databaseSchema(control.postgresAddress(), database, control.pgBin);
+      },
+    },
+  ];
+}
+
+function parameter(request: HttpRequest, name: string): unknown {
+  return (request.query as Readonly<Record<string, unknown>>)[name];
 }
 
 function terminateMode(request: HttpRequest): TerminateMode {

@@ -6,7 +6,11 @@ import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
-import { makeSkeleton, writeDataDirectory } from "../data-directory/start-directory.ts";
+import {
+  makeSkeleton,
+  replaceConfiguration,
+  writeDataDirectory,
+} from "../data-directory/start-directory.ts";
 import type { SynthesizedWal } from "../data-directory/synthesized-wal.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { computeState } from "../pageserver/client.ts";
@@ -25,7 +29,7 @@ import {
   PostgresProcess,
   removeDiscarded,
 } from "./postgres-process.ts";
-import { MAINTENANCE_PORT, postgresSettings } from "./postgres-settings.ts";
+import { MAINTENANCE_PORT, type PostgresSettings, postgresSettings } from "./postgres-settings.ts";
 import { openShipper } from "./wal/open-shipper.ts";
 import type { WalPath } from "./wal/wal-path.ts";
 
@@ -191,21 +195,9 @@ export class PostgresSide {
   }
 
   async #makeDraft(state: ComputeState): Promise<Draft> {
-    const { spec, workdir, wal: walPath } = this.#options;
     const writing = monotonicMs();
-    const standby = walPath === undefined;
-    const settings = postgresSettings({
-      pgVersion: spec.pgVersion,
-      host: spec.pgHost,
-      port: spec.pgPort,
-      socketDirectory: postgresSocketDirectory(workdir),
-      // A standby that somebody promotes would start workers for its subscriptions, too.
-      subscriptionsRest: standby || state.hasInheritedSubscriptions,
-      closedToUsers: this.#isToDetach(state),
-      settings: spec.settings,
-      preparedTransactions: state.twoPhase.length,
-      replicationOrigins: state.replicationOrigins.length,
-    });
+    const standby = this.#options.wal === undefined;
+    const settings = this.#settings(state, this.#options.spec.settings);
     const path = this.#dataDirectory;
     const wal = writeDataDirectory({ path, state, settings, standby });
     this.times.dataDirectoryMs = monotonicMs() - writing;
@@ -216,6 +208,34 @@ export class PostgresSide {
       throw closedWhileStarting();
     }
     return { state, wal, files, commandLine: settings.commandLine };
+  }
+
+  #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
+    const { spec, workdir, wal } = this.#options;
+    return postgresSettings({
+      pgVersion: spec.pgVersion,
+      host: spec.pgHost,
+      port: spec.pgPort,
+      socketDirectory: postgresSocketDirectory(workdir),
+      // A standby that somebody promotes would start workers for its subscriptions, too.
+      subscriptionsRest: wal === undefined || state.hasInheritedSubscriptions,
+      closedToUsers: this.#isToDetach(state),
+      settings: own,
+      preparedTransactions: state.twoPhase.length,
+      replicationOrigins: state.replicationOrigins.length,
+    });
+  }
+
+  /**
+   * Writes postgresql.conf with `own` as the endpoint's settings; Postgres reads it when it is told to.
+   * StorageError `invalid` for what an endpoint may not set, `unavailable` where Postgres does not run.
+   */
+  writeSettings(own: EndpointSpec["settings"]): void {
+    if (this.#draft === undefined || this.#postgres?.running !== true) {
+      throw new StorageError("unavailable", "not-running", "Postgres does not run");
+    }
+    const { configuration } = this.#settings(this.#draft.state, own);
+    replaceConfiguration(this.#dataDirectory, configuration);
   }
 
   /** From here on what the start will read is fetched. */

@@ -9,6 +9,7 @@ import { CommitTimes } from "../walproposer/commit-times.ts";
 import type {
   ComputeStatus,
   ComputeStatusName,
+  ConfigureAnswer,
   EndpointSpec,
   StartMetrics,
   TerminateAnswer,
@@ -16,6 +17,9 @@ import type {
 } from "./api.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
 import type { ComputeControl } from "./http.ts";
+import type { Activity } from "./sessions/activity.ts";
+import type { Configuration } from "./sessions/configuration.ts";
+import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;
@@ -23,7 +27,7 @@ const RESTART_MAX_MS = 10_000;
 const STABLE_RUN_MS = 60_000;
 
 export class Supervisor implements ComputeControl {
-  readonly #spec: EndpointSpec;
+  #spec: EndpointSpec;
   readonly #workdir: string;
   readonly #logger: Logger;
   readonly #onPostgresSpawned: (() => void) | undefined;
@@ -37,6 +41,11 @@ export class Supervisor implements ComputeControl {
   #restarts = 0;
   #metrics: StartMetrics | undefined;
   #terminated: Promise<TerminateAnswer> | undefined;
+  #runningSinceMs = 0;
+  /** Made when somebody asks. */
+  #activity: Activity | undefined;
+  /** One after the other, as they came. */
+  #configuring: Promise<unknown> = Promise.resolve();
   #statusHandler: ((status: ComputeStatusName) => void) | undefined;
 
   constructor(options: {
@@ -169,6 +178,8 @@ export class Supervisor implements ComputeControl {
       // The monotonic clock starts with the process.
       total_startup_ms: round(monotonicMs() - (firstStart ? 0 : startedMs)),
     };
+    this.#runningSinceMs = nowMs();
+    this.#activity = undefined;
     this.#setStatus("running");
     this.#logger.info({ startLsn: text(run.startLsn), ...this.#metrics }, "compute is running");
   }
@@ -179,8 +190,10 @@ export class Supervisor implements ComputeControl {
     return error;
   }
 
-  status(): ComputeStatus {
+  async status(): Promise<ComputeStatus> {
     const run = this.#run;
+    // First, because it may take a moment.
+    const lastActive = await this.#lastActive();
     return {
       endpointId: this.#spec.endpointId,
       tenantId: this.#spec.tenantId,
@@ -196,7 +209,58 @@ export class Supervisor implements ComputeControl {
       startLsn: text(run?.startLsn),
       commitLsn: text(run?.commitLsn),
       flushLsn: text(run?.flushLsn),
+      last_active: lastActive,
     };
+  }
+
+  async #lastActive(): Promise<string | null> {
+    const address = this.#run?.address;
+    if (this.#status !== "running" || address === undefined) {
+      return null;
+    }
+    if (this.#activity === undefined) {
+      const { Activity } = await import("./sessions/activity.ts");
+      this.#activity ??= new Activity(this.#logger, this.#runningSinceMs);
+    }
+    return this.#activity.lastActive(address);
+  }
+
+  postgresAddress(): PostgresAddress {
+    const address = this.#run?.address;
+    if (this.#status !== "running" || address === undefined) {
+      const message = `the compute does not run: it is ${this.#status}`;
+      throw new StorageError("unavailable", "not-running", message);
+    }
+    return address;
+  }
+
+  get pgBin(): string | undefined {
+    return this.#spec.pgBin;
+  }
+
+  configure(configuration: Configuration): Promise<ConfigureAnswer> {
+    const done = this.#configuring.then(() => this.#configure(configuration));
+    this.#configuring = done.catch(() => undefined);
+    return done;
+  }
+
+  async #configure(configuration: Configuration): Promise<ConfigureAnswer> {
+    const address = this.postgresAddress();
+    const run = this.#run!;
+    const { settings } = configuration;
+    let restart: string[] = [];
+    if (settings !== undefined) {
+      const { applySettings } = await import("./sessions/settings.ts");
+      restart = await applySettings(address, {
+        write: () => run.writeSettings(settings),
+        restore: () => run.writeSettings(this.#spec.settings),
+      });
+      // Postgres that is built anew has them too.
+      this.#spec = { ...this.#spec, settings };
+    }
+    const { applyConfiguration } = await import("./sessions/apply-configuration.ts");
+    await applyConfiguration(address, configuration);
+    return { restart_required: restart };
   }
 
   startMetrics(): StartMetrics | undefined {

@@ -1,6 +1,14 @@
 // Writes the data directory from which an unmodified Postgres starts, as if it had been shut down at L.
 
-import { closeSync, ftruncateSync, mkdirSync, openSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { nowMs, turn } from "../base/clock.ts";
 import { crc32c } from "../base/crc32c.ts";
@@ -139,6 +147,14 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
     }),
   );
   return wal;
+}
+
+/** Another text of postgresql.conf, under a Postgres that runs: it finds the old file or the new one. */
+export function replaceConfiguration(path: string, configuration: string): void {
+  const fresh = "postgresql.conf.new";
+  rmSync(join(path, fresh), { force: true });
+  write(path, fresh, configuration);
+  renameSync(join(path, fresh), join(path, "postgresql.conf"));
 }
 
 /** pg_filenode.map of the shared relations and, with PG_VERSION, of every database. */

@@ -2,6 +2,7 @@
 
 import { ARCHIVE_MUTANTS } from "./archive.ts";
 import { COMPACTION_MUTANTS } from "./compaction.ts";
+import { COMPUTE_MUTANTS } from "./compute.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
@@ -25,6 +26,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   INGEST_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,
+  COMPUTE_MUTANTS,
   HTTP_MUTANTS,
   LOCAL_MUTANTS,
   PROXY_MUTANTS,

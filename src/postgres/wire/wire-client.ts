@@ -113,14 +113,14 @@ export class WireConnection {
 
   /** One simple query; one at a time. Errors keep the kind that the server's SQLSTATE names. */
   query(sql: string): Promise<WireResult> {
-    const reply = this.#reply(false, sql) as Promise<WireResult>;
+    const reply = this.#reply(false, withoutTexts(sql)) as Promise<WireResult>;
     this.#socket.write(encodeMessage("Q", cstring(sql)));
     return reply;
   }
 
   /** Sends a command that the server answers with CopyBoth. */
   copyBoth(sql: string): Promise<CopyChannel> {
-    const reply = this.#reply(true, sql) as Promise<CopyChannel>;
+    const reply = this.#reply(true, withoutTexts(sql)) as Promise<CopyChannel>;
     this.#socket.write(encodeMessage("Q", cstring(sql)));
     return reply;
   }
@@ -279,6 +279,11 @@ export class WireConnection {
       handler(failure);
     }
   }
+}
+
+/** For messages: what a statement has between quotes may be a secret. */
+function withoutTexts(sql: string): string {
+  return sql.split("'", 1)[0]!.slice(0, 200);
 }
 
 function parseColumns(body: Uint8Array): string[] {

@@ -1,14 +1,17 @@
 // The superuser of endpoints, in a cluster that was imported: it is made at the first start, by the cluster's own one.
 
-import { errorMessage, StorageError } from "../base/errors.ts";
-import type { Logger } from "../base/log.ts";
-import type { Lsn } from "../base/lsn.ts";
-import type { TenantTimeline } from "../pageserver/api.ts";
-import { computeState, PagestreamClient } from "../pageserver/client.ts";
-import { AUTH_ID_RELATION_ID, bootstrapSuperuserNames } from "../postgres/bootstrap-superuser.ts";
-import { SUPERUSER } from "../postgres/installation.ts";
-import { decodeRelationMap } from "../postgres/relation-map.ts";
-import { GLOBAL_TABLESPACE_OID, MAIN_FORK } from "../postgres/relation-path.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { TenantTimeline } from "../../pageserver/api.ts";
+import { computeState, PagestreamClient } from "../../pageserver/client.ts";
+import {
+  AUTH_ID_RELATION_ID,
+  bootstrapSuperuserNames,
+} from "../../postgres/bootstrap-superuser.ts";
+import { SUPERUSER } from "../../postgres/installation.ts";
+import { decodeRelationMap } from "../../postgres/relation-map.ts";
+import { GLOBAL_TABLESPACE_OID, MAIN_FORK } from "../../postgres/relation-path.ts";
 import { maintenanceSession, type PostgresAddress } from "./maintenance-session.ts";
 
 export interface SuperuserPlace extends PostgresAddress {

@@ -1,13 +1,15 @@
 // The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
 
-import { errorMessage, StorageError } from "../base/errors.ts";
-import { SUPERUSER } from "../postgres/installation.ts";
-import { connectWire, type WireConnection } from "../postgres/wire/wire-client.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import { SUPERUSER } from "../../postgres/installation.ts";
+import { connectWire, type WireConnection } from "../../postgres/wire/wire-client.ts";
 
 /** Shared catalogs can be reached from each: one is there unless both were dropped. */
-const MAINTENANCE_DATABASES = ["postgres", "template1"];
+export const MAINTENANCE_DATABASES = ["postgres", "template1"];
 /** Row locks of a prepared transaction outlive everything. */
 const LOCK_TIMEOUT = "5s";
+/** Sessions of the superuser with such names are ours: they do not count as use (activity.ts). */
+export const AGENT_NAME_PREFIX = "strata_";
 /** For one statement. The pages it reads may have to come from far. */
 const QUERY_TIMEOUT_MS = 60_000;
 const EVENT_TRIGGERS_SETTING_MAJOR = 17;
@@ -43,6 +45,10 @@ export function maintenanceSessionIn(
 ): Promise<WireConnection> {
   const { host, port, pgVersion } = address;
   const settings = [
+    // Nobody's operators and functions are called in the place of Postgres's own.
+    "search_path=pg_catalog,pg_temp",
+    // Nor does it count as use of the compute.
+    "track_activities=off",
     "default_transaction_read_only=off",
     "synchronous_commit=on",
     "statement_timeout=0",
@@ -59,7 +65,7 @@ export function maintenanceSessionIn(
     parameters: {
       user,
       database,
-      application_name: "strata_agent",
+      application_name: `${AGENT_NAME_PREFIX}agent`,
       options: settings.map((setting) => `-c ${setting}`).join(" "),
     },
     timeoutMs: QUERY_TIMEOUT_MS,

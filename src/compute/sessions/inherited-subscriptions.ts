@@ -14,8 +14,8 @@
 // here: they leave the subscription (ALTER SUBSCRIPTION ... REFRESH PUBLICATION brings them again).
 // What stays: how far each subscription got (its replication origin), and all its options.
 
-import type { Logger } from "../base/log.ts";
-import { SUBSCRIPTIONS_DETACHED_PREFIX } from "../wal-decoder/logical-message-records.ts";
+import type { Logger } from "../../base/log.ts";
+import { SUBSCRIPTIONS_DETACHED_PREFIX } from "../../wal-decoder/logical-message-records.ts";
 import {
   maintenanceSession,
   maintenanceSessionIn,

@@ -1,7 +1,7 @@
 // The superuser's password, where its timeline was made without one or with another.
 
-import type { Logger } from "../base/log.ts";
-import { SUPERUSER } from "../postgres/installation.ts";
+import type { Logger } from "../../base/log.ts";
+import { SUPERUSER } from "../../postgres/installation.ts";
 import { maintenanceSession, type PostgresAddress } from "./maintenance-session.ts";
 
 /**

@@ -1,0 +1,284 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { type ComputeEndpoint, ComputeWorld } from "../../../testing/compute/compute-world.ts";
+import { DEFAULT_MAJOR, postgresSocketDirectory } from "../../postgres/installation.ts";
+import { scramSecret } from "../../postgres/scram.ts";
+import { connectWire } from "../../postgres/wire/wire-client.ts";
+import type { ConfigureRequest } from "../api.ts";
+
+type Cluster = ConfigureRequest["spec"]["cluster"];
+
+let world: ComputeWorld;
+let endpoint: ComputeEndpoint;
+let timelineId: string;
+
+before(async () => {
+  world = await ComputeWorld.start(1);
+  timelineId = (await world.createTimeline()).timeline_id;
+  endpoint = await world.createEndpoint(timelineId);
+  await endpoint.start();
+});
+
+after(() => world.remove());
+
+const configure = (
+  cluster: Cluster,
+  operations: ConfigureRequest["spec"]["delta_operations"] = [],
+  on = endpoint,
+) => on.client.configure({ spec: { cluster, delta_operations: operations } });
+
+/** As any role, in any database: the socket asks for no password. */
+async function queryAs(user: string, database: string, sql: string) {
+  const connection = await connectWire({
+    host: postgresSocketDirectory(endpoint.daemon.workdir),
+    port: endpoint.spec.pgPort,
+    parameters: { user, database },
+    timeoutMs: 60_000,
+  });
+  try {
+    return (await connection.query(sql)).rows;
+  } finally {
+    connection.close();
+  }
+}
+
+const flushed = async () => (await endpoint.query("select pg_current_wal_insert_lsn()"))[0]![0];
+
+test("configure: roles and databases are there, with rights of Neon's; twice is the same as once", async () => {
+  const secret = scramSecret("first");
+  const cluster = {
+    roles: [{ name: "alice", encrypted_password: secret }, { name: "bob" }],
+    databases: [
+      { name: "shop", owner: "alice" },
+      { name: "postgres", owner: "cloud_admin" },
+    ],
+  };
+  assert.deepEqual(await configure(cluster), { restart_required: [] });
+  const before = await flushed();
+  await configure(cluster);
+  assert.equal(await flushed(), before, "a second time writes nothing");
+
+  const { roles, databases } = await endpoint.client.catalogObjects();
+  const names = roles.map(({ name }) => name);
+  assert.deepEqual(
+    ["alice", "bob", "neon_superuser", "cloud_admin"].filter((name) => !names.includes(name)),
+    [],
+  );
+  const shop = { name: "shop", owner: "alice", options: null };
+  assert.deepEqual(
+    databases.find(({ name }) => name === "shop"),
+    { ...shop, restrict_conn: false, invalid: false },
+  );
+  assert.deepEqual(await endpoint.client.roleSecret("alice"), { role_secret: secret });
+  assert.deepEqual(await endpoint.client.roleSecret("bob"), { role_secret: null });
+  assert.deepEqual(await endpoint.client.roleSecret("nobody"), { role_secret: null });
+  // What users may do: make tables, schemas, roles, databases; read what others have; not be superuser.
+  await queryAs("alice", "shop", "create table t as select 1 as n; create schema own");
+  await queryAs("alice", "shop", "create role made_by_alice");
+  await queryAs("alice", "postgres", "create database made_by_alice");
+  assert.deepEqual(await queryAs("bob", "shop", "select n from t"), [["1"]]);
+  assert.deepEqual(await queryAs("bob", "shop", "select count(*) > 0 from pg_stat_activity"), [
+    ["t"],
+  ]);
+  await assert.rejects(queryAs("alice", "shop", "alter role alice superuser"), /superuser|denied/);
+  const attributes = await endpoint.query(
+    `select rolsuper, rolcreatedb, rolcreaterole, rolcanlogin, rolbypassrls, rolreplication
+       from pg_roles where rolname in ('alice', 'neon_superuser') order by rolname`,
+  );
+  assert.deepEqual(attributes, [
+    ["f", "t", "t", "t", "t", "t"],
+    ["f", "t", "t", "f", "t", "t"],
+  ]);
+});
+
+test("configure: passwords and owners change; no secret reaches a log or a message", async () => {
+  const [old, next] = [scramSecret("old"), scramSecret("next")];
+  const role = (encrypted_password: string | null | undefined) => ({
+    roles: [{ name: "carol", encrypted_password }],
+  });
+  await configure(role(old));
+  await configure(role(undefined));
+  assert.equal((await endpoint.client.roleSecret("carol")).role_secret, old);
+  await configure(role(next));
+  assert.equal((await endpoint.client.roleSecret("carol")).role_secret, next);
+  await configure(role(null));
+  assert.equal((await endpoint.client.roleSecret("carol")).role_secret, null);
+
+  await configure({
+    roles: [
+      { name: "dave", options: [{ name: "NOLOGIN" }, { name: "connection limit", value: "3" }] },
+    ],
+    databases: [{ name: "moved", owner: "carol" }],
+  });
+  await configure({ databases: [{ name: "moved", owner: "dave" }] });
+  assert.deepEqual(
+    await endpoint.query(
+      `select pg_get_userbyid(datdba), rolcanlogin, rolconnlimit
+         from pg_database join pg_roles on rolname = 'dave' where datname = 'moved'`,
+    ),
+    [["dave", "f", "3"]],
+  );
+  const wrong = { name: "erin", encrypted_password: "plain-password" };
+  await assert.rejects(configure({ roles: [wrong] }), (error: Error) => {
+    assert.match(error.message, /roles\.0\.encrypted_password/);
+    return !error.message.includes("plain-password");
+  });
+  await assert.rejects(
+    configure({ roles: [{ name: "pg_mine", encrypted_password: next }] }),
+    (error: Error) => /reserved/.test(error.message) && !error.message.includes(next),
+  );
+  for (const secret of [old, next]) {
+    assert.ok(!endpoint.daemon.log.includes(secret.slice(20)));
+  }
+});
+
+test("configure: any name that Postgres can have", async () => {
+  const names = [`"`, `a'b"c\\d`, "ＲÖLE\u{1F418}", "; drop table t", "x".repeat(63), "%I $1 $$"];
+  await configure({
+    roles: names.map((name) => ({ name })),
+    databases: names.map((name) => ({ name, owner: name })),
+  });
+  const found = await endpoint.client.catalogObjects();
+  for (const name of names) {
+    assert.ok(
+      found.databases.some((one) => one.name === name && one.owner === name),
+      name,
+    );
+  }
+  const renamed = `${names[1]}!`;
+  await configure({}, [
+    { action: "rename_db", name: names[1]!, new_name: renamed },
+    { action: "delete_db", name: names[2]! },
+    { action: "delete_role", name: names[2]! },
+  ]);
+  const { databases, roles } = await endpoint.client.catalogObjects();
+  assert.ok(databases.some(({ name }) => name === renamed));
+  assert.ok(![...databases, ...roles].some(({ name }) => name === names[2]));
+  for (const name of ["", "x".repeat(64), "a\0b", "\ud800", 7]) {
+    await assert.rejects(configure({ roles: [{ name: name as string }] }), { kind: "invalid" });
+  }
+  for (const name of ["cloud_admin", "neon_superuser"]) {
+    await assert.rejects(configure({ roles: [{ name }] }), { kind: "invalid" });
+    await assert.rejects(configure({}, [{ action: "delete_role", name }]), { kind: "invalid" });
+  }
+  await assert.rejects(
+    configure({ roles: [{ name: "frank", options: [{ name: "SUPERUSER" }] }] }),
+    { kind: "invalid" },
+  );
+});
+
+test("configure: renames and deletions may be asked for again", async () => {
+  await configure({
+    roles: [{ name: "grace" }, { name: "heidi" }],
+    databases: [{ name: "old_db", owner: "grace" }],
+  });
+  const operations = [
+    { action: "rename_role", name: "grace", new_name: "grace_hopper" },
+    { action: "rename_db", name: "old_db", new_name: "new_db" },
+  ] as const;
+  const idle = await connectWire({
+    host: postgresSocketDirectory(endpoint.daemon.workdir),
+    port: endpoint.spec.pgPort,
+    parameters: { user: "grace", database: "old_db" },
+  });
+  for (let i = 0; i < 2; i++) {
+    await configure({ databases: [{ name: "new_db", owner: "grace_hopper" }] }, operations);
+  }
+  await assert.rejects(idle.query("select 1"));
+  // A role that owns things, has rights in several databases, and gave some on.
+  await queryAs(
+    "grace_hopper",
+    "new_db",
+    "create table hers (n int); grant all on hers to heidi with grant option",
+  );
+  await queryAs(
+    "heidi",
+    "new_db",
+    "create schema kept; create table kept.t as select 7 as n; grant select on hers to alice",
+  );
+  await queryAs("heidi", "shop", "create schema heidis; create table heidis.t (n int)");
+  const remove = [{ action: "delete_role", name: "heidi" }] as const;
+  for (let i = 0; i < 2; i++) {
+    await configure({}, remove);
+  }
+  assert.deepEqual(
+    await endpoint.query("select count(*) from pg_roles where rolname in ('heidi', 'grace')"),
+    [["0"]],
+  );
+  assert.deepEqual(await queryAs("grace_hopper", "new_db", "select n from kept.t"), [["7"]]);
+  await assert.rejects(configure({}, [{ action: "delete_role", name: "grace_hopper" }]), {
+    kind: "conflict",
+    code: "role-owns-database",
+  });
+  await queryAs("grace_hopper", "postgres", "alter database new_db is_template true");
+  for (let i = 0; i < 2; i++) {
+    await configure({}, [
+      { action: "delete_db", name: "new_db" },
+      { action: "delete_role", name: "grace_hopper" },
+    ]);
+  }
+  await assert.rejects(configure({}, [{ action: "rename_db", name: "never", new_name: "there" }]), {
+    kind: "not-found",
+  });
+});
+
+test("configure: extensions, also those that only a superuser may make", async () => {
+  // Of the shipped installations only plpgsql is sure to be there.
+  const extensions = [{ database: "shop", name: "plpgsql", version: "1.0" }];
+  await configure({ extensions });
+  await assert.rejects(configure({ extensions: [{ database: "shop", name: "not there" }] }));
+  await assert.rejects(configure({ extensions: [{ database: "no such", name: "plpgsql" }] }));
+});
+
+test("configure: settings are loaded, and what needs a restart is named", async () => {
+  const settings = (...pairs: [string, string][]) => ({
+    settings: pairs.map(([name, value]) => ({ name, value, vartype: "string" })),
+  });
+  const shown = async (name: string) => (await endpoint.query(`show ${name}`))[0]![0];
+  const shared = ["shared_buffers", "16MB"] as [string, string];
+  assert.deepEqual(await configure(settings(shared, ["work_mem", "7MB"])), {
+    restart_required: [],
+  });
+  assert.equal(await shown("work_mem"), "7MB");
+  assert.deepEqual(await configure(settings(shared, ["max_connections", "120"])), {
+    restart_required: ["max_connections"],
+  });
+  assert.equal(await shown("work_mem"), "4MB");
+  for (const bad of [
+    ["work_mem", "much"],
+    ["no_such_setting", "1"],
+    ["fsync", "off"],
+  ] as const) {
+    await assert.rejects(configure(settings(shared, ["work_mem", "9MB"], [...bad])), {
+      kind: "invalid",
+    });
+  }
+  await configure({ roles: [{ name: "ivan" }] });
+  assert.equal(await shown("work_mem"), "4MB");
+  // Postgres that is built anew has them, also those that had to wait.
+  const { postgresPid, restarts } = await endpoint.client.status();
+  process.kill(postgresPid!, "SIGKILL");
+  await endpoint.running(restarts + 1);
+  assert.equal(await shown("max_connections"), "120");
+});
+
+test("configure: a read-only endpoint says so, and shows what there is", async () => {
+  const [[lsn]] = (await endpoint.query("select pg_current_wal_flush_lsn()")) as [[string]];
+  const past = await world.createEndpoint(timelineId, { mode: { static: lsn } });
+  await past.start();
+  await assert.rejects(configure({ roles: [{ name: "judy" }] }, [], past), { code: "read-only" });
+  const { databases } = await past.client.catalogObjects();
+  assert.ok(databases.some(({ name }) => name === "shop"));
+  await past.daemon.kill("SIGTERM");
+});
+
+test("database_schema: SQL, or what to install", async () => {
+  try {
+    const schema = await endpoint.client.databaseSchema("shop");
+    assert.match(schema, /CREATE TABLE public\.t/);
+    await assert.rejects(endpoint.client.databaseSchema("no such"), { kind: "not-found" });
+  } catch (error) {
+    assert.equal((error as { code?: string }).code, "no-pg-dump");
+    assert.match((error as Error).message, new RegExp(`postgresql-client-${DEFAULT_MAJOR}`));
+  }
+});

@@ -1,0 +1,181 @@
+// Roles of users: made, changed, renamed, dropped; each step may be done again.
+
+import { StorageError } from "../../base/errors.ts";
+import { SUPERUSER } from "../../postgres/installation.ts";
+import type { WireConnection } from "../../postgres/wire/wire-client.ts";
+import type { DeltaOperation, GenericOption, RoleSpec } from "../api.ts";
+import { USERS_GROUP } from "./configuration.ts";
+import { maintenanceSessionIn, type PostgresAddress } from "./maintenance-session.ts";
+import { quoteName, quoteText } from "./sql-text.ts";
+
+const CREATE_SUBSCRIPTION_MAJOR = 16;
+
+/** As Neon makes them: a superuser's rights, as far as attributes go. They are not inherited, so each role has them. */
+const USER_ATTRIBUTES = "inherit createrole createdb bypassrls replication";
+/** Words of CREATE ROLE that stand alone, and those with a value. SUPERUSER is not among them. */
+const FLAG_OPTION = /^(NO)?(LOGIN|CREATEDB|CREATEROLE|INHERIT|REPLICATION|BYPASSRLS)$/;
+const VALUE_OPTION: Readonly<Record<string, (value: string) => string>> = {
+  "CONNECTION LIMIT": (value) => String(Math.trunc(Number(value) || 0)),
+  "VALID UNTIL": quoteText,
+};
+
+/** The group of users' roles, with what Postgres has for it. */
+export async function requireUsersGroup(session: WireConnection, pgVersion: number): Promise<void> {
+  const { rows } = await session.query(`select 1 from pg_roles where rolname = '${USERS_GROUP}'`);
+  const statements = [
+    ...(rows.length > 0
+      ? []
+      : [`create role ${USERS_GROUP} createdb createrole nologin replication bypassrls`]),
+    `grant pg_read_all_data, pg_write_all_data to ${USERS_GROUP}`,
+    `grant pg_monitor, pg_signal_backend to ${USERS_GROUP} with admin option`,
+    ...(pgVersion >= CREATE_SUBSCRIPTION_MAJOR
+      ? [`grant pg_create_subscription to ${USERS_GROUP}`]
+      : []),
+  ];
+  await session.query(statements.join(";"));
+}
+
+export async function renameRoles(
+  session: WireConnection,
+  operations: readonly DeltaOperation[],
+): Promise<void> {
+  for (const { name, new_name: newName } of operations) {
+    const present = await existing(session, [name, newName!]);
+    if (present.has(name) && present.has(newName!)) {
+      throw new StorageError("conflict", "role-exists", `role '${newName}' is there already`);
+    }
+    if (present.has(name)) {
+      await session.query(`alter role ${quoteName(name)} rename to ${quoteName(newName!)}`);
+    } else if (!present.has(newName!)) {
+      throw new StorageError("not-found", "no-role", `there is no role '${name}'`);
+    }
+  }
+}
+
+/** Those that are there keep their attributes: only the password is made the one that is asked for. */
+export async function requireRoles(
+  session: WireConnection,
+  roles: readonly RoleSpec[],
+): Promise<void> {
+  const present = await existing(
+    session,
+    roles.map(({ name }) => name),
+  );
+  for (const { name, encrypted_password: secret, options } of roles) {
+    // A secret has nothing that needs quotes (SCRAM_SECRET).
+    const password = secret === null ? "null" : `'${secret}'`;
+    if (!present.has(name)) {
+      const own = options?.map(roleOption).join(" ") ?? "";
+      const login = options?.some(({ name: word }) => /^(no)?login$/i.test(word)) ? "" : "login";
+      const withPassword = secret === undefined ? "" : `password ${password}`;
+      // What stands last does not win (a word that comes twice is an error), so theirs replace ours.
+      const attributes = attributesBut(options ?? []);
+      await session.query(
+        `create role ${quoteName(name)} ${attributes} ${own} ${login} ${withPassword} in role ${USERS_GROUP}`,
+      );
+    } else if (secret !== undefined && present.get(name) !== secret) {
+      await session.query(`alter role ${quoteName(name)} password ${password}`);
+    }
+  }
+}
+
+function attributesBut(options: readonly GenericOption[]): string {
+  const given = new Set(options.map(({ name }) => name.toLowerCase().replace(/^no/, "")));
+  return USER_ATTRIBUTES.split(" ")
+    .filter((attribute) => !given.has(attribute))
+    .join(" ");
+}
+
+function roleOption({ name, value }: GenericOption): string {
+  const word = name.toUpperCase();
+  const withValue = VALUE_OPTION[word];
+  if (withValue !== undefined && typeof value === "string") {
+    return `${word} ${withValue(value)}`;
+  }
+  if (!FLAG_OPTION.test(word)) {
+    throw new StorageError("invalid", "bad-role-option", `a role cannot be made with '${name}'`);
+  }
+  return word;
+}
+
+/**
+ * What they own in each database goes to its owner, and what they were granted is revoked; then they go,
+ * and their sessions with them. StorageError `conflict` for one that owns a database.
+ */
+export async function dropRoles(
+  address: PostgresAddress,
+  session: WireConnection,
+  names: readonly string[],
+): Promise<void> {
+  const present = [...(await existing(session, names)).keys()];
+  if (present.length === 0) {
+    return;
+  }
+  const { rows: owned } = await session.query(
+    `select datname, pg_get_userbyid(datdba) from pg_database
+      where pg_get_userbyid(datdba) in (${present.map(quoteText).join(", ")})`,
+  );
+  if (owned[0] !== undefined) {
+    const [database, role] = owned[0];
+    const message = `role '${role}' owns database '${database}': give it to another role first`;
+    throw new StorageError("conflict", "role-owns-database", message);
+  }
+  const { rows: databases } = await session.query(
+    `select datname, pg_get_userbyid(datdba) from pg_database where datallowconn and datconnlimit <> -2`,
+  );
+  for (const [database, owner] of databases) {
+    const inDatabase = await maintenanceSessionIn(address, database!);
+    try {
+      for (const name of present) {
+        await inDatabase.query(forgetRole(name, owner ?? SUPERUSER));
+      }
+    } finally {
+      inDatabase.close();
+    }
+  }
+  for (const name of present) {
+    await session.query(`drop role if exists ${quoteName(name)}`);
+  }
+  await session.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity
+      where usename in (${present.map(quoteText).join(", ")})`,
+  );
+}
+
+/** REVOKE takes away what the current role has granted, so whoever granted must do it (DROP OWNED does not). */
+function forgetRole(name: string, newOwner: string): string {
+  const body = `
+    declare g record;
+    begin
+      for g in
+        select c.oid::regclass::text as rel, c.relkind, a.grantor::regrole::text as grantor
+          from pg_class c cross join aclexplode(c.relacl) a
+         where a.grantee = (select oid from pg_roles where rolname = ${quoteText(name)})
+           and a.grantor not in (c.relowner, a.grantee)
+      loop
+        execute format('set local role %s', g.grantor);
+        execute format('revoke all privileges on %s %s from %I cascade',
+                       case g.relkind when 'S' then 'sequence' else 'table' end, g.rel, ${quoteText(name)});
+        reset role;
+      end loop;
+    end`;
+  return [
+    `do ${quoteText(body)}`,
+    `reassign owned by ${quoteName(name)} to ${quoteName(newOwner)}`,
+    `drop owned by ${quoteName(name)}`,
+  ].join(";");
+}
+
+/** Which of them there are, with their passwords' secrets. */
+async function existing(
+  session: WireConnection,
+  names: readonly string[],
+): Promise<Map<string, string | null>> {
+  if (names.length === 0) {
+    return new Map();
+  }
+  const { rows } = await session.query(
+    `select rolname, rolpassword from pg_authid where rolname in (${names.map(quoteText).join(", ")})`,
+  );
+  return new Map(rows.map(([name, secret]) => [name!, secret ?? null]));
+}
