@@ -44,6 +44,7 @@ async function freeNodes(count: number) {
 export async function freeConfig(safekeepers: number) {
   return {
     broker: { listenAddr: `127.0.0.1:${await freePort()}` },
+    controlPlane: { listenAddr: `127.0.0.1:${await freePort()}` },
     pageservers: await freeNodes(1),
     safekeepers: await freeNodes(safekeepers),
     endpointBasePort: await freePort(),

@@ -80,6 +80,11 @@ export const IMPORT_TABLE: Readonly<Record<string, ImportRule>> = {
     job: "one machine's home, daemons",
     libraries: ["base", "http", "postgres", "data-directory", "storage-controller"],
   },
+  "control-plane": {
+    job: "what users name, API v2",
+    libraries: ["base", "http", "postgres", "storage-controller", "local"],
+    isService: true,
+  },
   cli: {
     job: "the strata command",
     libraries: ["base", "postgres", "storage-controller", "local", "wal-dump", "wal-verify"],

@@ -33,7 +33,7 @@ export function describeProcess(pid: number): string {
 export interface PortHolder {
   /** `pid N (command)`, or what of it we may know. */
   readonly name: string;
-  /** It has no command line any more: the port is free in a moment. */
+  /** Its process ends, and has no command line, or no descriptors, any more: the port is free in a moment. */
   readonly isEnding: boolean;
 }
 
@@ -46,7 +46,11 @@ export function portHolder(port: number): PortHolder | undefined {
   const what = socket.listens ? "" : `the connection to ${socket.remote} of `;
   const pid = processIds().find((one) => holdsSocket(one, socket.inode));
   return pid === undefined
-    ? { name: `${what}a process of user id ${socket.uid}`, isEnding: false }
+    ? {
+        name: `${what}a process of user id ${socket.uid}`,
+        // Descriptors of our own user's processes are seen as long as there are any.
+        isEnding: socket.uid === String(process.getuid?.()),
+      }
     : { name: `${what}${describeProcess(pid)}`, isEnding: commandWords(pid) === undefined };
 }
 

@@ -1,10 +1,8 @@
 // What every command shares: the home, printing, locking, options that many verbs have.
 
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { TenantId } from "../base/ids.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { parseDurationMs } from "../base/text/duration.ts";
-import type { Print } from "../local/daemon.ts";
 import { StrataHome } from "../local/home.ts";
 import { withLock } from "../local/lock.ts";
 
@@ -135,12 +133,4 @@ export function stopModeOption(): Option {
 /** A command that only has subcommands. */
 export function group(program: Command, name: string, description: string): Command {
   return program.command(name).description(description);
-}
-
-/** Call with the home locked. */
-export function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
-  home.update((config) => {
-    config.defaultTenantId = tenantId;
-  });
-  say(`Setting tenant ${tenantId} as a default one`);
 }

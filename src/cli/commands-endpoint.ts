@@ -7,6 +7,7 @@ import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { resolvePoint } from "../local/branches/point-in-time.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
@@ -34,7 +35,6 @@ import {
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
 import { SUPERUSER } from "../postgres/installation.ts";
-import { resolvePoint } from "./branches/point-in-time.ts";
 import {
   group,
   jsonOption,

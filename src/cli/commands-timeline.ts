@@ -2,25 +2,24 @@
 
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
-import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../base/ids.ts";
-import type { Lsn } from "../base/lsn.ts";
+import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import {
+  type BranchCreateOptions,
+  createBranch,
+  createTenant,
+  setDefaultTenant,
+  type TenantCreateOptions,
+} from "../local/branches/create-branch.ts";
 import {
   branchNames,
   createTimeline,
   DEFAULT_BRANCH_NAME,
-  newestLsnFor,
-  requireFreeBranchName,
   resolveBranch,
   resolveTenant,
 } from "../local/branches.ts";
-import { pgBinOf } from "../local/config.ts";
 import { controllerOf } from "../local/controller.ts";
-import type { Print } from "../local/daemon.ts";
-import type { StrataHome } from "../local/home.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
-import { findInstallation } from "../postgres/installation.ts";
 import { addTenantConfigCommand, addTenantSizeCommand } from "./branches/commands-retention.ts";
-import { type NamedBranch, requireOnBranch, resolvePoint } from "./branches/point-in-time.ts";
 import {
   group,
   jsonOption,
@@ -32,7 +31,6 @@ import {
   print,
   printJson,
   safekeeperSetOption,
-  setDefaultTenant,
   tenantOption,
   withHomeLocked,
 } from "./cli.ts";
@@ -93,57 +91,6 @@ export function addTenantCommands(program: Command): void {
   addTenantConfigCommand(tenant);
   addTenantSizeCommand(tenant);
   addTransferCommands(tenant);
-}
-
-interface TenantCreateOptions {
-  tenantId?: string;
-  timelineId?: string;
-  pgVersion?: number;
-  dataChecksums?: boolean;
-  skSet?: number[];
-  setDefault?: boolean;
-}
-
-/** A tenant with its first branch, `main`; call with the home locked. */
-export async function createTenant(
-  home: StrataHome,
-  options: TenantCreateOptions,
-  say: Print,
-): Promise<TenantId> {
-  const { pgVersion, dataChecksums } = options;
-  const config = home.config();
-  const major = pgVersion ?? config.pgVersion;
-  // Before the tenant exists: a wrong major leaves none without branches.
-  findInstallation(major, { pgBin: pgBinOf(config, major) });
-  const controller = controllerOf(home);
-  const tenantId =
-    options.tenantId === undefined ? generateTenantId() : parseTenantId(options.tenantId);
-  const branchName = DEFAULT_BRANCH_NAME;
-  if (options.tenantId !== undefined) {
-    const tenants = await controller.tenants();
-    // One without branches is a creation that was cut short: this finishes it.
-    const branches = config.branchNameMappings.get(tenantId)?.size ?? 0;
-    if (tenants.some((info) => info.id === tenantId) && branches > 0) {
-      throw new StorageError("conflict", "tenant-exists", `tenant ${tenantId} already exists`);
-    }
-  }
-  await controller.createTenant(tenantId);
-  say(`tenant ${tenantId} successfully created on the pageserver`);
-  const timelineId =
-    options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
-  const info = await createTimeline(home, {
-    tenantId,
-    timelineId,
-    branchName,
-    pgVersion,
-    dataChecksums,
-    safekeepers: options.skSet,
-  });
-  say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
-  if (options.setDefault === true) {
-    setDefaultTenant(home, tenantId, say);
-  }
-  return tenantId;
 }
 
 function addSafekeeperMigrateCommand(timeline: Command): void {
@@ -243,10 +190,10 @@ export function addTimelineCommands(program: Command): void {
     .option("--ancestor-branch-name <name>", "branch to start from", DEFAULT_BRANCH_NAME)
     .option("--ancestor-start-lsn <lsn|time>", "where to start (default: the newest commit)")
     .addOption(safekeeperSetOption())
-    .action(async (options: BranchOptions & { branchName: string }) => {
+    .action(async (options: BranchCreateOptions & { branchName: string }) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
-        const info = await createBranch(home, options.branchName, options);
+        const info = await createBranch(home, options.branchName, options, notice);
         const ancestor = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
         print(
           `Created timeline '${info.timeline_id}' at Lsn ${info.ancestor_lsn} for tenant: ${info.tenant_id}. Ancestor timeline: '${ancestor}'`,
@@ -257,50 +204,4 @@ export function addTimelineCommands(program: Command): void {
 
 function withName(info: TimelineInfo, names: ReadonlyMap<string, string>) {
   return { branch_name: names.get(info.timeline_id) ?? null, ...info };
-}
-
-interface BranchOptions {
-  tenantId?: string;
-  timelineId?: string;
-  ancestorBranchName?: string;
-  ancestorStartLsn?: string;
-  skSet?: number[];
-}
-
-/** A branch at an LSN or a time, by default at the newest commit; call with the home locked. */
-export async function createBranch(
-  home: StrataHome,
-  branchName: string,
-  options: BranchOptions,
-): Promise<TimelineInfo> {
-  const config = home.config();
-  const tenantId = resolveTenant(config, options.tenantId);
-  requireFreeBranchName(config, tenantId, branchName);
-  const ancestorName = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
-  const ancestor = resolveBranch(config, tenantId, ancestorName);
-  const lsn = await branchLsn(
-    home,
-    { tenantId, timelineId: ancestor, name: ancestorName },
-    options.ancestorStartLsn,
-  );
-  return createTimeline(home, {
-    tenantId,
-    branchName,
-    timelineId: options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
-    ancestor: { timelineId: ancestor, lsn },
-    safekeepers: options.skSet,
-  });
-}
-
-async function branchLsn(
-  home: StrataHome,
-  ancestor: NamedBranch,
-  at: string | undefined,
-): Promise<Lsn> {
-  if (at === undefined) {
-    return await newestLsnFor(home, ancestor, undefined);
-  }
-  const lsn = await resolvePoint(home, ancestor, at, notice);
-  await requireOnBranch(home, ancestor, lsn, at);
-  return lsn;
 }

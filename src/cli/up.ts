@@ -3,6 +3,7 @@
 import type { Command } from "commander";
 import { monotonicMs, setRepeatingTimer } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
+import { createTenant } from "../local/branches/create-branch.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
 import { daemonState } from "../local/daemon.ts";
@@ -30,7 +31,6 @@ import {
 } from "./cli.ts";
 import { coloursFor } from "./colours.ts";
 import { settingsOf } from "./commands-storage.ts";
-import { createTenant } from "./commands-timeline.ts";
 
 const ENDPOINT_ID = "main";
 /** The signal of one Ctrl-C can come twice: from the terminal and from the process above us. */

@@ -18,6 +18,8 @@ export interface HttpClientOptions {
   readonly timeoutMs: number;
   /** There is but one: what it refuses need not say which one refused. */
   readonly isOnlyOne?: boolean;
+  /** For `Authorization: Bearer`; asked at each call, as it may change. */
+  readonly bearer?: (() => string | undefined) | undefined;
 }
 
 export interface CallOptions {
@@ -46,8 +48,16 @@ export class HttpClient {
   readonly #host: string;
   readonly #timeoutMs: number;
   readonly #isOnlyOne: boolean;
+  readonly #bearer: () => string | undefined;
 
-  constructor({ component, address, timeoutMs, isOnlyOne = false }: HttpClientOptions) {
+  constructor({
+    component,
+    address,
+    timeoutMs,
+    isOnlyOne = false,
+    bearer = () => undefined,
+  }: HttpClientOptions) {
+    this.#bearer = bearer;
     this.#component = component;
     this.#base = (address.includes("://") ? address : `http://${address}`).replace(/\/$/, "");
     this.#host = this.#base.replace(/^\w+:\/\//, "");
@@ -99,6 +109,7 @@ export class HttpClient {
     body: unknown,
   ): Promise<IncomingMessage> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
+    const bearer = this.#bearer();
     const send = (agent: Agent | false) =>
       new Promise<IncomingMessage>((resolve, reject) => {
         const request = http().request(this.#base + path, {
@@ -109,6 +120,7 @@ export class HttpClient {
             // Servers refuse changes without it, also those without a body.
             "content-type": "application/json",
             "content-length": Buffer.byteLength(payload ?? ""),
+            ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }),
           },
         });
         request.on("response", resolve);

@@ -12,7 +12,7 @@ import type { HttpLimits } from "./limits.ts";
 import { checkHost, checkJson, checkOrigin, parseTarget } from "./request-guard.ts";
 import { RequestMetrics } from "./request-metrics.ts";
 import { mediaRoute, type Route, type Scope } from "./route.ts";
-import { RouteTable } from "./route-table.ts";
+import { type FoundRoute, RouteTable } from "./route-table.ts";
 
 export interface MetricsSource {
   readonly contentType: string;
@@ -29,9 +29,16 @@ export interface DispatcherOptions {
   readonly listenHost: string;
   readonly allowedHosts: readonly string[];
   readonly limits: HttpLimits;
-  /** Throws where the caller of a route may not do what its scope says. Default: everybody may. */
+  /**
+   * Throws where the caller of a route may not do what its scope says. Default: everybody may. What it gives is the
+   * request's `caller`.
+   */
   readonly authorize?:
-    | ((request: IncomingMessage, scope: Scope) => void | Promise<void>)
+    | ((request: IncomingMessage, scope: Scope, found: FoundRoute) => unknown)
+    | undefined;
+  /** Default: `errorBody`. */
+  readonly errorBody?:
+    | ((error: unknown, requestId: string, request: IncomingMessage) => unknown)
     | undefined;
 }
 
@@ -64,12 +71,12 @@ export class Dispatcher {
       response.setHeader("x-request-id", id);
       const found = this.#find(request);
       route = found.route;
-      await this.#options.authorize?.(request, found.route.scope);
+      const caller = await this.#options.authorize?.(request, found.route.scope, found);
       const body = CHANGES.has(found.route.method)
         ? await readJson(request, this.#options.limits.maxBodyBytes)
         : undefined;
       const { params, query } = found;
-      const answer = await found.route.handle({ id, params, query, body });
+      const answer = await found.route.handle({ id, params, query, body, caller });
       await this.#checkAnswer(found.route, answer);
       await this.#send(response, found.route, answer);
     } catch (error) {
@@ -127,7 +134,7 @@ export class Dispatcher {
     this.#guard(request);
     const found = this.table.find(request.method ?? "", segments);
     if (CHANGES.has(found.route.method)) {
-      checkJson(request.headers["content-type"]);
+      checkJson(request.headers);
     }
     return { ...found, query };
   }
@@ -203,7 +210,8 @@ export class Dispatcher {
       // What is left of the request is not worth reading.
       response.setHeader("connection", "close");
     }
-    sendText(response, "application/json", JSON.stringify(errorBody(error, id)));
+    const body = (this.#options.errorBody ?? errorBody)(error, id, request);
+    sendText(response, "application/json", JSON.stringify(body));
   }
 
   #log(

@@ -10,12 +10,15 @@ import {
 
 /** What HTTP itself, or Neon, has a status for, by the error's code; all of kind `invalid`. */
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
+  unauthorized: 401,
   "method-not-allowed": 405,
   "request-timeout": 408,
   "body-too-large": 413,
   "has-unarchived-children": 412,
   "ancestor-archived": 412,
   "not-json": 415,
+  "operation-in-progress": 423,
+  "too-many-requests": 429,
   "headers-too-large": 431,
 };
 

@@ -69,12 +69,17 @@ test("checkOrigin: pages of this server only, and links that are followed", () =
 });
 
 test("checkJson: no type that a form or a blind fetch may send", () => {
-  checkJson("application/json");
-  checkJson("Application/JSON; charset=utf-8");
+  checkJson({ "content-type": "application/json" });
+  checkJson({ "content-type": "Application/JSON; charset=utf-8" });
   for (const type of [
     ...[undefined, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"],
     ...["text/plain; application/json", "application/jsonp", "text/plain, application/json"],
   ]) {
-    assert.throws(() => checkJson(type), { code: "not-json" }, type);
+    const headers = type === undefined ? {} : { "content-type": type };
+    assert.throws(() => checkJson(headers), { code: "not-json" }, type);
+    assert.throws(() => checkJson({ ...headers, authorization: "Basic eA==" }), {
+      code: "not-json",
+    });
+    checkJson({ ...headers, authorization: "Bearer x" });
   }
 });

@@ -100,11 +100,12 @@ function isNavigation(headers: IncomingHttpHeaders): boolean {
 }
 
 /**
- * A page of another origin can send some bodies, and none, without asking first; never this type.
- * StorageError `invalid`.
+ * A page of another origin can send some bodies, and none, without asking first; never this type, and never with a
+ * header `Authorization` of its own. StorageError `invalid`.
  */
-export function checkJson(contentType: string | undefined): void {
-  if (!/^application\/json\s*(;|$)/i.test(contentType ?? "")) {
+export function checkJson(headers: IncomingHttpHeaders): void {
+  const isJson = /^application\/json\s*(;|$)/i.test(headers["content-type"] ?? "");
+  if (!isJson && !/^bearer /i.test(headers.authorization ?? "")) {
     throw new StorageError(
       "invalid",
       "not-json",

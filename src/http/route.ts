@@ -21,6 +21,8 @@ export interface HttpRequest<P = unknown, Q = unknown, B = unknown> {
   readonly query: Q;
   /** `{}` where the request has none. */
   readonly body: B;
+  /** What the server's `authorize` made of whoever asks; undefined where it made nothing. */
+  readonly caller: unknown;
 }
 
 /** zod's, for the checks of `route` and for the OpenAPI document. */
@@ -78,6 +80,7 @@ export function route<P = unknown, Q = unknown, B = unknown, A = void>(
         params: check(params, request.params),
         query: check(query, request.query),
         body: check(body, request.body),
+        caller: request.caller,
       }),
   };
 }
@@ -100,6 +103,7 @@ export function mediaRoute<P = unknown, Q = unknown>(
         params: check(params, request.params),
         query: check(query, request.query),
         body: undefined,
+        caller: request.caller,
       }),
   };
 }

@@ -11,6 +11,8 @@ export interface InitSettings {
   /** Directory of `postgres` and `initdb` of that major; absent: the npm package. */
   pgBin?: string | undefined;
   broker?: { listenAddr: string } | undefined;
+  /** Its HTTP API. */
+  controlPlane?: { listenAddr: string } | undefined;
   pageservers?: StorageNode[] | undefined;
   safekeepers?: StorageNode[] | undefined;
   /** Ports of endpoints are given out from here on. */
@@ -28,6 +30,8 @@ export interface StrataConfig {
   pgVersion: number;
   pgBin?: string | undefined;
   broker: { listenAddr: string };
+  /** Absent in a home of an earlier version that was not started since. */
+  controlPlane?: { listenAddr: string } | undefined;
   pageservers: StorageNode[];
   safekeepers: StorageNode[];
   endpointBasePort: number;
@@ -70,6 +74,7 @@ const INIT_FIELDS = [
   "pgVersion",
   "pgBin",
   "broker",
+  "controlPlane",
   "pageservers",
   "safekeepers",
   "endpointBasePort",
@@ -221,6 +226,12 @@ function initSettings(from: Fields): InitSettings {
   if (from["broker"] !== undefined) {
     const broker = record(from["broker"], "broker", ["listenAddr"]);
     settings.broker = { listenAddr: address(broker["listenAddr"], "broker.listenAddr") };
+  }
+  if (from["controlPlane"] !== undefined) {
+    const controlPlane = record(from["controlPlane"], "controlPlane", ["listenAddr"]);
+    settings.controlPlane = {
+      listenAddr: address(controlPlane["listenAddr"], "controlPlane.listenAddr"),
+    };
   }
   if (from["pageservers"] !== undefined) {
     settings.pageservers = nodes(from["pageservers"], "pageservers", 1);

@@ -299,6 +299,14 @@ export function settleEndpoint({ directory, spec }: Endpoint): void {
   writeSpec(directory, spec);
 }
 
+/** Of Postgres, from its next start on; call with the home locked. */
+export function setEndpointSettings(
+  { directory, spec }: Endpoint,
+  settings: Readonly<Record<string, string>>,
+): void {
+  writeSpec(directory, { ...spec, settings });
+}
+
 function formatSpec(spec: EndpointSpec): string {
   return `${JSON.stringify(spec, undefined, 2)}\n`;
 }

@@ -131,7 +131,11 @@ export class StrataHome {
   makePrivate(config: StrataConfig): void {
     enterableDirectory(this.path);
     const objectStore = this.remoteStorage(config);
-    const closed = [this.brokerDirectory(), join(this.path, "safekeepers")];
+    const closed = [
+      this.brokerDirectory(),
+      this.controlPlaneDirectory(),
+      join(this.path, "safekeepers"),
+    ];
     for (const { id } of config.pageservers) {
       enterableDirectory(this.pageserverDirectory(id));
       closed.push(join(this.pageserverDirectory(id), "tenants"));
@@ -152,6 +156,10 @@ export class StrataHome {
 
   brokerDirectory(): string {
     return join(this.path, "storage_broker");
+  }
+
+  controlPlaneDirectory(): string {
+    return join(this.path, "control_plane");
   }
 
   pageserverDirectory(id: number): string {
@@ -207,6 +215,9 @@ function checkDistinct(config: StrataConfig): void {
     seen.add(what);
   };
   claim(config.broker.listenAddr);
+  if (config.controlPlane !== undefined) {
+    claim(config.controlPlane.listenAddr);
+  }
   for (const [kind, nodes] of [
     ["pageserver", config.pageservers],
     ["safekeeper", config.safekeepers],

@@ -18,6 +18,7 @@ export interface RunningDaemon {
  * they work. A home can lie inside of another one's folder, and is not to be stopped with that.
  */
 const COMPONENTS: ReadonlyMap<string, RegExp> = new Map([
+  ["control-plane", /^control_plane$/],
   ["compute", /^endpoints\/[^/]+$/],
   ["pageserver", /^pageserver_\d+$/],
   ["safekeeper", /^safekeepers\/sk\d+$/],

@@ -18,8 +18,8 @@ import {
 } from "./endpoints.ts";
 import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsOfHome, type RunningDaemon, stopLeftOver } from "./left-over.ts";
-import { chooseAddresses } from "./port-choice.ts";
-import { pageserverDaemon, startStorage, storageDaemons } from "./services.ts";
+import { chooseAddresses, chooseControlPlaneAddress } from "./port-choice.ts";
+import { frontDaemons, pageserverDaemon, startServices, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
 
 /** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
@@ -60,12 +60,14 @@ export async function startAll(
   home: StrataHome,
   options: { timeoutMs: number; print: Print },
 ): Promise<void> {
+  await adoptControlPlane(home);
   const config = home.config();
   home.makePrivate(config);
   await adoptCredentials(home, config);
-  await startStorage(home, config, options);
+  const daemons = [...storageDaemons(home, config), ...frontDaemons(home, config)];
+  await startServices(daemons, options);
   options.print("Running strata status check");
-  for (const daemon of storageDaemons(home, config)) {
+  for (const daemon of daemons) {
     if (!(await daemon.probe())) {
       throw new StorageError("unavailable", "not-answering", `${daemon.name} does not answer`);
     }
@@ -73,6 +75,17 @@ export async function startAll(
   // Somebody who was away may be back.
   await removeUnfinished(home);
   options.print("Strata started and passed status check");
+}
+
+/** A home of an earlier version has no control plane yet. */
+async function adoptControlPlane(home: StrataHome): Promise<void> {
+  const config = home.config();
+  if (config.controlPlane === undefined) {
+    const listenAddr = await chooseControlPlaneAddress(config);
+    home.update((draft) => {
+      draft.controlPlane = { listenAddr };
+    });
+  }
 }
 
 /** A pageserver that runs in a home of an earlier version does not give new roots the password. */
@@ -88,7 +101,7 @@ async function adoptCredentials(home: StrataHome, config: StrataConfig): Promise
 }
 
 /**
- * Stops every endpoint, then the storage, then whatever else of this home still runs: its files may be
+ * Stops the front, every endpoint, then the storage, then whatever else of this home still runs: its files may be
  * damaged or gone. Goes on after a failure, so that one stuck daemon does not keep the others up.
  */
 export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Promise<void> {
@@ -100,6 +113,12 @@ export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Pro
       failures.push(error);
     }
   };
+  await attempt(async () => {
+    // Else they would start endpoints again that have just been stopped.
+    for (const daemon of frontDaemons(home, home.config()).toReversed()) {
+      await attempt(() => stopDaemon(daemon, mode, say));
+    }
+  });
   const endpoints = [...listEndpoints(home), ...damagedEndpoints(home)];
   await Promise.all(endpoints.map((one) => attempt(() => stopAndKeep(home, one, mode, say))));
   await attempt(async () => {
@@ -148,7 +167,8 @@ export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
   const services: ServiceStatus[] = [];
   const problems: string[] = [];
   try {
-    for (const daemon of storageDaemons(home, home.config())) {
+    const config = home.config();
+    for (const daemon of [...storageDaemons(home, config), ...frontDaemons(home, config)]) {
       services.push(await serviceStatus(daemon));
     }
   } catch (error) {

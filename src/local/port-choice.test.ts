@@ -38,12 +38,12 @@ test("choosePort: says so where there is none", async () => {
 });
 
 test("chooseAddresses: the usual ports or the next free, all distinct, outside of the outgoing ones", async (t) => {
-  const { broker, pageservers, safekeepers } = await chooseAddresses({}, 3);
-  const addresses = [broker.listenAddr];
+  const { broker, controlPlane, pageservers, safekeepers } = await chooseAddresses({}, 3);
+  const addresses = [broker.listenAddr, controlPlane!.listenAddr];
   for (const node of [...pageservers, ...safekeepers]) {
     addresses.push(node.listenPgAddr, node.listenHttpAddr);
   }
-  assert.equal(new Set(addresses).size, 9);
+  assert.equal(new Set(addresses).size, 10);
   assert.deepEqual(
     safekeepers.map(({ id }) => id),
     [1, 2, 3],
@@ -59,7 +59,7 @@ test("chooseAddresses: the usual ports or the next free, all distinct, outside o
   }
   const second = await chooseAddresses({}, 3);
   const ports = [...storagePorts({ ...SOME_CONFIG, ...second }).keys()];
-  assert.equal(ports.length, 9);
+  assert.equal(ports.length, 10);
   assert.ok(ports.every((port) => !addresses.includes(`127.0.0.1:${port}`)));
 });
 

@@ -13,6 +13,7 @@ import type { InitSettings, StrataConfig } from "./config.ts";
  */
 const BROKER_PORT = 15_051;
 const PAGESERVER_PORTS = { pg: 64_000, http: 9898 };
+const CONTROL_PLANE_PORT = 9096;
 const SAFEKEEPER_PORTS = { pg: 5454, http: 7676 };
 
 const HOST = "127.0.0.1";
@@ -45,7 +46,10 @@ export async function choosePort(
   throw new StorageError("unavailable", "no-port", `no port is free from ${from} on, nor below`);
 }
 
-export type Addresses = Pick<StrataConfig, "broker" | "pageservers" | "safekeepers">;
+export type Addresses = Pick<
+  StrataConfig,
+  "broker" | "pageservers" | "safekeepers" | "controlPlane"
+>;
 
 /** Every address of a new home: those that `settings` name, else the usual ones or the next free. */
 export async function chooseAddresses(
@@ -54,8 +58,10 @@ export async function chooseAddresses(
 ): Promise<Addresses> {
   const given = [...(settings.pageservers ?? []), ...(settings.safekeepers ?? [])];
   const addresses = given.flatMap((node) => [node.listenPgAddr, node.listenHttpAddr]);
-  if (settings.broker !== undefined) {
-    addresses.push(settings.broker.listenAddr);
+  for (const service of [settings.broker, settings.controlPlane]) {
+    if (service !== undefined) {
+      addresses.push(service.listenAddr);
+    }
   }
   const taken = new Set(addresses.map(portOf));
   const take = async (usual: number) => {
@@ -78,12 +84,21 @@ export async function chooseAddresses(
     broker: settings.broker ?? { listenAddr: await take(BROKER_PORT) },
     pageservers: settings.pageservers ?? [await node(1, PAGESERVER_PORTS)],
     safekeepers,
+    controlPlane: settings.controlPlane ?? { listenAddr: await take(CONTROL_PLANE_PORT) },
   };
+}
+
+/** For a home of an earlier version, which has none yet. */
+export async function chooseControlPlaneAddress(config: StrataConfig): Promise<string> {
+  return `${HOST}:${await choosePort(CONTROL_PLANE_PORT, storagePorts(config))}`;
 }
 
 /** Port to the service that has it, for messages. Running or not, they are not free. */
 export function storagePorts(config: StrataConfig): Map<number, string> {
   const ports = new Map([[portOf(config.broker.listenAddr), "the storage broker"]]);
+  if (config.controlPlane !== undefined) {
+    ports.set(portOf(config.controlPlane.listenAddr), "the control plane");
+  }
   for (const [kind, nodes] of [
     ["pageserver", config.pageservers],
     ["safekeeper", config.safekeepers],

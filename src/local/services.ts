@@ -64,6 +64,25 @@ export function safekeeperDaemon(
   };
 }
 
+export function controlPlaneDaemon(home: StrataHome, address: string): Daemon {
+  return {
+    name: "control_plane",
+    ...files(home.controlPlaneDirectory(), "control_plane"),
+    entry: entryOf("control-plane"),
+    args: ["--home", home.path, "--listen", address],
+    addresses: [address],
+    otherPorts: "'controlPlane' in config.json names another",
+    probe: () => answersHttp(address, "/status"),
+  };
+}
+
+/** What stands before the storage, in the order in which it starts. */
+export function frontDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
+  return config.controlPlane === undefined
+    ? []
+    : [controlPlaneDaemon(home, config.controlPlane.listenAddr)];
+}
+
 /** Every storage daemon, in the order in which they start. */
 export function storageDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
   return [
@@ -124,6 +143,8 @@ function announce(daemon: Daemon, print: Print): void {
   const address = daemon.addresses[0];
   if (daemon.name === "storage_broker") {
     print(`Starting storage broker at http://${address}`);
+  } else if (daemon.name === "control_plane") {
+    print(`Starting control plane at 'http://${address}' in "${daemon.workdir}"`);
   } else if (daemon.name === "pageserver") {
     print(`Starting pageserver node at '${address}' in "${daemon.workdir}"`);
   } else {
@@ -142,14 +163,11 @@ export async function startService(
 }
 
 /** All at once: the others look for the broker until it is there. Reports every failure. */
-export async function startStorage(
-  home: StrataHome,
-  config: StrataConfig,
+export async function startServices(
+  daemons: readonly Daemon[],
   options: { timeoutMs: number; print: Print },
 ): Promise<void> {
-  const results = await Promise.allSettled(
-    storageDaemons(home, config).map((daemon) => startService(daemon, options)),
-  );
+  const results = await Promise.allSettled(daemons.map((daemon) => startService(daemon, options)));
   const failures = results.flatMap((result) =>
     result.status === "rejected" ? [result.reason as unknown] : [],
   );

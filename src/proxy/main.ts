@@ -14,6 +14,7 @@ await runDaemon({
     "listen-http": { type: "string", default: "127.0.0.1:4444" },
     "http-host": { type: "string", multiple: true, default: [] as string[] },
     "control-plane": { type: "string", default: "127.0.0.1:9096" },
+    "control-plane-token-file": { type: "string" },
     domain: { type: "string", multiple: true, default: [] as string[] },
     "tls-cert": { type: "string", multiple: true, default: [] as string[] },
     "tls-key": { type: "string", multiple: true, default: [] as string[] },
@@ -41,6 +42,7 @@ await runDaemon({
       listenHttp: values["listen-http"],
       allowedHosts: values["http-host"],
       controlPlane: values["control-plane"],
+      controlPlaneTokenFile: values["control-plane-token-file"],
       certificates: values["tls-cert"],
       keys: values["tls-key"],
       settings: {

@@ -24,6 +24,8 @@ export interface ProxyOptions {
   readonly listenHttp: string;
   readonly allowedHosts: readonly string[];
   readonly controlPlane: string;
+  /** File of the token for it, read at each call; absent: it asks for none. */
+  readonly controlPlaneTokenFile?: string | undefined;
   /** PEM files; the keys in the same order. */
   readonly certificates: readonly string[];
   readonly keys: readonly string[];
@@ -51,7 +53,7 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
     );
   }
   const server = new ProxyServer({
-    controlPlane: new ControlPlaneClient(options.controlPlane),
+    controlPlane: new ControlPlaneClient(options.controlPlane, () => tokenOf(options)),
     certificates,
     settings: options.settings,
     logger,
@@ -75,6 +77,10 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
       await Promise.all([server.close(), httpServer.close()]);
     },
   };
+}
+
+function tokenOf({ controlPlaneTokenFile: file }: ProxyOptions): string | undefined {
+  return file === undefined ? undefined : readFileIfExists(file)?.toString("latin1").trim();
 }
 
 function loadCertificates(options: ProxyOptions): TlsCertificates | undefined {

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { Validator } from "@seriousme/openapi-schema-validator";
 import { createLogger } from "../../src/base/log.ts";
 import { computeRoutes } from "../../src/compute/http.ts";
+import { controlPlaneRoutes } from "../../src/control-plane/server.ts";
 import { Dispatcher } from "../../src/http/dispatcher.ts";
 import { HTTP_LIMITS } from "../../src/http/limits.ts";
 import { openApiDocument } from "../../src/http/openapi.ts";
@@ -30,6 +31,7 @@ const COMPONENTS: Readonly<Record<string, readonly Route[]>> = {
   safekeeper: safekeeperRoutes(nothing),
   storage_broker: brokerRoutes(),
   compute: computeRoutes(nothing),
+  control_plane: controlPlaneRoutes(nothing, nothing),
 };
 
 /** With those that every component has. */

@@ -5,6 +5,12 @@ import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
 import { formatLsn } from "../../base/lsn.ts";
 import { type SwitchedBranch, switchBranch } from "../../local/branches/branch-switch.ts";
+import { createBranch } from "../../local/branches/create-branch.ts";
+import {
+  type NamedBranch,
+  requireOnBranch,
+  resolvePoint,
+} from "../../local/branches/point-in-time.ts";
 import {
   branchNames,
   DEFAULT_BRANCH_NAME,
@@ -39,10 +45,8 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "../cli.ts";
-import { createBranch } from "../commands-timeline.ts";
 import { listBranches, showBranch } from "./branch-list.ts";
 import { addArchiveCommands } from "./commands-archive.ts";
-import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 interface BranchCreateOptions {
   tenantId?: string;
@@ -244,25 +248,26 @@ async function shortBranchCreate(
     throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
   }
   const endpoint = await withHomeLocked(home, async () => {
-    const info = await createBranch(home, name, {
+    const wanted = {
       ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
       ancestorBranchName: parent,
       ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
       ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
-    });
+    };
+    const info = await createBranch(home, name, wanted, notice);
     print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
     if (options.start !== true) {
       return undefined;
     }
     const tenantId = parseTenantId(info.tenant_id);
     const timelineId = parseTimelineId(info.timeline_id);
-    const wanted = {
+    const endpoint = {
       id: freeEndpointId(home, name),
       tenantId,
       timelineId,
       pgVersion: info.pg_version,
     };
-    return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
+    return createEndpoint(home, endpoint, controllerOf(home).placementOf(tenantId, timelineId));
   });
   if (endpoint !== undefined) {
     await withEndpointLocked(home, endpoint.id, () =>

@@ -4,6 +4,8 @@ import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
 import { formatLsn } from "../../base/lsn.ts";
+import { setDefaultTenant } from "../../local/branches/create-branch.ts";
+import { resolvePoint } from "../../local/branches/point-in-time.ts";
 import {
   DEFAULT_BRANCH_NAME,
   newestLsnFor,
@@ -14,13 +16,11 @@ import { controllerOf } from "../../local/controller.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { withLock } from "../../local/lock.ts";
 import type { ImportStatusJson } from "../../pageserver/api.ts";
-import { resolvePoint } from "../branches/point-in-time.ts";
 import {
   notice,
   openHome,
   print,
   safekeeperSetOption,
-  setDefaultTenant,
   tenantOption,
   withHomeLocked,
 } from "../cli.ts";

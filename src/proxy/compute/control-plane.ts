@@ -46,13 +46,14 @@ export function retryDelayMs(error: unknown): number | undefined {
 export class ControlPlaneClient {
   readonly #http: HttpClient;
 
-  /** `host:port` or a URL of its HTTP port. */
-  constructor(address: string) {
+  /** `host:port` or a URL of its HTTP port; `bearer` gives what proves to it who asks. */
+  constructor(address: string, bearer?: () => string | undefined) {
     this.#http = new HttpClient({
       component: "control-plane",
       address,
       timeoutMs: ACCESS_TIMEOUT_MS,
       isOnlyOne: true,
+      bearer,
     });
   }
 

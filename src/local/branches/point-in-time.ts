@@ -5,10 +5,10 @@ import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
 import { formatTimestamp, POSTGRES_EPOCH_MS, parseTimestamp } from "../../base/timestamp.ts";
-import { branchNames, newestLsnFor } from "../../local/branches.ts";
-import { controllerOf } from "../../local/controller.ts";
-import type { Print } from "../../local/daemon.ts";
-import type { StrataHome } from "../../local/home.ts";
+import { branchNames, newestLsnFor } from "../branches.ts";
+import { controllerOf } from "../controller.ts";
+import type { Print } from "../daemon.ts";
+import type { StrataHome } from "../home.ts";
 
 export interface NamedBranch {
   readonly tenantId: TenantId;

@@ -1,0 +1,487 @@
+// /projects/{project_id}/branches: made at the head, an LSN or a time of another; renamed, restored, deleted.
+
+import { nowMs } from "../../base/clock.ts";
+import { StorageError } from "../../base/errors.ts";
+import { generateTimelineId, parseTenantId, parseTimelineId } from "../../base/ids.ts";
+import { formatLsn } from "../../base/lsn.ts";
+import { type Route, route } from "../../http/route.ts";
+import { requireOnBranch, resolvePoint } from "../../local/branches/point-in-time.ts";
+import { newestLsnFor, requireFreeBranchName } from "../../local/branches.ts";
+import { nameBranch, recordSwitch } from "../../local/config.ts";
+import { withHomeLocked } from "../context.ts";
+import { copyRolesAndDatabases, newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
+import { type PlannedOperation, planned } from "../operations/state-machine.ts";
+import { newBranchId, newEndpointId } from "../public-ids.ts";
+import type { BranchRow, EndpointRow, ProjectRow } from "../state/tables.ts";
+import { defaultTimeout, postgresSettings } from "./endpoint-settings.ts";
+import {
+  defaultBranch,
+  findBranch,
+  findProject,
+  operationsOf,
+  type Parts,
+  page,
+  storageView,
+} from "./lookup.ts";
+import { readBranch, readEndpoints, rolesAndDatabases, urisOf } from "./read.ts";
+import {
+  branchAnswer,
+  branchCreateBody,
+  branchesAnswer,
+  branchesQuery,
+  branchOperationsAnswer,
+  branchParams,
+  branchRestoreBody,
+  branchUpdateBody,
+  countAnswer,
+  createdBranchAnswer,
+  projectParams,
+} from "./schemas.ts";
+import { branchView } from "./views.ts";
+
+const BASE = "/api/v2/projects/{project_id}/branches";
+const ONE = `${BASE}/{branch_id}`;
+
+export function branchRoutes(parts: Parts): Route[] {
+  return [...listRoutes(parts), ...changeRoutes(parts)];
+}
+
+function listRoutes(parts: Parts): Route[] {
+  return [
+    route(
+      {
+        method: "GET",
+        path: BASE,
+        summary: "Branches of a project.",
+        scope: "tenant",
+        params: projectParams,
+        query: branchesQuery,
+        answer: branchesAnswer,
+      },
+      async ({ params, query }) => {
+        const project = await findProject(parts, params.project_id);
+        const found = (await branchesOf(parts, project)).filter(
+          ({ id, name }) =>
+            query.search === undefined || name.includes(query.search) || id.includes(query.search),
+        );
+        const { sort_by, sort_order } = query;
+        const sign = sort_order === "asc" ? 1 : -1;
+        const sorted = found.toSorted(
+          (a, b) => sign * (compare(a[sort_by], b[sort_by]) || compare(a.id, b.id)),
+        );
+        const { rows, last, isLast } = page(sorted, (row) => row.id, query);
+        const storage = await storageView(parts, project);
+        return {
+          branches: rows.map((row) => view(row, storage)),
+          annotations: {},
+          pagination: {
+            ...(isLast || last === undefined ? {} : { next: last }),
+            sort_by,
+            sort_order: sort_order.toUpperCase(),
+          },
+        };
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: `${BASE}/count`,
+        summary: "How many there are.",
+        scope: "tenant",
+        params: projectParams,
+        answer: countAnswer,
+      },
+      async ({ params }) => {
+        const project = await findProject(parts, params.project_id);
+        return { count: (await branchesOf(parts, project)).length };
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: ONE,
+        summary: "One branch.",
+        scope: "tenant",
+        params: branchParams,
+        answer: branchAnswer,
+      },
+      async ({ params }) => {
+        const { project, branch } = await findBranch(parts, params);
+        return {
+          branch: view(branch, await storageView(parts, project)),
+          annotation: { object: { type: "console/branch", id: branch.id }, value: {} },
+        };
+      },
+    ),
+  ];
+}
+
+function changeRoutes(parts: Parts): Route[] {
+  const answer = async (of: { project_id: string; branch_id: string }) => ({
+    branch: await readBranch(parts, of),
+  });
+  return [
+    route(
+      {
+        method: "POST",
+        path: BASE,
+        summary: "A branch, with endpoints where they are asked for.",
+        scope: "tenant",
+        status: 201,
+        params: projectParams,
+        body: branchCreateBody,
+        answer: createdBranchAnswer,
+      },
+      async ({ params, body }) => createBranch(parts, params.project_id, body),
+    ),
+    route(
+      {
+        method: "PATCH",
+        path: ONE,
+        summary: "Renames, protects, lets expire.",
+        scope: "tenant",
+        params: branchParams,
+        body: branchUpdateBody,
+        answer: branchOperationsAnswer,
+      },
+      async ({ params, body }) => {
+        await updateBranch(parts, await findBranch(parts, params), body.branch);
+        return { ...(await answer(params)), operations: [] };
+      },
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: ONE,
+        summary: "Deletes it with its endpoints; branches of it stay as they are.",
+        scope: "tenant",
+        params: branchParams,
+        answer: branchOperationsAnswer,
+      },
+      async ({ params }) => {
+        const found = await findBranch(parts, params);
+        const branch = view(found.branch, await storageView(parts, found.project));
+        const operations = await deleteBranch(parts, found.project, found.branch);
+        return { branch, operations };
+      },
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${ONE}/restore`,
+        summary: "Makes it what a branch, maybe itself, is or was.",
+        scope: "tenant",
+        params: branchParams,
+        body: branchRestoreBody,
+        answer: branchOperationsAnswer,
+      },
+      async ({ params, body }) => {
+        const operations = await restoreBranch(parts, await findBranch(parts, params), body);
+        return { ...(await answer(params)), operations };
+      },
+    ),
+    route(
+      {
+        method: "POST",
+        path: `${ONE}/set_as_default`,
+        summary: "The branch that counts where none is named.",
+        scope: "tenant",
+        params: branchParams,
+        answer: branchOperationsAnswer,
+      },
+      async ({ params }) => {
+        const { project, branch } = await findBranch(parts, params);
+        await parts.db.transaction().execute(async (db) => {
+          const change = db.updateTable("branches").where("project_id", "=", project.id);
+          await change.set({ is_default: 0 }).execute();
+          await change.set({ is_default: 1 }).where("id", "=", branch.id).execute();
+        });
+        return { ...(await answer(params)), operations: [] };
+      },
+    ),
+  ];
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+function view(row: BranchRow, storage: Awaited<ReturnType<typeof storageView>>) {
+  return branchView(row, { parent: storage.parentOf(row), isArchived: storage.isArchived(row) });
+}
+
+function branchesOf(parts: Parts, project: ProjectRow): Promise<BranchRow[]> {
+  return parts.db.selectFrom("branches").selectAll().where("project_id", "=", project.id).execute();
+}
+
+interface NewBranchRequest {
+  readonly branch?:
+    | {
+        readonly parent_id?: string | undefined;
+        readonly name?: string | undefined;
+        readonly parent_lsn?: string | undefined;
+        readonly parent_timestamp?: string | undefined;
+        readonly protected?: boolean | undefined;
+        readonly init_source?: string | undefined;
+        readonly expires_at?: string | undefined;
+      }
+    | undefined;
+  readonly endpoints?:
+    | readonly {
+        readonly type: EndpointRow["type"];
+        readonly suspend_timeout_seconds?: number | undefined;
+        readonly autoscaling_limit_min_cu?: number | undefined;
+        readonly autoscaling_limit_max_cu?: number | undefined;
+        readonly settings?: Record<string, unknown> | undefined;
+      }[]
+    | undefined;
+}
+
+async function createBranch(parts: Parts, projectId: string, body: NewBranchRequest) {
+  const wanted = body.branch ?? {};
+  if (wanted.init_source !== undefined && wanted.init_source !== "parent-data") {
+    const message = `init_source '${wanted.init_source}' is not supported yet: branches have their parent's data`;
+    throw new StorageError("unsupported", "no-init-source", message);
+  }
+  const project = await findProject(parts, projectId);
+  const parent =
+    wanted.parent_id === undefined
+      ? await defaultBranch(parts, project)
+      : (await findBranch(parts, { project_id: projectId, branch_id: wanted.parent_id })).branch;
+  const lsn = await pointOf(parts, project, parent, wanted.parent_lsn ?? wanted.parent_timestamp);
+  const id = newBranchId();
+  const branch: BranchRow = {
+    ...newBranchRow({
+      id,
+      projectId,
+      timelineId: generateTimelineId(),
+      name: wanted.name ?? id,
+    }),
+    protected: wanted.protected === true ? 1 : 0,
+    expires_at: checkExpiry(wanted.expires_at),
+    creating: 1,
+  };
+  requireFreeBranchName(parts.home.config(), project.tenant_id, branch.name);
+  const endpoints = (body.endpoints ?? []).map((each) => newEndpoint(project, branch, each));
+  const operations = [
+    planned(parts.kinds.createBranch, {
+      action: "create_branch",
+      branchId: branch.id,
+      args: {
+        branchId: branch.id,
+        tenantId: project.tenant_id,
+        timelineId: branch.timeline_id,
+        name: branch.name,
+        parent: { timelineId: parent.timeline_id, lsn },
+      },
+    }),
+    ...endpoints.map((endpoint) => plannedEndpoint(parts, project, endpoint, lsn)),
+  ];
+  const job = await parts.operations.submit(projectId, operations, async (db) => {
+    await db.insertInto("branches").values(branch).execute();
+    await copyRolesAndDatabases(db, parent.id, branch.id);
+    for (const endpoint of endpoints) {
+      await db.insertInto("endpoints").values(endpoint).execute();
+    }
+  });
+  const done = await operationsOf(parts, job);
+  return {
+    branch: await readBranch(parts, { project_id: projectId, branch_id: branch.id }),
+    endpoints: await readEndpoints(parts, branch.id),
+    operations: done,
+    ...(await rolesAndDatabases(parts, branch.id)),
+    connection_uris: await urisOf(parts, branch.id),
+  };
+}
+
+type EndpointOptions = NonNullable<NewBranchRequest["endpoints"]>[number];
+
+export function newEndpoint(
+  project: ProjectRow,
+  branch: BranchRow,
+  options: EndpointOptions & {
+    readonly name?: string | undefined;
+    readonly disabled?: boolean | undefined;
+  },
+): EndpointRow {
+  const row = newEndpointRow(newEndpointId(), branch, options.type);
+  const defaults = JSON.parse(project.default_endpoint_settings) as Record<string, unknown>;
+  const settings = options.settings ?? {};
+  return {
+    ...row,
+    name: options.name ?? null,
+    disabled: options.disabled === true ? 1 : 0,
+    suspend_timeout_seconds: options.suspend_timeout_seconds ?? defaultTimeout(defaults),
+    autoscaling_limit_min_cu: options.autoscaling_limit_min_cu ?? row.autoscaling_limit_min_cu,
+    autoscaling_limit_max_cu: options.autoscaling_limit_max_cu ?? row.autoscaling_limit_max_cu,
+    settings: JSON.stringify(
+      defaults["pg_settings"] && settings["pg_settings"] === undefined
+        ? { ...settings, pg_settings: defaults["pg_settings"] }
+        : settings,
+    ),
+    creating: 1,
+  };
+}
+
+/** A read-only one is at the LSN: there are no standbys yet. */
+export function plannedEndpoint(
+  parts: Parts,
+  project: ProjectRow,
+  endpoint: EndpointRow,
+  lsn: string,
+): PlannedOperation {
+  return planned(parts.kinds.createEndpoint, {
+    action: "start_compute",
+    branchId: endpoint.branch_id,
+    endpointId: endpoint.id,
+    args: {
+      endpointId: endpoint.id,
+      tenantId: project.tenant_id,
+      branchId: endpoint.branch_id,
+      staticLsn: endpoint.type === "read_only" ? lsn : null,
+      settings: postgresSettings(endpoint.settings),
+      start: endpoint.disabled === 0,
+    },
+  });
+}
+
+/** The LSN that `at`, an LSN or a time, means on a branch; absent: its newest. StorageError `invalid`. */
+export async function pointOf(
+  parts: Parts,
+  project: ProjectRow,
+  branch: BranchRow,
+  at: string | undefined,
+): Promise<string> {
+  const named = {
+    tenantId: parseTenantId(project.tenant_id),
+    timelineId: parseTimelineId(branch.timeline_id),
+    name: branch.name,
+  };
+  if (at === undefined) {
+    return formatLsn(await newestLsnFor(parts.home, named, undefined));
+  }
+  const lsn = await resolvePoint(parts.home, named, at, () => {});
+  await requireOnBranch(parts.home, named, lsn, at);
+  return formatLsn(lsn);
+}
+
+function checkExpiry(text: string | null | undefined): string | null {
+  if (text === undefined || text === null) {
+    return null;
+  }
+  const time = Date.parse(text);
+  if (Number.isNaN(time)) {
+    throw new StorageError("invalid", "bad-time", `expires_at '${text}' is no time`);
+  }
+  if (time <= nowMs()) {
+    throw new StorageError("invalid", "time-in-past", `expires_at ${text} is in the past`);
+  }
+  return new Date(time).toISOString();
+}
+
+async function updateBranch(
+  parts: Parts,
+  { project, branch }: { project: ProjectRow; branch: BranchRow },
+  change: {
+    readonly name?: string | undefined;
+    readonly protected?: boolean | undefined;
+    readonly expires_at?: string | null | undefined;
+  },
+): Promise<void> {
+  const expires = change.expires_at;
+  const values = {
+    protected: change.protected === undefined ? branch.protected : Number(change.protected),
+    expires_at: expires === undefined ? branch.expires_at : checkExpiry(expires),
+    updated_at: nowText(),
+  };
+  if (values.expires_at !== null && branch.is_default === 1) {
+    const message = `branch ${branch.name} is the default branch and cannot expire`;
+    throw new StorageError("invalid", "default-branch", message);
+  }
+  const { name } = change;
+  if (name !== undefined && name !== branch.name) {
+    await renameBranch(parts, project, branch, name);
+  }
+  await parts.db.updateTable("branches").set(values).where("id", "=", branch.id).execute();
+}
+
+function renameBranch(
+  { home }: Parts,
+  { tenant_id }: ProjectRow,
+  branch: BranchRow,
+  name: string,
+): Promise<void> {
+  return withHomeLocked(home, async () => {
+    requireFreeBranchName(home.config(), tenant_id, name);
+    home.update((draft) => {
+      draft.branchNameMappings.get(tenant_id)?.delete(branch.name);
+      nameBranch(draft, tenant_id, name, branch.timeline_id);
+      recordSwitch(draft, tenant_id, name, draft.branchSwitches.get(tenant_id)?.get(branch.name));
+      recordSwitch(draft, tenant_id, branch.name, undefined);
+    });
+  });
+}
+
+export async function deleteBranch(parts: Parts, project: ProjectRow, branch: BranchRow) {
+  const refuse = (code: string, why: string) =>
+    new StorageError("invalid", code, `branch ${branch.name} ${why}`);
+  if (branch.is_default === 1) {
+    throw refuse("default-branch", "is the default branch and cannot be deleted");
+  }
+  if (branch.protected === 1) {
+    throw refuse("protected-branch", "is protected and cannot be deleted");
+  }
+  const job = await parts.operations.submit(project.id, [
+    planned(parts.kinds.deleteBranch, {
+      action: "delete_timeline",
+      branchId: branch.id,
+      args: {
+        branchId: branch.id,
+        tenantId: project.tenant_id,
+        timelineId: branch.timeline_id,
+      },
+    }),
+  ]);
+  return await operationsOf(parts, job);
+}
+
+async function restoreBranch(
+  parts: Parts,
+  { project, branch }: { project: ProjectRow; branch: BranchRow },
+  wanted: {
+    readonly source_branch_id: string;
+    readonly source_lsn?: string | undefined;
+    readonly source_timestamp?: string | undefined;
+    readonly preserve_under_name?: string | undefined;
+  },
+) {
+  const of = { project_id: project.id, branch_id: wanted.source_branch_id };
+  const { branch: source } = await findBranch(parts, of);
+  const at = wanted.source_lsn ?? wanted.source_timestamp;
+  if (source.id === branch.id && at === undefined) {
+    const message =
+      "a branch is restored to its own past: source_lsn or source_timestamp is needed";
+    throw new StorageError("invalid", "no-point-in-time", message);
+  }
+  const lsn = await pointOf(parts, project, source, at);
+  const preserveUnder = wanted.preserve_under_name || null;
+  if (preserveUnder !== null) {
+    requireFreeBranchName(parts.home.config(), project.tenant_id, preserveUnder);
+  }
+  const job = await parts.operations.submit(project.id, [
+    planned(parts.kinds.restoreBranch, {
+      action: "create_branch",
+      branchId: branch.id,
+      args: {
+        branchId: branch.id,
+        tenantId: project.tenant_id,
+        name: branch.name,
+        fromTimelineId: branch.timeline_id,
+        sourceBranchId: source.id,
+        source: { timelineId: source.timeline_id, lsn },
+        preserveUnder,
+      },
+    }),
+  ]);
+  return await operationsOf(parts, job);
+}

@@ -1,0 +1,296 @@
+// /projects: a project is a tenant with a name, made with its first branch, endpoint, role and database.
+
+import { generateTenantId, generateTimelineId, parseTenantId } from "../../base/ids.ts";
+import { type Route, route } from "../../http/route.ts";
+import { checkBranchName, DEFAULT_BRANCH_NAME } from "../../local/branches.ts";
+import { pgBinOf } from "../../local/config.ts";
+import { controllerOf } from "../../local/controller.ts";
+import { findInstallation } from "../../postgres/installation.ts";
+import { DEFAULT_RETENTION_SECONDS, newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
+import { noteDatabase, noteRole } from "../operations/compute-kinds.ts";
+import { planned } from "../operations/state-machine.ts";
+import { newBranchId, newEndpointId, newProjectId } from "../public-ids.ts";
+import type { ProjectRow } from "../state/tables.ts";
+import { defaultTimeout, postgresSettings } from "./endpoint-settings.ts";
+import { callerOf, findProject, operationsOf, type Parts, page } from "./lookup.ts";
+import { checkName, newPassword, sealed } from "./names.ts";
+import { readBranch, readEndpoints, rolesAndDatabases, urisOf } from "./read.ts";
+import {
+  createdProjectAnswer,
+  projectAnswer,
+  projectCreateBody,
+  projectOperationsAnswer,
+  projectParams,
+  projectsAnswer,
+  projectsQuery,
+  projectUpdateBody,
+  sharedProjectsAnswer,
+} from "./schemas.ts";
+import { projectListItem, projectView } from "./views.ts";
+
+const BASE = "/api/v2/projects";
+const DEFAULT_ROLE = "neondb_owner";
+const DEFAULT_DATABASE = "neondb";
+
+export function projectRoutes(parts: Parts): Route[] {
+  return [...listRoutes(parts), ...changeRoutes(parts)];
+}
+
+function listRoutes(parts: Parts): Route[] {
+  const { db, front } = parts;
+  return [
+    route(
+      {
+        method: "GET",
+        path: BASE,
+        summary: "Projects, newest first.",
+        scope: "admin",
+        query: projectsQuery,
+        answer: projectsAnswer,
+      },
+      async (request) => {
+        await parts.inventory.refresh();
+        const { search, limit, cursor } = request.query;
+        const own = callerOf(request).projectId;
+        const all = await db
+          .selectFrom("projects")
+          .selectAll()
+          .orderBy("created_at", "desc")
+          .execute();
+        const seen = all.filter(
+          (row) =>
+            (own === null || row.id === own) &&
+            (search === undefined || row.name.includes(search) || row.id.includes(search)),
+        );
+        const { rows, last } = page(seen, (row) => row.id, { limit, cursor });
+        return {
+          projects: rows.map((row) => projectListItem(row, front)),
+          // As Neon's: clients stop at a page that is not full.
+          pagination: { cursor: last ?? cursor ?? "" },
+          applications: {},
+          integrations: {},
+        };
+      },
+    ),
+    route(
+      {
+        method: "GET",
+        path: `${BASE}/shared`,
+        summary: "Projects of others: there are none.",
+        scope: "admin",
+        query: projectsQuery,
+        answer: sharedProjectsAnswer,
+      },
+      () => ({ projects: [], pagination: { cursor: "" } }),
+    ),
+    route(
+      {
+        method: "GET",
+        path: `${BASE}/{project_id}`,
+        summary: "One project.",
+        scope: "tenant",
+        params: projectParams,
+        answer: projectAnswer,
+      },
+      async ({ params }) => ({
+        project: projectView(await findProject(parts, params.project_id), front),
+      }),
+    ),
+  ];
+}
+
+function changeRoutes(parts: Parts): Route[] {
+  const { front } = parts;
+  return [
+    route(
+      {
+        method: "POST",
+        path: BASE,
+        summary: "A new tenant with branch, endpoint, role and database.",
+        scope: "admin",
+        status: 201,
+        body: projectCreateBody,
+        answer: createdProjectAnswer,
+      },
+      ({ body }) => createProject(parts, body.project),
+    ),
+    route(
+      {
+        method: "PATCH",
+        path: `${BASE}/{project_id}`,
+        summary: "Changes name and settings.",
+        scope: "tenant",
+        params: projectParams,
+        body: projectUpdateBody,
+        answer: projectOperationsAnswer,
+      },
+      async ({ params, body }) => {
+        await updateProject(parts, await findProject(parts, params.project_id), body.project);
+        const row = await findProject(parts, params.project_id);
+        return { project: projectView(row, front), operations: [] };
+      },
+    ),
+    route(
+      {
+        method: "DELETE",
+        path: `${BASE}/{project_id}`,
+        summary: "Deletes the tenant with all that is in it, for good.",
+        scope: "tenant",
+        params: projectParams,
+        answer: projectAnswer,
+      },
+      async ({ params }) => {
+        const row = await findProject(parts, params.project_id);
+        const job = await parts.operations.submit(row.id, [
+          planned(parts.kinds.deleteProject, {
+            action: "delete_timeline",
+            args: { projectId: row.id, tenantId: row.tenant_id },
+          }),
+        ]);
+        await operationsOf(parts, job);
+        return { project: projectView(row, front) };
+      },
+    ),
+  ];
+}
+
+interface WantedProject {
+  readonly name?: string | undefined;
+  readonly branch?:
+    | {
+        readonly name?: string | undefined;
+        readonly role_name?: string | undefined;
+        readonly database_name?: string | undefined;
+      }
+    | undefined;
+  readonly pg_version?: number | undefined;
+  readonly history_retention_seconds?: number | undefined;
+  readonly settings?: Record<string, unknown> | undefined;
+  readonly default_endpoint_settings?: Record<string, unknown> | undefined;
+}
+
+async function createProject(parts: Parts, wanted: WantedProject) {
+  const { kinds, front } = parts;
+  const config = parts.home.config();
+  const pgVersion = wanted.pg_version ?? config.pgVersion;
+  findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
+  const branchName = wanted.branch?.name ?? DEFAULT_BRANCH_NAME;
+  checkBranchName(branchName);
+  const role = checkName("role", wanted.branch?.role_name ?? DEFAULT_ROLE);
+  const database = checkName("database", wanted.branch?.database_name ?? DEFAULT_DATABASE);
+  const password = newPassword();
+  const project = newProjectRow(wanted, pgVersion);
+  const defaults = wanted.default_endpoint_settings ?? {};
+  const branch = {
+    ...newBranchRow({
+      id: newBranchId(),
+      projectId: project.id,
+      timelineId: generateTimelineId(),
+      name: branchName,
+    }),
+    is_default: 1,
+    creating: 1,
+    // The endpoint's first start brings them in.
+    needs_configure: 1,
+  };
+  const endpoint = {
+    ...newEndpointRow(newEndpointId(), branch, "read_write"),
+    suspend_timeout_seconds: defaultTimeout(defaults),
+    settings: JSON.stringify(
+      defaults["pg_settings"] ? { pg_settings: defaults["pg_settings"] } : {},
+    ),
+    creating: 1,
+  };
+  const operations = [
+    planned(kinds.createProject, {
+      action: "create_timeline",
+      branchId: branch.id,
+      args: {
+        projectId: project.id,
+        branchId: branch.id,
+        tenantId: project.tenant_id,
+        timelineId: branch.timeline_id,
+        branchName,
+        pgVersion,
+        retentionSeconds: project.history_retention_seconds,
+      },
+    }),
+    planned(kinds.createEndpoint, {
+      action: "start_compute",
+      branchId: branch.id,
+      endpointId: endpoint.id,
+      args: {
+        endpointId: endpoint.id,
+        tenantId: project.tenant_id,
+        branchId: branch.id,
+        staticLsn: null,
+        settings: postgresSettings(endpoint.settings),
+        start: true,
+      },
+    }),
+  ];
+  const job = await parts.operations.submit(project.id, operations, async (transaction) => {
+    await transaction.insertInto("projects").values(project).execute();
+    await transaction.insertInto("branches").values(branch).execute();
+    await transaction.insertInto("endpoints").values(endpoint).execute();
+    await noteRole(transaction, branch.id, {
+      name: role,
+      ...sealed(parts, role, password),
+      noLogin: false,
+    });
+    await noteDatabase(transaction, branch.id, { name: database, owner: role });
+  });
+  const done = await operationsOf(parts, job);
+  const of = { project_id: project.id, branch_id: branch.id };
+  return {
+    project: projectView(await findProject(parts, project.id), front),
+    connection_uris: await urisOf(parts, branch.id),
+    ...(await rolesAndDatabases(parts, branch.id, password)),
+    operations: done,
+    branch: await readBranch(parts, of),
+    endpoints: await readEndpoints(parts, branch.id),
+  };
+}
+
+function newProjectRow(wanted: WantedProject, pgVersion: number): ProjectRow {
+  const id = newProjectId();
+  const now = nowText();
+  return {
+    id,
+    tenant_id: generateTenantId(),
+    name: wanted.name ?? id,
+    pg_version: pgVersion,
+    history_retention_seconds: wanted.history_retention_seconds ?? DEFAULT_RETENTION_SECONDS,
+    settings: JSON.stringify(wanted.settings ?? {}),
+    default_endpoint_settings: JSON.stringify(wanted.default_endpoint_settings ?? {}),
+    creating: 1,
+    created_at: now,
+    updated_at: now,
+  };
+}
+
+type ProjectChange = Omit<WantedProject, "branch" | "pg_version">;
+
+async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChange): Promise<void> {
+  const retention = change.history_retention_seconds;
+  if (retention !== undefined) {
+    const tenantId = parseTenantId(row.tenant_id);
+    await controllerOf(parts.home).patchTenantConfig(tenantId, { pitr_interval: `${retention}s` });
+  }
+  const merged = (before: string, with_: Record<string, unknown> | undefined) =>
+    JSON.stringify({ ...JSON.parse(before), ...with_ });
+  await parts.db
+    .updateTable("projects")
+    .set({
+      name: change.name ?? row.name,
+      history_retention_seconds: retention ?? row.history_retention_seconds,
+      settings: merged(row.settings, change.settings),
+      default_endpoint_settings: merged(
+        row.default_endpoint_settings,
+        change.default_endpoint_settings,
+      ),
+      updated_at: nowText(),
+    })
+    .where("id", "=", row.id)
+    .execute();
+}

@@ -1,0 +1,185 @@
+// Wakes and suspends endpoints: one thing at a time each, and many who want it awake wake it once.
+
+import { monotonicMs, nowMs } from "../../base/clock.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
+import type { Context } from "../context.ts";
+import { nowText } from "../inventory.ts";
+import { recordFinished } from "../operations/operation-log.ts";
+import type { BranchRow, EndpointRow } from "../state/tables.ts";
+import { applyChanges } from "./postgres-objects.ts";
+import type { HostPort, LocalProcesses } from "./provider.ts";
+
+export interface Woken extends HostPort {
+  /** It ran already. */
+  readonly wasRunning: boolean;
+}
+
+export interface SuspendOptions {
+  /** An operation tells of it. */
+  readonly isNoted?: boolean;
+  /** Asked when its turn has come. */
+  readonly still?: () => Promise<boolean>;
+}
+
+export class Computes {
+  readonly provider: LocalProcesses;
+  readonly #context: Context;
+  /** By endpoint: the last of what is done with it one after the other. */
+  readonly #queues = new Map<string, Promise<unknown>>();
+  readonly #waking = new Map<string, Promise<Woken>>();
+  /** Who has just been told an address is about to connect. */
+  readonly #wantedAtMs = new Map<string, number>();
+
+  constructor(context: Context, provider: LocalProcesses) {
+    this.#context = context;
+    this.provider = provider;
+  }
+
+  /**
+   * Its address, once Postgres accepts connections there; a suspension that is under way ends first. StorageError
+   * `not-found` for an endpoint that is not there, `invalid` for a disabled one. `isNoted`: an operation tells of it.
+   */
+  wake(id: string, { isNoted = false } = {}): Promise<Woken> {
+    this.#wantedAtMs.set(id, monotonicMs());
+    let waking = this.#waking.get(id);
+    if (waking === undefined) {
+      waking = this.#inTurn(id, () => this.#wake(id, isNoted)).finally(() => {
+        this.#waking.delete(id);
+        this.#wantedAtMs.set(id, monotonicMs());
+      });
+      this.#waking.set(id, waking);
+    }
+    return waking;
+  }
+
+  /** Milliseconds since somebody asked for its address; infinite where nobody did in this process's life. */
+  sinceWantedMs(id: string): number {
+    return monotonicMs() - (this.#wantedAtMs.get(id) ?? -Infinity);
+  }
+
+  /** Whether it was; not where it does not run. */
+  suspend(
+    id: string,
+    { isNoted = false, still = async () => true }: SuspendOptions = {},
+  ): Promise<boolean> {
+    return this.#inTurn(id, async () => {
+      if (!this.provider.isRunning(id) || !(await still())) {
+        return false;
+      }
+      const started = nowMs();
+      await this.provider.stop(id);
+      await this.#change(id, { suspended_at: nowText() });
+      if (!isNoted) {
+        await this.#record(id, "suspend_compute", started);
+      }
+      return true;
+    });
+  }
+
+  /** Whatever runs on it ends. */
+  destroy(id: string): Promise<void> {
+    return this.#inTurn(id, () => this.provider.destroy(id));
+  }
+
+  /** One after the other for an endpoint; what failed is nobody else's matter. */
+  #inTurn<T>(id: string, body: () => Promise<T>): Promise<T> {
+    const before = this.#queues.get(id) ?? Promise.resolve();
+    const mine = before.then(body, body);
+    const settled = mine.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#queues.set(id, settled);
+    void settled.then(() => {
+      if (this.#queues.get(id) === settled) {
+        this.#queues.delete(id);
+      }
+    });
+    return mine;
+  }
+
+  async #wake(id: string, isNoted: boolean): Promise<Woken> {
+    const { db } = this.#context;
+    const row = await db
+      .selectFrom("endpoints")
+      .selectAll()
+      .where("id", "=", id)
+      .executeTakeFirst();
+    if (row === undefined || !this.provider.exists(id)) {
+      throw new StorageError("not-found", "no-endpoint", `endpoint ${id} not found`);
+    }
+    if (row.disabled === 1) {
+      throw new StorageError("invalid", "endpoint-disabled", `endpoint ${id} is disabled`);
+    }
+    const wasRunning = this.provider.isRunning(id);
+    if (!wasRunning) {
+      const started = nowMs();
+      await this.provider.start(id);
+      await this.#change(id, { started_at: nowText() });
+      if (!isNoted) {
+        await this.#record(id, "start_compute", started);
+      }
+    }
+    await this.#configureIfNeeded(row);
+    return { ...this.provider.address(id), wasRunning };
+  }
+
+  /** Roles and databases that the branch is to have and may not. Who connects does not wait for a failure's end. */
+  async #configureIfNeeded(endpoint: EndpointRow): Promise<void> {
+    const { db, logger } = this.#context;
+    const branch = await db
+      .selectFrom("branches")
+      .selectAll()
+      .where("id", "=", endpoint.branch_id)
+      .executeTakeFirst();
+    if (branch?.needs_configure !== 1 || endpoint.type !== "read_write") {
+      return;
+    }
+    try {
+      await this.configure(endpoint.id, branch);
+    } catch (error) {
+      logger.error({ endpoint: endpoint.id, error }, "roles and databases could not be brought in");
+    }
+  }
+
+  /** All roles and databases of the branch, into its Postgres, which runs. */
+  async configure(id: string, branch: Pick<BranchRow, "id">): Promise<void> {
+    const { db } = this.#context;
+    const roles = await db
+      .selectFrom("roles")
+      .selectAll()
+      .where("branch_id", "=", branch.id)
+      .execute();
+    const databases = await db
+      .selectFrom("databases")
+      .selectAll()
+      .where("branch_id", "=", branch.id)
+      .execute();
+    await applyChanges(this.provider.socket(id), {
+      roles: roles.map(({ name, verifier, no_login }) => ({
+        name,
+        verifier,
+        noLogin: no_login === 1,
+      })),
+      databases: databases.map(({ name, owner_name }) => ({ name, owner: owner_name })),
+    });
+    await db
+      .updateTable("branches")
+      .set({ needs_configure: 0 })
+      .where("id", "=", branch.id)
+      .execute();
+  }
+
+  async #change(id: string, values: Partial<EndpointRow>): Promise<void> {
+    await this.#context.db.updateTable("endpoints").set(values).where("id", "=", id).execute();
+  }
+
+  /** What the API lists as done; that it cannot be noted does not undo it. */
+  async #record(id: string, action: "start_compute" | "suspend_compute", startedMs: number) {
+    try {
+      await recordFinished(this.#context.db, { endpointId: id, action, startedMs });
+    } catch (error) {
+      this.#context.logger.warn({ endpoint: id, reason: errorMessage(error) }, "not noted");
+    }
+  }
+}

@@ -1,0 +1,151 @@
+// Who runs computes: an interface, and the one that runs them as processes of this machine.
+
+import { errorKind } from "../../base/errors.ts";
+import type { TenantId, TimelineId } from "../../base/ids.ts";
+import { type Lsn, parseLsn } from "../../base/lsn.ts";
+import { majorOf } from "../../local/branches.ts";
+import { controllerOf, placementOf } from "../../local/controller.ts";
+import { stopAndKeep } from "../../local/endpoint-stop.ts";
+import {
+  clientOf,
+  createEndpoint,
+  destroyEndpoint,
+  type Endpoint,
+  endpointState,
+  findEndpoint,
+  setEndpointSettings,
+  socketAddress,
+  startEndpoint,
+} from "../../local/endpoints.ts";
+import type { StrataHome } from "../../local/home.ts";
+import { withLock } from "../../local/lock.ts";
+import { withHomeLocked } from "../context.ts";
+
+export interface NewCompute {
+  readonly id: string;
+  readonly tenantId: TenantId;
+  readonly timelineId: TimelineId;
+  /** Absent: a primary at the head. */
+  readonly staticLsn?: Lsn | undefined;
+  readonly settings: Readonly<Record<string, string>>;
+}
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Each call is idempotent. Ids are endpoints'. */
+export interface ComputeProvider {
+  /** Nothing runs yet. StorageError `conflict` where the branch has a primary already. */
+  create(compute: NewCompute): Promise<void>;
+  /** Resolves when Postgres accepts connections. */
+  start(id: string): Promise<void>;
+  /** Everything that was committed is on a quorum then. One that is not there is stopped. */
+  stop(id: string): Promise<void>;
+  /** Stops it where it runs. */
+  destroy(id: string): Promise<void>;
+  isRunning(id: string): boolean;
+  exists(id: string): boolean;
+  /** Where clients' Postgres connections go. */
+  address(id: string): HostPort;
+}
+
+const START_TIMEOUT_MS = 90_000;
+const silent = () => {};
+
+export class LocalProcesses implements ComputeProvider {
+  readonly #home: StrataHome;
+
+  constructor(home: StrataHome) {
+    this.#home = home;
+  }
+
+  async create({ id, tenantId, timelineId, staticLsn, settings }: NewCompute): Promise<void> {
+    const home = this.#home;
+    await withHomeLocked(home, async () => {
+      if (this.exists(id)) {
+        return;
+      }
+      const controller = controllerOf(home);
+      if (staticLsn !== undefined) {
+        await controller.leaseLsn(tenantId, timelineId, staticLsn);
+      }
+      const pgVersion = await majorOf(home, tenantId, timelineId);
+      const wanted = { id, tenantId, timelineId, staticLsn, pgVersion, settings: { ...settings } };
+      await createEndpoint(home, wanted, controller.placementOf(tenantId, timelineId));
+    });
+  }
+
+  async start(id: string): Promise<void> {
+    await withLock(this.#home.path, `endpoint ${id}`, async () => {
+      const endpoint = findEndpoint(this.#home, id);
+      await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
+        timeoutMs: START_TIMEOUT_MS,
+        print: silent,
+      });
+    });
+  }
+
+  async stop(id: string): Promise<void> {
+    const endpoint = this.#find(id);
+    if (endpoint !== undefined) {
+      await stopAndKeep(this.#home, endpoint, "fast", silent);
+    }
+  }
+
+  async destroy(id: string): Promise<void> {
+    const endpoint = this.#find(id);
+    if (endpoint !== undefined) {
+      await stopAndKeep(this.#home, endpoint, "immediate", silent, () => destroyEndpoint(endpoint));
+    }
+  }
+
+  isRunning(id: string): boolean {
+    const endpoint = this.#find(id);
+    return endpoint !== undefined && endpointState(endpoint).state === "running";
+  }
+
+  exists(id: string): boolean {
+    return this.#find(id) !== undefined;
+  }
+
+  address(id: string): HostPort {
+    const { pgHost, pgPort } = findEndpoint(this.#home, id).spec;
+    return { host: pgHost, port: pgPort };
+  }
+
+  /** Of its agent, which runs on this machine. */
+  agent(id: string): ReturnType<typeof clientOf> {
+    return clientOf(findEndpoint(this.#home, id));
+  }
+
+  /** Of Postgres, from its next start on. */
+  setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
+    return withHomeLocked(this.#home, async () =>
+      setEndpointSettings(findEndpoint(this.#home, id), settings),
+    );
+  }
+
+  /** Where the superuser gets in without a password. */
+  socket(id: string): HostPort {
+    return socketAddress(findEndpoint(this.#home, id));
+  }
+
+  /** The LSN that a read-only one is at. */
+  staticLsn(id: string): Lsn | undefined {
+    const { mode } = findEndpoint(this.#home, id).spec;
+    return mode === "primary" ? undefined : parseLsn(mode.static);
+  }
+
+  #find(id: string): Endpoint | undefined {
+    try {
+      return findEndpoint(this.#home, id);
+    } catch (error) {
+      if (errorKind(error) === "not-found") {
+        return undefined;
+      }
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,127 @@
+// Scale to zero: suspends endpoints on which nothing has happened for their suspend timeout.
+
+import { nowMs, setRepeatingTimer, type Timer } from "../../base/clock.ts";
+import { errorMessage } from "../../base/errors.ts";
+import type { Context } from "../context.ts";
+import type { EndpointRow } from "../state/tables.ts";
+import type { Computes } from "./computes.ts";
+
+/** What 0 means. */
+export const DEFAULT_SUSPEND_TIMEOUT_SECONDS = 300;
+const CHECK_INTERVAL_MS = 1000;
+/** Who was just told an address connects in this time, or asks again. */
+const CONNECT_GRACE_MS = 5000;
+/** A busy one is not asked oftener, nor rarer. */
+const BUSY_RECHECK_MS = { least: 1000, most: 30_000 };
+
+/** Before a suspension, as long as its Postgres runs. */
+export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
+
+export class SuspendLoop {
+  readonly #context: Context;
+  readonly #computes: Computes;
+  readonly #before: BeforeSuspend;
+  /** By endpoint: when it can be idle long enough at the earliest. */
+  readonly #nextLookMs = new Map<string, number>();
+  readonly #suspending = new Set<string>();
+  #timer: Timer | undefined;
+  #busy = false;
+
+  constructor(context: Context, computes: Computes, before: BeforeSuspend) {
+    this.#context = context;
+    this.#computes = computes;
+    this.#before = before;
+  }
+
+  start(): void {
+    this.#timer = setRepeatingTimer(() => void this.#tick(), CHECK_INTERVAL_MS);
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+  }
+
+  async #tick(): Promise<void> {
+    if (this.#busy) {
+      return;
+    }
+    this.#busy = true;
+    try {
+      await this.look();
+    } catch (error) {
+      this.#context.logger.warn({ error }, "could not look for idle endpoints");
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Once at all that run; suspensions go on behind it. */
+  async look(): Promise<void> {
+    const rows = await this.#context.db
+      .selectFrom("endpoints")
+      .selectAll()
+      .where("suspend_timeout_seconds", ">=", 0)
+      .where("creating", "=", 0)
+      .execute();
+    for (const row of rows) {
+      const isDue = nowMs() >= (this.#nextLookMs.get(row.id) ?? 0);
+      if (!isDue || this.#suspending.has(row.id) || !this.#computes.provider.isRunning(row.id)) {
+        continue;
+      }
+      if (await this.#isIdle(row)) {
+        this.#suspending.add(row.id);
+        void this.#suspend(row).finally(() => this.#suspending.delete(row.id));
+      }
+    }
+  }
+
+  async #suspend(row: EndpointRow): Promise<void> {
+    const { db, logger } = this.#context;
+    try {
+      const still = async () => {
+        await this.#before(row);
+        // Between the first look and its turn somebody may have come.
+        return this.#isIdle(row);
+      };
+      const suspended = await this.#computes.suspend(row.id, { still });
+      this.#nextLookMs.delete(row.id);
+      if (suspended) {
+        logger.info({ endpoint: row.id }, "suspended: nothing has happened there");
+      }
+      if (suspended && row.ephemeral === 1) {
+        await this.#computes.destroy(row.id);
+        await db.deleteFrom("endpoints").where("id", "=", row.id).execute();
+      }
+    } catch (error) {
+      logger.warn({ endpoint: row.id, error }, "could not be suspended");
+    }
+  }
+
+  /** Notes when to look again where it is not. An agent that does not tell is never idle. */
+  async #isIdle(row: EndpointRow): Promise<boolean> {
+    const { db, logger } = this.#context;
+    const timeoutMs = 1000 * (row.suspend_timeout_seconds || DEFAULT_SUSPEND_TIMEOUT_SECONDS);
+    if (this.#computes.sinceWantedMs(row.id) < CONNECT_GRACE_MS) {
+      return false;
+    }
+    let lastActive: string | null | undefined;
+    try {
+      const status = await this.#computes.provider.agent(row.id).status();
+      lastActive = (status as { readonly last_active?: string | null }).last_active;
+    } catch (error) {
+      logger.debug({ endpoint: row.id, reason: errorMessage(error) }, "agent does not answer");
+    }
+    const since = lastActive ? Date.parse(lastActive) : Number.NaN;
+    if (Number.isNaN(since)) {
+      const { least, most } = BUSY_RECHECK_MS;
+      this.#nextLookMs.set(row.id, nowMs() + Math.min(most, Math.max(least, timeoutMs / 2)));
+      return false;
+    }
+    if (lastActive !== row.last_active) {
+      const values = { last_active: new Date(since).toISOString() };
+      await db.updateTable("endpoints").set(values).where("id", "=", row.id).execute();
+    }
+    this.#nextLookMs.set(row.id, since + timeoutMs);
+    return nowMs() - since >= timeoutMs;
+  }
+}

@@ -1,0 +1,38 @@
+// The control plane's process.
+
+import { enableCompileCache } from "node:module";
+
+// Before everything else is loaded: it saves most of the time that loading takes.
+enableCompileCache();
+const { runDaemon } = await import("../base/daemon.ts");
+const { StorageError } = await import("../base/errors.ts");
+const { StrataHome } = await import("../local/home.ts");
+const { parseHostPort } = await import("../postgres/wire/wire-client.ts");
+const { ControlPlane } = await import("./server.ts");
+
+await runDaemon({
+  name: "control_plane",
+  options: {
+    home: { type: "string" },
+    listen: { type: "string", default: "127.0.0.1:9096" },
+    "http-host": { type: "string", multiple: true, default: [] as string[] },
+    "proxy-address": { type: "string", default: "localtest.me:4432" },
+  },
+  start: async ({ values, workdir, logger }) => {
+    if (values.home === undefined) {
+      throw new StorageError("invalid", "bad-option", "--home is required");
+    }
+    const { host, port } = parseHostPort(values.listen);
+    const proxy = parseHostPort(values["proxy-address"]);
+    const controlPlane = await ControlPlane.open({
+      home: new StrataHome(values.home),
+      workdir,
+      front: { domain: proxy.host, port: proxy.port },
+      logger,
+      allowedHosts: values["http-host"],
+    });
+    await controlPlane.listen(host, port);
+    logger.info({ listen: values.listen }, "control plane listens");
+    return { stop: async (mode) => (mode === "fast" ? controlPlane.close() : undefined) };
+  },
+});

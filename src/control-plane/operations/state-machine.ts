@@ -1,0 +1,34 @@
+// What an operation is made of: idempotent steps, done in order, and what undoes them where one cannot be done.
+
+/** Args are JSON: all ids in them are chosen before the first step, and kept with the operation. */
+export interface OperationKind<A> {
+  readonly name: string;
+  readonly steps: readonly Step<A>[];
+  /** Idempotent too; after whatever part of the steps. Absent: what was done stays. */
+  readonly undo?: (args: A) => Promise<void>;
+}
+
+export interface Step<A> {
+  readonly name: string;
+  /** May be called again after it was done, or half done: a crash comes before what it did is noted. */
+  run(args: A, keep: KeepArgs<A>): Promise<void>;
+}
+
+/** Notes other args, before the step does what it needs them for. */
+export type KeepArgs<A> = (args: A) => Promise<void>;
+
+export interface PlannedOperation {
+  readonly kind: string;
+  /** As the API names it. */
+  readonly action: string;
+  readonly branchId?: string | undefined;
+  readonly endpointId?: string | undefined;
+  readonly args: object;
+}
+
+export function planned<A extends object>(
+  kind: OperationKind<A>,
+  of: Omit<PlannedOperation, "kind" | "args"> & { readonly args: A },
+): PlannedOperation {
+  return { ...of, kind: kind.name };
+}

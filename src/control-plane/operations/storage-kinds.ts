@@ -1,0 +1,374 @@
+// Operations on projects and branches: what is made, moved and removed in the storage.
+
+import {
+  generateTimelineId,
+  parseTenantId,
+  parseTimelineId,
+  type TenantId,
+} from "../../base/ids.ts";
+import { parseLsn } from "../../base/lsn.ts";
+import { switchBranch } from "../../local/branches/branch-switch.ts";
+import { createTenant } from "../../local/branches/create-branch.ts";
+import {
+  branchNames,
+  createTimeline,
+  deleteBranch,
+  deleteTenant,
+  removeUnfinished,
+} from "../../local/branches.ts";
+import { controllerOf } from "../../local/controller.ts";
+import { listEndpoints } from "../../local/endpoints.ts";
+import type { Computes } from "../computes/computes.ts";
+import { type Context, newNumber, withHomeLocked } from "../context.ts";
+import { type Inventory, nowText } from "../inventory.ts";
+import type { KeepArgs, OperationKind } from "./state-machine.ts";
+
+const silent = () => {};
+
+export interface CreateProjectArgs {
+  readonly projectId: string;
+  readonly branchId: string;
+  readonly tenantId: string;
+  readonly timelineId: string;
+  readonly branchName: string;
+  readonly pgVersion: number;
+  readonly retentionSeconds: number;
+}
+
+export interface CreateBranchArgs {
+  readonly branchId: string;
+  readonly tenantId: string;
+  readonly timelineId: string;
+  readonly name: string;
+  readonly parent: { readonly timelineId: string; readonly lsn: string };
+}
+
+export interface DeleteBranchArgs {
+  readonly branchId: string;
+  readonly tenantId: string;
+  readonly timelineId: string;
+}
+
+export interface DeleteProjectArgs {
+  readonly projectId: string;
+  readonly tenantId: string;
+}
+
+export interface RestoreBranchArgs {
+  readonly branchId: string;
+  readonly tenantId: string;
+  readonly name: string;
+  /** What the name stands for before. */
+  readonly fromTimelineId: string;
+  /** The branch that the state is taken from; it may be the same. */
+  readonly sourceBranchId: string;
+  readonly source: { readonly timelineId: string; readonly lsn: string };
+  readonly preserveUnder: string | null;
+}
+
+export interface StorageKinds {
+  readonly createProject: OperationKind<CreateProjectArgs>;
+  readonly createBranch: OperationKind<CreateBranchArgs>;
+  readonly deleteBranch: OperationKind<DeleteBranchArgs>;
+  readonly deleteProject: OperationKind<DeleteProjectArgs>;
+  readonly restoreBranch: OperationKind<RestoreBranchArgs>;
+}
+
+interface Parts extends Context {
+  readonly computes: Computes;
+  readonly inventory: Inventory;
+}
+
+export function storageKinds(parts: Parts): StorageKinds {
+  return {
+    createProject: createProjectKind(parts),
+    createBranch: createBranchKind(parts),
+    deleteBranch: deleteBranchKind(parts),
+    deleteProject: deleteProjectKind(parts),
+    restoreBranch: restoreBranchKind(parts),
+  };
+}
+
+function createProjectKind(parts: Parts): OperationKind<CreateProjectArgs> {
+  const { home, db } = parts;
+  return {
+    name: "create_project",
+    steps: [
+      {
+        name: "timeline",
+        run: (given, keep) =>
+          withHomeLocked(home, async () => {
+            if (isNamed(parts, given)) {
+              return;
+            }
+            const args = await freshTimeline(parts, given, keep);
+            await createTenant(
+              home,
+              {
+                tenantId: args.tenantId,
+                timelineId: args.timelineId,
+                pgVersion: args.pgVersion,
+                branchName: args.branchName,
+              },
+              silent,
+            );
+          }),
+      },
+      {
+        name: "retention",
+        run: (args) => setRetention(parts, parseTenantId(args.tenantId), args.retentionSeconds),
+      },
+      {
+        name: "rows",
+        run: async ({ projectId, branchId }) => {
+          await made(db, "projects", projectId);
+          await made(db, "branches", branchId);
+        },
+      },
+    ],
+    undo: async ({ tenantId, projectId }) => {
+      await withHomeLocked(home, () => deleteTenant(home, parseTenantId(tenantId)));
+      await db.deleteFrom("projects").where("id", "=", projectId).execute();
+    },
+  };
+}
+
+function createBranchKind(parts: Parts): OperationKind<CreateBranchArgs> {
+  const { home, db } = parts;
+  return {
+    name: "create_branch",
+    steps: [
+      {
+        name: "timeline",
+        run: (given, keep) =>
+          withHomeLocked(home, async () => {
+            if (isNamed(parts, given)) {
+              return;
+            }
+            const { tenantId, timelineId, name, parent } = await freshTimeline(parts, given, keep);
+            await createTimeline(home, {
+              tenantId: parseTenantId(tenantId),
+              timelineId: parseTimelineId(timelineId),
+              branchName: name,
+              ancestor: {
+                timelineId: parseTimelineId(parent.timelineId),
+                lsn: parseLsn(parent.lsn)!,
+              },
+            });
+          }),
+      },
+      { name: "rows", run: ({ branchId }) => made(db, "branches", branchId) },
+    ],
+    undo: async (args) => {
+      await removeTimeline(parts, args);
+      await db.deleteFrom("branches").where("id", "=", args.branchId).execute();
+    },
+  };
+}
+
+function deleteBranchKind(parts: Parts): OperationKind<DeleteBranchArgs> {
+  return {
+    name: "delete_branch",
+    steps: [
+      {
+        name: "endpoints",
+        run: ({ tenantId, timelineId }) => destroyEndpoints(parts, tenantId, timelineId),
+      },
+      { name: "timeline", run: (args) => removeTimeline(parts, args) },
+      {
+        name: "rows",
+        run: async ({ branchId }) => {
+          await parts.db.deleteFrom("branches").where("id", "=", branchId).execute();
+        },
+      },
+    ],
+  };
+}
+
+function deleteProjectKind(parts: Parts): OperationKind<DeleteProjectArgs> {
+  const { home, db } = parts;
+  return {
+    name: "delete_project",
+    steps: [
+      { name: "endpoints", run: ({ tenantId }) => destroyEndpoints(parts, tenantId) },
+      {
+        name: "tenant",
+        run: ({ tenantId }) =>
+          withHomeLocked(home, () => deleteTenant(home, parseTenantId(tenantId))),
+      },
+      {
+        name: "rows",
+        run: async ({ projectId }) => {
+          await db.deleteFrom("projects").where("id", "=", projectId).execute();
+        },
+      },
+    ],
+  };
+}
+
+function restoreBranchKind(parts: Parts): OperationKind<RestoreBranchArgs> {
+  const { db, inventory } = parts;
+  return {
+    name: "restore_branch",
+    steps: [
+      { name: "switch", run: (args) => switchOver(parts, args) },
+      {
+        name: "rows",
+        run: async ({ branchId, sourceBranchId }) => {
+          // Only now its row is of the new timeline, and the old one may have another.
+          await inventory.refresh();
+          const { timeline_id: timelineId } = await db
+            .selectFrom("branches")
+            .select("timeline_id")
+            .where("id", "=", branchId)
+            .executeTakeFirstOrThrow();
+          await db
+            .updateTable("branches")
+            .set({ last_reset_at: nowText(), updated_at: nowText(), needs_configure: 1 })
+            .where("id", "=", branchId)
+            .execute();
+          if (sourceBranchId !== branchId) {
+            await takeOver(parts, sourceBranchId, branchId);
+          }
+          await configureRunning(parts, branchId, timelineId);
+        },
+      },
+    ],
+  };
+}
+
+/** What a crash left behind under an id is removed, and ids are never used again. */
+async function freshTimeline<A extends { tenantId: string; timelineId: string; branchId: string }>(
+  { home, db }: Parts,
+  args: A,
+  keep: KeepArgs<A>,
+): Promise<A> {
+  const left = home.config().unfinishedTimelines.get(args.tenantId)?.has(args.timelineId);
+  if (left !== true) {
+    return args;
+  }
+  const fresh = { ...args, timelineId: generateTimelineId() };
+  await keep(fresh);
+  await db
+    .updateTable("branches")
+    .set({ timeline_id: fresh.timelineId })
+    .where("id", "=", args.branchId)
+    .execute();
+  return fresh;
+}
+
+function isNamed({ home }: Parts, of: { tenantId: string; timelineId: string }): boolean {
+  return branchNames(home.config(), of.tenantId).has(of.timelineId);
+}
+
+/** From its name on; nothing where it has none. */
+function removeTimeline(
+  { home }: Parts,
+  { tenantId, timelineId }: { tenantId: string; timelineId: string },
+): Promise<void> {
+  return withHomeLocked(home, async () => {
+    const name = branchNames(home.config(), tenantId).get(timelineId);
+    if (name === undefined) {
+      await removeUnfinished(home);
+      return;
+    }
+    await deleteBranch(home, parseTenantId(tenantId), name);
+  });
+}
+
+async function destroyEndpoints(
+  { home, computes }: Parts,
+  tenantId: string,
+  timelineId?: string,
+): Promise<void> {
+  const theirs = listEndpoints(home).filter(
+    ({ spec }) =>
+      spec.tenantId === tenantId && (timelineId === undefined || spec.timelineId === timelineId),
+  );
+  for (const { id } of theirs) {
+    await computes.destroy(id);
+  }
+}
+
+async function made(db: Context["db"], table: "projects" | "branches", id: string): Promise<void> {
+  await db.updateTable(table).set({ creating: 0 }).where("id", "=", id).execute();
+}
+
+async function setRetention({ home }: Parts, tenantId: TenantId, seconds: number): Promise<void> {
+  await controllerOf(home).patchTenantConfig(tenantId, { pitr_interval: `${seconds}s` });
+}
+
+function switchOver({ home }: Parts, args: RestoreBranchArgs): Promise<void> {
+  return withHomeLocked(home, async () => {
+    const tenantId = parseTenantId(args.tenantId);
+    const config = home.config();
+    const current = config.branchNameMappings.get(args.tenantId)?.get(args.name);
+    const isUnderWay = config.branchSwitches.get(args.tenantId)?.has(args.name) === true;
+    if (current !== args.fromTimelineId && !isUnderWay) {
+      // All of it was done.
+      return;
+    }
+    const { timelineId, lsn } = args.source;
+    const branch = {
+      tenantId,
+      name: args.name,
+      asked: JSON.stringify(["api", args.branchId, timelineId, lsn, args.preserveUnder]),
+      preserveUnder: args.preserveUnder ?? undefined,
+      restart: true,
+    };
+    const ancestor = { timelineId: parseTimelineId(timelineId), lsn: parseLsn(lsn)! };
+    await switchBranch(home, branch, async () => ({ ancestor }), silent);
+  });
+}
+
+/** The branch has the other one's roles and databases now; whoever is known in both keeps the password. */
+async function takeOver({ db }: Parts, from: string, to: string): Promise<void> {
+  await db.transaction().execute(async (transaction) => {
+    const before = await transaction
+      .selectFrom("roles")
+      .selectAll()
+      .where("branch_id", "=", to)
+      .execute();
+    for (const table of ["roles", "databases"] as const) {
+      await transaction.deleteFrom(table).where("branch_id", "=", to).execute();
+    }
+    const roles = await transaction
+      .selectFrom("roles")
+      .selectAll()
+      .where("branch_id", "=", from)
+      .execute();
+    for (const role of roles) {
+      const kept = before.find(({ name }) => name === role.name) ?? role;
+      await transaction
+        .insertInto("roles")
+        .values({ ...kept, branch_id: to })
+        .execute();
+    }
+    const databases = await transaction
+      .selectFrom("databases")
+      .selectAll()
+      .where("branch_id", "=", from)
+      .execute();
+    for (const database of databases) {
+      await transaction
+        .insertInto("databases")
+        .values({ ...database, id: newNumber(), branch_id: to })
+        .execute();
+    }
+  });
+}
+
+/** Its endpoint was started again by the switch; one that sleeps is seen to when it wakes. */
+async function configureRunning(
+  { home, computes }: Parts,
+  branchId: string,
+  timelineId: string,
+): Promise<void> {
+  const running = listEndpoints(home).find(
+    ({ id, spec }) =>
+      spec.timelineId === timelineId && spec.mode === "primary" && computes.provider.isRunning(id),
+  );
+  if (running !== undefined) {
+    await computes.configure(running.id, { id: branchId });
+  }
+}

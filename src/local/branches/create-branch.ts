@@ -1,0 +1,130 @@
+// Makes tenants with their first branch, and branches of branches: what the command line and the control plane share.
+
+import { StorageError } from "../../base/errors.ts";
+import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import type { TimelineInfo } from "../../pageserver/api.ts";
+import { findInstallation } from "../../postgres/installation.ts";
+import {
+  createTimeline,
+  DEFAULT_BRANCH_NAME,
+  newestLsnFor,
+  requireFreeBranchName,
+  resolveBranch,
+  resolveTenant,
+} from "../branches.ts";
+import { pgBinOf } from "../config.ts";
+import { controllerOf } from "../controller.ts";
+import type { Print } from "../daemon.ts";
+import type { StrataHome } from "../home.ts";
+import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
+
+/** Call with the home locked. */
+export function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
+  home.update((config) => {
+    config.defaultTenantId = tenantId;
+  });
+  say(`Setting tenant ${tenantId} as a default one`);
+}
+
+export interface TenantCreateOptions {
+  tenantId?: string;
+  timelineId?: string;
+  pgVersion?: number;
+  dataChecksums?: boolean;
+  skSet?: number[];
+  setDefault?: boolean;
+  /** Default: main. */
+  branchName?: string;
+}
+
+/** A tenant with its first branch, `main`; call with the home locked. */
+export async function createTenant(
+  home: StrataHome,
+  options: TenantCreateOptions,
+  say: Print,
+): Promise<TenantId> {
+  const { pgVersion, dataChecksums } = options;
+  const config = home.config();
+  const major = pgVersion ?? config.pgVersion;
+  // Before the tenant exists: a wrong major leaves none without branches.
+  findInstallation(major, { pgBin: pgBinOf(config, major) });
+  const controller = controllerOf(home);
+  const tenantId =
+    options.tenantId === undefined ? generateTenantId() : parseTenantId(options.tenantId);
+  const branchName = options.branchName ?? DEFAULT_BRANCH_NAME;
+  if (options.tenantId !== undefined) {
+    const tenants = await controller.tenants();
+    // One without branches is a creation that was cut short: this finishes it.
+    const branches = config.branchNameMappings.get(tenantId)?.size ?? 0;
+    if (tenants.some((info) => info.id === tenantId) && branches > 0) {
+      throw new StorageError("conflict", "tenant-exists", `tenant ${tenantId} already exists`);
+    }
+  }
+  await controller.createTenant(tenantId);
+  say(`tenant ${tenantId} successfully created on the pageserver`);
+  const timelineId =
+    options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
+  const info = await createTimeline(home, {
+    tenantId,
+    timelineId,
+    branchName,
+    pgVersion,
+    dataChecksums,
+    safekeepers: options.skSet,
+  });
+  say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
+  if (options.setDefault === true) {
+    setDefaultTenant(home, tenantId, say);
+  }
+  return tenantId;
+}
+
+export interface BranchCreateOptions {
+  tenantId?: string;
+  timelineId?: string;
+  ancestorBranchName?: string;
+  ancestorStartLsn?: string;
+  skSet?: number[];
+}
+
+/** A branch at an LSN or a time, by default at the newest commit; call with the home locked. */
+export async function createBranch(
+  home: StrataHome,
+  branchName: string,
+  options: BranchCreateOptions,
+  say: Print,
+): Promise<TimelineInfo> {
+  const config = home.config();
+  const tenantId = resolveTenant(config, options.tenantId);
+  requireFreeBranchName(config, tenantId, branchName);
+  const ancestorName = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
+  const ancestor = resolveBranch(config, tenantId, ancestorName);
+  const lsn = await branchLsn(
+    home,
+    { tenantId, timelineId: ancestor, name: ancestorName },
+    options.ancestorStartLsn,
+    say,
+  );
+  return createTimeline(home, {
+    tenantId,
+    branchName,
+    timelineId: options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
+    ancestor: { timelineId: ancestor, lsn },
+    safekeepers: options.skSet,
+  });
+}
+
+async function branchLsn(
+  home: StrataHome,
+  ancestor: NamedBranch,
+  at: string | undefined,
+  say: Print,
+): Promise<Lsn> {
+  if (at === undefined) {
+    return await newestLsnFor(home, ancestor, undefined);
+  }
+  const lsn = await resolvePoint(home, ancestor, at, say);
+  await requireOnBranch(home, ancestor, lsn, at);
+  return lsn;
+}

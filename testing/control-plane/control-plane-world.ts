@@ -1,0 +1,118 @@
+// A whole Strata whose control plane is asked over HTTP, by Neon's own command line too.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type pg from "pg";
+import { TestCluster } from "../cluster.ts";
+import { withClient } from "../tpcb.ts";
+
+const NEON = join(import.meta.dirname, "..", "..", "node_modules", "neon", "dist", "cli.js");
+
+export interface Answer {
+  readonly status: number;
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of many shapes
+  readonly body: any;
+}
+
+export class ControlPlaneWorld {
+  readonly cluster: TestCluster;
+
+  private constructor(cluster: TestCluster) {
+    this.cluster = cluster;
+  }
+
+  /** Nothing but the services. */
+  static async create(options: { safekeepers?: number } = {}): Promise<ControlPlaneWorld> {
+    const cluster = await TestCluster.create({ ...options, start: false });
+    await cluster.ok("start");
+    return new ControlPlaneWorld(cluster);
+  }
+
+  get address(): string {
+    const config = JSON.parse(readFileSync(join(this.cluster.home, "config.json"), "utf8"));
+    return config.controlPlane.listenAddr;
+  }
+
+  /** Of the owner. */
+  get key(): string {
+    return readFileSync(join(this.cluster.home, "control_plane", "api.key"), "utf8").trim();
+  }
+
+  async request(
+    method: string,
+    path: string,
+    options: { body?: unknown; key?: string | undefined; headers?: Record<string, string> } = {},
+  ): Promise<Answer> {
+    const key = "key" in options ? options.key : this.key;
+    const response = await fetch(`http://${this.address}${path}`, {
+      method,
+      headers: {
+        ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
+        "content-type": "application/json",
+        ...options.headers,
+      },
+      ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+    });
+    const text = await response.text();
+    return { status: response.status, body: text === "" ? undefined : JSON.parse(text) };
+  }
+
+  /** Expects success; the answer's body. */
+  async api(method: string, path: string, body?: unknown) {
+    const answer = await this.request(method, `/api/v2${path}`, { body });
+    assert.ok(
+      answer.status >= 200 && answer.status < 300,
+      `${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}\n${this.cluster.logTails()}`,
+    );
+    return answer.body;
+  }
+
+  /** Neon's command line; standard output, as JSON where there is any. */
+  // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of many shapes
+  async neon(...args: string[]): Promise<any> {
+    const { code, stdout, stderr } = await this.neonResult(...args);
+    assert.equal(
+      code,
+      0,
+      `neon ${args.join(" ")}: ${stdout}\n${stderr}\n${this.cluster.logTails()}`,
+    );
+    try {
+      return JSON.parse(stdout);
+    } catch {
+      return stdout.trim();
+    }
+  }
+
+  neonResult(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+    const command = [
+      ...[NEON, "--api-host", `http://${this.address}/api/v2`, "--api-key", this.key],
+      ...["--no-analytics", "--output", "json", "--config-dir", join(this.cluster.home, "neon")],
+      ...args,
+    ];
+    const options = { cwd: this.cluster.home, env: { ...process.env, CI: "1" }, timeout: 100_000 };
+    return new Promise((resolve) => {
+      execFile(process.execPath, command, options, (error, stdout, stderr) => {
+        const code = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
+        resolve({ code, stdout, stderr });
+      });
+    });
+  }
+
+  /** Of an endpoint that runs, past the proxy, with a user's password. */
+  sql<T extends object>(
+    endpointId: string,
+    login: { readonly user: string; readonly password: string; readonly database: string },
+    statement: string,
+  ): Promise<T[]> {
+    const { pgHost, pgPort } = this.cluster.endpointSpec(endpointId);
+    const word = encodeURIComponent;
+    const url = `postgresql://${word(login.user)}:${word(login.password)}@${pgHost}:${pgPort}/${word(login.database)}`;
+    return withClient(url, async (client: pg.Client) => (await client.query(statement)).rows);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.cluster[Symbol.asyncDispose]();
+  }
+}
