@@ -192,7 +192,7 @@ async function verifierOf(
     return row?.verifier ?? undefined;
   }
   try {
-    return await readVerifier(computes.provider.socket(endpoint.id), role);
+    return (await readVerifier(computes.provider.agent(endpoint.id), role)) ?? undefined;
   } catch (error) {
     // It is just being stopped, say.
     parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "role not asked for");

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type pg from "pg";
 import { TestCluster } from "../cluster.ts";
 import { withClient } from "../tpcb.ts";
+import { PublishedDocument } from "./published-document.ts";
 
 const NEON = join(import.meta.dirname, "..", "..", "node_modules", "neon", "dist", "cli.js");
 
@@ -18,6 +19,7 @@ export interface Answer {
 
 export class ControlPlaneWorld {
   readonly cluster: TestCluster;
+  readonly #document = new PublishedDocument();
 
   private constructor(cluster: TestCluster) {
     this.cluster = cluster;
@@ -40,6 +42,7 @@ export class ControlPlaneWorld {
     return readFileSync(join(this.cluster.home, "control_plane", "api.key"), "utf8").trim();
   }
 
+  /** Every answer is checked against the document that Neon publishes. */
   async request(
     method: string,
     path: string,
@@ -56,7 +59,9 @@ export class ControlPlaneWorld {
       ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
     });
     const text = await response.text();
-    return { status: response.status, body: text === "" ? undefined : JSON.parse(text) };
+    const body = text === "" ? undefined : JSON.parse(text);
+    this.#document.check(method, path, response.status, body);
+    return { status: response.status, body };
   }
 
   /** Expects success; the answer's body. */

@@ -16,7 +16,7 @@ import {
   writerOf,
 } from "./lookup.ts";
 import { opened } from "./names.ts";
-import { seeObjects } from "./objects-seen.ts";
+import { seeObjects, seeRole } from "./objects-seen.ts";
 import {
   apiKeyCreateBody,
   connectionUriQuery,
@@ -307,7 +307,7 @@ function uriRoute(parts: Parts): Route {
         .where("branch_id", "=", branch.id)
         .where("name", "=", query.role_name)
         .executeTakeFirst();
-      const password = role && opened(parts, role);
+      const password = role && opened(parts, await seeRole(parts, branch, role));
       if (password === undefined) {
         throw notFound("role", `${query.role_name} with a known password`);
       }

@@ -3,12 +3,11 @@
 import { StorageError } from "../../base/errors.ts";
 import { randomBytes } from "../../base/random.ts";
 import { scramSecret } from "../../postgres/scram.ts";
-import { isSystemRole } from "../computes/postgres-objects.ts";
+import { isSystemDatabase, isSystemRole } from "../computes/postgres-objects.ts";
 import type { Context } from "../context.ts";
 
 /** NAMEDATALEN - 1: Postgres would cut longer ones. */
 const MAX_NAME_BYTES = 63;
-const SYSTEM_DATABASES = new Set(["postgres", "template0", "template1"]);
 
 /** StorageError `invalid` for what Postgres would not take, or has for itself. */
 export function checkName(what: "role" | "database", name: string): string {
@@ -23,7 +22,7 @@ export function checkName(what: "role" | "database", name: string): string {
   const isSystem =
     what === "role"
       ? isSystemRole(name) || name === "public" || name === "none"
-      : SYSTEM_DATABASES.has(name);
+      : isSystemDatabase(name);
   if (isSystem) {
     throw refuse("this name is the system's");
   }

@@ -1,11 +1,12 @@
 // Roles and databases that SQL made, changed or dropped, as a branch's running Postgres has them.
 
 import { errorMessage } from "../../base/errors.ts";
-import { type PostgresObjects, readObjects } from "../computes/postgres-objects.ts";
+import type { ComputeClient } from "../../compute/client.ts";
+import { type PostgresObjects, readObjects, readVerifier } from "../computes/postgres-objects.ts";
 import { newNumber } from "../context.ts";
 import { nowText } from "../inventory.ts";
 import type { Database } from "../state/database.ts";
-import type { BranchRow, EndpointRow } from "../state/tables.ts";
+import type { BranchRow, EndpointRow, RoleRow } from "../state/tables.ts";
 import { type Parts, writerOf } from "./lookup.ts";
 
 /** Nothing while its Postgres sleeps: what was there when it fell asleep is what there is. */
@@ -17,7 +18,7 @@ export async function seeObjects(parts: Parts, branch: BranchRow): Promise<void>
   }
   let objects: PostgresObjects;
   try {
-    objects = await readObjects(provider.socket(endpoint.id));
+    objects = await readObjects(provider.agent(endpoint.id));
   } catch (error) {
     // It is just being stopped, say.
     parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "roles not seen");
@@ -38,6 +39,7 @@ export async function seeObjectsOf(parts: Parts, endpoint: EndpointRow): Promise
     .executeTakeFirst();
   if (branch !== undefined && endpoint.type === "read_write") {
     await seeObjects(parts, branch);
+    await noteVerifiers(parts, branch, parts.computes.provider.agent(endpoint.id));
   }
 }
 
@@ -47,7 +49,7 @@ async function noteRoles(db: Database, branch: BranchRow, seen: PostgresObjects)
     .selectAll()
     .where("branch_id", "=", branch.id)
     .execute();
-  for (const { name } of rows.filter((row) => !seen.roles.some((one) => one.name === row.name))) {
+  for (const { name } of rows.filter((row) => !seen.roles.includes(row.name))) {
     await db
       .deleteFrom("roles")
       .where("branch_id", "=", branch.id)
@@ -55,24 +57,71 @@ async function noteRoles(db: Database, branch: BranchRow, seen: PostgresObjects)
       .execute();
   }
   const now = nowText();
-  for (const { name, canLogin, verifier } of seen.roles) {
-    const row = rows.find((one) => one.name === name);
-    const values = { verifier, no_login: canLogin ? 0 : 1, updated_at: now };
-    if (row === undefined) {
-      await db
-        .insertInto("roles")
-        .values({ branch_id: branch.id, name, sealed_password: null, ...values, created_at: now })
-        .execute();
-    } else if (row.verifier !== verifier || row.no_login !== values.no_login) {
-      // SQL gave it another password: the one that was sealed is none any more.
-      const sealed = row.verifier === verifier ? {} : { sealed_password: null };
-      await db
-        .updateTable("roles")
-        .set({ ...values, ...sealed })
-        .where("branch_id", "=", branch.id)
-        .where("name", "=", name)
-        .execute();
-    }
+  for (const name of seen.roles.filter((one) => !rows.some((row) => row.name === one))) {
+    await db
+      .insertInto("roles")
+      .values({
+        branch_id: branch.id,
+        name,
+        sealed_password: null,
+        verifier: null,
+        no_login: 0,
+        created_at: now,
+        updated_at: now,
+      })
+      .execute();
+  }
+}
+
+/** What its Postgres checks passwords against, for the time in which it cannot be asked. */
+async function noteVerifiers(parts: Parts, branch: BranchRow, agent: ComputeClient): Promise<void> {
+  const rows = await parts.db
+    .selectFrom("roles")
+    .selectAll()
+    .where("branch_id", "=", branch.id)
+    .execute();
+  for (const row of rows) {
+    await noteVerifier(parts, row, await readVerifier(agent, row.name));
+  }
+}
+
+async function noteVerifier(
+  { db }: Parts,
+  row: RoleRow,
+  verifier: string | null,
+): Promise<RoleRow> {
+  if (verifier === row.verifier) {
+    return row;
+  }
+  // SQL gave it another password: the one that was sealed is none any more.
+  const isOther = verifier !== null && row.verifier !== null;
+  const sealed_password = isOther ? null : row.sealed_password;
+  const changed = { ...row, verifier, sealed_password, updated_at: nowText() };
+  await db
+    .updateTable("roles")
+    .set(changed)
+    .where("branch_id", "=", row.branch_id)
+    .where("name", "=", row.name)
+    .execute();
+  return changed;
+}
+
+/** The role with what its running Postgres has; as it is known while that sleeps. */
+export async function seeRole(parts: Parts, branch: BranchRow, row: RoleRow): Promise<RoleRow> {
+  const endpoint = await writerOf(parts, branch);
+  const { provider } = parts.computes;
+  if (endpoint === undefined || branch.needs_configure === 1 || !provider.isRunning(endpoint.id)) {
+    return row;
+  }
+  try {
+    return await noteVerifier(
+      parts,
+      row,
+      await readVerifier(provider.agent(endpoint.id), row.name),
+    );
+  } catch (error) {
+    parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "role not seen");
+    return row;
   }
 }
 

@@ -14,7 +14,7 @@ import {
   writerOf,
 } from "./lookup.ts";
 import { checkName, newPassword, opened, sealed } from "./names.ts";
-import { seeObjects } from "./objects-seen.ts";
+import { seeObjects, seeRole } from "./objects-seen.ts";
 import {
   branchParams,
   databaseAnswer,
@@ -91,7 +91,8 @@ function roleReads(parts: Parts): Route[] {
         answer: passwordAnswer,
       },
       async ({ params }) => {
-        const { role } = await findRole(parts, params);
+        const { branch, role: known } = await findRole(parts, params);
+        const role = await seeRole(parts, branch, known);
         const password = opened(parts, role);
         if (password === undefined) {
           const message = `the password of role ${role.name} is not known here: reset_password gives a new one`;

@@ -155,7 +155,7 @@ export class Computes {
       .selectAll()
       .where("branch_id", "=", branch.id)
       .execute();
-    await applyChanges(this.provider.socket(id), {
+    await applyChanges(this.provider.agent(id), {
       roles: roles.map(({ name, verifier, no_login }) => ({
         name,
         verifier,

@@ -2,7 +2,7 @@
 
 import { errorKind } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
-import { type Lsn, parseLsn } from "../../base/lsn.ts";
+import type { Lsn } from "../../base/lsn.ts";
 import { majorOf } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
 import { stopAndKeep } from "../../local/endpoint-stop.ts";
@@ -14,7 +14,6 @@ import {
   endpointState,
   findEndpoint,
   setEndpointSettings,
-  socketAddress,
   startEndpoint,
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
@@ -125,17 +124,6 @@ export class LocalProcesses implements ComputeProvider {
     return withHomeLocked(this.#home, async () =>
       setEndpointSettings(findEndpoint(this.#home, id), settings),
     );
-  }
-
-  /** Where the superuser gets in without a password. */
-  socket(id: string): HostPort {
-    return socketAddress(findEndpoint(this.#home, id));
-  }
-
-  /** The LSN that a read-only one is at. */
-  staticLsn(id: string): Lsn | undefined {
-    const { mode } = findEndpoint(this.#home, id).spec;
-    return mode === "primary" ? undefined : parseLsn(mode.static);
   }
 
   #find(id: string): Endpoint | undefined {

@@ -11,8 +11,8 @@ export const DEFAULT_SUSPEND_TIMEOUT_SECONDS = 300;
 const CHECK_INTERVAL_MS = 1000;
 /** Who was just told an address connects in this time, or asks again. */
 const CONNECT_GRACE_MS = 5000;
-/** A busy one is not asked oftener, nor rarer. */
-const BUSY_RECHECK_MS = { least: 1000, most: 30_000 };
+/** How often an agent is asked: a look costs its Postgres a session. */
+const QUESTIONS_MS = { least: 1000, most: 30_000 };
 
 /** Before a suspension, as long as its Postgres runs. */
 export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
@@ -21,7 +21,7 @@ export class SuspendLoop {
   readonly #context: Context;
   readonly #computes: Computes;
   readonly #before: BeforeSuspend;
-  /** By endpoint: when it can be idle long enough at the earliest. */
+  /** By endpoint: when it is asked again. */
   readonly #nextLookMs = new Map<string, number>();
   readonly #suspending = new Set<string>();
   #timer: Timer | undefined;
@@ -99,29 +99,37 @@ export class SuspendLoop {
 
   /** Notes when to look again where it is not. An agent that does not tell is never idle. */
   async #isIdle(row: EndpointRow): Promise<boolean> {
-    const { db, logger } = this.#context;
     const timeoutMs = 1000 * (row.suspend_timeout_seconds || DEFAULT_SUSPEND_TIMEOUT_SECONDS);
     if (this.#computes.sinceWantedMs(row.id) < CONNECT_GRACE_MS) {
       return false;
     }
-    let lastActive: string | null | undefined;
-    try {
-      const status = await this.#computes.provider.agent(row.id).status();
-      lastActive = (status as { readonly last_active?: string | null }).last_active;
-    } catch (error) {
-      logger.debug({ endpoint: row.id, reason: errorMessage(error) }, "agent does not answer");
-    }
-    const since = lastActive ? Date.parse(lastActive) : Number.NaN;
-    if (Number.isNaN(since)) {
-      const { least, most } = BUSY_RECHECK_MS;
-      this.#nextLookMs.set(row.id, nowMs() + Math.min(most, Math.max(least, timeoutMs / 2)));
+    const lastActive = await this.#lastActive(row.id);
+    // What comes and goes between two questions counts as of the second, so they must not be far apart.
+    const { least, most } = QUESTIONS_MS;
+    const intervalMs = Math.min(most, Math.max(least, timeoutMs / 5));
+    this.#nextLookMs.set(row.id, nowMs() + intervalMs);
+    if (lastActive === null) {
       return false;
     }
     if (lastActive !== row.last_active) {
-      const values = { last_active: new Date(since).toISOString() };
-      await db.updateTable("endpoints").set(values).where("id", "=", row.id).execute();
+      const values = { last_active: lastActive };
+      await this.#context.db
+        .updateTable("endpoints")
+        .set(values)
+        .where("id", "=", row.id)
+        .execute();
     }
-    this.#nextLookMs.set(row.id, since + timeoutMs);
-    return nowMs() - since >= timeoutMs;
+    return nowMs() - Date.parse(lastActive) >= timeoutMs;
+  }
+
+  /** Null: it is used, or does not tell, which counts as now. */
+  async #lastActive(id: string): Promise<string | null> {
+    try {
+      return (await this.#computes.provider.agent(id).status()).last_active;
+    } catch (error) {
+      const reason = errorMessage(error);
+      this.#context.logger.debug({ endpoint: id, reason }, "agent does not answer");
+      return null;
+    }
   }
 }

@@ -150,7 +150,7 @@ function applyKind(db: Database, computes: Computes): OperationKind<ApplyArgs> {
         run: async (args) => {
           // It may have fallen asleep since, or this is after a crash.
           await computes.wake(args.endpointId);
-          await applyChanges(computes.provider.socket(args.endpointId), changesOf(args));
+          await applyChanges(computes.provider.agent(args.endpointId), changesOf(args));
         },
       },
       {
