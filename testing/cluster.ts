@@ -55,6 +55,7 @@ export async function freeConfig(safekeepers: number) {
 export type Victim =
   | "pageserver"
   | "broker"
+  | "control_plane"
   | `safekeeper-${number}`
   | `agent-${string}`
   | `postgres-${string}`;
@@ -203,6 +204,7 @@ export class TestCluster {
     const file = {
       pageserver: ["pageserver_1", "pageserver.pid"],
       broker: ["storage_broker", "storage_broker.pid"],
+      control_plane: ["control_plane", "control_plane.pid"],
       safekeeper: ["safekeepers", `sk${id}`, "safekeeper.pid"],
       agent: ["endpoints", id, "compute.pid"],
       postgres: [],

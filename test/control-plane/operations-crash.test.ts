@@ -1,0 +1,296 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { sleep } from "../../src/base/clock.ts";
+import { parseTenantId } from "../../src/base/ids.ts";
+import { createLogger } from "../../src/base/log.ts";
+import { ControlPlane } from "../../src/control-plane/server.ts";
+import { noteUnfinished } from "../../src/local/config.ts";
+import { controllerOf } from "../../src/local/controller.ts";
+import { StrataHome } from "../../src/local/home.ts";
+import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+
+// The control plane ends at each point between two steps of each kind of operation, and the next one goes on: each point
+// once, one life after the other, until an operation is through. Then everything is as if nothing had happened.
+
+let world: ControlPlaneWorld;
+let home: StrataHome;
+
+before(async () => {
+  world = await ControlPlaneWorld.create();
+  home = new StrataHome(world.cluster.home);
+  process.kill(world.cluster.pid("control_plane"), "SIGTERM");
+  for (let i = 0; i < 500 && existsSync(join(home.path, "control_plane/control_plane.pid")); i++) {
+    await sleep(20);
+  }
+});
+
+after(async () => {
+  await world?.[Symbol.asyncDispose]();
+});
+
+function open(stepHook: (point: string) => void): Promise<ControlPlane> {
+  return ControlPlane.open({
+    home,
+    workdir: join(home.path, "control_plane"),
+    front: { domain: "localtest.me", port: 4432 },
+    logger: createLogger("control_plane", "silent"),
+    stepHook,
+  });
+}
+
+interface Asked {
+  readonly method: string;
+  readonly path: string;
+  readonly body?: unknown;
+}
+
+/** Sends a request to a control plane of this process. */
+async function ask(controlPlane: ControlPlane, { method, path, body = {} }: Asked) {
+  const port = await controlPlane.listen("127.0.0.1", 0);
+  const response = await fetch(`http://127.0.0.1:${port}/api/v2${path}`, {
+    method,
+    headers: { authorization: `Bearer ${world.key}`, "content-type": "application/json" },
+    ...(method === "GET" ? {} : { body: JSON.stringify(body) }),
+  });
+  // biome-ignore lint/suspicious/noExplicitAny: answers of many shapes
+  return { status: response.status, body: (await response.json()) as any };
+}
+
+async function once(asked: Asked) {
+  const controlPlane = await open(() => {});
+  try {
+    const { status, body } = await ask(controlPlane, asked);
+    assert.ok(status < 300, JSON.stringify(body));
+    return body;
+  } finally {
+    await controlPlane.close();
+  }
+}
+
+/** Dies once at each point; the points in the order in which they were met. */
+async function crashEverywhere(asked: Asked): Promise<string[]> {
+  const points: string[] = [];
+  for (let life = 0; ; life++) {
+    let crashed = false;
+    const controlPlane = await open((point) => {
+      if (!points.includes(point)) {
+        points.push(point);
+        crashed = true;
+        throw new Error(`crash at ${point}`);
+      }
+    });
+    try {
+      if (life === 0) {
+        assert.equal((await ask(controlPlane, asked)).status, 500);
+      } else {
+        await controlPlane.parts.operations.resume();
+      }
+    } finally {
+      await controlPlane.close();
+    }
+    if (!crashed) {
+      return points;
+    }
+  }
+}
+
+/** Rows, the home, the pageserver and the directories tell the same, and nothing is left over. */
+async function checkConsistent(): Promise<void> {
+  const controlPlane = await open(() => {});
+  try {
+    const { db, inventory } = controlPlane.parts;
+    await inventory.refresh();
+    const unfinished = await db
+      .selectFrom("operations")
+      .select("id")
+      .where("finished_at", "is", null)
+      .execute();
+    assert.deepEqual(unfinished, []);
+    const config = home.config();
+    assert.deepEqual(config.unfinishedTimelines, new Map());
+    assert.deepEqual(config.unfinishedTenants, new Set());
+    assert.deepEqual(config.branchSwitches, new Map());
+    const projects = await db.selectFrom("projects").selectAll().execute();
+    assert.deepEqual(
+      (await controllerOf(home).tenants()).map(({ id }) => id as string).toSorted(),
+      projects.map((row) => row.tenant_id).toSorted(),
+    );
+    for (const project of projects) {
+      assert.equal(project.creating, 0);
+      const branches = await db
+        .selectFrom("branches")
+        .selectAll()
+        .where("project_id", "=", project.id)
+        .execute();
+      const names = [...(config.branchNameMappings.get(project.tenant_id) ?? [])];
+      assert.deepEqual(
+        branches.map((row) => [row.name, row.timeline_id]).toSorted(),
+        names.toSorted(),
+      );
+      const timelines = await controllerOf(home).timelines(parseTenantId(project.tenant_id));
+      assert.deepEqual(
+        timelines.map((info) => info.timeline_id).toSorted(),
+        branches.map((row) => row.timeline_id).toSorted(),
+      );
+      assert.ok(branches.every((row) => row.creating === 0));
+    }
+    const endpoints = await db.selectFrom("endpoints").select(["id", "creating"]).execute();
+    const directories = existsSync(home.endpointsDirectory())
+      ? readdirSync(home.endpointsDirectory())
+      : [];
+    assert.deepEqual(endpoints.map(({ id }) => id).toSorted(), directories.toSorted());
+    assert.ok(endpoints.every(({ creating }) => creating === 0));
+  } finally {
+    await controlPlane.close();
+  }
+}
+
+function assertPoints(points: readonly string[], kind: string, steps: readonly string[]): void {
+  const expected = steps.flatMap((step) => [`${kind} ${step} before`, `${kind} ${step} after`]);
+  assert.deepEqual(
+    points.filter((point) => point.startsWith(`${kind} `)),
+    expected,
+  );
+}
+
+let project: string;
+let endpoint: string;
+let main: string;
+
+test("crash: a project is made whole, with a role that can log in", async () => {
+  const points = await crashEverywhere({
+    ...{ method: "POST", path: "/projects", body: { project: { name: "crashed" } } },
+  });
+  assertPoints(points, "create_project", ["timeline", "retention", "rows"]);
+  assertPoints(points, "create_endpoint", ["create", "rows", "start"]);
+  await checkConsistent();
+  project = (await once({ method: "GET", path: "/projects" })).projects[0].id;
+  const { endpoints } = await once({ method: "GET", path: `/projects/${project}/endpoints` });
+  endpoint = endpoints[0].id;
+  main = endpoints[0].branch_id;
+  const query = "database_name=neondb&role_name=neondb_owner";
+  const { uri } = await once({
+    ...{ method: "GET", path: `/projects/${project}/connection_uri?${query}` },
+  });
+  const { username: user, password } = new URL(uri);
+  await world.sql(endpoint, { user, password, database: "neondb" }, "create table t (n int)");
+});
+
+const branchPath = () => `/projects/${project}/branches`;
+const namesOf = async () =>
+  (await once({ method: "GET", path: branchPath() })).branches
+    .map((branch: { name: string }) => branch.name)
+    .toSorted();
+
+test("crash: a branch is made, also where a crash left half of it: under another timeline id", async () => {
+  const points = await crashEverywhere({
+    ...{ method: "POST", path: branchPath(), body: { branch: { name: "dev" } } },
+  });
+  assertPoints(points, "create_branch", ["timeline", "rows"]);
+  await checkConsistent();
+  assert.deepEqual(await namesOf(), ["dev", "main"]);
+
+  const controlPlane = await open(() => {
+    throw new Error("crash at the first point");
+  });
+  await ask(controlPlane, {
+    ...{ method: "POST", path: branchPath(), body: { branch: { name: "half" } } },
+  });
+  const row = await controlPlane.parts.db
+    .selectFrom("branches")
+    .selectAll()
+    .where("name", "=", "half")
+    .executeTakeFirstOrThrow();
+  const { tenant_id } = await controlPlane.parts.db
+    .selectFrom("projects")
+    .selectAll()
+    .executeTakeFirstOrThrow();
+  await controlPlane.close();
+  home.update((draft) => noteUnfinished(draft, tenant_id, row.timeline_id));
+  const next = await open(() => {});
+  await next.parts.operations.resume();
+  await next.close();
+  await checkConsistent();
+  const names = home.config().branchNameMappings.get(tenant_id)!;
+  assert.ok(names.has("half") && names.get("half") !== row.timeline_id);
+});
+
+test("crash: roles, databases, start and suspension end as they were asked for", async () => {
+  const roles = `${branchPath()}/${main}/roles`;
+  const points = await crashEverywhere({
+    ...{ method: "POST", path: roles, body: { role: { name: "joe" } } },
+  });
+  assertPoints(points, "apply_config", ["wake", "postgres", "rows"]);
+  const { password } = await once({ method: "GET", path: `${roles}/joe/reveal_password` });
+  const joe = { user: "joe", password, database: "neondb" };
+  await world.sql(endpoint, joe, "select 1");
+  const one = `/projects/${project}/endpoints/${endpoint}`;
+  assertPoints(
+    await crashEverywhere({ method: "POST", path: `${one}/suspend` }),
+    "suspend_endpoint",
+    ["stop"],
+  );
+  await assert.rejects(world.sql(endpoint, joe, "select 1"), /ECONNREFUSED/);
+  assertPoints(await crashEverywhere({ method: "POST", path: `${one}/start` }), "start_endpoint", [
+    "start",
+  ]);
+  await world.sql(endpoint, joe, "select 1");
+  await checkConsistent();
+});
+
+test("crash: a restore happens once, and keeps the old state", async () => {
+  const { branch } = await once({ method: "GET", path: `${branchPath()}/${main}` });
+  const points = await crashEverywhere({
+    ...{ method: "POST", path: `${branchPath()}/${(await devId()).id}/restore` },
+    body: { source_branch_id: main, preserve_under_name: "dev_old" },
+  });
+  assertPoints(points, "restore_branch", ["switch", "rows"]);
+  await checkConsistent();
+  assert.deepEqual(await namesOf(), ["dev", "dev_old", "half", "main"]);
+  const dev = await devId();
+  assert.equal(dev.parent_id, branch.id);
+  assert.ok(dev.last_reset_at);
+});
+
+async function devId(): Promise<{ id: string; parent_id: string; last_reset_at?: string }> {
+  const { branches } = await once({ method: "GET", path: branchPath() });
+  return branches.find((branch: { name: string }) => branch.name === "dev");
+}
+
+test("crash: what cannot be made is undone", async () => {
+  const body = {
+    endpoint: {
+      ...{ branch_id: (await devId()).id, type: "read_write" },
+      settings: { pg_settings: { shared_buffers: "nonsense" } },
+    },
+  };
+  const points = await crashEverywhere({
+    ...{ method: "POST", path: `/projects/${project}/endpoints`, body },
+  });
+  assert.deepEqual(points.slice(-2), ["create_endpoint undo before", "create_endpoint undo after"]);
+  await checkConsistent();
+  const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
+  const failed = operations.filter((one: { status: string }) => one.status === "failed");
+  assert.equal(failed.length, 1);
+  assert.match(failed[0].error, /shared_buffers/);
+});
+
+test("crash: endpoints, branches and projects are deleted whole", async () => {
+  const points = await crashEverywhere({
+    ...{ method: "DELETE", path: `/projects/${project}/endpoints/${endpoint}` },
+  });
+  assertPoints(points, "delete_endpoint", ["destroy", "rows"]);
+  await checkConsistent();
+  const deleted = await crashEverywhere({
+    ...{ method: "DELETE", path: `${branchPath()}/${(await devId()).id}` },
+  });
+  assertPoints(deleted, "delete_branch", ["endpoints", "timeline", "rows"]);
+  await checkConsistent();
+  assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
+  const gone = await crashEverywhere({ method: "DELETE", path: `/projects/${project}` });
+  assertPoints(gone, "delete_project", ["endpoints", "tenant", "rows"]);
+  await checkConsistent();
+  assert.deepEqual((await once({ method: "GET", path: "/projects" })).projects, []);
+});
