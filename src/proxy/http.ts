@@ -20,11 +20,12 @@ export function proxyRoutes(server: ProxyServer): Route[] {
 }
 
 function describe(server: ProxyServer): ProxyStatus {
-  const { certificates, endpoints, halfOpen } = server.parts;
+  const { certificates, endpoints, halfOpen, pools } = server.parts;
   const x509 = certificates?.find().x509;
   return {
     connections: server.connections,
     half_open_connections: halfOpen.count,
+    pooled_server_connections: pools.serverConnections,
     endpoints: Object.fromEntries(endpoints.counts),
     tls:
       x509 === undefined

@@ -6,6 +6,7 @@ import { enableCompileCache } from "node:module";
 enableCompileCache();
 const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
 const { startProxy } = await import("./start-proxy.ts");
+const { DEFAULT_POOL_SETTINGS } = await import("./pooling/server-pool.ts");
 
 await runDaemon({
   name: "proxy",
@@ -25,6 +26,9 @@ await runDaemon({
     "login-timeout-ms": { type: "string" },
     "wake-timeout-ms": { type: "string" },
     "failed-logins-per-minute": { type: "string" },
+    "pool-size": { type: "string" },
+    "pool-wait-timeout-ms": { type: "string" },
+    "pool-idle-ms": { type: "string" },
   },
   start: async ({ values, workdir, logger }) => {
     const positive = { least: 1 };
@@ -35,6 +39,11 @@ await runDaemon({
       loginTimeoutMs: wholeNumber(values, "login-timeout-ms", positive),
       wakeTimeoutMs: wholeNumber(values, "wake-timeout-ms", positive),
       failedLoginsPerMinute: wholeNumber(values, "failed-logins-per-minute", positive),
+    };
+    const pool = {
+      size: wholeNumber(values, "pool-size", positive),
+      waitTimeoutMs: wholeNumber(values, "pool-wait-timeout-ms", positive),
+      idleMs: wholeNumber(values, "pool-idle-ms", positive),
     };
     const proxy = await startProxy({
       workdir,
@@ -48,10 +57,19 @@ await runDaemon({
       settings: {
         requireTls: values["require-tls"],
         ...(values.domain.length > 0 ? { domains: values.domain } : {}),
-        ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+        ...onlyGiven(given),
+        pool: { ...DEFAULT_POOL_SETTINGS, ...onlyGiven(pool) },
       },
       logger,
     });
     return { stop: async (mode) => (mode === "fast" ? proxy.stop() : undefined) };
   },
 });
+
+function onlyGiven(numbers: Readonly<Record<string, number | undefined>>): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(numbers).flatMap(([name, value]) =>
+      value === undefined ? [] : [[name, value]],
+    ),
+  );
+}

@@ -7,6 +7,8 @@ import type { LoginGate } from "./client/login-gate.ts";
 import { clientError } from "./client/postgres-errors.ts";
 import type { TlsCertificates } from "./client/tls-certificates.ts";
 import type { ProxyMetrics } from "./metrics.ts";
+import type { Pools } from "./pooling/pools.ts";
+import { DEFAULT_POOL_SETTINGS, type PoolSettings } from "./pooling/server-pool.ts";
 
 export interface ProxySettings {
   /** Host names are ENDPOINT.domain; the first is the one that messages name. */
@@ -26,6 +28,7 @@ export interface ProxySettings {
   /** How long an answer about a role is used. */
   readonly accessKeepMs: number;
   readonly keepAliveMs: number;
+  readonly pool: PoolSettings;
 }
 
 export const DEFAULT_PROXY_SETTINGS: ProxySettings = {
@@ -39,12 +42,14 @@ export const DEFAULT_PROXY_SETTINGS: ProxySettings = {
   failedLoginsPerMinute: 30,
   accessKeepMs: 1000,
   keepAliveMs: 60_000,
+  pool: DEFAULT_POOL_SETTINGS,
 };
 
 export interface ProxyParts {
   readonly settings: ProxySettings;
   readonly certificates: TlsCertificates | undefined;
   readonly gate: LoginGate;
+  readonly pools: Pools;
   readonly cancelKeys: CancelKeys;
   readonly halfOpen: HalfOpenConnections;
   readonly endpoints: EndpointConnections;

@@ -14,6 +14,7 @@ import type { ControlPlaneClient } from "./compute/control-plane.ts";
 import { RoleAccess } from "./compute/role-access.ts";
 import { Computes } from "./compute/wake.ts";
 import { ProxyMetrics } from "./metrics.ts";
+import { Pools } from "./pooling/pools.ts";
 import {
   DEFAULT_PROXY_SETTINGS,
   EndpointConnections,
@@ -56,6 +57,7 @@ export class ProxyServer {
         logger,
         mockSeed,
       }),
+      pools: new Pools(settings.pool),
       cancelKeys: new CancelKeys(),
       endpoints: new EndpointConnections(settings.maxConnectionsPerEndpoint),
       metrics: new ProxyMetrics({
@@ -106,6 +108,7 @@ export class ProxyServer {
     for (const socket of this.#sockets) {
       socket.destroy();
     }
+    this.parts.pools.close();
     return new Promise((resolve) => this.#server.close(() => resolve()));
   }
 }

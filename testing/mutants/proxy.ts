@@ -8,6 +8,8 @@ const PROXY_TEST = "src/proxy/proxy.pg.test.ts";
 const OPENING = "src/proxy/client/client-opening.ts";
 const GATE = "src/proxy/client/login-gate.ts";
 const SERVERLESS = "src/proxy/serverless";
+const POOLING = "src/proxy/pooling";
+const POOLING_TEST = "src/proxy/pooling/pooling.pg.test.ts";
 const SERVERLESS_TEST = "src/proxy/serverless/serverless.pg.test.ts";
 
 export const PROXY_MUTANTS: MutantPart = {
@@ -173,6 +175,62 @@ export const PROXY_MUTANTS: MutantPart = {
       replace: 'await connection.command(begin.concat("; COMMIT"));',
       test: SERVERLESS_TEST,
       name: "neon().transaction: all or nothing, isolation, read only, deferrable",
+    },
+    {
+      rule: "a session that was changed goes to the next client as it is",
+      file: `${POOLING}/server-pool.ts`,
+      search: "if (server.isDirty && !(await server.reset())) {",
+      replace: "if (server.isDirty && server.isGone) {",
+      test: POOLING_TEST,
+      name: "pooling: what one sets, others never see, and he keeps it",
+    },
+    {
+      rule: "a session that was changed is given back after the transaction",
+      file: `${POOLING}/pooled-client.ts`,
+      search: "!this.#unsynced && !server.isDirty && server.queue.isEmpty",
+      replace: "!this.#unsynced && server.queue.isEmpty",
+      test: POOLING_TEST,
+      name: "pooling: what one sets, others never see, and he keeps it",
+    },
+    {
+      rule: "an answer that we made up comes before those that were asked for earlier",
+      file: `${POOLING}/pooled-client.ts`,
+      search: "server.queue.push(EXPECT.inventParse);",
+      replace: "this.stream.write(Buffer.from([0x31, 0, 0, 0, 4]));",
+      test: POOLING_TEST,
+      name: "pooling: pipelines get each answer once",
+    },
+    {
+      rule: "after an error answers are waited for that do not come",
+      file: `${POOLING}/response-queue.ts`,
+      search: "while (this.#size > 0 && this.first !== EXPECT.sync) {",
+      replace: "while (this.#size > 1 && this.#size < 0) {",
+      test: POOLING_TEST,
+      name: "pooling: after an error a pipeline goes on at the next Sync",
+    },
+    {
+      rule: "a statement whose Parse came to nothing counts as there",
+      file: `${POOLING}/response-queue.ts`,
+      search: "onLost(statement);",
+      replace: "",
+      test: POOLING_TEST,
+      name: "pooling: after an error a pipeline goes on at the next Sync",
+    },
+    {
+      rule: "Syncs that the server ignores during COPY are waited for",
+      file: `${POOLING}/pooled-server.ts`,
+      search: "queue.dropSyncs();",
+      replace: "",
+      test: POOLING_TEST,
+      name: "pooling: COPY in by the extended protocol",
+    },
+    {
+      rule: "a transaction that a client leaves open is the next one's",
+      file: `${POOLING}/pooled-client.ts`,
+      search: "!server.queue.isEmpty || this.#unsynced || server.inTransaction;",
+      replace: "!server.queue.isEmpty || this.#unsynced;",
+      test: POOLING_TEST,
+      name: "pooling: who waits too long is told, and a client that goes leaves nothing open",
     },
   ],
 };

@@ -111,6 +111,11 @@ export class MessageReader {
     this.#budget = budget;
   }
 
+  /** No message has begun. */
+  get isEmpty(): boolean {
+    return this.#pending === undefined && this.#headerFilled === 0;
+  }
+
   /** Forgets an unfinished message: no more will come. */
   release(): void {
     this.#budget?.give(this.#pending?.length ?? 0);

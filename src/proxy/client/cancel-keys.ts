@@ -19,21 +19,20 @@ export interface CancelKey {
 
 interface Entry {
   readonly key: Buffer;
-  /** Undefined where there is nothing to cancel at the moment. */
-  readonly target: () => CancelTarget | undefined;
+  readonly cancel: () => Promise<void>;
 }
 
 export class CancelKeys {
   readonly #entries = new Map<number, Entry>();
 
-  /** For as long as the client's connection lasts. `target` is asked when somebody cancels. */
-  issue(target: () => CancelTarget | undefined): CancelKey {
+  /** For as long as the client's connection lasts. `cancel` stops what is under way for it, if anything. */
+  issue(cancel: () => Promise<void>): CancelKey {
     let pid: number;
     do {
       pid = 1 + randomInt(2 ** 31 - 1);
     } while (this.#entries.has(pid));
     const key = randomBytes(KEY_BYTES);
-    this.#entries.set(pid, { key, target });
+    this.#entries.set(pid, { key, cancel });
     return { pid, key };
   }
 
@@ -41,12 +40,12 @@ export class CancelKeys {
     this.#entries.delete(pid);
   }
 
-  /** `unknown`: nobody has this key. */
-  find(pid: number, key: Uint8Array): CancelTarget | undefined | "unknown" {
+  /** Undefined: nobody has this key. */
+  find(pid: number, key: Uint8Array): (() => Promise<void>) | undefined {
     const entry = this.#entries.get(pid);
     const { timingSafeEqual } = process.getBuiltinModule("node:crypto");
     return entry !== undefined && key.length === KEY_BYTES && timingSafeEqual(entry.key, key)
-      ? entry.target()
-      : "unknown";
+      ? entry.cancel
+      : undefined;
   }
 }

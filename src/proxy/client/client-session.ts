@@ -102,9 +102,16 @@ export class ClientSession {
       const parameters = forPostgres(packet, options);
       const caller = this.#caller(endpoint.id, role);
       const { gate, metrics } = this.#parts;
-      const compute = await gate.connect(caller, options.compute, parameters, keys);
-      metrics.loggedIn((monotonicMs() - startedMs) / 1000);
-      await this.#pass(stream, compute);
+      const login = () => gate.connect(caller, options.compute, parameters, keys);
+      const loggedIn = () => metrics.loggedIn((monotonicMs() - startedMs) / 1000);
+      if (endpoint.isPooled && !parameters.has("replication")) {
+        const key = JSON.stringify([endpoint.id, options.compute, ...[...parameters].toSorted()]);
+        await this.#pool(stream, key, login, loggedIn);
+      } else {
+        const compute = await login();
+        loggedIn();
+        await this.#pass(stream, compute);
+      }
     } finally {
       leave();
     }
@@ -154,7 +161,7 @@ export class ClientSession {
 
   async #pass(stream: Duplex, compute: ComputeConnection): Promise<void> {
     const { cancelKeys } = this.#parts;
-    const key = cancelKeys.issue(() => compute.cancelTarget);
+    const key = cancelKeys.issue(() => sendCancel(compute.cancelTarget));
     try {
       stream.write(
         Buffer.concat([AUTHENTICATION_OK, compute.greeting, backendKeyData(key), READY]),
@@ -165,15 +172,38 @@ export class ClientSession {
     }
   }
 
+  /** Server connections of its own only for the time of a transaction. */
+  async #pool(
+    stream: Duplex,
+    key: string,
+    login: () => Promise<ComputeConnection>,
+    loggedIn: () => void,
+  ): Promise<void> {
+    const { pools, cancelKeys } = this.#parts;
+    const { pool, greeting } = await pools.enter(key, login);
+    loggedIn();
+    const client = pools.client(stream, pool, login);
+    const cancelKey = cancelKeys.issue(() =>
+      client.cancel(({ cancelTarget }) => sendCancel(cancelTarget)),
+    );
+    try {
+      stream.write(Buffer.concat([AUTHENTICATION_OK, greeting, backendKeyData(cancelKey), READY]));
+      await client.run();
+    } finally {
+      cancelKeys.revoke(cancelKey.pid);
+      pool.leave();
+    }
+  }
+
   /** Nobody is told whether there was anything to cancel; the client waits for the close. */
   async #cancel({ pid, key }: CancelPacket): Promise<void> {
     const { cancelKeys, gate } = this.#parts;
     gate.checkGuesses(this.#address, "cancel");
-    const target = cancelKeys.find(pid, key);
-    if (target === "unknown") {
+    const cancel = cancelKeys.find(pid, key);
+    if (cancel === undefined) {
       gate.countGuess(this.#address, "cancel");
-    } else if (target !== undefined) {
-      await sendCancel(target);
+    } else {
+      await cancel();
     }
     this.#end();
   }
