@@ -82,7 +82,9 @@ export class Accounts {
     const number = KEY.exec(key)?.[1];
     const row = number === undefined ? undefined : await this.#find(Number.parseInt(number, 16));
     if (row === undefined || !timingSafeEqual(hashOf(key), Buffer.from(row.hash, "hex"))) {
-      this.#noteFailure(address);
+      if (authorization !== undefined) {
+        this.#noteFailure(address);
+      }
       const why =
         authorization === undefined
           ? "this request needs the header 'Authorization: Bearer API_KEY'"

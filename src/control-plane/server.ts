@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { z } from "zod";
+import { setRepeatingTimer, type Timer } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { type Route, route } from "../http/route.ts";
@@ -11,10 +12,13 @@ import { Accounts, ensureOwnerKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
 import { endpointRoutes } from "./api-v2/endpoints.ts";
+import { deleteExpiredBranches } from "./api-v2/expiry.ts";
 import type { Parts } from "./api-v2/lookup.ts";
 import { seeObjectsOf } from "./api-v2/objects-seen.ts";
 import { projectRoutes } from "./api-v2/projects.ts";
 import { roleRoutes } from "./api-v2/roles.ts";
+import { schemaRoutes } from "./api-v2/schema.ts";
+import { unsupportedRoutes } from "./api-v2/unsupported.ts";
 import type { FrontAddress } from "./api-v2/views.ts";
 import { authorizeCaller } from "./authorize.ts";
 import { Computes } from "./computes/computes.ts";
@@ -30,6 +34,8 @@ import { isProxyRequest, proxyError, proxyRoutes } from "./proxy-routes.ts";
 import { SealedSecrets } from "./sealed-secrets.ts";
 import { openDatabase } from "./state/database.ts";
 import { sqliteDialect } from "./state/node-sqlite.ts";
+
+const EXPIRY_INTERVAL_MS = 5000;
 
 export interface ControlPlaneOptions {
   readonly home: StrataHome;
@@ -49,6 +55,7 @@ export class ControlPlane {
   readonly #options: ControlPlaneOptions;
   readonly #suspendLoop: SuspendLoop;
   #server: HttpServer | undefined;
+  #expiry: Timer | undefined;
 
   private constructor(options: ControlPlaneOptions, parts: Parts, accounts: Accounts) {
     this.#options = options;
@@ -93,6 +100,7 @@ export class ControlPlane {
         isProxyRequest(request) ? proxyError(error) : neonError(error, id),
     });
     this.#suspendLoop.start();
+    this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
     const bound = await this.#server.listen(host, port);
     void this.parts.operations.resume().catch((error: unknown) => {
       logger.error({ error }, "operations of before could not be gone on with");
@@ -100,9 +108,18 @@ export class ControlPlane {
     return bound;
   }
 
+  async #deleteExpired(): Promise<void> {
+    try {
+      await deleteExpiredBranches(this.parts);
+    } catch (error) {
+      this.#options.logger.warn({ error }, "could not look for expired branches");
+    }
+  }
+
   /** What it was doing goes on at its next start. */
   async close(): Promise<void> {
     this.#suspendLoop.stop();
+    this.#expiry?.cancel();
     this.parts.operations.stop();
     await this.#server?.close();
     await this.parts.db.destroy();
@@ -126,7 +143,9 @@ export function controlPlaneRoutes(parts: Parts, accounts: Accounts): Route[] {
     ...endpointRoutes(parts),
     ...roleRoutes(parts),
     ...accountRoutes(parts, accounts),
+    ...schemaRoutes(parts),
     ...proxyRoutes(parts),
+    ...unsupportedRoutes(),
   ];
 }
 

@@ -263,6 +263,14 @@ export const connectionUriQuery = z.looseObject({
   pooled: z.enum(["true", "false"]).optional(),
 });
 
+export const schemaQuery = z.looseObject({
+  db_name: z.string(),
+  lsn: z.string().optional(),
+  timestamp: z.string().optional(),
+  format: z.literal("sql").optional(),
+});
+export const schemaAnswer = z.object({ sql: z.string() });
+
 const name = z.string().min(1).max(256);
 const settings = json.optional();
 const units = z.number().min(0.25).optional();
