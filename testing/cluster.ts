@@ -45,6 +45,10 @@ export async function freeConfig(safekeepers: number) {
   return {
     broker: { listenAddr: `127.0.0.1:${await freePort()}` },
     controlPlane: { listenAddr: `127.0.0.1:${await freePort()}` },
+    proxy: {
+      listenPgAddr: `127.0.0.1:${await freePort()}`,
+      listenHttpAddr: `127.0.0.1:${await freePort()}`,
+    },
     pageservers: await freeNodes(1),
     safekeepers: await freeNodes(safekeepers),
     endpointBasePort: await freePort(),
@@ -56,6 +60,7 @@ export type Victim =
   | "pageserver"
   | "broker"
   | "control_plane"
+  | "proxy"
   | `safekeeper-${number}`
   | `agent-${string}`
   | `postgres-${string}`;
@@ -205,6 +210,7 @@ export class TestCluster {
       pageserver: ["pageserver_1", "pageserver.pid"],
       broker: ["storage_broker", "storage_broker.pid"],
       control_plane: ["control_plane", "control_plane.pid"],
+      proxy: ["proxy", "proxy.pid"],
       safekeeper: ["safekeepers", `sk${id}`, "safekeeper.pid"],
       agent: ["endpoints", id, "compute.pid"],
       postgres: [],

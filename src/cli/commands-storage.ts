@@ -13,10 +13,12 @@ import { homeStatus, initHome, startAll, stopAll } from "../local/lifecycle.ts";
 import {
   answersHttp,
   brokerDaemon,
+  frontDaemons,
   pageserverDaemon,
   safekeeperDaemon,
   startService,
 } from "../local/services.ts";
+import { strataCommand } from "../local/strata-command.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
 import {
@@ -96,6 +98,7 @@ export function addStorageCommands(program: Command): void {
   addPageserverCommands(program);
   addSafekeeperCommands(program);
   addBrokerCommands(program);
+  addProxyCommands(program);
 }
 
 async function init(home: StrataHome, options: InitOptions): Promise<void> {
@@ -304,6 +307,22 @@ function addSafekeeperCommands(program: Command): void {
         process.exitCode = 1;
       }
     });
+}
+
+function addProxyCommands(program: Command): void {
+  const command = group(program, "proxy", "the proxy by itself");
+  const daemon = (home: StrataHome) => {
+    const found = frontDaemons(home, home.config()).find(({ name }) => name === "proxy");
+    if (found === undefined) {
+      throw new StorageError(
+        "not-found",
+        "no-proxy",
+        `this home has no proxy yet: '${strataCommand()} start' gives it one`,
+      );
+    }
+    return found;
+  };
+  addServiceVerbs({ command, pick: (verb) => verb, daemon });
 }
 
 function addBrokerCommands(program: Command): void {

@@ -5,6 +5,7 @@ import { errorMessage } from "../base/errors.ts";
 import { explainArchived } from "./branches/commands-archive.ts";
 import { addBranchCommands } from "./branches/commands-branch.ts";
 import { addGcCommand } from "./branches/commands-retention.ts";
+import { addCaCommand } from "./commands-ca.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
 import { addScrubCommand } from "./commands-scrub.ts";
 import { addStorageCommands } from "./commands-storage.ts";
@@ -31,6 +32,7 @@ function buildProgram(): Command {
   addGcCommand(program);
   addEndpointCommands(program);
   addPsqlCommand(program);
+  addCaCommand(program);
   addLayersCommand(program);
   addWalCommands(program);
   addScrubCommand(program);

@@ -26,8 +26,8 @@ const wakeQuery = z.looseObject({
   session_id: z.string().max(100).optional(),
   application_name: z.string().max(1000).optional(),
   endpointish: z.string().min(1).max(100),
-  "options[neon_lsn]": z.string().max(100).optional(),
-  "options[neon_timestamp]": z.string().max(100).optional(),
+  "options[lsn]": z.string().max(100).optional(),
+  "options[timestamp]": z.string().max(100).optional(),
 });
 const accessAnswer = z.object({
   role_secret: z.string().describe("as in pg_authid; empty: no such role, or no password"),
@@ -82,7 +82,7 @@ export function proxyRoutes(parts: Parts): Route[] {
       },
       async ({ query }) => {
         const found = await findEndpointish(parts, query.endpointish);
-        const at = query["options[neon_lsn]"] ?? query["options[neon_timestamp]"];
+        const at = query["options[lsn]"] ?? query["options[timestamp]"];
         const id = await endpointFor(parts, found, at);
         const woken = await parts.computes.wake(id);
         return {

@@ -13,6 +13,7 @@ export interface InitSettings {
   broker?: { listenAddr: string } | undefined;
   /** Its HTTP API. */
   controlPlane?: { listenAddr: string } | undefined;
+  proxy?: ProxyAddresses | undefined;
   pageservers?: StorageNode[] | undefined;
   safekeepers?: StorageNode[] | undefined;
   /** Ports of endpoints are given out from here on. */
@@ -23,6 +24,16 @@ export interface InitSettings {
   pageserverOptions?: Record<string, string> | undefined;
   /** Further options of every safekeeper process, as its command line takes them. */
   safekeeperOptions?: Record<string, string> | undefined;
+  /** Further options of the proxy, as its command line takes them. */
+  proxyOptions?: Record<string, string> | undefined;
+}
+
+/** Of the proxy: Postgres's protocol; HTTP and WebSockets. */
+export interface ProxyAddresses {
+  readonly listenPgAddr: string;
+  readonly listenHttpAddr: string;
+  /** Host names of endpoints are below it; absent: localtest.me. */
+  readonly domain?: string | undefined;
 }
 
 export interface StrataConfig {
@@ -32,6 +43,8 @@ export interface StrataConfig {
   broker: { listenAddr: string };
   /** Absent in a home of an earlier version that was not started since. */
   controlPlane?: { listenAddr: string } | undefined;
+  /** As `controlPlane`. */
+  proxy?: ProxyAddresses | undefined;
   pageservers: StorageNode[];
   safekeepers: StorageNode[];
   endpointBasePort: number;
@@ -39,6 +52,7 @@ export interface StrataConfig {
   remoteStorage?: string | undefined;
   pageserverOptions?: Record<string, string> | undefined;
   safekeeperOptions?: Record<string, string> | undefined;
+  proxyOptions?: Record<string, string> | undefined;
   defaultTenantId?: string | undefined;
   /** Tenant id to branch name to timeline id. Maps, because a name can be `__proto__`. */
   branchNameMappings: Map<string, Map<string, string>>;
@@ -69,18 +83,21 @@ export interface BranchSwitch {
 const ENDPOINT_BASE_PORT = 15_432;
 
 const ADDRESS = /^[^\s:]+:\d{1,5}$/;
+const DOMAIN = /^[a-z0-9-]+(\.[a-z0-9-]+)*$/;
 const HEX_32 = /^[0-9a-f]{32}$/;
 const INIT_FIELDS = [
   "pgVersion",
   "pgBin",
   "broker",
   "controlPlane",
+  "proxy",
   "pageservers",
   "safekeepers",
   "endpointBasePort",
   "remoteStorage",
   "pageserverOptions",
   "safekeeperOptions",
+  "proxyOptions",
 ];
 const OWN_FIELDS = [
   "formatVersion",
@@ -233,6 +250,9 @@ function initSettings(from: Fields): InitSettings {
       listenAddr: address(controlPlane["listenAddr"], "controlPlane.listenAddr"),
     };
   }
+  if (from["proxy"] !== undefined) {
+    settings.proxy = proxyAddresses(from["proxy"]);
+  }
   if (from["pageservers"] !== undefined) {
     settings.pageservers = nodes(from["pageservers"], "pageservers", 1);
   }
@@ -256,7 +276,21 @@ function initSettings(from: Fields): InitSettings {
   if (from["safekeeperOptions"] !== undefined) {
     settings.safekeeperOptions = options(from["safekeeperOptions"], "safekeeperOptions");
   }
+  if (from["proxyOptions"] !== undefined) {
+    settings.proxyOptions = options(from["proxyOptions"], "proxyOptions");
+  }
   return settings;
+}
+
+function proxyAddresses(value: unknown): ProxyAddresses {
+  const from = record(value, "proxy", ["listenPgAddr", "listenHttpAddr", "domain"]);
+  return {
+    listenPgAddr: address(from["listenPgAddr"], "proxy.listenPgAddr"),
+    listenHttpAddr: address(from["listenHttpAddr"], "proxy.listenHttpAddr"),
+    ...(from["domain"] === undefined
+      ? {}
+      : { domain: string(from["domain"], "proxy.domain", DOMAIN, "a domain name in lower case") }),
+  };
 }
 
 function nodes(value: unknown, path: string, most: number): StorageNode[] {

@@ -134,6 +134,7 @@ export class StrataHome {
     const closed = [
       this.brokerDirectory(),
       this.controlPlaneDirectory(),
+      this.proxyDirectory(),
       join(this.path, "safekeepers"),
     ];
     for (const { id } of config.pageservers) {
@@ -160,6 +161,10 @@ export class StrataHome {
 
   controlPlaneDirectory(): string {
     return join(this.path, "control_plane");
+  }
+
+  proxyDirectory(): string {
+    return join(this.path, "proxy");
   }
 
   pageserverDirectory(id: number): string {
@@ -217,6 +222,10 @@ function checkDistinct(config: StrataConfig): void {
   claim(config.broker.listenAddr);
   if (config.controlPlane !== undefined) {
     claim(config.controlPlane.listenAddr);
+  }
+  if (config.proxy !== undefined) {
+    claim(config.proxy.listenPgAddr);
+    claim(config.proxy.listenHttpAddr);
   }
   for (const [kind, nodes] of [
     ["pageserver", config.pageservers],

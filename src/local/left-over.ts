@@ -19,6 +19,7 @@ export interface RunningDaemon {
  */
 const COMPONENTS: ReadonlyMap<string, RegExp> = new Map([
   ["control-plane", /^control_plane$/],
+  ["proxy", /^proxy$/],
   ["compute", /^endpoints\/[^/]+$/],
   ["pageserver", /^pageserver_\d+$/],
   ["safekeeper", /^safekeepers\/sk\d+$/],

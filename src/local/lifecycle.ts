@@ -18,9 +18,10 @@ import {
 } from "./endpoints.ts";
 import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsOfHome, type RunningDaemon, stopLeftOver } from "./left-over.ts";
-import { chooseAddresses, chooseControlPlaneAddress } from "./port-choice.ts";
+import { chooseAddresses, chooseControlPlaneAddress, chooseProxyAddresses } from "./port-choice.ts";
 import { frontDaemons, pageserverDaemon, startServices, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
+import { DEFAULT_DOMAIN, ensureCertificates } from "./tls/certificates.ts";
 
 /** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
 export async function initHome(
@@ -60,10 +61,10 @@ export async function startAll(
   home: StrataHome,
   options: { timeoutMs: number; print: Print },
 ): Promise<void> {
-  await adoptControlPlane(home);
-  const config = home.config();
+  const config = await adoptFront(home);
   home.makePrivate(config);
   await adoptCredentials(home, config);
+  await ensureCertificates(home, config.proxy?.domain ?? DEFAULT_DOMAIN);
   const daemons = [...storageDaemons(home, config), ...frontDaemons(home, config)];
   await startServices(daemons, options);
   options.print("Running strata status check");
@@ -77,15 +78,22 @@ export async function startAll(
   options.print("Strata started and passed status check");
 }
 
-/** A home of an earlier version has no control plane yet. */
-async function adoptControlPlane(home: StrataHome): Promise<void> {
-  const config = home.config();
+/** A home of an earlier version has no control plane yet, or no proxy. */
+async function adoptFront(home: StrataHome): Promise<StrataConfig> {
+  let config = home.config();
   if (config.controlPlane === undefined) {
     const listenAddr = await chooseControlPlaneAddress(config);
-    home.update((draft) => {
+    config = home.update((draft) => {
       draft.controlPlane = { listenAddr };
     });
   }
+  if (config.proxy === undefined) {
+    const proxy = await chooseProxyAddresses(config);
+    config = home.update((draft) => {
+      draft.proxy = proxy;
+    });
+  }
+  return config;
 }
 
 /** A pageserver that runs in a home of an earlier version does not give new roots the password. */

@@ -38,12 +38,14 @@ test("choosePort: says so where there is none", async () => {
 });
 
 test("chooseAddresses: the usual ports or the next free, all distinct, outside of the outgoing ones", async (t) => {
-  const { broker, controlPlane, pageservers, safekeepers } = await chooseAddresses({}, 3);
+  const chosen = await chooseAddresses({}, 3);
+  const { broker, controlPlane, proxy, pageservers, safekeepers } = chosen;
   const addresses = [broker.listenAddr, controlPlane!.listenAddr];
+  addresses.push(proxy!.listenPgAddr, proxy!.listenHttpAddr);
   for (const node of [...pageservers, ...safekeepers]) {
     addresses.push(node.listenPgAddr, node.listenHttpAddr);
   }
-  assert.equal(new Set(addresses).size, 10);
+  assert.equal(new Set(addresses).size, 12);
   assert.deepEqual(
     safekeepers.map(({ id }) => id),
     [1, 2, 3],
@@ -59,7 +61,7 @@ test("chooseAddresses: the usual ports or the next free, all distinct, outside o
   }
   const second = await chooseAddresses({}, 3);
   const ports = [...storagePorts({ ...SOME_CONFIG, ...second }).keys()];
-  assert.equal(ports.length, 10);
+  assert.equal(ports.length, 12);
   assert.ok(ports.every((port) => !addresses.includes(`127.0.0.1:${port}`)));
 });
 

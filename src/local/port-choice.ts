@@ -4,7 +4,7 @@ import { StorageError } from "../base/errors.ts";
 import { canListen } from "../base/ports.ts";
 import { outgoingPorts } from "../base/proc.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
-import type { InitSettings, StrataConfig } from "./config.ts";
+import type { InitSettings, ProxyAddresses, StrataConfig } from "./config.ts";
 
 /*
  * Neon's ports where Linux leaves them alone. Its 50051 and 55432 lie in the range from which the kernel
@@ -14,6 +14,8 @@ import type { InitSettings, StrataConfig } from "./config.ts";
 const BROKER_PORT = 15_051;
 const PAGESERVER_PORTS = { pg: 64_000, http: 9898 };
 const CONTROL_PLANE_PORT = 9096;
+/** Neon's, and the one that its driver's settings name for HTTP in Neon Local. */
+const PROXY_PORTS = { pg: 4432, http: 4444 };
 const SAFEKEEPER_PORTS = { pg: 5454, http: 7676 };
 
 const HOST = "127.0.0.1";
@@ -48,7 +50,7 @@ export async function choosePort(
 
 export type Addresses = Pick<
   StrataConfig,
-  "broker" | "pageservers" | "safekeepers" | "controlPlane"
+  "broker" | "pageservers" | "safekeepers" | "controlPlane" | "proxy"
 >;
 
 /** Every address of a new home: those that `settings` name, else the usual ones or the next free. */
@@ -62,6 +64,9 @@ export async function chooseAddresses(
     if (service !== undefined) {
       addresses.push(service.listenAddr);
     }
+  }
+  if (settings.proxy !== undefined) {
+    addresses.push(settings.proxy.listenPgAddr, settings.proxy.listenHttpAddr);
   }
   const taken = new Set(addresses.map(portOf));
   const take = async (usual: number) => {
@@ -85,6 +90,10 @@ export async function chooseAddresses(
     pageservers: settings.pageservers ?? [await node(1, PAGESERVER_PORTS)],
     safekeepers,
     controlPlane: settings.controlPlane ?? { listenAddr: await take(CONTROL_PLANE_PORT) },
+    proxy: settings.proxy ?? {
+      listenPgAddr: await take(PROXY_PORTS.pg),
+      listenHttpAddr: await take(PROXY_PORTS.http),
+    },
   };
 }
 
@@ -93,11 +102,24 @@ export async function chooseControlPlaneAddress(config: StrataConfig): Promise<s
   return `${HOST}:${await choosePort(CONTROL_PLANE_PORT, storagePorts(config))}`;
 }
 
+/** As `chooseControlPlaneAddress`. */
+export async function chooseProxyAddresses(config: StrataConfig): Promise<ProxyAddresses> {
+  const taken = new Map(storagePorts(config));
+  const pg = await choosePort(PROXY_PORTS.pg, taken);
+  taken.set(pg, "the proxy");
+  const http = await choosePort(PROXY_PORTS.http, taken);
+  return { listenPgAddr: `${HOST}:${pg}`, listenHttpAddr: `${HOST}:${http}` };
+}
+
 /** Port to the service that has it, for messages. Running or not, they are not free. */
 export function storagePorts(config: StrataConfig): Map<number, string> {
   const ports = new Map([[portOf(config.broker.listenAddr), "the storage broker"]]);
   if (config.controlPlane !== undefined) {
     ports.set(portOf(config.controlPlane.listenAddr), "the control plane");
+  }
+  if (config.proxy !== undefined) {
+    ports.set(portOf(config.proxy.listenPgAddr), "the proxy");
+    ports.set(portOf(config.proxy.listenHttpAddr), "the proxy");
   }
   for (const [kind, nodes] of [
     ["pageserver", config.pageservers],

@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { HttpClient } from "../http/client.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
-import type { StrataConfig } from "./config.ts";
+import type { ProxyAddresses, StrataConfig } from "./config.ts";
 import { hasCredentials, superuserSecretFile } from "./credentials.ts";
 import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
+import { certificatePaths, DEFAULT_DOMAIN } from "./tls/certificates.ts";
 
 const PROBE_TIMEOUT_MS = 2000;
 /** A home keeps its ports: those of safekeepers are in memberships. */
@@ -64,23 +65,67 @@ export function safekeeperDaemon(
   };
 }
 
-export function controlPlaneDaemon(home: StrataHome, address: string): Daemon {
+export function controlPlaneDaemon(
+  home: StrataHome,
+  address: string,
+  proxy?: ProxyAddresses,
+): Daemon {
   return {
     name: "control_plane",
     ...files(home.controlPlaneDirectory(), "control_plane"),
     entry: entryOf("control-plane"),
-    args: ["--home", home.path, "--listen", address],
+    args: [
+      ...["--home", home.path, "--listen", address],
+      ...(proxy === undefined ? [] : ["--proxy-address", publicAddress(proxy)]),
+    ],
     addresses: [address],
     otherPorts: "'controlPlane' in config.json names another",
     probe: () => answersHttp(address, "/status"),
   };
 }
 
+/** What clients add to an endpoint's name: domain and port. */
+function publicAddress({ domain = DEFAULT_DOMAIN, listenPgAddr }: ProxyAddresses): string {
+  return `${domain}${listenPgAddr.slice(listenPgAddr.lastIndexOf(":"))}`;
+}
+
+export function proxyDaemon(
+  home: StrataHome,
+  proxy: ProxyAddresses,
+  controlPlane: string,
+  options: Record<string, string> | undefined,
+): Daemon {
+  const { cert, key } = certificatePaths(home);
+  return {
+    name: "proxy",
+    ...files(home.proxyDirectory(), "proxy"),
+    entry: entryOf("proxy"),
+    args: [
+      ...["--listen-pg", proxy.listenPgAddr],
+      ...["--listen-http", proxy.listenHttpAddr],
+      ...["--control-plane", controlPlane],
+      ...["--control-plane-token-file", join(home.controlPlaneDirectory(), "api.key")],
+      ...["--domain", proxy.domain ?? DEFAULT_DOMAIN],
+      ...["--tls-cert", cert, "--tls-key", key],
+      ...furtherOptions(options),
+    ],
+    addresses: [proxy.listenPgAddr, proxy.listenHttpAddr],
+    otherPorts: "'proxy' in config.json names others",
+    probe: () => answersHttp(proxy.listenHttpAddr, "/status"),
+  };
+}
+
 /** What stands before the storage, in the order in which it starts. */
 export function frontDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
-  return config.controlPlane === undefined
-    ? []
-    : [controlPlaneDaemon(home, config.controlPlane.listenAddr)];
+  const { controlPlane, proxy, proxyOptions } = config;
+  if (controlPlane === undefined) {
+    return [];
+  }
+  const { listenAddr } = controlPlane;
+  return [
+    controlPlaneDaemon(home, listenAddr, proxy),
+    ...(proxy === undefined ? [] : [proxyDaemon(home, proxy, listenAddr, proxyOptions)]),
+  ];
 }
 
 /** Every storage daemon, in the order in which they start. */
@@ -145,6 +190,8 @@ function announce(daemon: Daemon, print: Print): void {
     print(`Starting storage broker at http://${address}`);
   } else if (daemon.name === "control_plane") {
     print(`Starting control plane at 'http://${address}' in "${daemon.workdir}"`);
+  } else if (daemon.name === "proxy") {
+    print(`Starting proxy at '${address}' in "${daemon.workdir}"`);
   } else if (daemon.name === "pageserver") {
     print(`Starting pageserver node at '${address}' in "${daemon.workdir}"`);
   } else {

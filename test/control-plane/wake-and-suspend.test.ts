@@ -135,7 +135,7 @@ test("a point in time: one read-only endpoint for all who ask for it, gone when 
     "select pg_current_wal_flush_lsn() as lsn",
   )) as [{ lsn: string }];
   await world.sql(endpoint, login(), "update t set n = 2");
-  const ask = () => proxy("wake_compute", { endpointish: branch, "options[neon_lsn]": lsn });
+  const ask = () => proxy("wake_compute", { endpointish: branch, "options[lsn]": lsn });
   const [one, other] = await Promise.all([ask(), ask()]);
   assert.equal(one.status, 200, JSON.stringify(one.body));
   assert.deepEqual(one.body, other.body);
@@ -153,7 +153,7 @@ test("a point in time: one read-only endpoint for all who ask for it, gone when 
   const directory = join(world.cluster.home, "endpoints", past);
   await until("its end", async () => !existsSync(directory));
   const before = await proxy("wake_compute", {
-    ...{ endpointish: branch, "options[neon_lsn]": "0/1000" },
+    ...{ endpointish: branch, "options[lsn]": "0/1000" },
   });
   assert.equal(before.body.status.details.error_info.reason, "WRONG_LSN_OR_TIMESTAMP");
 });

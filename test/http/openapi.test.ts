@@ -10,6 +10,7 @@ import { openApiDocument } from "../../src/http/openapi.ts";
 import type { Route } from "../../src/http/route.ts";
 import { pageserverRoutes } from "../../src/pageserver/http.ts";
 import { retentionRoutes } from "../../src/pageserver/retention/http.ts";
+import { proxyRoutes } from "../../src/proxy/http.ts";
 import { safekeeperRoutes } from "../../src/safekeeper/http.ts";
 import { brokerRoutes } from "../../src/storage-broker/server.ts";
 
@@ -32,6 +33,7 @@ const COMPONENTS: Readonly<Record<string, readonly Route[]>> = {
   storage_broker: brokerRoutes(),
   compute: computeRoutes(nothing),
   control_plane: controlPlaneRoutes(nothing, nothing),
+  proxy: proxyRoutes(nothing),
 };
 
 /** With those that every component has. */

@@ -45,11 +45,12 @@ before(async () => {
       `127.0.0.1:${port}`,
       ...options,
     ]);
-    const status = isBroker ? "/status" : "/v1/status";
+    const status = isBroker || kind === "proxy" ? "/status" : "/v1/status";
     ports.push({ name: kind, daemon, port, status, changes });
   };
   const wire = async () => ["--listen-pg", `127.0.0.1:${await freePort()}`];
   await listen("storage-broker", []);
+  await listen("proxy", [], await wire());
   await listen("pageserver", ["POST /v1/tenant", `DELETE ${TIMELINE}`], await wire());
   await listen(
     "safekeeper",

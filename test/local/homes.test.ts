@@ -37,9 +37,9 @@ async function liveOneLife(cluster: TestCluster): Promise<void> {
   const rows = await statusOf(cluster);
   assert.deepEqual(
     rows.map((row) => row.status),
-    ["running", "running", "running", "running", "running"],
+    ["running", "running", "running", "running", "running", "running"],
   );
-  assert.equal(daemonsOfHome(realpathSync(cluster.home)).length, 5);
+  assert.equal(daemonsOfHome(realpathSync(cluster.home)).length, 6);
   assert.match(await cluster.ok("endpoint", "start", "main"), /already running/);
   await cluster.ok("stop");
   assert.deepEqual(daemonsOfHome(realpathSync(cluster.home)), []);
@@ -105,11 +105,11 @@ test("a home deleted while it runs: status lists what is left, init refuses, sto
     const rows = await statusOf(cluster);
     assert.deepEqual(
       rows.map((row) => row.status),
-      ["left over", "left over", "left over", "left over", "left over"],
+      ["left over", "left over", "left over", "left over", "left over", "left over"],
     );
     assert.match(
       await cluster.fails("init"),
-      /is in use by control-plane \(pid \d+\), compute \(pid \d+\).*'npx strata stop'/,
+      /is in use by control-plane \(pid \d+\), proxy \(pid \d+\), compute \(pid \d+\).*'npx strata stop'/,
     );
     assert.match(await cluster.ok("stop"), /Stopping pageserver in .* with pid \d+/);
     assert.deepEqual(daemonsOfHome(home), []);
@@ -165,9 +165,9 @@ test("two homes without any configuration: the second one's ports are free ones"
   await second.ok("start");
   const addresses = [...(await statusOf(first)), ...(await statusOf(second))];
   assert.deepEqual(new Set(addresses.map((row) => row.status)), new Set(["running"]));
-  assert.equal(new Set(addresses.map((row) => row.address)).size, 8);
+  assert.equal(new Set(addresses.map((row) => row.address)).size, 10);
   const http = addresses.flatMap((row) => row.http_address ?? []);
-  assert.equal(new Set(http).size, 4, "pageserver and safekeeper of each");
+  assert.equal(new Set(http).size, 6, "pageserver, safekeeper and proxy of each");
   // What a stopped home had is told to whoever wants it back.
   await first.ok("stop");
   const taken = second.config().pageservers[0]!.listenHttpAddr;

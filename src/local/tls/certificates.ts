@@ -10,7 +10,11 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { nowMs } from "../../base/clock.ts";
 import { readFileIfExists, writeFileDurably } from "../../base/disk.ts";
+import { randomBytes } from "../../base/random.ts";
 import type { StrataHome } from "../home.ts";
+
+/** All names below it resolve to 127.0.0.1. */
+export const DEFAULT_DOMAIN = "localtest.me";
 
 const DAY_MS = 24 * 3600 * 1000;
 /** Some systems refuse certificates that live longer. */
@@ -55,7 +59,7 @@ export async function ensureCertificates(
   mkdirSync(join(home.path, "tls"), { recursive: true, mode: 0o700 });
   const authority = hasAuthority
     ? await CertificateAuthority.open({ cert: ca.cert!, key: ca.key! })
-    : await CertificateAuthority.create(`Strata local CA of ${home.path}`.slice(0, 64));
+    : await CertificateAuthority.create(`Strata local CA ${randomBytes(4).toString("hex")}`);
   if (!hasAuthority) {
     writeFileDurably(paths.caKey, authority.pem.key);
     writeFileDurably(paths.caCert, authority.pem.cert);

@@ -1,0 +1,188 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { globSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+import { neon, neonConfig, Pool } from "@neondatabase/serverless";
+import pg from "pg";
+import { monotonicMs, sleep } from "../../src/base/clock.ts";
+import { SeededRandom } from "../../src/base/random.ts";
+import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
+import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+
+// The whole way in: proxy, control plane, agent and Postgres as processes of their own.
+
+const run = promisify(execFile);
+
+let world: ControlPlaneWorld;
+let project: string;
+let branch: string;
+let endpoint: string;
+let password: string;
+let proxy: { host: string; port: number };
+let ca: string;
+
+before(async () => {
+  world = await ControlPlaneWorld.create();
+  const created = await world.api("POST", "/projects", { project: { name: "front" } });
+  project = created.project.id;
+  branch = created.branch.id;
+  endpoint = created.endpoints[0].id;
+  password = created.connection_uris[0].connection_parameters.password;
+  const config = JSON.parse(readFileSync(join(world.cluster.home, "config.json"), "utf8"));
+  proxy = parseHostPort(config.proxy.listenPgAddr);
+  ca = readFileSync(join(world.cluster.home, "tls", "ca.crt"), "latin1");
+  const http = config.proxy.listenHttpAddr;
+  neonConfig.fetchEndpoint = () => `http://${http}/sql`;
+  neonConfig.wsProxy = (host) => `${http}/v2?address=${host}`;
+  neonConfig.useSecureWebSocket = false;
+});
+
+after(async () => {
+  await world?.[Symbol.asyncDispose]();
+});
+
+/** As a client would that does what it is told: verify-full with channel binding. */
+function clientOf(name: string, overrides: pg.ClientConfig = {}): pg.Client {
+  const client = new pg.Client({
+    ...proxy,
+    user: "neondb_owner",
+    password,
+    database: "neondb",
+    ssl: { ca, servername: `${name}.localtest.me` },
+    enableChannelBinding: true,
+    ...overrides,
+  } as pg.ClientConfig);
+  client.on("error", () => {});
+  return client;
+}
+
+async function ask(name: string, sql: string, overrides: pg.ClientConfig = {}) {
+  const client = clientOf(name, overrides);
+  await client.connect();
+  try {
+    return (await client.query(sql)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+const suspend = () => world.api("POST", `/projects/${project}/endpoints/${endpoint}/suspend`);
+
+test("the way in: by host name, pooled, over HTTP and WebSocket; asleep or awake", async () => {
+  await ask(endpoint, "create table t as select 1 as n");
+  await suspend();
+  assert.deepEqual(await ask(endpoint, "select n from t"), [{ n: 1 }]);
+  assert.deepEqual(await ask(`${endpoint}-pooler`, "select n from t"), [{ n: 1 }]);
+  const url = `postgresql://neondb_owner:${encodeURIComponent(password)}@${endpoint}.localtest.me/neondb`;
+  await suspend();
+  assert.deepEqual(await neon(url)`select n from t`, [{ n: 1 }]);
+  const pool = new Pool({ connectionString: url });
+  assert.deepEqual((await pool.query("select n from t")).rows, [{ n: 1 }]);
+  await pool.end();
+});
+
+test("time travel from any client: a branch and an LSN in the options", async () => {
+  const [{ lsn }] = await ask(endpoint, "select pg_current_wal_flush_lsn()::text as lsn");
+  await ask(endpoint, "update t set n = 2");
+  const past = { options: `neon_lsn:${lsn}` };
+  assert.deepEqual(await ask(branch, "select n from t", past), [{ n: 1 }]);
+  await assert.rejects(ask(branch, "update t set n = 3", past), /read-only/);
+  assert.deepEqual(await ask(endpoint, "select n from t"), [{ n: 2 }]);
+});
+
+test("a password that is reset is the one that counts, at once", async () => {
+  const path = `/projects/${project}/branches/${branch}/roles/neondb_owner/reset_password`;
+  const old = password;
+  await ask(endpoint, "select 1");
+  password = (await world.api("POST", path)).role.password;
+  await sleep(1100);
+  await ask(endpoint, "select 1");
+  await assert.rejects(ask(endpoint, "select 1", { password: old }), { code: "28P01" });
+});
+
+test("addresses: the project's allowed_ips hold for every way in", async () => {
+  const settings = (ips: string[]) =>
+    world.api("PATCH", `/projects/${project}`, {
+      project: { settings: { allowed_ips: { ips } } },
+    });
+  await settings(["10.0.0.0/8"]);
+  await sleep(1100);
+  await assert.rejects(ask(endpoint, "select 1"), /may not connect/);
+  await settings([]);
+  await sleep(1100);
+  await ask(endpoint, "select 1");
+});
+
+test("suspends, and kills of proxy and control plane, under clients that come at any moment: none is lost", async () => {
+  const random = new SeededRandom(13);
+  const until = monotonicMs() + 15_000;
+  let served = 0;
+  let written = 0;
+  await ask(endpoint, "create table log (n int)");
+  const clients = Array.from({ length: 6 }, async (_, i) => {
+    while (monotonicMs() < until) {
+      await sleep(random.int(400));
+      const name = i % 2 === 0 ? endpoint : `${endpoint}-pooler`;
+      // As a driver that tries again: only its connection may break, not its login be refused.
+      for (;;) {
+        try {
+          const n = written + 1;
+          await ask(name, `insert into log values (${n})`);
+          written++;
+          served++;
+          break;
+        } catch (error) {
+          const { code = "", message } = error as { code?: string; message: string };
+          assert.match(`${code} ${message}`, /ECONN|terminated|57P01|closed|socket/i, message);
+          await sleep(20);
+        }
+      }
+    }
+  });
+  const trouble = (async () => {
+    while (monotonicMs() < until - 3000) {
+      await suspend().catch(() => undefined);
+      await sleep(300 + random.int(500));
+      const victim = random.pick(["proxy", "control_plane", undefined] as const);
+      if (victim !== undefined) {
+        await world.cluster.kill9(victim);
+        await world.cluster.ok("start");
+      }
+    }
+  })();
+  await Promise.all([...clients, trouble]);
+  assert.ok(served > 20, `${served} served`);
+  const [{ count }] = await ask(endpoint, "select count(*)::int as count from log");
+  assert.ok(count >= written, `${count} rows of ${written}`);
+});
+
+test("strata ca trust: what it prints is enough for psql; no secret is in any log", async (context) => {
+  const told = JSON.parse(await world.cluster.ok("ca", "trust", "--json"));
+  const logs = globSync("**/*.log", { cwd: world.cluster.home }).map((path) =>
+    readFileSync(join(world.cluster.home, path), "utf8"),
+  );
+  const secret = await world.sql<{ rolpassword: string }>(
+    endpoint,
+    { user: "neondb_owner", password, database: "neondb" },
+    "select 'SCRAM-SHA-256' as rolpassword",
+  );
+  assert.equal(secret.length, 1);
+  assert.ok(logs.length >= 5);
+  for (const log of logs) {
+    assert.ok(!log.includes(password) && !log.includes("SCRAM-SHA-256$"), "a secret is in a log");
+    assert.ok(!log.includes(world.key));
+  }
+  if ((await run("psql", ["--version"]).catch(() => undefined)) === undefined) {
+    context.skip("no psql on this machine");
+    return;
+  }
+  const conninfo =
+    `host=${endpoint}.localtest.me hostaddr=${proxy.host} port=${proxy.port} user=neondb_owner ` +
+    `dbname=neondb sslmode=verify-full sslrootcert=${told.ca_cert} channel_binding=require`;
+  const { stdout } = await run("psql", [conninfo, "-Atc", "select 42"], {
+    env: { PATH: process.env["PATH"] ?? "", PGPASSWORD: password },
+  });
+  assert.equal(stdout.trim(), "42");
+});
