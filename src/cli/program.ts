@@ -12,6 +12,8 @@ import { addStorageCommands } from "./commands-storage.ts";
 import { addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
 import { addWalCommands } from "./commands-wal.ts";
 import { addCompletionCommand } from "./completion.ts";
+import { addProjectCommands } from "./control-plane/commands-projects.ts";
+import { addRoleCommands } from "./control-plane/commands-roles.ts";
 import { addLayersCommand } from "./layers/commands-layers.ts";
 import { addUpCommand } from "./up.ts";
 
@@ -36,6 +38,8 @@ function buildProgram(): Command {
   addLayersCommand(program);
   addWalCommands(program);
   addScrubCommand(program);
+  addProjectCommands(program);
+  addRoleCommands(program);
   addCompletionCommand(program);
   return program;
 }

@@ -3,7 +3,6 @@
 //   strata_<12 hex digits, its number>_<43 letters: 256 random bits in base64url>
 
 import { createHash, timingSafeEqual } from "node:crypto";
-import { join } from "node:path";
 import { monotonicMs } from "../base/clock.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
@@ -134,14 +133,8 @@ export class Accounts {
   }
 }
 
-/** In the control plane's directory, for whoever owns the home: the command line, the proxy. */
-export function ownerKeyFile(directory: string): string {
-  return join(directory, "api.key");
-}
-
-/** Makes the first key, and another one where its file is gone or it was revoked. */
-export async function ensureOwnerKey(accounts: Accounts, directory: string): Promise<void> {
-  const file = ownerKeyFile(directory);
+/** Makes the first key, for whoever owns the home, and another one where `file` is gone or it was revoked. */
+export async function ensureOwnerKey(accounts: Accounts, file: string): Promise<void> {
   const key = readFileIfExists(file)?.toString("utf8").trim();
   const isValid = await accounts.authenticate(`Bearer ${key}`, "owner").then(
     () => true,

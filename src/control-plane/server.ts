@@ -72,7 +72,7 @@ export class ControlPlane {
     const secrets = SealedSecrets.open(join(workdir, "secret.key"));
     const context: Context = { home, db, secrets, logger };
     const accounts = new Accounts(db);
-    await ensureOwnerKey(accounts, workdir);
+    await ensureOwnerKey(accounts, home.controlPlaneKeyFile());
     const inventory = new Inventory(context);
     const computes = new Computes(context, new LocalProcesses(home));
     const kinds = {

@@ -218,7 +218,7 @@ function parsedObject(text: string): Readonly<Record<string, unknown>> | undefin
   }
 }
 
-/** Of a body that should be `{msg, code, request_id}`, but may come from anybody. */
+/** Of a body that should be `{msg, code, request_id}`, or Neon's with `message`, but may come from anybody. */
 function errorFields(body: Readonly<Record<string, unknown>> | undefined): {
   msg?: string;
   code?: string;
@@ -230,6 +230,9 @@ function errorFields(body: Readonly<Record<string, unknown>> | undefined): {
     if (typeof field === "string") {
       fields[name] = field;
     }
+  }
+  if (fields["msg"] === undefined && typeof body?.["message"] === "string") {
+    fields["msg"] = body["message"];
   }
   return fields;
 }

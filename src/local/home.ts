@@ -167,6 +167,11 @@ export class StrataHome {
     return join(this.path, "proxy");
   }
 
+  /** The owner's API key: for the command line and the proxy. */
+  controlPlaneKeyFile(): string {
+    return join(this.controlPlaneDirectory(), "api.key");
+  }
+
   pageserverDirectory(id: number): string {
     return join(this.path, `pageserver_${id}`);
   }

@@ -104,7 +104,7 @@ export function proxyDaemon(
       ...["--listen-pg", proxy.listenPgAddr],
       ...["--listen-http", proxy.listenHttpAddr],
       ...["--control-plane", controlPlane],
-      ...["--control-plane-token-file", join(home.controlPlaneDirectory(), "api.key")],
+      ...["--control-plane-token-file", home.controlPlaneKeyFile()],
       ...["--domain", proxy.domain ?? DEFAULT_DOMAIN],
       ...["--tls-cert", cert, "--tls-key", key],
       ...furtherOptions(options),

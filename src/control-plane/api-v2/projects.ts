@@ -50,7 +50,7 @@ function listRoutes(parts: Parts): Route[] {
       },
       async (request) => {
         await parts.inventory.refresh();
-        const { search, limit, cursor } = request.query;
+        const { search, limit, cursor, tenant_id: tenantId } = request.query;
         const own = callerOf(request).projectId;
         const all = await db
           .selectFrom("projects")
@@ -60,6 +60,7 @@ function listRoutes(parts: Parts): Route[] {
         const seen = all.filter(
           (row) =>
             (own === null || row.id === own) &&
+            (tenantId === undefined || row.tenant_id === tenantId) &&
             (search === undefined || row.name.includes(search) || row.id.includes(search)),
         );
         const { rows, last } = page(seen, (row) => row.id, { limit, cursor });

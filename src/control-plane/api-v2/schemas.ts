@@ -246,6 +246,7 @@ export const projectsQuery = z.looseObject({
   limit: limit(400, 10),
   cursor,
   search: z.string().max(256).optional(),
+  tenant_id: z.string().max(32).optional().describe("ours: the project of a tenant of the home"),
 });
 export const branchesQuery = z.looseObject({
   limit: limit(10_000, 10_000),

@@ -7,6 +7,9 @@ import type { Tables } from "./tables.ts";
 
 export type Database = Kysely<Tables>;
 
+/** With the table that says which version its tables are of. */
+export type VersionedDatabase = Kysely<Tables & VersionTable>;
+
 interface VersionTable {
   strata_schema_version: { version: number };
 }
@@ -24,7 +27,7 @@ export async function openDatabase(dialect: Dialect): Promise<Database> {
 }
 
 /** To version `to`, one transaction a step. */
-export async function migrate(db: Kysely<VersionTable & Tables>, to: number): Promise<void> {
+export async function migrate(db: VersionedDatabase, to: number): Promise<void> {
   await db.schema
     .createTable("strata_schema_version")
     .ifNotExists()

@@ -1,0 +1,103 @@
+// Talks to the control plane's API v2, for the command line: light, and only what its verbs need.
+
+import { sleep } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
+import { HttpClient } from "../http/client.ts";
+import type { Method } from "../http/route.ts";
+import type {
+  ApiBranch,
+  ApiDatabase,
+  ApiEndpoint,
+  ApiKey,
+  ApiOperation,
+  ApiProject,
+  ApiRole,
+} from "./api.ts";
+
+/** Operations that make a cluster take some seconds. */
+const TIMEOUT_MS = 60_000;
+const BUSY_RETRIES = 20;
+const BUSY_WAIT_MS = 500;
+const PAGE = 400;
+
+/** Every call throws StorageError: `unavailable` where nobody answers, else what it said. */
+export class ControlPlaneClient {
+  readonly #http: HttpClient;
+
+  /** `address`: `host:port`. `key`: an API key. */
+  constructor(address: string, key: string) {
+    this.#http = new HttpClient({
+      component: "control plane",
+      address,
+      timeoutMs: TIMEOUT_MS,
+      isOnlyOne: true,
+      bearer: () => key,
+    });
+  }
+
+  /** Waits while another operation of the project goes on. */
+  async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await this.#http.call<T>(method, `/api/v2${path}`, {
+          ...(body === undefined ? {} : { body }),
+        });
+      } catch (error) {
+        const isBusy = error instanceof StorageError && error.fields["status"] === 423;
+        if (!isBusy || attempt >= BUSY_RETRIES) {
+          throw error;
+        }
+        await sleep(BUSY_WAIT_MS);
+      }
+    }
+  }
+
+  /** All of them, or the one of a tenant. */
+  async projects(tenantId?: string): Promise<ApiProject[]> {
+    const found: ApiProject[] = [];
+    for (let cursor = ""; ; ) {
+      const query = new URLSearchParams({ limit: `${PAGE}`, ...(cursor ? { cursor } : {}) });
+      if (tenantId !== undefined) {
+        query.set("tenant_id", tenantId);
+      }
+      const page = await this.call<{ projects: ApiProject[]; pagination: { cursor: string } }>(
+        "GET",
+        `/projects?${query}`,
+      );
+      found.push(...page.projects);
+      if (page.projects.length < PAGE) {
+        return found;
+      }
+      cursor = page.pagination.cursor;
+    }
+  }
+
+  async branches(projectId: string): Promise<ApiBranch[]> {
+    const path = `/projects/${projectId}/branches`;
+    return (await this.call<{ branches: ApiBranch[] }>("GET", path)).branches;
+  }
+
+  async endpoints(projectId: string, branchId: string): Promise<ApiEndpoint[]> {
+    const path = `/projects/${projectId}/branches/${branchId}/endpoints`;
+    return (await this.call<{ endpoints: ApiEndpoint[] }>("GET", path)).endpoints;
+  }
+
+  async operations(projectId: string): Promise<ApiOperation[]> {
+    const path = `/projects/${projectId}/operations`;
+    return (await this.call<{ operations: ApiOperation[] }>("GET", path)).operations;
+  }
+
+  async roles(projectId: string, branchId: string): Promise<ApiRole[]> {
+    const path = `/projects/${projectId}/branches/${branchId}/roles`;
+    return (await this.call<{ roles: ApiRole[] }>("GET", path)).roles;
+  }
+
+  async databases(projectId: string, branchId: string): Promise<ApiDatabase[]> {
+    const path = `/projects/${projectId}/branches/${branchId}/databases`;
+    return (await this.call<{ databases: ApiDatabase[] }>("GET", path)).databases;
+  }
+
+  apiKeys(): Promise<ApiKey[]> {
+    return this.call("GET", "/api_keys");
+  }
+}
