@@ -3,6 +3,7 @@
 import { appendFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type ParseArgsOptionsConfig, parseArgs } from "node:util";
+import { identifyBy, TokenVerifier } from "./auth/service-token.ts";
 import { errorMessage, StorageError } from "./errors.ts";
 import { FileLock, lockHolder } from "./file-lock.ts";
 import { createLogger, type Logger } from "./log.ts";
@@ -36,13 +37,15 @@ type Values<T extends Options> = ReturnType<
 export interface DaemonOptions<T extends Options> {
   /** Of the pid file, `<workdir>/<name>.pid`, which is written once `start` has resolved. */
   readonly name: string;
-  /** Of its command line; `--workdir DIR` is every daemon's. */
+  /** Of its command line; `--workdir DIR`, `--auth-keys DIR` and `--auth-token FILE` are every daemon's. */
   readonly options: T;
   /** Called when this is the only process in the directory. Resolves when it does its work. */
   start(context: {
     readonly values: Values<T>;
     readonly workdir: string;
     readonly logger: Logger;
+    /** Who calls must show it a token (`--auth-keys`); undefined: everybody may. */
+    readonly callers: TokenVerifier | undefined;
   }): Promise<RunningDaemon>;
 }
 
@@ -87,10 +90,12 @@ export async function runDaemon<const T extends Options>(options: DaemonOptions<
     process.on(signal, () => daemon.onSignal(signal));
   }
   try {
-    const { values, workdir } = parseOptions(options.options);
+    const { values, workdir, authKeys, authToken } = parseOptions(options.options);
+    identifyBy(authToken);
+    const callers = authKeys === undefined ? undefined : new TokenVerifier(authKeys);
     mkdirSync(workdir, { recursive: true, mode: 0o700 });
     daemon.lock(workdir);
-    await daemon.run(await options.start({ values, workdir, logger: daemon.logger }));
+    await daemon.run(await options.start({ values, workdir, logger: daemon.logger, callers }));
   } catch (error) {
     daemon.fail(error);
   }
@@ -116,19 +121,30 @@ export function wholeNumber<K extends string>(
   return Number(text);
 }
 
-function parseOptions<T extends Options>(options: T): { values: Values<T>; workdir: string } {
-  let parsed: { workdir?: unknown };
+const SHARED_OPTIONS = {
+  workdir: { type: "string" },
+  "auth-keys": { type: "string" },
+  "auth-token": { type: "string" },
+} as const;
+
+function parseOptions<T extends Options>(options: T) {
+  let parsed: { [name in keyof typeof SHARED_OPTIONS]?: string };
   try {
-    const all = { ...options, workdir: { type: "string" } } as const;
+    const all = { ...options, ...SHARED_OPTIONS };
     parsed = parseArgs({ options: all, strict: true, allowPositionals: false }).values;
   } catch (error) {
     throw new StorageError("invalid", "bad-option", errorMessage(error), { cause: error });
   }
-  const { workdir, ...values } = parsed;
+  const { workdir, "auth-keys": authKeys, "auth-token": authToken, ...values } = parsed;
   if (typeof workdir !== "string" || workdir === "") {
     throw new StorageError("invalid", "bad-option", "--workdir is required");
   }
-  return { values: values as Values<T>, workdir: resolve(workdir) };
+  return {
+    values: values as Values<T>,
+    workdir: resolve(workdir),
+    authKeys: authKeys && resolve(authKeys),
+    authToken: authToken && resolve(authToken),
+  };
 }
 
 class DaemonProcess {

@@ -5,6 +5,7 @@ import { errorMessage } from "../base/errors.ts";
 import { explainArchived } from "./branches/commands-archive.ts";
 import { addBranchCommands } from "./branches/commands-branch.ts";
 import { addGcCommand } from "./branches/commands-retention.ts";
+import { addAuthCommands } from "./commands-auth.ts";
 import { addCaCommand } from "./commands-ca.ts";
 import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
 import { addScrubCommand } from "./commands-scrub.ts";
@@ -40,6 +41,7 @@ function buildProgram(): Command {
   addScrubCommand(program);
   addProjectCommands(program);
   addRoleCommands(program);
+  addAuthCommands(program);
   addCompletionCommand(program);
   return program;
 }

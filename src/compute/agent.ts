@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { setIdleTimer, sleep } from "../base/clock.ts";
 import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
@@ -22,8 +23,10 @@ const LISTEN_DELAY_MS = 200;
 export async function startAgent(options: {
   readonly workdir: string;
   readonly logger: Logger;
+  /** Who changes something must show it a token; absent: everybody on this machine may. */
+  readonly callers?: TokenVerifier | undefined;
 }): Promise<RunningDaemon> {
-  const { workdir, logger } = options;
+  const { workdir, logger, callers } = options;
   const spec = readSpec(workdir);
   let failure: unknown;
   const listen = () => {
@@ -33,7 +36,7 @@ export async function startAgent(options: {
     });
   };
   const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
-  const listener = new HttpListener(supervisor, logger);
+  const listener = new HttpListener(supervisor, logger, { callers });
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setIdleTimer(listen, LISTEN_DELAY_MS);
   logger.info(

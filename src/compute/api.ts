@@ -310,6 +310,8 @@ export interface ExportSpec {
   readonly lsn: string;
   /** Absolute; nothing or an empty directory. */
   readonly directory: string;
+  /** Of the service token that it shows; absent: none. */
+  readonly tokenFile?: string | undefined;
 }
 
 /** What it says, one a line. */

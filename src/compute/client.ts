@@ -23,9 +23,10 @@ const CONFIGURE_TIMEOUT_MS = 120_000;
 export class ComputeClient {
   readonly #http: HttpClient;
 
-  /** `address`: `host:port` of the agent's HTTP listener. */
-  constructor(address: string) {
-    this.#http = new HttpClient({ component: "compute", address, timeoutMs: QUICK_TIMEOUT_MS });
+  /** `address`: `host:port` of the agent's HTTP listener; `token`: default that of this process. */
+  constructor(address: string, token?: () => string | undefined) {
+    const timeoutMs = QUICK_TIMEOUT_MS;
+    this.#http = new HttpClient({ component: "compute", address, timeoutMs, bearer: token });
   }
 
   status(timeoutMs = QUICK_TIMEOUT_MS): Promise<ComputeStatus> {

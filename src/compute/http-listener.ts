@@ -1,6 +1,7 @@
 // Takes the agent's HTTP port at once, and loads the HTTP server when there is time for it.
 
 import { createServer, type Server, type Socket } from "node:net";
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { setTimer, type Timer } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -21,6 +22,7 @@ export class HttpListener {
   readonly #control: ComputeControl;
   readonly #logger: Logger;
   readonly #limits: HttpLimits;
+  readonly #callers: TokenVerifier | undefined;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #held: Socket[] = [];
@@ -32,7 +34,13 @@ export class HttpListener {
   #timer: Timer | undefined;
   #loading: Promise<void> | undefined;
 
-  constructor(control: ComputeControl, logger: Logger, limits: Partial<HttpLimits> = {}) {
+  constructor(
+    control: ComputeControl,
+    logger: Logger,
+    options: { limits?: Partial<HttpLimits>; callers?: TokenVerifier | undefined } = {},
+  ) {
+    const { limits, callers } = options;
+    this.#callers = callers;
     this.#control = control;
     this.#logger = logger;
     this.#limits = { ...HTTP_LIMITS, ...limits };
@@ -106,8 +114,9 @@ export class HttpListener {
   /** From then on node:http has the port itself, as only then it watches over its time limits. */
   async #load(): Promise<void> {
     this.#timer?.cancel();
-    const [{ HttpServer }, { computeRoutes }] = await Promise.all([
+    const [{ HttpServer }, { authorizeBy }, { computeRoutes }] = await Promise.all([
       import("../http/server.ts"),
+      import("../http/authorize.ts"),
       import("./http.ts"),
     ]);
     if (this.#closed || !this.#server.listening) {
@@ -123,6 +132,7 @@ export class HttpListener {
       logger: this.#logger,
       listenHost: this.#host,
       limits: this.#limits,
+      authorize: authorizeBy(this.#callers, "compute"),
     });
     await http.takeOver(this.#server);
     this.#http = http;

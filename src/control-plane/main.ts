@@ -25,7 +25,7 @@ await runDaemon({
     const { host, port } = parseHostPort(values.listen);
     const proxy = parseHostPort(values["proxy-address"]);
     const controlPlane = await ControlPlane.open({
-      home: new StrataHome(values.home),
+      home: new StrataHome(values.home).identify(),
       workdir,
       front: { domain: proxy.host, port: proxy.port },
       logger,

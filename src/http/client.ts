@@ -1,6 +1,7 @@
 // One way to call another component's HTTP API: deadline, reused connections, errors with the kind that was sent.
 
 import type { Agent, IncomingMessage } from "node:http";
+import { ownToken } from "../base/auth/service-token.ts";
 import { abortAfter } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { kindOfStatus } from "./http-errors.ts";
@@ -18,7 +19,7 @@ export interface HttpClientOptions {
   readonly timeoutMs: number;
   /** There is but one: what it refuses need not say which one refused. */
   readonly isOnlyOne?: boolean;
-  /** For `Authorization: Bearer`; asked at each call, as it may change. */
+  /** For `Authorization: Bearer`; asked at each call, as it may change. Default: this process's service token. */
   readonly bearer?: (() => string | undefined) | undefined;
 }
 
@@ -50,13 +51,8 @@ export class HttpClient {
   readonly #isOnlyOne: boolean;
   readonly #bearer: () => string | undefined;
 
-  constructor({
-    component,
-    address,
-    timeoutMs,
-    isOnlyOne = false,
-    bearer = () => undefined,
-  }: HttpClientOptions) {
+  constructor(options: HttpClientOptions) {
+    const { component, address, timeoutMs, isOnlyOne = false, bearer = ownToken } = options;
     this.#bearer = bearer;
     this.#component = component;
     this.#base = (address.includes("://") ? address : `http://${address}`).replace(/\/$/, "");

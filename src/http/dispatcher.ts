@@ -94,9 +94,14 @@ export class Dispatcher {
   }
 
   /** The guards alone, for requests that others answer (gRPC); false where this one is answered now. */
-  admits(request: IncomingMessage, response: ServerResponse): boolean {
+  admits(
+    request: IncomingMessage,
+    response: ServerResponse,
+    authorize?: (request: IncomingMessage) => void,
+  ): boolean {
     try {
       this.#guard(request);
+      authorize?.(request);
       return true;
     } catch (error) {
       response.on("error", () => undefined);

@@ -8,6 +8,9 @@ import {
   StorageError,
 } from "../base/errors.ts";
 
+/** Who shows no token that counts; all of kind `forbidden`. */
+const UNAUTHORIZED = 401;
+const UNAUTHORIZED_CODES = new Set(["no-token", "bad-token", "expired-token"]);
 /** What HTTP itself, or Neon, has a status for, by the error's code; all of kind `invalid`. */
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   unauthorized: 401,
@@ -30,9 +33,10 @@ export interface ErrorBody {
 }
 
 export function statusOfError(error: unknown): number {
+  const code = error instanceof StorageError ? error.code : "";
   return (
-    (error instanceof StorageError ? STATUS_OF_CODE[error.code] : undefined) ??
-    HTTP_STATUS[errorKind(error)]
+    STATUS_OF_CODE[code] ??
+    (UNAUTHORIZED_CODES.has(code) ? UNAUTHORIZED : HTTP_STATUS[errorKind(error)])
   );
 }
 
@@ -51,6 +55,9 @@ export function kindOfStatus(status: number, code?: string): ErrorKind {
   }
   if (status === 500) {
     return "internal";
+  }
+  if (status === UNAUTHORIZED) {
+    return "forbidden";
   }
   for (const [kind, each] of Object.entries(HTTP_STATUS)) {
     if (each === status) {

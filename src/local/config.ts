@@ -20,6 +20,8 @@ export interface InitSettings {
   endpointBasePort?: number | undefined;
   /** Where pages and WAL are kept for good: a directory, relative to the home, or a URL. */
   remoteStorage?: string | undefined;
+  /** Storage daemons take calls with a service token only, on every port. */
+  serviceTokens?: boolean | undefined;
   /** Further options of every pageserver process, as its command line takes them. */
   pageserverOptions?: Record<string, string> | undefined;
   /** Further options of every safekeeper process, as its command line takes them. */
@@ -50,6 +52,7 @@ export interface StrataConfig {
   endpointBasePort: number;
   /** Absent: pages and WAL are only on the disks of pageserver and safekeepers. */
   remoteStorage?: string | undefined;
+  serviceTokens?: boolean | undefined;
   pageserverOptions?: Record<string, string> | undefined;
   safekeeperOptions?: Record<string, string> | undefined;
   proxyOptions?: Record<string, string> | undefined;
@@ -95,6 +98,7 @@ const INIT_FIELDS = [
   "safekeepers",
   "endpointBasePort",
   "remoteStorage",
+  "serviceTokens",
   "pageserverOptions",
   "safekeeperOptions",
   "proxyOptions",
@@ -269,6 +273,13 @@ function initSettings(from: Fields): InitSettings {
       /./,
       "a directory or s3://bucket/prefix",
     );
+  }
+  const serviceTokens = from["serviceTokens"];
+  if (serviceTokens !== undefined) {
+    if (typeof serviceTokens !== "boolean") {
+      throw new Problem("serviceTokens expected true or false");
+    }
+    settings.serviceTokens = serviceTokens;
   }
   if (from["pageserverOptions"] !== undefined) {
     settings.pageserverOptions = options(from["pageserverOptions"], "pageserverOptions");

@@ -30,6 +30,7 @@ import {
 } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
 import { choosePort, storagePorts } from "./port-choice.ts";
+import { adminTokenOf, agentAuthArguments, renewAgentToken } from "./service-keys.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
 
@@ -197,7 +198,7 @@ function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
     pidFile,
     logFile: join(directory, "compute.log"),
     entry: entryOf("compute"),
-    args: [],
+    args: agentAuthArguments(directory),
     addresses: "spec" in endpoint ? addressesOf(endpoint.spec) : [],
     otherPorts: "'endpoint create --pg-port N --internal-http-port N' names others",
     // Its own word in its pid file: asking over HTTP costs both sides as much as a start of Postgres.
@@ -216,7 +217,7 @@ export function httpAddressOf({ spec }: Endpoint): string {
 }
 
 export function clientOf(endpoint: Endpoint): ComputeClient {
-  return new ComputeClient(httpAddressOf(endpoint));
+  return new ComputeClient(httpAddressOf(endpoint), () => adminTokenOf(endpoint.directory));
 }
 
 /** Writes the endpoint's directory; call with the home locked. Nothing is started. */
@@ -392,6 +393,7 @@ export async function startEndpoint(
       refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
     }
     refreshPlacement(refreshSecret(home, endpoint), placement);
+    renewAgentToken(home, endpoint.directory, endpoint.spec.tenantId);
   }
   await startDaemon(agentDaemon(endpoint), options);
 }

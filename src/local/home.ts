@@ -13,6 +13,7 @@ import {
   rmSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { identifyBy } from "../base/auth/service-token.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
 import { enterableDirectory } from "../postgres/installation.ts";
@@ -25,6 +26,7 @@ import {
 } from "./config.ts";
 import { LOCKS_DIRECTORY, notWritable } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
+import { adminTokenFile, hasServiceKeys } from "./service-keys.ts";
 import { strataCommand } from "./strata-command.ts";
 
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
@@ -39,7 +41,15 @@ export class StrataHome {
 
   /** $STRATA_HOME, else `.strata` in the current directory. */
   static fromEnvironment(): StrataHome {
-    return new StrataHome(process.env["STRATA_HOME"] || ".strata");
+    return new StrataHome(process.env["STRATA_HOME"] || ".strata").identify();
+  }
+
+  /** From here on this process calls services as the owner of the home. */
+  identify(): this {
+    if (hasServiceKeys(this)) {
+      identifyBy(adminTokenFile(this));
+    }
+    return this;
   }
 
   get #configPath(): string {

@@ -19,6 +19,7 @@ import {
 import type { ForceInit, StrataHome } from "./home.ts";
 import { daemonsOfHome, type RunningDaemon, stopLeftOver } from "./left-over.ts";
 import { chooseAddresses, chooseControlPlaneAddress, chooseProxyAddresses } from "./port-choice.ts";
+import { ensureServiceKeys } from "./service-keys.ts";
 import { frontDaemons, pageserverDaemon, startServices, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
 import { DEFAULT_DOMAIN, ensureCertificates } from "./tls/certificates.ts";
@@ -41,6 +42,8 @@ export async function initHome(
   }
   const config = home.create(settings, await chooseAddresses(settings, safekeepers), force);
   ensureCredentials(home);
+  ensureServiceKeys(home);
+  home.identify();
   return config;
 }
 
@@ -64,6 +67,8 @@ export async function startAll(
   const config = await adoptFront(home);
   home.makePrivate(config);
   await adoptCredentials(home, config);
+  ensureServiceKeys(home);
+  home.identify();
   await ensureCertificates(home, config.proxy?.domain ?? DEFAULT_DOMAIN);
   const daemons = [...storageDaemons(home, config), ...frontDaemons(home, config)];
   await startServices(daemons, options);

@@ -8,19 +8,23 @@ import type { ProxyAddresses, StrataConfig } from "./config.ts";
 import { hasCredentials, superuserSecretFile } from "./credentials.ts";
 import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
+import { storageAuthArguments } from "./service-keys.ts";
 import { certificatePaths, DEFAULT_DOMAIN } from "./tls/certificates.ts";
 
 const PROBE_TIMEOUT_MS = 2000;
 /** A home keeps its ports: those of safekeepers are in memberships. */
 const OTHER_PORTS = "a new home gets free ports, or those of 'init --config FILE'";
 
-export function brokerDaemon(home: StrataHome, config: Pick<StrataConfig, "broker">): Daemon {
+export function brokerDaemon(
+  home: StrataHome,
+  config: Pick<StrataConfig, "broker" | "serviceTokens">,
+): Daemon {
   const address = config.broker.listenAddr;
   return {
     name: "storage_broker",
     ...files(home.brokerDirectory(), "storage_broker"),
     entry: entryOf("storage-broker"),
-    args: ["--listen", address],
+    args: ["--listen", address, ...authArguments(home, config)],
     addresses: [address],
     otherPorts: OTHER_PORTS,
     probe: () => answersHttp(address, "/status"),
@@ -38,6 +42,7 @@ export function pageserverDaemon(
     entry: entryOf("pageserver"),
     args: [
       ...nodeArguments(config, node),
+      ...authArguments(home, config),
       ...postgresArguments(config),
       ...remoteStorageArguments(home, config),
       ...furtherOptions(config.pageserverOptions),
@@ -58,7 +63,11 @@ export function safekeeperDaemon(
     name: `safekeeper ${node.id}`,
     ...files(home.safekeeperDirectory(node.id), "safekeeper"),
     entry: entryOf("safekeeper"),
-    args: [...nodeArguments(config, node), ...safekeeperArguments(home, config)],
+    args: [
+      ...nodeArguments(config, node),
+      ...authArguments(home, config),
+      ...safekeeperArguments(home, config),
+    ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
     otherPorts: OTHER_PORTS,
     probe: () => answersHttp(node.listenHttpAddr),
@@ -143,6 +152,10 @@ function files(workdir: string, name: string) {
     pidFile: join(workdir, `${name}.pid`),
     logFile: join(workdir, `${name}.log`),
   };
+}
+
+function authArguments(home: StrataHome, config: Pick<StrataConfig, "serviceTokens">): string[] {
+  return storageAuthArguments(home, config.serviceTokens === true);
 }
 
 function nodeArguments(config: StrataConfig, node: StorageNode): string[] {

@@ -34,7 +34,7 @@ await runDaemon({
     "scrub-min-age-ms": { type: "string" },
     "compaction-period-ms": { type: "string" },
   },
-  start: async ({ values, workdir, logger }) => {
+  start: async ({ values, workdir, logger, callers }) => {
     const checkpointDistanceBytes = wholeNumber(values, "checkpoint-distance");
     const maxOpenLayerBytes = wholeNumber(values, "max-open-layer-bytes");
     const waitLsnTimeoutMs = wholeNumber(values, "wait-lsn-timeout-ms");
@@ -56,6 +56,7 @@ await runDaemon({
               onAway: (error) => logger.warn({ error }, "object store is away"),
             }),
       logger,
+      callers,
       prepareTemplate: true,
       eviction: {
         periodMs: wholeNumber(values, "eviction-period-ms") ?? eviction.periodMs,

@@ -1,5 +1,6 @@
 // The read side on the Postgres protocol: pagestream, and the few queries that computes ask.
 
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { nowMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
@@ -52,6 +53,7 @@ export interface PageServiceOptions {
   /** StorageError `not-found` where there is none. */
   readonly findTimeline: (tenantId: TenantId, timelineId: TimelineId) => ServedTimeline;
   readonly metrics: PageServiceMetrics;
+  readonly callers?: TokenVerifier | undefined;
   readonly logger: Logger;
   readonly waitLsnTimeoutMs?: number;
 }
@@ -60,6 +62,7 @@ export interface PageServiceOptions {
 export function createPageService(options: PageServiceOptions): WireServer {
   return new WireServer({
     logger: options.logger,
+    callers: options.callers,
     onQuery: (session, sql) => runCommand(options, session, sql),
   });
 }
@@ -72,12 +75,12 @@ async function runCommand(
   const [command, ...args] = sql.trim().split(/\s+/);
   switch (command?.toLowerCase()) {
     case "pagestream_v3": {
-      const timeline = findTimeline(options, args);
+      const timeline = findTimeline(options, session, args);
       new PagestreamSession(session.copyBoth(), timeline, options);
       return;
     }
     case "compute_state": {
-      const timeline = findTimeline(options, args);
+      const timeline = findTimeline(options, session, args);
       const lsn =
         args[2] === undefined
           ? timeline.lastRecordLsn
@@ -90,7 +93,7 @@ async function runCommand(
       return;
     }
     case "list_relations": {
-      const timeline = findTimeline(options, args);
+      const timeline = findTimeline(options, session, args);
       const lsn = await waitForLsn(options, timeline, args[2]);
       const [spcOid, dbOid] = [parseOid(args[3]), parseOid(args[4])];
       const relations = await timeline.whenResident(() =>
@@ -109,7 +112,7 @@ async function runCommand(
       if (args[0]?.toLowerCase() !== "lsn") {
         throw new StorageError("invalid", "bad-lease", "usage: lease lsn TENANT TIMELINE LSN");
       }
-      const timeline = findTimeline(options, args.slice(1));
+      const timeline = findTimeline(options, session, args.slice(1));
       const lsn = await waitForLsn(options, timeline, args[3]);
       await timeline.promiseLease(lsn, LSN_LEASE_MS);
       const end = new Date(nowMs() + LSN_LEASE_MS).toISOString();
@@ -129,8 +132,14 @@ async function runCommand(
   }
 }
 
-function findTimeline(options: PageServiceOptions, args: readonly string[]): ServedTimeline {
-  return options.findTimeline(parseTenantId(args[0] ?? ""), parseTimelineId(args[1] ?? ""));
+function findTimeline(
+  options: PageServiceOptions,
+  session: WireSession,
+  args: readonly string[],
+): ServedTimeline {
+  const tenantId = parseTenantId(args[0] ?? "");
+  session.requireTenant("pageserver", tenantId);
+  return options.findTimeline(tenantId, parseTimelineId(args[1] ?? ""));
 }
 
 function parseOid(text: string | undefined): number {

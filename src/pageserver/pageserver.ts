@@ -1,9 +1,11 @@
 // A whole pageserver: storage, page service, management API, WAL receivers. The process and tests use it.
 
 import { Gauge } from "prom-client";
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { readFileIfExists } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { authorizeBy } from "../http/authorize.ts";
 import type { HttpLimits } from "../http/limits.ts";
 import type { Route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
@@ -58,6 +60,8 @@ export interface PageserverOptions {
   /** Names that HTTP callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[];
   readonly httpLimits?: Partial<HttpLimits>;
+  /** Who connects, over HTTP or Postgres's protocol, must show it a token; absent: everybody may. */
+  readonly callers?: TokenVerifier | undefined;
   /** Run initdb at the first start already. */
   readonly prepareTemplate?: boolean;
 }
@@ -115,6 +119,7 @@ export class Pageserver {
         return tenants.timeline(tenantId, timelineId);
       },
       metrics: new PageServiceMetrics(registry),
+      callers: options.callers,
       logger,
       ...(options.waitLsnTimeoutMs === undefined
         ? {}
@@ -210,6 +215,7 @@ function createHttpServer(
     listenHost: parseHostPort(options.listenHttp).host,
     allowedHosts: options.allowedHosts,
     limits: options.httpLimits,
+    authorize: authorizeBy(options.callers, "pageserver"),
   });
 }
 

@@ -21,7 +21,7 @@ await runDaemon({
     "partial-backup-timeout-ms": { type: "string" },
     "eviction-min-resident-ms": { type: "string" },
   },
-  start: async ({ values, workdir, logger }) => {
+  start: async ({ values, workdir, logger, callers }) => {
     const safekeeper = await startSafekeeper({
       nodeId: wholeNumber(values, "id", { least: 1 }) ?? 1,
       workdir,
@@ -42,6 +42,7 @@ await runDaemon({
         evictAfterMs: wholeNumber(values, "eviction-min-resident-ms") ?? defaults.evictAfterMs,
       },
       logger,
+      callers,
     });
     return { stop: async (mode) => (mode === "fast" ? safekeeper.stop() : undefined) };
   },

@@ -2,9 +2,11 @@
 
 import { mkdirSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { setRepeatingTimer } from "../base/clock.ts";
 import { fsyncDirectory } from "../base/disk.ts";
 import type { Logger } from "../base/log.ts";
+import { authorizeBy } from "../http/authorize.ts";
 import type { HttpLimits } from "../http/limits.ts";
 import { HttpServer } from "../http/server.ts";
 import type { ObjectStore } from "../object-store/object-store.ts";
@@ -41,6 +43,8 @@ export interface SafekeeperOptions {
   /** Names that HTTP callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[];
   readonly httpLimits?: Partial<HttpLimits>;
+  /** Who connects, over HTTP or Postgres's protocol, must show it a token; absent: everybody may. */
+  readonly callers?: TokenVerifier | undefined;
   readonly logger: Logger;
 }
 
@@ -65,7 +69,8 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     store: options.store,
     onChange: (timeline) => publisher?.changed(timeline),
   });
-  const service = new WalService(timelines, metrics, logger, options.startupTimeoutMs);
+  const { startupTimeoutMs, callers } = options;
+  const service = new WalService(timelines, metrics, logger, startupTimeoutMs, callers);
   const backup = new WalBackup({
     nodeId,
     metrics,
@@ -73,7 +78,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     timelines: () => timelines.timelines,
     hasProposer: (timeline) => service.receiversOf(timeline).size > 0,
   });
-  const wire = new WireServer(service, { startupTimeoutMs: options.startupTimeoutMs });
+  const wire = new WireServer(service, { startupTimeoutMs });
   const pg = parseHostPort(options.listenPg);
   const web = parseHostPort(options.listenHttp);
   const http = createHttpServer(options, web.host, {
@@ -173,5 +178,6 @@ function createHttpServer(
     listenHost,
     allowedHosts: options.allowedHosts,
     limits: options.httpLimits,
+    authorize: authorizeBy(options.callers, "safekeeper"),
   });
 }

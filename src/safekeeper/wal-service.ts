@@ -1,5 +1,6 @@
 // The safekeeper's Postgres-protocol commands: WAL push, replication, and the queries around them.
 
+import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
@@ -24,6 +25,7 @@ const WAL_TIMELINE = "1";
 
 export class WalService implements WireHandlers {
   readonly logger: Logger;
+  readonly callers: TokenVerifier | undefined;
   readonly #timelines: TimelineManager;
   readonly #metrics: SafekeeperMetrics;
   readonly #greetingTimeoutMs: number;
@@ -34,7 +36,9 @@ export class WalService implements WireHandlers {
     metrics: SafekeeperMetrics,
     logger: Logger,
     greetingTimeoutMs = GREETING_TIMEOUT_MS,
+    callers?: TokenVerifier,
   ) {
+    this.callers = callers;
     this.#timelines = timelines;
     this.#metrics = metrics;
     this.#greetingTimeoutMs = greetingTimeoutMs;
@@ -48,6 +52,10 @@ export class WalService implements WireHandlers {
   onSession(session: WireSession): void {
     const tenant = session.options.get("tenant_id");
     const timeline = session.options.get("timeline_id");
+    if (tenant !== undefined) {
+      // Every command is for this one.
+      session.requireTenant("safekeeper", parseTenantId(tenant));
+    }
     if (tenant !== undefined && timeline !== undefined) {
       const found = this.#timelines.find(parseTenantId(tenant), parseTimelineId(timeline));
       const version = found?.state.persistent.pgVersion ?? 0;

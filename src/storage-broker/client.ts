@@ -2,8 +2,9 @@
 
 import { create } from "@bufbuild/protobuf";
 import { EmptySchema } from "@bufbuild/protobuf/wkt";
-import { type Client, createClient } from "@connectrpc/connect";
+import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { ownToken } from "../base/auth/service-token.ts";
 import { sleep } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
@@ -52,6 +53,14 @@ export interface SubscribeOptions {
   onInfo(info: TimelineInfo): void;
 }
 
+const showToken: Interceptor = (next) => (request) => {
+  const token = ownToken();
+  if (token !== undefined) {
+    request.header.set("authorization", `Bearer ${token}`);
+  }
+  return next(request);
+};
+
 /** `address` as `http://127.0.0.1:15051`. Nothing connects before the first use. */
 export class BrokerClient {
   readonly #client: Client<typeof BrokerService>;
@@ -74,6 +83,7 @@ export class BrokerClient {
       baseUrl: address,
       sessionManager: this.#sessions,
       readMaxBytes: MAX_MESSAGE_BYTES,
+      interceptors: [showToken],
     });
     this.#client = createClient(BrokerService, transport);
   }

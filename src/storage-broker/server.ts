@@ -4,8 +4,10 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";
+import { requireScope, type TokenVerifier } from "../base/auth/service-token.ts";
 import { setTimer } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import { authorizeBy, callerOf } from "../http/authorize.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
 import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
@@ -21,6 +23,8 @@ export interface BrokerServerOptions {
   /** Names that callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[];
   readonly limits?: Partial<HttpLimits>;
+  /** Who calls must show it a token; absent: everybody may. */
+  readonly callers?: TokenVerifier | undefined;
   /** An HTTP/2 connection on which nothing happens is asked, after so long, whether it is there. */
   readonly silenceMs?: number;
 }
@@ -57,6 +61,7 @@ export class BrokerServer {
       listenHost: host,
       allowedHosts: this.#options.allowedHosts,
       limits: this.#limits,
+      authorize: authorizeBy(this.#options.callers, "storage_broker"),
       // One port for both, as Neon's.
       otherProtocol: {
         preface: HTTP2_PREFACE,
@@ -83,6 +88,12 @@ export class BrokerServer {
       grpcWeb: false,
       readMaxBytes: MAX_MESSAGE_BYTES,
     });
+    const { callers } = this.#options;
+    const authorize =
+      callers === undefined
+        ? undefined
+        : (request: IncomingMessage) =>
+            requireScope(callerOf(request, callers), "storage_broker", undefined);
     const prefix = `/${BrokerService.typeName}/`;
     const endless = `${prefix}${BrokerService.method.publishSafekeeperInfo.name}`;
     this.#http2.on("request", (request, response) => {
@@ -103,7 +114,7 @@ export class BrokerServer {
         }, this.#limits.requestTimeoutMs);
         request.stream.on("close", () => timer?.cancel());
       }
-      if (dispatcher.admits(plainRequest, plainResponse)) {
+      if (dispatcher.admits(plainRequest, plainResponse, authorize)) {
         grpc(request, response);
       }
     });

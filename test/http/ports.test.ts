@@ -354,7 +354,7 @@ async function shortPorts(context: TestContext): Promise<Map<string, number>> {
   context.after(() => pageserver.close({ flush: false }));
   const broker = new BrokerServer({ logger, limits: SHORT });
   context.after(() => broker.close());
-  const agent = new HttpListener({} as ComputeControl, logger, SHORT);
+  const agent = new HttpListener({} as ComputeControl, logger, { limits: SHORT });
   context.after(() => agent.close());
   const agentPort = await freePort();
   await agent.listen("127.0.0.1", agentPort);

@@ -1,5 +1,6 @@
 // The process that writes a branch out: ExportSpec as its argument, ExportMessages on stdout, one a line.
 
+import { identifyBy } from "../../base/auth/service-token.ts";
 import { errorKind, errorMessage } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { formatLsn, parseLsn } from "../../base/lsn.ts";
@@ -12,7 +13,9 @@ function tell(message: ExportMessage): void {
   process.stdout.write(`${JSON.stringify(message)}\n`);
 }
 
-async function run({ pgAddr, tenantId, timelineId, lsn, directory }: ExportSpec): Promise<void> {
+async function run(spec: ExportSpec): Promise<void> {
+  const { pgAddr, tenantId, timelineId, lsn, directory } = spec;
+  identifyBy(spec.tokenFile);
   let told = 0;
   const { bytes, ...exported } = await exportDirectory({
     pgAddr,

@@ -3,6 +3,7 @@
 import { spawn } from "node:child_process";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
+import { ownTokenFile } from "../../base/auth/service-token.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { ExportMessage, ExportSpec } from "../../compute/api.ts";
 
@@ -17,7 +18,11 @@ export async function exportBranch(
 ): Promise<Exported> {
   const child = spawn(
     process.execPath,
-    ["--disable-warning=ExperimentalWarning", ENTRY, JSON.stringify(spec)],
+    [
+      "--disable-warning=ExperimentalWarning",
+      ENTRY,
+      JSON.stringify({ ...spec, tokenFile: ownTokenFile() }),
+    ],
     { stdio: ["ignore", "pipe", "inherit"] },
   );
   const ended = new Promise<string>((resolve) => {

@@ -1,6 +1,7 @@
 // The client side of the Postgres protocol between our services: start-up, simple queries, CopyBoth.
 
 import { createConnection, type Socket } from "node:net";
+import { ownToken } from "../../base/auth/service-token.ts";
 import { setIdleTimer } from "../../base/clock.ts";
 import { type ErrorKind, SQLSTATE, StorageError } from "../../base/errors.ts";
 import { CopyChannel } from "./copy-channel.ts";
@@ -14,6 +15,8 @@ import {
 } from "./wire-messages.ts";
 
 const DEFAULT_TIMEOUT_MS = 10_000;
+/** AuthenticationCleartextPassword: how our services ask for a service token. Postgres is never told to ask so. */
+const CLEARTEXT_PASSWORD = 3;
 const KIND_OF_SQLSTATE = new Map<string, ErrorKind>(
   Object.entries(SQLSTATE).map(([kind, state]) => [state, kind as ErrorKind]),
 );
@@ -251,7 +254,10 @@ export class WireConnection {
 
   #checkAuthentication(body: Uint8Array): void {
     const method = new DataView(body.buffer, body.byteOffset, body.length).getInt32(0);
-    if (method !== 0) {
+    const token = method === CLEARTEXT_PASSWORD ? ownToken() : undefined;
+    if (token !== undefined) {
+      this.#socket.write(encodeMessage("p", cstring(token)));
+    } else if (method !== 0) {
       this.#fail(`${this.#name} asks for authentication method ${method}, which is not supported`);
       this.#socket.destroy();
     }

@@ -1,6 +1,12 @@
 // The server side of the Postgres protocol: start-up, simple queries and CopyBoth, for our services.
 
 import { createServer, type Server, type Socket } from "node:net";
+import {
+  requireScope,
+  type ServiceName,
+  type TokenClaims,
+  type TokenVerifier,
+} from "../../base/auth/service-token.ts";
 import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
@@ -24,6 +30,8 @@ const MAX_STARTUP_BYTES = 10_000;
 /** One of each kind. */
 const MAX_ENCRYPTION_REQUESTS = 2;
 const TEXT_OID = 25;
+/** AuthenticationCleartextPassword. */
+const CLEARTEXT_PASSWORD = 3;
 /** From connecting to the first command. Postgres's authentication_timeout. */
 const STARTUP_TIMEOUT_MS = 60_000;
 /** For the other side to take our last answer and close. */
@@ -35,6 +43,8 @@ const MAX_WAITING_QUERIES = 100;
 const MAX_UNSENT_BYTES = 1024 * 1024;
 
 export interface WireHandlers {
+  /** Who connects must give a service token as the password; undefined: everybody may. */
+  readonly callers?: TokenVerifier | undefined;
   /** Called after start-up; throwing refuses the connection. */
   onSession?(session: WireSession): void | Promise<void>;
   /** One simple query. Answers through `session`; a thrown error becomes an ErrorResponse. */
@@ -52,6 +62,8 @@ export class WireSession {
   readonly #socket: Socket;
   readonly #refuse: (error: unknown) => void;
   channel: CopyChannel | undefined;
+  /** Of the token that it gave; undefined where none is asked for. */
+  caller: TokenClaims | undefined;
   /** Told to the client when `onSession` has returned. Stock clients refuse a major above their own. */
   serverVersion = "17.0 (Strata)";
 
@@ -104,6 +116,13 @@ export class WireSession {
     return this.channel;
   }
 
+  /** StorageError `forbidden` where who connected may not do what belongs to `tenantId`. */
+  requireTenant(service: ServiceName, tenantId: string): void {
+    if (this.caller !== undefined) {
+      requireScope(this.caller, service, tenantId);
+    }
+  }
+
   /** Ends the connection with an ErrorResponse. */
   refuse(error: unknown): void {
     this.#refuse(error);
@@ -146,6 +165,8 @@ class ServerConnection {
   /** Until the first command; then, of a connection that ends, until it is cut. */
   #timer: Timer | undefined;
   #ending = false;
+  /** Set while its token is waited for. */
+  #protocol: number | undefined;
 
   constructor(
     socket: Socket,
@@ -247,7 +268,12 @@ class ServerConnection {
     this.#startup = undefined;
     const session = new WireSession(this.#socket, parameters, (error) => this.#refuse(error));
     this.#session = session;
-    this.#queries = this.#greet(session, code);
+    if (this.#handlers.callers === undefined) {
+      this.#queries = this.#greet(session, code);
+    } else {
+      this.#protocol = code;
+      this.#socket.write(encodeMessage("R", int32(CLEARTEXT_PASSWORD)));
+    }
     if (rest.length > 0) {
       this.#receive(rest);
     }
@@ -282,7 +308,26 @@ class ServerConnection {
     );
   }
 
+  #receiveToken(type: string, body: Uint8Array, protocol: number): void {
+    const { callers } = this.#handlers;
+    const session = this.#session!;
+    if (type === "X") {
+      this.#end();
+      return;
+    }
+    if (type !== "p") {
+      throw new StorageError("invalid", "bad-startup", "expected a password message");
+    }
+    session.caller = callers?.verify(readCstrings(body)[0]);
+    this.#protocol = undefined;
+    this.#queries = this.#greet(session, protocol);
+  }
+
   #receiveMessage(type: string, body: Uint8Array): void {
+    if (this.#protocol !== undefined) {
+      this.#receiveToken(type, body, this.#protocol);
+      return;
+    }
     const channel = this.#session?.channel;
     if (channel !== undefined) {
       if (type === "d") {
