@@ -32,11 +32,15 @@ export class ProxiedPostgres {
     this.port = port;
   }
 
-  static async start(): Promise<ProxiedPostgres> {
+  static async start(maxConnections = 100): Promise<ProxiedPostgres> {
     const port = await freePort();
     const cluster = await StockCluster.create({
       initdbArgs: ["--auth-host=scram-sha-256", "--auth-local=trust"],
-      settings: { listen_addresses: "'127.0.0.1'", port: `${port}`, max_connections: "100" },
+      settings: {
+        listen_addresses: "'127.0.0.1'",
+        port: `${port}`,
+        max_connections: `${maxConnections}`,
+      },
     });
     await cluster.start();
     const postgres = new ProxiedPostgres(cluster, port);

@@ -329,6 +329,10 @@ test("pooling: pipelines get each answer once, in its place, also what the serve
 test("pooling: after an error a pipeline goes on at the next Sync, and statements that came to nothing are parsed again", () =>
   withPool({ size: 1 }, async (fixture) => {
     const [one, two] = (await rawClients(fixture, 2)) as [RawClient, RawClient];
+    one.socket.write(Buffer.concat([parse("bad", "SELEC"), parse("lost", "SELECT 3"), sync]));
+    assert.equal(await one.untilReady(), "EZ");
+    two.socket.write(Buffer.concat([parse("x", "SELECT 3"), bind("x"), execute, sync]));
+    assert.equal(await two.untilReady(), "12DCZ");
     one.socket.write(
       Buffer.concat([
         parse("bad", "SELEC"),
