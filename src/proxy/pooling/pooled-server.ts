@@ -62,6 +62,10 @@ export class PooledServer {
   #remaining = 0;
   #dropping = false;
   #isGone = false;
+  /** While a read is being handled: its bytes, and from where on they have not been passed on. */
+  #chunk: Uint8Array = NO_BYTES;
+  #start = 0;
+  #goOn = true;
   readonly #forget = (id: number) => void this.#statements.delete(id);
 
   constructor(connection: ComputeConnection, maxStatements: number) {
@@ -160,17 +164,18 @@ export class PooledServer {
   #receive(lent: Uint8Array): boolean {
     const chunk = this.#carry.length === 0 ? lent : Buffer.concat([this.#carry, lent]);
     this.#carry = NO_BYTES;
-    const { length } = chunk;
     const user = this.#user;
-    let goOn = true;
-    let start = 0;
+    const { length } = chunk;
+    this.#chunk = chunk;
+    this.#start = 0;
+    this.#goOn = true;
     let at = 0;
     while (at < length) {
       if (this.#remaining > 0) {
         const take = Math.min(this.#remaining, length - at);
         this.#remaining -= take;
         at += take;
-        start = this.#dropping ? at : start;
+        this.#start = this.#dropping ? at : this.#start;
         continue;
       }
       if (length - at < HEADER_BYTES) {
@@ -188,33 +193,38 @@ export class PooledServer {
       if (isShort && bytes <= MAX_GATHERED_BYTES && at + bytes > length) {
         break;
       }
-      this.#dropping = this.#drops(type);
-      if (this.#dropping) {
-        goOn = this.#pass(chunk, start, at) && goOn;
-        start = Math.min(at + bytes, length);
-      }
       const from = at;
       at = Math.min(at + bytes, length);
       this.#remaining = from + bytes - at;
+      this.#dropping = this.#drops(type);
+      if (this.#dropping) {
+        this.#pass(from);
+        this.#start = at;
+      }
       if (this.#looksInto(type)) {
-        goOn = this.#pass(chunk, start, at) && goOn;
-        start = at;
-        this.#settle(type, chunk, from);
+        this.#settle(type, chunk, from, at);
       }
     }
-    goOn = this.#pass(chunk, start, at) && goOn;
+    this.#pass(at);
     if (at < length) {
       this.#carry = Buffer.from(chunk.subarray(at));
     }
+    this.#chunk = NO_BYTES;
     // Who has it now takes what comes.
-    return goOn || this.#user !== user;
+    return this.#goOn || this.#user !== user;
   }
 
-  #pass(chunk: Uint8Array, start: number, end: number): boolean {
-    // Copied: the chunk is lent.
-    return start === end || this.#user === undefined
-      ? true
-      : this.#user.stream.write(Buffer.from(chunk.subarray(start, end)));
+  /**
+   * To the client, what has been read and not been passed on, up to `end`: in as few writes as there can be, since each
+   * costs a system call.
+   */
+  #pass(end: number): void {
+    if (this.#start < end && this.#user !== undefined) {
+      // Copied: the chunk is lent.
+      const bytes = Buffer.from(this.#chunk.subarray(this.#start, end));
+      this.#goOn = this.#user.stream.write(bytes) && this.#goOn;
+    }
+    this.#start = end;
   }
 
   /** Whether the client must not see it. */
@@ -235,7 +245,8 @@ export class PooledServer {
     );
   }
 
-  #settle(type: number, chunk: Uint8Array, from: number): void {
+  /** `chunk` has the message at `[from, end)`. */
+  #settle(type: number, chunk: Uint8Array, from: number, end: number): void {
     const { queue } = this;
     if (type === COMMAND_COMPLETE) {
       this.#readTag(chunk, from + HEADER_BYTES);
@@ -257,11 +268,15 @@ export class PooledServer {
       return;
     }
     queue.shift();
-    this.invent();
+    if (isInvented(queue.first)) {
+      this.#pass(end);
+      this.invent();
+    }
     if (type === READY_FOR_QUERY) {
       this.inCopy = false;
       this.inTransaction = chunk[from + HEADER_BYTES] !== IDLE;
       if (queue.isEmpty && !this.inTransaction) {
+        this.#pass(end);
         this.#user?.onIdle();
       }
     }
@@ -270,13 +285,10 @@ export class PooledServer {
   /** Gives the client the answers of which the server knows nothing, as far as it is their turn. */
   invent(): void {
     const { queue } = this;
-    for (;;) {
-      const { first } = queue;
-      if (first !== EXPECT.inventParse && first !== EXPECT.inventClose) {
-        return;
-      }
+    while (isInvented(queue.first)) {
+      const isParse = queue.first === EXPECT.inventParse;
       queue.shift();
-      this.#user?.stream.write(first === EXPECT.inventParse ? PARSE_COMPLETE : CLOSE_COMPLETE);
+      this.#user?.stream.write(isParse ? PARSE_COMPLETE : CLOSE_COMPLETE);
     }
   }
 
@@ -300,4 +312,8 @@ export class PooledServer {
       }
     }
   }
+}
+
+function isInvented(kind: number): boolean {
+  return kind === EXPECT.inventParse || kind === EXPECT.inventClose;
 }
