@@ -33,6 +33,8 @@ type Ancestors = ReadonlyMap<string, TimelinesAndOffloaded>;
 export class Inventory {
   readonly #context: Context;
   #last: Promise<void> = Promise.resolve();
+  /** Of the home as it was when all of it had rows. */
+  #seen = "";
 
   constructor(context: Context) {
     this.#context = context;
@@ -48,6 +50,10 @@ export class Inventory {
   async #refresh(): Promise<void> {
     const { home, db } = this.#context;
     const config = home.config();
+    const now = pictureOf(config, listEndpoints(home));
+    if (now === this.#seen) {
+      return;
+    }
     const known = new Set(
       (await db.selectFrom("branches").select("timeline_id").execute()).map(
         (row) => row.timeline_id,
@@ -61,6 +67,7 @@ export class Inventory {
       }
     }
     await db.transaction().execute((transaction) => this.#settle(transaction, ancestors));
+    this.#seen = now;
   }
 
   /** The home is read behind the rows: what an operation makes has its row before. */
@@ -107,17 +114,17 @@ export class Inventory {
   async #settleEndpoints(db: Database, rows: Rows, endpoints: readonly Endpoint[]): Promise<void> {
     const projects = new Map(rows.projects.map((project) => [project.tenant_id, project.id]));
     const branches = await db.selectFrom("branches").selectAll().execute();
+    const there = new Set(endpoints.map(({ id }) => id));
     for (const row of rows.endpoints) {
-      if (row.creating === 0 && !endpoints.some((endpoint) => endpoint.id === row.id)) {
+      if (row.creating === 0 && !there.has(row.id)) {
         await db.deleteFrom("endpoints").where("id", "=", row.id).execute();
       }
     }
+    const branchOf = new Map(branches.map((one) => [`${one.project_id} ${one.timeline_id}`, one]));
+    const rowOf = new Map(rows.endpoints.map((row) => [row.id, row]));
     for (const { id, spec } of endpoints) {
-      const projectId = projects.get(spec.tenantId);
-      const branch = branches.find(
-        (one) => one.project_id === projectId && one.timeline_id === spec.timelineId,
-      );
-      const row = rows.endpoints.find((one) => one.id === id);
+      const branch = branchOf.get(`${projects.get(spec.tenantId)} ${spec.timelineId}`);
+      const row = rowOf.get(id);
       if (branch !== undefined && row === undefined) {
         await db
           .insertInto("endpoints")
@@ -134,6 +141,14 @@ export class Inventory {
   }
 }
 
+/** The same text as long as there is nothing to do. */
+function pictureOf(config: StrataConfig, endpoints: readonly Endpoint[]): string {
+  return JSON.stringify([
+    [...config.branchNameMappings].map(([tenantId, names]) => [tenantId, ...names]),
+    endpoints.map(({ id, spec }) => [id, spec.tenantId, spec.timelineId]),
+  ]);
+}
+
 async function settleBranches(
   db: Database,
   project: ProjectRow,
@@ -143,37 +158,54 @@ async function settleBranches(
 ): Promise<void> {
   const change = (id: string, values: Partial<BranchRow>) =>
     db.updateTable("branches").set(values).where("id", "=", id).execute();
+  const known = new Set(rows.map((row) => row.timeline_id));
+  const byName = new Map(rows.filter((row) => row.creating === 0).map((row) => [row.name, row]));
   for (const [name, timelineId] of names) {
-    const ofName = rows.find((row) => row.name === name && row.creating === 0);
-    if (!rows.some((row) => row.timeline_id === timelineId) && ofName !== undefined) {
+    const ofName = byName.get(name);
+    if (!known.has(timelineId) && ofName !== undefined) {
       ofName.timeline_id = timelineId;
       await change(ofName.id, { timeline_id: timelineId, needs_configure: 1 });
     }
   }
   const nameOf = new Map([...names].map(([name, timelineId]) => [timelineId, name]));
-  for (const row of rows.filter((one) => one.creating === 0)) {
-    const name = nameOf.get(row.timeline_id);
-    if (name === undefined) {
-      await db.deleteFrom("branches").where("id", "=", row.id).execute();
-      rows.splice(rows.indexOf(row), 1);
-    } else if (name !== row.name) {
-      row.name = name;
+  const gone = rows.filter((row) => row.creating === 0 && !nameOf.has(row.timeline_id));
+  for (const { id } of gone) {
+    await db.deleteFrom("branches").where("id", "=", id).execute();
+  }
+  const left = rows.filter((row) => !gone.includes(row));
+  for (const row of left.filter((one) => one.creating === 0)) {
+    const name = nameOf.get(row.timeline_id)!;
+    if (name !== row.name) {
       await change(row.id, { name, updated_at: nowText() });
     }
   }
+  await addBranches(db, project, left, names, timelines);
+}
+
+async function addBranches(
+  db: Database,
+  project: ProjectRow,
+  rows: readonly BranchRow[],
+  names: ReadonlyMap<string, string>,
+  timelines: TimelinesAndOffloaded | undefined,
+): Promise<void> {
+  const infos = [...(timelines?.timelines ?? []), ...(timelines?.offloaded ?? [])];
+  const ancestors = new Map(infos.map((info) => [info.timeline_id, info.ancestor_timeline_id]));
+  const byTimeline = new Map(rows.map((row) => [row.timeline_id, row]));
+  const ids = new Set(rows.map((row) => row.id));
   for (const [name, timelineId] of names) {
-    if (timelines !== undefined && !rows.some((row) => row.timeline_id === timelineId)) {
-      const row = branchRow(project, name, timelineId, rows);
-      await db.insertInto("branches").values(row).execute();
-      const ancestor = [...timelines.timelines, ...timelines.offloaded].find(
-        (info) => info.timeline_id === timelineId,
-      )?.ancestor_timeline_id;
-      const parent = rows.find((one) => one.timeline_id === ancestor);
-      if (parent !== undefined) {
-        await copyRolesAndDatabases(db, parent.id, row.id);
-      }
-      rows.push(row);
+    // What the pageserver did not tell of yet, the next look sees.
+    if (byTimeline.has(timelineId) || !ancestors.has(timelineId)) {
+      continue;
     }
+    const row = branchRow(project, name, timelineId, ids);
+    await db.insertInto("branches").values(row).execute();
+    const parent = byTimeline.get(ancestors.get(timelineId) ?? "");
+    if (parent !== undefined) {
+      await copyRolesAndDatabases(db, parent.id, row.id);
+    }
+    byTimeline.set(timelineId, row);
+    ids.add(row.id);
   }
 }
 
@@ -247,10 +279,10 @@ function branchRow(
   project: ProjectRow,
   name: string,
   timelineId: string,
-  others: readonly BranchRow[],
+  taken: ReadonlySet<string>,
 ): BranchRow {
   let id = branchIdOf(project.tenant_id, timelineId);
-  for (let attempt = 1; others.some((one) => one.id === id); attempt++) {
+  for (let attempt = 1; taken.has(id); attempt++) {
     id = branchIdOf(project.tenant_id, timelineId, attempt);
   }
   return newBranchRow({ id, projectId: project.id, timelineId, name });

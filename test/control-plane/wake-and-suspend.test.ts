@@ -114,6 +114,17 @@ test("a wake during a suspension waits for its end and starts it again; a disabl
   await world.api("PATCH", path, { endpoint: { disabled: false } });
 });
 
+test("settings of a running Postgres are reloaded, and are there after a restart", async () => {
+  const path = `/projects/${project}/endpoints/${endpoint}`;
+  await proxy("wake_compute", { endpointish: endpoint });
+  const settings = { pg_settings: { work_mem: "7MB" } };
+  await world.api("PATCH", path, { endpoint: { settings } });
+  const shown = () => world.sql(endpoint, login(), "show work_mem");
+  assert.deepEqual(await shown(), [{ work_mem: "7MB" }]);
+  await world.api("POST", `${path}/restart`);
+  assert.deepEqual(await shown(), [{ work_mem: "7MB" }]);
+});
+
 test("roles that SQL made are asked of the running Postgres, and remembered while it sleeps", async () => {
   await proxy("wake_compute", { endpointish: endpoint });
   await world.sql(endpoint, login(), "create role app login password 'secret'");

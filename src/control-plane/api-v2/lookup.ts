@@ -150,7 +150,13 @@ export async function storageView(parts: Parts, project: ProjectRow): Promise<St
 
 /** Its operations as they are when all have ended, or after some time; throws why one failed. */
 export async function operationsOf(parts: Parts, job: Job) {
-  await Promise.race([job.done, sleep(ANSWER_PATIENCE_MS)]);
+  const patience = new AbortController();
+  const tired = sleep(ANSWER_PATIENCE_MS, patience.signal).catch(() => undefined);
+  try {
+    await Promise.race([job.done, tired]);
+  } finally {
+    patience.abort();
+  }
   const ids = job.operations.map(({ id }) => id);
   const rows = await parts.db
     .selectFrom("operations")

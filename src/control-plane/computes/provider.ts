@@ -119,11 +119,15 @@ export class LocalProcesses implements ComputeProvider {
     return clientOf(findEndpoint(this.#home, id));
   }
 
-  /** Of Postgres, from its next start on. */
-  setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
-    return withHomeLocked(this.#home, async () =>
+  /** Of Postgres: at once where a running one can take them, else from its next start on. */
+  async setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
+    await withHomeLocked(this.#home, async () =>
       setEndpointSettings(findEndpoint(this.#home, id), settings),
     );
+    if (this.isRunning(id)) {
+      const list = Object.entries(settings).map(([name, value]) => ({ name, value }));
+      await this.agent(id).configure({ spec: { cluster: { settings: list } } });
+    }
   }
 
   #find(id: string): Endpoint | undefined {
