@@ -31,8 +31,13 @@ import {
 } from "./cli.ts";
 import { coloursFor } from "./colours.ts";
 import { settingsOf } from "./commands-storage.ts";
+import { connectionString } from "./control-plane/commands-roles.ts";
+import { controlPlaneClient } from "./control-plane/session.ts";
 
 const ENDPOINT_ID = "main";
+/** As the API names those of new projects. */
+const USER_ROLE = "neondb_owner";
+const USER_DATABASE = "neondb";
 /** The signal of one Ctrl-C can come twice: from the terminal and from the process above us. */
 const SAME_SIGNAL_MS = 500;
 const WATCH_INTERVAL_MS = 2000;
@@ -73,7 +78,11 @@ async function up(
     throw error;
   }
   if (!stop.requested) {
-    tellHowToUse(home, endpoint, options.detach === true);
+    const front = await frontOf(home, endpoint).catch((error: unknown) => {
+      notice(`the way through the proxy is not there: ${errorMessage(error)}`);
+      return [];
+    });
+    tellHowToUse(home, endpoint, front, options.detach === true);
   }
   if (options.detach === true && !stop.requested) {
     return;
@@ -144,6 +153,34 @@ async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
   return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId, pgVersion }, placement);
 }
 
+/** Lines about the ways in that need nothing of this machine; makes a user's role and database the first time. */
+async function frontOf(home: StrataHome, endpoint: Endpoint): Promise<string[]> {
+  const client = controlPlaneClient(home);
+  const [project] = await client.projects(endpoint.spec.tenantId);
+  const branches = project === undefined ? [] : await client.branches(project.id);
+  const branch = branches.find((one) => one.default);
+  if (project === undefined || branch === undefined) {
+    return [];
+  }
+  if ((await client.databases(project.id, branch.id)).length === 0) {
+    await step(`Creating role ${USER_ROLE} and database ${USER_DATABASE}`, async () => {
+      const path = `/projects/${project.id}/branches/${branch.id}`;
+      const roles = await client.roles(project.id, branch.id);
+      if (!roles.some(({ name }) => name === USER_ROLE)) {
+        await client.call("POST", `${path}/roles`, { role: { name: USER_ROLE } });
+      }
+      const database = { name: USER_DATABASE, owner_name: USER_ROLE };
+      await client.call("POST", `${path}/databases`, { database });
+    });
+  }
+  const uri = await connectionString(client, { projectId: project.id });
+  const { controlPlane } = home.config();
+  return [
+    `  Through the proxy   ${uri}`,
+    `  API                 http://${controlPlane?.listenAddr}/api/v2, key in ${home.controlPlaneKeyFile()}`,
+  ];
+}
+
 async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   const start = monotonicMs();
   const live = process.stderr.isTTY;
@@ -163,7 +200,12 @@ async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   process.stderr.write(`${live ? "\r" : ""}${colours.green("✓")} ${what} ${took}\n`);
 }
 
-function tellHowToUse(home: StrataHome, endpoint: Endpoint, detached: boolean): void {
+function tellHowToUse(
+  home: StrataHome,
+  endpoint: Endpoint,
+  front: readonly string[],
+  detached: boolean,
+): void {
   const url = connectionUrl(home, endpoint);
   const strata = strataCommand();
   print("");
@@ -172,6 +214,7 @@ function tellHowToUse(home: StrataHome, endpoint: Endpoint, detached: boolean): 
   print(`  Connect             ${strata} psql        (or: psql ${url})`);
   print(`  Branch              ${strata} branch create dev --start`);
   print(`  See all             ${strata} status, ${strata} branch list`);
+  front.forEach(print);
   print(
     detached
       ? `  Stop                ${strata} stop`

@@ -67,7 +67,18 @@ export class Inventory {
       }
     }
     await db.transaction().execute((transaction) => this.#settle(transaction, ancestors));
-    this.#seen = now;
+    if (await this.#isWhole(config)) {
+      this.#seen = now;
+    }
+  }
+
+  /** Not where the pageserver had not told of a new timeline yet. */
+  async #isWhole({ branchNameMappings }: StrataConfig): Promise<boolean> {
+    const rows = await this.#context.db.selectFrom("branches").select("timeline_id").execute();
+    const known = new Set(rows.map((row) => row.timeline_id));
+    return [...branchNameMappings.values()].every((names) =>
+      [...names.values()].every((timelineId) => known.has(timelineId)),
+    );
   }
 
   /** The home is read behind the rows: what an operation makes has its row before. */

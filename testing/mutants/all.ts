@@ -3,6 +3,7 @@
 import { ARCHIVE_MUTANTS } from "./archive.ts";
 import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { COMPUTE_MUTANTS } from "./compute.ts";
+import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
@@ -30,5 +31,6 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   HTTP_MUTANTS,
   LOCAL_MUTANTS,
   PROXY_MUTANTS,
+  CONTROL_PLANE_MUTANTS,
   TRANSFER_MUTANTS,
 ];
