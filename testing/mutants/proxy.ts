@@ -193,6 +193,14 @@ export const PROXY_MUTANTS: MutantPart = {
       name: "pooling: what one sets, others never see, and he keeps it",
     },
     {
+      rule: "a SET LOCAL excuses another SET",
+      file: `${POOLING}/pooled-server.ts`,
+      search: "this.isDirty ||= this.queue.firstStatement !== SETS_LOCALLY;",
+      replace: "this.isDirty ||= this.queue.firstStatement === 0 && this.queue.readyCount < 2;",
+      test: POOLING_TEST,
+      name: "pooling: SET LOCAL excuses itself only",
+    },
+    {
       rule: "an answer that we made up comes before those that were asked for earlier",
       file: `${POOLING}/pooled-client.ts`,
       search: "server.queue.push(EXPECT.inventParse);",

@@ -10,13 +10,15 @@ import { errorResponse, protocolViolation } from "../client/postgres-errors.ts";
 import type { ComputeConnection } from "../compute/compute-connection.ts";
 import { MessageWriter } from "./message-writer.ts";
 import type { PooledServer, ServerUser } from "./pooled-server.ts";
-import { EXPECT } from "./response-queue.ts";
+import { EXPECT, SETS_LOCALLY } from "./response-queue.ts";
 import type { ServerPool } from "./server-pool.ts";
 import { isServerName, type Statement, type StatementTable, serverName } from "./statements.ts";
 
 /** As Postgres's own limit for these messages is far above what anybody sends, ours is of memory. */
 const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
 const HEADER_BYTES = 5;
+/** Of one client. */
+const MAX_NAMES = 10_000;
 /** Statements whose tag does not tell what they leave in the session. */
 const LEAVES_BEHIND = /set_config|pg_(?:try_)?advisory_lock|\btemp(?:orary)?\b/i;
 const SET_LOCAL = /^\s*set\s+(?:local|transaction)\b[^;]*;?\s*\0?$/i;
@@ -229,9 +231,8 @@ export class PooledClient implements ServerUser {
         return;
       case QUERY:
       case FUNCTION_CALL:
-        this.#look(server, body, true);
         this.#writer.message(type, body);
-        queue.push(EXPECT.query);
+        queue.push(EXPECT.query, this.#looksLocal(server, body) ? SETS_LOCALLY : 0);
         return;
       case TERMINATE:
         this.stream.end();
@@ -249,7 +250,7 @@ export class PooledClient implements ServerUser {
   #parse(server: PooledServer, body: Uint8Array): void {
     const nameEnd = endOf(body, 0);
     const definition = body.subarray(nameEnd + 1);
-    this.#look(server, definition, false);
+    this.#looksLocal(server, definition);
     if (nameEnd === 0) {
       this.#writer.message(PARSE, body);
       server.queue.push(EXPECT.parse);
@@ -257,6 +258,9 @@ export class PooledClient implements ServerUser {
     }
     const name = textOf(body, 0, nameEnd);
     this.#release(name);
+    if (this.#names.size >= MAX_NAMES) {
+      throw protocolViolation(`more than ${MAX_NAMES} prepared statements`);
+    }
     const statement = this.#options.statements.acquire(definition);
     this.#names.set(name, statement);
     if (server.hasStatement(statement.id)) {
@@ -339,13 +343,11 @@ export class PooledClient implements ServerUser {
     }
   }
 
-  #look(server: PooledServer, text: Uint8Array, isSimple: boolean): void {
+  /** Whether it is a single `SET LOCAL`. What leaves something in the session is noted with the server. */
+  #looksLocal(server: PooledServer, text: Uint8Array): boolean {
     const sql = textOf(text, 0, text.length);
-    if (LEAVES_BEHIND.test(sql)) {
-      server.isDirty = true;
-    } else if (isSimple && SET_LOCAL.test(sql)) {
-      server.exemptSets++;
-    }
+    server.isDirty ||= LEAVES_BEHIND.test(sql);
+    return SET_LOCAL.test(sql);
   }
 
   #close(): void {

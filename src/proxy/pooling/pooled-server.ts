@@ -4,7 +4,7 @@
 import type { Duplex } from "node:stream";
 import { cstring, encodeMessage } from "../../postgres/wire/wire-messages.ts";
 import type { ComputeConnection } from "../compute/compute-connection.ts";
-import { EXPECT, ResponseQueue } from "./response-queue.ts";
+import { EXPECT, ResponseQueue, SETS_LOCALLY } from "./response-queue.ts";
 import { serverName } from "./statements.ts";
 
 const HEADER_BYTES = 5;
@@ -47,8 +47,6 @@ export class PooledServer {
   cancelling = 0;
   /** When the last of these has arrived. */
   onCancelled: () => void = () => {};
-  /** `SET LOCAL` that was sent: its tag leaves nothing behind. */
-  exemptSets = 0;
   /** Of the last ReadyForQuery. */
   inTransaction = false;
   /** The pool's. */
@@ -305,11 +303,7 @@ export class PooledServer {
       this.isDirty &&= text.startsWith("DEALLOCATE");
       this.#user?.onForgotten();
     } else if (SESSION_TAGS.test(text)) {
-      if (text.startsWith("SET") && this.exemptSets > 0) {
-        this.exemptSets--;
-      } else {
-        this.isDirty = true;
-      }
+      this.isDirty ||= this.queue.firstStatement !== SETS_LOCALLY;
     }
   }
 }

@@ -136,6 +136,35 @@ test("pooling: what one sets, others never see, and he keeps it", () =>
     assert.equal((await two.query("SHOW work_mem")).rows[0].work_mem, "4MB");
   }));
 
+test("pooling: SET LOCAL excuses itself only", () =>
+  withPool({ size: 1 }, async (fixture) => {
+    const [one, two] = (await rawClients(fixture, 2)) as [RawClient, RawClient];
+    const pathOf = async () => {
+      two.socket.write(query("SHOW search_path"));
+      const rows: string[] = [];
+      for (let type = ""; type !== "Z"; ) {
+        const message = await two.next();
+        type = message.type;
+        rows.push(...(type === "D" ? [message.body.subarray(6).toString()] : []));
+      }
+      return rows.join();
+    };
+    // It failed, so no tag came.
+    one.socket.write(
+      Buffer.concat([query("BEGIN"), query("SET LOCAL nonsense = 1"), query("ROLLBACK")]),
+    );
+    await one.untilReady(3);
+    assert.equal(await pathOf(), '"$user", public');
+    // Sent together: the first tag is not the second one's.
+    one.socket.write(Buffer.concat([query("SET search_path = mine"), query("SET LOCAL x.y = 1")]));
+    await one.untilReady(2);
+    const seen = pathOf();
+    await sleep(50);
+    // It waits for the connection, which stays with its client.
+    one.socket.destroy();
+    assert.equal(await seen, '"$user", public');
+  }));
+
 test("pooling: start-up parameters are part of the pool", () =>
   withPool({}, async (fixture) => {
     const one = await fixture.connect({ ...POOLED, application_name: "one" });

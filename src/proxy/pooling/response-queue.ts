@@ -4,6 +4,9 @@
 // Source: Postgres documentation "Extended Query"; tcop/postgres.c (ignore_till_sync): after an error the server reads on to the
 // next Sync and answers nothing before it, not even a simple query.
 
+/** In place of a statement, with `EXPECT.query`: what it sets is of the transaction only. */
+export const SETS_LOCALLY = -1;
+
 /** An entry ends with the message, or with one of the messages, that its comment names. */
 export const EXPECT = {
   /** ParseComplete `1`, BindComplete `2`, CloseComplete `3`: the client's. */
@@ -65,7 +68,12 @@ export class ResponseQueue {
     return this.#size === 0 ? 0 : this.#kinds[this.#head]!;
   }
 
-  /** `statement`: the id that a Parse is to bring to the server; 0 for others. */
+  /** Of the first entry, as it was pushed. */
+  get firstStatement(): number {
+    return this.#size === 0 ? 0 : this.#statements[this.#head]!;
+  }
+
+  /** `statement`: the id that a Parse is to bring to the server; `SETS_LOCALLY`; 0 for others. */
   push(kind: number, statement = 0): void {
     if (this.#size === this.#kinds.length) {
       this.#grow();
