@@ -193,6 +193,22 @@ export const PROXY_MUTANTS: MutantPart = {
       name: "pooling: what one sets, others never see, and he keeps it",
     },
     {
+      rule: "who floods an endpoint keeps the others waiting",
+      file: "src/proxy/client/password-keys.ts",
+      search: "    this.#waiting.delete(endpoint);\n    if (queue.length > 0) {",
+      replace: "    if (queue.length === 0) {\n      this.#waiting.delete(endpoint);\n    } else {",
+      test: "src/proxy/client/password-keys.test.ts",
+      name: "PasswordKeys: whoever floods one endpoint",
+    },
+    {
+      rule: "any password opens what was opened before",
+      file: "src/proxy/client/password-keys.ts",
+      search: "timingSafeEqual(known.fingerprint, fingerprint)",
+      replace: "timingSafeEqual(fingerprint, fingerprint)",
+      test: "src/proxy/client/password-keys.test.ts",
+      name: "PasswordKeys: the password opens",
+    },
+    {
       rule: "a SET LOCAL excuses another SET",
       file: `${POOLING}/pooled-server.ts`,
       search: "this.isDirty ||= this.queue.firstStatement !== SETS_LOCALLY;",

@@ -9,7 +9,6 @@ export interface FakeEndpoint {
   /** Role to its SCRAM secret. */
   readonly secrets: Map<string, string>;
   allowedIps?: string[];
-  jwks?: object[];
   /** Called before each answer to a wake; what it gives is sent in place of the address. */
   onWake?: (wake: {
     options: Map<string, string>;
@@ -50,7 +49,7 @@ export class FakeControlPlane {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? "", "http://x");
     const name = url.pathname.split("/").at(-1) ?? "";
-    const id = url.searchParams.get("endpointish") ?? url.pathname.split("/").at(-2) ?? "";
+    const id = url.searchParams.get("endpointish") ?? "";
     this.calls.push(`${name} ${id}`);
     const endpoint = this.endpoints.get(id);
     const answer = endpoint === undefined ? unknown(id) : await describe(name, url, endpoint, this);
@@ -108,6 +107,6 @@ async function describe(
       );
     }
     default:
-      return { status: 200, body: { jwks: endpoint.jwks ?? [] } };
+      return unknown(id);
   }
 }

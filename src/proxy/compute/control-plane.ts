@@ -30,13 +30,6 @@ export interface ComputeAddress {
   readonly port: number;
 }
 
-export interface JwksSettings {
-  readonly id: string;
-  readonly jwksUrl: string;
-  readonly audience: string | undefined;
-  readonly roleNames: readonly string[];
-}
-
 /** Of a call that failed: after how long to try again; undefined where that is pointless. */
 export function retryDelayMs(error: unknown): number | undefined {
   const delay = error instanceof StorageError ? error.fields["retryDelayMs"] : undefined;
@@ -91,17 +84,6 @@ export class ControlPlaneClient {
       { timeoutMs: WAKE_TIMEOUT_MS },
     );
     return parseHostPort(String(answer["address"]));
-  }
-
-  async jwks(endpoint: string): Promise<JwksSettings[]> {
-    const answer = await this.#get(`/endpoints/${encodeURIComponent(endpoint)}/jwks`, {});
-    const list = Array.isArray(answer["jwks"]) ? (answer["jwks"] as Record<string, unknown>[]) : [];
-    return list.map((one) => ({
-      id: String(one["id"]),
-      jwksUrl: String(one["jwks_url"]),
-      audience: typeof one["jwt_audience"] === "string" ? one["jwt_audience"] : undefined,
-      roleNames: Array.isArray(one["role_names"]) ? one["role_names"].map(String) : [],
-    }));
   }
 
   async #get(
