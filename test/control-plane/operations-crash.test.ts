@@ -19,7 +19,7 @@ let home: StrataHome;
 
 before(async () => {
   world = await ControlPlaneWorld.create();
-  home = new StrataHome(world.cluster.home);
+  home = new StrataHome(world.cluster.home).identify();
   process.kill(world.cluster.pid("control_plane"), "SIGTERM");
   for (let i = 0; i < 500 && existsSync(join(home.path, "control_plane/control_plane.pid")); i++) {
     await sleep(20);
