@@ -85,8 +85,18 @@ export class ControlPlane {
     return new ControlPlane(options, parts, accounts);
   }
 
-  /** Operations that a crash left go on meanwhile. Port 0 takes a free one. */
+  /**
+   * Operations that a crash left go on meanwhile. Port 0 takes a free one. StorageError `invalid` for an address that
+   * others can reach: keys and passwords are in the clear here.
+   */
   async listen(host: string, port: number): Promise<number> {
+    if (!/^(?:127\.\d+\.\d+\.\d+|::1|localhost)$/.test(host)) {
+      throw new StorageError(
+        "invalid",
+        "not-loopback",
+        `the control plane does not listen on ${host}: API keys would travel in the clear; let it listen on 127.0.0.1, and a server with TLS in front of it`,
+      );
+    }
     const { logger, allowedHosts } = this.#options;
     this.#server = new HttpServer({
       component: "control_plane",

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
-import { readFileSync, statSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApiClient, EndpointType } from "@neondatabase/api-client";
-import { controlPlaneRoutes } from "../../src/control-plane/server.ts";
+import { createLogger } from "../../src/base/log.ts";
+import { ControlPlane, controlPlaneRoutes } from "../../src/control-plane/server.ts";
+import { StrataHome } from "../../src/local/home.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
 
 // Who may do what with which key; what the API refuses, and how it says so.
@@ -228,6 +230,17 @@ test("a second operation on a busy project gets 423; what is not there 404, what
     assert.equal(answer.status, status, `${method} ${target} ${JSON.stringify(answer.body)}`);
     assert.equal(typeof answer.body.message, "string");
   }
+});
+
+test("an address that others can reach is refused", async () => {
+  const home = new StrataHome(join(world.cluster.home, "another"));
+  mkdirSync(home.controlPlaneDirectory(), { recursive: true });
+  const controlPlane = await ControlPlane.open({
+    ...{ home, workdir: home.controlPlaneDirectory(), front: { domain: "x", port: 1 } },
+    logger: createLogger("control_plane", "silent"),
+  });
+  await assert.rejects(controlPlane.listen("0.0.0.0", 0), { code: "not-loopback" });
+  await controlPlane.close();
 });
 
 test("a branch whose time is over is deleted, with its endpoint", async () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, describe, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
 import { parseTenantId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
@@ -159,138 +159,149 @@ let project: string;
 let endpoint: string;
 let main: string;
 
-test("crash: a project is made whole, with a role that can log in", async () => {
-  const points = await crashEverywhere({
-    ...{ method: "POST", path: "/projects", body: { project: { name: "crashed" } } },
+describe("operations after crashes", () => {
+  test("crash: a project is made whole, with a role that can log in", async () => {
+    const points = await crashEverywhere({
+      ...{ method: "POST", path: "/projects", body: { project: { name: "crashed" } } },
+    });
+    assertPoints(points, "create_project", ["timeline", "retention", "rows"]);
+    assertPoints(points, "create_endpoint", ["create", "rows", "start"]);
+    await checkConsistent();
+    project = (await once({ method: "GET", path: "/projects" })).projects[0].id;
+    const { endpoints } = await once({ method: "GET", path: `/projects/${project}/endpoints` });
+    endpoint = endpoints[0].id;
+    main = endpoints[0].branch_id;
+    const query = "database_name=neondb&role_name=neondb_owner";
+    const { uri } = await once({
+      ...{ method: "GET", path: `/projects/${project}/connection_uri?${query}` },
+    });
+    const { username: user, password } = new URL(uri);
+    await world.sql(endpoint, { user, password, database: "neondb" }, "create table t (n int)");
   });
-  assertPoints(points, "create_project", ["timeline", "retention", "rows"]);
-  assertPoints(points, "create_endpoint", ["create", "rows", "start"]);
-  await checkConsistent();
-  project = (await once({ method: "GET", path: "/projects" })).projects[0].id;
-  const { endpoints } = await once({ method: "GET", path: `/projects/${project}/endpoints` });
-  endpoint = endpoints[0].id;
-  main = endpoints[0].branch_id;
-  const query = "database_name=neondb&role_name=neondb_owner";
-  const { uri } = await once({
-    ...{ method: "GET", path: `/projects/${project}/connection_uri?${query}` },
-  });
-  const { username: user, password } = new URL(uri);
-  await world.sql(endpoint, { user, password, database: "neondb" }, "create table t (n int)");
-});
 
-const branchPath = () => `/projects/${project}/branches`;
-const namesOf = async () =>
-  (await once({ method: "GET", path: branchPath() })).branches
-    .map((branch: { name: string }) => branch.name)
-    .toSorted();
+  const branchPath = () => `/projects/${project}/branches`;
+  const namesOf = async () =>
+    (await once({ method: "GET", path: branchPath() })).branches
+      .map((branch: { name: string }) => branch.name)
+      .toSorted();
 
-test("crash: a branch is made, also where a crash left half of it: under another timeline id", async () => {
-  const points = await crashEverywhere({
-    ...{ method: "POST", path: branchPath(), body: { branch: { name: "dev" } } },
-  });
-  assertPoints(points, "create_branch", ["timeline", "rows"]);
-  await checkConsistent();
-  assert.deepEqual(await namesOf(), ["dev", "main"]);
+  test("crash: a branch is made, also where a crash left half of it: under another timeline id", async () => {
+    const points = await crashEverywhere({
+      ...{ method: "POST", path: branchPath(), body: { branch: { name: "dev" } } },
+    });
+    assertPoints(points, "create_branch", ["timeline", "rows"]);
+    await checkConsistent();
+    assert.deepEqual(await namesOf(), ["dev", "main"]);
 
-  const controlPlane = await open(() => {
-    throw new Error("crash at the first point");
+    const controlPlane = await open(() => {
+      throw new Error("crash at the first point");
+    });
+    await ask(controlPlane, {
+      ...{ method: "POST", path: branchPath(), body: { branch: { name: "half" } } },
+    });
+    const row = await controlPlane.parts.db
+      .selectFrom("branches")
+      .selectAll()
+      .where("name", "=", "half")
+      .executeTakeFirstOrThrow();
+    const { tenant_id } = await controlPlane.parts.db
+      .selectFrom("projects")
+      .selectAll()
+      .executeTakeFirstOrThrow();
+    await controlPlane.close();
+    home.update((draft) => noteUnfinished(draft, tenant_id, row.timeline_id));
+    const next = await open(() => {});
+    await next.parts.operations.resume();
+    await next.close();
+    await checkConsistent();
+    const names = home.config().branchNameMappings.get(tenant_id)!;
+    assert.ok(names.has("half") && names.get("half") !== row.timeline_id);
   });
-  await ask(controlPlane, {
-    ...{ method: "POST", path: branchPath(), body: { branch: { name: "half" } } },
-  });
-  const row = await controlPlane.parts.db
-    .selectFrom("branches")
-    .selectAll()
-    .where("name", "=", "half")
-    .executeTakeFirstOrThrow();
-  const { tenant_id } = await controlPlane.parts.db
-    .selectFrom("projects")
-    .selectAll()
-    .executeTakeFirstOrThrow();
-  await controlPlane.close();
-  home.update((draft) => noteUnfinished(draft, tenant_id, row.timeline_id));
-  const next = await open(() => {});
-  await next.parts.operations.resume();
-  await next.close();
-  await checkConsistent();
-  const names = home.config().branchNameMappings.get(tenant_id)!;
-  assert.ok(names.has("half") && names.get("half") !== row.timeline_id);
-});
 
-test("crash: roles, databases, start and suspension end as they were asked for", async () => {
-  const roles = `${branchPath()}/${main}/roles`;
-  const points = await crashEverywhere({
-    ...{ method: "POST", path: roles, body: { role: { name: "joe" } } },
+  test("crash: roles, databases, start and suspension end as they were asked for", async () => {
+    const roles = `${branchPath()}/${main}/roles`;
+    const points = await crashEverywhere({
+      ...{ method: "POST", path: roles, body: { role: { name: "joe" } } },
+    });
+    assertPoints(points, "apply_config", ["wake", "postgres", "rows"]);
+    const { password } = await once({ method: "GET", path: `${roles}/joe/reveal_password` });
+    const joe = { user: "joe", password, database: "neondb" };
+    await world.sql(endpoint, joe, "select 1");
+    const one = `/projects/${project}/endpoints/${endpoint}`;
+    assertPoints(
+      await crashEverywhere({ method: "POST", path: `${one}/suspend` }),
+      "suspend_endpoint",
+      ["stop"],
+    );
+    await assert.rejects(world.sql(endpoint, joe, "select 1"), /ECONNREFUSED/);
+    assertPoints(
+      await crashEverywhere({ method: "POST", path: `${one}/start` }),
+      "start_endpoint",
+      ["start"],
+    );
+    await world.sql(endpoint, joe, "select 1");
+    await checkConsistent();
   });
-  assertPoints(points, "apply_config", ["wake", "postgres", "rows"]);
-  const { password } = await once({ method: "GET", path: `${roles}/joe/reveal_password` });
-  const joe = { user: "joe", password, database: "neondb" };
-  await world.sql(endpoint, joe, "select 1");
-  const one = `/projects/${project}/endpoints/${endpoint}`;
-  assertPoints(
-    await crashEverywhere({ method: "POST", path: `${one}/suspend` }),
-    "suspend_endpoint",
-    ["stop"],
-  );
-  await assert.rejects(world.sql(endpoint, joe, "select 1"), /ECONNREFUSED/);
-  assertPoints(await crashEverywhere({ method: "POST", path: `${one}/start` }), "start_endpoint", [
-    "start",
-  ]);
-  await world.sql(endpoint, joe, "select 1");
-  await checkConsistent();
-});
 
-test("crash: a restore happens once, and keeps the old state", async () => {
-  const { branch } = await once({ method: "GET", path: `${branchPath()}/${main}` });
-  const points = await crashEverywhere({
-    ...{ method: "POST", path: `${branchPath()}/${(await devId()).id}/restore` },
-    body: { source_branch_id: main, preserve_under_name: "dev_old" },
+  test("crash: a restore happens once, and keeps the old state", async () => {
+    const { branch } = await once({ method: "GET", path: `${branchPath()}/${main}` });
+    const points = await crashEverywhere({
+      ...{ method: "POST", path: `${branchPath()}/${(await devId()).id}/restore` },
+      body: { source_branch_id: main, preserve_under_name: "dev_old" },
+    });
+    assertPoints(points, "restore_branch", ["switch", "rows"]);
+    await checkConsistent();
+    assert.deepEqual(await namesOf(), ["dev", "dev_old", "half", "main"]);
+    const dev = await devId();
+    assert.equal(dev.parent_id, branch.id);
+    assert.ok(dev.last_reset_at);
   });
-  assertPoints(points, "restore_branch", ["switch", "rows"]);
-  await checkConsistent();
-  assert.deepEqual(await namesOf(), ["dev", "dev_old", "half", "main"]);
-  const dev = await devId();
-  assert.equal(dev.parent_id, branch.id);
-  assert.ok(dev.last_reset_at);
-});
 
-async function devId(): Promise<{ id: string; parent_id: string; last_reset_at?: string }> {
-  const { branches } = await once({ method: "GET", path: branchPath() });
-  return branches.find((branch: { name: string }) => branch.name === "dev");
-}
+  async function devId(): Promise<{ id: string; parent_id: string; last_reset_at?: string }> {
+    const { branches } = await once({ method: "GET", path: branchPath() });
+    return branches.find((branch: { name: string }) => branch.name === "dev");
+  }
 
-test("crash: what cannot be made is undone", async () => {
-  const body = {
-    endpoint: {
-      ...{ branch_id: (await devId()).id, type: "read_write" },
-      settings: { pg_settings: { shared_buffers: "nonsense" } },
-    },
-  };
-  const points = await crashEverywhere({
-    ...{ method: "POST", path: `/projects/${project}/endpoints`, body },
+  test("crash: what cannot be made is undone", async () => {
+    const body = {
+      endpoint: {
+        ...{ branch_id: (await devId()).id, type: "read_write" },
+        settings: { pg_settings: { shared_buffers: "nonsense" } },
+      },
+    };
+    const points = await crashEverywhere({
+      ...{ method: "POST", path: `/projects/${project}/endpoints`, body },
+    });
+    assert.deepEqual(points.slice(-2), [
+      "create_endpoint undo before",
+      "create_endpoint undo after",
+    ]);
+    await checkConsistent();
+    const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
+    const failed = operations.filter((one: { status: string }) => one.status === "failed");
+    assert.equal(failed.length, 1);
+    const { endpoints } = await once({
+      ...{ method: "GET", path: `${branchPath()}/${(await devId()).id}/endpoints` },
+    });
+    assert.deepEqual(endpoints, []);
+    assert.match(failed[0].error, /shared_buffers/);
   });
-  assert.deepEqual(points.slice(-2), ["create_endpoint undo before", "create_endpoint undo after"]);
-  await checkConsistent();
-  const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
-  const failed = operations.filter((one: { status: string }) => one.status === "failed");
-  assert.equal(failed.length, 1);
-  assert.match(failed[0].error, /shared_buffers/);
-});
 
-test("crash: endpoints, branches and projects are deleted whole", async () => {
-  const points = await crashEverywhere({
-    ...{ method: "DELETE", path: `/projects/${project}/endpoints/${endpoint}` },
+  test("crash: endpoints, branches and projects are deleted whole", async () => {
+    const points = await crashEverywhere({
+      ...{ method: "DELETE", path: `/projects/${project}/endpoints/${endpoint}` },
+    });
+    assertPoints(points, "delete_endpoint", ["destroy", "rows"]);
+    await checkConsistent();
+    const deleted = await crashEverywhere({
+      ...{ method: "DELETE", path: `${branchPath()}/${(await devId()).id}` },
+    });
+    assertPoints(deleted, "delete_branch", ["endpoints", "timeline", "rows"]);
+    await checkConsistent();
+    assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
+    const gone = await crashEverywhere({ method: "DELETE", path: `/projects/${project}` });
+    assertPoints(gone, "delete_project", ["endpoints", "tenant", "rows"]);
+    await checkConsistent();
+    assert.deepEqual((await once({ method: "GET", path: "/projects" })).projects, []);
   });
-  assertPoints(points, "delete_endpoint", ["destroy", "rows"]);
-  await checkConsistent();
-  const deleted = await crashEverywhere({
-    ...{ method: "DELETE", path: `${branchPath()}/${(await devId()).id}` },
-  });
-  assertPoints(deleted, "delete_branch", ["endpoints", "timeline", "rows"]);
-  await checkConsistent();
-  assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
-  const gone = await crashEverywhere({ method: "DELETE", path: `/projects/${project}` });
-  assertPoints(gone, "delete_project", ["endpoints", "tenant", "rows"]);
-  await checkConsistent();
-  assert.deepEqual((await once({ method: "GET", path: "/projects" })).projects, []);
 });

@@ -16,7 +16,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "if (current !== args.fromTimelineId && !isUnderWay) {",
       replace: "if (current === undefined) {",
       test: CRASH_TEST,
-      name: "crash: a restore happens once, and keeps the old state",
+      name: "operations after crashes",
     },
     {
       rule: "a timeline id that a crash left half made is used again",
@@ -24,7 +24,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "const fresh = { ...args, timelineId: generateTimelineId() };",
       replace: "const fresh = args;",
       test: CRASH_TEST,
-      name: "crash: a branch is made, also where a crash left half of it: under another timeline id",
+      name: "operations after crashes",
     },
     {
       rule: "what failed is not undone",
@@ -32,7 +32,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "await kind.undo?.(JSON.parse(row.args));",
       replace: "",
       test: CRASH_TEST,
-      name: "crash: what cannot be made is undone",
+      name: "operations after crashes",
     },
     {
       rule: "that it is being undone is not persisted",
@@ -40,7 +40,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "await this.#change(row, { error: errorMessage(failure) });",
       replace: "row.error = errorMessage(failure);",
       test: CRASH_TEST,
-      name: "crash: what cannot be made is undone",
+      name: "operations after crashes",
     },
     {
       rule: "the end of a step is not persisted",
@@ -48,7 +48,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "await this.#change(row, { step: i + 1 });",
       replace: "",
       test: CRASH_TEST,
-      name: "crash: a project is made whole, with a role that can log in",
+      name: "operations after crashes",
     },
     {
       rule: "two jobs of a project at once",
@@ -96,7 +96,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "if (waking === undefined) {",
       replace: "this.provider.isRunning = () => false;\n    {",
       test: WAKE_TEST,
-      name: "many who wake it at once wake it once, and all are told where it is",
+      name: "waking and suspending",
     },
     {
       rule: "a role that nobody knows wakes an endpoint that was suspended",
@@ -104,7 +104,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "row === undefined ? !wasSuspended(endpoint) : row.verifier === null",
       replace: "row === undefined || row.verifier === null",
       test: WAKE_TEST,
-      name: "who asks for a role of an endpoint that sleeps does not wake it",
+      name: "waking and suspending",
     },
     {
       rule: "roles that SQL made are forgotten when their endpoint falls asleep",
@@ -112,7 +112,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "await this.#before(row);",
       replace: "",
       test: WAKE_TEST,
-      name: "roles that SQL made are asked of the running Postgres, and remembered",
+      name: "waking and suspending",
     },
     {
       rule: "an endpoint that is used is suspended",
@@ -120,7 +120,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "if (lastActive === null) {\n      return false;\n    }",
       replace: "if (lastActive === null) {\n      return true;\n    }",
       test: WAKE_TEST,
-      name: "an endpoint that nobody uses is suspended, one that is used is not",
+      name: "waking and suspending",
     },
     {
       rule: "a sealed password opens for another role",

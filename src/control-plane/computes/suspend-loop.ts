@@ -14,6 +14,9 @@ const CONNECT_GRACE_MS = 5000;
 /** How often an agent is asked: a look costs its Postgres a session. */
 const QUESTIONS_MS = { least: 1000, most: 30_000 };
 
+/** One that was asleep is looked at again after this. */
+const ASLEEP_MS = 3000;
+
 /** Before a suspension, as long as its Postgres runs. */
 export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
 
@@ -65,7 +68,12 @@ export class SuspendLoop {
       .execute();
     for (const row of rows) {
       const isDue = nowMs() >= (this.#nextLookMs.get(row.id) ?? 0);
-      if (!isDue || this.#suspending.has(row.id) || !this.#computes.provider.isRunning(row.id)) {
+      if (!isDue || this.#suspending.has(row.id)) {
+        continue;
+      }
+      if (!this.#computes.provider.isRunning(row.id)) {
+        // Thousands may sleep.
+        this.#nextLookMs.set(row.id, nowMs() + ASLEEP_MS);
         continue;
       }
       if (await this.#isIdle(row)) {
