@@ -95,6 +95,8 @@ export class TestCluster {
     writeFileSync(
       join(home, "init.json"),
       JSON.stringify({
+        // Most tests ask daemons directly, and stock programs stream from safekeepers.
+        serviceTokens: process.env["STRATA_TEST_SERVICE_TOKENS"] === "1",
         ...(options.config ?? (await freeConfig(safekeepers))),
         pageserverOptions,
         safekeeperOptions,

@@ -52,7 +52,7 @@ export function addStorageCommands(program: Command): void {
     .command("init")
     .description("create the configuration of a new Strata in .strata or $STRATA_HOME")
     .option("--safekeepers <n>", "number of safekeepers (default: 1)", parseCount)
-    .option("--service-tokens", "storage daemons answer only who shows a service token")
+    .option("--no-service-tokens", "storage daemons answer everybody who reaches their ports")
     .option("--num-pageservers <n>", "number of pageservers; only 1 for now", parseCount)
     .option(
       "--pg-version <major>",
@@ -137,7 +137,7 @@ export function settingsOf(options: InitOptions): InitSettings {
     ...(options.remoteStorage === undefined
       ? {}
       : { remoteStorage: storageLocation(options.remoteStorage) }),
-    ...(options.serviceTokens === true ? { serviceTokens: true } : {}),
+    serviceTokens: options.serviceTokens === false ? false : (given.serviceTokens ?? true),
   };
 }
 

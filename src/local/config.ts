@@ -20,7 +20,7 @@ export interface InitSettings {
   endpointBasePort?: number | undefined;
   /** Where pages and WAL are kept for good: a directory, relative to the home, or a URL. */
   remoteStorage?: string | undefined;
-  /** Storage daemons take calls with a service token only, on every port. */
+  /** Storage daemons take calls with a service token only, on every port; absent in older homes: they do not. */
   serviceTokens?: boolean | undefined;
   /** Further options of every pageserver process, as its command line takes them. */
   pageserverOptions?: Record<string, string> | undefined;

@@ -41,6 +41,17 @@ before(async () => {
 
 after(() => cluster?.[Symbol.asyncDispose]());
 
+test("service tokens: a new home asks for them, unless somebody says otherwise", async () => {
+  const settings = { ...(await freeConfig(1)), serviceTokens: undefined };
+  await using fresh = await TestCluster.create({ start: false, config: settings });
+  const asks = (home: string) =>
+    (JSON.parse(readFileSync(join(home, "config.json"), "utf8")) as { serviceTokens: boolean })
+      .serviceTokens;
+  assert.equal(asks(fresh.home), true);
+  await fresh.ok("init", "--force", "remove-all-contents", "--no-service-tokens");
+  assert.equal(asks(fresh.home), false);
+});
+
 /** Makes this process one that shows `token`. */
 function showing(token: string | undefined): void {
   const file = join(cluster.home, "..", "shown.jwt");
