@@ -10,6 +10,14 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "sessions are not told of a stop",
+      file: "src/compute/postgres-process.ts",
+      search: 'this.#signal("SIGINT");',
+      replace: 'this.#signal("SIGKILL");',
+      test: "src/compute/suspend.pg.test.ts",
+      name: "suspend: sessions are told, who comes then may come again",
+    },
+    {
       rule: "sessions between two looks do not count",
       file: ACTIVITY,
       search: 'const worked = (activeTime ?? "0") !== this.#activeTime;',
