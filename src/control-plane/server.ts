@@ -24,7 +24,7 @@ import { authorizeCaller } from "./authorize.ts";
 import { Computes } from "./computes/computes.ts";
 import { LocalProcesses } from "./computes/provider.ts";
 import { SuspendLoop } from "./computes/suspend-loop.ts";
-import type { Context } from "./context.ts";
+import { type Context, withHomeLocked } from "./context.ts";
 import { Inventory } from "./inventory.ts";
 import { computeKinds } from "./operations/compute-kinds.ts";
 import { Operations, type StepHook } from "./operations/operations.ts";
@@ -112,10 +112,23 @@ export class ControlPlane {
     this.#suspendLoop.start();
     this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
     const bound = await this.#server.listen(host, port);
-    void this.parts.operations.resume().catch((error: unknown) => {
-      logger.error({ error }, "operations of before could not be gone on with");
-    });
+    void this.#resume();
     return bound;
+  }
+
+  /** Who starts the services has the home locked until the storage answers: before that, steps would only fail. */
+  async #resume(): Promise<void> {
+    const { home, logger } = this.#options;
+    try {
+      await withHomeLocked(home, async () => {});
+    } catch (error) {
+      logger.warn({ error }, "the home stays locked; operations of before go on nevertheless");
+    }
+    try {
+      await this.parts.operations.resume();
+    } catch (error) {
+      logger.error({ error }, "operations of before could not be gone on with");
+    }
   }
 
   async #deleteExpired(): Promise<void> {

@@ -17,6 +17,10 @@ test("kill -9 of the control plane while it makes projects: after its start each
     await sleep(random.int(2500));
     await world.cluster.kill9("control_plane");
     await asked;
+    if (round === ROUNDS - 1) {
+      // Then the storage starts beside it, later than it.
+      await world.cluster.ok("stop");
+    }
     await world.cluster.ok("start");
   }
   const projects = await settled(world);
@@ -31,6 +35,7 @@ test("kill -9 of the control plane while it makes projects: after its start each
     assert.equal(endpoints.length, 1, `seed ${seed}`);
     const { username: user, password } = new URL(uri);
     const login = { user, password, database: "neondb" };
+    await world.api("POST", `/projects/${id}/endpoints/${endpoints[0].id}/start`);
     await world.sql(endpoints[0].id, login, "create table t (n int)");
   }
 });

@@ -43,10 +43,10 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "operations after crashes",
     },
     {
-      rule: "the end of a step is not persisted",
+      rule: "an operation that had begun is not gone on with",
       file: "src/control-plane/operations/operations.ts",
-      search: "await this.#change(row, { step: i + 1 });",
-      replace: "",
+      search: 'const UNFINISHED = ["scheduling", "running"] as const;',
+      replace: 'const UNFINISHED = ["scheduling"] as const;',
       test: CRASH_TEST,
       name: "operations after crashes",
     },
