@@ -730,6 +730,7 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
   "timeline-archived": ["branch", "reset", "create again"],
   "lsn-too-old": ["lease"],
   "timeline-exists": ["create again"],
+  "timeline-deleted": ["create again"],
   "timeline-busy": [
     "delete",
     "reset",
