@@ -26,6 +26,7 @@ export class SuspendLoop {
   readonly #before: BeforeSuspend;
   /** By endpoint: when it is asked again. */
   readonly #nextLookMs = new Map<string, number>();
+  readonly #timeouts = new Map<string, number>();
   readonly #suspending = new Set<string>();
   #timer: Timer | undefined;
   #busy = false;
@@ -67,6 +68,11 @@ export class SuspendLoop {
       .where("creating", "=", 0)
       .execute();
     for (const row of rows) {
+      // Another timeout counts at once.
+      if (this.#timeouts.get(row.id) !== row.suspend_timeout_seconds) {
+        this.#timeouts.set(row.id, row.suspend_timeout_seconds);
+        this.#nextLookMs.delete(row.id);
+      }
       const isDue = nowMs() >= (this.#nextLookMs.get(row.id) ?? 0);
       if (!isDue || this.#suspending.has(row.id)) {
         continue;
