@@ -245,14 +245,17 @@ test("configure: settings are loaded, and what needs a restart is named", async 
   });
   assert.equal(await shown("work_mem"), "4MB");
   for (const bad of [
-    ["work_mem", "much"],
     ["no_such_setting", "1"],
     ["fsync", "off"],
+    ["work_mem", "much"],
   ] as const) {
-    await assert.rejects(configure(settings(shared, ["work_mem", "9MB"], [...bad])), {
+    await assert.rejects(configure(settings(shared, ["maintenance_work_mem", "9MB"], [...bad])), {
       kind: "invalid",
     });
   }
+  // Nor does a later reload find what was refused.
+  await endpoint.query("select pg_reload_conf(), pg_sleep(0.3)");
+  assert.equal(await shown("maintenance_work_mem"), "64MB");
   await configure({ roles: [{ name: "ivan" }] });
   assert.equal(await shown("work_mem"), "4MB");
   // Postgres that is built anew has them, also those that had to wait.
