@@ -21,7 +21,7 @@ const LEAST: Readonly<Record<string, number>> = {
   "compaction step": SEEDS / 4,
   collect: SEEDS / 2,
   lease: SEEDS / 4,
-  "lease of an ancestor's history": SEEDS / 20,
+  "lease of an ancestor's history": SEEDS / 30,
   reset: SEEDS / 20,
   "create again": SEEDS / 10,
   eviction: SEEDS / 10,
