@@ -93,7 +93,7 @@ export const HTTP_MUTANTS: MutantPart = {
     {
       rule: "a change needs no JSON type",
       file: DISPATCHER,
-      search: 'checkJson(request.headers["content-type"]);',
+      search: "checkJson(request.headers);",
       replace: "",
       test: SERVER_TEST,
       name: "HttpServer: every refusal is {msg, code, request_id} under its status",
@@ -101,8 +101,8 @@ export const HTTP_MUTANTS: MutantPart = {
     {
       rule: "nobody is asked whether a caller may",
       file: DISPATCHER,
-      search: "await this.#options.authorize?.(request, found.route.scope);",
-      replace: "",
+      search: "await this.#options.authorize?.(request, found.route.scope, found);",
+      replace: "undefined;",
       test: SERVER_TEST,
       name: "HttpServer: authorize sees the scope before anything is done",
     },

@@ -128,6 +128,14 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       name: "isKept: where a branch begins stays readable",
     },
     {
+      rule: "a detached branch leaves its ancestor's leases behind",
+      file: TIMELINE,
+      search: "    this.#takeOverLeases();\n",
+      replace: "",
+      test: UPKEEP_TEST,
+      name: "LayerUpkeep: a lease that only the ancestor knows of holds on a branch that is detached",
+    },
+    {
       rule: "a lease that outlived the process holds on the branch only, not where its history is",
       file: TIMELINE,
       search: "holdLsn(this, lsn, LSN_LEASE_MS);",

@@ -116,6 +116,36 @@ test("LayerUpkeep: a branch's lease in its ancestor's history holds there after 
   }
 });
 
+test("LayerUpkeep: a lease that only the ancestor knows of holds on a branch that is detached", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  const timeline = await fixture.createRoot();
+  const leased = await writeLayers(timeline, 5);
+  await writeLayers(timeline, 5);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branchOf = (ancestor: Timeline) =>
+    tenant.createBranch({
+      timelineId: generateTimelineId(),
+      ancestorTimelineId: ancestor.timelineId,
+    });
+  const branch = await branchOf(timeline);
+  const leaf = await branchOf(branch);
+  // As after a loss of the disk: it was asked of the leaf, whose index had not come to the store.
+  await timeline.promiseLease(leased, 60_000);
+  await writeLayers(timeline, 5);
+  await collectAll(fixture, timeline, { dryRun: false, force: true });
+  await branch.detachFromAncestor();
+  await leaf.promiseLease(leased, 60_000);
+  await collectAll(fixture, branch, { dryRun: false, force: true });
+  while (await branch.compact()) {
+    // To the end.
+  }
+  await fixture.reopen();
+  const again = fixture.manager.timeline(fixture.tenantId, leaf.timelineId);
+  for (const [index, fill] of [3, 4, 2].entries()) {
+    assert.deepEqual(again.readPage(REL, index, leased), page(fill));
+  }
+});
+
 test("LayerUpkeep: nothing is collected while some timeline of the tenant does not load", async () => {
   await using fixture = await StorageFixture.create(SMALL);
   const timeline = await fixture.createRoot();

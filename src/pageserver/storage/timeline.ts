@@ -602,11 +602,24 @@ export class Timeline implements TimelineStorage {
         await next.timeline.checkpoint();
       }
     }
+    this.#takeOverLeases();
     const add = this.#layers.shareInherited(this);
     await this.#commit(
       { add, remove: [] },
       { detached: true, gcCutoffLsn: minLsn(this.#gcCutoffLsn, this.minReadableLsn) },
     );
+  }
+
+  /** Those of its ancestors, of what it reads there: after a loss of the disk only their indexes may tell of leases that were asked of this one. */
+  #takeOverLeases(): void {
+    const now = monotonicMs();
+    for (let next = this.#ancestor; next !== undefined; next = next.timeline.#ancestor) {
+      for (const [lsn, leftMs] of next.timeline.leases.left(now)) {
+        if (lsn <= next.lsn) {
+          this.leases.grant(lsn, now, leftMs);
+        }
+      }
+    }
   }
 
   /** Since when nobody uses it, in milliseconds since the Unix epoch; undefined where it is in use. */
