@@ -18,6 +18,7 @@ import { benchStartup } from "../bench/startup.ts";
 import { benchStoreIdle } from "../bench/store-idle.ts";
 import { benchStoreReads } from "../bench/store-reads.ts";
 import { benchStoreSpace } from "../bench/store-space.ts";
+import { benchWake } from "../bench/wake.ts";
 import { benchWalAppend } from "../bench/wal-append.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
@@ -39,6 +40,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   ],
   select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
   startup: () => benchStartup(quick ? 3 : 9),
+  wake: () => benchWake(quick ? 7 : 31),
   "cold-start": () => benchColdStart(quick ? 2 : 5),
   "branch-small": () => benchBranch({ megabytes: 20, rounds: quick ? 1 : 3, pgMajor, pgBin }),
   "branch-large": () => benchBranch({ megabytes: 1024, rounds: quick ? 1 : 3, pgMajor, pgBin }),

@@ -28,7 +28,18 @@ export const STATIC_STEPS: readonly Step[] = [
     args: ["check", "--error-on-warnings", "."],
   },
   { name: "types", args: ["node_modules/typescript/bin/tsc", "--noEmit"] },
+  { name: "console", args: [...NODE_FLAGS, "console/build.ts"] },
+  {
+    name: "types of the console",
+    args: ["node_modules/typescript/bin/tsc", "--noEmit", "--project", "console"],
+  },
 ];
+
+/** Daemons and commands start in half of the time then. */
+export const BUNDLES_STEP: Step = {
+  name: "bundles",
+  args: [...NODE_FLAGS, "scripts/package/build-bundles.ts"],
+};
 
 export const FUZZ_STEP: Step = {
   name: "fuzz smoke",

@@ -1,19 +1,16 @@
 // Runs a program of Strata with the right Node, installing what is missing first.
 //
 // Plain JavaScript that any Node from 18 on understands: this is the first thing a fresh machine
-// runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout. The npm package has JavaScript
-// in dist/ instead of TypeScript in src/, which Node does not run below node_modules.
+// runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout.
 
 import { spawn } from "node:child_process";
-import { accessSync, constants, existsSync, mkdirSync } from "node:fs";
+import { accessSync, constants, mkdirSync } from "node:fs";
 import { constants as osConstants } from "node:os";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join, resolve } from "node:path";
+import { IS_CHECKOUT, programOf, ROOT } from "../src/base/program-files.mjs";
 import { runningChildren, storeDirectory } from "../src/postgres/package-store.mjs";
 import { candidates, explain, probe } from "./find-node.mjs";
 
-const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const IS_CHECKOUT = existsSync(join(ROOT, "src", "cli", "main.ts"));
 /** What the dynamic loader makes of a program that lacks a library; also a shell's "not found". */
 const CANNOT_LOAD = 127;
 /** How often it is looked whether npx is still there. */
@@ -40,10 +37,10 @@ function environment() {
 }
 
 /** Its exit code, or that it never began because the system cannot load `node`. */
-function start(node, script, args) {
+function start(node, path, args) {
   const flags = ["--disable-warning=ExperimentalWarning"];
   return new Promise((resolve) => {
-    const child = spawn(node, [...flags, join(ROOT, script), ...args], {
+    const child = spawn(node, [...flags, path, ...args], {
       stdio: "inherit",
       env: environment(),
     });
@@ -115,11 +112,11 @@ async function installCheckout(everything) {
 }
 
 /** Tries Nodes until one can be loaded; the exit code of what it ran. */
-async function runWithBestNode(script, args) {
+async function runWithBestNode(path, args) {
   let firstRefusal;
   for await (const node of candidates()) {
     endIfStopping();
-    const { code, refused } = await start(node, script, args);
+    const { code, refused } = await start(node, path, args);
     if (refused === undefined) {
       return code;
     }
@@ -129,17 +126,16 @@ async function runWithBestNode(script, args) {
 }
 
 /**
- * Runs `script` (a path in the repository) and ends with its exit code. `everything`: with all
+ * Runs a program, as programOf() takes it, and ends with its exit code. `everything`: with all
  * majors and developers' tools installed; else with what running Strata needs.
  */
-export async function run(script, args, { everything }) {
+export async function run(program, args, { everything }) {
   forwardSignals();
   try {
     if (IS_CHECKOUT) {
       await installCheckout(everything);
     }
-    const runnable = IS_CHECKOUT ? script : script.replace(/^src\/(.*)\.ts$/, "dist/$1.js");
-    process.exit(await runWithBestNode(runnable, args));
+    process.exit(await runWithBestNode(programOf(program), args));
   } catch (error) {
     // Of two installations, one may go on.
     signalChildren("SIGTERM");
@@ -155,5 +151,5 @@ if (process.argv[1]?.endsWith("run.mjs")) {
     process.stderr.write("usage: node scripts/run.mjs SCRIPT [ARGUMENT...]\n");
     process.exit(1);
   }
-  await run(script, args, { everything: true });
+  await run(resolve(ROOT, script), args, { everything: true });
 }

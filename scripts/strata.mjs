@@ -3,4 +3,4 @@
 
 import { run } from "./run.mjs";
 
-await run("src/cli/main.ts", process.argv.slice(2), { everything: false });
+await run("cli/main.ts", process.argv.slice(2), { everything: false });

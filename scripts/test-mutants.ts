@@ -24,7 +24,8 @@ import { inRepository, NODE_FLAGS } from "./checks.ts";
 
 const ROOT = inRepository("");
 /** Of the repository what a copy does without: it is large, or of somebody's own. */
-const NOT_COPIED = /^(node_modules|\.git|\.strata|strata-.*\.tgz)$/;
+const NOT_COPIED =
+  /^((console\/)?node_modules|dist|console\/\.build|\.git|\.strata|strata-.*\.tgz)$/;
 /** A test that hangs on a mutant has noticed it, too; but a slow machine is no failure. */
 const LEAST_TIMEOUT_MS = 120_000;
 const TIMEOUT_FACTOR = 8;

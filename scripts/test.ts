@@ -3,6 +3,7 @@
 // Arguments pick system tests by a part of their name and skip the rest: `npm test -- quick-start`.
 
 import {
+  BUNDLES_STEP,
   FUZZ_STEP,
   postgresTests,
   runSteps,
@@ -20,14 +21,18 @@ if (wanted.length > 0) {
   const files = [...unitTests(), ...postgresTests(), ...systemTests()].filter((path) =>
     wanted.some((part) => path.includes(part)),
   );
-  runSteps([testStep(`tests named ${wanted.join(", ")}`, files, { timeoutMs: TIMEOUT_MS })]);
+  runSteps([
+    BUNDLES_STEP,
+    testStep(`tests named ${wanted.join(", ")}`, files, { timeoutMs: TIMEOUT_MS }),
+  ]);
 } else {
-  // One run over all files, so that its closing lines count everything. Two at a time: the system
+  // One run over all files, so that its closing lines count everything. Three at a time on two cores: the system
   // tests start up to ten processes each, and wait for disks more than they compute.
   const files = [...unitTests(), ...postgresTests(), ...systemTests()];
   runSteps([
     ...STATIC_STEPS,
+    BUNDLES_STEP,
     FUZZ_STEP,
-    testStep("tests", files, { concurrency: 2, timeoutMs: TIMEOUT_MS }),
+    testStep("tests", files, { concurrency: 3, timeoutMs: TIMEOUT_MS }),
   ]);
 }

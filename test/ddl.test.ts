@@ -1,11 +1,9 @@
 // DDL and everything else that is not a plain row change, each checked again on a compute that starts afresh.
 
 import assert from "node:assert/strict";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { makePostgresDirectory } from "../testing/stock-cluster.ts";
 import {
   checkConsistency,
   checkTpcb,
@@ -151,22 +149,6 @@ test("truncation by vacuum: blocks that went stay away after a restart and the t
   await restart();
   assert.equal(await one("select count(*)::int from shrink"), 21000);
   assert.equal(await one("select count(*)::int from shrink where p like 'y%'"), 20000);
-});
-
-test("a tablespace is refused when it is made: its files would not outlive the compute", async () => {
-  const directory = join(cluster.home, "..", "elsewhere");
-  makePostgresDirectory(directory);
-  for (const location of [`'${directory}'`, "''"]) {
-    await assert.rejects(
-      run(
-        "postgres",
-        "set allow_in_place_tablespaces = on",
-        `create tablespace elsewhere location ${location}`,
-      ),
-      /pg_tblspc.*Operation not supported/,
-    );
-  }
-  assert.equal(await one("select count(*)::int from pg_tablespace"), 2);
 });
 
 test("temporary and unlogged tables work, and unlogged ones are empty after a restart", async () => {

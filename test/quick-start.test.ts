@@ -111,6 +111,13 @@ test("README: the blocks of Start run as they stand", async () => {
   }
   const [code] = child.exitCode === null ? await once(child, "exit") : [child.exitCode];
   assert.equal(code, 0, output());
+  // The URL does not wait for what only the way through the proxy needs.
+  const order = ["Postgres is ready", "Creating role", "Through the proxy"];
+  const at = order.map((text) => output().indexOf(text));
+  assert.ok(
+    at[0]! >= 0 && at.every((place, i) => place > (at[i - 1] ?? -1)),
+    `in this order: ${order.join(", ")}\n${output()}`,
+  );
 });
 
 test("README: the transcript of Step by step is what the commands print", async () => {

@@ -50,6 +50,8 @@ before(async () => {
       pageservers: [node(1, "storage")],
       safekeepers: SAFEKEEPERS.map((host, i) => node(i + 1, host)),
       endpointBasePort: 5500,
+      serviceTokens: true,
+      plaintextNetwork: true,
     },
   });
   await run("storage", "storage-broker", "start");

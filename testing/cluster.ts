@@ -15,12 +15,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
+import { programOf } from "../src/base/program-files.mjs";
 import type { EndpointSpec } from "../src/compute/api.ts";
 import { postgresSocketDirectory } from "../src/postgres/installation.ts";
 import { freePort } from "./free-port.ts";
 import { withClient } from "./tpcb.ts";
-
-const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
 
 export interface CliResult {
   readonly code: number;
@@ -81,6 +80,8 @@ export class TestCluster {
       start?: boolean;
       pageserverOptions?: Record<string, string>;
       safekeeperOptions?: Record<string, string>;
+      proxyOptions?: Record<string, string>;
+      warmAgents?: number;
       /** In place of free ports on the loopback address. */
       config?: object;
       /** Of the home, below a temporary directory. */
@@ -97,15 +98,24 @@ export class TestCluster {
       JSON.stringify({
         // Most tests ask daemons directly, and stock programs stream from safekeepers.
         serviceTokens: process.env["STRATA_TEST_SERVICE_TOKENS"] === "1",
+        // Most tests wake nothing.
+        warmAgents: options.warmAgents ?? 0,
         ...(options.config ?? (await freeConfig(safekeepers))),
         pageserverOptions,
         safekeeperOptions,
+        proxyOptions: options.proxyOptions ?? {},
       }),
     );
-    await cluster.ok("init", "--config", join(home, "init.json"));
-    if (options.start ?? true) {
-      await cluster.ok("start");
-      await cluster.ok("tenant", "create", "--set-default");
+    try {
+      await cluster.ok("init", "--config", join(home, "init.json"));
+      if (options.start ?? true) {
+        await cluster.ok("start");
+        await cluster.ok("tenant", "create", "--set-default");
+      }
+    } catch (error) {
+      // Some of it may run; nobody else knows of it.
+      await cluster[Symbol.asyncDispose]();
+      throw error;
     }
     return cluster;
   }
@@ -117,7 +127,7 @@ export class TestCluster {
 
   /** As `cli`, behind a command that runs the rest of its own command line, such as `nice`. */
   cliBehind(prefix: readonly string[], ...args: string[]): Promise<CliResult> {
-    const command = [...prefix, process.execPath, MAIN, ...args];
+    const command = [...prefix, process.execPath, programOf("cli/main.ts"), ...args];
     return new Promise((resolve) => {
       execFile(
         command[0]!,

@@ -13,6 +13,10 @@ export class FakeStorageNode {
   /** Every request fails with 503. */
   away = false;
   lsn = "0/100";
+  /** A creation waits for it. */
+  beforeCreate: (() => Promise<void>) | undefined;
+  /** Timelines whose deletion was asked for. */
+  readonly deleted: string[] = [];
   readonly #server = createServer((request, response) => {
     this.#answer(request).then(
       ([status, body]) => {
@@ -49,6 +53,7 @@ export class FakeStorageNode {
     }
     const last = request.url!.split("/").at(-1)!;
     if (request.method === "POST") {
+      await this.beforeCreate?.();
       const body = JSON.parse(Buffer.concat(chunks).toString());
       const id: string = body.new_timeline_id ?? body.timeline_id;
       const ancestor: string | null = body.ancestor_timeline_id ?? null;
@@ -61,6 +66,7 @@ export class FakeStorageNode {
       return [200, {}];
     }
     if (request.method === "DELETE") {
+      this.deleted.push(last);
       return this.timelines.delete(last) ? [200, {}] : [404, { msg: `no timeline ${last}` }];
     }
     const timelines = [...this.timelines.keys()].map((id) => this.#info(id));

@@ -1,6 +1,6 @@
 // Ports for services that a test starts.
 
-import { canListen } from "../src/base/ports.ts";
+import { canListen } from "../src/base/network/ports.ts";
 import { randomInt } from "../src/base/random.ts";
 
 const given = new Set<number>();

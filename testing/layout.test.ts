@@ -104,10 +104,25 @@ test("layout: a circle of imports is found", () => {
   ]);
 });
 
+const CONSOLE = sources("console/src/**/*.{ts,tsx}", "console/vite.config.ts");
+
+test("layout: the console takes types from src, through one file, and nothing else", () => {
+  refuse(
+    CONSOLE.filter(({ path }) => path !== "console/src/api/types.ts").flatMap((source) =>
+      importsOf(source)
+        .filter((target) => !target.startsWith("../console/"))
+        .map((target) => `${source.path} imports ${target}`),
+    ),
+  );
+  const { text } = CONSOLE.find(({ path }) => path === "console/src/api/types.ts")!;
+  refuse([...text.matchAll(/^(?:import|export) (?!type ).*$/gm)].map(([line]) => line));
+});
+
 test("layout: kebab-case names that say what they hold, at most two levels below src", () => {
-  const paths = globSync("{src,testing,simulation,scripts,test,bench}/**/*.{ts,mjs}", {
-    cwd: ROOT,
-  });
+  const paths = [
+    ...globSync("{src,testing,simulation,scripts,test,bench}/**/*.{ts,mjs}", { cwd: ROOT }),
+    ...CONSOLE.map(({ path }) => path),
+  ];
   refuse(
     paths.filter((path) => {
       const name = basename(path);
@@ -120,7 +135,7 @@ test("layout: kebab-case names that say what they hold, at most two levels below
 
 test("layout: the first line of a file says its job", () => {
   refuse(
-    [...PRODUCT, ...sources("scripts/*.ts")]
+    [...PRODUCT, ...CONSOLE, ...sources("scripts/**/*.ts")]
       .filter(({ text }) => !/^\/\/ \S.*\S/.test(text))
       .map(({ path }) => path),
   );
@@ -128,15 +143,19 @@ test("layout: the first line of a file says its job", () => {
 
 test("layout: files stay readable", () => {
   refuse(
-    SOURCES.filter(({ text }) => text.split("\n").length > MAX_LINES).map(
-      ({ path, text }) => `${path}: ${text.split("\n").length} lines`,
-    ),
+    [...SOURCES, ...CONSOLE]
+      .filter(({ text }) => text.split("\n").length > MAX_LINES)
+      .map(({ path, text }) => `${path}: ${text.split("\n").length} lines`),
   );
 });
 
 test("layout: folders stay readable", () => {
   const counts = new Map<string, number>();
-  for (const { path } of [...SOURCES, ...sources("{scripts,test,bench}/**/*.{ts,mjs}")]) {
+  for (const { path } of [
+    ...SOURCES,
+    ...CONSOLE,
+    ...sources("{scripts,test,bench}/**/*.{ts,mjs}"),
+  ]) {
     counts.set(dirname(path), (counts.get(dirname(path)) ?? 0) + 1);
   }
   refuse(
@@ -234,6 +253,7 @@ const RAW_FILES: Readonly<Record<string, string>> = {
   "src/base/": "what Disk is made of; locks, pid files and logs are of processes, not of storage",
   "src/cli/": "files of the user's",
   "src/compute/": "the data directory is a cache, and Postgres shares it",
+  "src/control-plane/console/console-build.ts": "reads the console's build, and sources",
   "src/data-directory/":
     "files of stock servers, only read, and the cache that a compute starts from",
   "src/http/openapi.ts": "reads package.json",
@@ -290,6 +310,8 @@ test("layout: no state of the process outside src/base, but where a reason is na
 /** Who speaks another protocol over HTTP than ours. */
 const OTHER_HTTP: Readonly<Record<string, string>> = {
   "src/object-store/s3/exchange.ts": "S3's: signed, XML, streams with deadlines of their own",
+  "src/proxy/client/token-keys.ts":
+    "a JWKS URL's: of anybody, over https, its answer of a limited size",
 };
 
 test("layout: HTTP is served and called through src/http only", () => {

@@ -105,6 +105,7 @@ export class StoppedCluster {
         })),
       ],
       databases: databases.map((dbOid) => ({ spcOid: 1663, dbOid })),
+      tablespaces: [],
       twoPhase: readdirSync(join(this.stock, "pg_twophase")).map((name) => ({
         fullXid: BigInt(`0x${name}`),
         payload: read(`pg_twophase/${name}`).subarray(0, -4),

@@ -39,12 +39,14 @@ const nullSink: RecordSink = {
   oldestActiveXid: ignore,
   walLevel: ignore,
   tablespaceCreate: ignore,
+  tablespaceDrop: ignore,
   commitTimestamps: ignore,
   commitTsTruncate: ignore,
   parameterChange: ignore,
   replicationOriginAdvance: ignore,
   replicationOriginDrop: ignore,
   subscriptionsDetached: ignore,
+  statistics: ignore,
   transactionEnd: ignore,
 };
 

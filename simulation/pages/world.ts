@@ -736,6 +736,7 @@ const REFUSALS: Readonly<Record<string, readonly string[]>> = {
     "reset",
     "archive",
     "archive again",
+    "unarchive",
     "create again",
     "delete archived",
   ],

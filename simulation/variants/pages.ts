@@ -91,7 +91,7 @@ const uploads: readonly Variant[] = [
     `${STORAGE}tenant-layers.ts`,
     "file.isResident = !file.isStored;",
     "file.isResident = !file.isStored;\n    file.isStored = false;",
-    231,
+    802,
   ),
 ];
 
@@ -268,9 +268,9 @@ const residency: readonly Variant[] = [
   ),
   without(
     "fetch-during-eviction",
-    "a layer is fetched when its eviction has ended",
-    `${STORAGE}tenant-layers.ts`,
-    "    await this.#leaving.get(file);\n",
+    "a layer is fetched when its removal has ended",
+    "src/pageserver/transfers/disk-removals.ts",
+    "      await this.#whenLeft(path);\n",
     "",
   ),
   without(

@@ -21,7 +21,7 @@ function daemon(t: TestContext, args: readonly string[], body: string): Child {
   const program = `
     import { runDaemon, wholeNumber } from ${JSON.stringify(join(import.meta.dirname, "daemon.ts"))};
     setInterval(() => {}, 1000);
-    await runDaemon({ name: "thing", options: { size: { type: "string" } }, start: async ({ values, workdir, logger }) => {
+    await runDaemon({ name: "thing", options: { size: { type: "string" }, listen: { type: "string" } }, start: async ({ values, workdir, logger }) => {
       ${body}
     }});
     console.log("started");`;
@@ -77,6 +77,15 @@ test("runDaemon: the second in a directory is refused by whatever path, names th
     assert.ok(second.stderr.endsWith(line), second.stderr);
     assert.equal(readFileSync(pidFile, "utf8"), `${first.pid}\n`);
   }
+});
+
+test("runDaemon: an address that others can reach is refused", async (t) => {
+  const { workdir } = directory(t);
+  const args = ["--workdir", workdir, "--listen", "0.0.0.0:1"];
+  const refused = await daemon(t, args, STOPS).ended;
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /^fatal: --listen 0\.0\.0\.0:1: others can reach it/m);
+  await daemon(t, [...args, "--plaintext-network", "--auth-keys", workdir], STOPS).says("started");
 });
 
 test("runDaemon: after kill -9 the next one starts, and replaces the pid file", async (t) => {

@@ -7,6 +7,7 @@ import { identifyBy, TokenVerifier } from "./auth/service-token.ts";
 import { errorMessage, StorageError } from "./errors.ts";
 import { FileLock, lockHolder } from "./file-lock.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { checkListenAddress } from "./network/listen-address.ts";
 
 /** Exit codes; a process that a signal ended by itself has none. */
 const EXIT_STOPPED = 0;
@@ -37,8 +38,13 @@ type Values<T extends Options> = ReturnType<
 export interface DaemonOptions<T extends Options> {
   /** Of the pid file, `<workdir>/<name>.pid`, which is written once `start` has resolved. */
   readonly name: string;
-  /** Of its command line; `--workdir DIR`, `--auth-keys DIR` and `--auth-token FILE` are every daemon's. */
+  /**
+   * Of its command line; `--workdir DIR`, `--auth-keys DIR`, `--auth-token FILE` and `--plaintext-network` are every daemon's.
+   * Those that begin with `listen` are addresses: HOST:PORT, which others may reach only as checkListenAddress has it.
+   */
   readonly options: T;
+  /** What it listens on is for everybody, with TLS of its own. */
+  readonly isPublic?: boolean;
   /** Called when this is the only process in the directory. Resolves when it does its work. */
   start(context: {
     readonly values: Values<T>;
@@ -90,7 +96,7 @@ export async function runDaemon<const T extends Options>(options: DaemonOptions<
     process.on(signal, () => daemon.onSignal(signal));
   }
   try {
-    const { values, workdir, authKeys, authToken } = parseOptions(options.options);
+    const { values, workdir, authKeys, authToken } = parseOptions(options);
     identifyBy(authToken);
     const callers = authKeys === undefined ? undefined : new TokenVerifier(authKeys);
     mkdirSync(workdir, { recursive: true, mode: 0o700 });
@@ -125,19 +131,33 @@ const SHARED_OPTIONS = {
   workdir: { type: "string" },
   "auth-keys": { type: "string" },
   "auth-token": { type: "string" },
+  "plaintext-network": { type: "boolean" },
 } as const;
 
-function parseOptions<T extends Options>(options: T) {
-  let parsed: { [name in keyof typeof SHARED_OPTIONS]?: string };
+type SharedValues = Values<typeof SHARED_OPTIONS>;
+
+function parseOptions<T extends Options>({ options, isPublic }: DaemonOptions<T>) {
+  let parsed: SharedValues;
   try {
     const all = { ...options, ...SHARED_OPTIONS };
     parsed = parseArgs({ options: all, strict: true, allowPositionals: false }).values;
   } catch (error) {
     throw new StorageError("invalid", "bad-option", errorMessage(error), { cause: error });
   }
-  const { workdir, "auth-keys": authKeys, "auth-token": authToken, ...values } = parsed;
+  const {
+    workdir,
+    "auth-keys": authKeys,
+    "auth-token": authToken,
+    "plaintext-network": isTrusted = false,
+    ...values
+  } = parsed;
   if (typeof workdir !== "string" || workdir === "") {
     throw new StorageError("invalid", "bad-option", "--workdir is required");
+  }
+  for (const [name, value] of Object.entries<unknown>(values)) {
+    if (isPublic !== true && name.startsWith("listen") && typeof value === "string") {
+      checkListenAddress(name, value, { isTrusted, asksForTokens: authKeys !== undefined });
+    }
   }
   return {
     values: values as Values<T>,

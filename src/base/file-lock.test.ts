@@ -51,6 +51,22 @@ test("FileLock: one holder, in this process too; free again after release", (t) 
   next.release();
 });
 
+test("FileLock: many share one, and then nobody has it alone", (t) => {
+  const path = join(directory(t), "lock");
+  const [first, second] = [FileLock.take(path, "shared"), FileLock.take(path, "shared")];
+  assert.ok(first !== undefined && second !== undefined);
+  assert.equal(lockHolder(path), process.pid);
+  assert.equal(FileLock.take(path), undefined);
+  first.release();
+  assert.equal(FileLock.take(path), undefined);
+  second.release();
+  const alone = FileLock.take(path);
+  assert.ok(alone !== undefined);
+  assert.equal(FileLock.take(path, "shared"), undefined);
+  alone.release();
+  assert.equal(lockHolder(path), undefined);
+});
+
 test("FileLock: another process is kept out and told the holder's pid, until kill -9 of that one", async (t) => {
   const root = directory(t);
   const path = join(root, "lock");

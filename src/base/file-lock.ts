@@ -6,8 +6,12 @@ import { errnoCode, errorMessage, StorageError } from "./errors.ts";
 
 /** SQLITE_BUSY: another connection, of whatever process, has it. */
 const BUSY = 5;
-/** PENDING_BYTE of SQLite's lock range: where its exclusive lock begins, whatever the file holds. */
+/** PENDING_BYTE of SQLite's lock range: where its exclusive lock begins, whatever the file holds; and where a shared one does. */
 const LOCK_RANGE_START = "1073741824";
+const SHARED_RANGE_START = "1073741826";
+
+/** Many may hold a lock `shared` at once, and nobody `exclusive` then. */
+export type LockMode = "exclusive" | "shared";
 
 /**
  * Held until `release` or the end of the process. The kernel keeps the lock, on the file's inode: a crash or
@@ -31,15 +35,16 @@ export class FileLock {
   }
 
   /** Undefined where another holds it, in this process or another. The file is made where there is none. */
-  static take(path: string): FileLock | undefined {
+  static take(path: string, mode: LockMode = "exclusive"): FileLock | undefined {
     // Not imported: the command line loads this file and mostly has nothing to lock.
     const { DatabaseSync } = process.getBuiltinModule("node:sqlite");
     let database: DatabaseSync | undefined;
     try {
       makePrivateFile(path);
       database = new DatabaseSync(path, { timeout: 0 });
-      // No journal file; an exclusive transaction that writes nothing is the lock and nothing else.
-      database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
+      // No journal file; a transaction that writes nothing is the lock and nothing else. One that has read is shared.
+      const begin = mode === "exclusive" ? "BEGIN EXCLUSIVE" : "BEGIN; SELECT * FROM sqlite_schema";
+      database.exec(`PRAGMA journal_mode = MEMORY; ${begin}`);
       const lock = new FileLock(path, database);
       FileLock.#held.add(lock);
       return lock;
@@ -80,8 +85,8 @@ function isBusy(error: unknown): boolean {
 }
 
 /**
- * Who holds the lock on the file, by the kernel's own list (proc_locks(5)); undefined where nobody does,
- * or a process that cannot be seen from here, in another container or on another machine.
+ * Who holds the lock on the file, by the kernel's own list (proc_locks(5)), one of those where it is shared; undefined where
+ * nobody does, or a process that cannot be seen from here, in another container or on another machine.
  */
 export function lockHolder(path: string): number | undefined {
   const inode = statSync(path, { throwIfNoEntry: false })?.ino;
@@ -89,8 +94,7 @@ export function lockHolder(path: string): number | undefined {
     const [, type, , access, pid, file, start] = line.split(/\s+/);
     if (
       type === "POSIX" &&
-      access === "WRITE" &&
-      start === LOCK_RANGE_START &&
+      start === (access === "WRITE" ? LOCK_RANGE_START : SHARED_RANGE_START) &&
       // The device is not compared: on some file systems (btrfs, overlays) stat tells another.
       file?.split(":").at(-1) === String(inode) &&
       Number(pid) > 0

@@ -2,6 +2,7 @@
 
 import { writeSync } from "node:fs";
 import { errnoCode } from "./errors.ts";
+import { sourceStack } from "./source-positions.ts";
 
 /** Either a message, or fields and a message; a field that is an Error shows its stack and causes. */
 export interface LogMethod {
@@ -112,7 +113,7 @@ function printable(_key: string, value: unknown): unknown {
 function describeError(error: Error): object {
   const stacks: string[] = [];
   for (let at: unknown = error; at instanceof Error && stacks.length < MAX_CAUSES; at = at.cause) {
-    stacks.push(at.stack ?? at.message);
+    stacks.push(sourceStack(at.stack ?? at.message));
   }
   const own: object = error;
   return {

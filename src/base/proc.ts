@@ -48,8 +48,8 @@ export function portHolder(port: number): PortHolder | undefined {
   return pid === undefined
     ? {
         name: `${what}a process of user id ${socket.uid}`,
-        // Descriptors of our own user's processes are seen as long as there are any.
-        isEnding: socket.uid === String(process.getuid?.()),
+        // Descriptors of our own user's processes, and for root everybody's, are seen as long as there are any.
+        isEnding: [socket.uid, "0"].includes(String(process.getuid?.())),
       }
     : { name: `${what}${describeProcess(pid)}`, isEnding: commandWords(pid) === undefined };
 }

@@ -4,9 +4,14 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { parseDurationMs } from "../base/text/duration.ts";
 import { StrataHome } from "../local/home.ts";
-import { withLock } from "../local/lock.ts";
+import {
+  withHomeLocked as lockHome,
+  withHomeShared as shareHome,
+  withLock,
+} from "../local/lock.ts";
 
-const DEFAULT_START_TIMEOUT = "10s";
+/** What ends says so at once: this is for a machine that is slow. */
+const DEFAULT_START_TIMEOUT = "60s";
 
 /** Result lines go to stdout. */
 export function print(line: string): void {
@@ -32,11 +37,15 @@ export function withHomeLocked<T>(
   body: () => Promise<T>,
   { makesHome = false } = {},
 ): Promise<T> {
-  return withLock(home.path, "home", body, {
-    makesHome,
-    onWait: () => notice("waiting for another strata command to finish"),
-  });
+  return lockHome(home, body, { makesHome, onWait: noticeWait });
 }
+
+/** Runs `body`, which only makes branches, while other commands do no more than that. */
+export function withHomeShared<T>(home: StrataHome, body: () => Promise<T>): Promise<T> {
+  return shareHome(home, body, { onWait: noticeWait });
+}
+
+const noticeWait = () => notice("waiting for another strata command to finish");
 
 /** Runs `body` while no other command starts or stops that endpoint. */
 export function withEndpointLocked<T>(

@@ -2,11 +2,16 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { resolveBranch, resolveTenant } from "../local/branches.ts";
-import { type InitSettings, parseInitSettings } from "../local/config.ts";
+import {
+  DEFAULT_WARM_AGENTS,
+  type InitSettings,
+  MAX_WARM_AGENTS,
+  parseInitSettings,
+} from "../local/config.ts";
 import { type Daemon, stopDaemon } from "../local/daemon.ts";
 import type { ForceInit, StrataHome } from "../local/home.ts";
 import { homeStatus, initHome, startAll, stopAll } from "../local/lifecycle.ts";
@@ -78,10 +83,16 @@ export function addStorageCommands(program: Command): void {
     .command("start")
     .description("start the storage: broker, pageserver, safekeepers")
     .addOption(startTimeoutOption())
-    .action(async (options: { startTimeout: number }) => {
+    .option(
+      "--warm-agents <n>",
+      `started agents that wait for an endpoint to wake; kept in the home (default: ${DEFAULT_WARM_AGENTS})`,
+      parseWarmAgents,
+    )
+    .action(async (options: { startTimeout: number; warmAgents?: number }) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
-        await startAll(home, { timeoutMs: options.startTimeout, print });
+        const { startTimeout: timeoutMs, warmAgents } = options;
+        await startAll(home, { timeoutMs, print, warmAgents });
       });
     });
   program
@@ -101,6 +112,14 @@ export function addStorageCommands(program: Command): void {
   addSafekeeperCommands(program);
   addBrokerCommands(program);
   addProxyCommands(program);
+}
+
+function parseWarmAgents(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 0 || count > MAX_WARM_AGENTS) {
+    throw new InvalidArgumentError(`a number from 0 to ${MAX_WARM_AGENTS} is wanted`);
+  }
+  return count;
 }
 
 async function init(home: StrataHome, options: InitOptions): Promise<void> {

@@ -2,17 +2,17 @@
 
 import type { Command } from "commander";
 import { StorageError } from "../base/errors.ts";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { parseTenantId } from "../base/ids.ts";
 import {
   type BranchCreateOptions,
   createBranch,
+  createRootTimeline,
   createTenant,
   setDefaultTenant,
   type TenantCreateOptions,
 } from "../local/branches/create-branch.ts";
 import {
   branchNames,
-  createTimeline,
   DEFAULT_BRANCH_NAME,
   resolveBranch,
   resolveTenant,
@@ -33,6 +33,7 @@ import {
   safekeeperSetOption,
   tenantOption,
   withHomeLocked,
+  withHomeShared,
 } from "./cli.ts";
 import { addTenantDeleteCommand } from "./commands-tenant-delete.ts";
 import { formatTimelineTree } from "./output.ts";
@@ -71,7 +72,7 @@ export function addTenantCommands(program: Command): void {
     .option("--set-default", "use it where --tenant-id is not given")
     .action(async (options: TenantCreateOptions) => {
       const home = openHome();
-      await withHomeLocked(home, () => createTenant(home, options, print));
+      await withHomeShared(home, () => createTenant(home, options, print));
     });
   tenant
     .command("set-default")
@@ -163,19 +164,9 @@ export function addTimelineCommands(program: Command): void {
     .addOption(safekeeperSetOption())
     .action(async (options: TenantCreateOptions & { branchName: string }) => {
       const home = openHome();
-      await withHomeLocked(home, async () => {
+      await withHomeShared(home, async () => {
         const tenantId = resolveTenant(home.config(), options.tenantId);
-        const { branchName, pgVersion, dataChecksums } = options;
-        const timelineId =
-          options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
-        const info = await createTimeline(home, {
-          tenantId,
-          timelineId,
-          branchName,
-          pgVersion,
-          dataChecksums,
-          safekeepers: options.skSet,
-        });
+        const info = await createRootTimeline(home, tenantId, options.branchName, options);
         const at = `at Lsn ${info.last_record_lsn}`;
         print(`Created timeline '${info.timeline_id}' ${at} for tenant: ${tenantId}`);
       });
@@ -192,7 +183,7 @@ export function addTimelineCommands(program: Command): void {
     .addOption(safekeeperSetOption())
     .action(async (options: BranchCreateOptions & { branchName: string }) => {
       const home = openHome();
-      await withHomeLocked(home, async () => {
+      await withHomeShared(home, async () => {
         const info = await createBranch(home, options.branchName, options, notice);
         const ancestor = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
         print(

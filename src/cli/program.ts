@@ -1,7 +1,9 @@
 // The commands of the `strata` command line, and how a failed one ends.
 
+import { inspect } from "node:util";
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
+import { sourceStack } from "../base/source-positions.ts";
 import { explainArchived } from "./branches/commands-archive.ts";
 import { addBranchCommands } from "./branches/commands-branch.ts";
 import { addGcCommand } from "./branches/commands-retention.ts";
@@ -13,6 +15,7 @@ import { addStorageCommands } from "./commands-storage.ts";
 import { addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
 import { addWalCommands } from "./commands-wal.ts";
 import { addCompletionCommand } from "./completion.ts";
+import { addConsoleCommand } from "./control-plane/commands-console.ts";
 import { addProjectCommands } from "./control-plane/commands-projects.ts";
 import { addRoleCommands } from "./control-plane/commands-roles.ts";
 import { addLayersCommand } from "./layers/commands-layers.ts";
@@ -41,6 +44,7 @@ function buildProgram(): Command {
   addScrubCommand(program);
   addProjectCommands(program);
   addRoleCommands(program);
+  addConsoleCommand(program);
   addAuthCommands(program);
   addCompletionCommand(program);
   return program;
@@ -55,7 +59,7 @@ export async function runCli(): Promise<void> {
     const message = errorMessage(error).replaceAll("\n", " ");
     console.error(`command failed: ${message}`);
     if (process.env["STRATA_LOG"] === "debug") {
-      console.error(error);
+      console.error(sourceStack(inspect(error)));
     }
     process.exitCode = 1;
   }

@@ -78,11 +78,9 @@ async function up(
     throw error;
   }
   if (!stop.requested) {
-    const front = await frontOf(home, endpoint).catch((error: unknown) => {
-      notice(`the way through the proxy is not there: ${errorMessage(error)}`);
-      return [];
-    });
-    tellHowToUse(home, endpoint, front, options.detach === true);
+    tellHowToUse(home, endpoint, options.detach === true);
+    // Behind the URL: the first time, a role and a database are made for it.
+    await tellFront(home, endpoint);
   }
   if (options.detach === true && !stop.requested) {
     return;
@@ -115,7 +113,7 @@ async function bringUp(
       }
       stop.check();
       await step("Starting storage", () =>
-        startAll(home, { timeoutMs: parseDuration("30s"), print: () => {} }),
+        startAll(home, { timeoutMs: parseDuration("60s"), print: () => {} }),
       );
       stop.check();
       if (home.config().defaultTenantId === undefined) {
@@ -200,12 +198,20 @@ async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   process.stderr.write(`${live ? "\r" : ""}${colours.green("✓")} ${what} ${took}\n`);
 }
 
-function tellHowToUse(
-  home: StrataHome,
-  endpoint: Endpoint,
-  front: readonly string[],
-  detached: boolean,
-): void {
+/** That the proxy is not there takes nothing away from Postgres. */
+async function tellFront(home: StrataHome, endpoint: Endpoint): Promise<void> {
+  try {
+    print(`  Console             ${await controlPlaneClient(home).loginLink()}`);
+    print("");
+    const front = await frontOf(home, endpoint);
+    front.forEach(print);
+    print("");
+  } catch (error) {
+    notice(`the way through the proxy is not there: ${errorMessage(error)}`);
+  }
+}
+
+function tellHowToUse(home: StrataHome, endpoint: Endpoint, detached: boolean): void {
   const url = connectionUrl(home, endpoint);
   const strata = strataCommand();
   print("");
@@ -214,7 +220,6 @@ function tellHowToUse(
   print(`  Connect             ${strata} psql        (or: psql ${url})`);
   print(`  Branch              ${strata} branch create dev --start`);
   print(`  See all             ${strata} status, ${strata} branch list`);
-  front.forEach(print);
   print(
     detached
       ? `  Stop                ${strata} stop`

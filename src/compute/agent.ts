@@ -7,7 +7,7 @@ import { setIdleTimer, sleep } from "../base/clock.ts";
 import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { requireFree } from "../base/ports.ts";
+import { requireFree } from "../base/network/ports.ts";
 import { parseEndpointSpec } from "./api.ts";
 import { HttpListener } from "./http-listener.ts";
 import { Supervisor } from "./supervisor.ts";
@@ -25,8 +25,10 @@ export async function startAgent(options: {
   readonly logger: Logger;
   /** Who changes something must show it a token; absent: everybody on this machine may. */
   readonly callers?: TokenVerifier | undefined;
+  /** When this process was told whose agent it is, on the monotonic clock; 0: from its start on. */
+  readonly beganMs?: number;
 }): Promise<RunningDaemon> {
-  const { workdir, logger, callers } = options;
+  const { workdir, logger, callers, beganMs = 0 } = options;
   const spec = readSpec(workdir);
   let failure: unknown;
   const listen = () => {
@@ -35,7 +37,7 @@ export async function startAgent(options: {
       void supervisor.terminate("immediate");
     });
   };
-  const supervisor = new Supervisor({ spec, workdir, logger, onPostgresSpawned: listen });
+  const supervisor = new Supervisor({ spec, workdir, logger, beganMs, onPostgresSpawned: listen });
   const listener = new HttpListener(supervisor, logger, { callers });
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setIdleTimer(listen, LISTEN_DELAY_MS);

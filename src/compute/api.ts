@@ -5,6 +5,9 @@ import { type Lsn, parseLsn } from "../base/lsn.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
 import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
 
+/** In a compute's work directory: what its last starts have read (pages/start-reads.ts). */
+export const START_READS_NAME = "start-reads.json";
+
 /**
  * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once
  * at each start. Addresses are `host:port`.
@@ -261,6 +264,24 @@ export interface ConfigureAnswer {
   readonly restart_required: readonly string[];
 }
 
+/** GET /statistics: what Postgres has counted since it started, and what goes on now. */
+export interface ComputeStatistics {
+  /** Sessions of clients, ours not counted. */
+  readonly connections: number;
+  /** Those of them that are in a query or a transaction. */
+  readonly active: number;
+  readonly maxConnections: number;
+  /** Of all databases but `postgres`, in which our own looks are; as are the next ones. */
+  readonly commits: number;
+  readonly rollbacks: number;
+  readonly rowsRead: number;
+  readonly rowsWritten: number;
+  /** Blocks found in shared buffers. */
+  readonly blocksHit: number;
+  /** Blocks that were not. */
+  readonly blocksRead: number;
+}
+
 /** GET /dbs_and_roles, as Neon's CatalogObjects; passwords are asked for one by one (RoleSecretAnswer). */
 export interface CatalogObjects {
   readonly roles: readonly { readonly name: string; readonly options: null }[];
@@ -281,9 +302,21 @@ export interface RoleSecretAnswer {
   readonly role_secret: string | null;
 }
 
+/** To a process `compute/main.ts --warm`, once: whose agent it becomes. */
+export interface WarmAgentWork {
+  readonly workdir: string;
+  /** Takes its standard output and error from then on. */
+  readonly logFile: string;
+  /** Of an agent's command line, after `--workdir DIR`. */
+  readonly args: readonly string[];
+}
+
+/** From it: all is loaded; it is the agent of that directory, whoever ends. */
+export type WarmAgentMessage = "ready" | "taken";
+
 /** GET /metrics.json: how long the parts of the last start took; milliseconds. */
 export interface StartMetrics {
-  /** Process start to the first line of main. */
+  /** From the process's start, or a warm agent's being told whose it is, to the first line of its supervisor. */
   readonly process_ms: number;
   /** Election, and a majority brought up to the start LSN. */
   readonly sync_safekeepers_ms: number;

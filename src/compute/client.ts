@@ -4,6 +4,7 @@ import { abortAfter } from "../base/clock.ts";
 import { HttpClient } from "../http/client.ts";
 import type {
   CatalogObjects,
+  ComputeStatistics,
   ComputeStatus,
   ConfigureAnswer,
   ConfigureRequest,
@@ -18,6 +19,7 @@ const QUICK_TIMEOUT_MS = 5000;
 const TERMINATE_TIMEOUT_MS = 60_000;
 /** A database is a copy of its template, and pages may have to come from far. */
 const CONFIGURE_TIMEOUT_MS = 120_000;
+const LOAD_SCHEMA_TIMEOUT_MS = 300_000;
 
 /** Every call throws StorageError: `unavailable` where no agent answers, else what it said. */
 export class ComputeClient {
@@ -52,6 +54,11 @@ export class ComputeClient {
     return this.#http.call("GET", "/dbs_and_roles");
   }
 
+  /** `unavailable` while Postgres does not run. */
+  statistics(): Promise<ComputeStatistics> {
+    return this.#http.call("GET", "/statistics");
+  }
+
   roleSecret(role: string): Promise<RoleSecretAnswer> {
     return this.#http.call("GET", `/role_secret?role=${encodeURIComponent(role)}`);
   }
@@ -60,5 +67,20 @@ export class ComputeClient {
   databaseSchema(database: string, timeoutMs = CONFIGURE_TIMEOUT_MS): Promise<string> {
     const path = `/database_schema?database=${encodeURIComponent(database)}`;
     return this.#http.text("GET", path, abortAfter(timeoutMs));
+  }
+
+  /** Runs SQL as superuser, all of it or nothing. */
+  async loadSchema(
+    database: string,
+    sql: string,
+    timeoutMs = LOAD_SCHEMA_TIMEOUT_MS,
+  ): Promise<void> {
+    const path = `/database_schema?database=${encodeURIComponent(database)}`;
+    await this.#http.call("POST", path, { body: { sql }, timeoutMs });
+  }
+
+  /** SQL that makes all roles of users in another cluster, with their passwords' secrets; for `loadSchema`. */
+  roleDefinitions(timeoutMs = CONFIGURE_TIMEOUT_MS): Promise<string> {
+    return this.#http.text("GET", "/role_definitions", abortAfter(timeoutMs));
   }
 }

@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { RouteSchemas } from "../http/route.ts";
 import type {
   CatalogObjects,
+  ComputeStatistics,
   ComputeStatus,
   ConfigureAnswer,
   ConfigureRequest,
@@ -18,8 +19,11 @@ export type ComputeRoute =
   | "terminate"
   | "configure"
   | "dbsAndRoles"
+  | "statistics"
   | "roleSecret"
-  | "databaseSchema";
+  | "databaseSchema"
+  | "loadSchema"
+  | "roleDefinitions";
 
 const milliseconds = z.number().min(0);
 
@@ -112,6 +116,19 @@ const catalogObjects: z.ZodType<CatalogObjects> = z.object({
   ),
 });
 
+const count = z.int().min(0);
+const statistics: z.ZodType<ComputeStatistics> = z.object({
+  connections: count,
+  active: count,
+  maxConnections: count,
+  commits: count,
+  rollbacks: count,
+  rowsRead: count,
+  rowsWritten: count,
+  blocksHit: count,
+  blocksRead: count,
+});
+
 const roleSecret: z.ZodType<RoleSecretAnswer> = z.object({ role_secret: z.string().nullable() });
 
 export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
@@ -123,6 +140,9 @@ export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
   },
   configure: { body: configureRequest, answer: configureAnswer },
   dbsAndRoles: { answer: catalogObjects },
+  statistics: { answer: statistics },
   roleSecret: { query: z.object({ role: z.string() }), answer: roleSecret },
   databaseSchema: { query: z.object({ database: z.string() }) },
+  loadSchema: { query: z.object({ database: z.string() }), body: z.object({ sql: z.string() }) },
+  roleDefinitions: {},
 };

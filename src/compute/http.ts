@@ -13,6 +13,9 @@ import type { ComputeRoute } from "./http-schemas.ts";
 import type { Configuration } from "./sessions/configuration.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 
+/** A schema of the largest size, with its line ends and quotes escaped. */
+const MAX_SCHEMA_BODY_BYTES = 80 * 1024 * 1024;
+
 /** What the routes show and do; the supervisor implements it. */
 export interface ComputeControl {
   status(): Promise<ComputeStatus>;
@@ -101,6 +104,17 @@ function catalogRoutes(control: ComputeControl): Route[] {
     {
       ...shared,
       method: "GET",
+      path: "/statistics",
+      summary: "What Postgres has counted of its work, and its sessions.",
+      schemas: () => schemasOf("statistics"),
+      handle: async () => {
+        const { statistics } = await import("./sessions/statistics.ts");
+        return statistics(control.postgresAddress());
+      },
+    },
+    {
+      ...shared,
+      method: "GET",
       path: "/role_secret",
       summary: "What a role's password is checked against.",
       schemas: () => schemasOf("roleSecret"),
@@ -109,6 +123,13 @@ function catalogRoutes(control: ComputeControl): Route[] {
         return roleSecret(control.postgresAddress(), parameter(request, "role"));
       },
     },
+    ...schemaRoutes(control),
+  ];
+}
+
+function schemaRoutes(control: ComputeControl): Route[] {
+  const shared = { status: 200, mediaType: undefined, scope: "admin" } as const;
+  return [
     {
       ...shared,
       method: "GET",
@@ -120,6 +141,32 @@ function catalogRoutes(control: ComputeControl): Route[] {
         const { databaseSchema } = await import("./sessions/database-schema.ts");
         const database = parameter(request, "database");
         return databaseSchema(control.postgresAddress(), database, control.pgBin);
+      },
+    },
+    {
+      ...shared,
+      method: "POST",
+      path: "/database_schema",
+      summary: "Runs a schema's SQL in a database, in one transaction.",
+      maxBodyBytes: MAX_SCHEMA_BODY_BYTES,
+      schemas: () => schemasOf("loadSchema"),
+      handle: async (request) => {
+        const { loadSchema } = await import("./sessions/database-schema.ts");
+        const { sql } = request.body as Readonly<Record<string, unknown>>;
+        await loadSchema(control.postgresAddress(), parameter(request, "database"), sql);
+      },
+    },
+    {
+      ...shared,
+      method: "GET",
+      path: "/role_definitions",
+      summary:
+        "SQL that makes all roles of users in another cluster, with their passwords' secrets.",
+      mediaType: "text/plain; charset=utf-8",
+      schemas: () => schemasOf("roleDefinitions"),
+      handle: async () => {
+        const { roleDefinitions } = await import("./sessions/role-definitions.ts");
+        return roleDefinitions(control.postgresAddress());
       },
     },
   ];

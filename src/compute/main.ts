@@ -1,4 +1,5 @@
-// The compute agent's process: `main.ts --workdir DIR`, everything else is in DIR/endpoint.json.
+// The compute agent's process: `main.ts --workdir DIR`, everything else is in DIR/endpoint.json; `main.ts --warm` waits
+// for its directory.
 
 import { enableCompileCache } from "node:module";
 
@@ -7,4 +8,10 @@ enableCompileCache();
 const { runDaemon } = await import("../base/daemon.ts");
 const { startAgent } = await import("./agent.ts");
 
-await runDaemon({ name: "compute", options: {}, start: startAgent });
+const isWarm = process.argv[2] === "--warm";
+const beganMs = isWarm ? await (await import("./warm-start.ts")).waitForWork() : 0;
+await runDaemon({
+  name: "compute",
+  options: {},
+  start: (context) => startAgent({ ...context, beganMs }),
+});

@@ -111,6 +111,8 @@ export interface SettingsInput {
   /** Of earlier runs: Postgres refuses to start without room for them. */
   readonly preparedTransactions: number;
   readonly replicationOrigins: number;
+  /** For a standby over a tablespace in place: recovery takes one for damage where none may be made. */
+  readonly allowInPlaceTablespaces?: boolean;
 }
 
 /** StorageError `invalid` where the endpoint sets what it may not, or what is no setting's name. */
@@ -140,6 +142,9 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
   const originsSetting =
     input.pgVersion >= 18 ? "max_active_replication_origins" : "max_replication_slots";
   atLeast(chosen, originsSetting, input.replicationOrigins);
+  if (input.allowInPlaceTablespaces === true) {
+    chosen.set("allow_in_place_tablespaces", "on");
+  }
   chosen.set("listen_addresses", input.host);
   chosen.set("port", String(input.port));
   chosen.set("unix_socket_directories", quoteListEntry(input.socketDirectory));

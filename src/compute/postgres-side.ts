@@ -223,6 +223,8 @@ export class PostgresSide {
       settings: own,
       preparedTransactions: state.twoPhase.length,
       replicationOrigins: state.replicationOrigins.length,
+      allowInPlaceTablespaces:
+        wal === undefined && state.tablespaces.some(({ location }) => location === ""),
     });
   }
 
@@ -285,7 +287,32 @@ export class PostgresSide {
       // What is left would find no quorum either, and nobody was told that it is committed.
       this.#options.logger.warn({}, "no majority has taken the shutdown checkpoint: ended without");
     } else if (mode === "fast") {
+      await this.#saveState();
       await this.#options.wal?.finish();
+    }
+  }
+
+  /** Where Postgres has shut down; what fails is missed by the next start as after a crash. */
+  async #saveState(): Promise<void> {
+    const { wal, logger } = this.#options;
+    const files = this.#files;
+    if (wal === undefined || files === undefined || this.#postgres === undefined) {
+      return;
+    }
+    const { hasShutDown, saveState } = await import("./shutdown/save-state.ts");
+    const { pgVersion, systemId, walSegmentSize, lsn } = files.state;
+    const { served, versionDirectory } = files;
+    const dataDirectory = this.#dataDirectory;
+    try {
+      if (hasShutDown(dataDirectory, wal.endOfWal)) {
+        const compute = {
+          ...{ dataDirectory, pgVersion, systemId, walSegmentSize },
+          ...{ startLsn: lsn, versionDirectory, served, logger },
+        };
+        wal.appended(saveState(compute, wal.endOfWal));
+      }
+    } catch (error) {
+      logger.warn({ error }, "sequences, free space maps and statistics are not saved");
     }
   }
 

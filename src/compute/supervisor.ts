@@ -4,7 +4,7 @@ import { monotonicMs, nowMs, sleep } from "../base/clock.ts";
 import { errorMessage, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import { canListen, requireFree } from "../base/ports.ts";
+import { canListen, requireFree } from "../base/network/ports.ts";
 import { CommitTimes } from "../walproposer/commit-times.ts";
 import type {
   ComputeStatus,
@@ -31,6 +31,7 @@ export class Supervisor implements ComputeControl {
   readonly #workdir: string;
   readonly #logger: Logger;
   readonly #onPostgresSpawned: (() => void) | undefined;
+  readonly #beganMs: number;
   readonly #startTime = nowMs();
   readonly #commitTimes = new CommitTimes();
   readonly #stopping = new AbortController();
@@ -52,8 +53,11 @@ export class Supervisor implements ComputeControl {
     spec: EndpointSpec;
     workdir: string;
     logger: Logger;
+    /** As startAgent's. */
+    beganMs?: number;
     onPostgresSpawned?: () => void;
   }) {
+    this.#beganMs = options.beganMs ?? 0;
     this.#onPostgresSpawned = options.onPostgresSpawned;
     this.#spec = options.spec;
     this.#workdir = options.workdir;
@@ -170,13 +174,13 @@ export class Supervisor implements ComputeControl {
     const { times } = run;
     const firstStart = this.#metrics === undefined;
     this.#metrics = {
-      process_ms: round(firstStart ? startedMs : 0),
+      process_ms: round(firstStart ? startedMs - this.#beganMs : 0),
       sync_safekeepers_ms: round(times.syncSafekeepersMs),
       basebackup_ms: round(times.basebackupMs),
       data_directory_ms: round(times.dataDirectoryMs),
       start_postgres_ms: round(times.startPostgresMs),
       // The monotonic clock starts with the process.
-      total_startup_ms: round(monotonicMs() - (firstStart ? 0 : startedMs)),
+      total_startup_ms: round(monotonicMs() - (firstStart ? this.#beganMs : startedMs)),
     };
     this.#runningSinceMs = nowMs();
     this.#activity = undefined;

@@ -133,15 +133,19 @@ export class Accounts {
   }
 }
 
-/** Makes the first key, for whoever owns the home, and another one where `file` is gone or it was revoked. */
-export async function ensureOwnerKey(accounts: Accounts, file: string): Promise<void> {
+/** Makes a key of the home's own, and another one where `file` is gone or it was revoked. */
+export async function ensureKey(
+  accounts: Accounts,
+  file: string,
+  { name, scope }: { readonly name: string; readonly scope: KeyScope },
+): Promise<void> {
   const key = readFileIfExists(file)?.toString("utf8").trim();
-  const isValid = await accounts.authenticate(`Bearer ${key}`, "owner").then(
+  const isValid = await accounts.authenticate(`Bearer ${key}`, name).then(
     () => true,
     () => false,
   );
   if (!isValid) {
-    const { key: made } = await accounts.create("owner of this home", "all", null);
+    const { key: made } = await accounts.create(name, scope, null);
     writeFileDurably(file, `${made}\n`);
   }
 }

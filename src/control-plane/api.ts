@@ -9,6 +9,7 @@ import type {
   projectListItemSchema,
   roleSchema,
 } from "./api-v2/schemas.ts";
+import type { sessionAnswer, sqlBody, treeAnswer } from "./console/schemas.ts";
 
 export type ApiProject = z.infer<typeof projectListItemSchema>;
 export type ApiBranch = z.infer<typeof branchSchema>;
@@ -16,6 +17,12 @@ export type ApiEndpoint = z.infer<typeof endpointSchema>;
 export type ApiOperation = z.infer<typeof operationSchema>;
 export type ApiRole = z.infer<typeof roleSchema>;
 export type ApiDatabase = z.infer<typeof databaseSchema>;
+
+/** Of the console's own routes. */
+export type ConsoleSession = z.infer<typeof sessionAnswer>;
+export type ConsoleTree = z.infer<typeof treeAnswer>;
+export type ConsoleSqlRequest = z.infer<typeof sqlBody>;
+export type { MonitoringSample } from "./console/schemas.ts";
 
 export interface ApiKey {
   readonly id: number;

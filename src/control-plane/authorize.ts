@@ -5,6 +5,8 @@ import { StorageError } from "../base/errors.ts";
 import type { Scope } from "../http/route.ts";
 import type { FoundRoute } from "../http/route-table.ts";
 import type { Accounts, Caller } from "./accounts.ts";
+import { type Sessions, sessionCookie } from "./console/sessions.ts";
+import { PROXY_PREFIX } from "./proxy-routes.ts";
 
 /** Whoever reads these can write: they tell passwords. */
 const PASSWORD_ROUTES = /\/(?:reveal_password|connection_uri)$/;
@@ -16,11 +18,18 @@ const OWN_LISTS = new Set([
   "/api/v2/users/me/organizations",
   "/api/v2/auth",
   "/api/v2/regions",
+  "/console/changes",
 ]);
+/** Whoever is logged in may ask what that is good for, and log out. */
+const OWN_SESSION = "/console/session";
+const IN_PROJECT = /^\/(?:api\/v2|console)\/projects\/\{project_id\}/;
 
-/** StorageError `unauthorized` without a valid key, `forbidden` for what this one may not. */
+/**
+ * By an API key, else by the console's cookie. StorageError `unauthorized` without a valid one, `forbidden` for what this
+ * one may not.
+ */
 export async function authorizeCaller(
-  accounts: Accounts,
+  { accounts, sessions }: { readonly accounts: Accounts; readonly sessions: Sessions },
   request: IncomingMessage,
   scope: Scope,
   found: FoundRoute,
@@ -28,14 +37,29 @@ export async function authorizeCaller(
   if (scope === "public") {
     return undefined;
   }
+  const { authorization } = request.headers;
+  const cookie = authorization === undefined ? sessionCookie(request) : undefined;
   const address = request.socket.remoteAddress ?? "";
-  const caller = await accounts.authenticate(request.headers.authorization, address);
+  const caller =
+    cookie === undefined
+      ? await accounts.authenticate(authorization, address)
+      : await sessions.callerOf(cookie);
   checkCaller(caller, found);
   return caller;
 }
 
 export function checkCaller(caller: Caller, { route, params }: FoundRoute): void {
   const refuse = (code: string, why: string) => new StorageError("forbidden", code, why);
+  const isProxys = route.path.startsWith(`${PROXY_PREFIX}/`);
+  if (caller.scope === "proxy") {
+    if (!isProxys) {
+      throw refuse("proxy-key", "this API key is the proxy's: it is for what the proxy asks only");
+    }
+    return;
+  }
+  if (route.path === OWN_SESSION) {
+    return;
+  }
   const isRead = route.method === "GET";
   if (caller.scope === "read_only" && (!isRead || PASSWORD_ROUTES.test(route.path))) {
     throw refuse("read-only-key", "this API key is for reading only");
@@ -44,7 +68,7 @@ export function checkCaller(caller: Caller, { route, params }: FoundRoute): void
   if (caller.projectId !== null && !isList && params["project_id"] !== caller.projectId) {
     throw refuse("foreign-project", "this API key is of another project");
   }
-  const isOwners = !route.path.startsWith("/api/v2/projects/{project_id}") && !isList;
+  const isOwners = !IN_PROJECT.test(route.path) && !isList;
   if (caller.scope !== "all" && isOwners) {
     throw refuse("key-scope", "only an API key of scope 'all' may do this");
   }

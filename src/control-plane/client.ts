@@ -23,9 +23,11 @@ const PAGE = 400;
 /** Every call throws StorageError: `unavailable` where nobody answers, else what it said. */
 export class ControlPlaneClient {
   readonly #http: HttpClient;
+  readonly #address: string;
 
   /** `address`: `host:port`. `key`: an API key. */
   constructor(address: string, key: string) {
+    this.#address = address;
     this.#http = new HttpClient({
       component: "control plane",
       address,
@@ -95,6 +97,15 @@ export class ControlPlaneClient {
   async databases(projectId: string, branchId: string): Promise<ApiDatabase[]> {
     const path = `/projects/${projectId}/branches/${branchId}/databases`;
     return (await this.call<{ databases: ApiDatabase[] }>("GET", path)).databases;
+  }
+
+  /**
+   * A URL that logs a browser in to the console, once. What is behind the `#` no browser sends: the page gives it in
+   * the body of a request, so that it stands in no log.
+   */
+  async loginLink(): Promise<string> {
+    const { token } = await this.#http.call<{ token: string }>("POST", "/console/login_links");
+    return `http://${this.#address}/#token=${token}`;
   }
 
   apiKeys(): Promise<ApiKey[]> {

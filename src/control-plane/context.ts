@@ -3,7 +3,6 @@
 import type { Logger } from "../base/log.ts";
 import { randomBytes } from "../base/random.ts";
 import type { StrataHome } from "../local/home.ts";
-import { withLock } from "../local/lock.ts";
 import type { SealedSecrets } from "./sealed-secrets.ts";
 import type { Database } from "./state/database.ts";
 
@@ -12,11 +11,6 @@ export interface Context {
   readonly db: Database;
   readonly secrets: SealedSecrets;
   readonly logger: Logger;
-}
-
-/** Runs `body` while no command changes the home. */
-export function withHomeLocked<T>(home: StrataHome, body: () => Promise<T>): Promise<T> {
-  return withLock(home.path, "home", body);
 }
 
 /** Random, RFC 9562 version 4. */

@@ -14,7 +14,7 @@ import { type Endpoint, listEndpoints } from "../local/endpoints.ts";
 import type { TimelinesAndOffloaded } from "../pageserver/api.ts";
 import { type Context, newNumber } from "./context.ts";
 import { branchIdOf, projectIdOf } from "./public-ids.ts";
-import type { Database } from "./state/database.ts";
+import { type Database, serialized } from "./state/database.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "./state/tables.ts";
 
 /** Seven days, as tenants have it where nobody says otherwise. */
@@ -66,7 +66,7 @@ export class Inventory {
         ancestors.set(tenantId, await controllerOf(home).timelinesAndOffloaded(id));
       }
     }
-    await db.transaction().execute((transaction) => this.#settle(transaction, ancestors));
+    await serialized(db, (transaction) => this.#settle(transaction, ancestors));
     if (await this.#isWhole(config)) {
       this.#seen = now;
     }

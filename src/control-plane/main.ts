@@ -4,7 +4,7 @@ import { enableCompileCache } from "node:module";
 
 // Before everything else is loaded: it saves most of the time that loading takes.
 enableCompileCache();
-const { runDaemon } = await import("../base/daemon.ts");
+const { runDaemon, wholeNumber } = await import("../base/daemon.ts");
 const { StorageError } = await import("../base/errors.ts");
 const { StrataHome } = await import("../local/home.ts");
 const { parseHostPort } = await import("../postgres/wire/wire-client.ts");
@@ -15,7 +15,9 @@ await runDaemon({
   options: {
     home: { type: "string" },
     listen: { type: "string", default: "127.0.0.1:9096" },
+    "database-url": { type: "string" },
     "http-host": { type: "string", multiple: true, default: [] as string[] },
+    "warm-agents": { type: "string", default: "0" },
     "proxy-address": { type: "string", default: "localtest.me:4432" },
   },
   start: async ({ values, workdir, logger }) => {
@@ -29,6 +31,8 @@ await runDaemon({
       workdir,
       front: { domain: proxy.host, port: proxy.port },
       logger,
+      databaseUrl: values["database-url"],
+      warmAgents: wholeNumber(values, "warm-agents"),
       allowedHosts: values["http-host"],
     });
     await controlPlane.listen(host, port);

@@ -9,7 +9,10 @@ import { type Route, route } from "../http/route.ts";
 import { superuserSecret } from "../local/credentials.ts";
 import { SUPERUSER } from "../postgres/installation.ts";
 import { pointOf } from "./api-v2/branches.ts";
+import { jwksOf } from "./api-v2/jwks.ts";
 import { findProject, notFound, type Parts, writerOf } from "./api-v2/lookup.ts";
+import { jwksListAnswer } from "./api-v2/schemas.ts";
+import { jwksView } from "./api-v2/views.ts";
 import { ensurePointEndpoint } from "./computes/point-in-time.ts";
 import { readVerifier } from "./computes/postgres-objects.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "./state/tables.ts";
@@ -44,7 +47,8 @@ const wakeAnswer = z.object({
     endpoint_id: z.string(),
     project_id: z.string(),
     branch_id: z.string(),
-    cold_start_info: z.enum(["warm", "pool_miss"]),
+    unix_socket: z.string().describe("ours: the path, for who is on this machine"),
+    cold_start_info: z.enum(["warm", "pool_hit", "pool_miss"]),
   }),
 });
 
@@ -92,7 +96,8 @@ export function proxyRoutes(parts: Parts): Route[] {
             endpoint_id: id,
             project_id: found.project.id,
             branch_id: found.branch.id,
-            cold_start_info: woken.wasRunning ? ("warm" as const) : ("pool_miss" as const),
+            unix_socket: parts.computes.provider.socketPath(id),
+            cold_start_info: woken.coldStart,
           },
         };
       },
@@ -101,14 +106,14 @@ export function proxyRoutes(parts: Parts): Route[] {
       {
         method: "GET",
         path: `${PROXY_PREFIX}/endpoints/{endpoint_id}/jwks`,
-        summary: "Keys whose tokens are good for an endpoint: none yet.",
+        summary: "Whose tokens are good at an endpoint, and for which roles.",
         scope: "admin",
         params: z.object({ endpoint_id: z.string().max(100) }),
-        answer: z.object({ jwks: z.array(z.object({})) }),
+        answer: jwksListAnswer,
       },
       async ({ params }) => {
-        await findEndpointish(parts, params.endpoint_id);
-        return { jwks: [] };
+        const { project, branch } = await findEndpointish(parts, params.endpoint_id);
+        return { jwks: (await jwksOf(parts, project.id, branch.id)).map(jwksView) };
       },
     ),
   ];
@@ -161,8 +166,8 @@ async function endpointFor(parts: Parts, found: Found, at: string | undefined): 
 }
 
 /**
- * A running Postgres says what it is; of one that sleeps we have noted it. A role that nobody has heard of does not
- * wake it: whoever tries names must not.
+ * A running Postgres says what it is; of one that we suspended we have noted it, and neither a role that nobody has heard
+ * of nor a wrong password wakes it. One that ended otherwise is woken and asked.
  */
 async function verifierOf(
   parts: Parts,
@@ -185,7 +190,9 @@ async function verifierOf(
     return row?.verifier ?? undefined;
   }
   const isRunning = computes.provider.isRunning(endpoint.id);
-  const isUnsure = row === undefined ? !wasSuspended(endpoint) : row.verifier === null;
+  const isUnsure =
+    hasRunSince(endpoint, computes) ||
+    (row === undefined ? endpoint.suspended_at === null : row.verifier === null);
   if (!isRunning && isUnsure && row?.no_login !== 1) {
     await computes.wake(endpoint.id);
   } else if (!isRunning) {
@@ -200,9 +207,13 @@ async function verifierOf(
   }
 }
 
-/** By us, who noted all its roles then; one that a command stopped may have others. */
-function wasSuspended({ started_at, suspended_at }: EndpointRow): boolean {
-  return suspended_at !== null && suspended_at >= (started_at ?? "");
+/**
+ * Since we suspended it, and noted all its roles: a command started it, or something other than we ended it, and SQL
+ * may have given other passwords meanwhile.
+ */
+function hasRunSince({ id, suspended_at }: EndpointRow, computes: Parts["computes"]): boolean {
+  const ranMs = computes.provider.lastRanMs(id);
+  return ranMs !== undefined && ranMs > (suspended_at === null ? 0 : Date.parse(suspended_at));
 }
 
 function allowedIps({ settings }: ProjectRow): string[] {

@@ -2,7 +2,7 @@
 //
 //   v1:<nonce, 12 bytes>:<tag, 16 bytes>:<ciphertext>     each in base64; what it belongs to is authenticated with it
 
-import { createCipheriv, createDecipheriv } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac } from "node:crypto";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { randomBytes } from "../base/random.ts";
@@ -30,6 +30,11 @@ export class SealedSecrets {
       throw new StorageError("corrupt", "bad-key-file", `${keyFile} holds no key of 64 hex digits`);
     }
     return new SealedSecrets(Buffer.from(text, "hex"));
+  }
+
+  /** Tells keys apart, and nothing of them. */
+  fingerprint(): string {
+    return createHmac("sha256", this.#key).update("fingerprint").digest("hex").slice(0, 32);
   }
 
   /** `owner`: what the secret is of; it opens under the same one only. */

@@ -3,16 +3,21 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { setRepeatingTimer, type Timer } from "../base/clock.ts";
+import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { isLoopback } from "../base/network/addresses.ts";
 import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
+import { WarmAgents } from "../local/agents/warm-agents.ts";
 import type { StrataHome } from "../local/home.ts";
-import { Accounts, ensureOwnerKey } from "./accounts.ts";
+import { withHomeLocked } from "../local/lock.ts";
+import { Accounts, ensureKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
 import { endpointRoutes } from "./api-v2/endpoints.ts";
 import { deleteExpiredBranches } from "./api-v2/expiry.ts";
+import { jwksRoutes } from "./api-v2/jwks.ts";
 import type { Parts } from "./api-v2/lookup.ts";
 import { seeObjectsOf } from "./api-v2/objects-seen.ts";
 import { projectRoutes } from "./api-v2/projects.ts";
@@ -24,16 +29,27 @@ import { authorizeCaller } from "./authorize.ts";
 import { Computes } from "./computes/computes.ts";
 import { LocalProcesses } from "./computes/provider.ts";
 import { SuspendLoop } from "./computes/suspend-loop.ts";
-import { type Context, withHomeLocked } from "./context.ts";
+import { treeRoutes } from "./console/branch-tree.ts";
+import { Changes } from "./console/changes.ts";
+import { ConsoleBuild } from "./console/console-build.ts";
+import { Monitoring } from "./console/monitoring.ts";
+import { pageRoutes } from "./console/page-routes.ts";
+import { sessionRoutes } from "./console/session-routes.ts";
+import { Sessions } from "./console/sessions.ts";
+import { sqlRoutes } from "./console/sql-routes.ts";
+import { type Context, newUuid } from "./context.ts";
 import { Inventory } from "./inventory.ts";
+import { Claims } from "./operations/claims.ts";
 import { computeKinds } from "./operations/compute-kinds.ts";
 import { Operations, type StepHook } from "./operations/operations.ts";
+import { schemaKinds } from "./operations/schema-branch.ts";
 import type { OperationKind } from "./operations/state-machine.ts";
 import { storageKinds } from "./operations/storage-kinds.ts";
 import { isProxyRequest, proxyError, proxyRoutes } from "./proxy-routes.ts";
 import { SealedSecrets } from "./sealed-secrets.ts";
-import { openDatabase } from "./state/database.ts";
+import { type Database, openDatabase, serialized } from "./state/database.ts";
 import { sqliteDialect } from "./state/node-sqlite.ts";
+import { openPostgres } from "./state/postgres.ts";
 
 const EXPIRY_INTERVAL_MS = 5000;
 
@@ -45,6 +61,12 @@ export interface ControlPlaneOptions {
   readonly logger: Logger;
   /** Names that callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[] | undefined;
+  /** How many agents wait for an endpoint; none where it is absent. */
+  readonly warmAgents?: number | undefined;
+  /** Of a Postgres that keeps the state; absent: `state.db` in `workdir`. */
+  readonly databaseUrl?: string | undefined;
+  /** For tests: how long another control plane must be silent before its operations are taken over. */
+  readonly leaseMs?: number;
   /** For tests. */
   readonly stepHook?: StepHook;
 }
@@ -52,37 +74,71 @@ export interface ControlPlaneOptions {
 export class ControlPlane {
   readonly parts: Parts;
   readonly accounts: Accounts;
+  readonly #sessions: Sessions;
+  readonly #changes: Changes;
+  readonly #monitoring: Monitoring;
   readonly #options: ControlPlaneOptions;
   readonly #suspendLoop: SuspendLoop;
+  readonly #warmAgents: WarmAgents;
+  readonly #claims: Claims;
   #server: HttpServer | undefined;
   #expiry: Timer | undefined;
 
-  private constructor(options: ControlPlaneOptions, parts: Parts, accounts: Accounts) {
+  private constructor(
+    options: ControlPlaneOptions,
+    parts: Parts,
+    accounts: Accounts,
+    warmAgents: WarmAgents,
+    claims: Claims,
+  ) {
     this.#options = options;
+    this.#warmAgents = warmAgents;
     this.parts = parts;
     this.accounts = accounts;
-    this.#suspendLoop = new SuspendLoop(parts, parts.computes, (endpoint) =>
-      seeObjectsOf(parts, endpoint),
-    );
+    this.#sessions = new Sessions(parts.db);
+    this.#changes = new Changes(parts);
+    this.#monitoring = new Monitoring(parts);
+    this.#claims = claims;
+    this.#suspendLoop = new SuspendLoop(parts, parts.computes, () => claims.isFirst());
   }
 
   static async open(options: ControlPlaneOptions): Promise<ControlPlane> {
     const { home, workdir, logger, front } = options;
-    const db = await openDatabase(sqliteDialect(join(workdir, "state.db")));
-    const secrets = SealedSecrets.open(join(workdir, "secret.key"));
+    const { databaseUrl } = options;
+    const db =
+      databaseUrl === undefined
+        ? await openDatabase(sqliteDialect(join(workdir, "state.db")))
+        : await openPostgres(databaseUrl, logger);
+    const keyFile = join(workdir, "secret.key");
+    const secrets = SealedSecrets.open(keyFile);
+    if (databaseUrl !== undefined) {
+      await requireSameKey(db, secrets, keyFile);
+    }
     const context: Context = { home, db, secrets, logger };
     const accounts = new Accounts(db);
-    await ensureOwnerKey(accounts, home.controlPlaneKeyFile());
+    const owner = { name: "owner of this home", scope: "all" } as const;
+    await ensureKey(accounts, home.controlPlaneKeyFile(), owner);
+    const proxy = { name: "proxy of this home", scope: "proxy" } as const;
+    await ensureKey(accounts, home.proxyKeyFile(), proxy);
     const inventory = new Inventory(context);
-    const computes = new Computes(context, new LocalProcesses(home));
+    const directory = home.endpointsDirectory();
+    const warmAgents = new WarmAgents({ size: options.warmAgents ?? 0, directory, logger });
+    const computes = new Computes(context, new LocalProcesses(home, warmAgents), (endpoint) =>
+      seeObjectsOf(parts, endpoint),
+    );
     const kinds = {
       ...storageKinds({ ...context, inventory, computes }),
+      ...schemaKinds({ ...context, inventory, computes }),
       ...computeKinds({ ...context, computes }),
     };
+    const claims = new Claims(db, lastingId(join(workdir, "control_plane.id")), {
+      leaseMs: options.leaseMs,
+      isAlone: databaseUrl === undefined,
+    });
     const machines = Object.values(kinds) as unknown as OperationKind<never>[];
-    const operations = new Operations(context, machines, options.stepHook);
-    const parts = { ...context, inventory, computes, operations, kinds, front };
-    return new ControlPlane(options, parts, accounts);
+    const operations = new Operations(context, machines, claims, options.stepHook);
+    const parts: Parts = { ...context, inventory, computes, operations, kinds, front };
+    return new ControlPlane(options, parts, accounts, warmAgents, claims);
   }
 
   /**
@@ -90,7 +146,7 @@ export class ControlPlane {
    * others can reach: keys and passwords are in the clear here.
    */
   async listen(host: string, port: number): Promise<number> {
-    if (!/^(?:127\.\d+\.\d+\.\d+|::1|localhost)$/.test(host)) {
+    if (!isLoopback(host)) {
       throw new StorageError(
         "invalid",
         "not-loopback",
@@ -98,22 +154,45 @@ export class ControlPlane {
       );
     }
     const { logger, allowedHosts } = this.#options;
+    let bound = port;
     this.#server = new HttpServer({
       component: "control_plane",
-      routes: controlPlaneRoutes(this.parts, this.accounts),
+      routes: [
+        ...controlPlaneRoutes(this.parts, this.accounts),
+        ...this.#consoleRoutes(() => bound),
+      ],
       metrics: { contentType: "text/plain; version=0.0.4", text: () => "" },
       logger,
       listenHost: host,
       allowedHosts,
-      authorize: (request, scope, found) => authorizeCaller(this.accounts, request, scope, found),
+      authorize: (request, scope, found) =>
+        authorizeCaller(
+          { accounts: this.accounts, sessions: this.#sessions },
+          request,
+          scope,
+          found,
+        ),
       errorBody: (error, id, request) =>
         isProxyRequest(request) ? proxyError(error) : neonError(error, id),
     });
     this.#suspendLoop.start();
     this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
-    const bound = await this.#server.listen(host, port);
+    bound = await this.#server.listen(host, port);
+    this.parts.operations.start();
     void this.#resume();
+    this.#warmAgents.fillSoon();
     return bound;
+  }
+
+  #consoleRoutes(port: () => number): Route[] {
+    return [
+      ...sessionRoutes(this.#sessions, this.accounts, port),
+      ...treeRoutes(this.parts),
+      ...sqlRoutes(this.parts),
+      ...this.#changes.routes(),
+      ...this.#monitoring.routes(),
+      ...pageRoutes(new ConsoleBuild(this.#options.logger)),
+    ];
   }
 
   /** Who starts the services has the home locked until the storage answers: before that, steps would only fail. */
@@ -132,6 +211,9 @@ export class ControlPlane {
   }
 
   async #deleteExpired(): Promise<void> {
+    if (!this.#claims.isFirst()) {
+      return;
+    }
     try {
       await deleteExpiredBranches(this.parts);
     } catch (error) {
@@ -144,7 +226,11 @@ export class ControlPlane {
     this.#suspendLoop.stop();
     this.#expiry?.cancel();
     this.parts.operations.stop();
+    this.#changes.close();
+    this.#monitoring.close();
     await this.#server?.close();
+    await this.#warmAgents.close();
+    await this.parts.operations.leave();
     await this.parts.db.destroy();
   }
 }
@@ -167,9 +253,35 @@ export function controlPlaneRoutes(parts: Parts, accounts: Accounts): Route[] {
     ...roleRoutes(parts),
     ...accountRoutes(parts, accounts),
     ...schemaRoutes(parts),
+    ...jwksRoutes(parts),
     ...proxyRoutes(parts),
     ...unsupportedRoutes(),
   ];
+}
+
+/** Of this control plane, for good: it goes on at once with what a life before this one had begun. */
+function lastingId(file: string): string {
+  const known = readFileIfExists(file)?.toString("utf8").trim();
+  if (known !== undefined && /^[0-9a-f-]{36}$/.test(known)) {
+    return known;
+  }
+  const id = newUuid();
+  writeFileDurably(file, `${id}\n`);
+  return id;
+}
+
+/** StorageError `invalid` where the passwords in the database are sealed with another key than this workdir has. */
+async function requireSameKey(db: Database, secrets: SealedSecrets, file: string): Promise<void> {
+  const fingerprint = secrets.fingerprint();
+  await serialized(db, async (transaction) => {
+    const known = await transaction.selectFrom("secret_key").selectAll().executeTakeFirst();
+    if (known === undefined) {
+      await transaction.insertInto("secret_key").values({ fingerprint }).execute();
+    } else if (known.fingerprint !== fingerprint) {
+      const message = `the passwords in this database are sealed with another key than ${file}: copy the one of its other control plane`;
+      throw new StorageError("invalid", "other-key", message);
+    }
+  });
 }
 
 /** As Neon's clients read it. */

@@ -1,14 +1,6 @@
 // Writes the data directory from which an unmodified Postgres starts, as if it had been shut down at L.
 
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, ftruncateSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nowMs, turn } from "../base/clock.ts";
 import { crc32c } from "../base/crc32c.ts";
@@ -18,10 +10,13 @@ import { type Lsn, segmentNumber, segmentOffset, walFileName } from "../base/lsn
 import type { CheckPoint } from "../postgres/checkpoint.ts";
 import { type ControlParameters, encodeStartControlFile } from "../postgres/control-file.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
-import { DEFAULT_TABLESPACE_OID, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
+import { databaseDirectoryPath, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
+import { makeDirectory } from "./make-directory.ts";
+import { decodeStatisticsFiles } from "./statistics-files.ts";
 import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
+import { makeTablespaces, versionDirectory } from "./tablespace-directories.ts";
 
 /** 16 hex digits of epoch and xid from 17 on, 8 of the xid before (TwoPhaseFilePath). */
 const FULL_XID_TWO_PHASE_MAJOR = 17;
@@ -78,7 +73,12 @@ export interface StartState {
   readonly controlFile: Uint8Array;
   /** pg_filenode.map files; the shared one is spcOid 1664, dbOid 0. */
   readonly relationMaps: readonly { spcOid: number; dbOid: number; bytes: Uint8Array }[];
+  /** Directories of databases, and of those with relations in a tablespace of the user's. */
   readonly databases: readonly { spcOid: number; dbOid: number }[];
+  /** The user's. `location`: absolute; empty where it is in place. */
+  readonly tablespaces: readonly { spcOid: number; location: string }[];
+  /** What a clean stop right at `lsn` has left of pg_stat. */
+  readonly statistics?: Uint8Array | undefined;
   /** pg_twophase files without their CRC. */
   readonly twoPhase: readonly { fullXid: bigint; payload: Uint8Array }[];
   readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
@@ -98,12 +98,14 @@ export interface DataDirectoryOptions {
   };
   /** A standby never writes: for reading at L. */
   readonly standby: boolean;
+  /** All tablespaces are as if in place: for a Postgres without the shim. */
+  readonly tablespacesInPlace?: boolean;
 }
 
 /**
  * Writes everything but relations and SLRU segments, which appear when they are first opened; so it
  * takes as long for a terabyte as for an empty database. Owned by the user that Postgres runs as.
- * StorageError `unsupported` where the state needs what this version cannot give.
+ * StorageError `corrupt` where the state lacks what every one has.
  */
 export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWal {
   const { path, state } = options;
@@ -132,8 +134,12 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
   if (options.standby) {
     write(path, "standby.signal", "");
   }
+  makeTablespaces(path, state, options.tablespacesInPlace === true);
   writeDatabases(path, state, version);
   writeTwoPhaseFiles(path, state, version);
+  for (const { name, bytes } of decodeStatisticsFiles(state.statistics)) {
+    write(path, `pg_stat/${name}`, bytes);
+  }
   write(path, "pg_logical/replorigin_checkpoint", encodeOriginCheckpoint(state.replicationOrigins));
   writeWalSegments(path, wal, state.walSegmentSize);
   write(
@@ -157,32 +163,26 @@ export function replaceConfiguration(path: string, configuration: string): void 
   renameSync(join(path, fresh), join(path, "postgresql.conf"));
 }
 
-/** pg_filenode.map of the shared relations and, with PG_VERSION, of every database. */
+/**
+ * pg_filenode.map of the shared relations and, with PG_VERSION, of every database: in its own tablespace. In
+ * another one it has a directory without either.
+ */
 function writeDatabases(path: string, state: StartState, version: PgVersion): void {
-  for (const { spcOid, dbOid } of state.databases) {
-    if (spcOid === GLOBAL_TABLESPACE_OID) {
-      continue;
-    }
-    if (spcOid !== DEFAULT_TABLESPACE_OID) {
-      throw new StorageError(
-        "unsupported",
-        "user-tablespace",
-        `database ${dbOid} is in tablespace ${spcOid}; only the default one is supported`,
-      );
-    }
-    makeDirectory(join(path, `base/${dbOid}`));
-    write(path, `base/${dbOid}/PG_VERSION`, `${version.major}\n`);
-  }
-  let sharedMap = false;
-  for (const { spcOid, dbOid, bytes } of state.relationMaps) {
-    if (dbOid === 0) {
-      sharedMap = true;
-      write(path, "global/pg_filenode.map", bytes);
-    } else if (spcOid === DEFAULT_TABLESPACE_OID) {
-      write(path, `base/${dbOid}/pg_filenode.map`, bytes);
+  const inTablespaces = versionDirectory(state);
+  const directoryOf = ({ spcOid, dbOid }: { spcOid: number; dbOid: number }) =>
+    databaseDirectoryPath(spcOid, dbOid, inTablespaces);
+  for (const database of state.databases) {
+    if (database.spcOid !== GLOBAL_TABLESPACE_OID) {
+      makeDirectory(join(path, directoryOf(database)));
     }
   }
-  if (!sharedMap) {
+  for (const map of state.relationMaps) {
+    if (map.dbOid !== 0) {
+      write(path, `${directoryOf(map)}/PG_VERSION`, `${version.major}\n`);
+    }
+    write(path, `${directoryOf(map)}/pg_filenode.map`, map.bytes);
+  }
+  if (!state.relationMaps.some(({ dbOid }) => dbOid === 0)) {
     throw new StorageError("corrupt", "no-shared-map", "storage has no shared relation map");
   }
 }
@@ -217,11 +217,6 @@ function writeWalSegments(path: string, wal: SynthesizedWal, segmentSize: number
     }
     giveToPostgres(file);
   }
-}
-
-function makeDirectory(path: string): void {
-  mkdirSync(path, { mode: 0o700 });
-  giveToPostgres(path);
 }
 
 function write(base: string, name: string, content: string | Uint8Array): void {

@@ -1,12 +1,13 @@
 // The shutdown checkpoint record with which a compute begins its term, laid out on WAL pages.
 
-import { addLsn, alignLsn, type Lsn, pageOffset, pageStart, XLOG_BLCKSZ } from "../base/lsn.ts";
+import { alignLsn, type Lsn, pageStart } from "../base/lsn.ts";
 import { type CheckPoint, encodeCheckPoint } from "../postgres/checkpoint.ts";
 import { XLOG_CHECKPOINT_SHUTDOWN } from "../postgres/opcodes.ts";
 import { RM_XLOG_ID } from "../postgres/rmgr.ts";
 import type { PgVersion } from "../postgres/versions.ts";
-import { encodePageHeader, pageHeaderSize } from "../postgres/wal-page.ts";
+import { pageHeaderSize } from "../postgres/wal-page.ts";
 import { encodeRecord } from "../postgres/xlog-record.ts";
+import { skipPageHeader, WalPages } from "./wal-pages.ts";
 
 export interface SynthesizedWal {
   /** Where the record begins: the asked LSN, past a page header where that falls on or into one. */
@@ -48,23 +49,7 @@ export function synthesizeWal(options: {
     prevLsn: options.prevRecordLsn,
     mainData: encodeCheckPoint(checkPoint, options.version),
   });
-  const pages = new Map<Lsn, Uint8Array>();
-  const pageAt = (pageLsn: Lsn, remainingLength: number) => {
-    let bytes = pages.get(pageLsn);
-    if (bytes === undefined) {
-      bytes = new Uint8Array(XLOG_BLCKSZ);
-      encodePageHeader(new DataView(bytes.buffer), 0, {
-        pageMagic: options.version.pageMagic,
-        pageLsn,
-        systemId: options.systemId,
-        timeline: 1,
-        segmentSize,
-        remainingLength,
-      });
-      pages.set(pageLsn, bytes);
-    }
-    return bytes;
-  };
+  const pages = new WalPages(options);
   const segmentStart = (lsn: Lsn) => (lsn - (lsn % segmentSize)) as Lsn;
 
   const firstPage = pageStart(recordStart);
@@ -72,34 +57,9 @@ export function synthesizeWal(options: {
   // record from the page before, and skip them.
   const skipped = recordStart - firstPage - pageHeaderSize(firstPage, segmentSize);
   if (segmentStart(recordStart) !== firstPage) {
-    pageAt(segmentStart(recordStart), 0);
+    pages.pageAt(segmentStart(recordStart), 0);
   }
-  pageAt(firstPage, skipped);
-  let at = recordStart;
-  let done = 0;
-  while (done < record.length) {
-    if (pageOffset(at) === 0) {
-      pageAt(at, record.length - done);
-      at = addLsn(at, pageHeaderSize(at, segmentSize));
-    }
-    const take = Math.min(record.length - done, XLOG_BLCKSZ - pageOffset(at));
-    pageAt(pageStart(at), 0).set(record.subarray(done, done + take), pageOffset(at));
-    done += take;
-    at = addLsn(at, take);
-  }
-  return {
-    recordStart,
-    recordEnd: alignLsn(at),
-    checkPoint,
-    pages: [...pages]
-      .map(([pageLsn, bytes]) => ({ pageLsn, bytes }))
-      .sort((a, b) => a.pageLsn - b.pageLsn),
-  };
-}
-
-/** The first position at or after `lsn` where a record can begin. */
-function skipPageHeader(lsn: Lsn, segmentSize: number): Lsn {
-  const page = pageStart(lsn);
-  const header = pageHeaderSize(page, segmentSize);
-  return lsn - page < header ? addLsn(page, header) : lsn;
+  pages.pageAt(firstPage, skipped);
+  const recordEnd = pages.put(record, recordStart);
+  return { recordStart, recordEnd, checkPoint, pages: pages.pages };
 }

@@ -11,7 +11,13 @@ import { errorBody, statusOfError } from "./http-errors.ts";
 import type { HttpLimits } from "./limits.ts";
 import { checkHost, checkJson, checkOrigin, parseTarget } from "./request-guard.ts";
 import { RequestMetrics } from "./request-metrics.ts";
-import { mediaRoute, type Route, type Scope } from "./route.ts";
+import {
+  AnswerWithHeaders,
+  type MediaAnswer,
+  mediaRoute,
+  type Route,
+  type Scope,
+} from "./route.ts";
 import { type FoundRoute, RouteTable } from "./route-table.ts";
 
 export interface MetricsSource {
@@ -42,6 +48,8 @@ export interface DispatcherOptions {
     | undefined;
 }
 
+/** What is told of now is not to be kept; and it is what its type says. */
+const DEFAULT_HEADERS = { "cache-control": "no-store", "x-content-type-options": "nosniff" };
 const UNKNOWN_ROUTE = { method: "none", path: "none" };
 const CHANGES = new Set(["POST", "PUT", "PATCH", "DELETE"]);
 
@@ -73,11 +81,14 @@ export class Dispatcher {
       route = found.route;
       const caller = await this.#options.authorize?.(request, found.route.scope, found);
       const body = CHANGES.has(found.route.method)
-        ? await readJson(request, this.#options.limits.maxBodyBytes)
+        ? await readJson(request, found.route.maxBodyBytes ?? this.#options.limits.maxBodyBytes)
         : undefined;
       const { params, query } = found;
-      const answer = await found.route.handle({ id, params, query, body, caller });
+      const given = await found.route.handle({ id, params, query, body, caller });
+      const { headers, answer } =
+        given instanceof AnswerWithHeaders ? given : { headers: {}, answer: given };
       await this.#checkAnswer(found.route, answer);
+      setHeaders(response, { ...DEFAULT_HEADERS, ...headers });
       await this.#send(response, found.route, answer);
     } catch (error) {
       failure = error;
@@ -180,14 +191,9 @@ export class Dispatcher {
   async #send(response: ServerResponse, route: Route, answer: unknown): Promise<void> {
     response.statusCode = route.status;
     response.setTimeout(this.#options.limits.sendTimeoutMs, () => response.destroy());
-    if (route.mediaType !== undefined && typeof answer !== "string") {
-      response.setHeader("content-type", route.mediaType);
-      const chunks = answer as AsyncIterable<Uint8Array>;
-      await pipeline(Readable.from(chunks, { objectMode: false }), response);
-      return;
-    }
     if (route.mediaType !== undefined) {
-      sendText(response, route.mediaType, answer as string);
+      const mediaType = `${response.getHeader("content-type") ?? route.mediaType}`;
+      await sendMedia(response, mediaType, answer as MediaAnswer);
     } else if (answer === undefined) {
       response.end();
     } else {
@@ -252,7 +258,26 @@ export class Dispatcher {
   }
 }
 
-function sendText(response: ServerResponse, contentType: string, text: string): void {
+function setHeaders(response: ServerResponse, headers: Readonly<Record<string, string>>): void {
+  for (const [name, value] of Object.entries(headers)) {
+    response.setHeader(name, value);
+  }
+}
+
+async function sendMedia(
+  response: ServerResponse,
+  mediaType: string,
+  answer: MediaAnswer,
+): Promise<void> {
+  if (typeof answer === "string" || answer instanceof Uint8Array) {
+    sendText(response, mediaType, answer);
+    return;
+  }
+  response.setHeader("content-type", mediaType);
+  await pipeline(Readable.from(answer, { objectMode: false }), response);
+}
+
+function sendText(response: ServerResponse, contentType: string, text: string | Uint8Array): void {
   response.setHeader("content-type", contentType);
   response.setHeader("content-length", Buffer.byteLength(text));
   response.end(text);

@@ -1,7 +1,9 @@
 // The OpenAPI 3.1 document of a component, made from its routes and their zod schemas.
 
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
+import { ROOT } from "../base/program-files.mjs";
 import type { ErrorBody } from "./http-errors.ts";
 import type { Route } from "./route.ts";
 
@@ -43,7 +45,7 @@ export async function openApiDocument(component: string, routes: readonly Route[
 }
 
 function version(): string {
-  const path = new URL("../../package.json", import.meta.url);
+  const path = join(ROOT, "package.json");
   return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 

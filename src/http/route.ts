@@ -45,6 +45,8 @@ export interface Route {
   readonly status: number;
   /** Absent: JSON, or nothing where `handle` gives undefined. */
   readonly mediaType: string | undefined;
+  /** Of a request; absent: the server's limit. */
+  readonly maxBodyBytes?: number;
   /** Loaded when asked for, where loading zod costs too much (the compute agent). */
   schemas(): RouteSchemas | Promise<RouteSchemas>;
   /** A value for JSON; with a media type a string or chunks of bytes. */
@@ -64,10 +66,24 @@ export interface RouteDeclaration<P, Q, B, A> {
   readonly answer?: z.ZodType<A>;
 }
 
+/** An answer that has headers of its own; a `content-type` among them takes the place of the route's. */
+export class AnswerWithHeaders<A> {
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly answer: A;
+
+  constructor(headers: Readonly<Record<string, string>>, answer: A) {
+    this.headers = headers;
+    this.answer = answer;
+  }
+}
+
+type Answer<A> = A | AnswerWithHeaders<A>;
+
 /** Handlers see what the schemas made of the request; StorageError `invalid` names what they refuse. */
 export function route<P = unknown, Q = unknown, B = unknown, A = void>(
   declaration: RouteDeclaration<P, Q, B, A>,
-  handle: (request: HttpRequest<P, Q, B>) => NoInfer<A> | Promise<NoInfer<A>>,
+  handle: (request: HttpRequest<P, Q, B>) => Answer<NoInfer<A>> | Promise<Answer<NoInfer<A>>>,
 ): Route {
   const { params, query, body, answer } = declaration;
   return {
@@ -86,29 +102,30 @@ export function route<P = unknown, Q = unknown, B = unknown, A = void>(
 }
 
 /** A route whose answer is no JSON: text, or chunks of bytes that are sent as they come. */
-export function mediaRoute<P = unknown, Q = unknown>(
-  declaration: Omit<RouteDeclaration<P, Q, unknown, unknown>, "body" | "answer"> & {
+export function mediaRoute<P = unknown, Q = unknown, B = unknown>(
+  declaration: Omit<RouteDeclaration<P, Q, B, unknown>, "answer"> & {
     readonly mediaType: string;
   },
-  handle: (request: HttpRequest<P, Q>) => MediaAnswer | Promise<MediaAnswer>,
+  handle: (request: HttpRequest<P, Q, B>) => Answer<MediaAnswer> | Promise<Answer<MediaAnswer>>,
 ): Route {
-  const { params, query, mediaType } = declaration;
+  const { params, query, body, mediaType } = declaration;
   return {
     ...head(declaration),
     mediaType,
-    schemas: () => ({ params, query }),
+    schemas: () => ({ params, query, body }),
     handle: (request) =>
       handle({
         id: request.id,
         params: check(params, request.params),
         query: check(query, request.query),
-        body: undefined,
+        body: check(body, request.body),
         caller: request.caller,
       }),
   };
 }
 
-export type MediaAnswer = string | AsyncIterable<Uint8Array>;
+/** Of an iterable the `return` is called when the caller goes away, also while its `next` is waited for. */
+export type MediaAnswer = string | Uint8Array | AsyncIterable<Uint8Array>;
 
 function head(
   declaration: Pick<Route, "method" | "path" | "summary" | "scope"> & { status?: number },

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { FakeStorageNode } from "../../testing/fake-storage-node.ts";
-import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { parseTenantId, parseTimelineId, type TimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import {
   branchNames,
@@ -14,12 +14,15 @@ import {
   deleteTenant,
   majorOf,
   removeUnfinished,
+  renameBranch,
   resolveBranch,
   splitNameAtLsn,
 } from "./branches.ts";
 import { pgBinOf } from "./config.ts";
 import { controllerOf } from "./controller.ts";
 import { StrataHome } from "./home.ts";
+import { withHomeShared } from "./lock.ts";
+import { recordSwitch } from "./state/home-state.ts";
 
 const TENANT = parseTenantId("a".repeat(32));
 const FIRST = parseTimelineId("1".repeat(32));
@@ -104,6 +107,23 @@ test("createTimeline: names are no more than names, and may look like people's g
   await deleteBranch(home, TENANT, "__proto__");
   assert.throws(() => resolveBranch(home.config(), TENANT, "__proto__"), { kind: "not-found" });
   assert.equal(pageserver.timelines.size, names.length - 1);
+});
+
+test("renameBranch: the timeline and a reset that is under way go with the name; a taken one is refused", async (t) => {
+  const { home } = await makeHome(t);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "dev" });
+  await createTimeline(home, { tenantId: TENANT, timelineId: SECOND, branchName: "other" });
+  const reset = { asked: "reset", restart: [] };
+  home.update((draft) => recordSwitch(draft, TENANT, "dev", reset));
+  assert.throws(() => renameBranch(home, TENANT, "dev", "other"), { code: "branch-exists" });
+  assert.throws(() => renameBranch(home, TENANT, "nosuch", "x"), { code: "no-branch" });
+  renameBranch(home, TENANT, "dev", "work");
+  const { branchNameMappings, branchSwitches } = home.config();
+  assert.deepEqual([...branchNameMappings.get(TENANT)!].toSorted(), [
+    ["other", SECOND],
+    ["work", FIRST],
+  ]);
+  assert.deepEqual([...branchSwitches.get(TENANT)!.keys()], ["work"]);
 });
 
 test("checkBranchName: refuses what listings and name@lsn stumble over", () => {
@@ -198,6 +218,31 @@ test("createTimeline: what a failure left behind is removed by the next creation
   await createTimeline(home, { ...wanted, timelineId: SECOND });
   assert.deepEqual([...pageserver.timelines.keys()], [SECOND]);
   assert.equal(resolveBranch(home.config(), TENANT, "main"), SECOND);
+});
+
+test("createTimeline: many at once; what one is making is no leftover for another", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
+  const held = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<void>();
+  safekeeper.beforeCreate = async () => {
+    asked.resolve();
+    await held.promise;
+  };
+  const branch = (timelineId: TimelineId, branchName: string) =>
+    withHomeShared(home, () => createTimeline(home, { tenantId: TENANT, timelineId, branchName }));
+  const slow = branch(SECOND, "slow");
+  await asked.promise;
+  safekeeper.beforeCreate = undefined;
+  // Its creation begins with the removal of what others have left.
+  await branch(parseTimelineId("3".repeat(32)), "quick");
+  assert.deepEqual(pageserver.deleted, []);
+  assert.ok(home.config().unfinishedTimelines.get(TENANT)?.has(SECOND));
+  await branch(parseTimelineId("4".repeat(32)), "slow");
+  held.resolve();
+  await assert.rejects(slow, { kind: "conflict", code: "branch-exists" });
+  assert.deepEqual(pageserver.deleted, [SECOND], "nobody gets to know of it");
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
 });
 
 test("deleteBranch: branches of it are named and stay; cut short, the next command finishes it", async (t) => {

@@ -1,4 +1,4 @@
-// Tenants, timelines and the branch names that the home's configuration gives them.
+// Tenants, timelines and the branch names that the home's state gives them.
 
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import {
@@ -12,9 +12,18 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
-import { nameBranch, noteUnfinished, pgBinOf, recordSwitch, type StrataConfig } from "./config.ts";
+import { type HomeSettings, pgBinOf } from "./config.ts";
 import { controllerOf } from "./controller.ts";
 import type { StrataHome } from "./home.ts";
+import { ifUnlocked, withLock } from "./lock.ts";
+import {
+  forgetUnfinished,
+  type HomeState,
+  type HomeStateDraft,
+  nameBranch,
+  noteUnfinished,
+  recordSwitch,
+} from "./state/home-state.ts";
 import { strataCommand } from "./strata-command.ts";
 
 export const DEFAULT_BRANCH_NAME = "main";
@@ -41,7 +50,7 @@ export async function majorOf(
 }
 
 /** The given tenant, else the default one. */
-export function resolveTenant(config: StrataConfig, given: string | undefined): TenantId {
+export function resolveTenant(config: HomeState, given: string | undefined): TenantId {
   const id = given ?? config.defaultTenantId;
   if (id === undefined) {
     throw new StorageError(
@@ -53,12 +62,12 @@ export function resolveTenant(config: StrataConfig, given: string | undefined): 
   return parseTenantId(id);
 }
 
-export function branchNames(config: StrataConfig, tenantId: string): Map<string, string> {
+export function branchNames(config: HomeState, tenantId: string): Map<string, string> {
   const mapping = config.branchNameMappings.get(tenantId) ?? [];
   return new Map([...mapping].map(([name, timelineId]) => [timelineId, name]));
 }
 
-export function resolveBranch(config: StrataConfig, tenantId: TenantId, name: string): TimelineId {
+export function resolveBranch(config: HomeState, tenantId: TenantId, name: string): TimelineId {
   const id = config.branchNameMappings.get(tenantId)?.get(name);
   if (id === undefined) {
     throw new StorageError(
@@ -114,7 +123,7 @@ export function splitNameAtLsn(text: string): { name: string; lsn?: string } {
     : { name: text };
 }
 
-export function requireFreeBranchName(config: StrataConfig, tenantId: string, name: string): void {
+export function requireFreeBranchName(config: HomeState, tenantId: string, name: string): void {
   checkBranchName(name);
   if (config.branchNameMappings.get(tenantId)?.has(name) === true) {
     throw new StorageError("conflict", "branch-exists", `branch '${name}' already exists`);
@@ -137,19 +146,36 @@ export interface NewBranch {
 
 /**
  * Creates a timeline on the pageserver, then on every safekeeper, then names it; call with the home
- * locked. What a crash leaves behind in between has no name and is removed by the next creation.
+ * locked or shared. What a crash leaves behind in between has no name and is removed by the next creation.
  */
 export async function createTimeline(home: StrataHome, wanted: NewBranch): Promise<TimelineInfo> {
   const { tenantId, branchName } = wanted;
   requireFreeBranchName(home.config(), tenantId, branchName);
-  const info = await createUnnamed(home, wanted);
-  home.update((draft) => nameTimeline(draft, tenantId, branchName, info.timeline_id));
-  return info;
+  const timelineId = wanted.timelineId ?? generateTimelineId();
+  return await withLock(home.path, creationLock(timelineId), async () => {
+    const info = await createUnnamed(home, wanted, timelineId);
+    try {
+      home.update((draft) => {
+        // Who else makes branches may have been first.
+        requireFreeBranchName(draft, tenantId, branchName);
+        nameTimeline(draft, tenantId, branchName, timelineId);
+      });
+    } catch (error) {
+      await removeTimeline(home, tenantId, timelineId).catch(() => undefined);
+      throw error;
+    }
+    return info;
+  });
 }
+
+/** Held while a timeline of the id is being made: nobody takes it for what a crash left. Their files stay for ever, so they are few. */
+const creationLock = (timelineId: string) =>
+  `creation ${Number.parseInt(timelineId.slice(0, 2), 16) % CREATION_LOCKS}`;
+const CREATION_LOCKS = 64;
 
 /** It is finished then. */
 export function nameTimeline(
-  draft: StrataConfig,
+  draft: HomeStateDraft,
   tenantId: string,
   branchName: string,
   timelineId: string,
@@ -158,10 +184,28 @@ export function nameTimeline(
   forgetUnfinished(draft, tenantId, timelineId);
 }
 
-/** On the list of what is to be removed, until it gets a name. */
+/** StorageError `not-found` where there is no such branch, `conflict` where the new name is taken. Call with the home locked. */
+export function renameBranch(
+  home: StrataHome,
+  tenantId: TenantId,
+  name: string,
+  newName: string,
+): void {
+  home.update((draft) => {
+    const timelineId = resolveBranch(draft, tenantId, name);
+    requireFreeBranchName(draft, tenantId, newName);
+    draft.branchNameMappings.get(tenantId)?.delete(name);
+    nameBranch(draft, tenantId, newName, timelineId);
+    recordSwitch(draft, tenantId, newName, draft.branchSwitches.get(tenantId)?.get(name));
+    recordSwitch(draft, tenantId, name, undefined);
+  });
+}
+
+/** On the list of what is to be removed, until it gets a name. Call with the home locked. */
 export async function createUnnamed(
   home: StrataHome,
   wanted: Omit<NewBranch, "branchName">,
+  timelineId = wanted.timelineId ?? generateTimelineId(),
 ): Promise<TimelineInfo> {
   const { tenantId } = wanted;
   const config = home.config();
@@ -174,7 +218,6 @@ export async function createUnnamed(
     findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   }
   await removeUnfinished(home);
-  const timelineId = wanted.timelineId ?? generateTimelineId();
   if (wanted.timelineId !== undefined) {
     await requireNew(home, tenantId, wanted.timelineId);
   }
@@ -191,7 +234,7 @@ export async function createUnnamed(
 }
 
 /** Postgres's PG_VERSION_NUM: 17.10 is 170010. */
-export function versionNumber(config: StrataConfig, pgVersion: number): number {
+export function versionNumber(config: HomeSettings, pgVersion: number): number {
   const { version } = findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   const [major, minor] = version.split(".");
   return Number(major) * 10_000 + (Number.parseInt(minor ?? "0", 10) || 0);
@@ -228,18 +271,9 @@ export async function requireNew(
   throw new StorageError("conflict", "timeline-exists", message);
 }
 
-/** It has a name now, or is gone. */
-export function forgetUnfinished(config: StrataConfig, tenantId: string, timelineId: string): void {
-  const unfinished = config.unfinishedTimelines.get(tenantId);
-  unfinished?.delete(timelineId);
-  if (unfinished?.size === 0) {
-    config.unfinishedTimelines.delete(tenantId);
-  }
-}
-
 /**
- * Removes what creations and deletions have left behind; call with the home locked. Best effort: what
- * cannot be removed now stays on the list for the next time. `kept` is left alone: who calls goes on with it.
+ * Removes what creations and deletions have left behind; call with the home locked or shared. Best effort: what
+ * cannot be removed now, or is being made by others, stays on the list for the next time. `kept` is left alone: who calls goes on with it.
  */
 export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Promise<void> {
   const isKept = (tenantId: string) =>
@@ -250,15 +284,23 @@ export async function removeUnfinished(home: StrataHome, kept?: TimelineId): Pro
   const config = home.config();
   for (const [tenantId, timelineIds] of config.unfinishedTimelines) {
     for (const timelineId of [...timelineIds].filter((id) => id !== kept)) {
-      try {
-        const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
-        await controllerOf(home).deleteTimeline(...ids);
-      } catch {
-        continue;
-      }
-      home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
+      await ifUnlocked(home.path, creationLock(timelineId), async () => {
+        // Meanwhile it may have got its name.
+        if (home.config().unfinishedTimelines.get(tenantId)?.has(timelineId) === true) {
+          await removeTimeline(home, parseTenantId(tenantId), parseTimelineId(timelineId));
+        }
+      }).catch(() => undefined);
     }
   }
+}
+
+async function removeTimeline(
+  home: StrataHome,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<void> {
+  await controllerOf(home).deleteTimeline(tenantId, timelineId);
+  home.update((draft) => forgetUnfinished(draft, tenantId, timelineId));
 }
 
 /** Of what the home has on record nothing is left when it resolves. */

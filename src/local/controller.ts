@@ -1,4 +1,4 @@
-// The storage controller of a home: its state is config.json, its computes are the home's endpoints.
+// The storage controller of a home: its state is the home's, its computes are the home's endpoints.
 
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
@@ -12,10 +12,10 @@ import {
   StorageController,
   type TimelinePlacement,
 } from "../storage-controller/storage-controller.ts";
-import { recordMembership, type StrataConfig } from "./config.ts";
 import { clientOf, type Endpoint, endpointState, listEndpoints } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
 import { withLock } from "./lock.ts";
+import { type HomeState, recordMembership } from "./state/home-state.ts";
 
 type LockHome = <T>(body: () => Promise<T>) => Promise<T>;
 
@@ -70,7 +70,7 @@ class HomeControllerStore implements ControllerStore {
 }
 
 /** It has a name, or is on its way to one or to its end. */
-function isKnown(config: StrataConfig, tenantId: string, timelineId: string): boolean {
+function isKnown(config: HomeState, tenantId: string, timelineId: string): boolean {
   const names = config.branchNameMappings.get(tenantId)?.values().toArray() ?? [];
   return (
     names.includes(timelineId) || config.unfinishedTimelines.get(tenantId)?.has(timelineId) === true

@@ -132,5 +132,7 @@ test("lastWords: an error line of the log where there is no fatal one", (t) => {
   ];
   writeFileSync(daemon.logFile, `${lines.join("\n")}\n`);
   assert.equal(lastWords(daemon.logFile, 0), "cannot start: no disk");
+  writeFileSync(daemon.logFile, '{"level":"warn","msg":"tried again","reason":"nobody there"}\n');
+  assert.equal(lastWords(daemon.logFile, 0), "tried again: nobody there");
   assert.equal(lastWords(join(daemon.workdir, "none"), 0), undefined);
 });

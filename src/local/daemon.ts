@@ -1,14 +1,17 @@
 // Starts and stops one daemon: detached, with a pid file and a log in its working directory.
 
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { directoryHolder, type StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
-import { requireFree } from "../base/ports.ts";
+import { requireFree } from "../base/network/ports.ts";
+import { programOf } from "../base/program-files.mjs";
 import { splitAddress } from "../compute/api.ts";
 import { isDaemonOf, readPidFile, sendSignal, waitForExit } from "./processes.ts";
+
+/** Of every process of ours. */
+export const NODE_FLAGS: readonly string[] = ["--disable-warning=ExperimentalWarning"];
 
 export type Print = (line: string) => void;
 
@@ -20,7 +23,7 @@ export interface Daemon {
   /** Written by the daemon itself once it listens. */
   readonly pidFile: string;
   readonly logFile: string;
-  /** Absolute path of its main.ts. */
+  /** Its program, as programOf() takes it. */
   readonly entry: string;
   /** After `--workdir DIR`. */
   readonly args: readonly string[];
@@ -35,6 +38,18 @@ export interface Daemon {
 export type DaemonState =
   | { readonly state: "running"; readonly pid: number }
   | { readonly state: "stopped" | "crashed" };
+
+/** A process that becomes a daemon, or has. */
+export interface DaemonChild {
+  readonly pid: number;
+  /** How it ended; undefined while it lives. */
+  ended(): string | undefined;
+  /** It has started: it outlives this process. */
+  release(): void;
+}
+
+/** How a daemon's process is made. Its output goes to the daemon's log. */
+export type Spawn = (daemon: Daemon) => DaemonChild | Promise<DaemonChild>;
 
 /** `crashed`: a pid file is there but not its process. */
 export function daemonState(daemon: Daemon): DaemonState {
@@ -55,12 +70,13 @@ export function daemonState(daemon: Daemon): DaemonState {
  */
 export async function startDaemon(
   daemon: Daemon,
-  options: { timeoutMs: number; print: Print },
+  options: { timeoutMs: number; print: Print; spawn?: Spawn | undefined },
 ): Promise<number> {
   const before = daemonState(daemon);
   if (before.state === "running") {
     const logEnd = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
-    await waitUntilAnswering(daemon, before.pid, () => false, options.timeoutMs, logEnd);
+    const runs = { pid: before.pid, ended: () => undefined };
+    await waitUntilAnswering(daemon, runs, options.timeoutMs, logEnd);
     options.print(`${daemon.name} is already running, pid: ${before.pid}`);
     return before.pid;
   }
@@ -71,20 +87,27 @@ export async function startDaemon(
   mkdirSync(daemon.workdir, { recursive: true });
   rmSync(daemon.pidFile, { force: true });
   const logStart = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
-  const pid = await launch(daemon, options.timeoutMs, logStart);
+  const child = await (options.spawn ?? spawnDaemon)(daemon);
+  await launch(daemon, child, options.timeoutMs, logStart);
+  const { pid } = child;
   options.print(`${daemon.name} started and passed status check, pid: ${pid}`);
   return pid;
 }
 
-async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Promise<number> {
+/** A new process of the daemon's program. */
+export function spawnDaemon(daemon: Daemon): DaemonChild {
   const log = openSync(daemon.logFile, "a", 0o600);
-  const args = ["--disable-warning=ExperimentalWarning", daemon.entry, "--workdir", daemon.workdir];
-  const child = spawn(process.execPath, [...args, ...daemon.args], {
+  const args = ["--workdir", daemon.workdir, ...daemon.args];
+  const child = spawn(process.execPath, [...NODE_FLAGS, programOf(daemon.entry), ...args], {
     detached: true,
     cwd: daemon.workdir,
     stdio: ["ignore", log, log],
   });
   closeSync(log);
+  return watched(child);
+}
+
+export function watched(child: ChildProcess): DaemonChild {
   let ended: string | undefined;
   child.once("exit", (code, signal) => {
     ended = signal === null ? `exit code ${code}` : `signal ${signal}`;
@@ -92,15 +115,23 @@ async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Prom
   child.once("error", (error) => {
     ended = error.message;
   });
-  const pid = child.pid ?? 0;
+  return { pid: child.pid ?? 0, ended: () => ended, release: () => child.unref() };
+}
+
+async function launch(
+  daemon: Daemon,
+  child: DaemonChild,
+  timeoutMs: number,
+  logStart: number,
+): Promise<void> {
+  const { pid } = child;
   try {
-    const hasEnded = () => ended !== undefined;
-    if (!(await waitUntilAnswering(daemon, pid, hasEnded, timeoutMs, logStart))) {
-      const why = lastWords(daemon.logFile, logStart) ?? ended;
+    if (!(await waitUntilAnswering(daemon, child, timeoutMs, logStart))) {
+      const why = lastWords(daemon.logFile, logStart) ?? child.ended();
       throw new StorageError("unavailable", "start-failed", `start ${daemon.name}: ${why}`);
     }
   } catch (error) {
-    if (ended === undefined && pid > 0) {
+    if (child.ended() === undefined && pid > 0) {
       sendSignal(pid, "SIGQUIT");
       if (!(await waitForExit(pid, STOP_PATIENCE_MS.immediate))) {
         sendSignal(pid, "SIGKILL");
@@ -109,23 +140,21 @@ async function launch(daemon: Daemon, timeoutMs: number, logStart: number): Prom
     }
     throw error;
   }
-  child.unref();
-  return pid;
+  child.release();
 }
 
 const PROBE_INTERVAL_MS = 5;
 
-/** True once it answers, false when `hasEnded`; StorageError `unavailable` after the time. */
+/** True once it answers, false when it has ended; StorageError `unavailable` after the time. */
 async function waitUntilAnswering(
   daemon: Daemon,
-  pid: number,
-  hasEnded: () => boolean,
+  { pid, ended }: Pick<DaemonChild, "pid" | "ended">,
   timeoutMs: number,
   logStart: number,
 ): Promise<boolean> {
   const deadline = monotonicMs() + timeoutMs;
   for (;;) {
-    if (hasEnded()) {
+    if (ended() !== undefined) {
       return false;
     }
     if (readPidFile(daemon.pidFile) === pid && (await daemon.probe())) {
@@ -157,10 +186,11 @@ function lastProblem(lines: readonly string[]): string | undefined {
       const entry = JSON.parse(line) as {
         level?: string;
         msg?: string;
+        reason?: string;
         error?: { message?: string };
       };
       if (/^(warn|error|fatal)$/.test(entry.level ?? "")) {
-        return [entry.msg, entry.error?.message].filter(Boolean).join(": ");
+        return [entry.msg, entry.error?.message ?? entry.reason].filter(Boolean).join(": ");
       }
     } catch {
       // Not one of our lines.
@@ -231,9 +261,4 @@ export async function endProcess(
     throw new StorageError("unavailable", "stop-failed", `${name} with pid ${pid} does not stop`);
   }
   print(`${name} stopped`);
-}
-
-/** The main.ts of a component, whose folder is beside ours. */
-export function entryOf(component: string): string {
-  return join(dirname(import.meta.dirname), component, "main.ts");
 }

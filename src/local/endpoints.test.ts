@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -148,4 +156,26 @@ test("a damaged endpoint can be stopped and destroyed", async (t) => {
   destroyEndpoint(found);
   assert.throws(() => findEvenDamaged(home, "broken"), { kind: "not-found" });
   await create(home, "broken");
+});
+
+test("createEndpoint: begins with what starts of its branch have read, or of the tenant's last one", async (t) => {
+  const home = await homeIn(t);
+  const record = (endpoint: Endpoint) => join(endpoint.directory, "start-reads.json");
+  const first = await create(home, "first");
+  assert.equal(existsSync(record(first)), false);
+  writeFileSync(record(first), "first");
+  utimesSync(record(first), 1000, 1000);
+  const other = await create(home, "other", { timelineId: parseTimelineId("c".repeat(32)) });
+  assert.equal(readFileSync(record(other), "utf8"), "first");
+  writeFileSync(record(other), "other");
+  utimesSync(record(other), 2000, 2000);
+  const same = await create(home, "same");
+  assert.equal(readFileSync(record(same), "utf8"), "first");
+  rmSync(record(same));
+  const branch = await create(home, "branch", { timelineId: parseTimelineId("d".repeat(32)) });
+  assert.equal(readFileSync(record(branch), "utf8"), "other");
+  for (const more of [{ pgVersion: 16 }, { tenantId: parseTenantId("e".repeat(32)) }]) {
+    const stranger = await create(home, `stranger-${Object.keys(more)}`, more);
+    assert.equal(existsSync(record(stranger)), false);
+  }
 });

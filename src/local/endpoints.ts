@@ -1,13 +1,13 @@
 // Endpoints of a home: their directories, ports, and the agents that run in them.
 
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { StopMode } from "../base/daemon.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import { type EndpointSpec, parseEndpointSpec } from "../compute/api.ts";
+import { type EndpointSpec, parseEndpointSpec, START_READS_NAME } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import {
   enterableDirectory,
@@ -23,8 +23,8 @@ import {
   type Daemon,
   type DaemonState,
   daemonState,
-  entryOf,
   type Print,
+  type Spawn,
   startDaemon,
   stopDaemon,
 } from "./daemon.ts";
@@ -189,6 +189,11 @@ export function endpointState(endpoint: Endpoint | DamagedEndpoint): DaemonState
   return daemonState(agentDaemon(endpoint));
 }
 
+/** When its agent last wrote to its log, milliseconds since 1970; undefined where it never did. */
+export function lastWordMs(endpoint: Endpoint): number | undefined {
+  return statSync(agentDaemon(endpoint).logFile, { throwIfNoEntry: false })?.mtimeMs;
+}
+
 function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
   const { directory } = endpoint;
   const pidFile = join(directory, "compute.pid");
@@ -197,7 +202,7 @@ function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
     workdir: directory,
     pidFile,
     logFile: join(directory, "compute.log"),
-    entry: entryOf("compute"),
+    entry: "compute/main.ts",
     args: agentAuthArguments(directory),
     addresses: "spec" in endpoint ? addressesOf(endpoint.spec) : [],
     otherPorts: "'endpoint create --pg-port N --internal-http-port N' names others",
@@ -260,7 +265,32 @@ export async function createEndpoint(
   enterableDirectory(home.endpointsDirectory());
   enterableDirectory(directory);
   writeSpec(directory, spec);
+  inheritStartReads(existing, spec, directory);
   return { id, directory, spec };
+}
+
+/**
+ * Its first start finds in its data directory what starts of its branch have read, or else of the branch of the
+ * tenant that started last: its parent, as a rule; another one's costs time only (compute/pages/start-reads.ts).
+ */
+function inheritStartReads(
+  existing: readonly Endpoint[],
+  spec: EndpointSpec,
+  directory: string,
+): void {
+  const records = existing
+    .filter((one) => one.spec.tenantId === spec.tenantId && one.spec.pgVersion === spec.pgVersion)
+    .flatMap((one) => {
+      const path = join(one.directory, START_READS_NAME);
+      const status = statSync(path, { throwIfNoEntry: false });
+      const isSameBranch = one.spec.timelineId === spec.timelineId;
+      return status === undefined ? [] : [{ path, isSameBranch, writtenMs: status.mtimeMs }];
+    })
+    .sort((a, b) => Number(b.isSameBranch) - Number(a.isSameBranch) || b.writtenMs - a.writtenMs);
+  const record = records[0] && readFileIfExists(records[0].path);
+  if (record !== undefined) {
+    writeFileSync(join(directory, START_READS_NAME), record);
+  }
 }
 
 function storageAddresses(
@@ -372,7 +402,7 @@ export async function startEndpoint(
   home: StrataHome,
   endpoint: Endpoint,
   placement: TimelinePlacement,
-  options: { timeoutMs: number; print: Print; allowMultiple?: boolean },
+  options: { timeoutMs: number; print: Print; allowMultiple?: boolean; spawn?: Spawn },
 ): Promise<void> {
   // Before we had its lock somebody may have destroyed it, or its branch been reset.
   if (findEndpoint(home, endpoint.id).spec.timelineId !== endpoint.spec.timelineId) {
@@ -395,7 +425,10 @@ export async function startEndpoint(
     refreshPlacement(refreshSecret(home, endpoint), placement);
     renewAgentToken(home, endpoint.directory, endpoint.spec.tenantId);
   }
-  await startDaemon(agentDaemon(endpoint), options);
+  const daemon = agentDaemon(endpoint);
+  // What a killed agent left of its Postgres may have the port still: the new one ends that, and looks then.
+  const addresses = daemonState(daemon).state === "crashed" ? [] : daemon.addresses;
+  await startDaemon({ ...daemon, addresses }, options);
 }
 
 /** Tells an endpoint of a tenant that is older than the home's password to set it. */

@@ -85,7 +85,7 @@ test("StrataHome: what a membership record has is a list of ids or not there", (
     for (const field of ["newMembers", "excluding"]) {
       const record = { generation: 1, members: [1], [field]: wrong };
       const memberships = { [tenant]: { [timeline]: record } };
-      writeFileSync(path, JSON.stringify({ ...written, memberships }));
+      writeFileSync(path, JSON.stringify({ ...written, formatVersion: 1, memberships }));
       assert.throws(() => home.config(), new RegExp(`${timeline}\\.${field} expected`));
     }
   }

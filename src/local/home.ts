@@ -1,4 +1,8 @@
-// The directory that holds everything of one local Strata: its configuration and where each daemon works.
+// The directory that holds everything of one local Strata: its settings, its state and where each daemon works.
+//
+// What a person may set is in config.json, what commands change is in home.db. A home of a version that had all of it in
+// config.json (format 1) is taken over by the first change: home.db is written whole, then config.json without it. Until that
+// second step is on disk config.json is what counts, so that a crash between the two loses nothing.
 
 import {
   accessSync,
@@ -18,7 +22,8 @@ import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
 import { enterableDirectory } from "../postgres/installation.ts";
 import {
-  formatConfig,
+  formatSettings,
+  type HomeSettings,
   type InitSettings,
   parseConfig,
   type StrataConfig,
@@ -27,13 +32,19 @@ import {
 import { LOCKS_DIRECTORY, notWritable } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
 import { adminTokenFile, hasServiceKeys } from "./service-keys.ts";
+import { emptyState, type HomeState, type HomeStateDraft } from "./state/home-state.ts";
+import { StateFile } from "./state/state-file.ts";
 import { strataCommand } from "./strata-command.ts";
+
+/** SQLite has others beside it, called after it. */
+const STATE_FILE = "home.db";
 
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
 
 export class StrataHome {
   /** Absolute. */
   readonly path: string;
+  #state: StateFile | undefined;
 
   constructor(path: string) {
     this.path = realPath(resolve(path));
@@ -60,8 +71,43 @@ export class StrataHome {
     return existsSync(this.#configPath);
   }
 
-  /** StorageError `not-found` before `init`, `invalid` where the file is wrong. */
+  /** StorageError `not-found` before `init`, `invalid` or `corrupt` where its files are wrong. */
   config(): StrataConfig {
+    const { settings, state } = this.#settings();
+    return { ...settings, ...(state ?? this.#stateFile().read()) };
+  }
+
+  /** Whether its files are this version's: then who shares the home's lock may change the state. */
+  get isTakenOver(): boolean {
+    return this.#settings().state === undefined;
+  }
+
+  /** Changes the state, all or nothing, durable when it returns. Call with the home locked, shared where it is taken over. */
+  update(change: (draft: HomeStateDraft) => void): void {
+    this.takeOver();
+    this.#stateFile().update(change);
+  }
+
+  /** Changes the settings, all or nothing. Call with the home locked. */
+  updateSettings(change: (draft: HomeSettings) => void): StrataConfig {
+    this.takeOver();
+    const { settings } = this.#settings();
+    change(settings);
+    this.#write(settings);
+    return this.config();
+  }
+
+  /** A home of format 1 gets this version's; call with the home locked. */
+  takeOver(): void {
+    const { settings, state } = this.#settings();
+    if (state !== undefined) {
+      this.#makeState(state);
+      this.#write(settings);
+    }
+  }
+
+  /** With the state where config.json has it. */
+  #settings(): { readonly settings: HomeSettings; readonly state?: HomeState } {
     const bytes = readFileIfExists(this.#configPath);
     if (bytes === undefined) {
       throw new StorageError(
@@ -73,42 +119,48 @@ export class StrataHome {
     return parseConfig(bytes.toString("utf8"), this.#configPath);
   }
 
-  /** Changes the configuration, all or nothing. Call with the home locked. */
-  update(change: (config: StrataConfig) => void): StrataConfig {
-    const config = this.config();
-    change(config);
-    this.#write(config);
-    return config;
+  #write(settings: HomeSettings): void {
+    writeFileDurably(this.#configPath, formatSettings(settings));
   }
 
-  #write(config: StrataConfig): void {
-    writeFileDurably(this.#configPath, formatConfig(config));
+  /** A home that was made anew at the same place has another one. */
+  #stateFile(): StateFile {
+    if (this.#state?.isCurrent() !== true) {
+      this.#state?.close();
+      this.#state = undefined;
+      this.#state = StateFile.open(join(this.path, STATE_FILE));
+    }
+    return this.#state;
+  }
+
+  #makeState(state: HomeState): void {
+    this.#state?.close();
+    this.#state = undefined;
+    this.#state = StateFile.create(join(this.path, STATE_FILE), state);
   }
 
   /** Writes the first configuration; the directory is left as it was when `force` forbids it. */
   create(settings: InitSettings, addresses: Addresses, force: ForceInit): StrataConfig {
-    const config: StrataConfig = {
+    const config = {
       ...withDefaults(settings),
       remoteStorage: settings.remoteStorage ?? "object_store",
-      formatVersion: 1,
       ...addresses,
-      branchNameMappings: new Map(),
-      memberships: new Map(),
-      unfinishedTimelines: new Map(),
-      unfinishedTenants: new Set(),
-      branchSwitches: new Map(),
     };
     checkDistinct(config);
     this.#prepareDirectory(force);
+    this.#makeState(emptyState());
+    // With it the home is there.
     this.#write(config);
     this.makePrivate(config);
-    return config;
+    return this.config();
   }
 
   #prepareDirectory(force: ForceInit): void {
     if (existsSync(this.path)) {
       // Whoever creates the home has locked it.
-      const names = readdirSync(this.path).filter((name) => name !== LOCKS_DIRECTORY);
+      const names = readdirSync(this.path).filter(
+        (name) => name !== LOCKS_DIRECTORY && !this.#isBegun(name),
+      );
       const isLocksOnly = names.length === 0 && existsSync(join(this.path, LOCKS_DIRECTORY));
       if (force === "must-not-exist" && !isLocksOnly) {
         throw new StorageError("conflict", "home-exists", `'${this.path}' already exists`);
@@ -133,12 +185,17 @@ export class StrataHome {
     }
   }
 
+  /** A creation that was cut short has left it, and the next one writes it again. */
+  #isBegun(name: string): boolean {
+    return name.startsWith(STATE_FILE) && !this.isInitialized();
+  }
+
   /**
    * Closes the home to other users, also one of an earlier version. Where Postgres runs as another
    * user, that one may pass through to its data directories, so what it has no business with is
    * closed by itself.
    */
-  makePrivate(config: StrataConfig): void {
+  makePrivate(config: HomeSettings): void {
     enterableDirectory(this.path);
     const objectStore = this.remoteStorage(config);
     const closed = [
@@ -159,7 +216,7 @@ export class StrataHome {
       chmodSync(path, 0o700);
     }
     for (const name of readdirSync(this.path)) {
-      if (name === "config.json" || name.startsWith("superuser.")) {
+      if (name === "config.json" || /^(?:superuser\.|home\.db)/.test(name)) {
         chmodSync(join(this.path, name), 0o600);
       }
     }
@@ -177,7 +234,12 @@ export class StrataHome {
     return join(this.path, "proxy");
   }
 
-  /** The owner's API key: for the command line and the proxy. */
+  /** Of the key with which the proxy asks the control plane; it is good for nothing else. */
+  proxyKeyFile(): string {
+    return join(this.controlPlaneDirectory(), "proxy.key");
+  }
+
+  /** The owner's API key: for the command line. */
   controlPlaneKeyFile(): string {
     return join(this.controlPlaneDirectory(), "api.key");
   }
@@ -191,7 +253,7 @@ export class StrataHome {
   }
 
   /** What a daemon's `--remote-storage` is; undefined in a home without an object store. */
-  remoteStorage(config: StrataConfig): string | undefined {
+  remoteStorage(config: HomeSettings): string | undefined {
     const { remoteStorage } = config;
     const isUrl = remoteStorage?.includes("://") === true;
     return remoteStorage === undefined || isUrl ? remoteStorage : resolve(this.path, remoteStorage);
@@ -226,7 +288,7 @@ function linkTarget(path: string): string | undefined {
     : undefined;
 }
 
-function checkDistinct(config: StrataConfig): void {
+function checkDistinct(config: HomeSettings): void {
   const seen = new Set<string>();
   const claim = (what: string) => {
     if (seen.has(what)) {

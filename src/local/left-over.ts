@@ -1,10 +1,10 @@
 // Daemons of a home as the system shows them, whatever has become of its files: deleted, moved, damaged.
 
-import { readlinkSync } from "node:fs";
 import type { StopMode } from "../base/daemon.ts";
 import { commandWords, processIds } from "../base/proc.ts";
+import { componentStartedBy } from "../base/program-files.mjs";
 import { endProcess, type Print } from "./daemon.ts";
-import { workdirOf } from "./processes.ts";
+import { currentDirectory, workdirOf } from "./processes.ts";
 
 export interface RunningDaemon {
   readonly pid: number;
@@ -20,14 +20,12 @@ export interface RunningDaemon {
 const COMPONENTS: ReadonlyMap<string, RegExp> = new Map([
   ["control-plane", /^control_plane$/],
   ["proxy", /^proxy$/],
-  ["compute", /^endpoints\/[^/]+$/],
+  // Those that are warm wait in the folder of all endpoints.
+  ["compute", /^endpoints(?:\/[^/]+)?$/],
   ["pageserver", /^pageserver_\d+$/],
   ["safekeeper", /^safekeepers\/sk\d+$/],
   ["storage-broker", /^storage_broker$/],
 ]);
-/** Ours are started as `node .../pageserver/main.ts --workdir DIR ...`. */
-const ENTRY = /(?:^|\/)([a-z-]+)\/main\.[a-z]+$/;
-
 /** Daemons that work in the home at `home`, or were started there; in the order of a stop. */
 export function daemonsOfHome(home: string): RunningDaemon[] {
   return daemonsWhere(
@@ -62,21 +60,12 @@ function daemonsWhere(isThere: (path: string, component: string) => boolean): Ru
 
 function componentOf(pid: number): string | undefined {
   for (const word of commandWords(pid) ?? []) {
-    const component = ENTRY.exec(word)?.[1];
+    const component = componentStartedBy(word);
     if (component !== undefined && COMPONENTS.has(component)) {
       return component;
     }
   }
   return undefined;
-}
-
-function currentDirectory(pid: number): string | undefined {
-  try {
-    // The kernel's mark of a folder that is gone.
-    return readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, "");
-  } catch {
-    return undefined;
-  }
 }
 
 /** Ends one that no pid file leads to. StorageError `unavailable` where it does not end. */

@@ -4,7 +4,7 @@ import type { StopMode } from "../base/daemon.ts";
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { DEFAULT_MAJOR, findInstallation } from "../postgres/installation.ts";
 import { removeUnfinished } from "./branches.ts";
-import type { InitSettings, StrataConfig } from "./config.ts";
+import { DEFAULT_WARM_AGENTS, type InitSettings, type StrataConfig } from "./config.ts";
 import { ensureCredentials } from "./credentials.ts";
 import { type Daemon, daemonState, type Print, stopDaemon } from "./daemon.ts";
 import { stopAndKeep } from "./endpoint-stop.ts";
@@ -62,8 +62,9 @@ function refuseWhileRunning(home: StrataHome): void {
 
 export async function startAll(
   home: StrataHome,
-  options: { timeoutMs: number; print: Print },
+  options: { timeoutMs: number; print: Print; warmAgents?: number | undefined },
 ): Promise<void> {
+  await setWarmAgents(home, options.warmAgents);
   const config = await adoptFront(home);
   home.makePrivate(config);
   await adoptCredentials(home, config);
@@ -83,18 +84,34 @@ export async function startAll(
   options.print("Strata started and passed status check");
 }
 
-/** A home of an earlier version has no control plane yet, or no proxy. */
+/** Kept in the home; a control plane that runs is started again for it. */
+async function setWarmAgents(home: StrataHome, wanted: number | undefined): Promise<void> {
+  const before = home.config();
+  if (wanted === undefined || wanted === (before.warmAgents ?? DEFAULT_WARM_AGENTS)) {
+    return;
+  }
+  home.updateSettings((draft) => {
+    draft.warmAgents = wanted;
+  });
+  const [controlPlane] = frontDaemons(home, before);
+  if (controlPlane !== undefined && daemonState(controlPlane).state === "running") {
+    await stopDaemon(controlPlane, "fast", () => {});
+  }
+}
+
+/** A home of an earlier version has its state elsewhere, no control plane yet, or no proxy. */
 async function adoptFront(home: StrataHome): Promise<StrataConfig> {
+  home.takeOver();
   let config = home.config();
   if (config.controlPlane === undefined) {
     const listenAddr = await chooseControlPlaneAddress(config);
-    config = home.update((draft) => {
+    config = home.updateSettings((draft) => {
       draft.controlPlane = { listenAddr };
     });
   }
   if (config.proxy === undefined) {
     const proxy = await chooseProxyAddresses(config);
-    config = home.update((draft) => {
+    config = home.updateSettings((draft) => {
       draft.proxy = proxy;
     });
   }
@@ -205,7 +222,11 @@ export async function homeStatus(home: StrataHome): Promise<HomeStatus> {
     problems.push(`endpoint ${endpoint.id}: ${errorMessage(endpoint.problem)}`);
   }
   const known = new Set(services.map(({ pid }) => pid));
-  const unknown = running.filter(({ pid }) => !known.has(pid));
+  // Those that wait are the control plane's, and end with it.
+  const waiting = services.some(({ name, pid }) => name === "control_plane" && pid !== null)
+    ? home.endpointsDirectory()
+    : undefined;
+  const unknown = running.filter(({ pid, workdir }) => !known.has(pid) && workdir !== waiting);
   services.push(...unknown.map(leftOverStatus));
   if (unknown.length > 0) {
     problems.push(`some run without their files; '${strataCommand()} stop' ends them`);

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { type ForceInit, StrataHome } from "./home.ts";
-import { withLock } from "./lock.ts";
+import { ifUnlocked, withLock } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
 
 const ADDRESSES: Addresses = {
@@ -69,6 +69,21 @@ test("withLock: of many that wait, each gets it, alone", async () => {
   );
   assert.equal(most, 1);
   assert.deepEqual(done.toSorted(), [1, 2, 3, 4]);
+});
+
+test("ifUnlocked: nothing is done where somebody has it", async () => {
+  const done: string[] = [];
+  const work = async () => done.push("done");
+  await withLock(HOME, "home", async () => {
+    assert.equal(await ifUnlocked(HOME, "home", work), undefined);
+  });
+  assert.deepEqual(done, []);
+  assert.equal(await ifUnlocked(HOME, "home", work), 1);
+  await assert.rejects(
+    ifUnlocked(HOME, "home", () => Promise.reject(new Error("body"))),
+    /body/,
+  );
+  assert.equal(await ifUnlocked(HOME, "home", work), 2);
 });
 
 test("withLock: gives up after the time, and is free again after a failure", async () => {

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
-import { FileLock, lockHolder } from "../base/file-lock.ts";
+import { FileLock, type LockMode, lockHolder } from "../base/file-lock.ts";
 
 const POLL_MS = 50;
 
@@ -17,11 +17,13 @@ export interface LockOptions {
   readonly onWait?: () => void;
   /** For who makes the home; else, where there is none, there is nothing to lock. */
   readonly makesHome?: boolean;
+  /** Default: exclusive. */
+  readonly mode?: LockMode;
 }
 
 /**
  * Runs `body` while holding the lock `name` of the home at `path`, which no other user can take (see
- * FileLock). StorageError `unavailable` after `timeoutMs` of waiting for another holder.
+ * FileLock), or only as `shared`. StorageError `unavailable` after `timeoutMs` of waiting for another holder.
  */
 export async function withLock<T>(
   path: string,
@@ -32,6 +34,58 @@ export async function withLock<T>(
   if (!existsSync(path) && options.makesHome !== true) {
     return body();
   }
+  const lock = await waitFor(lockFile(path, name), path, options);
+  try {
+    return await body();
+  } finally {
+    lock.release();
+  }
+}
+
+/** StrataHome, which imports this file. */
+interface LockedHome {
+  readonly path: string;
+  readonly isTakenOver: boolean;
+  isInitialized(): boolean;
+  takeOver(): void;
+}
+
+/** Runs `body` while nobody else changes the home. Errors as withLock. */
+export function withHomeLocked<T>(
+  home: Pick<LockedHome, "path">,
+  body: () => Promise<T>,
+  options: Omit<LockOptions, "mode"> = {},
+): Promise<T> {
+  return withLock(home.path, "home", body, options);
+}
+
+/** Runs `body`, which only makes branches, while others do no more than that. Errors as withLock. */
+export async function withHomeShared<T>(
+  home: LockedHome,
+  body: () => Promise<T>,
+  options: Omit<LockOptions, "mode"> = {},
+): Promise<T> {
+  if (home.isInitialized() && !home.isTakenOver) {
+    await withHomeLocked(home, async () => home.takeOver(), options);
+  }
+  return withLock(home.path, "home", body, { ...options, mode: "shared" });
+}
+
+/** As withLock; where somebody holds it nothing is done, and the answer is undefined. */
+export async function ifUnlocked<T>(
+  path: string,
+  name: string,
+  body: () => Promise<T>,
+): Promise<T | undefined> {
+  const lock = FileLock.take(lockFile(path, name));
+  try {
+    return lock && (await body());
+  } finally {
+    lock?.release();
+  }
+}
+
+function lockFile(path: string, name: string): string {
   const directory = join(path, LOCKS_DIRECTORY);
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
@@ -40,12 +94,7 @@ export async function withLock<T>(
   }
   // Names of endpoints are in it, which a file's name could not hold.
   const digest = createHash("sha256").update(name).digest("hex").slice(0, 32);
-  const lock = await waitFor(join(directory, `${digest}.lock`), path, options);
-  try {
-    return await body();
-  } finally {
-    lock.release();
-  }
+  return join(directory, `${digest}.lock`);
 }
 
 /** For instance of `npm start` in somebody else's checkout. */
@@ -63,7 +112,7 @@ async function waitFor(file: string, home: string, options: LockOptions): Promis
   const noticeAt = monotonicMs() + 1000;
   let noticed = false;
   for (;;) {
-    const lock = FileLock.take(file);
+    const lock = FileLock.take(file, options.mode);
     if (lock !== undefined) {
       return lock;
     }

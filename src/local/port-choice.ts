@@ -1,7 +1,7 @@
 // Chooses ports for a new home and for new endpoints: free ones that stay free.
 
 import { StorageError } from "../base/errors.ts";
-import { canListen } from "../base/ports.ts";
+import { canListen } from "../base/network/ports.ts";
 import { outgoingPorts } from "../base/proc.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { InitSettings, ProxyAddresses, StrataConfig } from "./config.ts";

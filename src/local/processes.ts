@@ -1,6 +1,6 @@
 // Pid files and signals: is this pid alive, is it ours, has it ended.
 
-import { readFileSync, statSync } from "node:fs";
+import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode } from "../base/errors.ts";
 import { commandWords } from "../base/proc.ts";
@@ -29,11 +29,24 @@ export function isDaemonOf(pid: number, workdir: string): boolean {
   );
 }
 
-/** The `--workdir` of a living process's command line. */
+/** The `--workdir` of a living process's command line; of an agent that was warm, where it works now. */
 export function workdirOf(pid: number): string | undefined {
   const words = commandWords(pid) ?? [];
   const at = words.indexOf("--workdir");
-  return at === -1 ? undefined : words[at + 1];
+  if (at === -1) {
+    return words.includes("--warm") ? currentDirectory(pid) : undefined;
+  }
+  return words[at + 1];
+}
+
+/** Follows a folder that was moved, and one that is gone. */
+export function currentDirectory(pid: number): string | undefined {
+  try {
+    // The kernel's mark of a folder that is gone.
+    return readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, "");
+  } catch {
+    return undefined;
+  }
 }
 
 function isSameDirectory(a: string, b: string): boolean {

@@ -4,9 +4,14 @@ import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { HttpClient } from "../http/client.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
-import type { ProxyAddresses, StrataConfig } from "./config.ts";
+import {
+  type ControlPlaneSettings,
+  DEFAULT_WARM_AGENTS,
+  type ProxyAddresses,
+  type StrataConfig,
+} from "./config.ts";
 import { hasCredentials, superuserSecretFile } from "./credentials.ts";
-import { type Daemon, daemonState, entryOf, type Print, startDaemon } from "./daemon.ts";
+import { type Daemon, daemonState, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
 import { storageAuthArguments } from "./service-keys.ts";
 import { certificatePaths, DEFAULT_DOMAIN } from "./tls/certificates.ts";
@@ -17,13 +22,13 @@ const OTHER_PORTS = "a new home gets free ports, or those of 'init --config FILE
 
 export function brokerDaemon(
   home: StrataHome,
-  config: Pick<StrataConfig, "broker" | "serviceTokens">,
+  config: Pick<StrataConfig, "broker" | "serviceTokens" | "plaintextNetwork">,
 ): Daemon {
   const address = config.broker.listenAddr;
   return {
     name: "storage_broker",
     ...files(home.brokerDirectory(), "storage_broker"),
-    entry: entryOf("storage-broker"),
+    entry: "storage-broker/main.ts",
     args: ["--listen", address, ...authArguments(home, config)],
     addresses: [address],
     otherPorts: OTHER_PORTS,
@@ -39,7 +44,7 @@ export function pageserverDaemon(
   return {
     name: "pageserver",
     ...files(home.pageserverDirectory(node.id), "pageserver"),
-    entry: entryOf("pageserver"),
+    entry: "pageserver/main.ts",
     args: [
       ...nodeArguments(config, node),
       ...authArguments(home, config),
@@ -62,7 +67,7 @@ export function safekeeperDaemon(
   return {
     name: `safekeeper ${node.id}`,
     ...files(home.safekeeperDirectory(node.id), "safekeeper"),
-    entry: entryOf("safekeeper"),
+    entry: "safekeeper/main.ts",
     args: [
       ...nodeArguments(config, node),
       ...authArguments(home, config),
@@ -76,16 +81,18 @@ export function safekeeperDaemon(
 
 export function controlPlaneDaemon(
   home: StrataHome,
-  address: string,
+  { listenAddr: address, databaseUrl }: ControlPlaneSettings,
   proxy?: ProxyAddresses,
+  warmAgents = DEFAULT_WARM_AGENTS,
 ): Daemon {
   return {
     name: "control_plane",
     ...files(home.controlPlaneDirectory(), "control_plane"),
-    entry: entryOf("control-plane"),
+    entry: "control-plane/main.ts",
     args: [
-      ...["--home", home.path, "--listen", address],
+      ...["--home", home.path, "--listen", address, "--warm-agents", `${warmAgents}`],
       ...(proxy === undefined ? [] : ["--proxy-address", publicAddress(proxy)]),
+      ...(databaseUrl === undefined ? [] : ["--database-url", databaseUrl]),
     ],
     addresses: [address],
     otherPorts: "'controlPlane' in config.json names another",
@@ -108,12 +115,12 @@ export function proxyDaemon(
   return {
     name: "proxy",
     ...files(home.proxyDirectory(), "proxy"),
-    entry: entryOf("proxy"),
+    entry: "proxy/main.ts",
     args: [
       ...["--listen-pg", proxy.listenPgAddr],
       ...["--listen-http", proxy.listenHttpAddr],
       ...["--control-plane", controlPlane],
-      ...["--control-plane-token-file", home.controlPlaneKeyFile()],
+      ...["--control-plane-token-file", home.proxyKeyFile()],
       ...["--domain", proxy.domain ?? DEFAULT_DOMAIN],
       ...["--tls-cert", cert, "--tls-key", key],
       ...furtherOptions(options),
@@ -126,13 +133,13 @@ export function proxyDaemon(
 
 /** What stands before the storage, in the order in which it starts. */
 export function frontDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
-  const { controlPlane, proxy, proxyOptions } = config;
+  const { controlPlane, proxy, proxyOptions, warmAgents } = config;
   if (controlPlane === undefined) {
     return [];
   }
   const { listenAddr } = controlPlane;
   return [
-    controlPlaneDaemon(home, listenAddr, proxy),
+    controlPlaneDaemon(home, controlPlane, proxy, warmAgents),
     ...(proxy === undefined ? [] : [proxyDaemon(home, proxy, listenAddr, proxyOptions)]),
   ];
 }
@@ -154,8 +161,14 @@ function files(workdir: string, name: string) {
   };
 }
 
-function authArguments(home: StrataHome, config: Pick<StrataConfig, "serviceTokens">): string[] {
-  return storageAuthArguments(home, config.serviceTokens === true);
+function authArguments(
+  home: StrataHome,
+  config: Pick<StrataConfig, "serviceTokens" | "plaintextNetwork">,
+): string[] {
+  return [
+    ...storageAuthArguments(home, config.serviceTokens === true),
+    ...(config.plaintextNetwork === true ? ["--plaintext-network"] : []),
+  ];
 }
 
 function nodeArguments(config: StrataConfig, node: StorageNode): string[] {

@@ -2,7 +2,7 @@
 
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { IS_CHECKOUT, ROOT } from "../base/program-files.mjs";
 
 /** What the answer depends on; a test gives its own. */
 export interface Surroundings {
@@ -23,8 +23,8 @@ let cached: string | undefined;
  */
 export function strataCommand(): string {
   cached ??= commandIn({
-    root: dirname(dirname(import.meta.dirname)),
-    isCheckout: fileURLToPath(import.meta.url).endsWith(".ts"),
+    root: ROOT,
+    isCheckout: IS_CHECKOUT,
     cwd: process.cwd(),
     uid: process.getuid?.() ?? 0,
     path: process.env["PATH"] ?? "",

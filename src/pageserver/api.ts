@@ -284,6 +284,8 @@ export interface ComputeStateWire {
   readonly controlFile: string;
   readonly relationMaps: readonly { spcOid: number; dbOid: number; base64: string }[];
   readonly databases: readonly { spcOid: number; dbOid: number }[];
+  readonly tablespaces: readonly { spcOid: number; location: string }[];
+  readonly statistics?: string;
   readonly twoPhase: readonly { fullXid: string; base64: string }[];
   readonly hasInheritedSubscriptions: boolean;
   /** `remoteLsn` decimal. */
@@ -302,7 +304,12 @@ export interface ComputeState {
   readonly controlFile: Uint8Array;
   /** pg_filenode.map files; the shared one is spcOid 1664, dbOid 0. */
   readonly relationMaps: readonly { spcOid: number; dbOid: number; bytes: Uint8Array }[];
+  /** Directories of databases, and of those with relations in a tablespace of the user's. */
   readonly databases: readonly { spcOid: number; dbOid: number }[];
+  /** The user's. `location`: absolute; empty where it is in place. */
+  readonly tablespaces: readonly { spcOid: number; location: string }[];
+  /** What a clean stop right here has left of pg_stat (data-directory/statistics-files.ts). */
+  readonly statistics?: Uint8Array | undefined;
   /** Prepared transactions: pg_twophase files without their CRC. */
   readonly twoPhase: readonly { fullXid: bigint; payload: Uint8Array }[];
   /** The timeline may have begun with subscriptions of another, and no compute has detached them. */

@@ -381,6 +381,8 @@ function decodeComputeState(wire: ComputeStateWire): ComputeState {
       bytes: bytes(map.base64),
     })),
     databases: wire.databases,
+    tablespaces: wire.tablespaces,
+    statistics: wire.statistics === undefined ? undefined : bytes(wire.statistics),
     twoPhase: wire.twoPhase.map((prepared) => ({
       fullXid: BigInt(prepared.fullXid),
       payload: bytes(prepared.base64),

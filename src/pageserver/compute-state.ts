@@ -8,6 +8,8 @@ import type { ComputeStateWire } from "./api.ts";
 import { readPreparedTransactions } from "./ingest/prepared-transactions.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
+import { readStatistics } from "./ingest/statistics.ts";
+import { readTablespaces } from "./ingest/tablespaces.ts";
 import { readCheckPoint } from "./ingest/walingest.ts";
 import {
   CONTROL_FILE_INDEX,
@@ -50,6 +52,7 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
       typeof value === "bigint" ? `${value}` : name === "redo" ? formatLsn(value as Lsn) : value,
     ]),
   );
+  const statistics = readStatistics(timeline, lsn);
   return {
     lsn: formatLsn(lsn),
     prevRecordLsn: formatLsn(lsn === timeline.lastRecordLsn ? timeline.prevRecordLsn : INVALID_LSN),
@@ -60,6 +63,8 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
     controlFile: base64(controlFile),
     relationMaps,
     databases,
+    tablespaces: readTablespaces(timeline, lsn),
+    ...(statistics === undefined ? {} : { statistics: base64(statistics) }),
     twoPhase: readPreparedTransactions(timeline, lsn).map(({ fullXid, payload }) => ({
       fullXid: `${fullXid}`,
       base64: base64(payload),

@@ -27,6 +27,7 @@ import {
 import { tmpdir } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { errnoCode, StorageError } from "../base/errors.ts";
+import { ROOT } from "../base/program-files.mjs";
 import { randomBytes } from "../base/random.ts";
 import { findPackageDirectory, storeDirectory } from "./package-store.mjs";
 import { MAJORS, type PgMajor } from "./versions.ts";
@@ -142,7 +143,7 @@ function findPackage(major: number): Installation {
  * Once for each user and major, so it may keep this thread waiting.
  */
 function fetchMissing(major: number, name: string): string {
-  const program = join(import.meta.dirname, "package-store.mjs");
+  const program = join(ROOT, "src", "postgres", "package-store.mjs");
   const { status, stdout } = spawnSync(process.execPath, [program, name], {
     encoding: "utf8",
     stdio: ["ignore", "pipe", 2],

@@ -24,9 +24,8 @@ import {
 import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { ROOT } from "../base/program-files.mjs";
 
-/** The checkout, or the directory of the installed npm package. */
-const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 /** What a Node package holds beside `bin/node`: headers and manual pages, a third of it. */
 const NEEDLESS_PARTS = ["include", "share", "CHANGELOG.md"];
 const PROGRESS_INTERVAL_MS = 250;

@@ -6,6 +6,7 @@ import {
   slruPath,
   storageDirectoryPath,
   storagePath,
+  tablespaceVersionDirectory,
 } from "./relation-path.ts";
 
 test("parseRelationPath and relationPath: round trip for every kind of relation file", () => {
@@ -72,23 +73,33 @@ test("parseRelationPath: everything else in a data directory is neither", () => 
     "pg_xact/00af",
     "pg_subtrans/0000",
     "pg_wal/000000010000000000000001",
-    "pg_tblspc/16400/PG_17_202406281/5/16401",
+    "pg_tblspc/16383/PG_17_202406281/5/16401",
+    "pg_tblspc/16400/PG_17_202406281/0/16401",
+    "pg_tblspc/16400/16401",
+    "pg_tblspc/16400/PG_17_202406281/pgsql_tmp/1",
   ]) {
     assert.equal(parseRelationPath(path), undefined, path);
   }
 });
 
-test("relationPath: other tablespaces and impossible relations have none", () => {
+test("relationPath: impossible tablespaces and impossible relations have none", () => {
   const rel = { spcOid: 1663, dbOid: 5, relNumber: 1, fork: 0, segment: 0 };
-  assert.equal(relationPath({ ...rel, spcOid: 16400 }), undefined);
+  assert.equal(relationPath({ ...rel, spcOid: 16383 }), undefined);
+  assert.equal(relationPath({ ...rel, spcOid: 16400, dbOid: 0 }), undefined);
   assert.equal(relationPath({ ...rel, dbOid: 0 }), undefined);
   assert.equal(relationPath({ ...rel, fork: 4 }), undefined);
 });
 
 test("storagePath: the way back from parseRelationPath; directories too", () => {
-  for (const path of ["base/5/16384_vm.7", "global/1262", "pg_multixact/members/14078"]) {
-    assert.equal(storagePath(parseRelationPath(path)!), path);
+  const inTablespace = "pg_tblspc/16400/PG_17_202406281/5/16401_fsm.3";
+  for (const path of [
+    ...["base/5/16384_vm.7", "global/1262", "pg_multixact/members/14078"],
+    inTablespace,
+  ]) {
+    const version = tablespaceVersionDirectory(17, 202406281);
+    assert.equal(storagePath(parseRelationPath(path)!, version), path);
   }
+  assert.equal((parseRelationPath(inTablespace) as { spcOid: number }).spcOid, 16400);
   assert.equal(storageDirectoryPath({ kind: "relation", spcOid: 1664, dbOid: 0 }), "global");
   assert.equal(storageDirectoryPath({ kind: "relation", spcOid: 1663, dbOid: 5 }), "base/5");
   assert.equal(storageDirectoryPath({ kind: "slru", slru: 2 }), "pg_multixact/offsets");

@@ -10,6 +10,7 @@ const { DEFAULT_POOL_SETTINGS } = await import("./pooling/server-pool.ts");
 
 await runDaemon({
   name: "proxy",
+  isPublic: true,
   options: {
     "listen-pg": { type: "string", default: "127.0.0.1:4432" },
     "listen-http": { type: "string", default: "127.0.0.1:4444" },

@@ -3,7 +3,7 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { plainAddress } from "./client/address-list.ts";
+import { plainAddress } from "../base/network/addresses.ts";
 import { CancelKeys } from "./client/cancel-keys.ts";
 import { openClient } from "./client/client-opening.ts";
 import { ClientSession } from "./client/client-session.ts";
@@ -27,7 +27,7 @@ import {
 const BACKLOG = 4096;
 
 export interface ProxyServerOptions {
-  readonly controlPlane: Pick<ControlPlaneClient, "accessControl" | "wakeCompute">;
+  readonly controlPlane: Pick<ControlPlaneClient, "accessControl" | "tokenRules" | "wakeCompute">;
   /** Undefined: no TLS, and only connections of this machine. */
   readonly certificates: TlsCertificates | undefined;
   readonly settings?: Partial<ProxySettings>;

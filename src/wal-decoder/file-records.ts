@@ -8,7 +8,7 @@
 //     CREATE_FILE_COPY  u32 dbOid, spcOid, source dbOid, source spcOid
 //     CREATE_WAL_LOG    u32 dbOid, spcOid
 //     DROP              u32 dbOid, i32 n, n * u32 spcOid
-//   TBLSPC CREATE 0x00  u32 spcOid, path
+//   TBLSPC CREATE 0x00  u32 spcOid, zero-terminated path; empty: in place
 //   TBLSPC DROP 0x10    u32 spcOid
 //   RELMAP UPDATE 0x00  u32 dbOid, u32 spcOid, i32 n, n bytes
 
@@ -29,6 +29,8 @@ import type { RecordSink } from "./record-sink.ts";
 
 /** sizeof(RelMapFile) is 512 up to 15 and 524 from 16 on. */
 const RELATION_MAP_LIMIT = 1024;
+/** MAXPGPATH. */
+const MAX_LOCATION_BYTES = 1024;
 
 const data = new MainData();
 
@@ -80,13 +82,15 @@ export function interpretDbase(record: XLogRecord, sink: RecordSink): void {
   }
 }
 
-/** A tablespace is dropped when nothing is in it, so only its directory goes. */
+/** A tablespace is dropped when nothing is in it, so only its directories go. */
 export function interpretTablespace(record: XLogRecord, sink: RecordSink): void {
   switch (record.info & XLR_RMGR_INFO_MASK) {
     case XLOG_TBLSPC_CREATE:
-      sink.tablespaceCreate(data.open(record).u32());
+      data.open(record);
+      sink.tablespaceCreate(data.u32(), data.text(MAX_LOCATION_BYTES));
       return;
     case XLOG_TBLSPC_DROP:
+      sink.tablespaceDrop(data.open(record).u32());
       return;
     default:
       throw unsupportedRecord(record);

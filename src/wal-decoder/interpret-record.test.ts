@@ -18,7 +18,11 @@ import {
 import { MAJORS, PG_VERSIONS } from "../postgres/versions.ts";
 import { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "./interpret-record.ts";
-import { SUBSCRIPTIONS_DETACHED_PREFIX } from "./logical-message-records.ts";
+import {
+  encodeStatisticsMessage,
+  STATISTICS_PREFIX,
+  SUBSCRIPTIONS_DETACHED_PREFIX,
+} from "./logical-message-records.ts";
 
 const START = toLsn(0x2000028);
 const TRANSCRIPT = join(import.meta.dirname, "testdata", "interpret-17.txt");
@@ -109,8 +113,9 @@ test("heap records: nothing is implied where the map's page is a reference (17.1
 });
 
 /** xl_logical_message; it brings only `length` bytes of it. */
-function logicalMessage(prefix: string, message: string, length?: number): string[] {
+function logicalMessage(prefix: string, message: string, length?: number, dbOid = 5): string[] {
   const head = Buffer.alloc(24);
+  head.writeUInt32LE(dbOid, 0);
   head.writeBigUInt64LE(BigInt(prefix.length + 1), 8);
   head.writeBigUInt64LE(BigInt(message.length), 16);
   const whole = Buffer.concat([head, Buffer.from(`${prefix}\0${message}`, "latin1")]);
@@ -137,6 +142,22 @@ test("logical messages: only a compute's own means something, and users may writ
   for (const length of [1, 23, 24, 24 + prefix.length, 24 + prefix.length + id.length]) {
     assert.throws(() => logicalMessage(prefix, id, length), { kind: "corrupt" });
   }
+});
+
+test("logical messages: statistics come from no session, so from database 0 only", () => {
+  const prefix = STATISTICS_PREFIX;
+  const [line] = logicalMessage(prefix, "files", undefined, 0);
+  assert.match(line!, /^statistics /);
+  assert.deepEqual(logicalMessage(prefix, "files"), []);
+  assert.deepEqual(logicalMessage(`${prefix}s`, "files", undefined, 0), []);
+  for (const length of [1, 23, 24, 24 + prefix.length, 24 + prefix.length + 3]) {
+    assert.throws(() => logicalMessage(prefix, "files", length, 0), { kind: "corrupt" });
+  }
+  const record = {
+    ...{ rmid: RM_LOGICALMSG_ID, info: 0, xid: 0, blocks: [] },
+    main: encodeStatisticsMessage(Buffer.from("files")),
+  };
+  assert.deepEqual(interpret(recordWithBlocks(record)), [line]);
 });
 
 test("interpretRecord: what redo cannot apply is refused, named, and not told", () => {

@@ -1,4 +1,4 @@
-// Logical messages: for whoever decodes WAL, but for one, by which a compute tells the pageserver something.
+// Logical messages: for whoever decodes WAL, but for two, by which a compute tells the pageserver something.
 //
 // Source: replication/message.h, 14-18. Main data:
 //   offset size field
@@ -23,6 +23,14 @@ import type { RecordSink } from "./record-sink.ts";
  */
 export const SUBSCRIPTIONS_DETACHED_PREFIX = "strata_subscriptions_detached";
 
+/**
+ * Prefix of the message by which a compute that has stopped leaves its statistics: the files of pg_stat
+ * (data-directory/statistics-files.ts). Its database is 0, which no session has: so no user can write
+ * one, and no replication slot shows it.
+ */
+export const STATISTICS_PREFIX = "strata_statistics";
+
+const STATISTICS = Buffer.from(`${STATISTICS_PREFIX}\0`);
 const PREFIX = Buffer.from(`${SUBSCRIPTIONS_DETACHED_PREFIX}\0`);
 const TIMELINE_ID = /^[0-9a-f]{32}$/;
 const TIMELINE_ID_BYTES = 32;
@@ -34,9 +42,19 @@ export function interpretLogicalMessage(record: XLogRecord, sink: RecordSink): v
     throw unsupportedRecord(record);
   }
   data.open(record);
-  data.skip(8);
+  const dbOid = data.u32();
+  data.skip(4);
   const prefixSize = data.u64();
   const messageSize = data.u64();
+  if (dbOid === 0) {
+    if (
+      prefixSize === BigInt(STATISTICS.length) &&
+      Buffer.compare(STATISTICS, data.bytes(STATISTICS.length)) === 0
+    ) {
+      sink.statistics(data.bytes(Number(messageSize)));
+    }
+    return;
+  }
   if (prefixSize !== BigInt(PREFIX.length) || messageSize !== BigInt(TIMELINE_ID_BYTES)) {
     return;
   }
@@ -47,4 +65,12 @@ export function interpretLogicalMessage(record: XLogRecord, sink: RecordSink): v
   if (TIMELINE_ID.test(timelineId)) {
     sink.subscriptionsDetached(timelineId);
   }
+}
+
+/** The main data of the message with `files`. */
+export function encodeStatisticsMessage(files: Uint8Array): Uint8Array {
+  const head = new DataView(new ArrayBuffer(24));
+  head.setBigUint64(8, BigInt(STATISTICS.length), true);
+  head.setBigUint64(16, BigInt(files.length), true);
+  return Buffer.concat([new Uint8Array(head.buffer), STATISTICS, files]);
 }

@@ -83,6 +83,18 @@ export class MainData {
     return this.#record!.bytes.subarray(at, at + length);
   }
 
+  /** A zero-terminated string of less than `limit` bytes; what is no UTF-8 in it is replaced. */
+  text(limit: number): string {
+    const from = this.#at;
+    this.skipString();
+    const length = this.#at - 1 - from;
+    const record = this.#record!;
+    if (length >= limit) {
+      throw corruptWal(record.startLsn, `a text of ${length} bytes, not less than ${limit}`);
+    }
+    return Buffer.from(record.bytes.subarray(from, from + length)).toString("utf8");
+  }
+
   /** Skips a zero-terminated string. */
   skipString(): void {
     while (this.u8() !== 0) {

@@ -43,8 +43,9 @@ export interface RecordSink {
   databaseCreateFileCopy(spcOid: number, dbOid: number, srcSpcOid: number, srcDbOid: number): void;
   databaseCreateWalLog(spcOid: number, dbOid: number): void;
   databaseDrop(dbOid: number, spcOids: readonly number[]): void;
-  /** A tablespace of the user's; its directory is not in WAL. */
-  tablespaceCreate(spcOid: number): void;
+  /** A tablespace of the user's. `location`: an absolute path; empty where it is in place. */
+  tablespaceCreate(spcOid: number, location: string): void;
+  tablespaceDrop(spcOid: number): void;
   /** `spcOid` 1664 with `dbOid` 0: the shared map. `bytes`: the whole pg_filenode.map. */
   relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void;
 
@@ -91,6 +92,8 @@ export interface RecordSink {
   replicationOriginDrop(originId: number): void;
   /** A compute has detached what timeline `timelineId` (32 hex digits) inherited (logical-message-records.ts). */
   subscriptionsDetached(timelineId: string): void;
+  /** What a compute that has stopped leaves of pg_stat, lent: true for a start right behind this record. */
+  statistics(files: Uint8Array): void;
   /**
    * The time in a commit or abort record, prepared or not, in microseconds since 2000-01-01: what
    * recovery_target_time is compared with. Told of transactions without an xid too.

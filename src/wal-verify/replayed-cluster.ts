@@ -475,9 +475,11 @@ export class ReplayedCluster implements RecordSink {
   }
 
   tablespaceCreate(): void {}
+  tablespaceDrop(): void {}
   replicationOriginAdvance(): void {}
   replicationOriginDrop(): void {}
   subscriptionsDetached(): void {}
+  statistics(): void {}
   sawXid(): void {}
   nextOid(): void {}
   oldestActiveXid(): void {}

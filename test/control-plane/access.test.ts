@@ -113,6 +113,23 @@ test("a key of one project sees and changes that one only", async () => {
   assert.equal((await request("GET", mixed)).status, 404);
 });
 
+test("the proxy's key is for what the proxy asks, and for nothing of the API", async () => {
+  const file = join(world.cluster.home, "control_plane", "proxy.key");
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  const key = readFileSync(file, "utf8").trim();
+  assert.notEqual(key, world.key);
+  const [endpoint] = (await world.api("GET", `/projects/${mine.id}/endpoints`)).endpoints;
+  const asked = `/proxy/api/v1/get_endpoint_access_control?endpointish=${endpoint.id}&role=neondb_owner`;
+  assert.equal((await world.request("GET", asked, { key })).status, 200);
+  for (const { method, path, scope } of controlPlaneRoutes({} as never, {} as never)) {
+    if (scope !== "public" && !path.startsWith("/proxy/")) {
+      const { status, body } = await noted(method, pathOf(path), key);
+      assert.equal(status, 403, `${method} ${path}`);
+      assert.equal(body.code, "PROXY_KEY");
+    }
+  }
+});
+
 test("a key for reading changes nothing and learns no password; a revoked one is none", async () => {
   const key = await keyOf({ scope: "read_only" });
   const request = (method: string, path: string, body?: unknown) =>
@@ -220,9 +237,15 @@ test("a second operation on a busy project gets 423; what is not there 404, what
     ["POST", "/projects", {}, 400],
     ["POST", "/projects", { project: { pg_version: 9 } }, 501],
     ["POST", "/projects", { project: { branch: { role_name: "cloud_admin" } } }, 400],
+    [
+      "PATCH",
+      `/projects/${mine.id}`,
+      { project: { settings: { allowed_ips: { ips: ["10.0.0.0/8", "10.0.0.1/99"] } } } },
+      400,
+    ],
     ["POST", `/projects/${mine.id}/branches`, { branch: { name: "main" } }, 409],
     ["POST", `/projects/${mine.id}/branches`, { branch: { parent_lsn: "0/1" } }, 400],
-    ["POST", `/projects/${mine.id}/branches`, { branch: { init_source: "schema-only" } }, 501],
+    ["POST", `/projects/${mine.id}/branches`, { branch: { init_source: "else" } }, 501],
     ["DELETE", `/projects/${mine.id}/branches/${mine.branch}`, undefined, 400],
     ["GET", `/projects/${mine.id}/snapshots`, undefined, 501],
   ] as const) {
@@ -230,6 +253,40 @@ test("a second operation on a busy project gets 423; what is not there 404, what
     assert.equal(answer.status, status, `${method} ${target} ${JSON.stringify(answer.body)}`);
     assert.equal(typeof answer.body.message, "string");
   }
+});
+
+test("JWKS of a project: added, listed by branch to the proxy, deleted; what would be nobody's is refused", async () => {
+  const path = `/projects/${mine.id}/jwks`;
+  const wanted = { jwks_url: "https://keys.example/jwks.json", provider_name: "Keys" };
+  const { jwks: all, operations } = await world.api("POST", path, wanted);
+  assert.deepEqual(all.role_names, ["authenticator", "authenticated", "anonymous"]);
+  assert.deepEqual(operations, []);
+  const { jwks: one } = await world.api("POST", path, {
+    ...wanted,
+    ...{ branch_id: mine.branch, jwt_audience: "shop", role_names: ["web"] },
+  });
+  assert.equal(one.jwt_audience, "shop");
+  for (const [body, status] of [
+    [wanted, 409],
+    [{ ...wanted, jwks_url: "http://keys.example/" }, 400],
+    [{ ...wanted, jwks_url: "https://me:secret@keys.example/" }, 400],
+    [{ ...wanted, jwks_url: "nowhere" }, 400],
+    [{ ...wanted, branch_id: other.branch }, 404],
+    [{ ...wanted, jwks_url: "https://a.example/", role_names: ["cloud_admin"] }, 400],
+    [{ ...wanted, jwks_url: "https://a.example/", role_names: ["neon_superuser"] }, 400],
+  ] as const) {
+    const answer = await world.request("POST", `/api/v2${path}`, { body });
+    assert.equal(answer.status, status, JSON.stringify([body, answer.body]));
+  }
+  const ids = async () => (await world.api("GET", path)).jwks.map(({ id }: { id: string }) => id);
+  assert.deepEqual((await ids()).toSorted(), [all.id, one.id].toSorted());
+  const [endpoint] = (await world.api("GET", `/projects/${mine.id}/endpoints`)).endpoints;
+  const told = await world.request("GET", `/proxy/api/v1/endpoints/${endpoint.id}/jwks`);
+  assert.equal(told.body.jwks.length, 2);
+  const foreign = await world.request("DELETE", `/api/v2/projects/${other.id}/jwks/${all.id}`);
+  assert.equal(foreign.status, 404);
+  await world.api("DELETE", `${path}/${all.id}`);
+  assert.deepEqual(await ids(), [one.id]);
 });
 
 test("an address that others can reach is refused", async () => {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { StrataHome } from "../../src/local/home.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
 
 // The command line's verbs as clients of the API, and that each side sees what the other made.
@@ -33,6 +34,15 @@ test("projects, roles, databases, connection-string, operations: each with its e
   assert.equal(uri.hostname, `${endpoint}-pooler.localtest.me`);
   assert.equal(uri.pathname, "/orders");
   assert.equal(uri.password, password);
+  assert.equal(
+    (await strata("connection-string", "main", "--role", "anna", "--pooled")).trim(),
+    uri.href,
+  );
+  assert.match(await world.cluster.fails("connection-string", "nosuch"), /not branch 'nosuch'/);
+  assert.match(
+    await world.cluster.fails("connection-string", "main", "--branch", "main"),
+    /BRANCH and --branch exclude each other/,
+  );
   const next = (await strata("roles", "reset-password", "anna")).trim();
   await assert.rejects(world.sql(endpoint, login, "select 1"), /password authentication failed/);
   await world.sql(endpoint, { ...login, password: next }, "select 1");
@@ -60,7 +70,7 @@ test("api-key: one that was revoked is none any more", async () => {
 test("what the command line makes, renames, resets and deletes is so in the API, under the same id", async () => {
   await strata("tenant", "create", "--set-default");
   const branches = async () => {
-    const { defaultTenantId } = JSON.parse(world.cluster.log("config.json"));
+    const { defaultTenantId } = new StrataHome(world.cluster.home).config();
     const { projects } = await world.api("GET", `/projects?tenant_id=${defaultTenantId}`);
     assert.equal(projects.length, 1);
     const list = (await world.api("GET", `/projects/${projects[0].id}/branches`)).branches;
@@ -83,14 +93,18 @@ test("what the command line makes, renames, resets and deletes is so in the API,
   assert.deepEqual([...(await branches()).keys()].toSorted(), ["before", "main"]);
 });
 
-test("a home of the version before has a control plane from its first start on", async () => {
-  const { readFileSync, rmSync, writeFileSync } = await import("node:fs");
+test("a home of the version before is taken over by its first start, and has a control plane then", async () => {
+  const { rmSync, writeFileSync } = await import("node:fs");
   const { join } = await import("node:path");
   await strata("stop");
+  const { controlPlane, ...before } = new StrataHome(world.cluster.home).config();
+  const plain = (_: string, value: unknown) =>
+    value instanceof Map ? Object.fromEntries(value) : value instanceof Set ? [...value] : value;
   const path = join(world.cluster.home, "config.json");
-  const { controlPlane, ...before } = JSON.parse(readFileSync(path, "utf8"));
-  writeFileSync(path, JSON.stringify(before));
-  rmSync(join(world.cluster.home, "control_plane"), { recursive: true });
+  writeFileSync(path, JSON.stringify({ ...before, formatVersion: 1 }, plain));
+  for (const name of ["control_plane", "home.db", "home.db-wal", "home.db-shm"]) {
+    rmSync(join(world.cluster.home, name), { recursive: true, force: true });
+  }
   assert.match(
     await world.cluster.fails("projects", "list"),
     /control plane has not run yet: run '.* start' first/,
@@ -98,5 +112,7 @@ test("a home of the version before has a control plane from its first start on",
   await strata("start");
   const { projects } = await world.api("GET", "/projects");
   assert.equal(projects.length, 2);
-  assert.notEqual(controlPlane, undefined);
+  const { controlPlane: made, ...after } = new StrataHome(world.cluster.home).config();
+  assert.deepEqual(after, before);
+  assert.ok(made !== undefined && controlPlane !== undefined);
 });

@@ -43,7 +43,7 @@ const starts = async () =>
 
 before(async () => {
   world = await ControlPlaneWorld.create();
-  const created = await world.api("POST", "/projects", { project: { name: "sleepy" } });
+  const created = await world.createProject("sleepy");
   project = created.project.id;
   branch = created.branch.id;
   endpoint = created.endpoints[0].id;
@@ -138,6 +138,34 @@ describe("waking and suspending", () => {
     assert.equal((await access()).body.role_secret, running);
     assert.equal(await state(), "idle");
     await setTimeoutOf(-1);
+  });
+
+  test("a password that SQL changed counts while its endpoint sleeps, however that came to sleep", async () => {
+    const { cluster } = world;
+    const ways: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ["suspend", () => world.api("POST", `/projects/${project}/endpoints/${endpoint}/suspend`)],
+      ["stop", () => cluster.ok("endpoint", "stop", endpoint)],
+      ["kill", () => cluster.kill9(`agent-${endpoint}`)],
+    ];
+    const secret = async (role: string) => {
+      const query = { endpointish: endpoint, role };
+      return (await proxy("get_endpoint_access_control", query)).body.role_secret;
+    };
+    for (const [way, sleeps] of ways) {
+      await proxy("wake_compute", { endpointish: endpoint });
+      await world.sql(endpoint, login(), "create role moody login password 'first'");
+      const first = await secret("moody");
+      await world.sql(endpoint, login(), "alter role moody password 'second'");
+      const second = await secret("moody");
+      await world.sql(endpoint, login(), "alter role moody password 'third'");
+      await sleeps();
+      const third = await secret("moody");
+      assert.match(third, /^SCRAM-SHA-256\$4096:/, way);
+      assert.ok(third !== first && third !== second, `${way}: an old one`);
+      await proxy("wake_compute", { endpointish: endpoint });
+      assert.equal(await secret("moody"), third, way);
+      await world.sql(endpoint, login(), "drop role moody");
+    }
   });
 
   test("a point in time: one read-only endpoint for all who ask for it, gone when it is idle", async () => {

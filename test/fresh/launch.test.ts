@@ -31,7 +31,7 @@ function checkout(t: TestContext, pinned: string) {
   const base = mkdtempSync(join(tmpdir(), "strata launch-"));
   t.after(() => rmSync(base, { recursive: true, force: true }));
   const root = join(base, "checkout");
-  for (const path of ["scripts", join("src", "postgres", "package-store.mjs")]) {
+  for (const path of ["scripts", "src/base/program-files.mjs", "src/postgres/package-store.mjs"]) {
     cpSync(join(ROOT, path), join(root, path), { recursive: true });
   }
   mkdirSync(join(root, "src", "cli"));

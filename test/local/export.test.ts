@@ -52,6 +52,8 @@ const CHECK = `select count(bt_index_check(c.oid, true)) from pg_class c join pg
   where a.amname = 'btree' and c.relkind = 'i'`;
 
 async function fill(endpoint: string): Promise<void> {
+  const location = join(exports, `location-${endpoint}`);
+  makePostgresDirectory(location);
   await cluster.query(
     endpoint,
     "create extension amcheck",
@@ -61,6 +63,9 @@ async function fill(endpoint: string): Promise<void> {
     "create index on u(i)",
     "create table big as select i, repeat(md5(i::text), 200) b from generate_series(1, 500) i",
     "create sequence s",
+    `create tablespace far location '${location}'`,
+    "create table in_far tablespace far as select i, md5(i::text) m from generate_series(1, 2000) i",
+    "create index on in_far(m) tablespace far",
     "select nextval('s') from generate_series(1, 70)",
     "select lo_from_bytea(0, decode(repeat('ab', 5000), 'hex'))",
     "create table locked as select generate_series(1, 50) i",

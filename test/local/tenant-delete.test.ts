@@ -2,11 +2,13 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { inspect } from "node:util";
 import { sleep } from "../../src/base/clock.ts";
 import { errnoCode } from "../../src/base/errors.ts";
+import { StrataHome } from "../../src/local/home.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/damage.ts";
 
@@ -113,6 +115,5 @@ test("tenant delete: a pageserver that is killed meanwhile, and a safekeeper tha
   await isGone(tenantId);
   await cluster.ok("safekeeper", "restart", "1");
   assert.ok(!readdirSync(join(cluster.home, "safekeepers", "sk1")).includes(tenantId));
-  const config = readFileSync(join(cluster.home, "config.json"), "utf8");
-  assert.ok(!config.includes(tenantId));
+  assert.ok(!inspect(new StrataHome(cluster.home).config(), { depth: 9 }).includes(tenantId));
 });

@@ -89,7 +89,11 @@ test("the store is away: pages and commits go on; branches are made when it is b
 });
 
 /** What the start of a pageserver says of a store, on one line. */
-async function refusedStart(remoteStorage: string, env: Record<string, string> = {}) {
+async function refusedStart(
+  remoteStorage: string,
+  env: Record<string, string> = {},
+  timeout: readonly string[] = [],
+) {
   const before = { ...process.env };
   Object.assign(process.env, env);
   const config = await freeConfig(1);
@@ -98,7 +102,7 @@ async function refusedStart(remoteStorage: string, env: Record<string, string> =
     config: { ...config, remoteStorage },
   });
   try {
-    const { code, stderr } = await cluster.cli("start");
+    const { code, stderr } = await cluster.cli("start", ...timeout);
     assert.equal(code, 1, stderr);
     return stderr.trim().split("\n").at(-1)!;
   } finally {
@@ -124,7 +128,10 @@ test("a store that cannot be used: the start says why", async () => {
   assert.match(await refusedStart(server.location("skew")), /clock/);
   server.options = {};
   assert.match(
-    await refusedStart("s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1"),
-    /127\.0\.0\.1:9/,
+    await refusedStart("s3://bucket/x?endpoint=http://127.0.0.1:9&region=us-east-1", {}, [
+      "--start-timeout",
+      "30s",
+    ]),
+    /object store (?:is away|fails; tried again): .*127\.0\.0\.1:9/,
   );
 });

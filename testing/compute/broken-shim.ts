@@ -9,17 +9,25 @@ import {
   SHIM_SOURCE_DIRECTORY,
 } from "../../src/compute/shim/shim-loader.ts";
 
-/** Builds it in `directory`; `text` is in the shim's sources once, and is replaced. */
-export function brokenShim(directory: string, text: string, by: string): string {
+/** Builds it in `directory`; the first text of each change is in the shim's sources once, and the second comes in its place. */
+export function brokenShim(
+  directory: string,
+  ...changes: readonly (readonly [text: string, by: string])[]
+): string {
   const sources = join(directory, "sources");
   mkdirSync(sources);
-  let found = 0;
+  const found = changes.map(() => 0);
   for (const name of readdirSync(SHIM_SOURCE_DIRECTORY)) {
-    const source = readFileSync(join(SHIM_SOURCE_DIRECTORY, name), "utf8");
-    found += source.split(text).length - 1;
-    writeFileSync(join(sources, name), source.replace(text, by));
+    let source = readFileSync(join(SHIM_SOURCE_DIRECTORY, name), "utf8");
+    changes.forEach(([text, by], i) => {
+      found[i]! += source.split(text).length - 1;
+      source = source.replace(text, by);
+    });
+    writeFileSync(join(sources, name), source);
   }
-  assert.equal(found, 1, `how often the text to break is there: ${text}`);
+  changes.forEach(([text], i) => {
+    assert.equal(found[i], 1, `how often the text to break is there: ${text}`);
+  });
   const shim = join(directory, "broken.so");
   // Quickly rather than well.
   const flags = SHIM_COMPILER_FLAGS.filter((flag) => flag !== "-Werror" && flag !== "-O2");

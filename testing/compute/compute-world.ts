@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../../src/base/ids.ts";
 import type { Lsn } from "../../src/base/lsn.ts";
+import { programOf } from "../../src/base/program-files.mjs";
 import type { EndpointSpec } from "../../src/compute/api.ts";
 import { ComputeClient } from "../../src/compute/client.ts";
 import type { TimelineInfo } from "../../src/pageserver/api.ts";
@@ -20,8 +21,6 @@ import { connectWire, type WireConnection } from "../../src/postgres/wire/wire-c
 import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
 import { freePort } from "../free-port.ts";
 
-const SOURCE = join(import.meta.dirname, "..", "..", "src");
-
 /** A daemon's process, and how to start it again in the same place. */
 export class DaemonProcess {
   readonly name: string;
@@ -34,7 +33,7 @@ export class DaemonProcess {
   constructor(name: string, entry: string, workdir: string, args: readonly string[]) {
     this.name = name;
     this.workdir = workdir;
-    this.#entry = join(SOURCE, entry, "main.ts");
+    this.#entry = `${entry}/main.ts`;
     this.#args = args;
     mkdirSync(workdir, { recursive: true });
   }
@@ -46,7 +45,7 @@ export class DaemonProcess {
       process.execPath,
       [
         "--disable-warning=ExperimentalWarning",
-        this.#entry,
+        programOf(this.#entry),
         "--workdir",
         this.workdir,
         ...this.#args,

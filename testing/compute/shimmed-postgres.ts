@@ -98,6 +98,7 @@ export class ShimmedPostgres {
           socketPath: socketPath(options),
           wal: options.walMode ?? "quorum",
           walSegmentSize: WAL_SEGMENT_SIZE,
+          versionDirectory: "PG_17_1",
         }),
       },
     );

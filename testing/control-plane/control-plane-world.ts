@@ -5,6 +5,7 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type pg from "pg";
+import { sleep } from "../../src/base/clock.ts";
 import { TestCluster } from "../cluster.ts";
 import { withClient } from "../tpcb.ts";
 import { PublishedDocument } from "./published-document.ts";
@@ -26,9 +27,20 @@ export class ControlPlaneWorld {
   }
 
   /** Nothing but the services. */
-  static async create(options: { safekeepers?: number } = {}): Promise<ControlPlaneWorld> {
-    const cluster = await TestCluster.create({ ...options, start: false });
-    await cluster.ok("start");
+  static async create(
+    options: {
+      safekeepers?: number;
+      warmAgents?: number;
+      proxyOptions?: Record<string, string>;
+    } = {},
+  ): Promise<ControlPlaneWorld> {
+    const cluster = await TestCluster.create({ warmAgents: 1, ...options, start: false });
+    try {
+      await cluster.ok("start");
+    } catch (error) {
+      await cluster[Symbol.asyncDispose]();
+      throw error;
+    }
     return new ControlPlaneWorld(cluster);
   }
 
@@ -72,6 +84,38 @@ export class ControlPlaneWorld {
       `${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}\n${this.cluster.logTails()}`,
     );
     return answer.body;
+  }
+
+  /** The API's answer, once all is done: on a busy machine it answers before. */
+  async createProject(name: string) {
+    const created = await this.api("POST", "/projects", { project: { name } });
+    await this.#finished(created.project.id);
+    return created;
+  }
+
+  /** As `createProject`; with an endpoint, which runs. */
+  async createBranch(projectId: string, name: string) {
+    const body = { branch: { name }, endpoints: [{ type: "read_write" }] };
+    const created = await this.api("POST", `/projects/${projectId}/branches`, body);
+    await this.#finished(projectId);
+    return created;
+  }
+
+  async #finished(projectId: string): Promise<void> {
+    const left = (await this.settled(projectId)).filter(({ status }) => status !== "finished");
+    assert.deepEqual(left, [], this.cluster.logTails());
+  }
+
+  /** All operations of a project, when none is under way any more. */
+  async settled(projectId: string): Promise<{ action: string; status: string; error?: string }[]> {
+    for (;;) {
+      const { operations } = await this.api("GET", `/projects/${projectId}/operations`);
+      const isOpen = ({ status }: { status: string }) => /^(scheduling|running)$/.test(status);
+      if (!operations.some(isOpen)) {
+        return operations;
+      }
+      await sleep(100);
+    }
   }
 
   /** Neon's command line; standard output, as JSON where there is any. */

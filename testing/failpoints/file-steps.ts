@@ -315,9 +315,10 @@ async function install(): Promise<void> {
 }
 
 // Not in the command line that starts the daemon, nor in a tool that it starts.
-const isDaemon = /\/(src\/pageserver\/main|testing\/failpoints\/lives)\.ts$/.test(
-  process.argv[1] ?? "",
-);
+const isDaemon =
+  /\/(src\/pageserver\/main\.ts|dist\/bundles\/pageserver-[0-9a-f]+\.mjs|testing\/failpoints\/lives\.ts)$/.test(
+    process.argv[1] ?? "",
+  );
 if (root !== undefined && (isDaemon || inherited !== undefined)) {
   await install();
 }

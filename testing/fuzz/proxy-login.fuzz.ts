@@ -73,6 +73,7 @@ class Target {
     const secret = parseScramSecret(scramSecret("unknown"));
     this.server = new ProxyServer({
       controlPlane: {
+        tokenRules: () => Promise.resolve([]),
         accessControl: () => Promise.resolve({ secret, allowedIps: [] }),
         wakeCompute: () => {
           this.wakes++;

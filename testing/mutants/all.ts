@@ -3,6 +3,7 @@
 import { ARCHIVE_MUTANTS } from "./archive.ts";
 import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { COMPUTE_MUTANTS } from "./compute.ts";
+import { CONSOLE_MUTANTS } from "./console.ts";
 import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
@@ -32,5 +33,6 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   LOCAL_MUTANTS,
   PROXY_MUTANTS,
   CONTROL_PLANE_MUTANTS,
+  CONSOLE_MUTANTS,
   TRANSFER_MUTANTS,
 ];

@@ -4,15 +4,74 @@ import type { MutantPart } from "./mutant.ts";
 
 const ARCHIVED = "src/pageserver/archive/archived-timelines.ts";
 const LAYERS = "src/pageserver/storage/tenant-layers.ts";
+const REMOVALS = "src/pageserver/transfers/disk-removals.ts";
+const REMOVALS_TEST = "src/pageserver/transfers/disk-removals.test.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const TEST = "src/pageserver/archive/archived-timelines.test.ts";
 const AS_IT_WAS = "archive: nobody gets it, its files go, and unarchive brings it back as it was";
+const LEAVING = "unarchive: a layer whose file is just leaving the disk comes from the store";
 const REPLACED = "archive: a pageserver that was replaced cannot bring it back";
 const KEPT_LAYERS = "an archived timeline keeps its layers in the store";
 
 export const ARCHIVE_MUTANTS: MutantPart = {
   part: "archive",
   mutants: [
+    {
+      rule: "a timeline that was deleted meanwhile is brought back from the archive",
+      file: ARCHIVED,
+      search: "if (this.opened(timelineId) !== timeline) {",
+      replace: "if (timelineId.length === 0) {",
+      test: TEST,
+      name: "deleteTimeline: an unarchiving that is under way does not bring it back",
+    },
+    {
+      rule: "a timeline that was offloaded meanwhile is deleted as if it were loaded",
+      file: TENANT,
+      search: " || loaded() !== timeline",
+      replace: "",
+      test: TEST,
+      name: "deleteTimeline: one that is archived and offloaded meanwhile is refused",
+    },
+    {
+      rule: "a file that is leaving the disk is taken for being there",
+      file: LAYERS,
+      search: "!this.#removals.isLeaving(path) && ",
+      replace: "",
+      test: TEST,
+      name: LEAVING,
+    },
+    {
+      rule: "a layer is fetched while its file is leaving the disk",
+      file: REMOVALS,
+      search: "      await this.#whenLeft(path);\n      return",
+      replace: "      return",
+      test: REMOVALS_TEST,
+      name: "remove: the file counts as gone at once",
+    },
+    {
+      rule: "a directory goes in which a layer is being written",
+      file: REMOVALS,
+      search: "!this.#written.has(directory) &&\n",
+      replace: "",
+      test: REMOVALS_TEST,
+      name: "removeEmptied: what lies in a directory that is leaving is leaving",
+    },
+    {
+      rule: "a directory goes in which a layer is about to be written",
+      file: REMOVALS,
+      search: "    return this.#leaving.has(path) || this.#leaving.has(dirname(path));",
+      replace: "    return this.#leaving.has(path);",
+      test: REMOVALS_TEST,
+      name: "removeEmptied: what lies in a directory that is leaving is leaving",
+    },
+    {
+      rule: "an index that the store may have counts for nothing until it has answered",
+      file: ARCHIVED,
+      search: "    this.#unanswered.set(timelineId, held);\n",
+      replace: "",
+      test: TEST,
+      name: "an archived timeline whose index was put without an answer",
+    },
     {
       rule: "an archived timeline is not there, for whoever asks",
       file: TENANT,

@@ -20,6 +20,14 @@ export const INGEST_MUTANTS: MutantPart = {
   part: "ingest",
   mutants: [
     {
+      rule: "a database's directory in a tablespace is forgotten when it is dropped there",
+      file: "src/pageserver/ingest/walingest.ts",
+      search: "      this.#tablespaces.directoryDropped(spcOid, dbOid);\n",
+      replace: "",
+      test: "src/pageserver/ingest/tablespaces.test.ts",
+      name: "tablespaces: a database has a directory from its first relation there on, until one of the two goes",
+    },
+    {
       rule: "each prepared transaction leaves a key for ever",
       file: PREPARED,
       search: "this.#free.pop() ?? slots.size + 1;",

@@ -32,6 +32,30 @@ export const PAGESERVER_MUTANTS: MutantPart = {
   part: "pageserver",
   mutants: [
     {
+      rule: "a compaction that begins while its timeline closes is not waited for",
+      file: TIMELINE,
+      search: "this.#checkStaysOpen();\n    this.hasNewLayer",
+      replace: "this.#checkOpen();\n    this.hasNewLayer",
+      test: TIMELINE_TEST,
+      name: "close: what is asked for meanwhile",
+    },
+    {
+      rule: "a checkpoint of a timeline that closes waits for ever",
+      file: TIMELINE,
+      search: "this.#checkStaysOpen();\n      this.#flush.start();",
+      replace: "this.#flush.start();",
+      test: TIMELINE_TEST,
+      name: "close: what is asked for meanwhile",
+    },
+    {
+      rule: "who waits for WAL of a timeline that closes waits for the whole timeout",
+      file: TIMELINE,
+      search: "this.#checkStaysOpen();\n    const left =",
+      replace: "const left =",
+      test: TIMELINE_TEST,
+      name: "close: what is asked for meanwhile",
+    },
+    {
       rule: "key prefixes that nobody holds stay in memory",
       file: "src/pageserver/layers/key.ts",
       search: "const RECENT_PREFIXES = 1024;",
@@ -323,7 +347,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       rule: "a layer that no index names stays",
       file: DIRECTORIES,
       search:
-        "const isNeeded = isLayer ? isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);",
+        "const isNeeded = isLayer ? layers.isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);",
       replace: "const isNeeded = !name.endsWith(TEMPORARY_SUFFIX);",
       test: TIMELINE_TEST,
       name: "load: what a crash leaves beside the index is removed",
@@ -443,7 +467,7 @@ export const PAGESERVER_MUTANTS: MutantPart = {
     {
       rule: "a layer that a killed process did not come to name stays",
       file: "src/pageserver/storage/timeline-directories.ts",
-      search: "isLayer ? isUsed(path) || !areAll :",
+      search: "isLayer ? layers.isUsed(path) || !areAll :",
       replace: "isLayer ? true :",
       test: "test/failpoints/each-step.test.ts",
       name: "failpoints: WAL is taken in and flushed",

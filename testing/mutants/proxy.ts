@@ -6,6 +6,8 @@ const SCRAM = "src/postgres/wire/scram-exchange.ts";
 const SCRAM_TEST = "src/postgres/wire/scram-exchange.test.ts";
 const PROXY_TEST = "src/proxy/proxy.pg.test.ts";
 const OPENING = "src/proxy/client/client-opening.ts";
+const TOKEN_KEYS = "src/proxy/client/token-keys.ts";
+const TOKEN_TEST = "src/proxy/client/token-keys.test.ts";
 const GATE = "src/proxy/client/login-gate.ts";
 const SERVERLESS = "src/proxy/serverless";
 const POOLING = "src/proxy/pooling";
@@ -255,6 +257,80 @@ export const PROXY_MUTANTS: MutantPart = {
       replace: "!server.queue.isEmpty || this.#unsynced;",
       test: POOLING_TEST,
       name: "pooling: who waits too long is told, and a client that goes leaves nothing open",
+    },
+    {
+      rule: "whoever is refused is not told what to do",
+      file: "src/proxy/client/postgres-errors.ts",
+      search: `  return clientError("28P01", "wrong-password", message, {
+    hint:`,
+      replace: `  return clientError("28P01", "wrong-password", message, {
+    detail:`,
+      test: PROXY_TEST,
+      name: "proxy: a wrong password and an unknown role look alike",
+    },
+    {
+      rule: "that a certificate ends is told once, months before",
+      file: "src/proxy/client/tls-certificates.ts",
+      search: "if (nowMs() >= (this.#toldAtMs[i] ?? 0) + DAY_MS) {",
+      replace: "if (nowMs() < (this.#toldAtMs[i] ?? 0)) {",
+      test: "src/proxy/client/tls-certificates.test.ts",
+      name: "TlsCertificates: the end of one is told of at the start and each day, with its file and its date",
+    },
+    {
+      rule: "a token without an end is good for ever",
+      file: TOKEN_KEYS,
+      search: 'requiredClaims: ["exp"],',
+      replace: "",
+      test: TOKEN_TEST,
+      name: "TokenKeys: expired, not yet, for ever, for others: refused",
+    },
+    {
+      rule: "the audience is not looked at",
+      file: TOKEN_KEYS,
+      search: "...(audience === undefined ? {} : { audience }),",
+      replace: "",
+      test: TOKEN_TEST,
+      name: "TokenKeys: expired, not yet, for ever, for others: refused",
+    },
+    {
+      rule: "a redirect of a JWKS URL is followed",
+      file: TOKEN_KEYS,
+      search: 'redirect: "error"',
+      replace: 'redirect: "follow"',
+      test: TOKEN_TEST,
+      name: "TokenKeys: a URL that does not answer lets nobody in, and is not asked for each login",
+    },
+    {
+      rule: "a JWKS of any size is read",
+      file: TOKEN_KEYS,
+      search: "if (size > mostBytes) {",
+      replace: "if (size < 0) {",
+      test: TOKEN_TEST,
+      name: "TokenKeys: a URL that does not answer lets nobody in, and is not asked for each login",
+    },
+    {
+      rule: "a token is good for every role",
+      file: TOKEN_KEYS,
+      search: "rules.filter(({ roles }) => roles.includes(role))",
+      replace: "rules.filter(({ roles }) => roles.length > 0)",
+      test: TOKEN_TEST,
+      name: "TokenKeys: RS256, ES256 and EdDSA let in",
+    },
+    {
+      rule: "a session's own end is taken for its compute's",
+      file: "src/proxy/compute/first-word.ts",
+      search: "COMPUTE_ENDS.has(sqlstateOf(message))",
+      replace: 'sqlstateOf(message) !== ""',
+      test: "src/proxy/compute/first-word.test.ts",
+      name: "untilFirstWord",
+    },
+    {
+      rule: "a client whose session may hold something is given another one",
+      file: "src/proxy/compute/first-word.ts",
+      search: 'settle(socket.destroyed ? "compute gone" : "over")',
+      replace: 'settle("compute gone")',
+      test: "src/proxy/compute/first-word.test.ts",
+      name: "untilFirstWord",
     },
   ],
 };

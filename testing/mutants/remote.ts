@@ -51,6 +51,14 @@ export const REMOTE_MUTANTS: MutantPart = {
       name: "deleteTimeline: where the process ends before it hears",
     },
     {
+      rule: "a tenant that is closed puts nothing more, also not that a timeline is deleted",
+      file: TENANT,
+      search: "await this.#remote?.close();",
+      replace: "",
+      test: TENANT_REMOTE_TEST,
+      name: "close: a deletion that the store has not answered puts nothing afterwards",
+    },
+    {
       rule: "a layer does not come where its directory went with the timeline that made it",
       file: DOWNLOAD,
       search: "await disk.background.makeDirectory(dirname(temporary));",

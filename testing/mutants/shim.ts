@@ -5,12 +5,37 @@ import type { MutantPart } from "./mutant.ts";
 const BLOCKS = "src/compute/shim/library/blocks.c";
 const HELD = "src/compute/shim/library/held.c";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
+const TABLESPACES = "test/compute/tablespaces.test.ts";
 const STRESS = "src/compute/shim/shim-stress.test.ts";
 const ALL_AT_ONCE = "claims: no write is lost and no zero is read, whatever runs at once";
 
 export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
+    {
+      rule: "files of a tablespace are in its location",
+      file: "src/compute/shim/library/tablespaces.c",
+      search: "syscall(SYS_symlinkat, target, AT_FDCWD, link)",
+      replace: "syscall(SYS_symlinkat, location, AT_FDCWD, link)",
+      test: TABLESPACES,
+      name: "tablespaces: made, filled and moved into; all of it after a start on an empty cache",
+    },
+    {
+      rule: "a base backup looks for a tablespace where its location is",
+      file: "src/compute/shim/library/tablespaces.c",
+      search: "  if (oid == 0 || strlen(end) + MAX_PATH > MAX_LOCATION) {",
+      replace: "  if (oid != 0 || strlen(end) + MAX_PATH > MAX_LOCATION) {",
+      test: TABLESPACES,
+      name: "tablespaces: a base backup has them, and stock Postgres goes on from it",
+    },
+    {
+      rule: "relations of one number in two tablespaces are one",
+      file: "src/compute/shim/library/files.c",
+      search: "{KIND_DIR, key->db, 0, 0, key->spc}",
+      replace: "{KIND_DIR, key->db, 0, 0, 0}",
+      test: TABLESPACES,
+      name: "tablespaces: emptied and dropped, and their names and locations used again",
+    },
     {
       rule: "memory of pages serves for others before Postgres has them",
       file: "src/compute/shim/shim-server.ts",

@@ -9,6 +9,10 @@ export interface FakeEndpoint {
   /** Role to its SCRAM secret. */
   readonly secrets: Map<string, string>;
   allowedIps?: string[];
+  /** Path of Postgres's; absent: it is on another machine. */
+  socket?: string;
+  /** As the control plane lists them. */
+  jwks?: readonly object[];
   /** Called before each answer to a wake; what it gives is sent in place of the address. */
   onWake?: (wake: {
     options: Map<string, string>;
@@ -49,7 +53,7 @@ export class FakeControlPlane {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? "", "http://x");
     const name = url.pathname.split("/").at(-1) ?? "";
-    const id = url.searchParams.get("endpointish") ?? "";
+    const id = url.searchParams.get("endpointish") ?? url.pathname.split("/").at(-2) ?? "";
     this.calls.push(`${name} ${id}`);
     const endpoint = this.endpoints.get(id);
     const answer = endpoint === undefined ? unknown(id) : await describe(name, url, endpoint, this);
@@ -86,6 +90,8 @@ async function describe(
           allowed_ips: endpoint.allowedIps ?? [],
         },
       };
+    case "jwks":
+      return { status: 200, body: { jwks: endpoint.jwks ?? [] } };
     case "wake_compute": {
       const options = new Map(
         [...url.searchParams].flatMap(([key, value]) => {
@@ -101,7 +107,10 @@ async function describe(
           body: {
             address: endpoint.address,
             server_name: null,
-            aux: { endpoint_id: id, project_id: "p", branch_id: "br", cold_start_info: "warm" },
+            aux: {
+              ...{ endpoint_id: id, project_id: "p", branch_id: "br", cold_start_info: "warm" },
+              ...(endpoint.socket === undefined ? {} : { unix_socket: endpoint.socket }),
+            },
           },
         }
       );

@@ -16,12 +16,11 @@ import {
   DEFAULT_BRANCH_NAME,
   deleteBranch,
   newestLsnFor,
-  requireFreeBranchName,
+  renameBranch,
   resolveBranch,
   resolveTenant,
   splitNameAtLsn,
 } from "../../local/branches.ts";
-import { nameBranch, recordSwitch } from "../../local/config.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
 import { clearEndpoints } from "../../local/endpoint-stop.ts";
 import {
@@ -44,6 +43,7 @@ import {
   tenantOption,
   withEndpointLocked,
   withHomeLocked,
+  withHomeShared,
 } from "../cli.ts";
 import { listBranches, showBranch } from "./branch-list.ts";
 import { addArchiveCommands } from "./commands-archive.ts";
@@ -115,14 +115,7 @@ export function addBranchCommands(program: Command): void {
       const home = openHome();
       await withHomeLocked(home, async () => {
         const tenantId = resolveTenant(home.config(), options.tenantId);
-        const timelineId = resolveBranch(home.config(), tenantId, name);
-        requireFreeBranchName(home.config(), tenantId, newName);
-        home.update((config) => {
-          config.branchNameMappings.get(tenantId)?.delete(name);
-          nameBranch(config, tenantId, newName, timelineId);
-          recordSwitch(config, tenantId, newName, config.branchSwitches.get(tenantId)?.get(name));
-          recordSwitch(config, tenantId, name, undefined);
-        });
+        renameBranch(home, tenantId, name, newName);
         print(`Renamed branch '${name}' to '${newName}'`);
       });
     });
@@ -247,39 +240,36 @@ async function shortBranchCreate(
   if (parentLsn !== undefined && options.at !== undefined) {
     throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
   }
+  const wanted = {
+    ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
+    ancestorBranchName: parent,
+    ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
+    ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
+  };
+  const info = await withHomeShared(home, () => createBranch(home, name, wanted, notice));
+  print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
+  if (options.start !== true) {
+    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
+    return;
+  }
   const endpoint = await withHomeLocked(home, async () => {
-    const wanted = {
-      ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
-      ancestorBranchName: parent,
-      ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
-      ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
-    };
-    const info = await createBranch(home, name, wanted, notice);
-    print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
-    if (options.start !== true) {
-      return undefined;
-    }
     const tenantId = parseTenantId(info.tenant_id);
     const timelineId = parseTimelineId(info.timeline_id);
-    const endpoint = {
-      id: freeEndpointId(home, name),
-      tenantId,
-      timelineId,
-      pgVersion: info.pg_version,
-    };
-    return createEndpoint(home, endpoint, controllerOf(home).placementOf(tenantId, timelineId));
-  });
-  if (endpoint !== undefined) {
-    await withEndpointLocked(home, endpoint.id, () =>
-      startEndpoint(home, endpoint, placementOf(home, endpoint), {
-        timeoutMs: parseDuration("90s"),
-        print: () => {},
-      }),
+    const id = freeEndpointId(home, name);
+    const placement = controllerOf(home).placementOf(tenantId, timelineId);
+    return createEndpoint(
+      home,
+      { id, tenantId, timelineId, pgVersion: info.pg_version },
+      placement,
     );
-    print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
-  } else {
-    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
-  }
+  });
+  await withEndpointLocked(home, endpoint.id, () =>
+    startEndpoint(home, endpoint, placementOf(home, endpoint), {
+      timeoutMs: parseDuration("90s"),
+      print: () => {},
+    }),
+  );
+  print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
 }
 
 /** How to get Postgres on a branch, as it can be typed where we were started. */

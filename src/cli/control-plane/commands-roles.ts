@@ -102,13 +102,22 @@ interface ConnectionOptions extends Options {
 
 function addConnectionString(program: Command): void {
   onBranch(program.command("connection-string"))
+    .argument("[branch]", "the same as --branch")
     .description("what a Postgres client needs to come through the proxy, with the password")
     .option("--role <name>", "whose (default: the only one with a known password)")
     .option("-d, --database <name>", "which (default: the role's, or the first)")
     .option("--pooled", "through the transaction pooler")
     .addOption(jsonOption())
-    .action(async (options: ConnectionOptions) => {
-      const uri = await connectionString(controlPlaneClient(), options);
+    .action(async (named: string | undefined, options: ConnectionOptions) => {
+      if (named !== undefined && options.branch !== undefined) {
+        const message = "BRANCH and --branch exclude each other";
+        throw new StorageError("invalid", "branch-twice", message);
+      }
+      const branch = named ?? options.branch;
+      const uri = await connectionString(controlPlaneClient(), {
+        ...options,
+        ...(branch === undefined ? {} : { branch }),
+      });
       options.json === true ? printJson({ uri }) : print(uri);
     });
 }

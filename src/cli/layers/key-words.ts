@@ -42,6 +42,10 @@ export function keyWords(key: string): string {
       return `prepared transaction ${index}`;
     case 0x6a:
       return "commit times";
+    case 0x6b:
+      return `tablespace ${index}`;
+    case 0x6c:
+      return "statistics";
     default:
       return key;
   }

@@ -14,13 +14,13 @@ import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { randomBytes } from "../../base/random.ts";
 import { makeSkeleton, writeDataDirectory } from "../../data-directory/start-directory.ts";
+import { versionDirectory } from "../../data-directory/tablespace-directories.ts";
 import { type ComputeState, LSN_LEASE_MS, type TenantTimeline } from "../../pageserver/api.ts";
 import { computeState, leaseLsn } from "../../pageserver/client.ts";
 import { decodeControlFile } from "../../postgres/control-file.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
-  DEFAULT_TABLESPACE_OID,
   GLOBAL_TABLESPACE_OID,
   INIT_FORK,
   MAIN_FORK,
@@ -79,6 +79,7 @@ export async function exportDirectory(options: ExportOptions): Promise<Exported>
       state: { ...state, systemId: newSystemId() },
       settings: exportSettings(state, decodeControlFile(state.controlFile)),
       standby: false,
+      tablespacesInPlace: true,
     });
     const bytes = await writeFiles(partial, state, pages, options);
     await syncTree(partial);
@@ -115,13 +116,14 @@ async function writeFiles(
   pages: PageSource,
   { onProgress }: ExportOptions,
 ): Promise<number> {
+  const inTablespaces = versionDirectory(state);
   const files = (
     await Promise.all(directoriesOf(state).map((one) => listFiles(pages, one)))
   ).flat();
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0);
   let doneBytes = 0;
   for (const { file, bytes } of files) {
-    const path = join(directory, storagePath(file));
+    const path = join(directory, storagePath(file, inTablespaces));
     // Nobody else looks into it, so each piece can be appended.
     writeFileSync(path, "", { mode: 0o600, flag: "wx" });
     const fd = REAL_DISK.open(path, "r+");
@@ -148,7 +150,7 @@ function directoriesOf({ databases }: ComputeState): StorageDirectory[] {
   return [
     { kind: "relation", spcOid: GLOBAL_TABLESPACE_OID, dbOid: 0 },
     ...databases
-      .filter(({ spcOid }) => spcOid === DEFAULT_TABLESPACE_OID)
+      .filter(({ spcOid }) => spcOid !== GLOBAL_TABLESPACE_OID)
       .map(({ spcOid, dbOid }) => ({ kind: "relation" as const, spcOid, dbOid })),
     ...([0, 1, 2, 3] as const).map((slru) => ({ kind: "slru" as const, slru })),
   ];

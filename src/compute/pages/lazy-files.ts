@@ -6,15 +6,18 @@ import { sleep } from "../../base/clock.ts";
 import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { versionDirectory } from "../../data-directory/tablespace-directories.ts";
 import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../../postgres/installation.ts";
+import type { StorageFile } from "../../postgres/relation-path.ts";
+import { START_READS_NAME } from "../api.ts";
 import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "../shim/shim-loader.ts";
 import { type PlacedFile, ShimServer } from "../shim/shim-server.ts";
+import { ServedFiles } from "../shutdown/served-files.ts";
 import { type PageClient, PageSource, pageserverPageService } from "./page-source.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const SOCKET_NAME = "shim.sock";
-const START_READS_NAME = "start-reads.json";
 
 /**
  * Path of the library that Postgres must be started with; checks that this Postgres can be. Both
@@ -66,6 +69,9 @@ export class LazyFiles {
   readonly #logger: Logger;
   readonly #pages: PageSource;
   readonly #server: ShimServer;
+  /** Of the user's tablespaces. */
+  readonly versionDirectory: string;
+  readonly served = new ServedFiles();
   readonly #reads: StartReads;
   readonly #placement: FilePlacement;
   readonly #placed = Promise.withResolvers<readonly PlacedFile[]>();
@@ -87,28 +93,48 @@ export class LazyFiles {
     });
     this.#pages.warmUp();
     const pages = this.#pages;
-    const reads = new StartReads(join(options.workdir, START_READS_NAME));
+    this.versionDirectory = versionDirectory(options.state);
+    const record = join(options.workdir, START_READS_NAME);
+    const reads = new StartReads(record, this.versionDirectory);
     this.#reads = reads;
-    this.#placement = new FilePlacement(pages, reads);
+    this.#placement = new FilePlacement(pages, reads, (file, content) =>
+      this.served.placed(file, content),
+    );
     this.#server = new ShimServer({
       socketPath,
       logger,
       placed: this.#placed.promise,
       handlers: {
-        stat: (file) => {
+        stat: async (file) => {
           reads.note(file);
-          return pages.stat(file);
+          const bytes = await pages.stat(file);
+          this.served.told(file, bytes);
+          return bytes;
         },
         readPages: (file, blkno, count) => {
           reads.note(file, blkno, count);
-          return pages.readPages(file, blkno, count);
+          return ServedFiles.isMap(file)
+            ? this.#readMap(file, blkno, count)
+            : pages.readPages(file, blkno, count);
         },
-        listDirectory: (directory) => pages.listDirectory(directory),
+        listDirectory: async (directory) => {
+          const files = await pages.listDirectory(directory);
+          for (const { file, bytes } of files) {
+            this.served.told(file, bytes);
+          }
+          return files;
+        },
         prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
         walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
         flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
       },
     });
+  }
+
+  async #readMap(file: StorageFile, blkno: number, count: number) {
+    const pieces = await this.#pages.readPages(file, blkno, count);
+    this.served.given(file, blkno, pieces);
+    return pieces;
   }
 
   get state(): ComputeState {
@@ -133,6 +159,7 @@ export class LazyFiles {
       socketPath: this.#socketPath,
       wal: this.#options.wal === undefined ? "none" : "quorum",
       walSegmentSize: this.#options.state.walSegmentSize,
+      versionDirectory: this.versionDirectory,
     });
   }
 
@@ -144,7 +171,7 @@ export class LazyFiles {
   /** The start is over: what Postgres has read in it will be there at the next one. */
   endOfStart(): void {
     try {
-      this.#reads.save();
+      this.#reads.save(this.#placement.used());
     } catch (error) {
       this.#logger.warn({ error }, "cannot record what a start reads");
     }

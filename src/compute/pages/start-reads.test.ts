@@ -11,6 +11,7 @@ import type { FileContent } from "./page-source.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 /** The file that a path in a data directory names. */
+const VERSION = "PG_17_1";
 const fileAt = (path: string) => parseRelationPath(path)!;
 
 const directory = mkdtempSync(join(tmpdir(), "strata-start-reads-"));
@@ -27,13 +28,13 @@ function newRecord(content?: unknown): string {
 }
 
 function readsOf(...files: [string, ...number[]][]): StartReads {
-  return new StartReads(newRecord({ version: 1, files }));
+  return new StartReads(newRecord({ version: 1, files }), VERSION);
 }
 
 describe("StartReads", () => {
   test("each start adds what it had to ask for", () => {
     const path = newRecord();
-    const first = new StartReads(path);
+    const first = new StartReads(path, VERSION);
     assert.deepEqual(first.files, []);
     first.note(fileAt("base/5/1259"));
     first.note(fileAt("base/5/1259"), 4, 2);
@@ -42,7 +43,7 @@ describe("StartReads", () => {
     first.save();
     first.note(fileAt("base/5/16384"), 0, 1);
     first.save();
-    const second = new StartReads(path);
+    const second = new StartReads(path, VERSION);
     assert.deepEqual(second.files, [
       ["base/5/1259", [0, 4, 5]],
       ["base/5/1249_vm", []],
@@ -50,7 +51,7 @@ describe("StartReads", () => {
     second.note(fileAt("global/1262"), 0, 1);
     second.note(fileAt("base/5/1259"), 4, 3);
     second.save();
-    assert.deepEqual(new StartReads(path).files, [
+    assert.deepEqual(new StartReads(path, VERSION).files, [
       ["base/5/1259", [0, 4, 5, 6]],
       ["base/5/1249_vm", []],
       ["global/1262", [0]],
@@ -60,23 +61,78 @@ describe("StartReads", () => {
   test("a start that asked for nothing leaves the record alone", () => {
     const path = newRecord({ version: 1, files: [["global/1262", 0]] });
     const before = readFileSync(path, "utf8");
-    new StartReads(path).save();
+    new StartReads(path, VERSION).save();
     assert.equal(readFileSync(path, "utf8"), before);
+  });
+
+  test("what starts do not read any more leaves the record: soon what is new, later what was used", () => {
+    const path = newRecord({
+      version: 1,
+      files: [
+        ["base/5/1259", 0],
+        ["base/5/1249", 1],
+      ],
+    });
+    const start = (used: Record<string, boolean>, ...asked: string[]) => {
+      const reads = new StartReads(path, VERSION);
+      for (const file of asked) {
+        reads.note(fileAt(file), 0, file.endsWith("_vm") ? 0 : 1);
+      }
+      reads.save(new Map(Object.entries(used)));
+      return new StartReads(path, VERSION).files.map(([file]) => file);
+    };
+    const [old, gone, once, its] = ["base/5/1259", "base/5/1249", "base/9/2619", "base/9/2619_vm"];
+    assert.deepEqual(start({ [old]: true, [gone]: true }, once, its), [old, gone, once, its]);
+    assert.deepEqual(start({ [old]: true, [gone]: false, [once]: false }), [old, gone, once, its]);
+    // The second start that has not used it; a fork goes with its relation.
+    assert.deepEqual(start({ [old]: true, [gone]: false, [once]: false }), [old, gone]);
+    // A file system that keeps no times says nothing.
+    assert.deepEqual(start({ [old]: false, [gone]: false }), [old, gone]);
+    assert.deepEqual(start({ [old]: true, [gone]: true }), [old, gone]);
+    for (const expected of [[old, gone], [old, gone], [old]]) {
+      assert.deepEqual(start({ [old]: true, [gone]: false }), expected);
+    }
+  });
+
+  test("what has been used again stays where what is new does not fit beside it", () => {
+    const path = newRecord({ version: 1, files: [["base/5/1259", 0]] });
+    const reads = (used: boolean, from: number, count: number) => {
+      const start = new StartReads(path, VERSION);
+      for (let block = from; block < from + count; block += 32) {
+        start.note(fileAt("base/9/16384"), block, 32);
+      }
+      start.save(new Map([["base/5/1259", used]]));
+      return new StartReads(path, VERSION).files.map(([file, blocks]) => [file, blocks.length]);
+    };
+    assert.deepEqual(reads(true, 0, 480), [
+      ["base/5/1259", 1],
+      ["base/9/16384", 480],
+    ]);
+    // 480 and 320 are too many: those of before have not been used again.
+    assert.deepEqual(reads(true, 480, 320), [
+      ["base/5/1259", 1],
+      ["base/9/16384", 320],
+    ]);
+    // As much as is noted at all: one too many.
+    assert.deepEqual(reads(true, 5000, 768), [
+      ["base/5/1259", 1],
+      ["base/9/16384", 767],
+    ]);
   });
 
   test("is bounded: first come stay; a full record begins anew", () => {
     const path = newRecord();
-    const scan = new StartReads(path);
+    const scan = new StartReads(path, VERSION);
     for (let block = 0; block < 10_000; block += 32) {
       scan.note(fileAt("base/5/16384"), block, 32);
     }
     scan.save();
-    const [[, blocks]] = new StartReads(path).files as [[string, number[]]];
+    const [[, blocks]] = new StartReads(path, VERSION).files as [[string, number[]]];
     assert.deepEqual([blocks.length, blocks[0], blocks.at(-1)], [768, 0, 767]);
-    const next = new StartReads(path);
+    const next = new StartReads(path, VERSION);
     next.note(fileAt("base/5/1259"), 7, 1);
     next.save();
-    assert.deepEqual(new StartReads(path).files, [["base/5/1259", [7]]]);
+    assert.deepEqual(new StartReads(path, VERSION).files, [["base/5/1259", [7]]]);
   });
 
   test("a record that makes no sense is none", () => {
@@ -98,9 +154,13 @@ describe("StartReads", () => {
         ],
       },
     ]) {
-      assert.deepEqual(new StartReads(newRecord(content)).files, [], JSON.stringify(content));
+      assert.deepEqual(
+        new StartReads(newRecord(content), VERSION).files,
+        [],
+        JSON.stringify(content),
+      );
     }
-    assert.deepEqual(new StartReads(directory).files, []);
+    assert.deepEqual(new StartReads(directory, VERSION).files, []);
   });
 });
 
@@ -177,6 +237,26 @@ describe("FilePlacement", () => {
     );
     assert.equal(existsSync(join(data, "base/5/8")), false);
     assert.equal(existsSync(join(data, "base/5/9")), false);
+  });
+
+  test("used: what somebody has read of since it was placed", async () => {
+    const data = newDataDirectory();
+    const source = {
+      fileContent: async (_file: StorageFile, blocks: readonly number[]) => content(blocks),
+    };
+    const placement = new FilePlacement(
+      source,
+      readsOf(["base/5/7", 0], ["base/5/8", 0], ["base/5/9", 0], ["base/5/10"]),
+    );
+    placement.into(data);
+    await placement.finish();
+    readFileSync(join(data, "base/5/8"));
+    rmSync(join(data, "base/5/9"));
+    assert.deepEqual(Object.fromEntries(placement.used()), {
+      "base/5/7": false,
+      "base/5/8": true,
+      "base/5/9": false,
+    });
   });
 
   test("cancelled: nothing is written", async () => {

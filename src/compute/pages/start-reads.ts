@@ -1,8 +1,17 @@
 // What Postgres read of storage in its last starts, so that the next one finds it in its data directory.
 
-import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  futimesSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../../base/clock.ts";
+import { nowMs, sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
 import { errnoCode } from "../../base/errors.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
@@ -12,15 +21,20 @@ import type { PlacedFile } from "../shim/shim-protocol.ts";
 import type { FileContent } from "./page-source.ts";
 
 /*
- * The record is a JSON object { version: 1, files: [[path, block, block, ...], ...] }: paths in the data
- * directory and blocks of theirs, in the order of the first question; no block where only the size was
- * asked. It says what to fetch and never what is in it, so a record that is old, of another
- * branch or made up costs time only. One that cannot be read counts as none.
+ * The record is a JSON object { version: 1, files: [[path, block, block, ...], ...], unused: [[path, starts], ...] }:
+ * paths in the data directory and blocks of theirs, in the order of the first question; no block where only
+ * the size was asked; and how many starts in a row have not read what was placed, where it is not 0. It says what to
+ * fetch and never what is in it, so a record that is old, of another branch or made up costs time only: a branch
+ * begins with its parent's. One that cannot be read counts as none.
  */
 const RECORD_VERSION = 1;
 /** 6 MB: about twice what a first connection reads in a database with few tables. */
 const MAX_BLOCKS = 768;
 const MAX_FILES = 512;
+/** What so many starts in a row have not read leaves the record. */
+const MAX_UNUSED_STARTS = 3;
+/** What is new has to prove itself: a CREATE DATABASE right after a start reads hundreds of files, once. */
+const NEW_UNUSED_STARTS = 1;
 /** A start waits so long for the last of them when all else is ready; later ones are read as usual. */
 const PATIENCE_MS = 100;
 
@@ -28,17 +42,25 @@ const PATIENCE_MS = 100;
 type Reads = Map<string, Set<number>>;
 
 export class StartReads {
+  readonly versionDirectory: string;
   readonly #recordPath: string;
   /** What earlier starts read. */
   readonly #known: Reads;
+  readonly #unused: ReadonlyMap<string, number>;
+  readonly #recordText: string;
   /** What this one had to ask for. */
   readonly #asked: Reads = new Map();
   #askedBlocks = 0;
   #recording = true;
 
-  constructor(recordPath: string) {
+  /** `versionDirectory`: of the user's tablespaces. */
+  constructor(recordPath: string, versionDirectory: string) {
     this.#recordPath = recordPath;
-    this.#known = readRecord(recordPath);
+    this.versionDirectory = versionDirectory;
+    const { text, reads, unused } = readRecord(recordPath);
+    this.#recordText = text;
+    this.#known = reads;
+    this.#unused = unused;
   }
 
   /** As the record has them. */
@@ -51,7 +73,7 @@ export class StartReads {
     if (!this.#recording || this.#askedBlocks + count > MAX_BLOCKS) {
       return;
     }
-    const path = storagePath(file);
+    const path = storagePath(file, this.versionDirectory);
     let blocks = this.#asked.get(path);
     if (blocks === undefined) {
       if (this.#asked.size >= MAX_FILES) {
@@ -66,24 +88,83 @@ export class StartReads {
     this.#askedBlocks += count;
   }
 
-  /** The start is over: what was asked in it is added to the record. */
-  save(): void {
+  /**
+   * The start is over: what was asked in it is added to the record, and what starts use no more leaves it. `used`: whether Postgres
+   * has read a file that was placed for it; of all others nobody knows.
+   */
+  save(used: ReadonlyMap<string, boolean> = new Map()): void {
     if (!this.#recording) {
       return;
     }
     this.#recording = false;
-    if (this.#asked.size === 0) {
-      return;
-    }
-    const both: Reads = new Map([...this.#known].map(([path, blocks]) => [path, new Set(blocks)]));
-    for (const [path, blocks] of this.#asked) {
-      both.set(path, (both.get(path) ?? new Set()).union(blocks));
-    }
-    // Full of what is read no more, it begins anew.
-    const files = isWithinLimits(both) ? both : this.#asked;
+    const kept = this.#stillUsed(used);
+    const all = together(
+      [...kept].map(([path, { blocks }]) => [path, blocks]),
+      this.#asked,
+    );
+    // Where there is no room for both, what no start has used again yet goes first, then what was asked last.
+    const proven = [...kept].filter(([, { unused }]) => unused === 0);
+    const files = isWithinLimits(all)
+      ? all
+      : cutToLimits(
+          together(
+            proven.map(([path, { blocks }]) => [path, blocks]),
+            this.#asked,
+          ),
+        );
     const lines = [...files].map(([path, blocks]) => [path, ...[...blocks].sort((a, b) => a - b)]);
-    writeFileSync(this.#recordPath, JSON.stringify({ version: RECORD_VERSION, files: lines }));
+    const unused = [...files.keys()].flatMap((path) => {
+      const before = kept.get(path)?.unused;
+      const starts = before === undefined ? NEW_UNUSED_STARTS : this.#asked.has(path) ? 0 : before;
+      return starts === 0 ? [] : [[path, starts]];
+    });
+    const record = { version: RECORD_VERSION, files: lines };
+    const text = JSON.stringify(unused.length === 0 ? record : { ...record, unused });
+    if (text !== this.#recordText && lines.length > 0) {
+      writeFileSync(this.#recordPath, text);
+    }
   }
+
+  /** What of the record stays, and in how many starts in a row nothing has used it. */
+  #stillUsed(
+    used: ReadonlyMap<string, boolean>,
+  ): Map<string, { blocks: Set<number>; unused: number }> {
+    const kept = new Map<string, { blocks: Set<number>; unused: number }>();
+    // A file system that keeps no times of reading says so of all files.
+    const isKnown = [...used.values()].includes(true);
+    for (const [path, blocks] of this.#known) {
+      const before = this.#unused.get(path) ?? 0;
+      // Of a fork that has only a size, its relation's main fork tells.
+      const wasUsed = used.get(path) ?? used.get(path.replace(/(_fsm|_vm|_init)?(\.\d+)?$/, ""));
+      const unused = !isKnown ? before : wasUsed === true ? 0 : before + 1;
+      if (unused < MAX_UNUSED_STARTS) {
+        kept.set(path, { blocks, unused });
+      }
+    }
+    return kept;
+  }
+}
+
+function together(known: readonly (readonly [string, Set<number>])[], asked: Reads): Reads {
+  const both: Reads = new Map(known);
+  for (const [path, blocks] of asked) {
+    both.set(path, (both.get(path) ?? new Set()).union(blocks));
+  }
+  return both;
+}
+
+/** The first of them. */
+function cutToLimits(reads: Reads): Reads {
+  const cut: Reads = new Map();
+  let blocksLeft = MAX_BLOCKS;
+  for (const [path, blocks] of [...reads].slice(0, MAX_FILES)) {
+    const some = new Set([...blocks].slice(0, blocksLeft));
+    if (some.size > 0 || blocks.size === 0) {
+      cut.set(path, some);
+      blocksLeft -= some.size;
+    }
+  }
+  return cut;
 }
 
 function isWithinLimits(reads: Reads): boolean {
@@ -91,30 +172,48 @@ function isWithinLimits(reads: Reads): boolean {
   return reads.size <= MAX_FILES && blocks <= MAX_BLOCKS;
 }
 
-function readRecord(path: string): Reads {
-  const reads: Reads = new Map();
-  let record: { version?: unknown; files?: unknown } | null;
+interface StartRecord {
+  readonly text: string;
+  readonly reads: Reads;
+  /** Starts in a row that have not used it, by path; absent: 0. */
+  readonly unused: ReadonlyMap<string, number>;
+}
+
+function readRecord(path: string): StartRecord {
+  const none = { text: "", reads: new Map(), unused: new Map() };
+  let text: string;
+  let record: { version?: unknown; files?: unknown; unused?: unknown } | null;
   try {
-    record = JSON.parse(readFileSync(path, "utf8"));
+    text = readFileSync(path, "utf8");
+    record = JSON.parse(text);
   } catch {
-    return reads;
+    return none;
   }
   if (record?.version !== RECORD_VERSION || !Array.isArray(record.files)) {
-    return reads;
+    return none;
   }
-  for (const line of record.files) {
-    const [path, ...blocks] = Array.isArray(line) ? (line as unknown[]) : [];
-    const isBlock = (block: unknown): block is number =>
-      Number.isInteger(block) && Number(block) >= 0;
-    if (
-      typeof path === "string" &&
+  const reads: Reads = new Map();
+  for (const [path, blocks] of numbersByPath(record.files)) {
+    reads.set(path, new Set(blocks.sort((a, b) => a - b)));
+  }
+  const unused = Array.isArray(record.unused) ? numbersByPath(record.unused) : [];
+  return isWithinLimits(reads)
+    ? { text, reads, unused: new Map(unused.map(([path, [starts = 0]]) => [path, starts])) }
+    : none;
+}
+
+/** Of lines [path, number, ...] those that can be. */
+function numbersByPath(lines: readonly unknown[]): [path: string, numbers: number[]][] {
+  return lines.flatMap((line): [string, number[]][] => {
+    const [path, ...numbers] = Array.isArray(line) ? (line as unknown[]) : [];
+    const isNumber = (value: unknown): value is number =>
+      Number.isInteger(value) && Number(value) >= 0;
+    return typeof path === "string" &&
       parseRelationPath(path) !== undefined &&
-      blocks.every(isBlock)
-    ) {
-      reads.set(path, new Set(blocks.sort((a, b) => a - b)));
-    }
-  }
-  return isWithinLimits(reads) ? reads : new Map();
+      numbers.every(isNumber)
+      ? [[path, numbers]]
+      : [];
+  });
 }
 
 /** Where the content comes from: PageSource. */
@@ -125,12 +224,21 @@ interface ContentSource {
 /** Fetches what earlier starts have read, and puts it into a data directory in which Postgres does not run yet. */
 export class FilePlacement {
   readonly #dataDirectory = Promise.withResolvers<string>();
+  #path: string | undefined;
+  readonly #versionDirectory: string;
+  readonly #onPlaced: ((file: StorageFile, content: FileContent) => void) | undefined;
   readonly #placed: PlacedFile[] = [];
   readonly #all: Promise<unknown>;
   #finished = false;
 
-  /** Asks at once. */
-  constructor(source: ContentSource, reads: StartReads) {
+  /** Asks at once. `onPlaced`: of each file with what was put into it. */
+  constructor(
+    source: ContentSource,
+    reads: StartReads,
+    onPlaced?: (file: StorageFile, content: FileContent) => void,
+  ) {
+    this.#onPlaced = onPlaced;
+    this.#versionDirectory = reads.versionDirectory;
     this.#all = Promise.all(
       reads.files.map(async ([path, blocks]) => {
         // readRecord() has seen that it is one.
@@ -149,6 +257,7 @@ export class FilePlacement {
 
   /** Its directories are there now: what has come and what comes is written. */
   into(dataDirectory: string): void {
+    this.#path = dataDirectory;
     this.#dataDirectory.resolve(dataDirectory);
   }
 
@@ -160,6 +269,22 @@ export class FilePlacement {
     timer.abort();
     this.#finished = true;
     return this.#placed;
+  }
+
+  /**
+   * By path in the data directory: whether somebody has read of a file that was placed with blocks. That is what its time
+   * of reading says, which is 0 until then (`relatime`, as Linux mounts, is enough).
+   */
+  used(): Map<string, boolean> {
+    const used = new Map<string, boolean>();
+    for (const { file, runs } of this.#path === undefined ? [] : this.#placed) {
+      if (runs.length > 0) {
+        const path = storagePath(file, this.#versionDirectory);
+        const status = statSync(join(this.#path!, path), { throwIfNoEntry: false });
+        used.set(path, status !== undefined && status.atimeMs > 0);
+      }
+    }
+    return used;
   }
 
   /** Nothing is written from now on. */
@@ -180,7 +305,7 @@ export class FilePlacement {
       this.#placed.push({ file, bytes: undefined, runs: [] });
       return;
     }
-    const path = join(dataDirectory, storagePath(file));
+    const path = join(dataDirectory, storagePath(file, this.#versionDirectory));
     try {
       writeBlocks(path, found);
     } catch (error) {
@@ -190,6 +315,7 @@ export class FilePlacement {
       }
       return;
     }
+    this.#onPlaced?.(file, found);
     this.#placed.push({ file, bytes: found.bytes, runs: found.runs });
   }
 }
@@ -204,6 +330,8 @@ function writeBlocks(file: string, { bytes, runs, pages }: FileContent): void {
       writeFully(fd, run, first * PAGE_SIZE);
       page += count;
     }
+    // Read never: `used` looks whether that has changed.
+    futimesSync(fd, 0, nowMs() / 1000);
   } finally {
     closeSync(fd);
   }

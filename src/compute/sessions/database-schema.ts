@@ -1,4 +1,4 @@
-// The schema of a database as SQL, made by pg_dump where the machine has one that is new enough.
+// The schema of a database as SQL, made by pg_dump where the machine has one that is new enough; and brought into another one.
 
 import { execFile } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
@@ -6,14 +6,17 @@ import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { errnoCode, StorageError } from "../../base/errors.ts";
 import { findInstallation, SUPERUSER } from "../../postgres/installation.ts";
-import type { PostgresAddress } from "./maintenance-session.ts";
+import { maintenanceSessionIn, type PostgresAddress } from "./maintenance-session.ts";
 import { checkName } from "./sql-text.ts";
 
 const run = promisify(execFile);
 /** Where Debian's packages put the programs of each major. */
 const DEBIAN_DIRECTORY = "/usr/lib/postgresql";
-const MAX_SCHEMA_BYTES = 32 * 1024 * 1024;
+/** Of a schema, as it is printed and as it is brought in. */
+export const MAX_SCHEMA_BYTES = 32 * 1024 * 1024;
 const DUMP_TIMEOUT_MS = 120_000;
+/** Of a schema that is brought in. */
+const LOAD_TIMEOUT_MS = 300_000;
 
 /**
  * StorageError `unsupported` where there is no pg_dump of its major or a newer one, `not-found` for an
@@ -41,7 +44,7 @@ export async function databaseSchema(
       maxBuffer: MAX_SCHEMA_BYTES,
       timeout: DUMP_TIMEOUT_MS,
     });
-    return stdout;
+    return withoutRestrict(stdout);
   } catch (error) {
     const said = String((error as { stderr?: unknown }).stderr ?? "").trim();
     if (said.includes(`database "${name}" does not exist`)) {
@@ -50,6 +53,39 @@ export async function databaseSchema(
     const why = said === "" ? String(errnoCode(error) ?? error) : said.split("\n")[0];
     throw new StorageError("internal", "dump-failed", `pg_dump: ${why}`, { cause: error });
   }
+}
+
+/**
+ * Runs SQL as the superuser in one transaction: all of it, or nothing. StorageError with Postgres's words where it refuses,
+ * `invalid` for what is no name or no text.
+ */
+export async function loadSchema(
+  address: PostgresAddress,
+  database: unknown,
+  sql: unknown,
+): Promise<void> {
+  const name = checkName(database, "database");
+  if (typeof sql !== "string" || sql.includes("\0") || !sql.isWellFormed()) {
+    throw new StorageError("invalid", "bad-sql", "sql: expected a text");
+  }
+  const session = await maintenanceSessionIn(address, name, SUPERUSER, LOAD_TIMEOUT_MS);
+  try {
+    // Several statements in one query are one transaction.
+    await session.query(sql);
+  } finally {
+    session.close();
+  }
+}
+
+/**
+ * Without the lines by which newer pg_dumps keep psql from obeying names: they are no SQL, and their key is another one at
+ * each call, so that two schemas would never be the same.
+ */
+function withoutRestrict(dump: string): string {
+  const key = /^\\restrict (\w+)$/m.exec(dump)?.[1];
+  return key === undefined
+    ? dump
+    : dump.replace(`\\restrict ${key}\n`, "").replace(`\\unrestrict ${key}\n`, "");
 }
 
 async function findDump(major: number, pgBin: string | undefined): Promise<string> {

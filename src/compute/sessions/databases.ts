@@ -10,6 +10,7 @@ import {
   maintenanceSessionIn,
   type PostgresAddress,
 } from "./maintenance-session.ts";
+import { renameEach } from "./renames.ts";
 import { quoteName, quoteText } from "./sql-text.ts";
 
 interface Present {
@@ -21,23 +22,18 @@ interface Present {
   readonly complete: boolean;
 }
 
-export async function renameDatabases(
+export function renameDatabases(
   session: WireConnection,
   operations: readonly DeltaOperation[],
 ): Promise<void> {
-  for (const { name, new_name: newName } of operations) {
-    const present = await existing(session, [name, newName!]);
-    if (present.has(name) && present.has(newName!)) {
-      const message = `database '${newName}' is there already`;
-      throw new StorageError("conflict", "database-exists", message);
-    }
-    if (present.has(name)) {
+  return renameEach(operations, {
+    what: "database",
+    existing: (names) => existing(session, names),
+    rename: async (name, newName) => {
       await endSessions(session, name);
-      await session.query(`alter database ${quoteName(name)} rename to ${quoteName(newName!)}`);
-    } else if (!present.has(newName!)) {
-      throw new StorageError("not-found", "no-database", `there is no database '${name}'`);
-    }
-  }
+      await session.query(`alter database ${quoteName(name)} rename to ${quoteName(newName)}`);
+    },
+  });
 }
 
 /** Postgres renames a database only while nobody is in it. */

@@ -42,6 +42,7 @@ export function maintenanceSessionIn(
   address: PostgresAddress,
   database: string,
   user = SUPERUSER,
+  timeoutMs = QUERY_TIMEOUT_MS,
 ): Promise<WireConnection> {
   const { host, port, pgVersion } = address;
   const settings = [
@@ -68,6 +69,6 @@ export function maintenanceSessionIn(
       application_name: `${AGENT_NAME_PREFIX}agent`,
       options: settings.map((setting) => `-c ${setting}`).join(" "),
     },
-    timeoutMs: QUERY_TIMEOUT_MS,
+    timeoutMs,
   });
 }

@@ -6,6 +6,7 @@ import type { WireConnection } from "../../postgres/wire/wire-client.ts";
 import type { DeltaOperation, GenericOption, RoleSpec } from "../api.ts";
 import { USERS_GROUP } from "./configuration.ts";
 import { maintenanceSessionIn, type PostgresAddress } from "./maintenance-session.ts";
+import { renameEach } from "./renames.ts";
 import { quoteName, quoteText } from "./sql-text.ts";
 
 const CREATE_SUBSCRIPTION_MAJOR = 16;
@@ -21,35 +22,33 @@ const VALUE_OPTION: Readonly<Record<string, (value: string) => string>> = {
 
 /** The group of users' roles, with what Postgres has for it. */
 export async function requireUsersGroup(session: WireConnection, pgVersion: number): Promise<void> {
-  const { rows } = await session.query(`select 1 from pg_roles where rolname = '${USERS_GROUP}'`);
-  const statements = [
-    ...(rows.length > 0
-      ? []
-      : [`create role ${USERS_GROUP} createdb createrole nologin replication bypassrls`]),
+  await session.query(usersGroupStatements(pgVersion).join(";"));
+}
+
+/** They may be run again. */
+export function usersGroupStatements(pgVersion: number): string[] {
+  const create = `create role ${USERS_GROUP} createdb createrole nologin replication bypassrls`;
+  return [
+    `do 'begin ${create}; exception when duplicate_object then null; end'`,
     `grant pg_read_all_data, pg_write_all_data to ${USERS_GROUP}`,
     `grant pg_monitor, pg_signal_backend to ${USERS_GROUP} with admin option`,
     ...(pgVersion >= CREATE_SUBSCRIPTION_MAJOR
       ? [`grant pg_create_subscription to ${USERS_GROUP}`]
       : []),
   ];
-  await session.query(statements.join(";"));
 }
 
-export async function renameRoles(
+export function renameRoles(
   session: WireConnection,
   operations: readonly DeltaOperation[],
 ): Promise<void> {
-  for (const { name, new_name: newName } of operations) {
-    const present = await existing(session, [name, newName!]);
-    if (present.has(name) && present.has(newName!)) {
-      throw new StorageError("conflict", "role-exists", `role '${newName}' is there already`);
-    }
-    if (present.has(name)) {
-      await session.query(`alter role ${quoteName(name)} rename to ${quoteName(newName!)}`);
-    } else if (!present.has(newName!)) {
-      throw new StorageError("not-found", "no-role", `there is no role '${name}'`);
-    }
-  }
+  return renameEach(operations, {
+    what: "role",
+    existing: (names) => existing(session, names),
+    rename: async (name, newName) => {
+      await session.query(`alter role ${quoteName(name)} rename to ${quoteName(newName)}`);
+    },
+  });
 }
 
 /** Those that are there keep their attributes: only the password is made the one that is asked for. */

@@ -7,6 +7,7 @@
  * usage: claim_scenes SCENE FILE; exit code 0, or 1 with a line on stderr.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -48,6 +49,8 @@ static int open_file(void) {
   return fd;
 }
 
+static void read_file(void) { check_block(open_file(), 3); }
+
 static void exit_at_once(int signal) {
   (void)signal;
   exit(0);
@@ -56,17 +59,29 @@ static void exit_at_once(int signal) {
 /* As bgworker_die(): on the way out it reads what it was reading. */
 static void exit_after_reading(int signal) {
   (void)signal;
-  check_block(open_file(), 3);
+  read_file();
   exit(0);
 }
 
-/* A child that waits for the agent gets SIGTERM; then we do what it did. */
-static void end_while_waiting(void (*handler)(int), int reading) {
-  int fd = reading ? open_file() : -1, status;
+/* Of the directory that the file is in. */
+static void list(void) {
+  char directory[256];
+  strcpy(directory, path);
+  *strrchr(directory, '/') = 0;
+  DIR *listing = opendir(directory);
+  if (listing == NULL) {
+    fail("opendir");
+  }
+  closedir(listing);
+}
+
+/* A child that waits for the agent gets SIGTERM; then another one does what it did. */
+static void end_while_waiting(void (*handler)(int), void (*work)(void)) {
+  int status;
   pid_t child = fork();
   if (child == 0) {
     signal(SIGTERM, handler);
-    check_block(reading ? fd : open_file(), 3);
+    work();
     fail("the agent did not hold back its answer");
   }
   usleep(300 * 1000);
@@ -76,7 +91,51 @@ static void end_while_waiting(void (*handler)(int), int reading) {
   if (waitpid(child, &status, 0) != child || status != 0) {
     fail("the child did not end well");
   }
-  check_block(reading ? fd : open_file(), 3);
+  child = fork();
+  if (child == 0) {
+    alarm(5);
+    work();
+    _exit(0);
+  }
+  if (waitpid(child, &status, 0) != child || status != 0) {
+    fail("the next one could not do it");
+  }
+}
+
+/*
+ * Makes and removes more files than there is room for names. What storage has stays what it is: the file, one
+ * that was removed, which does not come back, and one that nobody has asked for yet.
+ */
+static void churn(void) {
+  char name[256], removed[256];
+  sprintf(removed, "%s.1", path);
+  if (unlink(removed) != 0) {
+    fail("unlink of a file of storage");
+  }
+  for (int i = 0; i < 3000; i++) {
+    sprintf(name, "%s%d", path, i);
+    int fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (fd < 0 || pwrite(fd, "x", 1, 0) != 1 || close(fd) != 0) {
+      fail("a new file");
+    }
+    fd = open(name, O_RDONLY);
+    char byte = 0;
+    if (fd < 0 || pread(fd, &byte, 1, 0) != 1 || byte != 'x' || close(fd) != 0) {
+      fail("a new file is not what was written");
+    }
+    if (unlink(name) != 0 || open(name, O_RDONLY) >= 0 || errno != ENOENT) {
+      fail("a removed file");
+    }
+    if (i % 100 == 0) {
+      read_file();
+      if (open(removed, O_RDONLY) >= 0 || errno != ENOENT) {
+        fail("a removed file of storage is back");
+      }
+    }
+  }
+  sprintf(name, "%s9999", path);
+  path = name;
+  read_file();
 }
 
 /* As on a disk that has room for the file's first `room` bytes only. */
@@ -162,11 +221,13 @@ int main(int argc, char **argv) {
   }
   path = argv[2];
   if (strcmp(argv[1], "exit-reading") == 0) {
-    end_while_waiting(exit_at_once, 1);
-  } else if (strcmp(argv[1], "exit-opening") == 0) {
-    end_while_waiting(exit_at_once, 0);
+    end_while_waiting(exit_at_once, read_file);
+  } else if (strcmp(argv[1], "exit-listing") == 0) {
+    end_while_waiting(exit_at_once, list);
   } else if (strcmp(argv[1], "read-on-exit") == 0) {
-    end_while_waiting(exit_after_reading, 1);
+    end_while_waiting(exit_after_reading, read_file);
+  } else if (strcmp(argv[1], "churn") == 0) {
+    churn();
   } else if (strcmp(argv[1], "short-write") == 0) {
     short_write();
   } else if (strcmp(argv[1], "short-write-continued") == 0) {

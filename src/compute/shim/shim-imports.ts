@@ -9,7 +9,7 @@ export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
   ftruncate ftruncate64 truncate truncate64 unlink access stat stat64 lstat lstat64 __xstat
-  __xstat64 __lxstat __lxstat64 mkdir symlink rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
+  __xstat64 __lxstat __lxstat64 mkdir symlink readlink __readlink_chk rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
   syncfs sync sync_file_range prctl
 `);
 
@@ -29,7 +29,7 @@ export const HARMLESS_IMPORTS = names(`
   __isoc23_fscanf __isoc23_sscanf __isoc23_strtol __isoc23_strtoll __isoc23_strtoul
   __isoc23_strtoull __isoc99_fscanf __isoc99_sscanf __isoc99_vsscanf __libc_single_threaded
   __libc_start_main __longjmp_chk __mbstowcs_chk __memcpy_chk __memmove_chk __mempcpy_chk
-  __memset_chk __poll_chk __powidf2 __printf_chk __progname __rawmemchr __readlink_chk
+  __memset_chk __poll_chk __powidf2 __printf_chk __progname __rawmemchr
   __realpath_chk __recv_chk __recvfrom_chk __register_atfork __sched_cpualloc __sched_cpucount
   __sched_cpufree __signbit __sigsetjmp __snprintf_chk __sprintf_chk __stack_chk_fail
   __stack_chk_guard __stpcpy_chk __stpncpy_chk __strcat_chk __strcpy_chk __strdup __strlcat_chk
@@ -82,7 +82,7 @@ export const HARMLESS_IMPORTS = names(`
   pthread_once pthread_rwlock_destroy pthread_rwlock_init pthread_rwlock_rdlock
   pthread_rwlock_unlock pthread_rwlock_wrlock pthread_self pthread_setcancelstate
   pthread_setspecific pthread_sigmask putc putc_unlocked putchar putenv puts qsort qsort_r
-  quick_exit raise rand rand_r random rawmemchr readdir readdir64 readlink realloc reallocarray
+  quick_exit raise rand rand_r random rawmemchr readdir readdir64 realloc reallocarray
   realpath recv recvfrom recvmsg regcomp regexec regfree rename rewind rewinddir rint rintf round
   roundf scalbn sched_getaffinity sched_setaffinity sched_yield secure_getenv seekdir select
   sem_close sem_destroy sem_getvalue sem_init sem_open sem_post sem_timedwait sem_trywait

@@ -4,18 +4,22 @@ import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { errnoCode, errorMessage, StorageError, withContext } from "../../base/errors.ts";
+import { ROOT } from "../../base/program-files.mjs";
 import { randomBytes } from "../../base/random.ts";
 import { type Installation, readableByPostgres } from "../../postgres/installation.ts";
 
+const SHIM_DIRECTORY = join(ROOT, "src", "compute", "shim");
 /** Its C files and headers, and nothing else. */
-export const SHIM_SOURCE_DIRECTORY = join(import.meta.dirname, "library");
-export const SHIM_PREBUILT_DIRECTORY = join(import.meta.dirname, "prebuilt");
+export const SHIM_SOURCE_DIRECTORY = join(SHIM_DIRECTORY, "library");
+export const SHIM_PREBUILT_DIRECTORY = join(SHIM_DIRECTORY, "prebuilt");
 /** What decides which library findShim() gives and which binaries checkPostgresBinary() accepts. */
 export const SHIM_FILES: readonly string[] = [
   ...shimSources(),
   join(SHIM_PREBUILT_DIRECTORY, "manifest.json"),
+  // What decides is in this file too, where it is a bundle.
+  import.meta.filename,
   ...["elf-imports.ts", "shim-imports.ts", "shim-loader.ts"].map((name) =>
-    join(import.meta.dirname, name),
+    join(SHIM_DIRECTORY, name),
   ),
 ];
 /** What a compiler is given besides source and output; part of the hash in the manifest. */
@@ -153,6 +157,8 @@ export interface ShimEnvironmentOptions {
   /** `none`: syncs of WAL do nothing, for endpoints that only read. */
   readonly wal: "quorum" | "none";
   readonly walSegmentSize: number;
+  /** As tablespaceVersionDirectory() makes it. */
+  readonly versionDirectory: string;
 }
 
 /**
@@ -166,6 +172,7 @@ export function shimEnvironment(options: ShimEnvironmentOptions): Record<string,
     STRATA_SHIM_SOCKET: options.socketPath,
     STRATA_SHIM_WAL: options.wal,
     STRATA_SHIM_WAL_SEGMENT_SIZE: String(options.walSegmentSize),
+    STRATA_SHIM_VERSION_DIRECTORY: options.versionDirectory,
     STRATA_SHIM_PARENT_PID: String(process.pid),
   };
 }

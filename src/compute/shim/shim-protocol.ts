@@ -2,9 +2,8 @@
 
 import { StorageError } from "../../base/errors.ts";
 import {
-  DEFAULT_TABLESPACE_OID,
-  GLOBAL_TABLESPACE_OID,
   INIT_FORK,
+  isTablespaceOf,
   RELATION_SEGMENT_BLOCKS,
   type SlruPath,
   type StorageDirectory,
@@ -168,15 +167,11 @@ function decodeKey(view: DataView, at: number) {
   };
 }
 
-function isDatabase(spcOid: number, dbOid: number): boolean {
-  return spcOid === (dbOid === 0 ? GLOBAL_TABLESPACE_OID : DEFAULT_TABLESPACE_OID);
-}
-
 function decodeFile(view: DataView, at: number): StorageFile {
   const { kind, fork, spcOid, dbOid, relNumber, segment } = decodeKey(view, at);
   if (
     kind === KIND_RELATION &&
-    isDatabase(spcOid, dbOid) &&
+    isTablespaceOf(spcOid, dbOid) &&
     relNumber > 0 &&
     fork <= INIT_FORK &&
     segment <= MAX_RELATION_SEGMENT
@@ -198,7 +193,7 @@ function decodeFile(view: DataView, at: number): StorageFile {
 
 function decodeDirectory(view: DataView, at: number): StorageDirectory {
   const { kind, fork, spcOid, dbOid, relNumber, segment } = decodeKey(view, at);
-  if (kind === KIND_RELATION && isDatabase(spcOid, dbOid) && relNumber + fork + segment === 0) {
+  if (kind === KIND_RELATION && isTablespaceOf(spcOid, dbOid) && relNumber + fork + segment === 0) {
     return { kind: "relation", spcOid, dbOid };
   }
   if (kind === KIND_SLRU && relNumber <= MAX_SLRU && spcOid + dbOid + fork + segment === 0) {

@@ -30,20 +30,22 @@ interface Ended {
 
 type Scene =
   | "exit-reading"
-  | "exit-opening"
+  | "exit-listing"
   | "read-on-exit"
   | "short-write"
   | "short-write-continued"
-  | "truncate";
+  | "truncate"
+  | "churn";
 
 /** Which question's first answer is late, and by how much. */
-const HELD: Readonly<Record<Scene, { question: "stat" | "read"; ms: number } | undefined>> = {
+const HELD: Readonly<Record<Scene, { question: "list" | "read"; ms: number } | undefined>> = {
   "exit-reading": { question: "read", ms: Number.POSITIVE_INFINITY },
-  "exit-opening": { question: "stat", ms: Number.POSITIVE_INFINITY },
+  "exit-listing": { question: "list", ms: Number.POSITIVE_INFINITY },
   "read-on-exit": { question: "read", ms: Number.POSITIVE_INFINITY },
   "short-write": undefined,
   "short-write-continued": undefined,
   truncate: { question: "read", ms: 500 },
+  churn: undefined,
 };
 
 /** Plays a scene with an agent that has all blocks of the file; `placed` as it says them in its hello. */
@@ -54,7 +56,7 @@ async function play(
 ): Promise<Ended> {
   const workdir = await mkdtemp(join(tmpdir(), "strata-scene-"));
   let held = HELD[scene];
-  const answer = async (question: "stat" | "read"): Promise<void> => {
+  const answer = async (question: "list" | "read"): Promise<void> => {
     if (held?.question === question) {
       const { ms } = held;
       held = undefined;
@@ -67,8 +69,8 @@ async function play(
     placed: Promise.resolve(placed),
     handlers: {
       stat: async (file) => {
-        await answer("stat");
-        return storagePath(file) === PATH ? BLOCKS * PAGE_BYTES : undefined;
+        const isStored = [PATH, `${PATH}.1`, `${PATH}9999`].includes(storagePath(file));
+        return isStored ? BLOCKS * PAGE_BYTES : undefined;
       },
       readPages: async (_file, blkno, count) => {
         await answer("read");
@@ -76,7 +78,10 @@ async function play(
           Array.from({ length: count }, (_, i) => Buffer.alloc(PAGE_BYTES, blkno + i + 1)),
         );
       },
-      listDirectory: async () => [],
+      listDirectory: async () => {
+        await answer("list");
+        return [];
+      },
       prefetch: () => undefined,
       walWritten: () => undefined,
       flushWal: () => Promise.resolve(),
@@ -111,6 +116,7 @@ async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> 
         socketPath: join(workdir, "s"),
         wal: "none",
         walSegmentSize: 1 << 24,
+        versionDirectory: "PG_17_1",
       }),
       ...loaderEnvironment(shim),
       STRATA_SHIM_PROGRAM: "claim_scenes",
@@ -158,7 +164,7 @@ const SCENES: readonly {
     by: "void give_back_all(void) {",
   },
   {
-    scene: "exit-opening",
+    scene: "exit-listing",
     claim: "a process that exits out of a signal handler leaves no claim on a path",
     canary: "an exit that keeps the lock of a path",
     text: "    settle(held_slots[held_slot_count].slot, held_slots[held_slot_count].was);\n  }",
@@ -194,8 +200,60 @@ for (const { scene, claim, canary, text, by } of SCENES) {
   test(`claims: the scene sees ${canary}`, { skip }, async () => {
     const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
     try {
-      const { code } = await play(brokenShim(directory, text, by), scene);
+      const { code } = await play(brokenShim(directory, [text, by]), scene);
       assert.notEqual(code, 0);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+}
+
+/** What a compute makes and removes without end takes no room for good. */
+const FEW_PATHS = [
+  ["#define SLOTS (1u << 24)", "#define SLOTS (1u << 4)"],
+  ["#define ABSENT_PATHS (1u << 20)", "#define ABSENT_PATHS (1u << 6)"],
+] as const;
+
+test("paths: files that are made and removed need no room for good, and storage's stay what they are", {
+  skip,
+}, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const { code, stderr } = await play(brokenShim(directory, ...FEW_PATHS), "churn");
+    assert.equal(code, 0, stderr);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: RegExp }[] = [
+  {
+    canary: "paths that storage lacks and that keep a slot",
+    text: "    if (bytes == NOT_THERE) {\n      return &not_of_storage;\n    }",
+    by: "    if (bytes == NOT_THERE) {\n      settle(find_slot(key), SLOT_LOCAL);\n      return find_slot(key);\n    }",
+    says: /out of room for file names/,
+  },
+  {
+    canary: "a path that is taken for another one which storage lacks",
+    text: "    if (load(&words[i]) != wanted[i]) {",
+    by: "    if (i == 0 && load(&words[i]) != wanted[i]) {",
+    says: /claim_scenes: open/,
+  },
+  {
+    canary: "a removed file of storage that is forgotten",
+    text: "  unlock_slot(result == 0 ? SLOT_LOCAL : was);",
+    by: "  unlock_slot(result == 0 ? SLOT_NEW : was);",
+    says: /a removed file of storage is back/,
+  },
+];
+
+for (const { canary, text, by, says } of PATH_CANARIES) {
+  test(`paths: the scene sees ${canary}`, { skip }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
+    try {
+      const { code, stderr } = await play(brokenShim(directory, ...FEW_PATHS, [text, by]), "churn");
+      assert.notEqual(code, 0);
+      assert.match(stderr, says);
     } finally {
       rmSync(directory, { recursive: true });
     }
@@ -214,7 +272,8 @@ const LIES: readonly { lie: string; placed: readonly PlacedFile[]; text: RegExp 
     relation({ fork: 4 }),
     relation({ dbOid: 0 }),
     relation({ spcOid: 1664 }),
-    relation({ spcOid: 16_400 }),
+    relation({ spcOid: 1665 }),
+    relation({ spcOid: 16_400, dbOid: 0 }),
     relation({ relNumber: 0 }),
     relation({ segment: 2 ** 29 }),
     { kind: "slru", slru: 4 as 3, segment: 0 } as const,

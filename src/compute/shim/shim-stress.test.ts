@@ -75,6 +75,7 @@ async function stress(
           socketPath: join(workdir, "s"),
           wal: "none",
           walSegmentSize: 1 << 24,
+          versionDirectory: "PG_17_1",
         }),
         ...loaderEnvironment(shim),
         STRATA_SHIM_PROGRAM: "claim_stress",
@@ -147,7 +148,7 @@ for (const { name, text, by } of CANARIES) {
   test(`claims: the stress sees ${name}`, { skip }, async () => {
     const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
     try {
-      const shim = brokenShim(directory, text, by);
+      const shim = brokenShim(directory, [text, by]);
       const { code, stderr } = await stress(shim, 1);
       assert.equal(code, 1);
       assert.match(

@@ -152,7 +152,7 @@ describe("pages", () => {
     const place = async (dataDirectory: string, pages: StockPages) => {
       const record = join(stock.workdir, "placed.json");
       writeFileSync(record, JSON.stringify({ version: 1, files }));
-      const placement = new FilePlacement(pages, new StartReads(record));
+      const placement = new FilePlacement(pages, new StartReads(record, "PG_17_1"));
       placement.into(dataDirectory);
       const placed = await placement.finish();
       pages.onRead = (path, block) => asked.add(`${path} ${block}`);

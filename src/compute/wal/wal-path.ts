@@ -183,6 +183,17 @@ export class WalPath {
     this.#open?.shipper.endWriteLagLimit();
   }
 
+  /** End and start of the last whole record. */
+  get endOfWal(): { readonly lsn: Lsn; readonly lastRecordLsn: Lsn } {
+    const shipper = this.#opened();
+    return { lsn: shipper.endOfRecords, lastRecordLsn: shipper.lastRecordLsn };
+  }
+
+  /** After Postgres has ended: there is more WAL behind its last record, in pages up to `lsn`. */
+  appended(lsn: Lsn): void {
+    this.#opened().noteWrittenUpTo(lsn);
+  }
+
   /** After Postgres has ended: until all that it wrote is on a quorum, or nobody answers in time. */
   async finish(): Promise<void> {
     const deadline = monotonicMs() + LAST_WAL_TIMEOUT_MS;

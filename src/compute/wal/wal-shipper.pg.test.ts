@@ -119,6 +119,7 @@ async function startWorld(name: string, lsn: Lsn): Promise<World> {
     socketPath: join(cluster.directory, `${name}.sock`),
     wal: "quorum",
     walSegmentSize: SEGMENT,
+    versionDirectory: "PG_17_1",
   });
   const postgres = await startPostgres(path, args, environment);
   return {

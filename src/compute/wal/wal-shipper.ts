@@ -73,6 +73,11 @@ export class WalShipper {
     return this.#options.walker.endOfRecords;
   }
 
+  /** Start of that record. */
+  get lastRecordLsn(): Lsn {
+    return this.#options.walker.lastRecordLsn;
+  }
+
   get committedLsn(): Lsn {
     return this.#committed;
   }

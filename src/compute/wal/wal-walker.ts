@@ -29,6 +29,11 @@ export class WalWalker {
     return this.#walker.recordEndLsn;
   }
 
+  /** Start of that record. */
+  get lastRecordLsn(): Lsn {
+    return this.#walker.prevRecordLsn;
+  }
+
   /** From where the next `walk` must be given bytes; may lie ahead of all that was written. */
   get position(): Lsn {
     return this.#walker.neededLsn;

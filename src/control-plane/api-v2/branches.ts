@@ -6,12 +6,17 @@ import { generateTimelineId, parseTenantId, parseTimelineId } from "../../base/i
 import { formatLsn } from "../../base/lsn.ts";
 import { type Route, route } from "../../http/route.ts";
 import { requireOnBranch, resolvePoint } from "../../local/branches/point-in-time.ts";
-import { newestLsnFor, requireFreeBranchName } from "../../local/branches.ts";
-import { nameBranch, recordSwitch } from "../../local/config.ts";
-import { withHomeLocked } from "../context.ts";
+import {
+  majorOf,
+  newestLsnFor,
+  renameBranch,
+  requireFreeBranchName,
+} from "../../local/branches.ts";
+import { withHomeLocked } from "../../local/lock.ts";
 import { copyRolesAndDatabases, newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
 import { type PlannedOperation, planned } from "../operations/state-machine.ts";
 import { newBranchId, newEndpointId } from "../public-ids.ts";
+import { serialized } from "../state/database.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "../state/tables.ts";
 import { defaultTimeout, postgresSettings } from "./endpoint-settings.ts";
 import {
@@ -191,7 +196,7 @@ function changeRoutes(parts: Parts): Route[] {
       },
       async ({ params }) => {
         const { project, branch } = await findBranch(parts, params);
-        await parts.db.transaction().execute(async (db) => {
+        await serialized(parts.db, async (db) => {
           const change = db.updateTable("branches").where("project_id", "=", project.id);
           await change.set({ is_default: 0 }).execute();
           await change.set({ is_default: 1 }).where("id", "=", branch.id).execute();
@@ -239,10 +244,7 @@ interface NewBranchRequest {
 
 async function createBranch(parts: Parts, projectId: string, body: NewBranchRequest) {
   const wanted = body.branch ?? {};
-  if (wanted.init_source !== undefined && wanted.init_source !== "parent-data") {
-    const message = `init_source '${wanted.init_source}' is not supported yet: branches have their parent's data`;
-    throw new StorageError("unsupported", "no-init-source", message);
-  }
+  const initSource = initSourceOf(wanted.init_source);
   const project = await findProject(parts, projectId);
   const parent =
     wanted.parent_id === undefined
@@ -259,22 +261,18 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
     }),
     protected: wanted.protected === true ? 1 : 0,
     expires_at: checkExpiry(wanted.expires_at),
+    init_source: initSource,
     creating: 1,
   };
   requireFreeBranchName(parts.home.config(), project.tenant_id, branch.name);
+  if (initSource === "schema-only" && body.endpoints?.some(({ type }) => type === "read_only")) {
+    const message =
+      "a schema-only branch is made without read-only endpoints: add them when it is there";
+    throw new StorageError("unsupported", "schema-only-endpoints", message);
+  }
   const endpoints = (body.endpoints ?? []).map((each) => newEndpoint(project, branch, each));
   const operations = [
-    planned(parts.kinds.createBranch, {
-      action: "create_branch",
-      branchId: branch.id,
-      args: {
-        branchId: branch.id,
-        tenantId: project.tenant_id,
-        timelineId: branch.timeline_id,
-        name: branch.name,
-        parent: { timelineId: parent.timeline_id, lsn },
-      },
-    }),
+    await plannedBranch(parts, project, branch, { parent, lsn }),
     ...endpoints.map((endpoint) => plannedEndpoint(parts, project, endpoint, lsn)),
   ];
   const job = await parts.operations.submit(projectId, operations, async (db) => {
@@ -292,6 +290,42 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
     ...(await rolesAndDatabases(parts, branch.id)),
     connection_uris: await urisOf(parts, branch.id),
   };
+}
+
+function initSourceOf(wanted: string | undefined): "parent-data" | "schema-only" {
+  if (wanted === undefined || wanted === "parent-data" || wanted === "schema-only") {
+    return wanted ?? "parent-data";
+  }
+  const message = `init_source '${wanted}' is not supported: it is parent-data or schema-only`;
+  throw new StorageError("unsupported", "no-init-source", message);
+}
+
+/** With the parent's data, or a root of its own with the parent's schema. */
+async function plannedBranch(
+  parts: Parts,
+  project: ProjectRow,
+  branch: BranchRow,
+  { parent, lsn }: { readonly parent: BranchRow; readonly lsn: string },
+): Promise<PlannedOperation> {
+  const of = { action: "create_branch", branchId: branch.id };
+  const made = {
+    branchId: branch.id,
+    tenantId: project.tenant_id,
+    timelineId: branch.timeline_id,
+    name: branch.name,
+  };
+  if (branch.init_source === "parent-data") {
+    const args = { ...made, parent: { timelineId: parent.timeline_id, lsn } };
+    return planned(parts.kinds.createBranch, { ...of, args });
+  }
+  const [tenantId, timelineId] = [
+    parseTenantId(project.tenant_id),
+    parseTimelineId(parent.timeline_id),
+  ];
+  const pgVersion = await majorOf(parts.home, tenantId, timelineId);
+  const source = { branchId: parent.id, lsn };
+  const args = { ...made, projectId: project.id, pgVersion, source };
+  return planned(parts.kinds.createSchemaBranch, { ...of, args });
 }
 
 type EndpointOptions = NonNullable<NewBranchRequest["endpoints"]>[number];
@@ -400,26 +434,12 @@ async function updateBranch(
   }
   const { name } = change;
   if (name !== undefined && name !== branch.name) {
-    await renameBranch(parts, project, branch, name);
+    const tenantId = parseTenantId(project.tenant_id);
+    await withHomeLocked(parts.home, async () =>
+      renameBranch(parts.home, tenantId, branch.name, name),
+    );
   }
   await parts.db.updateTable("branches").set(values).where("id", "=", branch.id).execute();
-}
-
-function renameBranch(
-  { home }: Parts,
-  { tenant_id }: ProjectRow,
-  branch: BranchRow,
-  name: string,
-): Promise<void> {
-  return withHomeLocked(home, async () => {
-    requireFreeBranchName(home.config(), tenant_id, name);
-    home.update((draft) => {
-      draft.branchNameMappings.get(tenant_id)?.delete(branch.name);
-      nameBranch(draft, tenant_id, name, branch.timeline_id);
-      recordSwitch(draft, tenant_id, name, draft.branchSwitches.get(tenant_id)?.get(branch.name));
-      recordSwitch(draft, tenant_id, branch.name, undefined);
-    });
-  });
 }
 
 export async function deleteBranch(parts: Parts, project: ProjectRow, branch: BranchRow) {

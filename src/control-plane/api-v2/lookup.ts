@@ -10,6 +10,7 @@ import type { Context } from "../context.ts";
 import type { Inventory } from "../inventory.ts";
 import type { ComputeKinds } from "../operations/compute-kinds.ts";
 import type { Job, Operations } from "../operations/operations.ts";
+import type { SchemaKinds } from "../operations/schema-branch.ts";
 import type { StorageKinds } from "../operations/storage-kinds.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "../state/tables.ts";
 import { type FrontAddress, operationView, type Parent } from "./views.ts";
@@ -19,7 +20,7 @@ export interface Parts extends Context {
   readonly inventory: Inventory;
   readonly computes: Computes;
   readonly operations: Operations;
-  readonly kinds: StorageKinds & ComputeKinds;
+  readonly kinds: StorageKinds & SchemaKinds & ComputeKinds;
   readonly front: FrontAddress;
 }
 
@@ -110,6 +111,7 @@ export async function writerOf(
     .selectAll()
     .where("branch_id", "=", branch.id)
     .where("type", "=", "read_write")
+    .where("ephemeral", "=", 0)
     .orderBy("created_at")
     .executeTakeFirst();
 }

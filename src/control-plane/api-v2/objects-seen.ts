@@ -5,7 +5,7 @@ import type { ComputeClient } from "../../compute/client.ts";
 import { type PostgresObjects, readObjects, readVerifier } from "../computes/postgres-objects.ts";
 import { newNumber } from "../context.ts";
 import { nowText } from "../inventory.ts";
-import type { Database } from "../state/database.ts";
+import { type Database, serialized } from "../state/database.ts";
 import type { BranchRow, EndpointRow, RoleRow } from "../state/tables.ts";
 import { type Parts, writerOf } from "./lookup.ts";
 
@@ -24,7 +24,7 @@ export async function seeObjects(parts: Parts, branch: BranchRow): Promise<void>
     parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "roles not seen");
     return;
   }
-  await parts.db.transaction().execute(async (db) => {
+  await serialized(parts.db, async (db) => {
     await noteRoles(db, branch, objects);
     await noteDatabases(db, branch, objects);
   });

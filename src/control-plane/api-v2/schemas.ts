@@ -1,6 +1,7 @@
 // What API v2 takes and gives, as zod schemas. Names, types and limits are those of Neon's published document.
 
 import { z } from "zod";
+import { isAllowEntry } from "../../base/network/addresses.ts";
 
 const id = z.string().regex(/^[a-z0-9-]{1,60}$/);
 const time = z.string().describe("RFC 3339");
@@ -271,9 +272,27 @@ export const schemaQuery = z.looseObject({
   format: z.literal("sql").optional(),
 });
 export const schemaAnswer = z.object({ sql: z.string() });
+export const compareSchemaQuery = z.looseObject({
+  db_name: z.string(),
+  base_branch_id: id.optional(),
+  lsn: z.string().optional(),
+  timestamp: z.string().optional(),
+  base_lsn: z.string().optional(),
+  base_timestamp: z.string().optional(),
+});
+export const compareSchemaAnswer = z.object({ diff: z.string() });
 
 const name = z.string().min(1).max(256);
 const settings = json.optional();
+/** Addresses, networks and ranges: an entry that is none would let nobody in. */
+const allowedIps = z.array(
+  z.string().refine(isAllowEntry, {
+    error: ({ input }) => `'${input}' is no address, network or range`,
+  }),
+);
+const projectSettings = z
+  .looseObject({ allowed_ips: z.looseObject({ ips: allowedIps.optional() }).optional() })
+  .optional();
 const units = z.number().min(0.25).optional();
 const suspendTimeout = z.int().min(-1).max(604_800).optional();
 const retention = z.int().min(0).max(2_592_000).optional();
@@ -292,7 +311,7 @@ export const projectCreateBody = z.looseObject({
     pg_version: z.int().optional(),
     store_passwords: z.boolean().optional(),
     history_retention_seconds: retention,
-    settings,
+    settings: projectSettings,
     default_endpoint_settings: settings,
   }),
 });
@@ -300,7 +319,7 @@ export const projectUpdateBody = z.looseObject({
   project: z.looseObject({
     name: name.optional(),
     history_retention_seconds: retention,
-    settings,
+    settings: projectSettings,
     default_endpoint_settings: settings,
   }),
 });
@@ -366,6 +385,29 @@ export const databaseCreateBody = z.looseObject({
 export const databaseUpdateBody = z.looseObject({
   database: z.looseObject({ name: z.string().optional(), owner_name: z.string().optional() }),
 });
+export const jwksSchema = z.object({
+  id: z.string(),
+  project_id: z.string(),
+  branch_id: z.string().optional(),
+  jwks_url: z.string(),
+  provider_name: z.string(),
+  created_at: time,
+  updated_at: time,
+  jwt_audience: z.string().optional(),
+  role_names: z.array(z.string()),
+});
+export const jwksParams = z.object({ project_id: id, jwks_id: z.string().max(60) });
+export const jwksCreateBody = z.looseObject({
+  jwks_url: z.string().min(1).max(2000),
+  provider_name: z.string().min(1).max(256),
+  branch_id: id.optional(),
+  jwt_audience: z.string().min(1).max(256).optional(),
+  role_names: z.array(z.string()).max(10).optional(),
+  skip_role_creation: z.boolean().optional().describe("roles are never made here"),
+});
+export const jwksAnswer = jwksSchema;
+export const jwksListAnswer = z.object({ jwks: z.array(jwksSchema) });
+export const createdJwksAnswer = z.object({ jwks: jwksSchema, operations });
 export const apiKeyCreateBody = z.looseObject({
   key_name: z.string().min(1).max(64),
   scope: z

@@ -6,6 +6,7 @@ import type {
   BranchRow,
   DatabaseRow,
   EndpointRow,
+  JwksRow,
   OperationRow,
   ProjectRow,
   RoleRow,
@@ -15,6 +16,7 @@ import type {
   connectionUriSchema,
   databaseSchema,
   endpointSchema,
+  jwksSchema,
   operationSchema,
   projectListItemSchema,
   projectSchema,
@@ -28,6 +30,7 @@ type Endpoint = z.infer<typeof endpointSchema>;
 type Operation = z.infer<typeof operationSchema>;
 type Role = z.infer<typeof roleSchema>;
 type Database = z.infer<typeof databaseSchema>;
+type Jwks = z.infer<typeof jwksSchema>;
 type ConnectionUri = z.infer<typeof connectionUriSchema>;
 
 /** The user of a home, who is always the same one. */
@@ -196,6 +199,15 @@ export function roleView(
 
 export function databaseView(row: DatabaseRow): Database {
   return { ...row };
+}
+
+export function jwksView({ branch_id, jwt_audience, role_names, ...row }: JwksRow): Jwks {
+  return {
+    ...row,
+    ...(branch_id === null ? {} : { branch_id }),
+    ...(jwt_audience === null ? {} : { jwt_audience }),
+    role_names: JSON.parse(role_names) as string[],
+  };
 }
 
 export interface ConnectionParts {

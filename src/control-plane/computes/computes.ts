@@ -10,9 +10,12 @@ import { applyChanges } from "./postgres-objects.ts";
 import type { HostPort, LocalProcesses } from "./provider.ts";
 
 export interface Woken extends HostPort {
-  /** It ran already. */
-  readonly wasRunning: boolean;
+  /** It ran already; an agent took it over that waited for one; neither. In the words of Neon's proxy. */
+  readonly coldStart: "warm" | "pool_hit" | "pool_miss";
 }
+
+/** While its Postgres still runs: notes what it cannot be asked while it sleeps. */
+export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
 
 export interface SuspendOptions {
   /** An operation tells of it. */
@@ -24,14 +27,16 @@ export interface SuspendOptions {
 export class Computes {
   readonly provider: LocalProcesses;
   readonly #context: Context;
+  readonly #before: BeforeSuspend;
   /** By endpoint: the last of what is done with it one after the other. */
   readonly #queues = new Map<string, Promise<unknown>>();
   readonly #waking = new Map<string, Promise<Woken>>();
   /** Who has just been told an address is about to connect. */
   readonly #wantedAtMs = new Map<string, number>();
 
-  constructor(context: Context, provider: LocalProcesses) {
+  constructor(context: Context, provider: LocalProcesses, before: BeforeSuspend) {
     this.#context = context;
+    this.#before = before;
     this.provider = provider;
   }
 
@@ -63,12 +68,18 @@ export class Computes {
     { isNoted = false, still = async () => true }: SuspendOptions = {},
   ): Promise<boolean> {
     return this.#inTurn(id, async () => {
-      if (!this.provider.isRunning(id) || !(await still())) {
+      if (!this.provider.isRunning(id)) {
+        return false;
+      }
+      const isSeen = await this.#see(id);
+      // Between a first look and its turn somebody may have come.
+      if (!(await still())) {
         return false;
       }
       const started = nowMs();
       await this.provider.stop(id);
-      await this.#change(id, { suspended_at: nowText() });
+      // Else what is known of its roles may be old.
+      await this.#change(id, { suspended_at: isSeen ? nowText() : null });
       if (!isNoted) {
         await this.#record(id, "suspend_compute", started);
       }
@@ -111,17 +122,18 @@ export class Computes {
     if (row.disabled === 1) {
       throw new StorageError("invalid", "endpoint-disabled", `endpoint ${id} is disabled`);
     }
-    const wasRunning = this.provider.isRunning(id);
-    if (!wasRunning) {
+    let coldStart: Woken["coldStart"] = "warm";
+    if (!this.provider.isRunning(id)) {
       const started = nowMs();
-      await this.provider.start(id);
+      const { isFromPool } = await this.provider.start(id);
+      coldStart = isFromPool ? "pool_hit" : "pool_miss";
       await this.#change(id, { started_at: nowText() });
       if (!isNoted) {
         await this.#record(id, "start_compute", started);
       }
     }
     await this.#configureIfNeeded(row);
-    return { ...this.provider.address(id), wasRunning };
+    return { ...this.provider.address(id), coldStart };
   }
 
   /** Roles and databases that the branch is to have and may not. Who connects does not wait for a failure's end. */
@@ -168,6 +180,22 @@ export class Computes {
       .set({ needs_configure: 0 })
       .where("id", "=", branch.id)
       .execute();
+  }
+
+  /** Whether all is noted. That it cannot be, as its agent does not answer, keeps nothing awake. */
+  async #see(id: string): Promise<boolean> {
+    const { db, logger } = this.#context;
+    try {
+      const endpoints = db.selectFrom("endpoints").selectAll().where("id", "=", id);
+      const row = await endpoints.executeTakeFirst();
+      if (row !== undefined) {
+        await this.#before(row);
+      }
+      return true;
+    } catch (error) {
+      logger.info({ endpoint: id, reason: errorMessage(error) }, "suspended without a last look");
+      return false;
+    }
   }
 
   async #change(id: string, values: Partial<EndpointRow>): Promise<void> {

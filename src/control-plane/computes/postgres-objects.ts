@@ -31,11 +31,13 @@ export interface PostgresObjects {
   readonly databases: readonly WantedDatabase[];
 }
 
+/** Of which the agent makes users' roles members. */
+export const USERS_GROUP = "neon_superuser";
 const SYSTEM_DATABASES = new Set(["postgres", "template0", "template1"]);
 
 /** Names that are not users': the bootstrap superuser, Postgres's own, the group. */
 export function isSystemRole(name: string): boolean {
-  return name === SUPERUSER || name === "neon_superuser" || name.startsWith("pg_");
+  return name === SUPERUSER || name === USERS_GROUP || name.startsWith("pg_");
 }
 
 export function isSystemDatabase(name: string): boolean {

@@ -3,8 +3,10 @@
 import { errorKind } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import type { WarmAgents } from "../../local/agents/warm-agents.ts";
 import { majorOf } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
+import { type Spawn, spawnDaemon } from "../../local/daemon.ts";
 import { stopAndKeep } from "../../local/endpoint-stop.ts";
 import {
   clientOf,
@@ -13,12 +15,13 @@ import {
   type Endpoint,
   endpointState,
   findEndpoint,
+  lastWordMs,
   setEndpointSettings,
+  socketAddress,
   startEndpoint,
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
-import { withLock } from "../../local/lock.ts";
-import { withHomeLocked } from "../context.ts";
+import { withHomeLocked, withLock } from "../../local/lock.ts";
 
 export interface NewCompute {
   readonly id: string;
@@ -38,14 +41,16 @@ export interface HostPort {
 export interface ComputeProvider {
   /** Nothing runs yet. StorageError `conflict` where the branch has a primary already. */
   create(compute: NewCompute): Promise<void>;
-  /** Resolves when Postgres accepts connections. */
-  start(id: string): Promise<void>;
+  /** Resolves when Postgres accepts connections; whether an agent took it over that had started before. */
+  start(id: string): Promise<{ readonly isFromPool: boolean }>;
   /** Everything that was committed is on a quorum then. One that is not there is stopped. */
   stop(id: string): Promise<void>;
   /** Stops it where it runs. */
   destroy(id: string): Promise<void>;
   isRunning(id: string): boolean;
   exists(id: string): boolean;
+  /** When it last did something, running or not; milliseconds since 1970, undefined where it never ran. */
+  lastRanMs(id: string): number | undefined;
   /** Where clients' Postgres connections go. */
   address(id: string): HostPort;
 }
@@ -55,9 +60,11 @@ const silent = () => {};
 
 export class LocalProcesses implements ComputeProvider {
   readonly #home: StrataHome;
+  readonly #warmAgents: WarmAgents;
 
-  constructor(home: StrataHome) {
+  constructor(home: StrataHome, warmAgents: WarmAgents) {
     this.#home = home;
+    this.#warmAgents = warmAgents;
   }
 
   async create({ id, tenantId, timelineId, staticLsn, settings }: NewCompute): Promise<void> {
@@ -76,14 +83,22 @@ export class LocalProcesses implements ComputeProvider {
     });
   }
 
-  async start(id: string): Promise<void> {
+  async start(id: string): Promise<{ readonly isFromPool: boolean }> {
+    let isFromPool = false;
+    const spawn: Spawn = async (daemon) => {
+      const warm = await this.#warmAgents.take(daemon);
+      isFromPool = warm !== undefined;
+      return warm ?? spawnDaemon(daemon);
+    };
     await withLock(this.#home.path, `endpoint ${id}`, async () => {
       const endpoint = findEndpoint(this.#home, id);
       await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
         timeoutMs: START_TIMEOUT_MS,
         print: silent,
+        spawn,
       });
     });
+    return { isFromPool };
   }
 
   async stop(id: string): Promise<void> {
@@ -109,9 +124,20 @@ export class LocalProcesses implements ComputeProvider {
     return this.#find(id) !== undefined;
   }
 
+  lastRanMs(id: string): number | undefined {
+    const endpoint = this.#find(id);
+    return endpoint && lastWordMs(endpoint);
+  }
+
   address(id: string): HostPort {
     const { pgHost, pgPort } = findEndpoint(this.#home, id).spec;
     return { host: pgHost, port: pgPort };
+  }
+
+  /** Of Postgres's unix socket, which lets in whoever may open it: services of this machine's owner. */
+  socketPath(id: string): string {
+    const { host, port } = socketAddress(findEndpoint(this.#home, id));
+    return `${host}/.s.PGSQL.${port}`;
   }
 
   /** Of its agent, which runs on this machine. */

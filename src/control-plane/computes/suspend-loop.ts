@@ -17,13 +17,11 @@ const QUESTIONS_MS = { least: 1000, most: 30_000 };
 /** One that was asleep is looked at again after this. */
 const ASLEEP_MS = 3000;
 
-/** Before a suspension, as long as its Postgres runs. */
-export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
-
 export class SuspendLoop {
   readonly #context: Context;
   readonly #computes: Computes;
-  readonly #before: BeforeSuspend;
+  /** One of those that share the home does it. */
+  readonly #isMine: () => boolean;
   /** By endpoint: when it is asked again. */
   readonly #nextLookMs = new Map<string, number>();
   readonly #timeouts = new Map<string, number>();
@@ -31,10 +29,10 @@ export class SuspendLoop {
   #timer: Timer | undefined;
   #busy = false;
 
-  constructor(context: Context, computes: Computes, before: BeforeSuspend) {
+  constructor(context: Context, computes: Computes, isMine: () => boolean = () => true) {
+    this.#isMine = isMine;
     this.#context = context;
     this.#computes = computes;
-    this.#before = before;
   }
 
   start(): void {
@@ -46,7 +44,7 @@ export class SuspendLoop {
   }
 
   async #tick(): Promise<void> {
-    if (this.#busy) {
+    if (this.#busy || !this.#isMine()) {
       return;
     }
     this.#busy = true;
@@ -92,11 +90,7 @@ export class SuspendLoop {
   async #suspend(row: EndpointRow): Promise<void> {
     const { db, logger } = this.#context;
     try {
-      const still = async () => {
-        await this.#before(row);
-        // Between the first look and its turn somebody may have come.
-        return this.#isIdle(row);
-      };
+      const still = () => this.#isIdle(row);
       const suspended = await this.#computes.suspend(row.id, { still });
       this.#nextLookMs.delete(row.id);
       if (suspended) {

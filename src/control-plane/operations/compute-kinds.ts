@@ -6,7 +6,7 @@ import type { Computes } from "../computes/computes.ts";
 import { applyChanges, type PostgresChanges } from "../computes/postgres-objects.ts";
 import { type Context, newNumber } from "../context.ts";
 import { nowText } from "../inventory.ts";
-import type { Database } from "../state/database.ts";
+import { type Database, serialized } from "../state/database.ts";
 import type { OperationKind } from "./state-machine.ts";
 
 export interface EndpointArgs {
@@ -155,7 +155,7 @@ function applyKind(db: Database, computes: Computes): OperationKind<ApplyArgs> {
       },
       {
         name: "rows",
-        run: (args) => db.transaction().execute((transaction) => noteApplied(transaction, args)),
+        run: (args) => serialized(db, (transaction) => noteApplied(transaction, args)),
       },
     ],
   };

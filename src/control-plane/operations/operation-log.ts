@@ -45,6 +45,7 @@ export async function recordFinished(
       created_at: started,
       updated_at: ended,
       finished_at: ended,
+      claimed_by: null,
     })
     .execute();
   await forgetOldest(db, endpoint.project_id);

@@ -1,19 +1,25 @@
 // Carries out operations: persisted before the first step, each step's end persisted, gone on with after a crash.
 //
 // One request is one job: operations one after the other. One job at a time a project. A step that fails is tried
-// again where that may help; else its operation is undone and has failed, and the rest of its job is skipped.
+// again where that may help; else its operation is undone and has failed, and the rest of its job is skipped. Undoing is
+// tried again for as long as something does not answer, after a crash too.
+//
+// Where several control planes share a database, a job is carried out by the one that has claimed it (claims.ts).
 
-import { nowMs, sleep } from "../../base/clock.ts";
+import { nowMs, setRepeatingTimer, sleep, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { type Context, newUuid } from "../context.ts";
 import { nowText } from "../inventory.ts";
-import type { Database } from "../state/database.ts";
+import { type Database, serialized } from "../state/database.ts";
 import type { OperationRow } from "../state/tables.ts";
+import { BEAT_MS, type Claims } from "./claims.ts";
 import type { OperationKind, PlannedOperation } from "./state-machine.ts";
 
 const UNFINISHED = ["scheduling", "running"] as const;
 /** Between attempts; after the last one it has failed. */
 const RETRY_DELAYS_MS = [300, 1000, 2000];
+/** Between later attempts to undo: they end with the outage only. */
+const UNDO_RETRY_MS = 5000;
 
 export interface Job {
   readonly operations: readonly OperationRow[];
@@ -28,10 +34,23 @@ export class Operations {
   readonly #context: Context;
   readonly #kinds: ReadonlyMap<string, OperationKind<object>>;
   readonly #hook: StepHook;
+  readonly #claims: Claims;
+  /** Ids of jobs that go on here. */
+  readonly #running = new Set<string>();
   #stopped = false;
+  #timer: Timer | undefined;
+  #isLooking = false;
+  #mayGoOn = false;
+  #isAway = false;
 
-  constructor(context: Context, kinds: readonly OperationKind<never>[], hook: StepHook = () => {}) {
+  constructor(
+    context: Context,
+    kinds: readonly OperationKind<never>[],
+    claims: Claims,
+    hook: StepHook = () => {},
+  ) {
     this.#context = context;
+    this.#claims = claims;
     this.#kinds = new Map(
       kinds.map((kind) => [kind.name, kind as unknown as OperationKind<object>]),
     );
@@ -48,19 +67,69 @@ export class Operations {
     prepare: (db: Database) => Promise<void> = async () => {},
   ): Promise<Job> {
     const jobId = newUuid();
-    const rows = operations.map((each, position) => newRow(jobId, position, projectId, each));
-    await this.#context.db.transaction().execute(async (db) => {
-      await requireIdle(db, projectId);
-      await prepare(db);
-      for (const row of rows) {
-        await db.insertInto("operations").values(row).execute();
-      }
-    });
-    return { operations: rows, done: this.#runJob(rows) };
+    const rows = operations.map((each, position) => ({
+      ...newRow(jobId, position, projectId, each),
+      claimed_by: this.#claims.id,
+    }));
+    this.#running.add(jobId);
+    try {
+      await serialized(this.#context.db, async (db) => {
+        await requireIdle(db, projectId);
+        await prepare(db);
+        for (const row of rows) {
+          await db.insertInto("operations").values(row).execute();
+        }
+      });
+    } catch (error) {
+      this.#running.delete(jobId);
+      throw error;
+    }
+    return { operations: rows, done: this.#runJob(jobId, rows) };
   }
 
-  /** Goes on with what a process before this one left unfinished; resolves when all of it has ended. */
+  /** From here on it beats, where it has company; after `resume` it also goes on with what is nobody's any more. */
+  start(): void {
+    if (this.#claims.isAlone) {
+      return;
+    }
+    void this.#look();
+    this.#timer = setRepeatingTimer(() => void this.#look(), BEAT_MS);
+  }
+
+  async #look(): Promise<void> {
+    if (this.#isLooking || this.#stopped) {
+      return;
+    }
+    this.#isLooking = true;
+    try {
+      await this.#claims.beat();
+      if (this.#mayGoOn) {
+        // They end by themselves: a beat does not wait for them.
+        void (await this.#goOn());
+      }
+      this.#isAway = false;
+    } catch (error) {
+      if (!this.#isAway && !this.#stopped) {
+        this.#context.logger.warn({ error }, "the control plane's database does not answer");
+      }
+      this.#isAway = true;
+    } finally {
+      this.#isLooking = false;
+    }
+  }
+
+  /**
+   * Goes on with what a life before this one, or another control plane that has died, left unfinished; resolves when all
+   * of it has ended.
+   */
   async resume(): Promise<void> {
+    await this.#claims.beat();
+    this.#mayGoOn = true;
+    await Promise.all(await this.#goOn());
+  }
+
+  /** The jobs that it has begun to go on with. */
+  async #goOn(): Promise<Promise<void>[]> {
     const rows = await this.#context.db
       .selectFrom("operations")
       .selectAll()
@@ -68,16 +137,58 @@ export class Operations {
       .orderBy("created_at")
       .orderBy("position")
       .execute();
-    const jobs = Map.groupBy(rows, (row) => row.job_id);
-    await Promise.all([...jobs.values()].map((job) => this.#runJob(job).catch(() => undefined)));
+    const begun: Promise<void>[] = [];
+    for (const [jobId, job] of Map.groupBy(rows, (row) => row.job_id)) {
+      const owner = job[0]!.claimed_by;
+      if (this.#running.has(jobId)) {
+        continue;
+      }
+      this.#running.add(jobId);
+      if (!(await this.#claims.take(jobId, owner))) {
+        this.#running.delete(jobId);
+        continue;
+      }
+      if (owner !== this.#claims.id && owner !== null) {
+        this.#context.logger.warn({ job: jobId, owner }, "goes on with what a dead one had begun");
+      }
+      begun.push(this.#runJob(jobId, await this.#rowsOf(jobId)).catch(() => undefined));
+    }
+    return begun;
+  }
+
+  /** As they are now: between the look and the taking over their owner may have gone on. */
+  #rowsOf(jobId: string): Promise<OperationRow[]> {
+    return this.#context.db
+      .selectFrom("operations")
+      .selectAll()
+      .where("job_id", "=", jobId)
+      .where("status", "in", UNFINISHED)
+      .orderBy("position")
+      .execute();
   }
 
   /** No further step begins. */
   stop(): void {
     this.#stopped = true;
+    this.#timer?.cancel();
   }
 
-  async #runJob(rows: readonly OperationRow[]): Promise<void> {
+  /** After `stop`. Others may go on at once with what is left, where no step of it is still under way here. */
+  async leave(): Promise<void> {
+    if (this.#running.size === 0) {
+      await this.#claims.leave();
+    }
+  }
+
+  async #runJob(jobId: string, rows: readonly OperationRow[]): Promise<void> {
+    try {
+      await this.#runOperations(rows);
+    } finally {
+      this.#running.delete(jobId);
+    }
+  }
+
+  async #runOperations(rows: readonly OperationRow[]): Promise<void> {
     for (const [i, row] of rows.entries()) {
       try {
         await this.#run(row);
@@ -119,6 +230,7 @@ export class Operations {
     const keep = (args: object) => this.#change(row, { args: JSON.stringify(args) });
     for (let i = row.step; i < kind.steps.length; i++) {
       const step = kind.steps[i]!;
+      await this.#requireClaim(row);
       this.#at(`${kind.name} ${step.name} before`);
       const failure = await this.#attempt(row, () => step.run(JSON.parse(row.args), keep));
       if (failure !== undefined) {
@@ -151,14 +263,38 @@ export class Operations {
     }
   }
 
+  /**
+   * Until it is undone: its project is busy as long, and what it began is nobody else's. A failure that trying again does not
+   * mend is told with the operation's, and what is left over is an operator's matter.
+   */
   async #undo(row: OperationRow, kind: OperationKind<object>): Promise<void> {
-    this.#at(`${kind.name} undo before`);
-    try {
-      await kind.undo?.(JSON.parse(row.args));
-    } catch (error) {
-      this.#context.logger.error({ operation: row.id, error }, "operation could not be undone");
+    const { logger } = this.#context;
+    for (let attempt = 0; ; attempt++) {
+      await this.#requireClaim(row);
+      this.#at(`${kind.name} undo before`);
+      try {
+        await kind.undo?.(JSON.parse(row.args));
+        break;
+      } catch (error) {
+        if (errorKind(error) !== "unavailable" && attempt >= RETRY_DELAYS_MS.length) {
+          logger.error({ operation: row.id, error }, "operation could not be undone");
+          await this.#change(row, { error: `${row.error}; not undone: ${errorMessage(error)}` });
+          break;
+        }
+        if (attempt === 0) {
+          logger.warn({ operation: row.id, error }, "operation is not undone yet: trying again");
+        }
+        await sleep(RETRY_DELAYS_MS[attempt] ?? UNDO_RETRY_MS);
+      }
     }
     this.#at(`${kind.name} undo after`);
+  }
+
+  /** One that was away for long may have lost it to another. */
+  async #requireClaim(row: OperationRow): Promise<void> {
+    if (!this.#claims.isFresh() && !(await this.#claims.holds(row.job_id))) {
+      throw new Interrupted();
+    }
   }
 
   #at(point: string): void {
@@ -174,12 +310,18 @@ export class Operations {
   }
 
   async #change(row: OperationRow, values: Partial<OperationRow>): Promise<void> {
-    Object.assign(row, values, { updated_at: nowText() });
-    await this.#context.db
+    const changed = { ...values, updated_at: nowText() };
+    const { numUpdatedRows } = await this.#context.db
       .updateTable("operations")
-      .set({ ...values, updated_at: row.updated_at })
+      .set(changed)
       .where("id", "=", row.id)
-      .execute();
+      .where("claimed_by", "=", this.#claims.id)
+      .executeTakeFirst();
+    if (Number(numUpdatedRows) === 0) {
+      // Another control plane goes on with it.
+      throw new Interrupted();
+    }
+    Object.assign(row, changed);
   }
 }
 
@@ -198,10 +340,10 @@ function unknownKind(name: string): OperationKind<object> {
   };
 }
 
-/** The process ends here; the next one goes on. */
+/** This process ends here, or has lost its claim: the next one, or another one, goes on. */
 class Interrupted extends Error {
   constructor(cause?: unknown) {
-    super("the control plane stops", { cause });
+    super("the control plane stops, and another one goes on with the operation", { cause });
   }
 }
 
@@ -246,5 +388,6 @@ function newRow(
     created_at: now,
     updated_at: now,
     finished_at: null,
+    claimed_by: null,
   };
 }

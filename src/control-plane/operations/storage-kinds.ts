@@ -18,10 +18,12 @@ import {
 } from "../../local/branches.ts";
 import { controllerOf } from "../../local/controller.ts";
 import { listEndpoints } from "../../local/endpoints.ts";
+import { withHomeLocked, withHomeShared } from "../../local/lock.ts";
 import type { Computes } from "../computes/computes.ts";
-import { type Context, newNumber, withHomeLocked } from "../context.ts";
+import { type Context, newNumber } from "../context.ts";
 import { type Inventory, nowText } from "../inventory.ts";
-import type { KeepArgs, OperationKind } from "./state-machine.ts";
+import { serialized } from "../state/database.ts";
+import type { KeepArgs, OperationKind, Step } from "./state-machine.ts";
 
 const silent = () => {};
 
@@ -74,12 +76,12 @@ export interface StorageKinds {
   readonly restoreBranch: OperationKind<RestoreBranchArgs>;
 }
 
-interface Parts extends Context {
+export interface StorageParts extends Context {
   readonly computes: Computes;
   readonly inventory: Inventory;
 }
 
-export function storageKinds(parts: Parts): StorageKinds {
+export function storageKinds(parts: StorageParts): StorageKinds {
   return {
     createProject: createProjectKind(parts),
     createBranch: createBranchKind(parts),
@@ -89,31 +91,14 @@ export function storageKinds(parts: Parts): StorageKinds {
   };
 }
 
-function createProjectKind(parts: Parts): OperationKind<CreateProjectArgs> {
+function createProjectKind(parts: StorageParts): OperationKind<CreateProjectArgs> {
   const { home, db } = parts;
   return {
     name: "create_project",
     steps: [
-      {
-        name: "timeline",
-        run: (given, keep) =>
-          withHomeLocked(home, async () => {
-            if (isNamed(parts, given)) {
-              return;
-            }
-            const args = await freshTimeline(parts, given, keep);
-            await createTenant(
-              home,
-              {
-                tenantId: args.tenantId,
-                timelineId: args.timelineId,
-                pgVersion: args.pgVersion,
-                branchName: args.branchName,
-              },
-              silent,
-            );
-          }),
-      },
+      timelineStep(parts, async ({ tenantId, timelineId, pgVersion, branchName }) => {
+        await createTenant(home, { tenantId, timelineId, pgVersion, branchName }, silent);
+      }),
       {
         name: "retention",
         run: (args) => setRetention(parts, parseTenantId(args.tenantId), args.retentionSeconds),
@@ -133,30 +118,22 @@ function createProjectKind(parts: Parts): OperationKind<CreateProjectArgs> {
   };
 }
 
-function createBranchKind(parts: Parts): OperationKind<CreateBranchArgs> {
+function createBranchKind(parts: StorageParts): OperationKind<CreateBranchArgs> {
   const { home, db } = parts;
   return {
     name: "create_branch",
     steps: [
-      {
-        name: "timeline",
-        run: (given, keep) =>
-          withHomeLocked(home, async () => {
-            if (isNamed(parts, given)) {
-              return;
-            }
-            const { tenantId, timelineId, name, parent } = await freshTimeline(parts, given, keep);
-            await createTimeline(home, {
-              tenantId: parseTenantId(tenantId),
-              timelineId: parseTimelineId(timelineId),
-              branchName: name,
-              ancestor: {
-                timelineId: parseTimelineId(parent.timelineId),
-                lsn: parseLsn(parent.lsn)!,
-              },
-            });
-          }),
-      },
+      timelineStep(parts, async ({ tenantId, timelineId, name, parent }) => {
+        await createTimeline(home, {
+          tenantId: parseTenantId(tenantId),
+          timelineId: parseTimelineId(timelineId),
+          branchName: name,
+          ancestor: {
+            timelineId: parseTimelineId(parent.timelineId),
+            lsn: parseLsn(parent.lsn)!,
+          },
+        });
+      }),
       { name: "rows", run: ({ branchId }) => made(db, "branches", branchId) },
     ],
     undo: async (args) => {
@@ -166,7 +143,7 @@ function createBranchKind(parts: Parts): OperationKind<CreateBranchArgs> {
   };
 }
 
-function deleteBranchKind(parts: Parts): OperationKind<DeleteBranchArgs> {
+function deleteBranchKind(parts: StorageParts): OperationKind<DeleteBranchArgs> {
   return {
     name: "delete_branch",
     steps: [
@@ -185,7 +162,7 @@ function deleteBranchKind(parts: Parts): OperationKind<DeleteBranchArgs> {
   };
 }
 
-function deleteProjectKind(parts: Parts): OperationKind<DeleteProjectArgs> {
+function deleteProjectKind(parts: StorageParts): OperationKind<DeleteProjectArgs> {
   const { home, db } = parts;
   return {
     name: "delete_project",
@@ -206,7 +183,7 @@ function deleteProjectKind(parts: Parts): OperationKind<DeleteProjectArgs> {
   };
 }
 
-function restoreBranchKind(parts: Parts): OperationKind<RestoreBranchArgs> {
+function restoreBranchKind(parts: StorageParts): OperationKind<RestoreBranchArgs> {
   const { db, inventory } = parts;
   return {
     name: "restore_branch",
@@ -237,9 +214,31 @@ function restoreBranchKind(parts: Parts): OperationKind<RestoreBranchArgs> {
   };
 }
 
+export interface MadeTimeline {
+  readonly tenantId: string;
+  readonly timelineId: string;
+  readonly branchId: string;
+}
+
+/** Makes a timeline that has a name then; nothing where it has one already. */
+export function timelineStep<A extends MadeTimeline>(
+  parts: StorageParts,
+  make: (args: A) => Promise<void>,
+): Step<A> {
+  return {
+    name: "timeline",
+    run: (given, keep) =>
+      withHomeShared(parts.home, async () => {
+        if (!isNamed(parts, given)) {
+          await make(await freshTimeline(parts, given, keep));
+        }
+      }),
+  };
+}
+
 /** What a crash left behind under an id is removed, and ids are never used again. */
-async function freshTimeline<A extends { tenantId: string; timelineId: string; branchId: string }>(
-  { home, db }: Parts,
+async function freshTimeline<A extends MadeTimeline>(
+  { home, db }: StorageParts,
   args: A,
   keep: KeepArgs<A>,
 ): Promise<A> {
@@ -257,13 +256,13 @@ async function freshTimeline<A extends { tenantId: string; timelineId: string; b
   return fresh;
 }
 
-function isNamed({ home }: Parts, of: { tenantId: string; timelineId: string }): boolean {
+function isNamed({ home }: StorageParts, of: { tenantId: string; timelineId: string }): boolean {
   return branchNames(home.config(), of.tenantId).has(of.timelineId);
 }
 
 /** From its name on; nothing where it has none. */
-function removeTimeline(
-  { home }: Parts,
+export function removeTimeline(
+  { home }: StorageParts,
   { tenantId, timelineId }: { tenantId: string; timelineId: string },
 ): Promise<void> {
   return withHomeLocked(home, async () => {
@@ -277,7 +276,7 @@ function removeTimeline(
 }
 
 async function destroyEndpoints(
-  { home, computes }: Parts,
+  { home, computes }: StorageParts,
   tenantId: string,
   timelineId?: string,
 ): Promise<void> {
@@ -290,15 +289,23 @@ async function destroyEndpoints(
   }
 }
 
-async function made(db: Context["db"], table: "projects" | "branches", id: string): Promise<void> {
+export async function made(
+  db: Context["db"],
+  table: "projects" | "branches",
+  id: string,
+): Promise<void> {
   await db.updateTable(table).set({ creating: 0 }).where("id", "=", id).execute();
 }
 
-async function setRetention({ home }: Parts, tenantId: TenantId, seconds: number): Promise<void> {
+async function setRetention(
+  { home }: StorageParts,
+  tenantId: TenantId,
+  seconds: number,
+): Promise<void> {
   await controllerOf(home).patchTenantConfig(tenantId, { pitr_interval: `${seconds}s` });
 }
 
-function switchOver({ home }: Parts, args: RestoreBranchArgs): Promise<void> {
+function switchOver({ home }: StorageParts, args: RestoreBranchArgs): Promise<void> {
   return withHomeLocked(home, async () => {
     const tenantId = parseTenantId(args.tenantId);
     const config = home.config();
@@ -322,8 +329,8 @@ function switchOver({ home }: Parts, args: RestoreBranchArgs): Promise<void> {
 }
 
 /** The branch has the other one's roles and databases now; whoever is known in both keeps the password. */
-async function takeOver({ db }: Parts, from: string, to: string): Promise<void> {
-  await db.transaction().execute(async (transaction) => {
+async function takeOver({ db }: StorageParts, from: string, to: string): Promise<void> {
+  await serialized(db, async (transaction) => {
     const before = await transaction
       .selectFrom("roles")
       .selectAll()
@@ -360,7 +367,7 @@ async function takeOver({ db }: Parts, from: string, to: string): Promise<void> 
 
 /** Its endpoint was started again by the switch; one that sleeps is seen to when it wakes. */
 async function configureRunning(
-  { home, computes }: Parts,
+  { home, computes }: StorageParts,
   branchId: string,
   timelineId: string,
 ): Promise<void> {

@@ -35,7 +35,16 @@ for (const from of MIGRATIONS.keys()) {
       projects.map((row) => ({ ...row })),
       from > 0 ? [PROJECT] : [],
     );
-    for (const table of ["branches", "endpoints", "roles", "databases", "operations", "api_keys"]) {
+    for (const table of [
+      "branches",
+      "endpoints",
+      "roles",
+      "databases",
+      "operations",
+      "api_keys",
+      "console_links",
+      "console_sessions",
+    ]) {
       assert.deepEqual(
         await db
           .selectFrom(table as "roles")

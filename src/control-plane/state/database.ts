@@ -26,6 +26,21 @@ export async function openDatabase(dialect: Dialect): Promise<Database> {
   return db as unknown as Database;
 }
 
+/**
+ * A transaction that no other one of the kind runs beside, of whatever control plane: it may look first and write then. All
+ * that do so go through here.
+ */
+export function serialized<T>(db: Database, body: (db: Database) => Promise<T>): Promise<T> {
+  return db.transaction().execute(async (transaction) => {
+    // The one row of that table is the lock.
+    await (transaction as unknown as VersionedDatabase)
+      .updateTable("strata_schema_version")
+      .set((eb) => ({ version: eb.ref("version") }))
+      .execute();
+    return body(transaction);
+  });
+}
+
 /** To version `to`, one transaction a step. */
 export async function migrate(db: VersionedDatabase, to: number): Promise<void> {
   await db.schema

@@ -14,6 +14,9 @@ export const MIGRATIONS: readonly Migration[] = [
   { name: "0002 roles, databases", up: rolesAndDatabases },
   { name: "0003 operations", up: operations },
   { name: "0004 API keys", up: apiKeys },
+  { name: "0005 JWKS", up: jwks },
+  { name: "0006 console sessions", up: consoleSessions },
+  { name: "0007 several control planes", up: controlPlanes },
 ];
 
 async function first(db: Kysely<unknown>): Promise<void> {
@@ -143,5 +146,55 @@ async function apiKeys(db: Kysely<unknown>): Promise<void> {
     .addColumn("created_at", "text", (column) => column.notNull())
     .addColumn("last_used_at", "text")
     .addColumn("last_used_from_addr", "text", (column) => column.notNull())
+    .execute();
+}
+
+async function jwks(db: Kysely<unknown>): Promise<void> {
+  await db.schema
+    .createTable("jwks")
+    .addColumn("id", "text", (column) => column.primaryKey())
+    .addColumn("project_id", "text", (column) =>
+      column.notNull().references("projects.id").onDelete("cascade"),
+    )
+    .addColumn("branch_id", "text", (column) =>
+      column.references("branches.id").onDelete("cascade"),
+    )
+    .addColumn("jwks_url", "text", (column) => column.notNull())
+    .addColumn("provider_name", "text", (column) => column.notNull())
+    .addColumn("jwt_audience", "text")
+    .addColumn("role_names", "text", (column) => column.notNull())
+    .addColumn("created_at", "text", (column) => column.notNull())
+    .addColumn("updated_at", "text", (column) => column.notNull())
+    .execute();
+}
+
+async function consoleSessions(db: Kysely<unknown>): Promise<void> {
+  for (const table of ["console_links", "console_sessions"]) {
+    await db.schema
+      .createTable(table)
+      .addColumn("hash", "text", (column) => column.primaryKey())
+      .addColumn("key_id", "integer", (column) =>
+        column.notNull().references("api_keys.id").onDelete("cascade"),
+      )
+      .addColumn("expires_at", "text", (column) => column.notNull())
+      .execute();
+  }
+  await db.schema
+    .alterTable("console_sessions")
+    .addColumn("created_at", "text", (column) => column.notNull().defaultTo(""))
+    .execute();
+}
+
+async function controlPlanes(db: Kysely<unknown>): Promise<void> {
+  await db.schema
+    .createTable("control_planes")
+    .addColumn("id", "text", (column) => column.primaryKey())
+    .addColumn("beat", "integer", (column) => column.notNull())
+    .execute();
+  // Null: of a version before, whose process is gone.
+  await db.schema.alterTable("operations").addColumn("claimed_by", "text").execute();
+  await db.schema
+    .createTable("secret_key")
+    .addColumn("fingerprint", "text", (column) => column.primaryKey())
     .execute();
 }

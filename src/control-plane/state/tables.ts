@@ -8,6 +8,18 @@ export interface Tables {
   databases: DatabaseRow;
   operations: OperationRow;
   api_keys: ApiKeyRow;
+  jwks: JwksRow;
+  console_links: ConsoleLinkRow;
+  console_sessions: ConsoleSessionRow;
+  control_planes: ControlPlaneRow;
+  secret_key: { fingerprint: string };
+}
+
+/** Those that work on this database (operations/claims.ts). */
+export interface ControlPlaneRow {
+  id: string;
+  /** Raised as long as it lives. */
+  beat: number;
 }
 
 type Flag = number;
@@ -120,9 +132,12 @@ export interface OperationRow {
   created_at: string;
   updated_at: string;
   finished_at: string | null;
+  /** Which control plane carries it out. */
+  claimed_by: string | null;
 }
 
-export type KeyScope = "all" | "project" | "read_only";
+/** `proxy`: what the proxy asks, and nothing of the API. */
+export type KeyScope = "all" | "project" | "read_only" | "proxy";
 
 export interface ApiKeyRow {
   id: number;
@@ -135,4 +150,38 @@ export interface ApiKeyRow {
   created_at: string;
   last_used_at: string | null;
   last_used_from_addr: string;
+}
+
+/** A URL of public keys whose tokens let users in. */
+export interface JwksRow {
+  id: string;
+  project_id: string;
+  /** Null: all of them. */
+  branch_id: string | null;
+  jwks_url: string;
+  provider_name: string;
+  /** What a token's `aud` must have in it; null: anything. */
+  jwt_audience: string | null;
+  /** JSON: those as which its tokens let in. */
+  role_names: string;
+  created_at: string;
+  updated_at: string;
+}
+
+/** A one-time link to log in to the console with. */
+export interface ConsoleLinkRow {
+  /** SHA-256 of its token, in hex. */
+  hash: string;
+  /** Of the API key that asked for it: what the session may do. */
+  key_id: number;
+  expires_at: string;
+}
+
+/** A browser that is logged in. It lasts as long as its API key, at most. */
+export interface ConsoleSessionRow {
+  /** SHA-256 of the cookie's value, in hex. */
+  hash: string;
+  key_id: number;
+  created_at: string;
+  expires_at: string;
 }

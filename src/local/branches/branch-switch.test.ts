@@ -7,9 +7,9 @@ import { FakeStorageNode } from "../../../testing/fake-storage-node.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { createTimeline, resolveBranch } from "../branches.ts";
-import { recordSwitch } from "../config.ts";
 import { findEndpoint } from "../endpoints.ts";
 import { StrataHome } from "../home.ts";
+import { recordSwitch } from "../state/home-state.ts";
 import { type SwitchedBranch, switchBranch } from "./branch-switch.ts";
 
 const TENANT = parseTenantId("a".repeat(32));

@@ -3,9 +3,9 @@
 // What happens, each step durable before the next, and what is there if it ends behind one:
 // 1. The new timeline is made, unnamed, on the list of what is to be removed: the branch is as it was.
 // 2. Endpoints that run are noted, then stopped: as it was, and they are stopped. The same command again starts them at its end.
-// 3. In one step of the configuration the name stands for the new timeline, the old one has the other name or is on the list,
+// 3. In one step of the home's state the name stands for the new timeline, the old one has the other name or is on the list,
 //    and it is noted that endpoints moved: whoever reads an endpoint.json sees the new timeline (endpoints.ts).
-// 4. Each endpoint.json says so itself; endpoints start again; the note goes; the old timeline is removed.
+// 4. Each endpoint.json says so itself; endpoints start again; the old timeline is removed; the note goes.
 // Behind the third step the same command again does what is left, and nothing else.
 
 import { StorageError } from "../../base/errors.ts";
@@ -19,7 +19,6 @@ import {
   requireFreeBranchName,
   resolveBranch,
 } from "../branches.ts";
-import { nameBranch, noteUnfinished, recordSwitch } from "../config.ts";
 import { placementOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
 import {
@@ -33,6 +32,7 @@ import {
 } from "../endpoints.ts";
 import type { StrataHome } from "../home.ts";
 import { withLock } from "../lock.ts";
+import { nameBranch, noteUnfinished, recordSwitch } from "../state/home-state.ts";
 
 const START_TIMEOUT_MS = 90_000;
 
@@ -72,8 +72,6 @@ export async function switchBranch(
     }
     await finish(home, branch, ids, say);
   });
-  // What cannot be removed now stays on the list.
-  await removeUnfinished(home);
 }
 
 function noteOf(home: StrataHome, { tenantId, name }: SwitchedBranch) {
@@ -171,6 +169,8 @@ async function finish(
       say(`Started endpoint ${id}`);
     }
   }
+  // What cannot be removed now stays on the list.
+  await removeUnfinished(home);
   home.update((draft) => recordSwitch(draft, tenantId, name, undefined));
 }
 

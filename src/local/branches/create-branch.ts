@@ -19,7 +19,7 @@ import type { Print } from "../daemon.ts";
 import type { StrataHome } from "../home.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
-/** Call with the home locked. */
+/** Call with the home locked or shared. */
 export function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
   home.update((config) => {
     config.defaultTenantId = tenantId;
@@ -38,13 +38,13 @@ export interface TenantCreateOptions {
   branchName?: string;
 }
 
-/** A tenant with its first branch, `main`; call with the home locked. */
+/** A tenant with its first branch, `main`; call with the home locked or shared. */
 export async function createTenant(
   home: StrataHome,
   options: TenantCreateOptions,
   say: Print,
 ): Promise<TenantId> {
-  const { pgVersion, dataChecksums } = options;
+  const { pgVersion } = options;
   const config = home.config();
   const major = pgVersion ?? config.pgVersion;
   // Before the tenant exists: a wrong major leaves none without branches.
@@ -63,21 +63,34 @@ export async function createTenant(
   }
   await controller.createTenant(tenantId);
   say(`tenant ${tenantId} successfully created on the pageserver`);
-  const timelineId =
-    options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
-  const info = await createTimeline(home, {
-    tenantId,
-    timelineId,
-    branchName,
-    pgVersion,
-    dataChecksums,
-    safekeepers: options.skSet,
-  });
+  const info = await createRootTimeline(home, tenantId, branchName, options);
   say(`Created an initial timeline '${info.timeline_id}' for tenant: ${tenantId}`);
   if (options.setDefault === true) {
     setDefaultTenant(home, tenantId, say);
   }
   return tenantId;
+}
+
+export type RootTimelineOptions = Pick<
+  TenantCreateOptions,
+  "timelineId" | "pgVersion" | "dataChecksums" | "skSet"
+>;
+
+/** An empty cluster, as initdb leaves it; call with the home locked or shared. */
+export function createRootTimeline(
+  home: StrataHome,
+  tenantId: TenantId,
+  branchName: string,
+  { timelineId, pgVersion, dataChecksums, skSet }: RootTimelineOptions,
+): Promise<TimelineInfo> {
+  return createTimeline(home, {
+    tenantId,
+    timelineId: timelineId === undefined ? undefined : parseTimelineId(timelineId),
+    branchName,
+    pgVersion,
+    dataChecksums,
+    safekeepers: skSet,
+  });
 }
 
 export interface BranchCreateOptions {
@@ -88,7 +101,7 @@ export interface BranchCreateOptions {
   skSet?: number[];
 }
 
-/** A branch at an LSN or a time, by default at the newest commit; call with the home locked. */
+/** A branch at an LSN or a time, by default at the newest commit; call with the home locked or shared. */
 export async function createBranch(
   home: StrataHome,
   branchName: string,

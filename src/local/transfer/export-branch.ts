@@ -1,13 +1,11 @@
 // A branch written out as a data directory of stock Postgres, by a process of its own.
 
 import { spawn } from "node:child_process";
-import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { ownTokenFile } from "../../base/auth/service-token.ts";
 import { StorageError } from "../../base/errors.ts";
+import { programOf } from "../../base/program-files.mjs";
 import type { ExportMessage, ExportSpec } from "../../compute/api.ts";
-
-const ENTRY = join(dirname(dirname(import.meta.dirname)), "compute", "export", "main.ts");
 
 export type Exported = Extract<ExportMessage, { kind: "done" }>;
 
@@ -20,7 +18,7 @@ export async function exportBranch(
     process.execPath,
     [
       "--disable-warning=ExperimentalWarning",
-      ENTRY,
+      programOf("compute/export/main.ts"),
       JSON.stringify({ ...spec, tokenFile: ownTokenFile() }),
     ],
     { stdio: ["ignore", "pipe", "inherit"] },

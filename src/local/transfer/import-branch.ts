@@ -9,16 +9,16 @@ import { findInstallation } from "../../postgres/installation.ts";
 import { findNode } from "../../storage-controller/storage-controller.ts";
 import {
   branchNames,
-  forgetUnfinished,
   removeUnfinished,
   requireFreeBranchName,
   requireNew,
   versionNumber,
 } from "../branches.ts";
-import { nameBranch, noteUnfinished, pgBinOf } from "../config.ts";
+import { pgBinOf } from "../config.ts";
 import { controllerOf } from "../controller.ts";
 import { setAtEachStart } from "../credentials.ts";
 import type { StrataHome } from "../home.ts";
+import { forgetUnfinished, nameBranch, noteUnfinished } from "../state/home-state.ts";
 
 export interface ImportedBranch {
   readonly tenantId: TenantId;

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { test } from "node:test";
 import { eventually } from "../../../testing/damage.ts";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
+import { REAL_DISK } from "../../base/disk.ts";
 import { generateTimelineId, type TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
@@ -21,17 +22,21 @@ const page = (fill: number) => new Uint8Array(8192).fill(fill);
 const read = (timeline: Timeline, index: number, lsn: Lsn) =>
   timeline.whenResident(() => timeline.readPage(REL, index, lsn)?.[0]);
 
-/** Notes what is read, and holds up what is put under one key. */
+/** Notes what is read, holds up what is put under one key, and does not answer what is put under another. */
 class NotingStore extends MemoryObjectStore {
   readonly gotten: string[] = [];
   gatedKey = "";
-  readonly gate = Promise.withResolvers<void>();
+  unansweredKey = "";
+  gate = Promise.withResolvers<void>();
 
   override async put(...args: Parameters<MemoryObjectStore["put"]>): Promise<void> {
     if (args[0] === this.gatedKey) {
       await this.gate.promise;
     }
     await super.put(...args);
+    if (args[0] === this.unansweredKey) {
+      throw new Error("the connection ended");
+    }
   }
 
   override get(...args: Parameters<MemoryObjectStore["get"]>) {
@@ -64,6 +69,9 @@ async function offloaded(fixture: StorageFixture, timelineId: TimelineId): Promi
   // Its other files go with it.
   await archived.exclusive(async () => undefined);
 }
+
+const hasFile = (tenant: Tenant, path: string) =>
+  [...tenant.layerFiles].some((file) => file.path === path);
 
 const listPath = (fixture: StorageFixture) =>
   join(fixture.directory, "tenants", fixture.tenantId, OFFLOADED_LIST_NAME);
@@ -343,6 +351,107 @@ test("archived timelines outlive the end of lower generations, altered by a repl
   const { archived } = second.manager.tenant(first.tenantId);
   assert.ok(archived.has(branch));
   assert.equal(await read(await archived.unarchive(branch), 1, last), 3);
+});
+
+test("an archived timeline whose index was put without an answer is there, whatever a replaced pageserver puts", async () => {
+  const store = new NotingStore();
+  await using first = await StorageFixture.create({ store });
+  const { tenant, root, branch, last } = await family(first);
+  await tenant.archived.archive(branch);
+  await offloaded(first, branch);
+  await using second = await StorageFixture.attach(first.tenantId, { store });
+  const { generation } = second.manager.resources;
+  const { archived } = second.manager.tenant(first.tenantId);
+  store.unansweredKey = indexKey(first.tenantId, branch, generation.number);
+  await assert.rejects(archived.archive(branch), { message: "the connection ended" });
+  await assert.rejects(tenant.deleteTimeline(branch), { kind: "fenced" });
+  await assert.rejects(archived.archive(branch), { message: "the connection ended" });
+  store.unansweredKey = "";
+  await archived.archive(branch);
+  assert.ok(archived.has(branch));
+  // What it reads in its ancestor is there for whoever takes over.
+  const timeline = second.manager.timeline(first.tenantId, root);
+  putRecord(timeline, REL, 0, page(5));
+  await timeline.checkpoint();
+  await timeline.advanceGcCutoff(timeline.lastRecordLsn);
+  await timeline.compact();
+  await timeline.makeDurable();
+  await using third = await StorageFixture.attach(first.tenantId, { store });
+  const again = await third.manager.tenant(first.tenantId).archived.unarchive(branch);
+  assert.equal(await read(again, 0, last), 1);
+  assert.equal(await read(again, 1, last), 3);
+});
+
+/** A deletion of the family's root that waits until the store knows that its branch is detached. */
+async function slowDeletion(fixture: StorageFixture, store: NotingStore) {
+  const { tenant, root, branch } = await family(fixture);
+  const generation = Number.parseInt(store.keys.at(-1)!.slice(-8), 16);
+  store.gatedKey = indexKey(fixture.tenantId, branch, generation);
+  const deletion = tenant.deleteTimeline(root);
+  // Whether it is refused is looked at later.
+  deletion.catch(() => undefined);
+  await eventually("it is detached", async () => !tenant.timeline(branch).ancestor || undefined);
+  return { tenant, root, generation, deletion };
+}
+
+test("deleteTimeline: one that is archived and offloaded meanwhile is refused, and goes when asked again", async () => {
+  const store = new NotingStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { tenant, root, deletion } = await slowDeletion(fixture, store);
+  await tenant.archived.archive(root);
+  await offloaded(fixture, root);
+  store.gate.resolve();
+  await assert.rejects(deletion, { kind: "conflict", code: "timeline-busy" });
+  assert.ok(tenant.archived.has(root));
+  await tenant.deleteTimeline(root);
+  assert.ok(!tenant.archived.has(root) && !tenant.hasTimeline(root));
+});
+
+test("deleteTimeline: an unarchiving that is under way does not bring it back", async () => {
+  const store = new NotingStore();
+  await using fixture = await StorageFixture.create({ store });
+  const { tenant, root, generation, deletion } = await slowDeletion(fixture, store);
+  await tenant.archived.archive(root);
+  const branchIsKnown = store.gate;
+  store.gate = Promise.withResolvers();
+  store.gatedKey = indexKey(fixture.tenantId, root, generation);
+  const unarchiving = tenant.archived.unarchive(root);
+  const refused = assert.rejects(unarchiving, { kind: "conflict", code: "timeline-busy" });
+  branchIsKnown.resolve();
+  await eventually("it is being deleted", async () => !tenant.archived.has(root) || undefined);
+  store.gate.resolve();
+  await refused;
+  await deletion;
+  assert.ok(!tenant.hasTimeline(root));
+});
+
+test("unarchive: a layer whose file is just leaving the disk comes from the store", async () => {
+  let gatedName: string | undefined;
+  const gate = Promise.withResolvers<void>();
+  const removeTree = async (path: string) => {
+    if (gatedName !== undefined && path.endsWith(gatedName)) {
+      await gate.promise;
+    }
+    await REAL_DISK.background.removeTree(path);
+  };
+  const disk = { ...REAL_DISK, background: { ...REAL_DISK.background, removeTree } };
+  await using fixture = await StorageFixture.create({ store: new MemoryObjectStore(), disk });
+  const { tenant, root, branch, last } = await family(fixture);
+  await tenant.timeline(branch).checkpoint();
+  await tenant.timeline(branch).detachFromAncestor();
+  const layer = tenant.timeline(branch).ownedLayers.find(({ maker }) => maker === root)!.file.path;
+  await tenant.archived.archive(branch);
+  await offloaded(fixture, branch);
+  gatedName = basename(layer);
+  const deletion = tenant.deleteTimeline(root);
+  await eventually("nobody uses it", async () => !hasFile(tenant, layer) || undefined);
+  const again = await tenant.archived.unarchive(branch);
+  assert.ok(existsSync(layer));
+  const reading = read(again, 0, last);
+  gate.resolve();
+  await deletion;
+  assert.equal(await reading, 1);
+  assert.ok(existsSync(layer), "it is on the disk again");
 });
 
 test("archive without an object store: it stays on the disk, and out of use over a restart", async () => {

@@ -60,6 +60,8 @@ export class ArchivedTimelines {
   readonly list: OffloadedList;
   readonly #options: ArchiveOptions;
   readonly #archived = new Map<TimelineId, Archived>();
+  /** Put in this generation, and not answered yet: it may be in the store, and count, whatever becomes of the one before. */
+  readonly #unanswered = new Map<TimelineId, IndexPart>();
   readonly #closing = new AbortController();
   #lastWork: Promise<unknown> = Promise.resolve();
   /** Of timelines that are only in the store from now on: what has yet to leave the disk. */
@@ -202,8 +204,7 @@ export class ArchivedTimelines {
       }
       await timeline.setArchived(nowMs());
     } catch (error) {
-      this.#archived.delete(timelineId);
-      timelines.set(timelineId, timeline);
+      this.#bringBack(timeline);
       throw error;
     }
     await timeline.makeDurable();
@@ -240,11 +241,21 @@ export class ArchivedTimelines {
     await timeline.holdInStore();
     await timeline.makeDurable();
     if (archived !== undefined) {
-      this.#archived.delete(timelineId);
-      this.#options.timelines.set(timelineId, timeline);
+      this.#bringBack(timeline);
       this.#options.logger.info({ timeline: timelineId }, "timeline unarchived");
     }
     return timeline;
+  }
+
+  /** `conflict` where it was deleted meanwhile: a deletion that began before it was archived has not waited for its turn. */
+  #bringBack(timeline: Timeline): void {
+    const { timelineId } = timeline;
+    if (this.opened(timelineId) !== timeline) {
+      const message = `timeline ${timelineId} is being deleted`;
+      throw new StorageError("conflict", "timeline-busy", message);
+    }
+    this.#archived.delete(timelineId);
+    this.#options.timelines.set(timelineId, timeline);
   }
 
   /**
@@ -268,6 +279,7 @@ export class ArchivedTimelines {
   remove(timelineId: TimelineId): void {
     this.#release(this.#archived.get(timelineId));
     this.#archived.delete(timelineId);
+    this.#unanswered.delete(timelineId);
   }
 
   /** Its ancestors first, as far as they are archived too. */
@@ -296,14 +308,17 @@ export class ArchivedTimelines {
     // A pageserver that was replaced may have put one that says otherwise.
     const part = { ...index, archivedAtMs: archived.line.archivedAtMs };
     const directory = directories.of(timelineId);
-    await disk.background.makeDirectory(directory);
-    await writeIndexPart(directory, part, disk);
-    await disk.background.fsyncDirectory(directories.path);
+    await layers.writeIndex(timelineId, async () => {
+      await disk.background.makeDirectory(directory);
+      await writeIndexPart(directory, part, disk);
+      await disk.background.fsyncDirectory(directories.path);
+    });
     layers.expectStored(part.layers);
     const timeline = load(part, parent || undefined, stored);
     // Its ancestor, loaded meanwhile, may have another hold for it.
     this.#release(this.#archived.get(timelineId));
     this.#archived.set(timelineId, { open: timeline });
+    this.#unanswered.delete(timelineId);
     this.#holdForBranches(timelineId);
     for (const other of [...timelines.values(), ...this.openedTimelines]) {
       if (other.detachedFrom?.timelineId === timelineId) {
@@ -334,16 +349,26 @@ export class ArchivedTimelines {
     lines: readonly OffloadedTimeline[],
   ): Promise<Map<TimelineId, RemoteIndex<IndexPart>>> {
     const { remote, tenantId } = this.#options;
-    const names = lines.map(({ timelineId, generation }): [TimelineId, IndexName] => {
-      const key = indexKey(tenantId, timelineId, generation);
-      return [timelineId, { timelineId, generation, key }];
-    });
-    const { timelines, damaged } = await remote!.read(new Map(names));
+    const found = new Map<TimelineId, RemoteIndex<IndexPart>>();
+    const names = new Map<TimelineId, IndexName>();
+    for (const { timelineId, generation } of lines) {
+      const index = this.#unanswered.get(timelineId);
+      const newest = index?.generation ?? generation;
+      const name = { timelineId, generation: newest, key: indexKey(tenantId, timelineId, newest) };
+      if (index === undefined) {
+        names.set(timelineId, name);
+      } else {
+        found.set(timelineId, { ...name, index });
+      }
+    }
+    const { timelines, damaged } = await remote!.read(names);
     for (const error of damaged.values()) {
       throw error;
     }
-    const found = timelines.filter(({ index }) => !index.deleted);
-    return new Map(found.map((stored) => [stored.timelineId, stored]));
+    for (const stored of timelines.filter(({ index }) => !index.deleted)) {
+      found.set(stored.timelineId, stored);
+    }
+    return found;
   }
 
   /** The next start finds that out, too, and what is left of it in the store goes then. */
@@ -406,7 +431,9 @@ export class ArchivedTimelines {
     }
     // A pageserver that was replaced may have put one that says otherwise.
     const held = { ...index, archivedAtMs, generation: remote!.generation };
+    this.#unanswered.set(timelineId, held);
     await remote!.putIndex(held);
+    this.#unanswered.delete(timelineId);
     this.#place(offloadedTimeline(held));
   }
 
@@ -492,7 +519,7 @@ export class ArchivedTimelines {
     if (this.#archived.get(timelineId)?.line !== undefined) {
       await directories.markDeleted(timelineId);
       await layers.leaveDisk(this.#leftovers.get(timelineId)!);
-      await directories.empty(timelineId, (path) => layers.isUsed(path), true);
+      await directories.empty(timelineId, layers, true);
     }
     this.#leftovers.delete(timelineId);
   }

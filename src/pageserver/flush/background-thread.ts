@@ -8,6 +8,7 @@
 import { Worker } from "node:worker_threads";
 import { type ErrorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import { programOf } from "../../base/program-files.mjs";
 import type { CompactionResult } from "../compaction/compact-layers.ts";
 import type {
   BasePageLookup,
@@ -159,7 +160,7 @@ export class BackgroundThread {
   }
 
   #start(): Worker {
-    const worker = new Worker(new URL("./background-worker.ts", import.meta.url));
+    const worker = new Worker(programOf("pageserver/flush/background-worker.ts"));
     worker.on("message", (answer: Answer) => this.#onAnswer(worker, answer));
     const lost = (why: string) => {
       if (this.#thread === worker) {

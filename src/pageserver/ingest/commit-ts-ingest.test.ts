@@ -1,4 +1,4 @@
-// Tests of what ingest makes of commit timestamps, replication origins and tablespaces.
+// Tests of what ingest makes of commit timestamps and replication origins.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -108,13 +108,4 @@ test("replication origins: only forwards, unless forced; gone when dropped; past
   again.endRecord();
   again.publish();
   assert.deepEqual(origins(), new Map([[2, 40n]]));
-});
-
-test("a tablespace is refused by name", () => {
-  const h = new IngestHarness();
-  assert.throws(() => h.record((ingest) => ingest.tablespaceCreate(16400)), {
-    kind: "unsupported",
-    code: "user-tablespace",
-    message: /creates tablespace 16400/,
-  });
 });

@@ -106,8 +106,10 @@ test("copyDatabase: equal to its source; others are served meanwhile; a few laye
   const ingest = await copy(timeline);
   isCopied = true;
   await reads;
+  // A share of all, not milliseconds: how fast the machine is says nothing, and a garbage collection comes when it likes.
   const longest = Math.max(...busyMs);
-  assert.ok(busyMs.length > 20 && longest < 20, `${longest} ms at most of ${busyMs.length} reads`);
+  const all = busyMs.reduce((sum, ms) => sum + ms, 0);
+  assert.ok(busyMs.length > 20 && longest < all / 5, `${longest} ms at most, of ${all} ms`);
   assert.ok(peakBytes < (MAX_FROZEN + 2) * LAYER_BYTES, `${peakBytes} bytes in memory`);
   assert.equal(timeline.diskConsistentLsn, FIXTURE_START_LSN);
   ingest.endRecord();

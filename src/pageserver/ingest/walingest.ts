@@ -24,6 +24,7 @@ import {
   CONTROL_PREFIX,
   dbDirPrefix,
   relmapPrefix,
+  STATISTICS_PREFIX,
   subscriptionsDetachedKey,
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
@@ -42,7 +43,9 @@ import {
 } from "./relation-heads.ts";
 import { ReplicationOrigins } from "./replication-origins.ts";
 import { SlruIngest } from "./slru-ingest.ts";
+import { encodeStatistics } from "./statistics.ts";
 import { decodeStoredCheckPoint, encodeStoredCheckPoint } from "./stored-checkpoint.ts";
+import { Tablespaces } from "./tablespaces.ts";
 
 const TRUNCATE_FSM = 4;
 /** A mark has no content. */
@@ -63,6 +66,7 @@ export class WalIngest implements RecordSink {
   readonly #origins: ReplicationOrigins;
   readonly #prepared: PreparedTransactions;
   readonly #commitTimes: CommitTimes;
+  readonly #tablespaces: Tablespaces;
   /** pg_control; undefined only where a test has none. */
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
@@ -87,6 +91,7 @@ export class WalIngest implements RecordSink {
     this.#origins = new ReplicationOrigins(storage);
     this.#prepared = new PreparedTransactions(storage);
     this.#commitTimes = new CommitTimes(storage);
+    this.#tablespaces = new Tablespaces(storage);
     const { lastRecordLsn } = storage;
     this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
     this.#tracksCommitTs =
@@ -179,6 +184,7 @@ export class WalIngest implements RecordSink {
     const head = this.#heads.of(rel);
     if (head.blocks === ABSENT) {
       this.#heads.resize(head, 0);
+      this.#tablespaces.relationMade(rel.spcOid, rel.dbOid, this.#lsn);
     }
   }
 
@@ -244,16 +250,17 @@ export class WalIngest implements RecordSink {
       }
       this.#storage.putTombstone(relmapPrefix(spcOid, dbOid), 0, this.#lsn);
       this.#storage.putTombstone(dbDirPrefix(spcOid, dbOid), 0, this.#lsn);
+      this.#tablespaces.directoryDropped(spcOid, dbOid);
     }
   }
 
-  /** StorageError `unsupported`: there is no place for its directory at a compute. */
-  tablespaceCreate(spcOid: number): void {
-    throw new StorageError(
-      "unsupported",
-      "user-tablespace",
-      `WAL record at ${formatLsn(this.#recordStart)} creates tablespace ${spcOid}; only the built-in ones are supported`,
-    );
+  tablespaceCreate(spcOid: number, location: string): void {
+    this.#tablespaces.create(spcOid, location, this.#lsn);
+  }
+
+  tablespaceDrop(spcOid: number): void {
+    this.publish();
+    this.#tablespaces.drop(spcOid, this.#doneLsn, this.#lsn);
   }
 
   relationMapUpdate(spcOid: number, dbOid: number, bytes: Uint8Array): void {
@@ -375,6 +382,10 @@ export class WalIngest implements RecordSink {
   subscriptionsDetached(timelineId: string): void {
     const { prefix, index } = subscriptionsDetachedKey(timelineId);
     this.#storage.putImage(prefix, index, this.#lsn, EXISTS);
+  }
+
+  statistics(files: Uint8Array): void {
+    this.#storage.putImage(STATISTICS_PREFIX, 0, this.#lsn, encodeStatistics(files, this.#lsn));
   }
 
   transactionEnd(timestampUs: bigint, committed: boolean): void {

@@ -21,7 +21,9 @@
 // | subscriptions gone   | 68   id 0  id 1 id 2  0    | id 3; of a timeline       |
 // | prepared transaction | 69   0     0    0     0    | its slot                  |
 // | commit time          | 6A   0     0    0     0    | see commit-times.ts       |
-// 0x66 to 0x6A are ours: Neon keeps the first two as members of directory values that are rewritten whole.
+// | tablespace           | 6B   0     0    0     0    | its OID; its location     |
+// | statistics           | 6C   0     0    0     0    | 0; u64 LE, LSN; the files |
+// 0x66 to 0x6C are ours: Neon keeps the first two as members of directory values that are rewritten whole.
 
 import { StorageError } from "../../base/errors.ts";
 
@@ -55,6 +57,8 @@ export const KEYSPACE_TWO_PHASE = 0x67;
 const KEYSPACE_SUBSCRIPTIONS_DETACHED = 0x68;
 export const KEYSPACE_PREPARED_SLOT = 0x69;
 const KEYSPACE_COMMIT_TIME = 0x6a;
+export const KEYSPACE_TABLESPACE = 0x6b;
+const KEYSPACE_STATISTICS = 0x6c;
 
 /** Index of pg_control under CONTROL_PREFIX. */
 export const CONTROL_FILE_INDEX = 0;
@@ -251,6 +255,12 @@ export const PREPARED_SLOT_PREFIX = keyPrefix(KEYSPACE_PREPARED_SLOT, 0, 0, 0, 0
 
 /** When transactions ended (ingest/commit-times.ts). */
 export const COMMIT_TIME_PREFIX = keyPrefix(KEYSPACE_COMMIT_TIME, 0, 0, 0, 0);
+
+/** The user's tablespaces: the index is the OID (ingest/tablespaces.ts). */
+export const TABLESPACE_PREFIX = keyPrefix(KEYSPACE_TABLESPACE, 0, 0, 0, 0);
+
+/** What the last clean stop left of pg_stat, at index 0 (ingest/statistics.ts). */
+export const STATISTICS_PREFIX = keyPrefix(KEYSPACE_STATISTICS, 0, 0, 0, 0);
 
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {

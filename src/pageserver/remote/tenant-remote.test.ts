@@ -259,14 +259,45 @@ test("deleteTimeline: where the process ends before it hears that the store has 
   await eventually("the store has it", async () =>
     (await readObject(store, key)).length === before.length ? undefined : true,
   );
+  await fixture.close();
   isAnswered = true;
-  await fixture.reopen();
+  await fixture.open();
   const tenant = fixture.manager.tenant(fixture.tenantId);
   assert.throws(() => tenant.timeline(timelineId), { kind: "not-found" });
   await eventually("its objects are gone", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
     return !store.keys.some((one) => one.includes(timelineId)) || undefined;
   });
+});
+
+test("close: a deletion that the store has not answered puts nothing afterwards", async () => {
+  let isAway = false;
+  let tries = 0;
+  class Store extends MemoryObjectStore {
+    override async put(...call: Parameters<MemoryObjectStore["put"]>): Promise<void> {
+      if (isAway) {
+        tries++;
+        throw new StorageError("unavailable", "reset", "nobody answers");
+      }
+      await super.put(...call);
+    }
+  }
+  await using fixture = await StorageFixture.create({ store: new Store() });
+  const { timelineId } = await fixture.createRoot();
+  isAway = true;
+  const deletion = fixture.manager.tenant(fixture.tenantId).deleteTimeline(timelineId);
+  const rejected = assert.rejects(deletion, { kind: "unavailable" });
+  await eventually("it is put", async () => tries > 0 || undefined);
+  try {
+    await fixture.close();
+    const before = tries;
+    // The first of its waits are up to 100, 200 and 400 ms.
+    await sleep(750);
+    assert.equal(tries, before);
+    await rejected;
+  } finally {
+    isAway = false;
+  }
 });
 
 test("detachFromAncestor: the ancestor keeps the branch point until the store knows", async () => {

@@ -212,6 +212,11 @@ export class TenantRemote implements TimelineOwner {
     await remote?.close(false);
   }
 
+  /** Nothing more of the tenant is put, also not of a timeline that is being deleted. */
+  async close(): Promise<void> {
+    await Promise.all([...this.#timelines.keys()].map((timelineId) => this.leave(timelineId)));
+  }
+
   keyOf({ file, maker }: StoredLayer): string {
     return layerKey(this.#tenantId, maker, file.fileName);
   }

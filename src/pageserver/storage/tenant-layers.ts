@@ -8,6 +8,7 @@ import { type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
 import { LayerFile, LayerNotResident } from "../layers/layer-file.ts";
 import { mayHaveMetadata, parseLayerFileName } from "../layers/layer-format.ts";
 import type { TenantRemote } from "../remote/tenant-remote.ts";
+import { DiskRemovals } from "../transfers/disk-removals.ts";
 import { INDEX_PART_NAME } from "./index-part.ts";
 import type { SetLayer } from "./layer-set.ts";
 import type { StorageResources } from "./storage-resources.ts";
@@ -81,8 +82,7 @@ export class TenantLayers {
   readonly #borrowed = new Map<string, number>();
   /** Timelines that are only in the store. */
   readonly #offloaded = new Set<TimelineId>();
-  /** Whose files are being removed. */
-  readonly #leaving = new Map<LayerFile, Promise<void>>();
+  readonly #removals: DiskRemovals;
 
   readonly #mayRemove: () => boolean;
 
@@ -91,6 +91,7 @@ export class TenantLayers {
     this.#resources = options.resources;
     this.#remote = options.remote;
     this.#mayRemove = options.mayRemove ?? (() => true);
+    this.#removals = new DiskRemovals(options.resources.disk);
   }
 
   /** Before the first is acquired: those that are not on the disk. Without an object store they are lost, which a read tells. */
@@ -102,8 +103,13 @@ export class TenantLayers {
   expectStored(layers: readonly { readonly maker: TimelineId; readonly fileName: string }[]): void {
     const absent = layers
       .map(({ maker, fileName }) => join(this.directoryOf(maker), fileName))
-      .filter((path) => !this.isUsed(path) && !this.#resources.disk.exists(path));
+      .filter((path) => !this.isUsed(path) && !this.#isOnDisk(path));
     this.#absent = new Set([...this.#absent, ...absent]);
+  }
+
+  /** A file that is leaving is as good as gone. */
+  #isOnDisk(path: string): boolean {
+    return !this.#removals.isLeaving(path) && this.#resources.disk.exists(path);
   }
 
   /** What it reads stays in the store: its own layers, and those of others that it names. */
@@ -223,7 +229,6 @@ export class TenantLayers {
    * layer any more.
    */
   async fetch(file: LayerFile, priority: "foreground" | "background"): Promise<void> {
-    await this.#leaving.get(file);
     if (file.isResident) {
       return;
     }
@@ -233,8 +238,9 @@ export class TenantLayers {
     }
     // It must not go again before the reader has had it.
     file.pins++;
+    const remote = this.#remote;
     try {
-      await this.#remote.download(shared.layer, priority);
+      await this.#removals.write(file.path, () => remote.download(shared.layer, priority));
       file.lastUse = this.#resources.useClock.now;
       // Or the last one has left it meanwhile: then whoever removes it finds the file.
       file.isResident = true;
@@ -295,16 +301,7 @@ export class TenantLayers {
   /** Frees the disk of a layer that the store has. The file may be read on from memory, or fetched again. */
   async evict(file: LayerFile): Promise<void> {
     file.leaveDisk();
-    const leaving = this.#resources.disk.background.removeTree(file.path);
-    this.#leaving.set(
-      file,
-      leaving.catch(() => undefined),
-    );
-    try {
-      await leaving;
-    } finally {
-      this.#leaving.delete(file);
-    }
+    await this.#removals.remove(file.path);
   }
 
   /** A timeline no longer reads it; the file stays. */
@@ -358,17 +355,25 @@ export class TenantLayers {
   async #remove(layer: OwnedLayer): Promise<void> {
     const { path } = layer.file;
     await this.#remote?.uploadEnded(layer);
-    await this.#resources.disk.background.removeTree(path);
-    await this.#removeIfDeleted(dirname(path));
+    await this.removeFile(path);
+    await this.removeEmptied(dirname(path));
   }
 
-  /** A deleted timeline's directory goes with the last layer in it that somebody needed. */
-  async #removeIfDeleted(directory: string): Promise<void> {
-    const { disk } = this.#resources;
-    const names = disk.isDirectory(directory) ? disk.list(directory) : [];
-    if (names.length === 1 && names[0] === DELETED_INDEX_NAME) {
-      await disk.background.removeTree(directory);
+  /** Of a layer that no timeline that is loaded uses; one that came back from the store meanwhile may. What the disk throws. */
+  async removeFile(path: string): Promise<void> {
+    if (!this.isUsed(path)) {
+      await this.#removals.remove(path);
     }
+  }
+
+  /** A deleted timeline's directory goes with the last layer in it that somebody needed. What the disk throws. */
+  removeEmptied(directory: string): Promise<void> {
+    return this.#removals.removeEmptied(directory, DELETED_INDEX_NAME);
+  }
+
+  /** `write` makes the index of a timeline that comes back from the store; its directory, which may have been on its way out, stays. */
+  writeIndex(timelineId: TimelineId, write: () => Promise<void>): Promise<void> {
+    return this.#removals.write(join(this.directoryOf(timelineId), INDEX_PART_NAME), write);
   }
 }
 

@@ -212,9 +212,11 @@ export class Tenant {
         return;
       }
       if (this.#timelines.get(timelineId)?.hasNoFiles === true) {
-        await this.#directories.removeLeftovers(timelineId).catch((error: unknown) => {
-          this.#logger.warn({ timeline: timelineId, error }, "what a crash has left stays");
-        });
+        await this.#directories
+          .removeLeftovers(timelineId, this.#layers)
+          .catch((error: unknown) => {
+            this.#logger.warn({ timeline: timelineId, error }, "what a crash has left stays");
+          });
       }
     }
   }
@@ -559,18 +561,18 @@ export class Tenant {
       throw new StorageError("conflict", "timeline-busy", message);
     }
     const isUnreadable = this.#broken.has(timelineId) || this.#archived.has(timelineId);
-    const timeline =
-      this.#archived.opened(timelineId) ?? (isUnreadable ? undefined : this.timeline(timelineId));
+    const loaded = () => this.#archived.opened(timelineId) ?? this.#timelines.get(timelineId);
+    const timeline = loaded() ?? (isUnreadable ? undefined : this.timeline(timelineId));
     this.#refuseToLose(timelineId);
     for (const child of this.#childrenOf(timelineId)) {
       await child.detachFromAncestor();
     }
     // Or the store would have a branch of nothing.
     await this.#remote?.whenWithoutBranches(timelineId);
-    // Meanwhile a branch may have been begun, or the timeline deleted.
+    // Meanwhile a branch may have been begun, or the timeline archived or deleted.
     const hasBranches = timeline !== undefined && [...timeline.branchPoints.lsns].length > 0;
-    if (this.#busy.has(timelineId) || hasBranches) {
-      const message = `timeline ${timelineId} is being branched or deleted`;
+    if (this.#busy.has(timelineId) || hasBranches || loaded() !== timeline) {
+      const message = `timeline ${timelineId} is being branched, archived or deleted`;
       throw new StorageError("conflict", "timeline-busy", message);
     }
     this.#busy.add(timelineId);
@@ -595,11 +597,7 @@ export class Tenant {
         this.#layers.leave(file);
       }
       await this.#layers.removeUnused(layers);
-      await this.#directories.empty(
-        timelineId,
-        (path) => this.#layers.isUsed(path),
-        this.#mayRemove,
-      );
+      await this.#directories.empty(timelineId, this.#layers, this.#mayRemove);
       this.#deleteObjects(timelineId);
       this.#logger.info({ timeline: timelineId }, "timeline deleted");
     } catch (error) {
@@ -704,6 +702,7 @@ export class Tenant {
       }),
     );
     await this.#archived.close(flush);
+    await this.#remote?.close();
     this.#timelines.clear();
   }
 }

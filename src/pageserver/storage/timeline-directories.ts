@@ -26,6 +26,14 @@ export interface Swept {
   readonly left: readonly TimelineId[];
 }
 
+/** Which layers of the tenant are in use, and how what is not leaves the disk. */
+export interface UsedLayers {
+  isUsed(path: string): boolean;
+  removeFile(path: string): Promise<void>;
+  /** Of a deleted timeline: once nothing is in it. */
+  removeEmptied(directory: string): Promise<void>;
+}
+
 export class TimelineDirectories {
   /** Of all. */
   readonly path: string;
@@ -160,38 +168,36 @@ export class TimelineDirectories {
           absent.delete(path);
           return named.has(path);
         };
-        await this.empty(timelineId, isNamed, areAll);
+        const removeFile = (path: string) => this.#disk.background.removeTree(path);
+        const layers = { isUsed: isNamed, removeFile, removeEmptied: removeFile };
+        await this.empty(timelineId, layers, areAll);
       }
     }
     return { absent, left };
   }
 
   /** Of a timeline of which no layers are named, and which writes none. */
-  async removeLeftovers(timelineId: TimelineId): Promise<void> {
+  async removeLeftovers(timelineId: TimelineId, layers: UsedLayers): Promise<void> {
     const directory = this.of(timelineId);
     const isLeftover = (name: string) =>
       parseLayerFileName(name) !== undefined ||
       // The index may just be written.
       (name.endsWith(TEMPORARY_SUFFIX) && !name.startsWith(INDEX_PART_NAME));
     for (const name of this.#disk.list(directory).filter(isLeftover)) {
-      await this.#disk.background.removeTree(join(directory, name));
+      await layers.removeFile(join(directory, name));
     }
   }
 
   /** Of one timeline: what nobody uses goes, and the directory with it where that is all. `areAll` as of `sweep`. */
-  async empty(
-    timelineId: TimelineId,
-    isUsed: (path: string) => boolean,
-    areAll: boolean,
-  ): Promise<void> {
+  async empty(timelineId: TimelineId, layers: UsedLayers, areAll: boolean): Promise<void> {
     const directory = this.of(timelineId);
     let kept = 0;
     for (const name of this.#disk.isDirectory(directory) ? this.#disk.list(directory) : []) {
       const path = join(directory, name);
       const isLayer = parseLayerFileName(name) !== undefined;
-      const isNeeded = isLayer ? isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);
+      const isNeeded = isLayer ? layers.isUsed(path) || !areAll : !name.endsWith(TEMPORARY_SUFFIX);
       if (!isNeeded) {
-        await this.#disk.background.removeTree(path);
+        await layers.removeFile(path);
       } else if (name !== DELETED_INDEX_NAME) {
         kept++;
         if (!isLayer && name !== INDEX_PART_NAME) {
@@ -200,7 +206,7 @@ export class TimelineDirectories {
       }
     }
     if (kept === 0) {
-      await this.#disk.background.removeTree(directory);
+      await layers.removeEmptied(directory);
     }
   }
 }

@@ -273,6 +273,18 @@ test("close: later reads and puts are refused, no file is opened again", async (
   assert.equal(timeline.layers[0]!.descriptor, -1);
 });
 
+test("close: what is asked for meanwhile is refused, as nothing would wait for it or end it", async () => {
+  await using fixture = await StorageFixture.create();
+  const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  const lsn = putRecord(timeline, REL, 0, page(2));
+  const closed = timeline.close();
+  const refused = { kind: "unavailable", code: "shutting-down" };
+  await assert.rejects(timeline.compact("collect"), refused);
+  await assert.rejects(timeline.checkpoint(), refused);
+  await assert.rejects(timeline.waitForLsn(toLsn(lsn + 1), 60_000), refused);
+  await closed;
+});
+
 test("flush: readers of a branch see the ancestor's versions move from memory to a file", async () => {
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);

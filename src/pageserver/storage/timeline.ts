@@ -280,6 +280,13 @@ export class Timeline implements TimelineStorage {
     }
   }
 
+  /** What begins while it closes is not waited for: the directory may go before it ends. */
+  #checkStaysOpen(): void {
+    if (this.#closing.signal.aborted) {
+      throw new StorageError("unavailable", "shutting-down", "the timeline is closing");
+    }
+  }
+
   /** `invalid` where the state at `lsn` is not kept. */
   checkKept(lsn: Lsn): void {
     checkKept(this, lsn);
@@ -336,6 +343,7 @@ export class Timeline implements TimelineStorage {
     if (this.#ingestFailure !== undefined) {
       throw this.#ingestFailure;
     }
+    this.#checkStaysOpen();
     const left = Math.max(0, timeoutMs - (monotonicMs() - started));
     const reached = await this.#recordWaiters.wait(lsn, left);
     if (!reached) {
@@ -384,6 +392,7 @@ export class Timeline implements TimelineStorage {
     const target = this.lastRecordLsn;
     this.freeze();
     if (this.#diskConsistentLsn < target) {
+      this.#checkStaysOpen();
       this.#flush.start();
       await this.#flush.reached(target);
     }
@@ -579,15 +588,15 @@ export class Timeline implements TimelineStorage {
   }
 
   /** One step of compaction; false where there is nothing to do. Rejects as compactLayers does. */
-  compact(kind: CompactionKind = "due"): Promise<boolean> {
-    this.#checkOpen();
+  async compact(kind: CompactionKind = "due"): Promise<boolean> {
+    this.#checkStaysOpen();
     this.hasNewLayer = false;
     if (this.#map.files.layers.length === 0 || this.#archivedAtMs !== undefined) {
-      return NOTHING_TO_COMPACT;
+      return false;
     }
     const step = this.#compacting.catch(() => undefined).then(() => this.#compaction.step(kind));
     this.#compacting = step;
-    return step;
+    return await step;
   }
 
   /**

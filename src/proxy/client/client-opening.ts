@@ -32,6 +32,8 @@ export interface OpenedClient {
   readonly isEncrypted: boolean;
   /** It sends its password in the clear, without being asked (Neon's drivers over WebSocket). */
   readonly asksPassword: boolean;
+  /** A JWT that it has shown already (of a WebSocket's request), in place of a password. */
+  readonly token: string | undefined;
   /** As the client sent it. */
   readonly serverName: string | undefined;
   /** For channel binding. */
@@ -46,7 +48,7 @@ export interface OpeningOptions {
   /** Tells where errors are to be written to, once there is TLS. */
   readonly onStream: (stream: Duplex) => void;
   /** What is known of the connection already. */
-  readonly outer?: Pick<OpenedClient, "isEncrypted" | "serverName" | "asksPassword">;
+  readonly outer?: Pick<OpenedClient, "isEncrypted" | "serverName" | "asksPassword" | "token">;
 }
 
 /** StorageError `client-gone`, or what the client is to be told. */
@@ -54,7 +56,12 @@ export async function openClient(socket: Duplex, options: OpeningOptions): Promi
   const plain = {
     stream: socket,
     endPointHash: undefined,
-    ...(options.outer ?? { isEncrypted: false, serverName: undefined, asksPassword: false }),
+    ...(options.outer ?? {
+      isEncrypted: false,
+      serverName: undefined,
+      asksPassword: false,
+      token: undefined,
+    }),
   };
   let head = await readExactly(socket, HEAD_BYTES);
   if (head[0] === TLS_HANDSHAKE && options.certificates !== undefined) {
@@ -139,6 +146,7 @@ function startTls(
         stream,
         isEncrypted: true,
         asksPassword: false,
+        token: undefined,
         serverName: servername || undefined,
         endPointHash: certificate.endPointHash,
       });

@@ -3,12 +3,16 @@
 import type { Duplex } from "node:stream";
 import { monotonicMs, setTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
-import type { ScramKeys } from "../../postgres/scram.ts";
+import { isLoopback } from "../../base/network/addresses.ts";
 import { encodeMessage, int32, PROTOCOL_3 } from "../../postgres/wire/wire-messages.ts";
-import { type ComputeConnection, sendCancel } from "../compute/compute-connection.ts";
+import {
+  type ComputeConnection,
+  type LoginProof,
+  sendCancel,
+} from "../compute/compute-connection.ts";
+import { untilFirstWord } from "../compute/first-word.ts";
 import { tunnel } from "../compute/tunnel.ts";
 import type { ProxyParts } from "../proxy-parts.ts";
-import { isLoopback } from "./address-list.ts";
 import { askPassword } from "./authentication.ts";
 import type { CancelKey } from "./cancel-keys.ts";
 import type { OpenedClient } from "./client-opening.ts";
@@ -93,7 +97,7 @@ export class ClientSession {
       throw clientError("28000", "no-user", message);
     }
     const options = parseClientOptions(packet.parameters.get("options") ?? "");
-    const { endpoint, keys } = await this.#authenticate(client, options, role);
+    const { endpoint, proof } = await this.#authenticate(client, options, role);
     deadline.cancel();
     this.#parts.halfOpen.delete(this.#connection);
     const leave = this.#parts.endpoints.enter(endpoint.id);
@@ -102,7 +106,7 @@ export class ClientSession {
       const parameters = forPostgres(packet, options);
       const caller = this.#caller(endpoint.id, role);
       const { gate, metrics } = this.#parts;
-      const login = () => gate.connect(caller, options.compute, parameters, keys);
+      const login = () => gate.connect(caller, options.compute, parameters, proof);
       const loggedIn = () => metrics.loggedIn((monotonicMs() - startedMs) / 1000);
       if (endpoint.isPooled && !parameters.has("replication")) {
         const key = JSON.stringify([endpoint.id, options.compute, ...[...parameters].toSorted()]);
@@ -110,7 +114,7 @@ export class ClientSession {
       } else {
         const compute = await login();
         loggedIn();
-        await this.#pass(stream, compute);
+        await this.#pass(stream, compute, parameters.has("replication") ? undefined : login);
       }
     } finally {
       leave();
@@ -133,14 +137,21 @@ export class ClientSession {
     client: OpenedClient,
     options: ClientOptions,
     role: string,
-  ): Promise<{ endpoint: EndpointName; keys: ScramKeys }> {
+  ): Promise<{ endpoint: EndpointName; proof: LoginProof }> {
     const { settings, gate } = this.#parts;
     const { stream, serverName, endPointHash } = client;
     const byHost = endpointOfHost(serverName, settings.domains);
     const named = chooseEndpoint(byHost, options.endpoint);
+    if (client.token !== undefined) {
+      if (named === undefined) {
+        throw noEndpointNamed(serverName, settings.domains[0] ?? "");
+      }
+      const proof = await gate.token(this.#caller(named.id, role), client.token);
+      return { endpoint: named, proof };
+    }
     if (named !== undefined && !client.asksPassword) {
-      const keys = await gate.scram(this.#caller(named.id, role), stream, endPointHash);
-      return { endpoint: named, keys };
+      const proof = await gate.scram(this.#caller(named.id, role), stream, endPointHash);
+      return { endpoint: named, proof };
     }
     const given = await askPassword(stream);
     // Old clients without SNI: Neon has them put the name in front of the password.
@@ -150,8 +161,8 @@ export class ClientSession {
       throw noEndpointNamed(serverName, settings.domains[0] ?? "");
     }
     const password = split?.password ?? given;
-    const keys = await gate.password(this.#caller(endpoint.id, role), password);
-    return { endpoint, keys };
+    const proof = await gate.password(this.#caller(endpoint.id, role), password);
+    return { endpoint, proof };
   }
 
   #caller(endpoint: string, role: string) {
@@ -159,13 +170,22 @@ export class ClientSession {
     return { address: this.#address, endpoint, role };
   }
 
-  async #pass(stream: Duplex, compute: ComputeConnection): Promise<void> {
+  /** `login`: for one that another login gives the same session as long as it has said nothing. */
+  async #pass(
+    stream: Duplex,
+    first: ComputeConnection,
+    login: (() => Promise<ComputeConnection>) | undefined,
+  ): Promise<void> {
     const { cancelKeys } = this.#parts;
+    let compute = first;
     const key = cancelKeys.issue(() => sendCancel(compute.cancelTarget));
     try {
       stream.write(
         Buffer.concat([AUTHENTICATION_OK, compute.greeting, backendKeyData(key), READY]),
       );
+      if (login !== undefined) {
+        compute = await untilFirstWord(stream, compute, login);
+      }
       await tunnel(stream, compute);
     } finally {
       cancelKeys.revoke(key.pid);

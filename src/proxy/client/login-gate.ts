@@ -3,17 +3,23 @@
 import type { Duplex } from "node:stream";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { isAllowed } from "../../base/network/addresses.ts";
 import type { ScramKeys } from "../../postgres/scram.ts";
 import { mockSecret } from "../../postgres/wire/scram-exchange.ts";
-import { type ComputeConnection, isStaleSecret } from "../compute/compute-connection.ts";
+import {
+  BY_SOCKET,
+  type ComputeConnection,
+  isStaleSecret,
+  type LoginProof,
+} from "../compute/compute-connection.ts";
 import type { AccessControl } from "../compute/control-plane.ts";
 import type { RoleAccess } from "../compute/role-access.ts";
 import type { Computes } from "../compute/wake.ts";
-import { isAllowed } from "./address-list.ts";
 import { authenticateScram, isWrongPassword } from "./authentication.ts";
 import type { FailedLogins } from "./failed-logins.ts";
 import { PasswordKeys } from "./password-keys.ts";
 import { clientError, wrongPassword } from "./postgres-errors.ts";
+import { isWrongToken, TokenKeys } from "./token-keys.ts";
 
 /** Who wants in, and where. */
 export interface Caller {
@@ -36,6 +42,7 @@ export interface LoginGateOptions {
 export class LoginGate {
   readonly #options: LoginGateOptions;
   readonly #passwords = new PasswordKeys();
+  readonly #tokens = new TokenKeys();
 
   constructor(options: LoginGateOptions) {
     this.#options = options;
@@ -69,15 +76,26 @@ export class LoginGate {
     });
   }
 
+  /** Of a JWT. A role that is not there is Postgres's to refuse: whoever comes so far may know. */
+  async token(caller: Caller, token: string): Promise<LoginProof> {
+    await this.#access(caller);
+    const { endpoint, role } = caller;
+    await this.#counted(caller, async () => {
+      const rules = await this.#options.roles.tokenRules(endpoint);
+      await this.#tokens.check(token, role, rules);
+    });
+    return BY_SOCKET;
+  }
+
   /** `parameters`: of the start-up packet; `options`: of `parseClientOptions`. */
   async connect(
     { endpoint, role }: Caller,
     options: readonly (readonly [string, string])[],
     parameters: ReadonlyMap<string, string>,
-    keys: ScramKeys,
+    proof: LoginProof,
   ): Promise<ComputeConnection> {
     try {
-      return await this.#options.computes.connect({ endpoint, options, parameters, keys });
+      return await this.#options.computes.connect({ endpoint, options, parameters, proof });
     } catch (error) {
       if (isStaleSecret(error)) {
         this.#options.roles.forget(endpoint, role);
@@ -124,7 +142,7 @@ export class LoginGate {
     try {
       return await login();
     } catch (error) {
-      if (isWrongPassword(error)) {
+      if (isWrongPassword(error) || isWrongToken(error)) {
         this.#options.failedLogins.count(address, endpoint);
         this.#options.roles.forget(endpoint, role);
       }

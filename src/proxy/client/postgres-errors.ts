@@ -22,10 +22,14 @@ export function clientError(
   });
 }
 
-/** As Postgres says it, whether the role is there or not. */
+/** As Postgres says it, with what to do about it; the same whether the role is there or not. */
 export function wrongPassword(role: string): StorageError {
   const message = `password authentication failed for user "${role}"`;
-  return clientError("28P01", "wrong-password", message);
+  return clientError("28P01", "wrong-password", message, {
+    hint:
+      "'strata connection-string BRANCH --role ROLE' shows the password that is kept for a role, " +
+      "'strata roles reset-password ROLE --branch BRANCH' gives it a new one.",
+  });
 }
 
 /** StorageError `invalid` for bytes that are not what the protocol has there. */

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { nowMs, REAL_CLOCK, replaceClock } from "../../base/clock.ts";
 import { createLogger, type Logger } from "../../base/log.ts";
 import { CertificateAuthority } from "../../local/tls/certificate-authority.ts";
 import { certificatePaths, ensureCertificates } from "../../local/tls/certificates.ts";
@@ -23,13 +24,15 @@ async function write(name: string, dns: string[], days = 100) {
 }
 
 /** A logger that keeps what it is told. */
-function listening(): { logger: Logger; lines: string[] } {
+function listening() {
   const lines: string[] = [];
+  const fields: { readonly cert?: string; readonly validTo?: string }[] = [];
   const hear = (first: object | string, message?: string) => {
     lines.push(message ?? String(first));
+    fields.push(typeof first === "object" ? first : {});
   };
   const logger = { ...createLogger("test", "silent"), info: hear, warn: hear };
-  return { logger: logger as unknown as Logger, lines };
+  return { logger: logger as unknown as Logger, lines, fields };
 }
 
 test("TlsCertificates: the one whose name is asked for, else the first; its hash is for channel binding", async () => {
@@ -69,11 +72,35 @@ test("TlsCertificates: files that change are read again, those that do not fit a
   assert.throws(() => new TlsCertificates([files], logger), /no file/);
 });
 
-test("TlsCertificates: says that one has expired", async () => {
-  const { logger, lines } = listening();
+test("TlsCertificates: the end of one is told of at the start and each day, with its file and its date", async () => {
+  const { logger, lines, fields } = listening();
   new TlsCertificates([await write("d", ["d.test"], -1)], logger).close();
-  new TlsCertificates([await write("d", ["d.test"], 5)], logger).close();
-  assert.deepEqual(lines, ["certificate has expired", "certificate expires soon"]);
+  const certificates = new TlsCertificates(
+    [await write("e", ["e.test"], 16), await write("f", ["f.test"], 400)],
+    logger,
+  );
+  const start = nowMs();
+  let now = start;
+  replaceClock({ ...REAL_CLOCK, nowMs: () => now });
+  try {
+    // In two days fourteen are left; what was told that day is not told again.
+    for (const days of [0, 1, 2.01, 2.5, 3.02, 17]) {
+      now = start + days * 24 * 3600 * 1000;
+      certificates.lookAgain();
+    }
+  } finally {
+    replaceClock(REAL_CLOCK);
+    certificates.close();
+  }
+  assert.deepEqual(lines, [
+    "certificate has expired",
+    "certificate expires soon",
+    "certificate expires soon",
+    "certificate has expired",
+  ]);
+  assert.equal(fields[1]!.cert, join(directory, "e.crt"));
+  const inDays = (Date.parse(fields[1]!.validTo ?? "") - start) / 24 / 3600 / 1000;
+  assert.ok(inDays > 15 && inDays < 17, fields[1]!.validTo);
 });
 
 test("ensureCertificates: made once, for the owner only; again for another domain, or near the end", async () => {

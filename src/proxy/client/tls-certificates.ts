@@ -8,7 +8,8 @@ import { StorageError, withContext } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 
 const LOOK_INTERVAL_MS = 5000;
-const SOON_MS = 14 * 24 * 3600 * 1000;
+const DAY_MS = 24 * 3600 * 1000;
+const SOON_MS = 14 * DAY_MS;
 
 export interface CertificateFiles {
   /** PEM: the certificate, then those above it. */
@@ -28,6 +29,8 @@ export class TlsCertificates {
   readonly #logger: Logger;
   readonly #texts: string[] = [];
   readonly #certificates: ServerCertificate[];
+  /** By file: when it was last told of that its end is near. */
+  readonly #toldAtMs: number[] = [];
   readonly #timer: Timer;
 
   /** At least one pair of files. StorageError where one cannot be used. */
@@ -37,7 +40,7 @@ export class TlsCertificates {
     this.#certificates = files.map((pair, i) => {
       const texts = readPair(pair);
       this.#texts[i] = texts.join("");
-      return this.#load(pair, texts);
+      return this.#load(i, texts);
     });
     this.#timer = setIdleRepeatingTimer(() => this.lookAgain(), LOOK_INTERVAL_MS);
   }
@@ -59,11 +62,14 @@ export class TlsCertificates {
         if (texts.join("") !== this.#texts[i]) {
           // Also of one that is wrong: it is told of once.
           this.#texts[i] = texts.join("");
-          this.#certificates[i] = this.#load(pair, texts);
+          this.#certificates[i] = this.#load(i, texts);
           this.#logger.info({ cert: pair.cert }, "certificate read again");
         }
       } catch (error) {
         this.#logger.warn({ error, cert: pair.cert }, "new certificate cannot be used");
+      }
+      if (nowMs() >= (this.#toldAtMs[i] ?? 0) + DAY_MS) {
+        this.#tellOfEnd(i, this.#certificates[i]!);
       }
     }
   }
@@ -72,18 +78,27 @@ export class TlsCertificates {
     this.#timer.cancel();
   }
 
-  #load(pair: CertificateFiles, [cert, key]: readonly [string, string]): ServerCertificate {
+  #load(i: number, [cert, key]: readonly [string, string]): ServerCertificate {
     try {
       const x509 = new X509Certificate(cert);
       const context = createSecureContext({ cert, key, minVersion: "TLSv1.2" });
-      const leftMs = x509.validToDate.getTime() - nowMs();
-      if (leftMs < SOON_MS) {
-        const message = leftMs < 0 ? "certificate has expired" : "certificate expires soon";
-        this.#logger.warn({ cert: pair.cert, validTo: x509.validTo }, message);
-      }
-      return { context, x509, endPointHash: endPointHash(x509) };
+      const loaded = { context, x509, endPointHash: endPointHash(x509) };
+      this.#tellOfEnd(i, loaded);
+      return loaded;
     } catch (error) {
-      throw withContext(error, `certificate ${pair.cert}`);
+      throw withContext(error, `certificate ${this.#files[i]!.cert}`);
+    }
+  }
+
+  /** A warning where it has come, or is near. */
+  #tellOfEnd(i: number, { x509 }: ServerCertificate): void {
+    const now = nowMs();
+    this.#toldAtMs[i] = now;
+    const leftMs = x509.validToDate.getTime() - now;
+    if (leftMs < SOON_MS) {
+      const message = leftMs < 0 ? "certificate has expired" : "certificate expires soon";
+      const validTo = x509.validToDate.toISOString();
+      this.#logger.warn({ cert: this.#files[i]!.cert, validTo }, message);
     }
   }
 }

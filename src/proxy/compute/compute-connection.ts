@@ -33,11 +33,15 @@ const AUTH_SASL_FINAL = 12;
 const CANNOT_CONNECT_NOW = "57P03";
 const ADMIN_SHUTDOWN = "57P01";
 
+/** How a client's role is proved to Postgres: with keys, or by coming through the unix socket, for who has shown a token. */
+export type LoginProof = ScramKeys | typeof BY_SOCKET;
+export const BY_SOCKET = "by-socket";
+
 export interface LoginOptions {
   readonly address: ComputeAddress;
   /** Of the start-up packet, as latin1. */
   readonly parameters: ReadonlyMap<string, string>;
-  readonly keys: ScramKeys;
+  readonly proof: LoginProof;
   readonly timeoutMs: number;
 }
 
@@ -63,11 +67,11 @@ export class ComputeConnection {
   /** Gets what Postgres sends, lent for the call; false stops the reading until `socket.resume()`. */
   onData: (chunk: Uint8Array) => boolean = () => true;
 
-  private constructor(address: ComputeAddress) {
+  private constructor(address: ComputeAddress, socketPath: string | undefined) {
     this.address = address;
+    const { host, port } = address;
     this.socket = createConnection({
-      host: address.host,
-      port: address.port,
+      ...(socketPath === undefined ? { host, port } : { path: socketPath }),
       noDelay: true,
       keepAlive: true,
       keepAliveInitialDelay: KEEP_ALIVE_MS,
@@ -85,10 +89,15 @@ export class ComputeConnection {
    * else what Postgres said, to be passed on (`fields.response`).
    */
   static login(options: LoginOptions): Promise<ComputeConnection> {
-    const connection = new ComputeConnection(options.address);
+    const { address, proof } = options;
+    if (proof === BY_SOCKET && address.socketPath === undefined) {
+      return Promise.reject(noSocket(address));
+    }
+    const socketPath = proof === BY_SOCKET ? address.socketPath : undefined;
+    const connection = new ComputeConnection(address, socketPath);
     return new Promise((resolve, reject) => {
       const { socket } = connection;
-      const login = new Login(connection, options.keys);
+      const login = new Login(connection, proof);
       const fail = (error: unknown) => {
         timer.cancel();
         socket.off("close", closed);
@@ -132,6 +141,13 @@ export class ComputeConnection {
   }
 }
 
+function noSocket({ host, port }: ComputeAddress): StorageError {
+  const message = `compute ${host}:${port} is not on this machine: tokens open computes of this machine only`;
+  return new StorageError("unsupported", "no-unix-socket", message, {
+    fields: { sqlstate: "0A000" },
+  });
+}
+
 function computeAway({ host, port }: ComputeAddress, why: string): StorageError {
   return new StorageError("unavailable", "compute-away", `compute ${host}:${port}: ${why}`, {
     fields: { sqlstate: CANNOT_CONNECT_NOW },
@@ -141,14 +157,15 @@ function computeAway({ host, port }: ComputeAddress, why: string): StorageError 
 /** What Postgres says between the start-up packet and ReadyForQuery. Not hot: it may gather bytes. */
 class Login {
   readonly #connection: ComputeConnection;
-  readonly #scram: ScramClient;
+  /** Undefined: nothing is to be proved. */
+  readonly #scram: ScramClient | undefined;
   readonly #greeting: Buffer[] = [];
   #pending = Buffer.alloc(0);
   #received = 0;
 
-  constructor(connection: ComputeConnection, keys: ScramKeys) {
+  constructor(connection: ComputeConnection, proof: LoginProof) {
     this.#connection = connection;
-    this.#scram = new ScramClient(keys);
+    this.#scram = proof === BY_SOCKET ? undefined : new ScramClient(proof);
   }
 
   /** True when Postgres is ready. */
@@ -198,25 +215,26 @@ class Login {
 
   #authenticate(body: Buffer): void {
     const { socket } = this.#connection;
+    const scram = this.#scram;
     const code = body.readInt32BE(0);
     if (code === AUTH_OK) {
       return;
     }
     const text = body.subarray(4).toString("latin1");
-    if (code === AUTH_SASL && text.split("\0").includes(SCRAM_SHA_256)) {
-      const first = Buffer.from(this.#scram.clientFirst);
+    if (scram !== undefined && code === AUTH_SASL && text.split("\0").includes(SCRAM_SHA_256)) {
+      const first = Buffer.from(scram.clientFirst);
       socket.write(encodeMessage("p", cstring(SCRAM_SHA_256), int32(first.length), first));
       return;
     }
-    if (code === AUTH_SASL_CONTINUE) {
-      const final = this.#scram.proceed(text);
+    if (scram !== undefined && code === AUTH_SASL_CONTINUE) {
+      const final = scram.proceed(text);
       if (final === undefined) {
         throw staleSecret("the password has been changed just now");
       }
       socket.write(encodeMessage("p", Buffer.from(final)));
       return;
     }
-    if (code === AUTH_SASL_FINAL && this.#scram.accepts(text)) {
+    if (code === AUTH_SASL_FINAL && scram?.accepts(text) === true) {
       return;
     }
     throw new StorageError(

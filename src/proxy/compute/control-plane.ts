@@ -8,6 +8,7 @@ import { randomBytes } from "../../base/random.ts";
 import { type CallOptions, HttpClient } from "../../http/client.ts";
 import { parseScramSecret, type ScramSecret } from "../../postgres/scram.ts";
 import { parseHostPort } from "../../postgres/wire/wire-client.ts";
+import type { TokenRule } from "../client/token-keys.ts";
 
 const PREFIX = "/proxy/api/v1";
 const ACCESS_TIMEOUT_MS = 10_000;
@@ -28,6 +29,8 @@ export interface AccessControl {
 export interface ComputeAddress {
   readonly host: string;
   readonly port: number;
+  /** Of its unix socket, where that is on this machine: whoever may open it needs no password. */
+  readonly socketPath?: string | undefined;
 }
 
 /** Of a call that failed: after how long to try again; undefined where that is pointless. */
@@ -83,7 +86,17 @@ export class ControlPlaneClient {
       },
       { timeoutMs: WAKE_TIMEOUT_MS },
     );
-    return parseHostPort(String(answer["address"]));
+    const { unix_socket: socket } = (answer["aux"] ?? {}) as { unix_socket?: unknown };
+    return {
+      ...parseHostPort(String(answer["address"])),
+      socketPath: typeof socket === "string" ? socket : undefined,
+    };
+  }
+
+  /** Whose tokens are good at an endpoint. */
+  async tokenRules(endpoint: string): Promise<readonly TokenRule[]> {
+    const { jwks } = await this.#get(`/endpoints/${encodeURIComponent(endpoint)}/jwks`, {});
+    return (Array.isArray(jwks) ? jwks : []).map(tokenRule);
   }
 
   async #get(
@@ -99,6 +112,16 @@ export class ControlPlaneClient {
       throw readableError(error);
     }
   }
+}
+
+/** As Neon's proxy reads it; one without names of roles lets nobody in. */
+function tokenRule(entry: Record<string, unknown>): TokenRule {
+  const { jwks_url: url, jwt_audience: audience, role_names: roles } = entry;
+  return {
+    jwksUrl: String(url),
+    audience: typeof audience === "string" ? audience : undefined,
+    roles: Array.isArray(roles) ? roles.map(String) : [],
+  };
 }
 
 /** A UUID, by which both sides' logs can be put together. */

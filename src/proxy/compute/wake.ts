@@ -2,8 +2,7 @@
 
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
-import type { ScramKeys } from "../../postgres/scram.ts";
-import { ComputeConnection, isComputeAway } from "./compute-connection.ts";
+import { ComputeConnection, isComputeAway, type LoginProof } from "./compute-connection.ts";
 import { type ComputeAddress, type ControlPlaneClient, retryDelayMs } from "./control-plane.ts";
 import { retry } from "./retry.ts";
 
@@ -12,7 +11,7 @@ export interface ComputeLogin {
   /** Of `parseClientOptions`. */
   readonly options: readonly (readonly [string, string])[];
   readonly parameters: ReadonlyMap<string, string>;
-  readonly keys: ScramKeys;
+  readonly proof: LoginProof;
 }
 
 /** The part of the control plane that is needed here. */
@@ -36,11 +35,11 @@ export class Computes {
    * compute stops or starts, or the control plane is busy or starts again. Else what Postgres or the control plane said.
    */
   connect(login: ComputeLogin): Promise<ComputeConnection> {
-    const { endpoint, parameters, keys } = login;
+    const { endpoint, parameters, proof } = login;
     return retry(
       async (leftMs) => {
         const address = await this.#wake(login);
-        return ComputeConnection.login({ address, parameters, keys, timeoutMs: leftMs });
+        return ComputeConnection.login({ address, parameters, proof, timeoutMs: leftMs });
       },
       {
         timeoutMs: this.#timeoutMs,

@@ -115,7 +115,11 @@ export class SqlOverHttp {
       throw noEndpointNamed(host, settings.domains[0] ?? "");
     }
     const caller = { address, endpoint: endpoint.id, role };
-    const keys = await gate.password(caller, Buffer.from(password));
+    const { token } = sql;
+    const proof =
+      token === undefined
+        ? await gate.password(caller, Buffer.from(password))
+        : await gate.token(caller, token);
     const startup = new Map(
       Object.entries({ ...Object.fromEntries(parameters), user: role, database }).map(
         ([name, value]) => [name, Buffer.from(value).toString("latin1")],
@@ -125,9 +129,12 @@ export class SqlOverHttp {
     if (options.rest !== "") {
       startup.set("options", options.rest);
     }
-    const key = JSON.stringify([endpoint.id, role, database, options.compute, options.rest]);
+    const key = JSON.stringify([
+      ...[endpoint.id, role, database, options.compute, options.rest],
+      token === undefined ? "password" : "token",
+    ]);
     const make = async () =>
-      new SqlConnection(await gate.connect(caller, options.compute, startup, keys));
+      new SqlConnection(await gate.connect(caller, options.compute, startup, proof));
     return this.#withConnection(key, make, response, (lease) => runAll(lease, sql));
   }
 

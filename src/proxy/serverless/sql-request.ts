@@ -18,6 +18,7 @@ const MAX_QUERIES = 10_000;
 
 export interface ConnectionString {
   readonly role: string;
+  /** Empty where there is a token. */
   readonly password: string;
   readonly host: string;
   readonly database: string;
@@ -33,6 +34,8 @@ export interface SqlStatement {
 
 export interface SqlRequest {
   readonly connection: ConnectionString;
+  /** Of `Authorization: Bearer`: it counts, and not the password. */
+  readonly token: string | undefined;
   /** Values as Postgres writes them, not as JSON has them. */
   readonly rawText: boolean;
   /** How a transaction around all begins; undefined: one statement by itself. */
@@ -50,8 +53,10 @@ export function parseSqlRequest(headers: IncomingHttpHeaders, body: unknown): Sq
   if (!Array.isArray(list) || list.length > MAX_QUERIES) {
     throw badRequest(`queries must be a list of at most ${MAX_QUERIES}`);
   }
+  const token = bearerOf(headers);
   return {
-    connection: parseConnectionString(headers["neon-connection-string"]),
+    connection: parseConnectionString(headers["neon-connection-string"], token !== undefined),
+    token,
     rawText: isTrue("neon-raw-text-output"),
     begin: batch === undefined ? undefined : beginOf(headers),
     statements: list.map((one) => parseStatement(object(one), arrayMode)),
@@ -88,7 +93,22 @@ function beginOf(headers: IncomingHttpHeaders): string {
   return sql.join(" ");
 }
 
-function parseConnectionString(text: string | string[] | undefined): ConnectionString {
+/** Undefined where the header is not there. StorageError `invalid` for another scheme. */
+export function bearerOf({ authorization }: IncomingHttpHeaders): string | undefined {
+  if (authorization === undefined) {
+    return undefined;
+  }
+  const token = /^bearer +(\S+) *$/i.exec(authorization)?.[1];
+  if (token === undefined) {
+    throw badRequest("the header Authorization must be 'Bearer TOKEN'");
+  }
+  return token;
+}
+
+function parseConnectionString(
+  text: string | string[] | undefined,
+  hasToken: boolean,
+): ConnectionString {
   const url = typeof text === "string" ? URL.parse(text) : null;
   if (url === null || !/^postgres(ql)?:$/.test(url.protocol)) {
     // Without the text: there is a password in it.
@@ -98,8 +118,8 @@ function parseConnectionString(text: string | string[] | undefined): ConnectionS
   }
   const role = decoded(url.username);
   const database = decoded(url.pathname.slice(1)) || role;
-  if (role === "" || url.password === "") {
-    throw badRequest("the connection string must have a user and a password");
+  if (role === "" || (url.password === "" && !hasToken)) {
+    throw badRequest(`the connection string must have a user${hasToken ? "" : " and a password"}`);
   }
   const parameters = new Map<string, string>();
   for (const name of ["options", "application_name"]) {

@@ -11,6 +11,7 @@ import { openClient } from "../client/client-opening.ts";
 import { ClientSession } from "../client/client-session.ts";
 import { endpointOfHost } from "../client/endpoint-name.ts";
 import type { ProxyParts } from "../proxy-parts.ts";
+import { bearerOf } from "./sql-request.ts";
 
 /** Of a frame; a driver sends a message in one. */
 const MAX_FRAME_BYTES = 64 * 1024 * 1024;
@@ -36,12 +37,20 @@ export class WebSocketFront {
   /** `address`: the caller's. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, address: string): void {
     socket.on("error", () => {});
+    let token: string | undefined;
+    try {
+      token = bearerOf(request.headers);
+    } catch {
+      socket.end("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+      return;
+    }
     this.#server.handleUpgrade(request, socket, head, (webSocket) => {
       const stream = createWebSocketStream(webSocket);
       const outer = {
         isEncrypted: socket instanceof TLSSocket,
         serverName: this.#hostOf(request),
         asksPassword: true,
+        token,
       };
       const session = new ClientSession(stream, address, this.#parts);
       void session.run((onStream) =>

@@ -91,7 +91,7 @@ static void put_key(struct wire_request *to, const struct key *key) {
     return;
   }
   to->kind = WIRE_RELATION;
-  to->spc_oid = key->db == 0 ? GLOBAL_TABLESPACE : DEFAULT_TABLESPACE;
+  to->spc_oid = key->spc != 0 ? key->spc : key->db == 0 ? GLOBAL_TABLESPACE : DEFAULT_TABLESPACE;
   to->db_oid = key->db;
   to->rel_number = key->rel;
   to->fork = (u8)(key->forkseg >> 29);

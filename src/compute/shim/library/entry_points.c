@@ -29,6 +29,8 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
 static int open_file(const char *path, int flags, mode_t mode) {
   struct key key;
   u64 segno = 0;
+  char own[MAX_LOCATION];
+  path = own_path(path, own);
   const char *local = path;
   int kind = classify(path, &key, &segno, &local), fd;
   struct fd_entry entry = {.segno = segno, .foreign = kind == NAME_FOREIGN};
@@ -274,6 +276,10 @@ EXPORT int unlink(const char *path) {
   waits_must_end_well = true;
   int result = unlink_lazy(path);
   waits_must_end_well = false;
+  u32 oid;
+  if (result == 0 && is_tablespace_link(path, &oid)) {
+    forget_tablespace(oid);
+  }
   return result;
 }
 
@@ -285,7 +291,9 @@ EXPORT int access(const char *path, int mode) {
 }
 
 static int stat_file(const char *path, struct stat *out, int flags) {
+  char own[MAX_LOCATION];
   const char *local;
+  path = own_path(path, own);
   bool failed;
   resolve_path(path, &local, &failed);
   return failed ? -1 : sys_stat(path, out, flags);
@@ -313,29 +321,31 @@ EXPORT int __lxstat64(int version, const char *path, struct stat64 *out) {
   return __lxstat(version, path, (struct stat *)out);
 }
 
-/*
- * Storage keeps no tablespaces but Postgres's own two: a file in another would be gone at the next
- * start. CREATE TABLESPACE makes its link (or its directory, for one in place) before any WAL.
- */
-static int refuse_tablespace(const char *path) {
-  if (region == NULL || after(path, "pg_tblspc/") == NULL) {
-    return 0;
-  }
-  errno = EOPNOTSUPP;
-  return -1;
+EXPORT int symlink(const char *target, const char *path) {
+  u32 oid;
+  return is_tablespace_link(path, &oid) ? make_tablespace(target, path, oid)
+                                        : (int)syscall(SYS_symlinkat, target, AT_FDCWD, path);
 }
 
-EXPORT int symlink(const char *target, const char *path) {
-  if (refuse_tablespace(path) != 0) {
-    return -1;
+EXPORT ssize_t readlink(const char *path, char *into, size_t room) {
+  u32 oid;
+  if (is_tablespace_link(path, &oid)) {
+    ssize_t n = read_tablespace_link(oid, into, room);
+    if (n >= 0) {
+      return n;
+    }
   }
-  return (int)syscall(SYS_symlinkat, target, AT_FDCWD, path);
+  return syscall(SYS_readlinkat, AT_FDCWD, path, into, room);
+}
+EXPORT ssize_t __readlink_chk(const char *path, char *into, size_t n, size_t room) {
+  return n > room ? (abort(), -1) : readlink(path, into, n);
 }
 
 /* A database directory made or removed here holds nothing of storage's. */
 EXPORT int mkdir(const char *path, mode_t mode) {
-  if (refuse_tablespace(path) != 0) {
-    return -1;
+  if (is_version_directory(path)) {
+    /* CREATE TABLESPACE, which has seen that there is none: nothing is made in a location. */
+    return 0;
   }
   int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
   if (result == 0) {
@@ -353,6 +363,8 @@ EXPORT int rmdir(const char *path) {
 }
 
 EXPORT DIR *opendir(const char *path) {
+  char own[MAX_LOCATION];
+  path = own_path(path, own);
   if (list_directory(path) != 0) {
     return NULL;
   }

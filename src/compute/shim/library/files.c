@@ -40,8 +40,9 @@ static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
 }
 
 static bool directory_is_local(const struct key *key) {
-  struct key directory = {KIND_DIR, key->db, 0, 0};
-  return key->kind == KIND_REL && key->db != 0 && load(&find_slot(&directory)->state) == SLOT_LOCAL;
+  struct key directory = {KIND_DIR, key->db, 0, 0, key->spc};
+  struct slot *slot = key->kind == KIND_REL && key->db != 0 ? known_slot(&directory) : NULL;
+  return slot != NULL && load(&slot->state) == SLOT_LOCAL;
 }
 
 /* Marks a file that the agent made before hello was answered, and its blocks that are there. */
@@ -73,10 +74,12 @@ static struct key placed_key(const struct wire_placed *entry, char path[MAX_PATH
   u64 segno;
   bool in_range = entry->zero == 0 && entry->fork <= FORK_INIT && entry->segment <= SEGMENT_MASK;
   if (entry->kind == WIRE_RELATION) {
-    key = (struct key){KIND_REL, entry->db_oid, entry->rel_number, (u32)entry->fork << 29 | entry->segment};
-    in_range = in_range && entry->spc_oid == (entry->db_oid == 0 ? GLOBAL_TABLESPACE : DEFAULT_TABLESPACE);
+    u32 built_in = entry->db_oid == 0 ? GLOBAL_TABLESPACE : DEFAULT_TABLESPACE;
+    u32 spc = entry->spc_oid == built_in ? 0 : entry->spc_oid;
+    key = (struct key){KIND_REL, entry->db_oid, entry->rel_number, (u32)entry->fork << 29 | entry->segment, spc};
+    in_range = in_range && (spc == 0 || (spc >= FIRST_NORMAL_OBJECT_ID && entry->db_oid != 0));
   } else if (entry->kind == WIRE_SLRU && entry->rel_number <= KIND_COMMIT_TS - KIND_XACT) {
-    key = (struct key){KIND_XACT + entry->rel_number, 0, entry->segment, 0};
+    key = (struct key){.kind = KIND_XACT + entry->rel_number, .rel = entry->segment};
     in_range = in_range && entry->spc_oid == 0 && entry->db_oid == 0 && entry->fork == 0;
   } else {
     in_range = false;
@@ -106,14 +109,13 @@ static void adopt_files(const u8 *at, const u8 *end, u64 entries) {
       die("the agent's list of files ends in the middle", "");
     }
     struct key key = placed_key(&entry, path);
-    struct slot *slot = find_slot(&key);
-    if (load(&slot->state) != SLOT_NEW) {
+    if (known_slot(&key) != NULL || is_absent(&key)) {
       die("the agent names a file twice: ", path);
     }
     if (entry.bytes == NO_SUCH_FILE) {
-      settle(slot, SLOT_LOCAL);
+      note_absent(&key);
     } else {
-      adopt_file(slot, directory, path, entry.bytes, at, entry.runs);
+      adopt_file(find_slot(&key), directory, path, entry.bytes, at, entry.runs);
     }
     at += entry.runs * 8;
   }
@@ -148,43 +150,44 @@ void say_hello(void) {
   disconnect();
 }
 
-/* What a NEW path whose lock we hold is to become; 0 with errno when the agent cannot say. */
+#define NO_ANSWER -1
+#define NOT_THERE -2
+
+/* How many bytes of a path storage has; NOT_THERE, or NO_ANSWER with errno. */
+static int64_t ask_size(const struct key *key) {
+  struct wire_reply reply;
+  begin_wait(0);
+  u32 before = abandoned;
+  int result = ask((struct question){.type = 'S', .key = key}, NULL, 0, NULL, &reply);
+  end_wait(before);
+  if (result != 0) {
+    return NO_ANSWER;
+  }
+  if (reply.status == STATUS_ABSENT) {
+    note_absent(key);
+    return NOT_THERE;
+  }
+  if (reply.status != STATUS_OK) {
+    errno = EIO;
+    return NO_ANSWER;
+  }
+  return (int64_t)reply.a;
+}
+
+/* What a NEW path of storage's whose lock we hold is to become; 0 with errno where its file cannot be made. */
 static u32 next_state(struct slot *slot, const char *path, int64_t bytes) {
-  const struct key *key = &slot->key;
   struct stat stat;
-  int saved = errno;
-  bool local = directory_is_local(key) || sys_stat(path, &stat, AT_SYMLINK_NOFOLLOW) == 0;
-  errno = saved;
-  if (local) {
-    return SLOT_LOCAL;
-  }
-  if (bytes < 0) {
-    struct wire_reply reply;
-    if (ask((struct question){.type = 'S', .key = key}, NULL, 0, NULL, &reply) != 0) {
-      return 0;
-    }
-    if (reply.status == STATUS_ABSENT) {
-      return SLOT_LOCAL;
-    }
-    if (reply.status != STATUS_OK) {
-      errno = EIO;
-      return 0;
-    }
-    bytes = (int64_t)reply.a;
-  }
-  if (bytes % BLOCK != 0 || bytes > (int64_t)SEGMENT_BLOCKS * BLOCK) {
+  if (bytes < 0 || bytes % BLOCK != 0 || bytes > (int64_t)SEGMENT_BLOCKS * BLOCK) {
     die("storage's size is not one of a segment: ", path);
   }
-  sigset_t signals;
-  hold_signals(&signals);
-  u32 next = materialize(slot, path, (u64)bytes);
-  if (next != 0) {
-    errno = saved;
-    unlock_slot(next);
+  if (directory_is_local(&slot->key) || sys_stat(path, &stat, AT_SYMLINK_NOFOLLOW) == 0) {
+    return SLOT_LOCAL;
   }
-  release_signals(&signals);
-  return next;
+  return materialize(slot, path, (u64)bytes);
 }
+
+/* Of every path that storage does not have. Of this process alone: nobody waits for such a path's lock. */
+static struct slot not_of_storage = {.state = SLOT_LOCAL};
 
 /*
  * Brings a path to LAZY or LOCAL; NULL with errno when the agent cannot say. `bytes` is its size in
@@ -192,29 +195,40 @@ static u32 next_state(struct slot *slot, const char *path, int64_t bytes) {
  */
 struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
   say_hello();
-  struct slot *slot = find_slot(key);
-  u32 state = load(&slot->state);
+  struct slot *slot = known_slot(key);
+  u32 state = slot == NULL ? SLOT_NEW : load(&slot->state);
   if (state == SLOT_LAZY || state == SLOT_LOCAL) {
     return slot;
   }
-  u32 listing = bytes < 0 ? 0 : 1, before;
-  begin_wait(listing);
-  before = abandoned;
+  u32 held = bytes < 0 ? 0 : 1; /* the directory that is being listed */
+  if (bytes < 0) {
+    if (is_absent(key) || directory_is_local(key)) {
+      return &not_of_storage;
+    }
+    bytes = ask_size(key);
+    if (bytes == NOT_THERE) {
+      return &not_of_storage;
+    }
+    if (bytes == NO_ANSWER) {
+      return NULL;
+    }
+  }
+  slot = find_slot(key);
+  begin_wait(held);
+  u32 before = abandoned;
+  int saved = errno;
   state = lock_slot(slot);
   if (state == SLOT_EMPTY) {
     return NULL;
   }
-  if (state != SLOT_NEW) {
-    unlock_slot(state);
-    return slot;
-  }
-  u32 next = next_state(slot, path, bytes);
+  sigset_t signals;
+  hold_signals(&signals);
   end_wait(before);
-  if (held_slot_count > listing) {
-    int why = errno;
-    unlock_slot(next == 0 ? SLOT_NEW : next);
-    errno = why;
-  }
+  u32 next = state == SLOT_NEW ? next_state(slot, path, bytes) : state;
+  int why = next == 0 ? errno : saved;
+  unlock_slot(next == 0 ? SLOT_NEW : next);
+  release_signals(&signals);
+  errno = why;
   return next == 0 ? NULL : slot;
 }
 
@@ -242,9 +256,9 @@ static int materialize_listed(const struct key *directory, const u8 *at, const u
         (slru ? entry.rel_number != 0 || entry.fork != 0 : entry.rel_number == 0)) {
       die("a listing has what is no file of storage", "");
     }
-    struct key key = slru ? (struct key){directory->rel, 0, entry.segment, 0}
+    struct key key = slru ? (struct key){.kind = directory->rel, .rel = entry.segment}
                           : (struct key){KIND_REL, directory->db, entry.rel_number,
-                                         (u32)entry.fork << 29 | entry.segment};
+                                         (u32)entry.fork << 29 | entry.segment, directory->spc};
     format_path(&key, path);
     if (resolve(&key, path, (int64_t)entry.bytes) == NULL) {
       return -1;

@@ -1,7 +1,7 @@
 /* names.c: what a path is: of a relation or SLRU segment, a directory of them, a WAL segment, or none of ours. */
 #include "shim.h"
 
-static const char *parse_number(const char *at, u32 *out) {
+const char *parse_number(const char *at, u32 *out) {
   u64 value = 0;
   const char *start = at;
   for (; *at >= '0' && *at <= '9'; at++) {
@@ -62,13 +62,13 @@ static int parse_slru(const char *name, u32 kind, struct key *key) {
   u64 segment;
   size_t n = strlen(name);
   if (n == 0) {
-    *key = (struct key){KIND_DIR, UINT32_MAX, kind, 0};
+    *key = (struct key){.kind = KIND_DIR, .db = UINT32_MAX, .rel = kind};
     return NAME_DIR;
   }
   if (n < 4 || n > 7 || parse_hex(name, (int)n, &segment) == NULL) {
     return NAME_OTHER;
   }
-  *key = (struct key){kind, 0, (u32)segment, 0};
+  *key = (struct key){.kind = kind, .rel = (u32)segment};
   return NAME_BLOCKS;
 }
 
@@ -77,33 +77,60 @@ const char *after(const char *path, const char *prefix) {
   return strncmp(path, prefix, n) == 0 ? path + n : NULL;
 }
 
-/* What a path is to us. `local` becomes the path inside the data directory (the current directory). */
-int classify(const char *path, struct key *key, u64 *segno, const char **local) {
-  const char *at;
-  if (region == NULL || path == NULL) {
-    return NAME_OTHER;
-  }
+/* A path relative to the data directory, which is the current one; NULL for one outside of it. */
+const char *inside(const char *path) {
   if (path[0] == '/') {
     if (strncmp(path, data_dir, data_dir_length) != 0 || path[data_dir_length] != '/') {
-      return NAME_FOREIGN;
+      return NULL;
     }
     path += data_dir_length + 1;
   }
   while (path[0] == '.' && path[1] == '/') {
     path += 2;
   }
+  return path;
+}
+
+/* What follows base/ or pg_tblspc/N/PG_.../: a database's directory, or a file in it. */
+static int parse_database(const char *at, struct key *key) {
+  at = parse_number(at, &key->db);
+  if (at == NULL) {
+    return NAME_OTHER;
+  }
+  if (*at == 0 || (*at == '/' && at[1] == 0)) {
+    key->kind = KIND_DIR;
+    return NAME_DIR;
+  }
+  return *at == '/' && parse_relation(at + 1, key) ? NAME_BLOCKS : NAME_OTHER;
+}
+
+/* What follows pg_tblspc/. */
+static int parse_tablespace(const char *at, struct key *key) {
+  at = parse_number(at, &key->spc);
+  if (at == NULL || key->spc < FIRST_NORMAL_OBJECT_ID || *at != '/') {
+    return NAME_OTHER;
+  }
+  at = after(at + 1, version_directory);
+  return at != NULL && *at == '/' ? parse_database(at + 1, key) : NAME_OTHER;
+}
+
+/* What a path is to us. `local` becomes the path inside the data directory (the current directory). */
+int classify(const char *path, struct key *key, u64 *segno, const char **local) {
+  const char *at;
+  if (region == NULL || path == NULL) {
+    return NAME_OTHER;
+  }
+  path = inside(path);
+  if (path == NULL) {
+    return NAME_FOREIGN;
+  }
   *local = path;
   *key = (struct key){0};
   if ((at = after(path, "base/")) != NULL) {
-    at = parse_number(at, &key->db);
-    if (at == NULL) {
-      return NAME_OTHER;
-    }
-    if (*at == 0 || (*at == '/' && at[1] == 0)) {
-      key->kind = KIND_DIR;
-      return NAME_DIR;
-    }
-    return *at == '/' && parse_relation(at + 1, key) ? NAME_BLOCKS : NAME_OTHER;
+    return parse_database(at, key);
+  }
+  if ((at = after(path, "pg_tblspc/")) != NULL) {
+    return parse_tablespace(at, key);
   }
   if (strcmp(path, "global") == 0) {
     key->kind = KIND_DIR;
@@ -151,7 +178,13 @@ void format_path(const struct key *key, char out[MAX_PATH]) {
   char *at = out;
   if (key->kind == KIND_REL) {
     u32 segment = key->forkseg & SEGMENT_MASK;
-    at = stpcpy(at, key->db == 0 ? "global/" : "base/");
+    at = stpcpy(at, key->db == 0 ? "global/" : key->spc == 0 ? "base/" : "pg_tblspc/");
+    if (key->spc != 0) {
+      at = put_number(at, key->spc);
+      *at++ = '/';
+      at = stpcpy(at, version_directory);
+      *at++ = '/';
+    }
     if (key->db != 0) {
       at = put_number(at, key->db);
       *at++ = '/';

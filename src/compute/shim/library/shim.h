@@ -18,13 +18,15 @@
  *  3. The agent writes no file once hello is answered. What it prefetches stays in its memory, so that
  *     a prefetch cannot race with a write, a truncation or a re-extension. The files that it made before
  *     are named in that answer, with the blocks that they hold; nothing of Postgres has run by then.
- *  4. A path once unlinked here, created here or found absent in storage is LOCAL for ever: a reused
- *     file number never brings back storage's old content.
+ *  4. A path of storage's that is unlinked here, or was here before us, is LOCAL for ever: a reused file
+ *     number never brings back storage's old content. One that storage does not have is LOCAL in any case;
+ *     storage is as of the start LSN, so it may be forgotten and asked again (slots.c).
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
  *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
  *
  * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
- *  path:  NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
+ *  path of storage's, or a directory:
+ *         NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
  *         RESOLVING is the lock of one path; LAZY -> RESOLVING -> LOCAL on unlink.
  *  block: ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
  *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it.
@@ -64,8 +66,12 @@
 #define BLOCK 8192u
 #define SEGMENT_BLOCKS 131072u
 #define MAX_FD 65536
-#define SLOTS (1u << 24)
-#define MAX_PATH 64
+#define SLOTS (1u << 24)        /* paths that storage has */
+#define ABSENT_PATHS (1u << 20) /* paths that it does not have, the last ones */
+#define MAX_PATH 128 /* of what is in the data directory */
+#define MAX_LOCATION 4096
+#define MAX_VERSION_DIRECTORY 32
+#define FIRST_NORMAL_OBJECT_ID 16384
 #define EXPORT __attribute__((visibility("default")))
 
 typedef uint8_t u8;
@@ -80,11 +86,12 @@ enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
 enum { FORK_MAIN, FORK_FSM, FORK_VM, FORK_INIT };
 
 /*
- * A file or directory of storage. KIND_REL: db 0 is `global`, forkseg is fork << 29 | segment. An SLRU: rel
- * is the segment. KIND_DIR: of a database; or db is UINT32_MAX, and rel the kind of an SLRU.
+ * A file or directory of storage. KIND_REL: db 0 is `global`, forkseg is fork << 29 | segment, spc a tablespace
+ * of the user's or 0. An SLRU: rel is the segment. KIND_DIR: of a database in a tablespace; or db is UINT32_MAX,
+ * and rel the kind of an SLRU.
  */
 struct key {
-  u32 kind, db, rel, forkseg;
+  u32 kind, db, rel, forkseg, spc;
 };
 
 #define SEGMENT_MASK ((1u << 29) - 1)
@@ -103,8 +110,12 @@ struct file {
 struct slot {
   u32 state;
   struct key key;
-  u32 unused;
   struct file *file;
+};
+
+struct absent_path {
+  u32 version; /* odd: somebody writes the key */
+  struct key key;
 };
 
 struct region {
@@ -115,6 +126,7 @@ struct region {
   u64 wal_told;      /* up to where a message has told of it, or is about to */
   u64 waits;         /* times a process had to wait for another one's block; for tests */
   struct slot slots[SLOTS];
+  struct absent_path absent_paths[ABSENT_PATHS];
 };
 
 struct fd_entry {
@@ -142,6 +154,7 @@ extern const char *data_dir, *socket_path;
 extern size_t data_dir_length;
 extern bool wal_hook;
 extern u64 wal_segment_size;
+extern char version_directory[MAX_VERSION_DIRECTORY]; /* PG_..., in which a tablespace of the user's has all */
 extern pid_t postmaster_pid;
 
 /* system.c: system calls under their own names, because libc's names are ours here. */
@@ -184,10 +197,23 @@ int classify(const char *path, struct key *key, u64 *segno, const char **local);
 void format_path(const struct key *key, char out[MAX_PATH]);
 char *put_number(char *at, u32 value);
 const char *after(const char *path, const char *prefix);
+const char *parse_number(const char *at, u32 *out);
+const char *inside(const char *path);
+
+/* tablespaces.c */
+bool is_tablespace_link(const char *path, u32 *oid);
+bool is_version_directory(const char *path);
+const char *own_path(const char *path, char into[MAX_LOCATION]);
+int make_tablespace(const char *location, const char *link, u32 oid);
+void forget_tablespace(u32 oid);
+ssize_t read_tablespace_link(u32 oid, char *into, size_t room);
 
 /* slots.c */
 void *arena_take(u64 bytes);
+struct slot *known_slot(const struct key *key);
 struct slot *find_slot(const struct key *key);
+bool is_absent(const struct key *key);
+void note_absent(const struct key *key);
 void settle(struct slot *slot, u32 state);
 u32 settled_state(struct slot *slot);
 bool try_lock_slot(struct slot *slot, u32 from);

@@ -1,4 +1,9 @@
-/* slots.c: the shared table of paths, and the lock of each. */
+/*
+ * slots.c: the shared table of the paths that storage has, the lock of each, and a cache of those that it does not have.
+ *
+ * A path gets a slot when storage has it, and keeps it: there are as many as storage has files. What this compute
+ * makes and removes, without end, is at most in the cache.
+ */
 #include "shim.h"
 
 void *arena_take(u64 bytes) {
@@ -9,29 +14,87 @@ void *arena_take(u64 bytes) {
   return arena + end - ((bytes + 63) & ~63ull);
 }
 
-/*
- * The slot of a path, made when there is none. Open addressing; slots are never freed. Forks and
- * neighbouring file numbers land side by side, so that few pages of the table are ever touched.
- */
-struct slot *find_slot(const struct key *key) {
+/* Forks and neighbouring file numbers land side by side, so that few pages of a table are ever touched. */
+static u32 place(const struct key *key) {
   u32 segment = key->forkseg & SEGMENT_MASK, fork = key->forkseg >> 29;
-  u32 at = key->rel * 4 + fork + segment * 0x9e3779b1u + key->db * 0x85ebca6bu + key->kind * 0xc2b2ae35u;
+  return key->rel * 4 + fork + segment * 0x9e3779b1u + key->db * 0x85ebca6bu + key->kind * 0xc2b2ae35u +
+         key->spc * 0x27d4eb2fu;
+}
+
+/* Open addressing; slots are never freed. The key's slot, else the first free one; NULL where there is none. */
+static struct slot *probe_slots(const struct key *key, u32 *state) {
+  u32 at = place(key);
   for (u32 probe = 0; probe < SLOTS; probe++, at++) {
     struct slot *slot = &region->slots[at & (SLOTS - 1)];
-    u32 state = load(&slot->state);
-    if (state == SLOT_EMPTY && swap_if(&slot->state, SLOT_EMPTY, SLOT_CLAIMED)) {
+    while ((*state = load(&slot->state)) == SLOT_CLAIMED) {
+      syscall(SYS_sched_yield);
+    }
+    if (*state == SLOT_EMPTY || memcmp(&slot->key, key, sizeof *key) == 0) {
+      return slot;
+    }
+  }
+  return NULL;
+}
+
+/* The slot of a path; NULL where nobody has made one. */
+struct slot *known_slot(const struct key *key) {
+  u32 state;
+  struct slot *slot = probe_slots(key, &state);
+  return slot == NULL || state == SLOT_EMPTY ? NULL : slot;
+}
+
+/* The slot of a path, made when there is none. */
+struct slot *find_slot(const struct key *key) {
+  u32 state;
+  for (;;) {
+    struct slot *slot = probe_slots(key, &state);
+    if (slot == NULL) {
+      die("out of room for file names", "");
+    }
+    if (state != SLOT_EMPTY) {
+      return slot;
+    }
+    if (swap_if(&slot->state, SLOT_EMPTY, SLOT_CLAIMED)) {
       slot->key = *key;
       store(&slot->state, SLOT_NEW);
       return slot;
     }
-    while ((state = load(&slot->state)) == SLOT_CLAIMED) {
-      syscall(SYS_sched_yield);
-    }
-    if (memcmp(&slot->key, key, sizeof *key) == 0) {
-      return slot;
+  }
+}
+
+_Static_assert(sizeof(struct key) % sizeof(u32) == 0, "a key is copied in words");
+#define KEY_WORDS (sizeof(struct key) / sizeof(u32))
+
+static struct absent_path *absent_path(const struct key *key) {
+  return &region->absent_paths[place(key) & (ABSENT_PATHS - 1)];
+}
+
+/* Whether storage is known not to have the path; false where that was forgotten. */
+bool is_absent(const struct key *key) {
+  struct absent_path *path = absent_path(key);
+  u32 version = load(&path->version);
+  const u32 *wanted = (const u32 *)key, *words = (const u32 *)&path->key;
+  for (u32 i = 0; i < KEY_WORDS; i++) {
+    if (load(&words[i]) != wanted[i]) {
+      return false;
     }
   }
-  die("out of room for file names", "");
+  return version % 2 == 0 && load(&path->version) == version;
+}
+
+/* In place of what was there. Whoever ends in the middle leaves a place that nobody uses again. */
+void note_absent(const struct key *key) {
+  struct absent_path *path = absent_path(key);
+  u32 version = load(&path->version);
+  if (version % 2 != 0 || !swap_if(&path->version, version, version + 1)) {
+    return;
+  }
+  const u32 *from = (const u32 *)key;
+  u32 *words = (u32 *)&path->key;
+  for (u32 i = 0; i < KEY_WORDS; i++) {
+    store(&words[i], from[i]);
+  }
+  store(&path->version, version + 2);
 }
 
 void settle(struct slot *slot, u32 state) {

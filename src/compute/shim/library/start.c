@@ -8,6 +8,7 @@ const char *data_dir, *socket_path;
 size_t data_dir_length;
 bool wal_hook;
 u64 wal_segment_size = 16u << 20;
+char version_directory[MAX_VERSION_DIRECTORY];
 pid_t postmaster_pid;
 static pid_t forker_pid;
 
@@ -98,6 +99,7 @@ __attribute__((constructor)) static void start(void) {
   socket_path = setting("STRATA_SHIM_SOCKET");
   const char *wal = setting("STRATA_SHIM_WAL");
   const char *segment_size = setting("STRATA_SHIM_WAL_SEGMENT_SIZE");
+  const char *version = setting("STRATA_SHIM_VERSION_DIRECTORY");
   const char *parent = setting("STRATA_SHIM_PARENT_PID");
   if (data_dir == NULL || data_dir[0] != '/' || socket_path == NULL || wal == NULL) {
     die("STRATA_SHIM_DATA_DIR, STRATA_SHIM_SOCKET and STRATA_SHIM_WAL must be set", "");
@@ -117,6 +119,10 @@ __attribute__((constructor)) static void start(void) {
       die("bad STRATA_SHIM_WAL_SEGMENT_SIZE ", segment_size);
     }
   }
+  if (version == NULL || strlen(version) >= sizeof version_directory) {
+    die("STRATA_SHIM_VERSION_DIRECTORY must be set to what tablespaces have all in, such as PG_17_202406281", "");
+  }
+  stpcpy(version_directory, version);
   data_dir_length = strlen(data_dir);
   while (data_dir_length > 1 && data_dir[data_dir_length - 1] == '/') {
     data_dir_length--;

@@ -1,7 +1,7 @@
-// Lists of addresses from which clients may come, as Neon's API has them: `1.2.3.4`, `1.2.3.0/24`, `1.2.3.4-1.2.3.9`.
+// IP addresses, and lists of those from which clients may come, as Neon's API has them: `1.2.3.4`, `1.2.3.0/24`, `1.2.3.4-1.2.3.9`.
 
 import { BlockList, isIPv4, isIPv6 } from "node:net";
-import { errorMessage } from "../../base/errors.ts";
+import { errorMessage } from "../errors.ts";
 
 const family = (address: string) => (isIPv4(address) ? "ipv4" : "ipv6");
 
@@ -11,8 +11,22 @@ export function plainAddress(address: string): string {
   return mapped === null ? address : mapped[1]!;
 }
 
-export function isLoopback(address: string): boolean {
-  return /^127\./.test(address) || address === "::1";
+/** Only processes of this machine have it. `host`: an address, or a name as an option has it. */
+export function isLoopback(host: string): boolean {
+  const address = plainAddress(host.replace(/^\[(.*)\]$/, "$1").toLowerCase());
+  // Not what only begins like one: 127.0.0.1.example.com.
+  const isV4 = isIPv4(address) && address.startsWith("127.");
+  return isV4 || address === "::1" || address === "localhost";
+}
+
+/** Whether `isAllowed` can use it. */
+export function isAllowEntry(entry: string): boolean {
+  try {
+    add(new BlockList(), entry);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** An empty list lets everybody in; an entry that is none lets nobody in by itself. `onBad` hears of it. */
@@ -27,7 +41,7 @@ export function isAllowed(
   const allowed = new BlockList();
   for (const entry of list) {
     try {
-      add(allowed, entry.replaceAll(/\s/g, ""));
+      add(allowed, entry);
     } catch (error) {
       onBad(entry, errorMessage(error));
     }
@@ -36,7 +50,7 @@ export function isAllowed(
 }
 
 function add(list: BlockList, entry: string): void {
-  const [first = "", bits] = entry.split("/");
+  const [first = "", bits] = entry.replaceAll(/\s/g, "").split("/");
   const [from = "", to] = first.split("-");
   if (bits !== undefined && /^\d{1,3}$/.test(bits)) {
     list.addSubnet(first, Number(bits), family(first));

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type AddressInfo, createConnection, createServer } from "node:net";
 import { type TestContext, test } from "node:test";
+import { describeProcess, outgoingPorts, portHolder } from "../proc.ts";
 import { canListen, requireFree } from "./ports.ts";
-import { describeProcess, outgoingPorts, portHolder } from "./proc.ts";
 
 async function listenSomewhere(t: TestContext, host = "127.0.0.1"): Promise<number> {
   const server = createServer((socket) => socket.on("error", () => {}));

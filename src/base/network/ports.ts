@@ -1,9 +1,9 @@
 // Whether a TCP address can be listened on, learnt by binding it: a listener is not all that can be in the way.
 
 import { createConnection, createServer, isIP } from "node:net";
-import { monotonicMs, sleep } from "./clock.ts";
-import { errnoCode, StorageError } from "./errors.ts";
-import { portHolder } from "./proc.ts";
+import { monotonicMs, sleep } from "../clock.ts";
+import { errnoCode, StorageError } from "../errors.ts";
+import { portHolder } from "../proc.ts";
 
 /**
  * Binds the address and lets it go. Connecting to it would not do: it shows only a listener, while the

@@ -1,0 +1,190 @@
+// Builds the bundles that are not of the sources as they are (src/base/program-files.mjs); `npm run build`, `npm test` and `npm pack` do.
+//
+// Several may run at once, and any may be killed: what is written has the hash of its content in its name, or
+// takes its place at once, and names only what is whole.
+
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  fsyncSync,
+  globSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { join, relative } from "node:path";
+import { rolldown } from "rolldown";
+import {
+  BUNDLES_DIRECTORY,
+  bundleName,
+  bundleOf,
+  ROOT,
+  stampOf,
+} from "../../src/base/program-files.mjs";
+
+/** Looked for by pg, which does without. */
+const NOT_INSTALLED = ["pg-native", "cloudflare:sockets"];
+/** Packages change by npm, which removes this record first and writes it last. */
+const PACKAGES_RECORD = join(ROOT, "node_modules", ".package-lock.json");
+/** Somebody may be about to load what he has just been told of, or be writing. */
+const KEPT_MS = 3_600_000;
+const MOST_TRIES = 5;
+
+/** Below src/: processes and threads. */
+export const PROGRAMS: readonly string[] = globSync(["**/main.ts", "**/*-worker.ts"], {
+  cwd: join(ROOT, "src"),
+}).toSorted();
+
+/** Those of earlier sources go, `keptMs` after they were made. */
+export async function buildBundles({ keptMs = KEPT_MS } = {}): Promise<void> {
+  mkdirSync(BUNDLES_DIRECTORY, { recursive: true });
+  for (const source of PROGRAMS) {
+    if (bundleOf(source) === undefined) {
+      await buildCurrent(source);
+    }
+  }
+  removeOld(keptMs);
+}
+
+/** Directories below the root, of all packages that have a part in a bundle. */
+export function packagesInBundles(): string[] {
+  return [...new Set(PROGRAMS.flatMap((source) => readRecord(source).packages))].toSorted();
+}
+
+/** `start` and `inputs` are for program-files.mjs. */
+interface BundleRecord {
+  readonly start: string;
+  /** Paths below the root, and their stamps. */
+  readonly inputs: readonly (readonly [string, string | undefined])[];
+  readonly packages: readonly string[];
+}
+
+function readRecord(source: string): BundleRecord {
+  return JSON.parse(readFileSync(join(BUNDLES_DIRECTORY, `${bundleName(source)}.json`), "utf8"));
+}
+
+/** Again where a file was changed meanwhile: nobody knows which of its contents was read. */
+async function buildCurrent(source: string): Promise<void> {
+  for (let tries = 1; tries <= MOST_TRIES; tries++) {
+    const beganMs = fileSystemTime();
+    const { code, map, modules } = await bundle(source);
+    const ours = modules.filter((path) => packageOf(path) === undefined);
+    const paths = [...ours, PACKAGES_RECORD, import.meta.filename];
+    const inputs = paths.map((path) => [relative(ROOT, path), stampOf(path)] as const);
+    if (paths.every((path) => statSync(path).ctimeMs < beganMs)) {
+      const packages = new Set(modules.flatMap((path) => packageOf(path) ?? []));
+      writeBundle(bundleName(source), code, map, { inputs, packages: [...packages] });
+      return;
+    }
+  }
+  throw new Error(`src/${source}: its files keep changing while it is built`);
+}
+
+/** Its directory below the root; undefined for a module of ours. */
+function packageOf(path: string): string | undefined {
+  return /^(.*\/)?node_modules\/(@[^/]+\/)?[^/]+/.exec(relative(ROOT, path))?.[0];
+}
+
+/** As the times of files are counted, which lag behind the clock. */
+function fileSystemTime(): number {
+  const path = join(BUNDLES_DIRECTORY, `.time-${process.pid}`);
+  writeFileSync(path, "");
+  const { ctimeMs } = statSync(path);
+  rmSync(path);
+  return ctimeMs;
+}
+
+async function bundle(source: string) {
+  const build = await rolldown({
+    cwd: ROOT,
+    input: join(ROOT, "src", source),
+    platform: "node",
+    external: NOT_INSTALLED,
+    tsconfig: false,
+    logLevel: "warn",
+  });
+  try {
+    const { output } = await build.generate({
+      format: "esm",
+      // What a running program loads later must not have gone, or be of other sources.
+      codeSplitting: false,
+      sourcemap: true,
+      file: join(BUNDLES_DIRECTORY, "code.mjs"),
+    });
+    const { sources, names, mappings } = output[0].map!;
+    return {
+      code: output[0].code.replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n"),
+      // The text of the sources lies beside.
+      map: JSON.stringify({ version: 3, sources, names, mappings }),
+      modules: (await build.watchFiles).filter((path) => path.startsWith("/")).toSorted(),
+    };
+  } finally {
+    await build.close();
+  }
+}
+
+function writeBundle(
+  name: string,
+  code: string,
+  map: string,
+  made: Omit<BundleRecord, "start">,
+): void {
+  const hash = createHash("sha256").update(code).update(map).digest("hex").slice(0, 16);
+  const file = `${name}-${hash}`;
+  const start = `// Turns the compile cache on for what it loads.
+import { enableCompileCache } from "node:module";
+enableCompileCache();
+await import("./${file}.code.mjs");
+`;
+  writeWhole(`${file}.code.mjs.map`, map);
+  writeWhole(`${file}.code.mjs`, code);
+  writeWhole(`${file}.mjs`, start);
+  syncDirectory();
+  writeWhole(
+    `${name}.json`,
+    JSON.stringify({ start: `${file}.mjs`, ...made } satisfies BundleRecord),
+  );
+}
+
+/** The record must not be all that a power cut leaves. */
+function syncDirectory(): void {
+  const fd = openSync(BUNDLES_DIRECTORY, "r");
+  fsyncSync(fd);
+  closeSync(fd);
+}
+
+/** After a crash, too, a name leads to all of its content. */
+function writeWhole(name: string, text: string): void {
+  const temporary = join(BUNDLES_DIRECTORY, `.${name}-${process.pid}`);
+  const fd = openSync(temporary, "w");
+  writeFileSync(fd, text);
+  fsyncSync(fd);
+  closeSync(fd);
+  renameSync(temporary, join(BUNDLES_DIRECTORY, name));
+}
+
+function removeOld(keptMs: number): void {
+  const kept = PROGRAMS.flatMap((source) => {
+    const { start } = readRecord(source);
+    const code = start.replace(/\.mjs$/, ".code.mjs");
+    return [`${bundleName(source)}.json`, start, code, `${code}.map`];
+  });
+  for (const name of readdirSync(BUNDLES_DIRECTORY).filter((one) => !kept.includes(one))) {
+    const path = join(BUNDLES_DIRECTORY, name);
+    const madeMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs;
+    // Being written, perhaps.
+    const leastMs = name.startsWith(".") ? KEPT_MS : keptMs;
+    if (madeMs !== undefined && Date.now() - madeMs >= leastMs) {
+      rmSync(path, { force: true });
+    }
+  }
+}
+
+if (import.meta.main) {
+  await buildBundles();
+}

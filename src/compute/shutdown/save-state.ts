@@ -1,0 +1,71 @@
+// What a clean stop saves beside what Postgres writes into WAL: sequences, free space maps, statistics.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Logger } from "../../base/log.ts";
+import type { Lsn } from "../../base/lsn.ts";
+import { encodeStatisticsFiles } from "../../data-directory/statistics-files.ts";
+import { DB_SHUTDOWNED, decodeControlFile } from "../../postgres/control-file.ts";
+import { encodeImageRecord } from "../../postgres/fpi.ts";
+import { XLOG_LOGICAL_MESSAGE } from "../../postgres/opcodes.ts";
+import { RELATION_SEGMENT_BLOCKS } from "../../postgres/relation-path.ts";
+import { RM_LOGICALMSG_ID } from "../../postgres/rmgr.ts";
+import { pgVersion } from "../../postgres/versions.ts";
+import { encodeRecord } from "../../postgres/xlog-record.ts";
+import { encodeStatisticsMessage } from "../../wal-decoder/logical-message-records.ts";
+import { changedPages } from "./changed-pages.ts";
+import { appendRecords, type EndOfWal } from "./closing-wal.ts";
+import type { ServedFiles } from "./served-files.ts";
+
+/** Compressed; more is not worth what each start and each branch would have to read. */
+const MAX_STATISTICS_BYTES = 8 * 1024 * 1024;
+
+export interface ShutDownCompute {
+  readonly dataDirectory: string;
+  readonly pgVersion: number;
+  readonly systemId: bigint;
+  readonly walSegmentSize: number;
+  /** Where its Postgres began. */
+  readonly startLsn: Lsn;
+  readonly versionDirectory: string;
+  readonly served: ServedFiles;
+  readonly logger: Logger;
+}
+
+/**
+ * Whether the last record is the checkpoint of a finished shutdown. Only then all is in the files: after a crash
+ * a page there may be older than its WAL, and a sequence would go back.
+ */
+export function hasShutDown(dataDirectory: string, end: EndOfWal): boolean {
+  const control = decodeControlFile(readFileSync(join(dataDirectory, "global/pg_control")));
+  return control.state === DB_SHUTDOWNED && control.checkPointLsn === end.lastRecordLsn;
+}
+
+/**
+ * Writes it into pg_wal behind `end`, where the shutdown checkpoint ends (`hasShutDown`): pages as full-page images, and
+ * last the statistics, which are true only where nothing follows. Returns up to where there is WAL now.
+ */
+export function saveState(compute: ShutDownCompute, end: EndOfWal): Lsn {
+  const { dataDirectory, logger, walSegmentSize: segmentSize } = compute;
+  const version = pgVersion(compute.pgVersion);
+  const changed = changedPages({ ...compute, path: dataDirectory });
+  const records = changed.map(({ file, blkno, page }) => (prevLsn: Lsn) => {
+    const block = { ...file, blkno: file.segment * RELATION_SEGMENT_BLOCKS + blkno };
+    return encodeImageRecord({ version, prevLsn, block, page });
+  });
+  const statistics = encodeStatisticsFiles(dataDirectory);
+  if (statistics !== undefined && statistics.length <= MAX_STATISTICS_BYTES) {
+    const mainData = encodeStatisticsMessage(statistics);
+    const message = { rmid: RM_LOGICALMSG_ID, info: XLOG_LOGICAL_MESSAGE, xid: 0, mainData };
+    records.push((prevLsn) => encodeRecord({ ...message, prevLsn }));
+  }
+  logger.info(
+    { pages: changed.length, statisticsBytes: statistics?.length ?? 0 },
+    "saving what the shutdown left beside WAL",
+  );
+  const wal = {
+    ...{ directory: join(dataDirectory, "pg_wal"), version, segmentSize },
+    systemId: compute.systemId,
+  };
+  return appendRecords(wal, end, records);
+}

@@ -1,0 +1,129 @@
+// Tells browsers that something changed, as server-sent events: they ask for it then, and need not ask over and over.
+//
+// What the command line changes in the home is told of as well, so the home is looked at, while anybody listens.
+
+import { setRepeatingTimer, type Timer } from "../../base/clock.ts";
+import { errorMessage } from "../../base/errors.ts";
+import { mediaRoute, type Route } from "../../http/route.ts";
+import type { Caller } from "../accounts.ts";
+import { callerOf, type Parts } from "../api-v2/lookup.ts";
+import { EventStream } from "./event-stream.ts";
+
+const LOOK_INTERVAL_MS = 1000;
+/** Browsers open again what has ended. */
+const MAX_LISTENERS = 200;
+
+export class Changes {
+  readonly #parts: Parts;
+  /** With the only project that each hears of; null: all. */
+  readonly #listeners = new Map<EventStream, string | null>();
+  #timer: Timer | undefined;
+  #isLooking = false;
+  /** By project: what it looked like. */
+  #seen = new Map<string, string>();
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  routes(): Route[] {
+    return [
+      mediaRoute(
+        {
+          method: "GET",
+          path: "/console/changes",
+          summary: "Server-sent events: ids of projects in which something changed.",
+          scope: "tenant",
+          mediaType: "text/event-stream",
+        },
+        (request) => this.#listen(callerOf(request)),
+      ),
+    ];
+  }
+
+  /** Ends all streams: a stop does not wait for them. */
+  close(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    for (const listener of this.#listeners.keys()) {
+      listener.end();
+    }
+  }
+
+  #listen({ projectId }: Caller): EventStream {
+    for (const oldest of this.#listeners.keys()) {
+      if (this.#listeners.size < MAX_LISTENERS) {
+        break;
+      }
+      oldest.end();
+    }
+    const listener = new EventStream(() => this.#listeners.delete(listener));
+    this.#listeners.set(listener, projectId);
+    this.#timer ??= setRepeatingTimer(() => void this.#look(), LOOK_INTERVAL_MS);
+    return listener;
+  }
+
+  async #look(): Promise<void> {
+    if (this.#listeners.size === 0) {
+      this.#timer?.cancel();
+      this.#timer = undefined;
+      this.#seen.clear();
+      return;
+    }
+    if (this.#isLooking) {
+      return;
+    }
+    this.#isLooking = true;
+    try {
+      const now = await this.#picture();
+      const changed = [...new Set([...now.keys(), ...this.#seen.keys()])].filter(
+        (id) => now.get(id) !== this.#seen.get(id),
+      );
+      this.#seen = now;
+      for (const [listener, projectId] of this.#listeners) {
+        const heard = changed.filter((id) => projectId === null || projectId === id);
+        if (heard.length > 0) {
+          listener.send(heard);
+        }
+      }
+    } catch (error) {
+      this.#parts.logger.info({ reason: errorMessage(error) }, "the home could not be looked at");
+    } finally {
+      this.#isLooking = false;
+    }
+  }
+
+  async #picture(): Promise<Map<string, string>> {
+    const { db, inventory, computes } = this.#parts;
+    await inventory.refresh();
+    const parts = new Map<string, string[]>();
+    const add = (project: string, text: string) => {
+      parts.set(project, [...(parts.get(project) ?? []), text]);
+    };
+    for (const row of await db
+      .selectFrom("projects")
+      .select(["id", "name", "updated_at"])
+      .execute()) {
+      add(row.id, `${row.name} ${row.updated_at}`);
+    }
+    for (const row of await db.selectFrom("branches").selectAll().execute()) {
+      add(
+        row.project_id,
+        `${row.id} ${row.name} ${row.timeline_id} ${row.creating} ${row.updated_at}`,
+      );
+    }
+    for (const row of await db.selectFrom("endpoints").selectAll().execute()) {
+      const isRunning = computes.provider.isRunning(row.id);
+      add(row.project_id, `${row.id} ${isRunning} ${row.creating} ${row.updated_at}`);
+    }
+    const operations = await db
+      .selectFrom("operations")
+      .select((of) => ["project_id", of.fn.max("updated_at").as("last")])
+      .groupBy("project_id")
+      .execute();
+    for (const row of operations) {
+      add(row.project_id, `operations ${row.last}`);
+    }
+    return new Map([...parts].map(([id, texts]) => [id, texts.join("\n")]));
+  }
+}

@@ -1,0 +1,130 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { StorageError } from "../../base/errors.ts";
+import { createLogger } from "../../base/log.ts";
+import { StrataHome } from "../../local/home.ts";
+import type { Context } from "../context.ts";
+import { SealedSecrets } from "../sealed-secrets.ts";
+import { openDatabase } from "../state/database.ts";
+import { sqliteDialect } from "../state/node-sqlite.ts";
+import { Claims } from "./claims.ts";
+import { Operations, type StepHook } from "./operations.ts";
+import { type OperationKind, planned } from "./state-machine.ts";
+
+async function scratch(): Promise<Context & AsyncDisposable> {
+  const directory = mkdtempSync(join(tmpdir(), "strata-operations-"));
+  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
+  return {
+    home: new StrataHome(directory),
+    db,
+    secrets: SealedSecrets.open(join(directory, "secret.key")),
+    logger: createLogger("control_plane", "silent"),
+    async [Symbol.asyncDispose]() {
+      await db.destroy();
+      rmSync(directory, { recursive: true });
+    },
+  };
+}
+
+interface Thing {
+  readonly name: string;
+}
+
+/** Its only step leaves half of a thing and fails; `undo` takes it away, or throws. */
+function failing(undo: () => void): { readonly kind: OperationKind<Thing>; things: Set<string> } {
+  const things = new Set<string>();
+  const kind: OperationKind<Thing> = {
+    name: "make",
+    steps: [
+      {
+        name: "half",
+        run: async ({ name }) => {
+          things.add(name);
+          throw new StorageError("invalid", "no-more", "the other half is missing");
+        },
+      },
+    ],
+    undo: async ({ name }) => {
+      undo();
+      things.delete(name);
+    },
+  };
+  return { kind, things };
+}
+
+function away(): never {
+  throw new StorageError("unavailable", "away", "nobody answers");
+}
+
+function operationsOf(context: Context, kind: OperationKind<Thing>, hook?: StepHook): Operations {
+  const claims = new Claims(context.db, "this one", { isAlone: true });
+  return new Operations(context, [kind as unknown as OperationKind<never>], claims, hook);
+}
+
+async function statusOf({ db }: Context) {
+  const { status, error } = await db.selectFrom("operations").selectAll().executeTakeFirstOrThrow();
+  return { status, error };
+}
+
+const OF = { action: "make", args: { name: "it" } };
+
+test("Operations: an undo that does not get through is tried again, and only then it has failed", async () => {
+  await using context = await scratch();
+  let left = 2;
+  const { kind, things } = failing(() => left-- > 0 && away());
+  const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
+  await assert.rejects(job.done, /other half/);
+  assert.equal(left, -1);
+  assert.deepEqual(things, new Set());
+  assert.deepEqual(await statusOf(context), {
+    status: "failed",
+    error: "the other half is missing",
+  });
+});
+
+test("Operations: a crash between two attempts to undo: the next life undoes it, and the project is busy until then", async () => {
+  await using context = await scratch();
+  const { kind, things } = failing(away);
+  let undone = 0;
+  const crash: StepHook = (point) => {
+    if (point === "make undo before" && ++undone === 2) {
+      throw new Error("crash");
+    }
+  };
+  const first = operationsOf(context, kind, crash);
+  await assert.rejects((await first.submit("p", [planned(kind, OF)])).done, /stops/);
+  assert.equal((await statusOf(context)).status, "running");
+  const { kind: mended } = failing(() => things.delete("it"));
+  const next = operationsOf(context, mended);
+  await assert.rejects(next.submit("p", [planned(mended, OF)]), { code: "operation-in-progress" });
+  await next.resume();
+  assert.deepEqual(things, new Set());
+  assert.equal((await statusOf(context)).status, "failed");
+});
+
+test("Operations: an undo that can never be done ends, and the operation says what is left", async () => {
+  await using context = await scratch();
+  const { kind, things } = failing(() => {
+    throw new StorageError("conflict", "stuck", "somebody sits on it");
+  });
+  const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
+  await assert.rejects(job.done, /other half/);
+  assert.deepEqual(things, new Set(["it"]));
+  assert.deepEqual(await statusOf(context), {
+    status: "failed",
+    error: "the other half is missing; not undone: somebody sits on it",
+  });
+});
+
+test("Operations: a control plane that is alone writes nothing while nothing happens", async () => {
+  await using context = await scratch();
+  const { kind } = failing(() => {});
+  const operations = operationsOf(context, kind);
+  operations.start();
+  await operations.resume();
+  operations.stop();
+  assert.deepEqual(await context.db.selectFrom("control_planes").selectAll().execute(), []);
+});

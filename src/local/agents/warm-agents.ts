@@ -1,0 +1,229 @@
+// Agents that have started and wait for an endpoint, so that a wake does not wait for the start of Node.
+//
+// - One is given to one endpoint, and told once: who was given out is not in the pool any more.
+// - Who waits ends with this process, whatever ends that: its channel closes (compute/warm-start.ts).
+// - One that was started from other files than there are now is not used.
+// - Whatever goes wrong with one, the endpoint is started without.
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { readdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { setIdleTimer, sleep, type Timer } from "../../base/clock.ts";
+import { errorMessage } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { isBundle, programOf } from "../../base/program-files.mjs";
+import type { WarmAgentMessage, WarmAgentWork } from "../../compute/api.ts";
+import { enterableDirectory } from "../../postgres/installation.ts";
+import { type Daemon, type DaemonChild, NODE_FLAGS, watched } from "../daemon.ts";
+
+/** A home that was just started has other things to do, and a wake its first rows to read. */
+const FILL_DELAY_MS = 1000;
+/** After one that ended before it was ready; doubled for each in a row. */
+const FIRST_RETRY_MS = 2000;
+const MAX_RETRY_MS = 60_000;
+/** It only has to answer. */
+const TAKE_TIMEOUT_MS = 2000;
+
+export interface WarmAgentsOptions {
+  /** How many wait at a time. */
+  readonly size: number;
+  /** Of all endpoints: where they wait. */
+  readonly directory: string;
+  readonly logger: Logger;
+  /** Their program, as programOf() takes it; absent: the agent. */
+  readonly entry?: string | undefined;
+  /** Before missing ones are made; absent: FILL_DELAY_MS. */
+  readonly fillDelayMs?: number | undefined;
+}
+
+export class WarmAgents {
+  readonly #options: WarmAgentsOptions;
+  readonly #waiting = new Set<WarmAgent>();
+  #timer: Timer | undefined;
+  #retryMs = FIRST_RETRY_MS;
+  #closed = false;
+
+  constructor(options: WarmAgentsOptions) {
+    this.#options = options;
+  }
+
+  /** Makes as many as are missing, in a moment. */
+  fillSoon(delayMs = this.#options.fillDelayMs ?? FILL_DELAY_MS): void {
+    if (this.#closed || this.#options.size === 0) {
+      return;
+    }
+    this.#timer ??= setIdleTimer(() => {
+      this.#timer = undefined;
+      this.#fill();
+    }, delayMs);
+  }
+
+  /** How many are ready. */
+  get ready(): number {
+    return [...this.#waiting].filter((one) => one.isReady).length;
+  }
+
+  /** The agent of `daemon`; undefined where none is ready that can be used. */
+  async take(daemon: Daemon): Promise<DaemonChild | undefined> {
+    for (const agent of [...this.#waiting].filter((one) => one.isReady)) {
+      // Others may have come while we waited for an answer.
+      if (!this.#waiting.delete(agent)) {
+        continue;
+      }
+      this.fillSoon();
+      if (!agent.isCurrent) {
+        this.#options.logger.info({ pid: agent.pid }, "a warm agent of another version ends");
+        await agent.end();
+      } else if (await agent.take(daemon)) {
+        return agent.child;
+      } else {
+        this.#options.logger.warn({ pid: agent.pid }, "a warm agent could not be used");
+        await agent.end();
+      }
+    }
+    return undefined;
+  }
+
+  /** Resolves when all that wait have ended. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#timer?.cancel();
+    await Promise.all([...this.#waiting].map((agent) => agent.end()));
+  }
+
+  #fill(): void {
+    const { size, directory, logger, entry = "compute/main.ts" } = this.#options;
+    while (!this.#closed && this.#waiting.size < size) {
+      let agent: WarmAgent;
+      try {
+        enterableDirectory(directory);
+        agent = new WarmAgent(directory, entry);
+      } catch (error) {
+        logger.warn({ reason: errorMessage(error) }, "no warm agent can be started");
+        this.#retry();
+        return;
+      }
+      this.#waiting.add(agent);
+      void agent.readied.then((isReady) => {
+        if (isReady) {
+          this.#retryMs = FIRST_RETRY_MS;
+        }
+      });
+      void agent.exited.then(() => this.#ended(agent));
+    }
+  }
+
+  /** One that was given out is not ours any more. */
+  #ended(agent: WarmAgent): void {
+    if (!this.#waiting.delete(agent) || this.#closed) {
+      return;
+    }
+    this.#options.logger.warn({ pid: agent.pid, how: agent.child.ended() }, "a warm agent ended");
+    if (agent.isReady) {
+      this.fillSoon();
+    } else {
+      this.#retry();
+    }
+  }
+
+  #retry(): void {
+    this.fillSoon(this.#retryMs);
+    this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
+  }
+}
+
+class WarmAgent {
+  readonly child: DaemonChild;
+  readonly exited: Promise<void>;
+  /** False: it ended before. */
+  readonly readied: Promise<boolean>;
+  isReady = false;
+  readonly #process: ChildProcess;
+  readonly #taken = Promise.withResolvers<boolean>();
+  readonly #isCurrent: () => boolean;
+
+  constructor(directory: string, entry: string) {
+    const program = programOf(entry);
+    if (isBundle(program)) {
+      this.#isCurrent = () => programOf(entry) === program;
+    } else {
+      // Before it reads them.
+      const files = new ProgramFiles(dirname(dirname(program)));
+      this.#isCurrent = () => files.areUnchanged;
+    }
+    this.#process = spawn(process.execPath, [...NODE_FLAGS, program, "--warm"], {
+      detached: true,
+      cwd: directory,
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+    });
+    this.child = watched(this.#process);
+    this.exited = new Promise((resolve) => {
+      this.#process.once("exit", () => resolve());
+      this.#process.once("error", () => resolve());
+    });
+    this.readied = new Promise((resolve) => {
+      this.#process.on("message", (message: WarmAgentMessage) => {
+        if (message === "ready") {
+          this.isReady = true;
+          resolve(true);
+        } else {
+          this.#taken.resolve(true);
+        }
+      });
+      void this.exited.then(() => resolve(false));
+    });
+    void this.exited.then(() => this.#taken.resolve(false));
+  }
+
+  get pid(): number {
+    return this.child.pid;
+  }
+
+  /** Its program is the one that is there now. */
+  get isCurrent(): boolean {
+    return this.#isCurrent();
+  }
+
+  /** Whether it is the agent of that directory from now on; if not, it may be yet. */
+  async take({ workdir, logFile, args }: Daemon): Promise<boolean> {
+    const work: WarmAgentWork = { workdir, logFile, args };
+    this.#process.send(work, (error) => {
+      if (error !== null) {
+        this.#taken.resolve(false);
+      }
+    });
+    return Promise.race([this.#taken.promise, sleep(TAKE_TIMEOUT_MS).then(() => false)]);
+  }
+
+  /** Not in order: it has nothing that could be lost. */
+  async end(): Promise<void> {
+    this.#process.kill("SIGKILL");
+    await this.exited;
+  }
+}
+
+/** The sources of our program as they are now. */
+class ProgramFiles {
+  readonly #paths: readonly string[];
+  readonly #stamps: string;
+
+  constructor(root: string) {
+    this.#paths = readdirSync(root, { recursive: true, encoding: "utf8" })
+      .filter((path) => /\.[jt]s$/.test(path) && !/\.(?:test|fuzz|bench)\./.test(path))
+      .map((path) => join(root, path));
+    this.#stamps = this.#read();
+  }
+
+  /** Costs a millisecond. */
+  get areUnchanged(): boolean {
+    return this.#read() === this.#stamps;
+  }
+
+  #read(): string {
+    const stamps = this.#paths.map((path) => {
+      const status = statSync(path, { throwIfNoEntry: false });
+      return status === undefined ? "" : `${status.ino} ${status.size} ${status.mtimeMs}`;
+    });
+    return stamps.join();
+  }
+}

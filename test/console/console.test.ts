@@ -1,0 +1,295 @@
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { assertAccessible } from "../../testing/console/axe.ts";
+import { type Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
+import { ConsoleWorld, type SqlLine } from "../../testing/console/console-world.ts";
+
+// The console's own routes, and the console in a real browser where one is installed.
+
+const CHROMIUM = findChromium();
+const SIZES = {
+  desk: { width: 1280, height: 800 },
+  phone: { width: 390, height: 844 },
+} as const;
+const HOSTILE = {
+  role: `<img src=x onerror="alert(1)">'`,
+  table: `"><script>alert(1)</script>`,
+  column: "ת\u202Eabc<b>",
+};
+
+let world: ConsoleWorld;
+
+before(async () => {
+  world = await ConsoleWorld.create();
+});
+
+after(async () => {
+  await world?.[Symbol.asyncDispose]();
+});
+
+const kinds = (lines: SqlLine[]) => lines.map(({ t }) => t);
+const rowsOf = (lines: SqlLine[]) =>
+  lines.filter(({ t }) => t === "rows").flatMap((line) => line.rows);
+
+test("sql: several statements, each with its columns, rows and tag; errors with their place", async () => {
+  const lines = await world.sql(
+    "create table a (n int); insert into a values (1), (null); select n, 'x' as t from a",
+  );
+  assert.deepEqual(kinds(lines), ["done", "done", "columns", "rows", "done", "end"]);
+  assert.deepEqual(
+    lines.filter(({ t }) => t === "done").map(({ tag }) => tag),
+    ["CREATE TABLE", "INSERT 0 2", "SELECT 2"],
+  );
+  assert.deepEqual(lines[2].columns, [
+    { name: "n", type: 23 },
+    { name: "t", type: 25 },
+  ]);
+  assert.deepEqual(rowsOf(lines), [
+    ["1", "x"],
+    [null, "x"],
+  ]);
+  const [error] = await world.sql("select 1 + nosuch");
+  assert.equal(error.t, "error");
+  assert.equal(error.code, "42703");
+  assert.equal(error.position, "12");
+  const copied = await world.sql("copy a to stdout");
+  assert.deepEqual(rowsOf(copied), [["1\n"], ["\\N\n"]]);
+  const refused = await world.sql("copy a from stdin");
+  assert.match(refused[0].message, /COPY FROM STDIN cannot be used here/);
+});
+
+test("sql: long values are cut, too many rows cancelled, and said so", async () => {
+  const lines = await world.sql("select repeat('x', 10 * 1024 * 1024)");
+  const [[cell]] = rowsOf(lines);
+  assert.equal(cell.bytes, 10 * 1024 * 1024);
+  assert.equal(cell.text.length, 64 * 1024);
+  const many = await world.sql("select generate_series(1, 1000000000)", { max_rows: 10 });
+  assert.equal(rowsOf(many).length, 10);
+  assert.ok(many.some(({ t, why }) => t === "cut" && why === "rows"));
+  assert.equal(many.find(({ t }) => t === "error").code, "57014");
+});
+
+test("sql: whoever goes away has cancelled what runs", async () => {
+  const controller = new AbortController();
+  const response = await world.runSql(
+    "select 1; select pg_sleep(600) as a_long_one",
+    {},
+    controller.signal,
+  );
+  await response.body!.getReader().read();
+  const running = async () =>
+    rowsOf(
+      await world.sql(
+        "select 1 from pg_stat_activity where query like '%a_long_one%' and state = 'active' and pid <> pg_backend_pid()",
+      ),
+    ).length;
+  assert.equal(await running(), 1);
+  controller.abort();
+  for (let i = 0; (await running()) > 0; i++) {
+    // A client that only stops reading is noticed at the next sign of life, within 10 s.
+    assert.ok(i < 400, "it still runs");
+    await sleep(100);
+  }
+});
+
+test("sql: only with a role that users made, with what that role may", async () => {
+  for (const [options, status] of [
+    [{ role: "cloud_admin" }, 404],
+    [{ role: "pg_read_all_data" }, 404],
+    [{ role: "nosuch" }, 404],
+    [{ branch_id: "br-no-such-branch-1" }, 404],
+    [{ query: "select '\0'" }, 400],
+    [{ at: "yesterday" }, 400],
+  ] as const) {
+    const response = await world.runSql("select 1", options);
+    assert.equal(response.status, status, `${JSON.stringify(options)} ${await response.text()}`);
+  }
+  const [denied] = await world.sql("copy a to program 'id'");
+  assert.equal(denied.code, "42501");
+  const [nowhere] = await world.sql("select 1", { database: "nosuch" });
+  assert.equal(nowhere.severity, "FATAL");
+});
+
+test("tree and changes: what there is, and that something changed", async () => {
+  const { address, key } = world.world;
+  const headers = { authorization: `Bearer ${key}` };
+  const controller = new AbortController();
+  const stream = await fetch(`http://${address}/console/changes`, {
+    headers,
+    signal: controller.signal,
+  });
+  const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
+  assert.match(`${(await reader.read()).value}`, /^: hello/);
+  await world.world.api("POST", `/projects/${world.projectId}/branches`, {
+    branch: { name: "seen" },
+  });
+  let told = "";
+  while (!told.includes(world.projectId)) {
+    const { value, done } = await reader.read();
+    assert.ok(!done);
+    told += value;
+  }
+  controller.abort();
+  const path = `/console/projects/${world.projectId}/tree`;
+  const tree = (await (await fetch(`http://${address}${path}`, { headers })).json()) as SqlLine;
+  const seen = tree.branches.find((one: SqlLine) => one.branch.name === "seen");
+  assert.equal(seen.branch.parent_id, world.branchId);
+  assert.equal(seen.begin_lsn, seen.branch.parent_lsn);
+  assert.ok(Date.parse(seen.begin_time) <= Date.parse(tree.now));
+  const main = tree.branches.find((one: SqlLine) => one.branch.default);
+  assert.equal(main.endpoints[0].current_state, "active");
+  assert.ok(main.layers_bytes > 0);
+});
+
+test("browser: log in, branch from a point, SQL, errors, cancel, as of, delete, log out", {
+  skip: NO_BROWSER,
+}, async () => {
+  await using browser = await world.browser(CHROMIUM!, SIZES.desk);
+  const { page } = browser;
+  const link = await world.link();
+  await browser.open(link);
+  await page.getByRole("heading", { name: "Projects" }).waitFor();
+  assert.ok(!page.url().includes("token"), page.url());
+  await assertAccessible(browser, "projects");
+  await page.getByRole("link", { name: /shop/ }).click();
+
+  // A point of the line, in its first half: some time ago.
+  const line = page.locator(`rect[data-branch="${world.branchId}"]`);
+  const box = (await line.boundingBox())!;
+  await page.mouse.move(box.x + 30, box.y + box.height / 2);
+  await page.getByText(/^branch (20\d\d-|as it is now)/).waitFor();
+  await page.mouse.move(box.x + box.width - 4, box.y + box.height / 2);
+  await page.mouse.down();
+  await page.mouse.up();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByLabel("Name").fill("from_the_tree");
+  await dialog.getByLabel(/With an endpoint/).uncheck();
+  await assertAccessible(browser, "new branch");
+  await dialog.getByRole("button", { name: "Create branch" }).click();
+  await page.getByRole("link", { name: "from_the_tree" }).waitFor();
+  await assertAccessible(browser, "branches");
+
+  await page.getByRole("link", { name: "SQL", exact: true }).click();
+  await page.locator(".cm-content").waitFor();
+  const before = Date.now();
+  await runSql(
+    browser,
+    `create table "${HOSTILE.table.replaceAll('"', '""')}" ("${HOSTILE.column}" text); insert into "${HOSTILE.table.replaceAll('"', '""')}" values ('<svg onload=alert(1)>'); table "${HOSTILE.table.replaceAll('"', '""')}"`,
+  );
+  await page.getByRole("tab", { name: /3 SELECT/ }).click();
+  const cell = page.getByRole("gridcell");
+  assert.equal(await cell.textContent(), "<svg onload=alert(1)>");
+  assert.match((await page.getByRole("columnheader").textContent())!, /abc<b>/);
+  await assertAccessible(browser, "sql");
+
+  await runSql(browser, "select 1,\n  nosuch");
+  await page.getByText('column "nosuch" does not exist').waitFor();
+  assert.equal(await page.locator(".cm-error-place").textContent(), "nosuch");
+
+  await runSql(browser, "select pg_sleep(600)");
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.getByText("cancelled").waitFor();
+
+  await runSql(browser, "select generate_series(1, 100000) as n");
+  await page.getByText("SELECT 100000").waitFor();
+  await page.getByRole("grid").focus();
+  await page.keyboard.press("Control+End");
+  await page.getByRole("gridcell", { name: "100000", exact: true }).waitFor();
+  assert.ok((await page.getByRole("row").count()) < 100, "all rows are in the page");
+
+  await typeSql(browser, "select count(*) from pg_class where relname like '%<script>%'");
+  await page.getByRole("button", { name: "Explain", exact: true }).click();
+  await page.locator(".plan-step").first().waitFor();
+
+  await page.getByRole("button", { name: "As of now" }).click();
+  await dialog.getByLabel("Time").fill(new Date(before - 1000).toISOString().slice(0, 23));
+  await dialog.getByRole("button", { name: "Use it" }).click();
+  await runSql(browser, "select count(*) as tables from pg_class where relname like '%<script>%'");
+  await page
+    .getByRole("status")
+    .filter({ hasText: /all in|Failed/ })
+    .waitFor();
+  assert.match((await page.locator(".results").textContent())!, /SELECT 1.*tablesint80$/);
+
+  await page.getByRole("link", { name: "Branches", exact: true }).click();
+  await page.getByRole("button", { name: "Actions of from_the_tree" }).click();
+  await page.getByRole("menuitem", { name: "Delete…" }).click();
+  await dialog.getByLabel(/Its name, to confirm/).fill("from_the_tree");
+  await dialog.getByRole("button", { name: "Delete for good" }).click();
+  await page.getByRole("link", { name: "from_the_tree" }).waitFor({ state: "detached" });
+  // What the command line does is seen without asking.
+  const tenant = ["--tenant-id", await tenantId()];
+  await world.world.cluster.ok("branch", "create", "by_hand", ...tenant);
+  await page.getByRole("link", { name: "by_hand" }).waitFor();
+  await world.world.cluster.ok("branch", "delete", "by_hand", ...tenant);
+  await page.getByRole("link", { name: "by_hand" }).waitFor({ state: "detached" });
+
+  assert.deepEqual(browser.complaints, []);
+  assert.deepEqual(browser.foreign, []);
+  await page.getByRole("button", { name: "Log out" }).click();
+  await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
+  await browser.open(link);
+  await page.getByText(/this link was used already/).waitFor();
+});
+
+test("browser: every page on a phone and in the dark, with hostile names", {
+  skip: NO_BROWSER,
+}, async () => {
+  const base = `/projects/${world.projectId}/branches/${world.branchId}`;
+  await world.world.api("POST", `${base}/roles`, { role: { name: HOSTILE.role } });
+  await using browser = await world.browser(CHROMIUM!, { ...SIZES.phone, colorScheme: "dark" });
+  const { page } = browser;
+  await browser.open(await world.link());
+  await page.getByRole("link", { name: /shop/ }).click();
+  for (const [link, content] of [
+    ["Branches", ".tree"],
+    ["SQL", ".cm-content"],
+    ["Tables", ".table-list h2"],
+    ["Monitoring", "figure canvas"],
+    ["Project settings", "form"],
+    ["Endpoints", "table"],
+    ["Roles and databases", ".lines li"],
+    ["Operations", "table"],
+  ] as const) {
+    await page.getByRole("link", { name: link, exact: true }).click();
+    await page.locator(content).first().waitFor();
+    const width = await page.evaluate<number>("document.documentElement.scrollWidth");
+    assert.ok(width <= SIZES.phone.width, `${link} is ${width} pixels wide`);
+    await assertAccessible(browser, link);
+  }
+  await page.getByRole("link", { name: "Roles and databases" }).click();
+  await page.getByText(HOSTILE.role, { exact: true }).waitFor();
+  await page.getByRole("button", { name: "Connect" }).click();
+  await page.getByText(/^postgresql:\/\/neondb_owner:/).waitFor();
+  await assertAccessible(browser, "connect");
+  assert.deepEqual(browser.complaints, []);
+  assert.deepEqual(browser.foreign, []);
+
+  // A session that ends meanwhile.
+  await browser.context.clearCookies();
+  await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
+  await page.getByRole("link", { name: "Strata" }).click();
+  await page.reload();
+  await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
+});
+
+async function tenantId(): Promise<string> {
+  const tenants = (await world.world.cluster.json("tenant", "list")) as SqlLine[];
+  return tenants[0].tenant_id ?? tenants[0].id;
+}
+
+/** As a person types: Chromium styles what is pasted from nowhere. */
+async function typeSql({ page }: Browser, text: string): Promise<void> {
+  await page.locator(".cm-content").click();
+  await page.keyboard.press("Control+A");
+  await page.keyboard.press("Delete");
+  await page.keyboard.insertText(text);
+}
+
+async function runSql(browser: Browser, text: string): Promise<void> {
+  await typeSql(browser, text);
+  // Not before it knows roles and databases, nor while something runs.
+  await browser.page.locator("button:enabled", { hasText: /^Run/ }).waitFor();
+  await browser.page.keyboard.press("Control+Enter");
+}

@@ -1,0 +1,202 @@
+// Bundles: what is started is of the sources as they are, whatever happens to them, and to a build; and daemons run from either.
+
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { commandWords } from "../../src/base/proc.ts";
+import { componentStartedBy, isBundle, programOf, ROOT } from "../../src/base/program-files.mjs";
+import { TestCluster } from "../../testing/cluster.ts";
+
+const BUILDER = "scripts/package/build-bundles.ts";
+
+/** A small one, whose command line prints `first` from a module of its own. */
+function checkout(t: TestContext) {
+  const base = mkdtempSync(join(tmpdir(), "strata bundles-"));
+  t.after(() => rmSync(base, { recursive: true, force: true }));
+  const root = join(base, "checkout");
+  for (const path of ["src/base/program-files.mjs", BUILDER]) {
+    cpSync(join(ROOT, path), join(root, path));
+  }
+  for (const path of ["src/cli", "src/store", "node_modules"]) {
+    mkdirSync(join(root, path));
+  }
+  for (const name of ["rolldown", "@rolldown", "@oxc-project"]) {
+    symlinkSync(join(ROOT, "node_modules", name), join(root, "node_modules", name));
+  }
+  const part = join(root, "src", "store", "part.ts");
+  const packages = join(root, "node_modules", ".package-lock.json");
+  writeFileSync(join(root, "package.json"), '{ "type": "module" }');
+  writeFileSync(packages, "{}");
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    'import { word } from "../store/part.ts"; console.log(word satisfies string);',
+  );
+  const write = (word: string) => writeFileSync(part, `export const word = "${word}";`);
+  write("first");
+  return { root, part, packages, write, dist: join(root, "dist", "bundles") };
+}
+
+function build(root: string, flags: readonly string[] = []): void {
+  const { status, stderr } = spawnSync(process.execPath, [...flags, join(root, BUILDER)]);
+  assert.equal(status, 0, stderr.toString());
+}
+
+/** What its command line prints, and from which of the two. */
+function run(root: string): string {
+  const program = `
+    const { isBundle, programOf } = await import(${JSON.stringify(join(root, "src/base/program-files.mjs"))});
+    const path = programOf("cli/main.ts");
+    console.log(isBundle(path) ? "bundle:" : "source:");
+    await import(path);`;
+  const args = ["--input-type=module", "--eval", program];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+  assert.equal(stderr, "");
+  return stdout.trim().replace("\n", " ");
+}
+
+test("a bundle is run until a source or a package changes, in whatever way", (t) => {
+  const { root, part, packages, write } = checkout(t);
+  assert.equal(run(root), "source: first");
+  utimesSync(part, 1_000_000, 1_000_000);
+  build(root);
+  assert.equal(run(root), "bundle: first");
+  // Of the same length, as old as before.
+  write("other");
+  utimesSync(part, 1_000_000, 1_000_000);
+  assert.equal(run(root), "source: other");
+  build(root);
+  assert.equal(run(root), "bundle: other");
+  writeFileSync(packages, "{ }");
+  assert.equal(run(root), "source: other");
+  build(root);
+  assert.equal(run(root), "bundle: other");
+});
+
+test("a process is known by what it was started from, a bundle or sources", (t) => {
+  const { root, dist } = checkout(t);
+  build(root);
+  const { start } = JSON.parse(readFileSync(join(dist, "cli.json"), "utf8")) as { start: string };
+  assert.equal(componentStartedBy(join(dist, start)), "cli");
+  assert.equal(componentStartedBy(join(root, "src", "cli", "main.ts")), "cli");
+  for (const other of ["main.ts", join(dist, "cli.json"), join(root, "cli", "part.ts"), start]) {
+    assert.equal(componentStartedBy(other), undefined, other);
+  }
+});
+
+test("what is left of an old build, or cut off, is not run", (t) => {
+  const { root, dist } = checkout(t);
+  build(root);
+  const record = join(dist, "cli.json");
+  const text = readFileSync(record, "utf8");
+  truncateSync(record, text.length >> 1);
+  assert.equal(run(root), "source: first");
+  writeFileSync(record, text);
+  assert.equal(run(root), "bundle: first");
+  rmSync(join(dist, (JSON.parse(text) as { start: string }).start));
+  assert.equal(run(root), "source: first");
+  build(root);
+  assert.equal(run(root), "bundle: first");
+});
+
+test("a copy of a checkout, with its bundles, runs its own sources", (t) => {
+  const { root, write } = checkout(t);
+  build(root);
+  write("other");
+  const copy = `${root} copy`;
+  cpSync(root, copy, { recursive: true, preserveTimestamps: true });
+  assert.equal(run(copy), "source: other");
+  build(copy);
+  assert.equal(run(copy), "bundle: other");
+});
+
+test("a source that changes while it is built is built again", (t) => {
+  const { root, part } = checkout(t);
+  const hook = join(root, "change.mjs");
+  // It has been read when its stamp is asked for.
+  writeFileSync(
+    hook,
+    `import fs from "node:fs";
+     import { syncBuiltinESMExports } from "node:module";
+     const part = ${JSON.stringify(part)};
+     const { statSync } = fs;
+     let changed = false;
+     fs.statSync = (path, options) => {
+       if (path === part && !changed) {
+         changed = true;
+         fs.writeFileSync(part, 'export const word = "other";');
+       }
+       return statSync(path, options);
+     };
+     syncBuiltinESMExports();`,
+  );
+  build(root, ["--import", hook]);
+  assert.equal(run(root), "bundle: other");
+});
+
+test("builds at once, some of them killed, and edits: what runs is of today", async (t) => {
+  const { root, dist, write } = checkout(t);
+  for (const [round, word] of ["one", "two", "three"].entries()) {
+    write(word);
+    const builders = [1, 2, 3].map(() => spawn(process.execPath, [join(root, BUILDER)]));
+    const ended = builders.map((child) => once(child, "exit"));
+    await sleep(60 * round);
+    builders[0]!.kill("SIGKILL");
+    assert.match(run(root), new RegExp(` ${word}$`));
+    const codes = await Promise.all(ended);
+    assert.deepEqual(codes.slice(1), [
+      [0, null],
+      [0, null],
+    ]);
+    assert.equal(run(root), `bundle: ${word}`);
+  }
+  // What the killed one may have left goes with time.
+  for (const name of readdirSync(dist)) {
+    utimesSync(join(dist, name), 1, 1);
+  }
+  build(root);
+  assert.equal(readdirSync(dist).length, 4, readdirSync(dist).join());
+  assert.equal(run(root), "bundle: three");
+});
+
+const VICTIMS = ["broker", "pageserver", "safekeeper-1", "control_plane", "proxy", "agent-main"];
+
+for (const from of ["bundles", "sources"] as const) {
+  test(`every daemon and command runs from ${from}`, async () => {
+    build(ROOT);
+    assert.ok(isBundle(programOf("cli/main.ts")));
+    if (from === "sources") {
+      process.env["STRATA_FROM_SOURCES"] = "1";
+    }
+    try {
+      await using cluster = await TestCluster.create();
+      await cluster.startEndpoint();
+      assert.deepEqual(await cluster.query("main", "select 40 + 2 as answer"), [{ answer: 42 }]);
+      const programs = VICTIMS.map((name) =>
+        commandWords(cluster.pid(name as "pageserver"))!.find((word) => /\.m?[jt]s$/.test(word)),
+      );
+      assert.deepEqual(
+        programs.filter((path) => isBundle(path!) !== (from === "bundles")),
+        [],
+      );
+      await cluster.ok("stop");
+    } finally {
+      delete process.env["STRATA_FROM_SOURCES"];
+    }
+  });
+}

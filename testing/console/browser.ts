@@ -1,0 +1,92 @@
+// A real browser on the console, where one is installed: what it asks of whom, and what it complains of.
+
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type BrowserContext, chromium, type Page } from "playwright-core";
+
+const CANDIDATES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+/** A machine that does ten things at once is slow. */
+const TIMEOUT_MS = 60_000;
+
+/** `$CHROMIUM`, else where Debian and others have it; undefined: none. */
+export function findChromium(): string | undefined {
+  const named = process.env["CHROMIUM"];
+  return named !== undefined && named !== "" ? named : CANDIDATES.find((path) => existsSync(path));
+}
+
+/** Why tests with a browser are left out; false: they are not. */
+export const NO_BROWSER =
+  findChromium() === undefined
+    ? "no browser: apt-get install chromium, or $CHROMIUM names one"
+    : false;
+
+export interface BrowserOptions {
+  readonly width: number;
+  readonly height: number;
+  readonly colorScheme?: "light" | "dark";
+}
+
+export class Browser implements AsyncDisposable {
+  readonly page: Page;
+  readonly context: BrowserContext;
+  /** What the page wrote to its console as errors, threw, or was refused by its security policy. */
+  readonly complaints: string[] = [];
+  /** Requests to anybody but the origin that is opened first. */
+  readonly foreign: string[] = [];
+  readonly #profile: string;
+  #origin: string | undefined;
+
+  private constructor(context: BrowserContext, page: Page, profile: string) {
+    this.context = context;
+    this.page = page;
+    this.#profile = profile;
+    page.on("console", (message) => {
+      if (message.type() === "error" || /Content Security Policy/.test(message.text())) {
+        this.complaints.push(`${message.text()} ${message.location().url}`);
+      }
+    });
+    page.on("pageerror", (error) => this.complaints.push(`${error}`));
+    context.on("request", (request) => {
+      const { origin, protocol } = new URL(request.url());
+      if (/^(https?|wss?):$/.test(protocol) && origin !== this.#origin) {
+        this.foreign.push(request.url());
+      }
+    });
+  }
+
+  static async launch(executablePath: string, options: BrowserOptions): Promise<Browser> {
+    const profile = mkdtempSync(join(tmpdir(), "strata-chromium-"));
+    const { width, height, colorScheme = "light" } = options;
+    const context = await chromium.launchPersistentContext(profile, {
+      executablePath,
+      viewport: { width, height },
+      colorScheme,
+      locale: "en-GB",
+      timezoneId: "UTC",
+      args: [
+        ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+        ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+      ],
+    });
+    context.setDefaultTimeout(TIMEOUT_MS);
+    const page = context.pages()[0] ?? (await context.newPage());
+    return new Browser(context, page, profile);
+  }
+
+  async open(url: string): Promise<void> {
+    this.#origin ??= new URL(url).origin;
+    // Only a new document, not another `#`, reads a link's token.
+    await this.page.goto("about:blank");
+    await this.page.goto(url);
+  }
+
+  async resize({ width, height }: { width: number; height: number }): Promise<void> {
+    await this.page.setViewportSize({ width, height });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.context.close();
+    rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });
+  }
+}

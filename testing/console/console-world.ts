@@ -1,0 +1,77 @@
+// A whole Strata whose console is used: over HTTP with a cookie, and by browsers.
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { readBuild } from "../../src/control-plane/console/console-build.ts";
+import { ControlPlaneWorld } from "../control-plane/control-plane-world.ts";
+import { Browser, type BrowserOptions } from "./browser.ts";
+
+const ROOT = join(import.meta.dirname, "..", "..");
+
+// biome-ignore lint/suspicious/noExplicitAny: lines of many shapes
+export type SqlLine = any;
+
+export class ConsoleWorld implements AsyncDisposable {
+  readonly world: ControlPlaneWorld;
+  /** With branch `main`, role `neondb_owner`, database `neondb`. */
+  readonly projectId: string;
+  readonly branchId: string;
+
+  private constructor(world: ControlPlaneWorld, projectId: string, branchId: string) {
+    this.world = world;
+    this.projectId = projectId;
+    this.branchId = branchId;
+  }
+
+  static async create(name = "shop"): Promise<ConsoleWorld> {
+    if (readBuild() === undefined) {
+      const script = join(ROOT, "console", "build.ts");
+      const { status, stderr } = spawnSync(process.execPath, [script], { encoding: "utf8" });
+      assert.equal(status, 0, stderr);
+    }
+    const world = await ControlPlaneWorld.create();
+    try {
+      const { project, branch } = await world.api("POST", "/projects", { project: { name } });
+      return new ConsoleWorld(world, project.id, branch.id);
+    } catch (error) {
+      await world[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** As `strata console` prints it. */
+  async link(): Promise<string> {
+    return (await this.world.cluster.ok("console")).trim();
+  }
+
+  async browser(executablePath: string, options: BrowserOptions): Promise<Browser> {
+    return await Browser.launch(executablePath, options);
+  }
+
+  /** The answer to a request that runs SQL, as it begins. */
+  runSql(query: string, options: object = {}, signal?: AbortSignal): Promise<Response> {
+    const body = { branch_id: this.branchId, database: "neondb", role: "neondb_owner", query };
+    return fetch(`http://${this.world.address}/console/projects/${this.projectId}/sql`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${this.world.key}`, "content-type": "application/json" },
+      body: JSON.stringify({ ...body, ...options }),
+      ...(signal === undefined ? {} : { signal }),
+    });
+  }
+
+  /** All that came of it. */
+  async sql(query: string, options: object = {}): Promise<SqlLine[]> {
+    const response = await this.runSql(query, options);
+    const text = await response.text();
+    assert.equal(response.status, 200, text);
+    return text
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => JSON.parse(line));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.world[Symbol.asyncDispose]();
+  }
+}
