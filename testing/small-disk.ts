@@ -20,11 +20,11 @@ export function unmountSmallDisk(directory: string): void {
   spawnSync("umount", [directory]);
 }
 
-/** Takes all space that is left on the directory's disk; the result gives it back. */
+/** Takes all space that is left on the directory's disk, also what came free since; the result gives it back. */
 export function fillDisk(directory: string): () => void {
   const path = join(directory, "filler");
   const block = Buffer.alloc(64 * 1024);
-  const fd = openSync(path, "w");
+  const fd = openSync(path, "a");
   try {
     // Others write meanwhile: only a refused write tells that nothing is left.
     for (;;) {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -11,6 +11,7 @@ import {
 import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { commandWords } from "../base/proc.ts";
+import { postgresSocketDirectory } from "../postgres/installation.ts";
 
 let world: ComputeWorld;
 
@@ -192,6 +193,20 @@ test("compute: when the agent is killed, Postgres ends, and the next agent has e
   await endpoint.start();
   assert.deepEqual(await missing(endpoint, writers), []);
   await endpoint.daemon.kill("SIGTERM");
+});
+
+test("compute: a lock file whose pid is another Postgres's now keeps none from its start", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const other = await world.createEndpoint(timeline_id);
+  await other.start();
+  const { postgresPid } = await other.client.status();
+  const endpoint = await world.createEndpoint((await world.createTimeline()).timeline_id);
+  const { workdir } = endpoint.daemon;
+  const socket = join(postgresSocketDirectory(workdir), `.s.PGSQL.${endpoint.spec.pgPort}`);
+  writeFileSync(`${socket}.lock`, `${postgresPid}\n${workdir}\n1\n${endpoint.spec.pgPort}\n`);
+  await endpoint.start();
+  await endpoint.daemon.kill("SIGTERM");
+  await other.daemon.kill("SIGTERM");
 });
 
 function exists(pid: number): boolean {

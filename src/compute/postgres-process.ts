@@ -9,6 +9,7 @@ import {
   readlinkSync,
   realpathSync,
   renameSync,
+  rmSync,
 } from "node:fs";
 import { rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -200,9 +201,24 @@ export async function endProcessesIn(dataDirectory: string): Promise<void> {
   }
 }
 
-/** Puts the data directory of an earlier run out of the way, once nobody works in it. */
-export async function discardDataDirectory(dataDirectory: string): Promise<void> {
+/** What Postgres names its sockets, and the lock files beside them (pqcomm.h, miscinit.c). */
+const SOCKET_PREFIX = ".s.PGSQL.";
+
+/**
+ * Puts the data directory of an earlier run out of the way, once nobody works in it, and its sockets'
+ * lock files: the pid in one may be a zombie that nobody waits for, or, after a reboot, a stranger's,
+ * and either keeps a new postmaster from its start.
+ */
+export async function discardDataDirectory(
+  dataDirectory: string,
+  socketDirectory: string,
+): Promise<void> {
   await endProcessesIn(dataDirectory);
+  for (const name of readdirSync(socketDirectory)) {
+    if (name.startsWith(SOCKET_PREFIX)) {
+      rmSync(join(socketDirectory, name), { force: true });
+    }
+  }
   if (existsSync(dataDirectory)) {
     // Onto an empty directory, which rename(2) replaces.
     const empty = join(dirname(dataDirectory), discardedPrefix(dataDirectory));

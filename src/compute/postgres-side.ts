@@ -136,7 +136,7 @@ export class PostgresSide {
     const installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
     const shim = await prepareShim(installation, workdir);
     await turn();
-    await discardDataDirectory(this.#dataDirectory);
+    await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
     await turn();
     await makeSkeleton(this.#dataDirectory);
     const newest = await this.#newestState;
@@ -264,7 +264,10 @@ export class PostgresSide {
     if (this.#draft !== undefined) {
       this.#draft = undefined;
       await this.#files?.close();
-      await discardDataDirectory(this.#dataDirectory);
+      await discardDataDirectory(
+        this.#dataDirectory,
+        postgresSocketDirectory(this.#options.workdir),
+      );
       await makeSkeleton(this.#dataDirectory);
     }
     this.#draft = await this.#makeDraft(state);

@@ -84,6 +84,14 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "logical messages: statistics come from no session, so from database 0 only",
     },
     {
+      rule: "a lock file of an earlier Postgres stays",
+      file: "src/compute/postgres-process.ts",
+      search: "    if (name.startsWith(SOCKET_PREFIX)) {",
+      replace: "    if (name.startsWith(dataDirectory)) {",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: a lock file whose pid is another Postgres's now keeps none from its start",
+    },
+    {
       rule: "sessions are not told of a stop",
       file: "src/compute/postgres-process.ts",
       search: 'this.#signal("SIGINT");',
