@@ -1,12 +1,12 @@
-// Every supported major end to end in one home: load, a branch in the past, kill -9, restart; then all at once.
+// Several majors end to end in one home: load, a branch in the past, kill -9, restart; then all at once.
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
-import { SUPPORTED_MAJORS } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
+import { EACH_MAJOR } from "../testing/each-major.ts";
 import {
   checkConsistency,
   checkTpcb,
@@ -123,7 +123,7 @@ async function untilAnswers(id: string): Promise<void> {
   }
 }
 
-for (const major of SUPPORTED_MAJORS) {
+for (const major of EACH_MAJOR) {
   test(`PostgreSQL ${major}: load, a branch in the past, kill -9, clean restart`, async () => {
     const id = `pg${major}`;
     const branch = `past${major}`;
@@ -198,10 +198,10 @@ test("all majors at once, each listed with its own; an endpoint of another major
   const listed = (await cluster.ok("tenant", "list")).trim().split("\n").sort();
   assert.deepEqual(
     listed,
-    SUPPORTED_MAJORS.map((major) => `${tenantOf(major)} Active`),
+    EACH_MAJOR.map((major) => `${tenantOf(major)} Active`),
   );
-  await Promise.all(SUPPORTED_MAJORS.map((major) => cluster.ok("endpoint", "start", `pg${major}`)));
-  for (const major of SUPPORTED_MAJORS) {
+  await Promise.all(EACH_MAJOR.map((major) => cluster.ok("endpoint", "start", `pg${major}`)));
+  for (const major of EACH_MAJOR) {
     const tenant = ["--tenant-id", tenantOf(major)];
     const [row] = await cluster.query(`pg${major}`, "show server_version");
     assert.match(String(row!["server_version"]), new RegExp(`^${major}\\.`));

@@ -16,6 +16,7 @@ import fs, { type PathLike } from "node:fs";
 import { enableCompileCache, syncBuiltinESMExports } from "node:module";
 import { join } from "node:path";
 import { getEnvironmentData, setEnvironmentData } from "node:worker_threads";
+import { componentStartedBy } from "../../src/base/program-files.mjs";
 
 const STATE = "strata-failpoints";
 const [COUNT, NUMBER, AT, MODE] = [0, 1, 2, 3] as const;
@@ -315,10 +316,9 @@ async function install(): Promise<void> {
 }
 
 // Not in the command line that starts the daemon, nor in a tool that it starts.
+const program = process.argv[1] ?? "";
 const isDaemon =
-  /\/(src\/pageserver\/main\.ts|dist\/bundles\/pageserver-[0-9a-f]+\.mjs|testing\/failpoints\/lives\.ts)$/.test(
-    process.argv[1] ?? "",
-  );
+  componentStartedBy(program) === "pageserver" || program.endsWith("/testing/failpoints/lives.ts");
 if (root !== undefined && (isDaemon || inherited !== undefined)) {
   await install();
 }
