@@ -68,7 +68,10 @@ async function main(): Promise<void> {
 /** For the process that started this one. */
 async function lines(run: typeof runPageservers, from: number, runs: number): Promise<void> {
   const parent = process.ppid;
-  for (let seed = from; seed < from + runs && process.ppid === parent; seed++) {
+  let seed = from;
+  // A rejection that nobody hears ends a daemon's process, and this one: who reads it needs the seed.
+  process.on("uncaughtExceptionMonitor", () => console.error(`seed ${seed} ends the process:`));
+  for (; seed < from + runs && process.ppid === parent; seed++) {
     const { counts, violation } = await run(seed);
     const message = violation?.message;
     const line = `${JSON.stringify({ seed, counts: Object.fromEntries(counts), message })}\n`;

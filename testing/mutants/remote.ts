@@ -25,6 +25,14 @@ export const REMOTE_MUTANTS: MutantPart = {
   part: "remote",
   mutants: [
     {
+      rule: "a stop in the middle of a scrub's repair ends the process",
+      file: TIMELINE_REMOTE,
+      search: "      this.commit().catch(() => undefined);",
+      replace: "      void this.commit();",
+      test: TENANT_REMOTE_TEST,
+      name: "scrub: a pageserver that ends while a layer is put again ends as any",
+    },
+    {
       rule: "directories that a killed delete left stay in a directory store for ever",
       file: "src/object-store/directory-object-store.ts",
       search: "await this.#removeEmpty(directory.slice(0, -1));",

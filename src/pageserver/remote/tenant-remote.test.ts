@@ -658,6 +658,22 @@ test("scrub: what a crash left goes, what the store lost comes back, the rest st
   assert.equal(await read(second.manager.timeline(fixture.tenantId, root.timelineId), 1, lsn), 2);
 });
 
+test("scrub: a pageserver that ends while a layer is put again ends as any", async () => {
+  const store = new GatedStore();
+  store.isOpen = true;
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
+  await flushed(root, 1, 2);
+  const layer = store.keys.find((key) => key.endsWith(root.layers[0]!.fileName))!;
+  await store.delete([layer]);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const { putAgain } = await tenant.scrub({ fix: true, minAgeMs: 0 });
+  store.isOpen = false;
+  assert.deepEqual(putAgain, [layer]);
+  // A rejection that nobody hears fails the test, and would end a daemon's process.
+  await fixture.close();
+});
+
 test("settings outlive the disk, and of two the later generation's count", async () => {
   const store = new MemoryObjectStore();
   await using first = await StorageFixture.create({ store });

@@ -247,7 +247,8 @@ export class TimelineRemote {
       file.isStored = false;
     }
     if (found.length > 0) {
-      void this.commit();
+      // The queue tells.
+      this.commit().catch(() => undefined);
     }
     return found.map((layer) => this.#tenant.keyOf(layer));
   }
