@@ -77,6 +77,11 @@ const monitoring = createRoute({
   path: "/monitoring",
   component: lazyRouteComponent(() => import("./monitoring/monitoring-page.tsx"), "MonitoringPage"),
 });
+const storage = createRoute({
+  getParentRoute: () => project,
+  path: "/storage",
+  component: lazyRouteComponent(() => import("./storage/storage-page.tsx"), "StoragePage"),
+});
 const endpoints = createRoute({
   getParentRoute: () => project,
   path: "/endpoints",
@@ -108,6 +113,7 @@ export const router = createRouter({
       sql,
       tables,
       monitoring,
+      storage,
       endpoints,
       roles,
       operations,

@@ -37,6 +37,7 @@ import { pageRoutes } from "./console/page-routes.ts";
 import { sessionRoutes } from "./console/session-routes.ts";
 import { Sessions } from "./console/sessions.ts";
 import { sqlRoutes } from "./console/sql-routes.ts";
+import { storageRoutes } from "./console/storage-routes.ts";
 import { type Context, newUuid } from "./context.ts";
 import { Inventory } from "./inventory.ts";
 import { Claims } from "./operations/claims.ts";
@@ -189,6 +190,7 @@ export class ControlPlane {
       ...sessionRoutes(this.#sessions, this.accounts, port),
       ...treeRoutes(this.parts),
       ...sqlRoutes(this.parts),
+      ...storageRoutes(this.parts),
       ...this.#changes.routes(),
       ...this.#monitoring.routes(),
       ...pageRoutes(new ConsoleBuild(this.#options.logger)),

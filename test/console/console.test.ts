@@ -247,6 +247,7 @@ test("browser: every page on a phone and in the dark, with hostile names", {
     ["SQL", ".cm-content"],
     ["Tables", ".table-list h2"],
     ["Monitoring", "figure canvas"],
+    ["Storage", ".layers rect"],
     ["Project settings", "form"],
     ["Endpoints", "table"],
     ["Roles and databases", ".lines li"],

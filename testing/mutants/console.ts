@@ -103,5 +103,13 @@ export const CONSOLE_MUTANTS: MutantPart = {
       test: "test/console/monitoring.test.ts",
       name: "monitoring: a session at work is counted",
     },
+    {
+      rule: "layers that are too many for one answer go without a word",
+      file: "src/control-plane/console/storage-routes.ts",
+      search: ".slice(maxLayers)",
+      replace: ".slice(groups.length)",
+      test: "src/control-plane/console/storage-routes.test.ts",
+      name: "layersView: above its limit",
+    },
   ],
 };

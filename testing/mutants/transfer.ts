@@ -163,10 +163,10 @@ export const TRANSFER_MUTANTS: MutantPart = {
     },
     {
       rule: "layers of an ancestor are listed beyond the branch point",
-      file: "src/cli/layers/layer-map.ts",
+      file: "src/storage-controller/layers/layer-map.ts",
       search: 'cap = minLsn(cap, lsnOf(info.ancestor_lsn ?? ""));',
       replace: "cap = MAX_LSN;",
-      test: "src/cli/layers/layer-map.test.ts",
+      test: "src/storage-controller/layers/layer-map.test.ts",
       name: "readBranchLayers",
     },
   ],

@@ -8,6 +8,7 @@ import type {
   ApiOperation,
   ApiProject,
   ApiRole,
+  ConsoleLayers,
   ConsoleSession,
   ConsoleTree,
 } from "./types.ts";
@@ -71,6 +72,17 @@ export const treeQuery = (projectId: string) =>
   queryOptions({
     queryKey: ["project", projectId, "tree"],
     queryFn: () => request<ConsoleTree>("GET", `/console/projects/${projectId}/tree`),
+  });
+
+/** Layers come and go without anybody's doing: read again while somebody looks. */
+const LAYERS_INTERVAL_MS = 10_000;
+
+export const layersQuery = (projectId: string, branchId: string) =>
+  queryOptions({
+    queryKey: ["project", projectId, "layers", branchId],
+    queryFn: () =>
+      request<ConsoleLayers>("GET", `/console/projects/${projectId}/branches/${branchId}/layers`),
+    refetchInterval: LAYERS_INTERVAL_MS,
   });
 
 export const operationsQuery = (projectId: string) =>

@@ -8,6 +8,7 @@ export type {
   ApiOperation,
   ApiProject,
   ApiRole,
+  ConsoleLayers,
   ConsoleSession,
   ConsoleSqlRequest,
   ConsoleTree,

@@ -5,6 +5,7 @@ export const PROJECT_PAGES = [
   ["/projects/$projectId/sql", "SQL"],
   ["/projects/$projectId/tables", "Tables"],
   ["/projects/$projectId/monitoring", "Monitoring"],
+  ["/projects/$projectId/storage", "Storage"],
   ["/projects/$projectId/endpoints", "Endpoints"],
   ["/projects/$projectId/roles", "Roles and databases"],
   ["/projects/$projectId/operations", "Operations"],

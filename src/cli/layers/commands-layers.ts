@@ -9,10 +9,15 @@ import {
   resolveTenant,
 } from "../../local/branches.ts";
 import { controllerOf } from "../../local/controller.ts";
+import { keyWords } from "../../storage-controller/layers/key-words.ts";
+import {
+  type BranchLayers,
+  groupLayers,
+  lsnRange,
+  readBranchLayers,
+} from "../../storage-controller/layers/layer-map.ts";
 import { jsonOption, openHome, print, printJson, tenantOption } from "../cli.ts";
 import { formatTable } from "../output.ts";
-import { keyWords } from "./key-words.ts";
-import { type BranchLayers, groupLayers, lsnRange, readBranchLayers } from "./layer-map.ts";
 import { drawLayers, sizeWords } from "./layer-picture.ts";
 
 /** More layers are listed by LSN range. */

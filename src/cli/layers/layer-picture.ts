@@ -2,8 +2,15 @@
 
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
 import { Picture } from "../../base/text/svg.ts";
-import { keyWords } from "./key-words.ts";
-import { type BranchLayer, type BranchLayers, lsnRange } from "./layer-map.ts";
+import { keyWords } from "../../storage-controller/layers/key-words.ts";
+import {
+  type BranchLayer,
+  type BranchLayers,
+  END_KEY,
+  type KeyAxis,
+  keyAxis,
+  lsnRange,
+} from "../../storage-controller/layers/layer-map.ts";
 
 const WIDTH = 1200;
 const HEIGHT = 760;
@@ -19,8 +26,6 @@ const TICKS = 5;
 
 const DELTA = { own: "#bfdbfe", inherited: "#e5e7eb" };
 const IMAGE = { own: "#d97706", inherited: "#9ca3af" };
-/** Behind all keys, in the order of texts as well. */
-const END = "G".repeat(36);
 const HEAD = "#111827";
 const CUTOFF = "#dc2626";
 const BRANCH = "#2563eb";
@@ -51,12 +56,10 @@ export function drawLayers(
   nameOf: (timelineId: string) => string,
 ): string {
   const { layers } = map;
-  const bounds = [
-    ...new Set(layers.flatMap(({ keyStart, keyEnd }) => [keyStart, keyAfter(keyEnd)])),
-  ].sort();
-  const rank = new Map(bounds.map((key, i) => [key, i]));
-  const x = (key: string) =>
-    Math.round(LEFT + (rank.get(key)! / Math.max(1, bounds.length - 1)) * (RIGHT - LEFT));
+  const axis = keyAxis(layers);
+  const { bounds } = axis;
+  const x = (place: number) =>
+    Math.round(LEFT + (place / Math.max(1, bounds.length - 1)) * (RIGHT - LEFT));
   const lsns = [map.headLsn, map.minReadableLsn, ...layers.map(({ lsnStart }) => lsnStart)];
   const low = lsns.reduce((least, lsn) => Math.min(least, lsn), map.headLsn as number);
   const high = Math.max(low + 1, map.headLsn);
@@ -68,7 +71,7 @@ export function drawLayers(
     small: true,
     anchor: "end",
   });
-  for (const shape of shapesOf(layers, x, y)) {
+  for (const shape of shapesOf(layers, axis, x, y)) {
     drawShape(picture, shape, nameOf);
   }
   drawMarks(picture, marksOf(map, nameOf), y);
@@ -77,22 +80,18 @@ export function drawLayers(
   return picture.toString();
 }
 
-/** Where a layer ends the next one begins. */
-function keyAfter(key: string): string {
-  const next = (BigInt(`0x${key}`) + 1n).toString(16).toUpperCase();
-  return next.length > key.length ? END : next.padStart(key.length, "0");
-}
-
 /** Deltas first: images lie on top. */
 function shapesOf(
   layers: readonly BranchLayer[],
-  x: (key: string) => number,
+  axis: KeyAxis,
+  x: (place: number) => number,
   y: (lsn: number) => number,
 ): Shape[] {
   const shapes = new Map<string, Shape>();
   for (const layer of layers) {
-    const left = x(layer.keyStart);
-    const width = Math.max(MIN_PIXELS, x(keyAfter(layer.keyEnd)) - left);
+    const { from, to } = axis.placeOf(layer);
+    const left = x(from);
+    const width = Math.max(MIN_PIXELS, x(to) - left);
     const top = y(layer.lsnEnd - 1);
     const height = layer.kind === "Image" ? 0 : Math.max(MIN_PIXELS, y(layer.lsnStart) - top);
     const key = `${layer.kind} ${layer.isOwn} ${left} ${top} ${width} ${height}`;
@@ -168,7 +167,7 @@ function drawKeys(picture: Picture, bounds: readonly string[]): void {
     const key = bounds[Math.round(share * (bounds.length - 1))]!;
     const at = LEFT + share * (RIGHT - LEFT);
     picture.line([at, BOTTOM + 6], [at, BOTTOM + 12]);
-    const words = key === END ? "the last key" : keyWords(key);
+    const words = key === END_KEY ? "the last key" : keyWords(key);
     picture.text([at, BOTTOM + 28 + (tick % 2) * 16], words, {
       small: true,
       anchor: tick === 0 ? "start" : tick === TICKS - 1 ? "end" : "middle",

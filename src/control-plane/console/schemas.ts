@@ -32,6 +32,39 @@ export const treeAnswer = z.object({
   branches: z.array(treeBranchSchema),
 });
 
+const count = z.object({ layers: z.int(), bytes: z.int() });
+
+export const layersAnswer = z.object({
+  head_lsn: z.string(),
+  readable_lsn: z.string().describe("below it nothing can be read"),
+  begin_lsn: z.string().nullable().describe("where it left its parent; null: it has none"),
+  memory_lsn: z.string().nullable().describe("from here on it is in memory; null: all is in files"),
+  branch_points: z.array(z.object({ name: z.string(), lsn: z.string() })),
+  keys: z.array(z.string()).describe("where layers begin and end, in words; ascending"),
+  layers: z
+    .array(
+      z.object({
+        kind: z.enum(["delta", "image"]),
+        is_l0: z.boolean().describe("a delta of all keys, as WAL came in"),
+        key_from: z.int().describe("which of `keys`"),
+        key_to: z.int().describe("which of `keys`; exclusive"),
+        key_range: z.string().describe("the first and the last one, in words"),
+        lsn_start: z.string(),
+        lsn_end: z.string().describe("exclusive, and no further than the branch can see"),
+        bytes: z.int(),
+        count: z.int().describe("more than one: so many of the same LSNs"),
+        remote: z.int().describe("so many of them are in the object store only"),
+        branch: z.string().describe("whose it is"),
+        is_own: z.boolean(),
+      }),
+    )
+    .describe("newest first"),
+  own: count.describe("that the branch made, or took over with its parent's place"),
+  inherited: count.describe("its parents', of what it reads"),
+  remote: count.describe("of both, those in the object store only"),
+  left_out: count.describe("the oldest, where there are too many for one answer"),
+});
+
 /** What a page can hold. */
 export const MAX_ROWS = 100_000;
 

@@ -126,7 +126,7 @@ export function groupLayers(layers: readonly BranchLayer[], each: boolean): Laye
   );
   for (const layer of sorted) {
     const { kind, lsnStart, lsnEnd, timelineId, fileName } = layer;
-    const key = each ? fileName : `${kind} ${lsnStart} ${lsnEnd} ${timelineId}`;
+    const key = each ? `${timelineId} ${fileName}` : `${kind} ${lsnStart} ${lsnEnd} ${timelineId}`;
     const group = groups.get(key);
     const remote = layer.isRemote ? 1 : 0;
     if (group === undefined) {
@@ -152,4 +152,45 @@ export function lsnRange({ kind, lsnStart, lsnEnd }: BranchLayer): string {
   return kind === "Image"
     ? formatLsn(lsnStart)
     : `${formatLsn(lsnStart)} to ${formatLsn(addLsn(lsnEnd, -1))}`;
+}
+
+/** Behind all keys, in the order of texts as well. */
+export const END_KEY = "G".repeat(36);
+
+export interface KeyAxis {
+  /** Where layers begin, and where the next key after one is, ascending; each once. */
+  readonly bounds: readonly string[];
+  /** Place of a layer among them, `[from, to)`. */
+  placeOf(layer: KeyRange): { readonly from: number; readonly to: number };
+}
+
+interface KeyRange {
+  readonly keyStart: string;
+  readonly keyEnd: string;
+}
+
+/** Keys in the distances of the layers' bounds, not of their numbers: nearly all of the key space is empty. */
+export function keyAxis(layers: readonly KeyRange[]): KeyAxis {
+  const bounds = [
+    ...new Set(layers.flatMap(({ keyStart, keyEnd }) => [keyStart, keyAfter(keyEnd)])),
+  ].sort();
+  const rank = new Map(bounds.map((key, i) => [key, i]));
+  return {
+    bounds,
+    placeOf: ({ keyStart, keyEnd }) => ({
+      from: rank.get(keyStart)!,
+      to: rank.get(keyAfter(keyEnd))!,
+    }),
+  };
+}
+
+/** Where a layer ends the next one begins. */
+function keyAfter(key: string): string {
+  const next = (BigInt(`0x${key}`) + 1n).toString(16).toUpperCase();
+  return next.length > key.length ? END_KEY : next.padStart(key.length, "0");
+}
+
+/** A delta that was written as WAL came in, of all keys, and not yet sorted by them. */
+export function isLevel0({ kind, keyStart, keyEnd }: BranchLayer): boolean {
+  return kind === "Delta" && /^0+$/.test(keyStart) && /^F+$/.test(keyEnd);
 }
