@@ -9,7 +9,13 @@ import type {
   projectListItemSchema,
   roleSchema,
 } from "./api-v2/schemas.ts";
-import type { layersAnswer, sessionAnswer, sqlBody, treeAnswer } from "./console/schemas.ts";
+import type {
+  costsAnswer,
+  layersAnswer,
+  sessionAnswer,
+  sqlBody,
+  treeAnswer,
+} from "./console/schemas.ts";
 
 export type ApiProject = z.infer<typeof projectListItemSchema>;
 export type ApiBranch = z.infer<typeof branchSchema>;
@@ -21,6 +27,7 @@ export type ApiDatabase = z.infer<typeof databaseSchema>;
 /** Of the console's own routes. */
 export type ConsoleSession = z.infer<typeof sessionAnswer>;
 export type ConsoleTree = z.infer<typeof treeAnswer>;
+export type ConsoleCosts = z.infer<typeof costsAnswer>;
 export type ConsoleLayers = z.infer<typeof layersAnswer>;
 export type ConsoleSqlRequest = z.infer<typeof sqlBody>;
 export type { MonitoringSample } from "./console/schemas.ts";

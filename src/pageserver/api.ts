@@ -332,18 +332,26 @@ export interface TenantTimeline {
 }
 
 /** PUT /v1/tenant/{t}/timeline/{tl}/do_gc. Neon's, and what a dry run is. */
-export const gcRequestSchema = z.strictObject({
-  gc_horizon: z
-    .int()
-    .min(0)
-    .nullish()
-    .describe("in place of the tenant's; counts where its pitr_interval is 0s"),
-  dry_run: z.boolean().nullish().describe("nothing changes"),
-  force: z
-    .boolean()
-    .nullish()
-    .describe("also while computes have yet to renew their leases, after a start"),
-});
+export const gcRequestSchema = z
+  .strictObject({
+    gc_horizon: z
+      .int()
+      .min(0)
+      .nullish()
+      .describe("in place of the tenant's; counts where its pitr_interval is 0s"),
+    pitr_interval: durationText
+      .nullish()
+      .describe("in place of the tenant's; of a dry run: what a tenant keeps is set for good"),
+    dry_run: z.boolean().nullish().describe("nothing changes"),
+    force: z
+      .boolean()
+      .nullish()
+      .describe("also while computes have yet to renew their leases, after a start"),
+  })
+  .refine(
+    (request) => request.pitr_interval == null || request.dry_run === true,
+    "pitr_interval is for a dry run only",
+  );
 
 /** A branch or a lease that holds an LSN below the cutoff. */
 const gcHolderSchema = z.object({
@@ -377,6 +385,7 @@ export const gcResultSchema = z.object({
   held: z.array(gcHolderSchema),
   total: gcCountSchema.describe("before"),
   removed: gcCountSchema.describe("nobody needs anything of them"),
+  freed: gcCountSchema.describe("of the removed, those that no other timeline reads: files go"),
   rewritten: gcCountSchema.describe("replaced by what is needed of them"),
   written: gcCountSchema.nullable().describe("null: a dry run does not know"),
   above_cutoff: gcCountSchema.describe("stay: they have history above the cutoff"),

@@ -529,13 +529,18 @@ export class PageserverHttpClient {
     return this.#http.call("PATCH", "/v1/tenant/config", { body });
   }
 
-  /** Collects old history, however long that takes. `unavailable`, but for a dry run, right after a start. */
+  /** Collects old history, however long that takes. `unavailable`, but for a dry run, right after a start. `pitrInterval`: as "1 h", of a dry run only. */
   doGc(
     tenantId: string,
     timelineId: string,
-    request: { readonly dryRun: boolean; readonly force: boolean },
+    request: {
+      readonly dryRun: boolean;
+      readonly force: boolean;
+      readonly pitrInterval?: string;
+    },
   ): Promise<GcResult> {
-    const body = { dry_run: request.dryRun, force: request.force };
+    const { dryRun: dry_run, force, pitrInterval: pitr_interval } = request;
+    const body = { dry_run, force, pitr_interval };
     const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/do_gc`;
     return this.#http.call("PUT", path, { body, timeoutMs: MAINTENANCE_TIMEOUT_MS });
   }

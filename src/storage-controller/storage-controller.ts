@@ -217,7 +217,11 @@ export class StorageController {
   collectGarbage(
     tenantId: TenantId,
     timelineId: TimelineId,
-    request: { readonly dryRun: boolean; readonly force: boolean },
+    request: {
+      readonly dryRun: boolean;
+      readonly force: boolean;
+      readonly pitrInterval?: string;
+    },
   ): Promise<GcResult> {
     return this.#firstShard(tenantId).doGc(tenantId, timelineId, request);
   }

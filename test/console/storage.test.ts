@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { ConsoleLayers } from "../../src/control-plane/api.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseLsn } from "../../src/base/lsn.ts";
+import type { ConsoleCosts, ConsoleLayers } from "../../src/control-plane/api.ts";
 import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
 import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
@@ -65,6 +67,37 @@ test("storage: a branch's layers, its own and its parent's, with their sums", as
   assert.equal((await ask("layers", "br-no-such-branch-1")).status, 404);
 });
 
+test("storage: what a branch costs, and what its deletion or a shorter history would free", async () => {
+  const of = async (branchId: string, query = "") =>
+    (await (await ask(`costs${query}`, branchId)).json()) as ConsoleCosts;
+  const [main, child] = [await of(world.branchId), await of(childId)];
+  assert.ok(main.logical_bytes! > 5_000_000 && child.logical_bytes! > main.logical_bytes!);
+  const layers = async (branchId: string) =>
+    (await (await ask("layers", branchId)).json()) as ConsoleLayers;
+  // Nobody else reads what the child wrote; what the parent wrote before, the child does.
+  assert.equal(child.delete_frees_bytes, (await layers(childId)).own.bytes);
+  assert.ok(main.delete_frees_bytes! < (await layers(world.branchId)).own.bytes);
+  assert.equal(main.own_wal_bytes, null);
+  assert.ok(child.own_wal_bytes! > 5_000_000);
+  assert.ok(child.history_wal_bytes >= child.own_wal_bytes!);
+  assert.equal(child.kept_seconds, child.window.history_seconds);
+  assert.equal(child.window.frees.bytes, 0);
+  // Changes nothing, whatever is asked.
+  await world.sql("update t set x = 'z' where n % 2 = 0", { branch_id: childId });
+  await checkpoint();
+  const before = await layers(childId);
+  await sleep(1500);
+  const second = await of(childId, "?history_seconds=1");
+  assert.equal(second.kept_seconds, child.kept_seconds);
+  const cutoff = parseLsn(second.window.cutoff_lsn)!;
+  assert.ok(cutoff > parseLsn(child.head_lsn)! && cutoff <= parseLsn(second.head_lsn)!);
+  assert.deepEqual((await layers(childId)).layers, before.layers);
+  assert.equal((await of(childId)).readable_lsn, child.readable_lsn);
+  for (const wrong of ["-1", "1.5", "x", "99999999999", ""]) {
+    assert.equal((await ask(`costs?history_seconds=${wrong}`)).status, 400, wrong);
+  }
+});
+
 test("browser: the layer map, drawn and listed, in the light and in the dark", {
   skip: NO_BROWSER,
 }, async () => {
@@ -81,6 +114,9 @@ test("browser: the layer map, drawn and listed, in the light and in the dark", {
     await page.getByRole("combobox", { name: "Branch" }).selectOption("child");
     await page.getByText(/of its own, .*; \d+ of its parents/).waitFor();
     assert.ok((await page.locator(".layers .inherited").count()) > 0);
+    await page.getByText("Its deletion would free", { exact: true }).waitFor();
+    await page.getByLabel("If history went back").selectOption("1 minute only");
+    await page.getByText(/The next collection would free at least/).waitFor();
     // By the keys: what is chosen in the table is marked in the picture.
     const kind = page.getByRole("table").getByRole("button").first();
     await kind.focus();

@@ -1,6 +1,6 @@
 // What pages read of the control plane, each under a key that a change of its project makes stale.
 
-import { QueryCache, QueryClient, queryOptions } from "@tanstack/react-query";
+import { keepPreviousData, QueryCache, QueryClient, queryOptions } from "@tanstack/react-query";
 import { ApiError, api, isUnauthorized, request } from "./http.ts";
 import type {
   ApiDatabase,
@@ -8,6 +8,7 @@ import type {
   ApiOperation,
   ApiProject,
   ApiRole,
+  ConsoleCosts,
   ConsoleLayers,
   ConsoleSession,
   ConsoleTree,
@@ -76,6 +77,8 @@ export const treeQuery = (projectId: string) =>
 
 /** Layers come and go without anybody's doing: read again while somebody looks. */
 const LAYERS_INTERVAL_MS = 10_000;
+/** Sizes are counted, and a collection is planned, for each look. */
+const COSTS_INTERVAL_MS = 30_000;
 
 export const layersQuery = (projectId: string, branchId: string) =>
   queryOptions({
@@ -83,6 +86,21 @@ export const layersQuery = (projectId: string, branchId: string) =>
     queryFn: () =>
       request<ConsoleLayers>("GET", `/console/projects/${projectId}/branches/${branchId}/layers`),
     refetchInterval: LAYERS_INTERVAL_MS,
+  });
+
+/** `historySeconds`: what the window would be; undefined: as the project has it. */
+export const costsQuery = (projectId: string, branchId: string, historySeconds?: number) =>
+  queryOptions({
+    queryKey: ["project", projectId, "costs", branchId, historySeconds],
+    queryFn: () => {
+      const query = historySeconds === undefined ? "" : `?history_seconds=${historySeconds}`;
+      return request<ConsoleCosts>(
+        "GET",
+        `/console/projects/${projectId}/branches/${branchId}/costs${query}`,
+      );
+    },
+    refetchInterval: COSTS_INTERVAL_MS,
+    placeholderData: keepPreviousData,
   });
 
 export const operationsQuery = (projectId: string) =>

@@ -8,6 +8,7 @@ export type {
   ApiOperation,
   ApiProject,
   ApiRole,
+  ConsoleCosts,
   ConsoleLayers,
   ConsoleSession,
   ConsoleSqlRequest,

@@ -1,4 +1,4 @@
-// What a branch keeps in the storage: its layers drawn and listed.
+// What a branch keeps in the storage: what it costs, its layers drawn and listed.
 
 import { useQuery } from "@tanstack/react-query";
 import { useCallback, useState } from "react";
@@ -8,6 +8,7 @@ import { Empty, ErrorNotice } from "../parts/notice.tsx";
 import { bytesText, lsnNumber } from "../parts/words.ts";
 import { BranchSelect } from "../projects/branch-select.tsx";
 import { useBranch } from "../projects/use-branch.ts";
+import { Costs } from "./costs.tsx";
 import { LayerPicture } from "./layer-picture.tsx";
 import { LayerTable } from "./layer-table.tsx";
 import "../styles/storage.css";
@@ -37,6 +38,7 @@ function StorageOf({ branch: { branch } }: { readonly branch: TreeBranch }) {
   const layers = useQuery(layersQuery(branch.project_id, branch.id));
   return (
     <>
+      <Costs projectId={branch.project_id} branchId={branch.id} />
       {layers.error && <ErrorNotice error={layers.error} />}
       {layers.data === undefined ? (
         layers.error === null && <p className="empty" aria-busy="true" />

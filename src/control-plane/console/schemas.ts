@@ -32,6 +32,9 @@ export const treeAnswer = z.object({
   branches: z.array(treeBranchSchema),
 });
 
+/** As of API v2's `history_retention_seconds`. */
+const MAX_HISTORY_SECONDS = 2_592_000;
+
 const count = z.object({ layers: z.int(), bytes: z.int() });
 
 export const layersAnswer = z.object({
@@ -63,6 +66,38 @@ export const layersAnswer = z.object({
   inherited: count.describe("its parents', of what it reads"),
   remote: count.describe("of both, those in the object store only"),
   left_out: count.describe("the oldest, where there are too many for one answer"),
+});
+
+export const costsQuery = z.object({
+  history_seconds: z
+    .string()
+    .regex(/^\d{1,7}$/, "expected a number of seconds")
+    .transform(Number)
+    .refine((seconds) => seconds <= MAX_HISTORY_SECONDS, `at most ${MAX_HISTORY_SECONDS}`)
+    .optional()
+    .describe("default: what the project keeps"),
+});
+export const costsAnswer = z.object({
+  logical_bytes: z.int().nullable().describe("of all relations now; null: cannot be told yet"),
+  delete_frees_bytes: z.int().nullable().describe("of layers that no other branch can read"),
+  head_lsn: z.string(),
+  head_time: z.string().nullable().describe("of the last commit"),
+  readable_lsn: z.string(),
+  readable_time: z.string().nullable(),
+  history_wal_bytes: z.int().describe("of WAL, from the oldest that can be read to the newest"),
+  own_wal_bytes: z.int().nullable().describe("since it left its parent; null: it has none"),
+  unflushed_wal_bytes: z.int().describe("that is in no layer yet"),
+  kept_seconds: z.int().describe("of history, by the project's settings"),
+  window: z
+    .object({
+      history_seconds: z.int(),
+      cutoff_lsn: z.string(),
+      cutoff_time: z.string().nullable(),
+      frees: count.describe("at least: layers that nobody else reads"),
+      rewritten: count.describe("of them a part goes"),
+      held_by: z.array(z.string()).describe("branches and leases that read what is older"),
+    })
+    .describe("what a collection would do now, if history went so far back"),
 });
 
 /** What a page can hold. */

@@ -1,8 +1,9 @@
-// What a branch keeps in the storage: its layers, to be drawn.
+// What a branch keeps in the storage: its layers, to be drawn, and what it costs. Nothing is woken for it.
 
 import type { z } from "zod";
+import { errorKind } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
-import { formatLsn, type Lsn } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, parseLsn, toLsn } from "../../base/lsn.ts";
 import { type Route, route } from "../../http/route.ts";
 import { controllerOf } from "../../local/controller.ts";
 import { keyWords } from "../../storage-controller/layers/key-words.ts";
@@ -18,10 +19,13 @@ import {
 } from "../../storage-controller/layers/layer-map.ts";
 import { findBranch, type Parts, type ProjectBranch } from "../api-v2/lookup.ts";
 import { branchParams } from "../api-v2/schemas.ts";
-import { layersAnswer } from "./schemas.ts";
+import type { ProjectRow } from "../state/tables.ts";
+import { costsAnswer, costsQuery, layersAnswer } from "./schemas.ts";
 
 /** Of one answer. Above it those of the same LSNs are one, and then the oldest are left out. */
 const MAX_LAYERS = 2000;
+/** Named in one answer. */
+const MAX_HOLDERS = 100;
 
 export function storageRoutes(parts: Parts): Route[] {
   return [
@@ -36,6 +40,19 @@ export function storageRoutes(parts: Parts): Route[] {
       },
       async ({ params }) => readLayers(parts, await findBranch(parts, params)),
     ),
+    route(
+      {
+        method: "GET",
+        path: "/console/projects/{project_id}/branches/{branch_id}/costs",
+        summary: "How large a branch is, and what its deletion or a shorter history would free.",
+        scope: "tenant",
+        params: branchParams,
+        query: costsQuery,
+        answer: costsAnswer,
+      },
+      async ({ params, query }) =>
+        readCosts(parts, await findBranch(parts, params), query.history_seconds),
+    ),
   ];
 }
 
@@ -45,14 +62,77 @@ async function readLayers(parts: Parts, { project, branch }: ProjectBranch) {
   const timelineId = parseTimelineId(branch.timeline_id);
   // One that is archived is in no listing: this says so.
   await controller.timeline(tenantId, timelineId);
+  const names = await branchNamesOf(parts, project);
+  const map = await readBranchLayers(controller, tenantId, timelineId);
+  return layersView(map, (id) => names.get(id) ?? id);
+}
+
+async function readCosts(
+  parts: Parts,
+  { project, branch }: ProjectBranch,
+  historySeconds = project.history_retention_seconds,
+): Promise<z.infer<typeof costsAnswer>> {
+  const controller = controllerOf(parts.home);
+  const tenantId = parseTenantId(project.tenant_id);
+  const timelineId = parseTimelineId(branch.timeline_id);
+  const info = await controller.timeline(tenantId, timelineId, { withSizes: true });
+  const timeOf = async (lsn: string) => {
+    try {
+      return await controller.timestampOfLsn(tenantId, timelineId, lsnOf(lsn));
+    } catch (error) {
+      if (errorKind(error) !== "not-found" && errorKind(error) !== "invalid") {
+        throw error;
+      }
+      return null;
+    }
+  };
+  const plan = await controller.collectGarbage(tenantId, timelineId, {
+    dryRun: true,
+    force: false,
+    pitrInterval: `${historySeconds}s`,
+  });
+  const names = await branchNamesOf(parts, project);
+  const head = lsnOf(info.last_record_lsn);
+  const since = (lsn: string) => Math.max(0, head - lsnOf(lsn));
+  return {
+    logical_bytes: info.current_logical_size,
+    delete_frees_bytes: info.exclusive_size,
+    head_lsn: info.last_record_lsn,
+    head_time: await timeOf(info.last_record_lsn),
+    readable_lsn: info.min_readable_lsn,
+    readable_time: await timeOf(info.min_readable_lsn),
+    history_wal_bytes: since(info.min_readable_lsn),
+    own_wal_bytes: info.ancestor_timeline_id === null ? null : since(info.start_lsn),
+    unflushed_wal_bytes: since(info.disk_consistent_lsn),
+    kept_seconds: project.history_retention_seconds,
+    window: {
+      history_seconds: historySeconds,
+      cutoff_lsn: plan.gc_cutoff_lsn,
+      cutoff_time: plan.gc_cutoff_time,
+      frees: plan.freed,
+      rewritten: plan.rewritten,
+      held_by: plan.held
+        .slice(0, MAX_HOLDERS)
+        .map(({ kind, timeline_id }) =>
+          kind === "lease" ? "a lease" : `branch ${names.get(timeline_id ?? "") ?? timeline_id}`,
+        ),
+    },
+  };
+}
+
+const lsnOf = (text: string): Lsn => parseLsn(text) ?? toLsn(0);
+
+/** By timeline. */
+async function branchNamesOf(
+  parts: Parts,
+  project: ProjectRow,
+): Promise<ReadonlyMap<string, string>> {
   const rows = await parts.db
     .selectFrom("branches")
     .select(["timeline_id", "name"])
     .where("project_id", "=", project.id)
     .execute();
-  const names = new Map(rows.map((row) => [row.timeline_id, row.name]));
-  const map = await readBranchLayers(controller, tenantId, timelineId);
-  return layersView(map, (id) => names.get(id) ?? id);
+  return new Map(rows.map((row) => [row.timeline_id, row.name]));
 }
 
 /** `maxLayers`: for tests. */

@@ -6,6 +6,7 @@ import { formatTimestamp, POSTGRES_EPOCH_MS } from "../../base/timestamp.ts";
 import { type GcHolder, type GcResult, LAYER_FATES, type LayerFate } from "../api.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "../lsn-by-timestamp.ts";
+import { sharedLayers } from "../sizes/timeline-sizes.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import type { UpkeepSettings } from "./tenant-config.ts";
@@ -38,6 +39,8 @@ async function oldestWanted(
 export interface CollectionRequest {
   /** In place of the tenant's. */
   readonly gcHorizonBytes?: number | undefined;
+  /** In place of the tenant's; of a dry run only. */
+  readonly pitrIntervalMs?: number | undefined;
   /** Nothing changes. */
   readonly dryRun: boolean;
   /** Does not wait for leases. */
@@ -48,14 +51,19 @@ export async function collectTimeline(
   tenant: Tenant,
   timeline: Timeline,
   settings: UpkeepSettings,
-  { gcHorizonBytes = settings.gcHorizonBytes, dryRun }: CollectionRequest,
+  {
+    gcHorizonBytes = settings.gcHorizonBytes,
+    pitrIntervalMs = settings.pitrIntervalMs,
+    dryRun,
+  }: CollectionRequest,
 ): Promise<GcResult> {
-  const cutoff = await collectionCutoff(timeline, { ...settings, gcHorizonBytes });
+  const cutoff = await collectionCutoff(timeline, { gcHorizonBytes, pitrIntervalMs });
   const commitUs = await timestampOfLsn(timeline, cutoff);
   // From here on nothing waits until all is noted.
-  const fates = new Map(
-    [...timeline.collectionFates(cutoff)].map(([{ file }, fate]) => [file, fate]),
-  );
+  const planned = [...timeline.collectionFates(cutoff)];
+  const fates = new Map(planned.map(([{ file }, fate]) => [file, fate]));
+  const isShared = sharedLayers(tenant);
+  const going = planned.filter(([layer, fate]) => fate === "removed" && !isShared(layer));
   const result = {
     timeline_id: timeline.timelineId,
     dry_run: dryRun,
@@ -64,6 +72,7 @@ export async function collectTimeline(
     held: holders(tenant, timeline, cutoff),
     total: count(fates.keys()),
     ...countFates(fates),
+    freed: count(going.map(([{ file }]) => file)),
     layers: [...fates].map(([file, fate]) => ({
       layer_file_name: file.fileName,
       layer_file_size: file.sizeBytes,

@@ -3,7 +3,7 @@
 import { nowMs } from "../../base/clock.ts";
 import { parseTenantId } from "../../base/ids.ts";
 import { INVALID_LSN, parseLsn } from "../../base/lsn.ts";
-import { formatDurationMs } from "../../base/text/duration.ts";
+import { formatDurationMs, parseDurationMs } from "../../base/text/duration.ts";
 import { type Route, route } from "../../http/route.ts";
 import { tenantParams, timelineParams } from "../../http/schemas.ts";
 import {
@@ -127,6 +127,7 @@ function collectionRoutes({ tenants, upkeep }: RetentionRouteOptions): Route[] {
       ({ params, body }) =>
         upkeep.collectNow(tenants.timeline(params.tenant, params.timeline), {
           gcHorizonBytes: body.gc_horizon ?? undefined,
+          pitrIntervalMs: parseDurationMs(body.pitr_interval ?? ""),
           dryRun: body.dry_run === true,
           force: body.force === true,
         }),

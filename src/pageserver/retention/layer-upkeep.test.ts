@@ -8,11 +8,11 @@ import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
-import type { GcResult } from "../api.ts";
+import { type GcResult, gcRequestSchema } from "../api.ts";
 import { CommitTimes } from "../ingest/commit-times.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import type { Timeline } from "../storage/timeline.ts";
-import { collectionCutoff } from "./collection.ts";
+import { type CollectionRequest, collectionCutoff } from "./collection.ts";
 import { LayerUpkeep } from "./layer-upkeep.ts";
 import { DEFAULT_UPKEEP, TENANT_CONFIG_NAME } from "./tenant-config.ts";
 
@@ -164,7 +164,7 @@ test("LayerUpkeep: nothing is collected while some timeline of the tenant does n
 async function collectAll(
   fixture: StorageFixture,
   timeline: Timeline,
-  request: { dryRun: boolean; force: boolean } = { dryRun: false, force: true },
+  request: CollectionRequest = { dryRun: false, force: true },
 ): Promise<GcResult> {
   const upkeep = new LayerUpkeep(fixture.manager, ALL_AT_ONCE, LOGGER);
   try {
@@ -225,6 +225,42 @@ test("collectNow: a dry run says what the collection then does, on a root and on
   assert.deepEqual(timeline.readPage(REL, 0, head), page(3));
   assert.deepEqual(timeline.readPage(REL, 0, leased), page(3));
   assert.deepEqual(branch.readPage(REL, 0, branch.lastRecordLsn), page(3));
+});
+
+test("collectNow: a dry run by another interval than the tenant's, and no other", async () => {
+  await using fixture = await StorageFixture.create({ levelAfterLayers: 1000 });
+  const timeline = await fixture.createRoot();
+  await writeLayers(timeline, 5);
+  const plan = { dryRun: true, force: true };
+  assert.ok((await collectAll(fixture, timeline, plan)).removed.layers > 0);
+  // Nobody knows when anything was, so all may be younger.
+  const longer = await collectAll(fixture, timeline, { ...plan, pitrIntervalMs: 86_400_000 });
+  assert.equal(longer.removed.layers, 0);
+  const check = (request: object) => gcRequestSchema.safeParse(request).success;
+  assert.equal(check({ pitr_interval: "1 h", dry_run: true }), true);
+  assert.equal(check({ pitr_interval: "1 h" }), false);
+});
+
+test("collectNow: what another timeline reads by name is removed here, and frees nothing", async () => {
+  await using fixture = await StorageFixture.create({ levelAfterLayers: 1000 });
+  const timeline = await fixture.createRoot();
+  await writeLayers(timeline, 5);
+  const tenant = fixture.manager.tenant(fixture.tenantId);
+  const branch = await tenant.createBranch({
+    timelineId: generateTimelineId(),
+    ancestorTimelineId: timeline.timelineId,
+  });
+  await branch.detachFromAncestor();
+  const own = timeline.layers.length;
+  await writeLayers(timeline, 5);
+  const plan = () => collectAll(fixture, timeline, { dryRun: true, force: true });
+  const shared = await plan();
+  assert.ok(shared.removed.layers > own - 1, JSON.stringify(shared));
+  assert.ok(shared.freed.layers > 0 && shared.freed.bytes > 0);
+  assert.ok(shared.freed.layers < shared.removed.layers, JSON.stringify(shared));
+  await tenant.deleteTimeline(branch.timelineId);
+  const { freed, removed } = await plan();
+  assert.deepEqual(freed, removed);
 });
 
 test("promiseLease: what it holds outlives the process, above its cutoff too, and nothing has to wait for it", async () => {

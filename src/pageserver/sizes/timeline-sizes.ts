@@ -6,6 +6,7 @@ import { PAGE_SIZE } from "../../postgres/page.ts";
 import { decodeSize } from "../ingest/relation-heads.ts";
 import { KEYSPACE_RELATION_SIZE } from "../layers/key.ts";
 import { type LayerFile, LayerNotResident } from "../layers/layer-file.ts";
+import type { SetLayer } from "../storage/layer-set.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { Timeline } from "../storage/timeline.ts";
 
@@ -80,22 +81,26 @@ export function physicalBytes(timeline: Timeline): number {
     .reduce((sum, { file }) => sum + file.sizeBytes, 0);
 }
 
-/** Of each timeline the bytes of layers that no other can read: neither by name, nor as a branch of it. */
-export function exclusiveBytes(tenant: Tenant): Map<Timeline, number> {
+/** Whether a layer of one timeline's is one that another has by name as well. */
+export function sharedLayers(tenant: Tenant): (layer: Pick<SetLayer, "file" | "maker">) => boolean {
   const users = new Map<LayerFile, number>();
   for (const timeline of [...tenant.timelines, ...tenant.archived.openedTimelines]) {
     for (const { file } of timeline.ownedLayers) {
       users.set(file, (users.get(file) ?? 0) + 1);
     }
   }
+  return ({ file, maker }) =>
+    (users.get(file) ?? 0) > 1 || tenant.archived.borrows(maker, file.fileName);
+}
+
+/** Of each timeline the bytes of layers that no other can read: neither by name, nor as a branch of it. */
+export function exclusiveBytes(tenant: Tenant): Map<Timeline, number> {
+  const isShared = sharedLayers(tenant);
   return new Map(
     tenant.timelines.map((timeline) => {
       const inherited = Math.max(-1, ...timeline.branchPoints.lsns);
       const own = timeline.ownedLayers.filter(
-        ({ file, maker }) =>
-          users.get(file) === 1 &&
-          file.lsnStart > inherited &&
-          !tenant.archived.borrows(maker, file.fileName),
+        (layer) => layer.file.lsnStart > inherited && !isShared(layer),
       );
       return [timeline, own.reduce((sum, { file }) => sum + file.sizeBytes, 0)];
     }),
