@@ -1,6 +1,7 @@
 // The lines of the branches, over time or LSN; a click on one is a point to branch from.
 
 import { type PointerEvent, useLayoutEffect, useRef, useState } from "react";
+import type { RowRange } from "../parts/rows-in-sight.ts";
 import { lsnText, timeText } from "../parts/words.ts";
 import { type Axis, clamp, type Lane, type TreeLayout, ticks } from "./tree-layout.ts";
 
@@ -8,6 +9,8 @@ export const LANE_HEIGHT = 40;
 export const AXIS_HEIGHT = 28;
 const PAD = 14;
 const CORNER = 9;
+/** Colours of lanes, by depth. */
+const HUES = 4;
 
 export interface TreePoint {
   readonly lane: Lane;
@@ -19,11 +22,13 @@ export interface TreePoint {
 
 export interface TreePictureProps {
   readonly layout: TreeLayout;
+  /** Of the lanes that are drawn. */
+  readonly range: RowRange;
   readonly axis: Axis;
   readonly onPoint: (point: TreePoint) => void;
 }
 
-export function TreePicture({ layout, axis, onPoint }: TreePictureProps) {
+export function TreePicture({ layout, range, axis, onPoint }: TreePictureProps) {
   const holder = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(600);
   const [hover, setHover] = useState<TreePoint>();
@@ -51,7 +56,8 @@ export function TreePicture({ layout, axis, onPoint }: TreePictureProps) {
         onPointerLeave={() => setHover(undefined)}
       >
         <AxisTicks {...{ axis, from, to, x, width, height }} />
-        {lanes.map((lane) => (
+        <PassingStems lanes={lanes} range={range} x={x} />
+        {lanes.slice(range.from, range.to).map((lane) => (
           <LaneLine
             key={lane.branch.branch.id}
             lane={lane}
@@ -117,7 +123,7 @@ function LaneLine({ lane, x, onHover, onChoose }: LaneLineProps) {
   const isArchived = lane.branch.branch.current_state === "archived";
   const kind = isAwake ? "awake" : isArchived ? "archived" : "asleep";
   return (
-    <g className={`lane ${kind} hue-${lane.depth % 4}`}>
+    <g className={`lane ${kind} hue-${lane.depth % HUES}`}>
       <line className="shelf" x1="0" x2="100%" y1={top} y2={top} />
       {lane.parent !== undefined && (
         <path
@@ -151,6 +157,36 @@ function LaneLine({ lane, x, onHover, onChoose }: LaneLineProps) {
       )}
     </g>
   );
+}
+
+interface PassingStemsProps {
+  readonly lanes: readonly Lane[];
+  readonly range: RowRange;
+  readonly x: (value: number) => number;
+}
+
+/** Of lanes below those that are drawn, whose parents are drawn or above: one path a colour, whatever their number. */
+function PassingStems({ lanes, range: { from, to }, x }: PassingStemsProps) {
+  const top = AXIS_HEIGHT + from * LANE_HEIGHT;
+  const bottom = AXIS_HEIGHT + to * LANE_HEIGHT;
+  const hues = new Map<number, { stems: string; origins: string }>();
+  for (const { depth, parent, begin } of lanes.slice(to)) {
+    if (parent !== undefined && parent.lane < to) {
+      const hue = hues.get(depth % HUES) ?? { stems: "", origins: "" };
+      hue.stems += `M${x(begin)} ${Math.max(top, laneY(parent))}V${bottom}`;
+      if (parent.lane >= from) {
+        // A line of no length, with round ends, is a dot.
+        hue.origins += `M${x(begin)} ${laneY(parent)}h0`;
+      }
+      hues.set(depth % HUES, hue);
+    }
+  }
+  return [...hues].map(([hue, { stems, origins }]) => (
+    <g key={hue} className={`lane hue-${hue}`}>
+      <path className="stem" d={stems} />
+      <path className="stem origins" d={origins} />
+    </g>
+  ));
 }
 
 interface HoverMarkProps {

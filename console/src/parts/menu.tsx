@@ -1,6 +1,7 @@
 // A menu behind a button: the browser's popover, moved through by arrow keys.
 
-import { type KeyboardEvent, type ReactNode, useId, useRef } from "react";
+import { type KeyboardEvent, type ReactNode, useId, useRef, useState } from "react";
+import { flushSync } from "react-dom";
 
 export interface MenuItem {
   readonly title: ReactNode;
@@ -20,6 +21,8 @@ export function Menu({
   const id = useId();
   const button = useRef<HTMLButtonElement>(null);
   const menu = useRef<HTMLDivElement>(null);
+  // Long lists have a menu a line: what is in it is made when it opens, before it is placed.
+  const [isOpen, setIsOpen] = useState(false);
   const place = () => {
     const at = button.current!.getBoundingClientRect();
     const element = menu.current!;
@@ -59,9 +62,10 @@ export function Menu({
         className="menu"
         aria-label={label}
         onKeyDown={move}
+        onBeforeToggle={(event) => flushSync(() => setIsOpen(event.newState === "open"))}
         onToggle={(event) => event.newState === "open" && place()}
       >
-        {items.map((item, i) => (
+        {(isOpen ? items : []).map((item, i) => (
           <button
             key={i}
             type="button"

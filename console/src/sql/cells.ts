@@ -1,5 +1,6 @@
 // Values of results as text, and the names of their types.
 
+import { Turns } from "../parts/turns.ts";
 import type { Cell, StatementResult } from "./sql-stream.ts";
 
 /** OIDs of pg_type.dat that users meet; the others are shown by their number. */
@@ -42,12 +43,26 @@ export function cellText(cell: Cell): string {
   return cell === null ? "" : typeof cell === "string" ? cell : `${cell.text}…`;
 }
 
+/** Of a piece that is made at once. */
+const CSV_ROWS = 200;
+
 /** As COPY ... CSV HEADER writes it: null is nothing, an empty text is `""`. */
-export function csvOf({ columns, rows }: StatementResult): string {
-  const quoted = (text: string) =>
-    text === "" || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  const lines = rows.map((row) =>
-    row.map((cell) => (cell === null ? "" : quoted(cellText(cell)))).join(","),
-  );
-  return `${[columns.map(({ name }) => quoted(name)).join(","), ...lines].join("\n")}\n`;
+export async function csvOf({ columns, rows }: StatementResult): Promise<Blob> {
+  const turns = new Turns();
+  const head = `${columns.map(({ name }) => csvText(name)).join(",")}\n`;
+  // Blobs of a blob are not copied: to encode and copy all of a long text at its end takes as long as a few frames.
+  const pieces = [new Blob([head])];
+  for (let from = 0; from < rows.length; from += CSV_ROWS) {
+    let piece = "";
+    for (const row of rows.slice(from, from + CSV_ROWS)) {
+      piece += `${row.map((cell) => (cell === null ? "" : csvText(cellText(cell)))).join(",")}\n`;
+    }
+    pieces.push(new Blob([piece]));
+    await turns.next();
+  }
+  return new Blob(pieces, { type: "text/csv" });
+}
+
+function csvText(text: string): string {
+  return text === "" || /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

@@ -1,12 +1,12 @@
 // Rows of a result: only those in sight are in the page; moved through by keys, copied, shown whole.
 
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, memo, useCallback, useMemo, useRef, useState } from "react";
 import { CodeBlock } from "../parts/copy.tsx";
 import { Dialog } from "../parts/dialog.tsx";
 import { bytesText } from "../parts/words.ts";
 import { cellText, isNumeric, typeName } from "./cells.ts";
-import type { Cell, StatementResult } from "./sql-stream.ts";
+import type { Cell, Column, StatementResult } from "./sql-stream.ts";
 
 const ROW_HEIGHT = 26;
 const LETTER_WIDTH = 7.4;
@@ -34,16 +34,20 @@ export function Grid({ result, onActive, onOpen }: GridProps) {
   const scroller = useRef<HTMLDivElement>(null);
   const [active, moveTo] = useState<Place>({ row: 0, column: 0 });
   const [shown, setShown] = useState<Place>();
-  const open = onOpen ?? setShown;
-  const setActive = (place: Place) => {
+  const callbacks = useRef({ onActive, onOpen });
+  callbacks.current = { onActive, onOpen };
+  const open = useCallback((place: Place) => {
+    (callbacks.current.onOpen ?? setShown)(place);
+  }, []);
+  const setActive = useCallback((place: Place) => {
     moveTo(place);
-    onActive?.(place.row);
-  };
+    callbacks.current.onActive?.(place.row);
+  }, []);
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroller.current,
     estimateSize: () => ROW_HEIGHT,
-    overscan: 12,
+    overscan: 6,
   });
   const looked = Math.min(rows.length, LOOKED_AT);
   // biome-ignore lint/correctness/useExhaustiveDependencies: rows grow in place
@@ -99,26 +103,17 @@ export function Grid({ result, onActive, onOpen }: GridProps) {
           style={{ height: virtual.getTotalSize(), width: total }}
         >
           {virtual.getVirtualItems().map(({ index, start }) => (
-            <div
+            <GridRow
               key={index}
-              role="row"
-              aria-rowindex={index + 2}
-              className="grid-row"
-              style={{ transform: `translateY(${start}px)`, height: ROW_HEIGHT }}
-            >
-              {rows[index]!.map((cell, i) => (
-                <GridCell
-                  key={i}
-                  cell={cell}
-                  place={{ row: index, column: i }}
-                  width={widths[i]!}
-                  isNumber={isNumeric(columns[i]?.type ?? 0)}
-                  isActive={active.row === index && active.column === i}
-                  onActive={setActive}
-                  onShow={open}
-                />
-              ))}
-            </div>
+              row={rows[index]!}
+              index={index}
+              start={start}
+              columns={columns}
+              widths={widths}
+              active={active.row === index ? active.column : undefined}
+              onActive={setActive}
+              onShow={open}
+            />
           ))}
         </div>
       </div>
@@ -137,32 +132,47 @@ export function Grid({ result, onActive, onOpen }: GridProps) {
   );
 }
 
-interface GridCellProps {
-  readonly cell: Cell;
-  readonly place: Place;
-  readonly width: number;
-  readonly isNumber: boolean;
-  readonly isActive: boolean;
+interface GridRowProps {
+  readonly row: readonly Cell[];
+  readonly index: number;
+  /** In pixels, from the top of the first one. */
+  readonly start: number;
+  readonly columns: readonly Column[];
+  readonly widths: readonly number[];
+  /** The column that keys are at; undefined: they are in another row. */
+  readonly active: number | undefined;
   readonly onActive: (place: Place) => void;
   readonly onShow: (place: Place) => void;
 }
 
-function GridCell({ cell, place, width, isNumber, isActive, onActive, onShow }: GridCellProps) {
+/** Rendered again only where it changes: each step of scrolling renders the grid. */
+const GridRow = memo(function GridRow(props: GridRowProps) {
+  const { row, index, start, columns, widths, active, onActive, onShow } = props;
   return (
-    // biome-ignore lint/a11y/useKeyWithClickEvents: keys are the grid's
     <div
-      id={`cell-${place.row}-${place.column}`}
-      role="gridcell"
-      aria-selected={isActive}
-      className={isNumber ? "number" : ""}
-      style={{ width }}
-      onClick={() => onActive(place)}
-      onDoubleClick={() => onShow(place)}
+      role="row"
+      aria-rowindex={index + 2}
+      className="grid-row"
+      style={{ transform: `translateY(${start}px)`, height: ROW_HEIGHT }}
     >
-      {cell === null ? <i>null</i> : <bdi>{cellText(cell).slice(0, SHOWN_LETTERS)}</bdi>}
+      {row.map((cell, column) => (
+        // biome-ignore lint/a11y/useKeyWithClickEvents: keys are the grid's
+        <div
+          key={column}
+          id={`cell-${index}-${column}`}
+          role="gridcell"
+          aria-selected={active === column}
+          className={isNumeric(columns[column]?.type ?? 0) ? "number" : ""}
+          style={{ width: widths[column] }}
+          onClick={() => onActive({ row: index, column })}
+          onDoubleClick={() => onShow({ row: index, column })}
+        >
+          {cell === null ? <i>null</i> : <bdi>{cellText(cell).slice(0, SHOWN_LETTERS)}</bdi>}
+        </div>
+      ))}
     </div>
   );
-}
+});
 
 function WholeValue({ cell }: { readonly cell: Cell }) {
   if (cell === null) {

@@ -1,5 +1,6 @@
 // What came of a run: a tab for each statement that gave rows, messages, the error.
 
+import { useMutation } from "@tanstack/react-query";
 import { useState } from "react";
 import { Empty } from "../parts/notice.tsx";
 import { msText } from "../parts/words.ts";
@@ -7,6 +8,9 @@ import { cellText, csvOf } from "./cells.ts";
 import { Grid } from "./grid.tsx";
 import { PlanTree, parsePlan } from "./plan-tree.tsx";
 import type { SqlResult, SqlWords, StatementResult } from "./sql-stream.ts";
+
+/** So long it says that all was copied. */
+const COPIED_MS = 1500;
 
 export function Results({ result }: { readonly result: SqlResult }) {
   const { statements, notices, error, cut } = result;
@@ -33,18 +37,7 @@ export function Results({ result }: { readonly result: SqlResult }) {
       <p className="result-line" role="status">
         {lineOf(result, statement)}
         {statement !== undefined && statement.columns.length > 0 && !result.isRunning && (
-          <>
-            <button type="button" className="small" onClick={() => saveCsv(statement)}>
-              CSV
-            </button>
-            <button
-              type="button"
-              className="small"
-              onClick={() => void navigator.clipboard.writeText(csvOf(statement))}
-            >
-              Copy all
-            </button>
-          </>
+          <Export key={at} statement={statement} />
         )}
       </p>
       {cut !== undefined && (
@@ -114,8 +107,47 @@ function Words({ words }: { readonly words: SqlWords }) {
   );
 }
 
-function saveCsv(statement: StatementResult): void {
-  const url = URL.createObjectURL(new Blob([csvOf(statement)], { type: "text/csv" }));
+/** A hundred thousand rows take a second or two to be written. */
+function Export({ statement }: { readonly statement: StatementResult }) {
+  const save = useMutation({ mutationFn: () => saveCsv(statement) });
+  const copy = useMutation({
+    // The text is promised: only a click may ask for the clipboard, and it is over when the text is there.
+    mutationFn: () =>
+      navigator.clipboard.write([
+        new ClipboardItem({
+          "text/plain": csvOf(statement).then((csv) => csv.slice(0, csv.size, "text/plain")),
+        }),
+      ]),
+    onSuccess: (): void => {
+      setTimeout(() => copy.reset(), COPIED_MS);
+    },
+  });
+  const error = save.error ?? copy.error;
+  return (
+    <>
+      <button
+        type="button"
+        className="small"
+        disabled={save.isPending}
+        onClick={() => save.mutate()}
+      >
+        {save.isPending ? "Writing…" : "CSV"}
+      </button>
+      <button
+        type="button"
+        className="small"
+        disabled={copy.isPending}
+        onClick={() => copy.mutate()}
+      >
+        {copy.isPending ? "Copying…" : copy.isSuccess ? "Copied" : "Copy all"}
+      </button>
+      {error !== null && <span className="error-text">{error.message}</span>}
+    </>
+  );
+}
+
+async function saveCsv(statement: StatementResult): Promise<void> {
+  const url = URL.createObjectURL(await csvOf(statement));
   const link = document.createElement("a");
   link.href = url;
   link.download = "result.csv";

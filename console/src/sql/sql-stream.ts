@@ -2,6 +2,7 @@
 
 import { ApiError, send } from "../api/http.ts";
 import type { ConsoleSqlRequest } from "../api/types.ts";
+import { Turns } from "../parts/turns.ts";
 
 export interface Column {
   readonly name: string;
@@ -143,6 +144,7 @@ function wordsOf(error: unknown): SqlWords {
 
 async function* linesOf(response: Response): AsyncGenerator<Line> {
   const decoder = new TextDecoder();
+  const turns = new Turns();
   let rest = "";
   for await (const chunk of streamOf(response)) {
     rest += decoder.decode(chunk, { stream: true });
@@ -151,6 +153,7 @@ async function* linesOf(response: Response): AsyncGenerator<Line> {
     for (const line of lines) {
       if (line !== "") {
         yield JSON.parse(line) as Line;
+        await turns.next();
       }
     }
   }

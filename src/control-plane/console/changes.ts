@@ -2,12 +2,10 @@
 //
 // What the command line changes in the home is told of as well, so the home is looked at, while anybody listens.
 
-import { setRepeatingTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
-import { mediaRoute, type Route } from "../../http/route.ts";
-import type { Caller } from "../accounts.ts";
+import type { Route } from "../../http/route.ts";
 import { callerOf, type Parts } from "../api-v2/lookup.ts";
-import { EventStream } from "./event-stream.ts";
+import { type EventStream, eventRoute, Listeners } from "./event-stream.ts";
 
 const LOOK_INTERVAL_MS = 1000;
 /** Browsers open again what has ended. */
@@ -16,71 +14,48 @@ const MAX_LISTENERS = 200;
 export class Changes {
   readonly #parts: Parts;
   /** With the only project that each hears of; null: all. */
-  readonly #listeners = new Map<EventStream, string | null>();
-  #timer: Timer | undefined;
-  #isLooking = false;
-  /** By project: what it looked like. */
-  #seen = new Map<string, string>();
+  readonly #listeners: Listeners<string | null>;
+  /** By project: what it looked like. Empty at first: whoever comes has all read again that was read before. */
+  #seen: ReadonlyMap<string, string> = new Map();
 
   constructor(parts: Parts) {
     this.#parts = parts;
+    this.#listeners = new Listeners(
+      (listeners) => this.#look(listeners),
+      LOOK_INTERVAL_MS,
+      () => {
+        this.#seen = new Map();
+      },
+    );
   }
 
   routes(): Route[] {
     return [
-      mediaRoute(
+      eventRoute(
         {
-          method: "GET",
           path: "/console/changes",
           summary: "Server-sent events: ids of projects in which something changed.",
-          scope: "tenant",
-          mediaType: "text/event-stream",
         },
-        (request) => this.#listen(callerOf(request)),
+        (request) => {
+          this.#listeners.endOldest(MAX_LISTENERS);
+          return this.#listeners.add(callerOf(request).projectId);
+        },
       ),
     ];
   }
 
-  /** Ends all streams: a stop does not wait for them. */
   close(): void {
-    this.#timer?.cancel();
-    this.#timer = undefined;
-    for (const listener of this.#listeners.keys()) {
-      listener.end();
-    }
+    this.#listeners.end();
   }
 
-  #listen({ projectId }: Caller): EventStream {
-    for (const oldest of this.#listeners.keys()) {
-      if (this.#listeners.size < MAX_LISTENERS) {
-        break;
-      }
-      oldest.end();
-    }
-    const listener = new EventStream(() => this.#listeners.delete(listener));
-    this.#listeners.set(listener, projectId);
-    this.#timer ??= setRepeatingTimer(() => void this.#look(), LOOK_INTERVAL_MS);
-    return listener;
-  }
-
-  async #look(): Promise<void> {
-    if (this.#listeners.size === 0) {
-      this.#timer?.cancel();
-      this.#timer = undefined;
-      this.#seen.clear();
-      return;
-    }
-    if (this.#isLooking) {
-      return;
-    }
-    this.#isLooking = true;
+  async #look(listeners: ReadonlyMap<EventStream, string | null>): Promise<void> {
     try {
       const now = await this.#picture();
       const changed = [...new Set([...now.keys(), ...this.#seen.keys()])].filter(
         (id) => now.get(id) !== this.#seen.get(id),
       );
       this.#seen = now;
-      for (const [listener, projectId] of this.#listeners) {
+      for (const [listener, projectId] of listeners) {
         const heard = changed.filter((id) => projectId === null || projectId === id);
         if (heard.length > 0) {
           listener.send(heard);
@@ -88,8 +63,6 @@ export class Changes {
       }
     } catch (error) {
       this.#parts.logger.info({ reason: errorMessage(error) }, "the home could not be looked at");
-    } finally {
-      this.#isLooking = false;
     }
   }
 

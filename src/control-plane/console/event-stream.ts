@@ -1,6 +1,13 @@
-// One browser's stream of server-sent events: what is sent waits until it is read, and signs of life go in between.
+// One browser's stream of server-sent events: what is sent waits until it is read, and signs of life go in between. And those
+// who listen to the same, for whom something is looked at over and over.
 
 import { setRepeatingTimer, type Timer } from "../../base/clock.ts";
+import {
+  type HttpRequest,
+  mediaRoute,
+  type Route,
+  type RouteDeclaration,
+} from "../../http/route.ts";
 
 /** Less than what an HTTP answer may be silent. */
 const ALIVE_INTERVAL_MS = 20_000;
@@ -65,5 +72,83 @@ export class EventStream implements AsyncIterable<Uint8Array>, AsyncIterator<Uin
   async return(): Promise<IteratorResult<Uint8Array>> {
     this.end();
     return { done: true, value: undefined };
+  }
+}
+
+/** A route for those who listen to what a project's readers may hear of. */
+export function eventRoute<P>(
+  declaration: Pick<RouteDeclaration<P, unknown, unknown, unknown>, "path" | "summary" | "params">,
+  listen: (request: HttpRequest<P, unknown, unknown>) => EventStream | Promise<EventStream>,
+): Route {
+  return mediaRoute(
+    { ...declaration, method: "GET", scope: "tenant", mediaType: "text/event-stream" },
+    listen,
+  );
+}
+
+/** Those who listen to one thing, each with what only it needs to be told. While there is anybody, it is looked at. */
+export class Listeners<T = undefined> {
+  readonly #look: (listeners: ReadonlyMap<EventStream, T>) => Promise<void>;
+  readonly #intervalMs: number;
+  readonly #onSilence: () => void;
+  readonly #streams = new Map<EventStream, T>();
+  #timer: Timer | undefined;
+  #isLooking = false;
+
+  /** `look`: one at a time; never rejects. `onSilence`: the last one has gone. */
+  constructor(
+    look: (listeners: ReadonlyMap<EventStream, T>) => Promise<void>,
+    intervalMs: number,
+    onSilence: () => void = () => {},
+  ) {
+    this.#look = look;
+    this.#intervalMs = intervalMs;
+    this.#onSilence = onSilence;
+  }
+
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  add(of: T): EventStream {
+    const stream = new EventStream(() => {
+      this.#streams.delete(stream);
+      if (this.#streams.size === 0) {
+        this.#timer?.cancel();
+        this.#timer = undefined;
+        this.#onSilence();
+      }
+    });
+    this.#streams.set(stream, of);
+    if (this.#timer === undefined) {
+      this.#timer = setRepeatingTimer(() => void this.#lookOnce(), this.#intervalMs);
+      void this.#lookOnce();
+    }
+    return stream;
+  }
+
+  /** Ends the streams of those who have listened longest, until fewer than `count` are left. */
+  endOldest(count: number): void {
+    for (const oldest of [...this.#streams.keys()].slice(0, this.#streams.size - count + 1)) {
+      oldest.end();
+    }
+  }
+
+  /** Ends all streams: a stop does not wait for them, and browsers open again what has ended. */
+  end(): void {
+    for (const stream of this.#streams.keys()) {
+      stream.end();
+    }
+  }
+
+  async #lookOnce(): Promise<void> {
+    if (!this.#isLooking) {
+      this.#isLooking = true;
+      try {
+        await this.#look(this.#streams);
+      } finally {
+        this.#isLooking = false;
+      }
+    }
   }
 }

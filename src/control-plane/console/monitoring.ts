@@ -3,14 +3,14 @@
 // A branch is looked at while anybody listens, once for all of them, and is neither woken nor kept awake by it. What was
 // seen is kept for who comes later, as long as this process lives.
 
-import { nowMs, setRepeatingTimer, type Timer } from "../../base/clock.ts";
+import { nowMs } from "../../base/clock.ts";
 import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
-import { mediaRoute, type Route } from "../../http/route.ts";
+import type { Route } from "../../http/route.ts";
 import { controllerOf } from "../../local/controller.ts";
 import { findBranch, type Parts, writerOf } from "../api-v2/lookup.ts";
 import { branchParams } from "../api-v2/schemas.ts";
-import { EventStream } from "./event-stream.ts";
+import { type EventStream, eventRoute, Listeners } from "./event-stream.ts";
 import type { MonitoringSample } from "./schemas.ts";
 
 const LOOK_INTERVAL_MS = 2000;
@@ -35,14 +35,11 @@ export class Monitoring {
 
   routes(): Route[] {
     return [
-      mediaRoute(
+      eventRoute(
         {
-          method: "GET",
           path: "/console/projects/{project_id}/branches/{branch_id}/monitoring",
           summary:
             "Server-sent events: lists of samples of a branch's Postgres and storage, first those of before. Wakes nothing.",
-          scope: "tenant",
-          mediaType: "text/event-stream",
           params: branchParams,
         },
         ({ params }) => this.#listen(params),
@@ -50,10 +47,9 @@ export class Monitoring {
     ];
   }
 
-  /** Ends all streams: a stop does not wait for them. */
   close(): void {
-    for (const watch of this.#watches.values()) {
-      watch.close();
+    for (const { listeners } of this.#watches.values()) {
+      listeners.end();
     }
   }
 
@@ -63,12 +59,12 @@ export class Monitoring {
     this.#watches.delete(branch.id);
     this.#watches.set(branch.id, watch);
     for (const [id, { listeners }] of this.#watches) {
-      if (this.#watches.size > MAX_BRANCHES && listeners === 0) {
+      if (this.#watches.size > MAX_BRANCHES && listeners.size === 0) {
         this.#watches.delete(id);
       }
     }
-    const listeners = [...this.#watches.values()].reduce((sum, one) => sum + one.listeners, 0);
-    if (listeners >= MAX_LISTENERS) {
+    const count = [...this.#watches.values()].reduce((sum, one) => sum + one.listeners.size, 0);
+    if (count >= MAX_LISTENERS) {
       throw new StorageError("unavailable", "too-many-listeners", "too many browsers watch");
     }
     return watch.listen();
@@ -77,66 +73,38 @@ export class Monitoring {
 
 /** One branch that somebody watches, or has watched. */
 class Watch {
+  readonly listeners: Listeners;
   readonly #parts: Parts;
   readonly #ids: BranchIds;
-  readonly #streams = new Set<EventStream>();
   #samples: MonitoringSample[] = [];
-  #timer: Timer | undefined;
-  #isLooking = false;
 
   constructor(parts: Parts, ids: BranchIds) {
     this.#parts = parts;
     this.#ids = ids;
-  }
-
-  get listeners(): number {
-    return this.#streams.size;
+    this.listeners = new Listeners((streams) => this.#look(streams.keys()), LOOK_INTERVAL_MS);
   }
 
   listen(): EventStream {
-    const stream = new EventStream(() => {
-      this.#streams.delete(stream);
-      if (this.#streams.size === 0) {
-        this.#timer?.cancel();
-        this.#timer = undefined;
-      }
-    });
-    this.#streams.add(stream);
+    const stream = this.listeners.add(undefined);
     stream.send(this.#samples);
-    if (this.#timer === undefined) {
-      this.#timer = setRepeatingTimer(() => void this.#look(), LOOK_INTERVAL_MS);
-      void this.#look();
-    }
     return stream;
   }
 
-  close(): void {
-    for (const stream of this.#streams) {
-      stream.end();
-    }
-  }
-
-  async #look(): Promise<void> {
-    if (this.#isLooking) {
-      return;
-    }
-    this.#isLooking = true;
+  async #look(streams: Iterable<EventStream>): Promise<void> {
     try {
       const sample = await takeSample(this.#parts, this.#ids);
       this.#samples.push(sample);
       this.#samples = this.#samples.slice(-MAX_SAMPLES);
-      for (const stream of this.#streams) {
+      for (const stream of streams) {
         stream.send([sample]);
       }
     } catch (error) {
       if (errorKind(error) === "not-found") {
         // The branch is gone: so whoever opens the stream again is told.
-        this.close();
+        this.listeners.end();
       }
       const fields = { branch: this.#ids.branch_id, reason: errorMessage(error) };
       this.#parts.logger.info(fields, "a branch could not be looked at");
-    } finally {
-      this.#isLooking = false;
     }
   }
 }
