@@ -9,6 +9,7 @@ import { resolveBranch, resolveTenant } from "../local/branches.ts";
 import {
   DEFAULT_WARM_AGENTS,
   type InitSettings,
+  MAX_DELETED_PROJECT_RETENTION_SECONDS,
   MAX_WARM_AGENTS,
   parseInitSettings,
 } from "../local/config.ts";
@@ -32,6 +33,7 @@ import {
   notice,
   openHome,
   parseCount,
+  parseDuration,
   print,
   printJson,
   startTimeoutOption,
@@ -50,6 +52,12 @@ interface InitOptions {
   pgBin?: string;
   remoteStorage?: string;
   serviceTokens?: boolean;
+}
+
+interface StartOptions {
+  readonly startTimeout: number;
+  readonly warmAgents?: number;
+  readonly deletedProjectRetention?: number;
 }
 
 export function addStorageCommands(program: Command): void {
@@ -88,11 +96,17 @@ export function addStorageCommands(program: Command): void {
       `started agents that wait for an endpoint to wake; kept in the home (default: ${DEFAULT_WARM_AGENTS})`,
       parseWarmAgents,
     )
-    .action(async (options: { startTimeout: number; warmAgents?: number }) => {
+    .option(
+      "--deleted-project-retention <duration>",
+      "how long a project that is deleted from now on can be recovered; kept in the home (default: 7 days)",
+      parseRetention,
+    )
+    .action(async (options: StartOptions) => {
       const home = openHome();
       await withHomeLocked(home, async () => {
         const { startTimeout: timeoutMs, warmAgents } = options;
-        await startAll(home, { timeoutMs, print, warmAgents });
+        const deletedProjectRetentionSeconds = options.deletedProjectRetention;
+        await startAll(home, { timeoutMs, print, warmAgents, deletedProjectRetentionSeconds });
       });
     });
   program
@@ -120,6 +134,15 @@ function parseWarmAgents(text: string): number {
     throw new InvalidArgumentError(`a number from 0 to ${MAX_WARM_AGENTS} is wanted`);
   }
   return count;
+}
+
+/** In whole seconds. */
+function parseRetention(text: string): number {
+  const seconds = Math.ceil(parseDuration(text) / 1000);
+  if (seconds > MAX_DELETED_PROJECT_RETENTION_SECONDS) {
+    throw new InvalidArgumentError("at most 3650 days");
+  }
+  return seconds;
 }
 
 async function init(home: StrataHome, options: InitOptions): Promise<void> {

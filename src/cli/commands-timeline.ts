@@ -17,6 +17,7 @@ import {
   resolveBranch,
   resolveTenant,
 } from "../local/branches.ts";
+import type { StrataConfig } from "../local/config.ts";
 import { controllerOf } from "../local/controller.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { addTenantConfigCommand, addTenantSizeCommand } from "./branches/commands-retention.ts";
@@ -54,12 +55,15 @@ export function addTenantCommands(program: Command): void {
             id: info.id,
             state: info.state.slug,
             is_default: info.id === config.defaultTenantId,
+            recoverable_until: recoverableUntil(config, info.id),
           })),
         );
         return;
       }
       for (const info of tenants) {
-        print(`${info.id} ${info.state.slug}`);
+        const until = recoverableUntil(config, info.id);
+        const deleted = until === null ? "" : ` (deleted; recoverable until ${until})`;
+        print(`${info.id} ${info.state.slug}${deleted}`);
       }
     });
   tenant
@@ -92,6 +96,12 @@ export function addTenantCommands(program: Command): void {
   addTenantConfigCommand(tenant);
   addTenantSizeCommand(tenant);
   addTransferCommands(tenant);
+}
+
+/** Null: it is not deleted. */
+function recoverableUntil({ deletedTenants }: StrataConfig, tenantId: string): string | null {
+  const deleted = deletedTenants.get(tenantId);
+  return deleted === undefined ? null : new Date(deleted.recoverableUntilMs).toISOString();
 }
 
 function addSafekeeperMigrateCommand(timeline: Command): void {

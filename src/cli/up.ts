@@ -12,6 +12,7 @@ import {
   createEndpoint,
   type Endpoint,
   endpointState,
+  freeEndpointId,
   listEndpoints,
   startEndpoint,
 } from "../local/endpoints.ts";
@@ -139,22 +140,32 @@ async function bringUp(
 }
 
 async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
-  const existing = listEndpoints(home).find((endpoint) => endpoint.id === ENDPOINT_ID);
-  if (existing !== undefined) {
-    return existing;
-  }
+  const endpoints = listEndpoints(home);
   const config = home.config();
+  const own = endpoints.find((endpoint) => endpoint.id === ENDPOINT_ID);
+  if (own !== undefined && !config.deletedTenants.has(own.spec.tenantId)) {
+    return own;
+  }
   const tenantId = resolveTenant(config, undefined);
   const timelineId = resolveBranch(config, tenantId, DEFAULT_BRANCH_NAME);
+  const primary = endpoints.find(
+    ({ spec }) =>
+      spec.tenantId === tenantId && spec.timelineId === timelineId && spec.mode === "primary",
+  );
+  if (primary !== undefined) {
+    return primary;
+  }
+  // The name may be that of a deleted project, which takes it along when it comes back.
+  const id = own === undefined ? ENDPOINT_ID : freeEndpointId(home, DEFAULT_BRANCH_NAME);
   const pgVersion = await majorOf(home, tenantId, timelineId);
   const placement = controllerOf(home).placementOf(tenantId, timelineId);
-  return createEndpoint(home, { id: ENDPOINT_ID, tenantId, timelineId, pgVersion }, placement);
+  return createEndpoint(home, { id, tenantId, timelineId, pgVersion }, placement);
 }
 
 /** Lines about the ways in that need nothing of this machine; makes a user's role and database the first time. */
 async function frontOf(home: StrataHome, endpoint: Endpoint): Promise<string[]> {
   const client = controlPlaneClient(home);
-  const [project] = await client.projects(endpoint.spec.tenantId);
+  const [project] = await client.projects({ tenantId: endpoint.spec.tenantId });
   const branches = project === undefined ? [] : await client.branches(project.id);
   const branch = branches.find((one) => one.default);
   if (project === undefined || branch === undefined) {

@@ -54,13 +54,19 @@ export class ControlPlaneClient {
     }
   }
 
-  /** All of them, or the one of a tenant. */
-  async projects(tenantId?: string): Promise<ApiProject[]> {
+  /** All of them, or the one of a tenant; `isRecoverable`: those that are deleted and can be recovered instead. */
+  async projects(
+    of: { readonly tenantId?: string | undefined; readonly isRecoverable?: boolean } = {},
+  ): Promise<ApiProject[]> {
+    const { tenantId, isRecoverable = false } = of;
     const found: ApiProject[] = [];
     for (let cursor = ""; ; ) {
       const query = new URLSearchParams({ limit: `${PAGE}`, ...(cursor ? { cursor } : {}) });
       if (tenantId !== undefined) {
         query.set("tenant_id", tenantId);
+      }
+      if (isRecoverable) {
+        query.set("recoverable", "true");
       }
       const page = await this.call<{ projects: ApiProject[]; pagination: { cursor: string } }>(
         "GET",

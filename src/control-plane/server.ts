@@ -15,6 +15,7 @@ import { withHomeLocked } from "../local/lock.ts";
 import { Accounts, ensureKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
+import { deletedProjectRoutes, purgeDeletedProjects } from "./api-v2/deleted-projects.ts";
 import { endpointRoutes } from "./api-v2/endpoints.ts";
 import { deleteExpiredBranches } from "./api-v2/expiry.ts";
 import { jwksRoutes } from "./api-v2/jwks.ts";
@@ -42,6 +43,7 @@ import { type Context, newUuid } from "./context.ts";
 import { Inventory } from "./inventory.ts";
 import { Claims } from "./operations/claims.ts";
 import { computeKinds } from "./operations/compute-kinds.ts";
+import { deletionKinds } from "./operations/deletion-kinds.ts";
 import { Operations, type StepHook } from "./operations/operations.ts";
 import { schemaKinds } from "./operations/schema-branch.ts";
 import type { OperationKind } from "./operations/state-machine.ts";
@@ -129,6 +131,7 @@ export class ControlPlane {
     );
     const kinds = {
       ...storageKinds({ ...context, inventory, computes }),
+      ...deletionKinds({ ...context, inventory, computes }),
       ...schemaKinds({ ...context, inventory, computes }),
       ...computeKinds({ ...context, computes }),
     };
@@ -218,8 +221,9 @@ export class ControlPlane {
     }
     try {
       await deleteExpiredBranches(this.parts);
+      await purgeDeletedProjects(this.parts);
     } catch (error) {
-      this.#options.logger.warn({ error }, "could not look for expired branches");
+      this.#options.logger.warn({ error }, "could not look for what has expired");
     }
   }
 
@@ -250,6 +254,7 @@ export function controlPlaneRoutes(parts: Parts, accounts: Accounts): Route[] {
       () => ({}),
     ),
     ...projectRoutes(parts),
+    ...deletedProjectRoutes(parts),
     ...branchRoutes(parts),
     ...endpointRoutes(parts),
     ...roleRoutes(parts),

@@ -12,6 +12,7 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
+import { requireNotDeleted } from "./branches/deleted-tenants.ts";
 import { type HomeSettings, pgBinOf } from "./config.ts";
 import { controllerOf } from "./controller.ts";
 import type { StrataHome } from "./home.ts";
@@ -49,7 +50,7 @@ export async function majorOf(
   }
 }
 
-/** The given tenant, else the default one. */
+/** The given tenant, else the default one. StorageError `not-found` for one that is deleted. */
 export function resolveTenant(config: HomeState, given: string | undefined): TenantId {
   const id = given ?? config.defaultTenantId;
   if (id === undefined) {
@@ -59,7 +60,9 @@ export function resolveTenant(config: HomeState, given: string | undefined): Ten
       "No tenant id. Use --tenant-id, or set a default tenant",
     );
   }
-  return parseTenantId(id);
+  const tenantId = parseTenantId(id);
+  requireNotDeleted(config, tenantId);
+  return tenantId;
 }
 
 export function branchNames(config: HomeState, tenantId: string): Map<string, string> {
@@ -319,6 +322,7 @@ async function removeTenant(home: StrataHome, tenantId: TenantId): Promise<void>
 export async function deleteTenant(home: StrataHome, tenantId: TenantId): Promise<void> {
   home.update((draft) => {
     draft.unfinishedTenants.add(tenantId);
+    draft.deletedTenants.delete(tenantId);
     draft.branchNameMappings.delete(tenantId);
     draft.branchSwitches.delete(tenantId);
     if (draft.defaultTenantId === tenantId) {

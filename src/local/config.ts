@@ -37,6 +37,8 @@ export interface InitSettings {
   proxyOptions?: Record<string, string> | undefined;
   /** How many started agents wait for an endpoint that is woken; absent: DEFAULT_WARM_AGENTS. */
   warmAgents?: number | undefined;
+  /** How long a deleted project can be recovered; absent: DEFAULT_DELETED_PROJECT_RETENTION_SECONDS. 0: not at all. */
+  deletedProjectRetentionSeconds?: number | undefined;
 }
 
 export interface ControlPlaneSettings {
@@ -74,6 +76,7 @@ export interface HomeSettings {
   safekeeperOptions?: Record<string, string> | undefined;
   proxyOptions?: Record<string, string> | undefined;
   warmAgents?: number | undefined;
+  deletedProjectRetentionSeconds?: number | undefined;
 }
 
 /** All that is known of a home: what it is set to, and what it has. */
@@ -85,6 +88,11 @@ const ENDPOINT_BASE_PORT = 15_432;
 export const DEFAULT_WARM_AGENTS = 1;
 /** Each takes some 42 MB of its own. */
 export const MAX_WARM_AGENTS = 100;
+
+/** Neon's seven days. */
+export const DEFAULT_DELETED_PROJECT_RETENTION_SECONDS = 604_800;
+/** Ten years. */
+export const MAX_DELETED_PROJECT_RETENTION_SECONDS = 315_360_000;
 
 const DOMAIN = /^[a-z0-9-]+(\.[a-z0-9-]+)*$/;
 const INIT_FIELDS = [
@@ -103,6 +111,7 @@ const INIT_FIELDS = [
   "safekeeperOptions",
   "proxyOptions",
   "warmAgents",
+  "deletedProjectRetentionSeconds",
 ];
 const FORMAT_VERSION = 2;
 
@@ -226,6 +235,10 @@ function initSettings(from: Fields): InitSettings {
   }
   if (from["warmAgents"] !== undefined) {
     settings.warmAgents = integer(from["warmAgents"], "warmAgents", 0, MAX_WARM_AGENTS);
+  }
+  const kept = "deletedProjectRetentionSeconds";
+  if (from[kept] !== undefined) {
+    settings[kept] = integer(from[kept], kept, 0, MAX_DELETED_PROJECT_RETENTION_SECONDS);
   }
   return settings;
 }

@@ -17,6 +17,7 @@ import {
 } from "../postgres/installation.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import type { TimelinePlacement } from "../storage-controller/storage-controller.ts";
+import { requireNotDeleted } from "./branches/deleted-tenants.ts";
 import { pgBinOf, type StrataConfig } from "./config.ts";
 import { hasCredentials, secretToSet, superuserPassword } from "./credentials.ts";
 import {
@@ -232,6 +233,7 @@ export async function createEndpoint(
   placement: TimelinePlacement,
 ): Promise<Endpoint> {
   const config = home.config();
+  requireNotDeleted(config, wanted.tenantId);
   const { id } = wanted;
   if (!isEndpointId(id)) {
     throw new StorageError(
@@ -409,6 +411,8 @@ export async function startEndpoint(
     const message = `the branch of endpoint ${endpoint.id} has just been reset or restored: start it again`;
     throw new StorageError("conflict", "branch-moved", message);
   }
+  // Under its lock: who deletes its tenant stops it after that is noted, under the same lock.
+  requireNotDeleted(home.config(), endpoint.spec.tenantId);
   if (endpointState(endpoint).state !== "running") {
     checkStorageRuns(home, endpoint, placement);
     if (!hasCredentials(home)) {

@@ -62,9 +62,21 @@ function refuseWhileRunning(home: StrataHome): void {
 
 export async function startAll(
   home: StrataHome,
-  options: { timeoutMs: number; print: Print; warmAgents?: number | undefined },
+  options: {
+    timeoutMs: number;
+    print: Print;
+    warmAgents?: number | undefined;
+    deletedProjectRetentionSeconds?: number | undefined;
+  },
 ): Promise<void> {
   await setWarmAgents(home, options.warmAgents);
+  const { deletedProjectRetentionSeconds: retention } = options;
+  if (retention !== undefined) {
+    // The control plane looks there whenever a project is deleted.
+    home.updateSettings((draft) => {
+      draft.deletedProjectRetentionSeconds = retention;
+    });
+  }
   const config = await adoptFront(home);
   home.makePrivate(config);
   await adoptCredentials(home, config);

@@ -80,5 +80,6 @@ const SOME_CONFIG = {
   memberships: new Map(),
   unfinishedTimelines: new Map(),
   unfinishedTenants: new Set<string>(),
+  deletedTenants: new Map(),
   branchSwitches: new Map(),
 } as const;

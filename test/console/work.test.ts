@@ -119,7 +119,7 @@ test("browser: a project is made, set and deleted; a control plane that goes and
   await page.getByRole("navigation", { name: "Project" }).getByText("later").waitFor();
   await page.getByRole("button", { name: "Delete the project…" }).click();
   await dialog.getByLabel(/Its name, to confirm/).fill("later");
-  await dialog.getByRole("button", { name: "Delete for good" }).click();
+  await dialog.getByRole("button", { name: "Delete", exact: true }).click();
   await page.getByRole("heading", { name: "Projects" }).waitFor();
   await page.getByRole("link", { name: /shop/ }).waitFor();
   assert.equal(await page.getByRole("link", { name: /later/ }).count(), 0);

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { StrataHome } from "../../src/local/home.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
 // Neon's own command line, unmodified: each command with its effect in Postgres.
 
@@ -174,7 +178,7 @@ test("neon: connection-string, of a branch, pooled, at a point in time", async (
   assert.match(decodeURIComponent(past.search), /neon_lsn:0\/1700000/);
 });
 
-test("neon: operations list, branches delete, projects delete", async () => {
+test("neon: operations list, branches delete", async () => {
   const operations = await neon("operations", "list");
   assert.ok(operations.length > 10);
   assert.ok(operations.every((one: { status: string }) => one.status === "finished"));
@@ -183,7 +187,94 @@ test("neon: operations list, branches delete, projects delete", async () => {
   assert.throws(() => world.cluster.endpointSpec(dev), /ENOENT/);
   const refused = await world.neonResult("branches", "delete", "main", "--project-id", project);
   assert.match(refused.stderr, /is the default branch and cannot be deleted/);
+});
+
+test("neon: projects delete, list --recoverable-only, recover: all of it is as it was", async () => {
+  const endpoint = await endpointOf("main");
+  const before = await notes(endpoint);
+  const uri = await neon("connection-string", "main");
+  const branches = await neon("branches", "list");
   await world.neon("projects", "delete", project);
   assert.deepEqual((await world.neon("projects", "list")).projects, []);
-  assert.deepEqual(await world.cluster.json("tenant", "list"), []);
+  await assert.rejects(notes(endpoint), /ECONNREFUSED/);
+  const gone = await world.neonResult("projects", "get", project);
+  assert.match(gone.stderr, /it is deleted, and can be recovered until/);
+  const [kept] = await world.neon("projects", "list", "--recoverable-only");
+  assert.equal(kept.id, project);
+  const keptMs = Date.parse(kept.recoverable_until) - Date.parse(kept.deleted_at);
+  assert.equal(keptMs, 7 * 86_400_000);
+  assert.equal((await world.neon("projects", "recover", project)).id, project);
+  assert.deepEqual(await world.neon("projects", "list", "--recoverable-only"), []);
+  assert.equal(await neon("connection-string", "main"), uri);
+  const nameAndId = ({ name, id }: { name: string; id: string }) => ({ name, id });
+  assert.deepEqual(
+    (await neon("branches", "list")).map(nameAndId).toSorted(byName),
+    branches.map(nameAndId).toSorted(byName),
+  );
+  await world.api("POST", `/projects/${project}/endpoints/${endpoint}/start`);
+  assert.deepEqual(await notes(endpoint), before);
+  const twice = await world.neonResult("projects", "recover", project);
+  assert.match(twice.stderr, /is not deleted/);
+});
+
+const byName = (a: { name: string }, b: { name: string }) => (a.name < b.name ? -1 : 1);
+
+test("neon: link and set-context: what comes after is about that project and branch, in its Postgres", async () => {
+  // With two projects nothing is meant by itself.
+  const other = await world.createProject("other");
+  const context = join(world.cluster.home, "context");
+  const inContext = (...args: string[]) => world.neon(...args, "--context-file", context);
+  const unclear = await world.neonResult("branches", "list", "--context-file", context);
+  assert.notEqual(unclear.code, 0);
+  await neon("branches", "create", "--name", "linked");
+  const linked = await endpointOf("linked");
+  await world.sql(linked, login(), "insert into notes values ('linked')");
+  await inContext("link", "--project-id", project, "--branch", "linked", "--no-env-pull");
+  assert.deepEqual(JSON.parse(readFileSync(context, "utf8")), {
+    projectId: project,
+    branch: "linked",
+  });
+  const uri = new URL(await inContext("connection-string"));
+  assert.equal(uri.hostname, `${linked}.localtest.me`);
+  await world.sql(linked, login(), "create role of_linked login");
+  const names = (await inContext("roles", "list")).map((one: { name: string }) => one.name);
+  assert.deepEqual(names.toSorted(), ["neondb_owner", "of_linked"]);
+  const wrong = await world.neonResult(
+    ...["link", "--project-id", project, "--branch", "nosuch", "--context-file", context],
+  );
+  assert.match(wrong.stderr, /Branch 'nosuch' not found/);
+
+  await inContext("set-context", "--project-id", other.project.id);
+  const branches = await inContext("branches", "list");
+  assert.deepEqual(
+    branches.map((branch: { id: string }) => branch.id),
+    [other.branch.id],
+  );
+  const { password: its } = other.connection_uris[0].connection_parameters;
+  const who = { user: "neondb_owner", password: its, database: "neondb" };
+  await inContext("databases", "create", "--name", "of_other", "--owner-name", "neondb_owner");
+  const there = "select datname from pg_database where datname = 'of_other'";
+  assert.equal((await world.sql(other.endpoints[0].id, who, there)).length, 1);
+  assert.equal((await world.sql(linked, login(), there)).length, 0);
+  await inContext("link", "--clear");
+  assert.deepEqual(JSON.parse(readFileSync(context, "utf8")), {});
+  await world.api("DELETE", `/projects/${other.project.id}?hard_delete=true`);
+});
+
+test("neon: ip-allow, orgs, api", async () => {
+  const endpoint = await endpointOf("main");
+  const { proxy } = new StrataHome(world.cluster.home).config();
+  const options = encodeURIComponent(`endpoint=${endpoint}`);
+  const url = `postgresql://neondb_owner:${password}@${proxy!.listenPgAddr}/neondb?options=${options}&sslmode=no-verify`;
+  const connect = () => withClient(url, async (client) => client.query("select 1"));
+  const allowed = async (...args: string[]) => (await neon("ip-allow", ...args)).IP_addresses;
+  await connect();
+  assert.deepEqual(await allowed("add", "10.9.9.9"), ["10.9.9.9"]);
+  await assert.rejects(connect(), /may not connect/);
+  assert.deepEqual(await allowed("list"), ["10.9.9.9"]);
+  assert.deepEqual(await allowed("remove", "10.9.9.9"), []);
+  await connect();
+  assert.deepEqual(await world.neon("orgs", "list"), []);
+  const { branches } = await world.neon("api", `/projects/${project}/branches`);
+  assert.ok(branches.some((branch: { name: string }) => branch.name === "main"));
 });

@@ -251,7 +251,7 @@ describe("operations after crashes", () => {
     assert.deepEqual(await world.sql(empty.id, login, "select count(*)::int as n from rows"), [
       { n: 0 },
     ]);
-    await once({ method: "DELETE", path: `/projects/${created.project.id}` });
+    await once({ method: "DELETE", path: `/projects/${created.project.id}?hard_delete=true` });
     await checkConsistent();
   });
 
@@ -336,7 +336,20 @@ describe("operations after crashes", () => {
     assertPoints(deleted, "delete_branch", ["endpoints", "timeline", "rows"]);
     await checkConsistent();
     assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
-    const gone = await crashEverywhere({ method: "DELETE", path: `/projects/${project}` });
+  });
+
+  test("crash: a project that is deleted comes back whole, and goes for good whole", async () => {
+    const path = `/projects/${project}`;
+    const deleted = await crashEverywhere({ method: "DELETE", path });
+    assertPoints(deleted, "delete_project_softly", ["mark", "endpoints"]);
+    await checkConsistent();
+    assert.deepEqual((await once({ method: "GET", path: "/projects" })).projects, []);
+    const back = await crashEverywhere({ method: "POST", path: `${path}/recover` });
+    assertPoints(back, "recover_project", ["expiry", "unmark"]);
+    await checkConsistent();
+    assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
+    assert.deepEqual(home.config().deletedTenants, new Map());
+    const gone = await crashEverywhere({ method: "DELETE", path: `${path}?hard_delete=true` });
     assertPoints(gone, "delete_project", ["endpoints", "tenant", "rows"]);
     await checkConsistent();
     assert.deepEqual((await once({ method: "GET", path: "/projects" })).projects, []);

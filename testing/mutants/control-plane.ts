@@ -5,6 +5,7 @@ import type { MutantPart } from "./mutant.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
+const DELETED_TEST = "test/control-plane/deleted-projects.test.ts";
 const VERBS_TEST = "test/control-plane/verbs.test.ts";
 
 export const CONTROL_PLANE_MUTANTS: MutantPart = {
@@ -202,6 +203,63 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: ".setAAD(Buffer.alloc(0))\n        .setAuthTag",
       test: "src/control-plane/sealed-secrets.test.ts",
       name: "SealedSecrets: opens with the same key for the same owner only",
+    },
+    {
+      rule: "what is on a deleted project can be started",
+      file: "src/local/endpoints.ts",
+      search: "  requireNotDeleted(home.config(), endpoint.spec.tenantId);\n",
+      replace: "",
+      test: DELETED_TEST,
+      name: "deleted: nobody sees it, nothing starts on it",
+    },
+    {
+      rule: "a deleted project's branches expire",
+      file: "src/control-plane/api-v2/expiry.ts",
+      search: "if (deletedTenants.has(project.tenant_id)) {",
+      replace: "if (deletedTenants.size < 0) {",
+      test: DELETED_TEST,
+      name: "deleted: nobody sees it, nothing starts on it",
+    },
+    {
+      rule: "a branch whose time was over while its project was deleted goes at once when that comes back",
+      file: "src/control-plane/operations/deletion-kinds.ts",
+      search: ".set({ expires_at: null, updated_at: nowText() })",
+      replace: ".set({ updated_at: nowText() })",
+      test: DELETED_TEST,
+      name: "deleted: nobody sees it, nothing starts on it",
+    },
+    {
+      rule: "a recovered project is not the default one that it was",
+      file: "src/local/branches/deleted-tenants.ts",
+      search: "draft.defaultTenantId ??= tenantId;",
+      replace: "",
+      test: DELETED_TEST,
+      name: "deleted: nobody sees it, nothing starts on it",
+    },
+    {
+      rule: "a project comes back after its time",
+      file: "src/control-plane/operations/deletion-kinds.ts",
+      search: "if (nowMs() >= deleted.recoverableUntilMs) {",
+      replace: "if (nowMs() < 0) {",
+      test: DELETED_TEST,
+      name: "deleted: its time is over",
+    },
+    {
+      rule: "a deleted project is kept for ever",
+      file: "src/control-plane/api-v2/deleted-projects.ts",
+      search: "return deleted !== undefined && nowMs() >= deleted.recoverableUntilMs;",
+      replace: "return deleted !== undefined && nowMs() < 0;",
+      test: DELETED_TEST,
+      name: "deleted: its time is over",
+    },
+    {
+      rule: "a deletion that was cut short leaves what it stopped first running",
+      file: "src/control-plane/operations/deletion-kinds.ts",
+      search:
+        "await computes.suspend(id, { isNoted: true });\n              // Also one whose start had only begun.\n              await computes.provider.stop(id);",
+      replace: "",
+      test: "test/control-plane/neon-cli.test.ts",
+      name: "neon: projects delete, list --recoverable-only, recover",
     },
     {
       rule: "a migration that fails is half done",

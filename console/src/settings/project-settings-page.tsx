@@ -157,7 +157,7 @@ function DeleteProject({
   return (
     <FormDialog
       title={`Delete ${project.name}`}
-      action="Delete for good"
+      action="Delete"
       isDanger
       isPending={remove.isPending}
       isDisabled={typed !== project.name}
@@ -165,7 +165,10 @@ function DeleteProject({
       onSubmit={() => remove.mutate()}
       onClose={onClose}
     >
-      <p>All its branches, their data and their history go with it.</p>
+      <p>
+        All its branches, their data and their history go with it. For a time, seven days where
+        nothing else is set, <code>strata projects recover {project.id}</code> brings it back.
+      </p>
       <label className="field">
         <span>
           Its name, to confirm: <bdi>{project.name}</bdi>

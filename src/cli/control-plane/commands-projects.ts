@@ -3,8 +3,9 @@
 import { type Command, Option } from "commander";
 import { StorageError } from "../../base/errors.ts";
 import type { ApiProject, CreatedApiKey } from "../../control-plane/api.ts";
+import { strataCommand } from "../../local/strata-command.ts";
 import { group, jsonOption, parseCount, print, printJson } from "../cli.ts";
-import { formatTable } from "../output.ts";
+import { formatBytes, formatTable } from "../output.ts";
 import { controlPlaneClient, type ProjectOptions, projectOf, projectOption } from "./session.ts";
 
 export function addProjectCommands(program: Command): void {
@@ -47,11 +48,18 @@ function addProjects(program: Command): void {
   projects
     .command("list")
     .alias("ls")
+    .option("--recoverable", "those that were deleted and can be recovered")
     .addOption(jsonOption())
-    .action(async (options: { json?: boolean }) => {
-      const rows = await controlPlaneClient().projects();
+    .action(async (options: { recoverable?: boolean; json?: boolean }) => {
+      const isRecoverable = options.recoverable === true;
+      const rows = await controlPlaneClient().projects({ isRecoverable });
       if (options.json === true) {
         printJson(rows);
+        return;
+      }
+      if (isRecoverable) {
+        const cells = rows.map((row) => [row.id, row.name, row.deleted_at, row.recoverable_until]);
+        print(formatTable(["PROJECT", "NAME", "DELETED AT", "RECOVERABLE UNTIL"], textOf(cells)));
         return;
       }
       const cells = rows.map((row) => [row.id, row.name, `${row.pg_version}`, row.created_at]);
@@ -77,19 +85,65 @@ function addProjects(program: Command): void {
       print(`Created project '${created.project.name}' [${created.project.id}]`);
       print(created.connection_uris[0]?.connection_uri ?? "");
     });
+  addDeletion(projects);
+}
+
+interface ProjectDeleteOptions {
+  readonly yes?: boolean;
+  readonly now?: boolean;
+}
+
+function addDeletion(projects: Command): void {
+  const pathOf = (id: string) => `/projects/${encodeURIComponent(id)}`;
   projects
     .command("delete")
     .argument("<id>")
-    .description("all its branches and their history, for good")
+    .description("all its branches and their history; 'recover' brings it back for a time")
     .option("-y, --yes", "it is meant")
-    .action(async (id: string, options: { yes?: boolean }) => {
+    .option("--now", "for good at once, which frees its storage; also one that is deleted already")
+    .action(async (id: string, options: ProjectDeleteOptions) => {
       if (options.yes !== true) {
-        const message = `project ${id} goes with all that is in it; --yes deletes it for good`;
+        const message =
+          options.now === true
+            ? `project ${id} goes with all that is in it; --yes deletes it for good`
+            : `project ${id} goes with all that is in it; --yes deletes it`;
         throw new StorageError("invalid", "not-confirmed", message);
       }
-      await controlPlaneClient().call("DELETE", `/projects/${encodeURIComponent(id)}`);
+      const query = options.now === true ? "?hard_delete=true" : "";
+      const { project } = await controlPlaneClient().call<DeletedProject>(
+        "DELETE",
+        `${pathOf(id)}${query}`,
+      );
+      const size = project.synthetic_storage_size;
+      const bytes = size === undefined ? "its storage" : `about ${formatBytes(size)} of storage`;
+      const until = project.recoverable_until;
+      if (until === undefined) {
+        print(`Deleted project ${id} for good: ${bytes} is freed`);
+        return;
+      }
       print(`Deleted project ${id}`);
+      print(`Until ${until} '${strataCommand()} projects recover ${id}' brings it back;`);
+      print(`'${strataCommand()} projects delete ${id} --now --yes' frees ${bytes} at once`);
     });
+  projects
+    .command("recover")
+    .argument("<id>")
+    .description("brings a deleted project back, whole; its endpoints start when they are used")
+    .action(async (id: string) => {
+      await controlPlaneClient().call("POST", `${pathOf(id)}/recover`);
+      print(`Recovered project ${id}`);
+    });
+}
+
+interface DeletedProject {
+  readonly project: {
+    readonly recoverable_until?: string;
+    readonly synthetic_storage_size?: number;
+  };
+}
+
+function textOf(cells: readonly (readonly (string | undefined)[])[]): string[][] {
+  return cells.map((row) => row.map((cell) => cell ?? "---"));
 }
 
 function addKeys(program: Command): void {

@@ -48,7 +48,8 @@ export async function projectOf(
     return projectId;
   }
   const { defaultTenantId } = openHome().config();
-  const ofTenant = defaultTenantId === undefined ? [] : await client.projects(defaultTenantId);
+  const ofTenant =
+    defaultTenantId === undefined ? [] : await client.projects({ tenantId: defaultTenantId });
   const candidates = ofTenant.length > 0 ? ofTenant : await client.projects();
   if (candidates.length === 1) {
     return candidates[0]!.id;

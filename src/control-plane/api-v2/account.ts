@@ -241,9 +241,10 @@ function operationRoutes(parts: Parts): Route[] {
           .orderBy("position", "desc")
           .execute();
         const { rows, last } = page(all, (row) => row.id, query);
+        const next = last ?? query.cursor;
         return {
           operations: rows.map(operationView),
-          pagination: { cursor: last ?? query.cursor ?? "" },
+          ...(next ? { pagination: { cursor: next } } : {}),
         };
       },
     ),

@@ -13,12 +13,17 @@ export async function deleteExpiredBranches(parts: Parts): Promise<void> {
     .where("expires_at", "<=", nowText())
     .where("creating", "=", 0)
     .execute();
+  // Those of a deleted project stay as they are.
+  const { deletedTenants } = parts.home.config();
   for (const branch of expired) {
     const project = await parts.db
       .selectFrom("projects")
       .selectAll()
       .where("id", "=", branch.project_id)
       .executeTakeFirstOrThrow();
+    if (deletedTenants.has(project.tenant_id)) {
+      continue;
+    }
     try {
       await deleteBranch(parts, project, branch);
       parts.logger.info({ branch: branch.id }, "deleted: its time was over");

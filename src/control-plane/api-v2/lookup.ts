@@ -9,6 +9,7 @@ import type { Computes } from "../computes/computes.ts";
 import type { Context } from "../context.ts";
 import type { Inventory } from "../inventory.ts";
 import type { ComputeKinds } from "../operations/compute-kinds.ts";
+import type { DeletionKinds } from "../operations/deletion-kinds.ts";
 import type { Job, Operations } from "../operations/operations.ts";
 import type { SchemaKinds } from "../operations/schema-branch.ts";
 import type { StorageKinds } from "../operations/storage-kinds.ts";
@@ -20,7 +21,7 @@ export interface Parts extends Context {
   readonly inventory: Inventory;
   readonly computes: Computes;
   readonly operations: Operations;
-  readonly kinds: StorageKinds & SchemaKinds & ComputeKinds;
+  readonly kinds: StorageKinds & DeletionKinds & SchemaKinds & ComputeKinds;
   readonly front: FrontAddress;
 }
 
@@ -35,8 +36,20 @@ export function callerOf(request: { readonly caller: unknown }): Caller {
   return request.caller as Caller;
 }
 
-/** As the home has it now. StorageError `not-found`. */
+/** As the home has it now. StorageError `not-found`, also of one that is deleted. */
 export async function findProject(parts: Parts, id: string): Promise<ProjectRow> {
+  const row = await findEvenDeleted(parts, id);
+  const deleted = parts.home.config().deletedTenants.get(row.tenant_id);
+  if (deleted !== undefined) {
+    const until = new Date(deleted.recoverableUntilMs).toISOString();
+    const message = `project ${id} not found: it is deleted, and can be recovered until ${until}`;
+    throw new StorageError("not-found", "no-project", message);
+  }
+  return row;
+}
+
+/** Also one that is deleted and kept for a time. StorageError `not-found`. */
+export async function findEvenDeleted(parts: Parts, id: string): Promise<ProjectRow> {
   await parts.inventory.refresh();
   const row = await parts.db
     .selectFrom("projects")

@@ -26,7 +26,7 @@ import {
   projectUpdateBody,
   sharedProjectsAnswer,
 } from "./schemas.ts";
-import { projectListItem, projectView } from "./views.ts";
+import { deletionView, projectListItem, projectView } from "./views.ts";
 
 const BASE = "/api/v2/projects";
 const DEFAULT_ROLE = "neondb_owner";
@@ -51,6 +51,8 @@ function listRoutes(parts: Parts): Route[] {
       async (request) => {
         await parts.inventory.refresh();
         const { search, limit, cursor, tenant_id: tenantId } = request.query;
+        const isDeleted = request.query.recoverable === "true";
+        const { deletedTenants } = parts.home.config();
         const own = callerOf(request).projectId;
         const all = await db
           .selectFrom("projects")
@@ -59,15 +61,20 @@ function listRoutes(parts: Parts): Route[] {
           .execute();
         const seen = all.filter(
           (row) =>
+            deletedTenants.has(row.tenant_id) === isDeleted &&
             (own === null || row.id === own) &&
             (tenantId === undefined || row.tenant_id === tenantId) &&
             (search === undefined || row.name.includes(search) || row.id.includes(search)),
         );
         const { rows, last } = page(seen, (row) => row.id, { limit, cursor });
+        const next = last ?? cursor;
         return {
-          projects: rows.map((row) => projectListItem(row, front)),
+          projects: rows.map((row) => ({
+            ...projectListItem(row, front),
+            ...deletionView(deletedTenants.get(row.tenant_id)),
+          })),
           // As Neon's: clients stop at a page that is not full.
-          pagination: { cursor: last ?? cursor ?? "" },
+          ...(next ? { pagination: { cursor: next } } : {}),
           applications: {},
           integrations: {},
         };
@@ -82,7 +89,7 @@ function listRoutes(parts: Parts): Route[] {
         query: projectsQuery,
         answer: sharedProjectsAnswer,
       },
-      () => ({ projects: [], pagination: { cursor: "" } }),
+      () => ({ projects: [] }),
     ),
     route(
       {
@@ -129,27 +136,6 @@ function changeRoutes(parts: Parts): Route[] {
         await updateProject(parts, await findProject(parts, params.project_id), body.project);
         const row = await findProject(parts, params.project_id);
         return { project: projectView(row, front), operations: [] };
-      },
-    ),
-    route(
-      {
-        method: "DELETE",
-        path: `${BASE}/{project_id}`,
-        summary: "Deletes the tenant with all that is in it, for good.",
-        scope: "tenant",
-        params: projectParams,
-        answer: projectAnswer,
-      },
-      async ({ params }) => {
-        const row = await findProject(parts, params.project_id);
-        const job = await parts.operations.submit(row.id, [
-          planned(parts.kinds.deleteProject, {
-            action: "delete_timeline",
-            args: { projectId: row.id, tenantId: row.tenant_id },
-          }),
-        ]);
-        await operationsOf(parts, job);
-        return { project: projectView(row, front) };
       },
     ),
   ];

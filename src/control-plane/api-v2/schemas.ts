@@ -57,6 +57,8 @@ export const projectListItemSchema = z.object({
   created_at: time,
   updated_at: time,
   owner_id: z.string(),
+  deleted_at: time.optional(),
+  recoverable_until: time.optional(),
 });
 
 export const branchSchema = z.object({
@@ -163,17 +165,27 @@ export const annotationSchema = z.object({
 
 const operations = z.array(operationSchema);
 
+/** `recoverable_until`: ours, of one that was deleted and is kept for a time. The size is absent where it is not known. */
+export const deletedProjectAnswer = z.object({
+  project: z.object({
+    ...projectSchema.shape,
+    synthetic_storage_size: z.number().optional(),
+    deleted_at: time.optional(),
+    recoverable_until: time.optional(),
+  }),
+});
 export const projectAnswer = z.object({ project: projectSchema });
 export const projectOperationsAnswer = z.object({ project: projectSchema, operations });
+/** Absent where a list is empty: a cursor has at least one character. */
+const paginationSchema = z.object({ cursor: z.string().min(1) }).optional();
 export const projectsAnswer = z.object({
   projects: z.array(projectListItemSchema),
-  pagination: z.object({ cursor: z.string() }),
+  pagination: paginationSchema,
   applications: z.record(z.string(), z.array(z.string())),
   integrations: z.record(z.string(), z.array(z.string())),
 });
 export const sharedProjectsAnswer = z.object({
   projects: z.array(projectListItemSchema),
-  pagination: z.object({ cursor: z.string() }),
 });
 export const createdProjectAnswer = z.object({
   project: projectSchema,
@@ -192,6 +204,10 @@ export const branchesAnswer = z.object({
     sort_by: z.string(),
     sort_order: z.string(),
   }),
+});
+export const recoveredProjectAnswer = z.object({
+  project: projectSchema,
+  branches: z.array(branchSchema),
 });
 export const branchAnswer = z.object({ branch: branchSchema, annotation: annotationSchema });
 export const branchOperationsAnswer = z.object({ branch: branchSchema, operations });
@@ -217,7 +233,7 @@ export const passwordAnswer = z.object({ password: z.string() });
 export const operationAnswer = z.object({ operation: operationSchema });
 export const operationsAnswer = z.object({
   operations,
-  pagination: z.object({ cursor: z.string() }),
+  pagination: paginationSchema,
 });
 export const uriAnswer = z.object({ uri: z.string() });
 
@@ -230,6 +246,7 @@ const limit = (most: number, fallback: number) =>
     .default(fallback)
     .meta({ pattern: "^\\d{1,6}$" });
 const cursor = z.string().max(200).optional();
+const flag = z.enum(["true", "false"]).optional();
 
 export const projectParams = z.object({ project_id: id });
 export const branchParams = z.object({ project_id: id, branch_id: id });
@@ -248,6 +265,10 @@ export const projectsQuery = z.looseObject({
   cursor,
   search: z.string().max(256).optional(),
   tenant_id: z.string().max(32).optional().describe("ours: the project of a tenant of the home"),
+  recoverable: flag.describe("only those that were deleted and can be recovered"),
+});
+export const projectDeleteQuery = z.looseObject({
+  hard_delete: flag.describe("ours, as Neon's of branches: for good, at once"),
 });
 export const branchesQuery = z.looseObject({
   limit: limit(10_000, 10_000),

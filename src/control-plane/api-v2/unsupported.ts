@@ -6,7 +6,6 @@ import { type Method, type Route, route } from "../../http/route.ts";
 /** Methods and path, as in the published document. docs/api-coverage.md has the whole table. */
 const UNSUPPORTED = [
   "GET /projects/{project_id}/advisors",
-  "POST /projects/{project_id}/recover",
   "GET,POST /projects/{project_id}/permissions",
   "DELETE /projects/{project_id}/permissions/{permission_id}",
   "GET /projects/{project_id}/available_preload_libraries",

@@ -2,6 +2,7 @@
 
 import type { z } from "zod";
 import { nowMs } from "../../base/clock.ts";
+import type { DeletedTenant } from "../../local/state/home-state.ts";
 import type {
   BranchRow,
   DatabaseRow,
@@ -87,6 +88,17 @@ export function projectView(row: ProjectRow, front: FrontAddress): Project {
 
 export function projectListItem(row: ProjectRow, front: FrontAddress): ProjectListItem {
   return { ...common(row, front), active_time: 0 };
+}
+
+/** Nothing of one that is not deleted. */
+export function deletionView(deleted: DeletedTenant | undefined) {
+  const text = (ms: number) => new Date(ms).toISOString();
+  return deleted === undefined
+    ? {}
+    : {
+        deleted_at: text(deleted.deletedAtMs),
+        recoverable_until: text(deleted.recoverableUntilMs),
+      };
 }
 
 /** Where the storage says that it begins; absent for a root, and while it is being made. */

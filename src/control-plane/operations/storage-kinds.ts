@@ -51,11 +51,6 @@ export interface DeleteBranchArgs {
   readonly timelineId: string;
 }
 
-export interface DeleteProjectArgs {
-  readonly projectId: string;
-  readonly tenantId: string;
-}
-
 export interface RestoreBranchArgs {
   readonly branchId: string;
   readonly tenantId: string;
@@ -72,7 +67,6 @@ export interface StorageKinds {
   readonly createProject: OperationKind<CreateProjectArgs>;
   readonly createBranch: OperationKind<CreateBranchArgs>;
   readonly deleteBranch: OperationKind<DeleteBranchArgs>;
-  readonly deleteProject: OperationKind<DeleteProjectArgs>;
   readonly restoreBranch: OperationKind<RestoreBranchArgs>;
 }
 
@@ -86,7 +80,6 @@ export function storageKinds(parts: StorageParts): StorageKinds {
     createProject: createProjectKind(parts),
     createBranch: createBranchKind(parts),
     deleteBranch: deleteBranchKind(parts),
-    deleteProject: deleteProjectKind(parts),
     restoreBranch: restoreBranchKind(parts),
   };
 }
@@ -156,27 +149,6 @@ function deleteBranchKind(parts: StorageParts): OperationKind<DeleteBranchArgs> 
         name: "rows",
         run: async ({ branchId }) => {
           await parts.db.deleteFrom("branches").where("id", "=", branchId).execute();
-        },
-      },
-    ],
-  };
-}
-
-function deleteProjectKind(parts: StorageParts): OperationKind<DeleteProjectArgs> {
-  const { home, db } = parts;
-  return {
-    name: "delete_project",
-    steps: [
-      { name: "endpoints", run: ({ tenantId }) => destroyEndpoints(parts, tenantId) },
-      {
-        name: "tenant",
-        run: ({ tenantId }) =>
-          withHomeLocked(home, () => deleteTenant(home, parseTenantId(tenantId))),
-      },
-      {
-        name: "rows",
-        run: async ({ projectId }) => {
-          await db.deleteFrom("projects").where("id", "=", projectId).execute();
         },
       },
     ],
@@ -275,7 +247,7 @@ export function removeTimeline(
   });
 }
 
-async function destroyEndpoints(
+export async function destroyEndpoints(
   { home, computes }: StorageParts,
   tenantId: string,
   timelineId?: string,

@@ -17,11 +17,13 @@ import { pgBinOf } from "../config.ts";
 import { controllerOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
 import type { StrataHome } from "../home.ts";
+import { requireNotDeleted } from "./deleted-tenants.ts";
 import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 /** Call with the home locked or shared. */
 export function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
   home.update((config) => {
+    requireNotDeleted(config, tenantId);
     config.defaultTenantId = tenantId;
   });
   say(`Setting tenant ${tenantId} as a default one`);

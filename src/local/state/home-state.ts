@@ -16,6 +16,8 @@ export interface HomeState {
   readonly unfinishedTimelines: ReadonlyMap<string, ReadonlySet<string>>;
   /** Ids of tenants whose removal began: the next command that makes or removes something goes on with it. */
   readonly unfinishedTenants: ReadonlySet<string>;
+  /** By tenant id: those that were deleted and are kept for a time, names and all (branches/deleted-tenants.ts). */
+  readonly deletedTenants: ReadonlyMap<string, DeletedTenant>;
   /** Tenant id to branch name: resets and restores that have begun and not ended (branches/branch-switch.ts). */
   readonly branchSwitches: ReadonlyMap<string, ReadonlyMap<string, BranchSwitch>>;
 }
@@ -27,7 +29,17 @@ export interface HomeStateDraft extends HomeState {
   readonly memberships: Map<string, Map<string, MembershipRecord>>;
   readonly unfinishedTimelines: Map<string, Set<string>>;
   readonly unfinishedTenants: Set<string>;
+  readonly deletedTenants: Map<string, DeletedTenant>;
   readonly branchSwitches: Map<string, Map<string, BranchSwitch>>;
+}
+
+export interface DeletedTenant {
+  /** Milliseconds since 1970. */
+  readonly deletedAtMs: number;
+  /** From then on it may be removed for good, and not be recovered any more. */
+  readonly recoverableUntilMs: number;
+  /** It was the default one, and is again where it comes back and no other one is. */
+  readonly wasDefault: boolean;
 }
 
 /** A name comes to stand for another timeline. */
@@ -50,12 +62,16 @@ export const FORMAT_1_FIELDS = [
   "branchSwitches",
 ];
 
+/** What a Date can hold. */
+const MAX_TIME_MS = 8.64e15;
+
 export function emptyState(): HomeStateDraft {
   return {
     branchNameMappings: new Map(),
     memberships: new Map(),
     unfinishedTimelines: new Map(),
     unfinishedTenants: new Set(),
+    deletedTenants: new Map(),
     branchSwitches: new Map(),
   };
 }
@@ -187,6 +203,20 @@ export function parseMembership(value: unknown, at: string): MembershipRecord {
     members: ids(from["members"], `${at}.members`),
     newMembers: optional("newMembers"),
     excluding: optional("excluding"),
+  };
+}
+
+/** Throws a Problem. */
+export function parseDeletedTenant(value: unknown, at: string): DeletedTenant {
+  const from = record(value, at, ["deletedAtMs", "recoverableUntilMs", "wasDefault"]);
+  const time = (field: string) => integer(from[field], `${at}.${field}`, 0, MAX_TIME_MS);
+  if (typeof from["wasDefault"] !== "boolean") {
+    throw new Problem(`${at}.wasDefault expected true or false`);
+  }
+  return {
+    deletedAtMs: time("deletedAtMs"),
+    recoverableUntilMs: time("recoverableUntilMs"),
+    wasDefault: from["wasDefault"],
   };
 }
 

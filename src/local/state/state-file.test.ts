@@ -9,6 +9,11 @@ import { StateFile } from "./state-file.ts";
 import { HOME_MIGRATIONS } from "./state-tables.ts";
 
 const TENANT = "a".repeat(32);
+const DELETED = {
+  deletedAtMs: 1_764_000_000_000,
+  recoverableUntilMs: 1_764_604_800_000,
+  wasDefault: true,
+};
 const [FIRST, SECOND] = ["1".repeat(32), "2".repeat(32)] as const;
 
 function scratch(t: TestContext): string {
@@ -29,10 +34,12 @@ test("StateFile: what was changed is there for every other connection, in the or
     }
     draft.defaultTenantId = TENANT;
     draft.unfinishedTenants.add(TENANT);
+    draft.deletedTenants.set(TENANT, DELETED);
     noteUnfinished(draft, TENANT, FIRST);
     recordMembership(draft, TENANT, FIRST, { generation: 1, members: [1, 2], excluding: [3] });
   });
   assert.deepEqual(other.read(), mine.read());
+  assert.deepEqual(other.read().deletedTenants, new Map([[TENANT, DELETED]]));
   other.update((draft) => {
     nameBranch(draft, TENANT, "main", SECOND);
     draft.branchNameMappings.get(TENANT)!.delete("constructor");
@@ -93,8 +100,9 @@ for (const from of HOME_MIGRATIONS.keys()) {
       old.exec(`insert into branch_names values ('${TENANT}', 'main', '${FIRST}')`);
     }
     old.close();
-    const { branchNameMappings } = StateFile.open(path).read();
+    const { branchNameMappings, deletedTenants } = StateFile.open(path).read();
     assert.equal(branchNameMappings.get(TENANT)?.get("main"), from > 0 ? FIRST : undefined);
+    assert.equal(deletedTenants.size, 0);
     const now = new DatabaseSync(path);
     assert.deepEqual(
       { ...now.prepare("pragma user_version").get() },
@@ -122,7 +130,11 @@ test("StateFile.open: one that is missing, damaged, odd or newer is an error tha
   change(`update branch_names set timeline_id = '${FIRST}'`);
   change(`insert into memberships values ('${TENANT}', '${FIRST}', '{')`);
   assert.throws(() => StateFile.open(path).read(), /memberships.* is not JSON/);
-  change("delete from memberships; insert into home_values values ('typo', 'x')");
+  change(
+    `delete from memberships; insert into deleted_tenants values ('${TENANT}', '{"deletedAtMs":-1}')`,
+  );
+  assert.throws(() => StateFile.open(path).read(), /deleted_tenants\.a{32}\.\w+ expected/);
+  change("delete from deleted_tenants; insert into home_values values ('typo', 'x')");
   assert.throws(() => StateFile.open(path).read(), /home_values\.typo unrecognized/);
   change(`delete from home_values; pragma user_version = ${HOME_MIGRATIONS.length + 1}`);
   assert.throws(() => StateFile.open(path), { code: "newer-home" });

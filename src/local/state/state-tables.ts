@@ -6,6 +6,7 @@
 //   unfinished_timelines(tenant_id, timeline_id)
 //   unfinished_tenants(tenant_id)
 //   branch_switches(tenant_id, branch_name, record)      JSON of a BranchSwitch
+//   deleted_tenants(tenant_id, record)                   since version 2: JSON of a DeletedTenant
 //
 // Ids are 32 hex digits. What a reader cannot make sense of is damage: it names the row, and changes nothing.
 
@@ -15,6 +16,7 @@ import {
   type HomeStateDraft,
   nameBranch,
   noteUnfinished,
+  parseDeletedTenant,
   parseMembership,
   parseSwitch,
   recordMembership,
@@ -33,6 +35,7 @@ export const HOME_MIGRATIONS: readonly string[] = [
    create table unfinished_tenants (tenant_id text not null primary key);
    create table branch_switches (tenant_id text not null, branch_name text not null, record text not null,
      primary key (tenant_id, branch_name));`,
+  `create table deleted_tenants (tenant_id text not null primary key, record text not null);`,
 ];
 
 /** As many texts as the table has columns. */
@@ -110,6 +113,17 @@ export const STATE_TABLES: readonly StateTable[] = [
     put: (draft, [tenant, name, text]) => {
       const at = `branch_switches.${tenant}.${name}`;
       recordSwitch(draft, hex(tenant, at), name!, parseSwitch(json(text!, at), at));
+    },
+  },
+  {
+    name: "deleted_tenants",
+    columns: ["tenant_id", "record"],
+    keys: 1,
+    rowsOf: ({ deletedTenants }) =>
+      [...deletedTenants].map(([id, deleted]) => [id, JSON.stringify(deleted)]),
+    put: (draft, [tenant, text]) => {
+      const at = `deleted_tenants.${tenant}`;
+      draft.deletedTenants.set(hex(tenant, at), parseDeletedTenant(json(text!, at), at));
     },
   },
 ];

@@ -1,0 +1,153 @@
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { sleep } from "../../src/base/clock.ts";
+import { StrataHome } from "../../src/local/home.ts";
+import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { withClient } from "../../testing/tpcb.ts";
+
+// A project that was deleted: out of sight and asleep, brought back, and gone for good with its storage when its time is over.
+
+let world: ControlPlaneWorld;
+
+before(async () => {
+  world = await ControlPlaneWorld.create();
+});
+
+after(async () => {
+  await world?.[Symbol.asyncDispose]();
+});
+
+const strata = (...args: string[]) => world.cluster.ok(...args);
+const deletedTenants = () => new StrataHome(world.cluster.home).config().deletedTenants;
+
+async function recoverable(): Promise<{ id: string; recoverable_until: string }[]> {
+  return (await world.api("GET", "/projects?recoverable=true")).projects;
+}
+
+/** Files and objects of its tenant, by where they are. */
+function storedFor(tenantId: string): string[] {
+  return ["pageserver_1", "safekeepers", "object_store"].filter((root) =>
+    readdirSync(join(world.cluster.home, root), { recursive: true, withFileTypes: true }).some(
+      (entry) => entry.isFile() && entry.parentPath.includes(tenantId),
+    ),
+  );
+}
+
+/** Safekeepers clean the object store behind the answer. */
+async function nothingStored(tenantId: string): Promise<void> {
+  for (let i = 0; i < 300 && storedFor(tenantId).length > 0; i++) {
+    await sleep(100);
+  }
+  assert.deepEqual(storedFor(tenantId), []);
+}
+
+async function made(name: string) {
+  const { project, endpoints, connection_uris: uris } = await world.createProject(name);
+  const { password } = uris[0].connection_parameters;
+  const login = { user: "neondb_owner", password, database: "neondb" };
+  await world.sql(endpoints[0].id, login, "create table notes as select 'kept' as note");
+  return {
+    id: project.id as string,
+    endpoint: endpoints[0].id as string,
+    tenant: world.cluster.endpointSpec(endpoints[0].id).tenantId as string,
+    login,
+  };
+}
+
+function byProxy(endpoint: string, login: { user: string; password: string; database: string }) {
+  const { proxy } = new StrataHome(world.cluster.home).config();
+  const port = proxy!.listenPgAddr.split(":").at(-1);
+  const options = encodeURIComponent(`endpoint=${endpoint}`);
+  const url = `postgresql://${login.user}:${login.password}@127.0.0.1:${port}/${login.database}?options=${options}&sslmode=no-verify`;
+  return withClient(url, async (client) => (await client.query("select note from notes")).rows);
+}
+
+test("deleted: nobody sees it, nothing starts on it, by no way", async () => {
+  const { id, endpoint, tenant, login } = await made("shop");
+  await strata("tenant", "set-default", "--tenant-id", tenant);
+  const expiring = await world.createBranch(id, "short-lived");
+  const shortLived = `/projects/${id}/branches/${expiring.branch.id}`;
+  assert.match(await world.cluster.fails("projects", "delete", id), /--yes deletes it/);
+  // Its time would be over while the project is deleted.
+  const soon = new Date(Date.now() + 8000).toISOString();
+  await world.api("PATCH", shortLived, { branch: { expires_at: soon } });
+  const told = await strata("projects", "delete", id, "--yes");
+  assert.match(told, new RegExp(`projects recover ${id}' brings it back`));
+  assert.match(told, /--now --yes' frees about \d+(\.\d+)?MB of storage/);
+  assert.deepEqual((await world.api("GET", "/projects")).projects, []);
+  assert.equal((await world.request("GET", `/api/v2/projects/${id}`)).status, 404);
+  assert.equal((await world.request("DELETE", `/api/v2/projects/${id}`)).status, 404);
+  const start = await world.request("POST", `/api/v2/projects/${id}/endpoints/${endpoint}/start`);
+  assert.equal(start.status, 404);
+  await assert.rejects(byProxy(endpoint, login), /there is no endpoint/);
+  assert.match(
+    await world.cluster.fails("endpoint", "start", endpoint),
+    /is deleted; its project can be recovered until/,
+  );
+  assert.match(
+    await world.cluster.fails("endpoint", "create", "other", "--tenant-id", tenant),
+    /is deleted/,
+  );
+  assert.match(await world.cluster.fails("branch", "list", "--tenant-id", tenant), /is deleted/);
+  assert.match(await world.cluster.fails("branch", "list"), /No tenant id/);
+  assert.match(await strata("tenant", "list"), /deleted; recoverable until/);
+  assert.match(await strata("projects", "list", "--recoverable"), new RegExp(`${id} +shop`));
+
+  // Not what is deleted with it either, whose own time is over meanwhile.
+  await sleep(Math.max(0, Date.parse(soon) - Date.now()) + 6000);
+  await strata("projects", "recover", id);
+  const { branch } = await world.api("GET", shortLived);
+  assert.equal(branch.expires_at, undefined);
+  assert.deepEqual(await byProxy(endpoint, login), [{ note: "kept" }]);
+  assert.match(await strata("branch", "list"), /short-lived/);
+  assert.deepEqual(deletedTenants(), new Map());
+});
+
+test("deleted: its time is over: it is gone with all of its storage, and cannot be recovered", async () => {
+  await strata("start", "--deleted-project-retention", "4s");
+  const { id, tenant } = await made("short");
+  await strata("endpoint", "create", "past", "--tenant-id", tenant, "--lsn", "0/1700000");
+  assert.deepEqual(storedFor(tenant), ["pageserver_1", "safekeepers", "object_store"]);
+  const { project } = await world.api("DELETE", `/projects/${id}`);
+  const untilMs = Date.parse(project.recoverable_until);
+  assert.equal(untilMs - Date.parse(project.deleted_at), 4000);
+  assert.deepEqual(storedFor(tenant), ["pageserver_1", "safekeepers", "object_store"]);
+  await sleep(untilMs - Date.now() + 1);
+  const atOnce = await world.request("POST", `/api/v2/projects/${id}/recover`);
+  assert.ok([404, 423].includes(atOnce.status), JSON.stringify(atOnce));
+  for (let i = 0; i < 400 && deletedTenants().has(tenant as never); i++) {
+    await sleep(100);
+  }
+  assert.deepEqual(deletedTenants(), new Map());
+  await nothingStored(tenant);
+  assert.deepEqual(await recoverable(), []);
+  const late = await world.request("POST", `/api/v2/projects/${id}/recover`);
+  assert.equal(late.status, 404);
+  assert.throws(() => world.cluster.endpointSpec("past"), /ENOENT/);
+});
+
+test("deleted: --now is for good, also for one that is deleted already; a retention of 0 keeps none", async () => {
+  await strata("start", "--deleted-project-retention", "7d");
+  const { id, tenant } = await made("now");
+  await strata("projects", "delete", id, "--yes");
+  assert.deepEqual(
+    (await recoverable()).map((one) => one.id),
+    [id],
+  );
+  assert.match(
+    await strata("projects", "delete", id, "--yes", "--now"),
+    /for good: about \d+(\.\d+)?MB of storage is freed/,
+  );
+  assert.deepEqual(await recoverable(), []);
+  await nothingStored(tenant);
+  await strata("start", "--deleted-project-retention", "0");
+  const second = await made("none");
+  assert.match(await strata("projects", "delete", second.id, "--yes"), /for good/);
+  await nothingStored(second.tenant);
+  assert.match(
+    await world.cluster.fails("start", "--deleted-project-retention", "11y"),
+    /a duration is wanted/,
+  );
+});
