@@ -7,6 +7,7 @@ import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
+import { LOCAL_CACHE } from "../compute/api.ts";
 import { resolvePoint } from "../local/branches/point-in-time.ts";
 import {
   branchNames,
@@ -29,6 +30,7 @@ import {
   findEvenDamaged,
   httpAddressOf,
   listEndpoints,
+  setEndpointSettings,
   socketAddress,
   startEndpoint,
 } from "../local/endpoints.ts";
@@ -60,7 +62,21 @@ interface EndpointCreateOptions {
   pgPort?: number;
   internalHttpPort?: number;
   allowMultiple?: boolean;
+  localCache?: string;
   config?: Record<string, string>;
+}
+
+function localCacheOption(): Option {
+  return new Option(
+    "--local-cache <size>",
+    "limit of what its disk holds of unchanged data, such as 64MB; 0: none (the default)",
+  );
+}
+
+interface EndpointStartOptions {
+  startTimeout: number;
+  allowMultiple?: boolean;
+  localCache?: string;
 }
 
 export function addEndpointCommands(program: Command): void {
@@ -82,6 +98,7 @@ export function addEndpointCommands(program: Command): void {
     .option("--pg-port <port>", "of Postgres (default: the next free one)", parsePort)
     .option("--internal-http-port <port>", "of its agent (default: the next free one)", parsePort)
     .option("--allow-multiple", "even if the branch has a primary endpoint already")
+    .addOption(localCacheOption())
     .option("-c, --config <key=value>", "a Postgres setting; can be repeated", parseSetting)
     .action((id: string | undefined, options: EndpointCreateOptions) =>
       create(openHome(), id, options),
@@ -91,9 +108,10 @@ export function addEndpointCommands(program: Command): void {
     .argument("<id>")
     .addOption(startTimeoutOption("90s"))
     .option("--allow-multiple", "even if another primary runs on the branch")
-    .action(async (id: string, options: { startTimeout: number; allowMultiple?: boolean }) => {
+    .addOption(localCacheOption())
+    .action(async (id: string, options: EndpointStartOptions) => {
       const home = openHome();
-      const found = findEndpoint(home, id);
+      const found = await setLocalCache(home, id, options.localCache);
       await withEndpointLocked(home, id, () =>
         startAndTell(home, found, options.startTimeout, options.allowMultiple === true),
       );
@@ -122,6 +140,26 @@ export function addEndpointCommands(program: Command): void {
     });
 }
 
+/** Says it to the endpoint's settings, where it is given; how the endpoint is then. */
+async function setLocalCache(
+  home: StrataHome,
+  id: string,
+  size: string | undefined,
+): Promise<Endpoint> {
+  if (size === undefined) {
+    return findEndpoint(home, id);
+  }
+  await withHomeLocked(home, async () => {
+    const endpoint = findEndpoint(home, id);
+    setEndpointSettings(endpoint, { ...endpoint.spec.settings, [LOCAL_CACHE]: size });
+  });
+  const endpoint = findEndpoint(home, id);
+  if (endpointState(endpoint).state === "running") {
+    notice(`endpoint ${id} runs: the limit counts from its next start on`);
+  }
+  return endpoint;
+}
+
 async function create(
   home: StrataHome,
   id: string | undefined,
@@ -143,7 +181,10 @@ async function create(
       pgPort: options.pgPort,
       internalHttpPort: options.internalHttpPort,
       allowMultiple: options.allowMultiple,
-      settings: options.config ?? {},
+      settings: {
+        ...options.config,
+        ...(options.localCache === undefined ? {} : { [LOCAL_CACHE]: options.localCache }),
+      },
     };
     if (staticLsn !== undefined) {
       // Refused now where it is not kept any more; once it runs, its agent holds it.

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { scramSecret } from "../postgres/scram.ts";
-import { parseEndpointSpec } from "./api.ts";
+import { LOCAL_CACHE, localCacheBytes, parseEndpointSpec } from "./api.ts";
 
 const SECRET = scramSecret("x");
 const GOOD = {
@@ -55,5 +55,27 @@ test("parseEndpointSpec: names the field that is wrong", () => {
   }
   for (const text of ["", "null", "[]", "7", "{", '"x"']) {
     assert.throws(() => parseEndpointSpec(text), { kind: "invalid", code: "bad-endpoint-spec" });
+  }
+});
+
+test("localCacheBytes: sizes and none; what is too small, larger than the disk or no size", () => {
+  const bytes = (text: string) => localCacheBytes({ [LOCAL_CACHE]: text }, 10 * 2 ** 30);
+  assert.equal(localCacheBytes({}, 0), undefined);
+  assert.equal(bytes("0"), undefined);
+  assert.equal(bytes("16MB"), 16 * 2 ** 20);
+  assert.equal(bytes("10GB"), 10 * 2 ** 30);
+  assert.equal(localCacheBytes({ "STRATA.Local_Cache": "64" }, 2 ** 30), 64 * 2 ** 20);
+  const wrong: [string, RegExp][] = [
+    ["16383kB", /must be at least 16MB, or 0 for no limit; it is '16383kB'$/],
+    ["11GB", /must not be larger than the disk, which has 10240MB; it is '11GB'$/],
+    [
+      "much",
+      /\(strata.local_cache\) must be a size such as 64MB, or 0 for no limit; it is 'much'$/,
+    ],
+    ["", /must be a size/],
+    ["-64MB", /must be a size/],
+  ];
+  for (const [text, message] of wrong) {
+    assert.throws(() => bytes(text), { kind: "invalid", message }, text);
   }
 });

@@ -2,11 +2,51 @@
 
 import { type ErrorKind, StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
+import { parseSizeBytes } from "../base/text/size.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
 import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
 
 /** In a compute's work directory: what its last starts have read (pages/start-reads.ts). */
 export const START_READS_NAME = "start-reads.json";
+
+/**
+ * Of an endpoint's settings: how much of storage's files its data directory may hold, where it can be given back. A
+ * size as Postgres writes them; `0`, or absent: all that was read stays.
+ */
+export const LOCAL_CACHE = "strata.local_cache";
+/** With less a hundred sessions would take from each other what they are about to read. */
+export const LEAST_LOCAL_CACHE_BYTES = 16 * 2 ** 20;
+
+/**
+ * Bytes that LOCAL_CACHE allows; undefined without a limit. `diskBytes` is the size of the disk that the data directory
+ * is on. StorageError `invalid` for what is no size, too small, or larger than the disk.
+ */
+export function localCacheBytes(
+  settings: Readonly<Record<string, string>>,
+  diskBytes: number,
+): number | undefined {
+  const text = Object.entries(settings).findLast(([name]) => name.toLowerCase() === LOCAL_CACHE);
+  if (text === undefined) {
+    return undefined;
+  }
+  const bytes = parseSizeBytes(text[1]);
+  const mega = (size: number) => `${Math.floor(size / 2 ** 20)}MB`;
+  const problem =
+    bytes === undefined
+      ? "must be a size such as 64MB, or 0 for no limit"
+      : bytes === 0
+        ? undefined
+        : bytes < LEAST_LOCAL_CACHE_BYTES
+          ? `must be at least ${mega(LEAST_LOCAL_CACHE_BYTES)}, or 0 for no limit`
+          : bytes > diskBytes
+            ? `must not be larger than the disk, which has ${mega(diskBytes)}`
+            : undefined;
+  if (problem !== undefined) {
+    const message = `the limit of the local cache (${LOCAL_CACHE}) ${problem}; it is '${text[1]}'`;
+    throw new StorageError("invalid", "bad-local-cache", message);
+  }
+  return bytes === 0 ? undefined : bytes;
+}
 
 /**
  * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once

@@ -11,6 +11,7 @@ import type { LeaseKeeper } from "./pages/lease-keeper.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
+import type { CacheUsage } from "./shim/cache-counters.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
 import { WalPath } from "./wal/wal-path.ts";
 
@@ -97,6 +98,11 @@ export class ComputeRun {
 
   get waitingReads(): number {
     return this.#side?.waitingReads ?? 0;
+  }
+
+  /** What the data directory holds of storage's files; undefined before Postgres runs. */
+  get cacheUsage(): CacheUsage | undefined {
+    return this.#side?.cacheUsage;
   }
 
   /** Whether commits wait for a pageserver alone. */

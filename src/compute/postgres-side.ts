@@ -1,6 +1,6 @@
 // Everything of a run but the election: state, data directory, lazy files, Postgres itself.
 
-import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
@@ -20,7 +20,7 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
-import type { EndpointSpec } from "./api.ts";
+import { type EndpointSpec, localCacheBytes } from "./api.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
 import {
@@ -30,6 +30,7 @@ import {
   removeDiscarded,
 } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, type PostgresSettings, postgresSettings } from "./postgres-settings.ts";
+import type { CacheUsage } from "./shim/cache-counters.ts";
 import { openShipper } from "./wal/open-shipper.ts";
 import type { WalPath } from "./wal/wal-path.ts";
 
@@ -123,6 +124,16 @@ export class PostgresSide {
     return this.#files?.waitingReads ?? 0;
   }
 
+  /** Of the Postgres that runs, or ran last; undefined before. */
+  get cacheUsage(): CacheUsage | undefined {
+    return this.#files?.cacheUsage;
+  }
+
+  #localCacheBytes(settings: EndpointSpec["settings"]): number | undefined {
+    const { blocks, bsize } = statfsSync(this.#options.workdir);
+    return localCacheBytes(settings, blocks * bsize);
+  }
+
   get postgres(): PostgresProcess | undefined {
     return this.#postgres;
   }
@@ -212,6 +223,8 @@ export class PostgresSide {
 
   #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
     const { spec, workdir, wal } = this.#options;
+    // Refused now, not by the next start.
+    this.#localCacheBytes(own);
     return postgresSettings({
       pgVersion: spec.pgVersion,
       host: spec.pgHost,
@@ -253,6 +266,7 @@ export class PostgresSide {
       connection,
       state,
       wal,
+      localCacheBytes: this.#localCacheBytes(spec.settings),
       logger,
     });
     this.#files = files;

@@ -20,6 +20,7 @@ import type { ComputeControl } from "./http.ts";
 import type { Activity } from "./sessions/activity.ts";
 import type { Configuration } from "./sessions/configuration.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
+import type { CacheUsage } from "./shim/cache-counters.ts";
 
 const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;
@@ -295,7 +296,7 @@ export class Supervisor implements ComputeControl {
   metricsText(): string {
     const run = this.#run;
     const lines: string[] = [];
-    const gauge = (name: string, help: string, values: readonly (readonly [string, number])[]) => {
+    const gauge: Gauge = (name, help, values) => {
       lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} gauge`);
       for (const [labels, value] of values) {
         lines.push(`${name}${labels} ${value}`);
@@ -320,6 +321,7 @@ export class Supervisor implements ComputeControl {
     gauge("strata_compute_waits_for_pageserver", "1 while commits wait for a pageserver alone", [
       ["", run?.waitsForPageserver === true ? 1 : 0],
     ]);
+    cacheGauges(gauge, run?.cacheUsage);
     gauge(
       "strata_compute_safekeeper_flush_lsn",
       "Acknowledged in this term by each safekeeper",
@@ -351,6 +353,29 @@ export class Supervisor implements ComputeControl {
     );
     return `${[...lines, ...this.#commitTimes.lines()].join("\n")}\n`;
   }
+}
+
+/** Values by their labels. */
+type Gauge = (name: string, help: string, values: readonly (readonly [string, number])[]) => void;
+
+function cacheGauges(gauge: Gauge, cache: CacheUsage | undefined): void {
+  if (cache === undefined) {
+    return;
+  }
+  gauge(
+    "strata_compute_local_cache_bytes",
+    "Blocks in the data directory, of files that came from storage; clean ones may be given back to the disk",
+    [
+      ['{state="clean"}', cache.cleanBytes],
+      ['{state="kept"}', cache.keptBytes],
+    ],
+  );
+  gauge("strata_compute_local_cache_evicted_bytes", "Given back since Postgres started", [
+    ["", cache.evictedBytes],
+  ]);
+  gauge("strata_compute_local_cache_fetched_again_bytes", "Of those, fetched again", [
+    ["", cache.fetchedAgainBytes],
+  ]);
 }
 
 const STOPPED: RunEnd = { kind: "exit", exit: { code: null, signal: null } };

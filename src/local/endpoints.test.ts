@@ -25,6 +25,7 @@ import {
   listEndpoints,
   type NewEndpoint,
   refreshPlacement,
+  setEndpointSettings,
   stopEndpoint,
 } from "./endpoints.ts";
 import { StrataHome } from "./home.ts";
@@ -178,4 +179,17 @@ test("createEndpoint: begins with what starts of its branch have read, or of the
     const stranger = await create(home, `stranger-${Object.keys(more)}`, more);
     assert.equal(existsSync(record(stranger)), false);
   }
+});
+
+test("createEndpoint, setEndpointSettings: a limit of the local cache that cannot be is refused, and nothing is made", async (t) => {
+  const home = await homeIn(t);
+  const settings = { "strata.local_cache": "1MB" };
+  const refused = { kind: "invalid", message: /must be at least 16MB/ };
+  await assert.rejects(create(home, "small", { settings }), refused);
+  assert.throws(() => findEndpoint(home, "small"), { kind: "not-found" });
+  const endpoint = await create(home, "good", { settings: { "strata.local_cache": "64MB" } });
+  assert.throws(() => setEndpointSettings(endpoint, settings), refused);
+  assert.deepEqual(findEndpoint(home, "good").spec.settings, { "strata.local_cache": "64MB" });
+  setEndpointSettings(endpoint, { "strata.local_cache": "0" });
+  assert.deepEqual(findEndpoint(home, "good").spec.settings, { "strata.local_cache": "0" });
 });

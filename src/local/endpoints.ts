@@ -1,13 +1,18 @@
 // Endpoints of a home: their directories, ports, and the agents that run in them.
 
-import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, statfsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { StopMode } from "../base/daemon.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
-import { type EndpointSpec, parseEndpointSpec, START_READS_NAME } from "../compute/api.ts";
+import {
+  type EndpointSpec,
+  localCacheBytes,
+  parseEndpointSpec,
+  START_READS_NAME,
+} from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
 import {
   enterableDirectory,
@@ -265,6 +270,7 @@ export async function createEndpoint(
   };
   const directory = join(home.endpointsDirectory(), id);
   enterableDirectory(home.endpointsDirectory());
+  checkLocalCache(spec.settings, home.endpointsDirectory());
   enterableDirectory(directory);
   writeSpec(directory, spec);
   inheritStartReads(existing, spec, directory);
@@ -332,11 +338,18 @@ export function settleEndpoint({ directory, spec }: Endpoint): void {
   writeSpec(directory, spec);
 }
 
-/** Of Postgres, from its next start on; call with the home locked. */
+/** StorageError `invalid` for a limit of the local cache that no agent would start with. */
+function checkLocalCache(settings: Readonly<Record<string, string>>, directory: string): void {
+  const { blocks, bsize } = statfsSync(directory);
+  localCacheBytes(settings, blocks * bsize);
+}
+
+/** Of Postgres, from its next start on; call with the home locked. StorageError `invalid`. */
 export function setEndpointSettings(
   { directory, spec }: Endpoint,
   settings: Readonly<Record<string, string>>,
 ): void {
+  checkLocalCache(settings, directory);
   writeSpec(directory, { ...spec, settings });
 }
 

@@ -7,6 +7,11 @@ import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { WAL_SEGMENT_SIZE } from "../../src/base/lsn.ts";
 import {
+  type CacheUsage,
+  makeCacheCounters,
+  readCacheUsage,
+} from "../../src/compute/shim/cache-counters.ts";
+import {
   checkPostgresBinary,
   findShim,
   shimEnvironment,
@@ -34,6 +39,8 @@ export interface ShimmedPostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** As the leader of a process group of its own. */
   readonly detached?: boolean;
+  /** Absent: without a limit. */
+  readonly localCacheBytes?: number | undefined;
   /** What lies in the data directory already. */
   readonly placed?: Promise<readonly PlacedFile[]>;
 }
@@ -57,6 +64,7 @@ export class ShimmedPostgres {
   static async start(options: ShimmedPostgresOptions): Promise<ShimmedPostgres> {
     await checkPostgresBinary(options.installation);
     const server = await listen(options, options.pages, options.wal);
+    makeCacheCounters(countersPath(options));
     const postgres = new ShimmedPostgres(options, server);
     try {
       await postgres.#waitReady();
@@ -99,6 +107,8 @@ export class ShimmedPostgres {
           wal: options.walMode ?? "quorum",
           walSegmentSize: WAL_SEGMENT_SIZE,
           versionDirectory: "PG_17_1",
+          localCacheBytes: options.localCacheBytes,
+          cacheCountersPath: countersPath(options),
         }),
       },
     );
@@ -117,6 +127,10 @@ export class ShimmedPostgres {
 
   get log(): string {
     return this.#log;
+  }
+
+  get cacheUsage(): CacheUsage {
+    return readCacheUsage(countersPath(this.#options))!;
   }
 
   get server(): ShimServer {
@@ -165,6 +179,10 @@ export class ShimmedPostgres {
     }
     await loaded;
   }
+}
+
+function countersPath(options: ShimmedPostgresOptions): string {
+  return join(options.workdir, "cache-counters");
 }
 
 function socketPath(options: ShimmedPostgresOptions): string {

@@ -3,6 +3,9 @@
 import type { MutantPart } from "./mutant.ts";
 
 const BLOCKS = "src/compute/shim/library/blocks.c";
+const EVICT = "src/compute/shim/library/evict.c";
+const COME_AND_GO =
+  "cache: blocks come and go under eight processes, and all that is read is right (slowed where others may get between)";
 const HELD = "src/compute/shim/library/held.c";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const TABLESPACES = "test/compute/tablespaces.test.ts";
@@ -128,8 +131,8 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "a partial write does not fetch the rest",
       file: BLOCKS,
-      search: "at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0",
-      replace: "at < 0 && fault(file, fd, from, from + 1) != 0",
+      search: "at % BLOCK != 0 && keep_block(file, fd, from) != 0",
+      replace: "at < 0 && keep_block(file, fd, from) != 0",
       test: STRESS,
       name: ALL_AT_ONCE,
     },
@@ -141,6 +144,111 @@ export const SHIM_MUTANTS: MutantPart = {
       replace: "      from++;\n      continue;",
       test: STRESS,
       name: ALL_AT_ONCE,
+    },
+    {
+      rule: "a read that met an eviction is not repeated",
+      file: EVICT,
+      search: "if (evictions_of(file, at, n) == evictions) {",
+      replace: "if (evictions_of(file, at, n) >= 0) {",
+      test: STRESS,
+      name: COME_AND_GO,
+    },
+    {
+      rule: "an eviction raises no count",
+      file: EVICT,
+      search: "add(&file->evictions[block / EVICTION_GROUP], 1);",
+      replace: "add(&file->evictions[block / EVICTION_GROUP], 0);",
+      test: STRESS,
+      name: COME_AND_GO,
+    },
+    {
+      rule: "a block that is being written may be given back",
+      file: EVICT,
+      search: "if (swap_if(&file->states[block], CLEAN, PRESENT)) {",
+      replace: "if (load(&file->states[block]) == CLEAN) {",
+      test: STRESS,
+      name: COME_AND_GO,
+    },
+    {
+      rule: "a block that is written in part is given back before its write",
+      file: BLOCKS,
+      search: " || mark_kept(file, block)) {",
+      replace: " || block < SEGMENT_BLOCKS) {",
+      test: STRESS,
+      name: COME_AND_GO,
+    },
+    {
+      rule: "written blocks do not count for the limit of the cache",
+      file: EVICT,
+      search: "limit - kept > limit / 8 ? limit - kept : limit / 8",
+      replace: "kept < 0 ? 0 : limit",
+      test: STRESS,
+      name: COME_AND_GO,
+    },
+    {
+      rule: "blocks of maps are given back",
+      file: EVICT,
+      search: "file->key.forkseg >> 29 != FORK_MAIN",
+      replace: "file->key.forkseg >> 29 > FORK_INIT",
+      test: STRESS,
+      name: "cache: a map of a relation is never given back",
+    },
+    {
+      rule: "a truncation does not wait for a block that is being given back",
+      file: BLOCKS,
+      search: " || state == EVICTING; }",
+      replace: "; }",
+      test: SCENES,
+      name: "cache: a truncation waits for a block that is being given back",
+    },
+    {
+      rule: "the file that has an evicted one's name is taken for it",
+      file: EVICT,
+      search:
+        'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode',
+      replace: 'syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0',
+      test: SCENES,
+      name: "cache: a file that was removed and made anew loses nothing",
+    },
+    {
+      rule: "a removed file's blocks count for the limit of the cache",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "  if (result == 0 && slot->file != NULL) {",
+      replace: "  if (result > 0 && slot->file != NULL) {",
+      test: SCENES,
+      name: "cache: what a removed file had does not count",
+    },
+    {
+      rule: "a limit of the local cache may be larger than the disk",
+      file: "src/compute/api.ts",
+      search: "bytes > diskBytes",
+      replace: "bytes > Number.MAX_SAFE_INTEGER",
+      test: "src/compute/api.test.ts",
+      name: "localCacheBytes: sizes and none",
+    },
+    {
+      rule: "a limit of the local cache may be as small as one likes",
+      file: "src/compute/api.ts",
+      search: "bytes < LEAST_LOCAL_CACHE_BYTES",
+      replace: "bytes < 1",
+      test: "src/compute/api.test.ts",
+      name: "localCacheBytes: sizes and none",
+    },
+    {
+      rule: "an endpoint is made with a limit of its cache that no agent starts with",
+      file: "src/local/endpoints.ts",
+      search: "  checkLocalCache(spec.settings, home.endpointsDirectory());\n",
+      replace: "",
+      test: "src/local/endpoints.test.ts",
+      name: "createEndpoint, setEndpointSettings: a limit of the local cache that cannot be is refused",
+    },
+    {
+      rule: "a running compute takes a limit of its cache that it would not start with",
+      file: "src/compute/postgres-side.ts",
+      search: "    this.#localCacheBytes(own);\n",
+      replace: "",
+      test: "src/compute/local-cache.pg.test.ts",
+      name: "local cache: more is read than it holds",
     },
   ],
 };

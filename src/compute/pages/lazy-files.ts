@@ -1,7 +1,7 @@
 // What stands between Postgres and its files: the shim's environment, and who answers it.
 
 import { statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { sleep } from "../../base/clock.ts";
 import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
@@ -11,6 +11,7 @@ import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../../postgres/installation.ts";
 import type { StorageFile } from "../../postgres/relation-path.ts";
 import { START_READS_NAME } from "../api.ts";
+import { type CacheUsage, makeCacheCounters, readCacheUsage } from "../shim/cache-counters.ts";
 import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "../shim/shim-loader.ts";
 import { type PlacedFile, ShimServer } from "../shim/shim-server.ts";
 import { ServedFiles } from "../shutdown/served-files.ts";
@@ -18,6 +19,7 @@ import { type PageClient, PageSource, pageserverPageService } from "./page-sourc
 import { FilePlacement, StartReads } from "./start-reads.ts";
 
 const SOCKET_NAME = "shim.sock";
+const COUNTERS_NAME = "cache-counters";
 
 /**
  * Path of the library that Postgres must be started with; checks that this Postgres can be. Both
@@ -59,6 +61,8 @@ export interface LazyFilesOptions {
         flush(segment: number, endOffset: number): Promise<void>;
       }
     | undefined;
+  /** How much of storage's files may stay in the data directory, where it can; undefined: all. */
+  readonly localCacheBytes: number | undefined;
   readonly logger: Logger;
 }
 
@@ -145,9 +149,20 @@ export class LazyFiles {
     return this.#pages.waitingReads;
   }
 
+  get #countersPath(): string {
+    // Where Postgres's user may open it.
+    return join(dirname(this.#options.dataDirectory), COUNTERS_NAME);
+  }
+
+  /** Of Postgres since its start; undefined before. */
+  get cacheUsage(): CacheUsage | undefined {
+    return readCacheUsage(this.#countersPath);
+  }
+
   /** The data directory is written, but no Postgres runs in it. */
   async start(): Promise<void> {
     this.#placement.into(this.#options.dataDirectory);
+    makeCacheCounters(this.#countersPath);
     await this.#server.listen();
   }
 
@@ -160,6 +175,8 @@ export class LazyFiles {
       wal: this.#options.wal === undefined ? "none" : "quorum",
       walSegmentSize: this.#options.state.walSegmentSize,
       versionDirectory: this.versionDirectory,
+      localCacheBytes: this.#options.localCacheBytes,
+      cacheCountersPath: this.#countersPath,
     });
   }
 

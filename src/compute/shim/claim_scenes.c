@@ -215,6 +215,70 @@ static void truncate_while_fetching(void) {
   check_block(fd, 3);
 }
 
+/* Blocks that the agent has, read so that none is fetched ahead, are as many as the cache may hold. */
+static int fill_cache(void) {
+  int fd = open_file();
+  for (int block = 3; block >= 0; block--) {
+    check_block(fd, block);
+  }
+  return fd;
+}
+
+/* A child that reads more, for which a block has to go; it takes long over that in the test's shim. */
+static pid_t evict_in_child(int fd) {
+  pid_t child = fork();
+  if (child == 0) {
+    char byte;
+    _exit(pread(fd, &byte, 1, 7 * BLOCK) != 1 || pread(fd, &byte, 1, 5 * BLOCK) < 0);
+  }
+  usleep(200 * 1000);
+  return child;
+}
+
+static void write_anew(int fd, pid_t child) {
+  static uint8_t data[8 * BLOCK];
+  int status;
+  memset(data, 0xee, sizeof data);
+  if (pwrite(fd, data, sizeof data, 0) != sizeof data) {
+    fail("write");
+  }
+  if (waitpid(child, &status, 0) != child || status != 0) {
+    fail("the child did not end well");
+  }
+  memset(data, 0, sizeof data);
+  if (pread(fd, data, sizeof data, 0) != sizeof data) {
+    fail("short read");
+  }
+  for (size_t i = 0; i < sizeof data; i++) {
+    if (data[i] != 0xee) {
+      fail("a block that was written was given back");
+    }
+  }
+}
+
+/* Blocks that are cut off and written anew while one of them is being given back. */
+static void truncate_while_evicting(void) {
+  int fd = fill_cache();
+  pid_t child = evict_in_child(fd);
+  if (ftruncate(fd, 0) != 0 || ftruncate(fd, 8 * BLOCK) != 0) {
+    fail("truncate");
+  }
+  write_anew(fd, child);
+}
+
+/* A file that is removed and made anew while a block of it is about to be given back. */
+static void remove_while_evicting(void) {
+  pid_t child = evict_in_child(fill_cache());
+  if (unlink(path) != 0) {
+    fail("unlink");
+  }
+  int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (fd < 0) {
+    fail("a new file");
+  }
+  write_anew(fd, child);
+}
+
 int main(int argc, char **argv) {
   if (argc != 3 || chdir(getenv("SCENE_DIR")) != 0) {
     return 2;
@@ -232,6 +296,14 @@ int main(int argc, char **argv) {
     short_write();
   } else if (strcmp(argv[1], "short-write-continued") == 0) {
     short_write_continued();
+  } else if (strcmp(argv[1], "evict-truncate") == 0) {
+    truncate_while_evicting();
+  } else if (strcmp(argv[1], "evict-none") == 0) {
+    /* What was read does not count any more when its file is gone. */
+    fill_cache();
+    return unlink(path) != 0;
+  } else if (strcmp(argv[1], "evict-remove") == 0) {
+    remove_while_evicting();
   } else if (strcmp(argv[1], "truncate") == 0) {
     truncate_while_fetching();
   } else {

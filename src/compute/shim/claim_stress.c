@@ -7,8 +7,9 @@
  * at least what `done` said before the read. So a lost write, a late fill over a write, a zero page and
  * a resurrected truncated block are all seen.
  *
- * usage: claim_stress FILE BLOCKS PROCESSES OPERATIONS SEED; exit code 0, or 1 with a line on stderr.
- * Prints how often a process had to wait for another one's block, which must not be never.
+ * usage: claim_stress FILE BLOCKS PROCESSES OPERATIONS SEED PASSES; exit code 0, or 1 with a line on stderr.
+ * Prints how often a process had to wait for another one's block, which must not be never. With more than one
+ * pass the processes come again to what they have read, and write little: for a cache that has a limit.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -45,6 +46,7 @@ struct shared {
 
 static struct shared *shared;
 static uint64_t seed;
+static uint32_t passes;
 
 static uint32_t roll(uint32_t limit) {
   seed = seed * 6364136223846793005ull + 1442695040888963407ull;
@@ -101,6 +103,37 @@ static bool lock_sector(uint32_t block, uint32_t index) {
                                      __ATOMIC_SEQ_CST);
 }
 
+/* By another file, as CREATE DATABASE may copy. */
+static ssize_t read_by_copy(int fd, uint8_t *into, size_t n, off_t at) {
+  static int copy = -1;
+  char name[32];
+  snprintf(name, sizeof name, "copy.%d", getpid());
+  copy = copy >= 0 ? copy : open(name, O_RDWR | O_CREAT, 0600);
+  off64_t from = at, to = 0;
+  while (to < (off64_t)n) {
+    ssize_t done = copy_file_range(fd, &from, copy, &to, n - (size_t)to, 0);
+    if (done <= 0) {
+      return done;
+    }
+  }
+  return pread(copy, into, n, 0);
+}
+
+/* By one of the calls that read. */
+static ssize_t read_somehow(int fd, uint8_t *into, size_t n, off_t at) {
+  struct iovec parts[2] = {{into, BLOCK}, {into + BLOCK, n - BLOCK}};
+  switch (roll(6)) {
+    case 0:
+      return lseek(fd, at, SEEK_SET) != at ? -1 : read(fd, into, n);
+    case 1:
+      return read_by_copy(fd, into, n, at);
+    case 2:
+      return pread(fd, into, n, at);
+    default:
+      return preadv(fd, parts, 2, at);
+  }
+}
+
 static void check_read(int fd, uint32_t block, uint32_t count) {
   static uint8_t data[MAX_RUN * BLOCK];
   static uint32_t before[MAX_RUN * SECTORS];
@@ -109,8 +142,9 @@ static void check_read(int fd, uint32_t block, uint32_t count) {
   }
   struct iovec parts[2] = {{data, BLOCK}, {data + BLOCK, (count - 1) * BLOCK}};
   ssize_t want = (ssize_t)count * BLOCK;
-  ssize_t got = count == 1 ? pread(fd, data, BLOCK, (off_t)block * BLOCK)
-                           : preadv(fd, parts, 2, (off_t)block * BLOCK);
+  ssize_t got = passes > 1   ? read_somehow(fd, data, (size_t)want, (off_t)block * BLOCK)
+                : count == 1 ? pread(fd, data, BLOCK, (off_t)block * BLOCK)
+                             : preadv(fd, parts, 2, (off_t)block * BLOCK);
   if (got != want) {
     fail("short read", block, 0, (uint32_t)got, (uint32_t)want);
   }
@@ -175,14 +209,15 @@ static void work(const char *path, uint32_t operations) {
   }
   for (uint32_t i = 0; i < operations; i++) {
     bool alone = roll(1000) == 0;
+    uint32_t step = (uint32_t)((uint64_t)i * passes % operations);
     enter(alone);
     uint32_t size = shared->size;
     /* All processes move through the file together: where they are, blocks are still absent. */
     uint32_t count = 1 + roll(MAX_RUN), window = count + 2 * MAX_RUN;
-    uint32_t block = (uint32_t)((uint64_t)i * (size - window) / operations) + roll(2 * MAX_RUN);
+    uint32_t block = (uint32_t)((uint64_t)step * (size - window) / operations) + roll(2 * MAX_RUN);
     if (alone) {
       truncate_and_extend(fd);
-    } else if (roll(3) > 0) {
+    } else if (roll(passes > 1 ? 200 : 3) > 0) {
       check_read(roll(2) ? fd : readonly, block, count);
     } else if (roll(2)) {
       write_sectors(fd, block * SECTORS, (block + count) * SECTORS);
@@ -198,10 +233,11 @@ static void work(const char *path, uint32_t operations) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 6 || chdir(getenv("STRESS_DIR")) != 0) {
+  if (argc != 7 || chdir(getenv("STRESS_DIR")) != 0) {
     return 2;
   }
   uint32_t blocks = (uint32_t)atoi(argv[2]), processes = (uint32_t)atoi(argv[3]);
+  passes = (uint32_t)atoi(argv[6]);
   size_t bytes = sizeof *shared + (size_t)blocks * SECTORS * sizeof(uint32_t);
   shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   shared->size = blocks;

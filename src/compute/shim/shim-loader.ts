@@ -159,6 +159,10 @@ export interface ShimEnvironmentOptions {
   readonly walSegmentSize: number;
   /** As tablespaceVersionDirectory() makes it. */
   readonly versionDirectory: string;
+  /** How much of storage's files may stay in the data directory, where it can; absent: all. */
+  readonly localCacheBytes?: number | undefined;
+  /** As makeCacheCounters() has made it; absent: nobody hears what the cache holds. */
+  readonly cacheCountersPath?: string | undefined;
 }
 
 /**
@@ -174,5 +178,11 @@ export function shimEnvironment(options: ShimEnvironmentOptions): Record<string,
     STRATA_SHIM_WAL_SEGMENT_SIZE: String(options.walSegmentSize),
     STRATA_SHIM_VERSION_DIRECTORY: options.versionDirectory,
     STRATA_SHIM_PARENT_PID: String(process.pid),
+    ...(options.localCacheBytes === undefined
+      ? {}
+      : { STRATA_SHIM_CACHE_BYTES: String(options.localCacheBytes) }),
+    ...(options.cacheCountersPath === undefined
+      ? {}
+      : { STRATA_SHIM_CACHE_COUNTERS: options.cacheCountersPath }),
   };
 }

@@ -13,6 +13,7 @@ import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { loaderEnvironment } from "../../postgres/installation.ts";
 import { type RelationPath, storagePath } from "../../postgres/relation-path.ts";
+import { type CacheUsage, makeCacheCounters, readCacheUsage } from "./cache-counters.ts";
 import { findShim, shimEnvironment } from "./shim-loader.ts";
 import { type PlacedFile, ShimServer } from "./shim-server.ts";
 
@@ -26,7 +27,11 @@ const BLOCKS = 8;
 interface Ended {
   readonly code: number | null;
   readonly stderr: string;
+  readonly usage: CacheUsage | undefined;
 }
+
+/** Of the scenes about a cache that has one. */
+const LIMIT_BLOCKS = 4;
 
 type Scene =
   | "exit-reading"
@@ -35,7 +40,10 @@ type Scene =
   | "short-write"
   | "short-write-continued"
   | "truncate"
-  | "churn";
+  | "churn"
+  | "evict-truncate"
+  | "evict-remove"
+  | "evict-none";
 
 /** Which question's first answer is late, and by how much. */
 const HELD: Readonly<Record<Scene, { question: "list" | "read"; ms: number } | undefined>> = {
@@ -46,6 +54,9 @@ const HELD: Readonly<Record<Scene, { question: "list" | "read"; ms: number } | u
   "short-write-continued": undefined,
   truncate: { question: "read", ms: 500 },
   churn: undefined,
+  "evict-truncate": undefined,
+  "evict-remove": undefined,
+  "evict-none": undefined,
 };
 
 /** Plays a scene with an agent that has all blocks of the file; `placed` as it says them in its hello. */
@@ -108,6 +119,8 @@ function program(): string {
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
 async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> {
   mkdirSync(join(workdir, "base", "5"), { recursive: true });
+  const cacheCountersPath = join(workdir, "counters");
+  makeCacheCounters(cacheCountersPath);
   const child = spawn(program(), [scene, PATH], {
     env: {
       ...shimEnvironment({
@@ -117,6 +130,8 @@ async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> 
         wal: "none",
         walSegmentSize: 1 << 24,
         versionDirectory: "PG_17_1",
+        cacheCountersPath,
+        ...(scene.startsWith("evict") ? { localCacheBytes: LIMIT_BLOCKS * PAGE_BYTES } : {}),
       }),
       ...loaderEnvironment(shim),
       STRATA_SHIM_PROGRAM: "claim_scenes",
@@ -128,7 +143,7 @@ async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> 
     stderr += String(chunk);
   });
   const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-  return { code, stderr };
+  return { code, stderr, usage: readCacheUsage(cacheCountersPath) };
 }
 
 after(() => rmSync(PROGRAMS, { recursive: true }));
@@ -207,6 +222,83 @@ for (const { scene, claim, canary, text, by } of SCENES) {
     }
   });
 }
+
+/** Each takes half a second where another process is to get between, and breaks no rule by that. */
+const EVICTIONS: readonly {
+  readonly scene: Scene;
+  readonly claim: string;
+  readonly slowly: readonly [text: string, by: string];
+  readonly canary: string;
+  readonly text: string;
+  readonly by: string;
+  readonly usage: Partial<CacheUsage>;
+}[] = [
+  {
+    scene: "evict-truncate",
+    claim: "a truncation waits for a block that is being given back",
+    slowly: [
+      "    result = syscall(SYS_fallocate,",
+      "    pause_ms(500), result = syscall(SYS_fallocate,",
+    ],
+    canary: "a truncation that does not wait for a block that is being given back",
+    text: " || state == EVICTING; }",
+    by: "; }",
+    usage: { keptBytes: 0 },
+  },
+  {
+    scene: "evict-remove",
+    claim: "a file that was removed and made anew loses nothing",
+    slowly: [
+      "  int fd = sys_open(path, O_WRONLY",
+      "  pause_ms(500);\n  int fd = sys_open(path, O_WRONLY",
+    ],
+    canary: "a file that is taken for the one whose name it has",
+    text: 'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode',
+    by: "false",
+    usage: { evictedBytes: 0, keptBytes: 0 },
+  },
+];
+
+/** The hand takes what it comes to first. */
+const TAKES_ALL = ["#define USED_ONCE 1", "#define USED_ONCE 0"] as const;
+
+for (const { scene, claim, slowly, canary, text, by, usage } of EVICTIONS) {
+  test(`cache: ${claim}`, { skip }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+    try {
+      const played = await play(brokenShim(directory, slowly, TAKES_ALL), scene);
+      assert.equal(played.code, 0, played.stderr);
+      assert.deepEqual({ ...played.usage, ...usage }, played.usage);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+
+  test(`cache: the scene sees ${canary}`, { skip }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
+    try {
+      const { code, stderr } = await play(
+        brokenShim(directory, slowly, TAKES_ALL, [text, by]),
+        scene,
+      );
+      assert.notEqual(code, 0);
+      assert.match(stderr, /a block that was written was given back/);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+}
+
+test("cache: what a removed file had does not count", { skip }, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const { code, stderr, usage } = await play(findShim(directory), "evict-none");
+    assert.equal(code, 0, stderr);
+    assert.deepEqual([usage?.cleanBytes, usage?.keptBytes, usage?.evictedBytes], [0, 0, 0]);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
 
 /** What a compute makes and removes without end takes no room for good. */
 const FEW_PATHS = [

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync, statSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { loaderEnvironment } from "../../postgres/installation.ts";
 import { storagePath } from "../../postgres/relation-path.ts";
+import { type CacheUsage, makeCacheCounters, readCacheUsage } from "./cache-counters.ts";
 import { findShim, shimEnvironment } from "./shim-loader.ts";
 import { ShimServer } from "./shim-server.ts";
 
@@ -38,21 +39,40 @@ function stampedPages(blkno: number, count: number): Uint8Array {
   return bytes;
 }
 
+interface Stressed {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly usage: CacheUsage | undefined;
+  /** What is on the disk of the file. */
+  readonly storedBytes: number;
+}
+
+interface Load {
+  readonly blocks: number;
+  readonly operations: number;
+  readonly passes: number;
+  readonly answerMs: number;
+  readonly limitBlocks?: number;
+  readonly path?: string;
+}
+
+const ONE_PASS: Load = { blocks: 8000, operations: 2000, passes: 1, answerMs: 3 };
+/** A limit of the cache far below what is read, so that blocks come and go. */
+const LIMITED: Load = { blocks: 3000, operations: 1500, passes: 5, answerMs: 1, limitBlocks: 300 };
+
 /** Runs the stress under `shim`; what it printed and whether it was content. */
-async function stress(
-  shim: string,
-  seed: number,
-): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const blocks = 8000;
+async function stress(shim: string, seed: number, load = ONE_PASS): Promise<Stressed> {
+  const { blocks, operations, passes, answerMs, limitBlocks, path = PATH } = load;
   const random = new SeededRandom(seed);
   const workdir = await mkdtemp(join(tmpdir(), "strata-stress-"));
   const server = new ShimServer({
     socketPath: join(workdir, "s"),
     logger: createLogger("test", "silent"),
     handlers: {
-      stat: async (file) => (storagePath(file) === PATH ? blocks * PAGE_BYTES : undefined),
+      stat: async (file) => (storagePath(file) === path ? blocks * PAGE_BYTES : undefined),
       readPages: async (_file, blkno, count) => {
-        await sleep(random.int(3));
+        await sleep(random.int(answerMs));
         return stampedPages(blkno, count);
       },
       listDirectory: async () => [],
@@ -67,7 +87,10 @@ async function stress(
     assert.equal(built.status, 0, String(built.stderr));
     mkdirSync(join(workdir, "base", "5"), { recursive: true });
     await server.listen();
-    const child = spawn(program, [PATH, String(blocks), "8", "2000", String(seed)], {
+    const countersPath = join(workdir, "counters");
+    makeCacheCounters(countersPath);
+    const args = [path, blocks, 8, operations, seed, passes].map(String);
+    const child = spawn(program, args, {
       env: {
         ...shimEnvironment({
           shimPath: shim,
@@ -76,6 +99,8 @@ async function stress(
           wal: "none",
           walSegmentSize: 1 << 24,
           versionDirectory: "PG_17_1",
+          cacheCountersPath: countersPath,
+          ...(limitBlocks === undefined ? {} : { localCacheBytes: limitBlocks * PAGE_BYTES }),
         }),
         ...loaderEnvironment(shim),
         STRATA_SHIM_PROGRAM: "claim_stress",
@@ -91,7 +116,8 @@ async function stress(
       stderr += String(chunk);
     });
     const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-    return { code, stdout, stderr };
+    const storedBytes = statSync(join(workdir, path)).blocks * 512;
+    return { code, stdout, stderr, usage: readCacheUsage(countersPath), storedBytes };
   } finally {
     await server.close();
     rmSync(workdir, { recursive: true, force: true });
@@ -124,7 +150,7 @@ const CANARIES: readonly { name: string; text: string; by: string }[] = [
   },
   {
     name: "a partial write that does not fetch the rest",
-    text: "at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0",
+    text: "at % BLOCK != 0 && keep_block(file, fd, from) != 0",
     by: "false",
   },
   {
@@ -155,6 +181,110 @@ for (const { name, text, by } of CANARIES) {
         stderr,
         /claim_stress: (zeros|lost write|foreign bytes|torn sector|resurrected)/,
       );
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+}
+
+/** No rule is broken: a process stays longer where another one may get between. */
+const SLOWLY: readonly (readonly [text: string, by: string])[] = [
+  [
+    "    got = syscall(SYS_pread64, fd, into, n, at);",
+    "    pause_ms(at / BLOCK % 4 == 0);\n    got = syscall(SYS_pread64, fd, into, n, at);",
+  ],
+  [
+    "    got = syscall(SYS_preadv, fd, parts, (long)count, at, 0L);",
+    "    pause_ms(at / BLOCK % 4 == 0);\n    got = syscall(SYS_preadv, fd, parts, (long)count, at, 0L);",
+  ],
+  [
+    "  make_room();\n  begin_wait(0);",
+    "  make_room();\n  pause_ms(n % BLOCK != 0 ? 30 : 1);\n  begin_wait(0);",
+  ],
+];
+
+for (const how of ["as it is", "slowed where others may get between"]) {
+  test(`cache: blocks come and go under eight processes, and all that is read is right (${how})`, {
+    skip,
+  }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+    try {
+      const isSlow = how !== "as it is";
+      const shim = isSlow ? brokenShim(directory, ...SLOWLY) : findShim(directory);
+      const { code, stderr, usage, storedBytes } = await stress(shim, isSlow ? 2 : 1, LIMITED);
+      assert.equal(code, 0, stderr);
+      assert.ok(usage !== undefined);
+      const { cleanBytes, keptBytes, evictedBytes, fetchedAgainBytes, repeatedReads } = usage;
+      const allBytes = LIMITED.blocks * PAGE_BYTES;
+      assert.ok(fetchedAgainBytes > 5 * allBytes, `the test does not test: ${evictedBytes}`);
+      assert.ok(fetchedAgainBytes <= evictedBytes, `${fetchedAgainBytes} of ${evictedBytes}`);
+      assert.ok(!isSlow || repeatedReads > 10, `only ${repeatedReads} reads met an eviction`);
+      // At the end one process alone has read all. Written blocks count; an eighth is for others anyway.
+      const limitBytes = LIMITED.limitBlocks! * PAGE_BYTES;
+      const roomBytes = Math.max(limitBytes - keptBytes, limitBytes / 8);
+      assert.ok(cleanBytes <= roomBytes + 32 * PAGE_BYTES, `${cleanBytes} beside ${keptBytes}`);
+      // Blocks that were cut off and written anew are Postgres's own, and not counted.
+      const ownBytes = (LIMITED.blocks / 64 + 1) * PAGE_BYTES;
+      const counted = cleanBytes + keptBytes;
+      assert.ok(
+        storedBytes >= counted && storedBytes <= counted + ownBytes + 64 * 1024,
+        `${storedBytes} on the disk, counted ${counted}`,
+      );
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
+  });
+}
+
+test("cache: a map of a relation is never given back", { skip }, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const load = { ...LIMITED, operations: 100, path: `${PATH}_vm` };
+    const { code, stderr, usage } = await stress(findShim(directory), 1, load);
+    assert.equal(code, 0, stderr);
+    assert.deepEqual([usage?.cleanBytes, usage?.evictedBytes], [0, 0]);
+    assert.ok(usage!.keptBytes > 1000 * PAGE_BYTES);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+const CACHE_CANARIES: readonly { name: string; text: string; by: string }[] = [
+  {
+    name: "a reader that does not look whether what it read was given back",
+    text: "if (evictions_of(file, at, n) == evictions) {",
+    by: "if (true) {",
+  },
+  {
+    name: "an eviction that raises no count",
+    text: "add(&file->evictions[block / EVICTION_GROUP], 1);",
+    by: "add(&file->evictions[block / EVICTION_GROUP], 0);",
+  },
+  {
+    name: "a writer that leaves its block to be given back",
+    text: "if (swap_if(&file->states[block], CLEAN, PRESENT)) {",
+    by: "if (load(&file->states[block]) == CLEAN) {",
+  },
+  {
+    name: "a partial write whose rest is given back before it",
+    text: " || mark_kept(file, block)) {",
+    by: " || true) {",
+  },
+  {
+    name: "a hand that takes what was written",
+    text: "static bool take(struct file *file, u32 block) {\n",
+    by: "static bool take(struct file *file, u32 block) {\n  if (swap_if(&file->states[block], PRESENT, EVICTING)) {\n    return true;\n  }\n",
+  },
+];
+
+for (const { name, text, by } of CACHE_CANARIES) {
+  test(`cache: the stress sees ${name}`, { skip }, async () => {
+    const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
+    try {
+      const shim = brokenShim(directory, ...SLOWLY, [text, by]);
+      const { code, stderr } = await stress(shim, 2, LIMITED);
+      assert.equal(code, 1);
+      assert.match(stderr, /claim_stress: (zeros|lost write|foreign bytes|torn|short write)/);
     } finally {
       rmSync(directory, { recursive: true });
     }

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type pg from "pg";
@@ -19,6 +19,7 @@ import { errnoCode } from "../../base/errors.ts";
 import { processIds } from "../../base/proc.ts";
 import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
 import { FilePlacement, StartReads } from "../pages/start-reads.ts";
+import type { CacheUsage } from "./cache-counters.ts";
 import type { PlacedFile, WalHandlers } from "./shim-server.ts";
 
 const ACCOUNTS = 40_000;
@@ -66,6 +67,7 @@ async function start(
     walMode?: "quorum" | "none";
     standby?: boolean;
     settings?: Record<string, string>;
+    localCacheBytes?: number;
     place?: (dataDirectory: string, pages: StockPages) => Promise<readonly PlacedFile[]>;
   } = {},
 ): Promise<Started> {
@@ -84,6 +86,7 @@ async function start(
     dataDirectory,
     pages,
     wal: options.wal ?? NO_QUORUM,
+    localCacheBytes: options.localCacheBytes,
     ...(options.walMode === undefined ? {} : { walMode: options.walMode }),
     ...(options.settings === undefined ? {} : { settings: options.settings }),
     ...(options.place === undefined ? {} : { placed: options.place(dataDirectory, pages) }),
@@ -184,8 +187,8 @@ describe("pages", () => {
     }
   });
 
-  test("writes, DDL and maintenance at once, with slow storage and tiny buffers", async () => {
-    const { postgres, pages } = await start({ settings: { shared_buffers: "2MB" } });
+  async function allAtOnce(limit: { localCacheBytes?: number }): Promise<CacheUsage> {
+    const { postgres, pages } = await start({ settings: { shared_buffers: "2MB" }, ...limit });
     pages.latencyMs = 1;
     try {
       const writers = await Promise.all(Array.from({ length: 6 }, () => postgres.connect()));
@@ -223,6 +226,48 @@ describe("pages", () => {
       );
       assert.deepEqual(tail.rows[0], { n: 15_000, new: 7000 });
       await checkAll(ddl);
+      return postgres.cacheUsage;
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  }
+
+  test("writes, DDL and maintenance at once, with slow storage and tiny buffers", async () => {
+    const { evictedBytes, keptBytes } = await allAtOnce({});
+    assert.equal(evictedBytes, 0);
+    assert.ok(keptBytes > 0);
+  });
+
+  test("writes, DDL and maintenance at once, with a cache of 128 blocks", async () => {
+    const localCacheBytes = 2 ** 20;
+    const { evictedBytes, fetchedAgainBytes, cleanBytes } = await allAtOnce({ localCacheBytes });
+    assert.ok(fetchedAgainBytes > 4 * localCacheBytes, `${fetchedAgainBytes} fetched again`);
+    assert.ok(evictedBytes >= fetchedAgainBytes);
+    assert.ok(cleanBytes < 2 * localCacheBytes, `${cleanBytes} may be given back`);
+  });
+
+  test("scans of more than the cache holds: all is right, and the disk holds no more", async () => {
+    const localCacheBytes = 2 ** 20;
+    const { postgres, dataDirectory } = await start({
+      settings: { shared_buffers: "1MB", max_parallel_workers_per_gather: "0" },
+      localCacheBytes,
+    });
+    try {
+      const clients = await Promise.all(Array.from({ length: 4 }, () => postgres.connect()));
+      const client = clients[0]!;
+      const path = await client.query("SELECT pg_relation_filepath('tail') AS path");
+      const sum = "SELECT sum(i)::int AS s, sum(length(pad))::int AS l FROM tail";
+      for (let round = 0; round < 5; round++) {
+        for (const { rows } of await Promise.all(clients.map((one) => one.query(sum)))) {
+          assert.deepEqual(rows, [{ s: 200_010_000, l: 10_000_000 }]);
+        }
+        const { blocks, size } = statSync(join(dataDirectory, path.rows[0].path));
+        assert.ok(size > 10_000_000 && blocks * 512 < 2 * localCacheBytes, `${blocks * 512}`);
+      }
+      const { fetchedAgainBytes, cleanBytes, keptBytes } = postgres.cacheUsage;
+      assert.ok(fetchedAgainBytes > 30_000_000, `${fetchedAgainBytes} fetched again`);
+      assert.ok(cleanBytes < 2 * localCacheBytes && keptBytes < 4 * localCacheBytes);
+      await checkAll(client);
     } finally {
       assert.equal(await postgres.stop(), "exit code 0");
     }

@@ -1,6 +1,7 @@
 // Back-pressure: how far the WAL of a compute may be ahead of what a pageserver has taken in.
 
 import { StorageError } from "../../base/errors.ts";
+import { parseSizeBytes } from "../../base/text/size.ts";
 
 /**
  * Of an endpoint's settings, as Neon's `max_replication_write_lag`. Postgres keeps a parameter with a
@@ -11,24 +12,16 @@ export const MAX_WRITE_LAG = "strata.max_replication_write_lag";
 /** Neon's. */
 export const DEFAULT_MAX_WRITE_LAG = "500MB";
 
-const UNITS: Readonly<Record<string, number>> = {
-  kB: 2 ** 10,
-  MB: 2 ** 20,
-  GB: 2 ** 30,
-  TB: 2 ** 40,
-};
-
 /**
  * Bytes; undefined without a limit (0). Units as Postgres's, MB where none is given.
  * StorageError `invalid`.
  */
 export function maxWriteLagBytes(settings: Readonly<Record<string, string>>): number | undefined {
   const text = settings[MAX_WRITE_LAG] ?? DEFAULT_MAX_WRITE_LAG;
-  const match = /^(\d{1,9})\s*(kB|MB|GB|TB)?$/.exec(text.trim());
-  if (match === null) {
+  const bytes = parseSizeBytes(text);
+  if (bytes === undefined) {
     const message = `${MAX_WRITE_LAG} must be a size such as 500MB, not '${text}'`;
     throw new StorageError("invalid", "bad-setting", message);
   }
-  const bytes = Number(match[1]) * UNITS[match[2] ?? "MB"]!;
   return bytes === 0 ? undefined : bytes;
 }

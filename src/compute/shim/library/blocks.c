@@ -3,6 +3,9 @@
 
 struct fd_entry fds[MAX_FD];
 
+static bool is_claimed(u8 state) { return state == FILLING || state == WRITING || state == EVICTING; }
+static bool is_here(u8 state) { return state == PRESENT || state == CLEAN || state == CUT; }
+
 /* Waits until another process is done with a block it claimed; false when interrupted. */
 static bool wait_block(struct file *file, u32 block) {
   u64 since = 0;
@@ -11,8 +14,7 @@ static bool wait_block(struct file *file, u32 block) {
   add(&file->waiters, 1);
   for (;;) {
     u32 changes = load(&file->changes);
-    u8 state = load(&file->states[block]);
-    done = state != FILLING && state != WRITING;
+    done = !is_claimed(load(&file->states[block]));
     if (done || interrupted(&since)) {
       break;
     }
@@ -90,7 +92,7 @@ static int fill(struct file *file, int fd, u32 block, u32 count) {
     sys_close(target);
   }
   for (u32 i = 0; result == 0 && i < count; i++) {
-    store(&file->states[block + i], PRESENT);
+    note_filled(file, block + i);
   }
   if (result == 0) {
     /* After the states, here and elsewhere: at 0 nobody looks at them any more. */
@@ -122,7 +124,8 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       return 0;
     }
     u8 state = load(&file->states[from]);
-    if (state == PRESENT) {
+    if (is_here(state)) {
+      note_used(file, from);
       from++;
       continue;
     }
@@ -132,6 +135,7 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       }
       continue;
     }
+    make_room();
     u32 wanted = exactly ? to - from : blocks_to_fetch(&fds[fd], from, to);
     wanted = wanted > MAX_PAGES ? MAX_PAGES : wanted;
     count = claim(file, from, wanted > end - from ? end - from : wanted, FILLING);
@@ -153,32 +157,63 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
 u32 block_of(u64 at) { return at / BLOCK > SEGMENT_BLOCKS ? SEGMENT_BLOCKS : (u32)(at / BLOCK); }
 u32 block_end(u64 end) { return block_of(end + BLOCK - 1); }
 
-int before_read(int fd, off_t at, size_t n) {
+static bool all_here(const struct file *file, u32 from, u32 to) {
+  u32 end = load(&file->nremote);
+  for (u32 block = from; block < to && block < end; block++) {
+    if (!is_here(load(&file->states[block]))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/* What evicted_since() is to be given after the read is put into *evictions. */
+int before_read(int fd, off_t at, size_t n, u64 *evictions) {
   struct file *file = lazy_file(fd);
   if (file == NULL || at < 0 || n == 0) {
     return 0;
   }
+  u32 from = block_of((u64)at), to = block_end((u64)at + n);
+  int result;
   reads_relation = file->key.kind == KIND_REL;
-  int result = fault(file, fd, block_of((u64)at), block_end((u64)at + n));
+  do {
+    result = fault(file, fd, from, to);
+    /* Before the look at the states: whoever evicts after that look raises it, and then only takes the content. */
+    *evictions = evictions_of(file, at, n);
+  } while (result == 0 && file->evictable && !all_here(file, from, to));
   reads_relation = false;
   return result;
+}
+
+/* Makes a block present that is not to go any more. */
+int keep_block(struct file *file, int fd, u32 block) {
+  for (;;) {
+    if (fault(file, fd, block, block + 1) != 0) {
+      return -1;
+    }
+    if (!file->evictable || block >= load(&file->nremote) || mark_kept(file, block)) {
+      return 0;
+    }
+  }
 }
 
 /* Claims the absent blocks that [at, at + n) covers; a block covered in part is fetched first. */
 int before_write(struct file *file, int fd, off_t at, size_t n) {
   u32 from = block_of((u64)at), to = block_end((u64)at + n);
-  if (at % BLOCK != 0 && fault(file, fd, from, from + 1) != 0) {
+  if (at % BLOCK != 0 && keep_block(file, fd, from) != 0) {
     return -1;
   }
-  if (((u64)at + n) % BLOCK != 0 && to > from && fault(file, fd, to - 1, to) != 0) {
+  if (((u64)at + n) % BLOCK != 0 && to > from && keep_block(file, fd, to - 1) != 0) {
     return -1;
   }
+  make_room();
   begin_wait(0);
   for (u32 block = from; block < to && block < load(&file->nremote);) {
     u8 state = load(&file->states[block]);
-    if (state == PRESENT || (state == ABSENT && claim(file, block, 1, WRITING) == 1)) {
+    if (state == PRESENT || state == CUT || (state == CLEAN && mark_kept(file, block)) ||
+        (state == ABSENT && claim(file, block, 1, WRITING) == 1)) {
       block++;
-    } else if (state != ABSENT && !wait_block(file, block)) {
+    } else if (is_claimed(state) && !wait_block(file, block)) {
       give_back_blocks();
       return give_up();
     }
@@ -201,6 +236,7 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
   for (; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
     if (swap_if(&file->states[block], WRITING, PRESENT)) {
       add(&file->nabsent, (u32)-1);
+      count_blocks(file, 0, 1);
     }
   }
   if (block < held_blocks.to && (u64)block * BLOCK < done && load(&file->states[block]) == WRITING) {
@@ -218,7 +254,7 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
 
 /*
  * Cuts off blocks from `keep` on: no fill can start there when this returns, and none is under way. A
- * claimer that has seen the old nremote is either faster than the loop, which waits for it, or finds PRESENT.
+ * claimer that has seen the old nremote is either faster than the loop, which waits for it, or finds CUT.
  */
 void forget_blocks(struct file *file, u32 keep) {
   u32 old = load(&file->nremote), now = old;
@@ -229,12 +265,13 @@ void forget_blocks(struct file *file, u32 keep) {
   }
   for (u32 block = keep; block < old;) {
     u8 state = load(&file->states[block]);
-    if (state == FILLING || state == WRITING) {
+    if (is_claimed(state)) {
       wait_block(file, block); /* and look again */
-    } else if (state == PRESENT) {
-      block++;
-    } else if (swap_if(&file->states[block], ABSENT, PRESENT)) {
-      add(&file->nabsent, (u32)-1);
+    } else if (state == CUT || swap_if(&file->states[block], state, CUT)) {
+      if (state == ABSENT) {
+        add(&file->nabsent, (u32)-1);
+      }
+      count_blocks(file, state == CLEAN ? -1 : 0, state == PRESENT ? -1 : 0);
       block++;
     }
   }

@@ -94,7 +94,15 @@ EXPORT int dup(int fd) {
 }
 
 EXPORT ssize_t pread(int fd, void *into, size_t n, off_t at) {
-  return before_read(fd, at, n) != 0 ? -1 : syscall(SYS_pread64, fd, into, n, at);
+  u64 evictions = 0;
+  ssize_t got;
+  do {
+    if (before_read(fd, at, n, &evictions) != 0) {
+      return -1;
+    }
+    got = syscall(SYS_pread64, fd, into, n, at);
+  } while (evicted_since(fd, at, n, evictions));
+  return got;
 }
 EXPORT ssize_t pread64(int fd, void *into, size_t n, off_t at) { return pread(fd, into, n, at); }
 EXPORT ssize_t __pread_chk(int fd, void *into, size_t n, off_t at, size_t room) {
@@ -105,10 +113,15 @@ EXPORT ssize_t __pread64_chk(int fd, void *into, size_t n, off_t at, size_t room
 }
 
 EXPORT ssize_t read(int fd, void *into, size_t n) {
-  if (lazy_file(fd) != NULL && before_read(fd, (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR), n) != 0) {
-    return -1;
+  if (lazy_file(fd) == NULL) {
+    return syscall(SYS_read, fd, into, n);
   }
-  return syscall(SYS_read, fd, into, n);
+  off_t at = (off_t)syscall(SYS_lseek, fd, 0, SEEK_CUR);
+  ssize_t got = at < 0 ? -1 : pread(fd, into, n, at);
+  if (got > 0) {
+    syscall(SYS_lseek, fd, at + got, SEEK_SET);
+  }
+  return got;
 }
 EXPORT ssize_t __read_chk(int fd, void *into, size_t n, size_t room) {
   return n > room ? (abort(), -1) : read(fd, into, n);
@@ -123,9 +136,16 @@ static size_t total(const struct iovec *parts, int count) {
 }
 
 EXPORT ssize_t preadv(int fd, const struct iovec *parts, int count, off_t at) {
-  return before_read(fd, at, total(parts, count)) != 0
-             ? -1
-             : syscall(SYS_preadv, fd, parts, (long)count, at, 0L);
+  size_t n = total(parts, count);
+  u64 evictions = 0;
+  ssize_t got;
+  do {
+    if (before_read(fd, at, n, &evictions) != 0) {
+      return -1;
+    }
+    got = syscall(SYS_preadv, fd, parts, (long)count, at, 0L);
+  } while (evicted_since(fd, at, n, evictions));
+  return got;
 }
 EXPORT ssize_t preadv64(int fd, const struct iovec *parts, int count, off_t at) {
   return preadv(fd, parts, count, at);
@@ -171,15 +191,43 @@ EXPORT ssize_t write(int fd, const void *data, size_t n) {
   return done;
 }
 
+/* A copy that began at an offset of its own, or at the descriptor's position, has come to `at`. */
+static void move_on(int fd, off64_t *offset, off_t at) {
+  if (offset != NULL) {
+    *offset = at;
+  } else {
+    syscall(SYS_lseek, fd, at, SEEK_SET);
+  }
+}
+
 EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t n, unsigned flags) {
   off_t from = in_at != NULL ? *in_at : (off_t)syscall(SYS_lseek, in, 0, SEEK_CUR);
   off_t to = out_at != NULL ? *out_at : (off_t)syscall(SYS_lseek, out, 0, SEEK_CUR);
   struct file *file = to < 0 ? NULL : lazy_file(out);
-  size_t step = n > (64u << 20) ? (64u << 20) : n;
-  if (before_read(in, from, step) != 0 || (file != NULL && before_write(file, out, to, step) != 0)) {
-    return -1;
+  struct file *source = lazy_file(in);
+  /* No more of what may be given back meanwhile than there is room for. */
+  size_t most = source != NULL && source->evictable ? MAX_PAGES * BLOCK : 64u << 20;
+  size_t step = n > most ? most : n;
+  u64 evictions = 0;
+  ssize_t done;
+  for (;;) {
+    if (before_read(in, from, step, &evictions) != 0 || (file != NULL && before_write(file, out, to, step) != 0)) {
+      return -1;
+    }
+    off64_t in_here = from, out_here = to;
+    done = from < 0 || to < 0 ? syscall(SYS_copy_file_range, in, in_at, out, out_at, step, flags)
+                              : syscall(SYS_copy_file_range, in, &in_here, out, &out_here, step, flags);
+    if (!evicted_since(in, from, step, evictions)) {
+      break;
+    }
+    if (file != NULL) {
+      after_write(file, to, -1);
+    }
   }
-  ssize_t done = syscall(SYS_copy_file_range, in, in_at, out, out_at, step, flags);
+  if (done > 0 && from >= 0 && to >= 0) {
+    move_on(in, in_at, from + done);
+    move_on(out, out_at, to + done);
+  }
   if (file != NULL && after_write(file, to, done) != done) {
     /* The file positions are past what counts: nothing to go on with. */
     errno = ENOSPC;
@@ -206,7 +254,7 @@ static int cut(struct file *file, int fd, const char *path, off_t bytes) {
 
 EXPORT int ftruncate(int fd, off_t bytes) {
   struct file *file = lazy_file(fd);
-  if (file != NULL && bytes > 0 && bytes % BLOCK != 0 && before_read(fd, bytes, 1) != 0) {
+  if (file != NULL && bytes > 0 && bytes % BLOCK != 0 && keep_block(file, fd, block_of((u64)bytes)) != 0) {
     return -1;
   }
   return cut(file, fd, NULL, bytes);
@@ -267,6 +315,9 @@ static int unlink_lazy(const char *path) {
   hold_signals(&signals);
   int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
   unlock_slot(result == 0 ? SLOT_LOCAL : was);
+  if (result == 0 && slot->file != NULL) {
+    drop_counts(slot->file);
+  }
   errno = saved;
   release_signals(&signals);
   return result;
@@ -393,7 +444,7 @@ EXPORT int posix_fadvise(int fd, off_t at, off_t n, int advice) {
   }
   u32 from = block_of((u64)at), to = block_end((u64)at + (u64)n), end = load(&file->nremote);
   to = to < end ? to : end;
-  while (from < to && load(&file->states[from]) == PRESENT) {
+  while (from < to && load(&file->states[from]) != ABSENT) {
     from++;
   }
   if (from < to) {

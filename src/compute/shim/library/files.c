@@ -13,6 +13,7 @@ static void track(struct slot *slot, u64 inode, u64 bytes) {
   file->nabsent = file->capacity = blocks;
   store(&file->nremote, blocks);
   slot->file = file;
+  make_evictable(slot);
 }
 
 /*
@@ -57,10 +58,10 @@ static void adopt_file(struct slot *slot, int directory, const char *path, u64 b
     u32 run[2];
     memcpy(run, runs + i * sizeof run, sizeof run);
     for (u64 block = run[0]; block < (u64)run[0] + run[1]; block++) {
-      if (block >= slot->file->nremote || slot->file->states[block] == PRESENT) {
+      if (block >= slot->file->nremote || slot->file->states[block] != ABSENT) {
         die("the agent filled a block that is not there, or twice: ", path);
       }
-      slot->file->states[block] = PRESENT;
+      note_filled(slot->file, (u32)block);
       slot->file->nabsent--;
     }
   }

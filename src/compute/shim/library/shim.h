@@ -23,13 +23,17 @@
  *     storage is as of the start LSN, so it may be forgotten and asked again (slots.c).
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
  *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
+ *  7. Only what was never written here is given back to the disk, and a reader that it happened to reads again.
  *
  * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
  *  path of storage's, or a directory:
  *         NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
  *         RESOLVING is the lock of one path; LAZY -> RESOLVING -> LOCAL on unlink.
  *  block: ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
- *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it.
+ *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it, and
+ *         what is cut off becomes CUT.
+ *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
+ *         CLEAN -> PRESENT before it is written, or CLEAN -> EVICTING -> ABSENT (evict.c).
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
  *
@@ -79,7 +83,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
-enum { ABSENT, FILLING, WRITING, PRESENT };
+enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, CUT };
 /* SLRUs in the order of the protocol. */
 enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
@@ -96,15 +100,25 @@ struct key {
 
 #define SEGMENT_MASK ((1u << 29) - 1)
 
+/* Blocks that share a count of evictions. */
+#define EVICTION_GROUP 64u
+
 struct file {
   u32 nremote;  /* blocks that storage has and that were not cut off here */
-  u32 nabsent;  /* how many of them are not PRESENT; 0 = plain system calls from here on */
+  u32 nabsent;  /* how many of them are not here; 0 = plain system calls from here on, unless evictable */
   u32 changes;  /* futex word: bumped when blocks change state while someone waits */
   u32 waiters;
   u32 capacity; /* nremote at the start: how many block states there are */
   struct key key;
   u64 inode;
   u8 *states;
+  int64_t clean, kept; /* CLEAN blocks; PRESENT ones below nremote */
+  bool evictable;
+  /* The rest where it is evictable only. */
+  u8 *used;            /* by block: turns of the hand that it stays, and WAS_EVICTED */
+  u32 *evictions;      /* by group: raised before a block's content goes */
+  struct slot *slot;
+  struct file *next;   /* evictable one */
 };
 
 struct slot {
@@ -118,6 +132,15 @@ struct absent_path {
   struct key key;
 };
 
+/* What the agent reads of the file STRATA_SHIM_CACHE_COUNTERS, little-endian; blocks but for the last. */
+struct cache_counters {
+  int64_t clean;     /* here, and may be given back */
+  int64_t kept;      /* here for as long as Postgres runs */
+  u64 evicted;       /* given back so far */
+  u64 fetched_again; /* of those, fetched anew */
+  u64 reread;        /* reads that were repeated because a block went meanwhile */
+};
+
 struct region {
   u64 arena_next;    /* bytes of the arena handed out */
   u64 wal_writes;    /* WAL pwrites so far. A sequence, not an LSN: the same partial page is rewritten */
@@ -125,6 +148,11 @@ struct region {
   u64 wal_high;      /* highest byte position pwritten, as an LSN */
   u64 wal_told;      /* up to where a message has told of it, or is about to */
   u64 waits;         /* times a process had to wait for another one's block; for tests */
+  struct file *evictable; /* list of all that ever were */
+  struct file *hand;      /* evict.c, under the lock `evicting`: where to look next */
+  u32 hand_block;
+  u32 evicting, cannot_evict;
+  struct cache_counters counters; /* where the agent has given no file for them */
   struct slot slots[SLOTS];
   struct absent_path absent_paths[ABSENT_PATHS];
 };
@@ -154,6 +182,8 @@ extern const char *data_dir, *socket_path;
 extern size_t data_dir_length;
 extern bool wal_hook;
 extern u64 wal_segment_size;
+extern u64 cache_limit; /* blocks; 0: none */
+extern struct cache_counters *counters;
 extern char version_directory[MAX_VERSION_DIRECTORY]; /* PG_..., in which a tablespace of the user's has all */
 extern pid_t postmaster_pid;
 
@@ -250,10 +280,22 @@ void mark_directory_local(const char *path);
 extern struct fd_entry fds[MAX_FD];
 u32 block_of(u64 at);
 u32 block_end(u64 end);
-int before_read(int fd, off_t at, size_t n);
+int before_read(int fd, off_t at, size_t n, u64 *evictions);
 int before_write(struct file *file, int fd, off_t at, size_t n);
 ssize_t after_write(struct file *file, off_t at, ssize_t written);
 void forget_blocks(struct file *file, u32 keep);
+int keep_block(struct file *file, int fd, u32 block);
+
+/* evict.c */
+void make_evictable(struct slot *slot);
+void count_blocks(struct file *file, int clean, int kept);
+void drop_counts(struct file *file);
+bool mark_kept(struct file *file, u32 block);
+void note_filled(struct file *file, u32 block);
+void note_used(struct file *file, u32 block);
+u64 evictions_of(const struct file *file, off_t at, size_t n);
+bool evicted_since(int fd, off_t at, size_t n, u64 evictions);
+void make_room(void);
 
 /* The file behind a descriptor, while blocks of it may be absent. */
 static inline struct file *lazy_file(int fd) {
@@ -261,7 +303,7 @@ static inline struct file *lazy_file(int fd) {
     return NULL;
   }
   struct file *file = fds[fd].file;
-  return file != NULL && load(&file->nabsent) > 0 ? file : NULL;
+  return file != NULL && (file->evictable || load(&file->nabsent) > 0) ? file : NULL;
 }
 
 /* wal.c */

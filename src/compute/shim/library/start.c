@@ -8,6 +8,8 @@ const char *data_dir, *socket_path;
 size_t data_dir_length;
 bool wal_hook;
 u64 wal_segment_size = 16u << 20;
+u64 cache_limit;
+struct cache_counters *counters;
 char version_directory[MAX_VERSION_DIRECTORY];
 pid_t postmaster_pid;
 static pid_t forker_pid;
@@ -78,6 +80,31 @@ static void map_region(void) {
   die("cannot reserve shared memory", "");
 }
 
+/* How much of storage's files may be here, and where the agent looks for what is. */
+static void set_cache(const char *bytes, const char *counters_path) {
+  char *end;
+  errno = 0;
+  cache_limit = bytes == NULL ? 0 : strtoull(bytes, &end, 10) / BLOCK;
+  if (bytes != NULL && (errno != 0 || *end != 0 || cache_limit == 0)) {
+    die("bad STRATA_SHIM_CACHE_BYTES ", bytes);
+  }
+  counters = &region->counters;
+  if (counters_path == NULL) {
+    return;
+  }
+  int fd = sys_open(counters_path, O_RDWR | O_CLOEXEC, 0);
+  struct stat stat;
+  if (fd < 0 || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || stat.st_size < (off_t)sizeof *counters) {
+    die("the agent has made no file for counters: ", counters_path);
+  }
+  void *at = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  sys_close(fd);
+  if (at == MAP_FAILED) {
+    die("cannot map the file for counters: ", counters_path);
+  }
+  counters = at;
+}
+
 static bool is_our_program(void) {
   char path[4096];
   const char *wanted = getenv("STRATA_SHIM_PROGRAM");
@@ -136,6 +163,7 @@ __attribute__((constructor)) static void start(void) {
   /* Programs that Postgres starts (COPY PROGRAM, archive commands) run without us. */
   unsetenv("LD_PRELOAD");
   map_region();
+  set_cache(setting("STRATA_SHIM_CACHE_BYTES"), setting("STRATA_SHIM_CACHE_COUNTERS"));
   pthread_atfork(before_fork, NULL, after_fork_in_child);
 }
 

@@ -1,0 +1,105 @@
+// `strata.local_cache`: what a compute's disk holds of storage's data, through the whole of storage.
+
+import assert from "node:assert/strict";
+import { globSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { type ComputeEndpoint, ComputeWorld } from "../../testing/compute/compute-world.ts";
+import { LOCAL_CACHE } from "./api.ts";
+
+const MIB = 2 ** 20;
+const LIMIT_BYTES = 16 * MIB;
+const SUMS = "SELECT count(*), sum(n), md5(string_agg(left(pad, 8), '' ORDER BY n)) FROM big";
+
+let world: ComputeWorld;
+
+before(async () => {
+  world = await ComputeWorld.start(1);
+});
+
+after(() => world.remove());
+
+/** Of one gauge of the agent, by its name and labels. */
+async function gauge({ spec }: ComputeEndpoint, name: string): Promise<number> {
+  const answer = await fetch(`http://127.0.0.1:${spec.internalHttpPort}/metrics`);
+  const line = (await answer.text()).split("\n").find((one) => one.startsWith(`${name} `));
+  assert.ok(line !== undefined, name);
+  return Number(line.slice(name.length + 1));
+}
+
+async function storedBytes(endpoint: ComputeEndpoint): Promise<number> {
+  const [[directory]] = (await endpoint.query("SHOW data_directory")) as [[string]];
+  return globSync(join(directory, "base", "*", "*"))
+    .map((path) => statSync(path))
+    .reduce((sum, { blocks }) => sum + blocks * 512, 0);
+}
+
+test("local cache: more is read than it holds, at the head, on a static endpoint and after a crash", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id, {
+    settings: { [LOCAL_CACHE]: "16MB" },
+  });
+  await endpoint.start();
+  await endpoint.query(
+    "CREATE TABLE big AS SELECT n, md5(n::text) || repeat('x', 600) AS pad FROM generate_series(1, 50000) n",
+  );
+  // So that no scan has a hint to note on a page, which would be written then.
+  await endpoint.query("VACUUM (FREEZE) big");
+  const [[lsn]] = (await endpoint.query("SELECT pg_current_wal_flush_lsn()")) as [[string]];
+  const sums = await endpoint.query(SUMS);
+  await endpoint.daemon.kill("SIGTERM");
+  await endpoint.start();
+  assert.deepEqual(await endpoint.query(`SHOW ${LOCAL_CACHE}`), [["16MB"]]);
+  const past = await world.createEndpoint(timeline_id, {
+    mode: { static: lsn },
+    settings: { [LOCAL_CACHE]: "16MB" },
+  });
+  await past.start();
+  for (const one of [endpoint, past]) {
+    for (let round = 0; round < 2; round++) {
+      assert.deepEqual(await one.query(SUMS), sums);
+    }
+    const clean = await gauge(one, 'strata_compute_local_cache_bytes{state="clean"}');
+    const kept = await gauge(one, 'strata_compute_local_cache_bytes{state="kept"}');
+    const evicted = await gauge(one, "strata_compute_local_cache_evicted_bytes");
+    const again = await gauge(one, "strata_compute_local_cache_fetched_again_bytes");
+    assert.ok(clean + kept < LIMIT_BYTES + MIB, `${clean} and ${kept}`);
+    assert.ok(again > LIMIT_BYTES && evicted > again, `${evicted} evicted, ${again} again`);
+    const stored = await storedBytes(one);
+    assert.ok(stored > LIMIT_BYTES / 2 && stored < LIMIT_BYTES + 4 * MIB, `${stored} on the disk`);
+  }
+  await past.daemon.kill("SIGTERM");
+
+  // What is written stays, and what is not comes again as of the same start.
+  await endpoint.query("UPDATE big SET n = -n WHERE n % 10 = 0");
+  const changed = await endpoint.query(SUMS);
+  assert.deepEqual(await endpoint.query(SUMS), changed);
+  const postmaster = (await endpoint.client.status()).postgresPid!;
+  process.kill(postmaster, "SIGKILL");
+  await endpoint.running(1);
+  assert.deepEqual(await endpoint.query(SUMS), changed);
+
+  await assert.rejects(
+    endpoint.client.configure({
+      spec: { cluster: { settings: [{ name: LOCAL_CACHE, value: "15MB" }] } },
+    }),
+    /strata.local_cache\) must be at least 16MB/,
+  );
+  assert.deepEqual(await endpoint.query(`SHOW ${LOCAL_CACHE}`), [["16MB"]]);
+  await endpoint.daemon.kill("SIGTERM");
+  assert.equal(endpoint.daemon.exitCode, 0);
+});
+
+test("local cache: a limit that cannot be ends a start with its reason", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id, {
+    settings: { [LOCAL_CACHE]: "999999TB" },
+  });
+  endpoint.daemon.start();
+  await endpoint.daemon.exited();
+  assert.equal(endpoint.daemon.exitCode, 1);
+  assert.match(
+    endpoint.daemon.log,
+    /fatal: .*strata.local_cache\) must not be larger than the disk/,
+  );
+});

@@ -1,0 +1,269 @@
+/*
+ * evict.c: gives blocks back to the disk where the cache has a limit. Only CLEAN ones: as storage has them, never
+ * written here, and so fetched again as of the start LSN like any that is absent.
+ *
+ * Whoever is about to bring a block makes room first. A clock's hand goes through all evictable files, one process
+ * at a time; a block stays for as many turns as it was used lately. Against whoever else is at the block:
+ *
+ *  writer      makes CLEAN into PRESENT before it writes; the hand takes CLEAN blocks only, both by compare-and-swap.
+ *  reader      claims nothing. The count of the block's group is raised before content goes, and the reader that
+ *              finds another count behind its read than before it reads again.
+ *  truncation  waits for EVICTING blocks as for all that are claimed; what is cut off is CUT, and never taken.
+ *  removal     a path that is LAZY after we have opened it was not removed before: we have the file that was meant.
+ *
+ * The limit is soft: nobody waits for room for long, and nothing fails for want of it.
+ */
+#include "shim.h"
+
+#ifndef FALLOC_FL_KEEP_SIZE
+#define FALLOC_FL_KEEP_SIZE 1
+#define FALLOC_FL_PUNCH_HOLE 2
+#endif
+
+#define USED_ONCE 1
+#define MOST_USED 2
+#define WAS_EVICTED 0x80
+/* Of one pass, in which no signal is handled. */
+#define PASS_BLOCKS 1024u
+#define PASS_LOOKS (1u << 20)
+/* Freed beyond what is over the limit, so that not each fetch has to look. */
+#define SLACK_BLOCKS 256u
+#define MOST_PAUSES 10
+
+/* A file whose blocks may be given back: the main fork of a relation. The others are small, and have rules of their own. */
+void make_evictable(struct slot *slot) {
+  struct file *file = slot->file;
+  if (cache_limit == 0 || file->key.kind != KIND_REL || file->key.forkseg >> 29 != FORK_MAIN || file->capacity == 0) {
+    return;
+  }
+  file->used = arena_take(file->capacity);
+  file->evictions = arena_take(((file->capacity + EVICTION_GROUP - 1) / EVICTION_GROUP) * sizeof(u32));
+  file->slot = slot;
+  file->evictable = true;
+  struct file *first;
+  do {
+    first = load(&region->evictable);
+    file->next = first;
+  } while (!swap_if(&region->evictable, first, file));
+}
+
+void count_blocks(struct file *file, int clean, int kept) {
+  if (clean != 0) {
+    add(&file->clean, clean);
+    add(&counters->clean, clean);
+  }
+  if (kept != 0) {
+    add(&file->kept, kept);
+    add(&counters->kept, kept);
+  }
+}
+
+/* Its blocks are not in the data directory any more. */
+void drop_counts(struct file *file) {
+  add(&counters->clean, -__atomic_exchange_n(&file->clean, 0, __ATOMIC_SEQ_CST));
+  add(&counters->kept, -__atomic_exchange_n(&file->kept, 0, __ATOMIC_SEQ_CST));
+}
+
+/* A block that is here is not to go any more; false where it has gone. */
+bool mark_kept(struct file *file, u32 block) {
+  if (swap_if(&file->states[block], CLEAN, PRESENT)) {
+    count_blocks(file, -1, 1);
+    return true;
+  }
+  u8 state = load(&file->states[block]);
+  return state == PRESENT || state == CUT;
+}
+
+/* A block that we have claimed has its content from storage. */
+void note_filled(struct file *file, u32 block) {
+  if (!file->evictable) {
+    count_blocks(file, 0, 1);
+    store(&file->states[block], PRESENT);
+    return;
+  }
+  if (load(&file->used[block]) & WAS_EVICTED) {
+    add(&counters->fetched_again, 1);
+  }
+  store(&file->used[block], USED_ONCE);
+  count_blocks(file, 1, 0);
+  store(&file->states[block], CLEAN);
+}
+
+/* A block that was here is read. A use that is lost to another process at the same time is no loss. */
+void note_used(struct file *file, u32 block) {
+  if (file->evictable && load(&file->states[block]) == CLEAN && load(&file->used[block]) < MOST_USED) {
+    store(&file->used[block], MOST_USED);
+  }
+}
+
+/* How often blocks were taken from what [at, at + n) is among. Each count only grows, so that an equal sum means none. */
+u64 evictions_of(const struct file *file, off_t at, size_t n) {
+  u64 sum = 0;
+  if (!file->evictable) {
+    return 0;
+  }
+  u32 to = block_end((u64)at + n);
+  to = to < file->capacity ? to : file->capacity;
+  for (u32 group = block_of((u64)at) / EVICTION_GROUP; (u64)group * EVICTION_GROUP < to; group++) {
+    sum += load(&file->evictions[group]);
+  }
+  return sum;
+}
+
+/* Whether what was read since before_read() has to be read again. */
+bool evicted_since(int fd, off_t at, size_t n, u64 evictions) {
+  struct file *file = fd < 0 || fd >= MAX_FD ? NULL : fds[fd].file;
+  if (file == NULL || !file->evictable || at < 0 || n == 0) {
+    return false;
+  }
+  /* The content that was read is not younger than the count that is read now. */
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (evictions_of(file, at, n) == evictions) {
+    return false;
+  }
+  add(&counters->reread, 1);
+  return true;
+}
+
+/* Opens what an evictable file is on the disk; -1 where it was removed, or cannot be opened. */
+static int open_to_evict(const struct file *file) {
+  char path[MAX_PATH];
+  struct stat stat;
+  format_path(&file->key, path);
+  int fd = sys_open(path, O_WRONLY | O_CLOEXEC, 0);
+  if (fd < 0) {
+    return -1;
+  }
+  /* In this order: a path that is still LAZY was so when it was opened, and no other file has its name. */
+  if (load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||
+      (u64)stat.st_ino != file->inode) {
+    sys_close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+/* Takes the content of blocks [from, to), which we have made EVICTING. */
+static void punch(struct file *file, int fd, u32 from, u32 to) {
+  long result;
+  for (u32 block = from; block < to; block++) {
+    add(&file->evictions[block / EVICTION_GROUP], 1);
+  }
+  /* Whoever reads a hole also reads the new counts. */
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  do {
+    result = syscall(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from * BLOCK,
+                     (off_t)(to - from) * BLOCK);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && swap_if(&region->cannot_evict, 0, 1)) {
+    /* Absent all the same: what is left of their content is written over before it is read. */
+    say("cannot make holes in files, so the cache has no limit: ", data_dir);
+  }
+  add(&file->nabsent, to - from);
+  count_blocks(file, -(int)(to - from), 0);
+  add(&counters->evicted, to - from);
+  for (u32 block = from; block < to; block++) {
+    store(&file->used[block], WAS_EVICTED);
+    store(&file->states[block], ABSENT);
+  }
+  blocks_changed(file);
+}
+
+/* Whether the hand takes a block, which is EVICTING then. */
+static bool take(struct file *file, u32 block) {
+  if (load(&file->states[block]) != CLEAN) {
+    return false;
+  }
+  u8 used = load(&file->used[block]) & (u8)~WAS_EVICTED;
+  if (used > 0) {
+    store(&file->used[block], used - 1);
+    return false;
+  }
+  return swap_if(&file->states[block], CLEAN, EVICTING);
+}
+
+/* Moves the hand through one file from *at on; how many blocks it took of at most `wanted`. */
+static u32 evict_from(struct file *file, u32 *at, u32 wanted, u32 *looks) {
+  u32 block = *at, end = load(&file->nremote), taken = 0;
+  int fd = -1;
+  *at = end;
+  if (load(&file->slot->state) == SLOT_LOCAL) {
+    drop_counts(file);
+    return 0;
+  }
+  if (load(&file->clean) <= 0 || (fd = open_to_evict(file)) < 0) {
+    return 0;
+  }
+  while (block < end && taken < wanted && *looks < PASS_LOOKS) {
+    u32 from = block;
+    while (block < end && taken + (block - from) < wanted && take(file, block)) {
+      block++;
+    }
+    if (block > from) {
+      punch(file, fd, from, block);
+      taken += block - from;
+    } else {
+      u64 eight;
+      /* Most blocks of most files are absent. */
+      block += block % 8 == 0 && (memcpy(&eight, &file->states[block], 8), eight == 0) ? 8 : 1;
+      ++*looks;
+    }
+  }
+  sys_close(fd);
+  *at = block;
+  return taken;
+}
+
+/* One pass of the hand, with the lock and no signals. */
+static void evict(u32 wanted) {
+  u32 looks = 0, rounds = 0;
+  while (wanted > 0 && looks < PASS_LOOKS && rounds <= MOST_USED + 1) {
+    if (region->hand == NULL) {
+      region->hand = load(&region->evictable);
+      region->hand_block = 0;
+      rounds++;
+    }
+    wanted -= evict_from(region->hand, &region->hand_block, wanted, &looks);
+    looks++;
+    if (region->hand_block >= load(&region->hand->nremote)) {
+      region->hand = region->hand->next;
+      region->hand_block = 0;
+    }
+  }
+}
+
+/*
+ * CLEAN blocks above what they may be: what the others leave of the limit, and an eighth of it at least, or all that is
+ * read would go at once where much was written.
+ */
+static u64 excess(void) {
+  int64_t clean = load(&counters->clean), kept = load(&counters->kept), limit = (int64_t)cache_limit;
+  int64_t room = limit - kept > limit / 8 ? limit - kept : limit / 8;
+  return clean > room ? (u64)(clean - room) : 0;
+}
+
+/* Before a block is brought. */
+void make_room(void) {
+  u64 over;
+  if (cache_limit == 0) {
+    return;
+  }
+  for (int pauses = 0; (over = excess()) > 0 && load(&region->evictable) != NULL && !load(&region->cannot_evict);) {
+    sigset_t signals;
+    int saved = errno;
+    hold_signals(&signals);
+    bool mine = swap_if(&region->evicting, 0, 1);
+    if (mine) {
+      u64 slack = cache_limit / 16 < SLACK_BLOCKS ? cache_limit / 16 : SLACK_BLOCKS;
+      evict(over + slack < PASS_BLOCKS ? (u32)(over + slack) : PASS_BLOCKS);
+      store(&region->evicting, 0);
+    }
+    release_signals(&signals);
+    errno = saved;
+    /* Another one makes room: only who is far ahead of it waits. */
+    if (mine || over <= cache_limit / 16 || ++pauses > MOST_PAUSES) {
+      return;
+    }
+    pause_ms(1);
+  }
+}
