@@ -87,6 +87,11 @@ const endpoints = createRoute({
   path: "/endpoints",
   component: EndpointsPage,
 });
+const endpoint = createRoute({
+  getParentRoute: () => project,
+  path: "/endpoints/$endpointId",
+  component: lazyRouteComponent(() => import("./endpoints/endpoint-page.tsx"), "EndpointPage"),
+});
 const roles = createRoute({
   getParentRoute: () => project,
   path: "/roles",
@@ -115,6 +120,7 @@ export const router = createRouter({
       monitoring,
       storage,
       endpoints,
+      endpoint,
       roles,
       operations,
       projectSettings,

@@ -52,6 +52,7 @@ import {
   withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
+import { addEndpointLogsCommand } from "./endpoints/commands-logs.ts";
 import { formatTable } from "./output.ts";
 
 interface EndpointCreateOptions {
@@ -138,6 +139,7 @@ export function addEndpointCommands(program: Command): void {
         },
       );
     });
+  addEndpointLogsCommand(endpoint);
 }
 
 /** Says it to the endpoint's settings, where it is given; how the endpoint is then. */

@@ -8,6 +8,8 @@ import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
 
 /** In a compute's work directory: what its last starts have read (pages/start-reads.ts). */
 export const START_READS_NAME = "start-reads.json";
+/** There as well: what Postgres writes. */
+export const POSTGRES_LOG_NAME = "postgres.log";
 
 /**
  * Of an endpoint's settings: how much of storage's files its data directory may hold, where it can be given back. A

@@ -20,7 +20,7 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
-import { type EndpointSpec, localCacheBytes } from "./api.ts";
+import { type EndpointSpec, localCacheBytes, POSTGRES_LOG_NAME } from "./api.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
 import {
@@ -375,7 +375,7 @@ export class PostgresSide {
     { files, commandLine }: Draft,
   ): Promise<PostgresProcess> {
     const started = monotonicMs();
-    const logPath = join(this.#options.workdir, "postgres.log");
+    const logPath = join(this.#options.workdir, POSTGRES_LOG_NAME);
     const logFd = openSync(logPath, "a", 0o600);
     const logStart = fstatSync(logFd).size;
     let postgres: PostgresProcess;

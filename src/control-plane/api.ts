@@ -30,7 +30,8 @@ export type ConsoleTree = z.infer<typeof treeAnswer>;
 export type ConsoleCosts = z.infer<typeof costsAnswer>;
 export type ConsoleLayers = z.infer<typeof layersAnswer>;
 export type ConsoleSqlRequest = z.infer<typeof sqlBody>;
-export type { MonitoringSample } from "./console/schemas.ts";
+export type { LogLevel, LogSource } from "../local/logs/log-entries.ts";
+export type { LogEvent, MonitoringSample } from "./console/schemas.ts";
 
 export interface ApiKey {
   readonly id: number;

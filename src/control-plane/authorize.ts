@@ -8,8 +8,8 @@ import type { Accounts, Caller } from "./accounts.ts";
 import { type Sessions, sessionCookie } from "./console/sessions.ts";
 import { PROXY_PREFIX } from "./proxy-routes.ts";
 
-/** Whoever reads these can write: they tell passwords. */
-const PASSWORD_ROUTES = /\/(?:reveal_password|connection_uri)$/;
+/** Whoever reads these can write: they tell passwords, or statements of users with what is in them. */
+const WRITERS_ROUTES = /\/(?:reveal_password|connection_uri|logs|logs\/download)$/;
 /** What keys of one project may call beside what is in its project: their own lists. */
 const OWN_LISTS = new Set([
   "/api/v2/projects",
@@ -61,7 +61,7 @@ export function checkCaller(caller: Caller, { route, params }: FoundRoute): void
     return;
   }
   const isRead = route.method === "GET";
-  if (caller.scope === "read_only" && (!isRead || PASSWORD_ROUTES.test(route.path))) {
+  if (caller.scope === "read_only" && (!isRead || WRITERS_ROUTES.test(route.path))) {
     throw refuse("read-only-key", "this API key is for reading only");
   }
   const isList = isRead && OWN_LISTS.has(route.path);

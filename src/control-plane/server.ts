@@ -33,6 +33,7 @@ import { SuspendLoop } from "./computes/suspend-loop.ts";
 import { treeRoutes } from "./console/branch-tree.ts";
 import { Changes } from "./console/changes.ts";
 import { ConsoleBuild } from "./console/console-build.ts";
+import { Logs } from "./console/log-routes.ts";
 import { Monitoring } from "./console/monitoring.ts";
 import { pageRoutes } from "./console/page-routes.ts";
 import { sessionRoutes } from "./console/session-routes.ts";
@@ -79,6 +80,7 @@ export class ControlPlane {
   readonly accounts: Accounts;
   readonly #sessions: Sessions;
   readonly #changes: Changes;
+  readonly #logs: Logs;
   readonly #monitoring: Monitoring;
   readonly #options: ControlPlaneOptions;
   readonly #suspendLoop: SuspendLoop;
@@ -100,6 +102,7 @@ export class ControlPlane {
     this.accounts = accounts;
     this.#sessions = new Sessions(parts.db);
     this.#changes = new Changes(parts);
+    this.#logs = new Logs(parts);
     this.#monitoring = new Monitoring(parts);
     this.#claims = claims;
     this.#suspendLoop = new SuspendLoop(parts, parts.computes, () => claims.isFirst());
@@ -195,6 +198,7 @@ export class ControlPlane {
       ...sqlRoutes(this.parts),
       ...storageRoutes(this.parts),
       ...this.#changes.routes(),
+      ...this.#logs.routes(),
       ...this.#monitoring.routes(),
       ...pageRoutes(new ConsoleBuild(this.#options.logger)),
     ];
@@ -233,6 +237,7 @@ export class ControlPlane {
     this.#expiry?.cancel();
     this.parts.operations.stop();
     this.#changes.close();
+    this.#logs.close();
     this.#monitoring.close();
     await this.#server?.close();
     await this.#warmAgents.close();

@@ -10,6 +10,7 @@ import { formatLsn, type Lsn } from "../base/lsn.ts";
 import {
   type EndpointSpec,
   localCacheBytes,
+  POSTGRES_LOG_NAME,
   parseEndpointSpec,
   START_READS_NAME,
 } from "../compute/api.ts";
@@ -35,6 +36,7 @@ import {
   stopDaemon,
 } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
+import type { LogSource } from "./logs/log-entries.ts";
 import { choosePort, storagePorts } from "./port-choice.ts";
 import { adminTokenOf, agentAuthArguments, renewAgentToken } from "./service-keys.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
@@ -198,6 +200,13 @@ export function endpointState(endpoint: Endpoint | DamagedEndpoint): DaemonState
 /** When its agent last wrote to its log, milliseconds since 1970; undefined where it never did. */
 export function lastWordMs(endpoint: Endpoint): number | undefined {
   return statSync(agentDaemon(endpoint).logFile, { throwIfNoEntry: false })?.mtimeMs;
+}
+
+/** There is none before its first start. */
+export function logFileOf(endpoint: Endpoint | DamagedEndpoint, source: LogSource): string {
+  return source === "compute"
+    ? agentDaemon(endpoint).logFile
+    : join(endpoint.directory, POSTGRES_LOG_NAME);
 }
 
 function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {

@@ -135,7 +135,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
     {
       rule: "a key for reading learns passwords",
       file: "src/control-plane/authorize.ts",
-      search: "(!isRead || PASSWORD_ROUTES.test(route.path))",
+      search: "(!isRead || WRITERS_ROUTES.test(route.path))",
       replace: "!isRead",
       test: ACCESS_TEST,
       name: "a key for reading changes nothing and learns no password",

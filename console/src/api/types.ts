@@ -14,6 +14,9 @@ export type {
   ConsoleSqlRequest,
   ConsoleTree,
   CreatedApiKey,
+  LogEvent,
+  LogLevel,
+  LogSource,
   MonitoringSample,
 } from "../../../src/control-plane/api.ts";
 

@@ -1,6 +1,7 @@
 // The endpoints of a project: whether they are awake, and waking, suspending, restarting them.
 
 import { useMutation, useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
 import { useState } from "react";
 import { api } from "../api/http.ts";
 import { queryClient, sessionQuery } from "../api/queries.ts";
@@ -13,7 +14,7 @@ import { Empty, ErrorNotice } from "../parts/notice.tsx";
 import { ScrollPlace } from "../parts/scroll-place.tsx";
 import { useProjectId, useTree } from "../projects/use-branch.ts";
 
-const STATES = { active: "awake", idle: "asleep", init: "being made" } as const;
+export const STATES = { active: "awake", idle: "asleep", init: "being made" } as const;
 /** What can be chosen, in seconds as the API counts. */
 export const TIMEOUTS: readonly [string, number][] = [
   ["5 minutes (default)", 0],
@@ -73,7 +74,14 @@ export function EndpointsPage() {
                 return (
                   <tr key={endpoint.id}>
                     <td>
-                      <code>{endpoint.id}</code>{" "}
+                      <Link
+                        to="/projects/$projectId/endpoints/$endpointId"
+                        params={{ projectId, endpointId: endpoint.id }}
+                        search={(before) => before}
+                        title="Its logs"
+                      >
+                        <code>{endpoint.id}</code>
+                      </Link>{" "}
                       <CopyButton text={endpoint.host} label="Copy host" />
                     </td>
                     <td>

@@ -16,12 +16,14 @@ import {
   endpointState,
   findEndpoint,
   lastWordMs,
+  logFileOf,
   setEndpointSettings,
   socketAddress,
   startEndpoint,
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { withHomeLocked, withLock } from "../../local/lock.ts";
+import type { LogSource } from "../../local/logs/log-entries.ts";
 
 export interface NewCompute {
   readonly id: string;
@@ -138,6 +140,12 @@ export class LocalProcesses implements ComputeProvider {
   socketPath(id: string): string {
     const { host, port } = socketAddress(findEndpoint(this.#home, id));
     return `${host}/.s.PGSQL.${port}`;
+  }
+
+  /** Undefined where it is not there any more. */
+  logFile(id: string, source: LogSource): string | undefined {
+    const endpoint = this.#find(id);
+    return endpoint && logFileOf(endpoint, source);
   }
 
   /** Of its agent, which runs on this machine. */

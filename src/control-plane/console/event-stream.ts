@@ -29,6 +29,11 @@ export class EventStream implements AsyncIterable<Uint8Array>, AsyncIterator<Uin
     this.#alive = setRepeatingTimer(() => this.#push(": alive\n\n"), ALIVE_INTERVAL_MS);
   }
 
+  /** Whether something that was sent has not been taken yet. */
+  get isBehind(): boolean {
+    return this.#waiting.length > 0;
+  }
+
   send(data: unknown): void {
     this.#push(`data: ${JSON.stringify(data)}\n\n`);
   }

@@ -2,6 +2,7 @@
 
 import { z } from "zod";
 import type { ComputeStatistics } from "../../compute/api.ts";
+import { LOG_LEVELS, LOG_SOURCES, type LogEntry } from "../../local/logs/log-entries.ts";
 import { branchSchema, endpointSchema } from "../api-v2/schemas.ts";
 
 export const loginBody = z.object({
@@ -34,6 +35,9 @@ export const treeAnswer = z.object({
 
 /** As of API v2's `history_retention_seconds`. */
 const MAX_HISTORY_SECONDS = 2_592_000;
+
+/** Of before, in one answer. */
+const MAX_LOG_ENTRIES = 2000;
 
 const count = z.object({ layers: z.int(), bytes: z.int() });
 
@@ -115,6 +119,26 @@ export const sqlBody = z.object({
     .describe("an LSN, or a time: read-only, as the branch was then"),
   max_rows: z.int().min(1).max(MAX_ROWS).optional(),
 });
+
+const logSource = z.enum(LOG_SOURCES).default("compute").describe("whose: the agent's, Postgres's");
+const logCount = z
+  .string()
+  .regex(/^\d{1,4}$/, "expected a number")
+  .transform(Number)
+  .refine((count) => count >= 1 && count <= MAX_LOG_ENTRIES, `1 to ${MAX_LOG_ENTRIES}`);
+
+export const logQuery = z.object({
+  source: logSource,
+  level: z.enum(LOG_LEVELS).default("trace").describe("and graver ones"),
+  lines: logCount.optional().describe("so many of before, default 200; one may go on over several"),
+});
+export const logDownloadQuery = z.object({ source: logSource });
+
+/** The events of a log, of which the first has what was written before; not a route's answer. */
+export interface LogEvent {
+  /** The newest last. */
+  readonly entries: readonly LogEntry[];
+}
 
 /** One of the events of a branch's monitoring, which are lists of these; not a route's answer. */
 export interface MonitoringSample {
