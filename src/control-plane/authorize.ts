@@ -17,6 +17,7 @@ const OWN_LISTS = new Set([
   "/api/v2/users/me",
   "/api/v2/users/me/organizations",
   "/api/v2/auth",
+  "/api/v2/consumption_history/projects",
   "/api/v2/regions",
   "/console/changes",
 ]);

@@ -15,6 +15,7 @@ import { withHomeLocked } from "../local/lock.ts";
 import { Accounts, ensureKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
+import { consumptionRoutes } from "./api-v2/consumption.ts";
 import { deletedProjectRoutes, purgeDeletedProjects } from "./api-v2/deleted-projects.ts";
 import { endpointRoutes } from "./api-v2/endpoints.ts";
 import { deleteExpiredBranches } from "./api-v2/expiry.ts";
@@ -40,6 +41,7 @@ import { sessionRoutes } from "./console/session-routes.ts";
 import { Sessions } from "./console/sessions.ts";
 import { sqlRoutes } from "./console/sql-routes.ts";
 import { storageRoutes } from "./console/storage-routes.ts";
+import { Meter } from "./consumption/meter.ts";
 import { type Context, newUuid } from "./context.ts";
 import { Inventory } from "./inventory.ts";
 import { Claims } from "./operations/claims.ts";
@@ -56,6 +58,7 @@ import { sqliteDialect } from "./state/node-sqlite.ts";
 import { openPostgres } from "./state/postgres.ts";
 
 const EXPIRY_INTERVAL_MS = 5000;
+const METER_INTERVAL_MS = 15_000;
 
 export interface ControlPlaneOptions {
   readonly home: StrataHome;
@@ -75,9 +78,16 @@ export interface ControlPlaneOptions {
   readonly stepHook?: StepHook;
 }
 
+interface OwnParts {
+  readonly warmAgents: WarmAgents;
+  readonly claims: Claims;
+  readonly meter: Meter;
+}
+
 export class ControlPlane {
   readonly parts: Parts;
   readonly accounts: Accounts;
+  readonly meter: Meter;
   readonly #sessions: Sessions;
   readonly #changes: Changes;
   readonly #logs: Logs;
@@ -88,15 +98,16 @@ export class ControlPlane {
   readonly #claims: Claims;
   #server: HttpServer | undefined;
   #expiry: Timer | undefined;
+  #meterTimer: Timer | undefined;
 
   private constructor(
     options: ControlPlaneOptions,
     parts: Parts,
     accounts: Accounts,
-    warmAgents: WarmAgents,
-    claims: Claims,
+    { warmAgents, claims, meter }: OwnParts,
   ) {
     this.#options = options;
+    this.meter = meter;
     this.#warmAgents = warmAgents;
     this.parts = parts;
     this.accounts = accounts;
@@ -129,8 +140,17 @@ export class ControlPlane {
     const inventory = new Inventory(context);
     const directory = home.endpointsDirectory();
     const warmAgents = new WarmAgents({ size: options.warmAgents ?? 0, directory, logger });
-    const computes = new Computes(context, new LocalProcesses(home, warmAgents), (endpoint) =>
-      seeObjectsOf(parts, endpoint),
+    const meter = new Meter({ ...context, inventory });
+    const computes = new Computes(
+      context,
+      new LocalProcesses(home, warmAgents),
+      async (endpoint) => {
+        // Its processes tell nothing any more once they have ended.
+        await meter.look({ withSizes: false }).catch((error: unknown) => {
+          logger.warn({ endpoint: endpoint.id, error }, "its use could not be counted");
+        });
+        await seeObjectsOf(parts, endpoint);
+      },
     );
     const kinds = {
       ...storageKinds({ ...context, inventory, computes }),
@@ -145,7 +165,7 @@ export class ControlPlane {
     const machines = Object.values(kinds) as unknown as OperationKind<never>[];
     const operations = new Operations(context, machines, claims, options.stepHook);
     const parts: Parts = { ...context, inventory, computes, operations, kinds, front };
-    return new ControlPlane(options, parts, accounts, warmAgents, claims);
+    return new ControlPlane(options, parts, accounts, { warmAgents, claims, meter });
   }
 
   /**
@@ -184,6 +204,7 @@ export class ControlPlane {
     });
     this.#suspendLoop.start();
     this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
+    this.#meterTimer = setRepeatingTimer(() => void this.#count(), METER_INTERVAL_MS);
     bound = await this.#server.listen(host, port);
     this.parts.operations.start();
     void this.#resume();
@@ -212,6 +233,8 @@ export class ControlPlane {
     } catch (error) {
       logger.warn({ error }, "the home stays locked; operations of before go on nevertheless");
     }
+    // What is made from now on counts from its beginning.
+    void this.#count();
     try {
       await this.parts.operations.resume();
     } catch (error) {
@@ -231,10 +254,25 @@ export class ControlPlane {
     }
   }
 
+  async #count(): Promise<void> {
+    if (!this.#claims.isFirst()) {
+      return;
+    }
+    try {
+      await this.meter.look();
+    } catch (error) {
+      this.#options.logger.warn(
+        { error },
+        "what projects use could not be counted; the next look has it",
+      );
+    }
+  }
+
   /** What it was doing goes on at its next start. */
   async close(): Promise<void> {
     this.#suspendLoop.stop();
     this.#expiry?.cancel();
+    this.#meterTimer?.cancel();
     this.parts.operations.stop();
     this.#changes.close();
     this.#logs.close();
@@ -264,6 +302,7 @@ export function controlPlaneRoutes(parts: Parts, accounts: Accounts): Route[] {
     ...endpointRoutes(parts),
     ...roleRoutes(parts),
     ...accountRoutes(parts, accounts),
+    ...consumptionRoutes(parts),
     ...schemaRoutes(parts),
     ...jwksRoutes(parts),
     ...proxyRoutes(parts),

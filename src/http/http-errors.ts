@@ -15,6 +15,7 @@ const UNAUTHORIZED_CODES = new Set(["no-token", "bad-token", "expired-token"]);
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   unauthorized: 401,
   "method-not-allowed": 405,
+  "consumption-range": 406,
   "request-timeout": 408,
   "body-too-large": 413,
   "has-unarchived-children": 412,

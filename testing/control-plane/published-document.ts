@@ -43,6 +43,7 @@ export class PublishedDocument {
     this.#ajv = new Ajv({ strict: false, allErrors: true, validateFormats: true });
     addFormats.default(this.#ajv);
     this.#ajv.addFormat("int64", true);
+    this.#ajv.addFormat("uint64", true);
     this.#ajv.addFormat("int32", true);
     this.#ajv.addFormat("int", true);
     this.#ajv.addFormat("double", true);

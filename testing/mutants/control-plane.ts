@@ -5,6 +5,9 @@ import type { MutantPart } from "./mutant.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
+const CONSUMPTION_TEST = "test/control-plane/consumption.test.ts";
+const COUNTING_TEST = "src/control-plane/consumption/counting.test.ts";
+const METER_TEST = "src/control-plane/consumption/meter.test.ts";
 const DELETED_TEST = "test/control-plane/deleted-projects.test.ts";
 const VERBS_TEST = "test/control-plane/verbs.test.ts";
 
@@ -260,6 +263,78 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "",
       test: "test/control-plane/neon-cli.test.ts",
       name: "neon: projects delete, list --recoverable-only, recover",
+    },
+    {
+      rule: "a run is counted anew at each look",
+      file: "src/control-plane/consumption/counting.ts",
+      search: "const isSame = cursor?.run === run;",
+      replace: "const isSame = cursor === undefined;",
+      test: COUNTING_TEST,
+      name: "countEndpoint: a run is counted from its start",
+    },
+    {
+      rule: "what slept is counted up to its next word",
+      file: "src/control-plane/consumption/counting.ts",
+      search: "if (cursor === undefined || cursor.hasEnded) {",
+      replace: "if (cursor === undefined) {",
+      test: COUNTING_TEST,
+      name: "countEndpoint: another run begins anew",
+    },
+    {
+      rule: "what was used before the first look is counted",
+      file: "src/control-plane/consumption/counting.ts",
+      search: "if (cursor === undefined && isFirst) {",
+      replace: "if (cursor === undefined && isFirst && nowMs < 0) {",
+      test: COUNTING_TEST,
+      name: "countEndpoint: what was before the first look is not known",
+    },
+    {
+      rule: "WAL that a pageserver reads again is counted again",
+      file: "src/control-plane/consumption/counting.ts",
+      search: "return { counted: (from + bytes) as Lsn, bytes };",
+      replace: "return { counted: lastLsn, bytes };",
+      test: COUNTING_TEST,
+      name: "countWal: a new timeline from its own start",
+    },
+    {
+      rule: "the cursor of an endpoint does not move",
+      file: "src/control-plane/consumption/meter.ts",
+      search: 'conflict.column("endpoint_id").doUpdateSet(values)',
+      replace: 'conflict.column("endpoint_id").doNothing()',
+      test: METER_TEST,
+      name: "settle: what was used is in the hour",
+    },
+    {
+      rule: "a second first look counts from the start",
+      file: "src/control-plane/consumption/meter.ts",
+      search: "if (begun !== undefined) {",
+      replace: 'if (begun?.since === "") {',
+      test: METER_TEST,
+      name: "settle: the first look is where counting begins",
+    },
+    {
+      rule: "processor time of sessions that have ended is lost",
+      file: "src/local/agents/endpoint-runs.ts",
+      search: "fields.slice(11, 15)",
+      replace: "fields.slice(11, 13)",
+      test: "src/local/agents/endpoint-runs.test.ts",
+      name: "ProcessTable.cpuMsOf: processor time of a process",
+    },
+    {
+      rule: "history is told further back than it is kept",
+      file: "src/control-plane/api-v2/consumption.ts",
+      search: "if (fromMs < oldest) {",
+      replace: "if (fromMs < 0) {",
+      test: CONSUMPTION_TEST,
+      name: "consumption: what is not kept, or makes no sense, is refused",
+    },
+    {
+      rule: "a key of one project sees what others use",
+      file: "src/control-plane/api-v2/consumption.ts",
+      search: "(own === null || id === own)",
+      replace: '(own === null || id !== "")',
+      test: CONSUMPTION_TEST,
+      name: "consumption: what is not kept, or makes no sense, is refused",
     },
     {
       rule: "a migration that fails is half done",

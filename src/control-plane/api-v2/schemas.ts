@@ -286,6 +286,62 @@ export const connectionUriQuery = z.looseObject({
   pooled: z.enum(["true", "false"]).optional(),
 });
 
+/** One parameter with commas: nothing is twice in a query. */
+const idList = z
+  .string()
+  .regex(/^([a-z0-9-]{1,60}(,[a-z0-9-]{1,60}){0,99})?$/)
+  .transform((text) => (text === "" ? undefined : text.split(",")))
+  .optional()
+  .meta({ pattern: "^([a-z0-9-]{1,60}(,[a-z0-9-]{1,60}){0,99})?$" });
+const METRICS = [
+  ...["active_time_seconds", "compute_time_seconds", "written_data_bytes"],
+  ...["synthetic_storage_size_bytes", "data_storage_bytes_hour"],
+  ...["logical_size_bytes", "logical_size_bytes_hour"],
+];
+const metricList = z
+  .string()
+  .refine((text) => text.split(",").every((name) => METRICS.includes(name)), {
+    error: ({ input }) => `'${input}' is no list of metrics: ${METRICS.join(", ")}`,
+  })
+  .optional()
+  .describe("taken; what is measured is answered always, what is not never");
+export const consumptionQuery = z.looseObject({
+  from: z.string().max(60),
+  to: z.string().max(60),
+  granularity: z.enum(["hourly", "daily", "monthly"]),
+  org_id: id.optional(),
+  include_v1_metrics: flag,
+  metrics: metricList,
+});
+export const projectsConsumptionQuery = z.looseObject({
+  ...consumptionQuery.shape,
+  limit: limit(100, 10),
+  cursor,
+  project_ids: idList,
+});
+export const consumptionFrameSchema = z.object({
+  timeframe_start: time,
+  timeframe_end: time,
+  active_time_seconds: z.number(),
+  compute_time_seconds: z.number(),
+  written_data_bytes: z.number(),
+  synthetic_storage_size_bytes: z.number().optional(),
+});
+const consumptionPeriods = z.array(
+  z.object({
+    period_id: z.string(),
+    period_plan: z.string(),
+    period_start: time,
+    period_end: time.optional(),
+    consumption: z.array(consumptionFrameSchema),
+  }),
+);
+export const accountConsumptionAnswer = z.object({ periods: consumptionPeriods });
+export const projectsConsumptionAnswer = z.object({
+  projects: z.array(z.object({ project_id: z.string(), periods: consumptionPeriods })),
+  pagination: paginationSchema,
+});
+
 export const schemaQuery = z.looseObject({
   db_name: z.string(),
   lsn: z.string().optional(),

@@ -48,7 +48,6 @@ const UNSUPPORTED = [
   "POST /projects/{project_id}/branches/{branch_id}/finalize_restore",
   "GET /projects/{project_id}/vpc_endpoints",
   "POST,DELETE /projects/{project_id}/vpc_endpoints/{vpc_endpoint_id}",
-  "GET /consumption_history/projects",
   "GET /consumption_history/v2/projects",
   "GET /consumption_history/v2/branches",
   "GET /organizations/{org_id}",

@@ -44,6 +44,10 @@ for (const from of MIGRATIONS.keys()) {
       "api_keys",
       "console_links",
       "console_sessions",
+      "consumption",
+      "meter",
+      "meter_endpoints",
+      "meter_timelines",
     ]) {
       assert.deepEqual(
         await db

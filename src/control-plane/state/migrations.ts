@@ -17,6 +17,7 @@ export const MIGRATIONS: readonly Migration[] = [
   { name: "0005 JWKS", up: jwks },
   { name: "0006 console sessions", up: consoleSessions },
   { name: "0007 several control planes", up: controlPlanes },
+  { name: "0008 consumption", up: consumption },
 ];
 
 async function first(db: Kysely<unknown>): Promise<void> {
@@ -196,5 +197,40 @@ async function controlPlanes(db: Kysely<unknown>): Promise<void> {
   await db.schema
     .createTable("secret_key")
     .addColumn("fingerprint", "text", (column) => column.primaryKey())
+    .execute();
+}
+
+/** Numbers are doubles: exact to 2^53, and no text as Postgres's bigint is to its driver. */
+async function consumption(db: Kysely<unknown>): Promise<void> {
+  await db.schema
+    .createTable("consumption")
+    // No reference: what a project has used stays told when it is gone.
+    .addColumn("project_id", "text", (column) => column.notNull())
+    .addColumn("granularity", "text", (column) => column.notNull())
+    .addColumn("frame_start", "text", (column) => column.notNull())
+    .addColumn("active_ms", "double precision", (column) => column.notNull())
+    .addColumn("cpu_ms", "double precision", (column) => column.notNull())
+    .addColumn("written_bytes", "double precision", (column) => column.notNull())
+    .addColumn("size_bytes", "double precision")
+    .addPrimaryKeyConstraint("consumption_pk", ["project_id", "granularity", "frame_start"])
+    .execute();
+  await db.schema
+    .createTable("meter")
+    .addColumn("since", "text", (column) => column.notNull())
+    .execute();
+  await db.schema
+    .createTable("meter_endpoints")
+    .addColumn("endpoint_id", "text", (column) => column.primaryKey())
+    .addColumn("run", "text", (column) => column.notNull())
+    .addColumn("active_until_ms", "double precision", (column) => column.notNull())
+    .addColumn("cpu_ms", "double precision", (column) => column.notNull())
+    .addColumn("has_ended", "integer", (column) => column.notNull())
+    .execute();
+  await db.schema
+    .createTable("meter_timelines")
+    .addColumn("project_id", "text", (column) => column.notNull())
+    .addColumn("timeline_id", "text", (column) => column.notNull())
+    .addColumn("counted_lsn", "double precision", (column) => column.notNull())
+    .addPrimaryKeyConstraint("meter_timelines_pk", ["project_id", "timeline_id"])
     .execute();
 }

@@ -13,6 +13,41 @@ export interface Tables {
   console_sessions: ConsoleSessionRow;
   control_planes: ControlPlaneRow;
   secret_key: { fingerprint: string };
+  consumption: ConsumptionRow;
+  /** One row, once anything was counted: since when. */
+  meter: { since: string };
+  meter_endpoints: MeterEndpointRow;
+  meter_timelines: MeterTimelineRow;
+}
+
+/** What a project has used in an hour, a day or a month. */
+export interface ConsumptionRow {
+  project_id: string;
+  /** consumption/frames.ts. */
+  granularity: string;
+  /** ISO 8601 in UTC with milliseconds. */
+  frame_start: string;
+  active_ms: number;
+  cpu_ms: number;
+  written_bytes: number;
+  /** The largest that was seen; null: none was. */
+  size_bytes: number | null;
+}
+
+/** Up to where an endpoint has been counted (consumption/counting.ts). */
+export interface MeterEndpointRow {
+  endpoint_id: string;
+  run: string;
+  active_until_ms: number;
+  cpu_ms: number;
+  has_ended: Flag;
+}
+
+/** Up to where a timeline's WAL has been counted. */
+export interface MeterTimelineRow {
+  project_id: string;
+  timeline_id: string;
+  counted_lsn: number;
 }
 
 /** Those that work on this database (operations/claims.ts). */

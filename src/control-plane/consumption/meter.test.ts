@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import type { Lsn } from "../../base/lsn.ts";
+import { type Database, openDatabase, serialized } from "../state/database.ts";
+import { sqliteDialect } from "../state/node-sqlite.ts";
+import { type Seen, settle } from "./meter.ts";
+
+async function scratch() {
+  const directory = mkdtempSync(join(tmpdir(), "strata-meter-"));
+  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
+  return {
+    db,
+    async [Symbol.asyncDispose]() {
+      await db.destroy();
+      rmSync(directory, { recursive: true });
+    },
+  };
+}
+
+const time = (text: string) => Date.parse(text);
+
+function seen(of: { sinceMs?: number; cpuMs?: number; lastLsn?: number; size?: number }): Seen {
+  const { sinceMs, cpuMs = 0, lastLsn = 100, size } = of;
+  const run = sinceMs === undefined ? {} : { run: "1", sinceMs, cpuMs };
+  return {
+    endpoints: [{ id: "ep", projectId: "p", ...run }],
+    timelines: [{ projectId: "p", timelineId: "t", startLsn: 100 as Lsn, lastLsn: lastLsn as Lsn }],
+    sizes: new Map(size === undefined ? [] : [["p", size]]),
+  };
+}
+
+async function rows(db: Database, granularity: string) {
+  const all = await db
+    .selectFrom("consumption")
+    .selectAll()
+    .where("granularity", "=", granularity)
+    .orderBy("frame_start")
+    .execute();
+  return all.map((row) => [
+    ...[row.frame_start, row.active_ms, row.cpu_ms, row.written_bytes, row.size_bytes],
+  ]);
+}
+
+const look = (db: Database, what: Seen, nowMs: number, isFirst = false) =>
+  serialized(db, (transaction) => settle(transaction, what, { nowMs, isFirst }));
+
+test("settle: what was used is in the hour, the day and the month in which it was, to the millisecond", async () => {
+  await using scene = await scratch();
+  const { db } = scene;
+  await look(db, seen({}), time("2026-11-30T22:00:00Z"), true);
+  const sinceMs = time("2026-11-30T23:59:59.500Z");
+  await look(
+    db,
+    seen({ sinceMs, cpuMs: 700, lastLsn: 180, size: 5000 }),
+    time("2026-12-01T00:00:01Z"),
+  );
+  assert.deepEqual(await rows(db, "hourly"), [
+    ["2026-11-30T23:00:00.000Z", 500, 0, 0, null],
+    ["2026-12-01T00:00:00.000Z", 1000, 700, 80, 5000],
+  ]);
+  assert.deepEqual(await rows(db, "monthly"), [
+    ["2026-11-01T00:00:00.000Z", 500, 0, 0, null],
+    ["2026-12-01T00:00:00.000Z", 1000, 700, 80, 5000],
+  ]);
+  await look(
+    db,
+    seen({ sinceMs, cpuMs: 750, lastLsn: 190, size: 4000 }),
+    time("2026-12-01T00:00:16Z"),
+  );
+  await look(db, seen({ lastLsn: 191 }), time("2026-12-01T00:00:31Z"));
+  assert.deepEqual((await rows(db, "daily")).at(-1), [
+    ...["2026-12-01T00:00:00.000Z", 16_000, 750, 91, 5000],
+  ]);
+});
+
+test("settle: a look that does not get to its end counts nothing, and the next one all of it, once", async () => {
+  await using scene = await scratch();
+  const { db } = scene;
+  await look(db, seen({}), 0, true);
+  const use = seen({ sinceMs: 1000, cpuMs: 40, lastLsn: 130 });
+  const crash = serialized(db, async (transaction) => {
+    await settle(transaction, use, { nowMs: 9000, isFirst: false });
+    throw new Error("crash");
+  });
+  await assert.rejects(crash, /crash/);
+  assert.deepEqual(await rows(db, "hourly"), []);
+  for (let i = 0; i < 3; i++) {
+    await look(db, use, 9000);
+  }
+  assert.deepEqual(await rows(db, "hourly"), [["1970-01-01T00:00:00.000Z", 8000, 40, 30, null]]);
+});
+
+test("settle: the first look is where counting begins, and of two first ones one is", async () => {
+  await using scene = await scratch();
+  const { db } = scene;
+  const before = seen({ sinceMs: 1000, cpuMs: 4000, lastLsn: 900 });
+  await look(db, before, 50_000, true);
+  await look(db, seen({ sinceMs: 1000, cpuMs: 4100, lastLsn: 950 }), 51_000, true);
+  assert.deepEqual(await rows(db, "hourly"), []);
+  await look(db, seen({ sinceMs: 1000, cpuMs: 4200, lastLsn: 960 }), 52_000);
+  assert.deepEqual(await rows(db, "hourly"), [["1970-01-01T00:00:00.000Z", 2000, 200, 60, null]]);
+});
