@@ -9,6 +9,7 @@ import { benchColdStart } from "../bench/cold-start.ts";
 import { benchCommit } from "../bench/commit.ts";
 import { benchGetPage } from "../bench/getpage.ts";
 import { benchIngest } from "../bench/ingest.ts";
+import { benchServiceTls } from "../bench/network/service-tls.ts";
 import { benchProxy } from "../bench/proxy.ts";
 import { benchRedo } from "../bench/redo.ts";
 import { printTable, type Row } from "../bench/report.ts";
@@ -52,6 +53,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   "store-space": () =>
     benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),
   "store-idle": () => benchStoreIdle(quick ? 2000 : 10_000, quick ? 200 : 1000),
+  tls: () => benchServiceTls(quick ? 5 : 31),
   proxy: () => benchProxy(quick ? 1 : 5, quick ? 1 : 3),
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
   "store-reads": () => benchStoreReads(quick),

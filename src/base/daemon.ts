@@ -7,7 +7,10 @@ import { identifyBy, TokenVerifier } from "./auth/service-token.ts";
 import { errorMessage, StorageError } from "./errors.ts";
 import { FileLock, lockHolder } from "./file-lock.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { isLoopback } from "./network/addresses.ts";
 import { checkListenAddress } from "./network/listen-address.ts";
+import { hostOf, trustServices } from "./network/service-tls.ts";
+import type { CertificateFiles, TlsCertificates } from "./network/tls-certificates.ts";
 
 /** Exit codes; a process that a signal ended by itself has none. */
 const EXIT_STOPPED = 0;
@@ -39,12 +42,15 @@ export interface DaemonOptions<T extends Options> {
   /** Of the pid file, `<workdir>/<name>.pid`, which is written once `start` has resolved. */
   readonly name: string;
   /**
-   * Of its command line; `--workdir DIR`, `--auth-keys DIR`, `--auth-token FILE` and `--plaintext-network` are every daemon's.
-   * Those that begin with `listen` are addresses: HOST:PORT, which others may reach only as checkListenAddress has it.
+   * Of its command line; `--workdir DIR`, `--auth-keys DIR`, `--auth-token FILE`, `--service-cert FILE`, `--service-key FILE`,
+   * `--service-ca FILE` and `--plaintext-network` are every daemon's. Those that begin with `listen` are addresses: HOST:PORT, which
+   * others may reach only as checkListenAddress has it.
    */
   readonly options: T;
   /** What it listens on is for everybody, with TLS of its own. */
   readonly isPublic?: boolean;
+  /** It asks who calls by itself, and does so always. */
+  readonly hasOwnKeys?: boolean;
   /** Called when this is the only process in the directory. Resolves when it does its work. */
   start(context: {
     readonly values: Values<T>;
@@ -52,6 +58,8 @@ export interface DaemonOptions<T extends Options> {
     readonly logger: Logger;
     /** Who calls must show it a token (`--auth-keys`); undefined: everybody may. */
     readonly callers: TokenVerifier | undefined;
+    /** For what it listens on that other machines can reach; undefined where that is nothing, or in plain text. */
+    readonly certificates: TlsCertificates | undefined;
   }): Promise<RunningDaemon>;
 }
 
@@ -96,12 +104,15 @@ export async function runDaemon<const T extends Options>(options: DaemonOptions<
     process.on(signal, () => daemon.onSignal(signal));
   }
   try {
-    const { values, workdir, authKeys, authToken } = parseOptions(options);
+    const { values, workdir, authKeys, authToken, tls } = parseOptions(options);
     identifyBy(authToken);
+    trustServices(() => tls.trust);
     const callers = authKeys === undefined ? undefined : new TokenVerifier(authKeys);
     mkdirSync(workdir, { recursive: true, mode: 0o700 });
     daemon.lock(workdir);
-    await daemon.run(await options.start({ values, workdir, logger: daemon.logger, callers }));
+    const { logger } = daemon;
+    const certificates = tls.files === undefined ? undefined : await load(tls.files, logger);
+    await daemon.run(await options.start({ values, workdir, logger, callers, certificates }));
   } catch (error) {
     daemon.fail(error);
   }
@@ -132,11 +143,14 @@ const SHARED_OPTIONS = {
   "auth-keys": { type: "string" },
   "auth-token": { type: "string" },
   "plaintext-network": { type: "boolean" },
+  "service-cert": { type: "string" },
+  "service-key": { type: "string" },
+  "service-ca": { type: "string", multiple: true },
 } as const;
 
 type SharedValues = Values<typeof SHARED_OPTIONS>;
 
-function parseOptions<T extends Options>({ options, isPublic }: DaemonOptions<T>) {
+function parseOptions<T extends Options>({ options, isPublic, hasOwnKeys }: DaemonOptions<T>) {
   let parsed: SharedValues;
   try {
     const all = { ...options, ...SHARED_OPTIONS };
@@ -148,23 +162,47 @@ function parseOptions<T extends Options>({ options, isPublic }: DaemonOptions<T>
     workdir,
     "auth-keys": authKeys,
     "auth-token": authToken,
-    "plaintext-network": isTrusted = false,
+    "plaintext-network": isPlaintext = false,
+    "service-cert": cert,
+    "service-key": key,
+    "service-ca": authorities = [],
     ...values
   } = parsed;
   if (typeof workdir !== "string" || workdir === "") {
     throw new StorageError("invalid", "bad-option", "--workdir is required");
   }
+  if ((cert === undefined) !== (key === undefined)) {
+    const message = "--service-cert and --service-key need each other";
+    throw new StorageError("invalid", "bad-option", message);
+  }
+  if (cert !== undefined && isPlaintext) {
+    const message = "--plaintext-network and --service-cert: either the network is trusted, or not";
+    throw new StorageError("invalid", "bad-option", message);
+  }
+  let isReached = false;
   for (const [name, value] of Object.entries<unknown>(values)) {
     if (isPublic !== true && name.startsWith("listen") && typeof value === "string") {
-      checkListenAddress(name, value, { isTrusted, asksForTokens: authKeys !== undefined });
+      const asksForTokens = authKeys !== undefined || hasOwnKeys === true;
+      const hasCertificate = cert !== undefined;
+      checkListenAddress(name, value, { isTrusted: isPlaintext, hasCertificate, asksForTokens });
+      isReached ||= !isLoopback(hostOf(value));
     }
   }
+  const files = isReached && cert && key ? { cert: resolve(cert), key: resolve(key) } : undefined;
+  const caFiles = authorities.map((file) => resolve(file));
   return {
     values: values as Values<T>,
     workdir: resolve(workdir),
     authKeys: authKeys && resolve(authKeys),
     authToken: authToken && resolve(authToken),
+    tls: { trust: { isPlaintext, caFiles }, files },
   };
+}
+
+/** Not imported: it loads node:tls, which takes longer than all that an agent loads. */
+async function load(files: CertificateFiles, logger: Logger): Promise<TlsCertificates> {
+  const { TlsCertificates } = await import("./network/tls-certificates.ts");
+  return new TlsCertificates([files], logger);
 }
 
 class DaemonProcess {

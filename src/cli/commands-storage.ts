@@ -25,6 +25,7 @@ import {
   startService,
 } from "../local/services.ts";
 import { strataCommand } from "../local/strata-command.ts";
+import { renewCertificates } from "../local/tls/renewal.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
 import {
@@ -232,7 +233,13 @@ function addServiceVerbs(verbs: ServiceVerbs): void {
       const argument = command.args[0];
       const id = argument === undefined ? (options.id ?? 1) : parseCount(argument);
       const home = openHome();
-      await withHomeLocked(home, () => action(verbs.daemon(home, { id }), options));
+      await withHomeLocked(home, async () => {
+        const daemon = verbs.daemon(home, { id });
+        if (verb.name() !== "stop") {
+          await renewCertificates(home);
+        }
+        await action(daemon, options);
+      });
     });
   const start = (daemon: Daemon, options: { startTimeout: number }) =>
     startService(daemon, { timeoutMs: options.startTimeout, print });

@@ -3,6 +3,7 @@
 import type { Command } from "commander";
 import { monotonicMs, setRepeatingTimer } from "../base/clock.ts";
 import { errorMessage } from "../base/errors.ts";
+import { serviceUrl } from "../base/network/service-tls.ts";
 import { createTenant } from "../local/branches/create-branch.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
 import { controllerOf, placementOf } from "../local/controller.ts";
@@ -186,7 +187,7 @@ async function frontOf(home: StrataHome, endpoint: Endpoint): Promise<string[]> 
   const { controlPlane } = home.config();
   return [
     `  Through the proxy   ${uri}`,
-    `  API                 http://${controlPlane?.listenAddr}/api/v2, key in ${home.controlPlaneKeyFile()}`,
+    `  API                 ${serviceUrl(controlPlane!.listenAddr)}/api/v2, key in ${home.controlPlaneKeyFile()}`,
   ];
 }
 

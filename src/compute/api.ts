@@ -2,6 +2,7 @@
 
 import { type ErrorKind, StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
+import type { ServiceTrust } from "../base/network/service-tls.ts";
 import { parseSizeBytes } from "../base/text/size.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
 import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
@@ -387,6 +388,8 @@ export interface ExportSpec {
   readonly directory: string;
   /** Of the service token that it shows; absent: none. */
   readonly tokenFile?: string | undefined;
+  /** By what it knows the pageserver, where that is not on loopback. */
+  readonly trust?: ServiceTrust | undefined;
 }
 
 /** What it says, one a line. */

@@ -2,6 +2,7 @@
 
 import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
+import { serviceUrl } from "../base/network/service-tls.ts";
 import { HttpClient } from "../http/client.ts";
 import type { Method } from "../http/route.ts";
 import type {
@@ -111,7 +112,7 @@ export class ControlPlaneClient {
    */
   async loginLink(): Promise<string> {
     const { token } = await this.#http.call<{ token: string }>("POST", "/console/login_links");
-    return `http://${this.#address}/#token=${token}`;
+    return `${serviceUrl(this.#address)}/#token=${token}`;
   }
 
   apiKeys(): Promise<ApiKey[]> {

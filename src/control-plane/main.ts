@@ -12,6 +12,7 @@ const { ControlPlane } = await import("./server.ts");
 
 await runDaemon({
   name: "control_plane",
+  hasOwnKeys: true,
   options: {
     home: { type: "string" },
     listen: { type: "string", default: "127.0.0.1:9096" },
@@ -20,7 +21,7 @@ await runDaemon({
     "warm-agents": { type: "string", default: "0" },
     "proxy-address": { type: "string", default: "localtest.me:4432" },
   },
-  start: async ({ values, workdir, logger }) => {
+  start: async ({ values, workdir, logger, certificates }) => {
     if (values.home === undefined) {
       throw new StorageError("invalid", "bad-option", "--home is required");
     }
@@ -34,6 +35,7 @@ await runDaemon({
       databaseUrl: values["database-url"],
       warmAgents: wholeNumber(values, "warm-agents"),
       allowedHosts: values["http-host"],
+      certificates,
     });
     await controlPlane.listen(host, port);
     logger.info({ listen: values.listen }, "control plane listens");

@@ -7,11 +7,13 @@ import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { isLoopback } from "../base/network/addresses.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
 import { WarmAgents } from "../local/agents/warm-agents.ts";
 import type { StrataHome } from "../local/home.ts";
 import { withHomeLocked } from "../local/lock.ts";
+import { renewDaily } from "../local/tls/renewal.ts";
 import { Accounts, ensureKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
@@ -37,7 +39,7 @@ import { ConsoleBuild } from "./console/console-build.ts";
 import { Logs } from "./console/log-routes.ts";
 import { Monitoring } from "./console/monitoring.ts";
 import { pageRoutes } from "./console/page-routes.ts";
-import { sessionRoutes } from "./console/session-routes.ts";
+import { type SessionPort, sessionRoutes } from "./console/session-routes.ts";
 import { Sessions } from "./console/sessions.ts";
 import { sqlRoutes } from "./console/sql-routes.ts";
 import { storageRoutes } from "./console/storage-routes.ts";
@@ -68,6 +70,8 @@ export interface ControlPlaneOptions {
   readonly logger: Logger;
   /** Names that callers may use beside loopback and the address it listens on. */
   readonly allowedHosts?: readonly string[] | undefined;
+  /** With TLS, and without plain text, on an address that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
   /** How many agents wait for an endpoint; none where it is absent. */
   readonly warmAgents?: number | undefined;
   /** Of a Postgres that keeps the state; absent: `state.db` in `workdir`. */
@@ -99,6 +103,7 @@ export class ControlPlane {
   #server: HttpServer | undefined;
   #expiry: Timer | undefined;
   #meterTimer: Timer | undefined;
+  #renewal: Timer | undefined;
 
   private constructor(
     options: ControlPlaneOptions,
@@ -170,28 +175,29 @@ export class ControlPlane {
 
   /**
    * Operations that a crash left go on meanwhile. Port 0 takes a free one. StorageError `invalid` for an address that
-   * others can reach: keys and passwords are in the clear here.
+   * others can reach without a certificate: keys and passwords are in the clear there, on whatever network.
    */
   async listen(host: string, port: number): Promise<number> {
-    if (!isLoopback(host)) {
+    const { logger, allowedHosts, certificates } = this.#options;
+    if (!isLoopback(host) && certificates === undefined) {
       throw new StorageError(
         "invalid",
         "not-loopback",
-        `the control plane does not listen on ${host}: API keys would travel in the clear; let it listen on 127.0.0.1, and a server with TLS in front of it`,
+        `the control plane does not listen on ${host} in plain text: API keys would travel in the clear; without "plaintextNetwork" it has a certificate, or let it listen on 127.0.0.1, and a server with TLS in front of it`,
       );
     }
-    const { logger, allowedHosts } = this.#options;
     let bound = port;
     this.#server = new HttpServer({
       component: "control_plane",
       routes: [
         ...controlPlaneRoutes(this.parts, this.accounts),
-        ...this.#consoleRoutes(() => bound),
+        ...this.#consoleRoutes({ number: () => bound, isEncrypted: !isLoopback(host) }),
       ],
       metrics: { contentType: "text/plain; version=0.0.4", text: () => "" },
       logger,
       listenHost: host,
       allowedHosts,
+      certificates,
       authorize: (request, scope, found) =>
         authorizeCaller(
           { accounts: this.accounts, sessions: this.#sessions },
@@ -205,6 +211,7 @@ export class ControlPlane {
     this.#suspendLoop.start();
     this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
     this.#meterTimer = setRepeatingTimer(() => void this.#count(), METER_INTERVAL_MS);
+    this.#renewal = renewDaily(this.#options.home, logger);
     bound = await this.#server.listen(host, port);
     this.parts.operations.start();
     void this.#resume();
@@ -212,7 +219,7 @@ export class ControlPlane {
     return bound;
   }
 
-  #consoleRoutes(port: () => number): Route[] {
+  #consoleRoutes(port: SessionPort): Route[] {
     return [
       ...sessionRoutes(this.#sessions, this.accounts, port),
       ...treeRoutes(this.parts),
@@ -273,6 +280,7 @@ export class ControlPlane {
     this.#suspendLoop.stop();
     this.#expiry?.cancel();
     this.#meterTimer?.cancel();
+    this.#renewal?.cancel();
     this.parts.operations.stop();
     this.#changes.close();
     this.#logs.close();

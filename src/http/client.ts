@@ -4,6 +4,7 @@ import type { Agent, IncomingMessage } from "node:http";
 import { ownToken } from "../base/auth/service-token.ts";
 import { abortAfter } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
+import { serviceUrl, tlsOfUrl, tlsProblem } from "../base/network/service-tls.ts";
 import { kindOfStatus } from "./http-errors.ts";
 import type { Method } from "./route.ts";
 
@@ -13,7 +14,9 @@ const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 export interface HttpClientOptions {
   /** Whom it talks to: `safekeeper`. In messages and codes. */
   readonly component: string;
-  /** `host:port`, or an http URL without a path. */
+  /**
+   * `host:port`, or a URL without a path. With TLS where other machines can reach it, as `serviceUrl` has it.
+   */
   readonly address: string;
   /** From the call to the end of the answer. */
   readonly timeoutMs: number;
@@ -33,8 +36,23 @@ function http() {
   return process.getBuiltinModule("node:http");
 }
 
-/** Of this process; idle connections do not keep it alive. */
+function https() {
+  return process.getBuiltinModule("node:https");
+}
+
+/** Of this process, without and with TLS; idle connections do not keep it alive. */
 let sharedAgent: Agent | undefined;
+let sharedTlsAgent: Agent | undefined;
+
+function agentOf(isTls: boolean): Agent {
+  if (!isTls) {
+    sharedAgent ??= new (http().Agent)({ keepAlive: true });
+    return sharedAgent;
+  }
+  // No session is taken up again: each connection looks whether the certificate is still good.
+  sharedTlsAgent ??= new (https().Agent)({ keepAlive: true, maxCachedSessions: 0 });
+  return sharedTlsAgent;
+}
 
 /**
  * Every call throws StorageError: `unavailable` (`COMPONENT-unreachable`) where no whole answer came in
@@ -45,7 +63,7 @@ let sharedAgent: Agent | undefined;
  */
 export class HttpClient {
   readonly #component: string;
-  readonly #base: string;
+  readonly #address: string;
   readonly #host: string;
   readonly #timeoutMs: number;
   readonly #isOnlyOne: boolean;
@@ -55,8 +73,8 @@ export class HttpClient {
     const { component, address, timeoutMs, isOnlyOne = false, bearer = ownToken } = options;
     this.#bearer = bearer;
     this.#component = component;
-    this.#base = (address.includes("://") ? address : `http://${address}`).replace(/\/$/, "");
-    this.#host = this.#base.replace(/^\w+:\/\//, "");
+    this.#address = address.replace(/\/$/, "");
+    this.#host = this.#address.replace(/^\w+:\/\//, "");
     this.#timeoutMs = timeoutMs;
     this.#isOnlyOne = isOnlyOne;
   }
@@ -88,7 +106,8 @@ export class HttpClient {
     try {
       response = await this.#send(method, path, signal, body);
     } catch (cause) {
-      throw this.#unreachable(method, path, cause);
+      // One that says what to set is no network's.
+      throw cause instanceof StorageError ? cause : this.#unreachable(method, path, cause);
     }
     const status = response.statusCode ?? 0;
     const chunks = this.#chunks(method, path, response);
@@ -106,9 +125,12 @@ export class HttpClient {
   ): Promise<IncomingMessage> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const bearer = this.#bearer();
+    const base = serviceUrl(this.#address);
+    const tls = base.startsWith("https:") ? tlsOfUrl(base) : undefined;
     const send = (agent: Agent | false) =>
       new Promise<IncomingMessage>((resolve, reject) => {
-        const request = http().request(this.#base + path, {
+        const request = (tls === undefined ? http() : https()).request(base + path, {
+          ...tls,
           method,
           signal,
           agent,
@@ -128,9 +150,8 @@ export class HttpClient {
     if (method !== "GET") {
       return send(false);
     }
-    sharedAgent ??= new (http().Agent)({ keepAlive: true });
     try {
-      return await send(sharedAgent);
+      return await send(agentOf(tls !== undefined));
     } catch (error) {
       if (error instanceof StaleConnection) {
         return send(false);
@@ -191,7 +212,8 @@ export class HttpClient {
       cause instanceof Error && cause.name === "AbortError" && cause.cause instanceof Error
         ? cause.cause
         : cause;
-    const message = `${this.#component} ${this.#host}: ${method} ${path}: ${errorMessage(reason)}`;
+    const problem = tlsProblem(reason, this.#host) ?? errorMessage(reason);
+    const message = `${this.#component} ${this.#host}: ${method} ${path}: ${problem}`;
     return new StorageError("unavailable", `${this.#component}-unreachable`, message, { cause });
   }
 }

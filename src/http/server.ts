@@ -10,6 +10,8 @@ import {
 } from "node:http";
 import type { Server as NetServer, Socket } from "node:net";
 import { errnoCode, StorageError } from "../base/errors.ts";
+import { isLoopback } from "../base/network/addresses.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { Dispatcher, type DispatcherOptions } from "./dispatcher.ts";
 import { errorBody, statusOfError } from "./http-errors.ts";
 import { HTTP_LIMITS, type HttpLimits } from "./limits.ts";
@@ -20,6 +22,10 @@ export interface HttpServerOptions extends Omit<DispatcherOptions, "limits" | "a
   readonly allowedHosts?: readonly string[] | undefined;
   readonly limits?: Partial<HttpLimits> | undefined;
   readonly otherProtocol?: OtherProtocol | undefined;
+  /** With TLS, and without plain text, on an address that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
+  /** ALPN names of what is spoken here, best first; HTTP/1.1 where none are given. */
+  readonly protocols?: readonly string[] | undefined;
   /** For requests that are no routes of ours, and not behind our guards: true where it answers this one. */
   readonly takes?: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
 }
@@ -29,9 +35,11 @@ export class HttpServer {
   readonly limits: HttpLimits;
   /** Node's own. */
   readonly node: Server;
-  readonly #closeUndecided: () => void = () => {};
+  readonly #options: HttpServerOptions;
+  readonly #closeUndecided: (() => void)[] = [];
 
   constructor(options: HttpServerOptions) {
+    this.#options = options;
     this.limits = { ...HTTP_LIMITS, ...options.limits };
     this.dispatcher = new Dispatcher({
       ...options,
@@ -44,17 +52,35 @@ export class HttpServer {
       }
     });
     if (options.otherProtocol !== undefined) {
-      this.#closeUndecided = sharePort(
+      const close = sharePort(
         this.node,
         options.otherProtocol,
         this.limits.headersTimeoutMs,
         (socket) => refuse(socket, { code: "ERR_HTTP_REQUEST_TIMEOUT" }),
       );
+      this.#closeUndecided.push(close);
     }
   }
 
   /** The port; 0 takes a free one. StorageError `conflict` where the address is in use. */
-  listen(host: string, port: number): Promise<number> {
+  async listen(host: string, port: number): Promise<number> {
+    const { certificates, protocols = ["http/1.1"], logger } = this.#options;
+    if (certificates !== undefined && !isLoopback(host)) {
+      // Loaded for who needs it: TLS takes longer to load than HTTP.
+      const { requireTls } = await import("./tls-port.ts");
+      const close = requireTls(this.node, {
+        certificates,
+        protocols,
+        logger,
+        timeoutMs: this.limits.headersTimeoutMs,
+        plaintext: (socket) => {
+          refuse(socket, { code: "PLAIN_TEXT" });
+          // What it still sends is dropped: with unread bytes the kernel would reset, and the answer be lost.
+          socket.resume();
+        },
+      });
+      this.#closeUndecided.push(close);
+    }
     return new Promise((resolve, reject) => {
       this.node.once("error", (cause) => reject(listenError(cause, host, port)));
       this.node.listen({ host, port }, () => resolve(boundPort(this.node, port)));
@@ -77,7 +103,9 @@ export class HttpServer {
   /** Requests that are being answered get `closeGraceMs`; whoever only sits on a connection none. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.node.close(() => resolve()));
-    this.#closeUndecided();
+    for (const close of this.#closeUndecided) {
+      close();
+    }
     await this.dispatcher.drain(this.limits.closeGraceMs);
     this.node.closeAllConnections();
     await closed;
@@ -120,7 +148,12 @@ function refuse(socket: Socket, cause: { readonly code?: string | undefined }): 
       ? ["request-timeout", "the request took too long to arrive"]
       : cause.code === "HPE_HEADER_OVERFLOW"
         ? ["headers-too-large", "the headers are too large"]
-        : ["bad-http", "this is not HTTP"];
+        : cause.code === "PLAIN_TEXT"
+          ? [
+              "tls-needed",
+              "this port speaks TLS only: https, with the authority that 'strata ca trust' names",
+            ]
+          : ["bad-http", "this is not HTTP"];
   const error = new StorageError("invalid", code, message, { cause });
   const body = JSON.stringify(errorBody(error));
   const status = statusOfError(error);

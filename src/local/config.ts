@@ -27,8 +27,9 @@ export interface InitSettings {
   remoteStorage?: string | undefined;
   /** Storage daemons take calls with a service token only, on every port; absent in older homes: they do not. */
   serviceTokens?: boolean | undefined;
-  /** Storage daemons may listen on other addresses than loopback, though nothing is encrypted. */
+  /** Services may listen on other addresses than loopback without TLS: the network is trusted. */
   plaintextNetwork?: boolean | undefined;
+  serviceTls?: ServiceTlsSettings | undefined;
   /** Further options of every pageserver process, as its command line takes them. */
   pageserverOptions?: Record<string, string> | undefined;
   /** Further options of every safekeeper process, as its command line takes them. */
@@ -39,6 +40,16 @@ export interface InitSettings {
   warmAgents?: number | undefined;
   /** How long a deleted project can be recovered; absent: DEFAULT_DELETED_PROJECT_RETENTION_SECONDS. 0: not at all. */
   deletedProjectRetentionSeconds?: number | undefined;
+}
+
+/** Of services on addresses that other machines can reach. Paths of PEM files, relative to the home or absolute. */
+export interface ServiceTlsSettings {
+  /** An own certificate for all of them, with its key and the authority by which they are known; absent: the home's. */
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  readonly ca?: string | undefined;
+  /** What they are called beside the hosts that they listen on: for the home's certificates. */
+  readonly names?: readonly string[] | undefined;
 }
 
 export interface ControlPlaneSettings {
@@ -72,6 +83,7 @@ export interface HomeSettings {
   remoteStorage?: string | undefined;
   serviceTokens?: boolean | undefined;
   plaintextNetwork?: boolean | undefined;
+  serviceTls?: ServiceTlsSettings | undefined;
   pageserverOptions?: Record<string, string> | undefined;
   safekeeperOptions?: Record<string, string> | undefined;
   proxyOptions?: Record<string, string> | undefined;
@@ -95,6 +107,7 @@ export const DEFAULT_DELETED_PROJECT_RETENTION_SECONDS = 604_800;
 export const MAX_DELETED_PROJECT_RETENTION_SECONDS = 315_360_000;
 
 const DOMAIN = /^[a-z0-9-]+(\.[a-z0-9-]+)*$/;
+const HOST = /^[A-Za-z0-9.:*-]{1,253}$/;
 const INIT_FIELDS = [
   "pgVersion",
   "pgBin",
@@ -107,6 +120,7 @@ const INIT_FIELDS = [
   "remoteStorage",
   "serviceTokens",
   "plaintextNetwork",
+  "serviceTls",
   "pageserverOptions",
   "safekeeperOptions",
   "proxyOptions",
@@ -224,6 +238,9 @@ function initSettings(from: Fields): InitSettings {
       settings[name] = value;
     }
   }
+  if (from["serviceTls"] !== undefined) {
+    settings.serviceTls = serviceTlsSettings(from["serviceTls"]);
+  }
   if (from["pageserverOptions"] !== undefined) {
     settings.pageserverOptions = options(from["pageserverOptions"], "pageserverOptions");
   }
@@ -241,6 +258,29 @@ function initSettings(from: Fields): InitSettings {
     settings[kept] = integer(from[kept], kept, 0, MAX_DELETED_PROJECT_RETENTION_SECONDS);
   }
   return settings;
+}
+
+function serviceTlsSettings(value: unknown): ServiceTlsSettings {
+  const from = record(value, "serviceTls", ["cert", "key", "ca", "names"]);
+  const path = (name: string) => string(from[name], `serviceTls.${name}`, /./, "a path");
+  const { names } = from;
+  if (names !== undefined) {
+    if (!Array.isArray(names) || names.length > 100) {
+      throw new Problem("serviceTls.names expected up to 100 host names and addresses");
+    }
+    const what = "a host name or an address";
+    for (const [i, name] of names.entries()) {
+      string(name, `serviceTls.names.${i}`, HOST, what);
+    }
+  }
+  const given = ["cert", "key", "ca"].filter((name) => from[name] !== undefined);
+  if (given.length !== 0 && (given.length !== 3 || names !== undefined)) {
+    throw new Problem("serviceTls expected cert, key and ca together, or names");
+  }
+  return {
+    ...(given.length === 0 ? {} : { cert: path("cert"), key: path("key"), ca: path("ca") }),
+    ...(names === undefined ? {} : { names: names as string[] }),
+  };
 }
 
 function controlPlaneSettings(value: unknown): ControlPlaneSettings {

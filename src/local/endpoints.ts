@@ -41,6 +41,7 @@ import { choosePort, storagePorts } from "./port-choice.ts";
 import { adminTokenOf, agentAuthArguments, renewAgentToken } from "./service-keys.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
+import { serviceTlsArguments } from "./tls/service-certificates.ts";
 
 const HTTP_HOST = "127.0.0.1";
 const PG_HOST = "127.0.0.1";
@@ -433,10 +434,11 @@ export async function startEndpoint(
     const message = `the branch of endpoint ${endpoint.id} has just been reset or restored: start it again`;
     throw new StorageError("conflict", "branch-moved", message);
   }
+  const config = home.config();
   // Under its lock: who deletes its tenant stops it after that is noted, under the same lock.
-  requireNotDeleted(home.config(), endpoint.spec.tenantId);
+  requireNotDeleted(config, endpoint.spec.tenantId);
   if (endpointState(endpoint).state !== "running") {
-    checkStorageRuns(home, endpoint, placement);
+    checkStorageRuns(home, config, endpoint, placement);
     if (!hasCredentials(home)) {
       throw new StorageError(
         "unavailable",
@@ -454,7 +456,8 @@ export async function startEndpoint(
   const daemon = agentDaemon(endpoint);
   // What a killed agent left of its Postgres may have the port still: the new one ends that, and looks then.
   const addresses = daemonState(daemon).state === "crashed" ? [] : daemon.addresses;
-  await startDaemon({ ...daemon, addresses }, options);
+  const args = [...daemon.args, ...serviceTlsArguments(home, config)];
+  await startDaemon({ ...daemon, addresses, args }, options);
 }
 
 /** Tells an endpoint of a tenant that is older than the home's password to set it. */
@@ -472,10 +475,10 @@ function refreshSecret(home: StrataHome, endpoint: Endpoint): Endpoint {
 /** Without this, a start would only end after its whole timeout. */
 function checkStorageRuns(
   home: StrataHome,
+  config: StrataConfig,
   endpoint: Endpoint,
   placement: TimelinePlacement,
 ): void {
-  const config = home.config();
   const needed = [pageserverDaemon(home, config, placement.pageserver)];
   const safekeepers = placement.safekeepers.map((node) => safekeeperDaemon(home, config, node));
   const up = safekeepers.filter((daemon) => daemonState(daemon).state === "running");

@@ -20,6 +20,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { identifyBy } from "../base/auth/service-token.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
+import { trustServices } from "../base/network/service-tls.ts";
 import { enterableDirectory } from "../postgres/installation.ts";
 import {
   formatSettings,
@@ -35,6 +36,7 @@ import { adminTokenFile, hasServiceKeys } from "./service-keys.ts";
 import { emptyState, type HomeState, type HomeStateDraft } from "./state/home-state.ts";
 import { StateFile } from "./state/state-file.ts";
 import { strataCommand } from "./strata-command.ts";
+import { trustOf } from "./tls/service-certificates.ts";
 
 /** SQLite has others beside it, called after it. */
 const STATE_FILE = "home.db";
@@ -60,6 +62,7 @@ export class StrataHome {
     if (hasServiceKeys(this)) {
       identifyBy(adminTokenFile(this));
     }
+    trustServices(() => trustOf(this, this.#settings().settings));
     return this;
   }
 

@@ -22,7 +22,8 @@ import { chooseAddresses, chooseControlPlaneAddress, chooseProxyAddresses } from
 import { ensureServiceKeys } from "./service-keys.ts";
 import { frontDaemons, pageserverDaemon, startServices, storageDaemons } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
-import { DEFAULT_DOMAIN, ensureCertificates } from "./tls/certificates.ts";
+import { renewCertificates } from "./tls/renewal.ts";
+import { ensureServiceCertificates } from "./tls/service-certificates.ts";
 
 /** Creates the home. The directory must be empty or absent unless `force` says otherwise. */
 export async function initHome(
@@ -44,6 +45,7 @@ export async function initHome(
   ensureCredentials(home);
   ensureServiceKeys(home);
   home.identify();
+  await ensureServiceCertificates(home, config);
   return config;
 }
 
@@ -82,7 +84,7 @@ export async function startAll(
   await adoptCredentials(home, config);
   ensureServiceKeys(home);
   home.identify();
-  await ensureCertificates(home, config.proxy?.domain ?? DEFAULT_DOMAIN);
+  await renewCertificates(home, config);
   const daemons = [...storageDaemons(home, config), ...frontDaemons(home, config)];
   await startServices(daemons, options);
   options.print("Running strata status check");

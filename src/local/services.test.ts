@@ -15,7 +15,11 @@ test("brokerDaemon: it runs where it answers, not where only somebody listens", 
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const home = new StrataHome(join(directory, "home"));
   const probe = (port: number) =>
-    brokerDaemon(home, { broker: { listenAddr: `127.0.0.1:${port}` } }).probe();
+    brokerDaemon(home, {
+      broker: { listenAddr: `127.0.0.1:${port}` },
+      pageservers: [],
+      safekeepers: [],
+    }).probe();
   const server = new BrokerServer({ logger: createLogger("test", "silent") });
   t.after(() => server.close());
   assert.equal(await probe((await server.listen("127.0.0.1", 0)).port), true);

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
+import { serviceUrl } from "../base/network/service-tls.ts";
 import { HttpClient } from "../http/client.ts";
 import type { StorageNode } from "../storage-controller/controller-state.ts";
 import {
@@ -15,6 +16,7 @@ import { type Daemon, daemonState, type Print, startDaemon } from "./daemon.ts";
 import type { StrataHome } from "./home.ts";
 import { storageAuthArguments } from "./service-keys.ts";
 import { certificatePaths, DEFAULT_DOMAIN } from "./tls/certificates.ts";
+import { serviceTlsArguments, type TlsSettings } from "./tls/service-certificates.ts";
 
 const PROBE_TIMEOUT_MS = 2000;
 /** A home keeps its ports: those of safekeepers are in memberships. */
@@ -22,14 +24,14 @@ const OTHER_PORTS = "a new home gets free ports, or those of 'init --config FILE
 
 export function brokerDaemon(
   home: StrataHome,
-  config: Pick<StrataConfig, "broker" | "serviceTokens" | "plaintextNetwork">,
+  config: TlsSettings & Pick<StrataConfig, "serviceTokens">,
 ): Daemon {
   const address = config.broker.listenAddr;
   return {
     name: "storage_broker",
     ...files(home.brokerDirectory(), "storage_broker"),
     entry: "storage-broker/main.ts",
-    args: ["--listen", address, ...authArguments(home, config)],
+    args: ["--listen", address, ...authArguments(home, config, "storage_broker")],
     addresses: [address],
     otherPorts: OTHER_PORTS,
     probe: () => answersHttp(address, "/status"),
@@ -47,7 +49,7 @@ export function pageserverDaemon(
     entry: "pageserver/main.ts",
     args: [
       ...nodeArguments(config, node),
-      ...authArguments(home, config),
+      ...authArguments(home, config, `pageserver_${node.id}`),
       ...postgresArguments(config),
       ...remoteStorageArguments(home, config),
       ...furtherOptions(config.pageserverOptions),
@@ -70,7 +72,7 @@ export function safekeeperDaemon(
     entry: "safekeeper/main.ts",
     args: [
       ...nodeArguments(config, node),
-      ...authArguments(home, config),
+      ...authArguments(home, config, `safekeeper_${node.id}`),
       ...safekeeperArguments(home, config),
     ],
     addresses: [node.listenPgAddr, node.listenHttpAddr],
@@ -81,10 +83,10 @@ export function safekeeperDaemon(
 
 export function controlPlaneDaemon(
   home: StrataHome,
+  config: StrataConfig,
   { listenAddr: address, databaseUrl }: ControlPlaneSettings,
-  proxy?: ProxyAddresses,
-  warmAgents = DEFAULT_WARM_AGENTS,
 ): Daemon {
+  const { proxy, warmAgents = DEFAULT_WARM_AGENTS } = config;
   return {
     name: "control_plane",
     ...files(home.controlPlaneDirectory(), "control_plane"),
@@ -93,6 +95,7 @@ export function controlPlaneDaemon(
       ...["--home", home.path, "--listen", address, "--warm-agents", `${warmAgents}`],
       ...(proxy === undefined ? [] : ["--proxy-address", publicAddress(proxy)]),
       ...(databaseUrl === undefined ? [] : ["--database-url", databaseUrl]),
+      ...serviceTlsArguments(home, config, "control_plane"),
     ],
     addresses: [address],
     otherPorts: "'controlPlane' in config.json names another",
@@ -107,9 +110,9 @@ function publicAddress({ domain = DEFAULT_DOMAIN, listenPgAddr }: ProxyAddresses
 
 export function proxyDaemon(
   home: StrataHome,
+  config: StrataConfig,
   proxy: ProxyAddresses,
   controlPlane: string,
-  options: Record<string, string> | undefined,
 ): Daemon {
   const { cert, key } = certificatePaths(home);
   return {
@@ -123,7 +126,8 @@ export function proxyDaemon(
       ...["--control-plane-token-file", home.proxyKeyFile()],
       ...["--domain", proxy.domain ?? DEFAULT_DOMAIN],
       ...["--tls-cert", cert, "--tls-key", key],
-      ...furtherOptions(options),
+      ...serviceTlsArguments(home, config),
+      ...furtherOptions(config.proxyOptions),
     ],
     addresses: [proxy.listenPgAddr, proxy.listenHttpAddr],
     otherPorts: "'proxy' in config.json names others",
@@ -133,14 +137,14 @@ export function proxyDaemon(
 
 /** What stands before the storage, in the order in which it starts. */
 export function frontDaemons(home: StrataHome, config: StrataConfig): Daemon[] {
-  const { controlPlane, proxy, proxyOptions, warmAgents } = config;
+  const { controlPlane, proxy } = config;
   if (controlPlane === undefined) {
     return [];
   }
   const { listenAddr } = controlPlane;
   return [
-    controlPlaneDaemon(home, controlPlane, proxy, warmAgents),
-    ...(proxy === undefined ? [] : [proxyDaemon(home, proxy, listenAddr, proxyOptions)]),
+    controlPlaneDaemon(home, config, controlPlane),
+    ...(proxy === undefined ? [] : [proxyDaemon(home, config, proxy, listenAddr)]),
   ];
 }
 
@@ -163,11 +167,12 @@ function files(workdir: string, name: string) {
 
 function authArguments(
   home: StrataHome,
-  config: Pick<StrataConfig, "serviceTokens" | "plaintextNetwork">,
+  config: TlsSettings & Pick<StrataConfig, "serviceTokens">,
+  service: string,
 ): string[] {
   return [
     ...storageAuthArguments(home, config.serviceTokens === true),
-    ...(config.plaintextNetwork === true ? ["--plaintext-network"] : []),
+    ...serviceTlsArguments(home, config, service),
   ];
 }
 
@@ -176,7 +181,7 @@ function nodeArguments(config: StrataConfig, node: StorageNode): string[] {
     ...["--id", String(node.id)],
     ...["--listen-pg", node.listenPgAddr],
     ...["--listen-http", node.listenHttpAddr],
-    ...["--broker", `http://${config.broker.listenAddr}`],
+    ...["--broker", config.broker.listenAddr],
   ];
 }
 
@@ -213,9 +218,9 @@ export async function answersHttp(address: string, path = "/v1/status"): Promise
 function announce(daemon: Daemon, print: Print): void {
   const address = daemon.addresses[0];
   if (daemon.name === "storage_broker") {
-    print(`Starting storage broker at http://${address}`);
+    print(`Starting storage broker at ${serviceUrl(address!)}`);
   } else if (daemon.name === "control_plane") {
-    print(`Starting control plane at 'http://${address}' in "${daemon.workdir}"`);
+    print(`Starting control plane at '${serviceUrl(address!)}' in "${daemon.workdir}"`);
   } else if (daemon.name === "proxy") {
     print(`Starting proxy at '${address}' in "${daemon.workdir}"`);
   } else if (daemon.name === "pageserver") {

@@ -18,7 +18,7 @@ await runDaemon({
     "listen-pg": { type: "string", default: "127.0.0.1:64000" },
     "listen-http": { type: "string", default: "127.0.0.1:9898" },
     "http-host": { type: "string", multiple: true, default: [] as string[] },
-    broker: { type: "string", default: "http://127.0.0.1:15051" },
+    broker: { type: "string", default: "127.0.0.1:15051" },
     "pg-version": { type: "string" },
     "pg-bin": { type: "string" },
     "initdb-pwfile": { type: "string" },
@@ -34,7 +34,7 @@ await runDaemon({
     "scrub-min-age-ms": { type: "string" },
     "compaction-period-ms": { type: "string" },
   },
-  start: async ({ values, workdir, logger, callers }) => {
+  start: async ({ values, workdir, logger, callers, certificates }) => {
     const checkpointDistanceBytes = wholeNumber(values, "checkpoint-distance");
     const maxOpenLayerBytes = wholeNumber(values, "max-open-layer-bytes");
     const waitLsnTimeoutMs = wholeNumber(values, "wait-lsn-timeout-ms");
@@ -57,6 +57,7 @@ await runDaemon({
             }),
       logger,
       callers,
+      certificates,
       prepareTemplate: true,
       eviction: {
         periodMs: wholeNumber(values, "eviction-period-ms") ?? eviction.periodMs,

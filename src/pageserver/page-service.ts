@@ -6,6 +6,7 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn, parseLsn } from "../base/lsn.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { PAGE_SIZE } from "../postgres/page.ts";
 import { setPageChecksum } from "../postgres/page-checksum.ts";
 import { DEFAULT_TABLESPACE_OID } from "../postgres/relation-path.ts";
@@ -54,17 +55,17 @@ export interface PageServiceOptions {
   readonly findTimeline: (tenantId: TenantId, timelineId: TimelineId) => ServedTimeline;
   readonly metrics: PageServiceMetrics;
   readonly callers?: TokenVerifier | undefined;
+  /** With TLS, and without plain text, on addresses that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
   readonly logger: Logger;
   readonly waitLsnTimeoutMs?: number;
 }
 
 /** The server on the pagestream port; not listening yet. */
 export function createPageService(options: PageServiceOptions): WireServer {
-  return new WireServer({
-    logger: options.logger,
-    callers: options.callers,
-    onQuery: (session, sql) => runCommand(options, session, sql),
-  });
+  const { logger, callers, certificates } = options;
+  const onQuery = (session: WireSession, sql: string) => runCommand(options, session, sql);
+  return new WireServer({ logger, callers, onQuery }, { certificates });
 }
 
 async function runCommand(

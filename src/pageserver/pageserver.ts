@@ -5,6 +5,7 @@ import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { readFileIfExists } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { authorizeBy } from "../http/authorize.ts";
 import type { HttpLimits } from "../http/limits.ts";
 import type { Route } from "../http/route.ts";
@@ -37,7 +38,7 @@ export interface PageserverOptions {
   /** `host:port`; port 0 takes a free one. */
   readonly listenPg: string;
   readonly listenHttp: string;
-  /** `http://host:port`; absent: no WAL is received. */
+  /** `host:port`; absent: no WAL is received. */
   readonly broker?: string | undefined;
   /** Major of root timelines whose request names none; default: 17. */
   readonly pgVersion?: number | undefined;
@@ -62,6 +63,8 @@ export interface PageserverOptions {
   readonly httpLimits?: Partial<HttpLimits>;
   /** Who connects, over HTTP or Postgres's protocol, must show it a token; absent: everybody may. */
   readonly callers?: TokenVerifier | undefined;
+  /** With TLS, and without plain text, on addresses that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
   /** Run initdb at the first start already. */
   readonly prepareTemplate?: boolean;
 }
@@ -120,6 +123,7 @@ export class Pageserver {
       },
       metrics: new PageServiceMetrics(registry),
       callers: options.callers,
+      certificates: options.certificates,
       logger,
       ...(options.waitLsnTimeoutMs === undefined
         ? {}
@@ -216,6 +220,7 @@ function createHttpServer(
     allowedHosts: options.allowedHosts,
     limits: options.httpLimits,
     authorize: authorizeBy(options.callers, "pageserver"),
+    certificates: options.certificates,
   });
 }
 

@@ -2,10 +2,10 @@
 
 import type { Duplex } from "node:stream";
 import type { Logger } from "../base/log.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import type { CancelKeys } from "./client/cancel-keys.ts";
 import type { LoginGate } from "./client/login-gate.ts";
 import { clientError } from "./client/postgres-errors.ts";
-import type { TlsCertificates } from "./client/tls-certificates.ts";
 import type { ProxyMetrics } from "./metrics.ts";
 import type { Pools } from "./pooling/pools.ts";
 import { DEFAULT_POOL_SETTINGS, type PoolSettings } from "./pooling/server-pool.ts";

@@ -76,7 +76,7 @@ export type DeleteResponse = z.infer<typeof deleteResponseSchema>;
 export const pullTimelineRequestSchema = z.object({
   tenant_id: idText,
   timeline_id: idText,
-  /** `http://HOST:PORT` of the safekeepers that have it. */
+  /** `HOST:PORT`, or URLs of it, of the safekeepers that have it. */
   http_hosts: z.array(z.string().min(1).max(300)).min(1).max(32),
   /**
    * Adopted where its generation is above theirs. They must be in one already that is joint, and has this

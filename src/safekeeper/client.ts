@@ -34,7 +34,7 @@ import {
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 
-/** `baseUrl` as `http://127.0.0.1:7676`. Errors keep the kind that the HTTP status names. */
+/** `baseUrl`: `host:port`, or a URL. Errors keep the kind that the HTTP status names. */
 export class SafekeeperHttpClient {
   readonly #http: HttpClient;
 

@@ -21,7 +21,7 @@ await runDaemon({
     "partial-backup-timeout-ms": { type: "string" },
     "eviction-min-resident-ms": { type: "string" },
   },
-  start: async ({ values, workdir, logger, callers }) => {
+  start: async ({ values, workdir, logger, callers, certificates }) => {
     const safekeeper = await startSafekeeper({
       nodeId: wholeNumber(values, "id", { least: 1 }) ?? 1,
       workdir,
@@ -43,6 +43,7 @@ await runDaemon({
       },
       logger,
       callers,
+      certificates,
     });
     return { stop: async (mode) => (mode === "fast" ? safekeeper.stop() : undefined) };
   },

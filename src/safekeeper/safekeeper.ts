@@ -6,6 +6,7 @@ import type { TokenVerifier } from "../base/auth/service-token.ts";
 import { setRepeatingTimer } from "../base/clock.ts";
 import { fsyncDirectory } from "../base/disk.ts";
 import type { Logger } from "../base/log.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { authorizeBy } from "../http/authorize.ts";
 import type { HttpLimits } from "../http/limits.ts";
 import { HttpServer } from "../http/server.ts";
@@ -31,7 +32,7 @@ export interface SafekeeperOptions {
   /** `HOST:PORT`; port 0 takes a free one. */
   readonly listenPg: string;
   readonly listenHttp: string;
-  /** `http://HOST:PORT`; absent: nobody is told. */
+  /** `host:port`; absent: nobody is told. */
   readonly broker: string | undefined;
   /** Where WAL is kept for good; absent: nowhere but in the work directory. */
   readonly store?: ObjectStore | undefined;
@@ -45,6 +46,8 @@ export interface SafekeeperOptions {
   readonly httpLimits?: Partial<HttpLimits>;
   /** Who connects, over HTTP or Postgres's protocol, must show it a token; absent: everybody may. */
   readonly callers?: TokenVerifier | undefined;
+  /** With TLS, and without plain text, on addresses that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
   readonly logger: Logger;
 }
 
@@ -69,7 +72,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     store: options.store,
     onChange: (timeline) => publisher?.changed(timeline),
   });
-  const { startupTimeoutMs, callers } = options;
+  const { startupTimeoutMs, callers, certificates } = options;
   const service = new WalService(timelines, metrics, logger, startupTimeoutMs, callers);
   const backup = new WalBackup({
     nodeId,
@@ -78,7 +81,7 @@ export async function startSafekeeper(options: SafekeeperOptions): Promise<Safek
     timelines: () => timelines.timelines,
     hasProposer: (timeline) => service.receiversOf(timeline).size > 0,
   });
-  const wire = new WireServer(service, { startupTimeoutMs });
+  const wire = new WireServer(service, { startupTimeoutMs, certificates });
   const pg = parseHostPort(options.listenPg);
   const web = parseHostPort(options.listenHttp);
   const http = createHttpServer(options, web.host, {
@@ -179,5 +182,6 @@ function createHttpServer(
     allowedHosts: options.allowedHosts,
     limits: options.httpLimits,
     authorize: authorizeBy(options.callers, "safekeeper"),
+    certificates: options.certificates,
   });
 }

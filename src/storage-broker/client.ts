@@ -1,5 +1,6 @@
 // How safekeepers and pageservers talk to the storage broker; reconnects by itself.
 
+import type { TLSSocket } from "node:tls";
 import { create } from "@bufbuild/protobuf";
 import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
@@ -10,6 +11,7 @@ import { errorMessage, StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { type Lsn, MAX_LSN, toLsn } from "../base/lsn.ts";
+import { connectTls, serviceUrl, tlsOfUrl, tlsProblem } from "../base/network/service-tls.ts";
 import { parseHostPort } from "../postgres/wire/wire-client.ts";
 import { MAX_MESSAGE_BYTES } from "./broker.ts";
 import {
@@ -61,11 +63,12 @@ const showToken: Interceptor = (next) => (request) => {
   return next(request);
 };
 
-/** `address` as `http://127.0.0.1:15051`. Nothing connects before the first use. */
+/** `address`: `host:port`, or a URL; with TLS as `serviceUrl` has it. Nothing connects before the first use. */
 export class BrokerClient {
   readonly #client: Client<typeof BrokerService>;
   readonly #sessions: Http2SessionManager;
   readonly #logger: Logger;
+  readonly #host: string;
   readonly #stop = new AbortController();
   #queue: TimelineInfo[] = [];
   #wakePublisher: (() => void) | undefined;
@@ -75,12 +78,15 @@ export class BrokerClient {
 
   constructor(address: string, logger: Logger) {
     this.#logger = logger;
-    this.#sessions = new Http2SessionManager(address, {
-      pingIntervalMs: 5000,
-      pingTimeoutMs: 5000,
-    });
+    this.#host = address.replace(/^\w+:\/\//, "");
+    const url = serviceUrl(address);
+    this.#sessions = new Http2SessionManager(
+      url,
+      { pingIntervalMs: 5000, pingTimeoutMs: 5000 },
+      url.startsWith("https:") ? { createConnection: (authority) => connectH2(authority) } : {},
+    );
     const transport = createGrpcTransport({
-      baseUrl: address,
+      baseUrl: url,
       sessionManager: this.#sessions,
       readMaxBytes: MAX_MESSAGE_BYTES,
       interceptors: [showToken],
@@ -182,7 +188,8 @@ export class BrokerClient {
       } catch (error) {
         if (!signal.aborted && !failing) {
           failing = true;
-          this.#logger.info({ reason: errorMessage(error) }, `cannot ${doing} the storage broker`);
+          const reason = tlsReason(error, this.#host) ?? errorMessage(error);
+          this.#logger.info({ reason }, `cannot ${doing} the storage broker`);
         }
       }
       await sleep(delayMs, signal).catch(() => undefined);
@@ -205,6 +212,26 @@ export class BrokerClient {
       }
     }
   }
+}
+
+/** Each connection by the authorities that are believed then. */
+function connectH2({ hostname, port, href }: URL): TLSSocket {
+  return connectTls(tlsOfUrl(href), {
+    host: hostname.replace(/^\[(.*)\]$/, "$1"),
+    port: Number(port || 443),
+    ALPNProtocols: ["h2"],
+  });
+}
+
+/** The RPC's error has the connection's somewhere below it. */
+function tlsReason(error: unknown, host: string): string | undefined {
+  for (let at = error; at instanceof Error; at = at.cause) {
+    const reason = tlsProblem(at, host);
+    if (reason !== undefined) {
+      return reason;
+    }
+  }
+  return undefined;
 }
 
 function messageFromInfo(info: TimelineInfo): SafekeeperTimelineInfo {

@@ -14,9 +14,10 @@ await runDaemon({
     listen: { type: "string", default: "127.0.0.1:15051" },
     "http-host": { type: "string", multiple: true, default: [] as string[] },
   },
-  start: async ({ values, logger, callers }) => {
+  start: async ({ values, logger, callers, certificates }) => {
     const { host, port } = parseHostPort(values.listen);
-    const server = new BrokerServer({ logger, allowedHosts: values["http-host"], callers });
+    const allowedHosts = values["http-host"];
+    const server = new BrokerServer({ logger, allowedHosts, callers, certificates });
     await server.listen(host, port);
     logger.info({ listen: values.listen }, "storage broker listens");
     return { stop: async (mode) => (mode === "fast" ? server.close() : undefined) };

@@ -1,4 +1,4 @@
-// The broker's listener: gRPC over plain HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
+// The broker's listener: gRPC over HTTP/2, and /status and /metrics over HTTP/1.1 or HTTP/2.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
@@ -7,6 +7,7 @@ import { Gauge, Registry } from "prom-client";
 import { requireScope, type TokenVerifier } from "../base/auth/service-token.ts";
 import { setTimer } from "../base/clock.ts";
 import type { Logger } from "../base/log.ts";
+import type { TlsCertificates } from "../base/network/tls-certificates.ts";
 import { authorizeBy, callerOf } from "../http/authorize.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
 import { type Route, route } from "../http/route.ts";
@@ -25,6 +26,8 @@ export interface BrokerServerOptions {
   readonly limits?: Partial<HttpLimits>;
   /** Who calls must show it a token; absent: everybody may. */
   readonly callers?: TokenVerifier | undefined;
+  /** With TLS, and without plain text, on an address that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
   /** An HTTP/2 connection on which nothing happens is asked, after so long, whether it is there. */
   readonly silenceMs?: number;
 }
@@ -62,6 +65,8 @@ export class BrokerServer {
       allowedHosts: this.#options.allowedHosts,
       limits: this.#limits,
       authorize: authorizeBy(this.#options.callers, "storage_broker"),
+      certificates: this.#options.certificates,
+      protocols: ["h2", "http/1.1"],
       // One port for both, as Neon's.
       otherProtocol: {
         preface: HTTP2_PREFACE,

@@ -4,6 +4,7 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { parseLsn } from "../base/lsn.ts";
+import { serviceUrl } from "../base/network/service-tls.ts";
 import { splitAddress } from "../compute/api.ts";
 import { membershipFromJson, membershipToJson } from "../safekeeper/api.ts";
 import { SafekeeperHttpClient } from "../safekeeper/client.ts";
@@ -186,7 +187,7 @@ class MembershipDriver {
   }
 
   async #pull(call: Extract<MembershipCall, { type: "pull" }>): Promise<void> {
-    const url = (id: number) => `http://${this.#node(id).listenHttpAddr}`;
+    const url = (id: number) => serviceUrl(this.#node(id).listenHttpAddr);
     await new SafekeeperHttpClient(url(call.id), PULL_TIMEOUT_MS).pullTimeline({
       tenant_id: this.#wanted.tenantId,
       timeline_id: this.#wanted.timelineId,
@@ -226,5 +227,5 @@ class MembershipDriver {
 }
 
 function client(node: StorageNode): SafekeeperHttpClient {
-  return new SafekeeperHttpClient(`http://${node.listenHttpAddr}`, REQUEST_TIMEOUT_MS);
+  return new SafekeeperHttpClient(node.listenHttpAddr, REQUEST_TIMEOUT_MS);
 }

@@ -167,7 +167,7 @@ function membersOf(
 }
 
 async function timelinesOf(node: StorageNode): Promise<Found[]> {
-  const client = new SafekeeperHttpClient(`http://${node.listenHttpAddr}`, TIMEOUT_MS);
+  const client = new SafekeeperHttpClient(node.listenHttpAddr, TIMEOUT_MS);
   const found: Found[] = [];
   for (const { tenant_id: tenantId, timeline_id: timelineId } of await client.listTimelines()) {
     const one = { safekeeperId: node.id, tenantId, timelineId };

@@ -12,7 +12,7 @@ import type { StorageNode } from "./controller-state.ts";
 export const FIRST_GENERATION = 1;
 
 function clientOf(node: StorageNode): SafekeeperHttpClient {
-  return new SafekeeperHttpClient(`http://${node.listenHttpAddr}`);
+  return new SafekeeperHttpClient(node.listenHttpAddr);
 }
 
 /** Makes these safekeepers hold the timeline's WAL from its start on. Idempotent. */

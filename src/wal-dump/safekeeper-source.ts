@@ -72,7 +72,7 @@ async function newestSafekeeper(
   const answers = await Promise.allSettled(
     nodes.map(async (node) => ({
       node,
-      status: await new SafekeeperHttpClient(`http://${node.httpAddr}`).timelineStatus(
+      status: await new SafekeeperHttpClient(node.httpAddr).timelineStatus(
         range.tenantId,
         range.timelineId,
       ),

@@ -14,6 +14,7 @@ import { PROXY_MUTANTS } from "./proxy.ts";
 import { REDO_MUTANTS } from "./redo.ts";
 import { REMOTE_MUTANTS } from "./remote.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
+import { SERVICE_TLS_MUTANTS } from "./service-tls.ts";
 import { SHIM_MUTANTS } from "./shim.ts";
 import { TRANSFER_MUTANTS } from "./transfer.ts";
 import { WALPROPOSER_MUTANTS } from "./walproposer.ts";
@@ -30,6 +31,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SHIM_MUTANTS,
   COMPUTE_MUTANTS,
   HTTP_MUTANTS,
+  SERVICE_TLS_MUTANTS,
   LOCAL_MUTANTS,
   PROXY_MUTANTS,
   CONTROL_PLANE_MUTANTS,

@@ -270,10 +270,10 @@ export const PROXY_MUTANTS: MutantPart = {
     },
     {
       rule: "that a certificate ends is told once, months before",
-      file: "src/proxy/client/tls-certificates.ts",
+      file: "src/base/network/tls-certificates.ts",
       search: "if (nowMs() >= (this.#toldAtMs[i] ?? 0) + DAY_MS) {",
       replace: "if (nowMs() < (this.#toldAtMs[i] ?? 0)) {",
-      test: "src/proxy/client/tls-certificates.test.ts",
+      test: "src/base/network/tls-certificates.test.ts",
       name: "TlsCertificates: the end of one is told of at the start and each day, with its file and its date",
     },
     {

@@ -4,6 +4,7 @@ import { identifyBy } from "../../base/auth/service-token.ts";
 import { errorKind, errorMessage } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { formatLsn, parseLsn } from "../../base/lsn.ts";
+import { trustServices } from "../../base/network/service-tls.ts";
 import type { ExportMessage, ExportSpec } from "../api.ts";
 import { exportDirectory } from "./export-directory.ts";
 
@@ -16,6 +17,10 @@ function tell(message: ExportMessage): void {
 async function run(spec: ExportSpec): Promise<void> {
   const { pgAddr, tenantId, timelineId, lsn, directory } = spec;
   identifyBy(spec.tokenFile);
+  const { trust } = spec;
+  if (trust !== undefined) {
+    trustServices(() => trust);
+  }
   let told = 0;
   const { bytes, ...exported } = await exportDirectory({
     pgAddr,

@@ -8,8 +8,13 @@ import { callerOf } from "../api-v2/lookup.ts";
 import { linkAnswer, loginBody, sessionAnswer } from "./schemas.ts";
 import { type Secret, type SessionCaller, type Sessions, setCookie } from "./sessions.ts";
 
-/** `port`: on which the server listens, for the cookie's name. */
-export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: () => number): Route[] {
+/** On which the server listens: for the cookie's name; with TLS, the cookie is for TLS only. */
+export interface SessionPort {
+  number(): number;
+  readonly isEncrypted: boolean;
+}
+
+export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: SessionPort): Route[] {
   return [
     route(
       {
@@ -35,7 +40,7 @@ export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: () =
       },
       async ({ body }) => {
         const { token, expiresAt } = await logIn(sessions, accounts, body);
-        const cookie = setCookie(port(), token);
+        const cookie = setCookie(port, token);
         return new AnswerWithHeaders({ "set-cookie": cookie }, { expires_at: expiresAt });
       },
     ),
@@ -65,7 +70,7 @@ export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: () =
         if (caller.session !== undefined) {
           await sessions.end(caller.session);
         }
-        return new AnswerWithHeaders({ "set-cookie": setCookie(port(), "") }, {});
+        return new AnswerWithHeaders({ "set-cookie": setCookie(port, "") }, {});
       },
     ),
   ];

@@ -122,9 +122,13 @@ export function sessionCookie(request: IncomingMessage): string | undefined {
 }
 
 /** Value of `Set-Cookie`; an empty one takes the cookie away. */
-export function setCookie(port: number, value: string): string {
+export function setCookie(
+  port: { number(): number; readonly isEncrypted: boolean },
+  value: string,
+): string {
   const maxAge = value === "" ? 0 : SESSION_SECONDS;
-  return `${cookieName(port)}=${value}; Path=/; Max-Age=${maxAge}; HttpOnly; SameSite=Strict`;
+  const secure = port.isEncrypted ? "; Secure" : "";
+  return `${cookieName(port.number())}=${value}; Path=/; Max-Age=${maxAge}; HttpOnly; SameSite=Strict${secure}`;
 }
 
 function cookieName(port: number): string {

@@ -30,7 +30,9 @@ export interface PemPair {
 }
 
 export interface ServerNames {
-  /** DNS names; `*.` stands for one label. The first is the subject. */
+  /** Its common name: for people, and for clients that know of no alternative names (libpq before 15, of addresses). */
+  readonly subject: string;
+  /** DNS names; `*.` stands for one label. */
   readonly dns: readonly string[];
   readonly ip: readonly string[];
 }
@@ -82,11 +84,11 @@ export class CertificateAuthority {
   }
 
   /** `cert` ends with the CA's own. Negative `days`: it has expired. */
-  async issue({ dns, ip }: ServerNames, days: number): Promise<PemPair> {
+  async issue({ subject, dns, ip }: ServerNames, days: number): Promise<PemPair> {
     const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
     const certificate = await X509CertificateGenerator.create({
       serialNumber: serialNumber(),
-      subject: `CN=${dns[0]}`,
+      subject: `CN=${subject}`,
       issuer: this.#certificate.subjectName,
       ...validity(days),
       publicKey: keys.publicKey,

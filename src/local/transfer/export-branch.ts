@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { ownTokenFile } from "../../base/auth/service-token.ts";
 import { StorageError } from "../../base/errors.ts";
+import { ownTrust } from "../../base/network/service-tls.ts";
 import { programOf } from "../../base/program-files.mjs";
 import type { ExportMessage, ExportSpec } from "../../compute/api.ts";
 
@@ -19,7 +20,7 @@ export async function exportBranch(
     [
       "--disable-warning=ExperimentalWarning",
       programOf("compute/export/main.ts"),
-      JSON.stringify({ ...spec, tokenFile: ownTokenFile() }),
+      JSON.stringify({ ...spec, tokenFile: ownTokenFile(), trust: ownTrust() }),
     ],
     { stdio: ["ignore", "pipe", "inherit"] },
   );

@@ -10,6 +10,8 @@ import {
 import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { isLoopback } from "../../base/network/addresses.ts";
+import type { TlsCertificates } from "../../base/network/tls-certificates.ts";
 import { CopyChannel } from "./copy-channel.ts";
 import {
   cstring,
@@ -152,11 +154,22 @@ function errorResponse(error: unknown, severity: "ERROR" | "FATAL"): Buffer {
 const NOTHING = new Uint8Array(0);
 const READY = encodeMessage("Z", Buffer.from("I"));
 
-/** State of one socket from its first byte to its end. */
+/** What a ClientHello begins with: a record of content type handshake. As a length of a start-up packet it would be 369 MB. */
+const TLS_HANDSHAKE = 0x16;
+/** Registered for Postgres's protocol; what is direct TLS has to name it, so that it is no other protocol's. */
+const ALPN = "postgresql";
+
+/**
+ * State of one socket from its first byte to its end. With certificates nothing but a refusal leaves in the clear: TLS begins
+ * directly (Postgres 17's sslnegotiation=direct, our own clients) or where the client asks for it (SSLRequest).
+ */
 class ServerConnection {
-  readonly #socket: Socket;
+  #socket: Socket;
   readonly #handlers: WireHandlers;
   readonly #reader: MessageReader;
+  readonly #startupTimeoutMs: number;
+  /** Set while TLS is still to come. */
+  #certificates: TlsCertificates | undefined;
   #startup: Buffer | undefined = Buffer.alloc(0);
   #session: WireSession | undefined;
   #queries: Promise<void> = Promise.resolve();
@@ -173,32 +186,85 @@ class ServerConnection {
     handlers: WireHandlers,
     budget: ReceiveBudget,
     startupTimeoutMs: number,
+    certificates: TlsCertificates | undefined,
   ) {
     this.#socket = socket;
+    this.#certificates = certificates;
+    this.#startupTimeoutMs = startupTimeoutMs;
     this.#handlers = handlers;
     this.#reader = new MessageReader(MAX_MESSAGE_BYTES, budget);
-    this.#timer = setTimer(() => {
-      const message = `no command within ${startupTimeoutMs} ms`;
-      this.#refuse(new StorageError("unavailable", "startup-timeout", message));
-    }, startupTimeoutMs);
+    this.#startTimer();
     socket.setNoDelay(true);
-    socket.on("data", (chunk: Buffer) => {
-      try {
-        if (!this.#ending) {
-          this.#receive(chunk);
-        }
-      } catch (error) {
-        this.#refuse(error);
-      }
-    });
-    // Nothing more comes; what we have written may still leave.
-    socket.on("end", () => this.#end());
-    socket.on("error", (error) => this.#session?.channel?.deliverClose(error));
+    this.#listen();
     socket.on("close", () => {
       this.#timer?.cancel();
       this.#reader.release();
       this.#session?.channel?.deliverClose();
     });
+  }
+
+  #startTimer(): void {
+    const timeoutMs = this.#startupTimeoutMs;
+    this.#timer = setTimer(() => {
+      const message = `no command within ${timeoutMs} ms`;
+      this.#refuse(new StorageError("unavailable", "startup-timeout", message));
+    }, timeoutMs);
+  }
+
+  #listen(): void {
+    const socket = this.#socket;
+    socket.on("data", this.#onData);
+    // Nothing more comes; what we have written may still leave.
+    socket.on("end", this.#onEnd);
+    socket.on("error", (error) => this.#session?.channel?.deliverClose(error));
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    try {
+      if (!this.#ending) {
+        this.#receive(chunk);
+      }
+    } catch (error) {
+      this.#refuse(error);
+    }
+  };
+
+  readonly #onEnd = (): void => this.#end();
+
+  /** The rest of the connection is inside of TLS; `first` are bytes of it that were read already. */
+  async #startTls(first: Buffer, isDirect: boolean): Promise<void> {
+    const certificates = this.#certificates!;
+    const socket = this.#socket;
+    this.#certificates = undefined;
+    this.#startup = Buffer.alloc(0);
+    socket.off("data", this.#onData);
+    socket.off("end", this.#onEnd);
+    socket.pause();
+    // Too late is refused by an alert, or by nothing, but not in the clear.
+    this.#timer?.cancel();
+    if (first.length > 0) {
+      socket.unshift(first);
+    }
+    try {
+      const { serveTls } = await import("../../base/network/tls-listener.ts");
+      const stream = await serveTls(socket, {
+        certificates,
+        protocols: [ALPN],
+        timeoutMs: this.#startupTimeoutMs,
+      });
+      if (isDirect && stream.alpnProtocol !== ALPN) {
+        throw new StorageError("invalid", "no-alpn", `direct TLS needs ALPN '${ALPN}'`);
+      }
+      this.#socket = stream;
+      this.#startTimer();
+      this.#listen();
+    } catch (error) {
+      this.#ending = true;
+      socket.destroy();
+      const remote = `${socket.remoteAddress ?? "?"}:${socket.remotePort ?? 0}`;
+      const reason = errorMessage(error);
+      this.#handlers.logger.info({ reason, remote }, "connection refused");
+    }
   }
 
   /**
@@ -231,6 +297,10 @@ class ServerConnection {
 
   #receiveStartup(): void {
     const bytes = this.#startup;
+    if (bytes?.[0] === TLS_HANDSHAKE && this.#certificates !== undefined) {
+      void this.#startTls(bytes, true);
+      return;
+    }
     if (bytes === undefined || bytes.length < 8) {
       return;
     }
@@ -248,7 +318,16 @@ class ServerConnection {
       if (this.#encryptionRequests > MAX_ENCRYPTION_REQUESTS) {
         throw new StorageError("invalid", "bad-startup", "asks for encryption again and again");
       }
-      this.#socket.write("N");
+      const startsTls = code === SSL_REQUEST && this.#certificates !== undefined;
+      if (startsTls && rest.length > 0) {
+        // Sent in the clear, by who knows whom, to be taken for what was encrypted (CVE-2021-23214).
+        throw new StorageError("invalid", "bad-startup", "data came with the request for TLS");
+      }
+      this.#socket.write(startsTls ? "S" : "N");
+      if (startsTls) {
+        void this.#startTls(rest, false);
+        return;
+      }
       this.#startup = rest;
       this.#receiveStartup();
       return;
@@ -259,6 +338,13 @@ class ServerConnection {
     }
     if (code >> 16 !== 3) {
       throw new StorageError("invalid", "bad-protocol", `unsupported protocol version ${code}`);
+    }
+    if (this.#certificates !== undefined) {
+      throw new StorageError(
+        "forbidden",
+        "tls-needed",
+        "this port speaks TLS only: sslmode=verify-full with sslrootcert= the authority's certificate ('strata ca trust' says where it is)",
+      );
     }
     const words = readCstrings(bytes.subarray(8, length));
     const parameters = new Map<string, string>();
@@ -425,27 +511,34 @@ class ServerConnection {
 export interface WireServerOptions {
   /** From connecting to the first command; a minute where none is given. */
   readonly startupTimeoutMs?: number | undefined;
+  /** With TLS, and without plain text, on an address that other machines can reach. */
+  readonly certificates?: TlsCertificates | undefined;
 }
 
 /** Listens and hands sessions and queries to the handlers. */
 export class WireServer {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  readonly #given: TlsCertificates | undefined;
+  /** Of the address that it listens on. */
+  #certificates: TlsCertificates | undefined;
 
   constructor(
     handlers: WireHandlers,
-    { startupTimeoutMs = STARTUP_TIMEOUT_MS }: WireServerOptions = {},
+    { startupTimeoutMs = STARTUP_TIMEOUT_MS, certificates }: WireServerOptions = {},
   ) {
+    this.#given = certificates;
     const budget = new ReceiveBudget(MAX_UNFINISHED_BYTES);
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
-      new ServerConnection(socket, handlers, budget, startupTimeoutMs);
+      new ServerConnection(socket, handlers, budget, startupTimeoutMs, this.#certificates);
     });
   }
 
   /** Port 0 takes a free one. StorageError `conflict` where the address is in use. */
   listen(host: string, port: number): Promise<{ port: number }> {
+    this.#certificates = isLoopback(host) ? undefined : this.#given;
     return new Promise((resolve, reject) => {
       this.#server.once("error", (error: NodeJS.ErrnoException) => {
         reject(

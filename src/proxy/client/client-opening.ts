@@ -7,6 +7,7 @@
 import type { Duplex } from "node:stream";
 import { TLSSocket } from "node:tls";
 import { errorMessage } from "../../base/errors.ts";
+import type { TlsCertificates } from "../../base/network/tls-certificates.ts";
 import { readExactly } from "./exact-read.ts";
 import { clientError, clientGone, protocolViolation } from "./postgres-errors.ts";
 import {
@@ -17,7 +18,6 @@ import {
   SSL_REQUEST,
   type StartupPacket,
 } from "./startup-packet.ts";
-import type { TlsCertificates } from "./tls-certificates.ts";
 
 const ALPN = "postgresql";
 /** Content type of a TLS handshake record: what a ClientHello begins with. */

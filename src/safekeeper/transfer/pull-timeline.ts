@@ -67,10 +67,7 @@ export async function pullTimeline(
 async function askAll(request: PullRequest): Promise<Source[]> {
   const answers = await Promise.allSettled(
     request.httpHosts.map(async (host): Promise<Source> => {
-      const client = new SafekeeperHttpClient(
-        host.includes("://") ? host : `http://${host}`,
-        STATUS_TIMEOUT_MS,
-      );
+      const client = new SafekeeperHttpClient(host, STATUS_TIMEOUT_MS);
       const [{ id }, status] = await Promise.all([
         client.status(),
         client.timelineStatus(request.tenantId, request.timelineId),

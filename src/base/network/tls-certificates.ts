@@ -2,10 +2,10 @@
 
 import { createHash, X509Certificate } from "node:crypto";
 import { createSecureContext, type SecureContext } from "node:tls";
-import { nowMs, setIdleRepeatingTimer, type Timer } from "../../base/clock.ts";
-import { readFileIfExists } from "../../base/disk.ts";
-import { StorageError, withContext } from "../../base/errors.ts";
-import type { Logger } from "../../base/log.ts";
+import { nowMs, setIdleRepeatingTimer, type Timer } from "../clock.ts";
+import { readFileIfExists } from "../disk.ts";
+import { StorageError, withContext } from "../errors.ts";
+import type { Logger } from "../log.ts";
 
 const LOOK_INTERVAL_MS = 5000;
 const DAY_MS = 24 * 3600 * 1000;

@@ -4,10 +4,10 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { nowMs, REAL_CLOCK, replaceClock } from "../../base/clock.ts";
-import { createLogger, type Logger } from "../../base/log.ts";
 import { CertificateAuthority } from "../../local/tls/certificate-authority.ts";
 import { certificatePaths, ensureCertificates } from "../../local/tls/certificates.ts";
+import { nowMs, REAL_CLOCK, replaceClock } from "../clock.ts";
+import { createLogger, type Logger } from "../log.ts";
 import { TlsCertificates } from "./tls-certificates.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "strata-certificates-"));
@@ -16,7 +16,7 @@ after(() => rmSync(directory, { recursive: true }));
 const authority = await CertificateAuthority.create("test");
 
 async function write(name: string, dns: string[], days = 100) {
-  const { cert, key } = await authority.issue({ dns, ip: [] }, days);
+  const { cert, key } = await authority.issue({ subject: dns[0]!, dns, ip: [] }, days);
   const files = { cert: join(directory, `${name}.crt`), key: join(directory, `${name}.key`) };
   writeFileSync(files.cert, cert);
   writeFileSync(files.key, key);
@@ -124,7 +124,7 @@ test("ensureCertificates: made once, for the owner only; again for another domai
   assert.equal(x509.verify(new X509Certificate(caCert!).publicKey), true);
   // One that ends within two months.
   const old = await (await CertificateAuthority.open({ cert: caCert!, key: caKey! })).issue(
-    { dns: ["*.example.com"], ip: [] },
+    { subject: "test", dns: ["*.example.com"], ip: [] },
     59,
   );
   writeFileSync(paths.cert, old.cert);
