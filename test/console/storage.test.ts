@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseLsn } from "../../src/base/lsn.ts";
+import { formatLsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import type { ConsoleCosts, ConsoleLayers } from "../../src/control-plane/api.ts";
 import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
@@ -96,6 +96,65 @@ test("storage: what a branch costs, and what its deletion or a shorter history w
   for (const wrong of ["-1", "1.5", "x", "99999999999", ""]) {
     assert.equal((await ask(`costs?history_seconds=${wrong}`)).status, 400, wrong);
   }
+});
+
+test("browser: 1,000 layers, of which one is found; what is read again keeps choice and scroll", {
+  skip: NO_BROWSER,
+}, async () => {
+  const answer = (await (await ask("layers")).json()) as ConsoleLayers;
+  const [sample] = answer.layers;
+  const head = parseLsn(answer.head_lsn)!;
+  const height = Math.floor((head - parseLsn(answer.readable_lsn)!) / 10);
+  const many = (first: number): ConsoleLayers => ({
+    ...answer,
+    keys: Array.from({ length: 101 }, (_, i) => `1663/5/${i} block 0`),
+    layers: Array.from({ length: 1000 }, (_, i) => {
+      const [key, step] = [i % 100, Math.floor(i / 100)];
+      return {
+        ...{ ...sample!, kind: "delta" as const, is_l0: false, bytes: first + i },
+        ...{ key_from: key, key_to: key + 1, key_range: `1663/5/${key} block 0 to <b>${i}</b>` },
+        lsn_start: formatLsn(toLsn(head - (step + 1) * height)),
+        lsn_end: formatLsn(toLsn(head - step * height)),
+      };
+    }),
+  });
+  await using browser = await Browser.launch(findChromium()!, { width: 1280, height: 800 });
+  const { page } = browser;
+  let reads = 0;
+  await page.route("**/layers", (route) => {
+    reads++;
+    const map = many(1000 * reads);
+    // New layers, before all others: they have other places then.
+    const newest = { ...map.layers[0]!, key_range: `new ${reads}` };
+    const layers = [...Array.from({ length: reads }, () => newest), ...map.layers];
+    return route.fulfill({ json: { ...map, layers } });
+  });
+  await browser.open(await world.link());
+  await page.getByRole("link", { name: /shop/ }).click();
+  await page.getByRole("link", { name: "Storage", exact: true }).click();
+  await page.locator(".layers rect").nth(999).waitFor();
+  const rows = page.locator(".layer-table tbody tr");
+  assert.equal(await rows.count(), 200);
+  // The last one is in the picture; its row comes, and is in sight.
+  const beganMs = Date.now();
+  await page.locator(".layers rect").nth(999).click();
+  const chosen = page.locator(".layer-table tr.chosen");
+  await chosen.getByText("<b>999</b>").waitFor();
+  assert.ok(Date.now() - beganMs < 10_000, `${Date.now() - beganMs} ms`);
+  const box = (await chosen.boundingBox())!;
+  assert.ok(box.y >= 0 && box.y < 800, `it is at ${box.y}`);
+  const scrolls = "[scrollY, document.querySelector('.layer-table').parentElement.scrollTop]";
+  const before = await page.evaluate(scrolls);
+  const seen = reads;
+  await rows
+    .first()
+    .getByText(`new ${seen + 1}`)
+    .waitFor({ state: "attached" });
+  assert.deepEqual(await page.evaluate(scrolls), before);
+  assert.equal(await chosen.count(), 1);
+  await chosen.getByText("<b>999</b>").waitFor();
+  await page.getByRole("button", { name: /^200 more|^1 more/ }).waitFor({ state: "detached" });
+  assert.deepEqual(browser.complaints, []);
 });
 
 test("browser: the layer map, drawn and listed, in the light and in the dark", {

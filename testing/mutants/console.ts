@@ -231,5 +231,13 @@ export const CONSOLE_MUTANTS: MutantPart = {
       test: "test/console/logs.test.ts",
       name: "logs: not to a key that only reads",
     },
+    {
+      rule: "layers that are read again scroll to what was chosen",
+      file: "console/src/storage/layer-table.tsx",
+      search: "}, [choice]);",
+      replace: "}, [first]);",
+      test: "test/console/storage.test.ts",
+      name: "browser: 1,000 layers",
+    },
   ],
 };

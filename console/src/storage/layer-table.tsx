@@ -11,20 +11,24 @@ const STEP = 200;
 
 interface LayerTableProps {
   readonly layers: readonly Layer[];
+  /** Another one each time that somebody chooses. */
+  readonly choice: ReadonlySet<string>;
+  /** Where what is chosen stands in the list. */
   readonly chosen: ReadonlySet<number>;
   readonly onChoose: (layers: readonly number[]) => void;
 }
 
-export function LayerTable({ layers, chosen, onChoose }: LayerTableProps) {
+export function LayerTable({ layers, choice, chosen, onChoose }: LayerTableProps) {
   const [shown, setShown] = useState(STEP);
   const body = useRef<HTMLTableSectionElement>(null);
   const first = Math.min(...chosen);
   const needed = Number.isFinite(first) ? Math.max(shown, first + 1) : shown;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: a list that is read again does not scroll
   useEffect(() => {
     if (Number.isFinite(first)) {
       body.current?.rows[first]?.scrollIntoView({ block: "nearest" });
     }
-  }, [first]);
+  }, [choice]);
   return (
     <>
       <ScrollPlace label="Layers">

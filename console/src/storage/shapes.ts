@@ -81,6 +81,11 @@ export function classOf({ kind, is_l0, is_own, remote, count }: Layer): string {
   return [...words, ...(remote === count ? ["remote"] : [])].join(" ");
 }
 
+/** The same one in a later answer, where it may have another place. */
+export function identityOf({ kind, branch, lsn_start, lsn_end, key_range }: Layer): string {
+  return `${kind} ${branch} ${lsn_start} ${lsn_end} ${key_range}`;
+}
+
 export const kindText = ({ kind, is_l0 }: Pick<Layer, "kind" | "is_l0">): string =>
   is_l0 ? "delta, L0" : kind;
 

@@ -1,7 +1,7 @@
 // What a branch keeps in the storage: what it costs, its layers drawn and listed.
 
 import { useQuery } from "@tanstack/react-query";
-import { useCallback, useState } from "react";
+import { useCallback, useMemo, useState } from "react";
 import { layersQuery } from "../api/queries.ts";
 import type { ConsoleLayers, TreeBranch } from "../api/types.ts";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
@@ -11,11 +11,12 @@ import { useBranch } from "../projects/use-branch.ts";
 import { Costs } from "./costs.tsx";
 import { LayerPicture } from "./layer-picture.tsx";
 import { LayerTable } from "./layer-table.tsx";
+import { identityOf } from "./shapes.ts";
 import "../styles/storage.css";
 
 /** Branch points beyond them are in the picture only. */
 const MAX_NAMED = 24;
-const NOTHING: ReadonlySet<number> = new Set();
+const NOTHING: ReadonlySet<string> = new Set();
 
 export function StoragePage() {
   const branch = useBranch();
@@ -51,8 +52,22 @@ function StorageOf({ branch: { branch } }: { readonly branch: TreeBranch }) {
 
 function LayerMap({ map }: { readonly map: ConsoleLayers }) {
   const [isOwnOnly, setIsOwnOnly] = useState(false);
-  const [chosen, setChosen] = useState(NOTHING);
-  const choose = useCallback((layers: readonly number[]) => setChosen(new Set(layers)), []);
+  const [choice, setChoice] = useState(NOTHING);
+  const { layers } = map;
+  const choose = useCallback(
+    (places: readonly number[]) =>
+      setChoice(new Set(places.map((place) => identityOf(layers[place]!)))),
+    [layers],
+  );
+  const chosen = useMemo(
+    () =>
+      new Set(
+        choice.size === 0
+          ? []
+          : layers.flatMap((layer, i) => (choice.has(identityOf(layer)) ? [i] : [])),
+      ),
+    [layers, choice],
+  );
   const begin = map.begin_lsn === null ? undefined : lsnNumber(map.begin_lsn);
   const { own, inherited, remote, left_out } = map;
   return (
@@ -93,7 +108,7 @@ function LayerMap({ map }: { readonly map: ConsoleLayers }) {
             />
             <Legend map={map} />
           </div>
-          <LayerTable layers={map.layers} chosen={chosen} onChoose={choose} />
+          <LayerTable layers={layers} choice={choice} chosen={chosen} onChoose={choose} />
         </>
       )}
     </section>
