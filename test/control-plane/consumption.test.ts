@@ -85,6 +85,11 @@ test("consumption: time, processor time and WAL of a project, over a kill -9 of 
   for (const granularity of ["daily", "monthly"]) {
     assert.equal(total(await framesOf(granularity), "written_data_bytes"), wal, granularity);
   }
+  const { project: now } = await world.api("GET", `/projects/${project.id}`);
+  assert.equal(now.written_data_bytes, wal);
+  assert.ok(now.active_time_seconds >= active && now.compute_time_seconds >= cpu);
+  const [item] = (await world.api("GET", "/projects")).projects;
+  assert.equal(item.active_time, now.active_time_seconds);
   const account = await framesOf("hourly", "account");
   assert.deepEqual(account, hourly);
 

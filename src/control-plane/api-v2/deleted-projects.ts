@@ -11,18 +11,18 @@ import { requireRecoverable } from "../operations/deletion-kinds.ts";
 import { planned } from "../operations/state-machine.ts";
 import type { ProjectRow } from "../state/tables.ts";
 import { findEvenDeleted, findProject, operationsOf, type Parts, storageView } from "./lookup.ts";
+import { readProject } from "./read.ts";
 import {
   deletedProjectAnswer,
   projectDeleteQuery,
   projectParams,
   recoveredProjectAnswer,
 } from "./schemas.ts";
-import { branchView, deletionView, projectView } from "./views.ts";
+import { branchView, deletionView } from "./views.ts";
 
 const ONE = "/api/v2/projects/{project_id}";
 
 export function deletedProjectRoutes(parts: Parts): Route[] {
-  const { front } = parts;
   return [
     route(
       {
@@ -39,7 +39,7 @@ export function deletedProjectRoutes(parts: Parts): Route[] {
         const row = isForGood
           ? await findEvenDeleted(parts, params.project_id)
           : await findProject(parts, params.project_id);
-        const view = { ...projectView(row, front), ...(await sizeOf(parts, row)) };
+        const view = { ...(await readProject(parts, row)), ...(await sizeOf(parts, row)) };
         const deleted = isForGood ? undefined : await deleteSoftly(parts, row);
         if (deleted === undefined) {
           await operationsOf(parts, await purge(parts, row));
@@ -68,7 +68,7 @@ export function deletedProjectRoutes(parts: Parts): Route[] {
           requireRecoverable(parts, row),
         );
         await operationsOf(parts, job);
-        return { project: projectView(row, front), branches: await branchesOf(parts, row) };
+        return { project: await readProject(parts, row), branches: await branchesOf(parts, row) };
       },
     ),
   ];

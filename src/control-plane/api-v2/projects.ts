@@ -14,7 +14,14 @@ import type { ProjectRow } from "../state/tables.ts";
 import { defaultTimeout, postgresSettings } from "./endpoint-settings.ts";
 import { callerOf, findProject, operationsOf, type Parts, page } from "./lookup.ts";
 import { checkName, newPassword, sealed } from "./names.ts";
-import { readBranch, readEndpoints, rolesAndDatabases, urisOf } from "./read.ts";
+import {
+  activeTimes,
+  readBranch,
+  readEndpoints,
+  readProject,
+  rolesAndDatabases,
+  urisOf,
+} from "./read.ts";
 import {
   createdProjectAnswer,
   projectAnswer,
@@ -26,7 +33,7 @@ import {
   projectUpdateBody,
   sharedProjectsAnswer,
 } from "./schemas.ts";
-import { deletionView, projectListItem, projectView } from "./views.ts";
+import { deletionView, projectListItem } from "./views.ts";
 
 const BASE = "/api/v2/projects";
 const DEFAULT_ROLE = "neondb_owner";
@@ -68,9 +75,11 @@ function listRoutes(parts: Parts): Route[] {
         );
         const { rows, last } = page(seen, (row) => row.id, { limit, cursor });
         const next = last ?? cursor;
+        const ids = rows.map(({ id }) => id);
+        const times = await activeTimes(parts, ids);
         return {
           projects: rows.map((row) => ({
-            ...projectListItem(row, front),
+            ...projectListItem(row, front, times.get(row.id) ?? 0),
             ...deletionView(deletedTenants.get(row.tenant_id)),
           })),
           // As Neon's: clients stop at a page that is not full.
@@ -101,14 +110,13 @@ function listRoutes(parts: Parts): Route[] {
         answer: projectAnswer,
       },
       async ({ params }) => ({
-        project: projectView(await findProject(parts, params.project_id), front),
+        project: await readProject(parts, await findProject(parts, params.project_id)),
       }),
     ),
   ];
 }
 
 function changeRoutes(parts: Parts): Route[] {
-  const { front } = parts;
   return [
     route(
       {
@@ -135,7 +143,7 @@ function changeRoutes(parts: Parts): Route[] {
       async ({ params, body }) => {
         await updateProject(parts, await findProject(parts, params.project_id), body.project);
         const row = await findProject(parts, params.project_id);
-        return { project: projectView(row, front), operations: [] };
+        return { project: await readProject(parts, row), operations: [] };
       },
     ),
   ];
@@ -157,7 +165,7 @@ interface WantedProject {
 }
 
 async function createProject(parts: Parts, wanted: WantedProject) {
-  const { kinds, front } = parts;
+  const { kinds } = parts;
   const config = parts.home.config();
   const pgVersion = wanted.pg_version ?? config.pgVersion;
   findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
@@ -230,7 +238,7 @@ async function createProject(parts: Parts, wanted: WantedProject) {
   const done = await operationsOf(parts, job);
   const of = { project_id: project.id, branch_id: branch.id };
   return {
-    project: projectView(await findProject(parts, project.id), front),
+    project: await readProject(parts, await findProject(parts, project.id)),
     connection_uris: await urisOf(parts, branch.id),
     ...(await rolesAndDatabases(parts, branch.id, password)),
     operations: done,

@@ -1,8 +1,51 @@
 // Reads again what a request changed, for its answer.
 
+import { nowMs } from "../../base/clock.ts";
+import { frameEnd, frameStart } from "../consumption/frames.ts";
+import type { ProjectRow } from "../state/tables.ts";
 import { findBranch, notFound, type Parts, storageView, writerOf } from "./lookup.ts";
 import { opened } from "./names.ts";
-import { branchView, connectionDetails, databaseView, endpointView, roleView } from "./views.ts";
+import {
+  branchView,
+  connectionDetails,
+  databaseView,
+  endpointView,
+  projectView,
+  roleView,
+} from "./views.ts";
+
+/** With what it has used this month. */
+export async function readProject({ db, front }: Parts, project: ProjectRow) {
+  const startMs = frameStart("monthly", nowMs());
+  const start = new Date(startMs).toISOString();
+  const row = await db
+    .selectFrom("consumption")
+    .selectAll()
+    .where("project_id", "=", project.id)
+    .where("granularity", "=", "monthly")
+    .where("frame_start", "=", start)
+    .executeTakeFirst();
+  const end = new Date(frameEnd("monthly", startMs)).toISOString();
+  return projectView(project, front, { start, end, row });
+}
+
+/** By project: how long their endpoints have run, as far back as is known; milliseconds. */
+export async function activeTimes(
+  { db }: Parts,
+  projectIds: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const times = new Map<string, number>();
+  const rows = await db
+    .selectFrom("consumption")
+    .select(["project_id", "active_ms"])
+    .where("project_id", "in", ["", ...projectIds])
+    .where("granularity", "=", "monthly")
+    .execute();
+  for (const { project_id: id, active_ms: ms } of rows) {
+    times.set(id, (times.get(id) ?? 0) + ms);
+  }
+  return times;
+}
 
 export async function readBranch(
   parts: Parts,

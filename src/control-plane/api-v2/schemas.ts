@@ -5,7 +5,7 @@ import { isAllowEntry } from "../../base/network/addresses.ts";
 
 const id = z.string().regex(/^[a-z0-9-]{1,60}$/);
 const time = z.string().describe("RFC 3339");
-/** Consumption is not counted: these are always 0. */
+/** Of branches, and what is not measured of projects: always 0. */
 const counter = z.number();
 const json = z.record(z.string(), z.unknown());
 

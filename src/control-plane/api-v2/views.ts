@@ -5,6 +5,7 @@ import { nowMs } from "../../base/clock.ts";
 import type { DeletedTenant } from "../../local/state/home-state.ts";
 import type {
   BranchRow,
+  ConsumptionRow,
   DatabaseRow,
   EndpointRow,
   JwksRow,
@@ -73,21 +74,36 @@ function common(row: ProjectRow, front: FrontAddress): Omit<ProjectListItem, "ac
   };
 }
 
-export function projectView(row: ProjectRow, front: FrontAddress): Project {
+/** What a project has used in a month; absent row: nothing was counted in it. */
+export interface MonthOfUse {
+  readonly start: string;
+  readonly end: string;
+  readonly row: ConsumptionRow | undefined;
+}
+
+/** Storage over time and transfer are not measured: 0, as clients want a number. */
+export function projectView(row: ProjectRow, front: FrontAddress, month: MonthOfUse): Project {
+  const { active_ms: activeMs = 0, cpu_ms: cpuMs = 0, written_bytes: bytes = 0 } = month.row ?? {};
   return {
     data_storage_bytes_hour: 0,
     data_transfer_bytes: 0,
-    written_data_bytes: 0,
-    compute_time_seconds: 0,
-    active_time_seconds: 0,
     ...common(row, front),
-    consumption_period_start: row.created_at,
-    consumption_period_end: row.created_at,
+    written_data_bytes: bytes,
+    compute_time_seconds: Math.floor(cpuMs / 1000),
+    cpu_used_sec: Math.floor(cpuMs / 1000),
+    active_time_seconds: Math.floor(activeMs / 1000),
+    consumption_period_start: month.start,
+    consumption_period_end: month.end,
   };
 }
 
-export function projectListItem(row: ProjectRow, front: FrontAddress): ProjectListItem {
-  return { ...common(row, front), active_time: 0 };
+/** `activeMs`: how long its endpoints have run, as far back as is known. */
+export function projectListItem(
+  row: ProjectRow,
+  front: FrontAddress,
+  activeMs: number,
+): ProjectListItem {
+  return { ...common(row, front), active_time: Math.floor(activeMs / 1000) };
 }
 
 /** Nothing of one that is not deleted. */

@@ -70,9 +70,11 @@ test("settle: what was used is in the hour, the day and the month in which it wa
     seen({ sinceMs, cpuMs: 750, lastLsn: 190, size: 4000 }),
     time("2026-12-01T00:00:16Z"),
   );
+  const later = seen({ sinceMs, cpuMs: 760, lastLsn: 190 });
+  await look(db, later, time("2026-12-01T00:00:20Z"));
   await look(db, seen({ lastLsn: 191 }), time("2026-12-01T00:00:31Z"));
   assert.deepEqual((await rows(db, "daily")).at(-1), [
-    ...["2026-12-01T00:00:00.000Z", 16_000, 750, 91, 5000],
+    ...["2026-12-01T00:00:00.000Z", 20_000, 760, 91, 5000],
   ]);
 });
 
