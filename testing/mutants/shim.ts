@@ -3,6 +3,8 @@
 import type { MutantPart } from "./mutant.ts";
 
 const BLOCKS = "src/compute/shim/library/blocks.c";
+const HINTS = "src/compute/shim/library/hints.c";
+const HINTS_ONLY = "cache: only hint bits that are added to a table's page leave a block";
 const EVICT = "src/compute/shim/library/evict.c";
 const COME_AND_GO =
   "cache: blocks come and go under eight processes, and all that is read is right (slowed where others may get between)";
@@ -196,10 +198,42 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "a truncation does not wait for a block that is being given back",
       file: BLOCKS,
-      search: " || state == EVICTING; }",
-      replace: "; }",
+      search: " || state == EVICTING;",
+      replace: ";",
       test: SCENES,
       name: "cache: a truncation waits for a block that is being given back",
+    },
+    {
+      rule: "a truncation does not wait for a write of hints",
+      file: BLOCKS,
+      search: " || state == HINTING || state == EVICTING;",
+      replace: " || state == EVICTING;",
+      test: SCENES,
+      name: "cache: a truncation waits for a write of hints",
+    },
+    {
+      rule: "what is in no page's LSN is taken for a hint",
+      file: HINTS,
+      search: "return memcmp(before, now, BLOCK) == 0;",
+      replace: "return memcmp(before, now, PD_LOWER) == 0;",
+      test: SCENES,
+      name: HINTS_ONLY,
+    },
+    {
+      rule: "a row that is frozen is taken for a hint",
+      file: HINTS,
+      search: " && !freezes",
+      replace: " && (!freezes || old != new)",
+      test: SCENES,
+      name: HINTS_ONLY,
+    },
+    {
+      rule: "hints are looked for in indexes",
+      file: HINTS,
+      search: "u16_at(before, PD_SPECIAL) != BLOCK || ",
+      replace: "",
+      test: SCENES,
+      name: HINTS_ONLY,
     },
     {
       rule: "the file that has an evicted one's name is taken for it",

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -251,7 +252,7 @@ static void write_anew(int fd, pid_t child) {
   }
   for (size_t i = 0; i < sizeof data; i++) {
     if (data[i] != 0xee) {
-      fail("a block that was written was given back");
+      fail("a block that was written is lost");
     }
   }
 }
@@ -260,6 +261,54 @@ static void write_anew(int fd, pid_t child) {
 static void truncate_while_evicting(void) {
   int fd = fill_cache();
   pid_t child = evict_in_child(fd);
+  if (ftruncate(fd, 0) != 0 || ftruncate(fd, 8 * BLOCK) != 0) {
+    fail("truncate");
+  }
+  write_anew(fd, child);
+}
+
+/* Adds hint bits to a table's page, as the agent has it in every block but the last, or changes it otherwise. */
+static void change(int block, uint8_t *page) {
+  uint8_t *mask = page + BLOCK - 64 + 20;
+  switch (block) {
+    case 0: mask[1] |= 0x01; break; /* xmin has committed: the only hint */
+    case 1: mask[0] |= 0x10; break;
+    case 2: mask[1] |= 0x03; break; /* frozen */
+    case 3: page[4]++; break;       /* LSN */
+    case 4: page[10] |= 4; break;   /* all visible */
+    case 5: mask[1] = 0; break;
+    case 6: page[BLOCK - 2]++; break;
+    case 7: mask[1] |= 0x01; break; /* of an index */
+  }
+}
+
+static void write_hints(void) {
+  uint8_t page[BLOCK], again[BLOCK];
+  int fd = open_file();
+  for (int block = 7; block >= 0; block--) {
+    off_t at = (off_t)block * BLOCK;
+    if (pread(fd, page, BLOCK, at) != BLOCK) {
+      fail("read");
+    }
+    change(block, page);
+    if (pwrite(fd, page, BLOCK, at) != BLOCK || pread(fd, again, BLOCK, at) != BLOCK ||
+        memcmp(page, again, BLOCK) != 0) {
+      fail("what was written is not there");
+    }
+  }
+}
+
+/* Blocks that are cut off and written anew while a hint is written to one of them. */
+static void truncate_while_hinting(void) {
+  uint8_t page[BLOCK];
+  int fd = open_file();
+  pid_t child = fork();
+  if (child == 0) {
+    bool read = pread(fd, page, BLOCK, 0) == BLOCK;
+    change(0, page);
+    _exit(!read || pwrite(fd, page, BLOCK, 0) != BLOCK);
+  }
+  usleep(200 * 1000);
   if (ftruncate(fd, 0) != 0 || ftruncate(fd, 8 * BLOCK) != 0) {
     fail("truncate");
   }
@@ -298,6 +347,10 @@ int main(int argc, char **argv) {
     short_write_continued();
   } else if (strcmp(argv[1], "evict-truncate") == 0) {
     truncate_while_evicting();
+  } else if (strcmp(argv[1], "evict-hints") == 0) {
+    write_hints();
+  } else if (strcmp(argv[1], "evict-hints-truncate") == 0) {
+    truncate_while_hinting();
   } else if (strcmp(argv[1], "evict-none") == 0) {
     /* What was read does not count any more when its file is gone. */
     fill_cache();

@@ -3,8 +3,10 @@
 
 struct fd_entry fds[MAX_FD];
 
-static bool is_claimed(u8 state) { return state == FILLING || state == WRITING || state == EVICTING; }
-static bool is_here(u8 state) { return state == PRESENT || state == CLEAN || state == CUT; }
+static bool is_claimed(u8 state) {
+  return state == FILLING || state == WRITING || state == HINTING || state == EVICTING;
+}
+static bool is_here(u8 state) { return state == PRESENT || state == CLEAN || state == HINTING || state == CUT; }
 
 /* Waits until another process is done with a block it claimed; false when interrupted. */
 static bool wait_block(struct file *file, u32 block) {
@@ -25,18 +27,19 @@ static bool wait_block(struct file *file, u32 block) {
 }
 
 /*
- * ABSENT -> `to` for blocks from `from` on, at most `count`, until one is not ABSENT; how many. Blocks that a
+ * `before` -> `to` for blocks from `from` on, at most `count`, until one is another; how many. Blocks that a
  * truncation is cutting off meanwhile may be among them: it waits for them before it cuts the file.
  */
-static u32 claim(struct file *file, u32 from, u32 count, u8 to) {
+static u32 claim_as(struct file *file, u32 from, u32 count, u8 before, u8 to) {
   sigset_t signals;
   u32 claimed = 0;
   hold_signals(&signals);
   if (held_blocks.file == NULL) {
     held_blocks.from = from;
     held_blocks.state = to;
+    held_blocks.before = before;
   }
-  while (claimed < count && swap_if(&file->states[from + claimed], ABSENT, to)) {
+  while (claimed < count && swap_if(&file->states[from + claimed], before, to)) {
     claimed++;
   }
   if (claimed > 0) {
@@ -45,6 +48,13 @@ static u32 claim(struct file *file, u32 from, u32 count, u8 to) {
   }
   release_signals(&signals);
   return claimed;
+}
+
+static u32 claim(struct file *file, u32 from, u32 count, u8 to) { return claim_as(file, from, count, ABSENT, to); }
+
+/* Of a block that is there and stays as storage has it. */
+bool claim_for_hints(struct file *file, u32 block) {
+  return load(&file->states[block]) == CLEAN && claim_as(file, block, 1, CLEAN, HINTING) == 1;
 }
 
 static int pwrite_all(int fd, const u8 *data, size_t n, off_t at) {
@@ -193,6 +203,9 @@ int keep_block(struct file *file, int fd, u32 block) {
     }
     if (!file->evictable || block >= load(&file->nremote) || mark_kept(file, block)) {
       return 0;
+    }
+    if (is_claimed(load(&file->states[block])) && !wait_block(file, block)) {
+      return give_up();
     }
   }
 }

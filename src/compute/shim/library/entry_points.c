@@ -154,6 +154,12 @@ EXPORT ssize_t preadv64(int fd, const struct iovec *parts, int count, off_t at) 
 /* All writes: `data` of `n` bytes, or `count` parts of together `n` bytes. */
 static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at) {
   struct file *file = at < 0 || n == 0 ? NULL : lazy_file(fd);
+  if (file != NULL && n == BLOCK && count <= 1) {
+    ssize_t hinted = write_hints(file, fd, count < 0 ? data : ((const struct iovec *)data)->iov_base, at);
+    if (hinted == BLOCK) {
+      return hinted;
+    }
+  }
   if (file != NULL && before_write(file, fd, at, n) != 0) {
     return -1;
   }

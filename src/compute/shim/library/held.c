@@ -24,7 +24,7 @@ void give_back_blocks(void) {
     return;
   }
   for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
-    swap_if(&file->states[block], held_blocks.state, ABSENT);
+    swap_if(&file->states[block], held_blocks.state, held_blocks.before);
   }
   held_blocks.file = NULL;
   blocks_changed(file);

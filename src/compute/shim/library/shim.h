@@ -23,7 +23,7 @@
  *     storage is as of the start LSN, so it may be forgotten and asked again (slots.c).
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
  *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
- *  7. Only what was never written here is given back to the disk, and a reader that it happened to reads again.
+ *  7. Only what storage has but for hint bits is given back to the disk, and a reader that it happened to reads again.
  *
  * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
  *  path of storage's, or a directory:
@@ -33,7 +33,8 @@
  *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it, and
  *         what is cut off becomes CUT.
  *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
- *         CLEAN -> PRESENT before it is written, or CLEAN -> EVICTING -> ABSENT (evict.c).
+ *         CLEAN -> PRESENT before it is written, or CLEAN -> EVICTING -> ABSENT (evict.c), or
+ *         CLEAN -> HINTING -> CLEAN (hints.c).
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
  *
@@ -83,7 +84,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
-enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, CUT };
+enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, CUT };
 /* SLRUs in the order of the protocol. */
 enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
@@ -255,6 +256,7 @@ struct held_blocks {
   struct file *file; /* NULL: no blocks */
   u32 from, to;      /* among [from, to), what is in `state` is ours */
   u8 state;
+  u8 before; /* they had, and have when they are given back */
 };
 struct held_slot {
   struct slot *slot;
@@ -285,6 +287,10 @@ int before_write(struct file *file, int fd, off_t at, size_t n);
 ssize_t after_write(struct file *file, off_t at, ssize_t written);
 void forget_blocks(struct file *file, u32 keep);
 int keep_block(struct file *file, int fd, u32 block);
+bool claim_for_hints(struct file *file, u32 block);
+
+/* hints.c */
+ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at);
 
 /* evict.c */
 void make_evictable(struct slot *slot);
