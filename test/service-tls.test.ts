@@ -17,6 +17,7 @@ import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "../testing/tpcb
 /** As the client programs of Debian 12, which take no newer server. */
 const MAJOR = 15;
 const PG_RECEIVEWAL = `/usr/lib/postgresql/${MAJOR}/bin/pg_receivewal`;
+const PSQL = `/usr/lib/postgresql/${MAJOR}/bin/psql`;
 const hosts = new NetworkHosts(["all"]);
 const on = hosts.on("all");
 const at = (port: number) => `${hosts.address("all")}:${port}`;
@@ -196,6 +197,24 @@ networkTest(
     assert.deepEqual(pids(), before);
     await underLoad(async () => {});
     await checkTpcb(cluster.socketUrl("main"), acknowledged);
+  },
+);
+
+networkTest(
+  "the proxy asks the control plane over TLS, and its certificate is for its address",
+  async (t) => {
+    if (!existsSync(PSQL)) {
+      t.skip(`no ${PSQL}`);
+      return;
+    }
+    const ca = join(cluster.home, "tls", "ca.crt");
+    const conninfo = `host=${hosts.address("all")} port=4432 user=cloud_admin dbname=postgres sslmode=verify-full sslrootcert=${ca} options=endpoint=main`;
+    const [ip, ...args] = [...on, PSQL, "-XAtc", "select 40 + 2", conninfo];
+    const answer = await new Promise<string>((resolve) => {
+      const env = { ...process.env, PGPASSWORD: cluster.password() };
+      execFile(ip!, args, { env }, (_, stdout, stderr) => resolve(`${stdout}${stderr}`));
+    });
+    assert.equal(answer.trim(), "42");
   },
 );
 

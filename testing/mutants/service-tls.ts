@@ -127,6 +127,14 @@ export const SERVICE_TLS_MUTANTS: MutantPart = {
       name: "WireServer: direct TLS needs ALPN 'postgresql'",
     },
     {
+      rule: "memory that TLS has not taken yet is written over",
+      file: "src/postgres/wire/copy-channel.ts",
+      search: "socket.write(Buffer.from(bytes.subarray(0, used)));",
+      replace: "socket.write(bytes.subarray(0, used));",
+      test: WIRE_TEST,
+      name: "CopyChannel: what is gathered and copied arrives as it was, also through TLS",
+    },
+    {
       rule: "a service's certificate is for ever",
       file: "src/local/tls/certificates.ts",
       search: "x509.validToDate.getTime() - nowMs() > RENEW_BEFORE_MS &&",

@@ -32,7 +32,10 @@ function sendGathered(): void {
   }
   gather.used = 0;
   gather.socket = undefined;
-  if (!socket.destroyed) {
+  if (!socket.destroyed && "encrypted" in socket) {
+    // TLS says only later that it has taken it, each time: a copy is less than new memory for all that could be gathered.
+    socket.write(Buffer.from(bytes.subarray(0, used)));
+  } else if (!socket.destroyed) {
     socket.write(bytes.subarray(0, used));
     if (socket.writableLength > 0) {
       // The kernel has not taken all of it: the socket keeps this memory.

@@ -8,6 +8,7 @@ import { REACHED_HOST, ServiceAuthority } from "../../../testing/services/servic
 import { createLogger } from "../../base/log.ts";
 import { trustServices } from "../../base/network/service-tls.ts";
 import type { TlsCertificates } from "../../base/network/tls-certificates.ts";
+import type { CopyChannel } from "./copy-channel.ts";
 import { connectWire } from "./wire-client.ts";
 import { cstring, int32, PROTOCOL_3 } from "./wire-messages.ts";
 import { WireServer } from "./wire-server.ts";
@@ -15,6 +16,7 @@ import { WireServer } from "./wire-server.ts";
 const authority = await ServiceAuthority.create();
 const stranger = await ServiceAuthority.create();
 trustServices(() => ({ isPlaintext: false, caFiles: [authority.caFile] }));
+const PAGES = 1000;
 const SSL_REQUEST = Buffer.concat([int32(8), int32(80877103)]);
 const BODY = Buffer.concat([
   int32(PROTOCOL_3),
@@ -34,6 +36,10 @@ async function serve(certificates: TlsCertificates | undefined, startupTimeoutMs
           await new Promise<void>((resolve) => channel.onClose(() => resolve()));
           return;
         }
+        if (sql === "pages") {
+          sendPages(session.copyBoth());
+          return;
+        }
         session.sendRows(["sql"], [[sql]], "SELECT 1");
       },
     },
@@ -43,6 +49,15 @@ async function serve(certificates: TlsCertificates | undefined, startupTimeoutMs
   after(() => server.close());
   after(() => certificates?.close());
   return port;
+}
+
+/** Many more than the kernel takes at once, from one page that is written over each time, and gathered in memory that is, too. */
+function sendPages(channel: CopyChannel): void {
+  const page = new Uint8Array(8192);
+  for (let i = 0; i < PAGES; i++) {
+    page.fill(i);
+    channel.sendCopy(page.subarray(0, 1), page);
+  }
 }
 
 const good = await authority.certificates("good");
@@ -88,6 +103,26 @@ test("WireConnection: with TLS where others reach the server, also much at once 
     channel.close();
     await closed;
   }
+});
+
+test("CopyChannel: what is gathered and copied arrives as it was, also through TLS", async () => {
+  const connection = await connectWire({ host: REACHED_HOST, port });
+  const channel = await connection.copyBoth("pages");
+  let received = 0;
+  await new Promise<void>((resolve) => {
+    channel.onData((payload) => {
+      const byte = received++ & 255;
+      assert.equal(payload.length, 8193);
+      assert.ok(
+        payload.every((one) => one === byte),
+        `page ${received}`,
+      );
+      if (received === PAGES) {
+        resolve();
+      }
+    });
+  });
+  channel.close();
 });
 
 test("WireServer: SSLRequest is answered with TLS, as libpq's sslmode=verify-full asks", async () => {
