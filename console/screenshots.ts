@@ -1,35 +1,175 @@
-// Draws docs/pictures/console-*.png: the console's main pages, in the light and in the dark, on a home of its own with branches and rows.
+// Draws docs/pictures/console-*.png: the console's main pages, in the light or in the dark, on a home of its own with branches, rows and work.
 //
-// `npm run console:screenshots`. Needs a browser (testing/console/browser.ts).
+// `npm run console:screenshots`, or `-- tables monitoring` for some. Needs a browser (testing/console/browser.ts).
 
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Browser, findChromium } from "../testing/console/browser.ts";
+import type { Page } from "playwright-core";
+import { errorMessage } from "../src/base/errors.ts";
+import { Browser, type BrowserOptions, findChromium } from "../testing/console/browser.ts";
 import { ConsoleWorld } from "../testing/console/console-world.ts";
 
 const PICTURES = join(import.meta.dirname, "..", "docs", "pictures");
 /** Between commits, so that lines have a length. */
 const PAUSE_MS = 4000;
+/** Of work, before it is looked at: charts have something to show. */
+const WORK_MS = 40_000;
+const STEP_TIMEOUT_MS = 30_000;
 const QUERY = `select id, customer, total, placed_at, shipped
 from orders
 order by total desc
 limit 1000;`;
-const ORDERS = `create table orders (id int primary key, customer text, total numeric(9, 2), placed_at timestamptz, shipped bool);
-insert into orders select n, 'customer ' || n % 97, (n * 7919 % 100000) / 100.0, now() - n * interval '3 min', n % 5 > 0 from generate_series(1, 20000) n;`;
+const JOIN = `select c.name, sum(o.total)
+from orders o join customers c on c.name = o.customer
+where not o.shipped
+group by c.name
+order by 2 desc
+limit 20;`;
+const ORDERS = `create table customers (name text primary key, city text not null default 'Lisbon');
+insert into customers select 'customer ' || n from generate_series(0, 96) n;
+create table orders (id int primary key, customer text not null references customers, total numeric(9, 2), placed_at timestamptz, shipped bool);
+insert into orders select n, 'customer ' || n % 97, (n * 7919 % 100000) / 100.0, now() - n * interval '3 min', n % 5 > 0 from generate_series(1, 20000) n;
+create index on orders (placed_at);
+analyze;`;
+
+interface Picture {
+  readonly name: string;
+  readonly scheme: "light" | "dark";
+  readonly isPhone?: boolean;
+  /** In pixels; of a desk's screen. */
+  readonly height?: number;
+  /** From the project's first page until all is there that is to be seen. */
+  readonly show: (page: Page) => Promise<unknown>;
+}
+
+const PICTURES_OF: readonly Picture[] = [
+  { name: "branches-light", scheme: "light", height: 480, show: showBranches },
+  { name: "branches-dark", scheme: "dark", height: 480, show: showBranches },
+  { name: "branches-phone", scheme: "light", isPhone: true, show: showBranches },
+  {
+    name: "new-branch-light",
+    scheme: "light",
+    show: async (page) => {
+      await showBranches(page);
+      const box = (await page.locator(".tree rect.hit").first().boundingBox())!;
+      await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
+      await page.getByRole("dialog").getByLabel("Name").fill("before_the_import");
+    },
+  },
+  { name: "sql-dark", scheme: "dark", show: (page) => runSql(page, QUERY, "SELECT 1000") },
+  {
+    name: "sql-phone",
+    scheme: "dark",
+    isPhone: true,
+    show: (page) => runSql(page, QUERY, "SELECT 1000"),
+  },
+  {
+    name: "plan-light",
+    scheme: "light",
+    show: async (page) => {
+      await typeSql(page, JOIN);
+      await page.locator("button:enabled", { hasText: "Explain analyze" }).click();
+      await page.locator(".plan-step").first().waitFor();
+    },
+  },
+  {
+    name: "tables-light",
+    scheme: "light",
+    show: async (page) => {
+      await open(page, "Tables");
+      await page.getByRole("link", { name: "orders", exact: true }).click();
+      await page.getByText("rows 1 to 100").waitFor();
+      await page.locator("#cell-2-1").click();
+    },
+  },
+  {
+    name: "monitoring-dark",
+    scheme: "dark",
+    show: async (page) => {
+      await open(page, "Monitoring");
+      await page
+        .locator("figure", { hasText: "Transactions" })
+        .getByText(/committed \d/)
+        .waitFor();
+    },
+  },
+  {
+    name: "storage-light",
+    scheme: "light",
+    show: async (page) => {
+      await open(page, "Storage");
+      await page.locator("main svg").first().waitFor();
+      await page.locator("main table tbody tr").first().waitFor();
+    },
+  },
+  {
+    name: "endpoints-light",
+    scheme: "light",
+    height: 480,
+    show: async (page) => {
+      await open(page, "Endpoints");
+      await page.locator("main tbody tr").nth(1).waitFor();
+    },
+  },
+  {
+    name: "roles-light",
+    scheme: "light",
+    height: 480,
+    show: async (page) => {
+      await open(page, "Roles and databases");
+      await page.getByText("reporting", { exact: true }).waitFor();
+    },
+  },
+  {
+    name: "operations-dark",
+    scheme: "dark",
+    height: 560,
+    show: async (page) => {
+      await open(page, "Operations");
+      await page.locator("main tbody tr").nth(4).waitFor();
+    },
+  },
+  {
+    name: "connect-light",
+    scheme: "light",
+    show: async (page) => {
+      await showBranches(page);
+      await page.getByRole("button", { name: "Connect" }).click();
+      await page.getByRole("tab", { name: "Node" }).click();
+      await page.getByText(/postgresql:\/\/neondb_owner:/).waitFor();
+    },
+  },
+  {
+    name: "settings-light",
+    scheme: "light",
+    show: async (page) => {
+      await open(page, "Project settings");
+      await page.getByLabel("Hours of history").waitFor();
+    },
+  },
+];
 
 const chromium = findChromium();
 if (chromium === undefined) {
   throw new Error("no browser: apt-get install chromium, or $CHROMIUM names one");
 }
+const wanted = process.argv.slice(2);
 await using world = await ConsoleWorld.create("shop");
 await fill();
-for (const colorScheme of ["light", "dark"] as const) {
-  await using browser = await Browser.launch(chromium, { width: 1280, height: 720, colorScheme });
-  await photograph(browser, colorScheme);
+await work();
+for (const picture of PICTURES_OF) {
+  if (wanted.length === 0 || wanted.some((word) => picture.name.includes(word))) {
+    await photograph(picture).catch((error) => {
+      process.stderr.write(`${picture.name}: ${errorMessage(error)}\n`);
+      process.exitCode = 1;
+    });
+  }
 }
 
 async function fill(): Promise<void> {
-  await world.sql(ORDERS);
+  await sqlOk(ORDERS);
+  const base = `/projects/${world.projectId}/branches`;
+  await world.world.api("POST", `${base}/${world.branchId}/roles`, { role: { name: "reporting" } });
   for (const [name, parent] of [
     ["staging", "main"],
     ["migration_check", "staging"],
@@ -37,34 +177,94 @@ async function fill(): Promise<void> {
     ["before_release", "main"],
   ] as const) {
     await sleep(PAUSE_MS);
-    const { branches } = await world.world.api("GET", `/projects/${world.projectId}/branches`);
+    const { branches } = await world.world.api("GET", base);
     const of = branches.find((one: { name: string }) => one.name === parent);
-    const { branch } = await world.world.api("POST", `/projects/${world.projectId}/branches`, {
+    const { branch } = await world.world.api("POST", base, {
       branch: { name, parent_id: of.id },
       ...(name === "staging" ? { endpoints: [{ type: "read_write" }] } : {}),
     });
     if (name === "staging") {
-      await world.sql("update orders set shipped = true where id < 5000", { branch_id: branch.id });
+      await world.world.settled(world.projectId);
+      await sqlOk("update orders set shipped = true where id < 5000", branch.id);
     }
-    await world.sql("delete from orders where id % 1000 = 1");
+    await sqlOk("delete from orders where id % 1000 = 1");
   }
 }
 
-async function photograph({ page }: Browser, scheme: "light" | "dark"): Promise<void> {
-  await page.goto(await world.link());
-  await page.getByRole("link", { name: /shop/ }).click();
-  await page.locator(".tree-names li").nth(4).waitFor();
-  if (scheme === "light") {
-    await page.screenshot({ path: join(PICTURES, "console-branches-light.png") });
-    return;
+/** Sessions that come and go, while the branch is watched: what was seen is kept for who looks later. */
+async function work(): Promise<void> {
+  const watching = new AbortController();
+  const { address, key } = world.world;
+  await fetch(
+    `http://${address}/console/projects/${world.projectId}/branches/${world.branchId}/monitoring`,
+    { headers: { authorization: `Bearer ${key}` }, signal: watching.signal },
+  );
+  const end = performance.now() + WORK_MS;
+  const worker = async (n: number) => {
+    for (let i = 0; performance.now() < end; i++) {
+      const id = (i * 137 + n * 7000) % 20_000;
+      await sqlOk(
+        `update orders set total = total + 1 where id between ${id} and ${id + 400};
+        select pg_sleep(0.2), count(*) from orders where shipped`,
+      );
+      await sleep(n * 300);
+    }
+  };
+  await Promise.all([1, 2, 3].map(worker));
+  watching.abort();
+}
+
+async function sqlOk(query: string, branchId = world.branchId): Promise<void> {
+  const lines = await world.sql(query, { branch_id: branchId });
+  const error = lines.find(({ t }) => t === "error");
+  if (error !== undefined) {
+    throw new Error(`${query}: ${error.message}`);
   }
-  await page.getByRole("link", { name: "SQL", exact: true }).click();
+}
+
+async function photograph({
+  name,
+  scheme,
+  isPhone = false,
+  height = 720,
+  show,
+}: Picture): Promise<void> {
+  const size = isPhone ? { width: 390, height: 844 } : { width: 1280, height };
+  const options: BrowserOptions = { ...size, colorScheme: scheme, goesFirst: true };
+  await using browser = await Browser.launch(chromium!, options);
+  const { page } = browser;
+  page.setDefaultTimeout(STEP_TIMEOUT_MS);
+  await browser.open(await world.link());
+  await page.getByRole("link", { name: /shop/ }).click();
+  await show(page);
+  // What is drawn on a canvas comes a frame later.
+  await sleep(500);
+  await page.screenshot({ path: join(PICTURES, `console-${name}.png`) });
+  process.stdout.write(`console-${name}.png\n`);
+}
+
+async function open(page: Page, title: string): Promise<void> {
+  await page.getByRole("link", { name: title, exact: true }).click();
+}
+
+async function showBranches(page: Page): Promise<void> {
+  await page.locator(".tree-names li").nth(4).waitFor();
+  // When each last committed is not known at once.
+  await page.locator(".tree-facts time").nth(4).waitFor({ state: "attached" });
+}
+
+async function typeSql(page: Page, text: string): Promise<void> {
+  await open(page, "SQL");
   await page.locator(".cm-content").click();
   await page.keyboard.press("Control+A");
-  await page.keyboard.insertText(QUERY);
+  await page.keyboard.press("Delete");
+  await page.keyboard.insertText(text);
+}
+
+async function runSql(page: Page, text: string, tag: string): Promise<void> {
+  await typeSql(page, text);
   // Not before it knows roles and databases.
   await page.locator("button:enabled", { hasText: /^Run/ }).waitFor();
   await page.keyboard.press("Control+Enter");
-  await page.getByText("SELECT 1000").waitFor();
-  await page.screenshot({ path: join(PICTURES, "console-sql-dark.png") });
+  await page.getByText(tag).waitFor();
 }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { seriesOf, walRate } from "../../console/src/monitoring/series.ts";
 import type { MonitoringSample } from "../../src/control-plane/api.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
 import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
@@ -111,6 +112,23 @@ test("monitoring: a branch is neither kept awake nor woken by it", async () => {
       break;
     }
   }
+});
+
+test("series: a rate between two samples; none over a time in which nobody looked", () => {
+  const sample = (seconds: number, lsn: string) => ({
+    at: seconds * 1000,
+    is_awake: true,
+    last_record_lsn: lsn,
+  });
+  const samples = [
+    sample(0, "0/10"),
+    sample(2, "0/30"),
+    sample(60, "0/1000"),
+    sample(62, "0/1010"),
+  ];
+  const { times, values } = seriesOf(samples, [walRate]);
+  assert.deepEqual(times, [0, 2, 2.001, 60, 62]);
+  assert.deepEqual(values, [[null, 16, null, null, 8]]);
 });
 
 test("browser: monitoring, awake and asleep", { skip: NO_BROWSER }, async () => {

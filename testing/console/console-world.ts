@@ -32,7 +32,7 @@ export class ConsoleWorld implements AsyncDisposable {
     }
     const world = await ControlPlaneWorld.create();
     try {
-      const { project, branch } = await world.api("POST", "/projects", { project: { name } });
+      const { project, branch } = await world.createProject(name);
       return new ConsoleWorld(world, project.id, branch.id);
     } catch (error) {
       await world[Symbol.asyncDispose]();

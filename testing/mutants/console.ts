@@ -239,5 +239,21 @@ export const CONSOLE_MUTANTS: MutantPart = {
       test: "test/console/storage.test.ts",
       name: "browser: 1,000 layers",
     },
+    {
+      rule: "a line goes on through a time in which nobody looked",
+      file: "console/src/monitoring/series.ts",
+      search: "now.at - last.at > MAX_GAP_MS",
+      replace: "now.at < last.at",
+      test: "test/console/monitoring.test.ts",
+      name: "series: a rate between two samples",
+    },
+    {
+      rule: "a session that ends at work is not noticed",
+      file: "console/src/api/http.ts",
+      search: "response.status === UNAUTHORIZED && path !== SESSION_PATH",
+      replace: "response.status === UNAUTHORIZED && path === SESSION_PATH",
+      test: "test/console/hostile.test.ts",
+      name: "browser: a branch that the command line deletes",
+    },
   ],
 };

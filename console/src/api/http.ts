@@ -14,9 +14,19 @@ export class ApiError extends Error {
 
 type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
+/** Where one logs in, asks whether one is, and logs out. */
+export const SESSION_PATH = "/console/session";
+const UNAUTHORIZED = 401;
 const BUSY = 423;
 const BUSY_RETRIES = 20;
 const BUSY_WAIT_MS = 500;
+
+let sessionEnded = () => {};
+
+/** Whatever is asked for when it is noticed. */
+export function whenSessionEnds(callback: () => void): void {
+  sessionEnded = callback;
+}
 
 /** A path of API v2. While another operation of the project goes on, it waits. */
 export async function api<T>(method: Method, path: string, body?: unknown): Promise<T> {
@@ -60,6 +70,9 @@ export async function send(
     }
     throw new ApiError(0, "NO_ANSWER", "Strata does not answer. Is it running?");
   }
+  if (response.status === UNAUTHORIZED && path !== SESSION_PATH) {
+    sessionEnded();
+  }
   if (!response.ok) {
     throw await errorOf(response);
   }
@@ -77,5 +90,5 @@ async function errorOf(response: Response): Promise<ApiError> {
 }
 
 export function isUnauthorized(error: unknown): boolean {
-  return error instanceof ApiError && error.status === 401;
+  return error instanceof ApiError && error.status === UNAUTHORIZED;
 }

@@ -1,7 +1,7 @@
 // What pages read of the control plane, each under a key that a change of its project makes stale.
 
-import { keepPreviousData, QueryCache, QueryClient, queryOptions } from "@tanstack/react-query";
-import { ApiError, api, isUnauthorized, request } from "./http.ts";
+import { keepPreviousData, QueryClient, queryOptions } from "@tanstack/react-query";
+import { ApiError, api, isUnauthorized, request, SESSION_PATH, whenSessionEnds } from "./http.ts";
 import type {
   ApiDatabase,
   ApiKey,
@@ -17,14 +17,6 @@ import type {
 const PAGE = 400;
 
 export const queryClient = new QueryClient({
-  queryCache: new QueryCache({
-    onError: (error, query) => {
-      // Whatever page it happens on, the log-in comes.
-      if (isUnauthorized(error) && query.queryKey[0] !== "session") {
-        queryClient.setQueryData(sessionQuery.queryKey, null);
-      }
-    },
-  }),
   defaultOptions: {
     queries: {
       staleTime: 30_000,
@@ -39,7 +31,7 @@ export const sessionQuery = queryOptions<ConsoleSession | null>({
   queryKey: ["session"],
   queryFn: async () => {
     try {
-      return await request<ConsoleSession>("GET", "/console/session");
+      return await request<ConsoleSession>("GET", SESSION_PATH);
     } catch (error) {
       if (isUnauthorized(error)) {
         return null;
@@ -49,6 +41,9 @@ export const sessionQuery = queryOptions<ConsoleSession | null>({
   },
   staleTime: Number.POSITIVE_INFINITY,
 });
+
+// Whatever page it happens on, the log-in comes.
+whenSessionEnds(() => queryClient.setQueryData(sessionQuery.queryKey, null));
 
 export const projectsQuery = queryOptions({
   queryKey: ["projects"],

@@ -6,6 +6,7 @@ import { api } from "../api/http.ts";
 import { queryClient } from "../api/queries.ts";
 import type { TreeBranch } from "../api/types.ts";
 import { FormDialog } from "../parts/dialog.tsx";
+import { NameField, NameToConfirm } from "../parts/name-field.tsx";
 import { timeText } from "../parts/words.ts";
 import { PointField, pointBody } from "./point-field.tsx";
 
@@ -85,15 +86,7 @@ function Create({ wish: { of, at }, branches, onClose }: Props) {
       onSubmit={() => change.mutate()}
       onClose={onClose}
     >
-      <label className="field">
-        <span>Name</span>
-        <input
-          value={name}
-          maxLength={256}
-          placeholder="one is made up where there is none"
-          onChange={(event) => setName(event.target.value)}
-        />
-      </label>
+      <NameField value={name} onChange={setName} isOptional />
       <label className="field">
         <span>From branch</span>
         <select
@@ -111,7 +104,7 @@ function Create({ wish: { of, at }, branches, onClose }: Props) {
             ))}
         </select>
       </label>
-      <PointField value={point} onChange={setPoint} now="As it is now" />
+      <PointField value={point} onChange={setPoint} now="As it is now" of={parent} />
       <label className="check">
         <input
           type="checkbox"
@@ -136,15 +129,7 @@ function Rename({ wish: { of }, onClose }: Props) {
       onSubmit={() => change.mutate()}
       onClose={onClose}
     >
-      <label className="field">
-        <span>Name</span>
-        <input
-          required
-          maxLength={256}
-          value={name}
-          onChange={(event) => setName(event.target.value)}
-        />
-      </label>
+      <NameField value={name} onChange={setName} />
     </FormDialog>
   );
 }
@@ -173,16 +158,8 @@ function Restore({ wish: { of }, onClose }: Props) {
       onClose={onClose}
     >
       <p>The branch becomes what it was. Its endpoints start again, and connections to them end.</p>
-      <PointField value={point} onChange={setPoint} />
-      <label className="field">
-        <span>Keep what it is now as branch</span>
-        <input
-          required
-          maxLength={256}
-          value={keep}
-          onChange={(event) => setKeep(event.target.value)}
-        />
-      </label>
+      <PointField value={point} onChange={setPoint} of={of} />
+      <NameField label="Keep what it is now as branch" value={keep} onChange={setKeep} />
     </FormDialog>
   );
 }
@@ -261,16 +238,7 @@ function Delete({ wish: { of }, branches, onClose }: Props) {
           </ul>
         </div>
       )}
-      <label className="field">
-        <span>
-          Its name, to confirm: <b dir="auto">{of.branch.name}</b>
-        </span>
-        <input
-          value={typed}
-          autoComplete="off"
-          onChange={(event) => setTyped(event.target.value)}
-        />
-      </label>
+      <NameToConfirm name={of.branch.name} value={typed} onChange={setTyped} />
     </FormDialog>
   );
 }

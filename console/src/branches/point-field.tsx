@@ -1,5 +1,9 @@
 // A point of a branch's history: its head, a time, or an LSN.
 
+import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
+import { projectsQuery } from "../api/queries.ts";
+import type { TreeBranch } from "../api/types.ts";
 import { timeText } from "../parts/words.ts";
 
 const LSN = /^[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/i;
@@ -17,9 +21,11 @@ interface PointFieldProps {
   readonly onChange: (value: string | undefined) => void;
   /** What the head is called; absent: it cannot be chosen. */
   readonly now?: string;
+  /** Whose history it is: how far back the slider goes. */
+  readonly of: TreeBranch;
 }
 
-export function PointField({ value, onChange, now }: PointFieldProps) {
+export function PointField({ value, onChange, now, of }: PointFieldProps) {
   const kind = value === undefined ? "head" : LSN.test(value) ? "lsn" : "time";
   const choose = (chosen: string) => {
     const defaults = { head: undefined, time: new Date().toISOString(), lsn: "0/0" };
@@ -61,8 +67,44 @@ export function PointField({ value, onChange, now }: PointFieldProps) {
           />
         )}
       </div>
+      {kind !== "lsn" && (
+        <TimeSlider value={value} onChange={onChange} hasNow={now !== undefined} of={of} />
+      )}
       {kind === "time" && <small>Everything that was committed by then is in it.</small>}
     </fieldset>
+  );
+}
+
+const SLIDER_STEPS = 500;
+
+interface TimeSliderProps extends Pick<PointFieldProps, "value" | "onChange" | "of"> {
+  /** Its end is the head. */
+  readonly hasNow: boolean;
+}
+
+/** From where the branch's history begins until now, in as many steps as a hand can tell apart. */
+function TimeSlider({ value, onChange, hasNow, of: { branch, begin_time } }: TimeSliderProps) {
+  const projects = useQuery(projectsQuery);
+  const [end] = useState(Date.now);
+  const retention = projects.data?.find(({ id }) => id === branch.project_id);
+  const kept = end - (retention?.history_retention_seconds ?? 0) * 1000;
+  const begin = Math.min(end - 1000, Math.max(kept, Date.parse(begin_time ?? branch.created_at)));
+  const stepMs = (end - begin) / SLIDER_STEPS;
+  const at = value === undefined ? end : Date.parse(value);
+  return (
+    <input
+      type="range"
+      aria-label="How far back"
+      aria-valuetext={value === undefined ? "now" : timeText(value)}
+      min={0}
+      max={SLIDER_STEPS}
+      value={Math.round((at - begin) / stepMs)}
+      onChange={(event) => {
+        const step = Number(event.target.value);
+        const isEnd = step === SLIDER_STEPS;
+        onChange(isEnd && hasNow ? undefined : new Date(begin + step * stepMs).toISOString());
+      }}
+    />
   );
 }
 

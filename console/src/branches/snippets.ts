@@ -14,6 +14,19 @@ function jdbc(uri: string): string {
   ].join("\n");
 }
 
+/** The driver takes the proxy to be at port 443, with TLS. */
+function serverless(uri: string): string {
+  return [
+    'import { neon, neonConfig } from "@neondatabase/serverless";',
+    "",
+    "// The address of the proxy for HTTP: `strata status` tells it.",
+    `neonConfig.fetchEndpoint = (host) => \`http://\${host}:4444/sql\`;`,
+    "",
+    `const sql = neon("${uri}");`,
+    "console.log(await sql`select version()`);",
+  ].join("\n");
+}
+
 export const SNIPPETS: readonly Snippet[] = [
   { title: "URI", text: (uri) => uri },
   { title: "psql", text: (uri) => `psql '${uri.replaceAll("'", "%27")}'` },
@@ -39,4 +52,5 @@ export const SNIPPETS: readonly Snippet[] = [
       `import psycopg\n\nwith psycopg.connect("${uri}") as connection:\n    print(connection.execute("select version()").fetchone())`,
   },
   { title: "Java", text: jdbc },
+  { title: "Serverless", text: serverless },
 ];

@@ -94,36 +94,38 @@ export function EndpointsPage() {
                     <td>
                       <Ago time={endpoint.last_active} />
                     </td>
-                    <td className="row end">
-                      <button
-                        type="button"
-                        className="small"
-                        disabled={isBusy || !mayChange}
-                        onClick={() => act.mutate({ id: endpoint.id, verb })}
-                      >
-                        {isAwake ? "Suspend" : "Wake"}
-                      </button>
-                      <Menu
-                        label={`Actions of ${endpoint.id}`}
-                        items={[
-                          {
-                            title: "Restart",
-                            whyNot: may ?? (isAwake ? undefined : "it sleeps"),
-                            onSelect: () => act.mutate({ id: endpoint.id, verb: "restart" }),
-                          },
-                          {
-                            title: "Settings…",
-                            whyNot: may,
-                            onSelect: () => setSettingsOf(endpoint),
-                          },
-                          {
-                            title: "Delete…",
-                            isDanger: true,
-                            whyNot: may,
-                            onSelect: () => setDeleting(endpoint),
-                          },
-                        ]}
-                      />
+                    <td>
+                      <div className="row end">
+                        <button
+                          type="button"
+                          className="small"
+                          disabled={isBusy || !mayChange}
+                          onClick={() => act.mutate({ id: endpoint.id, verb })}
+                        >
+                          {isAwake ? "Suspend" : "Wake"}
+                        </button>
+                        <Menu
+                          label={`Actions of ${endpoint.id}`}
+                          items={[
+                            {
+                              title: "Restart",
+                              whyNot: may ?? (isAwake ? undefined : "it sleeps"),
+                              onSelect: () => act.mutate({ id: endpoint.id, verb: "restart" }),
+                            },
+                            {
+                              title: "Settings…",
+                              whyNot: may,
+                              onSelect: () => setSettingsOf(endpoint),
+                            },
+                            {
+                              title: "Delete…",
+                              isDanger: true,
+                              whyNot: may,
+                              onSelect: () => setDeleting(endpoint),
+                            },
+                          ]}
+                        />
+                      </div>
                     </td>
                   </tr>
                 );

@@ -1,6 +1,7 @@
 // The log of an endpoint as the control plane tells it, while the page is looked at.
 
-import { useEffect, useState } from "react";
+import { useRef, useState } from "react";
+import { useEvents } from "../api/events.ts";
 import type { LogEvent, LogLevel, LogSource } from "../api/types.ts";
 
 export type LogEntry = LogEvent["entries"][number];
@@ -40,39 +41,20 @@ export function useLog(place: LogPlace, isFollowing: boolean): ShownLog {
   const [log, setLog] = useState(NOTHING);
   const { source, level } = place;
   const path = logPath(place);
-  useEffect(() => {
-    let events: EventSource | undefined;
-    const open = () => {
-      let isFirst = true;
-      events = new EventSource(`${path}?${new URLSearchParams({ source, level })}`);
-      events.onopen = () => {
-        isFirst = true;
-      };
-      events.onerror = () => setLog((before) => ({ ...before, isAway: true }));
-      events.onmessage = ({ data }) => {
-        const { entries } = JSON.parse(data) as LogEvent;
-        const isAll = isFirst;
-        isFirst = false;
-        setLog((before) => added(isAll ? NOTHING : before, entries));
-      };
-    };
-    const follow = () => {
-      if (document.hidden) {
-        events?.close();
-        events = undefined;
-      } else if (events === undefined) {
-        open();
-      }
-    };
-    if (isFollowing) {
-      follow();
-      document.addEventListener("visibilitychange", follow);
-    }
-    return () => {
-      document.removeEventListener("visibilitychange", follow);
-      events?.close();
-    };
-  }, [path, source, level, isFollowing]);
+  const isFirst = useRef(true);
+  useEvents(isFollowing ? `${path}?${new URLSearchParams({ source, level })}` : undefined, {
+    onOpen: () => {
+      isFirst.current = true;
+    },
+    onAway: () => setLog((before) => ({ ...before, isAway: true })),
+    onMessage: (data) => {
+      const { entries } = data as LogEvent;
+      // The first has those of before.
+      const isAll = isFirst.current;
+      isFirst.current = false;
+      setLog((before) => added(isAll ? NOTHING : before, entries));
+    },
+  });
   return log;
 }
 

@@ -3,7 +3,7 @@
 import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import type { SeriesOf } from "./samples.ts";
+import type { SeriesOf } from "./series.ts";
 
 const HEIGHT = 130;
 const HUES = ["--hue-0", "--hue-1"] as const;

@@ -6,7 +6,8 @@ import { bytesText } from "../parts/words.ts";
 import { BranchSelect } from "../projects/branch-select.tsx";
 import { useBranch } from "../projects/use-branch.ts";
 import { Chart } from "./chart.tsx";
-import { cacheHits, type Measure, rateOf, seriesOf, useSamples, walRate } from "./samples.ts";
+import { useSamples } from "./samples.ts";
+import { cacheHits, type Measure, rateOf, seriesOf, walRate } from "./series.ts";
 import "../styles/monitoring.css";
 
 interface ChartSpec {

@@ -8,6 +8,7 @@ import { projectsQuery, queryClient, sessionQuery } from "../api/queries.ts";
 import type { ApiProject } from "../api/types.ts";
 import { Ago } from "../parts/ago.tsx";
 import { FormDialog } from "../parts/dialog.tsx";
+import { NameField } from "../parts/name-field.tsx";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
 
 const MAJORS = [18, 17, 16, 15, 14];
@@ -84,15 +85,7 @@ function NewProject({ onClose }: { readonly onClose: () => void }) {
       onSubmit={() => create.mutate()}
       onClose={onClose}
     >
-      <label className="field">
-        <span>Name</span>
-        <input
-          value={name}
-          maxLength={256}
-          placeholder="one is made up where there is none"
-          onChange={(event) => setName(event.target.value)}
-        />
-      </label>
+      <NameField value={name} onChange={setName} isOptional />
       <label className="field">
         <span>PostgreSQL</span>
         <select value={major} onChange={(event) => setMajor(Number(event.target.value))}>

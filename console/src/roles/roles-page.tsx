@@ -9,6 +9,7 @@ import { Ago } from "../parts/ago.tsx";
 import { CodeBlock } from "../parts/copy.tsx";
 import { Dialog, FormDialog } from "../parts/dialog.tsx";
 import { Menu } from "../parts/menu.tsx";
+import { NameField } from "../parts/name-field.tsx";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
 import { BranchSelect } from "../projects/branch-select.tsx";
 import { useBranch } from "../projects/use-branch.ts";
@@ -187,17 +188,7 @@ function WishDialog({ wish, branch, owners, onClose, onPassword }: WishDialogPro
       onSubmit={() => change.mutate()}
       onClose={onClose}
     >
-      {isNew && (
-        <label className="field">
-          <span>Name</span>
-          <input
-            required
-            maxLength={63}
-            value={name}
-            onChange={(event) => setName(event.target.value)}
-          />
-        </label>
-      )}
+      {isNew && <NameField value={name} onChange={setName} maxLength={63} />}
       {wish.kind === "new-database" && (
         <label className="field">
           <span>Owner</span>

@@ -2,7 +2,7 @@
 
 import { useMutation } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
-import { request } from "../api/http.ts";
+import { request, SESSION_PATH } from "../api/http.ts";
 import { queryClient, sessionQuery } from "../api/queries.ts";
 import { Logo } from "../parts/logo.tsx";
 import { ErrorNotice } from "../parts/notice.tsx";
@@ -10,7 +10,7 @@ import { ErrorNotice } from "../parts/notice.tsx";
 export function LogIn({ linkError }: { readonly linkError: Error | undefined }) {
   const [key, setKey] = useState("");
   const logIn = useMutation({
-    mutationFn: () => request("POST", "/console/session", { api_key: key.trim() }),
+    mutationFn: () => request("POST", SESSION_PATH, { api_key: key.trim() }),
     onSuccess: () => queryClient.invalidateQueries({ queryKey: sessionQuery.queryKey }),
   });
   const submit = (event: FormEvent) => {

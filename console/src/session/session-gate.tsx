@@ -2,7 +2,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { type ReactNode, useEffect, useState } from "react";
-import { request } from "../api/http.ts";
+import { request, SESSION_PATH } from "../api/http.ts";
 import { queryClient, sessionQuery } from "../api/queries.ts";
 import { ErrorNotice } from "../parts/notice.tsx";
 import { LogIn } from "./log-in.tsx";
@@ -21,7 +21,7 @@ const linkToken = takeToken();
 let redeemed: Promise<void> | undefined;
 
 function redeem(): Promise<void> {
-  redeemed ??= request<void>("POST", "/console/session", { token: linkToken });
+  redeemed ??= request<void>("POST", SESSION_PATH, { token: linkToken });
   return redeemed;
 }
 
@@ -55,7 +55,7 @@ export function SessionGate({ children }: { readonly children: ReactNode }) {
 }
 
 export async function logOut(): Promise<void> {
-  await request("DELETE", "/console/session");
+  await request("DELETE", SESSION_PATH);
   // The gate looks at this one: it stays, all else was for who has gone.
   queryClient.setQueryData(sessionQuery.queryKey, null);
   queryClient.removeQueries({ predicate: ({ queryKey }) => queryKey[0] !== "session" });

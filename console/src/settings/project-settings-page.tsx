@@ -8,6 +8,7 @@ import { projectsQuery, queryClient, sessionQuery } from "../api/queries.ts";
 import type { ApiProject } from "../api/types.ts";
 import { TIMEOUTS } from "../endpoints/endpoints-page.tsx";
 import { FormDialog } from "../parts/dialog.tsx";
+import { NameField, NameToConfirm } from "../parts/name-field.tsx";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
 import { useProjectId } from "../projects/use-branch.ts";
 
@@ -67,15 +68,7 @@ function Settings({ project }: { readonly project: ApiProject }) {
   return (
     <>
       <form className="card settings-form" onSubmit={submit}>
-        <label className="field">
-          <span>Name</span>
-          <input
-            required
-            maxLength={256}
-            value={name}
-            onChange={(event) => setName(event.target.value)}
-          />
-        </label>
+        <NameField value={name} onChange={setName} />
         <label className="field">
           <span>Hours of history</span>
           <input
@@ -169,12 +162,7 @@ function DeleteProject({
         All its branches, their data and their history go with it. For a time, seven days where
         nothing else is set, <code>strata projects recover {project.id}</code> brings it back.
       </p>
-      <label className="field">
-        <span>
-          Its name, to confirm: <bdi>{project.name}</bdi>
-        </span>
-        <input value={typed} onChange={(event) => setTyped(event.target.value)} />
-      </label>
+      <NameToConfirm name={project.name} value={typed} onChange={setTyped} />
     </FormDialog>
   );
 }

@@ -8,6 +8,7 @@ import type { ApiKey, CreatedApiKey } from "../api/types.ts";
 import { Ago } from "../parts/ago.tsx";
 import { CodeBlock } from "../parts/copy.tsx";
 import { Dialog, FormDialog } from "../parts/dialog.tsx";
+import { NameField } from "../parts/name-field.tsx";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
 
 const SCOPES = { all: "everything", project: "one project", read_only: "reading only" } as const;
@@ -107,15 +108,7 @@ function NewKey({ onClose, onCreated }: NewKeyProps) {
       onSubmit={() => create.mutate()}
       onClose={onClose}
     >
-      <label className="field">
-        <span>Name</span>
-        <input
-          required
-          maxLength={64}
-          value={name}
-          onChange={(event) => setName(event.target.value)}
-        />
-      </label>
+      <NameField value={name} onChange={setName} maxLength={64} />
       <label className="field">
         <span>For</span>
         <select value={scope} onChange={(event) => setScope(event.target.value as Scope)}>

@@ -2,10 +2,12 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { useState } from "react";
-import { databasesQuery, rolesQuery } from "../api/queries.ts";
+import { type ComponentType, type ReactNode, useState } from "react";
+import { databasesQuery, rolesQuery, sessionQuery } from "../api/queries.ts";
 import type { TreeBranch } from "../api/types.ts";
-import { ErrorNotice } from "../parts/notice.tsx";
+import { Empty, ErrorNotice } from "../parts/notice.tsx";
+import { BranchSelect } from "../projects/branch-select.tsx";
+import { useBranch } from "../projects/use-branch.ts";
 import type { SqlPlace } from "./sql-stream.ts";
 
 /** Until somebody chooses: the first database, as who owns it. */
@@ -47,8 +49,49 @@ export function usePlace({ branch: { id, project_id: projectId } }: TreeBranch) 
   };
 }
 
-/** Why nothing can be run; nothing where it can. */
-export function PlaceNotice({ of }: { readonly of: ReturnType<typeof usePlace> }) {
+interface OnBranchProps {
+  /** Begun anew for each branch. */
+  readonly Page: ComponentType<{ readonly branch: TreeBranch }>;
+  /** What is not to be had with a key for reading only. */
+  readonly refused: string;
+}
+
+/** A page that runs statements on the branch that is chosen. */
+export function OnBranch({ Page, refused }: OnBranchProps) {
+  const branch = useBranch();
+  const session = useQuery(sessionQuery);
+  if (branch === undefined) {
+    return <p className="empty" aria-busy="true" />;
+  }
+  if (session.data?.scope === "read_only") {
+    return <Empty>This API key is for reading only: {refused}.</Empty>;
+  }
+  return <Page key={branch.branch.id} branch={branch} />;
+}
+
+interface PlaceHeadProps {
+  readonly title: string;
+  readonly of: ReturnType<typeof usePlace>;
+  readonly children: ReactNode;
+}
+
+/** Where such a page runs them, and why it cannot. */
+export function PlaceHead({ title, of, children }: PlaceHeadProps) {
+  return (
+    <>
+      <header className="page-head">
+        <h1 className="hidden">{title}</h1>
+        <BranchSelect />
+        {of.pickers}
+        {children}
+      </header>
+      <PlaceNotice of={of} />
+    </>
+  );
+}
+
+/** Nothing where it can. */
+function PlaceNotice({ of }: { readonly of: ReturnType<typeof usePlace> }) {
   return (
     <>
       {of.error !== null && <ErrorNotice error={of.error} />}

@@ -2,6 +2,7 @@
 
 import { type FormEvent, useState } from "react";
 import { Dialog } from "../parts/dialog.tsx";
+import { NameField } from "../parts/name-field.tsx";
 import { ErrorNotice } from "../parts/notice.tsx";
 
 interface SavedQuery {
@@ -43,15 +44,12 @@ export function SavedQueries({ text, onOpen, onClose }: SavedQueriesProps) {
     <Dialog title="Saved queries" onClose={onClose} isWide>
       <div className="dialog-body">
         <form className="row" onSubmit={save}>
-          <label className="field">
-            <span>Save what is in the editor as</span>
-            <input
-              required
-              maxLength={100}
-              value={name}
-              onChange={(event) => setName(event.target.value)}
-            />
-          </label>
+          <NameField
+            label="Save what is in the editor as"
+            value={name}
+            onChange={setName}
+            maxLength={100}
+          />
           <button type="submit" className="primary">
             {isKnown ? "Replace" : "Save"}
           </button>

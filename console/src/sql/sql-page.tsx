@@ -1,18 +1,14 @@
 // SQL on a branch, now or at a point of its past.
 
-import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
-import { queryClient, sessionQuery } from "../api/queries.ts";
+import { queryClient } from "../api/queries.ts";
 import type { TreeBranch } from "../api/types.ts";
 import { PointField } from "../branches/point-field.tsx";
 import { FormDialog } from "../parts/dialog.tsx";
-import { Empty } from "../parts/notice.tsx";
 import { timeText } from "../parts/words.ts";
-import { BranchSelect } from "../projects/branch-select.tsx";
-import { useBranch } from "../projects/use-branch.ts";
 import { Editor, type EditorHandle } from "./editor.tsx";
 import { usePastRuns } from "./history.ts";
-import { PlaceNotice, usePlace } from "./place.tsx";
+import { OnBranch, PlaceHead, usePlace } from "./place.tsx";
 import { Results } from "./results.tsx";
 import { SavedQueries } from "./saved-queries.tsx";
 import { runSql, type SqlResult } from "./sql-stream.ts";
@@ -22,15 +18,7 @@ const TEXT_KEY = "strata.sql-text";
 const FIRST_TEXT = "select version();\n";
 
 export function SqlPage() {
-  const branch = useBranch();
-  const session = useQuery(sessionQuery);
-  if (branch === undefined) {
-    return <p className="empty" aria-busy="true" />;
-  }
-  if (session.data?.scope === "read_only") {
-    return <Empty>This API key is for reading only: it runs no SQL.</Empty>;
-  }
-  return <SqlOnBranch key={branch.branch.id} branch={branch} />;
+  return <OnBranch Page={SqlOnBranch} refused="it runs no SQL" />;
 }
 
 function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
@@ -83,10 +71,7 @@ function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
 
   return (
     <div className="sql">
-      <header className="page-head">
-        <h1 className="hidden">SQL</h1>
-        <BranchSelect />
-        {where.pickers}
+      <PlaceHead title="SQL" of={where}>
         <button
           type="button"
           className={at === undefined ? "quiet" : "past"}
@@ -94,8 +79,7 @@ function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
         >
           {at === undefined ? "As of now" : `As of ${/\//.test(at) ? at : timeText(at)}`}
         </button>
-      </header>
-      <PlaceNotice of={where} />
+      </PlaceHead>
       <Editor
         handle={editor}
         initial={text}
@@ -165,7 +149,12 @@ function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
         />
       )}
       {isChoosing && (
-        <AsOfDialog value={at} onChange={setAt} onClose={() => setIsChoosing(false)} />
+        <AsOfDialog
+          branch={branch}
+          value={at}
+          onChange={setAt}
+          onClose={() => setIsChoosing(false)}
+        />
       )}
     </div>
   );
@@ -186,12 +175,13 @@ function errorOffset(
 }
 
 interface AsOfProps {
+  readonly branch: TreeBranch;
   readonly value: string | undefined;
   readonly onChange: (value: string | undefined) => void;
   readonly onClose: () => void;
 }
 
-function AsOfDialog({ value, onChange, onClose }: AsOfProps) {
+function AsOfDialog({ branch, value, onChange, onClose }: AsOfProps) {
   const [point, setPoint] = useState(value ?? new Date(Date.now() - 60_000).toISOString());
   const [isNow, setIsNow] = useState(false);
   return (
@@ -210,6 +200,7 @@ function AsOfDialog({ value, onChange, onClose }: AsOfProps) {
       <PointField
         value={isNow ? undefined : point}
         now="Now"
+        of={branch}
         onChange={(chosen) => {
           setIsNow(chosen === undefined);
           setPoint(chosen ?? point);

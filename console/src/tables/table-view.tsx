@@ -1,6 +1,6 @@
 // One table: its rows, its columns, its indexes and constraints.
 
-import { useState } from "react";
+import { type ReactNode, useState } from "react";
 import { ErrorNotice } from "../parts/notice.tsx";
 import { ScrollPlace } from "../parts/scroll-place.tsx";
 import { bytesText } from "../parts/words.ts";
@@ -65,89 +65,79 @@ function lineOf({ kind, rows, bytes }: TableFacts): string {
 
 function Columns({ facts: { columns } }: { readonly facts: TableFacts }) {
   return (
-    <ScrollPlace label="Columns">
-      <table>
-        <thead>
-          <tr>
-            <th>Column</th>
-            <th>Type</th>
-            <th>Null</th>
-            <th>Default</th>
-            <th>Key</th>
-          </tr>
-        </thead>
-        <tbody>
-          {columns.map((column) => (
-            <tr key={column.name}>
-              <td>
-                <bdi>{column.name}</bdi>
-              </td>
-              <td>
-                <code>{column.type}</code>
-              </td>
-              <td>{column.isNullable ? "may be" : "never"}</td>
-              <td>
-                {column.defaultText !== "" && <code>{column.defaultText}</code>}
-                {column.isMade && <span className="badge">made by Postgres</span>}
-              </td>
-              <td>{column.keyPlace > 0 && `primary ${column.keyPlace}`}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </ScrollPlace>
+    <FactsTable label="Columns" heads={["Column", "Type", "Null", "Default", "Key"]}>
+      {columns.map((column) => (
+        <tr key={column.name}>
+          <td>
+            <bdi>{column.name}</bdi>
+          </td>
+          <td>
+            <code>{column.type}</code>
+          </td>
+          <td>{column.isNullable ? "may be" : "never"}</td>
+          <td>
+            {column.defaultText !== "" && <code>{column.defaultText}</code>}
+            {column.isMade && <span className="badge">made by Postgres</span>}
+          </td>
+          <td>{column.keyPlace > 0 && `primary ${column.keyPlace}`}</td>
+        </tr>
+      ))}
+    </FactsTable>
   );
 }
 
 function Indexes({ facts: { indexes, constraints } }: { readonly facts: TableFacts }) {
   return (
     <>
-      <ScrollPlace label="Indexes">
-        <table>
-          <thead>
-            <tr>
-              <th>Index</th>
-              <th>Size</th>
-              <th>Definition</th>
-            </tr>
-          </thead>
-          <tbody>
-            {indexes.map(({ name, definition, bytes, isValid }) => (
-              <tr key={name}>
-                <td>
-                  <bdi>{name}</bdi> {!isValid && <span className="badge warning">not valid</span>}
-                </td>
-                <td>{bytesText(bytes)}</td>
-                <td>
-                  <code>{definition}</code>
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </ScrollPlace>
-      <ScrollPlace label="Constraints">
-        <table>
-          <thead>
-            <tr>
-              <th>Constraint</th>
-              <th>Definition</th>
-            </tr>
-          </thead>
-          <tbody>
-            {constraints.map(({ name, definition }) => (
-              <tr key={name}>
-                <td>
-                  <bdi>{name}</bdi>
-                </td>
-                <td>
-                  <code>{definition}</code>
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </ScrollPlace>
+      <FactsTable label="Indexes" heads={["Index", "Size", "Definition"]}>
+        {indexes.map(({ name, definition, bytes, isValid }) => (
+          <tr key={name}>
+            <td>
+              <bdi>{name}</bdi> {!isValid && <span className="badge warning">not valid</span>}
+            </td>
+            <td>{bytesText(bytes)}</td>
+            <td>
+              <code>{definition}</code>
+            </td>
+          </tr>
+        ))}
+      </FactsTable>
+      <FactsTable label="Constraints" heads={["Constraint", "Definition"]}>
+        {constraints.map(({ name, definition }) => (
+          <tr key={name}>
+            <td>
+              <bdi>{name}</bdi>
+            </td>
+            <td>
+              <code>{definition}</code>
+            </td>
+          </tr>
+        ))}
+      </FactsTable>
     </>
+  );
+}
+
+interface FactsTableProps {
+  readonly label: string;
+  readonly heads: readonly string[];
+  /** Its rows. */
+  readonly children: ReactNode;
+}
+
+function FactsTable({ label, heads, children }: FactsTableProps) {
+  return (
+    <ScrollPlace label={label}>
+      <table>
+        <thead>
+          <tr>
+            {heads.map((head) => (
+              <th key={head}>{head}</th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </ScrollPlace>
   );
 }

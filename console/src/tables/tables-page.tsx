@@ -1,14 +1,11 @@
 // The tables of a database: which there are, by schema, and the one that is looked at.
 
-import { useQuery } from "@tanstack/react-query";
 import { Link, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
-import { queryClient, sessionQuery } from "../api/queries.ts";
+import { queryClient } from "../api/queries.ts";
 import type { TreeBranch } from "../api/types.ts";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
-import { BranchSelect } from "../projects/branch-select.tsx";
-import { useBranch } from "../projects/use-branch.ts";
-import { PlaceNotice, usePlace } from "../sql/place.tsx";
+import { OnBranch, PlaceHead, usePlace } from "../sql/place.tsx";
 import { KINDS, MAX_TABLES, type TableSummary, useTables } from "./catalog.ts";
 import { TableView } from "./table-view.tsx";
 import "../styles/tables.css";
@@ -17,17 +14,7 @@ import "../styles/tables.css";
 const SHOWN = 200;
 
 export function TablesPage() {
-  const branch = useBranch();
-  const session = useQuery(sessionQuery);
-  if (branch === undefined) {
-    return <p className="empty" aria-busy="true" />;
-  }
-  if (session.data?.scope === "read_only") {
-    return (
-      <Empty>This API key is for reading only: it runs no SQL, by which tables are read.</Empty>
-    );
-  }
-  return <TablesOfBranch key={branch.branch.id} branch={branch} />;
+  return <OnBranch Page={TablesOfBranch} refused="it runs no SQL, by which tables are read" />;
 }
 
 function TablesOfBranch({ branch }: { readonly branch: TreeBranch }) {
@@ -38,10 +25,7 @@ function TablesOfBranch({ branch }: { readonly branch: TreeBranch }) {
   const chosen = schema === undefined || table === undefined ? undefined : { schema, name: table };
   return (
     <div className="tables">
-      <header className="page-head">
-        <h1 className="hidden">Tables</h1>
-        <BranchSelect />
-        {where.pickers}
+      <PlaceHead title="Tables" of={where}>
         <button
           type="button"
           className="quiet"
@@ -52,8 +36,7 @@ function TablesOfBranch({ branch }: { readonly branch: TreeBranch }) {
         >
           Refresh
         </button>
-      </header>
-      <PlaceNotice of={where} />
+      </PlaceHead>
       {tables.error && <ErrorNotice error={tables.error} />}
       {tables.isFetching && tables.data === undefined && (
         <Empty>The branch is asked for its tables, and wakes for it.</Empty>
