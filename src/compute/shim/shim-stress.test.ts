@@ -124,6 +124,18 @@ async function stress(shim: string, seed: number, load = ONE_PASS): Promise<Stre
   }
 }
 
+/** Who gets between whom is chance: what the stress says of a broken shim in the first of a few runs that sees it. */
+async function seen(shim: string, load: Load): Promise<string> {
+  for (let seed = 1; seed <= 8; seed++) {
+    const { code, stderr } = await stress(shim, seed, load);
+    if (code !== 0) {
+      assert.equal(code, 1, stderr);
+      return stderr;
+    }
+  }
+  assert.fail("not seen in eight runs");
+}
+
 const compiler = spawnSync("cc", ["--version"]).status === 0;
 const skip = compiler ? false : "no C compiler";
 
@@ -175,8 +187,7 @@ for (const { name, text, by } of CANARIES) {
     const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
     try {
       const shim = brokenShim(directory, [text, by]);
-      const { code, stderr } = await stress(shim, 1);
-      assert.equal(code, 1);
+      const stderr = await seen(shim, ONE_PASS);
       assert.match(
         stderr,
         /claim_stress: (zeros|lost write|foreign bytes|torn sector|resurrected)/,
@@ -282,8 +293,7 @@ for (const { name, text, by } of CACHE_CANARIES) {
     const directory = await mkdtemp(join(tmpdir(), "strata-canary-"));
     try {
       const shim = brokenShim(directory, ...SLOWLY, [text, by]);
-      const { code, stderr } = await stress(shim, 2, LIMITED);
-      assert.equal(code, 1);
+      const stderr = await seen(shim, LIMITED);
       assert.match(stderr, /claim_stress: (zeros|lost write|foreign bytes|torn|short write)/);
     } finally {
       rmSync(directory, { recursive: true });
