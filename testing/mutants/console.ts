@@ -114,8 +114,8 @@ export const CONSOLE_MUTANTS: MutantPart = {
     {
       rule: "layers that another timeline reads by name count as freed",
       file: "src/pageserver/retention/collection.ts",
-      search: " && !isShared(layer)",
-      replace: "",
+      search: "!isShared!(layer)",
+      replace: "isShared !== undefined",
       test: "src/pageserver/retention/layer-upkeep.test.ts",
       name: "collectNow: what another timeline reads by name",
     },

@@ -62,8 +62,9 @@ export async function collectTimeline(
   // From here on nothing waits until all is noted.
   const planned = [...timeline.collectionFates(cutoff)];
   const fates = new Map(planned.map(([{ file }, fate]) => [file, fate]));
-  const isShared = sharedLayers(tenant);
-  const going = planned.filter(([layer, fate]) => fate === "removed" && !isShared(layer));
+  const removed = planned.flatMap(([layer, fate]) => (fate === "removed" ? [layer] : []));
+  // A look at all layers of the tenant: most collections of most branches remove none.
+  const isShared = removed.length === 0 ? undefined : sharedLayers(tenant);
   const result = {
     timeline_id: timeline.timelineId,
     dry_run: dryRun,
@@ -72,7 +73,7 @@ export async function collectTimeline(
     held: holders(tenant, timeline, cutoff),
     total: count(fates.keys()),
     ...countFates(fates),
-    freed: count(going.map(([{ file }]) => file)),
+    freed: count(removed.filter((layer) => !isShared!(layer)).map(({ file }) => file)),
     layers: [...fates].map(([file, fate]) => ({
       layer_file_name: file.fileName,
       layer_file_size: file.sizeBytes,
