@@ -367,7 +367,7 @@ export class Life {
     await Promise.all(this.#pushes);
     await this.#deletions.flush();
     assert.equal(this.#deletions.counts.pending, 0);
-    this.#deletions.stop();
+    await this.#deletions.stop();
   }
 }
 

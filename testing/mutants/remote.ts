@@ -25,6 +25,14 @@ export const REMOTE_MUTANTS: MutantPart = {
   part: "remote",
   mutants: [
     {
+      rule: "a deletion list is written after the end",
+      file: "src/pageserver/remote/deletion-queue.ts",
+      search: "await Promise.allSettled([this.#writing, this.#executing]);",
+      replace: "",
+      test: "src/pageserver/remote/deletion-queue.test.ts",
+      name: "DeletionQueue: nothing is written any more once it has stopped",
+    },
+    {
       rule: "a stop in the middle of a scrub's repair ends the process",
       file: TIMELINE_REMOTE,
       search: "      this.commit().catch(() => undefined);",

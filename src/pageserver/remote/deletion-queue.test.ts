@@ -210,7 +210,7 @@ simulated(
       const first = await world.open();
       await first.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE);
       world.disk = world.disk.nextLife("nothing");
-      first.stop();
+      await first.stop();
       // Without: another node has it.
       world.current.set(TENANT, generation ?? 6);
       const second = await world.open(generation === undefined ? [] : [[TENANT, generation]]);
@@ -229,9 +229,9 @@ simulated(
     world.fill([key(1)]);
     const first = await world.open();
     await first.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE);
-    first.stop();
+    await first.stop();
     world.current.set(TENANT, 6);
-    (await world.open()).stop();
+    await (await world.open()).stop();
     world.current.set(TENANT, 7);
     const third = await world.open();
     await third.flush();
@@ -276,7 +276,7 @@ simulated(
       const second = queue.push({ tenantId: TENANT, generation: 5, keys: [key(2)] }, DURABLE);
       await Promise.all([first, second]);
       world.disk = world.disk.nextLife("nothing");
-      queue.stop();
+      await queue.stop();
       assert.equal((await world.open()).counts.pending, 2, `${turns} turns`);
     }
   },
@@ -289,7 +289,7 @@ simulated("DeletionQueue: a damaged list is told once, and does not harm the oth
   const first = await world.open();
   await first.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE);
   await first.push({ tenantId: TENANT, generation: 5, keys: [key(2)] }, DURABLE);
-  first.stop();
+  await first.stop();
   const [name] = world.lists.toSorted();
   world.disk.rot(`${DIRECTORY}/${name}`, 200, 3);
   const second = await world.open();
@@ -300,6 +300,23 @@ simulated("DeletionQueue: a damaged list is told once, and does not harm the oth
   assert.equal(world.errors.length, 1);
 });
 
+simulated("DeletionQueue: nothing is written any more once it has stopped", async () => {
+  for (let turns = 0; turns < 8; turns++) {
+    const world = new World();
+    world.store.isOpen = true;
+    world.fill([key(1)]);
+    const queue = await world.open();
+    queue.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE).catch(() => undefined);
+    for (let i = 0; i < turns; i++) {
+      await turn();
+    }
+    await queue.stop();
+    const { lists } = world;
+    await sleep(60_000);
+    assert.deepEqual(world.lists, lists, `${turns} turns`);
+  }
+});
+
 simulated("DeletionQueue: stop ends everything, the list stays for the next life", async () => {
   const world = new World();
   world.fill([key(1)]);
@@ -307,7 +324,7 @@ simulated("DeletionQueue: stop ends everything, the list stays for the next life
   await queue.push({ tenantId: TENANT, generation: 5, keys: [key(1)] }, DURABLE);
   const flushed = queue.flush();
   await settle();
-  queue.stop();
+  await queue.stop();
   await assert.rejects(flushed, /deletions have stopped/);
   await assert.rejects(
     queue.push({ tenantId: TENANT, generation: 5, keys: [key(2)] }, DURABLE),

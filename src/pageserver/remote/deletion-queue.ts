@@ -279,8 +279,8 @@ export class DeletionQueue {
     }
   }
 
-  /** What is on lists is done by the next life. */
-  stop(): void {
+  /** What is on lists is done by the next life. Resolves when no list is written or removed any more. */
+  async stop(): Promise<void> {
     if (!this.#isStopped) {
       const reason = new StorageError("unavailable", "deletion-stopped", "deletions have stopped");
       this.#timer?.cancel();
@@ -288,6 +288,7 @@ export class DeletionQueue {
       this.#fail(reason);
       this.#roundEnded.resolve();
     }
+    await Promise.allSettled([this.#writing, this.#executing]);
   }
 
   get #isStopped(): boolean {

@@ -117,11 +117,11 @@ export class RemoteStorage {
 
   /** Ends all calls; what is not done is left to the next life. */
   async close(): Promise<void> {
-    this.deletions.stop();
+    const deletions = this.deletions.stop();
     this.#stopping.abort(
       new StorageError("unavailable", "shutting-down", "the pageserver is stopping"),
     );
-    await this.downloads.stop();
+    await Promise.all([deletions, this.downloads.stop()]);
   }
 }
 
