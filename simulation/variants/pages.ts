@@ -267,13 +267,6 @@ const residency: readonly Variant[] = [
     "if (done > lengthBytes) {",
   ),
   without(
-    "fetch-during-eviction",
-    "a layer is fetched when its removal has ended",
-    "src/pageserver/transfers/disk-removals.ts",
-    "      await this.#whenLeft(path);\n",
-    "",
-  ),
-  without(
     "image-from-nothing",
     "a flush makes no image of a page whose layers are not here",
     "src/pageserver/flush/layer-flush.ts",

@@ -123,6 +123,8 @@ class World {
   readonly models = new Map<TimelineId, ModelTimeline>();
   /** Held. */
   readonly leases: { readonly id: TimelineId; readonly lsn: Lsn }[] = [];
+  /** Ever: a branch takes over those of an ancestor that goes, and keeps them over a restart. */
+  readonly everLeased = new Set<Lsn>();
   manager!: TenantManager;
 
   constructor(seed: number, directory: string) {
@@ -302,6 +304,7 @@ class World {
     }
     timeline.grantLease(lsn, 3_600_000);
     this.leases.push({ id: model.id, lsn });
+    this.everLeased.add(lsn);
   }
 
   async collect(model: ModelTimeline): Promise<void> {
@@ -310,7 +313,7 @@ class World {
     const below = toLsn(timeline.minReadableLsn - 8);
     // Where a branch begins, and below, it is its ancestor that keeps or does not.
     const isAncestors = timeline.ancestor !== undefined && below <= timeline.startLsn;
-    if (!isAncestors && !this.leases.some(({ lsn }) => lsn === below)) {
+    if (!isAncestors && !this.everLeased.has(below)) {
       const read = () => timeline.readValue(VALUE_PREFIXES[0]!, 0, below);
       assert.throws(read, { code: "lsn-too-old" });
     }
