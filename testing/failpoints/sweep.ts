@@ -181,7 +181,9 @@ async function tryAt(
 /** Undefined where the operation was answered as done. */
 async function outcomeOf(operation: Operation, current: Try): Promise<string | undefined> {
   if (current.pageserver.hasEnded) {
-    return `not started: ${current.pageserver.logTail(1)}`;
+    // What it was about elsewhere can end, and be told, after it.
+    const said = current.pageserver.logTail().split("\n");
+    return `not started: ${said.findLast((line) => line.startsWith("fatal: ")) ?? said.at(-1)}`;
   }
   try {
     await operation.run(current);
