@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
 import { StrataHome } from "../../src/local/home.ts";
+import { daemonsIn } from "../../src/local/left-over.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
 import { withClient } from "../../testing/tpcb.ts";
 
@@ -73,8 +74,11 @@ test("deleted: nobody sees it, nothing starts on it, by no way", async () => {
   // Its time would be over while the project is deleted.
   const soon = new Date(Date.now() + 8000).toISOString();
   await world.api("PATCH", shortLived, { branch: { expires_at: soon } });
+  const workdir = join(world.cluster.home, "endpoints", endpoint);
+  assert.equal(daemonsIn(workdir).length, 1);
   const told = await strata("projects", "delete", id, "--yes");
   assert.match(told, new RegExp(`projects recover ${id}' brings it back`));
+  assert.deepEqual(daemonsIn(workdir), [], "its endpoint runs on");
   assert.match(told, /--now --yes' frees about \d+(\.\d+)?MB of storage/);
   assert.deepEqual((await world.api("GET", "/projects")).projects, []);
   assert.equal((await world.request("GET", `/api/v2/projects/${id}`)).status, 404);

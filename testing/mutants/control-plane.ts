@@ -261,8 +261,8 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search:
         "await computes.suspend(id, { isNoted: true });\n              // Also one whose start had only begun.\n              await computes.provider.stop(id);",
       replace: "",
-      test: "test/control-plane/neon-cli.test.ts",
-      name: "neon: projects delete, list --recoverable-only, recover",
+      test: "test/control-plane/deleted-projects.test.ts",
+      name: "deleted: nobody sees it, nothing starts on it, by no way",
     },
     {
       rule: "a run is counted anew at each look",
