@@ -396,7 +396,7 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     "const heldIn = line.ancestor && this.#loaded(line.ancestor.timelineId);",
     "const heldIn = line.ancestor && this.#loaded(line.timelineId);",
-    249,
+    20070,
   ),
   without(
     "archived-layers-deleted",
@@ -420,7 +420,7 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     "    await this.list.forget();\n",
     "",
-    94,
+    20010,
   ),
 ];
 
