@@ -9,7 +9,6 @@ import { TestCluster } from "../testing/cluster.ts";
 import {
   checkOwnRows,
   damage,
-  eventually,
   flipByte,
   type OwnBranch,
   ownBranch,
@@ -18,6 +17,7 @@ import {
   timelineFiles,
   timelineInfo,
 } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 
 const SEGMENT_BYTES = 1 << 24;
 const DELTA_LAYER = /__[0-9A-F]{16}-[0-9A-F]{16}/;

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually, request } from "../testing/damage.ts";
+import { request } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../testing/small-disk.ts";
 import { connect } from "../testing/tpcb.ts";
 
@@ -81,14 +82,14 @@ test("a safekeeper without space: commits wait, none is lost, it goes on once th
     return;
   }
   const load = insertRows(0);
-  await eventually("first commits", async () => load.acknowledged.length > 20 || undefined);
+  await eventually("first commits", () => load.acknowledged.length > 20);
   const giveBack = fillDisk(join(cluster.home, "safekeepers", "sk1"));
   try {
     // What was allocated ahead is used up; then nothing is acknowledged any more.
     await eventually("commits wait", async () => {
       const before = load.acknowledged.length;
       await sleep(1500);
-      return load.acknowledged.length === before || undefined;
+      return load.acknowledged.length === before;
     });
     assert.match(
       cluster.log("safekeepers/sk1/safekeeper.log"),
@@ -98,10 +99,7 @@ test("a safekeeper without space: commits wait, none is lost, it goes on once th
     giveBack();
   }
   const stuckAt = load.acknowledged.length;
-  await eventually(
-    "commits go on",
-    async () => load.acknowledged.length > stuckAt + 20 || undefined,
-  );
+  await eventually("commits go on", () => load.acknowledged.length > stuckAt + 20);
   await load.stop();
   await checkRows(load.acknowledged);
   await cluster.kill9("safekeeper-1");
@@ -123,12 +121,12 @@ test("a pageserver without space: a checkpoint says so, reads and commits go on,
   const giveBack = fillDisk(join(cluster.home, "pageserver_1"));
   const load = insertRows(1_000_000);
   try {
-    await eventually("commits", async () => load.acknowledged.length > 50 || undefined);
+    await eventually("commits", () => load.acknowledged.length > 50);
     const answer = await checkpoint();
     assert.equal(answer.status, 503);
     assert.match(answer.msg, /no space left on device/);
     const soFar = load.acknowledged.length;
-    await eventually("commits go on", async () => load.acknowledged.length > soFar || undefined);
+    await eventually("commits go on", () => load.acknowledged.length > soFar);
     assert.match(
       await cluster.fails("timeline", "branch", "--branch-name", "full"),
       /^command failed: (?:pageserver .*: )?write .*\/index_part\.json: no space left on device$/,
@@ -137,9 +135,7 @@ test("a pageserver without space: a checkpoint says so, reads and commits go on,
     giveBack();
     await load.stop();
   }
-  await eventually("a checkpoint succeeds", async () =>
-    (await checkpoint()).status === 200 ? true : undefined,
-  );
+  await eventually("a checkpoint succeeds", async () => (await checkpoint()).status === 200);
   await cluster.ok("timeline", "branch", "--branch-name", "full");
   await cluster.ok("endpoint", "stop", "main");
   await cluster.kill9("pageserver");

@@ -7,7 +7,7 @@ import { type Lsn, parseLsn } from "../src/base/lsn.ts";
 import { PageserverHttpClient, PagestreamClient } from "../src/pageserver/client.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/compute/compute-world.ts";
+import { eventually } from "../testing/eventually.ts";
 import { withClient } from "../testing/tpcb.ts";
 
 const STRATEGY = DEFAULT_MAJOR >= 15 ? "strategy file_copy" : "";

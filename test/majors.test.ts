@@ -7,6 +7,7 @@ import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { EACH_MAJOR } from "../testing/each-major.ts";
+import { eventually } from "../testing/eventually.ts";
 import {
   checkConsistency,
   checkTpcb,
@@ -110,19 +111,6 @@ async function answers(url: string): Promise<Record<string, number>> {
   });
 }
 
-/** Waits until the agent has built Postgres anew and it answers. */
-async function untilAnswers(id: string): Promise<void> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      await cluster.query(id, "select 1");
-      return;
-    } catch (error) {
-      assert.ok(attempt < 200, `${id} does not come back: ${String(error)}`);
-      await sleep(50);
-    }
-  }
-}
-
 for (const major of EACH_MAJOR) {
   test(`PostgreSQL ${major}: load, a branch in the past, kill -9, clean restart`, async () => {
     const id = `pg${major}`;
@@ -157,7 +145,7 @@ for (const major of EACH_MAJOR) {
         ...["--ancestor-start-lsn", lsn],
       );
       await cluster.kill9(`postgres-${id}`);
-      await untilAnswers(id);
+      await eventually(`${id} comes back`, () => cluster.query(id, "select 1"));
       await load.progress(20);
     } finally {
       await load.stop();

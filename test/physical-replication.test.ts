@@ -16,7 +16,6 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { sleep } from "../src/base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { type Lsn, parseLsn } from "../src/base/lsn.ts";
 import {
@@ -28,6 +27,7 @@ import {
 import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import type { TimelinePosition } from "../src/storage-controller/safekeeper-positions.ts";
 import { TestCluster } from "../testing/cluster.ts";
+import { eventually } from "../testing/eventually.ts";
 import { freePort } from "../testing/free-port.ts";
 import {
   checkConsistency,
@@ -97,12 +97,8 @@ async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
   started.delete(child);
 }
 
-async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  for (let tries = 0; !(await holds()); tries++) {
-    assert.ok(tries < 600, `timed out: ${what}\n${cluster.logTails(4)}`);
-    await sleep(50);
-  }
-}
+const until = <T>(what: string, holds: () => T | Promise<T>) =>
+  eventually(what, holds, { logs: () => cluster.logTails(4) });
 
 /** With all three, a client goes on to the next where one is away. */
 function conninfo(ids: readonly number[] = [1, 2, 3], endpoint = "main"): string {

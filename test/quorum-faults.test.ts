@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { TestCluster, type Victim } from "../testing/cluster.ts";
-import { eventually } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 import {
   type Isolation,
   initializeLists,
@@ -271,5 +271,5 @@ function isRunning(id: string): boolean {
 }
 
 function isGone(id: string): Promise<true> {
-  return eventually(`${id} ends`, async () => (isRunning(id) ? undefined : true));
+  return eventually(`${id} ends`, () => !isRunning(id));
 }

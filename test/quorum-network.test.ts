@@ -5,7 +5,7 @@ import { after, before, type TestContext, test } from "node:test";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 import { initializeLists, ListAppendLoad } from "../testing/list-append/list-append-load.ts";
 import { NetworkHosts } from "../testing/network-hosts.ts";
 import { checkTpcb, initializeTpcb, TpcbLoad, withClient } from "../testing/tpcb.ts";
@@ -210,7 +210,7 @@ for (let round = 1; round <= ROUNDS; round++) {
         const found = new Set(rows.map((row: { name: string }) => row.name));
         await underTpcb(async () => {
           hosts.heal();
-          await eventually("the old compute ends", async () => (isRunning(old) ? undefined : true));
+          await eventually("the old compute ends", () => !isRunning(old));
         });
         // What a quorum had before is acknowledged truly, however late.
         const late = load.acknowledged.slice(before);

@@ -8,7 +8,7 @@ import { after, before, type TestContext, test } from "node:test";
 import { CertificateAuthority } from "../src/local/tls/certificate-authority.ts";
 import { giveToPostgres, postgresUser } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 import { NetworkHosts } from "../testing/network-hosts.ts";
 import type { ProbeAnswer, ProbeOrder } from "../testing/services/probe-services.ts";
 import { ServiceAuthority } from "../testing/services/service-authority.ts";
@@ -184,7 +184,7 @@ networkTest(
     const before = pids();
     await eventually("all show the expired ones", async () => {
       const answers = await probe();
-      return answers.every(({ encrypted }) => /has expired/.test(encrypted)) ? true : undefined;
+      return answers.every(({ encrypted }) => /has expired/.test(encrypted));
     });
     const { code, stderr } = await cluster.cliBehind(on, "safekeeper", "status", "1");
     assert.equal(code, 1, stderr);
@@ -192,7 +192,7 @@ networkTest(
     await run("start", "--start-timeout", "60");
     await eventually("all show new ones", async () => {
       const answers = await probe();
-      return answers.every(({ encrypted }) => encrypted === "ok") ? true : undefined;
+      return answers.every(({ encrypted }) => encrypted === "ok");
     });
     assert.deepEqual(pids(), before);
     await underLoad(async () => {});
@@ -286,7 +286,7 @@ networkTest(
     const { child, ended } = receive(ca);
     const partial = () => readdirSync(directory).find((name) => name.endsWith(".partial"));
     await Promise.race([
-      eventually("it streams", async () => (partial() === undefined ? undefined : true)),
+      eventually("it streams", () => partial() !== undefined),
       ended.then((why) => assert.fail(why)),
     ]);
     child.kill("SIGINT");

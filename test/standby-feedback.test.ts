@@ -21,6 +21,7 @@ import {
   spawnPostgresTool,
 } from "../src/postgres/installation.ts";
 import { TestCluster } from "../testing/cluster.ts";
+import { eventually } from "../testing/eventually.ts";
 import { freePort } from "../testing/free-port.ts";
 import {
   STOCK_USER,
@@ -66,12 +67,8 @@ async function open(url: string): Promise<pg.Client> {
   return client;
 }
 
-async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; !(await holds()); tries++) {
-    assert.ok(tries < 600, `timed out: ${what}\n${standbyLogs()}\n${cluster.logTails(4)}`);
-    await sleep(50);
-  }
-}
+const until = <T>(what: string, holds: () => T | Promise<T>) =>
+  eventually(what, holds, { logs: () => `${standbyLogs()}\n${cluster.logTails(4)}` });
 
 function standbyLogs(): string {
   const names = readdirSync(scratch).filter((name) => name.endsWith(".log"));

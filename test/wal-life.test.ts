@@ -13,7 +13,8 @@ import { SafekeeperHttpClient } from "../src/safekeeper/client.ts";
 import { RecordWalker } from "../src/wal-decoder/record-walker.ts";
 import { decodeStoredSegment } from "../src/wal-decoder/stored-segment.ts";
 import { TestCluster } from "../testing/cluster.ts";
-import { eventually, type OwnBranch, stopBranch } from "../testing/damage.ts";
+import { type OwnBranch, stopBranch } from "../testing/damage.ts";
+import { eventually } from "../testing/eventually.ts";
 
 const NODES = [1, 2, 3];
 let cluster: TestCluster;
@@ -66,7 +67,7 @@ const count = async () => {
   return row;
 };
 const everywhere = (what: string, check: (status: SafekeeperTimelineStatus) => boolean) =>
-  eventually(what, async () => (await Promise.all(NODES.map(status))).every(check) || undefined);
+  eventually(what, async () => (await Promise.all(NODES.map(status))).every(check));
 
 test("WAL reaches the object store, whole and readable, and leaves the disks", async () => {
   await write(36);
@@ -99,9 +100,8 @@ test("WAL reaches the object store, whole and readable, and leaves the disks", a
     assert.equal(await safekeeper(id).digest(...ids, start, end), sha256);
     assert.ok(walFiles(id).length <= 2);
   }
-  await eventually(
-    "partial segment",
-    async () => readdirSync(objects()).some((name) => name.endsWith(".partial")) || undefined,
+  await eventually("partial segment", () =>
+    readdirSync(objects()).some((name) => name.endsWith(".partial")),
   );
   assert.ok(lsn(commit_lsn) >= end);
 });
@@ -133,7 +133,7 @@ test("while the object store is away commits go on; afterwards it catches up", a
   await write(20);
   await eventually("a failure in the status", async () => {
     const states = await Promise.all(NODES.map(status));
-    return states.some(({ wal_backup }) => wal_backup!.state === "failing") || undefined;
+    return states.some(({ wal_backup }) => wal_backup!.state === "failing");
   });
   const rows = await count();
   await write(1);

@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { closeSync, openSync, readdirSync, readFileSync, truncateSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../src/base/clock.ts";
 import { parseLsn } from "../src/base/lsn.ts";
 import type { TimelineInfo } from "../src/pageserver/api.ts";
 import type { TestCluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 
 /** Files of a timeline below one of the home's directories, sorted. */
 export function timelineFiles(
@@ -89,23 +89,6 @@ export async function timelineInfo(
   return (await response.json()) as TimelineInfo;
 }
 
-/** Waits until `check` gives something. */
-export async function eventually<T>(
-  what: string,
-  check: () => Promise<T | undefined>,
-  timeoutMs = 60_000,
-): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const found = await check();
-    if (found !== undefined) {
-      return found;
-    }
-    assert.ok(performance.now() < deadline, `${what}: not within ${timeoutMs} ms`);
-    await sleep(50);
-  }
-}
-
 export interface OwnBranch {
   readonly name: string;
   readonly tenantId: string;
@@ -132,7 +115,7 @@ export async function stopBranch(cluster: TestCluster, branch: OwnBranch): Promi
   assert.ok(end !== undefined, "stop told no LSN");
   await eventually("ingest", async () => {
     const info = await timelineInfo(cluster, branch.tenantId, branch.timelineId);
-    return (parseLsn(info.last_record_lsn) ?? 0) >= end ? true : undefined;
+    return (parseLsn(info.last_record_lsn) ?? 0) >= end;
   });
 }
 

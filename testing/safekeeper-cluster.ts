@@ -1,11 +1,9 @@
 // Safekeepers in the test's own process, on free ports that they keep over restarts, and a compute for them.
 
-import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
-import { monotonicMs, sleep } from "../src/base/clock.ts";
 import { generateTenantId, generateTimelineId } from "../src/base/ids.ts";
 import { createLogger } from "../src/base/log.ts";
 import { formatLsn, type Lsn, toLsn } from "../src/base/lsn.ts";
@@ -17,24 +15,13 @@ import {
   startSafekeeper,
 } from "../src/safekeeper/safekeeper.ts";
 import { ProposerDriver } from "../src/walproposer/proposer-driver.ts";
+import { eventually } from "./eventually.ts";
 import type { WalBuilder } from "./wal-builder.ts";
 
 const logger = createLogger("test", "silent");
 export const SEGMENT = 1024 * 1024;
 /** In the middle of the timeline's first segment. */
 export const START = toLsn(SEGMENT + 8192 + 40);
-
-export async function until(
-  what: string,
-  test: () => boolean | Promise<boolean>,
-  timeoutMs = 20_000,
-): Promise<void> {
-  const deadline = monotonicMs() + timeoutMs;
-  while (!(await test())) {
-    assert.ok(monotonicMs() < deadline, `timed out: ${what}`);
-    await sleep(5);
-  }
-}
 
 /** What differs from a plain safekeeper without broker and object store. */
 export type NodeSettings = Partial<
@@ -185,7 +172,7 @@ export async function commit(leader: Leader, wal: WalBuilder, lengths: number[])
   const endLsn = wal.endLsn;
   leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
   leader.driver.walAvailable(endLsn);
-  await until("commit", () => leader.events.committed >= endLsn);
+  await eventually("commit", () => leader.events.committed >= endLsn);
 }
 
 /** Reads committed WAL [from, to) from a safekeeper. */
@@ -210,7 +197,7 @@ export async function readWal(
       },
     },
   );
-  await until("WAL", () => failure !== undefined || length >= to - from);
+  await eventually("WAL", () => failure !== undefined || length >= to - from);
   stream.close();
   return Buffer.concat(chunks).subarray(0, to - from);
 }

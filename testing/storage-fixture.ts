@@ -141,6 +141,15 @@ export class StorageFixture implements AsyncDisposable {
     return timeline;
   }
 
+  /** Of the ancestor's head, where no LSN is named. */
+  createBranch({ timelineId }: Timeline, ancestorLsn?: Lsn): Promise<Timeline> {
+    return this.manager.tenant(this.tenantId).createBranch({
+      timelineId: generateTimelineId(),
+      ancestorTimelineId: timelineId,
+      ...(ancestorLsn !== undefined && { ancestorLsn }),
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
     await rm(this.directory, { recursive: true, force: true });

@@ -3,11 +3,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import {
-  type ComputeEndpoint,
-  ComputeWorld,
-  eventually,
-} from "../../testing/compute/compute-world.ts";
+import { type ComputeEndpoint, ComputeWorld } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { commandWords } from "../base/proc.ts";
@@ -188,7 +185,7 @@ test("compute: when the agent is killed, Postgres ends, and the next agent has e
   const writers = await startWriters(endpoint, 6);
   const { postgresPid } = await endpoint.client.status();
   await endpoint.daemon.kill("SIGKILL");
-  await eventually("Postgres to end", () => !exists(postgresPid!), 15_000);
+  await eventually("Postgres to end", () => !exists(postgresPid!), { timeoutMs: 15_000 });
   await Promise.all(writers.map((writer) => writer.stop()));
   await endpoint.start();
   assert.deepEqual(await missing(endpoint, writers), []);

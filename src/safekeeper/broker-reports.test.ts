@@ -2,13 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import {
-  commit,
-  SafekeeperCluster,
-  SEGMENT,
-  START,
-  until,
-} from "../../testing/safekeeper-cluster.ts";
+import { eventually } from "../../testing/eventually.ts";
+import { commit, SafekeeperCluster, SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import { generateTimelineId } from "../base/ids.ts";
 import { SeededRandom } from "../base/random.ts";
@@ -48,7 +43,7 @@ test("reports: of a known membership only members are heard: a stranger deletes 
   const leader = await cluster.lead(timeline_id);
   await commit(leader, wal, BULK);
   const timeline = cluster.nodes[0]!.timelines.get(cluster.tenantId, timeline_id);
-  await until("commit LSN", () => timeline.state.commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => timeline.state.commitLsn === wal.endLsn);
   await commit(leader, wal, [24]);
   leader.driver.close();
   const before = timeline.state;
@@ -83,7 +78,7 @@ test("reports: WAL that is not in the object store leaves no disk, whatever is r
   const timeline = cluster.timeline(0);
   timeline.peerReported(2, report(timeline));
   const { calls } = store;
-  await until("it looks in the store", () => store.calls > calls);
+  await eventually("it looks in the store", () => store.calls > calls);
   timeline.maintain();
   assert.equal(timeline.state.persistent.backupLsn, START);
   assert.equal(timeline.localWalStartLsn, START);

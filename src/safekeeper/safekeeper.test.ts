@@ -3,13 +3,13 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "nod
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
+import { eventually } from "../../testing/eventually.ts";
 import {
   commit,
   readWal,
   SafekeeperCluster,
   SEGMENT,
   START,
-  until,
   wholeWal,
 } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
@@ -40,7 +40,7 @@ test("safekeepers: WAL is committed on all, streamed out again, and survives res
   for (let i = 0; i < 20; i++) {
     await commit(leader, wal, [40]);
   }
-  await until("announcement", () =>
+  await eventually("announcement", () =>
     [0, 1, 2].every((i) => cluster.state(i).commitLsn === wal.endLsn),
   );
   for (const index of [0, 1, 2]) {
@@ -72,8 +72,8 @@ test("safekeepers: a minority may be away and is caught up from a donor by the n
   assert.equal(second.startLsn, wal.endLsn);
   await cluster.startNode(2);
   await commit(second, wal, [64]);
-  await until("recovery", () => cluster.state(2).flushLsn === wal.endLsn);
-  await until("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
+  await eventually("recovery", () => cluster.state(2).flushLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
   assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
 });
 
@@ -89,7 +89,7 @@ for (const [what, foreign] of [
     wal.appendFilled(SEGMENT);
     leader.driver.setLocalWal((begin, end) => wal.read(begin, end));
     leader.driver.walAvailable(wal.endLsn);
-    await until("a counted refusal", async () => {
+    await eventually("a counted refusal", async () => {
       const metrics = await fetch(`http://${cluster.nodes[0]!.httpAddr}/metrics`);
       return /^safekeeper_refused_messages\w*{code="corrupt-wal"} [1-9]/m.test(
         await metrics.text(),
@@ -109,11 +109,11 @@ test("safekeepers: without a majority nothing commits; it goes on when one is ba
   const before = leader.events.committed;
   wal.appendFilled(500);
   leader.driver.walAvailable(wal.endLsn);
-  await until("third", () => cluster.state(2).flushLsn === wal.endLsn);
+  await eventually("third", () => cluster.state(2).flushLsn === wal.endLsn);
   await sleep(100);
   assert.equal(leader.events.committed, before);
   await cluster.startNode(1);
-  await until("commit", () => leader.events.committed === wal.endLsn);
+  await eventually("commit", () => leader.events.committed === wal.endLsn);
 });
 
 test("safekeepers: a newer compute fences the older one, whose unacknowledged tail is cut", async (t) => {
@@ -128,7 +128,7 @@ test("safekeepers: a newer compute fences the older one, whose unacknowledged ta
   lost.appendFilled(20_000, 77);
   first.driver.setLocalWal((begin, end) => lost.read(begin, end));
   first.driver.walAvailable(lost.endLsn);
-  await until("third", () => cluster.state(2).flushLsn === lost.endLsn);
+  await eventually("third", () => cluster.state(2).flushLsn === lost.endLsn);
   await cluster.stopNode(2);
   await cluster.startNode(0);
   await cluster.startNode(1);
@@ -137,14 +137,14 @@ test("safekeepers: a newer compute fences the older one, whose unacknowledged ta
   assert.equal(second.startLsn, wal.endLsn);
   await commit(second, wal, [24, 400, 70_000]);
   await cluster.startNode(2);
-  await until("cut and caught up", () => cluster.state(2).flushLsn === wal.endLsn);
-  await until("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
+  await eventually("cut and caught up", () => cluster.state(2).flushLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(2).commitLsn === wal.endLsn);
   assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
   const third = await cluster.lead();
-  await until("fencing", () => second.events.fencedBy === third.driver.term);
+  await eventually("fencing", () => second.events.fencedBy === third.driver.term);
   const bumped = await cluster.http(0).termBump(cluster.tenantId, cluster.timelineId);
   assert.equal(bumped.current_term, third.driver.term + 1);
-  await until("fencing by term_bump", () => third.events.fencedBy === bumped.current_term);
+  await eventually("fencing by term_bump", () => third.events.fencedBy === bumped.current_term);
 });
 
 test("safekeeper: a torn tail after a crash is not taken for WAL", async (t) => {
@@ -199,7 +199,9 @@ test("safekeepers: what was committed is known again when all have crashed and n
   assert.equal(cluster.state(0).commitLsn, START);
   assert.equal(cluster.state(0).flushLsn, wal.endLsn);
   await cluster.startNode(1, { broker: url });
-  await until("commit LSN", () => [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await eventually("commit LSN", () =>
+    [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
 });
 
 test("safekeeper: a damaged control file refuses its timeline alone", async (t) => {
@@ -327,7 +329,9 @@ test("safekeepers: old WAL goes when neither a pageserver nor a safekeeper needs
   await cluster.stopNode(2);
   await commit(leader, wal, BULK);
   const live = [0, 1];
-  await until("commit LSN", () => live.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await eventually("commit LSN", () =>
+    live.every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
   const streams = await Promise.all(
     live.map((i) =>
       openReplication(
@@ -347,19 +351,21 @@ test("safekeepers: old WAL goes when neither a pageserver nor a safekeeper needs
       replyTime: 5,
     });
   }
-  await until("feedback", () =>
+  await eventually("feedback", () =>
     live.every((i) => cluster.state(i).remoteConsistentLsn === remoteConsistentLsn),
   );
   await commit(leader, wal, [24]);
-  await until("commit LSN", () => live.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await eventually("commit LSN", () =>
+    live.every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
   for (const i of live) {
     cluster.timeline(i).maintain();
     assert.equal(cluster.timeline(i).localWalStartLsn, START, "safekeeper 3 lacks it");
   }
   await cluster.startNode(2);
-  await until("catch-up", () => cluster.state(2).flushLsn === wal.endLsn);
+  await eventually("catch-up", () => cluster.state(2).flushLsn === wal.endLsn);
   await commit(leader, wal, [24]);
-  await until("removal", () =>
+  await eventually("removal", () =>
     live.every((i) => readdirSync(cluster.timelineDirectory(i)).length <= 3),
   );
   assert.equal(cluster.timeline(2).localWalStartLsn, START, "its pageserver may need it");
@@ -370,7 +376,10 @@ test("safekeepers: old WAL goes when neither a pageserver nor a safekeeper needs
   const from = wal.recordEnds[11]!;
   const tail = await readWal(cluster, 0, from, wal.endLsn);
   assert.ok(tail.equals(Buffer.from(wal.read(from, wal.endLsn))));
-  await until("feedback at the compute", () => leader.driver.pageserverLsn === wal.recordEnds[12]);
+  await eventually(
+    "feedback at the compute",
+    () => leader.driver.pageserverLsn === wal.recordEnds[12],
+  );
   for (const stream of streams) {
     stream.close();
   }
@@ -385,14 +394,14 @@ test("safekeeper: a kill after old WAL was removed finds the end of the log", as
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   const stream = await openReplication(
     { ...cluster.address(0), startLsn: wal.endLsn },
     { onWal() {}, onClose() {} },
   );
   const remoteConsistentLsn = wal.endLsn;
   stream.sendPageserverFeedback({ ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn, replyTime: 5 });
-  await until("removal", () => cluster.timeline(0).localWalStartLsn > START);
+  await eventually("removal", () => cluster.timeline(0).localWalStartLsn > START);
   // What a kill leaves: nothing is written any more, and another process takes the directory over.
   const { tenantId, timelineId } = cluster;
   const copy = new SafekeeperCluster();
@@ -412,7 +421,9 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
   const nodes = [0, 1, 2];
-  await until("commit LSN", () => nodes.every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await eventually("commit LSN", () =>
+    nodes.every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
   const stream = await openReplication(
     { ...cluster.address(1), startLsn: wal.endLsn },
     { onWal() {}, onClose() {} },
@@ -425,7 +436,7 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
     remoteConsistentLsn,
     replyTime: 5,
   });
-  await until("removal everywhere", () =>
+  await eventually("removal everywhere", () =>
     nodes.every(
       (i) =>
         cluster.state(i).remoteConsistentLsn === remoteConsistentLsn &&
@@ -448,18 +459,20 @@ test("safekeeper and broker: commits are told at once, over a restart of the bro
   const infos: TimelineInfo[] = [];
   const { tenantId, timelineId } = cluster;
   client.subscribe({ timeline: { tenantId, timelineId }, onInfo: (info) => infos.push(info) });
-  await until("first info", () => infos.length > 0);
+  await eventually("first info", () => infos.length > 0);
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100]);
-  await until("info of the commit", () => infos.at(-1)?.commitLsn === wal.endLsn, 900);
+  await eventually("info of the commit", () => infos.at(-1)?.commitLsn === wal.endLsn, {
+    timeoutMs: 900,
+  });
   assert.equal(infos.at(-1)?.safekeeperConnstr, cluster.address(0).pgAddr);
   assert.equal(infos.at(-1)?.safekeeperId, 1);
   await server.close();
   server = new BrokerServer({ logger });
   await server.listen("127.0.0.1", port);
   await commit(leader, wal, [100]);
-  await until("info after the restart", () => infos.at(-1)?.commitLsn === wal.endLsn);
+  await eventually("info after the restart", () => infos.at(-1)?.commitLsn === wal.endLsn);
   const answer = await fetch(`${url}/metrics`);
   assert.match(await answer.text(), /storage_broker_published_messages_total [1-9]/);
   assert.equal((await fetch(`${url}/status`)).status, 200);

@@ -4,7 +4,7 @@ import { type TestContext, test } from "node:test";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
-import { until } from "../../testing/safekeeper-cluster.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
 import { BrokerService, SafekeeperTimelineInfoSchema } from "./broker_pb.ts";
@@ -87,9 +87,9 @@ test("broker: what no safekeeper says of itself is not passed to a subscriber, a
       }
     },
   });
-  await until("subscription", () => server.broker.counts.subscribers === 1);
+  await eventually("subscription", () => server.broker.counts.subscribers === 1);
   await publish([GOOD, ...NONSENSE, { ...GOOD, safekeeperId: 7n }]);
-  await until("the last one", () => heard.at(-1)?.safekeeperId === 7);
+  await eventually("the last one", () => heard.at(-1)?.safekeeperId === 7);
   assert.equal(heard.length, 2);
   assert.equal(subscriber.refused, NONSENSE.length + 1);
   // The subscription is the first one still.
@@ -140,11 +140,11 @@ test("broker: a huge or garbled message ends its publisher's stream only", async
   const { server, subscriber, publish, port } = await start(t);
   const heard: TimelineInfo[] = [];
   subscriber.subscribe({ onInfo: (info) => heard.push(info) });
-  await until("subscription", () => server.broker.counts.subscribers === 1);
+  await eventually("subscription", () => server.broker.counts.subscribers === 1);
   const bytes = (info: Info) =>
     toBinary(SafekeeperTimelineInfoSchema, create(SafekeeperTimelineInfoSchema, info));
   assert.equal(await publishBytes(port, bytes(GOOD)), "status 0");
-  await until("a good one", () => heard.length === 1);
+  await eventually("a good one", () => heard.length === 1);
   const unknown = create(SafekeeperTimelineInfoSchema, GOOD);
   unknown.$unknown = [{ no: 1000, wireType: 2, data: new Uint8Array(100_000) }];
   for (const message of [
@@ -156,7 +156,7 @@ test("broker: a huge or garbled message ends its publisher's stream only", async
     assert.match(await publishBytes(port, message), /status [1-9]|reset/);
   }
   await publish([GOOD]);
-  await until("another good one", () => heard.length === 2);
+  await eventually("another good one", () => heard.length === 2);
   assert.equal(server.broker.counts.published, 2);
   assert.equal(server.broker.counts.subscribers, 1);
 });
@@ -165,7 +165,7 @@ test("broker: a flood is dropped where a subscriber is slow, and nobody else is 
   const { server, subscriber, publish } = await start(t);
   const heard = new Set<number>();
   subscriber.subscribe({ onInfo: (info) => heard.add(info.safekeeperId) });
-  await until("subscription", () => server.broker.counts.subscribers === 1);
+  await eventually("subscription", () => server.broker.counts.subscribers === 1);
   const COUNT = 3000;
   const flood = publish(
     Array.from({ length: COUNT }, (_, i) => ({ ...GOOD, safekeeperId: 100n + BigInt(i) })),
@@ -179,7 +179,7 @@ test("broker: a flood is dropped where a subscriber is slow, and nobody else is 
   await flood;
   const { counts } = server.broker;
   assert.equal(counts.published, COUNT + told);
-  await until("all delivered or dropped", () => {
+  await eventually("all delivered or dropped", () => {
     const { published, delivered, dropped } = server.broker.counts;
     return delivered + dropped === published;
   });

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { eventually } from "../../testing/eventually.ts";
 import {
   commit,
   type Leader,
   SafekeeperCluster,
   SEGMENT,
   START,
-  until,
   wholeWal,
 } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
@@ -48,8 +48,8 @@ async function start(
   return { cluster, leader, wal };
 }
 
-function allHave(cluster: SafekeeperCluster, wal: WalBuilder): Promise<void> {
-  return until("everybody has it", () =>
+async function allHave(cluster: SafekeeperCluster, wal: WalBuilder): Promise<void> {
+  await eventually("everybody has it", () =>
     cluster.nodes.every((node, index) => !node || cluster.state(index).commitLsn === wal.endLsn),
   );
 }

@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { monotonicMs } from "../../src/base/clock.ts";
 import { errnoCode, errorMessage } from "../../src/base/errors.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/damage.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../../testing/small-disk.ts";
 import { connect } from "../../testing/tpcb.ts";
 
@@ -102,10 +102,11 @@ test("writes without space fail; what was acknowledged is there, later and after
   const acknowledged: number[] = [];
   const failures: string[] = [];
   let next = 0;
-  const insertUntil = async (enough: () => boolean) => {
+  const insertUntil = async (enough: () => boolean, beforeEach?: () => void) => {
     const deadline = monotonicMs() + 60_000;
     while (!enough()) {
       assert.ok(monotonicMs() < deadline, failures.slice(-3).join("\n"));
+      beforeEach?.();
       const i = next++;
       const failed = await failure(
         `insert into t select ${i}, string_agg(md5(random()::text), '') from generate_series(1, ${ROW_BYTES / 32})`,
@@ -130,11 +131,11 @@ test("writes without space fail; what was acknowledged is there, later and after
   await insertUntil(() => acknowledged.length >= 20);
   const giveBack = fillDisk(disk);
   try {
-    await insertUntil(() => {
-      // A checkpoint may have given WAL back.
-      fillDisk(disk);
-      return failures.length >= 3;
-    });
+    // A checkpoint may have given WAL back.
+    await insertUntil(
+      () => failures.length >= 3,
+      () => fillDisk(disk),
+    );
     // The second is what Postgres says where a part of a block found room (mdextend, md.c).
     assert.match(failures[0]!, /No space left on device|wrote only \d+ of|Connection terminated/);
   } finally {
@@ -142,9 +143,7 @@ test("writes without space fail; what was acknowledged is there, later and after
   }
   // The same Postgres goes on; or where it was WAL that found no space, which is a panic, a new one.
   const soFar = acknowledged.length;
-  await eventually("queries go on", async () => {
-    return (await failure("select 1")) === undefined || undefined;
-  });
+  await eventually("queries go on", async () => (await failure("select 1")) === undefined);
   await insertUntil(() => acknowledged.length >= soFar + 20);
   await check();
   await cluster.kill9("postgres-main");

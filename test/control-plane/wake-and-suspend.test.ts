@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 // Endpoints fall asleep when idle, and whoever connects wakes them: what the proxy asks, and what comes of it.
 
@@ -26,15 +27,8 @@ async function proxy(path: string, query: Record<string, string>) {
   return world.request("GET", `/proxy/api/v1/${path}?${search}`);
 }
 
-async function until(what: string, holds: () => Promise<boolean>): Promise<void> {
-  for (let i = 0; i < 300; i++) {
-    if (await holds()) {
-      return;
-    }
-    await sleep(100);
-  }
-  assert.fail(`${what}: not within 30 s\n${world.cluster.logTails()}`);
-}
+const until = <T>(what: string, holds: () => T | Promise<T>) =>
+  eventually(what, holds, { logs: () => world.cluster.logTails() });
 
 const starts = async () =>
   (await world.api("GET", `/projects/${project}/operations`)).operations.filter(

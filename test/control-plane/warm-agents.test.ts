@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { readFileSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { monotonicMs, setTimer, sleep } from "../../src/base/clock.ts";
+import { setTimer, sleep } from "../../src/base/clock.ts";
 import { commandWords } from "../../src/base/proc.ts";
 import { daemonsOfHome } from "../../src/local/left-over.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 // Agents that wait for an endpoint: a wake takes one over, none is left over, whatever is killed.
 
@@ -33,13 +34,8 @@ const waiting = (): readonly { readonly pid: number }[] =>
   daemonsOfHome(realpathSync(world.cluster.home)).filter(({ workdir }) => workdir === endpoints());
 const agentPid = () => world.cluster.pid(`agent-${endpoint}`);
 
-async function until(what: string, holds: () => boolean): Promise<void> {
-  const deadline = monotonicMs() + 60_000;
-  while (!holds()) {
-    assert.ok(monotonicMs() < deadline, `${what}: not within 60 s\n${world.cluster.logTails()}`);
-    await sleep(50);
-  }
-}
+const until = <T>(what: string, holds: () => T | Promise<T>) =>
+  eventually(what, holds, { logs: () => world.cluster.logTails() });
 
 /** How it was started, in the words of Neon's proxy. */
 async function wake(): Promise<string> {

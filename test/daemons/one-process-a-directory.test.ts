@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { EndpointSpec } from "../../src/compute/api.ts";
-import { DaemonProcess, eventually } from "../../testing/compute/compute-world.ts";
+import { DaemonProcess } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { freePort } from "../../testing/free-port.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";

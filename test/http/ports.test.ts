@@ -15,7 +15,8 @@ import type { HttpLimits } from "../../src/http/limits.ts";
 import { Pageserver } from "../../src/pageserver/pageserver.ts";
 import { startSafekeeper } from "../../src/safekeeper/safekeeper.ts";
 import { BrokerServer } from "../../src/storage-broker/server.ts";
-import { DaemonProcess, eventually } from "../../testing/compute/compute-world.ts";
+import { DaemonProcess } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { freePort } from "../../testing/free-port.ts";
 
 const ID = "0123456789abcdef0123456789abcdef";

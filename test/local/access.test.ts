@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { mayReach, postgresUser } from "../../src/postgres/installation.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { withClient } from "../../testing/tpcb.ts";
 
 /** Of no user that there is; only root can be it. */

@@ -17,7 +17,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { daemonsOfHome, stopLeftOver } from "../../src/local/left-over.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/damage.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 interface Row {
   readonly name: string;

@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
 import { daemonsIn, daemonsOfHome } from "../../src/local/left-over.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 /** Milliseconds after the start's command; a start takes about half a second, more on a busy machine. */
 const MOMENTS = [0, 300, 450, 600, 750, 900, 1200, 1500];

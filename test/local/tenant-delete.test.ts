@@ -10,7 +10,7 @@ import { sleep } from "../../src/base/clock.ts";
 import { errnoCode } from "../../src/base/errors.ts";
 import { StrataHome } from "../../src/local/home.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/damage.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 let cluster: TestCluster;
 
@@ -48,8 +48,9 @@ function pathsOf(tenantId: string): string[] {
 }
 
 async function isGone(tenantId: string): Promise<void> {
-  await eventually(`nothing of ${tenantId} is left`, async () =>
-    pathsOf(tenantId).length === 0 ? true : undefined,
+  await eventually(
+    `nothing of ${tenantId} is left`,
+    async () => pathsOf(tenantId).length === 0,
   ).catch((error: unknown) => {
     throw new Error(pathsOf(tenantId).join("\n"), { cause: error });
   });

@@ -1,18 +1,16 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { createNeonClient } from "@neon/sdk";
-import { neon, neonConfig, Pool } from "@neondatabase/serverless";
+import { neon, Pool } from "@neondatabase/serverless";
 import { PrismaNeon, PrismaNeonHttp } from "@prisma/adapter-neon";
 import { PrismaPg } from "@prisma/adapter-pg";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
 import { type Generated, Kysely, PostgresDialect, type PostgresPool, sql } from "kysely";
 import { NeonDialect } from "kysely-neon";
-import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { type ProxyOfHome, useProxyOfHome } from "../../testing/proxy/proxy-of-home.ts";
 
 // Libraries of others, unmodified, on a whole Strata: Neon's SDK makes project and branch, and with the connection
 // strings that it hands out Prisma's driver adapters and kysely work. (drizzle: src/proxy/serverless/serverless.pg.test.ts.)
@@ -21,18 +19,12 @@ let world: ControlPlaneWorld;
 let project: string;
 let main: URL;
 let branch: URL;
-let proxy: { host: string; port: number };
+let proxy: ProxyOfHome["address"];
 let ca: string;
 
 before(async () => {
   world = await ControlPlaneWorld.create();
-  const config = JSON.parse(readFileSync(join(world.cluster.home, "config.json"), "utf8"));
-  proxy = parseHostPort(config.proxy.listenPgAddr);
-  ca = readFileSync(join(world.cluster.home, "tls", "ca.crt"), "latin1");
-  const http = config.proxy.listenHttpAddr;
-  neonConfig.fetchEndpoint = () => `http://${http}/sql`;
-  neonConfig.wsProxy = (host) => `${http}/v2?address=${host}`;
-  neonConfig.useSecureWebSocket = false;
+  ({ address: proxy, ca } = useProxyOfHome(world.cluster.home));
 });
 
 after(async () => {

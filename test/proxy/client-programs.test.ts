@@ -3,8 +3,8 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
-import { sleep } from "../../src/base/clock.ts";
 import { findInstallation } from "../../src/postgres/installation.ts";
+import { eventually } from "../../testing/eventually.ts";
 import {
   HOST,
   PASSWORD,
@@ -93,9 +93,7 @@ async function freshTable(name: string): Promise<string> {
 
 async function untilAsleep(): Promise<void> {
   const sql = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-  while ((await postgres.sql(sql)).rowCount === 0) {
-    await sleep(20);
-  }
+  await eventually("a backend sleeps", async () => (await postgres.sql(sql)).rowCount! > 0);
 }
 
 const SCRIPT = (table: string) => `

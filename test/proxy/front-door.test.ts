@@ -4,11 +4,11 @@ import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { neon, neonConfig, Pool } from "@neondatabase/serverless";
+import { neon, Pool } from "@neondatabase/serverless";
 import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
-import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { type ProxyOfHome, useProxyOfHome } from "../../testing/proxy/proxy-of-home.ts";
 
 // The whole way in: proxy, control plane, agent and Postgres as processes of their own.
 
@@ -19,7 +19,7 @@ let project: string;
 let branch: string;
 let endpoint: string;
 let password: string;
-let proxy: { host: string; port: number };
+let proxy: ProxyOfHome["address"];
 let ca: string;
 
 before(async () => {
@@ -29,13 +29,7 @@ before(async () => {
   branch = created.branch.id;
   endpoint = created.endpoints[0].id;
   password = created.connection_uris[0].connection_parameters.password;
-  const config = JSON.parse(readFileSync(join(world.cluster.home, "config.json"), "utf8"));
-  proxy = parseHostPort(config.proxy.listenPgAddr);
-  ca = readFileSync(join(world.cluster.home, "tls", "ca.crt"), "latin1");
-  const http = config.proxy.listenHttpAddr;
-  neonConfig.fetchEndpoint = () => `http://${http}/sql`;
-  neonConfig.wsProxy = (host) => `${http}/v2?address=${host}`;
-  neonConfig.useSecureWebSocket = false;
+  ({ address: proxy, ca } = useProxyOfHome(world.cluster.home));
 });
 
 after(async () => {

@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import type pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { STOCK_USER, StockCluster } from "../../testing/stock-cluster.ts";
 import { connect } from "../../testing/tpcb.ts";
 
@@ -52,8 +52,8 @@ function subscribe(name: string, publication: string, options = ""): string {
   return `create subscription ${name} connection '${to}' publication ${publication} ${options}`;
 }
 
-function rows(id: string, count: number, table = "t"): Promise<void> {
-  return eventually(`${count} rows of ${table} on ${id}`, async () => {
+async function rows(id: string, count: number, table = "t"): Promise<void> {
+  await eventually(`${count} rows of ${table} on ${id}`, async () => {
     const [row] = await cluster.query(id, `select count(*)::int n from ${table}`);
     return row!["n"] === count;
   });
@@ -159,8 +159,8 @@ test("a branch of one without subscriptions may have its own from its first star
 });
 
 /** Postgres ends with its agent, but a moment later, and has its port until then. */
-function startAfterKill(id: string): Promise<void> {
-  return eventually(
+async function startAfterKill(id: string): Promise<void> {
+  await eventually(
     `${id} to start`,
     async () => (await cluster.cli("endpoint", "start", id)).code === 0,
   );

@@ -19,6 +19,7 @@ import {
 } from "../../src/postgres/installation.ts";
 import { connectWire, type WireConnection } from "../../src/postgres/wire/wire-client.ts";
 import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
+import { eventually } from "../eventually.ts";
 import { freePort } from "../free-port.ts";
 
 /** A daemon's process, and how to start it again in the same place. */
@@ -82,29 +83,7 @@ export class DaemonProcess {
   }
 
   async exited(timeoutMs = 30_000): Promise<void> {
-    await eventually(`${this.name} to end`, () => !this.running, timeoutMs);
-  }
-}
-
-/** Polls `test` until it is true; an Error that names `what` otherwise. */
-export async function eventually(
-  what: string,
-  test: () => boolean | Promise<boolean>,
-  timeoutMs = 30_000,
-): Promise<void> {
-  const deadline = performance.now() + timeoutMs;
-  for (let last: unknown; ; ) {
-    try {
-      if (await test()) {
-        return;
-      }
-    } catch (error) {
-      last = error;
-    }
-    if (performance.now() > deadline) {
-      throw new Error(`waited ${timeoutMs} ms for ${what}`, { cause: last });
-    }
-    await sleep(20);
+    await eventually(`${this.name} to end`, () => !this.running, { timeoutMs });
   }
 }
 

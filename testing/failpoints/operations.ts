@@ -12,15 +12,7 @@ import { relBlockPrefix } from "../../src/pageserver/layers/key.ts";
 import { TenantManager } from "../../src/pageserver/storage/tenant-manager.ts";
 import { PAGE_SIZE } from "../../src/postgres/page.ts";
 import type { FailingPageserver } from "./failing-pageserver.ts";
-import {
-  DEV,
-  eventually,
-  type HomeOptions,
-  LEAF,
-  MAIN,
-  type PageHome,
-  TENANT,
-} from "./page-home.ts";
+import { DEV, type HomeOptions, LEAF, MAIN, type PageHome, settled, TENANT } from "./page-home.ts";
 import { REL } from "./page-wal.ts";
 
 const OLD_HOME = join(import.meta.dirname, "../homes/storage-1");
@@ -229,7 +221,7 @@ const LAYERS: readonly Operation[] = [
       home.separateStore();
     },
     run: async (at) => {
-      await eventually("layers have left the disk", async () =>
+      await settled("layers have left the disk", async () =>
         (await layersOf(at)).some(({ remote }) => remote) ? undefined : "none",
       );
       await readAll(at);
@@ -244,7 +236,7 @@ const isArchived = async ({ pageserver: { http } }: Try, timelineId: string) => 
 
 /** Those that are archived are not on the disk. */
 const offloaded = ({ home }: Try) =>
-  eventually("archived timelines have left the disk", async () => {
+  settled("archived timelines have left the disk", async () => {
     const names = readdirSync(join(home.directory, "disk", "tenants", TENANT, "timelines"));
     return names.includes(LEAF) || names.includes(DEV) ? names.join(", ") : undefined;
   });
@@ -435,7 +427,7 @@ const OTHER_HOMES: readonly Operation[] = [
     },
     run: async ({ home, pageserver: { http } }) => {
       const { dataDir } = await home.stockCluster();
-      await eventually("the import", async () => {
+      await settled("the import", async () => {
         const { timeline, phase } = await http.importPgdata(NEW_TENANT, NEW, dataDir);
         return timeline === null ? phase : undefined;
       });

@@ -4,13 +4,14 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, renameSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
-import { monotonicMs, nowMs, sleep } from "../../src/base/clock.ts";
+import { monotonicMs, nowMs } from "../../src/base/clock.ts";
 import { parseTenantId, parseTimelineId, type TimelineId } from "../../src/base/ids.ts";
 import { formatLsn, type Lsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import { DirectoryObjectStore } from "../../src/object-store/directory-object-store.ts";
 import type { ObjectStore } from "../../src/object-store/object-store.ts";
 import { PagestreamClient } from "../../src/pageserver/client.ts";
 import { DELETED_INDEX_NAME } from "../../src/pageserver/storage/tenant-layers.ts";
+import { eventually } from "../eventually.ts";
 import { StockCluster } from "../stock-cluster.ts";
 import { WalBuilder } from "../wal-builder.ts";
 import {
@@ -51,16 +52,16 @@ const DISK_NAMES = [
 ];
 const TENANT_NAMES = ["offloaded_timelines.json", "tenant_config.json", "timelines"];
 
-export async function eventually(what: string, test: () => Promise<string | undefined>) {
-  const deadline = monotonicMs() + DEADLINE_MS;
-  for (;;) {
+/** Waits until `test` finds no problem. */
+export async function settled(what: string, test: () => Promise<string | undefined>) {
+  const isRight = async () => {
     const problem = await test();
-    if (problem === undefined) {
-      return;
+    if (problem !== undefined) {
+      throw new Error(problem);
     }
-    assert.ok(monotonicMs() < deadline, `${what}: ${problem}`);
-    await sleep(20);
-  }
+    return true;
+  };
+  await eventually(what, isRight, { timeoutMs: DEADLINE_MS });
 }
 
 /** Absent: a new process. */
@@ -326,7 +327,7 @@ export class PageHome {
   /** Resolves when the pageserver has taken in all that there is. */
   async takenIn({ http }: FailingPageserver, timelineId: TimelineId): Promise<void> {
     const end = formatLsn(this.wal(timelineId).endLsn);
-    await eventually(`WAL of ${timelineId} up to ${end}`, async () => {
+    await settled(`WAL of ${timelineId} up to ${end}`, async () => {
       const { last_record_lsn: last, walreceiver } = await http.getTimeline(TENANT, timelineId);
       return last === end ? undefined : `at ${last}: ${JSON.stringify(walreceiver)}`;
     });
@@ -338,7 +339,7 @@ export class PageHome {
     await this.takenIn(pageserver, timelineId);
     await http.checkpoint(TENANT, timelineId);
     const end = this.wal(timelineId).endLsn;
-    await eventually(`${timelineId} in the store`, async () => {
+    await settled(`${timelineId} in the store`, async () => {
       const { remote_consistent_lsn: remote } = await http.getTimeline(TENANT, timelineId);
       // Zero until something is put: the index of an earlier life counts.
       return parseLsn(remote)! >= end || remote === "0/0" ? undefined : `at ${remote}`;
@@ -358,7 +359,7 @@ export class PageHome {
   async quiet(pageserver: FailingPageserver, quietMs = QUIET_MS): Promise<void> {
     let quietSinceMs = monotonicMs();
     let last = -1;
-    await eventually("background work", async () => {
+    await settled("background work", async () => {
       const count = (await pageserver.status()).count + (this.requests?.count ?? 0);
       if (count !== last) {
         quietSinceMs = monotonicMs();
@@ -377,7 +378,7 @@ export class PageHome {
     }
     assert.deepEqual(this.source.broken, []);
     await this.#checkStore(pageserver);
-    await eventually("what nobody names on the disk", async () => {
+    await settled("what nobody names on the disk", async () => {
       const strays = await this.strays(pageserver);
       return strays.length === 0 ? undefined : strays.join(", ");
     });
@@ -424,7 +425,7 @@ export class PageHome {
   }
 
   async #checkStore({ http }: FailingPageserver): Promise<void> {
-    await eventually("scrub", async () => {
+    await settled("scrub", async () => {
       for (const { id } of await http.listTenants()) {
         await http.scrub(id, { fix: true, min_age_s: 0 });
         const report = await http.scrub(id, { fix: false, min_age_s: 0 });

@@ -6,7 +6,7 @@ import { errorMessage } from "../../src/base/errors.ts";
 import type { FailingPageserver, PreparedPageserver } from "./failing-pageserver.ts";
 import { type Failpoint, type Failure, LivesProcess } from "./hooked-process.ts";
 import type { Operation, Try } from "./operations.ts";
-import { eventually, type HomeOptions, type PageHome } from "./page-home.ts";
+import { type HomeOptions, type PageHome, settled } from "./page-home.ts";
 
 /** What each failure is called where a try does not keep what it owes. */
 const FAILURES: Readonly<Record<Failure, string>> = {
@@ -195,7 +195,7 @@ async function outcomeOf(operation: Operation, current: Try): Promise<string | u
 
 /** As often as the store is said not to have it yet. */
 async function askAgain(operation: Operation, current: Try): Promise<void> {
-  await eventually("asked again", async () => {
+  await settled("asked again", async () => {
     try {
       await operation.run(current);
       return undefined;

@@ -5,9 +5,10 @@ import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import type pg from "pg";
 import { NO_QUORUM, ShimmedPostgres } from "../../../testing/compute/shimmed-postgres.ts";
+import { eventually } from "../../../testing/eventually.ts";
 import { removeRemoteFiles, StockPages } from "../../../testing/redo/stock-pages.ts";
 import { copyTree, makePostgresDirectory, StockCluster } from "../../../testing/stock-cluster.ts";
-import { monotonicMs, sleep } from "../../base/clock.ts";
+import { sleep } from "../../base/clock.ts";
 import { errnoCode, errorMessage } from "../../base/errors.ts";
 import { type StorageFile, storagePath } from "../../postgres/relation-path.ts";
 
@@ -145,13 +146,8 @@ async function soon<T>(what: Promise<T>): Promise<T> {
   }
 }
 
-async function until(what: string, holds: () => Promise<boolean> | boolean): Promise<void> {
-  const started = monotonicMs();
-  while (!(await holds())) {
-    assert.ok(monotonicMs() - started < SOON_MS, `not soon: ${what}`);
-    await sleep(10);
-  }
-}
+const until = <T>(what: string, holds: () => T | Promise<T>) =>
+  eventually(what, holds, { timeoutMs: SOON_MS });
 
 /** Everything is there once storage speaks again, for those who waited and for others. */
 async function checkAll(...clients: pg.Client[]): Promise<void> {

@@ -5,7 +5,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, describe, test } from "node:test";
-import { monotonicMs, sleep } from "../../base/clock.ts";
+import { eventually } from "../../../testing/eventually.ts";
+import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { commandWords, processIds } from "../../base/proc.ts";
 import { type Daemon, NODE_FLAGS } from "../daemon.ts";
@@ -45,20 +46,12 @@ describe("warm agents", () => {
   const pool = (size = 1) =>
     new WarmAgents({ size, logger, directory: directory(), entry: entry(), fillDelayMs: 10 });
   const waiting = () => processIds().filter((pid) => currentDirectory(pid) === directory());
-  const ends = (pid: number) => until("its end", () => commandWords(pid) === undefined);
-
-  async function until(what: string, holds: () => boolean): Promise<void> {
-    const deadline = monotonicMs() + 30_000;
-    while (!holds()) {
-      assert.ok(monotonicMs() < deadline, `${what}: not within 30 s`);
-      await sleep(10);
-    }
-  }
+  const ends = (pid: number) => eventually("its end", () => commandWords(pid) === undefined);
 
   async function readyPool(size = 1): Promise<WarmAgents> {
     const agents = pool(size);
     agents.fillSoon();
-    await until("readiness", () => agents.ready === size);
+    await eventually("readiness", () => agents.ready === size);
     return agents;
   }
 
@@ -86,7 +79,7 @@ describe("warm agents", () => {
     assert.equal(new Set(pids).size, 2);
     const told = readFileSync(daemon().logFile, "utf8").trim().split("\n").map(Number);
     assert.deepEqual(told.toSorted(), pids.toSorted());
-    await until("replacement", () => agents.ready === 2);
+    await eventually("replacement", () => agents.ready === 2);
     // It does not end those that it gave out.
     await agents.close();
     assert.deepEqual(waiting().toSorted(), pids.toSorted());
@@ -103,7 +96,7 @@ describe("warm agents", () => {
     process.kill(pid, "SIGKILL");
     const child = await agents.take(daemon());
     assert.notEqual(child?.pid, pid);
-    await until("replacement", () => agents.ready === 1 && waiting()[0] !== pid);
+    await eventually("replacement", () => agents.ready === 1 && waiting()[0] !== pid);
     await agents.close();
     assert.deepEqual(waiting(), []);
   });
@@ -114,7 +107,7 @@ describe("warm agents", () => {
     writeFileSync(join(root, "program", "compute", "part.js"), "12");
     assert.equal(await agents.take(daemon()), undefined);
     await ends(pid);
-    await until("one of today", () => agents.ready === 1);
+    await eventually("one of today", () => agents.ready === 1);
     const child = await agents.take(daemon());
     assert.notEqual(child, undefined);
     process.kill(child!.pid, "SIGKILL");
@@ -160,7 +153,7 @@ describe("warm agents", () => {
     await sleep(1000);
     delete process.env["WARM_TEST"];
     assert.equal(agents.ready, 0);
-    await until("readiness", () => agents.ready === 1);
+    await eventually("readiness", () => agents.ready === 1);
     await agents.close();
     assert.deepEqual(waiting(), []);
   });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { test } from "node:test";
-import { eventually } from "../../../testing/damage.ts";
+import { eventually } from "../../../testing/eventually.ts";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { REAL_DISK } from "../../base/disk.ts";
 import { generateTimelineId, type TimelineId } from "../../base/ids.ts";
@@ -64,7 +64,7 @@ async function offloaded(fixture: StorageFixture, timelineId: TimelineId): Promi
   const { archived } = fixture.manager.tenant(fixture.tenantId);
   await eventually("it is offloaded", async () => {
     const isOnDisk = existsSync(join(fixture.timelinesDirectory, timelineId, INDEX_PART_NAME));
-    return (archived.has(timelineId) && !archived.opened(timelineId) && !isOnDisk) || undefined;
+    return archived.has(timelineId) && !archived.opened(timelineId) && !isOnDisk;
   });
   // Its other files go with it.
   await archived.exclusive(async () => undefined);
@@ -79,7 +79,7 @@ const listPath = (fixture: StorageFixture) =>
 const listed = (fixture: StorageFixture, timelineId: TimelineId) =>
   eventually("its line is written", async () => {
     const path = listPath(fixture);
-    return (existsSync(path) && readFileSync(path, "utf8").includes(timelineId)) || undefined;
+    return existsSync(path) && readFileSync(path, "utf8").includes(timelineId);
   });
 
 test("archive: nobody gets it, its files go, and unarchive brings it back as it was", async () => {
@@ -228,13 +228,13 @@ test("an archived timeline keeps its layers in the store: those that others made
   await eventually("each timeline has an index of this generation", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
     const { number } = fixture.manager.resources.generation;
-    return store.keys.includes(manifestKey(fixture.tenantId, number)) || undefined;
+    return store.keys.includes(manifestKey(fixture.tenantId, number));
   });
   await next.deleteTimeline(leaf.timelineId);
   await fixture.reopen();
   await eventually("deletions", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
-    return store.keys.every((key) => !key.includes(leaf.timelineId)) || undefined;
+    return store.keys.every((key) => !key.includes(leaf.timelineId));
   });
   const again = fixture.manager.tenant(fixture.tenantId);
   await again.scrub({ fix: true, minAgeMs: 0 });
@@ -274,7 +274,7 @@ test("deleteTimeline: its archived branches are detached and stay archived; of a
   assert.deepEqual(fixture.manager.tenant(fixture.tenantId).archived.all, []);
   await eventually("objects are gone", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
-    return !store.keys.some((key) => key.includes("__")) || undefined;
+    return !store.keys.some((key) => key.includes("__"));
   });
   await fixture.reopen();
   assert.deepEqual(fixture.manager.tenant(fixture.tenantId).archived.all, []);
@@ -326,7 +326,7 @@ test("unarchive: what a replaced pageserver puts of its ancestor counts no more"
   const { generation } = first.manager.resources;
   store.gatedKey = indexKey(first.tenantId, root, generation.number);
   const late = tenant.archived.archive(root);
-  await eventually("it is on its way", async () => tenant.archived.has(root) || undefined);
+  await eventually("it is on its way", () => tenant.archived.has(root));
   await using second = await StorageFixture.attach(first.tenantId, { store });
   await second.manager.tenant(first.tenantId).archived.unarchive(branch);
   store.gate.resolve();
@@ -390,7 +390,7 @@ async function slowDeletion(fixture: StorageFixture, store: NotingStore) {
   const deletion = tenant.deleteTimeline(root);
   // Whether it is refused is looked at later.
   deletion.catch(() => undefined);
-  await eventually("it is detached", async () => !tenant.timeline(branch).ancestor || undefined);
+  await eventually("it is detached", () => !tenant.timeline(branch).ancestor);
   return { tenant, root, generation, deletion };
 }
 
@@ -418,7 +418,7 @@ test("deleteTimeline: an unarchiving that is under way does not bring it back", 
   const unarchiving = tenant.archived.unarchive(root);
   const refused = assert.rejects(unarchiving, { kind: "conflict", code: "timeline-busy" });
   branchIsKnown.resolve();
-  await eventually("it is being deleted", async () => !tenant.archived.has(root) || undefined);
+  await eventually("it is being deleted", () => !tenant.archived.has(root));
   store.gate.resolve();
   await refused;
   await deletion;
@@ -444,7 +444,7 @@ test("unarchive: a layer whose file is just leaving the disk comes from the stor
   await offloaded(fixture, branch);
   gatedName = basename(layer);
   const deletion = tenant.deleteTimeline(root);
-  await eventually("nobody uses it", async () => !hasFile(tenant, layer) || undefined);
+  await eventually("nobody uses it", () => !hasFile(tenant, layer));
   const again = await tenant.archived.unarchive(branch);
   assert.ok(existsSync(layer));
   const reading = read(again, 0, last);
@@ -499,9 +499,9 @@ test("deleteTenant: an unarchiving that is under way ends as one of a closed ten
   await offloaded(fixture, branch);
   isSlow = true;
   const unarchived = tenant.archived.unarchive(branch);
-  await eventually("its index is read", async () => isAsked || undefined);
+  await eventually("its index is read", () => isAsked);
   const deletion = fixture.manager.deleteTenant(fixture.tenantId);
-  await eventually("the tenant is closed", async () => tenant.timelines.length === 0 || undefined);
+  await eventually("the tenant is closed", () => tenant.timelines.length === 0);
   gate.resolve();
   await assert.rejects(unarchived, { kind: "unavailable" });
   await deletion;

@@ -3,10 +3,10 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout } from "node:timers/promises";
-import { eventually } from "../../../testing/damage.ts";
+import { eventually } from "../../../testing/eventually.ts";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { StorageError } from "../../base/errors.ts";
-import { generateTenantId, generateTimelineId } from "../../base/ids.ts";
+import { generateTenantId } from "../../base/ids.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import { deletedTenantKey, timelinePrefix } from "./remote-paths.ts";
@@ -18,10 +18,7 @@ const page = (fill: number) => new Uint8Array(8192).fill(fill);
 async function withTenant(store: MemoryObjectStore) {
   const fixture = await StorageFixture.create({ store });
   const root = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
-  await fixture.manager.tenant(fixture.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  await fixture.createBranch(root);
   putRecord(root, REL, 1, page(2));
   await root.checkpoint();
   await root.makeDurable();
@@ -32,10 +29,7 @@ const objectsOf = (store: MemoryObjectStore, { tenantId }: StorageFixture) =>
   store.keys.filter((key) => key.startsWith(`tenants/${tenantId}/`));
 
 const isGone = (store: MemoryObjectStore, fixture: StorageFixture) =>
-  eventually(
-    "all objects are gone",
-    async () => objectsOf(store, fixture).length === 0 || undefined,
-  );
+  eventually("all objects are gone", () => objectsOf(store, fixture).length === 0);
 
 test("deleteTenant: files and objects go, others stay, and its id is not given again", async () => {
   const store = new MemoryObjectStore();
@@ -117,8 +111,7 @@ test("deleteTenant: a pageserver that was replaced can neither delete nor bring 
   await current.manager.deleteTenant(stale.tenantId);
   putRecord(root, REL, 2, page(3));
   await root.checkpoint();
-  const putsAgain = () =>
-    eventually("it puts something", async () => objectsOf(store, stale).length > 0 || undefined);
+  const putsAgain = () => eventually("it puts something", () => objectsOf(store, stale).length > 0);
   await putsAgain();
   await current.manager.removeStrayObjects();
   await isGone(store, stale);
@@ -207,7 +200,7 @@ test("deleteTenant: one that comes to nothing takes no layers along of a timelin
   assert.ok(shared !== undefined);
   // Its store does not say whether the tenant is deleted; then the process ends.
   manager.deleteTenant(tenantId).catch(() => undefined);
-  await eventually("the tenant is closed", async () => isAsked || undefined);
+  await eventually("the tenant is closed", () => isAsked);
   listing.resolve();
   await setTimeout(20);
   await manager.resources.remote!.deletions.flush();

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { GatedStore } from "../../../simulation/remote-store/gated-store.ts";
-import { eventually } from "../../../testing/damage.ts";
+import { eventually } from "../../../testing/eventually.ts";
 import { FIXTURE_START_LSN, putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { sleep } from "../../base/clock.ts";
 import { REAL_DISK } from "../../base/disk.ts";
@@ -25,7 +25,7 @@ const REL = relBlockPrefix(1663, 5, 16384, 0);
 const page = (fill: number) => new Uint8Array(8192).fill(fill);
 
 const reaches = (timeline: Timeline, lsn: Lsn) =>
-  eventually("the store has it", async () => timeline.remoteConsistentLsn >= lsn || undefined);
+  eventually("the store has it", () => timeline.remoteConsistentLsn >= lsn);
 
 async function flushed(timeline: Timeline, index: number, fill: number): Promise<Lsn> {
   const lsn = putRecord(timeline, REL, index, page(fill));
@@ -42,10 +42,7 @@ test("an empty disk: all that was told as stored is there, layers come when they
   await using first = await StorageFixture.create({ store });
   const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
   const middle = await flushed(root, 1, 2);
-  const branch = await first.manager.tenant(first.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  const branch = await first.createBranch(root);
   const last = await flushed(root, 1, 3);
   const onBranch = await flushed(branch, 2, 4);
   await first.close();
@@ -108,10 +105,7 @@ test("a deleted timeline stays deleted on an empty disk, and its objects go", as
   await using first = await StorageFixture.create({ store });
   const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
   const tenant = first.manager.tenant(first.tenantId);
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  const branch = await first.createBranch(root);
   await flushed(root, 1, 2);
   await tenant.deleteTimeline(root.timelineId);
   assert.throws(() => tenant.timeline(root.timelineId), { kind: "not-found" });
@@ -127,7 +121,7 @@ test("a deleted timeline stays deleted on an empty disk, and its objects go", as
   await eventually("objects of the root are gone", async () => {
     await second.manager.resources.remote!.deletions.flush();
     const left = store.keys.filter((key) => key.includes(root.timelineId));
-    return left.length === 1 || undefined;
+    return left.length === 1;
   });
   await assert.rejects(
     again.createBranch({ timelineId: root.timelineId, ancestorTimelineId: branch.timelineId }),
@@ -190,11 +184,11 @@ test("deleteTimeline: an index that a replaced pageserver puts after all of it h
   await tenant.deleteTimeline(ids.timelineId);
   await eventually("its index is gone", async () => {
     await second.manager.resources.remote!.deletions.flush();
-    return indexes().length === 0 || undefined;
+    return indexes().length === 0;
   });
   putRecord(before, REL, 1, page(2));
   await before.checkpoint();
-  await eventually("the late one is there", async () => indexes().length > 0 || undefined);
+  await eventually("the late one is there", () => indexes().length > 0);
   await first.close();
   await using third = await StorageFixture.attach(first.tenantId, { store });
   const { timelines } = third.manager.tenant(first.tenantId);
@@ -222,7 +216,7 @@ test("deleteTimeline: what the timeline names stays while it may come back, whoe
   const ids = { timelineId: generateTimelineId(), ancestorTimelineId: root.timelineId };
   await (await tenant.createBranch(ids)).detachFromAncestor();
   const deletion = tenant.deleteTimeline(root.timelineId);
-  await eventually("it is closed", async () => isClosed || undefined);
+  await eventually("it is closed", () => isClosed);
   await tenant.deleteTimeline(ids.timelineId);
   await sleep(50);
   await fixture.manager.resources.remote!.deletions.flush();
@@ -232,7 +226,7 @@ test("deleteTimeline: what the timeline names stays while it may come back, whoe
   await deletion;
   await eventually("its layers are gone", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
-    return layers().length === 0 || undefined;
+    return layers().length === 0;
   });
 });
 
@@ -256,8 +250,9 @@ test("deleteTimeline: where the process ends before it hears that the store has 
     .tenant(fixture.tenantId)
     .deleteTimeline(timelineId)
     .catch(() => undefined);
-  await eventually("the store has it", async () =>
-    (await readObject(store, key)).length === before.length ? undefined : true,
+  await eventually(
+    "the store has it",
+    async () => (await readObject(store, key)).length !== before.length,
   );
   await fixture.close();
   isAnswered = true;
@@ -266,7 +261,7 @@ test("deleteTimeline: where the process ends before it hears that the store has 
   assert.throws(() => tenant.timeline(timelineId), { kind: "not-found" });
   await eventually("its objects are gone", async () => {
     await fixture.manager.resources.remote!.deletions.flush();
-    return !store.keys.some((one) => one.includes(timelineId)) || undefined;
+    return !store.keys.some((one) => one.includes(timelineId));
   });
 });
 
@@ -287,7 +282,7 @@ test("close: a deletion that the store has not answered puts nothing afterwards"
   isAway = true;
   const deletion = fixture.manager.tenant(fixture.tenantId).deleteTimeline(timelineId);
   const rejected = assert.rejects(deletion, { kind: "unavailable" });
-  await eventually("it is put", async () => tries > 0 || undefined);
+  await eventually("it is put", () => tries > 0);
   try {
     await fixture.close();
     const before = tries;
@@ -304,10 +299,7 @@ test("detachFromAncestor: the ancestor keeps the branch point until the store kn
   const store = new SlowIndexStore();
   await using first = await StorageFixture.create({ store });
   const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
-  const branch = await first.manager.tenant(first.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  const branch = await first.createBranch(root);
   store.gate = Promise.withResolvers();
   await branch.detachFromAncestor();
   assert.equal(branch.ancestor, undefined);
@@ -371,10 +363,7 @@ test("detachFromAncestor: a pageserver that was replaced does not let go of what
   const store = new SlowIndexStore();
   await using first = await StorageFixture.create({ store });
   const root = await first.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
-  const branch = await first.manager.tenant(first.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  const branch = await first.createBranch(root);
   await using second = await StorageFixture.attach(first.tenantId, { store });
   assert.notEqual(second.manager.timeline(first.tenantId, branch.timelineId).ancestor, undefined);
   await branch.detachFromAncestor();
@@ -421,7 +410,7 @@ test("detachFromAncestor: after a restart the ancestor still keeps the branch po
   assert.deepEqual(held(), []);
   // The index still says so; but the store has it.
   await fixture.reopen();
-  await eventually("it is seen", async () => held().length === 0 || undefined);
+  await eventually("it is seen", () => held().length === 0);
 });
 
 test("load: a deletion that ends between the listing and the reading leaves nothing damaged", async () => {
@@ -449,13 +438,7 @@ test("a pageserver that was replaced: nothing it says counts, and what it wrote 
   await root.checkpoint();
   await assert.rejects(root.makeDurable(), { kind: "fenced" });
   assert.equal(root.remoteConsistentLsn, shared);
-  await assert.rejects(
-    first.manager.tenant(first.tenantId).createBranch({
-      timelineId: generateTimelineId(),
-      ancestorTimelineId: root.timelineId,
-    }),
-    { kind: "fenced" },
-  );
+  await assert.rejects(first.createBranch(root), { kind: "fenced" });
   await there.prepareIngest();
   const real = await flushed(there, 1, 3);
   await first.close();
@@ -547,7 +530,7 @@ test("a layer goes from the store only when no index there names it", async () =
   allow();
   await eventually("they are gone", async () => {
     await deletions.flush();
-    return inStore().length === 0 || undefined;
+    return inStore().length === 0;
   });
 });
 
@@ -620,7 +603,7 @@ test("eviction: a layer that is being put stays, also once another index says th
   }
   await eventually("all is in the store", async () => {
     store.openAll();
-    return underWay.every(mayEvict) || undefined;
+    return underWay.every(mayEvict);
   });
   store.isOpen = true;
   store.openAll();
@@ -653,7 +636,7 @@ test("scrub: what a crash left goes, what the store lost comes back, the rest st
   assert.ok(store.keys.includes(orphan) && !store.keys.includes(layer));
   const fixed = await tenant().scrub({ fix: true, minAgeMs: 0 });
   assert.deepEqual([fixed.putAgain, fixed.report.deleted], [[layer], [orphan]]);
-  await eventually("the layer is there again", async () => store.keys.includes(layer) || undefined);
+  await eventually("the layer is there again", () => store.keys.includes(layer));
   await using second = await StorageFixture.attach(fixture.tenantId, { store });
   assert.equal(await read(second.manager.timeline(fixture.tenantId, root.timelineId), 1, lsn), 2);
 });
@@ -723,7 +706,7 @@ test("a page of a large layer costs a part of it, much reading brings the layer"
     some,
     [3, 1100, 400, 5, 900].map((index) => values[index]!.value),
   );
-  await eventually("the layer is here", async () => layer!.isResident || undefined);
+  await eventually("the layer is here", () => layer!.isResident);
   assert.deepEqual(again.readPage(REL, 100, FIXTURE_START_LSN), values[100]!.value);
 });
 
@@ -741,7 +724,7 @@ test("ScrubLoop: orphans go by themselves, and are counted in the log", async ()
     { periodMs: 5, minAgeMs: 0 },
     createLogger("test", "silent"),
   );
-  await eventually("the orphan is gone", async () => !store.keys.includes(orphan) || undefined);
+  await eventually("the orphan is gone", () => !store.keys.includes(orphan));
   assert.ok(store.keys.includes(layer));
   await loop.close();
 });

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { nowMs, sleep } from "../../base/clock.ts";
-import { generateTimelineId } from "../../base/ids.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
@@ -55,11 +54,7 @@ test("LayerUpkeep: history goes, what branches and leases read stays, files too"
   await using fixture = await StorageFixture.create(SMALL);
   const timeline = await fixture.createRoot();
   const branchLsn = await writeLayers(timeline, 5);
-  const tenant = fixture.manager.tenant(fixture.tenantId);
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-  });
+  const branch = await fixture.createBranch(timeline);
   const leased = await writeLayers(timeline, 5);
   timeline.grantLease(leased, 60_000);
   const lsn = await writeLayers(timeline, 5);
@@ -97,10 +92,7 @@ test("LayerUpkeep: a branch's lease in its ancestor's history holds there after 
   const timeline = await fixture.createRoot();
   const leased = await writeLayers(timeline, 5);
   await writeLayers(timeline, 5);
-  const branch = await fixture.manager.tenant(fixture.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-  });
+  const branch = await fixture.createBranch(timeline);
   await writeLayers(timeline, 5);
   // Its index is written, the ancestor's is not.
   await branch.promiseLease(leased, 60_000);
@@ -121,14 +113,8 @@ test("LayerUpkeep: a lease that only the ancestor knows of holds on a branch tha
   const timeline = await fixture.createRoot();
   const leased = await writeLayers(timeline, 5);
   await writeLayers(timeline, 5);
-  const tenant = fixture.manager.tenant(fixture.tenantId);
-  const branchOf = (ancestor: Timeline) =>
-    tenant.createBranch({
-      timelineId: generateTimelineId(),
-      ancestorTimelineId: ancestor.timelineId,
-    });
-  const branch = await branchOf(timeline);
-  const leaf = await branchOf(branch);
+  const branch = await fixture.createBranch(timeline);
+  const leaf = await fixture.createBranch(branch);
   // As after a loss of the disk: it was asked of the leaf, whose index had not come to the store.
   await timeline.promiseLease(leased, 60_000);
   await writeLayers(timeline, 5);
@@ -181,11 +167,7 @@ test("collectNow: a dry run says what the collection then does, on a root and on
   await using fixture = await StorageFixture.create({ levelAfterLayers: 1000 });
   const timeline = await fixture.createRoot();
   await writeLayers(timeline, 5);
-  const tenant = fixture.manager.tenant(fixture.tenantId);
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-  });
+  const branch = await fixture.createBranch(timeline);
   await writeLayers(branch, 4);
   const leased = await writeLayers(timeline, 4);
   timeline.grantLease(leased, 60_000);
@@ -246,10 +228,7 @@ test("collectNow: what another timeline reads by name is removed here, and frees
   const timeline = await fixture.createRoot();
   await writeLayers(timeline, 5);
   const tenant = fixture.manager.tenant(fixture.tenantId);
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-  });
+  const branch = await fixture.createBranch(timeline);
   await branch.detachFromAncestor();
   const own = timeline.layers.length;
   await writeLayers(timeline, 5);
@@ -395,16 +374,11 @@ test("an LSN below the cutoff: the error names the oldest one and its time", asy
   }
   await timeline.checkpoint();
   await timeline.advanceGcCutoff(lsn);
-  const tenant = fixture.manager.tenant(fixture.tenantId);
   const old = toLsn(lsn - 8);
   const message = /is below 1\/[0-9A-F]+, the oldest LSN kept, of 2000-01-01T00:00:03.000000Z$/;
   assert.throws(() => timeline.readPage(REL, 0, old), { code: "lsn-too-old", message });
   assert.throws(() => timeline.grantLease(old, 1000), { code: "lsn-too-old", message });
-  const branch = tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-    ancestorLsn: old,
-  });
+  const branch = fixture.createBranch(timeline, old);
   await assert.rejects(branch, { code: "branch-lsn-too-old", message });
 });
 
@@ -418,11 +392,7 @@ test("advanceGcCutoff: at a place where no record ends a branch can be made all 
   await timeline.checkpoint();
   await timeline.advanceGcCutoff(inHeader);
   assert.equal(timeline.gcCutoffLsn, toLsn(0x1_0000_2000));
-  await fixture.manager.tenant(fixture.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-    ancestorLsn: inHeader,
-  });
+  await fixture.createBranch(timeline, inHeader);
 });
 
 test("collectionCutoff: by age, by bytes where there is no PITR interval, never back", async () => {

@@ -116,10 +116,7 @@ test("deleteTimeline: branches of it stay as they are; gone after, also after a 
   const tenant = fixture.manager.tenant(fixture.tenantId);
   const root = await fixture.createRoot();
   putRecord(root, REL, 0, PAGE);
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: root.timelineId,
-  });
+  const branch = await fixture.createBranch(root);
   const start = branch.startLsn;
   await tenant.deleteTimeline(root.timelineId);
   await assert.rejects(tenant.deleteTimeline(root.timelineId), { kind: "not-found" });
@@ -152,13 +149,9 @@ test("load: unfinished creations and deletions are cleared", async () => {
 
 test("load: a damaged index breaks its timeline and its branches, no other", async () => {
   await using fixture = await StorageFixture.create();
-  const tenant = fixture.manager.tenant(fixture.tenantId);
   const broken = await fixture.createRoot();
   const whole = await fixture.createRoot();
-  const branch = await tenant.createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: broken.timelineId,
-  });
+  const branch = await fixture.createBranch(broken);
   const path = join(fixture.timelinesDirectory, broken.timelineId, "index_part.json");
   const intact = readFileSync(path, "utf8");
   for (const damaged of [intact.replace("1/1000", "1/1008"), intact.slice(0, 99), "", "[]"]) {

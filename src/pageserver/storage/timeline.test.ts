@@ -96,11 +96,7 @@ test("dataChecksums: kept by a branch and over a restart; then VISIBLE stamps th
     root.advance(lsn, toLsn(0));
     const stamp = (timeline: Timeline) => pageLsn(view(timeline.readPage(REL, 0, lsn)!));
     assert.equal(stamp(root), dataChecksums ? lsn : 0);
-    const tenant = fixture.manager.tenant(fixture.tenantId);
-    const branch = await tenant.createBranch({
-      timelineId: generateTimelineId(),
-      ancestorTimelineId: root.timelineId,
-    });
+    const branch = await fixture.createBranch(root);
     await root.checkpoint();
     await fixture.reopen();
     for (const { timelineId } of [root, branch]) {
@@ -289,10 +285,7 @@ test("flush: readers of a branch see the ancestor's versions move from memory to
   await using fixture = await StorageFixture.create();
   const timeline = await fixture.createRoot([{ prefix: REL, index: 0, value: page(1) }]);
   const lsn = putRecord(timeline, REL, 0, page(2));
-  const branch = await fixture.manager.tenant(fixture.tenantId).createBranch({
-    timelineId: generateTimelineId(),
-    ancestorTimelineId: timeline.timelineId,
-  });
+  const branch = await fixture.createBranch(timeline);
   putRecord(timeline, REL, 0, page(3));
   const later = toLsn(lsn + 100);
   assert.deepEqual(branch.readPage(REL, 0, later), page(2));
@@ -308,15 +301,9 @@ test("flush: many timelines that each hold little go to disk, the largest first,
   const maxOpenLayerBytes = 10 * PAGE_SIZE;
   await using fixture = await StorageFixture.create({ maxOpenLayerBytes });
   const root = await fixture.createRoot();
-  const tenant = fixture.manager.tenant(fixture.tenantId);
   const timelines: Timeline[] = [];
   for (let i = 0; i < 8; i++) {
-    timelines.push(
-      await tenant.createBranch({
-        timelineId: generateTimelineId(),
-        ancestorTimelineId: root.timelineId,
-      }),
-    );
+    timelines.push(await fixture.createBranch(root));
   }
   for (let round = 0; round < 12; round++) {
     for (const [at, timeline] of timelines.entries()) {

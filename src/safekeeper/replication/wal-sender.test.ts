@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SafekeeperCluster, START, until } from "../../../testing/safekeeper-cluster.ts";
+import { eventually } from "../../../testing/eventually.ts";
+import { SafekeeperCluster, START } from "../../../testing/safekeeper-cluster.ts";
 import { REAL_CLOCK, replaceClock } from "../../base/clock.ts";
 import { openReplication } from "../client.ts";
 import { WalSender } from "./wal-sender.ts";
@@ -34,24 +35,24 @@ test("WalSender: a standby that falls silent is asked, then cut off, and holds n
     xmin: (3n << 32n) | 700n,
     catalogXmin: 0n,
   });
-  await until("feedback", () => xmin() === ((3n << 32n) | 700n));
+  await eventually("feedback", () => xmin() === ((3n << 32n) | 700n));
   assert.deepEqual(standby.seen, { asked: false, closed: false });
   offsetMs = 31_000;
-  await until("question", () => standby.seen.asked);
+  await eventually("question", () => standby.seen.asked);
   const position = { writeLsn: START, flushLsn: START, applyLsn: START, timeMs: 0 };
   standby.stream.sendStandbyStatus(position);
   const consumers = () => cluster.timeline(0).consumers.size;
-  await until("answer", () =>
+  await eventually("answer", () =>
     [...cluster.timeline(0).consumers].some(
       (consumer) => consumer instanceof WalSender && consumer.standbyStatus !== undefined,
     ),
   );
   offsetMs = 62_000;
   standby.seen.asked = false;
-  await until("another question", () => standby.seen.asked);
+  await eventually("another question", () => standby.seen.asked);
   assert.deepEqual([consumers(), standby.seen.closed], [2, false]);
   offsetMs = 130_000;
-  await until("end", () => standby.seen.closed && consumers() === 1);
+  await eventually("end", () => standby.seen.closed && consumers() === 1);
   assert.equal(xmin(), 0n);
   assert.deepEqual(other.seen, { asked: false, closed: false });
   other.stream.close();

@@ -13,6 +13,7 @@ import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { eventually } from "../../../testing/eventually.ts";
 import {
   commit,
   type Leader,
@@ -20,7 +21,6 @@ import {
   SafekeeperCluster,
   SEGMENT,
   START,
-  until,
   wholeWal,
 } from "../../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../../testing/wal-builder.ts";
@@ -57,7 +57,7 @@ async function threeWithWal(t: TestContext) {
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
-  await until("commit LSN", () =>
+  await eventually("commit LSN", () =>
     [0, 1, 2].every((i) => cluster.state(i).commitLsn === wal.endLsn),
   );
   return { cluster, wal, leader };
@@ -89,7 +89,7 @@ async function loseDisk(cluster: SafekeeperCluster, index: number): Promise<void
 
 async function goesOn(cluster: SafekeeperCluster, leader: Leader, wal: WalBuilder, index: number) {
   await commit(leader, wal, [5000]);
-  await until("catch-up", () => cluster.state(index).commitLsn === wal.endLsn);
+  await eventually("catch-up", () => cluster.state(index).commitLsn === wal.endLsn);
   assert.ok((await readWal(cluster, index, START, wal.endLsn)).equals(wholeWal(wal)));
 }
 
@@ -364,7 +364,7 @@ test("digest, copy, checkpoint, debug dump: over local WAL and WAL that only the
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [...BULK, 100, 200, 300]);
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   const sha256 = (from: Lsn, to: Lsn) =>
     createHash("sha256").update(wal.read(from, to)).digest("hex");
   const http = cluster.http(0);
@@ -374,7 +374,7 @@ test("digest, copy, checkpoint, debug dump: over local WAL and WAL that only the
     sha256(START, wal.endLsn),
   );
   leader.driver.close();
-  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  await eventually("eviction", () => cluster.timeline(0).placement.evicted);
   assert.equal(await http.digest(tenantId, timelineId, START, middle), sha256(START, middle));
   for (const [from, to] of [
     [middle, START],
@@ -401,7 +401,7 @@ test("digest, copy, checkpoint, debug dump: over local WAL and WAL that only the
       code: "timeline-exists",
     });
     assert.deepEqual(await http.deleteTimeline(tenantId, target), { dir_existed: true });
-    await until("objects", () => !store.keys.some((key) => key.includes(target)));
+    await eventually("objects", () => !store.keys.some((key) => key.includes(target)));
   }
   for (const until_lsn of [
     formatLsn((middle + 8) as Lsn),
@@ -437,10 +437,10 @@ test("snapshot: of the record in the middle of which it begins, the half that is
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [700_000, 500_000, 100]);
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   leader.driver.close();
   const timeline = cluster.timeline(0);
-  await until("eviction", () => timeline.placement.evicted);
+  await eventually("eviction", () => timeline.placement.evicted);
   t.after(timeline.hold());
   const readAll = async () => {
     for await (const _ of snapshot(timeline)) {
@@ -465,7 +465,7 @@ test("delete: objects go with the timeline, over a restart too; only_local and e
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
-  await until("upload", () => store.keys.length === 2);
+  await eventually("upload", () => store.keys.length === 2);
   leader.driver.close();
   const http = cluster.http(0);
   const exclude = async (generation: number, ids: number[]) => {
@@ -490,7 +490,7 @@ test("delete: objects go with the timeline, over a restart too; only_local and e
   await cluster.stopNode(0);
   assert.equal(store.keys.length, 2, "stopped before it began");
   await cluster.startNode(0);
-  await until("objects", () => store.keys.length === 0);
-  await until("directory", () => readdirSync(join(cluster.workdir(0), tenantId)).length === 0);
+  await eventually("objects", () => store.keys.length === 0);
+  await eventually("directory", () => readdirSync(join(cluster.workdir(0), tenantId)).length === 0);
   await http.createTimeline(cluster.createRequest());
 });

@@ -2,13 +2,13 @@ import assert from "node:assert/strict";
 import { closeSync, openSync, readdirSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { eventually } from "../../../testing/eventually.ts";
 import {
   commit,
   readWal,
   SafekeeperCluster,
   SEGMENT,
   START,
-  until,
   wholeWal,
 } from "../../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../../testing/wal-builder.ts";
@@ -40,13 +40,13 @@ async function startBroker(context: TestContext): Promise<string> {
 
 /** A pageserver that has stored WAL up to `lsn` tells so, and goes. */
 async function stored(cluster: SafekeeperCluster, index: number, lsn: Lsn): Promise<void> {
-  await until("commit LSN", () => cluster.state(index).commitLsn >= lsn);
+  await eventually("commit LSN", () => cluster.state(index).commitLsn >= lsn);
   const stream = await openReplication(
     { ...cluster.address(index), startLsn: cluster.state(index).commitLsn },
     { onWal() {}, onClose() {} },
   );
   stream.sendPageserverFeedback({ ...NO_PAGESERVER_FEEDBACK, remoteConsistentLsn: lsn });
-  await until("feedback", () => cluster.state(index).remoteConsistentLsn >= lsn);
+  await eventually("feedback", () => cluster.state(index).remoteConsistentLsn >= lsn);
   stream.close();
 }
 
@@ -75,10 +75,12 @@ test("backup: one safekeeper uploads each segment, all learn of it, local WAL go
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   const nodes = [0, 1, 2];
-  await until("peers", () => nodes.every((i) => cluster.timeline(i).peers.size === 2));
+  await eventually("peers", () => nodes.every((i) => cluster.timeline(i).peers.size === 2));
   await commit(leader, wal, BULK);
   const end = segmentStart(wal.endLsn, SEGMENT);
-  await until("upload", () => nodes.every((i) => cluster.state(i).persistent.backupLsn === end));
+  await eventually("upload", () =>
+    nodes.every((i) => cluster.state(i).persistent.backupLsn === end),
+  );
   await checkSegments(store, wal, end);
   const segments = (end - segmentStart(START, SEGMENT)) / SEGMENT;
   assert.equal(store.keys.length, segments);
@@ -89,7 +91,9 @@ test("backup: one safekeeper uploads each segment, all learn of it, local WAL go
   assert.equal(cluster.timeline(0).localWalStartLsn, START);
   await stored(cluster, 1, wal.endLsn);
   await commit(leader, wal, [40]);
-  await until("removal", () => nodes.every((i) => cluster.timeline(i).localWalStartLsn === end));
+  await eventually("removal", () =>
+    nodes.every((i) => cluster.timeline(i).localWalStartLsn === end),
+  );
   for (const i of nodes) {
     assert.ok((await readWal(cluster, i, START, wal.endLsn)).equals(wholeWal(wal)));
   }
@@ -106,7 +110,7 @@ test("backup: one safekeeper uploads each segment, all learn of it, local WAL go
   const status = await cluster.http(2).timelineStatus(cluster.tenantId, cluster.timelineId);
   assert.equal(status.wal_backup?.state, "idle");
   assert.equal(status.wal_backup?.lag_bytes, wal.endLsn - end);
-  await until("peers", async () => {
+  await eventually("peers", async () => {
     const { peers } = await cluster.http(2).timelineStatus(cluster.tenantId, cluster.timelineId);
     return peers.length === 2;
   });
@@ -122,7 +126,7 @@ test("backup: without the store commits go on and no WAL is removed; errors are 
   await commit(leader, wal, BULK);
   await stored(cluster, 0, wal.endLsn);
   const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
-  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  await eventually("failure", async () => (await status()).wal_backup?.state === "failing");
   assert.match((await status()).wal_backup!.last_error!, /service unavailable/);
   const metrics = await (await fetch(`http://${cluster.httpAddr(0)}/metrics`)).text();
   assert.match(metrics, /safekeeper_backup_errors_total [1-9]/);
@@ -132,11 +136,11 @@ test("backup: without the store commits go on and no WAL is removed; errors are 
   store.down = false;
   store.rates = { error: 0.2, lostReply: 0.2, partialRead: 0.2, delay: 0.5 };
   const end = segmentStart(wal.endLsn, SEGMENT);
-  await until("upload", () => cluster.state(0).persistent.backupLsn === end, 60_000);
+  await eventually("upload", () => cluster.state(0).persistent.backupLsn === end);
   store.rates = {};
   await checkSegments(inner, wal, end);
-  await until("removal", () => cluster.timeline(0).localWalStartLsn === end);
-  await until("no error", async () => (await status()).wal_backup?.last_error === null);
+  await eventually("removal", () => cluster.timeline(0).localWalStartLsn === end);
+  await eventually("no error", async () => (await status()).wal_backup?.last_error === null);
   store.rates = { partialRead: 1 };
   await assert
     .rejects(readWal(cluster, 0, START, wal.endLsn).then((bytes) => assert.equal(bytes.length, 0)))
@@ -154,7 +158,7 @@ test("backup: a damaged segment is not uploaded, another safekeeper's is", async
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   leader.driver.close();
   await cluster.stopNode(0);
   const segno = segmentNumber(START, SEGMENT) + 1;
@@ -164,7 +168,7 @@ test("backup: a damaged segment is not uploaded, another safekeeper's is", async
   closeSync(fd);
   await cluster.startNode(0);
   const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
-  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  await eventually("failure", async () => (await status()).wal_backup?.state === "failing");
   assert.match((await status()).wal_backup!.last_error!, /checksum/);
   assert.equal(cluster.state(0).persistent.backupLsn, (segno * SEGMENT) as Lsn);
   assert.equal(store.keys.length, 1);
@@ -179,7 +183,7 @@ test("backup: an object that differs from the committed WAL is never replaced, n
   const leader = await cluster.lead();
   await commit(leader, wal, BULK);
   const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
-  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  await eventually("failure", async () => (await status()).wal_backup?.state === "failing");
   assert.match((await status()).wal_backup!.last_error!, /other content/);
   assert.equal(Buffer.from(await readObject(store, key)).toString(), "something else");
   assert.equal(cluster.state(0).persistent.backupLsn, START);
@@ -203,7 +207,7 @@ test("backup: a peer's word for an object of another size is not taken", async (
   });
   await commit(await cluster.lead(), wal, BULK);
   const status = () => cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
-  await until("failure", async () => (await status()).wal_backup?.state === "failing");
+  await eventually("failure", async () => (await status()).wal_backup?.state === "failing");
   assert.match((await status()).wal_backup!.last_error!, /has 1048575 bytes/);
   assert.equal(cluster.state(0).persistent.backupLsn, START);
 });
@@ -217,10 +221,12 @@ test("backup: safekeepers that know nothing of each other all upload, and none d
   await commit(await cluster.lead(), wal, BULK);
   const end = segmentStart(wal.endLsn, SEGMENT);
   const nodes = [0, 1, 2];
-  await until("upload", () => nodes.every((i) => cluster.state(i).persistent.backupLsn === end));
+  await eventually("upload", () =>
+    nodes.every((i) => cluster.state(i).persistent.backupLsn === end),
+  );
   await checkSegments(store, wal, end);
   assert.equal(store.keys.length, (end - segmentStart(START, SEGMENT)) / SEGMENT);
-  await until("no failure", async () => {
+  await eventually("no failure", async () => {
     const all = nodes.map((i) =>
       cluster.http(i).timelineStatus(cluster.tenantId, cluster.timelineId),
     );
@@ -246,10 +252,10 @@ test("backup: objects of a release before are found equal, read, and come back t
   }
   const leader = await cluster.lead();
   await commit(leader, wal, []);
-  await until("upload", () => cluster.state(0).persistent.backupLsn === end);
+  await eventually("upload", () => cluster.state(0).persistent.backupLsn === end);
   leader.driver.close();
   await backup.on();
-  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  await eventually("eviction", () => cluster.timeline(0).placement.evicted);
   backup.off();
   await cluster.stopNode(0);
   for (const key of store.keys) {
@@ -267,7 +273,7 @@ test("backup: only what is the timeline's own goes into the store, and no byte o
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   await commit(await cluster.lead(), wal, BULK);
   const end = segmentStart(wal.endLsn, SEGMENT);
-  await until("upload", () => cluster.state(0).persistent.backupLsn === end);
+  await eventually("upload", () => cluster.state(0).persistent.backupLsn === end);
   const stored = cluster.timeline(0).storedWal!;
   const key = stored.segmentKey(segmentNumber(START, SEGMENT));
   const object = await readObject(store, key);
@@ -347,13 +353,13 @@ test("backup: timelines take turns, however much WAL one of them has", async (t)
     const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
     await commit(await cluster.lead(id), wal, i < 2 ? [...BULK, ...BULK] : BULK.slice(0, 4));
     // The first two have begun, and wait for the store; the third one is in line.
-    await until("its turn is asked for", async () => {
+    await eventually("its turn is asked for", async () => {
       const { wal_backup } = await cluster.http(0).timelineStatus(cluster.tenantId, id);
       return wal_backup?.state === "uploading" && store.waiting === Math.min(i + 1, 2);
     });
   }
   store.gate.resolve();
-  await until("uploads", () => store.puts.length >= 13);
+  await eventually("uploads", () => store.puts.length >= 13);
   const turn = store.puts.findIndex((key) => key.includes(`/${ids[2]}/`));
   assert.ok(turn >= 0 && turn < 5, `the third one came after ${turn} others`);
 });
@@ -367,7 +373,7 @@ test("eviction: a store that does not answer keeps no safekeeper from stopping",
   const first = await cluster.lead();
   await commit(first, wal, [100]);
   first.driver.close();
-  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  await eventually("eviction", () => cluster.timeline(0).placement.evicted);
   store.gate = Promise.withResolvers();
   const waking = cluster.timeline(0).wake();
   waking.catch(() => undefined);
@@ -384,7 +390,7 @@ test("backup: the partial segment follows the log, and one only is left, over cr
   const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
   const leader = await cluster.lead();
   await commit(leader, wal, [100, 5000]);
-  await until("partial", () => cluster.timeline(0).partialIsCurrent);
+  await eventually("partial", () => cluster.timeline(0).partialIsCurrent);
   assert.equal(parsed()?.flushLsn, wal.endLsn);
   const object = await readObject(store, partials()[0]!);
   const bytes = Buffer.from(decodeStoredSegment(object, "partial"));
@@ -396,15 +402,15 @@ test("backup: the partial segment follows the log, and one only is left, over cr
   await store.put(foreign, Buffer.from("x"));
   await cluster.stopNode(0);
   await cluster.startNode(0);
-  await until("connection", () => leader.driver.pageserverLsn >= 0);
+  await eventually("connection", () => leader.driver.pageserverLsn >= 0);
   await commit(leader, wal, [100]);
-  await until("newer partial", () => cluster.timeline(0).partialIsCurrent);
-  await until("orphan", () => partials().length === 2);
+  await eventually("newer partial", () => cluster.timeline(0).partialIsCurrent);
+  await eventually("orphan", () => partials().length === 2);
   assert.ok(store.keys.includes(foreign));
   // A whole segment makes it unnecessary; the next one begins.
   await commit(leader, wal, BULK);
-  await until("next partial", () => cluster.timeline(0).partialIsCurrent);
-  await until("one partial", () => partials().filter((key) => key !== foreign).length === 1);
+  await eventually("next partial", () => cluster.timeline(0).partialIsCurrent);
+  await eventually("one partial", () => partials().filter((key) => key !== foreign).length === 1);
   assert.equal(cluster.timeline(0).placement.partial?.segno, segmentNumber(wal.endLsn, SEGMENT));
 });
 
@@ -423,7 +429,7 @@ class EvictionSwitch implements WalBackupSettings {
   async on(): Promise<void> {
     this.#afterMs = 0;
     const from = this.#looks;
-    await until("maintenance", () => this.#looks > from + 10);
+    await eventually("maintenance", () => this.#looks > from + 10);
   }
 
   off(): void {
@@ -442,7 +448,7 @@ test("eviction: an idle timeline leaves the disk, and is back with the first rea
   assert.equal(cluster.timeline(0).placement.evicted, false, "evicted under its proposer");
   first.driver.close();
   const files = () => readdirSync(cluster.timelineDirectory(0)).sort();
-  const evicted = () => until("eviction", () => cluster.timeline(0).placement.evicted);
+  const evicted = () => eventually("eviction", () => cluster.timeline(0).placement.evicted);
   await evicted();
   assert.deepEqual(files(), ["safekeeper.control"]);
   // A restart neither brings it back nor minds that there is no WAL.
@@ -458,7 +464,7 @@ test("eviction: an idle timeline leaves the disk, and is back with the first rea
   const second = await cluster.lead();
   assert.equal(second.startLsn, wal.endLsn);
   await commit(second, wal, [...BULK, 50]);
-  await until("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
+  await eventually("commit LSN", () => cluster.state(0).commitLsn === wal.endLsn);
   second.driver.close();
   await evicted();
   const status = await cluster.http(0).timelineStatus(cluster.tenantId, cluster.timelineId);
@@ -475,7 +481,7 @@ test("eviction: a store that fails keeps the timeline asleep, not wrong", async 
   const first = await cluster.lead();
   await commit(first, wal, [100, 200]);
   first.driver.close();
-  await until("eviction", () => cluster.timeline(0).placement.evicted);
+  await eventually("eviction", () => cluster.timeline(0).placement.evicted);
   store.down = true;
   await assert.rejects(readWal(cluster, 0, START, wal.endLsn), /service unavailable/);
   store.down = false;
@@ -501,13 +507,15 @@ test("removal: a safekeeper that was away gets from the store what the others no
   await commit(first, wal, [100]);
   await cluster.stopNode(2);
   await commit(first, wal, BULK);
-  await until("commit LSN", () => [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn));
+  await eventually("commit LSN", () =>
+    [0, 1].every((i) => cluster.state(i).commitLsn === wal.endLsn),
+  );
   first.driver.close();
-  await until("eviction", () => [0, 1].every((i) => cluster.timeline(i).placement.evicted));
+  await eventually("eviction", () => [0, 1].every((i) => cluster.timeline(i).placement.evicted));
   await cluster.startNode(2);
   const second = await cluster.lead();
   await commit(second, wal, [50]);
-  await until("recovery", () => cluster.state(2).commitLsn === wal.endLsn);
+  await eventually("recovery", () => cluster.state(2).commitLsn === wal.endLsn);
   assert.ok(cluster.timeline(0).localWalStartLsn > START);
   assert.equal(cluster.timeline(2).localWalStartLsn, START);
   assert.ok((await readWal(cluster, 2, START, wal.endLsn)).equals(wholeWal(wal)));
