@@ -2,12 +2,17 @@ import assert from "node:assert/strict";
 import { connect } from "node:http2";
 import { type TestContext, test } from "node:test";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { eventually } from "../../testing/eventually.ts";
 import { generateTenantId, generateTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
-import { BrokerService, SafekeeperTimelineInfoSchema } from "./broker_pb.ts";
+import {
+  BrokerService,
+  SafekeeperTimelineInfoSchema,
+  SubscribeSafekeeperInfoRequestSchema,
+} from "./broker_pb.ts";
 import { BrokerClient, infoFromMessage, type TimelineInfo } from "./client.ts";
 import { BrokerServer } from "./server.ts";
 
@@ -55,8 +60,8 @@ const NONSENSE: readonly Info[] = [
   { ...GOOD, httpConnstr: "\0" },
 ];
 
-async function start(t: TestContext) {
-  const server = new BrokerServer({ logger });
+async function start(t: TestContext, serverLogger = logger) {
+  const server = new BrokerServer({ logger: serverLogger });
   const { port } = await server.listen("127.0.0.1", 0);
   const url = `http://127.0.0.1:${port}`;
   const subscriber = new BrokerClient(url, logger);
@@ -183,4 +188,43 @@ test("broker: a flood is dropped where a subscriber is slow, and nobody else is 
     const { published, delivered, dropped } = server.broker.counts;
     return delivered + dropped === published;
   });
+});
+
+/** Subscribes to all, and reads nothing: what it is sent waits for it, soon in the middle of a write. */
+async function deafSubscriber(port: number) {
+  const session = connect(`http://127.0.0.1:${port}`);
+  const stream = session.request({
+    ":method": "POST",
+    ":path": "/storage_broker.BrokerService/SubscribeSafekeeperInfo",
+    "content-type": "application/grpc",
+  });
+  stream.on("error", () => undefined);
+  session.on("error", () => undefined);
+  const request = create(SubscribeSafekeeperInfoRequestSchema, {
+    subscriptionKey: { case: "all", value: create(EmptySchema) },
+  });
+  const message = toBinary(SubscribeSafekeeperInfoRequestSchema, request);
+  const frame = Buffer.alloc(5);
+  frame.writeUInt32BE(message.length, 1);
+  stream.end(Buffer.concat([frame, message]));
+  return session;
+}
+
+test("broker: that a subscriber goes while it is being sent something is nobody's business", async (t) => {
+  const printed: unknown[] = [];
+  const note = (...words: unknown[]) => void printed.push(words);
+  const noting = Object.assign(createLogger("test", "silent"), { warn: note, error: note });
+  const { server, publish, port } = await start(t, noting);
+  // Where the library prints by itself.
+  t.mock.method(console, "error", note);
+  for (let round = 1; round <= 3; round++) {
+    const session = await deafSubscriber(port);
+    await eventually("subscription", () => server.broker.counts.subscribers === 1);
+    await publish(Array.from({ length: 3000 }, () => GOOD));
+    // More than it takes is under way to it.
+    await eventually("a full window", () => server.broker.counts.delivered > 0);
+    session.destroy();
+    await eventually("its end", () => server.broker.counts.subscribers === 0);
+  }
+  assert.deepEqual(printed, []);
 });

@@ -132,8 +132,13 @@ export class Broker implements ServiceImpl<typeof BrokerService> {
     signal: AbortSignal,
   ): AsyncGenerator<TypedMessage> {
     const subscriber: Subscriber = { timeline, types, queue: [], wake: undefined };
-    const wake = () => subscriber.wake?.();
-    signal.addEventListener("abort", wake);
+    // At once: one that has gone while a message was on its way to it is never asked for the next.
+    const gone = () => {
+      this.#subscribers.delete(subscriber);
+      subscriber.queue.length = 0;
+      subscriber.wake?.();
+    };
+    signal.addEventListener("abort", gone);
     this.#subscribers.add(subscriber);
     try {
       while (!signal.aborted) {
@@ -150,7 +155,7 @@ export class Broker implements ServiceImpl<typeof BrokerService> {
       }
     } finally {
       this.#subscribers.delete(subscriber);
-      signal.removeEventListener("abort", wake);
+      signal.removeEventListener("abort", gone);
     }
   }
 }

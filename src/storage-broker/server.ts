@@ -2,7 +2,6 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Http2Server, createServer as http2Server, type ServerHttp2Session } from "node:http2";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Gauge, Registry } from "prom-client";
 import { requireScope, type TokenVerifier } from "../base/auth/service-token.ts";
 import { setTimer } from "../base/clock.ts";
@@ -14,6 +13,7 @@ import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
 import { Broker, MAX_MESSAGE_BYTES } from "./broker.ts";
 import { BrokerService } from "./broker_pb.ts";
+import { grpcHandler } from "./grpc-handler.ts";
 
 /** What an HTTP/2 connection begins with (RFC 9113, 3.4); HTTP/1.1 never does. */
 const HTTP2_PREFACE = "PRI * HTTP/2.0";
@@ -70,7 +70,11 @@ export class BrokerServer {
       // One port for both, as Neon's.
       otherProtocol: {
         preface: HTTP2_PREFACE,
-        serve: (socket) => this.#http2.emit("connection", socket),
+        serve: (socket) => {
+          // Ports of HTTP let the other side close its half. Nobody who does that here waits for anything.
+          socket.once("end", () => socket.destroy());
+          this.#http2.emit("connection", socket);
+        },
       },
     });
     this.#http1 = http1;
@@ -87,13 +91,8 @@ export class BrokerServer {
 
   /** RPCs go to the broker, everything else to the routes. */
   #serveHttp2({ dispatcher }: HttpServer): void {
-    const grpc = connectNodeAdapter({
-      routes: (router) => router.service(BrokerService, this.broker),
-      connect: false,
-      grpcWeb: false,
-      readMaxBytes: MAX_MESSAGE_BYTES,
-    });
-    const { callers } = this.#options;
+    const { callers, logger } = this.#options;
+    const grpc = grpcHandler(this.broker, { maxMessageBytes: MAX_MESSAGE_BYTES, logger });
     const authorize =
       callers === undefined
         ? undefined

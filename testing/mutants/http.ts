@@ -106,5 +106,21 @@ export const HTTP_MUTANTS: MutantPart = {
       test: SERVER_TEST,
       name: "HttpServer: authorize sees the scope before anything is done",
     },
+    {
+      rule: "that a subscriber of the broker goes is told of as a failure",
+      file: "src/storage-broker/grpc-handler.ts",
+      search: "if (stream.destroyed || stream.aborted) {",
+      replace: 'if (rpc === "") {',
+      test: "src/storage-broker/broker.test.ts",
+      name: "broker: that a subscriber goes while it is being sent something",
+    },
+    {
+      rule: "who has ended his connection to the broker stays a subscriber",
+      file: "src/storage-broker/server.ts",
+      search: 'socket.once("end", () => socket.destroy());',
+      replace: "",
+      test: "src/storage-broker/broker.test.ts",
+      name: "broker: that a subscriber goes while it is being sent something",
+    },
   ],
 };
