@@ -7,6 +7,7 @@ import { identifyBy, TokenVerifier } from "./auth/service-token.ts";
 import { errorMessage, StorageError } from "./errors.ts";
 import { FileLock, lockHolder } from "./file-lock.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { boundOwnLog } from "./logs/log-rotation.ts";
 import { isLoopback } from "./network/addresses.ts";
 import { checkListenAddress } from "./network/listen-address.ts";
 import { hostOf, trustServices } from "./network/service-tls.ts";
@@ -229,6 +230,7 @@ class DaemonProcess {
     this.#daemon = daemon;
     const pidFile = this.#pidFile!;
     writeFileSync(pidFile, `${process.pid}\n`);
+    boundOwnLog(this.logger);
     if (daemon.run === undefined) {
       return;
     }

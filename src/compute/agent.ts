@@ -7,8 +7,9 @@ import { setIdleTimer, sleep } from "../base/clock.ts";
 import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { boundLogs } from "../base/logs/log-rotation.ts";
 import { requireFree } from "../base/network/ports.ts";
-import { parseEndpointSpec } from "./api.ts";
+import { POSTGRES_LOG_NAME, parseEndpointSpec } from "./api.ts";
 import { HttpListener } from "./http-listener.ts";
 import { Supervisor } from "./supervisor.ts";
 
@@ -41,6 +42,7 @@ export async function startAgent(options: {
   const listener = new HttpListener(supervisor, logger, { callers });
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setIdleTimer(listen, LISTEN_DELAY_MS);
+  boundLogs([join(workdir, POSTGRES_LOG_NAME)], logger);
   logger.info(
     { endpoint: spec.endpointId, httpPort: spec.internalHttpPort, pgPort: spec.pgPort },
     "compute agent has started",

@@ -209,7 +209,8 @@ function tailOf(path: string, from: number): string {
     return "";
   }
   const size = statSync(path).size;
-  const start = Math.max(from, size - TAIL_BYTES);
+  // A log that is shorter than before has begun anew.
+  const start = Math.max(from > size ? 0 : from, size - TAIL_BYTES);
   const bytes = Buffer.alloc(Math.max(0, size - start));
   const fd = openSync(path, "r");
   try {

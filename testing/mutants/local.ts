@@ -12,6 +12,8 @@ const PROGRAM_FILES = "src/base/program-files.mjs";
 const BUNDLES_TEST = "test/daemons/bundles.test.ts";
 const WARM_AGENTS = "src/local/agents/warm-agents.ts";
 const WARM_AGENTS_TEST = "src/local/agents/warm-agents.test.ts";
+const LOG_ENTRIES_TEST = "src/local/logs/log-entries.test.ts";
+const ROTATION_TEST = "src/base/logs/log-rotation.test.ts";
 
 export const LOCAL_MUTANTS: MutantPart = {
   part: "local",
@@ -290,6 +292,62 @@ export const LOCAL_MUTANTS: MutantPart = {
       replace: "daemon.addresses",
       test: "test/control-plane/warm-agents.test.ts",
       name: "kill -9 of an agent that was warm: its Postgres, which still has the port, goes with it, and nothing is lost",
+    },
+    {
+      rule: "a password behind a comment is shown",
+      file: "src/local/logs/passwords.ts",
+      search: "      comments.get(at) ??\n",
+      replace: "",
+      test: LOG_ENTRIES_TEST,
+      name: "LogParser: passwords in statements",
+    },
+    {
+      rule: "the rest of a password that goes on behind a line's end is shown",
+      file: "src/local/logs/passwords.ts",
+      search: 'if (text[from] !== "\'") {',
+      replace: 'if (text[from] !== "\'" || at > 0) {',
+      test: LOG_ENTRIES_TEST,
+      name: "LogParser: passwords in statements",
+    },
+    {
+      rule: "a comment ends with the first that ends in it",
+      file: "src/local/logs/passwords.ts",
+      search: "const begin = open.pop();",
+      replace: "const begin = open.shift();",
+      test: LOG_ENTRIES_TEST,
+      name: "LogParser: passwords in statements",
+    },
+    {
+      rule: "a log grows for ever",
+      file: "src/base/logs/log-rotation.ts",
+      search: "status.size <= maxBytes",
+      replace: "status.size >= 0",
+      test: ROTATION_TEST,
+      name: "boundLog: one that is too long begins anew",
+    },
+    {
+      rule: "all of a log is kept for ever",
+      file: "src/base/logs/log-rotation.ts",
+      search: "return number < KEPT ?",
+      replace: "return number < 9 ?",
+      test: ROTATION_TEST,
+      name: "boundLog: one that is too long begins anew",
+    },
+    {
+      rule: "a log that is put away loses its end",
+      file: "src/base/logs/log-rotation.ts",
+      search: "at < fstatSync(log).size",
+      replace: "at < 0",
+      test: ROTATION_TEST,
+      name: "boundLog: what comes while it is being put away",
+    },
+    {
+      rule: "a log that has begun anew hides what was before",
+      file: "src/local/logs/log-file.ts",
+      search: "if (!tail.isAll || tail.entries.length >= count || older === undefined) {",
+      replace: "if (older !== path) {",
+      test: "src/local/logs/log-file.test.ts",
+      name: "readLogTail, readLogText: a log that has begun anew",
     },
   ],
 };

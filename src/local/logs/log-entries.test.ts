@@ -85,6 +85,15 @@ test("LogParser: passwords in statements, strings of connections, tokens are tak
     "alter role a password 'it''s hunter2'",
     "alter role a password $q$ hunter2 $q$ nologin",
     "CREATE ROLE a PASSWORD 'hunter2",
+    "alter role a password /*x*/ 'hunter2'",
+    "alter role a password/* a /* b */ 'c' */'hunter2' nologin",
+    "alter role a password -- it's new\n\t'hunter2'",
+    "alter role a password/**/--\n\t--\n\t/***/ E'\\x' 'hunter2'",
+    "alter role a password'hunter2'",
+    "alter role a password U&'hunter2\\0061'",
+    "alter role a password 'x'\n\t'hunter2'",
+    "alter role a password 'x' -- and on\n\t  'hunter2' valid until 'infinity'",
+    "select '*/ /*'; alter role a password /* '/* */ */ 'hunter2'",
     "create subscription s connection 'host=h password=hunter2 user=u' publication p",
     "select dblink('password = ''hunter2'' host=h')",
     "select 'postgresql://u:hunter2@h/d'",
@@ -97,6 +106,9 @@ test("LogParser: passwords in statements, strings of connections, tokens are tak
     assert.doesNotMatch(entry!.text, /hunter2|89abcdef/, statement);
     assert.match(entry!.text, /\*\*\*/, statement);
   }
+  const said = "alter role a password /*x*/ 'hunter2' /* password */ valid until 'infinity'";
+  const [shown] = parse("postgres", `${AT} STATEMENT:  ${said}\n`);
+  assert.ok(shown!.text.endsWith(said.replace("hunter2", "***")), shown!.text);
   const [plain] = parse("postgres", `${AT} LOG:  password authentication failed for user "x"\n`);
   assert.equal(plain!.text, '[7] LOG:  password authentication failed for user "x"');
 });
@@ -109,6 +121,11 @@ test("LogParser: what looks like very many passwords takes little time", () => {
     "a://b:",
     "eyJ-",
     "password $$",
+    "password/*",
+    "password/**/",
+    "password*/",
+    "password--",
+    "password=\\n",
     "\\'",
   ]) {
     const beganMs = monotonicMs();

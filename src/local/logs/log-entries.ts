@@ -3,6 +3,8 @@
 // Input is hostile: users write into Postgres's log what they like. A line is cut, what is no UTF-8 and what steers a
 // terminal or turns the direction of text is shown as a sign, and passwords in statements are taken out.
 
+import { HIDDEN, withoutPasswords } from "./passwords.ts";
+
 export const LOG_SOURCES = ["compute", "postgres"] as const;
 /** `compute`: JSON lines of the agent; `postgres`: as Postgres writes it. */
 export type LogSource = (typeof LOG_SOURCES)[number];
@@ -198,15 +200,8 @@ function agentText(line: string): string {
   return [`${msg}`, ...words].join(" ");
 }
 
-const HIDDEN = "***";
-
 /** Each in time that grows with the length of the text, whatever it is. */
 const SECRETS: readonly (readonly [RegExp, string])[] = [
-  // PASSWORD 'x' and password='x', with what stands in $$ or has no end because it was cut.
-  [
-    /(\bpassword(?:\s*=\s*|\s+))(?:[EeNn]?'+(?:[^'\\]|''|\\[\s\S])*(?:'|\\?$)|\$(\w{0,63})\$[\s\S]*?(?:\$\2\$|$))/gi,
-    `$1'${HIDDEN}'`,
-  ],
   // Of a connection string.
   [/(\bpassword\s*=\s*)[^\s'"]+/gi, `$1${HIDDEN}`],
   [/(\b[a-z][a-z0-9+.-]{0,20}:\/\/[^\s:@/'"]{0,200}:)[^\s@/'"]{1,500}(?=@)/gi, `$1${HIDDEN}`],
@@ -218,7 +213,10 @@ const SECRETS: readonly (readonly [RegExp, string])[] = [
 ];
 
 function withoutSecrets(text: string): string {
-  return SECRETS.reduce((rest, [pattern, shown]) => rest.replace(pattern, shown), text);
+  return SECRETS.reduce(
+    (rest, [pattern, shown]) => rest.replace(pattern, shown),
+    withoutPasswords(text),
+  );
 }
 
 /** Control characters become pictures of themselves; what turns the direction of text, its number. */

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import {
   appendFileSync,
   mkdtempSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -99,4 +100,26 @@ test("readLogText: all of the end as it is, without secrets", async () => {
     `${AT} LOG:  one\n${AT} ERROR:  a\n\talter role x password '***'\n${AT} LOG:  three\n`,
   );
   assert.equal(await read(60), `${AT} LOG:  three\n`);
+});
+
+test("readLogTail, readLogText: a log that has begun anew goes on from what was put away", async () => {
+  using world = new LogWorld();
+  world.write("LOG:  one", "ERROR:  two", "LOG:  three");
+  renameSync(world.path, `${world.path}.2`);
+  world.write("LOG:  four", "LOG:  five");
+  renameSync(world.path, `${world.path}.1`);
+  world.write("LOG:  six");
+  const { entries, isAll, follower } = await readLogTail(world.path, ALL, 4);
+  assert.deepEqual(texts(entries), ["three", "four", "five", "six"]);
+  assert.equal(isAll, false);
+  world.write("LOG:  seven");
+  assert.deepEqual(texts(await follower.poll()), ["seven"]);
+  const errors = await readLogTail(world.path, { ...ALL, level: "error" }, 4);
+  assert.deepEqual(texts(errors.entries), ["two"]);
+  assert.equal(errors.isAll, true);
+  let text = "";
+  for await (const bytes of readLogText(world.path, "postgres", 140)) {
+    text += Buffer.from(bytes).toString();
+  }
+  assert.equal(text, `${AT} LOG:  five\n${AT} LOG:  six\n${AT} LOG:  seven\n`);
 });

@@ -3,6 +3,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { errnoCode } from "../../base/errors.ts";
+import { olderLog } from "../../base/logs/log-rotation.ts";
 import {
   isOfLevel,
   type LogEntry,
@@ -42,12 +43,25 @@ export interface LogTail {
   readonly follower: LogFollower;
 }
 
-/** At most `count` entries, none where there is no file yet. Rejects with what the file system says. */
+/**
+ * At most `count` entries, none where there is no file yet; also of what was put away, where the log has begun anew. Rejects
+ * with what the file system says.
+ */
 export async function readLogTail(
   path: string,
   choice: LogChoice,
   count: number,
 ): Promise<LogTail> {
+  const tail = await readTailOf(path, choice, count);
+  const older = olderLog(path);
+  if (!tail.isAll || tail.entries.length >= count || older === undefined) {
+    return tail;
+  }
+  const { entries, isAll } = await readLogTail(older, choice, count - tail.entries.length);
+  return { ...tail, entries: entries.concat(tail.entries), isAll };
+}
+
+async function readTailOf(path: string, choice: LogChoice, count: number): Promise<LogTail> {
   const file = await openLog(path);
   if (file === undefined) {
     return { entries: [], isAll: true, follower: new LogFollower(path, choice, undefined) };
@@ -99,7 +113,7 @@ async function readEntries(
   return { entries, isAll, offset };
 }
 
-/** All entries of the last `maxBytes` bytes of a log, as text, in pieces. */
+/** All entries of the last `maxBytes` bytes of a log, with what of it was put away, as text, in pieces. */
 export async function* readLogText(
   path: string,
   source: LogSource,
@@ -112,6 +126,10 @@ export async function* readLogText(
   try {
     const { size } = await file.stat();
     const from = Math.max(0, size - maxBytes);
+    const older = olderLog(path);
+    if (size < maxBytes && older !== undefined) {
+      yield* readLogText(older, source, maxBytes - size);
+    }
     const parser = new LogParser(source, { isRaw: true, isInside: from > 0 });
     const textOf = (entries: readonly LogEntry[]) =>
       Buffer.from(entries.map((entry) => `${lineOf(entry)}\n`).join(""));
