@@ -7,7 +7,7 @@ import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
-import { LOCAL_CACHE } from "../compute/api.ts";
+import { LOCAL_CACHE, PREWARM } from "../compute/api.ts";
 import { resolvePoint } from "../local/branches/point-in-time.ts";
 import {
   branchNames,
@@ -64,6 +64,7 @@ interface EndpointCreateOptions {
   internalHttpPort?: number;
   allowMultiple?: boolean;
   localCache?: string;
+  prewarm?: boolean;
   config?: Record<string, string>;
 }
 
@@ -74,10 +75,29 @@ function localCacheOption(): Option {
   );
 }
 
+function prewarmOption(): Option {
+  return new Option(
+    "--prewarm",
+    "after a start, read again in the background what was in memory at the last stop",
+  );
+}
+
+/** Settings of ours, as far as options name them. */
+function chosenSettings(options: {
+  localCache?: string;
+  prewarm?: boolean;
+}): Record<string, string> {
+  return {
+    ...(options.localCache === undefined ? {} : { [LOCAL_CACHE]: options.localCache }),
+    ...(options.prewarm === undefined ? {} : { [PREWARM]: options.prewarm ? "on" : "off" }),
+  };
+}
+
 interface EndpointStartOptions {
   startTimeout: number;
   allowMultiple?: boolean;
   localCache?: string;
+  prewarm?: boolean;
 }
 
 export function addEndpointCommands(program: Command): void {
@@ -100,6 +120,7 @@ export function addEndpointCommands(program: Command): void {
     .option("--internal-http-port <port>", "of its agent (default: the next free one)", parsePort)
     .option("--allow-multiple", "even if the branch has a primary endpoint already")
     .addOption(localCacheOption())
+    .addOption(prewarmOption())
     .option("-c, --config <key=value>", "a Postgres setting; can be repeated", parseSetting)
     .action((id: string | undefined, options: EndpointCreateOptions) =>
       create(openHome(), id, options),
@@ -110,9 +131,11 @@ export function addEndpointCommands(program: Command): void {
     .addOption(startTimeoutOption("90s"))
     .option("--allow-multiple", "even if another primary runs on the branch")
     .addOption(localCacheOption())
+    .addOption(prewarmOption())
+    .option("--no-prewarm", "from now on not any more")
     .action(async (id: string, options: EndpointStartOptions) => {
       const home = openHome();
-      const found = await setLocalCache(home, id, options.localCache);
+      const found = await changeSettings(home, id, chosenSettings(options));
       await withEndpointLocked(home, id, () =>
         startAndTell(home, found, options.startTimeout, options.allowMultiple === true),
       );
@@ -142,22 +165,22 @@ export function addEndpointCommands(program: Command): void {
   addEndpointLogsCommand(endpoint);
 }
 
-/** Says it to the endpoint's settings, where it is given; how the endpoint is then. */
-async function setLocalCache(
+/** Into the endpoint's settings; how the endpoint is then. */
+async function changeSettings(
   home: StrataHome,
   id: string,
-  size: string | undefined,
+  changes: Readonly<Record<string, string>>,
 ): Promise<Endpoint> {
-  if (size === undefined) {
+  if (Object.keys(changes).length === 0) {
     return findEndpoint(home, id);
   }
   await withHomeLocked(home, async () => {
     const endpoint = findEndpoint(home, id);
-    setEndpointSettings(endpoint, { ...endpoint.spec.settings, [LOCAL_CACHE]: size });
+    setEndpointSettings(endpoint, { ...endpoint.spec.settings, ...changes });
   });
   const endpoint = findEndpoint(home, id);
   if (endpointState(endpoint).state === "running") {
-    notice(`endpoint ${id} runs: the limit counts from its next start on`);
+    notice(`endpoint ${id} runs: what was changed counts from its next start on`);
   }
   return endpoint;
 }
@@ -183,10 +206,7 @@ async function create(
       pgPort: options.pgPort,
       internalHttpPort: options.internalHttpPort,
       allowMultiple: options.allowMultiple,
-      settings: {
-        ...options.config,
-        ...(options.localCache === undefined ? {} : { [LOCAL_CACHE]: options.localCache }),
-      },
+      settings: { ...options.config, ...chosenSettings(options) },
     };
     if (staticLsn !== undefined) {
       // Refused now where it is not kept any more; once it runs, its agent holds it.

@@ -9,6 +9,8 @@ import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
 
 /** In a compute's work directory: what its last starts have read (pages/start-reads.ts). */
 export const START_READS_NAME = "start-reads.json";
+/** There as well, and in its data directory: which blocks Postgres had in memory (pages/hot-blocks.ts). */
+export const HOT_BLOCKS_NAME = "autoprewarm.blocks";
 /** There as well: what Postgres writes. */
 export const POSTGRES_LOG_NAME = "postgres.log";
 
@@ -49,6 +51,25 @@ export function localCacheBytes(
     throw new StorageError("invalid", "bad-local-cache", message);
   }
   return bytes === 0 ? undefined : bytes;
+}
+
+/** Of an endpoint's settings, a boolean: after a start Postgres reads again what it had in memory before (pages/hot-blocks.ts). */
+export const PREWARM = "strata.prewarm";
+const BOOLEANS = new Map([
+  ...["on", "true", "yes", "1"].map((text) => [text, true] as const),
+  ...["off", "false", "no", "0"].map((text) => [text, false] as const),
+]);
+
+/** StorageError `invalid` where PREWARM is no boolean; false where it is not set. */
+export function isPrewarmed(settings: Readonly<Record<string, string>>): boolean {
+  const [, text] = Object.entries(settings).findLast(
+    ([name]) => name.toLowerCase() === PREWARM,
+  ) ?? [PREWARM, "off"];
+  const value = BOOLEANS.get(text.trim().toLowerCase());
+  if (value === undefined) {
+    throw new StorageError("invalid", "bad-prewarm", `${PREWARM} must be on or off, not '${text}'`);
+  }
+  return value;
 }
 
 /**

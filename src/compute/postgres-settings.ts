@@ -2,6 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import type { ControlParameters } from "../postgres/control-file.ts";
+import { isPrewarmed } from "./api.ts";
 import { DEFAULT_MAX_WRITE_LAG, MAX_WRITE_LAG } from "./wal/write-lag.ts";
 
 /**
@@ -138,6 +139,9 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     }
     chosen.set(lower, value);
   }
+  if (isPrewarmed(input.settings)) {
+    preload(chosen, "pg_prewarm");
+  }
   atLeast(chosen, "max_prepared_transactions", input.preparedTransactions);
   const originsSetting =
     input.pgVersion >= 18 ? "max_active_replication_origins" : "max_replication_slots";
@@ -167,6 +171,15 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
 function atLeast(chosen: Map<string, string>, name: string, least: number): void {
   if (Number(chosen.get(name) ?? "0") < least) {
     chosen.set(name, String(least));
+  }
+}
+
+/** A library that Postgres loads at its start, with those that the user wants. */
+function preload(chosen: Map<string, string>, library: string): void {
+  const name = "shared_preload_libraries";
+  const libraries = (chosen.get(name) ?? "").split(",").filter((one) => one.trim() !== "");
+  if (!libraries.some((one) => one.trim() === library)) {
+    chosen.set(name, [...libraries, library].join(","));
   }
 }
 

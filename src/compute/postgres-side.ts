@@ -20,7 +20,8 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
-import { type EndpointSpec, localCacheBytes, POSTGRES_LOG_NAME } from "./api.ts";
+import { type EndpointSpec, isPrewarmed, localCacheBytes, POSTGRES_LOG_NAME } from "./api.ts";
+import { keepHotBlocks, placeHotBlocks } from "./pages/hot-blocks.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
 import {
@@ -147,6 +148,8 @@ export class PostgresSide {
     const installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
     const shim = await prepareShim(installation, workdir);
     await turn();
+    // Of one that was killed.
+    this.#keepHotBlocks();
     await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
     await turn();
     await makeSkeleton(this.#dataDirectory);
@@ -211,6 +214,9 @@ export class PostgresSide {
     const settings = this.#settings(state, this.#options.spec.settings);
     const path = this.#dataDirectory;
     const wal = writeDataDirectory({ path, state, settings, standby });
+    if (this.#isPrewarmed) {
+      placeHotBlocks(this.#options.workdir, path);
+    }
     this.times.dataDirectoryMs = monotonicMs() - writing;
     const files = this.#files?.state === state ? this.#files : this.#openFiles(state);
     await files.start();
@@ -300,12 +306,27 @@ export class PostgresSide {
     // A pageserver that is away must not keep Postgres from its shutdown checkpoint.
     this.#options.wal?.endWriteLagLimit();
     const ended = await this.#postgres?.stop(mode);
+    this.#keepHotBlocks();
     if (mode === "fast" && ended === "immediate") {
       // What is left would find no quorum either, and nobody was told that it is committed.
       this.#options.logger.warn({}, "no majority has taken the shutdown checkpoint: ended without");
     } else if (mode === "fast") {
       await this.#saveState();
       await this.#options.wal?.finish();
+    }
+  }
+
+  get #isPrewarmed(): boolean {
+    return isPrewarmed(this.#options.spec.settings);
+  }
+
+  #keepHotBlocks(): void {
+    if (this.#isPrewarmed) {
+      try {
+        keepHotBlocks(this.#dataDirectory, this.#options.workdir);
+      } catch (error) {
+        this.#options.logger.warn({ error }, "the list of hot blocks is not kept");
+      }
     }
   }
 

@@ -181,6 +181,23 @@ test("createEndpoint: begins with what starts of its branch have read, or of the
   }
 });
 
+test("createEndpoint: one that is prewarmed begins with what its branch had in memory, another one does not", async (t) => {
+  const home = await homeIn(t);
+  const prewarmed = { settings: { "strata.prewarm": "on" } };
+  const list = (endpoint: Endpoint) => join(endpoint.directory, "autoprewarm.blocks");
+  const first = await create(home, "first", prewarmed);
+  assert.equal(existsSync(list(first)), false);
+  writeFileSync(list(first), "first");
+  const branch = { timelineId: parseTimelineId("c".repeat(32)) };
+  assert.equal(
+    readFileSync(list(await create(home, "hot", { ...prewarmed, ...branch })), "utf8"),
+    "first",
+  );
+  assert.equal(existsSync(list(await create(home, "cold", branch))), false);
+  const wrong = { settings: { "strata.prewarm": "2" } };
+  await assert.rejects(create(home, "wrong", wrong), { kind: "invalid", message: /on or off/ });
+});
+
 test("createEndpoint, setEndpointSettings: a limit of the local cache that cannot be is refused, and nothing is made", async (t) => {
   const home = await homeIn(t);
   const settings = { "strata.local_cache": "1MB" };

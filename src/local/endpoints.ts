@@ -9,6 +9,8 @@ import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import {
   type EndpointSpec,
+  HOT_BLOCKS_NAME,
+  isPrewarmed,
   localCacheBytes,
   POSTGRES_LOG_NAME,
   parseEndpointSpec,
@@ -280,18 +282,22 @@ export async function createEndpoint(
   };
   const directory = join(home.endpointsDirectory(), id);
   enterableDirectory(home.endpointsDirectory());
-  checkLocalCache(spec.settings, home.endpointsDirectory());
+  checkSettings(spec.settings, home.endpointsDirectory());
   enterableDirectory(directory);
   writeSpec(directory, spec);
-  inheritStartReads(existing, spec, directory);
+  inheritRecord(START_READS_NAME, existing, spec, directory);
+  if (isPrewarmed(spec.settings)) {
+    inheritRecord(HOT_BLOCKS_NAME, existing, spec, directory);
+  }
   return { id, directory, spec };
 }
 
 /**
- * Its first start finds in its data directory what starts of its branch have read, or else of the branch of the
- * tenant that started last: its parent, as a rule; another one's costs time only (compute/pages/start-reads.ts).
+ * Its first start finds in its data directory what starts of its branch have read, or had in memory, or else of the branch of the
+ * tenant that started last: its parent, as a rule; another one's costs time only (compute/pages).
  */
-function inheritStartReads(
+function inheritRecord(
+  name: string,
   existing: readonly Endpoint[],
   spec: EndpointSpec,
   directory: string,
@@ -299,7 +305,7 @@ function inheritStartReads(
   const records = existing
     .filter((one) => one.spec.tenantId === spec.tenantId && one.spec.pgVersion === spec.pgVersion)
     .flatMap((one) => {
-      const path = join(one.directory, START_READS_NAME);
+      const path = join(one.directory, name);
       const status = statSync(path, { throwIfNoEntry: false });
       const isSameBranch = one.spec.timelineId === spec.timelineId;
       return status === undefined ? [] : [{ path, isSameBranch, writtenMs: status.mtimeMs }];
@@ -307,7 +313,7 @@ function inheritStartReads(
     .sort((a, b) => Number(b.isSameBranch) - Number(a.isSameBranch) || b.writtenMs - a.writtenMs);
   const record = records[0] && readFileIfExists(records[0].path);
   if (record !== undefined) {
-    writeFileSync(join(directory, START_READS_NAME), record);
+    writeFileSync(join(directory, name), record, { mode: 0o600 });
   }
 }
 
@@ -348,10 +354,11 @@ export function settleEndpoint({ directory, spec }: Endpoint): void {
   writeSpec(directory, spec);
 }
 
-/** StorageError `invalid` for a limit of the local cache that no agent would start with. */
-function checkLocalCache(settings: Readonly<Record<string, string>>, directory: string): void {
+/** StorageError `invalid` for settings of ours that no agent would start with. */
+function checkSettings(settings: Readonly<Record<string, string>>, directory: string): void {
   const { blocks, bsize } = statfsSync(directory);
   localCacheBytes(settings, blocks * bsize);
+  isPrewarmed(settings);
 }
 
 /** Of Postgres, from its next start on; call with the home locked. StorageError `invalid`. */
@@ -359,7 +366,7 @@ export function setEndpointSettings(
   { directory, spec }: Endpoint,
   settings: Readonly<Record<string, string>>,
 ): void {
-  checkLocalCache(settings, directory);
+  checkSettings(settings, directory);
   writeSpec(directory, { ...spec, settings });
 }
 

@@ -271,7 +271,7 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "an endpoint is made with a limit of its cache that no agent starts with",
       file: "src/local/endpoints.ts",
-      search: "  checkLocalCache(spec.settings, home.endpointsDirectory());\n",
+      search: "  checkSettings(spec.settings, home.endpointsDirectory());\n",
       replace: "",
       test: "src/local/endpoints.test.ts",
       name: "createEndpoint, setEndpointSettings: a limit of the local cache that cannot be is refused",

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { linkSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, test } from "node:test";
+import { HOT_BLOCKS_NAME } from "../api.ts";
+import { keepHotBlocks, placeHotBlocks } from "./hot-blocks.ts";
+
+const LIST = "<<2>>\n5,1663,1259,0,0\n5,1663,4294967295,2,7\n";
+
+let root: string;
+let data: string;
+let work: string;
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "strata-hot-"));
+  data = mkdtempSync(join(root, "data-"));
+  work = mkdtempSync(join(root, "work-"));
+});
+
+afterEach(() => rmSync(root, { recursive: true, force: true }));
+
+const listIn = (directory: string) => readFileSync(join(directory, HOT_BLOCKS_NAME), "utf8");
+const write = (directory: string, text: string) =>
+  writeFileSync(join(directory, HOT_BLOCKS_NAME), text);
+
+test("keepHotBlocks, placeHotBlocks: from one data directory into the next; none changes nothing", () => {
+  placeHotBlocks(work, data);
+  assert.throws(() => listIn(data), { code: "ENOENT" });
+  write(data, LIST);
+  keepHotBlocks(data, work);
+  assert.equal(listIn(work), LIST);
+  rmSync(join(data, HOT_BLOCKS_NAME));
+  keepHotBlocks(data, work);
+  assert.equal(listIn(work), LIST);
+  write(data, "of before");
+  placeHotBlocks(work, data);
+  assert.equal(listIn(data), LIST);
+});
+
+test("keepHotBlocks: what is no list is left, and what a link leads to is not read", () => {
+  write(work, LIST);
+  const other = join(root, "other");
+  for (const text of ["", "<<1>>\n1,2,3\n", `${LIST}x`, "<<1>>\n5,1663,1259,0,0", "secret\n"]) {
+    write(data, text);
+    keepHotBlocks(data, work);
+    assert.equal(listIn(work), LIST, JSON.stringify(text));
+  }
+  writeFileSync(other, "<<0>>\n");
+  for (const link of [symlinkSync, linkSync]) {
+    rmSync(join(data, HOT_BLOCKS_NAME));
+    link(other, join(data, HOT_BLOCKS_NAME));
+    keepHotBlocks(data, work);
+    assert.equal(listIn(work), LIST, link.name);
+    // Nor is it written through.
+    placeHotBlocks(work, data);
+    assert.equal(readFileSync(other, "utf8"), "<<0>>\n");
+    assert.equal(listIn(data), LIST);
+  }
+});

@@ -1,0 +1,85 @@
+// Which blocks Postgres had in its buffers, kept for the next start of the endpoint, which reads them ahead of its users.
+//
+// Both the list and the reading are contrib/pg_prewarm's (autoprewarm.c): a worker writes the file `autoprewarm.blocks` in the data
+// directory every five minutes and at a shutdown, and at a start reads what it finds there, until no buffer is free. The data
+// directory is made anew by every start, so we carry the file over. It names blocks and holds nothing of them: one that is old,
+// or a parent's, costs time only.
+
+import {
+  closeSync,
+  constants,
+  fchownSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { errnoCode } from "../../base/errors.ts";
+import { postgresUser } from "../../postgres/installation.ts";
+import { HOT_BLOCKS_NAME } from "../api.ts";
+
+/** A million blocks, so 8 GB. */
+const MAX_BYTES = 32 * 2 ** 20;
+/** `<<count>>`, then a line each: database, tablespace, file, fork, block. */
+const CONTENT = /^<<\d{1,9}>>\n(?:\d{1,10},\d{1,10},\d{1,10},\d,\d{1,10}\n)*$/;
+
+/** After the end of a Postgres: its list is the next start's. Where it has left none, the one before stays. */
+export function keepHotBlocks(dataDirectory: string, workdir: string): void {
+  const list = readList(join(dataDirectory, HOT_BLOCKS_NAME));
+  if (list === undefined) {
+    return;
+  }
+  const kept = join(workdir, HOT_BLOCKS_NAME);
+  writeFileSync(`${kept}.new`, list, { mode: 0o600 });
+  renameSync(`${kept}.new`, kept);
+}
+
+/** Before the start of a Postgres over a new data directory. */
+export function placeHotBlocks(workdir: string, dataDirectory: string): void {
+  const list = readList(join(workdir, HOT_BLOCKS_NAME));
+  if (list === undefined) {
+    return;
+  }
+  const path = join(dataDirectory, HOT_BLOCKS_NAME);
+  rmSync(path, { force: true });
+  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+  const fd = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+  try {
+    writeFileSync(fd, list);
+    const user = postgresUser();
+    if (user !== undefined) {
+      fchownSync(fd, user.uid, user.gid);
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Undefined for all that is no such list. The data directory is the superuser's of that Postgres, who might have put a link there,
+ * or a pipe: what it leads to is not read.
+ */
+function readList(path: string): string | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if (["ENOENT", "ELOOP", "EACCES", "ENXIO", "EISDIR"].includes(errnoCode(error) ?? "")) {
+      return undefined;
+    }
+    throw error;
+  }
+  try {
+    const status = fstatSync(fd);
+    if (!status.isFile() || status.nlink !== 1 || status.size > MAX_BYTES) {
+      return undefined;
+    }
+    const text = readFileSync(fd, "latin1");
+    return CONTENT.test(text) ? text : undefined;
+  } finally {
+    closeSync(fd);
+  }
+}
