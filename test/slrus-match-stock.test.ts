@@ -22,7 +22,7 @@ import { StorageResources } from "../src/pageserver/storage/storage-resources.ts
 import type { Timeline } from "../src/pageserver/storage/timeline.ts";
 import { WalFeeder } from "../src/pageserver/wal-receiver.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
-import { decodeOriginCheckpoint } from "../src/postgres/replication-origin-checkpoint.ts";
+import { decodeOriginCheckpoint } from "../src/postgres/replication/origin-checkpoint.ts";
 import type { PgMajor } from "../src/postgres/versions.ts";
 import { SLRU_COMMIT_TS } from "../src/wal-decoder/record-sink.ts";
 import { EACH_MAJOR } from "../testing/each-major.ts";

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import type { Lsn } from "../src/base/lsn.ts";
+import { INVALID_LSN, type Lsn } from "../src/base/lsn.ts";
 import { PostgresProcess } from "../src/compute/postgres-process.ts";
 import { postgresSettings } from "../src/compute/postgres-settings.ts";
 import { makeSkeleton, writeDataDirectory } from "../src/data-directory/start-directory.ts";
@@ -112,6 +112,8 @@ export class StoppedCluster {
       })),
       hasInheritedSubscriptions: false,
       replicationOrigins: [],
+      timelineStartLsn: INVALID_LSN,
+      auxFiles: [],
     };
   }
 

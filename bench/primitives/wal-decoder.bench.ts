@@ -47,6 +47,8 @@ const nullSink: RecordSink = {
   replicationOriginDrop: ignore,
   subscriptionsDetached: ignore,
   statistics: ignore,
+  auxFile: ignore,
+  auxFileGone: ignore,
   transactionEnd: ignore,
 };
 

@@ -48,6 +48,21 @@ test("postgresSettings: pg_control gets what Postgres will run with", () => {
   assert.throws(() => settingsWith({ max_connections: "many" }), /must be a number/);
 });
 
+test("postgresSettings: with logical slots Postgres decodes, and has room for them", () => {
+  const common = { pgVersion: 17, host: "127.0.0.1", port: 1, socketDirectory: "/tmp" };
+  const of = (logicalSlots: number, settings: Record<string, string>) =>
+    postgresSettings({
+      ...{ ...common, settings, logicalSlots, preparedTransactions: 0, replicationOrigins: 0 },
+    });
+  const asked = { wal_level: "replica", max_replication_slots: "2" };
+  assert.equal(of(0, asked).controlParameters.walLevel, 1);
+  const { configuration, controlParameters } = of(3, asked);
+  assert.equal(controlParameters.walLevel, 2);
+  assert.match(configuration, /^wal_level = 'logical'$/m);
+  assert.match(configuration, /^max_replication_slots = '3'$/m);
+  assert.match(of(1, asked).configuration, /^max_replication_slots = '2'$/m);
+});
+
 test("postgresSettings: what only later majors know is not given to earlier ones", () => {
   const common = {
     host: "127.0.0.1",

@@ -112,6 +112,8 @@ export interface SettingsInput {
   /** Of earlier runs: Postgres refuses to start without room for them. */
   readonly preparedTransactions: number;
   readonly replicationOrigins: number;
+  /** Of earlier runs: Postgres refuses to start without room for them, or with a wal_level that decodes nothing. */
+  readonly logicalSlots?: number;
   /** For a standby over a tablespace in place: recovery takes one for damage where none may be made. */
   readonly allowInPlaceTablespaces?: boolean;
 }
@@ -146,6 +148,10 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
   const originsSetting =
     input.pgVersion >= 18 ? "max_active_replication_origins" : "max_replication_slots";
   atLeast(chosen, originsSetting, input.replicationOrigins);
+  if (input.logicalSlots !== undefined && input.logicalSlots > 0) {
+    atLeast(chosen, "max_replication_slots", input.logicalSlots);
+    chosen.set("wal_level", "logical");
+  }
   if (input.allowInPlaceTablespaces === true) {
     chosen.set("allow_in_place_tablespaces", "on");
   }

@@ -6,6 +6,7 @@ import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { type AuxFile, slotsOf } from "../data-directory/aux-files.ts";
 import {
   makeSkeleton,
   replaceConfiguration,
@@ -32,6 +33,8 @@ import {
 } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, type PostgresSettings, postgresSettings } from "./postgres-settings.ts";
 import type { CacheUsage } from "./shim/cache-counters.ts";
+import type { OldWal } from "./wal/old-wal.ts";
+import { invalidateSlots, openOldWal } from "./wal/open-old-wal.ts";
 import { openShipper } from "./wal/open-shipper.ts";
 import type { WalPath } from "./wal/wal-path.ts";
 
@@ -82,6 +85,8 @@ interface Draft {
   readonly state: ComputeState;
   readonly wal: SynthesizedWal;
   readonly files: LazyFiles;
+  /** Undefined: no replication slot needs WAL from before the start. */
+  readonly oldWal: OldWal | undefined;
   readonly commandLine: readonly string[];
 }
 
@@ -97,6 +102,8 @@ export class PostgresSide {
   /** Made before there is something to ask; the first LazyFiles takes it. */
   #connection: Promise<PageClient> | undefined;
   #files: LazyFiles | undefined;
+  /** Of the same state. */
+  #oldWal: OldWal | undefined;
   #postgres: PostgresProcess | undefined;
   #draft: Draft | undefined;
 
@@ -189,6 +196,7 @@ export class PostgresSide {
     this.times.basebackupMs = monotonicMs() - asked;
     const draft = this.#draft?.state === state ? this.#draft : await this.#draftAnew(state);
     const { wal, files } = draft;
+    await this.#fillOldWal(draft);
     path?.open(lsn, (hooks) => openShipper({ dataDirectory, lsn, state, wal }, hooks));
     const postgres = await this.#startPostgres(machine, draft);
     sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
@@ -213,18 +221,20 @@ export class PostgresSide {
     const standby = this.#options.wal === undefined;
     const settings = this.#settings(state, this.#options.spec.settings);
     const path = this.#dataDirectory;
-    const wal = writeDataDirectory({ path, state, settings, standby });
+    const auxFiles = this.#auxFiles(state);
+    const wal = writeDataDirectory({ path, state, settings, standby, auxFiles });
     if (this.#isPrewarmed) {
       placeHotBlocks(this.#options.workdir, path);
     }
     this.times.dataDirectoryMs = monotonicMs() - writing;
     const files = this.#files?.state === state ? this.#files : this.#openFiles(state);
+    const oldWal = this.#oldWal;
     await files.start();
     if (this.#closing.signal.aborted) {
       await files.close();
       throw closedWhileStarting();
     }
-    return { state, wal, files, commandLine: settings.commandLine };
+    return { state, wal, files, oldWal, commandLine: settings.commandLine };
   }
 
   #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
@@ -242,6 +252,7 @@ export class PostgresSide {
       settings: own,
       preparedTransactions: state.twoPhase.length,
       replicationOrigins: state.replicationOrigins.length,
+      logicalSlots: slotsOf(this.#auxFiles(state)).length,
       allowInPlaceTablespaces:
         wal === undefined && state.tablespaces.some(({ location }) => location === ""),
     });
@@ -264,6 +275,14 @@ export class PostgresSide {
     const { spec, wal, workdir, logger } = this.#options;
     const connection = this.#connection;
     this.#connection = undefined;
+    const oldWal =
+      wal === undefined
+        ? undefined
+        : openOldWal({
+            ...{ dataDirectory: this.#dataDirectory, spec, state, logger },
+            membership: () => wal.membership,
+          });
+    this.#oldWal = oldWal;
     const files = new LazyFiles({
       workdir,
       dataDirectory: this.#dataDirectory,
@@ -272,11 +291,46 @@ export class PostgresSide {
       connection,
       state,
       wal,
+      fetchOldWal: oldWal && ((segno) => oldWal.fetchSegment(segno)),
       localCacheBytes: this.#localCacheBytes(spec.settings),
       logger,
     });
     this.#files = files;
     return files;
+  }
+
+  /** What only reads makes no slot and has none: whoever moves one must have its WAL on a quorum. */
+  #auxFiles(state: ComputeState): readonly AuxFile[] {
+    return this.#options.wal === undefined ? [] : state.auxFiles;
+  }
+
+  /**
+   * What slots need of the segment that Postgres goes on in; waits for safekeepers that are away. Where it is gone the slots
+   * are there as Postgres would leave them: `lost`.
+   */
+  async #fillOldWal({ state, oldWal }: Draft): Promise<void> {
+    const { logger } = this.#options;
+    for (let warned = false; oldWal !== undefined; warned = true) {
+      try {
+        const lost = await oldWal.prepare();
+        if (lost.length > 0) {
+          invalidateSlots(this.#dataDirectory, state, lost);
+          logger.error(
+            { slots: lost },
+            "the WAL that replication slots need is gone: they are lost",
+          );
+        }
+        return;
+      } catch (error) {
+        if (errorKind(error) !== "unavailable") {
+          throw withContext(error, "fetch the WAL that replication slots need");
+        }
+        if (!warned) {
+          logger.warn({ error }, "waiting for the WAL that replication slots need");
+        }
+        await sleep(PAGESERVER_RETRY_MS, this.#closing.signal);
+      }
+    }
   }
 
   /** Also where the newest state was not the one at L. */

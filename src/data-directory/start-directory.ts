@@ -11,8 +11,9 @@ import type { CheckPoint } from "../postgres/checkpoint.ts";
 import { type ControlParameters, encodeStartControlFile } from "../postgres/control-file.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import { databaseDirectoryPath, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
-import { encodeOriginCheckpoint } from "../postgres/replication-origin-checkpoint.ts";
+import { encodeOriginCheckpoint } from "../postgres/replication/origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
+import { type AuxFile, placeAuxFiles } from "./aux-files.ts";
 import { makeDirectory } from "./make-directory.ts";
 import { decodeStatisticsFiles } from "./statistics-files.ts";
 import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
@@ -96,6 +97,8 @@ export interface DataDirectoryOptions {
     readonly hba: string;
     readonly controlParameters: ControlParameters;
   };
+  /** Of logical decoding; absent: none, and no replication slot. */
+  readonly auxFiles?: readonly AuxFile[];
   /** A standby never writes: for reading at L. */
   readonly standby: boolean;
   /** All tablespaces are as if in place: for a Postgres without the shim. */
@@ -140,6 +143,7 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
   for (const { name, bytes } of decodeStatisticsFiles(state.statistics)) {
     write(path, `pg_stat/${name}`, bytes);
   }
+  placeAuxFiles(path, options.auxFiles ?? [], (name, bytes) => write(path, name, bytes));
   write(path, "pg_logical/replorigin_checkpoint", encodeOriginCheckpoint(state.replicationOrigins));
   writeWalSegments(path, wal, state.walSegmentSize);
   write(

@@ -290,6 +290,8 @@ export interface ComputeStateWire {
   readonly hasInheritedSubscriptions: boolean;
   /** `remoteLsn` decimal. */
   readonly replicationOrigins: readonly { originId: number; remoteLsn: string }[];
+  readonly timelineStartLsn: string;
+  readonly auxFiles: readonly { path: string; base64: string }[];
 }
 
 export interface ComputeState {
@@ -316,6 +318,10 @@ export interface ComputeState {
   readonly hasInheritedSubscriptions: boolean;
   /** How far each replication origin was replayed: pg_logical/replorigin_checkpoint. */
   readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
+  /** Where the timeline's own WAL begins. */
+  readonly timelineStartLsn: Lsn;
+  /** Of its logical replication slots and for them (data-directory/aux-files.ts); a branch has none of its parent's. */
+  readonly auxFiles: readonly { path: string; bytes: Uint8Array }[];
 }
 
 /** One fork of a relation that exists. */

@@ -392,6 +392,8 @@ function decodeComputeState(wire: ComputeStateWire): ComputeState {
       originId: requireNumber(origin.originId),
       remoteLsn: BigInt(origin.remoteLsn),
     })),
+    timelineStartLsn: requireLsn(wire.timelineStartLsn),
+    auxFiles: wire.auxFiles.map((file) => ({ path: file.path, bytes: bytes(file.base64) })),
   };
 }
 

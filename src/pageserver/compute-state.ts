@@ -5,6 +5,7 @@ import { formatLsn, INVALID_LSN, type Lsn } from "../base/lsn.ts";
 import { decodeRelationMap } from "../postgres/relation-map.ts";
 import { GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { ComputeStateWire } from "./api.ts";
+import { readAuxFiles } from "./ingest/aux-files.ts";
 import { readPreparedTransactions } from "./ingest/prepared-transactions.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
@@ -73,6 +74,11 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
     replicationOrigins: readReplicationOrigins(timeline, lsn).map(({ originId, remoteLsn }) => ({
       originId,
       remoteLsn: `${remoteLsn}`,
+    })),
+    timelineStartLsn: formatLsn(timeline.startLsn),
+    auxFiles: readAuxFiles(timeline, timeline.startLsn, lsn).map(({ path, bytes }) => ({
+      path,
+      base64: base64(bytes),
     })),
   };
 }

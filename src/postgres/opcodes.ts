@@ -62,6 +62,7 @@ export const XLOG_RUNNING_XACTS = 0x10;
 export const XLOG_INVALIDATIONS = 0x20;
 
 // access/heapam_xlog.h, of RM_HEAP2_ID
+export const XLOG_HEAP2_REWRITE = 0x00;
 export const XLOG_HEAP2_PRUNE_ON_ACCESS = 0x10;
 export const XLOG_HEAP2_PRUNE_VACUUM_SCAN = 0x20;
 export const XLOG_HEAP2_PRUNE_VACUUM_CLEANUP = 0x30;

@@ -4,6 +4,8 @@
 //   INSERT        u16 offnum, u8 flags
 //   MULTI_INSERT  u8 flags, ...
 //   DELETE, UPDATE, HOT_UPDATE, LOCK, LOCK_UPDATED  7 bytes, u8 flags
+//   REWRITE       u32 mapped_xid, u32 mapped_db, u32 mapped_rel, 4 of padding, u64 offset, u32 num_mappings,
+//                 4 of padding, u64 start_lsn, then mappings of 36 bytes each
 // A flag says that the page's all-visible (for locks: all-frozen) bit was cleared, and with it the one
 // in the visibility map. From 17.11 and 18.6 on the map's page is a block reference of the record, and
 // then nothing is implied; the page magic is the same, so only the references tell.
@@ -17,11 +19,13 @@ import {
   XLOG_HEAP_UPDATE,
   XLOG_HEAP2_LOCK_UPDATED,
   XLOG_HEAP2_MULTI_INSERT,
+  XLOG_HEAP2_REWRITE,
 } from "../postgres/opcodes.ts";
 import { XLR_RMGR_INFO_MASK } from "../postgres/rmgr.ts";
 import { corruptWal } from "../postgres/wal-page.ts";
 import type { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretBlocks, relationForkOf } from "./block-references.ts";
+import { MainData } from "./main-data.ts";
 import type { RecordSink } from "./record-sink.ts";
 
 /** Bit 0 of every flags byte here: of the (old) page. */
@@ -30,6 +34,11 @@ const XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED = 0x02;
 
 const VISIBILITYMAP_ALL_FROZEN = 2;
 const VISIBILITYMAP_VALID_BITS = 3;
+
+/** LogicalRewriteMappingData: two relations and two places in them. */
+const REWRITE_MAPPING_BYTES = 36;
+
+const data = new MainData();
 
 /** Block reference ids: the (new) heap page, the old one of an update, and the map's pages. */
 const BLOCK_HEAP = 0;
@@ -68,9 +77,32 @@ export function interpretHeap2(record: XLogRecord, sink: RecordSink): void {
     case XLOG_HEAP2_LOCK_UPDATED:
       clearImplied(record, sink, 7, VISIBILITYMAP_ALL_FROZEN);
       return;
+    case XLOG_HEAP2_REWRITE:
+      interpretRewrite(record, sink);
+      return;
     default:
       return;
   }
+}
+
+/** Which row of a catalog is which after it was rewritten: the file that heap_xlog_logical_rewrite makes. */
+function interpretRewrite(record: XLogRecord, sink: RecordSink): void {
+  data.open(record);
+  const mappedXid = data.u32();
+  const dbOid = data.u32();
+  const relOid = data.u32();
+  data.skip(4);
+  const offset = Number(data.u64());
+  const mappings = data.u32();
+  data.skip(4);
+  const startLsn = data.u64();
+  const hex = (value: number) => value.toString(16);
+  const lsn = [startLsn >> 32n, startLsn & 0xffff_ffffn].map((half) =>
+    half.toString(16).toUpperCase(),
+  );
+  // LOGICAL_REWRITE_FORMAT (access/rewriteheap.h).
+  const name = `map-${hex(dbOid)}-${hex(relOid)}-${lsn.join("_")}-${hex(mappedXid)}-${hex(record.xid)}`;
+  sink.auxFile(`pg_logical/mappings/${name}`, offset, data.bytes(mappings * REWRITE_MAPPING_BYTES));
 }
 
 function flagsAt(record: XLogRecord, at: number): number {

@@ -19,6 +19,8 @@ import { MAJORS, PG_VERSIONS } from "../postgres/versions.ts";
 import { XLogRecord } from "../postgres/xlog-record.ts";
 import { interpretRecord } from "./interpret-record.ts";
 import {
+  AUX_FILE_PREFIX,
+  encodeAuxFileMessage,
   encodeStatisticsMessage,
   STATISTICS_PREFIX,
   SUBSCRIPTIONS_DETACHED_PREFIX,
@@ -158,6 +160,43 @@ test("logical messages: statistics come from no session, so from database 0 only
     main: encodeStatisticsMessage(Buffer.from("files")),
   };
   assert.deepEqual(interpret(recordWithBlocks(record)), [line]);
+});
+
+test("logical messages: auxiliary files come from no session, so from database 0 only", () => {
+  const path = "pg_replslot/s/state";
+  const prefix = `${AUX_FILE_PREFIX}${path}`;
+  const [line] = logicalMessage(prefix, "state", undefined, 0);
+  assert.match(line!, /^auxFile "pg_replslot\/s\/state" 0 \[5 bytes/);
+  assert.deepEqual(logicalMessage(prefix, "", undefined, 0), [`auxFileGone "${path}"`]);
+  assert.deepEqual(logicalMessage(prefix, "state"), []);
+  assert.deepEqual(logicalMessage(`x${prefix}`, "state", undefined, 0), []);
+  assert.deepEqual(logicalMessage(prefix.padEnd(300, "s"), "state", undefined, 0), []);
+  for (const length of [1, 23, 24, 24 + prefix.length, 24 + prefix.length + 3]) {
+    assert.throws(() => logicalMessage(prefix, "state", length, 0), { kind: "corrupt" });
+  }
+  const record = {
+    ...{ rmid: RM_LOGICALMSG_ID, info: 0, xid: 0, blocks: [] },
+    main: encodeAuxFileMessage(path, Buffer.from("state")),
+  };
+  assert.deepEqual(interpret(recordWithBlocks(record)), [line]);
+});
+
+test("heap records: a rewrite of a catalog brings a piece of a mapping's file", () => {
+  const head = Buffer.alloc(40);
+  [0x2ea, 5, 1259].forEach((value, i) => {
+    head.writeUInt32LE(value, 4 * i);
+  });
+  head.writeBigUInt64LE(72n, 16);
+  head.writeUInt32LE(2, 24);
+  head.writeBigUInt64LE(0x1_0a00_0028n, 32);
+  const main = Buffer.concat([head, Buffer.alloc(72, 7)]);
+  const rewrite = { rmid: RM_HEAP2_ID, info: 0, xid: 0x2f0, blocks: [], main };
+  const [, line] = interpret(recordWithBlocks(rewrite));
+  assert.match(line!, /^auxFile "pg_logical\/mappings\/map-5-4eb-1_A000028-2ea-2f0" 72 \[72 bytes/);
+  for (const length of [0, 39, 40, 111]) {
+    const cut = { ...rewrite, main: main.subarray(0, length) };
+    assert.throws(() => interpret(recordWithBlocks(cut)), { kind: "corrupt" });
+  }
 });
 
 test("interpretRecord: what redo cannot apply is refused, named, and not told", () => {

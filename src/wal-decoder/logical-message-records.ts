@@ -1,4 +1,4 @@
-// Logical messages: for whoever decodes WAL, but for two, by which a compute tells the pageserver something.
+// Logical messages: for whoever decodes WAL, but for some, by which a compute tells the pageserver something.
 //
 // Source: replication/message.h, 14-18. Main data:
 //   offset size field
@@ -30,6 +30,14 @@ export const SUBSCRIPTIONS_DETACHED_PREFIX = "strata_subscriptions_detached";
  */
 export const STATISTICS_PREFIX = "strata_statistics";
 
+/**
+ * Begins the prefix of a message of database 0 by which a compute keeps a file of logical decoding; its path follows
+ * (data-directory/aux-files.ts). The message is what is in it; none: it is gone.
+ */
+export const AUX_FILE_PREFIX = "strata_file:";
+
+const AUX_FILE = Buffer.from(AUX_FILE_PREFIX);
+const MAX_AUX_PATH_BYTES = 128;
 const STATISTICS = Buffer.from(`${STATISTICS_PREFIX}\0`);
 const PREFIX = Buffer.from(`${SUBSCRIPTIONS_DETACHED_PREFIX}\0`);
 const TIMELINE_ID = /^[0-9a-f]{32}$/;
@@ -47,12 +55,7 @@ export function interpretLogicalMessage(record: XLogRecord, sink: RecordSink): v
   const prefixSize = data.u64();
   const messageSize = data.u64();
   if (dbOid === 0) {
-    if (
-      prefixSize === BigInt(STATISTICS.length) &&
-      Buffer.compare(STATISTICS, data.bytes(STATISTICS.length)) === 0
-    ) {
-      sink.statistics(data.bytes(Number(messageSize)));
-    }
+    interpretOwnMessage(prefixSize, messageSize, sink);
     return;
   }
   if (prefixSize !== BigInt(PREFIX.length) || messageSize !== BigInt(TIMELINE_ID_BYTES)) {
@@ -67,10 +70,38 @@ export function interpretLogicalMessage(record: XLogRecord, sink: RecordSink): v
   }
 }
 
+/** The prefix comes next; what no compute of ours writes is passed over. */
+function interpretOwnMessage(prefixSize: bigint, messageSize: bigint, sink: RecordSink): void {
+  if (prefixSize > BigInt(AUX_FILE.length + MAX_AUX_PATH_BYTES)) {
+    return;
+  }
+  const prefix = Buffer.from(data.bytes(Number(prefixSize)));
+  if (prefix.equals(STATISTICS)) {
+    sink.statistics(data.bytes(Number(messageSize)));
+  } else if (prefix.subarray(0, AUX_FILE.length).equals(AUX_FILE)) {
+    const path = prefix.toString("latin1", AUX_FILE.length, prefix.length - 1);
+    if (messageSize === 0n) {
+      sink.auxFileGone(path);
+    } else {
+      sink.auxFile(path, 0, data.bytes(Number(messageSize)));
+    }
+  }
+}
+
 /** The main data of the message with `files`. */
 export function encodeStatisticsMessage(files: Uint8Array): Uint8Array {
+  return encodeOwnMessage(STATISTICS, files);
+}
+
+/** The main data of the message that a file is there with `content`; empty: that it is gone. */
+export function encodeAuxFileMessage(path: string, content: Uint8Array): Uint8Array {
+  return encodeOwnMessage(Buffer.from(`${AUX_FILE_PREFIX}${path}\0`, "latin1"), content);
+}
+
+/** Of database 0. */
+function encodeOwnMessage(prefix: Uint8Array, message: Uint8Array): Uint8Array {
   const head = new DataView(new ArrayBuffer(24));
-  head.setBigUint64(8, BigInt(STATISTICS.length), true);
-  head.setBigUint64(16, BigInt(files.length), true);
-  return Buffer.concat([new Uint8Array(head.buffer), STATISTICS, files]);
+  head.setBigUint64(8, BigInt(prefix.length), true);
+  head.setBigUint64(16, BigInt(message.length), true);
+  return Buffer.concat([new Uint8Array(head.buffer), prefix, message]);
 }

@@ -95,6 +95,12 @@ export interface RecordSink {
   /** What a compute that has stopped leaves of pg_stat, lent: true for a start right behind this record. */
   statistics(files: Uint8Array): void;
   /**
+   * A file of logical decoding (data-directory/aux-files.ts), by its path in the data directory, has `content`, lent, from `offset`
+   * on; with offset 0 that is all of it, but for a mapping's.
+   */
+  auxFile(path: string, offset: number, content: Uint8Array): void;
+  auxFileGone(path: string): void;
+  /**
    * The time in a commit or abort record, prepared or not, in microseconds since 2000-01-01: what
    * recovery_target_time is compared with. Told of transactions without an xid too.
    */

@@ -480,6 +480,8 @@ export class ReplayedCluster implements RecordSink {
   replicationOriginDrop(): void {}
   subscriptionsDetached(): void {}
   statistics(): void {}
+  auxFile(): void {}
+  auxFileGone(): void {}
   sawXid(): void {}
   nextOid(): void {}
   oldestActiveXid(): void {}

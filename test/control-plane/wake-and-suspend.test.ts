@@ -120,6 +120,43 @@ describe("waking and suspending", () => {
     assert.deepEqual(await shown(), [{ work_mem: "7MB" }]);
   });
 
+  test("logical replication: enabled for all endpoints of a project, which sleep for it, and never disabled", async () => {
+    const path = `/projects/${project}`;
+    const enable = (enabled: boolean) =>
+      world.request("PATCH", `/api/v2${path}`, {
+        body: { project: { settings: { enable_logical_replication: enabled } } },
+      });
+    const level = () => world.sql(endpoint, login(), "show wal_level");
+    await proxy("wake_compute", { endpointish: endpoint });
+    assert.deepEqual(await level(), [{ wal_level: "replica" }]);
+    assert.equal((await enable(true)).status, 200);
+    assert.equal(await state(), "idle");
+    await proxy("wake_compute", { endpointish: endpoint });
+    assert.deepEqual(await level(), [{ wal_level: "logical" }]);
+    const slot = "select slot_name::text from pg_replication_slots";
+    await world.sql(
+      endpoint,
+      login(),
+      "select pg_create_logical_replication_slot('s', 'pgoutput')",
+    );
+    await world.api("POST", `${path}/endpoints/${endpoint}/suspend`);
+    await proxy("wake_compute", { endpointish: endpoint });
+    assert.deepEqual(await world.sql(endpoint, login(), slot), [{ slot_name: "s" }]);
+    const refused = await enable(false);
+    assert.equal(refused.status, 400);
+    assert.match(refused.body.message, /logical replication stays/);
+    // Said again it changes nothing, and nobody has to sleep for it; new endpoints have it too.
+    assert.equal((await enable(true)).status, 200);
+    assert.equal(await state(), "active");
+    const other = await world.createBranch(project, "logical");
+    assert.equal(
+      world.cluster.endpointSpec(other.endpoints[0].id).settings["wal_level"],
+      "logical",
+    );
+    await world.api("DELETE", `${path}/branches/${other.branch.id}`);
+    await world.sql(endpoint, login(), "select pg_drop_replication_slot('s')");
+  });
+
   test("roles that SQL made are asked of the running Postgres, and remembered while it sleeps", async () => {
     await proxy("wake_compute", { endpointish: endpoint });
     await world.sql(endpoint, login(), "create role app login password 'secret'");

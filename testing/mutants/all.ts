@@ -8,6 +8,7 @@ import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
+import { LOGICAL_SLOT_MUTANTS } from "./logical-slots.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
 import { PROXY_MUTANTS } from "./proxy.ts";
@@ -30,6 +31,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   REDO_MUTANTS,
   SHIM_MUTANTS,
   COMPUTE_MUTANTS,
+  LOGICAL_SLOT_MUTANTS,
   HTTP_MUTANTS,
   SERVICE_TLS_MUTANTS,
   LOCAL_MUTANTS,

@@ -160,9 +160,9 @@ export const REDO_MUTANTS: MutantPart = {
       rule: "what a lock clears of the map is all of it",
       file: "src/wal-decoder/heap-records.ts",
       search:
-        "clearImplied(record, sink, 7, VISIBILITYMAP_ALL_FROZEN);\n      return;\n    default:\n      return;\n  }\n}\n\nfunction flagsAt",
+        "clearImplied(record, sink, 7, VISIBILITYMAP_ALL_FROZEN);\n      return;\n    case XLOG_HEAP2_REWRITE:",
       replace:
-        "clearImplied(record, sink, 7, VISIBILITYMAP_VALID_BITS);\n      return;\n    default:\n      return;\n  }\n}\n\nfunction flagsAt",
+        "clearImplied(record, sink, 7, VISIBILITYMAP_VALID_BITS);\n      return;\n    case XLOG_HEAP2_REWRITE:",
       test: "src/wal-decoder/interpret-record.test.ts",
       name: "heap records: visibility-map bits are cleared by implication",
     },

@@ -61,6 +61,8 @@ export interface LazyFilesOptions {
         flush(segment: number, endOffset: number): Promise<void>;
       }
     | undefined;
+  /** As WalHandlers.fetchOldWal; undefined: there is none. */
+  readonly fetchOldWal: ((segno: number) => Promise<boolean>) | undefined;
   /** How much of storage's files may stay in the data directory, where it can; undefined: all. */
   readonly localCacheBytes: number | undefined;
   readonly logger: Logger;
@@ -131,6 +133,7 @@ export class LazyFiles {
         prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
         walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
         flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
+        fetchOldWal: (segno) => options.fetchOldWal?.(segno) ?? Promise.resolve(false),
       },
     });
   }

@@ -8,7 +8,7 @@ function names(text: string): ReadonlySet<string> {
 export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
-  ftruncate ftruncate64 truncate truncate64 unlink access stat stat64 lstat lstat64 __xstat
+  ftruncate ftruncate64 truncate truncate64 unlink rename access stat stat64 lstat lstat64 __xstat
   __xstat64 __lxstat __lxstat64 mkdir symlink readlink __readlink_chk rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
   syncfs sync sync_file_range prctl
 `);
@@ -83,7 +83,7 @@ export const HARMLESS_IMPORTS = names(`
   pthread_rwlock_unlock pthread_rwlock_wrlock pthread_self pthread_setcancelstate
   pthread_setspecific pthread_sigmask putc putc_unlocked putchar putenv puts qsort qsort_r
   quick_exit raise rand rand_r random rawmemchr readdir readdir64 realloc reallocarray
-  realpath recv recvfrom recvmsg regcomp regexec regfree rename rewind rewinddir rint rintf round
+  realpath recv recvfrom recvmsg regcomp regexec regfree rewind rewinddir rint rintf round
   roundf scalbn sched_getaffinity sched_setaffinity sched_yield secure_getenv seekdir select
   sem_close sem_destroy sem_getvalue sem_init sem_open sem_post sem_timedwait sem_trywait
   sem_unlink sem_wait semctl semget semop semtimedop send sendmsg sendto setbuf setegid setenv

@@ -63,7 +63,8 @@ export type ShimRequest =
       readonly offset: number;
       readonly length: number;
     }
-  | { readonly type: "flush-wal"; readonly segno: number; readonly endOffset: number };
+  | { readonly type: "flush-wal"; readonly segno: number; readonly endOffset: number }
+  | { readonly type: "old-wal"; readonly segno: number };
 
 const HELLO = "H".charCodeAt(0);
 const STAT = "S".charCodeAt(0);
@@ -72,6 +73,7 @@ const LIST = "L".charCodeAt(0);
 const PREFETCH = "P".charCodeAt(0);
 const WAL_WRITTEN = "W".charCodeAt(0);
 const FLUSH_WAL = "F".charCodeAt(0);
+const OLD_WAL = "O".charCodeAt(0);
 
 const TYPE_CODE: Readonly<Record<ShimRequest["type"], number>> = {
   hello: HELLO,
@@ -81,6 +83,7 @@ const TYPE_CODE: Readonly<Record<ShimRequest["type"], number>> = {
   prefetch: PREFETCH,
   "wal-written": WAL_WRITTEN,
   "flush-wal": FLUSH_WAL,
+  "old-wal": OLD_WAL,
 };
 
 function malformed(why: string): StorageError {
@@ -144,13 +147,16 @@ function decodeRequest(view: DataView, at: number): ShimRequest {
       return { type: "prefetch", file: decodeFile(view, at), blkno: b, count: c };
     case WAL_WRITTEN:
     case FLUSH_WAL:
+    case OLD_WAL:
       requireNoKey(view, at);
       if (!Number.isSafeInteger(a * LEAST_WAL_SEGMENT) || b + c > MAX_WAL_OFFSET) {
         throw malformed(`WAL of segment ${a} from ${b} to ${b + c}`);
       }
       return type === FLUSH_WAL
         ? { type: "flush-wal", segno: a, endOffset: b }
-        : { type: "wal-written", segno: a, offset: b, length: c };
+        : type === OLD_WAL
+          ? { type: "old-wal", segno: a }
+          : { type: "wal-written", segno: a, offset: b, length: c };
     default:
       throw malformed(`unknown type ${type}`);
   }

@@ -58,6 +58,8 @@ export interface WalHandlers {
    * no failing: a rejection other than `fenced` leaves Postgres waiting for ever.
    */
   flushWal(segno: number, endOffset: number): Promise<void>;
+  /** A segment from before the start: true when its file is in pg_wal, false where nobody has it. Absent: nobody has any. */
+  fetchOldWal?(segno: number): Promise<boolean>;
 }
 
 export type ShimHandlers = PageHandlers & WalHandlers;
@@ -189,6 +191,7 @@ export class ShimServer {
         return;
       case "stat":
       case "list":
+      case "old-wal":
         this.#answer(request).then(
           (parts) => writeAll(socket, parts),
           (error: unknown) => this.#sendFailure(socket, request, error),
@@ -201,7 +204,13 @@ export class ShimServer {
     socket.write(encodeReplyHeader(request.type, STATUS_ERROR));
   }
 
-  async #answer(request: Extract<ShimRequest, { type: "stat" | "list" }>): Promise<Uint8Array[]> {
+  async #answer(
+    request: Extract<ShimRequest, { type: "stat" | "list" | "old-wal" }>,
+  ): Promise<Uint8Array[]> {
+    if (request.type === "old-wal") {
+      const isHere = (await this.#handlers.fetchOldWal?.(request.segno)) === true;
+      return [encodeReplyHeader("old-wal", isHere ? STATUS_OK : STATUS_ABSENT)];
+    }
     if (request.type === "stat") {
       const bytes = await this.#handlers.stat(request.file);
       return [

@@ -1,9 +1,10 @@
-// What a clean stop saves beside what Postgres writes into WAL: sequences, free space maps, statistics.
+// What a clean stop saves beside what Postgres writes into WAL: sequences, free space maps, replication slots, statistics.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import { readSlotFiles } from "../../data-directory/aux-files.ts";
 import { encodeStatisticsFiles } from "../../data-directory/statistics-files.ts";
 import { DB_SHUTDOWNED, decodeControlFile } from "../../postgres/control-file.ts";
 import { encodeImageRecord } from "../../postgres/fpi.ts";
@@ -12,7 +13,10 @@ import { RELATION_SEGMENT_BLOCKS } from "../../postgres/relation-path.ts";
 import { RM_LOGICALMSG_ID } from "../../postgres/rmgr.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import { encodeRecord } from "../../postgres/xlog-record.ts";
-import { encodeStatisticsMessage } from "../../wal-decoder/logical-message-records.ts";
+import {
+  encodeAuxFileMessage,
+  encodeStatisticsMessage,
+} from "../../wal-decoder/logical-message-records.ts";
 import { changedPages } from "./changed-pages.ts";
 import { appendRecords, type EndOfWal } from "./closing-wal.ts";
 import type { ServedFiles } from "./served-files.ts";
@@ -42,8 +46,8 @@ export function hasShutDown(dataDirectory: string, end: EndOfWal): boolean {
 }
 
 /**
- * Writes it into pg_wal behind `end`, where the shutdown checkpoint ends (`hasShutDown`): pages as full-page images, and
- * last the statistics, which are true only where nothing follows. Returns up to where there is WAL now.
+ * Writes it into pg_wal behind `end`, where the shutdown checkpoint ends (`hasShutDown`): pages as full-page images,
+ * logical slots as that checkpoint left them, and last the statistics, which are true only where nothing follows. Returns up to where there is WAL now.
  */
 export function saveState(compute: ShutDownCompute, end: EndOfWal): Lsn {
   const { dataDirectory, logger, walSegmentSize: segmentSize } = compute;
@@ -53,14 +57,19 @@ export function saveState(compute: ShutDownCompute, end: EndOfWal): Lsn {
     const block = { ...file, blkno: file.segment * RELATION_SEGMENT_BLOCKS + blkno };
     return encodeImageRecord({ version, prevLsn, block, page });
   });
+  const slots = readSlotFiles(dataDirectory);
+  const message = { rmid: RM_LOGICALMSG_ID, info: XLOG_LOGICAL_MESSAGE, xid: 0 };
+  for (const { path, bytes } of slots) {
+    const mainData = encodeAuxFileMessage(path, bytes);
+    records.push((prevLsn) => encodeRecord({ ...message, mainData, prevLsn }));
+  }
   const statistics = encodeStatisticsFiles(dataDirectory);
   if (statistics !== undefined && statistics.length <= MAX_STATISTICS_BYTES) {
     const mainData = encodeStatisticsMessage(statistics);
-    const message = { rmid: RM_LOGICALMSG_ID, info: XLOG_LOGICAL_MESSAGE, xid: 0, mainData };
-    records.push((prevLsn) => encodeRecord({ ...message, prevLsn }));
+    records.push((prevLsn) => encodeRecord({ ...message, mainData, prevLsn }));
   }
   logger.info(
-    { pages: changed.length, statisticsBytes: statistics?.length ?? 0 },
+    { pages: changed.length, slots: slots.length, statisticsBytes: statistics?.length ?? 0 },
     "saving what the shutdown left beside WAL",
   );
   const wal = {

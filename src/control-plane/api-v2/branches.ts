@@ -373,7 +373,7 @@ export function plannedEndpoint(
       tenantId: project.tenant_id,
       branchId: endpoint.branch_id,
       staticLsn: endpoint.type === "read_only" ? lsn : null,
-      settings: postgresSettings(endpoint.settings),
+      settings: postgresSettings(endpoint.settings, project),
       start: endpoint.disabled === 0,
     },
   });

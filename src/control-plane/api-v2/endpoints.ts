@@ -4,7 +4,7 @@ import { StorageError } from "../../base/errors.ts";
 import { type Route, route } from "../../http/route.ts";
 import { nowText } from "../inventory.ts";
 import { type PlannedOperation, planned } from "../operations/state-machine.ts";
-import type { EndpointRow } from "../state/tables.ts";
+import type { EndpointRow, ProjectRow } from "../state/tables.ts";
 import { newEndpoint, plannedEndpoint, pointOf } from "./branches.ts";
 import { postgresSettings } from "./endpoint-settings.ts";
 import {
@@ -136,8 +136,8 @@ function changeRoutes(parts: Parts): Route[] {
         answer: endpointOperationsAnswer,
       },
       async ({ params, body }) => {
-        const { endpoint } = await findEndpointRow(parts, params);
-        await updateEndpoint(parts, endpoint, body.endpoint);
+        const { project, endpoint } = await findEndpointRow(parts, params);
+        await updateEndpoint(parts, project, endpoint, body.endpoint);
         return { endpoint: await readEndpoint(parts, endpoint.id), operations: [] };
       },
     ),
@@ -217,6 +217,7 @@ function powerRoutes(parts: Parts): Route[] {
 
 async function updateEndpoint(
   parts: Parts,
+  project: ProjectRow,
   row: EndpointRow,
   change: {
     readonly settings?: Record<string, unknown> | undefined;
@@ -232,7 +233,7 @@ async function updateEndpoint(
       ? row.settings
       : JSON.stringify({ ...JSON.parse(row.settings), ...change.settings });
   if (change.settings !== undefined) {
-    await parts.computes.provider.setSettings(row.id, postgresSettings(settings));
+    await parts.computes.provider.setSettings(row.id, postgresSettings(settings, project));
   }
   await parts.db
     .updateTable("endpoints")

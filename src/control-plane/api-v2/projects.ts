@@ -1,5 +1,6 @@
 // /projects: a project is a tenant with a name, made with its first branch, endpoint, role and database.
 
+import { StorageError } from "../../base/errors.ts";
 import { generateTenantId, generateTimelineId, parseTenantId } from "../../base/ids.ts";
 import { type Route, route } from "../../http/route.ts";
 import { checkBranchName, DEFAULT_BRANCH_NAME } from "../../local/branches.ts";
@@ -11,7 +12,7 @@ import { noteDatabase, noteRole } from "../operations/compute-kinds.ts";
 import { planned } from "../operations/state-machine.ts";
 import { newBranchId, newEndpointId, newProjectId } from "../public-ids.ts";
 import type { ProjectRow } from "../state/tables.ts";
-import { defaultTimeout, postgresSettings } from "./endpoint-settings.ts";
+import { defaultTimeout, postgresSettings, replicatesLogically } from "./endpoint-settings.ts";
 import { callerOf, findProject, operationsOf, type Parts, page } from "./lookup.ts";
 import { checkName, newPassword, sealed } from "./names.ts";
 import {
@@ -219,7 +220,7 @@ async function createProject(parts: Parts, wanted: WantedProject) {
         tenantId: project.tenant_id,
         branchId: branch.id,
         staticLsn: null,
-        settings: postgresSettings(endpoint.settings),
+        settings: postgresSettings(endpoint.settings, project),
         start: true,
       },
     }),
@@ -274,12 +275,18 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
   }
   const merged = (before: string, with_: Record<string, unknown> | undefined) =>
     JSON.stringify({ ...JSON.parse(before), ...with_ });
+  const settings = merged(row.settings, change.settings);
+  const isLogical = replicatesLogically(settings);
+  if (replicatesLogically(row.settings) && !isLogical) {
+    const message = "logical replication stays: slots would be lost without it";
+    throw new StorageError("invalid", "logical-replication-stays", message);
+  }
   await parts.db
     .updateTable("projects")
     .set({
       name: change.name ?? row.name,
       history_retention_seconds: retention ?? row.history_retention_seconds,
-      settings: merged(row.settings, change.settings),
+      settings,
       default_endpoint_settings: merged(
         row.default_endpoint_settings,
         change.default_endpoint_settings,
@@ -288,4 +295,24 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
     })
     .where("id", "=", row.id)
     .execute();
+  if (isLogical && change.settings !== undefined) {
+    await replicateLogically(parts, { ...row, settings });
+  }
+}
+
+/** Endpoints that there are; those that run are suspended, as at Neon, because Postgres takes it at its start only. */
+async function replicateLogically(parts: Parts, project: ProjectRow): Promise<void> {
+  const { db, computes } = parts;
+  const endpoints = await db
+    .selectFrom("endpoints")
+    .selectAll()
+    .where("project_id", "=", project.id)
+    .execute();
+  for (const { id, settings } of endpoints) {
+    const wanted = postgresSettings(settings, project);
+    if (computes.provider.exists(id) && computes.provider.settings(id)["wal_level"] !== "logical") {
+      await computes.provider.setSettings(id, wanted);
+      await computes.suspend(id);
+    }
+  }
 }

@@ -368,7 +368,10 @@ const allowedIps = z.array(
   }),
 );
 const projectSettings = z
-  .looseObject({ allowed_ips: z.looseObject({ ips: allowedIps.optional() }).optional() })
+  .looseObject({
+    allowed_ips: z.looseObject({ ips: allowedIps.optional() }).optional(),
+    enable_logical_replication: z.boolean().optional(),
+  })
   .optional();
 const units = z.number().min(0.25).optional();
 const suspendTimeout = z.int().min(-1).max(604_800).optional();

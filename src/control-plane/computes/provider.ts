@@ -153,6 +153,11 @@ export class LocalProcesses implements ComputeProvider {
     return clientOf(findEndpoint(this.#home, id));
   }
 
+  /** Of Postgres, as they are from its next start on. */
+  settings(id: string): Readonly<Record<string, string>> {
+    return findEndpoint(this.#home, id).spec.settings;
+  }
+
   /** Of Postgres: at once where a running one can take them, else from its next start on. */
   async setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
     await withHomeLocked(this.#home, async () =>

@@ -29,7 +29,7 @@ import {
   INIT_FORK,
   RELATION_SEGMENT_BLOCKS,
 } from "../../postgres/relation-path.ts";
-import { decodeOriginCheckpoint } from "../../postgres/replication-origin-checkpoint.ts";
+import { decodeOriginCheckpoint } from "../../postgres/replication/origin-checkpoint.ts";
 import { SLRU_PAGES_PER_SEGMENT } from "../../postgres/slru.ts";
 import type { PgMajor } from "../../postgres/versions.ts";
 import {

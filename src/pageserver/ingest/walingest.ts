@@ -28,6 +28,7 @@ import {
   subscriptionsDetachedKey,
 } from "../layers/key.ts";
 import type { TimelineStorage } from "../storage/timeline-storage.ts";
+import { AuxFiles } from "./aux-files.ts";
 import { CheckpointTracker } from "./checkpoint-tracker.ts";
 import { CommitTimes } from "./commit-times.ts";
 import { copyDatabase, type DatabaseCopy } from "./database-copy.ts";
@@ -67,6 +68,7 @@ export class WalIngest implements RecordSink {
   readonly #prepared: PreparedTransactions;
   readonly #commitTimes: CommitTimes;
   readonly #tablespaces: Tablespaces;
+  readonly #auxFiles: AuxFiles;
   /** pg_control; undefined only where a test has none. */
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
@@ -92,6 +94,7 @@ export class WalIngest implements RecordSink {
     this.#prepared = new PreparedTransactions(storage);
     this.#commitTimes = new CommitTimes(storage);
     this.#tablespaces = new Tablespaces(storage);
+    this.#auxFiles = new AuxFiles(storage);
     const { lastRecordLsn } = storage;
     this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
     this.#tracksCommitTs =
@@ -386,6 +389,15 @@ export class WalIngest implements RecordSink {
 
   statistics(files: Uint8Array): void {
     this.#storage.putImage(STATISTICS_PREFIX, 0, this.#lsn, encodeStatistics(files, this.#lsn));
+  }
+
+  auxFile(path: string, offset: number, content: Uint8Array): void {
+    this.#auxFiles.put(path, offset, content, this.#lsn);
+  }
+
+  auxFileGone(path: string): void {
+    this.publish();
+    this.#auxFiles.remove(path, this.#doneLsn, this.#lsn);
   }
 
   transactionEnd(timestampUs: bigint, committed: boolean): void {

@@ -14,6 +14,7 @@
 // | SLRU block           | 01   kind  1    segno 0    | block in the segment      |
 // | control file         | 03   0     0    0     0    | 0; the checkpoint is at 1 |
 // | relation size        | 61   spc   db   rel   fork | 0; u32 LE, in blocks      |
+// | auxiliary file       | 62   hash of the path  0    | offset in it              |
 // | replication origin   | 63   0     0    0     0    | origin id; u64 LE, LSN    |
 // | database             | 64   spc   db   0     0    | 0                         |
 // | SLRU segment size    | 66   kind  segno 0    0    | 0; u32 LE, in blocks      |
@@ -50,6 +51,7 @@ const KEYSPACE_FILES = 0x03;
 /** Field 1 of all keys that are no pages, relation maps aside. */
 export const FIRST_METADATA_KEYSPACE = KEYSPACE_FILES;
 export const KEYSPACE_RELATION_SIZE = 0x61;
+export const KEYSPACE_AUX_FILE = 0x62;
 export const KEYSPACE_REPLICATION_ORIGIN = 0x63;
 export const KEYSPACE_DATABASE = 0x64;
 export const KEYSPACE_SLRU_SIZE = 0x66;
@@ -261,6 +263,11 @@ export const TABLESPACE_PREFIX = keyPrefix(KEYSPACE_TABLESPACE, 0, 0, 0, 0);
 
 /** What the last clean stop left of pg_stat, at index 0 (ingest/statistics.ts). */
 export const STATISTICS_PREFIX = keyPrefix(KEYSPACE_STATISTICS, 0, 0, 0, 0);
+
+/** Pieces of a file of logical decoding: the index is where each begins (ingest/aux-files.ts). */
+export function auxFilePrefix(hash0: number, hash1: number, hash2: number): KeyPrefix {
+  return keyPrefix(KEYSPACE_AUX_FILE, hash0, hash1, hash2, 0);
+}
 
 /** Blocks of a relation fork (0 main, 1 fsm, 2 vm, 3 init); the index is the block number. */
 export function relBlockPrefix(spc: number, db: number, rel: number, fork: number): KeyPrefix {

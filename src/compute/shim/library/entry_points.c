@@ -39,7 +39,11 @@ static int open_file(const char *path, int flags, mode_t mode) {
   } else if (kind == NAME_WAL) {
     entry.is_wal = 1;
     entry.sync_writes = (flags & (O_DSYNC | O_SYNC)) != 0;
-    fd = sys_open(path, flags & ~(O_DSYNC | O_SYNC | O_DIRECT), mode);
+    flags &= ~(O_DSYNC | O_SYNC | O_DIRECT);
+    fd = sys_open(path, flags, mode);
+    if (fd < 0 && errno == ENOENT && (flags & O_ACCMODE) == O_RDONLY && fetch_wal_segment(segno)) {
+      fd = sys_open(path, flags, mode);
+    }
   } else {
     fd = sys_open(path, flags, mode);
   }
@@ -336,6 +340,20 @@ EXPORT int unlink(const char *path) {
   u32 oid;
   if (result == 0 && is_tablespace_link(path, &oid)) {
     forget_tablespace(oid);
+  }
+  if (result == 0) {
+    after_unlink(path);
+  }
+  return result;
+}
+
+EXPORT int rename(const char *from, const char *to) {
+  if (before_rename(from, to) != 0) {
+    return -1;
+  }
+  int result = (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+  if (result == 0) {
+    after_rename(from, to);
   }
   return result;
 }

@@ -9,7 +9,9 @@
  * as of the start LSN is always the right one, and the agent needs no idea of what happens here.
  *
  * WAL. fdatasync() of a WAL segment returns when the agent says that a quorum has the WAL. Every
- * other sync in the data directory is a no-op: the directory is a cache and is thrown away.
+ * other sync in the data directory is a no-op: the directory is a cache and is thrown away. WAL from before
+ * the start, which logical decoding reads, is fetched a segment at a time. What a crash would take of logical
+ * decoding's own files goes into WAL (aux_files.c).
  *
  * Invariants
  *  1. A read never returns bytes that neither a write here nor the agent supplied.
@@ -315,3 +317,9 @@ static inline struct file *lazy_file(int fd) {
 /* wal.c */
 void wal_written(const struct fd_entry *entry, off_t at, size_t n);
 int sync_file(int fd, int number);
+bool fetch_wal_segment(u64 segno);
+
+/* aux_files.c */
+int before_rename(const char *from, const char *to);
+void after_rename(const char *from, const char *to);
+void after_unlink(const char *path);

@@ -1,4 +1,4 @@
-/* wal.c: WAL: what was written is told, and a sync of it waits for a quorum. */
+/* wal.c: WAL: what was written is told, a sync of it waits for a quorum, and old WAL is fetched. */
 #include "shim.h"
 
 /* WAL of a bulk load is told of when there is so much of it, to be on its way before the sync. */
@@ -71,4 +71,21 @@ int sync_file(int fd, int number) {
     flush_wal(fds[fd].segno);
   }
   return 0;
+}
+
+/* A segment from before the start, for who wants to read it: true where it is here now, else false with errno. */
+bool fetch_wal_segment(u64 segno) {
+  if (!wal_hook) {
+    return false;
+  }
+  struct wire_reply reply;
+  begin_wait(0);
+  u32 before = abandoned;
+  int result = ask((struct question){.type = 'O', .a = segno}, NULL, 0, NULL, &reply);
+  end_wait(before);
+  if (result != 0) {
+    return false;
+  }
+  errno = reply.status == STATUS_ABSENT ? ENOENT : EIO;
+  return reply.status == STATUS_OK;
 }

@@ -7,8 +7,8 @@
 //        .    4 CRC-32C of all before it
 // Postgres without the file starts with none; with one that is wrong it does not start.
 
-import { crc32c } from "../base/crc32c.ts";
-import { StorageError } from "../base/errors.ts";
+import { crc32c } from "../../base/crc32c.ts";
+import { StorageError } from "../../base/errors.ts";
 
 const MAGIC = 0x1257_dade;
 const STATE_SIZE = 16;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { crc32c } from "../base/crc32c.ts";
-import { decodeOriginCheckpoint, encodeOriginCheckpoint } from "./replication-origin-checkpoint.ts";
+import { crc32c } from "../../base/crc32c.ts";
+import { decodeOriginCheckpoint, encodeOriginCheckpoint } from "./origin-checkpoint.ts";
 
 const STATES = [
   { originId: 2, remoteLsn: 0xffff_ffff_0000_0010n },

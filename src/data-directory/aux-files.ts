@@ -1,0 +1,78 @@
+// Auxiliary files: what logical decoding keeps beside WAL, as storage has it and as a data directory has it.
+//
+// Neon's name for them. Of replication slots the logical ones that outlive their session, as a file each; the snapshots of
+// the catalogs from which decoding goes on; and which rows of catalogs that were rewritten are which.
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { StorageError } from "../base/errors.ts";
+import {
+  decodeReplicationSlot,
+  type ReplicationSlot,
+} from "../postgres/replication/replication-slot.ts";
+import { makeDirectory } from "./make-directory.ts";
+
+export interface AuxFile {
+  /** Relative to the data directory; one that `isAuxPath`. */
+  readonly path: string;
+  readonly bytes: Uint8Array;
+}
+
+/** slot.c, snapbuild.c (`%X-%X.snap`), rewriteheap.h (LOGICAL_REWRITE_FORMAT). */
+const SLOT = /^pg_replslot\/([a-z0-9_]{1,63})\/state$/;
+const SNAPSHOT = /^pg_logical\/snapshots\/([0-9A-F]{1,8}-[0-9A-F]{1,8})\.snap$/;
+const MAPPING =
+  /^pg_logical\/mappings\/map-[0-9a-f]{1,8}-[0-9a-f]{1,8}-[0-9A-F]{1,8}_[0-9A-F]{1,8}-[0-9a-f]{1,8}-[0-9a-f]{1,8}$/;
+
+export function isAuxPath(path: string): boolean {
+  return SLOT.test(path) || SNAPSHOT.test(path) || MAPPING.test(path);
+}
+
+/** Whether it is the state of a slot. */
+export function isSlotPath(path: string): boolean {
+  return SLOT.test(path);
+}
+
+/** `X/X`, where the snapshot is of; undefined where the file is none. */
+export function snapshotLsnText(path: string): string | undefined {
+  return SNAPSHOT.exec(path)?.[1]?.replace("-", "/");
+}
+
+/** StorageError `corrupt` where a state makes no sense. */
+export function slotsOf(files: readonly AuxFile[]): ReplicationSlot[] {
+  return files
+    .filter(({ path }) => isSlotPath(path))
+    .map(({ bytes }) => decodeReplicationSlot(bytes));
+}
+
+/**
+ * Gives each to `write`, after the directory of its slot was made; in a data directory that has no slot yet. StorageError
+ * `corrupt` for a path that is not one of theirs.
+ */
+export function placeAuxFiles(
+  dataDirectory: string,
+  files: readonly AuxFile[],
+  write: (path: string, bytes: Uint8Array) => void,
+): void {
+  for (const { path, bytes } of files) {
+    if (!isAuxPath(path)) {
+      throw new StorageError("corrupt", "bad-aux-file", `not an auxiliary file: '${path}'`);
+    }
+    if (isSlotPath(path)) {
+      makeDirectory(join(dataDirectory, path, ".."));
+    }
+    write(path, bytes);
+  }
+}
+
+/** The logical slots that Postgres has left in a data directory: what a start has to begin with. */
+export function readSlotFiles(dataDirectory: string): AuxFile[] {
+  return readdirSync(join(dataDirectory, "pg_replslot"))
+    .map((name) => `pg_replslot/${name}/state`)
+    .filter((path) => isSlotPath(path) && existsSync(join(dataDirectory, path)))
+    .map((path) => ({ path, bytes: readFileSync(join(dataDirectory, path)) }))
+    .filter(({ bytes }) => {
+      const { dbOid, isPersistent } = decodeReplicationSlot(bytes);
+      return dbOid !== 0 && isPersistent;
+    });
+}
