@@ -14,6 +14,7 @@ const SCRUB_TEST = "src/pageserver/remote/scrub.test.ts";
 const DELETED_TENANTS = "src/pageserver/remote/deleted-tenants.ts";
 const DELETED_TENANTS_TEST = "src/pageserver/remote/deleted-tenants.test.ts";
 const TENANT_REMOTE_TEST = "src/pageserver/remote/tenant-remote.test.ts";
+const TAKEOVER_TEST = "src/pageserver/remote/takeover.test.ts";
 const DAMAGED_TEST = "src/pageserver/remote/damaged-objects.test.ts";
 const TENANT = "src/pageserver/storage/tenant.ts";
 const UPLOAD_ENDS = "UploadQueue: an upload ends with the last of those who asked for it";
@@ -251,6 +252,30 @@ export const REMOTE_MUTANTS: MutantPart = {
       replace: "",
       test: DELETIONS_TEST,
       name: "DeletionQueue: what is still being uploaded is deleted afterwards",
+    },
+    {
+      rule: "where a lease is given, a replaced pageserver's index still counts",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "      await next.#remote?.hold();",
+      replace: "      await undefined;",
+      test: TAKEOVER_TEST,
+      name: "grantLease: no replaced pageserver's index",
+    },
+    {
+      rule: "a parent is deleted before the store knows that its branches are detached",
+      file: "src/pageserver/storage/tenant.ts",
+      search: "    await this.#remote?.whenWithoutBranches(timelineId);\n",
+      replace: "",
+      test: TAKEOVER_TEST,
+      name: "deleteTimeline: a parent is deleted when the store knows",
+    },
+    {
+      rule: "a branch that a replaced pageserver made of a deleted timeline counts",
+      file: "src/pageserver/storage/stray-branches.ts",
+      search: "part.generation < deletedIn",
+      replace: "part.generation < deletedIn * 0",
+      test: TAKEOVER_TEST,
+      name: "strayBranches: of what a later generation has deleted",
     },
     {
       rule: "a timeline's index is put after the one that says that it is deleted",
