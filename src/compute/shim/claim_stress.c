@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@
 #define SECTOR 512
 #define SECTORS (BLOCK / SECTOR)
 #define MAX_RUN 16
+#define MAX_PROCESSES 64
 #define MAGIC 0x73747261746121ull
 
 struct sector {
@@ -233,7 +235,7 @@ static void work(const char *path, uint32_t operations) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 7 || chdir(getenv("STRESS_DIR")) != 0) {
+  if (argc != 7 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
     return 2;
   }
   uint32_t blocks = (uint32_t)atoi(argv[2]), processes = (uint32_t)atoi(argv[3]);
@@ -244,16 +246,25 @@ int main(int argc, char **argv) {
   for (uint32_t i = 0; i < blocks * SECTORS; i++) {
     shared->done[i] = 1;
   }
+  pid_t pids[MAX_PROCESSES];
   for (uint32_t p = 0; p < processes; p++) {
-    if (fork() == 0) {
+    pids[p] = fork();
+    if (pids[p] == 0) {
       seed = (uint64_t)atoll(argv[5]) * 1000 + p;
       work(argv[1], (uint32_t)atoi(argv[4]));
       _exit(0);
     }
   }
   int status, result = 0;
-  while (wait(&status) > 0) {
+  for (pid_t ended; (ended = wait(&status)) > 0;) {
     result |= status != 0;
+    for (uint32_t p = 0; p < processes; p++) {
+      if (pids[p] == ended) {
+        pids[p] = 0;
+      } else if (status != 0 && pids[p] != 0) {
+        kill(pids[p], SIGKILL); /* One fault is enough. */
+      }
+    }
   }
   seed = 1;
   int fd = open(argv[1], O_RDONLY);
