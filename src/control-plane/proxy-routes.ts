@@ -4,10 +4,12 @@
 
 import type { IncomingMessage } from "node:http";
 import { z } from "zod";
+import { nowMs } from "../base/clock.ts";
 import { errorKind, errorMessage, StorageError } from "../base/errors.ts";
 import { type Route, route } from "../http/route.ts";
 import { superuserSecret } from "../local/credentials.ts";
 import { SUPERUSER } from "../postgres/installation.ts";
+import { transferReportSchema } from "../proxy/api.ts";
 import { pointOf } from "./api-v2/branches.ts";
 import { jwksOf } from "./api-v2/jwks.ts";
 import { findProject, notFound, type Parts, writerOf } from "./api-v2/lookup.ts";
@@ -15,6 +17,7 @@ import { jwksListAnswer } from "./api-v2/schemas.ts";
 import { jwksView } from "./api-v2/views.ts";
 import { ensurePointEndpoint } from "./computes/point-in-time.ts";
 import { readVerifier } from "./computes/postgres-objects.ts";
+import { countTransfer } from "./consumption/transfer.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "./state/tables.ts";
 
 export const PROXY_PREFIX = "/proxy/api/v1";
@@ -53,6 +56,11 @@ const wakeAnswer = z.object({
 });
 
 export function proxyRoutes(parts: Parts): Route[] {
+  return [...loginRoutes(parts), wakeRoute(parts), transferRoute(parts)];
+}
+
+/** Whom to let in. */
+function loginRoutes(parts: Parts): Route[] {
   return [
     route(
       {
@@ -64,6 +72,7 @@ export function proxyRoutes(parts: Parts): Route[] {
         answer: accessAnswer,
       },
       async ({ query }) => {
+        parts.access.note(query.endpointish);
         const { project, branch, endpoint } = await findEndpointish(parts, query.endpointish);
         return {
           role_secret: (await verifierOf(parts, branch, endpoint, query.role)) ?? "",
@@ -78,33 +87,6 @@ export function proxyRoutes(parts: Parts): Route[] {
     route(
       {
         method: "GET",
-        path: `${PROXY_PREFIX}/wake_compute`,
-        summary: "Where an endpoint's Postgres is, once it takes connections.",
-        scope: "admin",
-        query: wakeQuery,
-        answer: wakeAnswer,
-      },
-      async ({ query }) => {
-        const found = await findEndpointish(parts, query.endpointish);
-        const at = query["options[lsn]"] ?? query["options[timestamp]"];
-        const id = await endpointFor(parts, found, at);
-        const woken = await parts.computes.wake(id);
-        return {
-          address: `${woken.host}:${woken.port}`,
-          server_name: null,
-          aux: {
-            endpoint_id: id,
-            project_id: found.project.id,
-            branch_id: found.branch.id,
-            unix_socket: parts.computes.provider.socketPath(id),
-            cold_start_info: woken.coldStart,
-          },
-        };
-      },
-    ),
-    route(
-      {
-        method: "GET",
         path: `${PROXY_PREFIX}/endpoints/{endpoint_id}/jwks`,
         summary: "Whose tokens are good at an endpoint, and for which roles.",
         scope: "admin",
@@ -112,11 +94,55 @@ export function proxyRoutes(parts: Parts): Route[] {
         answer: jwksListAnswer,
       },
       async ({ params }) => {
+        parts.access.note(params.endpoint_id);
         const { project, branch } = await findEndpointish(parts, params.endpoint_id);
         return { jwks: (await jwksOf(parts, project.id, branch.id)).map(jwksView) };
       },
     ),
   ];
+}
+
+function wakeRoute(parts: Parts): Route {
+  return route(
+    {
+      method: "GET",
+      path: `${PROXY_PREFIX}/wake_compute`,
+      summary: "Where an endpoint's Postgres is, once it takes connections.",
+      scope: "admin",
+      query: wakeQuery,
+      answer: wakeAnswer,
+    },
+    async ({ query }) => {
+      const found = await findEndpointish(parts, query.endpointish);
+      const at = query["options[lsn]"] ?? query["options[timestamp]"];
+      const id = await endpointFor(parts, found, at);
+      const woken = await parts.computes.wake(id);
+      return {
+        address: `${woken.host}:${woken.port}`,
+        server_name: null,
+        aux: {
+          endpoint_id: id,
+          project_id: found.project.id,
+          branch_id: found.branch.id,
+          unix_socket: parts.computes.provider.socketPath(id),
+          cold_start_info: woken.coldStart,
+        },
+      };
+    },
+  );
+}
+
+function transferRoute({ db }: Parts): Route {
+  return route(
+    {
+      method: "POST",
+      path: `${PROXY_PREFIX}/transfer`,
+      summary: "Bytes that clients were sent: ours, for consumption.",
+      scope: "admin",
+      body: transferReportSchema,
+    },
+    ({ body }) => countTransfer(db, body, nowMs()),
+  );
 }
 
 interface Found {

@@ -14,6 +14,7 @@ import { WarmAgents } from "../local/agents/warm-agents.ts";
 import type { StrataHome } from "../local/home.ts";
 import { withHomeLocked } from "../local/lock.ts";
 import { renewDaily } from "../local/tls/renewal.ts";
+import { AccessAnswers } from "./access-answers.ts";
 import { Accounts, ensureKey } from "./accounts.ts";
 import { accountRoutes } from "./api-v2/account.ts";
 import { branchRoutes } from "./api-v2/branches.ts";
@@ -157,19 +158,21 @@ export class ControlPlane {
         await seeObjectsOf(parts, endpoint);
       },
     );
+    const isAlone = databaseUrl === undefined;
+    const access = new AccessAnswers({ isAlone });
     const kinds = {
-      ...storageKinds({ ...context, inventory, computes }),
-      ...deletionKinds({ ...context, inventory, computes }),
-      ...schemaKinds({ ...context, inventory, computes }),
-      ...computeKinds({ ...context, computes }),
+      ...storageKinds({ ...context, inventory, computes, access }),
+      ...deletionKinds({ ...context, inventory, computes, access }),
+      ...schemaKinds({ ...context, inventory, computes, access }),
+      ...computeKinds({ ...context, computes, access }),
     };
     const claims = new Claims(db, lastingId(join(workdir, "control_plane.id")), {
       leaseMs: options.leaseMs,
-      isAlone: databaseUrl === undefined,
+      isAlone,
     });
     const machines = Object.values(kinds) as unknown as OperationKind<never>[];
     const operations = new Operations(context, machines, claims, options.stepHook);
-    const parts: Parts = { ...context, inventory, computes, operations, kinds, front };
+    const parts: Parts = { ...context, inventory, computes, operations, access, kinds, front };
     return new ControlPlane(options, parts, accounts, { warmAgents, claims, meter });
   }
 

@@ -3,12 +3,14 @@
 import type { Duplex } from "node:stream";
 import type { Logger } from "../base/log.ts";
 import type { TlsCertificates } from "../base/network/tls-certificates.ts";
+import { ACCESS_KEEP_MS } from "./api.ts";
 import type { CancelKeys } from "./client/cancel-keys.ts";
 import type { LoginGate } from "./client/login-gate.ts";
 import { clientError } from "./client/postgres-errors.ts";
 import type { ProxyMetrics } from "./metrics.ts";
 import type { Pools } from "./pooling/pools.ts";
 import { DEFAULT_POOL_SETTINGS, type PoolSettings } from "./pooling/server-pool.ts";
+import type { TransferCounts } from "./transfers.ts";
 
 export interface ProxySettings {
   /** Host names are ENDPOINT.domain; the first is the one that messages name. */
@@ -25,7 +27,7 @@ export interface ProxySettings {
   readonly wakeTimeoutMs: number;
   /** By address and endpoint. */
   readonly failedLoginsPerMinute: number;
-  /** How long an answer about a role is used. */
+  /** How long an answer about a role is used; not longer than ACCESS_KEEP_MS where changes are to hold at once. */
   readonly accessKeepMs: number;
   readonly keepAliveMs: number;
   readonly pool: PoolSettings;
@@ -40,7 +42,7 @@ export const DEFAULT_PROXY_SETTINGS: ProxySettings = {
   loginTimeoutMs: 30_000,
   wakeTimeoutMs: 60_000,
   failedLoginsPerMinute: 30,
-  accessKeepMs: 1000,
+  accessKeepMs: ACCESS_KEEP_MS,
   keepAliveMs: 60_000,
   pool: DEFAULT_POOL_SETTINGS,
 };
@@ -53,6 +55,7 @@ export interface ProxyParts {
   readonly cancelKeys: CancelKeys;
   readonly halfOpen: HalfOpenConnections;
   readonly endpoints: EndpointConnections;
+  readonly transfers: TransferCounts;
   readonly metrics: ProxyMetrics;
   readonly logger: Logger;
 }

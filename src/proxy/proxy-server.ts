@@ -22,6 +22,7 @@ import {
   type ProxyParts,
   type ProxySettings,
 } from "./proxy-parts.ts";
+import { TransferCounts } from "./transfers.ts";
 
 /** Waiting to be accepted; the kernel's own limit (net.core.somaxconn) may be lower. */
 const BACKLOG = 4096;
@@ -60,6 +61,7 @@ export class ProxyServer {
       pools: new Pools(settings.pool),
       cancelKeys: new CancelKeys(),
       endpoints: new EndpointConnections(settings.maxConnectionsPerEndpoint),
+      transfers: new TransferCounts(),
       metrics: new ProxyMetrics({
         open: () => this.#sockets.size,
         halfOpen: () => halfOpen.count,
@@ -69,7 +71,11 @@ export class ProxyServer {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
       socket.setKeepAlive(true, settings.keepAliveMs);
-      const session = new ClientSession(socket, clientAddress(socket), this.parts);
+      const session = new ClientSession(
+        { connection: socket, socket },
+        clientAddress(socket),
+        this.parts,
+      );
       void session.run((onStream) => openClient(socket, { certificates, onStream }));
     });
     // Above it, connections are closed as they come, without a word.

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { createConnection } from "node:net";
+import { createConnection, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { promisify } from "node:util";
@@ -364,15 +364,17 @@ test("proxy: passwords cannot be tried at leisure", () =>
 
 test("proxy: thousands that connect and say nothing keep nobody out", () =>
   withProxy({ maxHalfOpen: 50 }, async (fixture) => {
-    const crowd = await Promise.all(
-      Array.from({ length: 1500 }, async () => {
-        const socket = createConnection({ host: "127.0.0.1", port: fixture.port });
-        socket.on("error", () => {});
-        await new Promise<void>((resolve) => socket.once("connect", resolve));
-        return socket;
-      }),
-    );
+    const crowd: Socket[] = [];
+    const come = async () => {
+      const socket = createConnection({ host: "127.0.0.1", port: fixture.port });
+      socket.on("error", () => {});
+      crowd.push(socket);
+      await new Promise<void>((resolve) => socket.once("connect", resolve));
+    };
     try {
+      while (crowd.length < 10_000) {
+        await Promise.all(Array.from({ length: 500 }, come));
+      }
       assert.equal(await whoAmI(await fixture.connect()), ROLE);
       assert.ok(fixture.proxy.parts.halfOpen.count <= 50);
     } finally {

@@ -14,6 +14,7 @@ import { proxyRoutes } from "./http.ts";
 import type { ProxySettings } from "./proxy-parts.ts";
 import { ProxyServer } from "./proxy-server.ts";
 import { FrontHttp } from "./serverless/front-http.ts";
+import { TransferReports } from "./transfers.ts";
 
 const SEED_BYTES = 32;
 
@@ -52,8 +53,9 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
       `--listen-pg ${options.listenPg} can be reached from elsewhere: it needs --tls-cert and --tls-key`,
     );
   }
+  const controlPlane = new ControlPlaneClient(options.controlPlane, () => tokenOf(options));
   const server = new ProxyServer({
-    controlPlane: new ControlPlaneClient(options.controlPlane, () => tokenOf(options)),
+    controlPlane,
     certificates,
     settings: options.settings,
     logger,
@@ -66,8 +68,15 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
     listenHost: http.host,
     allowedHosts: options.allowedHosts,
   });
+  const { transfers } = server.parts;
+  const reports = new TransferReports(
+    transfers,
+    (report) => controlPlane.reportTransfer(report),
+    logger,
+  );
   const pgPort = await server.listen(pg.host, pg.port);
   const httpPort = await httpServer.listen(http.host, http.port);
+  reports.start();
   logger.info({ listenPg: options.listenPg, listenHttp: options.listenHttp }, "proxy listens");
   return {
     pgPort,
@@ -75,6 +84,7 @@ export async function startProxy(options: ProxyOptions): Promise<Proxy> {
     stop: async () => {
       certificates?.close();
       await Promise.all([server.close(), httpServer.close()]);
+      await reports.stop();
     },
   };
 }

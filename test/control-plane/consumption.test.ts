@@ -6,6 +6,7 @@ import { parseLsn } from "../../src/base/lsn.ts";
 import { controllerOf } from "../../src/local/controller.ts";
 import { StrataHome } from "../../src/local/home.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
 // What a project used is told truly: time, processor time and WAL, also over a kill -9 of the control plane.
 
@@ -98,6 +99,47 @@ test("consumption: time, processor time and WAL of a project, over a kill -9 of 
   assert.equal(total(await framesOf("hourly", "account"), "written_data_bytes"), wal);
   const { projects } = await world.api("GET", `/consumption_history/projects?${range("hourly")}`);
   assert.deepEqual(projects, []);
+});
+
+test("consumption: bytes that clients were sent through the proxy, over a kill -9 of the control plane", async () => {
+  const { project, endpoints, connection_uris: uris } = await world.createProject("transfer");
+  const { proxy } = new StrataHome(world.cluster.home).config();
+  const { password } = uris[0].connection_parameters;
+  const word = encodeURIComponent(password);
+  const byteCount = 3_000_000;
+  const through = async (suffix: string) => {
+    const options = encodeURIComponent(`endpoint=${endpoints[0].id}${suffix}`);
+    const url = `postgresql://neondb_owner:${word}@${proxy!.listenPgAddr}/neondb?options=${options}&sslmode=no-verify`;
+    await withClient(url, async (client) => {
+      const { rows } = await client.query(`select repeat('x', ${byteCount}) as x`);
+      assert.equal(rows[0].x.length, byteCount);
+    });
+  };
+  const sent = async () =>
+    (await world.api("GET", `/projects/${project.id}`)).project.data_transfer_bytes;
+  await through("");
+  await world.cluster.kill9("control_plane");
+  // Its last report finds nobody, and comes again.
+  await sleep(16_000);
+  await world.cluster.ok("start");
+  await through("-pooler");
+  const uri = new URL(uris[0].connection_uri);
+  const response = await fetch(`http://${proxy!.listenHttpAddr}/sql`, {
+    method: "POST",
+    headers: { "neon-connection-string": uri.href, "content-type": "application/json" },
+    body: JSON.stringify({ query: `select repeat('y', ${byteCount}) as y`, params: [] }),
+  });
+  assert.equal(response.status, 200, await response.text());
+  // With a last report.
+  await world.cluster.ok("proxy", "restart");
+  for (let i = 0; i < 200 && (await sent()) < 3 * byteCount; i++) {
+    await sleep(100);
+  }
+  const all = await sent();
+  assert.ok(all >= 3 * byteCount && all < 3.1 * byteCount, `${all} bytes`);
+  const { projects } = await world.api("GET", `/consumption_history/projects?${range("monthly")}`);
+  const { periods } = projects.find((one: { project_id: string }) => one.project_id === project.id);
+  assert.equal(periods[0].consumption[0].data_transfer_bytes, all);
 });
 
 test("consumption: what is not kept, or makes no sense, is refused as Neon does; keys see their own project", async () => {

@@ -132,6 +132,57 @@ test("deleted: its time is over: it is gone with all of its storage, and cannot 
   assert.throws(() => world.cluster.endpointSpec("past"), /ENOENT/);
 });
 
+test("deleted: who brings one back while others remove it has it whole, or it is gone whole", async () => {
+  const recover = async (id: string) =>
+    (await world.request("POST", `/api/v2/projects/${id}/recover`)).status;
+  const remove = async (id: string) =>
+    (await world.request("DELETE", `/api/v2/projects/${id}?hard_delete=true`)).status;
+  const isDone = (status: number) => status < 300;
+  const check = async ({ id, tenant, endpoint, login }: Awaited<ReturnType<typeof made>>) => {
+    await world.settled(id).catch(() => undefined);
+    for (let i = 0; i < 400 && deletedTenants().has(tenant as never); i++) {
+      await sleep(100);
+    }
+    const { status } = await world.request("GET", `/api/v2/projects/${id}`);
+    if (status === 200) {
+      assert.deepEqual(await byProxy(endpoint, login), [{ note: "kept" }]);
+    } else {
+      assert.equal(status, 404);
+      await nothingStored(tenant);
+      assert.throws(() => world.cluster.endpointSpec(endpoint), /ENOENT/);
+    }
+    return status === 200;
+  };
+  // By hand, in either order, at once.
+  await strata("start", "--deleted-project-retention", "7d");
+  for (const calls of [
+    [recover, remove],
+    [remove, recover],
+  ]) {
+    const one = await made("raced");
+    await world.api("DELETE", `/projects/${one.id}`);
+    const statuses = await Promise.all(calls.map((call) => call(one.id)));
+    assert.ok(statuses.some(isDone), `${statuses}`);
+    assert.ok(
+      statuses.every((status) => [200, 404, 423].includes(status)),
+      `${statuses}`,
+    );
+    assert.equal(await check(one), !isDone(statuses[calls.indexOf(remove)]!), `${statuses}`);
+  }
+  // When its time is over.
+  await strata("start", "--deleted-project-retention", "3s");
+  for (const aheadMs of [60, 20]) {
+    const one = await made("timed");
+    const { project } = await world.api("DELETE", `/projects/${one.id}`);
+    await sleep(Date.parse(project.recoverable_until) - Date.now() - aheadMs);
+    const statuses: number[] = [];
+    while (!statuses.some(isDone) && Date.now() < Date.parse(project.recoverable_until) + 7000) {
+      statuses.push(await recover(one.id));
+    }
+    assert.equal(await check(one), statuses.some(isDone), `${statuses}`);
+  }
+});
+
 test("deleted: --now is for good, also for one that is deleted already; a retention of 0 keeps none", async () => {
   await strata("start", "--deleted-project-retention", "7d");
   const { id, tenant } = await made("now");

@@ -3,6 +3,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
+import { StorageError } from "../../src/base/errors.ts";
 import { parseTenantId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { ControlPlane } from "../../src/control-plane/server.ts";
@@ -79,8 +80,11 @@ async function resume(): Promise<void> {
   await controlPlane.close();
 }
 
-/** Dies once at each point; the points in the order in which they were met. */
-async function crashEverywhere(asked: Asked): Promise<string[]> {
+/** Dies once at each point; the points in the order in which they were met. `prepare`: what each life is to be like. */
+async function crashEverywhere(
+  asked: Asked,
+  prepare: (controlPlane: ControlPlane) => void = () => {},
+): Promise<string[]> {
   const points: string[] = [];
   for (let life = 0; ; life++) {
     let crashed = false;
@@ -91,6 +95,7 @@ async function crashEverywhere(asked: Asked): Promise<string[]> {
         throw new Error(`crash at ${point}`);
       }
     });
+    prepare(controlPlane);
     try {
       if (life === 0) {
         assert.equal((await ask(controlPlane, asked)).status, 500);
@@ -260,7 +265,7 @@ describe("operations after crashes", () => {
     const points = await crashEverywhere({
       ...{ method: "POST", path: roles, body: { role: { name: "joe" } } },
     });
-    assertPoints(points, "apply_config", ["wake", "postgres", "rows"]);
+    assertPoints(points, "apply_config", ["wake", "postgres", "rows", "proxies"]);
     const { password } = await once({ method: "GET", path: `${roles}/joe/reveal_password` });
     const joe = { user: "joe", password, database: "neondb" };
     await world.sql(endpoint, joe, "select 1");
@@ -336,6 +341,39 @@ describe("operations after crashes", () => {
     assertPoints(deleted, "delete_branch", ["endpoints", "timeline", "rows"]);
     await checkConsistent();
     assert.deepEqual(await namesOf(), ["dev_old", "half", "main"]);
+  });
+
+  test("crash: a project that cannot be deleted is there as it was", async (t) => {
+    const path = `/projects/${project}`;
+    const body = { endpoint: { branch_id: main, type: "read_write" } };
+    const made = await once({ method: "POST", path: `${path}/endpoints`, body });
+    await resume();
+    const { tenantId } = world.cluster.endpointSpec(made.endpoint.id);
+    home.update((draft) => {
+      draft.defaultTenantId = parseTenantId(tenantId);
+    });
+    const points = await crashEverywhere({ method: "DELETE", path }, ({ parts }) => {
+      t.mock.method(parts.computes.provider, "stop", async () => {
+        throw new StorageError("internal", "stuck", "its agent does not end");
+      });
+    });
+    assert.deepEqual(
+      points.map((point) => point.replace("delete_project_softly ", "")),
+      ["mark before", "mark after", "endpoints before", "undo before", "undo after"],
+    );
+    await checkConsistent();
+    assert.deepEqual(home.config().deletedTenants, new Map());
+    assert.equal(home.config().defaultTenantId, tenantId);
+    const { projects } = await once({ method: "GET", path: "/projects" });
+    assert.deepEqual(
+      projects.map(({ id }: { id: string }) => id),
+      [project],
+    );
+    const { operations } = await once({ method: "GET", path: `${path}/operations` });
+    assert.equal(operations[0].action, "timeline_mark_invisible");
+    assert.equal(operations[0].status, "failed");
+    assert.match(operations[0].error, /its agent does not end/);
+    await once({ method: "POST", path: `${path}/endpoints/${made.endpoint.id}/start` });
   });
 
   test("crash: a project that is deleted comes back whole, and goes for good whole", async () => {

@@ -24,7 +24,8 @@ test("projects, roles, databases, connection-string, operations: each with its e
   const project = created.project.id;
   assert.match(await strata("projects", "list"), new RegExp(`${project} +shop +17`));
   const password = (await strata("roles", "create", "anna")).trim();
-  await strata("databases", "create", "orders", "--owner", "anna");
+  const orders = await json("databases", "create", "orders", "--owner", "anna");
+  assert.deepEqual([orders.name, orders.owner_name], ["orders", "anna"]);
   const login = { user: "anna", password, database: "orders" };
   const endpoint = created.endpoints[0].id;
   assert.deepEqual(await world.sql(endpoint, login, "select 1 as n"), [{ n: 1 }]);
@@ -50,8 +51,8 @@ test("projects, roles, databases, connection-string, operations: each with its e
     await world.cluster.fails("roles", "delete", "anna"),
     /anna owns database orders: delete it/,
   );
-  await strata("databases", "delete", "orders");
-  await strata("roles", "delete", "anna");
+  assert.equal((await json("databases", "delete", "orders")).name, "orders");
+  assert.equal((await json("roles", "delete", "anna")).name, "anna");
   const names = (await json("roles", "list")).map(({ name }: { name: string }) => name);
   assert.deepEqual(names, ["neondb_owner"]);
   assert.match(await strata("operations", "list"), /apply_config +finished/);
@@ -63,7 +64,7 @@ test("api-key: one that was revoked is none any more", async () => {
   assert.equal((await world.request("GET", "/api/v2/projects", { key })).status, 200);
   const keys = await json("api-key", "list");
   const { id } = keys.find(({ name }: { name: string }) => name === "ci");
-  await strata("api-key", "revoke", `${id}`);
+  assert.equal((await json("api-key", "revoke", `${id}`)).id, id);
   assert.equal((await world.request("GET", "/api/v2/projects", { key })).status, 401);
 });
 
@@ -91,6 +92,75 @@ test("what the command line makes, renames, resets and deletes is so in the API,
   assert.notEqual(after.get("before")!.id, dev.id);
   await strata("branch", "delete", "work");
   assert.deepEqual([...(await branches()).keys()].toSorted(), ["before", "main"]);
+});
+
+test("what the API makes, renames, restores, suspends and deletes is so on the command line", async () => {
+  const { project, branch: main, endpoints } = await world.createProject("both");
+  const endpoint = endpoints[0].id;
+  const { tenantId } = world.cluster.endpointSpec(endpoint);
+  const tenants = async () => (await json("tenant", "list")).map(({ id }: { id: string }) => id);
+  const branches = async () =>
+    (await json("branch", "list", "--tenant-id", tenantId)).map(
+      ({ name }: { name: string }) => name,
+    );
+  /** By id: its status, and the branch it is on. */
+  const computes = async () =>
+    new Map<string, string>(
+      (await json("endpoint", "list", "--tenant-id", tenantId)).map(
+        (one: { id: string; status: string; branch_name: string }) => [
+          one.id,
+          `${one.status} on ${one.branch_name}`,
+        ],
+      ),
+    );
+  assert.ok((await tenants()).includes(tenantId));
+  const dev = await world.createBranch(project.id, "dev");
+  const [{ id: ofDev }] = dev.endpoints;
+  assert.deepEqual(await branches(), ["dev", "main"]);
+  assert.deepEqual(
+    await computes(),
+    new Map([
+      [endpoint, "running on main"],
+      [ofDev, "running on dev"],
+    ]),
+  );
+  const path = `/projects/${project.id}/branches/${dev.branch.id}`;
+  await world.api("PATCH", path, { branch: { name: "work" } });
+  await world.api("POST", `${path}/restore`, {
+    ...{ source_branch_id: main.id, preserve_under_name: "work_old" },
+  });
+  await world.settled(project.id);
+  assert.deepEqual(await branches(), ["main", "work", "work_old"]);
+  assert.match((await computes()).get(ofDev)!, / on work$/);
+
+  // Endpoints: each side starts and stops what the other one has made.
+  const seen = async (id: string) =>
+    (await world.api("GET", `/projects/${project.id}/endpoints/${id}`)).endpoint;
+  await world.api("POST", `/projects/${project.id}/endpoints/${endpoint}/suspend`);
+  assert.equal((await computes()).get(endpoint), "stopped on main");
+  await strata("endpoint", "start", endpoint);
+  assert.equal((await seen(endpoint)).current_state, "active");
+  await strata("endpoint", "stop", endpoint);
+  assert.equal((await seen(endpoint)).current_state, "idle");
+  await strata(
+    ...["endpoint", "create", "reader", "--tenant-id", tenantId],
+    ...["--branch-name", "main", "--at", "0/1700000"],
+  );
+  const reader = await seen("reader");
+  assert.deepEqual([reader.type, reader.branch_id], ["read_only", main.id]);
+  await world.api("POST", `/projects/${project.id}/endpoints/reader/start`);
+  await world.settled(project.id);
+  assert.equal((await computes()).get("reader"), "running on main");
+  await strata("endpoint", "stop", "reader", "--destroy");
+  const gone = `/api/v2/projects/${project.id}/endpoints/reader`;
+  assert.equal((await world.request("GET", gone)).status, 404);
+
+  await world.api("DELETE", path);
+  await world.settled(project.id);
+  assert.deepEqual(await branches(), ["main", "work_old"]);
+  assert.deepEqual([...(await computes()).keys()], [endpoint]);
+  await world.api("DELETE", `/projects/${project.id}?hard_delete=true`);
+  assert.ok(!(await tenants()).includes(tenantId));
 });
 
 test("a home of the version before is taken over by its first start, and has a control plane then", async () => {

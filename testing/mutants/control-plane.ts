@@ -10,6 +10,8 @@ const COUNTING_TEST = "src/control-plane/consumption/counting.test.ts";
 const METER_TEST = "src/control-plane/consumption/meter.test.ts";
 const DELETED_TEST = "test/control-plane/deleted-projects.test.ts";
 const VERBS_TEST = "test/control-plane/verbs.test.ts";
+const ANSWERS_TEST = "src/control-plane/access-answers.test.ts";
+const HOLDS_TEST = "test/control-plane/access-holds.test.ts";
 
 export const CONTROL_PLANE_MUTANTS: MutantPart = {
   part: "control-plane",
@@ -343,6 +345,79 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "await db.connection().execute(async (transaction) => {",
       test: "src/control-plane/state/database.test.ts",
       name: "migrate: a migration that fails leaves the version before, whole",
+    },
+    {
+      rule: "a change of who may come in is answered while a proxy goes by what it was told before",
+      file: "src/control-plane/access-answers.ts",
+      search: "last = Math.max(last, this.#askedMs.get(name) ?? last);",
+      replace: "last = Math.max(last, last);",
+      test: ANSWERS_TEST,
+      name: "AccessAnswers: as long as what was told lately",
+    },
+    {
+      rule: "what the control plane before this one told a proxy is not waited for",
+      file: "src/control-plane/access-answers.ts",
+      search: "let last = this.#isAlone ? this.#sinceMs : monotonicMs();",
+      replace: "let last = this.#isAlone ? -Infinity : monotonicMs();",
+      test: ANSWERS_TEST,
+      name: "AccessAnswers: what the process before this one has told",
+    },
+    {
+      rule: "what another control plane told a proxy is not waited for",
+      file: "src/control-plane/access-answers.ts",
+      search: "let last = this.#isAlone ? this.#sinceMs : monotonicMs();",
+      replace: "let last = this.#sinceMs;",
+      test: ANSWERS_TEST,
+      name: "AccessAnswers: what another control plane has told",
+    },
+    {
+      rule: "a list of addresses is answered before it holds",
+      file: "src/control-plane/api-v2/projects.ts",
+      search: 'if (change.settings?.["allowed_ips"] !== undefined) {',
+      replace: 'if (change.settings?.["allowed_ips"] === null) {',
+      test: HOLDS_TEST,
+      name: "access: a list of addresses holds",
+    },
+    {
+      rule: "a new password is answered before it holds",
+      file: "src/control-plane/operations/compute-kinds.ts",
+      search: "if (role !== undefined || droppedRole !== undefined) {",
+      replace: "if (droppedRole !== undefined) {",
+      test: HOLDS_TEST,
+      name: "access: of a password the new one",
+    },
+    {
+      rule: "that tokens are good no more is answered before it holds",
+      file: "src/control-plane/proxy-routes.ts",
+      search: "parts.access.note(params.endpoint_id);",
+      replace: "",
+      test: HOLDS_TEST,
+      name: "access: whose tokens are good",
+    },
+    {
+      rule: "a report of a proxy is counted twice",
+      file: "src/control-plane/consumption/transfer.ts",
+      search: "sequence <= known.sequence",
+      replace: "sequence < known.sequence",
+      test: METER_TEST,
+      name: "countTransfer: each report once",
+    },
+    {
+      rule: "a project whose deletion failed stays deleted",
+      file: "src/control-plane/operations/deletion-kinds.ts",
+      search:
+        "    undo: ({ tenantId }) =>\n      withHomeLocked(home, async () => unmarkDeleted(home, parseTenantId(tenantId))),\n",
+      replace: "",
+      test: CRASH_TEST,
+      name: "operations after crashes",
+    },
+    {
+      rule: "who brings a project back is not kept from it while it is removed",
+      file: "src/control-plane/operations/operations.ts",
+      search: "await requireIdle(db, projectId);",
+      replace: "",
+      test: DELETED_TEST,
+      name: "deleted: who brings one back while others remove it",
     },
   ],
 };

@@ -13,6 +13,7 @@ const SERVERLESS = "src/proxy/serverless";
 const POOLING = "src/proxy/pooling";
 const POOLING_TEST = "src/proxy/pooling/pooling.pg.test.ts";
 const SERVERLESS_TEST = "src/proxy/serverless/serverless.pg.test.ts";
+const TRANSFERS_TEST = "src/proxy/transfers.test.ts";
 
 export const PROXY_MUTANTS: MutantPart = {
   part: "proxy",
@@ -331,6 +332,22 @@ export const PROXY_MUTANTS: MutantPart = {
       replace: 'settle("compute gone")',
       test: "src/proxy/compute/first-word.test.ts",
       name: "untilFirstWord",
+    },
+    {
+      rule: "a report that got lost is lost",
+      file: "src/proxy/transfers.ts",
+      search: "const report = this.#unanswered ?? this.#next();",
+      replace: "const report = this.#next();",
+      test: TRANSFERS_TEST,
+      name: "TransferReports: one of which nobody knows",
+    },
+    {
+      rule: "what a connection was sent before it closed is not counted",
+      file: "src/proxy/transfers.ts",
+      search: "      this.#look(watched);\n      this.#watched.delete(watched);",
+      replace: "      this.#watched.delete(watched);",
+      test: TRANSFERS_TEST,
+      name: "TransferCounts: what sockets have written",
     },
   ],
 };

@@ -91,6 +91,7 @@ function addProjects(program: Command): void {
 interface ProjectDeleteOptions {
   readonly yes?: boolean;
   readonly now?: boolean;
+  readonly json?: boolean;
 }
 
 function addDeletion(projects: Command): void {
@@ -101,6 +102,7 @@ function addDeletion(projects: Command): void {
     .description("all its branches and their history; 'recover' brings it back for a time")
     .option("-y, --yes", "it is meant")
     .option("--now", "for good at once, which frees its storage; also one that is deleted already")
+    .addOption(jsonOption())
     .action(async (id: string, options: ProjectDeleteOptions) => {
       if (options.yes !== true) {
         const message =
@@ -114,6 +116,10 @@ function addDeletion(projects: Command): void {
         "DELETE",
         `${pathOf(id)}${query}`,
       );
+      if (options.json === true) {
+        printJson(project);
+        return;
+      }
       const size = project.synthetic_storage_size;
       const bytes = size === undefined ? "its storage" : `about ${formatBytes(size)} of storage`;
       const until = project.recoverable_until;
@@ -129,9 +135,11 @@ function addDeletion(projects: Command): void {
     .command("recover")
     .argument("<id>")
     .description("brings a deleted project back, whole; its endpoints start when they are used")
-    .action(async (id: string) => {
-      await controlPlaneClient().call("POST", `${pathOf(id)}/recover`);
-      print(`Recovered project ${id}`);
+    .addOption(jsonOption())
+    .action(async (id: string, options: { json?: boolean }) => {
+      const path = `${pathOf(id)}/recover`;
+      const { project } = await controlPlaneClient().call<{ project: ApiProject }>("POST", path);
+      options.json === true ? printJson(project) : print(`Recovered project ${id}`);
     });
 }
 
@@ -187,8 +195,10 @@ function addKeys(program: Command): void {
   keys
     .command("revoke")
     .argument("<id>", "as in the list")
-    .action(async (id: string) => {
-      await controlPlaneClient().call("DELETE", `/api_keys/${encodeURIComponent(id)}`);
-      print(`Revoked API key ${id}`);
+    .addOption(jsonOption())
+    .action(async (id: string, options: { json?: boolean }) => {
+      const path = `/api_keys/${encodeURIComponent(id)}`;
+      const revoked = await controlPlaneClient().call<object>("DELETE", path);
+      options.json === true ? printJson(revoked) : print(`Revoked API key ${id}`);
     });
 }

@@ -2,7 +2,7 @@
 
 import type { Command } from "commander";
 import { StorageError } from "../../base/errors.ts";
-import type { ApiRole } from "../../control-plane/api.ts";
+import type { ApiDatabase, ApiRole } from "../../control-plane/api.ts";
 import type { ControlPlaneClient } from "../../control-plane/client.ts";
 import { group, jsonOption, print, printJson } from "../cli.ts";
 import { formatTable } from "../output.ts";
@@ -41,13 +41,14 @@ function addRoles(program: Command): void {
     .action(async (name: string, options: Options) => {
       await changeRole(options, (path) => ["POST", `${path}/${word(name)}/reset_password`]);
     });
-  onBranch(roles.command("delete").alias("rm").argument("<name>")).action(
-    async (name: string, options: Options) => {
+  onBranch(roles.command("delete").alias("rm").argument("<name>"))
+    .addOption(jsonOption())
+    .action(async (name: string, options: Options) => {
       const client = controlPlaneClient();
-      await client.call("DELETE", `${await branchPath(client, options)}/roles/${word(name)}`);
-      print(`Deleted role ${name}`);
-    },
-  );
+      const path = `${await branchPath(client, options)}/roles/${word(name)}`;
+      const { role } = await client.call<{ role: ApiRole }>("DELETE", path);
+      options.json === true ? printJson(role) : print(`Deleted role ${name}`);
+    });
 }
 
 async function changeRole(
@@ -79,19 +80,24 @@ function addDatabases(program: Command): void {
     });
   onBranch(databases.command("create").argument("<name>"))
     .requiredOption("--owner <role>", "whose it is")
+    .addOption(jsonOption())
     .action(async (name: string, options: Options & { owner: string }) => {
       const client = controlPlaneClient();
       const path = `${await branchPath(client, options)}/databases`;
-      await client.call("POST", path, { database: { name, owner_name: options.owner } });
-      print(`Created database ${name} of ${options.owner}`);
+      const body = { database: { name, owner_name: options.owner } };
+      const { database } = await client.call<{ database: ApiDatabase }>("POST", path, body);
+      options.json === true
+        ? printJson(database)
+        : print(`Created database ${name} of ${options.owner}`);
     });
-  onBranch(databases.command("delete").alias("rm").argument("<name>")).action(
-    async (name: string, options: Options) => {
+  onBranch(databases.command("delete").alias("rm").argument("<name>"))
+    .addOption(jsonOption())
+    .action(async (name: string, options: Options) => {
       const client = controlPlaneClient();
-      await client.call("DELETE", `${await branchPath(client, options)}/databases/${word(name)}`);
-      print(`Deleted database ${name}`);
-    },
-  );
+      const path = `${await branchPath(client, options)}/databases/${word(name)}`;
+      const { database } = await client.call<{ database: ApiDatabase }>("DELETE", path);
+      options.json === true ? printJson(database) : print(`Deleted database ${name}`);
+    });
 }
 
 interface ConnectionOptions extends Options {

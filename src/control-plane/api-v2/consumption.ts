@@ -150,7 +150,7 @@ async function rowsOf(
 
 /** Of one frame. A size is that of the projects whose size was seen. */
 function sum(rows: readonly ConsumptionRow[]): ConsumptionRow {
-  const total = (field: "active_ms" | "cpu_ms" | "written_bytes") =>
+  const total = (field: "active_ms" | "cpu_ms" | "written_bytes" | "transfer_bytes") =>
     rows.reduce((so, row) => so + row[field], 0);
   const sizes = rows.flatMap(({ size_bytes: bytes }) => bytes ?? []);
   return {
@@ -158,6 +158,7 @@ function sum(rows: readonly ConsumptionRow[]): ConsumptionRow {
     active_ms: total("active_ms"),
     cpu_ms: total("cpu_ms"),
     written_bytes: total("written_bytes"),
+    transfer_bytes: total("transfer_bytes"),
     size_bytes: sizes.length === 0 ? null : sizes.reduce((so, bytes) => so + bytes, 0),
   };
 }
@@ -195,6 +196,7 @@ function frameView(row: ConsumptionRow, granularity: Granularity): Frame {
     active_time_seconds: Math.floor(row.active_ms / 1000),
     compute_time_seconds: Math.floor(row.cpu_ms / 1000),
     written_data_bytes: row.written_bytes,
+    data_transfer_bytes: row.transfer_bytes,
     ...(row.size_bytes === null ? {} : { synthetic_storage_size_bytes: row.size_bytes }),
   };
 }

@@ -5,6 +5,7 @@
 
 import { StorageError } from "../../base/errors.ts";
 import { type Route, route } from "../../http/route.ts";
+import { accessHolds } from "../access-answers.ts";
 import { newUuid } from "../context.ts";
 import { nowText } from "../inventory.ts";
 import { serialized } from "../state/database.ts";
@@ -61,6 +62,7 @@ export function jwksRoutes(parts: Parts): Route[] {
         }
         const row = newRow(project.id, body);
         await insert(parts, row);
+        await accessHolds(parts, { projectId: project.id });
         return { jwks: jwksView(row), operations: [] };
       },
     ),
@@ -80,6 +82,7 @@ export function jwksRoutes(parts: Parts): Route[] {
           throw notFound("jwks", params.jwks_id);
         }
         await parts.db.deleteFrom("jwks").where("id", "=", row.id).execute();
+        await accessHolds(parts, { projectId: project.id });
         return jwksView(row);
       },
     ),

@@ -4,6 +4,7 @@ import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId } from "../../base/ids.ts";
 import { controllerOf } from "../../local/controller.ts";
+import type { AccessAnswers } from "../access-answers.ts";
 import type { Caller } from "../accounts.ts";
 import type { Computes } from "../computes/computes.ts";
 import type { Context } from "../context.ts";
@@ -21,6 +22,7 @@ export interface Parts extends Context {
   readonly inventory: Inventory;
   readonly computes: Computes;
   readonly operations: Operations;
+  readonly access: AccessAnswers;
   readonly kinds: StorageKinds & DeletionKinds & SchemaKinds & ComputeKinds;
   readonly front: FrontAddress;
 }

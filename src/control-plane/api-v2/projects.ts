@@ -7,6 +7,7 @@ import { checkBranchName, DEFAULT_BRANCH_NAME } from "../../local/branches.ts";
 import { pgBinOf } from "../../local/config.ts";
 import { controllerOf } from "../../local/controller.ts";
 import { findInstallation } from "../../postgres/installation.ts";
+import { accessHolds } from "../access-answers.ts";
 import { DEFAULT_RETENTION_SECONDS, newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
 import { noteDatabase, noteRole } from "../operations/compute-kinds.ts";
 import { planned } from "../operations/state-machine.ts";
@@ -297,6 +298,9 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
     .execute();
   if (isLogical && change.settings !== undefined) {
     await replicateLogically(parts, { ...row, settings });
+  }
+  if (change.settings?.["allowed_ips"] !== undefined) {
+    await accessHolds(parts, { projectId: row.id });
   }
 }
 

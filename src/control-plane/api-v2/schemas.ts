@@ -325,6 +325,7 @@ export const consumptionFrameSchema = z.object({
   active_time_seconds: z.number(),
   compute_time_seconds: z.number(),
   written_data_bytes: z.number(),
+  data_transfer_bytes: z.number().describe("ours: through the proxy, to clients"),
   synthetic_storage_size_bytes: z.number().optional(),
 });
 const consumptionPeriods = z.array(

@@ -81,12 +81,12 @@ export interface MonthOfUse {
   readonly row: ConsumptionRow | undefined;
 }
 
-/** Storage over time and transfer are not measured: 0, as clients want a number. */
+/** Storage over time is not measured: 0, as clients want a number. */
 export function projectView(row: ProjectRow, front: FrontAddress, month: MonthOfUse): Project {
   const { active_ms: activeMs = 0, cpu_ms: cpuMs = 0, written_bytes: bytes = 0 } = month.row ?? {};
   return {
     data_storage_bytes_hour: 0,
-    data_transfer_bytes: 0,
+    data_transfer_bytes: month.row?.transfer_bytes ?? 0,
     ...common(row, front),
     written_data_bytes: bytes,
     compute_time_seconds: Math.floor(cpuMs / 1000),

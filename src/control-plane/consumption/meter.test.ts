@@ -4,9 +4,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Lsn } from "../../base/lsn.ts";
+import { newBranchRow, newEndpointRow } from "../inventory.ts";
 import { type Database, openDatabase, serialized } from "../state/database.ts";
 import { sqliteDialect } from "../state/node-sqlite.ts";
+import type { ProjectRow } from "../state/tables.ts";
 import { type Seen, settle } from "./meter.ts";
+import { countTransfer } from "./transfer.ts";
 
 async function scratch() {
   const directory = mkdtempSync(join(tmpdir(), "strata-meter-"));
@@ -105,3 +108,47 @@ test("settle: the first look is where counting begins, and of two first ones one
   await look(db, seen({ sinceMs: 1000, cpuMs: 4200, lastLsn: 960 }), 52_000);
   assert.deepEqual(await rows(db, "hourly"), [["1970-01-01T00:00:00.000Z", 2000, 200, 60, null]]);
 });
+
+test("countTransfer: each report once, in the hour in which it came; not of endpoints that nobody knows", async () => {
+  await using scene = await scratch();
+  const { db } = scene;
+  const project = newProject("p");
+  await db.insertInto("projects").values(project).execute();
+  const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
+  await db.insertInto("branches").values(branch).execute();
+  await db
+    .insertInto("endpoints")
+    .values(newEndpointRow("ep", branch, "read_write"))
+    .execute();
+  const [first, later] = [time("2026-11-30T22:10:00Z"), time("2026-11-30T23:10:00Z")];
+  const report = { proxy: "one", sequence: 1, bytes: { ep: 100, br: 7, gone: 1000 } };
+  await countTransfer(db, report, first);
+  await countTransfer(db, report, later);
+  await countTransfer(db, { ...report, sequence: 2, bytes: { ep: 1 } }, later);
+  await countTransfer(db, report, later);
+  await countTransfer(db, { proxy: "another", sequence: 1, bytes: { ep: 20 } }, later);
+  const found = await db
+    .selectFrom("consumption")
+    .select(["project_id", "granularity", "frame_start", "transfer_bytes"])
+    .orderBy("granularity")
+    .orderBy("frame_start")
+    .execute();
+  assert.deepEqual(
+    found.map((row) => [row.project_id, row.granularity, row.frame_start, row.transfer_bytes]),
+    [
+      ["p", "daily", "2026-11-30T00:00:00.000Z", 128],
+      ["p", "hourly", "2026-11-30T22:00:00.000Z", 107],
+      ["p", "hourly", "2026-11-30T23:00:00.000Z", 21],
+      ["p", "monthly", "2026-11-01T00:00:00.000Z", 128],
+    ],
+  );
+});
+
+function newProject(id: string): ProjectRow {
+  const at = "2026-11-30T00:00:00.000Z";
+  return {
+    ...{ id, tenant_id: "a".repeat(32), name: id, pg_version: 17, history_retention_seconds: 0 },
+    ...{ settings: "{}", default_endpoint_settings: "{}", creating: 0 },
+    ...{ created_at: at, updated_at: at },
+  };
+}

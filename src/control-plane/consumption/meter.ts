@@ -18,12 +18,15 @@ import type { Inventory } from "../inventory.ts";
 import { type Database, serialized } from "../state/database.ts";
 import type { ProjectRow } from "../state/tables.ts";
 import { countEndpoint, countWal, type EndpointReading } from "./counting.ts";
-import { frameStart, GRANULARITIES, oldestFrame, splitByFrames } from "./frames.ts";
+import { frameStart, GRANULARITIES, oldestFrame } from "./frames.ts";
+import { timeText, Uses } from "./uses.ts";
 
 /** The pageserver has an ended endpoint's WAL by then. */
 const WAL_GRACE_MS = 60_000;
 /** How often the size of a project that writes is asked for; of the others once an hour. */
 const SIZE_INTERVAL_MS = 300_000;
+/** A report of before that a proxy sends again comes long before. */
+const PROXY_FORGOTTEN_MS = 7 * 86_400_000;
 /** In one look: a size can take the storage a while. */
 const MAX_SIZES = 20;
 
@@ -44,13 +47,6 @@ export interface Seen {
   readonly timelines: readonly SeenTimeline[];
   /** By project, in bytes. */
   readonly sizes: ReadonlyMap<string, number>;
-}
-
-interface Use {
-  activeMs: number;
-  cpuMs: number;
-  writtenBytes: number;
-  sizeBytes: number | null;
 }
 
 type MeterParts = Context & { readonly inventory: Inventory };
@@ -203,6 +199,10 @@ export class Meter {
         .execute();
     }
     await db
+      .deleteFrom("meter_proxies")
+      .where("seen_at", "<", timeText(now - PROXY_FORGOTTEN_MS))
+      .execute();
+    await db
       .deleteFrom("meter_timelines")
       .where("timeline_id", "not in", db.selectFrom("branches").select("timeline_id"))
       .execute();
@@ -218,11 +218,6 @@ function isDue(
   }
   const isOtherHour = frameStart("hourly", known.atMs) !== frameStart("hourly", nowMs());
   return isOtherHour || (known.hasWritten && nowMs() - known.atMs >= SIZE_INTERVAL_MS);
-}
-
-/** Of a frame's start, as rows have it: text sorts as time does. */
-export function timeText(ms: number): string {
-  return new Date(ms).toISOString();
 }
 
 interface LookTime {
@@ -317,75 +312,4 @@ async function settleTimelines(
       )
       .execute();
   }
-}
-
-/** Sums of one look, by row. */
-class Uses {
-  readonly #byRow = new Map<string, Use>();
-
-  /** At one moment: bytes and processor time count where they are seen. */
-  add(projectId: string, atMs: number, more: Partial<Use>): void {
-    for (const granularity of GRANULARITIES) {
-      this.#addTo(projectId, granularity, frameStart(granularity, atMs), more);
-    }
-  }
-
-  addActive(
-    projectId: string,
-    active: { readonly fromMs: number; readonly toMs: number } | undefined,
-  ): void {
-    for (const granularity of active === undefined ? [] : GRANULARITIES) {
-      for (const { startMs, ms } of splitByFrames(granularity, active!.fromMs, active!.toMs)) {
-        this.#addTo(projectId, granularity, startMs, { activeMs: ms });
-      }
-    }
-  }
-
-  #addTo(projectId: string, granularity: string, startMs: number, more: Partial<Use>): void {
-    const key = JSON.stringify([projectId, granularity, timeText(startMs)]);
-    const use = this.#byRow.get(key) ?? noUse();
-    use.activeMs += more.activeMs ?? 0;
-    use.cpuMs += more.cpuMs ?? 0;
-    use.writtenBytes += more.writtenBytes ?? 0;
-    use.sizeBytes = larger(use.sizeBytes, more.sizeBytes ?? null);
-    this.#byRow.set(key, use);
-  }
-
-  async write(db: Database): Promise<void> {
-    for (const [key, use] of this.#byRow) {
-      const [project_id, granularity, frame_start] = JSON.parse(key) as [string, string, string];
-      const isNothing = use.activeMs + use.cpuMs + use.writtenBytes === 0 && use.sizeBytes === null;
-      if (isNothing) {
-        continue;
-      }
-      const before = await db
-        .selectFrom("consumption")
-        .selectAll()
-        .where("project_id", "=", project_id)
-        .where("granularity", "=", granularity)
-        .where("frame_start", "=", frame_start)
-        .executeTakeFirst();
-      const values = {
-        active_ms: (before?.active_ms ?? 0) + use.activeMs,
-        cpu_ms: (before?.cpu_ms ?? 0) + use.cpuMs,
-        written_bytes: (before?.written_bytes ?? 0) + use.writtenBytes,
-        size_bytes: larger(before?.size_bytes ?? null, use.sizeBytes),
-      };
-      await db
-        .insertInto("consumption")
-        .values({ project_id, granularity, frame_start, ...values })
-        .onConflict((conflict) =>
-          conflict.columns(["project_id", "granularity", "frame_start"]).doUpdateSet(values),
-        )
-        .execute();
-    }
-  }
-}
-
-function noUse(): Use {
-  return { activeMs: 0, cpuMs: 0, writtenBytes: 0, sizeBytes: null };
-}
-
-function larger(a: number | null, b: number | null): number | null {
-  return a === null ? b : b === null ? a : Math.max(a, b);
 }

@@ -2,6 +2,7 @@
 
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { parseLsn } from "../../base/lsn.ts";
+import { type AccessAnswers, accessHolds } from "../access-answers.ts";
 import type { Computes } from "../computes/computes.ts";
 import { applyChanges, type PostgresChanges } from "../computes/postgres-objects.ts";
 import { type Context, newNumber } from "../context.ts";
@@ -49,9 +50,10 @@ export interface ComputeKinds {
 
 interface Parts extends Context {
   readonly computes: Computes;
+  readonly access: AccessAnswers;
 }
 
-export function computeKinds({ db, computes }: Parts): ComputeKinds {
+export function computeKinds({ db, computes, access }: Parts): ComputeKinds {
   return {
     createEndpoint: createEndpointKind(db, computes),
     startEndpoint: {
@@ -83,7 +85,7 @@ export function computeKinds({ db, computes }: Parts): ComputeKinds {
         { name: "rows", run: ({ endpointId }) => forgetEndpoint(db, endpointId) },
       ],
     },
-    apply: applyKind(db, computes),
+    apply: applyKind({ db, computes, access }),
   };
 }
 
@@ -135,7 +137,11 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
   };
 }
 
-function applyKind(db: Database, computes: Computes): OperationKind<ApplyArgs> {
+function applyKind({
+  db,
+  computes,
+  access,
+}: Pick<Parts, "db" | "computes" | "access">): OperationKind<ApplyArgs> {
   return {
     name: "apply_config",
     steps: [
@@ -156,6 +162,15 @@ function applyKind(db: Database, computes: Computes): OperationKind<ApplyArgs> {
       {
         name: "rows",
         run: (args) => serialized(db, (transaction) => noteApplied(transaction, args)),
+      },
+      {
+        // Who was told that it is done must not find an old password taken, or the new one refused.
+        name: "proxies",
+        run: async ({ branchId, role, droppedRole }) => {
+          if (role !== undefined || droppedRole !== undefined) {
+            await accessHolds({ db, access }, { branchId });
+          }
+        },
       },
     ],
   };

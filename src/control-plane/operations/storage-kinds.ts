@@ -19,6 +19,7 @@ import {
 import { controllerOf } from "../../local/controller.ts";
 import { listEndpoints } from "../../local/endpoints.ts";
 import { withHomeLocked, withHomeShared } from "../../local/lock.ts";
+import { type AccessAnswers, accessHolds } from "../access-answers.ts";
 import type { Computes } from "../computes/computes.ts";
 import { type Context, newNumber } from "../context.ts";
 import { type Inventory, nowText } from "../inventory.ts";
@@ -73,6 +74,7 @@ export interface StorageKinds {
 export interface StorageParts extends Context {
   readonly computes: Computes;
   readonly inventory: Inventory;
+  readonly access: AccessAnswers;
 }
 
 export function storageKinds(parts: StorageParts): StorageKinds {
@@ -180,6 +182,7 @@ function restoreBranchKind(parts: StorageParts): OperationKind<RestoreBranchArgs
             await takeOver(parts, sourceBranchId, branchId);
           }
           await configureRunning(parts, branchId, timelineId);
+          await accessHolds(parts, { branchId });
         },
       },
     ],

@@ -18,6 +18,7 @@ export const MIGRATIONS: readonly Migration[] = [
   { name: "0006 console sessions", up: consoleSessions },
   { name: "0007 several control planes", up: controlPlanes },
   { name: "0008 consumption", up: consumption },
+  { name: "0009 transfer", up: transfer },
 ];
 
 async function first(db: Kysely<unknown>): Promise<void> {
@@ -232,5 +233,18 @@ async function consumption(db: Kysely<unknown>): Promise<void> {
     .addColumn("timeline_id", "text", (column) => column.notNull())
     .addColumn("counted_lsn", "double precision", (column) => column.notNull())
     .addPrimaryKeyConstraint("meter_timelines_pk", ["project_id", "timeline_id"])
+    .execute();
+}
+
+async function transfer(db: Kysely<unknown>): Promise<void> {
+  await db.schema
+    .alterTable("consumption")
+    .addColumn("transfer_bytes", "double precision", (column) => column.notNull().defaultTo(0))
+    .execute();
+  await db.schema
+    .createTable("meter_proxies")
+    .addColumn("proxy", "text", (column) => column.primaryKey())
+    .addColumn("sequence", "double precision", (column) => column.notNull())
+    .addColumn("seen_at", "text", (column) => column.notNull())
     .execute();
 }

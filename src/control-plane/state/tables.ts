@@ -18,6 +18,14 @@ export interface Tables {
   meter: { since: string };
   meter_endpoints: MeterEndpointRow;
   meter_timelines: MeterTimelineRow;
+  meter_proxies: MeterProxyRow;
+}
+
+/** Up to which of its reports a process of the proxy has been counted (consumption/transfer.ts). */
+export interface MeterProxyRow {
+  proxy: string;
+  sequence: number;
+  seen_at: string;
 }
 
 /** What a project has used in an hour, a day or a month. */
@@ -30,6 +38,8 @@ export interface ConsumptionRow {
   active_ms: number;
   cpu_ms: number;
   written_bytes: number;
+  /** Through proxies, to clients. */
+  transfer_bytes: number;
   /** The largest that was seen; null: none was. */
   size_bytes: number | null;
 }

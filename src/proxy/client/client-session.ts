@@ -13,6 +13,7 @@ import {
 import { untilFirstWord } from "../compute/first-word.ts";
 import { tunnel } from "../compute/tunnel.ts";
 import type { ProxyParts } from "../proxy-parts.ts";
+import type { CountedSocket } from "../transfers.ts";
 import { askPassword } from "./authentication.ts";
 import type { CancelKey } from "./cancel-keys.ts";
 import type { OpenedClient } from "./client-opening.ts";
@@ -39,14 +40,21 @@ export type OpenClient = (onStream: (stream: Duplex) => void) => Promise<OpenedC
 
 export class ClientSession {
   readonly #connection: Duplex;
+  readonly #socket: CountedSocket;
   readonly #address: string;
   readonly #parts: ProxyParts;
   /** Where errors are written to: the connection, then the TLS on it. */
   #stream: Duplex;
   #endpoint: string | undefined;
 
-  constructor(connection: Duplex, address: string, parts: ProxyParts) {
+  /** `socket`: what `connection` is on. */
+  constructor(
+    { connection, socket }: { readonly connection: Duplex; readonly socket: CountedSocket },
+    address: string,
+    parts: ProxyParts,
+  ) {
     this.#connection = connection;
+    this.#socket = socket;
     this.#stream = connection;
     this.#address = address;
     this.#parts = parts;
@@ -101,6 +109,7 @@ export class ClientSession {
     deadline.cancel();
     this.#parts.halfOpen.delete(this.#connection);
     const leave = this.#parts.endpoints.enter(endpoint.id);
+    const stopCounting = this.#parts.transfers.watch(endpoint.id, this.#socket);
     try {
       const startedMs = monotonicMs();
       const parameters = forPostgres(packet, options);
@@ -117,6 +126,7 @@ export class ClientSession {
         await this.#pass(stream, compute, parameters.has("replication") ? undefined : login);
       }
     } finally {
+      stopCounting();
       leave();
     }
   }

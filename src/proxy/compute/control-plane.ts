@@ -8,10 +8,13 @@ import { randomBytes } from "../../base/random.ts";
 import { type CallOptions, HttpClient } from "../../http/client.ts";
 import { parseScramSecret, type ScramSecret } from "../../postgres/scram.ts";
 import { parseHostPort } from "../../postgres/wire/wire-client.ts";
+import type { TransferReport } from "../api.ts";
 import type { TokenRule } from "../client/token-keys.ts";
 
 const PREFIX = "/proxy/api/v1";
 const ACCESS_TIMEOUT_MS = 10_000;
+/** It comes again; a stop waits for the last one. */
+const REPORT_TIMEOUT_MS = 2000;
 /** Answers when Postgres takes connections. */
 const WAKE_TIMEOUT_MS = 60_000;
 const DEFAULT_RETRY_MS = 100;
@@ -97,6 +100,12 @@ export class ControlPlaneClient {
   async tokenRules(endpoint: string): Promise<readonly TokenRule[]> {
     const { jwks } = await this.#get(`/endpoints/${encodeURIComponent(endpoint)}/jwks`, {});
     return (Array.isArray(jwks) ? jwks : []).map(tokenRule);
+  }
+
+  /** A report that has arrived already may come again. */
+  async reportTransfer(report: TransferReport): Promise<void> {
+    const options = { body: report, timeoutMs: REPORT_TIMEOUT_MS };
+    await this.#http.call("POST", `${PREFIX}/transfer`, options);
   }
 
   async #get(

@@ -51,8 +51,8 @@ export class FrontHttp {
           ? undefined
           : { preface: TLS_PREFACE, serve: (socket) => this.#serveTls(socket, certificates) },
     });
-    this.#http.node.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) =>
-      this.#webSockets.upgrade(request, socket, head, addressOf(request)),
+    this.#http.node.on("upgrade", (request: IncomingMessage, _: Duplex, head: Buffer) =>
+      this.#webSockets.upgrade(request, request.socket, head, addressOf(request)),
     );
   }
 

@@ -82,9 +82,10 @@ export class SqlOverHttp {
     try {
       const body = await readBody(request);
       const sql = parseSqlRequest(request.headers, body);
-      const answer = await this.#run(sql, address, response);
-      this.#parts.metrics.sqlServed();
-      send(response, 200, JSON.stringify(answer));
+      const { endpoint, answer } = await this.#run(sql, address, response);
+      const { metrics, transfers } = this.#parts;
+      metrics.sqlServed();
+      transfers.add(endpoint, send(response, 200, JSON.stringify(answer)));
     } catch (error) {
       this.#refuse(error, response, address);
     }
@@ -106,7 +107,11 @@ export class SqlOverHttp {
     send(response, statusOf(error), JSON.stringify(describeError(error)));
   }
 
-  async #run(sql: SqlRequest, address: string, response: ServerResponse): Promise<object> {
+  async #run(
+    sql: SqlRequest,
+    address: string,
+    response: ServerResponse,
+  ): Promise<{ readonly endpoint: string; readonly answer: object }> {
     const { settings, gate } = this.#parts;
     const { role, password, host, database, parameters } = sql.connection;
     const options = parseClientOptions(parameters.get("options") ?? "");
@@ -135,7 +140,9 @@ export class SqlOverHttp {
     ]);
     const make = async () =>
       new SqlConnection(await gate.connect(caller, options.compute, startup, proof));
-    return this.#withConnection(key, make, response, (lease) => runAll(lease, sql));
+    const work = (lease: SqlConnection) => runAll(lease, sql);
+    const answer = await this.#withConnection(key, make, response, work);
+    return { endpoint: endpoint.id, answer };
   }
 
   /** Once more, where the connection had been closed before it was asked. */
@@ -263,12 +270,12 @@ function responseFields(error: unknown): ReadonlyMap<string, string> | undefined
   return new Map(texts.filter((text) => text !== "").map((text) => [text[0]!, text.slice(1)]));
 }
 
-function send(response: ServerResponse, status: number, body: string): void {
-  response.writeHead(status, {
-    "content-type": "application/json",
-    "content-length": Buffer.byteLength(body),
-  });
+/** Bytes of the body. */
+function send(response: ServerResponse, status: number, body: string): number {
+  const length = Buffer.byteLength(body);
+  response.writeHead(status, { "content-type": "application/json", "content-length": length });
   response.end(body);
+  return length;
 }
 
 async function readBody(request: IncomingMessage): Promise<unknown> {

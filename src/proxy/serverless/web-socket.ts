@@ -4,7 +4,7 @@
 // clear. As with Neon's proxy any path will do. The endpoint is in `Host`, in the query's `address`, or in the start-up options.
 
 import type { IncomingMessage } from "node:http";
-import type { Duplex } from "node:stream";
+import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import { createWebSocketStream, WebSocketServer } from "ws";
 import { openClient } from "../client/client-opening.ts";
@@ -35,7 +35,7 @@ export class WebSocketFront {
   }
 
   /** `address`: the caller's. */
-  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer, address: string): void {
+  upgrade(request: IncomingMessage, socket: Socket, head: Buffer, address: string): void {
     socket.on("error", () => {});
     let token: string | undefined;
     try {
@@ -52,7 +52,7 @@ export class WebSocketFront {
         asksPassword: true,
         token,
       };
-      const session = new ClientSession(stream, address, this.#parts);
+      const session = new ClientSession({ connection: stream, socket }, address, this.#parts);
       void session.run((onStream) =>
         openClient(stream, { certificates: undefined, onStream, outer }),
       );
