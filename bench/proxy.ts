@@ -29,6 +29,8 @@ interface Way {
   readonly port: number;
   readonly options: string;
   readonly pid: number | undefined;
+  /** Prepared statements do not work there. */
+  readonly noPrepared?: boolean;
 }
 
 export async function benchProxy(rounds: number, seconds: number): Promise<Row[]> {
@@ -48,7 +50,7 @@ export async function benchProxy(rounds: number, seconds: number): Promise<Row[]
     return [
       ...(await throughput([direct, ...ways, ...bouncer], rounds, seconds)),
       ...(await logins([direct, ...ways, ...bouncer], rounds, seconds)),
-      await idleClients(ways[0]!),
+      await idleClients(ways[1]!, bouncer.at(0)),
       ...(await sqlOverHttp(httpPort, direct, seconds)),
     ];
   } finally {
@@ -88,21 +90,24 @@ async function startProxy(
   return { ways: [way("proxy", ""), way("proxy, pooled", "-pooler")], httpPort };
 }
 
-/** Its transaction mode, and its session mode for prepared statements; none where it is not installed. */
+/** Its transaction mode, and its session mode where only that has prepared statements; none where it is not installed. */
 async function startPgbouncer(
   directory: string,
   postgres: ProxiedPostgres,
   children: ChildProcess[],
 ): Promise<Way[]> {
   const binary = process.env["PGBOUNCER"] ?? "pgbouncer";
-  if (spawnSync(binary, ["--version"]).status !== 0) {
+  const version = spawnSync(binary, ["--version"], { encoding: "utf8" });
+  if (version.status !== 0) {
     progress("proxy: no pgbouncer here");
     return [];
   }
+  const [, major = "0", minor = "0"] = /(\d+)\.(\d+)/.exec(version.stdout) ?? [];
+  const hasPrepared = Number(major) > 1 || Number(minor) >= 21;
   const ways: Way[] = [];
   // It refuses to run as root.
   chmodSync(directory, 0o755);
-  for (const mode of ["transaction", "session"]) {
+  for (const mode of hasPrepared ? ["transaction"] : ["transaction", "session"]) {
     const port = await freePort();
     const users = join(directory, "users.txt");
     writeFileSync(users, `"${ROLE}" "${await postgres.secretOf(ROLE)}"\n`);
@@ -116,6 +121,7 @@ async function startPgbouncer(
       `auth_type = scram-sha-256\nauth_file = ${users}`,
       `pool_mode = ${mode}\ndefault_pool_size = ${size}\nmax_client_conn = 2000`,
       "log_connections = 0\nlog_disconnections = 0",
+      ...(hasPrepared ? ["max_prepared_statements = 200"] : []),
     ];
     writeFileSync(file, `${lines.join("\n")}\n`);
     const user = postgresUser();
@@ -125,7 +131,8 @@ async function startPgbouncer(
     });
     children.push(child);
     await listens(port);
-    ways.push({ name: `pgbouncer, ${mode}`, port, options: "", pid: child.pid });
+    const noPrepared = mode === "transaction" && !hasPrepared;
+    ways.push({ name: `pgbouncer, ${mode}`, port, options: "", pid: child.pid, noPrepared });
   }
   return ways;
 }
@@ -173,33 +180,28 @@ async function throughput(ways: Way[], rounds: number, seconds: number): Promise
   const rows: Row[] = [];
   for (const mode of ["simple", "prepared"]) {
     for (const clients of CLIENTS) {
-      const taking = ways.filter(({ name }) => !(mode === "prepared" && name.includes("transac")));
-      const results = new Map(taking.map(({ name }) => [name, { tps: [], cpu: [] } as Series]));
+      const taking = ways.filter(({ noPrepared }) => mode === "simple" || noPrepared !== true);
+      const series = new Map<string, Sample[]>(taking.map(({ name }) => [name, []]));
       for (let round = 0; round < rounds; round++) {
         for (const way of taking) {
-          const before = cpuMicros(way.pid);
-          const threads = mode === "prepared" ? clients : Math.min(clients, 2);
-          const text = await pgbench(way, [
-            ...["-n", "-S", "-s", `${SCALE}`, "-M", mode, "-T", `${seconds}`],
-            ...["-c", `${clients}`, "-j", `${threads}`],
-          ]);
-          const tps = Number(/tps = ([\d.]+) \(without/.exec(text)?.[1]);
-          const done = Number(/processed: (\d+)/.exec(text)?.[1]);
-          results.get(way.name)!.tps.push(tps);
-          results.get(way.name)!.cpu.push((cpuMicros(way.pid) - before) / done);
+          series.get(way.name)!.push(await sample(way, mode, clients, seconds));
         }
       }
-      const direct = median(results.get("direct")!.tps);
-      for (const [name, { tps, cpu }] of results) {
-        const ours = median(tps);
-        progress(`proxy ${mode} c=${clients} ${name}: ${ours.toFixed(0)} tps`);
-        if (name !== "direct") {
+      const results = new Map([...series].map(([name, samples]) => [name, middle(samples)]));
+      for (const [name, result] of results) {
+        progress(`proxy ${mode} c=${clients} ${name}: ${describe(result)}`);
+      }
+      const bouncer = [...results.keys()].find((name) => name.startsWith("pgbouncer"));
+      for (const name of ["proxy", "proxy, pooled"]) {
+        const ours = results.get(name)!;
+        for (const other of ["direct", ...(bouncer === undefined ? [] : [bouncer])]) {
+          const theirs = results.get(other)!;
           rows.push({
-            what: `-S ${mode}, ${clients} clients, ${name}: tps (CPU)`,
-            ours: `${ours.toFixed(0)} (${median(cpu).toFixed(0)} µs)`,
-            theirs: `${direct.toFixed(0)} direct`,
-            ratio: ratio(ours, direct),
-            aim: "",
+            what: `-S ${mode}, ${clients} clients, ${name}, beside ${other}`,
+            ours: describe(ours),
+            theirs: describe(theirs),
+            ratio: ratio(ours.latencyMs, theirs.latencyMs),
+            aim: other === "direct" ? "" : "latency 1.2",
           });
         }
       }
@@ -208,9 +210,39 @@ async function throughput(ways: Way[], rounds: number, seconds: number): Promise
   return rows;
 }
 
-interface Series {
-  readonly tps: number[];
-  readonly cpu: number[];
+interface Sample {
+  readonly latencyMs: number;
+  readonly tps: number;
+  /** Of the process between, for a transaction. */
+  readonly cpuMicros: number;
+}
+
+function describe({ latencyMs, tps, cpuMicros }: Sample): string {
+  const cpu = cpuMicros === 0 ? "" : `, ${cpuMicros.toFixed(0)} us CPU`;
+  return `${latencyMs.toFixed(3)} ms, ${tps.toFixed(0)} tps${cpu}`;
+}
+
+/** Each number's median. */
+function middle(samples: readonly Sample[]): Sample {
+  const of = (name: keyof Sample) => median(samples.map((one) => one[name]));
+  return { latencyMs: of("latencyMs"), tps: of("tps"), cpuMicros: of("cpuMicros") };
+}
+
+async function sample(way: Way, mode: string, clients: number, seconds: number): Promise<Sample> {
+  const before = cpuMicros(way.pid);
+  const threads = mode === "prepared" ? clients : Math.min(clients, 2);
+  // The time counts from before the logins.
+  const durationSeconds = seconds + Math.ceil(clients / 16);
+  const text = await pgbench(way, [
+    ...["-n", "-S", "-s", `${SCALE}`, "-M", mode, "-T", `${durationSeconds}`],
+    ...["-c", `${clients}`, "-j", `${threads}`],
+  ]);
+  const done = Number(/processed: (\d+)/.exec(text)?.[1]);
+  return {
+    latencyMs: Number(/latency average = ([\d.]+)/.exec(text)?.[1]),
+    tps: Number(/tps = ([\d.]+) \(without/.exec(text)?.[1]),
+    cpuMicros: (cpuMicros(way.pid) - before) / done,
+  };
 }
 
 /** A connection for each transaction. */
@@ -239,15 +271,29 @@ function memoryKiB(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1]);
 }
 
-/** Of the pooler's name: they have no Postgres behind them. */
-async function idleClients(way: Way): Promise<Row> {
+/** Pooled ones: they have no Postgres behind them. */
+async function idleClients(ours: Way, bouncer: Way | undefined): Promise<Row> {
+  const each = await idleClientMemory(ours);
+  const theirs = bouncer === undefined ? undefined : await idleClientMemory(bouncer);
+  return {
+    what: `${IDLE_CLIENTS} idle pooled clients, memory each`,
+    ours: `${each.toFixed(1)} KiB`,
+    theirs: theirs === undefined ? "" : `${theirs.toFixed(1)} KiB pgbouncer`,
+    ratio: theirs === undefined ? "" : ratio(each, theirs),
+    aim: "",
+  };
+}
+
+/** KiB of one. */
+async function idleClientMemory(way: Way): Promise<number> {
   const before = memoryKiB(way.pid!);
   const clients: pg.Client[] = [];
   while (clients.length < IDLE_CLIENTS) {
     const some = Array.from({ length: 50 }, () => {
       const client = new pg.Client({
         ...{ host: "127.0.0.1", port: way.port, user: ROLE, password: PASSWORD },
-        ...{ database: "postgres", options: `endpoint=${ENDPOINT}-pooler` },
+        database: "postgres",
+        ...(way.options === "" ? {} : { options: way.options }),
       });
       client.on("error", () => {});
       return client;
@@ -260,45 +306,58 @@ async function idleClients(way: Way): Promise<Row> {
   for (const client of clients) {
     (client as unknown as { connection: { stream: Socket } }).connection.stream.destroy();
   }
-  return {
-    what: `${IDLE_CLIENTS} idle pooled clients, memory each`,
-    ours: `${each.toFixed(1)} KiB`,
-    theirs: "",
-    ratio: "",
-    aim: "",
+  return each;
+}
+
+interface Asked {
+  readonly p50Ms: number;
+  readonly perSecond: number;
+}
+
+/** As many callers, each with one question after another. */
+async function askFor(
+  seconds: number,
+  callers: number,
+  ask: (aid: number) => Promise<unknown>,
+): Promise<Asked> {
+  const times: number[] = [];
+  const began = monotonicMs();
+  const until = began + seconds * 1000;
+  let aid = 0;
+  const call = async () => {
+    while (monotonicMs() < until) {
+      const start = monotonicMs();
+      await ask(++aid);
+      times.push(monotonicMs() - start);
+    }
   };
+  await Promise.all(Array.from({ length: callers }, call));
+  const perSecond = (times.length * 1000) / (monotonicMs() - began);
+  return { p50Ms: median(times), perSecond };
 }
 
 async function sqlOverHttp(httpPort: number, direct: Way, seconds: number): Promise<Row[]> {
   neonConfig.fetchEndpoint = () => `http://127.0.0.1:${httpPort}/sql`;
   const word = encodeURIComponent(PASSWORD);
   const sql = neon(`postgresql://${ROLE}:${word}@${ENDPOINT}.localtest.me/postgres`);
-  const client = new pg.Client({
+  const pool = new pg.Pool({
     ...{ host: "127.0.0.1", port: direct.port, user: ROLE, password: PASSWORD },
-    database: "postgres",
+    ...{ database: "postgres", max: POOL_SIZE },
   });
-  await client.connect();
   const query = "SELECT abalance FROM pgbench_accounts WHERE aid = $1";
-  const measure = async (ask: (aid: number) => Promise<unknown>) => {
-    const times: number[] = [];
-    const until = monotonicMs() + seconds * 1000;
-    for (let aid = 1; monotonicMs() < until; aid++) {
-      const start = monotonicMs();
-      await ask(aid);
-      times.push(monotonicMs() - start);
-    }
-    return median(times);
-  };
-  const theirs = await measure((aid) => client.query(query, [aid]));
-  const ours = await measure(async (aid) => await sql.query(query, [aid]));
-  await client.end();
-  return [
-    {
-      what: "/sql, one query after another, p50",
-      ours: `${ours.toFixed(2)} ms`,
-      theirs: `${theirs.toFixed(2)} ms pg, direct`,
-      ratio: ratio(ours, theirs),
+  const show = ({ p50Ms, perSecond }: Asked) => `${p50Ms.toFixed(2)} ms, ${perSecond.toFixed(0)}/s`;
+  const rows: Row[] = [];
+  for (const callers of CLIENTS) {
+    const theirs = await askFor(seconds, callers, (aid) => pool.query(query, [aid]));
+    const ours = await askFor(seconds, callers, async (aid) => await sql.query(query, [aid]));
+    rows.push({
+      what: `/sql, ${callers} at a time, p50 and queries a second`,
+      ours: show(ours),
+      theirs: `${show(theirs)} pg, direct`,
+      ratio: ratio(ours.p50Ms, theirs.p50Ms),
       aim: "",
-    },
-  ];
+    });
+  }
+  await pool.end();
+  return rows;
 }
