@@ -14,6 +14,7 @@ import type {
   layersAnswer,
   sessionAnswer,
   sqlBody,
+  startAnswer,
   treeAnswer,
 } from "./console/schemas.ts";
 
@@ -29,6 +30,7 @@ export type ConsoleSession = z.infer<typeof sessionAnswer>;
 export type ConsoleTree = z.infer<typeof treeAnswer>;
 export type ConsoleCosts = z.infer<typeof costsAnswer>;
 export type ConsoleLayers = z.infer<typeof layersAnswer>;
+export type ConsoleStart = z.infer<typeof startAnswer>;
 export type ConsoleSqlRequest = z.infer<typeof sqlBody>;
 export type { LogLevel, LogSource } from "../local/logs/log-entries.ts";
 export type { LogEvent, MonitoringSample } from "./console/schemas.ts";

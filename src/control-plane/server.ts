@@ -43,6 +43,7 @@ import { pageRoutes } from "./console/page-routes.ts";
 import { type SessionPort, sessionRoutes } from "./console/session-routes.ts";
 import { Sessions } from "./console/sessions.ts";
 import { sqlRoutes } from "./console/sql-routes.ts";
+import { startRoutes } from "./console/start-routes.ts";
 import { storageRoutes } from "./console/storage-routes.ts";
 import { Meter } from "./consumption/meter.ts";
 import { type Context, newUuid } from "./context.ts";
@@ -228,6 +229,7 @@ export class ControlPlane {
       ...treeRoutes(this.parts),
       ...sqlRoutes(this.parts),
       ...storageRoutes(this.parts),
+      ...startRoutes(this.parts),
       ...this.#changes.routes(),
       ...this.#logs.routes(),
       ...this.#monitoring.routes(),

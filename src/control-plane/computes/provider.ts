@@ -3,6 +3,7 @@
 import { errorKind } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import type { StartMetrics } from "../../compute/api.ts";
 import type { WarmAgents } from "../../local/agents/warm-agents.ts";
 import { majorOf } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
@@ -23,6 +24,7 @@ import {
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { withHomeLocked, withLock } from "../../local/lock.ts";
+import { readLastStart } from "../../local/logs/last-start.ts";
 import type { LogSource } from "../../local/logs/log-entries.ts";
 
 export interface NewCompute {
@@ -55,6 +57,12 @@ export interface ComputeProvider {
   lastRanMs(id: string): number | undefined;
   /** Where clients' Postgres connections go. */
   address(id: string): HostPort;
+}
+
+export interface LastStart {
+  /** When Postgres took connections, ISO; undefined where only the agent tells of it, which does not know. */
+  readonly at: string | undefined;
+  readonly metrics: StartMetrics;
 }
 
 const START_TIMEOUT_MS = 90_000;
@@ -146,6 +154,27 @@ export class LocalProcesses implements ComputeProvider {
   logFile(id: string, source: LogSource): string | undefined {
     const endpoint = this.#find(id);
     return endpoint && logFileOf(endpoint, source);
+  }
+
+  /**
+   * How long its parts took, whether it runs or not; undefined where it never started, or nothing is kept of it. From its
+   * log, which a wake does not wait for; where that does not tell any more, a running agent does.
+   */
+  async lastStart(id: string): Promise<LastStart | undefined> {
+    const path = this.logFile(id, "compute");
+    const logged = path === undefined ? undefined : await readLastStart(path);
+    if (logged !== undefined || !this.isRunning(id)) {
+      return logged;
+    }
+    try {
+      return { at: undefined, metrics: await this.agent(id).startMetrics() };
+    } catch (error) {
+      // It is just starting, or stopping.
+      if (errorKind(error) === "unavailable" || errorKind(error) === "not-found") {
+        return undefined;
+      }
+      throw error;
+    }
   }
 
   /** Of its agent, which runs on this machine. */

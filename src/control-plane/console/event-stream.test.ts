@@ -67,3 +67,15 @@ test("Listeners: who comes when there are too many takes the place of the oldest
   assert.equal((await streams[2]!.next()).done, false);
   listeners.end();
 });
+
+test("EventStream: whoever stops reading is not listened to any more, and told nothing", async () => {
+  const listeners = new Listeners(async () => {}, INTERVAL_MS);
+  const stream = listeners.add(undefined);
+  for await (const chunk of stream) {
+    assert.match(Buffer.from(chunk).toString(), /^: hello/);
+    break;
+  }
+  assert.equal(listeners.size, 0);
+  stream.send("late");
+  assert.equal((await stream.next()).done, true);
+});

@@ -1,7 +1,7 @@
 // What the console's own routes take and give, as zod schemas; all else of the console is API v2.
 
 import { z } from "zod";
-import type { ComputeStatistics } from "../../compute/api.ts";
+import type { ComputeStatistics, StartMetrics } from "../../compute/api.ts";
 import { LOG_LEVELS, LOG_SOURCES, type LogEntry } from "../../local/logs/log-entries.ts";
 import { branchSchema, endpointSchema } from "../api-v2/schemas.ts";
 
@@ -102,6 +102,26 @@ export const costsAnswer = z.object({
       held_by: z.array(z.string()).describe("branches and leases that read what is older"),
     })
     .describe("what a collection would do now, if history went so far back"),
+});
+
+const milliseconds = z.number();
+const startMetrics: z.ZodType<StartMetrics> = z.object({
+  process_ms: milliseconds.describe("the agent's own start"),
+  sync_safekeepers_ms: milliseconds.describe("the election"),
+  basebackup_ms: milliseconds.describe("waiting for the pageserver"),
+  data_directory_ms: milliseconds,
+  start_postgres_ms: milliseconds,
+  total_startup_ms: milliseconds.describe("with what is between them"),
+});
+
+export const startAnswer = z.object({
+  last: z
+    .object({
+      at: z.string().nullable().describe("when Postgres took connections; null: not known"),
+      metrics: startMetrics.describe("as its agent's `GET /metrics.json`"),
+    })
+    .nullable()
+    .describe("null: it never started, or nothing is kept of it"),
 });
 
 /** What a page can hold. */

@@ -147,6 +147,50 @@ export async function* readLogText(
   }
 }
 
+/**
+ * What `read` makes of the newest line of which it makes something, among the last 16 MB; undefined where there is none.
+ * A line that has no end yet is none, and of one longer than 256 kB only the end is seen. Rejects as readLogTail.
+ */
+export async function newestLine<T>(
+  path: string,
+  read: (line: string) => T | undefined,
+): Promise<T | undefined> {
+  const file = await openLog(path);
+  if (file === undefined) {
+    return undefined;
+  }
+  try {
+    const { size } = await file.stat();
+    const first = Math.max(0, size - MAX_TAIL_BYTES);
+    /** The end of a line, of which the beginning is further up. */
+    let rest: Buffer = Buffer.alloc(0);
+    for (let to = size; to > first; ) {
+      const from = Math.max(first, to - CHUNK_BYTES);
+      const bytes = await readAt(file, from, to);
+      if (bytes.length < to - from) {
+        // It begins anew: what was there is gone.
+        return undefined;
+      }
+      const piece = Buffer.concat([bytes, rest]);
+      const begin = from === 0 ? 0 : piece.indexOf("\n") + 1;
+      const lines = piece.subarray(begin).toString("utf8").split("\n");
+      // Behind the last end there is nothing, or a line that is being written.
+      for (const line of lines.slice(0, -1).toReversed()) {
+        const found = read(line);
+        if (found !== undefined) {
+          return found;
+        }
+      }
+      const end = begin === 0 ? piece.length : begin;
+      rest = piece.subarray(Math.max(0, end - CHUNK_BYTES), end);
+      to = from;
+    }
+    return undefined;
+  } finally {
+    await file.close();
+  }
+}
+
 /** As it stands in a terminal or a file. */
 export function lineOf({ text, cutBytes }: LogEntry): string {
   return cutBytes === 0 ? text : `${text} [${cutBytes} bytes left out]`;
