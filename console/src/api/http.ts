@@ -17,8 +17,9 @@ type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** Where one logs in, asks whether one is, and logs out. */
 export const SESSION_PATH = "/console/session";
 const UNAUTHORIZED = 401;
+/** Another operation of the project goes on: the page shows which. Starts take seconds on a slow machine. */
 const BUSY = 423;
-const BUSY_RETRIES = 20;
+const BUSY_RETRIES = 60;
 const BUSY_WAIT_MS = 500;
 
 let sessionEnded = () => {};

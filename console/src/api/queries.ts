@@ -11,6 +11,7 @@ import type {
   ConsoleCosts,
   ConsoleLayers,
   ConsoleSession,
+  ConsoleStart,
   ConsoleTree,
 } from "./types.ts";
 
@@ -47,22 +48,33 @@ whenSessionEnds(() => queryClient.setQueryData(sessionQuery.queryKey, null));
 
 export const projectsQuery = queryOptions({
   queryKey: ["projects"],
-  queryFn: async () => {
-    const found: ApiProject[] = [];
-    for (let cursor = ""; ; ) {
-      const query = `limit=${PAGE}${cursor === "" ? "" : `&cursor=${encodeURIComponent(cursor)}`}`;
-      const page = await api<{ projects: ApiProject[]; pagination: { cursor: string } }>(
-        "GET",
-        `/projects?${query}`,
-      );
-      found.push(...page.projects);
-      if (page.projects.length < PAGE) {
-        return found;
-      }
-      cursor = page.pagination.cursor;
-    }
-  },
+  queryFn: () => readProjects({}),
 });
+
+/** Those that were deleted and can be recovered. Under the key of all: whatever makes those stale makes these. */
+export const deletedProjectsQuery = queryOptions({
+  queryKey: ["projects", "deleted"],
+  queryFn: () => readProjects({ recoverable: "true" }),
+});
+
+async function readProjects(choice: Readonly<Record<string, string>>): Promise<ApiProject[]> {
+  const found: ApiProject[] = [];
+  for (let cursor = ""; ; ) {
+    const query = new URLSearchParams({
+      ...{ ...choice, limit: `${PAGE}` },
+      ...(cursor === "" ? {} : { cursor }),
+    });
+    const page = await api<{ projects: ApiProject[]; pagination?: { cursor: string } }>(
+      "GET",
+      `/projects?${query}`,
+    );
+    found.push(...page.projects);
+    if (page.projects.length < PAGE || page.pagination === undefined) {
+      return found;
+    }
+    cursor = page.pagination.cursor;
+  }
+}
 
 export const treeQuery = (projectId: string) =>
   queryOptions({
@@ -98,17 +110,33 @@ export const costsQuery = (projectId: string, branchId: string, historySeconds?:
     placeholderData: keepPreviousData,
   });
 
+export const lastStartQuery = (projectId: string, endpointId: string) =>
+  queryOptions({
+    queryKey: ["project", projectId, "start", endpointId],
+    queryFn: () =>
+      request<ConsoleStart>(
+        "GET",
+        `/console/projects/${projectId}/endpoints/${encodeURIComponent(endpointId)}/last_start`,
+      ),
+  });
+
 export const operationsQuery = (projectId: string) =>
   queryOptions({
     queryKey: ["project", projectId, "operations"],
-    queryFn: async () =>
-      (
-        await api<{ operations: ApiOperation[] }>(
-          "GET",
-          `/projects/${projectId}/operations?limit=200`,
-        )
-      ).operations,
+    queryFn: () => readOperations(projectId, 200),
   });
+
+/** What a project does now is among these: it does one thing at a time. */
+export const newestOperationsQuery = (projectId: string) =>
+  queryOptions({
+    queryKey: ["project", projectId, "newest operations"],
+    queryFn: () => readOperations(projectId, 20),
+  });
+
+async function readOperations(projectId: string, limit: number): Promise<ApiOperation[]> {
+  const path = `/projects/${projectId}/operations?limit=${limit}`;
+  return (await api<{ operations: ApiOperation[] }>("GET", path)).operations;
+}
 
 export const rolesQuery = (projectId: string, branchId: string) =>
   queryOptions({

@@ -12,6 +12,7 @@ export type {
   ConsoleLayers,
   ConsoleSession,
   ConsoleSqlRequest,
+  ConsoleStart,
   ConsoleTree,
   CreatedApiKey,
   LogEvent,

@@ -198,11 +198,12 @@ interface HoverMarkProps {
 
 function HoverMark({ point: { lane, at, isHead }, axis, x, width }: HoverMarkProps) {
   const y = laneY(lane);
-  const where = isHead
-    ? "branch as it is now"
-    : `branch ${axis === "lsn" ? lsnText(at) : timeText(at)}`;
-  const labelWidth = where.length * 6.6 + 16;
-  const left = clamp(x(at) - labelWidth / 2, 2, width - labelWidth - 2);
+  const place = isHead ? "as it is now" : axis === "lsn" ? lsnText(at) : timeText(at);
+  const widthOf = (text: string) => text.length * 6.6 + 16;
+  const long = `branch ${place}`;
+  const where = widthOf(long) < width ? long : place;
+  const labelWidth = widthOf(where);
+  const left = Math.max(2, Math.min(x(at) - labelWidth / 2, width - labelWidth - 2));
   const top = lane.lane === 0 ? y + 12 : y - 34;
   return (
     <g className="hover" pointerEvents="none">

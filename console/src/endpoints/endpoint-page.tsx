@@ -1,4 +1,4 @@
-// One endpoint: its state, and what its agent and its Postgres have written.
+// One endpoint: its state, how its last start went, and what its agent and its Postgres have written.
 
 import { useQuery } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
@@ -8,8 +8,10 @@ import type { LogLevel, LogSource } from "../api/types.ts";
 import { Empty } from "../parts/notice.tsx";
 import { useProjectId, useTree } from "../projects/use-branch.ts";
 import { STATES } from "./endpoints-page.tsx";
+import { LastStart } from "./last-start.tsx";
 import { logPath } from "./log-stream.ts";
 import { LogView } from "./log-view.tsx";
+import "../styles/endpoints.css";
 import "../styles/logs.css";
 
 const SOURCES: readonly (readonly [LogSource, string])[] = [
@@ -57,7 +59,10 @@ export function EndpointPage() {
         (found === undefined ? (
           <Empty>There is no such endpoint any more.</Empty>
         ) : (
-          <Logs key={endpointId} projectId={projectId} endpointId={endpointId} />
+          <>
+            <LastStart endpoint={found.endpoint} />
+            <Logs key={endpointId} projectId={projectId} endpointId={endpointId} />
+          </>
         ))}
     </>
   );
@@ -81,9 +86,7 @@ function Logs({ projectId, endpointId }: LogsProps) {
   }
   return (
     <section className="logs" aria-labelledby="logs-title">
-      <h2 id="logs-title" className="hidden">
-        Logs
-      </h2>
+      <h2 id="logs-title">Logs</h2>
       <div className="row">
         <fieldset className="segments">
           <legend className="hidden">Whose log</legend>

@@ -78,7 +78,7 @@ export function EndpointsPage() {
                         to="/projects/$projectId/endpoints/$endpointId"
                         params={{ projectId, endpointId: endpoint.id }}
                         search={(before) => before}
-                        title="Its logs"
+                        title="Its last start, its logs"
                       >
                         <code>{endpoint.id}</code>
                       </Link>{" "}

@@ -66,7 +66,7 @@ export function FormDialog(props: FormDialogProps) {
         </div>
         <footer>
           <button type="button" onClick={props.onClose}>
-            Cancel
+            {props.isPending ? "Leave it running" : "Cancel"}
           </button>
           <button
             type="submit"

@@ -5,6 +5,7 @@ import { Link, Outlet, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { projectsQuery, treeQuery } from "../api/queries.ts";
 import { ConnectDialog } from "../branches/connect-dialog.tsx";
+import { UnderWay } from "../operations/under-way.tsx";
 import { ErrorNotice } from "../parts/notice.tsx";
 import { PROJECT_PAGES } from "./pages.ts";
 import { useBranch } from "./use-branch.ts";
@@ -40,6 +41,7 @@ export function ProjectLayout() {
         >
           Connect
         </button>
+        <UnderWay projectId={projectId} />
       </nav>
       <main className="page">
         {tree.error !== null && tree.data === undefined ? (

@@ -1,4 +1,4 @@
-// All projects, and a new one.
+// All projects, a new one, and those that were deleted.
 
 import { useMutation, useQuery } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
@@ -10,6 +10,7 @@ import { Ago } from "../parts/ago.tsx";
 import { FormDialog } from "../parts/dialog.tsx";
 import { NameField } from "../parts/name-field.tsx";
 import { Empty, ErrorNotice } from "../parts/notice.tsx";
+import { DeletedProjects } from "./deleted-projects.tsx";
 
 const MAJORS = [18, 17, 16, 15, 14];
 const DEFAULT_MAJOR = 17;
@@ -54,6 +55,7 @@ export function ProjectsPage() {
           ))}
         </ul>
       )}
+      <DeletedProjects />
       {isCreating && <NewProject onClose={() => setIsCreating(false)} />}
     </main>
   );
@@ -68,21 +70,21 @@ function NewProject({ onClose }: { readonly onClose: () => void }) {
       api<{ project: ApiProject }>("POST", "/projects", {
         project: { ...(name === "" ? {} : { name }), pg_version: major },
       }),
-    onSuccess: async ({ project }) => {
-      await queryClient.invalidateQueries({ queryKey: projectsQuery.queryKey });
-      await navigate({
-        to: "/projects/$projectId/branches",
-        params: { projectId: project.id },
-      });
-    },
+    onSuccess: () => queryClient.invalidateQueries({ queryKey: projectsQuery.queryKey }),
   });
+  const submit = () =>
+    create.mutate(undefined, {
+      // Nobody is taken elsewhere who has left it to itself: this is not called then.
+      onSuccess: ({ project }) =>
+        void navigate({ to: "/projects/$projectId/branches", params: { projectId: project.id } }),
+    });
   return (
     <FormDialog
       title="New project"
       action="Create"
       isPending={create.isPending}
       error={create.error}
-      onSubmit={() => create.mutate()}
+      onSubmit={submit}
       onClose={onClose}
     >
       <NameField value={name} onChange={setName} isOptional />

@@ -5,6 +5,7 @@ import { type ReactNode, useEffect, useState } from "react";
 import { request, SESSION_PATH } from "../api/http.ts";
 import { queryClient, sessionQuery } from "../api/queries.ts";
 import { ErrorNotice } from "../parts/notice.tsx";
+import { forgetRuns } from "../sql/sql-runs.ts";
 import { LogIn } from "./log-in.tsx";
 
 /** Behind `#token=`: never sent but in the body of one request, and out of the address at once. */
@@ -38,6 +39,12 @@ export function SessionGate({ children }: { readonly children: ReactNode }) {
         });
     }
   }, []);
+  const isLoggedOut = session.data === null;
+  useEffect(() => {
+    if (isLoggedOut) {
+      forgetRuns();
+    }
+  }, [isLoggedOut]);
   if (session.error) {
     return (
       <main className="alone">

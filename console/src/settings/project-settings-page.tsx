@@ -160,7 +160,7 @@ function DeleteProject({
     >
       <p>
         All its branches, their data and their history go with it. For a time, seven days where
-        nothing else is set, <code>strata projects recover {project.id}</code> brings it back.
+        nothing else is set, it is on the page of projects, and can be recovered there.
       </p>
       <NameToConfirm name={project.name} value={typed} onChange={setTyped} />
     </FormDialog>

@@ -11,7 +11,8 @@ import { usePastRuns } from "./history.ts";
 import { OnBranch, PlaceHead, usePlace } from "./place.tsx";
 import { Results } from "./results.tsx";
 import { SavedQueries } from "./saved-queries.tsx";
-import { runSql, type SqlResult } from "./sql-stream.ts";
+import { cancelRun, startRun, useRun } from "./sql-runs.ts";
+import type { SqlResult } from "./sql-stream.ts";
 import { useSchema } from "./use-schema.ts";
 
 const TEXT_KEY = "strata.sql-text";
@@ -24,37 +25,29 @@ export function SqlPage() {
 function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
   const { id, project_id: projectId } = branch.branch;
   const where = usePlace(branch);
-  const [at, setAt] = useState<string>();
+  const kept = useRun(id);
+  const result = kept?.result;
+  const [at, setAt] = useState(kept?.at);
   const [isChoosing, setIsChoosing] = useState(false);
   const [isSaving, setIsSaving] = useState(false);
-  const [result, setResult] = useState<SqlResult>();
   const [text, setText] = useState(() => localStorage.getItem(TEXT_KEY) ?? FIRST_TEXT);
   const [past, addPast] = usePastRuns();
   const editor = useRef<EditorHandle>(null);
-  const running = useRef<AbortController>(null);
   const { place } = where;
   const schema = useSchema(result === undefined ? undefined : place);
 
   const run = async (wrap: (statement: string) => string = (statement) => statement) => {
-    if (place === undefined || running.current !== null) {
+    if (place === undefined) {
       return;
     }
     const { text: picked, offset } = editor.current!.picked();
     const query = wrap(picked);
-    const controller = new AbortController();
-    running.current = controller;
-    setResult({
-      statements: [],
-      notices: [],
-      error: undefined,
-      cut: undefined,
-      ms: undefined,
-      isRunning: true,
-    });
     const { database, role } = place;
     const body = { branch_id: id, database, role, query, ...(at === undefined ? {} : { at }) };
-    const done = await runSql(projectId, body, controller.signal, setResult);
-    running.current = null;
+    const done = await startRun(projectId, body);
+    if (done === undefined) {
+      return;
+    }
     addPast({ text: picked, at: Date.now(), isFailed: done.error !== undefined });
     const wrong = errorOffset(done, query, picked, offset);
     if (wrong !== undefined) {
@@ -92,7 +85,7 @@ function SqlOnBranch({ branch }: { readonly branch: TreeBranch }) {
       />
       <div className="row actions">
         {isRunning ? (
-          <button type="button" className="danger" onClick={() => running.current?.abort()}>
+          <button type="button" className="danger" onClick={() => cancelRun(id)}>
             Cancel
           </button>
         ) : (
