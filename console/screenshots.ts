@@ -1,13 +1,16 @@
 // Draws docs/pictures/console-*.png: the console's main pages, in the light or in the dark, on a home of its own with branches, rows and work.
 //
-// `npm run console:screenshots`, or `-- tables monitoring` for some. Needs a browser (testing/console/browser.ts).
+// `npm run console:screenshots`, or `-- tables monitoring` for some; `-- --all DIRECTORY` photographs each page at both sizes, in the light and in the dark, to look through. Needs a browser (testing/console/browser.ts).
 
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
 import type { Page } from "playwright-core";
 import { errorMessage } from "../src/base/errors.ts";
 import { Browser, type BrowserOptions, findChromium } from "../testing/console/browser.ts";
 import { ConsoleWorld } from "../testing/console/console-world.ts";
+import { SIZES } from "../testing/console/visit.ts";
 
 const PICTURES = join(import.meta.dirname, "..", "docs", "pictures");
 /** Between commits, so that lines have a length. */
@@ -32,10 +35,19 @@ insert into orders select n, 'customer ' || n % 97, (n * 7919 % 100000) / 100.0,
 create index on orders (placed_at);
 analyze;`;
 
+/** A desk's screen, in the light or in the dark; a phone's. */
+const VARIANTS = {
+  light: { scheme: "light", isPhone: false },
+  dark: { scheme: "dark", isPhone: false },
+  phone: { scheme: "light", isPhone: true },
+  "phone-dark": { scheme: "dark", isPhone: true },
+} as const;
+type Variant = keyof typeof VARIANTS;
+
 interface Picture {
   readonly name: string;
-  readonly scheme: "light" | "dark";
-  readonly isPhone?: boolean;
+  /** Those that are in the documentation. */
+  readonly variants: readonly Variant[];
   /** In pixels; of a desk's screen. */
   readonly height?: number;
   /** From the project's first page until all is there that is to be seen. */
@@ -43,12 +55,19 @@ interface Picture {
 }
 
 const PICTURES_OF: readonly Picture[] = [
-  { name: "branches-light", scheme: "light", height: 480, show: showBranches },
-  { name: "branches-dark", scheme: "dark", height: 480, show: showBranches },
-  { name: "branches-phone", scheme: "light", isPhone: true, show: showBranches },
+  { name: "branches", variants: ["light", "dark", "phone"], height: 480, show: showBranches },
   {
-    name: "new-branch-light",
-    scheme: "light",
+    name: "projects",
+    variants: ["light"],
+    height: 480,
+    show: async (page) => {
+      await page.getByRole("link", { name: "Strata" }).click();
+      await page.getByText(/recoverable until/).waitFor();
+    },
+  },
+  {
+    name: "new-branch",
+    variants: ["light"],
     show: async (page) => {
       await showBranches(page);
       const box = (await page.locator(".tree rect.hit").first().boundingBox())!;
@@ -56,16 +75,14 @@ const PICTURES_OF: readonly Picture[] = [
       await page.getByRole("dialog").getByLabel("Name").fill("before_the_import");
     },
   },
-  { name: "sql-dark", scheme: "dark", show: (page) => runSql(page, QUERY, "SELECT 1000") },
   {
-    name: "sql-phone",
-    scheme: "dark",
-    isPhone: true,
+    name: "sql",
+    variants: ["dark", "phone"],
     show: (page) => runSql(page, QUERY, "SELECT 1000"),
   },
   {
-    name: "plan-light",
-    scheme: "light",
+    name: "plan",
+    variants: ["light"],
     show: async (page) => {
       await typeSql(page, JOIN);
       await page.locator("button:enabled", { hasText: "Explain analyze" }).click();
@@ -73,8 +90,8 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "tables-light",
-    scheme: "light",
+    name: "tables",
+    variants: ["light"],
     show: async (page) => {
       await open(page, "Tables");
       await page.getByRole("link", { name: "orders", exact: true }).click();
@@ -83,8 +100,8 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "monitoring-dark",
-    scheme: "dark",
+    name: "monitoring",
+    variants: ["dark"],
     show: async (page) => {
       await open(page, "Monitoring");
       await page
@@ -94,17 +111,18 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "storage-light",
-    scheme: "light",
+    name: "storage",
+    variants: ["light", "phone-dark"],
     show: async (page) => {
       await open(page, "Storage");
       await page.locator("main svg").first().waitFor();
       await page.locator("main table tbody tr").first().waitFor();
+      await page.getByText("Its deletion would free", { exact: true }).waitFor();
     },
   },
   {
-    name: "endpoints-light",
-    scheme: "light",
+    name: "endpoints",
+    variants: ["light"],
     height: 480,
     show: async (page) => {
       await open(page, "Endpoints");
@@ -112,8 +130,20 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "roles-light",
-    scheme: "light",
+    name: "endpoint",
+    variants: ["dark"],
+    height: 800,
+    show: async (page) => {
+      await open(page, "Endpoints");
+      await page.locator("main tbody a").first().click();
+      await page.locator(".start-bar").waitFor();
+      await page.locator(".logs label", { hasText: "Postgres" }).click();
+      await page.locator(".log-view li").nth(3).waitFor();
+    },
+  },
+  {
+    name: "roles",
+    variants: ["light"],
     height: 480,
     show: async (page) => {
       await open(page, "Roles and databases");
@@ -121,8 +151,8 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "operations-dark",
-    scheme: "dark",
+    name: "operations",
+    variants: ["dark"],
     height: 560,
     show: async (page) => {
       await open(page, "Operations");
@@ -130,8 +160,8 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "connect-light",
-    scheme: "light",
+    name: "connect",
+    variants: ["light"],
     show: async (page) => {
       await showBranches(page);
       await page.getByRole("button", { name: "Connect" }).click();
@@ -140,8 +170,8 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "settings-light",
-    scheme: "light",
+    name: "settings",
+    variants: ["light"],
     show: async (page) => {
       await open(page, "Project settings");
       await page.getByLabel("Hours of history").waitFor();
@@ -153,23 +183,33 @@ const chromium = findChromium();
 if (chromium === undefined) {
   throw new Error("no browser: apt-get install chromium, or $CHROMIUM names one");
 }
-const wanted = process.argv.slice(2);
+const { positionals: wanted, values } = parseArgs({
+  options: { all: { type: "string" } },
+  allowPositionals: true,
+});
+const folder = values.all ?? PICTURES;
+mkdirSync(folder, { recursive: true });
 await using world = await ConsoleWorld.create("shop");
 await fill();
 await work();
 for (const picture of PICTURES_OF) {
-  if (wanted.length === 0 || wanted.some((word) => picture.name.includes(word))) {
-    await photograph(picture).catch((error) => {
-      process.stderr.write(`${picture.name}: ${errorMessage(error)}\n`);
-      process.exitCode = 1;
-    });
+  const all = Object.keys(VARIANTS) as Variant[];
+  for (const variant of values.all === undefined ? picture.variants : all) {
+    if (wanted.length === 0 || wanted.some((word) => `${picture.name}-${variant}`.includes(word))) {
+      await photograph(picture, variant).catch((error) => {
+        process.stderr.write(`${picture.name}-${variant}: ${errorMessage(error)}\n`);
+        process.exitCode = 1;
+      });
+    }
   }
 }
 
 async function fill(): Promise<void> {
+  const { project } = await world.world.createProject("playground");
+  await world.world.api("DELETE", `/projects/${project.id}`);
   await sqlOk(ORDERS);
   const base = `/projects/${world.projectId}/branches`;
-  await world.world.api("POST", `${base}/${world.branchId}/roles`, { role: { name: "reporting" } });
+  await world.make(`/branches/${world.branchId}/roles`, { role: { name: "reporting" } });
   for (const [name, parent] of [
     ["staging", "main"],
     ["migration_check", "staging"],
@@ -222,14 +262,9 @@ async function sqlOk(query: string, branchId = world.branchId): Promise<void> {
   }
 }
 
-async function photograph({
-  name,
-  scheme,
-  isPhone = false,
-  height = 720,
-  show,
-}: Picture): Promise<void> {
-  const size = isPhone ? { width: 390, height: 844 } : { width: 1280, height };
+async function photograph({ name, height = 720, show }: Picture, variant: Variant): Promise<void> {
+  const { scheme, isPhone } = VARIANTS[variant];
+  const size = isPhone ? SIZES.phone : { ...SIZES.desk, height };
   const options: BrowserOptions = { ...size, colorScheme: scheme, goesFirst: true };
   await using browser = await Browser.launch(chromium!, options);
   const { page } = browser;
@@ -239,8 +274,9 @@ async function photograph({
   await show(page);
   // What is drawn on a canvas comes a frame later.
   await sleep(500);
-  await page.screenshot({ path: join(PICTURES, `console-${name}.png`) });
-  process.stdout.write(`console-${name}.png\n`);
+  const file = `console-${name}-${variant}.png`;
+  await page.screenshot({ path: join(folder, file) });
+  process.stdout.write(`${file}\n`);
 }
 
 async function open(page: Page, title: string): Promise<void> {

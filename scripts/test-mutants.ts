@@ -8,6 +8,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import {
   chmodSync,
   cpSync,
+  existsSync,
   mkdtempSync,
   readFileSync,
   rmSync,
@@ -82,6 +83,11 @@ function copyRepository(): string {
     filter: (path) => !NOT_COPIED.test(relative(ROOT, path)),
   });
   symlinkSync(join(ROOT, "node_modules"), join(folder, "node_modules"));
+  // Where they are not there, the first test that opens the console fetches them.
+  const ofConsole = join("console", "node_modules");
+  if (existsSync(join(ROOT, ofConsole))) {
+    symlinkSync(join(ROOT, ofConsole), join(folder, ofConsole));
+  }
   return folder;
 }
 

@@ -1,17 +1,20 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Page } from "playwright-core";
 import { assertAccessible } from "../../testing/console/axe.ts";
-import { type Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
 import { ConsoleWorld, type SqlLine } from "../../testing/console/console-world.ts";
+import {
+  assertFits,
+  forgive,
+  goTo,
+  inBothSizes,
+  runSql,
+  typeSql,
+} from "../../testing/console/visit.ts";
 
 // The console's own routes, and the console in a real browser where one is installed.
 
-const CHROMIUM = findChromium();
-const SIZES = {
-  desk: { width: 1280, height: 800 },
-  phone: { width: 390, height: 844 },
-} as const;
 const HOSTILE = {
   role: `<img src=x onerror="alert(1)">'`,
   table: `"><script>alert(1)</script>`,
@@ -22,6 +25,7 @@ let world: ConsoleWorld;
 
 before(async () => {
   world = await ConsoleWorld.create();
+  await world.make(`/branches/${world.branchId}/roles`, { role: { name: HOSTILE.role } });
 });
 
 after(async () => {
@@ -142,155 +146,158 @@ test("tree and changes: what there is, and that something changed", async () => 
   assert.ok(main.layers_bytes > 0);
 });
 
-test("browser: log in, branch from a point, SQL, errors, cancel, as of, delete, log out", {
-  skip: NO_BROWSER,
-}, async () => {
-  await using browser = await world.browser(CHROMIUM!, SIZES.desk);
-  const { page } = browser;
-  const link = await world.link();
-  await browser.open(link);
-  await page.getByRole("heading", { name: "Projects" }).waitFor();
-  assert.ok(!page.url().includes("token"), page.url());
-  await assertAccessible(browser, "projects");
-  await page.getByRole("link", { name: /shop/ }).click();
+const quoted = (name: string) => `"${name.replaceAll('"', '""')}"`;
 
-  // A point of the line, in its first half: some time ago.
-  const line = page.locator(`rect[data-branch="${world.branchId}"]`);
-  const box = (await line.boundingBox())!;
-  await page.mouse.move(box.x + 30, box.y + box.height / 2);
-  await page.getByText(/^branch (20\d\d-|as it is now)/).waitFor();
-  await page.mouse.move(box.x + box.width - 4, box.y + box.height / 2);
-  await page.mouse.down();
-  await page.mouse.up();
-  const dialog = page.getByRole("dialog");
-  await dialog.getByLabel("Name").fill("from_the_tree");
-  await dialog.getByLabel(/With an endpoint/).uncheck();
-  await assertAccessible(browser, "new branch");
-  await dialog.getByRole("button", { name: "Create branch" }).click();
-  await page.getByRole("link", { name: "from_the_tree" }).waitFor();
-  await assertAccessible(browser, "branches");
+inBothSizes(
+  "log in, branch from a point, SQL, errors, cancel, as of, delete, log out",
+  () => world,
+  async ({ browser, page, dialog, size }) => {
+    const name = `from_the_tree_${size}`;
+    const table = quoted(`${HOSTILE.table} ${size}`);
+    assert.ok(!page.url().includes("token"), page.url());
+    await assertAccessible(browser, "projects");
+    await page.getByRole("link", { name: /shop/ }).click();
 
-  await page.getByRole("link", { name: "SQL", exact: true }).click();
-  await page.locator(".cm-content").waitFor();
-  const before = Date.now();
-  await runSql(
-    browser,
-    `create table "${HOSTILE.table.replaceAll('"', '""')}" ("${HOSTILE.column}" text); insert into "${HOSTILE.table.replaceAll('"', '""')}" values ('<svg onload=alert(1)>'); table "${HOSTILE.table.replaceAll('"', '""')}"`,
-  );
-  await page.getByRole("tab", { name: /3 SELECT/ }).click();
-  const cell = page.getByRole("gridcell");
-  assert.equal(await cell.textContent(), "<svg onload=alert(1)>");
-  assert.match((await page.getByRole("columnheader").textContent())!, /abc<b>/);
-  await assertAccessible(browser, "sql");
+    // A point of the line, in its first half: some time ago.
+    const line = page.locator(`rect[data-branch="${world.branchId}"]`);
+    const box = (await line.boundingBox())!;
+    await page.mouse.move(box.x + 30, box.y + box.height / 2);
+    await page.getByText(/^(branch )?(20\d\d-|as it is now)/).waitFor();
+    await page.mouse.move(box.x + box.width - 4, box.y + box.height / 2);
+    await page.mouse.down();
+    await page.mouse.up();
+    await dialog.getByLabel("Name").fill(name);
+    await dialog.getByLabel(/With an endpoint/).uncheck();
+    await assertAccessible(browser, "new branch");
+    await dialog.getByRole("button", { name: "Create branch" }).click();
+    await page.getByRole("link", { name, exact: true }).waitFor();
+    await dialog.waitFor({ state: "detached" });
+    await assertAccessible(browser, "branches");
+    await assertFits(browser, "branches");
 
-  await runSql(browser, "select 1,\n  nosuch");
-  await page.getByText('column "nosuch" does not exist').waitFor();
-  assert.equal(await page.locator(".cm-error-place").textContent(), "nosuch");
+    await goTo(page, "SQL");
+    await page.locator(".cm-content").waitFor();
+    const before = Date.now();
+    // What is asked for as of then must lie between two commits.
+    await sleep(1500);
+    await runSql(
+      browser,
+      `create table ${table} ("${HOSTILE.column}" text); insert into ${table} values ('<svg onload=alert(1)>'); table ${table}`,
+    );
+    await page.getByRole("tab", { name: /3 SELECT/ }).click();
+    const cell = page.getByRole("gridcell");
+    assert.equal(await cell.textContent(), "<svg onload=alert(1)>");
+    assert.match((await page.getByRole("columnheader").textContent())!, /abc<b>/);
+    await assertAccessible(browser, "sql");
 
-  await runSql(browser, "select pg_sleep(600)");
-  await page.getByRole("button", { name: "Cancel" }).click();
-  await page.getByText("cancelled").waitFor();
+    await runSql(browser, "select 1,\n  nosuch");
+    await page.getByText('column "nosuch" does not exist').waitFor();
+    assert.equal(await page.locator(".cm-error-place").textContent(), "nosuch");
 
-  await runSql(browser, "select generate_series(1, 100000) as n");
-  await page.getByText("SELECT 100000").waitFor();
-  await page.getByRole("grid").focus();
-  await page.keyboard.press("Control+End");
-  await page.getByRole("gridcell", { name: "100000", exact: true }).waitFor();
-  assert.ok((await page.getByRole("row").count()) < 100, "all rows are in the page");
+    await runSql(browser, "select pg_sleep(600)");
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByText("cancelled").waitFor();
 
-  await typeSql(browser, "select count(*) from pg_class where relname like '%<script>%'");
-  await page.getByRole("button", { name: "Explain", exact: true }).click();
-  await page.locator(".plan-step").first().waitFor();
+    await runSql(browser, "select generate_series(1, 100000) as n");
+    await page.getByText("SELECT 100000").waitFor();
+    await page.getByRole("grid").focus();
+    await page.keyboard.press("Control+End");
+    await page.getByRole("gridcell", { name: "100000", exact: true }).waitFor();
+    assert.ok((await page.getByRole("row").count()) < 100, "all rows are in the page");
 
-  await page.getByRole("button", { name: "As of now" }).click();
-  await dialog.getByLabel("Time").fill(new Date(before - 1000).toISOString().slice(0, 23));
-  await dialog.getByRole("button", { name: "Use it" }).click();
-  await runSql(browser, "select count(*) as tables from pg_class where relname like '%<script>%'");
-  await page
-    .getByRole("status")
-    .filter({ hasText: /all in|Failed/ })
-    .waitFor();
-  assert.match((await page.locator(".results").textContent())!, /SELECT 1.*tablesint80$/);
+    const tables = `select count(*) as tables from pg_class where relname like '%<script>%${size}'`;
+    await typeSql(browser, tables);
+    await page.getByRole("button", { name: "Explain", exact: true }).click();
+    await page.locator(".plan-step").first().waitFor();
+    await assertFits(browser, "a plan");
 
-  await page.getByRole("link", { name: "Branches", exact: true }).click();
-  await page.getByRole("button", { name: "Actions of from_the_tree" }).click();
-  await page.getByRole("menuitem", { name: "Delete…" }).click();
-  await dialog.getByLabel(/Its name, to confirm/).fill("from_the_tree");
-  await dialog.getByRole("button", { name: "Delete for good" }).click();
-  await page.getByRole("link", { name: "from_the_tree" }).waitFor({ state: "detached" });
-  // What the command line does is seen without asking.
-  const tenant = ["--tenant-id", await tenantId()];
-  await world.world.cluster.ok("branch", "create", "by_hand", ...tenant);
-  await page.getByRole("link", { name: "by_hand" }).waitFor();
-  await world.world.cluster.ok("branch", "delete", "by_hand", ...tenant);
-  await page.getByRole("link", { name: "by_hand" }).waitFor({ state: "detached" });
+    await runSql(browser, tables);
+    await page.locator("#cell-0-0", { hasText: /^1$/ }).waitFor();
+    await page.getByRole("button", { name: "As of now" }).click();
+    await slideTo(page, before + 500);
+    await dialog.getByRole("button", { name: "Use it" }).click();
+    await runSql(browser, tables);
+    await page.locator("#cell-0-0", { hasText: /^0$/ }).waitFor();
 
-  assert.deepEqual(browser.complaints, []);
-  assert.deepEqual(browser.foreign, []);
-  await page.getByRole("button", { name: "Log out" }).click();
-  await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
-  await browser.open(link);
-  await page.getByText(/this link was used already/).waitFor();
-});
+    await goTo(page, "Branches");
+    await page.getByRole("button", { name: `Actions of ${name}`, exact: true }).click();
+    await page.getByRole("menuitem", { name: "Delete…" }).click();
+    await dialog.getByLabel(/Its name, to confirm/).fill(name);
+    await dialog.getByRole("button", { name: "Delete for good" }).click();
+    await page.getByRole("link", { name, exact: true }).waitFor({ state: "detached" });
+    // What the command line does is seen without asking.
+    const tenant = await world.tenantOption();
+    await world.world.cluster.ok("branch", "create", "by_hand", ...tenant);
+    await page.getByRole("link", { name: "by_hand" }).waitFor();
+    await world.world.cluster.ok("branch", "delete", "by_hand", ...tenant);
+    await page.getByRole("link", { name: "by_hand" }).waitFor({ state: "detached" });
 
-test("browser: every page on a phone and in the dark, with hostile names", {
-  skip: NO_BROWSER,
-}, async () => {
-  const base = `/projects/${world.projectId}/branches/${world.branchId}`;
-  await world.world.api("POST", `${base}/roles`, { role: { name: HOSTILE.role } });
-  await using browser = await world.browser(CHROMIUM!, { ...SIZES.phone, colorScheme: "dark" });
-  const { page } = browser;
-  await browser.open(await world.link());
-  await page.getByRole("link", { name: /shop/ }).click();
-  for (const [link, content] of [
-    ["Branches", ".tree"],
-    ["SQL", ".cm-content"],
-    ["Tables", ".table-list h2"],
-    ["Monitoring", "figure canvas"],
-    ["Storage", ".layers rect"],
-    ["Project settings", "form"],
-    ["Endpoints", "table"],
-    ["Roles and databases", ".lines li"],
-    ["Operations", "table"],
-  ] as const) {
-    await page.getByRole("link", { name: link, exact: true }).click();
-    await page.locator(content).first().waitFor();
-    const width = await page.evaluate<number>("document.documentElement.scrollWidth");
-    assert.ok(width <= SIZES.phone.width, `${link} is ${width} pixels wide`);
-    await assertAccessible(browser, link);
-  }
-  await page.getByRole("link", { name: "Roles and databases" }).click();
-  await page.getByText(HOSTILE.role, { exact: true }).waitFor();
-  await page.getByRole("button", { name: "Connect" }).click();
-  await page.getByText(/^postgresql:\/\/neondb_owner:/).waitFor();
-  await assertAccessible(browser, "connect");
-  assert.deepEqual(browser.complaints, []);
-  assert.deepEqual(browser.foreign, []);
+    const link = await world.link();
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
+    await browser.open(link);
+    await page.getByRole("heading", { name: "Projects" }).waitFor();
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
+    assert.deepEqual(browser.complaints, []);
+    await browser.open(link);
+    await page.getByText(/this link was used already/).waitFor();
+    forgive(browser, /status of 401 .*\/console\/session$/);
+  },
+);
 
-  // A session that ends meanwhile.
-  await browser.context.clearCookies();
-  await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
-  await page.getByRole("link", { name: "Strata" }).click();
-  await page.reload();
-  await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
-});
-
-async function tenantId(): Promise<string> {
-  const tenants = (await world.world.cluster.json("tenant", "list")) as SqlLine[];
-  return tenants[0].tenant_id ?? tenants[0].id;
+/** The slider over the branch's history, to within what one step of it is. */
+async function slideTo(page: Page, time: number): Promise<void> {
+  const slider = page.getByRole("slider", { name: "How far back" });
+  const field = page.getByRole("dialog").getByLabel("Time", { exact: true });
+  const chosen = async () => Date.parse(`${await field.inputValue()}Z`);
+  const end = Date.now();
+  await slider.press("End");
+  await field.waitFor({ state: "detached" });
+  assert.equal(await slider.getAttribute("aria-valuetext"), "now");
+  await slider.press("Home");
+  const begin = await chosen();
+  assert.ok(begin < time, "history begins later");
+  const steps = Number(await slider.getAttribute("max"));
+  await slider.fill(`${Math.round(((time - begin) / (end - begin)) * steps)}`);
+  const far = Math.abs((await chosen()) - time);
+  assert.ok(far < 500, `${far} ms away from what was wanted`);
 }
 
-/** As a person types: Chromium styles what is pasted from nowhere. */
-async function typeSql({ page }: Browser, text: string): Promise<void> {
-  await page.locator(".cm-content").click();
-  await page.keyboard.press("Control+A");
-  await page.keyboard.press("Delete");
-  await page.keyboard.insertText(text);
-}
+inBothSizes(
+  "every page, with hostile names",
+  () => world,
+  async ({ browser, page }) => {
+    await page.getByRole("link", { name: /shop/ }).click();
+    for (const [link, content] of [
+      ["Branches", ".tree"],
+      ["SQL", ".cm-content"],
+      ["Tables", ".table-list h2"],
+      ["Monitoring", "figure canvas"],
+      ["Storage", ".layers rect"],
+      ["Project settings", "form"],
+      ["Endpoints", "table"],
+      ["Roles and databases", ".lines li"],
+      ["Operations", "table"],
+    ] as const) {
+      await goTo(page, link);
+      await page.locator(content).first().waitFor();
+      await assertFits(browser, link);
+      await assertAccessible(browser, link);
+    }
+    await goTo(page, "Roles and databases");
+    await page.getByText(HOSTILE.role, { exact: true }).waitFor();
+    await page.getByRole("button", { name: "Connect" }).click();
+    await page.getByText(/^postgresql:\/\/neondb_owner:/).waitFor();
+    await assertAccessible(browser, "connect");
+    assert.deepEqual(browser.complaints, []);
 
-async function runSql(browser: Browser, text: string): Promise<void> {
-  await typeSql(browser, text);
-  // Not before it knows roles and databases, nor while something runs.
-  await browser.page.locator("button:enabled", { hasText: /^Run/ }).waitFor();
-  await browser.page.keyboard.press("Control+Enter");
-}
+    // A session that ends meanwhile.
+    await browser.context.clearCookies();
+    await page.getByRole("dialog").getByRole("button", { name: "Close" }).click();
+    await page.getByRole("link", { name: "Strata" }).click();
+    await page.reload();
+    await page.getByRole("heading", { name: "Log in to Strata" }).waitFor();
+    forgive(browser, /status of 401 /);
+  },
+);

@@ -3,8 +3,8 @@ import { after, before, test } from "node:test";
 import { seriesOf, walRate } from "../../console/src/monitoring/series.ts";
 import type { MonitoringSample } from "../../src/control-plane/api.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
-import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
 import { ConsoleWorld } from "../../testing/console/console-world.ts";
+import { goTo, inBothSizes } from "../../testing/console/visit.ts";
 
 // What the console shows of a branch's work, as it happens: its stream, and the page in a browser where one is installed.
 
@@ -131,27 +131,24 @@ test("series: a rate between two samples; none over a time in which nobody looke
   assert.deepEqual(values, [[null, 16, null, null, 8]]);
 });
 
-test("browser: monitoring, awake and asleep", { skip: NO_BROWSER }, async () => {
-  await using browser = await Browser.launch(findChromium()!, { width: 1280, height: 800 });
-  const { page } = browser;
-  await world.world.api("PATCH", endpoint, { endpoint: { suspend_timeout_seconds: -1 } });
-  await browser.open(await world.link());
-  await page.getByRole("link", { name: /shop/ }).click();
-  await page.getByRole("link", { name: "Monitoring", exact: true }).click();
-  const state = page.getByRole("main").getByRole("status");
-  await state.filter({ hasText: "asleep" }).waitFor();
-  await world.sql("insert into t select generate_series(1, 100000)");
-  await state.filter({ hasText: "awake · at most" }).waitFor();
-  await page.locator("figure", { hasText: "Storage" }).filter({ hasText: /[kM]B/ }).waitFor();
-  await page
-    .locator("figure", { hasText: "Transactions a second" })
-    .filter({ hasText: /committed \d/ })
-    .waitFor();
-  assert.equal(await page.locator("figure canvas").count(), 6);
-  await assertAccessible(browser, "monitoring");
-  await browser.resize({ width: 390, height: 844 });
-  const width = await page.evaluate<number>("document.documentElement.scrollWidth");
-  assert.ok(width <= 390, `the page is ${width} pixels wide`);
-  assert.deepEqual(browser.complaints, []);
-  assert.deepEqual(browser.foreign, []);
-});
+inBothSizes(
+  "monitoring, awake and asleep",
+  () => world,
+  async ({ browser, page }) => {
+    await world.world.api("POST", `${endpoint}/suspend`);
+    await world.world.api("PATCH", endpoint, { endpoint: { suspend_timeout_seconds: -1 } });
+    await page.getByRole("link", { name: /shop/ }).click();
+    await goTo(page, "Monitoring");
+    const state = page.getByRole("main").getByRole("status");
+    await state.filter({ hasText: "asleep" }).waitFor();
+    await world.sql("insert into t select generate_series(1, 100000)");
+    await state.filter({ hasText: "awake · at most" }).waitFor();
+    await page.locator("figure", { hasText: "Storage" }).filter({ hasText: /[kM]B/ }).waitFor();
+    await page
+      .locator("figure", { hasText: "Transactions a second" })
+      .filter({ hasText: /committed \d/ })
+      .waitFor();
+    assert.equal(await page.locator("figure canvas").count(), 6);
+    await assertAccessible(browser, "monitoring");
+  },
+);

@@ -7,6 +7,7 @@ import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
 import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
 import { ConsoleWorld } from "../../testing/console/console-world.ts";
+import { goTo, inBothSizes, SIZES } from "../../testing/console/visit.ts";
 
 // What the console shows of a branch's storage: its layers, in numbers and in a browser where one is installed.
 
@@ -118,7 +119,7 @@ test("browser: 1,000 layers, of which one is found; what is read again keeps cho
       };
     }),
   });
-  await using browser = await Browser.launch(findChromium()!, { width: 1280, height: 800 });
+  await using browser = await Browser.launch(findChromium()!, SIZES.desk);
   const { page } = browser;
   let reads = 0;
   await page.route("**/layers", (route) => {
@@ -157,18 +158,12 @@ test("browser: 1,000 layers, of which one is found; what is read again keeps cho
   assert.deepEqual(browser.complaints, []);
 });
 
-test("browser: the layer map, drawn and listed, in the light and in the dark", {
-  skip: NO_BROWSER,
-}, async () => {
-  for (const [size, colorScheme] of [
-    [{ width: 1280, height: 800 }, "light"],
-    [{ width: 390, height: 844 }, "dark"],
-  ] as const) {
-    await using browser = await Browser.launch(findChromium()!, { ...size, colorScheme });
-    const { page } = browser;
-    await browser.open(await world.link());
+inBothSizes(
+  "the layer map, drawn and listed, in the light and in the dark",
+  () => world,
+  async ({ browser, page }) => {
     await page.getByRole("link", { name: /shop/ }).click();
-    await page.getByRole("link", { name: "Storage", exact: true }).click();
+    await goTo(page, "Storage");
     await page.locator(".layers rect").first().waitFor();
     await page.getByRole("combobox", { name: "Branch" }).selectOption("child");
     await page.getByText(/of its own, .*; \d+ of its parents/).waitFor();
@@ -185,12 +180,5 @@ test("browser: the layer map, drawn and listed, in the light and in the dark", {
     await page.getByLabel("Only since it left its parent").check();
     await page.locator(".layers .own").first().waitFor();
     await assertAccessible(browser, "storage");
-    const width = await page.evaluate<number>("document.documentElement.scrollWidth");
-    assert.ok(width <= size.width, `the page is ${width} pixels wide`);
-    assert.deepEqual(browser.complaints, []);
-    assert.deepEqual(browser.foreign, []);
-    if (process.env["SHOTS"]) {
-      await page.screenshot({ path: `/tmp/sp-${colorScheme}.png`, fullPage: true });
-    }
-  }
-});
+  },
+);

@@ -93,10 +93,6 @@ export class Browser implements AsyncDisposable {
     await this.page.goto(url);
   }
 
-  async resize({ width, height }: { width: number; height: number }): Promise<void> {
-    await this.page.setViewportSize({ width, height });
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.context.close();
     rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });

@@ -71,6 +71,23 @@ export class ConsoleWorld implements AsyncDisposable {
       .map((line) => JSON.parse(line));
   }
 
+  /**
+   * POSTs, below the project, what is to be made; it is there then. A project does one thing at a time, and refuses others
+   * meanwhile.
+   */
+  async make(path: string, body: object): Promise<SqlLine> {
+    await this.world.settled(this.projectId);
+    const made = await this.world.api("POST", `/projects/${this.projectId}${path}`, body);
+    await this.world.settled(this.projectId);
+    return made;
+  }
+
+  /** As the command line names the project. */
+  async tenantOption(): Promise<readonly string[]> {
+    const tenants = (await this.world.cluster.json("tenant", "list")) as SqlLine[];
+    return ["--tenant-id", tenants[0].tenant_id ?? tenants[0].id];
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.world[Symbol.asyncDispose]();
   }
