@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { scramSecret } from "../postgres/scram.ts";
-import { LOCAL_CACHE, localCacheBytes, parseEndpointSpec } from "./api.ts";
+import {
+  checkOwnSettings,
+  LOCAL_CACHE,
+  localCacheBytes,
+  MAX_WRITE_LAG,
+  maxWriteLagBytes,
+  PREWARM,
+  parseEndpointSpec,
+} from "./api.ts";
 
 const SECRET = scramSecret("x");
 const GOOD = {
@@ -77,5 +85,31 @@ test("localCacheBytes: sizes and none; what is too small, larger than the disk o
   ];
   for (const [text, message] of wrong) {
     assert.throws(() => bytes(text), { kind: "invalid", message }, text);
+  }
+});
+
+test("maxWriteLagBytes: sizes as Postgres writes them", () => {
+  const parse = (text: string) => maxWriteLagBytes({ [MAX_WRITE_LAG]: text });
+  assert.equal(maxWriteLagBytes({}), 500 * 2 ** 20);
+  assert.deepEqual(["0", "500MB", "1 GB", "64kB", "3"].map(parse), [
+    undefined,
+    500 * 2 ** 20,
+    2 ** 30,
+    2 ** 16,
+    3 * 2 ** 20,
+  ]);
+  assert.throws(() => parse("-1"), { kind: "invalid" });
+  assert.throws(() => parse("lots"), { kind: "invalid" });
+});
+
+test("checkOwnSettings: each of ours, whatever its case", () => {
+  checkOwnSettings({ work_mem: "much" }, 0);
+  for (const [name, why] of [
+    [LOCAL_CACHE, /local_cache/],
+    [PREWARM, /on or off/],
+    [MAX_WRITE_LAG, /must be a size/],
+  ] as const) {
+    const settings = { [name.toUpperCase()]: "much" };
+    assert.throws(() => checkOwnSettings(settings, 2 ** 40), { kind: "invalid", message: why });
   }
 });

@@ -30,11 +30,8 @@ export function localCacheBytes(
   settings: Readonly<Record<string, string>>,
   diskBytes: number,
 ): number | undefined {
-  const text = Object.entries(settings).findLast(([name]) => name.toLowerCase() === LOCAL_CACHE);
-  if (text === undefined) {
-    return undefined;
-  }
-  const bytes = parseSizeBytes(text[1]);
+  const text = ownSetting(settings, LOCAL_CACHE) ?? "0";
+  const bytes = parseSizeBytes(text);
   const mega = (size: number) => `${Math.floor(size / 2 ** 20)}MB`;
   const problem =
     bytes === undefined
@@ -47,7 +44,7 @@ export function localCacheBytes(
             ? `must not be larger than the disk, which has ${mega(diskBytes)}`
             : undefined;
   if (problem !== undefined) {
-    const message = `the limit of the local cache (${LOCAL_CACHE}) ${problem}; it is '${text[1]}'`;
+    const message = `the limit of the local cache (${LOCAL_CACHE}) ${problem}; it is '${text}'`;
     throw new StorageError("invalid", "bad-local-cache", message);
   }
   return bytes === 0 ? undefined : bytes;
@@ -62,14 +59,46 @@ const BOOLEANS = new Map([
 
 /** StorageError `invalid` where PREWARM is no boolean; false where it is not set. */
 export function isPrewarmed(settings: Readonly<Record<string, string>>): boolean {
-  const [, text] = Object.entries(settings).findLast(
-    ([name]) => name.toLowerCase() === PREWARM,
-  ) ?? [PREWARM, "off"];
+  const text = ownSetting(settings, PREWARM) ?? "off";
   const value = BOOLEANS.get(text.trim().toLowerCase());
   if (value === undefined) {
     throw new StorageError("invalid", "bad-prewarm", `${PREWARM} must be on or off, not '${text}'`);
   }
   return value;
+}
+
+/**
+ * Of an endpoint's settings, as Neon's `max_replication_write_lag`: how far its WAL may be ahead of what a pageserver has taken in.
+ * WAL that none has stays on the safekeepers' disks, and a start at the head has to wait for it: so there is a limit.
+ */
+export const MAX_WRITE_LAG = "strata.max_replication_write_lag";
+/** Neon's. */
+export const DEFAULT_MAX_WRITE_LAG = "500MB";
+
+/** Bytes; undefined without a limit (0). Units as Postgres's, MB where none is given. StorageError `invalid`. */
+export function maxWriteLagBytes(settings: Readonly<Record<string, string>>): number | undefined {
+  const text = ownSetting(settings, MAX_WRITE_LAG) ?? DEFAULT_MAX_WRITE_LAG;
+  const bytes = parseSizeBytes(text);
+  if (bytes === undefined) {
+    const message = `${MAX_WRITE_LAG} must be a size such as 500MB, not '${text}'`;
+    throw new StorageError("invalid", "bad-setting", message);
+  }
+  return bytes === 0 ? undefined : bytes;
+}
+
+/** StorageError `invalid` where no agent would start with the settings of ours that are among them; `diskBytes` as of `localCacheBytes`. */
+export function checkOwnSettings(
+  settings: Readonly<Record<string, string>>,
+  diskBytes: number,
+): void {
+  localCacheBytes(settings, diskBytes);
+  isPrewarmed(settings);
+  maxWriteLagBytes(settings);
+}
+
+/** Postgres knows no case in names of settings, and of two the later counts; it keeps one with a prefix that it does not know. */
+function ownSetting(settings: Readonly<Record<string, string>>, name: string): string | undefined {
+  return Object.entries(settings).findLast(([key]) => key.toLowerCase() === name)?.[1];
 }
 
 /**

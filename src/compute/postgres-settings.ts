@@ -2,8 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import type { ControlParameters } from "../postgres/control-file.ts";
-import { isPrewarmed } from "./api.ts";
-import { DEFAULT_MAX_WRITE_LAG, MAX_WRITE_LAG } from "./wal/write-lag.ts";
+import { DEFAULT_MAX_WRITE_LAG, isPrewarmed, MAX_WRITE_LAG } from "./api.ts";
 
 /**
  * What correctness rests on; given on the command line, which beats postgresql.conf, ALTER SYSTEM

@@ -21,7 +21,13 @@ import {
   postgresSocketDirectory,
   runtimeDirectory,
 } from "../postgres/installation.ts";
-import { type EndpointSpec, isPrewarmed, localCacheBytes, POSTGRES_LOG_NAME } from "./api.ts";
+import {
+  checkOwnSettings,
+  type EndpointSpec,
+  isPrewarmed,
+  localCacheBytes,
+  POSTGRES_LOG_NAME,
+} from "./api.ts";
 import { keepHotBlocks, placeHotBlocks } from "./pages/hot-blocks.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
@@ -137,9 +143,10 @@ export class PostgresSide {
     return this.#files?.cacheUsage;
   }
 
-  #localCacheBytes(settings: EndpointSpec["settings"]): number | undefined {
+  /** Of the disk that the data directory is on. */
+  get #diskBytes(): number {
     const { blocks, bsize } = statfsSync(this.#options.workdir);
-    return localCacheBytes(settings, blocks * bsize);
+    return blocks * bsize;
   }
 
   get postgres(): PostgresProcess | undefined {
@@ -240,7 +247,7 @@ export class PostgresSide {
   #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
     const { spec, workdir, wal } = this.#options;
     // Refused now, not by the next start.
-    this.#localCacheBytes(own);
+    checkOwnSettings(own, this.#diskBytes);
     return postgresSettings({
       pgVersion: spec.pgVersion,
       host: spec.pgHost,
@@ -292,7 +299,7 @@ export class PostgresSide {
       state,
       wal,
       fetchOldWal: oldWal && ((segno) => oldWal.fetchSegment(segno)),
-      localCacheBytes: this.#localCacheBytes(spec.settings),
+      localCacheBytes: localCacheBytes(spec.settings, this.#diskBytes),
       logger,
     });
     this.#files = files;

@@ -8,10 +8,10 @@ import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import {
+  checkOwnSettings,
   type EndpointSpec,
   HOT_BLOCKS_NAME,
   isPrewarmed,
-  localCacheBytes,
   POSTGRES_LOG_NAME,
   parseEndpointSpec,
   START_READS_NAME,
@@ -357,8 +357,7 @@ export function settleEndpoint({ directory, spec }: Endpoint): void {
 /** StorageError `invalid` for settings of ours that no agent would start with. */
 function checkSettings(settings: Readonly<Record<string, string>>, directory: string): void {
   const { blocks, bsize } = statfsSync(directory);
-  localCacheBytes(settings, blocks * bsize);
-  isPrewarmed(settings);
+  checkOwnSettings(settings, blocks * bsize);
 }
 
 /** Of Postgres, from its next start on; call with the home locked. StorageError `invalid`. */

@@ -279,7 +279,7 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "a running compute takes a limit of its cache that it would not start with",
       file: "src/compute/postgres-side.ts",
-      search: "    this.#localCacheBytes(own);\n",
+      search: "    checkOwnSettings(own, this.#diskBytes);\n",
       replace: "",
       test: "src/compute/local-cache.pg.test.ts",
       name: "local cache: more is read than it holds",

@@ -9,9 +9,8 @@ import { allMembers, type MembershipConfiguration } from "../../safekeeper-proto
 import type { HotStandbyFeedback } from "../../safekeeper-protocol/messages.ts";
 import type { CommitTimes } from "../../walproposer/commit-times.ts";
 import { type Election, ProposerDriver } from "../../walproposer/proposer-driver.ts";
-import { type EndpointSpec, splitAddress } from "../api.ts";
+import { type EndpointSpec, MAX_WRITE_LAG, maxWriteLagBytes, splitAddress } from "../api.ts";
 import type { WalShipper } from "./wal-shipper.ts";
-import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
 
 /** After Postgres has ended, for the last WAL to reach a quorum. */
 const LAST_WAL_TIMEOUT_MS = 10_000;

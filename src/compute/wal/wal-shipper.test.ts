@@ -10,7 +10,6 @@ import { CommitTimes } from "../../walproposer/commit-times.ts";
 import { LocalWal } from "./local-wal.ts";
 import { WalShipper } from "./wal-shipper.ts";
 import { WalWalker } from "./wal-walker.ts";
-import { MAX_WRITE_LAG, maxWriteLagBytes } from "./write-lag.ts";
 
 const SEGMENT = 1024 * 1024;
 
@@ -121,18 +120,4 @@ test("WalShipper: a commit's page is read once, found records are sent from what
     localWal.close();
     rmSync(directory, { recursive: true });
   }
-});
-
-test("maxWriteLagBytes: sizes as Postgres writes them", () => {
-  const parse = (text: string) => maxWriteLagBytes({ [MAX_WRITE_LAG]: text });
-  assert.equal(maxWriteLagBytes({}), 500 * 2 ** 20);
-  assert.deepEqual(["0", "500MB", "1 GB", "64kB", "3"].map(parse), [
-    undefined,
-    500 * 2 ** 20,
-    2 ** 30,
-    2 ** 16,
-    3 * 2 ** 20,
-  ]);
-  assert.throws(() => parse("-1"), { kind: "invalid" });
-  assert.throws(() => parse("lots"), { kind: "invalid" });
 });
