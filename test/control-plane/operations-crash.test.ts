@@ -6,12 +6,15 @@ import { sleep } from "../../src/base/clock.ts";
 import { StorageError } from "../../src/base/errors.ts";
 import { parseTenantId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
+import { purgeDeletedProjects } from "../../src/control-plane/api-v2/deleted-projects.ts";
 import { ControlPlane } from "../../src/control-plane/server.ts";
 import { controllerOf } from "../../src/local/controller.ts";
 import { StrataHome } from "../../src/local/home.ts";
+import { withHomeLocked } from "../../src/local/lock.ts";
 import { noteUnfinished } from "../../src/local/state/home-state.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
 import { dumpMajor } from "../../testing/control-plane/dump-major.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 const MAJOR = dumpMajor();
 
@@ -374,6 +377,53 @@ describe("operations after crashes", () => {
     assert.equal(operations[0].status, "failed");
     assert.match(operations[0].error, /its agent does not end/);
     await once({ method: "POST", path: `${path}/endpoints/${made.endpoint.id}/start` });
+  });
+
+  test("crash: a project that is being brought back is removed by nobody meanwhile", async () => {
+    await once({ method: "DELETE", path: `/projects/${project}` });
+    const controlPlane = await open(() => {});
+    const port = await controlPlane.listen("127.0.0.1", 0);
+    const call = (method: string, path: string) =>
+      fetch(`http://127.0.0.1:${port}/api/v2/projects/${project}${path}`, {
+        method,
+        headers: { authorization: `Bearer ${world.key}`, "content-type": "application/json" },
+      });
+    const unlocked = Promise.withResolvers<void>();
+    const isLocked = Promise.withResolvers<void>();
+    const holding = withHomeLocked(home, () => {
+      isLocked.resolve();
+      return unlocked.promise;
+    });
+    await isLocked.promise;
+    const recovered = call("POST", "/recover");
+    try {
+      const { db } = controlPlane.parts;
+      await eventually("it is being brought back", async () => {
+        const row = await db
+          .selectFrom("operations")
+          .select("step")
+          .where("kind", "=", "recover_project")
+          .where("status", "=", "running")
+          .executeTakeFirst();
+        return row?.step === 1;
+      });
+      assert.equal((await call("DELETE", "?hard_delete=true")).status, 423);
+      // Nor because its time is over by now.
+      home.update((draft) => {
+        for (const [id, deleted] of draft.deletedTenants) {
+          draft.deletedTenants.set(id, { ...deleted, recoverableUntilMs: Date.now() - 1 });
+        }
+      });
+      await purgeDeletedProjects(controlPlane.parts);
+    } finally {
+      unlocked.resolve();
+      await holding;
+      assert.equal((await recovered).status, 200);
+      await controlPlane.close();
+    }
+    await checkConsistent();
+    assert.deepEqual(home.config().deletedTenants, new Map());
+    assert.equal((await once({ method: "GET", path: "/projects" })).projects.length, 1);
   });
 
   test("crash: a project that is deleted comes back whole, and goes for good whole", async () => {

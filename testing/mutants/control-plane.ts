@@ -412,12 +412,12 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "operations after crashes",
     },
     {
-      rule: "who brings a project back is not kept from it while it is removed",
+      rule: "a project is removed while it is being brought back",
       file: "src/control-plane/operations/operations.ts",
       search: "await requireIdle(db, projectId);",
       replace: "",
-      test: DELETED_TEST,
-      name: "deleted: who brings one back while others remove it",
+      test: CRASH_TEST,
+      name: "operations after crashes",
     },
   ],
 };
