@@ -349,5 +349,13 @@ export const PROXY_MUTANTS: MutantPart = {
       test: TRANSFERS_TEST,
       name: "TransferCounts: what sockets have written",
     },
+    {
+      rule: "what a client sent before it broke the protocol is sent as the next one's",
+      file: `${POOLING}/pooled-client.ts`,
+      search: "this.#writer.drop();",
+      replace: "",
+      test: POOLING_TEST,
+      name: "pooling: what a client sent right before it broke the protocol",
+    },
   ],
 };

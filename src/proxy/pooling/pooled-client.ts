@@ -8,7 +8,7 @@ import { errorMessage } from "../../base/errors.ts";
 import { MessageReader, type ReceiveBudget } from "../../postgres/wire/wire-messages.ts";
 import { errorResponse, protocolViolation } from "../client/postgres-errors.ts";
 import type { ComputeConnection } from "../compute/compute-connection.ts";
-import { MessageWriter } from "./message-writer.ts";
+import type { MessageWriter } from "./message-writer.ts";
 import type { PooledServer, ServerUser } from "./pooled-server.ts";
 import { EXPECT, SETS_LOCALLY } from "./response-queue.ts";
 import type { ServerPool } from "./server-pool.ts";
@@ -42,6 +42,8 @@ export interface PooledClientOptions {
   readonly pool: ServerPool;
   readonly statements: StatementTable;
   readonly budget: ReceiveBudget;
+  /** Shared: what is written is taken, or dropped, before anything else can happen. */
+  readonly writer: MessageWriter;
   /** Makes a server connection for this client's pool. */
   readonly login: () => Promise<ComputeConnection>;
 }
@@ -50,7 +52,7 @@ export class PooledClient implements ServerUser {
   readonly stream: Duplex;
   readonly #options: PooledClientOptions;
   readonly #reader: MessageReader;
-  readonly #writer = new MessageWriter();
+  readonly #writer: MessageWriter;
   /** By the client's names; "" is not in it. */
   readonly #names = new Map<string, Statement>();
   #server: PooledServer | undefined;
@@ -65,6 +67,7 @@ export class PooledClient implements ServerUser {
   constructor(options: PooledClientOptions) {
     this.#options = options;
     this.stream = options.stream;
+    this.#writer = options.writer;
     this.#reader = new MessageReader(MAX_MESSAGE_BYTES, options.budget);
   }
 
@@ -192,6 +195,8 @@ export class PooledClient implements ServerUser {
     try {
       this.#reader.push(chunk, (type, body) => this.#message(server, type, body));
     } catch (error) {
+      // Else the next client would send what this one began with.
+      this.#writer.drop();
       this.stream.end(errorResponse(protocolViolation(errorMessage(error))));
       this.#close();
       return;

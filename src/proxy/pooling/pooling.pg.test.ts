@@ -355,6 +355,29 @@ test("pooling: pipelines get each answer once, in its place, also what the serve
     }
   }));
 
+test("pooling: what a client sent right before it broke the protocol is nobody else's", () =>
+  withPool({ size: 1 }, async (fixture) => {
+    const [one, two] = (await rawClients(fixture, 2)) as [RawClient, RawClient];
+    await postgres.sql("CREATE TABLE broken (n int)");
+    try {
+      // All in one piece: the first is written down for the server when the second is looked at.
+      const ended = new Promise((resolve) => one.socket.once("close", resolve));
+      one.socket.write(
+        Buffer.concat([
+          query("INSERT INTO broken VALUES (1)"),
+          encodeMessage("B", Buffer.from("x")),
+        ]),
+      );
+      await ended;
+      two.socket.write(query("SELECT 1"));
+      assert.equal(await two.untilReady(), "TDCZ");
+      const { rows } = await postgres.sql("SELECT count(*)::int AS n FROM broken");
+      assert.deepEqual(rows, [{ n: 0 }]);
+    } finally {
+      await postgres.sql("DROP TABLE broken");
+    }
+  }));
+
 test("pooling: after an error a pipeline goes on at the next Sync, and statements that came to nothing are parsed again", () =>
   withPool({ size: 1 }, async (fixture) => {
     const [one, two] = (await rawClients(fixture, 2)) as [RawClient, RawClient];

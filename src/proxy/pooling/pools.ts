@@ -3,6 +3,7 @@
 import type { Duplex } from "node:stream";
 import { ReceiveBudget } from "../../postgres/wire/wire-messages.ts";
 import type { ComputeConnection } from "../compute/compute-connection.ts";
+import { MessageWriter } from "./message-writer.ts";
 import { PooledClient } from "./pooled-client.ts";
 import { type PoolSettings, ServerPool } from "./server-pool.ts";
 import { StatementTable } from "./statements.ts";
@@ -15,6 +16,7 @@ export class Pools {
   readonly #pools = new Map<string, ServerPool>();
   readonly #statements = new StatementTable();
   readonly #budget = new ReceiveBudget(MAX_UNFINISHED_BYTES);
+  readonly #writer = new MessageWriter();
 
   constructor(settings: PoolSettings) {
     this.#settings = settings;
@@ -55,8 +57,8 @@ export class Pools {
   }
 
   client(stream: Duplex, pool: ServerPool, login: () => Promise<ComputeConnection>): PooledClient {
-    const statements = this.#statements;
-    return new PooledClient({ stream, pool, statements, budget: this.#budget, login });
+    const [statements, budget, writer] = [this.#statements, this.#budget, this.#writer];
+    return new PooledClient({ stream, pool, statements, budget, writer, login });
   }
 
   close(): void {
