@@ -198,7 +198,8 @@ test("what was not received yet comes from WAL before the start, segment after s
   const before = walFiles();
   assert.deepEqual(await changes("old"), upTo(1, 5));
   assert.ok(walFiles() >= before + 3, `${before} segments became ${walFiles()}`);
-  await cluster.query("main", "insert into u values (6)");
+  // L is the start of a segment then.
+  await cluster.query("main", "insert into u values (6)", "select pg_switch_wal()");
   await restart("immediate");
   await cluster.query("main", "insert into u values (7)");
   const again = await changes("old");

@@ -9,6 +9,8 @@ const SNAPSHOTS_ONLY = "auxiliary files: snapshots that a slot may begin with";
 const OLD_WAL = "src/compute/wal/old-wal.ts";
 const OLD_WAL_TEST = "src/compute/wal/old-wal.test.ts";
 const SLOTS_TEST = "test/replication/logical-slots.test.ts";
+const CONTROL_PLANE_TEST = "test/control-plane/wake-and-suspend.test.ts";
+const ENABLED = "logical replication: enabled for all endpoints of a project";
 const DURABLE = "a slot is durable when its making returns";
 
 export const LOGICAL_SLOT_MUTANTS: MutantPart = {
@@ -111,6 +113,46 @@ export const LOGICAL_SLOT_MUTANTS: MutantPart = {
       replace: "  return path.length >= 0;",
       test: INGEST_TEST,
       name: "auxiliary files: other paths are passed over",
+    },
+    {
+      rule: "a compute writes auxiliary files wherever storage says",
+      file: "src/data-directory/aux-files.ts",
+      search: "    if (!isAuxPath(path)) {",
+      replace: '    if (path === "") {',
+      test: "src/data-directory/aux-files.test.ts",
+      name: "placeAuxFiles: only where they belong",
+    },
+    {
+      rule: "a clean stop keeps slots that end with their session",
+      file: "src/data-directory/aux-files.ts",
+      search: "      return dbOid !== 0 && isPersistent;",
+      replace: "      return dbOid !== 0 || isPersistent;",
+      test: "src/data-directory/aux-files.test.ts",
+      name: "readSlotFiles: logical ones that are there for good",
+    },
+    {
+      rule: "slots whose WAL is gone are as before",
+      file: OLD_WAL,
+      search: "        lost.push(name);",
+      replace: "",
+      test: OLD_WAL_TEST,
+      name: "OldWal: slots whose WAL is gone are told",
+    },
+    {
+      rule: "logical replication can be disabled",
+      file: "src/control-plane/api-v2/projects.ts",
+      search: "if (replicatesLogically(row.settings) && !isLogical) {",
+      replace: "if (replicatesLogically(row.settings) && isLogical) {",
+      test: CONTROL_PLANE_TEST,
+      name: ENABLED,
+    },
+    {
+      rule: "endpoints that there are stay as they were when logical replication is enabled",
+      file: "src/control-plane/api-v2/projects.ts",
+      search: "  if (isLogical && change.settings !== undefined) {",
+      replace: "  if (!isLogical && change.settings !== undefined) {",
+      test: CONTROL_PLANE_TEST,
+      name: ENABLED,
     },
     {
       rule: "an endpoint with slots starts with the wal_level that it was given",

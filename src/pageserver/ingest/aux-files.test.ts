@@ -99,7 +99,7 @@ test("auxiliary files: other paths are passed over", () => {
     "",
   ]) {
     h.record((ingest) => ingest.auxFile(path, 0, Buffer.from("bytes")));
+    assert.deepEqual(pathsAt(h), ["pg_replslot/one/state"], path);
     h.record((ingest) => ingest.auxFileGone(path));
   }
-  assert.deepEqual(pathsAt(h), ["pg_replslot/one/state"]);
 });
