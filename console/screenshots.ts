@@ -33,7 +33,14 @@ insert into customers select 'customer ' || n from generate_series(0, 96) n;
 create table orders (id int primary key, customer text not null references customers, total numeric(9, 2), placed_at timestamptz, shipped bool);
 insert into orders select n, 'customer ' || n % 97, (n * 7919 % 100000) / 100.0, now() - n * interval '3 min', n % 5 > 0 from generate_series(1, 20000) n;
 create index on orders (placed_at);
-analyze;`;
+analyze orders, customers;`;
+/** For the log. */
+const MISTAKES = [
+  "select shiped from orders",
+  "insert into orders (id, customer) values (2, 'customer 1')",
+  "insert into orders (id, customer) values (0, 'nobody')",
+  "do $$ begin raise warning 'orders of yesterday are not there yet'; end $$",
+];
 
 /** A desk's screen, in the light or in the dark; a phone's. */
 const VARIANTS = {
@@ -55,6 +62,18 @@ interface Picture {
 }
 
 const PICTURES_OF: readonly Picture[] = [
+  {
+    // While the work is not long ago.
+    name: "monitoring",
+    variants: ["dark"],
+    show: async (page) => {
+      await open(page, "Monitoring");
+      await page
+        .locator("figure", { hasText: "Transactions" })
+        .getByText(/committed \d/)
+        .waitFor();
+    },
+  },
   { name: "branches", variants: ["light", "dark", "phone"], height: 480, show: showBranches },
   {
     name: "projects",
@@ -100,19 +119,9 @@ const PICTURES_OF: readonly Picture[] = [
     },
   },
   {
-    name: "monitoring",
-    variants: ["dark"],
-    show: async (page) => {
-      await open(page, "Monitoring");
-      await page
-        .locator("figure", { hasText: "Transactions" })
-        .getByText(/committed \d/)
-        .waitFor();
-    },
-  },
-  {
     name: "storage",
     variants: ["light", "phone-dark"],
+    height: 1000,
     show: async (page) => {
       await open(page, "Storage");
       await page.locator("main svg").first().waitFor();
@@ -138,7 +147,8 @@ const PICTURES_OF: readonly Picture[] = [
       await page.locator("main tbody a").first().click();
       await page.locator(".start-bar").waitFor();
       await page.locator(".logs label", { hasText: "Postgres" }).click();
-      await page.locator(".log-view li").nth(3).waitFor();
+      await page.getByLabel("Show").selectOption("warnings and errors");
+      await page.locator(".log-view li").nth(2).waitFor();
     },
   },
   {
@@ -228,6 +238,7 @@ async function fill(): Promise<void> {
       await sqlOk("update orders set shipped = true where id < 5000", branch.id);
     }
     await sqlOk("delete from orders where id % 1000 = 1");
+    await world.checkpoint();
   }
 }
 
@@ -235,10 +246,15 @@ async function fill(): Promise<void> {
 async function work(): Promise<void> {
   const watching = new AbortController();
   const { address, key } = world.world;
-  await fetch(
+  const { body } = await fetch(
     `http://${address}/console/projects/${world.projectId}/branches/${world.branchId}/monitoring`,
     { headers: { authorization: `Bearer ${key}` }, signal: watching.signal },
   );
+  // Whoever does not read is taken for gone.
+  const read = body!.pipeTo(new WritableStream()).catch(() => {});
+  for (const mistake of MISTAKES) {
+    await world.sql(mistake);
+  }
   const end = performance.now() + WORK_MS;
   const worker = async (n: number) => {
     for (let i = 0; performance.now() < end; i++) {
@@ -252,6 +268,7 @@ async function work(): Promise<void> {
   };
   await Promise.all([1, 2, 3].map(worker));
   watching.abort();
+  await read;
 }
 
 async function sqlOk(query: string, branchId = world.branchId): Promise<void> {

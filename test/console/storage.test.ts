@@ -3,7 +3,6 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { formatLsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import type { ConsoleCosts, ConsoleLayers } from "../../src/control-plane/api.ts";
-import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
 import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
 import { ConsoleWorld } from "../../testing/console/console-world.ts";
@@ -19,29 +18,18 @@ before(async () => {
   await world.sql(
     "create table t as select n, repeat('x', 100) as x from generate_series(1, 50000) n",
   );
-  await checkpoint();
+  await world.checkpoint();
   const { branch } = await world.world.createBranch(world.projectId, "child");
   childId = branch.id;
   await world.sql("insert into t select n, repeat('y', 100) from generate_series(1, 50000) n", {
     branch_id: childId,
   });
-  await checkpoint();
+  await world.checkpoint();
 });
 
 after(async () => {
   await world?.[Symbol.asyncDispose]();
 });
-
-/** All that is in memory is in layer files then. */
-async function checkpoint(): Promise<void> {
-  const { cluster } = world.world;
-  const [tenant] = (await cluster.json("tenant", "list")) as { tenant_id?: string; id: string }[];
-  const tenantId = tenant!.tenant_id ?? tenant!.id;
-  const client = new PageserverHttpClient(cluster.config().pageservers[0]!.listenHttpAddr);
-  for (const { timeline_id } of await client.listTimelines(tenantId)) {
-    await client.checkpoint(tenantId, timeline_id);
-  }
-}
 
 async function ask(path: string, branchId = world.branchId): Promise<Response> {
   const { address, key } = world.world;
@@ -85,7 +73,7 @@ test("storage: what a branch costs, and what its deletion or a shorter history w
   assert.equal(child.window.frees.bytes, 0);
   // Changes nothing, whatever is asked.
   await world.sql("update t set x = 'z' where n % 2 = 0", { branch_id: childId });
-  await checkpoint();
+  await world.checkpoint();
   const before = await layers(childId);
   await sleep(1500);
   const second = await of(childId, "?history_seconds=1");

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { readBuild } from "../../src/control-plane/console/console-build.ts";
+import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { ControlPlaneWorld } from "../control-plane/control-plane-world.ts";
 import { Browser, type BrowserOptions } from "./browser.ts";
 
@@ -82,10 +83,25 @@ export class ConsoleWorld implements AsyncDisposable {
     return made;
   }
 
+  /** Of the project. */
+  async tenantId(): Promise<string> {
+    const { endpoints } = await this.world.api("GET", `/projects/${this.projectId}/endpoints`);
+    return this.world.cluster.endpointSpec(endpoints[0].id).tenantId;
+  }
+
   /** As the command line names the project. */
   async tenantOption(): Promise<readonly string[]> {
-    const tenants = (await this.world.cluster.json("tenant", "list")) as SqlLine[];
-    return ["--tenant-id", tenants[0].tenant_id ?? tenants[0].id];
+    return ["--tenant-id", await this.tenantId()];
+  }
+
+  /** What the project's branches have in memory is in layer files then. */
+  async checkpoint(): Promise<void> {
+    const tenantId = await this.tenantId();
+    const { listenHttpAddr } = this.world.cluster.config().pageservers[0]!;
+    const client = new PageserverHttpClient(listenHttpAddr);
+    for (const { timeline_id } of await client.listTimelines(tenantId)) {
+      await client.checkpoint(tenantId, timeline_id);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -94,7 +94,7 @@ function AxisTicks({
       : isDays
         ? timeText(value).slice(5, 10)
         : timeText(value).slice(11, to - from < 600_000 ? 19 : 16);
-  return ticks(axis, from, to, Math.floor(width / 110)).map((value) => (
+  return ticks(axis, from, to, Math.max(2, Math.floor(width / 110))).map((value) => (
     <g key={value} className="tick">
       <line x1={x(value)} x2={x(value)} y1={AXIS_HEIGHT - 6} y2={height} />
       <text x={clamp(x(value), 26, width - 30)} y={AXIS_HEIGHT - 12} textAnchor="middle">

@@ -60,7 +60,7 @@ export function EndpointsPage() {
                 <th>Branch</th>
                 <th>Kind</th>
                 <th>Last active</th>
-                <th>
+                <th className="acts">
                   <span className="hidden">Actions</span>
                 </th>
               </tr>
@@ -94,7 +94,7 @@ export function EndpointsPage() {
                     <td>
                       <Ago time={endpoint.last_active} />
                     </td>
-                    <td>
+                    <td className="acts">
                       <div className="row end">
                         <button
                           type="button"
