@@ -11,6 +11,7 @@ import { LOCAL_MUTANTS } from "./local.ts";
 import { LOGICAL_SLOT_MUTANTS } from "./logical-slots.ts";
 import type { MutantPart } from "./mutant.ts";
 import { PAGESERVER_MUTANTS } from "./pageserver.ts";
+import { PG_SUITE_MUTANTS } from "./pg-suites.ts";
 import { PROXY_MUTANTS } from "./proxy.ts";
 import { REDO_MUTANTS } from "./redo.ts";
 import { REMOTE_MUTANTS } from "./remote.ts";
@@ -38,5 +39,6 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   PROXY_MUTANTS,
   CONTROL_PLANE_MUTANTS,
   CONSOLE_MUTANTS,
+  PG_SUITE_MUTANTS,
   TRANSFER_MUTANTS,
 ];

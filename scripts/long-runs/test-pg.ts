@@ -1,0 +1,83 @@
+// `npm run test:pg -- --major N`: Postgres's own suites on a Strata endpoint and on stock of the same binary, output by output.
+//
+// --source DIR      an unpacked source tree of that major; else root on Debian fetches one, and what it is built with
+// --suite NAME      regress, isolation or contrib (may be repeated; all)
+// --tests A,B       only these tests of regress or isolation, or modules of contrib
+// --local-cache N   a limit of the endpoint's disk, such as 32MB
+// --keep            what the suites wrote stays, and its place is printed
+
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { DEFAULT_MAJOR, findInstallation } from "../../src/postgres/installation.ts";
+import { storeDirectory } from "../../src/postgres/package-store.mjs";
+import { buildTools } from "../../testing/pg-suites/build.ts";
+import { compareSuites } from "../../testing/pg-suites/comparison.ts";
+import { SuiteDirectory } from "../../testing/pg-suites/run.ts";
+import { findSource, installTools } from "../../testing/pg-suites/source.ts";
+import {
+  CONTRIB_SETTINGS,
+  contribSuites,
+  coreSuite,
+  SUITE_KINDS,
+  type SuiteList,
+} from "../../testing/pg-suites/suites.ts";
+
+const { values: options } = parseArgs({
+  options: {
+    major: { type: "string", default: `${DEFAULT_MAJOR}` },
+    source: { type: "string" },
+    suite: { type: "string", multiple: true, default: [...SUITE_KINDS] },
+    tests: { type: "string", default: "" },
+    "local-cache": { type: "string" },
+    keep: { type: "boolean", default: false },
+  },
+});
+const kinds = SUITE_KINDS.filter((kind) => options.suite.includes(kind));
+const unknown = options.suite.filter((name) => kinds.every((kind) => kind !== name));
+const tests = options.tests.split(",").filter((name) => name !== "");
+const cacheRoot = storeDirectory();
+if (unknown.length > 0 || (tests.length > 0 && kinds.length !== 1) || cacheRoot === undefined) {
+  console.error(
+    cacheRoot === undefined
+      ? "no directory of this user can be written to build Postgres's tests in"
+      : `usage: npm run test:pg -- [--major N] [--source DIR] [--suite ${SUITE_KINDS.join("|")}] [--tests A,B] (with one --suite) [--local-cache SIZE] [--keep]`,
+  );
+  process.exit(1);
+}
+
+const major = Number(options.major);
+const installation = findInstallation(major);
+const cache = join(cacheRoot, "pg-suites");
+installTools();
+const source = findSource(major, {
+  given: options.source,
+  cache,
+  wanted: installation.version,
+});
+console.log(`server ${installation.version}, tests of ${source.version} (${source.directory})`);
+const tools = buildTools(source, cache);
+const abort = new AbortController();
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => abort.abort());
+}
+const directory = new SuiteDirectory(tools, abort.signal);
+try {
+  for (const kind of kinds) {
+    const list: SuiteList =
+      kind === "contrib"
+        ? contribSuites(tools, installation, tests)
+        : { suites: [coreSuite(kind, tools, tests)], skipped: [] };
+    const passed = await compareSuites(list, directory, {
+      major,
+      settings: kind === "contrib" ? CONTRIB_SETTINGS : {},
+      localCache: options["local-cache"],
+    });
+    process.exitCode = passed ? process.exitCode : 1;
+  }
+} finally {
+  if (options.keep) {
+    console.log(`kept: ${join(directory.path, "kept")}`);
+  } else {
+    directory.remove();
+  }
+}

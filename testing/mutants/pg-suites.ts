@@ -1,0 +1,62 @@
+// Broken rules of what Postgres's own suites are judged by, which would say that all is equal.
+
+import type { MutantPart } from "./mutant.ts";
+
+const COMPARE = "testing/pg-suites/compare.ts";
+const COMPARE_TEST = "testing/pg-suites/compare.test.ts";
+const END_STATE = "testing/pg-suites/end-state.ts";
+const END_STATE_TEST = "testing/pg-suites/end-state.test.ts";
+
+export const PG_SUITE_MUTANTS: MutantPart = {
+  part: "pg-suites",
+  mutants: [
+    {
+      rule: "an output that one side lacks is as an empty one",
+      file: COMPARE,
+      search: "  return one !== undefined && other !== undefined && one.equals(other);",
+      replace: "  return (one ?? Buffer.of()).equals(other ?? Buffer.of());",
+      test: COMPARE_TEST,
+      name: "compareOutputs: a file that one side lacks",
+    },
+    {
+      rule: "outputs that only Strata wrote are not looked at",
+      file: COMPARE,
+      search: "new Set([...stock.keys(), ...ours.keys()])",
+      replace: "new Set(stock.keys())",
+      test: COMPARE_TEST,
+      name: "compareOutputs: a file that one side lacks",
+    },
+    {
+      rule: "what differs is called unstable where stock's second run is as its first",
+      file: COMPARE,
+      search: "again !== undefined && !isSame(stock.get(name), again.get(name))",
+      replace: "again !== undefined",
+      test: COMPARE_TEST,
+      name: "compareOutputs: unstable is only",
+    },
+    {
+      rule: "a suite that broke off counts as one that passed",
+      file: COMPARE,
+      search: "  return passed === null ? undefined : { tests: Number(passed[1]), unexpected: 0 };",
+      replace: "  return { tests: Number(passed?.[1] ?? 0), unexpected: 0 };",
+      test: COMPARE_TEST,
+      name: "parseSummary: both of pg_regress's ways",
+    },
+    {
+      rule: "tables that a restart or a branch lost are not looked at",
+      file: END_STATE,
+      search: "new Set([...before.sums.keys(), ...after.sums.keys()])",
+      replace: "new Set(after.sums.keys())",
+      test: END_STATE_TEST,
+      name: "compareEndStates: another sum, a table",
+    },
+    {
+      rule: "what amcheck found after a restart is not told",
+      file: END_STATE,
+      search: "  return [...changed, ...indexes, ...after.damaged];",
+      replace: "  return [...changed, ...indexes];",
+      test: END_STATE_TEST,
+      name: "compareEndStates: another sum, a table",
+    },
+  ],
+};

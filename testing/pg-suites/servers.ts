@@ -1,0 +1,99 @@
+// The two servers that a suite is compared on: a Strata endpoint, and stock Postgres of the same binary and settings.
+
+import { join } from "node:path";
+import pg from "pg";
+import { postgresSocketDirectory, SUPERUSER } from "../../src/postgres/installation.ts";
+import { TestCluster } from "../cluster.ts";
+import { StockCluster } from "../stock-cluster.ts";
+
+/** Of both kinds: a suite cannot tell them apart by it. */
+export interface TestedServer {
+  readonly name: "stock" | "strata";
+  /** Directory of its unix socket. */
+  readonly host: string;
+  readonly port: number;
+  /** What its configuration file sets, without where it is to be reached. */
+  readonly settings: Readonly<Record<string, string>>;
+  stop(): Promise<void>;
+}
+
+export interface ServerOptions {
+  readonly major: number;
+  readonly settings: Readonly<Record<string, string>>;
+  /** A limit such as `32MB` of what the endpoint's disk holds. */
+  readonly localCache?: string | undefined;
+}
+
+export interface StrataServer extends TestedServer {
+  /** With the endpoint `main`. */
+  readonly cluster: TestCluster;
+}
+
+export async function startStrata(options: ServerOptions): Promise<StrataServer> {
+  // The commands of this home take it for their default.
+  process.env["STRATA_PG_VERSION"] = `${options.major}`;
+  const cluster = await TestCluster.create();
+  try {
+    const limit = options.localCache === undefined ? [] : ["--local-cache", options.localCache];
+    await cluster.ok("endpoint", "create", "main", "--branch-name", "main", ...limit);
+    cluster.setPostgres("main", options.settings);
+    await cluster.ok("endpoint", "start", "main");
+    const host = postgresSocketDirectory(join(cluster.home, "endpoints", "main"));
+    const port = cluster.endpointSpec().pgPort;
+    const settings = await configuredSettings(host, port);
+    const stop = () => cluster[Symbol.asyncDispose]();
+    return { name: "strata", host, port, settings, stop, cluster };
+  } catch (error) {
+    await cluster[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** `options.settings` are those of the endpoint beside it. */
+export async function startStock(options: ServerOptions): Promise<TestedServer> {
+  const cluster = await StockCluster.create({
+    pgMajor: options.major,
+    // As our own initdb: names, collations and checksums are in outputs.
+    initdbArgs: [
+      `--username=${SUPERUSER}`,
+      ...(options.major >= 17
+        ? ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        : []),
+      ...(options.major >= 18 ? ["--no-data-checksums"] : []),
+    ],
+    settings: Object.fromEntries(
+      Object.entries(options.settings).map(([name, value]) => [
+        name,
+        `'${value.replaceAll("'", "''")}'`,
+      ]),
+    ),
+  });
+  try {
+    await cluster.start();
+    const host = cluster.workdir;
+    const settings = await configuredSettings(host, STOCK_PORT);
+    return { name: "stock", host, port: STOCK_PORT, settings, stop: () => cluster.destroy() };
+  } catch (error) {
+    await cluster.destroy();
+    throw error;
+  }
+}
+
+const STOCK_PORT = 5432;
+
+/** Where a server is to be reached, and names with a dot, which only Strata's library reads. */
+const OWN_SETTINGS = /^(listen_addresses|port|unix_socket_.*|.*\..*)$/;
+
+async function configuredSettings(host: string, port: number): Promise<Record<string, string>> {
+  const client = new pg.Client({ host, port, user: SUPERUSER, database: "postgres" });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ name: string; setting: string }>(
+      "SELECT name, setting FROM pg_file_settings WHERE applied ORDER BY seqno",
+    );
+    const shared = rows.filter(({ name }) => !OWN_SETTINGS.test(name));
+    return Object.fromEntries(shared.map(({ name, setting }) => [name, setting]));
+  } finally {
+    await client.end();
+  }
+}

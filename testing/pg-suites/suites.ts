@@ -1,0 +1,117 @@
+// Postgres's own suites: which there are in a source tree, and how the driver of one is called.
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Installation } from "../../src/postgres/installation.ts";
+import { type BuiltTools, makeVariables } from "./build.ts";
+
+export const SUITE_KINDS = ["regress", "isolation", "contrib"] as const;
+export type SuiteKind = (typeof SUITE_KINDS)[number];
+
+export interface Suite {
+  /** Unique, such as `contrib/hstore`. */
+  readonly name: string;
+  /** Below the source tree: `sql` or `specs`, `expected`, `data`. */
+  readonly folder: string;
+  readonly driver: "pg_regress" | "pg_isolation_regress";
+  /** What the driver is told beside where servers and files are. */
+  readonly args: readonly string[];
+  /** The database whose tables it leaves behind, where they are worth a look. */
+  readonly endState?: string;
+}
+
+export interface SkippedSuite {
+  readonly name: string;
+  readonly why: string;
+}
+
+export interface SuiteList {
+  readonly suites: readonly Suite[];
+  readonly skipped: readonly SkippedSuite[];
+}
+
+/** What contrib's suites ask for where no installation has it: on both sides. */
+export const CONTRIB_SETTINGS: Readonly<Record<string, string>> = {
+  wal_level: "logical",
+  shared_preload_libraries: "pg_stat_statements",
+};
+
+/** Parallel connections of pg_regress; max_connections is 100. */
+const PARALLEL = ["--max-connections=8"];
+
+/** `tests`: only those; none for all of the schedule. */
+export function coreSuite(
+  kind: "regress" | "isolation",
+  tools: BuiltTools,
+  tests: readonly string[],
+): Suite {
+  const folder = join("src", "test", kind);
+  const input = join(tools.source.directory, folder);
+  const isolation = kind === "isolation";
+  const schedule = isolation ? "isolation_schedule" : "parallel_schedule";
+  // From 15 on it makes the tables that all others read.
+  const first = existsSync(join(input, "sql", "test_setup.sql")) ? ["test_setup"] : [];
+  const some = isolation ? tests : [...first.filter((one) => !tests.includes(one)), ...tests];
+  return {
+    name: kind,
+    folder,
+    driver: isolation ? "pg_isolation_regress" : "pg_regress",
+    ...(isolation ? {} : { endState: "regression" }),
+    args: [
+      `--dbname=${isolation ? "isolation_regression" : "regression"}`,
+      ...(isolation ? [] : [...PARALLEL, "--max-concurrent-tests=20"]),
+      ...(tests.length > 0 ? some : [`--schedule=${join(input, schedule)}`]),
+    ],
+  };
+}
+
+/** Why a module's tests say nothing here, beside a library that the installation does not have. */
+const NOT_HERE: Readonly<Record<string, string>> = {
+  basic_archive: "needs archive_mode, which an endpoint does not have",
+  dblink: "its server connects to itself where no socket of either side is",
+  postgres_fdw: "its server connects to itself where no socket of either side is",
+};
+
+/** Modules of contrib with tests for the drivers; `modules`: only those, none for all. */
+export function contribSuites(
+  tools: BuiltTools,
+  installation: Installation,
+  modules: readonly string[],
+): SuiteList {
+  const suites: Suite[] = [];
+  const skipped: SkippedSuite[] = [];
+  const [all] = makeVariables(tools, "contrib", ["SUBDIRS"]);
+  for (const module of all!
+    .toSorted()
+    .filter((one) => modules.length === 0 || modules.includes(one))) {
+    const folder = join("contrib", module);
+    const names = ["REGRESS", "ISOLATION", "MODULE_big", "MODULES"];
+    const [regress, isolation, big, libraries] = makeVariables(tools, folder, names) as string[][];
+    if (regress!.length + isolation!.length === 0) {
+      continue;
+    }
+    const missing = [...big!, ...libraries!].filter(
+      (one) => !existsSync(join(libraryDirectory(installation), `${one}.so`)),
+    );
+    const why =
+      NOT_HERE[module] ??
+      (missing.length > 0 ? `the installation has no ${missing.join(", ")}.so` : undefined);
+    if (why !== undefined) {
+      skipped.push({ name: folder, why });
+      continue;
+    }
+    if (regress!.length > 0) {
+      const args = ["--dbname=contrib_regression", ...regress!];
+      suites.push({ name: folder, folder, driver: "pg_regress", args });
+    }
+    if (isolation!.length > 0) {
+      const args = ["--dbname=isolation_regression", ...isolation!];
+      suites.push({ name: `${folder} (isolation)`, folder, driver: "pg_isolation_regress", args });
+    }
+  }
+  return { suites, skipped };
+}
+
+function libraryDirectory(installation: Installation): string {
+  return join(installation.binDir, "..", "lib", "postgresql");
+}
