@@ -349,5 +349,13 @@ export const LOCAL_MUTANTS: MutantPart = {
       test: "src/local/logs/log-file.test.ts",
       name: "readLogTail, readLogText: a log that has begun anew",
     },
+    {
+      rule: "who follows a log loses what came right before it was put away",
+      file: "src/local/logs/log-file.ts",
+      search: "const entries = [...(rest ?? []), ...this.#parser.push(bytes)];",
+      replace: "const entries = this.#parser.push(bytes);",
+      test: "src/local/logs/log-file.test.ts",
+      name: "LogFollower: nothing is lost where a log is put away",
+    },
   ],
 };

@@ -13,6 +13,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { createLogger } from "../../base/log.ts";
+import { boundLog } from "../../base/logs/log-rotation.ts";
 import { type LogChoice, readLogTail, readLogText } from "./log-file.ts";
 
 const AT = "2026-11-29 14:30:29.409 UTC [7]";
@@ -122,4 +124,16 @@ test("readLogTail, readLogText: a log that has begun anew goes on from what was 
     text += Buffer.from(bytes).toString();
   }
   assert.equal(text, `${AT} LOG:  five\n${AT} LOG:  six\n${AT} LOG:  seven\n`);
+});
+
+test("LogFollower: nothing is lost where a log is put away", async () => {
+  using world = new LogWorld();
+  world.write("LOG:  one".padEnd(500, "."));
+  const { follower } = await readLogTail(world.path, ALL, 5);
+  world.write("LOG:  two", "ERROR:  three\n\tmore");
+  await boundLog(world.path, createLogger("test", "silent"), 400);
+  world.write("LOG:  four");
+  assert.deepEqual(texts(await follower.poll()), ["two", "three\n\tmore", "four"]);
+  world.write("LOG:  five");
+  assert.deepEqual(texts(await follower.poll()), ["five"]);
 });

@@ -219,11 +219,12 @@ export class LogFollower {
     }
     try {
       const { ino: inode, size } = await file.stat();
-      const found = this.#whereFrom(inode, size);
+      const rest = await this.#restOfShorter(inode, size);
+      const found = this.#whereFrom(inode, size, rest !== undefined);
       const bytes = await readAt(file, found.offset, size);
       const offset = found.offset + bytes.length;
       this.#place = { inode, offset };
-      const entries = this.#parser.push(bytes);
+      const entries = [...(rest ?? []), ...this.#parser.push(bytes)];
       // An entry of several lines is written at once: at the end of the file it is whole.
       if (offset >= size && !this.#parser.isInLine) {
         entries.push(...this.#parser.flush());
@@ -237,11 +238,42 @@ export class LogFollower {
     }
   }
 
-  #whereFrom(inode: number, size: number): { offset: number; notes: LogEntry[] } {
+  /** What had come to the log before it was put away and began anew; undefined where it did not, or that is not there. */
+  async #restOfShorter(inode: number, size: number): Promise<LogEntry[] | undefined> {
+    const before = this.#place;
+    const older = olderLog(this.#path);
+    const isShorter = before?.inode === inode && size < before.offset;
+    const file = isShorter && older !== undefined ? await openLog(older) : undefined;
+    if (file === undefined) {
+      return undefined;
+    }
+    try {
+      const end = (await file.stat()).size;
+      let at = before!.offset;
+      if (end < at || end - at > MAX_BEHIND_BYTES) {
+        return undefined;
+      }
+      const entries: LogEntry[] = [];
+      while (at < end) {
+        const bytes = await readAt(file, at, end);
+        if (bytes.length === 0) {
+          break;
+        }
+        entries.push(...this.#parser.push(bytes));
+        at += bytes.length;
+      }
+      return [...entries, ...this.#parser.flush()];
+    } finally {
+      await file.close();
+    }
+  }
+
+  #whereFrom(inode: number, size: number, hasRest: boolean): { offset: number; notes: LogEntry[] } {
     const before = this.#place;
     if (before === undefined || before.inode !== inode || size < before.offset) {
       this.#parser = this.#newParser(false);
-      return { offset: 0, notes: before === undefined ? [] : [note("the log begins anew")] };
+      const isCutOff = before !== undefined && !hasRest;
+      return { offset: 0, notes: isCutOff ? [note("the log begins anew")] : [] };
     }
     const behind = size - before.offset;
     if (behind <= MAX_BEHIND_BYTES) {
