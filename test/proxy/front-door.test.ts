@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import type { EventEmitter } from "node:events";
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -8,6 +9,7 @@ import { neon, Pool } from "@neondatabase/serverless";
 import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { type ProxyOfHome, useProxyOfHome } from "../../testing/proxy/proxy-of-home.ts";
 
 // The whole way in: proxy, control plane, agent and Postgres as processes of their own.
@@ -96,6 +98,35 @@ test("a client that has only logged in keeps its connection over a suspend, one 
   assert.deepEqual((await silent.query("select n from t")).rows, [{ n: 1 }]);
   assert.deepEqual((await silent.query("show application_name")).rows, [{ application_name: "" }]);
   await silent.end();
+});
+
+test("logical replication: who streams from a slot wakes the endpoint, and gets what it has missed", async () => {
+  const settings = { enable_logical_replication: true };
+  await world.api("PATCH", `/projects/${project}`, { project: { settings } });
+  await ask(endpoint, "create table r (v text)");
+  await ask(endpoint, "create publication p for table r");
+  await ask(endpoint, "select pg_create_logical_replication_slot('s', 'pgoutput')");
+  await ask(endpoint, "insert into r values ('missed')");
+  await suspend();
+  const client = clientOf(endpoint, { replication: "database" } as pg.ClientConfig);
+  await client.connect();
+  const { connection } = client as unknown as { connection: EventEmitter };
+  let received = "";
+  connection.on("copyData", ({ chunk }: { chunk: Buffer }) => {
+    received += chunk.toString("latin1");
+  });
+  const streamed = client
+    .query("START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p')")
+    .catch(() => undefined);
+  await eventually("the row that it missed", () => received.includes("missed"));
+  await ask(endpoint, "insert into r values ('seen')");
+  await eventually("a row that comes while it streams", () => received.includes("seen"));
+  await client.end();
+  await streamed;
+  // Whoever streams still has it.
+  await eventually("the slot to be dropped", () =>
+    ask(endpoint, "select pg_drop_replication_slot('s')"),
+  );
 });
 
 test("time travel from any client: a branch and an LSN in the options", async () => {
