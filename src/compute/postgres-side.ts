@@ -369,8 +369,11 @@ export class PostgresSide {
     const ended = await this.#postgres?.stop(mode);
     this.#keepHotBlocks();
     if (mode === "fast" && ended === "immediate") {
-      // What is left would find no quorum either, and nobody was told that it is committed.
-      this.#options.logger.warn({}, "no majority has taken the shutdown checkpoint: ended without");
+      // Of what is left nobody was told that it is committed: it finds no quorum, or a subscriber has not taken what there is.
+      this.#options.logger.warn(
+        {},
+        "the shutdown checkpoint did not come to an end: ended without",
+      );
     } else if (mode === "fast") {
       await this.#saveState();
       await this.#options.wal?.finish();
