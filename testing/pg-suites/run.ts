@@ -1,6 +1,6 @@
 // Runs one of Postgres's suites against one server, and takes what it wrote.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,19 +35,21 @@ export class SuiteDirectory {
    * end; what tests make of it is in their outputs.
    */
   async run(suite: Suite, server: TestedServer, name: string): Promise<SuiteRun> {
-    const [input, output] = [join(this.path, "input"), join(this.path, "output")];
-    rmSync(input, { recursive: true, force: true });
-    rmSync(output, { recursive: true, force: true });
-    // Servers read files of it, and may not be allowed into the source tree.
-    cpSync(join(this.#tools.source.directory, suite.folder), input, { recursive: true });
-    mkdirSync(output);
-    giveToPostgres(output);
+    const place = join(this.path, "suite");
+    rmSync(place, { recursive: true, force: true });
+    // As in a build inside of its tree: servers and psql read files of it, by absolute and by relative names, and
+    // write there. Both run as a user that may not be allowed into the source tree.
+    cpSync(join(this.#tools.source.directory, suite.folder), place, { recursive: true });
+    const user = postgresUser();
+    if (user !== undefined) {
+      execFileSync("chown", ["-R", `${user.uid}:${user.gid}`, place]);
+    }
     const began = performance.now();
-    const said = await this.#drive(suite, server, { input, output });
+    const said = await this.#drive(suite, server, place);
     const seconds = (performance.now() - began) / 1000;
     const kept = join(this.path, "kept", name, suite.name.replaceAll(/\W/g, "_"));
     mkdirSync(join(kept, ".."), { recursive: true });
-    renameSync(output, kept);
+    renameSync(place, kept);
     writeFileSync(join(kept, "driver.log"), said);
     const summary = parseSummary(said);
     if (summary === undefined) {
@@ -62,11 +64,7 @@ export class SuiteDirectory {
     return { ...summary, seconds, outputs };
   }
 
-  #drive(
-    suite: Suite,
-    server: TestedServer,
-    { input, output }: { input: string; output: string },
-  ): Promise<string> {
+  #drive(suite: Suite, server: TestedServer, place: string): Promise<string> {
     const built = (...below: string[]) => join(this.#tools.directory, "src", ...below);
     const folder = suite.driver === "pg_regress" ? "regress" : "isolation";
     const args = [
@@ -75,13 +73,13 @@ export class SuiteDirectory {
       `--user=${SUPERUSER}`,
       `--bindir=${built("bin", "psql")}`,
       `--dlpath=${built("test", "regress")}`,
-      `--inputdir=${input}`,
-      `--outputdir=${output}`,
+      `--inputdir=${place}`,
+      `--outputdir=${place}`,
       ...suite.args,
     ];
     const user = postgresUser();
     const child = spawn(built("test", folder, suite.driver), args, {
-      cwd: output,
+      cwd: place,
       env: testEnvironment(built("interfaces", "libpq")),
       stdio: ["ignore", "pipe", "pipe"],
       signal: AbortSignal.any([this.#abort, AbortSignal.timeout(TIMEOUT_MS)]),

@@ -31,7 +31,7 @@ const TOOLS: Readonly<Record<string, string>> = {
   bzip2: "bzip2",
 };
 /** Debian's releases with the source of a major. */
-const RELEASES: Readonly<Record<number, string>> = { 15: "bookworm", 17: "trixie" };
+const RELEASES: Readonly<Record<number, string>> = { 15: "bookworm", 17: "trixie", 18: "forky" };
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /** Throws with what a person can do where a tool is missing and cannot be installed. */

@@ -80,13 +80,16 @@ export function contribSuites(
 ): SuiteList {
   const suites: Suite[] = [];
   const skipped: SkippedSuite[] = [];
-  const [all] = makeVariables(tools, "contrib", ["SUBDIRS"]);
-  for (const module of all!
-    .toSorted()
-    .filter((one) => modules.length === 0 || modules.includes(one))) {
+  // What our configure leaves out is listed apart; the installation may have it.
+  const all = makeVariables(tools, "contrib", ["SUBDIRS", "ALWAYS_SUBDIRS"]).flat().toSorted();
+  for (const module of all.filter((one) => modules.length === 0 || modules.includes(one))) {
     const folder = join("contrib", module);
-    const names = ["REGRESS", "ISOLATION", "MODULE_big", "MODULES"];
-    const [regress, isolation, big, libraries] = makeVariables(tools, folder, names) as string[][];
+    const names = ["REGRESS", "ISOLATION", "REGRESS_OPTS", "MODULE_big", "MODULES"];
+    const [regress, isolation, told, big, libraries] = makeVariables(
+      tools,
+      folder,
+      names,
+    ) as string[][];
     if (regress!.length + isolation!.length === 0) {
       continue;
     }
@@ -101,13 +104,20 @@ export function contribSuites(
       continue;
     }
     if (regress!.length > 0) {
-      const args = ["--dbname=contrib_regression", ...regress!];
+      // Of the others, a configuration of their own: CONTRIB_SETTINGS is what they ask for there.
+      const extensions = told!.filter((one) => one.startsWith("--load-extension="));
+      const args = ["--dbname=contrib_regression", ...extensions, ...regress!];
       suites.push({ name: folder, folder, driver: "pg_regress", args });
     }
     if (isolation!.length > 0) {
       const args = ["--dbname=isolation_regression", ...isolation!];
       suites.push({ name: `${folder} (isolation)`, folder, driver: "pg_isolation_regress", args });
     }
+  }
+  const found = new Set([...suites, ...skipped].map(({ name }) => name.split(/[/ ]/)[1]));
+  const unknown = modules.filter((one) => !found.has(one));
+  if (unknown.length > 0) {
+    throw new Error(`contrib has no tests of ${unknown.join(", ")}`);
   }
   return { suites, skipped };
 }
