@@ -4,6 +4,8 @@ import type { MutantPart } from "./mutant.ts";
 
 const COMPARE = "testing/pg-suites/compare.ts";
 const COMPARE_TEST = "testing/pg-suites/compare.test.ts";
+const SUITES = "testing/pg-suites/suites.ts";
+const SUITES_TEST = "testing/pg-suites/suites.test.ts";
 const END_STATE = "testing/pg-suites/end-state.ts";
 const END_STATE_TEST = "testing/pg-suites/end-state.test.ts";
 
@@ -57,6 +59,14 @@ export const PG_SUITE_MUTANTS: MutantPart = {
       replace: "  return [...changed, ...indexes];",
       test: END_STATE_TEST,
       name: "compareEndStates: another sum, a table",
+    },
+    {
+      rule: "a test that is to be left out and is misspelt is left out nowhere",
+      file: SUITES,
+      search: "  if (left.size > 0) {",
+      replace: "  if (left.size > without.length) {",
+      test: SUITES_TEST,
+      name: "scheduleWithout: a test that is not there",
     },
   ],
 };

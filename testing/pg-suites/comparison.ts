@@ -6,6 +6,9 @@ import type { SuiteDirectory, SuiteRun } from "./run.ts";
 import { type ServerOptions, startStock, startStrata, type TestedServer } from "./servers.ts";
 import type { Suite, SuiteList } from "./suites.ts";
 
+/** Of each file that is not equal, so much is printed; `--keep` keeps all. */
+const DIFF_MAX_LENGTH = 20_000;
+
 /** By the name of the suite. */
 type Runs = ReadonlyMap<string, SuiteRun>;
 
@@ -37,7 +40,9 @@ export async function compareSuites(
   );
   for (const file of [...compared.values()].flat()) {
     if (file.verdict !== "equal") {
-      console.log(`\n${file.verdict.toUpperCase()}: ${file.name}\n${file.diff}`);
+      console.log(
+        `\n${file.verdict.toUpperCase()}: ${file.name}\n${file.diff.slice(0, DIFF_MAX_LENGTH)}`,
+      );
     }
   }
   printTable(list, compared, stock, ours.runs);
@@ -102,15 +107,16 @@ function printTable(
   ours: Runs,
 ): void {
   console.log(
-    "\n| suite | tests | output files | equal | unstable on stock | different | stock | Strata |",
+    "\n| suite | tests | not as Postgres's own files: stock, Strata | output files | equal | unstable on stock | different | stock | Strata |",
   );
-  console.log("| --- | --- | --- | --- | --- | --- | --- | --- |");
+  console.log("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
   for (const [{ name }, files] of compared) {
     const count = (wanted: string) => files.filter(({ verdict }) => verdict === wanted).length;
     const seconds = (runs: Runs) => `${runs.get(name)!.seconds.toFixed(0)} s`;
     const { tests } = ours.get(name)!;
+    const unexpected = [stock, ours].map((runs) => runs.get(name)!.unexpected).join(", ");
     console.log(
-      `| ${[name, tests, files.length, count("equal"), count("unstable"), count("different"), seconds(stock), seconds(ours)].join(" | ")} |`,
+      `| ${[name, tests, unexpected, files.length, count("equal"), count("unstable"), count("different"), seconds(stock), seconds(ours)].join(" | ")} |`,
     );
   }
   const files = [...compared.values()].flat();

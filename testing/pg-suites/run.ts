@@ -1,14 +1,22 @@
 // Runs one of Postgres's suites against one server, and takes what it wrote.
 
 import { execFileSync, spawn } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { giveToPostgres, postgresUser, SUPERUSER } from "../../src/postgres/installation.ts";
 import type { BuiltTools } from "./build.ts";
 import { type Outputs, parseSummary, readOutputs, type Summary } from "./compare.ts";
 import type { TestedServer } from "./servers.ts";
-import type { Suite } from "./suites.ts";
+import { type Suite, scheduleWithout } from "./suites.ts";
 
 /** Where much else runs: regress takes minutes, isolation too. */
 const TIMEOUT_MS = 90 * 60_000;
@@ -40,6 +48,11 @@ export class SuiteDirectory {
     // As in a build inside of its tree: servers and psql read files of it, by absolute and by relative names, and
     // write there. Both run as a user that may not be allowed into the source tree.
     cpSync(join(this.#tools.source.directory, suite.folder), place, { recursive: true });
+    if (suite.schedule !== undefined) {
+      const path = join(place, suite.schedule.file);
+      const text = readFileSync(path, "utf8");
+      writeFileSync(path, scheduleWithout(text, suite.schedule.without));
+    }
     const user = postgresUser();
     if (user !== undefined) {
       execFileSync("chown", ["-R", `${user.uid}:${user.gid}`, place]);
@@ -75,6 +88,7 @@ export class SuiteDirectory {
       `--dlpath=${built("test", "regress")}`,
       `--inputdir=${place}`,
       `--outputdir=${place}`,
+      ...(suite.schedule === undefined ? [] : [`--schedule=${join(place, suite.schedule.file)}`]),
       ...suite.args,
     ];
     const user = postgresUser();

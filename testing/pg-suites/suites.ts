@@ -16,6 +16,8 @@ export interface Suite {
   readonly driver: "pg_regress" | "pg_isolation_regress";
   /** What the driver is told beside where servers and files are. */
   readonly args: readonly string[];
+  /** A file in its folder that lists tests, and those of them that are left out. */
+  readonly schedule?: { readonly file: string; readonly without: readonly string[] };
   /** The database whose tables it leaves behind, where they are worth a look. */
   readonly endState?: string;
 }
@@ -32,23 +34,27 @@ export interface SuiteList {
 
 /** What contrib's suites ask for where no installation has it: on both sides. */
 export const CONTRIB_SETTINGS: Readonly<Record<string, string>> = {
+  // test_decoding's logical.conf.
   wal_level: "logical",
+  max_replication_slots: "4",
+  logical_decoding_work_mem: "64kB",
   shared_preload_libraries: "pg_stat_statements",
 };
 
 /** Parallel connections of pg_regress; max_connections is 100. */
 const PARALLEL = ["--max-connections=8"];
 
-/** `tests`: only those; none for all of the schedule. */
+/** `tests`: only those; none for all of the schedule but those `without`. */
 export function coreSuite(
   kind: "regress" | "isolation",
   tools: BuiltTools,
   tests: readonly string[],
+  without: readonly string[] = [],
 ): Suite {
   const folder = join("src", "test", kind);
   const input = join(tools.source.directory, folder);
   const isolation = kind === "isolation";
-  const schedule = isolation ? "isolation_schedule" : "parallel_schedule";
+  const file = isolation ? "isolation_schedule" : "parallel_schedule";
   // From 15 on it makes the tables that all others read.
   const first = existsSync(join(input, "sql", "test_setup.sql")) ? ["test_setup"] : [];
   const some = isolation ? tests : [...first.filter((one) => !tests.includes(one)), ...tests];
@@ -56,13 +62,34 @@ export function coreSuite(
     name: kind,
     folder,
     driver: isolation ? "pg_isolation_regress" : "pg_regress",
+    ...(tests.length > 0 ? {} : { schedule: { file, without } }),
     ...(isolation ? {} : { endState: "regression" }),
     args: [
       `--dbname=${isolation ? "isolation_regression" : "regression"}`,
       ...(isolation ? [] : [...PARALLEL, "--max-concurrent-tests=20"]),
-      ...(tests.length > 0 ? some : [`--schedule=${join(input, schedule)}`]),
+      ...(tests.length > 0 ? some : []),
     ],
   };
+}
+
+/** The text of a schedule without some tests; throws where it has one of them not. */
+export function scheduleWithout(text: string, without: readonly string[]): string {
+  const left = new Set(without);
+  const lines = text.split("\n").map((line) => {
+    const [, names] = /^test:(.*)$/.exec(line) ?? [];
+    if (names === undefined) {
+      return line;
+    }
+    const kept = names.split(/\s+/).filter((name) => name !== "" && !without.includes(name));
+    for (const name of names.split(/\s+/)) {
+      left.delete(name);
+    }
+    return kept.length === 0 ? "" : `test: ${kept.join(" ")}`;
+  });
+  if (left.size > 0) {
+    throw new Error(`the schedule has no test ${[...left].join(", ")}`);
+  }
+  return lines.join("\n");
 }
 
 /** Why a module's tests say nothing here, beside a library that the installation does not have. */
