@@ -66,9 +66,14 @@ function moveOutput(logFile: string): void {
   }
 }
 
-/** Resolves when it is on its way. */
+/** Resolves when it is on its way; ends the process where whom it tells is gone. */
 function tell(message: WarmAgentMessage): Promise<void> {
-  return new Promise((resolve, reject) => {
-    process.send!(message, undefined, {}, (error) => (error === null ? resolve() : reject(error)));
+  return new Promise((resolve) => {
+    process.send!(message, undefined, {}, (error) => {
+      if (error !== null) {
+        process.exit(NOTHING_MORE);
+      }
+      resolve();
+    });
   });
 }

@@ -12,7 +12,8 @@ import { daemonsOfHome } from "../../src/local/left-over.ts";
 import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
 import type { Victim } from "../../testing/cluster.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
-import { CREATE_LOG, LoggedClient } from "../../testing/proxy/logged-client.ts";
+import { eventually } from "../../testing/eventually.ts";
+import { BROKEN, CREATE_LOG, LoggedClient } from "../../testing/proxy/logged-client.ts";
 
 /** `npm run test:wake -- --rounds N --seed S`. */
 const ROUNDS = Number(process.env["STRATA_WAKE_ROUNDS"] ?? 4);
@@ -96,12 +97,15 @@ function agents(): Map<string, number> {
   return found;
 }
 
-/** All that was acknowledged before the question is there. */
+/** All that was acknowledged before the question is there. A suspension may break the question off: it is put again, as a driver does. */
 async function checkLog(): Promise<void> {
   const known = clients.map(({ id, acknowledged }) => ({ id, acknowledged }));
-  const rows = await ask(
-    `${endpoint}-pooler`,
-    "select client, count(*)::int as count, max(n) as max from log group by client",
+  const question = "select client, count(*)::int as count, max(n) as max from log group by client";
+  const rows = await eventually("the log is read", () =>
+    ask(`${endpoint}-pooler`, question).catch((error: Error & { code?: string }) => {
+      assert.match(`${error.code} ${error.message}`, BROKEN);
+      return undefined;
+    }),
   );
   for (const { id, acknowledged } of known) {
     const row = rows.find(({ client }) => client === id);

@@ -52,16 +52,22 @@ const DISK_NAMES = [
 ];
 const TENANT_NAMES = ["offloaded_timelines.json", "tenant_config.json", "timelines"];
 
-/** Waits until `test` finds no problem. */
+/** Waits until `test` finds no problem; an error of its own, as of a pageserver that has ended, ends the waiting. */
 export async function settled(what: string, test: () => Promise<string | undefined>) {
-  const isRight = async () => {
-    const problem = await test();
-    if (problem !== undefined) {
-      throw new Error(problem);
+  const isOver = async () => {
+    const found = await test().then(
+      (problem) => ({ problem }),
+      (error: unknown) => ({ problem: undefined, error }),
+    );
+    if (found.problem !== undefined) {
+      throw new Error(found.problem);
     }
-    return true;
+    return found;
   };
-  await eventually(what, isRight, { timeoutMs: DEADLINE_MS });
+  const found = await eventually(what, isOver, { timeoutMs: DEADLINE_MS });
+  if ("error" in found) {
+    throw found.error;
+  }
 }
 
 /** Absent: a new process. */

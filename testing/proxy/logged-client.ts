@@ -5,7 +5,7 @@ import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 
 /** What a driver that tries again takes for a broken connection; everything else is for people. */
-const BROKEN = /ECONN|EPIPE|terminat|57P0[12]|closed|socket|not queryable/i;
+export const BROKEN = /ECONN|EPIPE|terminat|57P0[12]|closed|socket|not queryable/i;
 const PAUSE_MS = 20;
 
 export interface LoggedClientOptions {
