@@ -32,6 +32,8 @@ export class ControlPlaneWorld {
       safekeepers?: number;
       warmAgents?: number;
       proxyOptions?: Record<string, string>;
+      /** As TestCluster's. */
+      config?: object;
     } = {},
   ): Promise<ControlPlaneWorld> {
     const cluster = await TestCluster.create({ warmAgents: 1, ...options, start: false });
