@@ -59,6 +59,7 @@ function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chai
     }
   };
   const storage: TimelineStorage = {
+    startLsn: timeline.startLsn,
     lastRecordLsn: timeline.lastRecordLsn,
     prevRecordLsn: timeline.prevRecordLsn,
     diskConsistentLsn: timeline.diskConsistentLsn,

@@ -55,6 +55,7 @@ export function controlFile(): Uint8Array {
 
 /** Keeps every version in order; a page "is" the list of versions since its last base. */
 class RecordingStorage implements TimelineStorage {
+  startLsn = toLsn(100);
   lastRecordLsn = toLsn(100);
   prevRecordLsn = toLsn(50);
   diskConsistentLsn = toLsn(100);

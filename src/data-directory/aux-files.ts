@@ -6,6 +6,7 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
+import { type Lsn, parseLsn } from "../base/lsn.ts";
 import {
   decodeReplicationSlot,
   type ReplicationSlot,
@@ -22,7 +23,7 @@ export interface AuxFile {
 const SLOT = /^pg_replslot\/([a-z0-9_]{1,63})\/state$/;
 const SNAPSHOT = /^pg_logical\/snapshots\/([0-9A-F]{1,8}-[0-9A-F]{1,8})\.snap$/;
 const MAPPING =
-  /^pg_logical\/mappings\/map-[0-9a-f]{1,8}-[0-9a-f]{1,8}-[0-9A-F]{1,8}_[0-9A-F]{1,8}-[0-9a-f]{1,8}-[0-9a-f]{1,8}$/;
+  /^pg_logical\/mappings\/map-[0-9a-f]{1,8}-[0-9a-f]{1,8}-([0-9A-F]{1,8}_[0-9A-F]{1,8})-[0-9a-f]{1,8}-[0-9a-f]{1,8}$/;
 
 export function isAuxPath(path: string): boolean {
   return SLOT.test(path) || SNAPSHOT.test(path) || MAPPING.test(path);
@@ -33,9 +34,14 @@ export function isSlotPath(path: string): boolean {
   return SLOT.test(path);
 }
 
-/** `X/X`, where the snapshot is of; undefined where the file is none. */
-export function snapshotLsnText(path: string): string | undefined {
-  return SNAPSHOT.exec(path)?.[1]?.replace("-", "/");
+export function isSnapshotPath(path: string): boolean {
+  return SNAPSHOT.test(path);
+}
+
+/** Of which WAL the file is: a slot that begins above needs it no more. Undefined for the state of a slot. */
+export function auxFileLsn(path: string): Lsn | undefined {
+  const [, text] = SNAPSHOT.exec(path) ?? MAPPING.exec(path) ?? [];
+  return text === undefined ? undefined : parseLsn(text.replace(/[-_]/, "/"));
 }
 
 /** StorageError `corrupt` where a state makes no sense. */

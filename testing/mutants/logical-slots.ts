@@ -5,6 +5,7 @@ import type { MutantPart } from "./mutant.ts";
 const AUX_FILES = "src/compute/shim/library/aux_files.c";
 const INGEST = "src/pageserver/ingest/aux-files.ts";
 const INGEST_TEST = "src/pageserver/ingest/aux-files.test.ts";
+const GONE_AT_SHUTDOWN = "auxiliary files: what no slot needs any more is gone";
 const SNAPSHOTS_ONLY = "auxiliary files: snapshots that a slot may begin with";
 const OLD_WAL = "src/compute/wal/old-wal.ts";
 const OLD_WAL_TEST = "src/compute/wal/old-wal.test.ts";
@@ -105,6 +106,46 @@ export const LOGICAL_SLOT_MUTANTS: MutantPart = {
         "    for (const { index } of [...this.#storage.scan(prefixFields(prefix), doneLsn)].slice(0, 1)) {",
       test: INGEST_TEST,
       name: "auxiliary files: a mapping is whole",
+    },
+    {
+      rule: "what Postgres removed in a shutdown checkpoint stays in storage",
+      file: INGEST,
+      search: "(auxFileLsn(key.piece.path) ?? oldest) < oldest",
+      replace: "(auxFileLsn(key.piece.path) ?? oldest) < 0",
+      test: INGEST_TEST,
+      name: GONE_AT_SHUTDOWN,
+    },
+    {
+      rule: "a slot that is being made loses the snapshot it goes on from",
+      file: "src/pageserver/ingest/walingest.ts",
+      search: "    if (shutdown) {\n      this.publish();",
+      replace: "    if (shutdown || !shutdown) {\n      this.publish();",
+      test: INGEST_TEST,
+      name: GONE_AT_SHUTDOWN,
+    },
+    {
+      rule: "a slot whose WAL is gone keeps every snapshot",
+      file: INGEST,
+      search: "begins.filter((lsn) => lsn !== INVALID_LSN)",
+      replace: "begins",
+      test: INGEST_TEST,
+      name: GONE_AT_SHUTDOWN,
+    },
+    {
+      rule: "a branch reads its parent's auxiliary files for ever",
+      file: INGEST,
+      search: "      if (!isOwn(key) || (",
+      replace: "      if ((",
+      test: INGEST_TEST,
+      name: "auxiliary files: a branch's first start removes",
+    },
+    {
+      rule: "a slot's state that makes no sense stops ingest",
+      file: INGEST,
+      search: "  } catch {\n    return 0;",
+      replace: "  } catch (error) {\n    throw error;",
+      test: INGEST_TEST,
+      name: "auxiliary files: a state that makes no sense",
     },
     {
       rule: "any path is an auxiliary file",

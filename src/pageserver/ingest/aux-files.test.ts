@@ -3,9 +3,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { slotState } from "../../../testing/compute/slot-state.ts";
-import { IngestHarness } from "../../../testing/ingest-harness.ts";
+import { CHECKPOINT, IngestHarness } from "../../../testing/ingest-harness.ts";
 import { formatLsn, type Lsn, toLsn } from "../../base/lsn.ts";
+import { KEYSPACE_AUX_FILE } from "../layers/key.ts";
 import { readAuxFiles } from "./aux-files.ts";
+import type { WalIngest } from "./walingest.ts";
 
 const BEGIN = toLsn(100);
 
@@ -83,6 +85,63 @@ test("auxiliary files: a mapping is whole, in the order of its pieces, and goes 
   );
   h.record((ingest) => ingest.auxFileGone(path));
   assert.deepEqual(pathsAt(h), ["pg_replslot/one/state"]);
+});
+
+/** What is in storage, whether a start gets it or not. */
+function keptAt(h: IngestHarness, lsn = h.storage.lastRecordLsn): string[] {
+  return [...h.storage.scan([KEYSPACE_AUX_FILE], lsn)]
+    .map(
+      ({ value }) =>
+        /pg_(replslot|logical)[a-zA-Z0-9/_.-]+/.exec(String.fromCharCode(...value))![0],
+    )
+    .sort();
+}
+
+const shutdown = (ingest: WalIngest) => ingest.checkpoint(CHECKPOINT, true);
+const mapping = (lsn: number) =>
+  `pg_logical/mappings/map-5-4eb-${formatLsn(toLsn(lsn)).replace("/", "_")}-2ea-2f0`;
+
+test("auxiliary files: what no slot needs any more is gone at a shutdown checkpoint, and there before it", () => {
+  const h = new IngestHarness();
+  for (const lsn of [400, 500, 600]) {
+    h.record((ingest) => ingest.auxFile(snapshot(lsn), 0, new Uint8Array([1])));
+    h.record((ingest) => ingest.auxFile(mapping(lsn), 0, new Uint8Array([1])));
+  }
+  putSlot(h, "one", 600, 600);
+  // Its WAL is gone.
+  putSlot(h, "lost", 0, 300);
+  const before = putSlot(h, "two", 500, 600);
+  h.record((ingest) => ingest.checkpoint(CHECKPOINT, false));
+  const all = [400, 500, 600].flatMap((lsn) => [snapshot(lsn), mapping(lsn)]);
+  const slots = ["one", "two", "lost"].map((name) => `pg_replslot/${name}/state`);
+  assert.deepEqual(keptAt(h), [...all, ...slots].sort(), "a slot that is being made may need them");
+  h.record(shutdown);
+  assert.deepEqual(keptAt(h), [...all.slice(2), ...slots].sort());
+  assert.deepEqual(keptAt(h, before), [...all, ...slots].sort(), "time travel");
+  h.record((ingest) => ingest.auxFileGone("pg_replslot/one/state"));
+  h.record((ingest) => ingest.auxFileGone("pg_replslot/two/state"));
+  h.record(shutdown);
+  assert.deepEqual(keptAt(h), ["pg_replslot/lost/state"]);
+});
+
+test("auxiliary files: a branch's first start removes what it has of its parent's", () => {
+  const h = new IngestHarness();
+  h.record((ingest) => ingest.auxFile(snapshot(600), 0, new Uint8Array([1])));
+  const parents = putSlot(h, "one", 500, 600);
+  h.storage.startLsn = parents;
+  putSlot(h, "own", 550, 600);
+  h.record(shutdown);
+  assert.deepEqual(keptAt(h), ["pg_replslot/own/state"]);
+  assert.deepEqual(keptAt(h, parents), [snapshot(600), "pg_replslot/one/state"]);
+});
+
+test("auxiliary files: a state that makes no sense keeps all, and stops nothing", () => {
+  const h = new IngestHarness();
+  h.record((ingest) => ingest.auxFile(snapshot(400), 0, new Uint8Array([1])));
+  h.record((ingest) => ingest.auxFile("pg_replslot/bad/state", 0, new Uint8Array([1])));
+  h.record(shutdown);
+  assert.deepEqual(keptAt(h), [snapshot(400), "pg_replslot/bad/state"]);
+  assert.throws(() => pathsAt(h), { kind: "corrupt" });
 });
 
 test("auxiliary files: other paths are passed over", () => {

@@ -10,12 +10,13 @@
 
 import { createHash } from "node:crypto";
 import { StorageError } from "../../base/errors.ts";
-import { type Lsn, parseLsn } from "../../base/lsn.ts";
+import { INVALID_LSN, type Lsn } from "../../base/lsn.ts";
 import {
   type AuxFile,
+  auxFileLsn,
   isAuxPath,
+  isSnapshotPath,
   slotsOf,
-  snapshotLsnText,
 } from "../../data-directory/aux-files.ts";
 import type { ReplicationSlot } from "../../postgres/replication/replication-slot.ts";
 import { auxFilePrefix, KEYSPACE_AUX_FILE, prefixFields } from "../layers/key.ts";
@@ -55,6 +56,27 @@ export class AuxFiles {
       this.#storage.putTombstone(prefix, index, lsn);
     }
   }
+
+  /**
+   * At a shutdown checkpoint, which each start writes too, no Postgres runs: what no later start can need goes. Postgres has removed it in that
+   * checkpoint, when nothing may be written about it, or was killed before. A slot that is being made, which storage does
+   * not know yet, holds such files too, so it must not be done while Postgres runs. As of `doneLsn`, as in `remove`.
+   */
+  removeUnneeded(doneLsn: Lsn, lsn: Lsn): void {
+    const found = [...this.#storage.scan([KEYSPACE_AUX_FILE], doneLsn)].map((key) => ({
+      ...key,
+      piece: decodeAuxFile(key.value),
+    }));
+    const isOwn = ({ piece }: (typeof found)[number]) => piece.lsn > this.#storage.startLsn;
+    const oldest = oldestRestartLsn(
+      found.filter(isOwn).map(({ piece: { path, content } }) => ({ path, bytes: content })),
+    );
+    for (const key of found) {
+      if (!isOwn(key) || (auxFileLsn(key.piece.path) ?? oldest) < oldest) {
+        this.#storage.putTombstone(key.prefix, key.index, lsn);
+      }
+    }
+  }
 }
 
 /**
@@ -89,12 +111,21 @@ export function readAuxFiles(
  * did before, if it finds the snapshots between the two that it found then.
  */
 function isNeeded(path: string, slots: readonly ReplicationSlot[]): boolean {
-  const text = snapshotLsnText(path);
-  const at = text === undefined ? undefined : parseLsn(text);
+  const at = isSnapshotPath(path) ? auxFileLsn(path) : undefined;
   return (
     at === undefined ||
     slots.some(({ restartLsn, confirmedFlush }) => restartLsn <= at && at <= confirmedFlush)
   );
+}
+
+/** Where the first of the slots begins; Infinity where none does, and 0 where a state makes no sense, of which the next start tells. */
+function oldestRestartLsn(files: readonly AuxFile[]): number {
+  try {
+    const begins = slotsOf(files).map(({ restartLsn }) => restartLsn);
+    return Math.min(...begins.filter((lsn) => lsn !== INVALID_LSN));
+  } catch {
+    return 0;
+  }
 }
 
 function prefixOf(path: string) {

@@ -346,6 +346,10 @@ export class WalIngest implements RecordSink {
       );
     }
     this.#tracker.record(checkPoint, shutdown);
+    if (shutdown) {
+      this.publish();
+      this.#auxFiles.removeUnneeded(this.#doneLsn, this.#lsn);
+    }
   }
 
   oldestActiveXid(xid: number): void {

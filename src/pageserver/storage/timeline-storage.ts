@@ -10,6 +10,8 @@ import type { KeyPrefix } from "../layers/key.ts";
  * fetched between two tries (`whenResident`).
  */
 export interface TimelineStorage {
+  /** Where its own WAL begins: what is below is an ancestor's. */
+  readonly startLsn: Lsn;
   /** End of the last ingested record: reads at or below it are complete. Monotonic. */
   readonly lastRecordLsn: Lsn;
   /** Start of that record, for the next record's xl_prev; 0 where unknown (a fresh branch). */

@@ -180,7 +180,11 @@ void after_rename(const char *from, const char *to) {
     return;
   }
   stpcpy(stpcpy(dropped, target), "/state");
-  if (!may_write_wal() || !map_content(dropped, &content)) {
+  if (!may_write_wal()) {
+    return;
+  }
+  if (!map_content(dropped, &content)) {
+    say("cannot read the state of a slot that is being dropped, which the next start will have again: ", dropped);
     return;
   }
   if (is_kept_slot(content)) {
