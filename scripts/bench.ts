@@ -5,6 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { benchBranch } from "../bench/branch.ts";
+import { benchBulkWal } from "../bench/bulk/commits-beside-bulk.ts";
 import { benchColdStart } from "../bench/cold-start.ts";
 import { benchCommit } from "../bench/commit.ts";
 import { benchGetPage } from "../bench/getpage.ts";
@@ -39,6 +40,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
     ...(await benchCommit({ rounds: quick ? 1 : 4, seconds: quick ? 1 : 2, pgMajor, pgBin })),
     ...(await benchWalAppend(quick ? 1 : 5)),
   ],
+  "bulk-wal": () => benchBulkWal(quick ? 1 : 5, quick ? 3 : 6),
   select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
   startup: () => benchStartup(quick ? 3 : 9),
   wake: () => benchWake(quick ? 7 : 31),
