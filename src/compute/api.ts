@@ -357,6 +357,73 @@ export interface ConfigureAnswer {
   readonly restart_required: readonly string[];
 }
 
+/** GET /insights, as Neon's: rows of the view as Postgres's row_to_json has them, those with the longest mean times first. */
+export interface Insights {
+  readonly pg_stat_statements: readonly Readonly<Record<string, unknown>>[];
+}
+
+/** GET /installed_extensions, as Neon's. */
+export interface InstalledExtensions {
+  readonly extensions: readonly InstalledExtension[];
+}
+
+export interface InstalledExtension {
+  readonly extname: string;
+  readonly version: string;
+  /** How many databases have it in that version, and of such an owner. */
+  readonly n_databases: number;
+  /** "1" or "0". */
+  readonly owned_by_superuser: string;
+}
+
+/** Body of POST /extensions, as Neon's. */
+export interface ExtensionInstallRequest {
+  readonly extension: string;
+  readonly database: string;
+  readonly version: string;
+}
+
+export interface ExtensionInstallAnswer {
+  readonly extension: string;
+  readonly version: string;
+}
+
+/** Body of POST /grants, as Neon's, and its answer. */
+export interface GrantsRequest {
+  readonly database: string;
+  readonly schema: string;
+  /** CREATE, USAGE, ALL. */
+  readonly privileges: readonly string[];
+  readonly role: string;
+}
+
+export type GrantsAnswer = GrantsRequest;
+
+/** Counts blocks of the list of hot blocks. */
+export interface PrewarmCounts {
+  readonly total: number;
+  readonly prewarmed: number;
+  /** Of relations or databases that are not there any more, are locked, or are shorter now. */
+  readonly skipped: number;
+}
+
+/** GET /lfc/prewarm, as Neon's LfcPrewarmState: how the list of hot blocks is being read in. */
+export type PrewarmState =
+  | { readonly status: "not_prewarmed" }
+  | ({ readonly status: "prewarming" } & PrewarmCounts)
+  | ({ readonly status: "completed"; readonly prewarm_time_ms: number } & PrewarmCounts)
+  | ({ readonly status: "cancelled" } & PrewarmCounts)
+  /** There is no list. */
+  | { readonly status: "skipped" }
+  | { readonly status: "failed"; readonly error: string };
+
+/** GET /lfc/offload, as Neon's LfcOffloadState: how the list is being written. */
+export type OffloadState =
+  | { readonly status: "not_offloaded" }
+  | { readonly status: "offloading" }
+  | { readonly status: "completed"; readonly blocks: number; readonly state_query_time_ms: number }
+  | { readonly status: "failed"; readonly error: string };
+
 /** GET /statistics: what Postgres has counted since it started, and what goes on now. */
 export interface ComputeStatistics {
   /** Sessions of clients, ours not counted. */

@@ -8,6 +8,14 @@ import type {
   ComputeStatus,
   ConfigureAnswer,
   ConfigureRequest,
+  ExtensionInstallAnswer,
+  ExtensionInstallRequest,
+  GrantsAnswer,
+  GrantsRequest,
+  Insights,
+  InstalledExtensions,
+  OffloadState,
+  PrewarmState,
   RoleSecretAnswer,
   StartMetrics,
   TerminateAnswer,
@@ -19,6 +27,7 @@ const QUICK_TIMEOUT_MS = 5000;
 const TERMINATE_TIMEOUT_MS = 60_000;
 /** A database is a copy of its template, and pages may have to come from far. */
 const CONFIGURE_TIMEOUT_MS = 120_000;
+const CHECK_TIMEOUT_MS = 15_000;
 const LOAD_SCHEMA_TIMEOUT_MS = 300_000;
 
 /** Every call throws StorageError: `unavailable` where no agent answers, else what it said. */
@@ -57,6 +66,52 @@ export class ComputeClient {
   /** `unavailable` while Postgres does not run. */
   statistics(): Promise<ComputeStatistics> {
     return this.#http.call("GET", "/statistics");
+  }
+
+  /** `unsupported` where nobody counts statements: the message says what it takes. */
+  insights(): Promise<Insights> {
+    return this.#http.call("GET", "/insights");
+  }
+
+  installedExtensions(): Promise<InstalledExtensions> {
+    return this.#http.call("GET", "/installed_extensions");
+  }
+
+  /** `not-found` names an extension, a version or a database that is not there. */
+  installExtension(request: ExtensionInstallRequest): Promise<ExtensionInstallAnswer> {
+    const timeoutMs = CONFIGURE_TIMEOUT_MS;
+    return this.#http.call("POST", "/extensions", { body: request, timeoutMs });
+  }
+
+  grant(request: GrantsRequest): Promise<GrantsAnswer> {
+    return this.#http.call("POST", "/grants", { body: request });
+  }
+
+  /** `unavailable` where a write comes to no majority within 10 s. */
+  checkWritability(timeoutMs = CHECK_TIMEOUT_MS): Promise<true> {
+    return this.#http.call("POST", "/check_writability", { timeoutMs });
+  }
+
+  prewarmState(): Promise<PrewarmState> {
+    return this.#http.call("GET", "/lfc/prewarm");
+  }
+
+  /** Begins; `conflict` while one goes on. */
+  prewarm(): Promise<PrewarmState> {
+    return this.#http.call("POST", "/lfc/prewarm");
+  }
+
+  cancelPrewarm(): Promise<PrewarmState> {
+    return this.#http.call("DELETE", "/lfc/prewarm");
+  }
+
+  offloadState(): Promise<OffloadState> {
+    return this.#http.call("GET", "/lfc/offload");
+  }
+
+  /** As `prewarm`. */
+  offload(): Promise<OffloadState> {
+    return this.#http.call("POST", "/lfc/offload");
   }
 
   roleSecret(role: string): Promise<RoleSecretAnswer> {

@@ -5,7 +5,7 @@ import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import type { ComputeStatus, StartMetrics } from "./api.ts";
 import { ComputeClient } from "./client.ts";
-import type { ComputeControl } from "./http.ts";
+import type { ComputeControl } from "./compute-control.ts";
 import { HttpListener } from "./http-listener.ts";
 
 class FakeControl implements ComputeControl {
@@ -60,6 +60,10 @@ class FakeControl implements ComputeControl {
 
   configure() {
     return Promise.resolve({ restart_required: [] });
+  }
+
+  hotBlocks(): never {
+    throw new StorageError("unavailable", "not-running", "no Postgres");
   }
 }
 

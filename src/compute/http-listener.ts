@@ -7,7 +7,7 @@ import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { HTTP_LIMITS, type HttpLimits } from "../http/limits.ts";
 import type { HttpServer } from "../http/server.ts";
-import type { ComputeControl } from "./http.ts";
+import type { ComputeControl } from "./compute-control.ts";
 
 /** A caller waits no longer than this for a compute that is still starting. */
 const LOAD_DELAY_MS = 500;

@@ -8,6 +8,13 @@ import type {
   ComputeStatus,
   ConfigureAnswer,
   ConfigureRequest,
+  ExtensionInstallAnswer,
+  ExtensionInstallRequest,
+  GrantsRequest,
+  Insights,
+  InstalledExtensions,
+  OffloadState,
+  PrewarmState,
   RoleSecretAnswer,
   StartMetrics,
   TerminateAnswer,
@@ -23,7 +30,14 @@ export type ComputeRoute =
   | "roleSecret"
   | "databaseSchema"
   | "loadSchema"
-  | "roleDefinitions";
+  | "roleDefinitions"
+  | "insights"
+  | "installedExtensions"
+  | "installExtension"
+  | "grants"
+  | "checkWritability"
+  | "prewarm"
+  | "offload";
 
 const milliseconds = z.number().min(0);
 
@@ -131,6 +145,54 @@ const statistics: z.ZodType<ComputeStatistics> = z.object({
 
 const roleSecret: z.ZodType<RoleSecretAnswer> = z.object({ role_secret: z.string().nullable() });
 
+const insights: z.ZodType<Insights> = z.object({
+  pg_stat_statements: z.array(z.record(z.string(), z.unknown())),
+});
+
+const installedExtensions: z.ZodType<InstalledExtensions> = z.object({
+  extensions: z.array(
+    z.object({
+      extname: z.string(),
+      version: z.string(),
+      n_databases: count,
+      owned_by_superuser: z.string(),
+    }),
+  ),
+});
+
+const installRequest: z.ZodType<ExtensionInstallRequest> = z.object({
+  extension: z.string(),
+  database: z.string(),
+  version: z.string(),
+});
+const installAnswer: z.ZodType<ExtensionInstallAnswer> = z.object({
+  extension: z.string(),
+  version: z.string(),
+});
+
+const grants: z.ZodType<GrantsRequest> = z.object({
+  database: z.string(),
+  schema: z.string(),
+  privileges: z.array(z.string()),
+  role: z.string(),
+});
+
+const counts = { total: count, prewarmed: count, skipped: count };
+const prewarmState: z.ZodType<PrewarmState> = z.discriminatedUnion("status", [
+  z.object({ status: z.literal("not_prewarmed") }),
+  z.object({ status: z.literal("prewarming"), ...counts }),
+  z.object({ status: z.literal("completed"), prewarm_time_ms: count, ...counts }),
+  z.object({ status: z.literal("cancelled"), ...counts }),
+  z.object({ status: z.literal("skipped") }),
+  z.object({ status: z.literal("failed"), error: z.string() }),
+]);
+const offloadState: z.ZodType<OffloadState> = z.discriminatedUnion("status", [
+  z.object({ status: z.literal("not_offloaded") }),
+  z.object({ status: z.literal("offloading") }),
+  z.object({ status: z.literal("completed"), blocks: count, state_query_time_ms: count }),
+  z.object({ status: z.literal("failed"), error: z.string() }),
+]);
+
 export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
   status: { answer: computeStatus },
   metricsJson: { answer: startMetrics },
@@ -145,4 +207,11 @@ export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
   databaseSchema: { query: z.object({ database: z.string() }) },
   loadSchema: { query: z.object({ database: z.string() }), body: z.object({ sql: z.string() }) },
   roleDefinitions: {},
+  insights: { answer: insights },
+  installedExtensions: { answer: installedExtensions },
+  installExtension: { body: installRequest, answer: installAnswer },
+  grants: { body: grants, answer: grants },
+  checkWritability: { answer: z.literal(true) },
+  prewarm: { answer: prewarmState },
+  offload: { answer: offloadState },
 };

@@ -1,37 +1,10 @@
-// The agent's HTTP routes: status, metrics, termination, roles and databases. Schemas are loaded only when they are asked for.
+// The agent's HTTP routes: status, metrics, termination, hot blocks, what sessions do. Schemas are loaded only when they are asked for.
 
 import { StorageError } from "../base/errors.ts";
-import type { HttpRequest, Route, RouteSchemas } from "../http/route.ts";
-import type {
-  ComputeStatus,
-  ConfigureAnswer,
-  StartMetrics,
-  TerminateAnswer,
-  TerminateMode,
-} from "./api.ts";
-import type { ComputeRoute } from "./http-schemas.ts";
-import type { Configuration } from "./sessions/configuration.ts";
-import type { PostgresAddress } from "./sessions/maintenance-session.ts";
-
-/** A schema of the largest size, with its line ends and quotes escaped. */
-const MAX_SCHEMA_BODY_BYTES = 80 * 1024 * 1024;
-
-/** What the routes show and do; the supervisor implements it. */
-export interface ComputeControl {
-  status(): Promise<ComputeStatus>;
-  /** Undefined before the first start has succeeded. */
-  startMetrics(): StartMetrics | undefined;
-  /** Prometheus text format. */
-  metricsText(): string;
-  /** Resolves when Postgres has ended. */
-  terminate(mode: TerminateMode): Promise<TerminateAnswer>;
-  /** Of the unix socket. StorageError `unavailable` while Postgres does not run. */
-  postgresAddress(): PostgresAddress;
-  /** Of its specification. */
-  readonly pgBin: string | undefined;
-  /** Resolves when all of it is so. */
-  configure(configuration: Configuration): Promise<ConfigureAnswer>;
-}
+import type { HttpRequest, Route } from "../http/route.ts";
+import type { TerminateMode } from "./api.ts";
+import type { ComputeControl } from "./compute-control.ts";
+import { schemasOf, sessionRoutes } from "./http-sessions.ts";
 
 /** Checks are written out by hand: loading zod costs each endpoint 18 MB and 45 ms (docs/decisions). */
 export function computeRoutes(control: ComputeControl): Route[] {
@@ -70,110 +43,64 @@ export function computeRoutes(control: ComputeControl): Route[] {
       schemas: () => schemasOf("terminate"),
       handle: (request) => control.terminate(terminateMode(request)),
     },
-    ...catalogRoutes(control),
+    ...sessionRoutes(control),
+    ...hotBlocksRoutes(control),
   ];
 }
 
-/** What is done in a session with Postgres. Only these load the code for it. */
-function catalogRoutes(control: ComputeControl): Route[] {
-  const shared = { status: 200, mediaType: undefined, scope: "admin" } as const;
+/** Neon's routes of its local file cache; what is read in here are blocks that Postgres had in memory. */
+function hotBlocksRoutes(control: ComputeControl): Route[] {
+  const shared = { mediaType: undefined, scope: "admin" } as const;
+  const prewarm = { ...shared, path: "/lfc/prewarm", schemas: () => schemasOf("prewarm") };
+  const offload = { ...shared, path: "/lfc/offload", schemas: () => schemasOf("offload") };
   return [
     {
-      ...shared,
+      ...prewarm,
+      method: "GET",
+      status: 200,
+      summary: "How far the list of hot blocks has been read in.",
+      handle: async () => (await control.hotBlocks()).prewarmState,
+    },
+    {
+      ...prewarm,
       method: "POST",
-      path: "/configure",
-      summary:
-        "Makes roles, databases, extensions and settings what the body says; answers when it is done.",
-      schemas: () => schemasOf("configure"),
-      handle: async ({ body }) => {
-        const { parseConfiguration } = await import("./sessions/configuration.ts");
-        return control.configure(parseConfiguration(body));
-      },
-    },
-    {
-      ...shared,
-      method: "GET",
-      path: "/dbs_and_roles",
-      summary: "Roles and databases as Postgres has them.",
-      schemas: () => schemasOf("dbsAndRoles"),
-      handle: async () => {
-        const { catalogObjects } = await import("./sessions/catalog-objects.ts");
-        return catalogObjects(control.postgresAddress());
-      },
-    },
-    {
-      ...shared,
-      method: "GET",
-      path: "/statistics",
-      summary: "What Postgres has counted of its work, and its sessions.",
-      schemas: () => schemasOf("statistics"),
-      handle: async () => {
-        const { statistics } = await import("./sessions/statistics.ts");
-        return statistics(control.postgresAddress());
-      },
-    },
-    {
-      ...shared,
-      method: "GET",
-      path: "/role_secret",
-      summary: "What a role's password is checked against.",
-      schemas: () => schemasOf("roleSecret"),
+      status: 202,
+      summary: "Begins to read in what the list of hot blocks names.",
       handle: async (request) => {
-        const { roleSecret } = await import("./sessions/catalog-objects.ts");
-        return roleSecret(control.postgresAddress(), parameter(request, "role"));
+        refuseFromEndpoint(request);
+        return (await control.hotBlocks()).prewarm(control.postgresAddress());
       },
     },
-    ...schemaRoutes(control),
-  ];
-}
-
-function schemaRoutes(control: ComputeControl): Route[] {
-  const shared = { status: 200, mediaType: undefined, scope: "admin" } as const;
-  return [
     {
-      ...shared,
+      ...prewarm,
+      method: "DELETE",
+      status: 202,
+      summary: "Ends the reading of hot blocks.",
+      handle: async () => (await control.hotBlocks()).cancelPrewarm(),
+    },
+    {
+      ...offload,
       method: "GET",
-      path: "/database_schema",
-      summary: "The schema of a database as SQL.",
-      mediaType: "text/plain; charset=utf-8",
-      schemas: () => schemasOf("databaseSchema"),
-      handle: async (request) => {
-        const { databaseSchema } = await import("./sessions/database-schema.ts");
-        const database = parameter(request, "database");
-        return databaseSchema(control.postgresAddress(), database, control.pgBin);
-      },
+      status: 200,
+      summary: "How the last writing of the list of hot blocks went.",
+      handle: async () => (await control.hotBlocks()).offloadState,
     },
     {
-      ...shared,
+      ...offload,
       method: "POST",
-      path: "/database_schema",
-      summary: "Runs a schema's SQL in a database, in one transaction.",
-      maxBodyBytes: MAX_SCHEMA_BODY_BYTES,
-      schemas: () => schemasOf("loadSchema"),
-      handle: async (request) => {
-        const { loadSchema } = await import("./sessions/database-schema.ts");
-        const { sql } = request.body as Readonly<Record<string, unknown>>;
-        await loadSchema(control.postgresAddress(), parameter(request, "database"), sql);
-      },
-    },
-    {
-      ...shared,
-      method: "GET",
-      path: "/role_definitions",
-      summary:
-        "SQL that makes all roles of users in another cluster, with their passwords' secrets.",
-      mediaType: "text/plain; charset=utf-8",
-      schemas: () => schemasOf("roleDefinitions"),
-      handle: async () => {
-        const { roleDefinitions } = await import("./sessions/role-definitions.ts");
-        return roleDefinitions(control.postgresAddress());
-      },
+      status: 202,
+      summary: "Begins to write the list of hot blocks.",
+      handle: async () => (await control.hotBlocks()).offload(control.postgresAddress()),
     },
   ];
 }
 
-function parameter(request: HttpRequest, name: string): unknown {
-  return (request.query as Readonly<Record<string, unknown>>)[name];
+/** Neon's parameter: an agent does not know where another endpoint's list is. */
+function refuseFromEndpoint(request: HttpRequest): void {
+  if ((request.query as Readonly<Record<string, unknown>>)["from_endpoint"] !== undefined) {
+    const message = "from_endpoint: a new endpoint of a branch begins with the list of its branch";
+    throw new StorageError("unsupported", "from-endpoint", message);
+  }
 }
 
 function terminateMode(request: HttpRequest): TerminateMode {
@@ -182,9 +109,4 @@ function terminateMode(request: HttpRequest): TerminateMode {
     throw new StorageError("invalid", "bad-mode", `mode must be fast or immediate, got '${mode}'`);
   }
   return mode;
-}
-
-async function schemasOf(route: ComputeRoute): Promise<RouteSchemas> {
-  const { COMPUTE_SCHEMAS } = await import("./http-schemas.ts");
-  return COMPUTE_SCHEMAS[route];
 }

@@ -492,7 +492,7 @@ export class PostgresSide {
   }
 }
 
-function dataDirectoryOf(workdir: string): string {
+export function dataDirectoryOf(workdir: string): string {
   return join(runtimeDirectory(workdir), "pgdata");
 }
 

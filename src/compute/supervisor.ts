@@ -15,10 +15,11 @@ import type {
   TerminateAnswer,
   TerminateMode,
 } from "./api.ts";
+import type { ComputeControl } from "./compute-control.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
-import type { ComputeControl } from "./http.ts";
 import type { Activity } from "./sessions/activity.ts";
 import type { Configuration } from "./sessions/configuration.ts";
+import type { HotBlocksControl } from "./sessions/hot-blocks-control.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 import type { CacheUsage } from "./shim/cache-counters.ts";
 
@@ -46,6 +47,7 @@ export class Supervisor implements ComputeControl {
   #runningSinceMs = 0;
   /** Made when somebody asks. */
   #activity: Activity | undefined;
+  #hotBlocks: HotBlocksControl | undefined;
   /** One after the other, as they came. */
   #configuring: Promise<unknown> = Promise.resolve();
   #statusHandler: ((status: ComputeStatusName) => void) | undefined;
@@ -266,6 +268,17 @@ export class Supervisor implements ComputeControl {
     const { applyConfiguration } = await import("./sessions/apply-configuration.ts");
     await applyConfiguration(address, configuration);
     return { restart_required: restart };
+  }
+
+  async hotBlocks(): Promise<HotBlocksControl> {
+    if (this.#hotBlocks === undefined) {
+      const { HotBlocksControl } = await import("./sessions/hot-blocks-control.ts");
+      const { dataDirectoryOf } = await import("./postgres-side.ts");
+      const workdir = this.#workdir;
+      const dataDirectory = dataDirectoryOf(workdir);
+      this.#hotBlocks ??= new HotBlocksControl({ workdir, dataDirectory, logger: this.#logger });
+    }
+    return this.#hotBlocks;
   }
 
   startMetrics(): StartMetrics | undefined {

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
 import { createLogger } from "../../src/base/log.ts";
 import type { EndpointSpec } from "../../src/compute/api.ts";
-import type { ComputeControl } from "../../src/compute/http.ts";
+import type { ComputeControl } from "../../src/compute/compute-control.ts";
 import { HttpListener } from "../../src/compute/http-listener.ts";
 import type { HttpLimits } from "../../src/http/limits.ts";
 import { Pageserver } from "../../src/pageserver/pageserver.ts";

@@ -6,11 +6,69 @@ const ACTIVITY = "src/compute/sessions/activity.ts";
 const ACTIVITY_TEST = "src/compute/sessions/activity.pg.test.ts";
 const CHANGED_PAGES = "src/compute/shutdown/changed-pages.ts";
 const CLEAN_STOP_TEST = "test/compute/clean-stop.test.ts";
+const COMPUTE_API_TEST = "src/compute/sessions/compute-api.pg.test.ts";
+const HOT_BLOCKS_CONTROL = "src/compute/sessions/hot-blocks-control.ts";
 const CONFIGURE_TEST = "src/compute/sessions/configure.pg.test.ts";
 
 export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
+    {
+      rule: "the functions that read hot blocks in stay in the catalog",
+      file: HOT_BLOCKS_CONTROL,
+      search: '      await session.query("rollback");',
+      replace: '      await session.query("commit");',
+      test: COMPUTE_API_TEST,
+      name: "lfc: the list of hot blocks is written and read in when asked, without the extension, and nothing of it stays",
+    },
+    {
+      rule: "a list of hot blocks that was written when asked stays in the data directory",
+      file: HOT_BLOCKS_CONTROL,
+      search: "      keepHotBlocks(this.#dataDirectory, this.#workdir);\n",
+      replace: "",
+      test: COMPUTE_API_TEST,
+      name: "lfc: the list of hot blocks is written and read in when asked, without the extension, and nothing of it stays",
+    },
+    {
+      rule: "reading in hot blocks waits for whoever locks a relation",
+      file: HOT_BLOCKS_CONTROL,
+      search: 'const LOCK_TIMEOUT = "100ms";',
+      replace: 'const LOCK_TIMEOUT = "0";',
+      test: COMPUTE_API_TEST,
+      name: "lfc: the list of hot blocks is written and read in when asked, without the extension, and nothing of it stays",
+    },
+    {
+      rule: "hot blocks of different forks are one run",
+      file: "src/compute/pages/hot-blocks.ts",
+      search: "      last.fork === fork &&\n",
+      replace: "",
+      test: "src/compute/pages/hot-blocks.test.ts",
+      name: "blockRuns: neighbours become one, files and forks stay apart",
+    },
+    {
+      rule: "checks of writability that wait pile up",
+      file: "src/compute/sessions/write-check.ts",
+      search: "    this.#waiting = true;\n",
+      replace: "",
+      test: COMPUTE_API_TEST,
+      name: "check_writability: true on a primary, refused by what only reads; while no majority answers, said in time",
+    },
+    {
+      rule: "what is no right of a schema is given to Postgres",
+      file: "src/compute/sessions/grants.ts",
+      search: "    if (!PRIVILEGES.has(upper)) {",
+      replace: '    if (upper === "") {',
+      test: COMPUTE_API_TEST,
+      name: "grants: a role may use a schema; what is not there, or no right of a schema, is refused",
+    },
+    {
+      rule: "a version that an extension does not have is left to Postgres's words",
+      file: "src/compute/sessions/databases.ts",
+      search: "if (version !== undefined && !known.includes(version)) {",
+      replace: "if (version === name) {",
+      test: COMPUTE_API_TEST,
+      name: "extensions: installed, counted by version and owner; what is not there is named",
+    },
     {
       rule: "what starts read no more stays in their record",
       file: "src/compute/pages/start-reads.ts",

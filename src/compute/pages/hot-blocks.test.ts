@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { HOT_BLOCKS_NAME } from "../api.ts";
-import { keepHotBlocks, placeHotBlocks } from "./hot-blocks.ts";
+import { blockRuns, keepHotBlocks, placeHotBlocks } from "./hot-blocks.ts";
 
 const LIST = "<<2>>\n5,1663,1259,0,0\n5,1663,4294967295,2,7\n";
 
@@ -57,4 +57,25 @@ test("keepHotBlocks: what is no list is left, and what a link leads to is not re
     assert.equal(readFileSync(other, "utf8"), "<<0>>\n");
     assert.equal(listIn(data), LIST);
   }
+});
+
+test("blockRuns: neighbours become one, files and forks stay apart", () => {
+  const lines = [
+    "0,1664,1262,0,0",
+    ...["5,1663,100,0,7", "5,1663,100,0,8", "5,1663,100,0,10", "5,1663,100,2,11"],
+    ...["5,1663,101,0,12", "5,1663,101,9,13", "6,1663,101,0,13"],
+  ];
+  const runs = blockRuns(`<<${lines.length}>>\n${lines.join("\n")}\n`);
+  assert.deepEqual(
+    runs.map((run) => Object.values(run)),
+    [
+      [0, 1664, 1262, "main", 0, 1],
+      [5, 1663, 100, "main", 7, 2],
+      [5, 1663, 100, "main", 10, 1],
+      [5, 1663, 100, "vm", 11, 1],
+      [5, 1663, 101, "main", 12, 1],
+      [6, 1663, 101, "main", 13, 1],
+    ],
+  );
+  assert.deepEqual(blockRuns("<<0>>\n"), []);
 });

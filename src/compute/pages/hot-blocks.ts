@@ -58,11 +58,51 @@ export function placeHotBlocks(workdir: string, dataDirectory: string): void {
   }
 }
 
+/** Blocks `[first, first + count)` of a fork, numbers as Postgres's; `database` 0: of what all share. */
+export interface BlockRun {
+  readonly database: number;
+  readonly tablespace: number;
+  readonly fileNumber: number;
+  /** As SQL names it. */
+  readonly fork: string;
+  readonly first: number;
+  readonly count: number;
+}
+
+const FORKS = ["main", "fsm", "vm", "init"];
+
+/** Of a list's text, in its order, which is that of databases, files and blocks. A fork that there is not is left out. */
+export function blockRuns(list: string): BlockRun[] {
+  const runs: (BlockRun & { count: number })[] = [];
+  const lines = list.split("\n").slice(1, -1);
+  for (const line of lines) {
+    const [database, tablespace, fileNumber, forkNumber, first] = line.split(",").map(Number);
+    const fork = FORKS[forkNumber!];
+    const last = runs.at(-1);
+    if (
+      last !== undefined &&
+      last.database === database &&
+      last.tablespace === tablespace &&
+      last.fileNumber === fileNumber &&
+      last.fork === fork &&
+      last.first + last.count === first
+    ) {
+      last.count++;
+    } else if (fork !== undefined) {
+      runs.push({
+        ...{ database: database!, tablespace: tablespace!, fileNumber: fileNumber! },
+        ...{ fork, first: first!, count: 1 },
+      });
+    }
+  }
+  return runs;
+}
+
 /**
  * Undefined for all that is no such list. The data directory is the superuser's of that Postgres, who might have put a link there,
  * or a pipe: what it leads to is not read.
  */
-function readList(path: string): string | undefined {
+export function readList(path: string): string | undefined {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);

@@ -140,7 +140,10 @@ async function openToUsers(
   }
 }
 
-/** By the superuser, so also those that others may not make. */
+/**
+ * By the superuser, so also those that others may not make. StorageError `not-found` names an extension, or a version, that
+ * Postgres does not have.
+ */
 export async function requireExtensions(
   address: PostgresAddress,
   extensions: readonly ExtensionSpec[],
@@ -148,6 +151,7 @@ export async function requireExtensions(
   for (const { name, database, schema, version } of extensions) {
     const session = await maintenanceSessionIn(address, database);
     try {
+      await requireAvailable(session, name, version);
       await session.query("set search_path = public");
       const wanted = version === undefined ? "" : `version ${quoteName(version)}`;
       const place = schema === undefined ? "" : `schema ${quoteName(schema)}`;
@@ -163,6 +167,32 @@ export async function requireExtensions(
     } finally {
       session.close();
     }
+  }
+}
+
+/** Postgres says it in other words and with other SQLSTATEs in each major, and shows paths. */
+async function requireAvailable(
+  session: WireConnection,
+  name: string,
+  version: string | undefined,
+): Promise<void> {
+  const { rows } = await session.query(
+    `select a.version, e.extversion
+       from pg_extension e
+       full join (select * from pg_available_extension_versions where name = ${quoteText(name)}) a
+         on e.extname = a.name
+      where coalesce(a.name, e.extname) = ${quoteText(name)}`,
+  );
+  const known = rows.flatMap((row) => row.filter((one) => one !== null));
+  if (known.length === 0) {
+    const message =
+      `there is no extension '${name}' in this installation of Postgres: pg_available_extensions lists ` +
+      "those that there are";
+    throw new StorageError("not-found", "no-extension", message);
+  }
+  if (version !== undefined && !known.includes(version)) {
+    const message = `extension '${name}' has no version '${version}': there is ${[...new Set(known)].join(", ")}`;
+    throw new StorageError("not-found", "no-extension-version", message);
   }
 }
 

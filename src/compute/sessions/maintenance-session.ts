@@ -13,6 +13,8 @@ export const AGENT_NAME_PREFIX = "strata_";
 /** For one statement. The pages it reads may have to come from far. */
 const QUERY_TIMEOUT_MS = 60_000;
 const EVENT_TRIGGERS_SETTING_MAJOR = 17;
+/** SQLSTATE invalid_catalog_name. */
+const NO_SUCH_DATABASE = "3D000";
 
 export interface PostgresAddress {
   /** Directory of the unix socket. */
@@ -25,11 +27,12 @@ export interface PostgresAddress {
 export async function maintenanceSession(
   address: PostgresAddress,
   user = SUPERUSER,
+  timeoutMs = QUERY_TIMEOUT_MS,
 ): Promise<WireConnection> {
   const problems: string[] = [];
   for (const database of MAINTENANCE_DATABASES) {
     try {
-      return await maintenanceSessionIn(address, database, user);
+      return await maintenanceSessionIn(address, database, user, timeoutMs);
     } catch (error) {
       problems.push(errorMessage(error));
     }
@@ -37,8 +40,11 @@ export async function maintenanceSession(
   throw new StorageError("unavailable", "no-maintenance-database", problems.join("; "));
 }
 
-/** Whatever roles, databases or triggers set for every session: this one writes, and waits for it. */
-export function maintenanceSessionIn(
+/**
+ * Whatever roles, databases or triggers set for every session: this one writes, and waits for it. `timeoutMs`: for one
+ * statement; 0 waits for ever. StorageError `not-found` where there is no such database.
+ */
+export async function maintenanceSessionIn(
   address: PostgresAddress,
   database: string,
   user = SUPERUSER,
@@ -60,15 +66,28 @@ export function maintenanceSessionIn(
     "log_min_error_statement=panic",
     ...(pgVersion >= EVENT_TRIGGERS_SETTING_MAJOR ? ["event_triggers=off"] : []),
   ];
-  return connectWire({
-    host,
-    port,
-    parameters: {
-      user,
-      database,
-      application_name: `${AGENT_NAME_PREFIX}agent`,
-      options: settings.map((setting) => `-c ${setting}`).join(" "),
-    },
-    timeoutMs,
-  });
+  try {
+    return await connectWire({
+      host,
+      port,
+      parameters: {
+        user,
+        database,
+        application_name: `${AGENT_NAME_PREFIX}agent`,
+        options: settings.map((setting) => `-c ${setting}`).join(" "),
+      },
+      timeoutMs,
+    });
+  } catch (error) {
+    if (sqlStateOf(error) === NO_SUCH_DATABASE) {
+      const message = `there is no database '${database}'`;
+      throw new StorageError("not-found", "no-database", message, { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** Of what Postgres itself has refused. */
+export function sqlStateOf(error: unknown): unknown {
+  return error instanceof StorageError ? error.fields["sqlstate"] : undefined;
 }
