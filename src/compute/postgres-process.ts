@@ -25,6 +25,11 @@ export interface PostgresExit {
 
 /** A new connection is possible within a poll of it being so; a poll reads one small file. */
 const READY_POLL_MS = 3;
+/**
+ * A fast shutdown waits for walsenders before its checkpoint, and each for its client to confirm all that there is: for ever where one
+ * confirms late, as clients of logical replication may. Its slot knows where it goes on, so it need not.
+ */
+const WALSENDER_PATIENCE_MS = 5000;
 /** Postgres itself kills children 5 s into an immediate shutdown (SIGKILL_CHILDREN_AFTER_SECS). */
 const IMMEDIATE_STOP_MS = 7000;
 /** Lines of postmaster.pid are numbered from 1 in utils/pidfile.h. */
@@ -116,7 +121,12 @@ export class PostgresProcess {
   async stop(mode: StopMode, fastTimeoutMs = 30_000): Promise<StopMode> {
     if (mode === "fast") {
       this.#signal("SIGINT");
-      if (await this.#exitsWithin(fastTimeoutMs)) {
+      const patienceMs = Math.min(WALSENDER_PATIENCE_MS, fastTimeoutMs);
+      if (await this.#exitsWithin(patienceMs)) {
+        return "fast";
+      }
+      endWalsenders(this.#dataDirectory);
+      if (await this.#exitsWithin(fastTimeoutMs - patienceMs)) {
         return "fast";
       }
     }
@@ -198,6 +208,22 @@ export async function endProcessesIn(dataDirectory: string): Promise<void> {
       "stale-postgres",
       `processes ${left.join(", ")} of an earlier Postgres in ${dataDirectory} do not end`,
     );
+  }
+}
+
+/** Their clients hear `57P01`, as those of other sessions did. */
+function endWalsenders(dataDirectory: string): void {
+  for (const pid of processesIn(dataDirectory)) {
+    try {
+      // The title that Postgres gives itself: "postgres: walsender USER ...".
+      if (/^postgres: walsender /.test(readFileSync(`/proc/${pid}/cmdline`, "latin1"))) {
+        kill(pid, "SIGTERM");
+      }
+    } catch (error) {
+      if (!/^(ENOENT|ESRCH)$/.test(String(errnoCode(error)))) {
+        throw error;
+      }
+    }
   }
 }
 

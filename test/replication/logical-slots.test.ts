@@ -6,9 +6,11 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
+import { INVALID_LSN } from "../../src/base/lsn.ts";
 import { runtimeDirectory } from "../../src/postgres/installation.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
+import { LogicalStream } from "../../testing/replication/logical-stream.ts";
 import { StockCluster } from "../../testing/stock-cluster.ts";
 import { connect } from "../../testing/tpcb.ts";
 
@@ -169,6 +171,28 @@ test("a clean stop knows what was received, and its WAL goes on", async () => {
   await restart();
   assert.deepEqual(await changes("clean", "c"), [2]);
   await cluster.query("main", "select pg_drop_replication_slot('clean')");
+});
+
+test("a stop does not wait for who confirms nothing, and is a clean one", async () => {
+  await cluster.query(
+    "main",
+    "create sequence unconfirmed",
+    "select pg_create_logical_replication_slot('unconfirmed', 'test_decoding')",
+  );
+  let received = 0;
+  const stream = await LogicalStream.open(
+    { connectionString: cluster.url() },
+    { slot: "unconfirmed", from: INVALID_LSN, onData: () => received++ },
+  );
+  await cluster.query("main", "insert into c values (3)", "select nextval('unconfirmed')");
+  await eventually("the row", () => received > 0);
+  await cluster.ok("endpoint", "stop", "main");
+  await assert.rejects(stream.ended, { code: "57P01" });
+  await cluster.ok("endpoint", "start", "main");
+  // What a stop that has run out of time does not save.
+  assert.deepEqual(await cluster.query("main", "select nextval('unconfirmed')::int n"), [{ n: 2 }]);
+  assert.deepEqual(await changes("unconfirmed", "c"), [3]);
+  await cluster.query("main", "select pg_drop_replication_slot('unconfirmed')");
 });
 
 test("temporary and physical slots end with Postgres", async () => {

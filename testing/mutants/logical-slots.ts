@@ -148,6 +148,14 @@ export const LOGICAL_SLOT_MUTANTS: MutantPart = {
       name: "auxiliary files: a state that makes no sense",
     },
     {
+      rule: "a stop waits for who confirms nothing until it has no more time",
+      file: "src/compute/postgres-process.ts",
+      search: "      endWalsenders(this.#dataDirectory);",
+      replace: "",
+      test: SLOTS_TEST,
+      name: "a stop does not wait for who confirms nothing",
+    },
+    {
       rule: "any path is an auxiliary file",
       file: "src/data-directory/aux-files.ts",
       search: "  return SLOT.test(path) || SNAPSHOT.test(path) || MAPPING.test(path);",
