@@ -5,6 +5,7 @@
 // --tests A,B       only these tests of regress or isolation, or modules of contrib
 // --without A,B     all of regress or isolation but these tests
 // --local-cache N   a limit of the endpoint's disk, such as 32MB
+// --kill            regress on an endpoint only, whose processes are killed meanwhile, one kind after another
 // --keep            what the suites wrote stays, and its place is printed
 
 import { join } from "node:path";
@@ -13,6 +14,7 @@ import { DEFAULT_MAJOR, findInstallation } from "../../src/postgres/installation
 import { storeDirectory } from "../../src/postgres/package-store.mjs";
 import { buildTools } from "../../testing/pg-suites/build.ts";
 import { compareSuites } from "../../testing/pg-suites/comparison.ts";
+import { runUnderKills } from "../../testing/pg-suites/kills.ts";
 import { SuiteDirectory } from "../../testing/pg-suites/run.ts";
 import { findSource, installTools } from "../../testing/pg-suites/source.ts";
 import {
@@ -31,6 +33,7 @@ const { values: options } = parseArgs({
     tests: { type: "string", default: "" },
     without: { type: "string", default: "" },
     "local-cache": { type: "string" },
+    kill: { type: "boolean", default: false },
     keep: { type: "boolean", default: false },
   },
 });
@@ -41,13 +44,14 @@ const tests = listOf(options.tests);
 const without = listOf(options.without);
 const misused =
   (tests.length + without.length > 0 && kinds.length !== 1) ||
-  (without.length > 0 && (tests.length > 0 || kinds.includes("contrib")));
+  (without.length > 0 && (tests.length > 0 || kinds.includes("contrib"))) ||
+  (options.kill && options.suite.join() !== "regress");
 const cacheRoot = storeDirectory();
 if (unknown.length > 0 || misused || cacheRoot === undefined) {
   console.error(
     cacheRoot === undefined
       ? "no directory of this user can be written to build Postgres's tests in"
-      : `usage: npm run test:pg -- [--major N] [--source DIR] [--suite ${SUITE_KINDS.join("|")}] [--tests A,B | --without A,B] (with one --suite) [--local-cache SIZE] [--keep]`,
+      : `usage: npm run test:pg -- [--major N] [--source DIR] [--suite ${SUITE_KINDS.join("|")}] [--tests A,B | --without A,B] (with one --suite) [--local-cache SIZE] [--keep] [--kill] (with --suite regress)`,
   );
   process.exit(1);
 }
@@ -78,11 +82,14 @@ try {
       kind === "contrib"
         ? contribSuites(tools, installation, tests)
         : { suites: [coreSuite(kind, tools, tests, without)], skipped: [] };
-    const passed = await compareSuites(list, directory, {
+    const server = {
       major,
       settings: kind === "contrib" ? CONTRIB_SETTINGS : {},
       localCache: options["local-cache"],
-    });
+    };
+    const passed = options.kill
+      ? await runUnderKills(list.suites[0]!, directory, server)
+      : await compareSuites(list, directory, server);
     process.exitCode = passed ? process.exitCode : 1;
   }
 } finally {

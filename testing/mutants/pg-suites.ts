@@ -7,6 +7,8 @@ const COMPARE_TEST = "testing/pg-suites/compare.test.ts";
 const SUITES = "testing/pg-suites/suites.ts";
 const SUITES_TEST = "testing/pg-suites/suites.test.ts";
 const END_STATE = "testing/pg-suites/end-state.ts";
+const STORAGE = "testing/redo/storage-comparison.ts";
+const STORAGE_TEST = "test/branches-match-stock.test.ts";
 const END_STATE_TEST = "testing/pg-suites/end-state.test.ts";
 
 export const PG_SUITE_MUTANTS: MutantPart = {
@@ -67,6 +69,38 @@ export const PG_SUITE_MUTANTS: MutantPart = {
       replace: "  if (left.size > without.length) {",
       test: SUITES_TEST,
       name: "scheduleWithout: a test that is not there",
+    },
+    {
+      rule: "a relation that only storage has is not told",
+      file: STORAGE,
+      search: "forks: () => [...sizes.values()].map(({ rel }) => rel),",
+      replace: "forks: () => [],",
+      test: STORAGE_TEST,
+      name: "five branches taken during TPC-B",
+    },
+    {
+      rule: "visibility maps are not compared with those that stock recovers",
+      file: STORAGE,
+      search: "forks: [MAIN_FORK, VM_FORK, INIT_FORK],",
+      replace: "forks: [MAIN_FORK, INIT_FORK],",
+      test: STORAGE_TEST,
+      name: "five branches taken during TPC-B",
+    },
+    {
+      rule: "SLRU pages that differ from those that stock recovers are not told",
+      file: STORAGE,
+      search: "[...slrus.mismatches, ...others.mismatches]",
+      replace: "others.mismatches",
+      test: STORAGE_TEST,
+      name: "five branches taken during TPC-B",
+    },
+    {
+      rule: "relation maps that differ from those that stock recovers are not told",
+      file: STORAGE,
+      search: "[...slrus.mismatches, ...others.mismatches]",
+      replace: "slrus.mismatches",
+      test: STORAGE_TEST,
+      name: "five branches taken during TPC-B",
     },
   ],
 };

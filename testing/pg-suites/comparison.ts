@@ -2,6 +2,7 @@
 
 import { type ComparedFile, compareOutputs } from "./compare.ts";
 import { checkEndState } from "./end-state.ts";
+import { checkRecoveredPages } from "./recovered-pages.ts";
 import type { SuiteDirectory, SuiteRun } from "./run.ts";
 import { type ServerOptions, startStock, startStrata, type TestedServer } from "./servers.ts";
 import type { Suite, SuiteList } from "./suites.ts";
@@ -25,6 +26,7 @@ export async function compareSuites(
     for (const { endState } of suites) {
       wrong.push(...(endState === undefined ? [] : await checkEndState(server.cluster, endState)));
     }
+    wrong.push(...(await checkRecoveredPages(server.cluster, server.recovery)));
   });
   const stock = await onStock(suites, directory, options, ours.settings, "stock");
   const differs = suites.filter((suite) =>

@@ -3,8 +3,10 @@
 import { execFileSync, spawn } from "node:child_process";
 import {
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -29,6 +31,8 @@ export interface SuiteRun extends Summary {
 /** Input and output of the suites, at the same paths for every server: some outputs hold them. */
 export class SuiteDirectory {
   readonly path = mkdtempSync(join(tmpdir(), "strata-pg-suites-"));
+  /** Of the suite that runs. */
+  readonly #place = join(this.path, "suite");
   readonly #tools: BuiltTools;
   readonly #abort: AbortSignal;
 
@@ -40,10 +44,15 @@ export class SuiteDirectory {
 
   /**
    * Against `server`; what the driver says and all files are kept below `name`. Throws where it does not come to its
-   * end; what tests make of it is in their outputs.
+   * end; what tests make of it is in their outputs. `told`: what else the driver is told.
    */
-  async run(suite: Suite, server: TestedServer, name: string): Promise<SuiteRun> {
-    const place = join(this.path, "suite");
+  async run(
+    suite: Suite,
+    server: TestedServer,
+    name: string,
+    told: readonly string[] = [],
+  ): Promise<SuiteRun> {
+    const place = this.#place;
     rmSync(place, { recursive: true, force: true });
     // As in a build inside of its tree: servers and psql read files of it, by absolute and by relative names, and
     // write there. Both run as a user that may not be allowed into the source tree.
@@ -58,7 +67,7 @@ export class SuiteDirectory {
       execFileSync("chown", ["-R", `${user.uid}:${user.gid}`, place]);
     }
     const began = performance.now();
-    const said = await this.#drive(suite, server, place);
+    const said = await this.#drive(suite, server, place, told);
     const seconds = (performance.now() - began) / 1000;
     const kept = join(this.path, "kept", name, suite.name.replaceAll(/\W/g, "_"));
     mkdirSync(join(kept, ".."), { recursive: true });
@@ -77,7 +86,18 @@ export class SuiteDirectory {
     return { ...summary, seconds, outputs };
   }
 
-  #drive(suite: Suite, server: TestedServer, place: string): Promise<string> {
+  /** How many files the tests of the suite that runs have begun to write. */
+  outputsSoFar(): number {
+    const results = join(this.#place, "results");
+    return existsSync(results) ? readdirSync(results).length : 0;
+  }
+
+  #drive(
+    suite: Suite,
+    server: TestedServer,
+    place: string,
+    told: readonly string[],
+  ): Promise<string> {
     const built = (...below: string[]) => join(this.#tools.directory, "src", ...below);
     const folder = suite.driver === "pg_regress" ? "regress" : "isolation";
     const args = [
@@ -89,6 +109,7 @@ export class SuiteDirectory {
       `--inputdir=${place}`,
       `--outputdir=${place}`,
       ...(suite.schedule === undefined ? [] : [`--schedule=${join(place, suite.schedule.file)}`]),
+      ...told,
       ...suite.args,
     ];
     const user = postgresUser();

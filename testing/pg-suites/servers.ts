@@ -4,6 +4,7 @@ import { join } from "node:path";
 import pg from "pg";
 import { postgresSocketDirectory, SUPERUSER } from "../../src/postgres/installation.ts";
 import { TestCluster } from "../cluster.ts";
+import { BranchRecovery } from "../redo/branch-recovery.ts";
 import { StockCluster } from "../stock-cluster.ts";
 
 /** Of both kinds: a suite cannot tell them apart by it. */
@@ -22,18 +23,24 @@ export interface ServerOptions {
   readonly settings: Readonly<Record<string, string>>;
   /** A limit such as `32MB` of what the endpoint's disk holds. */
   readonly localCache?: string | undefined;
+  /** Of the endpoint's home; default 1. */
+  readonly safekeepers?: number;
 }
 
 export interface StrataServer extends TestedServer {
   /** With the endpoint `main`. */
   readonly cluster: TestCluster;
+  readonly recovery: BranchRecovery;
 }
 
 export async function startStrata(options: ServerOptions): Promise<StrataServer> {
   // The commands of this home take it for their default.
   process.env["STRATA_PG_VERSION"] = `${options.major}`;
-  const cluster = await TestCluster.create();
+  const cluster = await TestCluster.create({ start: false, safekeepers: options.safekeepers ?? 1 });
   try {
+    const recovery = await BranchRecovery.prepare(cluster, options.major);
+    await cluster.ok("start");
+    await cluster.ok("tenant", "create", "--set-default");
     const limit = options.localCache === undefined ? [] : ["--local-cache", options.localCache];
     await cluster.ok("endpoint", "create", "main", "--branch-name", "main", ...limit);
     cluster.setPostgres("main", options.settings);
@@ -42,7 +49,7 @@ export async function startStrata(options: ServerOptions): Promise<StrataServer>
     const port = cluster.endpointSpec().pgPort;
     const settings = await configuredSettings(host, port);
     const stop = () => cluster[Symbol.asyncDispose]();
-    return { name: "strata", host, port, settings, stop, cluster };
+    return { name: "strata", host, port, settings, stop, cluster, recovery };
   } catch (error) {
     await cluster[Symbol.asyncDispose]();
     throw error;

@@ -58,6 +58,8 @@ export function coreSuite(
   // From 15 on it makes the tables that all others read.
   const first = existsSync(join(input, "sql", "test_setup.sql")) ? ["test_setup"] : [];
   const some = isolation ? tests : [...first.filter((one) => !tests.includes(one)), ...tests];
+  // In 14 a location, which pg_regress makes where it is told so; later the test's tablespaces are in place.
+  const location = existsSync(join(input, "input", "tablespace.source"));
   return {
     name: kind,
     folder,
@@ -67,6 +69,7 @@ export function coreSuite(
     args: [
       `--dbname=${isolation ? "isolation_regression" : "regression"}`,
       ...(isolation ? [] : [...PARALLEL, "--max-concurrent-tests=20"]),
+      ...(location ? ["--make-testtablespace-dir"] : []),
       ...(tests.length > 0 ? some : []),
     ],
   };
