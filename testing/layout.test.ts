@@ -263,6 +263,7 @@ const RAW_FILES: Readonly<Record<string, string>> = {
   "src/pageserver/import/": "reads files of stock servers",
   "src/pageserver/ingest/initdb-import.ts": "runs initdb; its templates can be made again",
   "src/pageserver/layer-eviction.ts": "asks how full the disk is",
+  "src/postgres/extension-directory.ts": "files of the user's, only looked at",
   "src/postgres/installation.ts": "Postgres's own files",
   "src/safekeeper/safekeeper.ts": "makes its directory before there is anything to lose",
   "src/safekeeper/transfer/debug-dump.ts": "tells about files, changes none",

@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
+import { delimiter, join, resolve } from "node:path";
 import { type Command, Option } from "commander";
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
@@ -31,6 +31,7 @@ import {
   httpAddressOf,
   listEndpoints,
   setEndpointSettings,
+  setExtensionDirectory,
   socketAddress,
   startEndpoint,
 } from "../local/endpoints.ts";
@@ -65,6 +66,7 @@ interface EndpointCreateOptions {
   allowMultiple?: boolean;
   localCache?: string;
   prewarm?: boolean;
+  extensionDir?: string;
   config?: Record<string, string>;
 }
 
@@ -79,6 +81,13 @@ function prewarmOption(): Option {
   return new Option(
     "--prewarm",
     "after a start, read again in the background what was in memory at the last stop",
+  );
+}
+
+function extensionDirOption(): Option {
+  return new Option(
+    "--extension-dir <dir>",
+    "extensions of your own: share/extension/*.control and *.sql, lib/*.so",
   );
 }
 
@@ -98,6 +107,8 @@ interface EndpointStartOptions {
   allowMultiple?: boolean;
   localCache?: string;
   prewarm?: boolean;
+  /** False: none any more. */
+  extensionDir?: string | false;
 }
 
 export function addEndpointCommands(program: Command): void {
@@ -121,6 +132,7 @@ export function addEndpointCommands(program: Command): void {
     .option("--allow-multiple", "even if the branch has a primary endpoint already")
     .addOption(localCacheOption())
     .addOption(prewarmOption())
+    .addOption(extensionDirOption())
     .option("-c, --config <key=value>", "a Postgres setting; can be repeated", parseSetting)
     .action((id: string | undefined, options: EndpointCreateOptions) =>
       create(openHome(), id, options),
@@ -133,9 +145,11 @@ export function addEndpointCommands(program: Command): void {
     .addOption(localCacheOption())
     .addOption(prewarmOption())
     .option("--no-prewarm", "from now on not any more")
+    .addOption(extensionDirOption())
+    .option("--no-extension-dir", "from now on not any more")
     .action(async (id: string, options: EndpointStartOptions) => {
       const home = openHome();
-      const found = await changeSettings(home, id, chosenSettings(options));
+      const found = await changeEndpoint(home, id, options);
       await withEndpointLocked(home, id, () =>
         startAndTell(home, found, options.startTimeout, options.allowMultiple === true),
       );
@@ -165,18 +179,26 @@ export function addEndpointCommands(program: Command): void {
   addEndpointLogsCommand(endpoint);
 }
 
-/** Into the endpoint's settings; how the endpoint is then. */
-async function changeSettings(
+/** Into the endpoint's specification; how the endpoint is then. */
+async function changeEndpoint(
   home: StrataHome,
   id: string,
-  changes: Readonly<Record<string, string>>,
+  options: EndpointStartOptions,
 ): Promise<Endpoint> {
-  if (Object.keys(changes).length === 0) {
+  const changes = chosenSettings(options);
+  const { extensionDir } = options;
+  if (Object.keys(changes).length === 0 && extensionDir === undefined) {
     return findEndpoint(home, id);
   }
   await withHomeLocked(home, async () => {
     const endpoint = findEndpoint(home, id);
-    setEndpointSettings(endpoint, { ...endpoint.spec.settings, ...changes });
+    if (extensionDir !== undefined) {
+      setExtensionDirectory(endpoint, extensionDir === false ? undefined : resolve(extensionDir));
+    }
+    if (Object.keys(changes).length > 0) {
+      const changed = findEndpoint(home, id);
+      setEndpointSettings(changed, { ...changed.spec.settings, ...changes });
+    }
   });
   const endpoint = findEndpoint(home, id);
   if (endpointState(endpoint).state === "running") {
@@ -207,6 +229,7 @@ async function create(
       internalHttpPort: options.internalHttpPort,
       allowMultiple: options.allowMultiple,
       settings: { ...options.config, ...chosenSettings(options) },
+      extensionDir: options.extensionDir === undefined ? undefined : resolve(options.extensionDir),
     };
     if (staticLsn !== undefined) {
       // Refused now where it is not kept any more; once it runs, its agent holds it.

@@ -30,6 +30,7 @@ test("parseEndpointSpec: takes what the command line writes", () => {
   assert.deepEqual(parseEndpointSpec(JSON.stringify(GOOD)), {
     ...GOOD,
     pgBin: undefined,
+    extensionDir: undefined,
     superuserSecret: undefined,
   });
   const past = { ...GOOD, mode: { static: "0/16F9A00" }, safekeepers: [], settings: undefined };
@@ -56,6 +57,11 @@ test("parseEndpointSpec: names the field that is wrong", () => {
     ],
     ["setting", { settings: { work_mem: 8 } }, /settings\.work_mem/],
     ["list", { settings: [] }, /settings: expected an object/],
+    [
+      "a directory that depends on where one is",
+      { extensionDir: "here" },
+      /extensionDir: expected/,
+    ],
     ["major", { pgVersion: 13 }, /pgVersion/],
   ];
   for (const [what, change, message] of wrong) {

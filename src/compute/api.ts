@@ -86,6 +86,17 @@ export function maxWriteLagBytes(settings: Readonly<Record<string, string>>): nu
   return bytes === 0 ? undefined : bytes;
 }
 
+/** Settings that name libraries to load before anybody asks for them. */
+export const PRELOAD_SETTINGS: readonly string[] = [
+  "shared_preload_libraries",
+  "session_preload_libraries",
+  "local_preload_libraries",
+];
+
+export function preloadsLibraries(settings: Readonly<Record<string, string>>): boolean {
+  return Object.keys(settings).some((name) => PRELOAD_SETTINGS.includes(name.toLowerCase()));
+}
+
 /** StorageError `invalid` where no agent would start with the settings of ours that are among them; `diskBytes` as of `localCacheBytes`. */
 export function checkOwnSettings(
   settings: Readonly<Record<string, string>>,
@@ -133,6 +144,8 @@ export interface EndpointSpec {
   readonly settings: Readonly<Record<string, string>>;
   /** Directory of another unmodified installation's `postgres`; absent: the one that is shipped. */
   readonly pgBin?: string | undefined;
+  /** Absolute: a directory with extensions of the user's own (extensions/extension-directory.ts). */
+  readonly extensionDir?: string | undefined;
 }
 
 /**
@@ -188,6 +201,10 @@ export function parseEndpointSpec(text: string): EndpointSpec {
         ? undefined
         : string(spec, "superuserSecret", SCRAM_SECRET, "expected a SCRAM-SHA-256 secret"),
     pgBin: spec["pgBin"] === undefined ? undefined : string(spec, "pgBin", /./, "expected a path"),
+    extensionDir:
+      spec["extensionDir"] === undefined
+        ? undefined
+        : string(spec, "extensionDir", /^\//, "expected an absolute path"),
   };
   if (parsed.mode === "primary" && parsed.safekeepers.length === 0) {
     throw wrong("safekeepers", "a primary needs at least one");

@@ -132,6 +132,11 @@ export class ComputeRun {
   }
 
   /** As PostgresSide's. */
+  async checkLibraries(settings: EndpointSpec["settings"]): Promise<void> {
+    await this.#side?.checkLibraries(settings);
+  }
+
+  /** As PostgresSide's. */
   writeSettings(settings: EndpointSpec["settings"]): void {
     this.#side?.writeSettings(settings);
   }

@@ -27,6 +27,7 @@ import {
   isPrewarmed,
   localCacheBytes,
   POSTGRES_LOG_NAME,
+  preloadsLibraries,
 } from "./api.ts";
 import { keepHotBlocks, placeHotBlocks } from "./pages/hot-blocks.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
@@ -111,6 +112,8 @@ export class PostgresSide {
   /** Of the same state. */
   #oldWal: OldWal | undefined;
   #postgres: PostgresProcess | undefined;
+  /** With the extensions of the endpoint's own. */
+  #installation: Installation | undefined;
   #draft: Draft | undefined;
 
   constructor(options: PostgresSideOptions) {
@@ -159,13 +162,16 @@ export class PostgresSide {
    */
   async prepare(): Promise<Machine> {
     const { spec, workdir } = this.#options;
-    const installation = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
-    const shim = await prepareShim(installation, workdir);
+    const found = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
+    const shim = await prepareShim(found, workdir);
     await turn();
     // Of one that was killed.
     this.#keepHotBlocks();
     await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
     await turn();
+    const installation = await this.#withExtensions(found);
+    this.#installation = installation;
+    await this.checkLibraries(spec.settings);
     await makeSkeleton(this.#dataDirectory);
     const newest = await this.#newestState;
     if (newest !== undefined) {
@@ -174,6 +180,33 @@ export class PostgresSide {
       this.#draft = await this.#makeDraft(newest);
     }
     return { installation, shim };
+  }
+
+  /** When nothing runs of what the last start has put there. */
+  async #withExtensions(installation: Installation): Promise<Installation> {
+    const { spec, workdir } = this.#options;
+    if (spec.extensionDir === undefined) {
+      return installation;
+    }
+    const { withExtensionDirectory } = await import("./extensions/extension-directory.ts");
+    const target = join(runtimeDirectory(workdir), "postgres");
+    return withExtensionDirectory(installation, spec.extensionDir, target);
+  }
+
+  /**
+   * StorageError `unsupported` where a library that the settings `own` preload has a WAL resource manager of its own, `unavailable` before
+   * Postgres was looked for.
+   */
+  async checkLibraries(own: EndpointSpec["settings"]): Promise<void> {
+    if (!preloadsLibraries(own)) {
+      return;
+    }
+    if (this.#installation === undefined) {
+      throw new StorageError("unavailable", "not-running", "Postgres does not run");
+    }
+    const { libraryDirectory } = await import("./extensions/installation-layout.ts");
+    const { refuseResourceManagers } = await import("./extensions/preloaded-libraries.ts");
+    refuseResourceManagers(own, libraryDirectory(this.#installation));
   }
 
   #requireOurs(state: ComputeState): void {

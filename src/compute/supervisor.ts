@@ -257,6 +257,7 @@ export class Supervisor implements ComputeControl {
     const { settings } = configuration;
     let restart: string[] = [];
     if (settings !== undefined) {
+      await run.checkLibraries(settings);
       const { applySettings } = await import("./sessions/settings.ts");
       restart = await applySettings(address, {
         write: () => run.writeSettings(settings),

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -26,6 +28,7 @@ import {
   type NewEndpoint,
   refreshPlacement,
   setEndpointSettings,
+  setExtensionDirectory,
   stopEndpoint,
 } from "./endpoints.ts";
 import { StrataHome } from "./home.ts";
@@ -209,4 +212,22 @@ test("createEndpoint, setEndpointSettings: a limit of the local cache that canno
   assert.deepEqual(findEndpoint(home, "good").spec.settings, { "strata.local_cache": "64MB" });
   setEndpointSettings(endpoint, { "strata.local_cache": "0" });
   assert.deepEqual(findEndpoint(home, "good").spec.settings, { "strata.local_cache": "0" });
+});
+
+test("createEndpoint, setExtensionDirectory: a directory with extensions is kept without links; what is none is refused, and nothing is made", async (t) => {
+  const home = await homeIn(t);
+  const own = mkdtempSync(join(tmpdir(), "strata-extensions-"));
+  t.after(() => rmSync(own, { recursive: true, force: true }));
+  chmodSync(own, 0o755);
+  const refused = { kind: "invalid", message: /it has no share\/extension/ };
+  await assert.rejects(create(home, "bad", { extensionDir: own }), refused);
+  assert.throws(() => findEndpoint(home, "bad"), { kind: "not-found" });
+  mkdirSync(join(own, "share", "extension"), { recursive: true });
+  symlinkSync(own, join(own, "link"));
+  await create(home, "good", { extensionDir: join(own, "link") });
+  assert.equal(findEndpoint(home, "good").spec.extensionDir, own);
+  setExtensionDirectory(findEndpoint(home, "good"), undefined);
+  assert.equal(findEndpoint(home, "good").spec.extensionDir, undefined);
+  setExtensionDirectory(findEndpoint(home, "good"), own);
+  assert.equal(findEndpoint(home, "good").spec.extensionDir, own);
 });

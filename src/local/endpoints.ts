@@ -17,6 +17,7 @@ import {
   START_READS_NAME,
 } from "../compute/api.ts";
 import { ComputeClient } from "../compute/client.ts";
+import { checkExtensionDirectory } from "../postgres/extension-directory.ts";
 import {
   enterableDirectory,
   postgresSocketDirectory,
@@ -75,6 +76,8 @@ export interface NewEndpoint {
   readonly internalHttpPort?: number | undefined;
   readonly allowMultiple?: boolean | undefined;
   readonly settings?: Record<string, string>;
+  /** With extensions of one's own; absolute. */
+  readonly extensionDir?: string | undefined;
 }
 
 /** With the password: for people and programs of this home's owner, over TCP. */
@@ -279,6 +282,9 @@ export async function createEndpoint(
     ...storageAddresses(placement, mode),
     settings: wanted.settings ?? {},
     ...(pgBin === undefined ? {} : { pgBin }),
+    ...(wanted.extensionDir === undefined
+      ? {}
+      : { extensionDir: checkExtensionDirectory(wanted.extensionDir) }),
   };
   const directory = join(home.endpointsDirectory(), id);
   enterableDirectory(home.endpointsDirectory());
@@ -367,6 +373,17 @@ export function setEndpointSettings(
 ): void {
   checkSettings(settings, directory);
   writeSpec(directory, { ...spec, settings });
+}
+
+/** As setEndpointSettings; undefined: none from the next start on. */
+export function setExtensionDirectory(
+  { directory, spec }: Endpoint,
+  extensionDir: string | undefined,
+): void {
+  const { extensionDir: _before, ...rest } = spec;
+  const change =
+    extensionDir === undefined ? {} : { extensionDir: checkExtensionDirectory(extensionDir) };
+  writeSpec(directory, { ...rest, ...change });
 }
 
 function formatSpec(spec: EndpointSpec): string {

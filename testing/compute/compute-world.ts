@@ -247,7 +247,11 @@ export class ComputeWorld {
 
   async createEndpoint(
     timelineId: string,
-    options: { mode?: EndpointSpec["mode"]; settings?: Record<string, string> } = {},
+    options: {
+      mode?: EndpointSpec["mode"];
+      settings?: Record<string, string>;
+      extensionDir?: string;
+    } = {},
   ): Promise<ComputeEndpoint> {
     const endpointId = `ep-${this.endpoints.length + 1}`;
     const workdir = join(this.directory, endpointId);
@@ -263,6 +267,7 @@ export class ComputeWorld {
       pageserver: { pgAddr: this.pageserver.pgAddr, httpAddr: this.pageserver.httpAddr },
       safekeepers: this.safekeepers.map(({ id, pgAddr, httpAddr }) => ({ id, pgAddr, httpAddr })),
       settings: { shared_buffers: "16MB", ...options.settings },
+      extensionDir: options.extensionDir,
     };
     const daemon = new DaemonProcess(endpointId, "compute", workdir, []);
     writeFileSync(join(workdir, "endpoint.json"), JSON.stringify(spec));

@@ -14,6 +14,38 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "a library with a resource manager of its own is found by its plain name only",
+      file: "src/compute/extensions/preloaded-libraries.ts",
+      search: "    .flatMap((path) => [path, ",
+      replace: "    .flatMap((path) => [",
+      test: "src/compute/extensions/preloaded-libraries.test.ts",
+      name: "refuseResourceManagers: by setting and name, wherever Postgres would find the library",
+    },
+    {
+      rule: "settings of a running compute may preload a resource manager",
+      file: "src/compute/supervisor.ts",
+      search: "      await run.checkLibraries(settings);\n",
+      replace: "",
+      test: "src/compute/extensions/extension-directory.pg.test.ts",
+      name: "extension directory: a library with a WAL resource manager of its own ends the start, and a configuration changes nothing",
+    },
+    {
+      rule: "a compute starts with a resource manager that storage does not know",
+      file: "src/compute/postgres-side.ts",
+      search: "    await this.checkLibraries(spec.settings);\n",
+      replace: "",
+      test: "src/compute/extensions/extension-directory.pg.test.ts",
+      name: "extension directory: a library with a WAL resource manager of its own ends the start, and a configuration changes nothing",
+    },
+    {
+      rule: "libraries of a user's own directory are not there",
+      file: "src/compute/extensions/extension-directory.ts",
+      search: "linkAll(target, lib, [join(own, LIBRARIES), join(prefix, lib)]);",
+      replace: "linkAll(target, lib, [join(prefix, lib)]);",
+      test: "src/compute/extensions/extension-directory.pg.test.ts",
+      name: "extension directory: its extensions are beside those of the installation, also after a crash and on a branch",
+    },
+    {
       rule: "the functions that read hot blocks in stay in the catalog",
       file: HOT_BLOCKS_CONTROL,
       search: '      await session.query("rollback");',

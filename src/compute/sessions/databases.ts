@@ -187,7 +187,7 @@ async function requireAvailable(
   if (known.length === 0) {
     const message =
       `there is no extension '${name}' in this installation of Postgres: pg_available_extensions lists ` +
-      "those that there are";
+      "those that there are, and an endpoint's --extension-dir brings more";
     throw new StorageError("not-found", "no-extension", message);
   }
   if (version !== undefined && !known.includes(version)) {
