@@ -44,7 +44,8 @@ export interface BranchScale {
   readonly pgBin: string | undefined;
 }
 
-function fillStatements(megabytes: number): string[] {
+/** A table of that size, one row of about a thousand bytes after the other. */
+export function fillStatements(megabytes: number): string[] {
   const rows = Math.ceil((megabytes * 1024 * 1024) / 1050);
   return [
     "create table filler(i int, p text)",

@@ -4,11 +4,28 @@ import { execFile, spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type pg from "pg";
 import { SeededRandom } from "../src/base/random.ts";
-import { type Transaction, tpcbTransaction, withClient } from "../testing/tpcb.ts";
+import {
+  ACCOUNTS_PER_BRANCH,
+  type Transaction,
+  tpcbTransaction,
+  withClient,
+} from "../testing/tpcb.ts";
 
-/** `tpcb` and `select` as pgbench's; `insert`: one small row into `commit_log` a transaction. */
-export type LoadKind = "tpcb" | "select" | "insert";
+/**
+ * `tpcb` and `select` as pgbench's; `insert`: one small row into `commit_log` a transaction; `update`: of one account, by its key;
+ * `skewed`: as `select`, but a tenth of all accounts gets three quarters of the reads and a hundredth more than half.
+ */
+export type LoadKind = "tpcb" | "select" | "insert" | "update" | "skewed";
+
+export interface LoadScale {
+  readonly clients: number;
+  /** Of pgbench's tables. */
+  readonly scale: number;
+  /** A whole number. */
+  readonly seconds: number;
+}
 
 export interface LoadResult {
   /** Transactions a second. */
@@ -23,34 +40,78 @@ export const COMMIT_LOG = "create table commit_log(client int, at timestamptz de
 const INSERT = "insert into commit_log(client) values";
 
 const hasPgbench = spawnSync("pgbench", ["--version"]).status === 0;
+/** Whether `timeLoad` can be used. */
+export const canTimeLoads = hasPgbench;
 
-/** `clients` connections, each with one transaction after the other, for `seconds` (a whole number). */
-export function runLoad(
-  url: string,
-  kind: LoadKind,
-  options: { readonly clients: number; readonly scale: number; readonly seconds: number },
-): Promise<LoadResult> {
-  const { clients, scale, seconds } = options;
+/**
+ * All of pgbench's tables and their indexes, as far as there is room: into Postgres's own memory (`buffer`; a scan of a large table would go
+ * past it), or (`read`) only into the operating system's, for which an endpoint fetches them.
+ */
+export function readTables(url: string, into: "buffer" | "read"): Promise<void> {
+  return withClient(url, async (client) => {
+    await client.query("create extension if not exists pg_prewarm");
+    await client.query(
+      `select pg_prewarm(oid, '${into}') from pg_class where relname like 'pgbench%' and relkind in ('r', 'i')`,
+    );
+  });
+}
+
+/** `clients` connections, each with one transaction after the other. */
+export function runLoad(url: string, kind: LoadKind, load: LoadScale): Promise<LoadResult> {
+  const { clients, scale, seconds } = load;
   return hasPgbench
-    ? runPgbench(url, kind, clients, seconds)
+    ? withPgbench(url, kind, load, (tps, directory) => ({
+        tps,
+        ...latencies(readLog(directory).map(({ ms }) => ms)),
+      }))
     : runOwnClients(url, OWN_TRANSACTIONS[kind](scale), clients, seconds);
 }
 
-async function runPgbench(
+/** Transactions a second in each window of `windowMs` since `beganMs` (of the epoch); only where `canTimeLoads`. */
+export function timeLoad(
   url: string,
   kind: LoadKind,
-  clients: number,
-  seconds: number,
-): Promise<LoadResult> {
+  load: LoadScale,
+  windowMs: number,
+  beganMs: number,
+): Promise<number[]> {
+  return withPgbench(url, kind, load, (_, directory) => {
+    const counts: number[] = new Array(Math.ceil((load.seconds * 1000) / windowMs)).fill(0);
+    for (const { atMs } of readLog(directory)) {
+      const window = Math.floor((atMs - beganMs) / windowMs);
+      counts[window] = (counts[window] ?? 0) + 1;
+    }
+    return counts.map((count) => (count * 1000) / windowMs);
+  });
+}
+
+/** What pgbench runs for each kind but for its own, with `:n` accounts. */
+const SCRIPTS: Readonly<Record<Exclude<LoadKind, "tpcb" | "select">, string>> = {
+  insert: `${INSERT} (:client_id);`,
+  update:
+    "\\set aid random(1, :n)\nupdate pgbench_accounts set abalance = abalance + 1 where aid = :aid;",
+  skewed:
+    "\\set aid 1 + int(pow(random(0, 999999) / 1000000.0, 8) * (:n - 1))\nselect abalance from pgbench_accounts where aid = :aid;",
+};
+
+async function withPgbench<T>(
+  url: string,
+  kind: LoadKind,
+  { clients, scale, seconds }: LoadScale,
+  look: (tps: number, directory: string) => T,
+): Promise<T> {
   const directory = mkdtempSync(join(tmpdir(), "strata-pgbench-"));
   try {
-    const script = join(directory, "insert.sql");
-    writeFileSync(script, `${INSERT} (:client_id);\n`);
-    const what = { tpcb: [], select: ["-S"], insert: ["-f", script] }[kind];
     const flags = ["-n", "-M", "prepared", "-c", String(clients), "-j", "1"];
-    flags.push("-T", String(seconds), "-l", ...what, url);
-    const tps = await pgbenchRate(flags, directory);
-    return { tps, ...latencies(readLog(directory)) };
+    flags.push("-T", String(seconds), "-l");
+    if (kind === "select") {
+      flags.push("-S");
+    } else if (kind !== "tpcb") {
+      const script = join(directory, "script.sql");
+      writeFileSync(script, `${SCRIPTS[kind]}\n`);
+      flags.push("-f", script, "-D", `n=${scale * ACCOUNTS_PER_BRANCH}`);
+    }
+    return look(await pgbenchRate([...flags, url], directory), directory);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
@@ -69,12 +130,15 @@ function pgbenchRate(flags: string[], cwd: string): Promise<number> {
   });
 }
 
-/** Milliseconds: the third field of pgbench's log, there in microseconds. */
-function readLog(directory: string): number[] {
+/** Each transaction of pgbench's log: client, number, microseconds, script, and its end as seconds and microseconds of the epoch. */
+function readLog(directory: string): { ms: number; atMs: number }[] {
   return readdirSync(directory)
     .filter((name) => name.startsWith("pgbench_log."))
     .flatMap((name) => readFileSync(join(directory, name), "utf8").trimEnd().split("\n"))
-    .map((line) => Number(line.split(" ")[2]) / 1000);
+    .map((line) => {
+      const [, , took, , seconds, microseconds] = line.split(" ").map(Number);
+      return { ms: took! / 1000, atMs: seconds! * 1000 + microseconds! / 1000 };
+    });
 }
 
 function latencies(ms: number[]): { meanMs: number; p99Ms: number } {
@@ -88,14 +152,25 @@ function latencies(ms: number[]): { meanMs: number; p99Ms: number } {
 const OWN_TRANSACTIONS: Readonly<Record<LoadKind, (scale: number) => Transaction>> = {
   tpcb: (scale) => tpcbTransaction(scale),
   select: (scale) => (client, random) =>
+    selectAccount(client, 1 + random.int(scale * ACCOUNTS_PER_BRANCH)),
+  skewed: (scale) => (client, random) => {
+    const share = (random.int(1_000_000) / 1_000_000) ** 8;
+    return selectAccount(client, 1 + Math.floor(share * (scale * ACCOUNTS_PER_BRANCH - 1)));
+  },
+  update: (scale) => (client, random) =>
     client.query({
-      name: "s",
-      text: "select abalance from pgbench_accounts where aid = $1",
-      values: [1 + random.int(scale * 100_000)],
+      name: "u",
+      text: "update pgbench_accounts set abalance = abalance + 1 where aid = $1",
+      values: [1 + random.int(scale * ACCOUNTS_PER_BRANCH)],
     }),
   insert: () => (client, _random, name) =>
     client.query({ name: "i", text: `${INSERT} ($1)`, values: [Number.parseInt(name, 10)] }),
 };
+
+function selectAccount(client: pg.Client, aid: number): Promise<unknown> {
+  const text = "select abalance from pgbench_accounts where aid = $1";
+  return client.query({ name: "s", text, values: [aid] });
+}
 
 async function runOwnClients(
   url: string,

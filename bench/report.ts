@@ -17,6 +17,17 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
+/** The value that `share` of all are not above. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * share) - 1)]!;
+}
+
+/** `p50 (p99)`. */
+export function spread(values: readonly number[], digits = 0): string {
+  return `${median(values).toFixed(digits)} (${percentile(values, 0.99).toFixed(digits)})`;
+}
+
 export function ratio(ours: number, theirs: number): string {
   return (ours / theirs).toFixed(2);
 }

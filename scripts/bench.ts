@@ -8,19 +8,22 @@ import { benchBranch } from "../bench/branch.ts";
 import { benchBulkWal } from "../bench/bulk/commits-beside-bulk.ts";
 import { benchColdStart } from "../bench/cold-start.ts";
 import { benchCommit } from "../bench/commit.ts";
+import { benchColdScans } from "../bench/compute/cold-scans.ts";
+import { benchCommands } from "../bench/compute/commands.ts";
+import { benchManyEndpoints } from "../bench/compute/eight-endpoints.ts";
+import { benchFirstRow } from "../bench/compute/first-row.ts";
+import { benchSelect } from "../bench/compute/select.ts";
+import { benchSmallCache } from "../bench/compute/small-cache.ts";
+import { benchWake } from "../bench/compute/wake.ts";
 import { benchGetPage } from "../bench/getpage.ts";
 import { benchIngest } from "../bench/ingest.ts";
 import { benchServiceTls } from "../bench/network/service-tls.ts";
 import { benchProxy } from "../bench/proxy.ts";
 import { benchRedo } from "../bench/redo.ts";
 import { printTable, type Row } from "../bench/report.ts";
-import { benchScan } from "../bench/scan.ts";
-import { benchSelect } from "../bench/select.ts";
-import { benchStartup } from "../bench/startup.ts";
 import { benchStoreIdle } from "../bench/store-idle.ts";
 import { benchStoreReads } from "../bench/store-reads.ts";
 import { benchStoreSpace } from "../bench/store-space.ts";
-import { benchWake } from "../bench/wake.ts";
 import { benchWalAppend } from "../bench/wal-append.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
 import { pgVersion } from "../src/postgres/versions.ts";
@@ -42,15 +45,30 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   ],
   "bulk-wal": () => benchBulkWal(quick ? 1 : 5, quick ? 3 : 6),
   select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
-  startup: () => benchStartup(quick ? 3 : 9),
+  "first-row": () =>
+    benchFirstRow({
+      starts: quick ? 3 : 21,
+      loads: quick ? 1 : 3,
+      scale: quick ? 3 : 13,
+      seconds: quick ? 3 : 8,
+    }),
   wake: () => benchWake(quick ? 7 : 31),
   "cold-start": () => benchColdStart(quick ? 2 : 5),
   "branch-small": () => benchBranch({ megabytes: 20, rounds: quick ? 1 : 3, pgMajor, pgBin }),
   "branch-large": () => benchBranch({ megabytes: 1024, rounds: quick ? 1 : 3, pgMajor, pgBin }),
   "branch-huge": () =>
     benchBranch({ megabytes: quick ? 2048 : 5120, rounds: quick ? 1 : 3, pgMajor, pgBin }),
+  "eight-endpoints": () =>
+    benchManyEndpoints({
+      rounds: quick ? 1 : 3,
+      seconds: quick ? 2 : 5,
+      endpoints: quick ? 8 : 16,
+    }),
+  "small-cache": () =>
+    benchSmallCache({ scale: quick ? 4 : 13, rounds: quick ? 1 : 3, seconds: quick ? 2 : 4 }),
+  commands: () => benchCommands({ rounds: quick ? 2 : 9, megabytes: 58 }),
   getpage: () => benchGetPage(quick ? 3 : 9),
-  scan: () => benchScan(quick ? 1 : 3, quick ? 128 : 512),
+  "cold-scans": () => benchColdScans({ rounds: quick ? 1 : 3, megabytes: quick ? 64 : 256 }),
   ingest: () => benchIngest(pgMajor, quick ? 1 : 3, quick ? 2 : 20),
   "store-space": () =>
     benchStoreSpace(pgMajor, { scale: 2, times: quick ? 10 : 100, branches: quick ? 50 : 500 }),

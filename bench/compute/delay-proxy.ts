@@ -3,7 +3,7 @@
 // A process of its own: `delay-proxy.ts LISTEN_PORT TARGET_PORT DELAY_MS`. It tells its parent when it listens.
 
 import { connect, createServer, type Socket } from "node:net";
-import { setTimer } from "../src/base/clock.ts";
+import { setTimer } from "../../src/base/clock.ts";
 
 const [listenPort, targetPort, delayMs] = process.argv.slice(2).map(Number) as [
   number,

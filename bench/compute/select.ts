@@ -1,10 +1,10 @@
 // `pgbench -S` on warm data at several client counts: Strata beside plain stock.
 
-import { TestCluster } from "../testing/cluster.ts";
-import { initializeTpcb } from "../testing/tpcb.ts";
-import { runLoad } from "./load.ts";
-import { median, progress, type Row, ratio } from "./report.ts";
-import { COMMON_SETTINGS, StockCluster } from "./stock.ts";
+import { TestCluster } from "../../testing/cluster.ts";
+import { initializeTpcb } from "../../testing/tpcb.ts";
+import { runLoad } from "../load.ts";
+import { median, progress, type Row, ratio } from "../report.ts";
+import { COMMON_SETTINGS, StockCluster } from "../stock.ts";
 
 const CLIENTS = [1, 8, 16];
 const SCALE = 20;

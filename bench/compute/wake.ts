@@ -3,14 +3,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
-import { monotonicMs, nowMs, sleep } from "../src/base/clock.ts";
-import { commandWords } from "../src/base/proc.ts";
-import type { StartMetrics } from "../src/compute/api.ts";
-import { daemonsOfHome } from "../src/local/left-over.ts";
-import { parseHostPort } from "../src/postgres/wire/wire-client.ts";
-import { ControlPlaneWorld } from "../testing/control-plane/control-plane-world.ts";
-import { median, progress, type Row } from "./report.ts";
-import { StockCluster } from "./stock.ts";
+import { monotonicMs, nowMs, sleep } from "../../src/base/clock.ts";
+import { commandWords } from "../../src/base/proc.ts";
+import type { StartMetrics } from "../../src/compute/api.ts";
+import { daemonsOfHome } from "../../src/local/left-over.ts";
+import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
+import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { median, progress, type Row, spread } from "../report.ts";
+import { StockCluster } from "../stock.ts";
 
 const LOAD_MS = 1500;
 const ALL = "to the first row, all";
@@ -96,11 +96,6 @@ async function wakeOnce(way: Way): Promise<{ isWarm: boolean; sample: Sample }> 
   return { isWarm, sample };
 }
 
-function percentile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length * share) - 1)]!;
-}
-
 /**
  * Interleaved: a wake by a warm agent, one before the next is there, a connection to the endpoint that is awake
  * then, and a start of stock Postgres.
@@ -133,7 +128,7 @@ export async function benchWake(rounds: number): Promise<Row[]> {
   const stockStart = median(theirs);
   const row = (what: string, values: readonly number[], aim = ""): Row => ({
     what: `wake, ms p50 (p99): ${what}`,
-    ours: `${median(values).toFixed(0)} (${percentile(values, 0.99).toFixed(0)})`,
+    ours: spread(values),
     theirs: stockStart.toFixed(0),
     ratio: (median(values) / stockStart).toFixed(2),
     aim,
