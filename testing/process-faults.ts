@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { TestCluster } from "./cluster.ts";
+import { eventually } from "./eventually.ts";
 
 /** The process and all that it started. */
 function processTree(pid: number): number[] {
@@ -41,7 +42,24 @@ export function pauseTree(pid: number): () => void {
   return () => signalAll(paused.toReversed(), "SIGCONT");
 }
 
-function signalAll(pids: readonly number[], signal: "SIGSTOP" | "SIGCONT"): void {
+/** SIGKILL to a process and all that it has started; they are gone when it resolves. */
+export async function killTree(pid: number): Promise<void> {
+  pauseTree(pid);
+  const tree = processTree(pid);
+  signalAll(tree, "SIGKILL");
+  await eventually("killed processes to be gone", () => tree.every((one) => !isAlive(one)));
+}
+
+/** A zombie has no memory and no descriptors any more. */
+function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
+}
+
+function signalAll(pids: readonly number[], signal: "SIGSTOP" | "SIGCONT" | "SIGKILL"): void {
   for (const pid of pids) {
     try {
       process.kill(pid, signal);

@@ -23,6 +23,7 @@ import {
   postgresUser,
   runPostgresTool,
 } from "../src/postgres/installation.ts";
+import { killTree } from "./process-faults.ts";
 
 /** Superuser of every stock cluster. */
 export const STOCK_USER = "postgres";
@@ -116,6 +117,17 @@ export class StockCluster {
       this.#running = false;
       await this.#pgCtl("stop", "-m", mode, "-t", "120");
     }
+  }
+
+  /** SIGKILL to the postmaster and all that it has started; they are gone on return. Closes all clients. */
+  async kill9(): Promise<void> {
+    await Promise.allSettled(this.#clients.splice(0).map((client) => client.end()));
+    const pid = Number.parseInt(readFileSync(join(this.dataDir, "postmaster.pid"), "latin1"), 10);
+    this.#running = false;
+    await killTree(pid);
+    // Where nobody waits for orphans the process stays as a zombie, and a new postmaster takes it for another one that runs.
+    rmSync(join(this.dataDir, "postmaster.pid"));
+    rmSync(join(this.workdir, `.s.PGSQL.${PORT}.lock`));
   }
 
   async #pgCtl(action: string, ...args: string[]): Promise<void> {

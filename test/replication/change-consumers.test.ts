@@ -10,7 +10,7 @@ import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-wor
 import { eventually } from "../../testing/eventually.ts";
 import { useProxyOfHome } from "../../testing/proxy/proxy-of-home.ts";
 import { ChangeConsumer } from "../../testing/replication/change-consumer.ts";
-import { ChangeWriter, CREATE_CHANGED } from "../../testing/replication/change-writer.ts";
+import { ChangeWriter, createChanged } from "../../testing/replication/change-writer.ts";
 
 /** More where one wants to know more: each has every fault once. */
 const ROUNDS = Number(process.env["STRATA_CONSUMER_ROUNDS"] ?? 1);
@@ -46,8 +46,10 @@ before(async () => {
     project: { settings: { enable_logical_replication: true } },
   });
   await world.settled(project);
-  await ask(CREATE_CHANGED, "create publication changes for table changed");
-  writers = [1, 2].map((id) => new ChangeWriter(id, config, new SeededRandom(SEED * 100 + id)));
+  await ask(createChanged("changed"), "create publication changes for table changed");
+  writers = [1, 2].map(
+    (id) => new ChangeWriter(id, "changed", config, new SeededRandom(SEED * 100 + id)),
+  );
   consumers = [
     { slot: "prompt", confirmEach: 1, keepsOffset: true },
     { slot: "late", confirmEach: 15, keepsOffset: false },

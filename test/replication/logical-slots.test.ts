@@ -176,6 +176,7 @@ test("a clean stop knows what was received, and its WAL goes on", async () => {
 test("a stop does not wait for who confirms nothing, and is a clean one", async () => {
   await cluster.query(
     "main",
+    "create table d (n int)",
     "create sequence unconfirmed",
     "select pg_create_logical_replication_slot('unconfirmed', 'test_decoding')",
   );
@@ -184,14 +185,14 @@ test("a stop does not wait for who confirms nothing, and is a clean one", async 
     { connectionString: cluster.url() },
     { slot: "unconfirmed", from: INVALID_LSN, onData: () => received++ },
   );
-  await cluster.query("main", "insert into c values (3)", "select nextval('unconfirmed')");
+  await cluster.query("main", "insert into d values (3)", "select nextval('unconfirmed')");
   await eventually("the row", () => received > 0);
   await cluster.ok("endpoint", "stop", "main");
   await assert.rejects(stream.ended, { code: "57P01" });
   await cluster.ok("endpoint", "start", "main");
   // What a stop that has run out of time does not save.
   assert.deepEqual(await cluster.query("main", "select nextval('unconfirmed')::int n"), [{ n: 2 }]);
-  assert.deepEqual(await changes("unconfirmed", "c"), [3]);
+  assert.deepEqual(await changes("unconfirmed", "d"), [3]);
   await cluster.query("main", "select pg_drop_replication_slot('unconfirmed')");
 });
 

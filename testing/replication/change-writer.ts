@@ -5,7 +5,8 @@ import { sleep } from "../../src/base/clock.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
 
 /** `id`: writer and number; see `idOf`. */
-export const CREATE_CHANGED = "create table changed (id text primary key, v text)";
+export const createChanged = (table: string) =>
+  `create table ${table} (id text primary key, v text)`;
 const PAUSE_MS = 20;
 /** A row is deleted, if at all, when its writer is so many further. */
 const DELETED_AFTER = 7;
@@ -14,14 +15,17 @@ export class ChangeWriter {
   /** Transactions `1..acknowledged` were told to be committed. */
   acknowledged = 0;
   readonly #id: number;
+  readonly #table: string;
   readonly #config: () => pg.ClientConfig;
   readonly #random: SeededRandom;
   #client: pg.Client | undefined;
   #stopping = false;
   #run: Promise<void> = Promise.resolve();
 
-  constructor(id: number, config: () => pg.ClientConfig, random: SeededRandom) {
+  /** `id` tells writers of one table apart. */
+  constructor(id: number, table: string, config: () => pg.ClientConfig, random: SeededRandom) {
     this.#id = id;
+    this.#table = table;
     this.#config = config;
     this.#random = random;
   }
@@ -61,25 +65,26 @@ export class ChangeWriter {
   async #transaction(n: number): Promise<void> {
     const client = await this.#connected();
     const random = this.#random;
+    const table = this.#table;
     if (random.int(5) === 0) {
       await client.query("begin");
-      await client.query("insert into changed values ($1, 'never')", [`never-${this.#id}-${n}`]);
+      await client.query(`insert into ${table} values ($1, 'never')`, [`never-${this.#id}-${n}`]);
       await client.query("rollback");
     }
     const text = "x".repeat(random.int(random.int(10) === 0 ? 5000 : 50));
     await client.query("begin");
-    await client.query("insert into changed values ($1, $2) on conflict do nothing", [
+    await client.query(`insert into ${table} values ($1, $2) on conflict do nothing`, [
       this.idOf(n),
       text,
     ]);
     if (random.int(2) === 0) {
-      await client.query("update changed set v = left(v || '.', 100) || $2 where id = $1", [
+      await client.query(`update ${table} set v = left(v || '.', 100) || $2 where id = $1`, [
         this.idOf(n - 1 - random.int(5)),
         `${n}`,
       ]);
     }
     if (random.int(3) === 0) {
-      await client.query("delete from changed where id = $1", [this.idOf(n - DELETED_AFTER)]);
+      await client.query(`delete from ${table} where id = $1`, [this.idOf(n - DELETED_AFTER)]);
     }
     await client.query("commit");
   }
