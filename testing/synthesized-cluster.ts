@@ -15,7 +15,11 @@ import { dirname, join } from "node:path";
 import { INVALID_LSN, type Lsn } from "../src/base/lsn.ts";
 import { PostgresProcess } from "../src/compute/postgres-process.ts";
 import { postgresSettings } from "../src/compute/postgres-settings.ts";
-import { makeSkeleton, writeDataDirectory } from "../src/data-directory/start-directory.ts";
+import {
+  makeSkeleton,
+  type ReplayStart,
+  writeDataDirectory,
+} from "../src/data-directory/start-directory.ts";
 import type { SynthesizedWal } from "../src/data-directory/synthesized-wal.ts";
 import type { ComputeState } from "../src/pageserver/api.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";
@@ -113,6 +117,7 @@ export class StoppedCluster {
       hasInheritedSubscriptions: false,
       replicationOrigins: [],
       timelineStartLsn: INVALID_LSN,
+      standbySnapshots: [],
       auxFiles: [],
     };
   }
@@ -121,7 +126,7 @@ export class StoppedCluster {
   async synthesize(
     name: string,
     lsn: Lsn,
-    options: { standby?: boolean } = {},
+    options: { standby?: boolean; replay?: ReplayStart; prevRecordLsn?: Lsn } = {},
   ): Promise<{ path: string; wal: SynthesizedWal; args: readonly string[]; state: ComputeState }> {
     const path = join(this.directory, name);
     const settings = postgresSettings({
@@ -133,9 +138,10 @@ export class StoppedCluster {
       preparedTransactions: 1,
       replicationOrigins: 0,
     });
-    const state = this.stateAt(lsn);
+    const { standby = false, replay, prevRecordLsn = INVALID_LSN } = options;
+    const state = { ...this.stateAt(lsn), prevRecordLsn };
     await makeSkeleton(path);
-    const wal = writeDataDirectory({ path, state, settings, standby: options.standby ?? false });
+    const wal = writeDataDirectory({ path, state, settings, standby, replay });
     // Of the databases only `postgres`, to which the tests connect.
     for (const part of [`base/${this.#postgresOid}`, "global", "pg_xact", "pg_multixact"]) {
       cpSync(join(this.stock, part), join(path, part), { recursive: true, force: false });

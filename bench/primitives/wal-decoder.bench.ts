@@ -36,7 +36,7 @@ const nullSink: RecordSink = {
   sawXid: ignore,
   nextOid: ignore,
   checkpoint: ignore,
-  oldestActiveXid: ignore,
+  runningTransactions: ignore,
   walLevel: ignore,
   tablespaceCreate: ignore,
   tablespaceDrop: ignore,

@@ -2,8 +2,10 @@
 
 import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
+
 import { delimiter, join, resolve } from "node:path";
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+
 import type { StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
@@ -54,6 +56,7 @@ import {
   withHomeLocked,
 } from "./cli.ts";
 import { addEndpointLogsCommand } from "./endpoints/commands-logs.ts";
+import { addEndpointPromoteCommand } from "./endpoints/commands-promote.ts";
 import { formatTable } from "./output.ts";
 
 interface EndpointCreateOptions {
@@ -61,6 +64,8 @@ interface EndpointCreateOptions {
   branchName: string;
   at?: string;
   lsn?: string;
+  replica?: boolean;
+  hotStandby?: boolean;
   pgPort?: number;
   internalHttpPort?: number;
   allowMultiple?: boolean;
@@ -89,6 +94,18 @@ function extensionDirOption(): Option {
     "--extension-dir <dir>",
     "extensions of your own: share/extension/*.control and *.sql, lib/*.so",
   );
+}
+
+function hotStandbyOption(): Option {
+  const option = new Option("--hot-standby <boolean>", "--replica of neon_local");
+  return option.argParser(parseBoolean).hideHelp();
+}
+
+function parseBoolean(text: string): boolean {
+  if (text !== "true" && text !== "false") {
+    throw new InvalidArgumentError("expected true or false");
+  }
+  return text === "true";
 }
 
 /** Settings of ours, as far as options name them. */
@@ -126,6 +143,8 @@ export function addEndpointCommands(program: Command): void {
     .addOption(tenantOption())
     .option("--branch-name <name>", "branch it is on", DEFAULT_BRANCH_NAME)
     .option("--at <lsn|time>", "read-only, as of then")
+    .option("--replica", "read-only, follows the branch's head")
+    .addOption(hotStandbyOption())
     .addOption(new Option("--lsn <lsn>", "--at of neon_local").hideHelp().conflicts("at"))
     .option("--pg-port <port>", "of Postgres (default: the next free one)", parsePort)
     .option("--internal-http-port <port>", "of its agent (default: the next free one)", parsePort)
@@ -176,6 +195,7 @@ export function addEndpointCommands(program: Command): void {
         },
       );
     });
+  addEndpointPromoteCommand(endpoint);
   addEndpointLogsCommand(endpoint);
 }
 
@@ -217,6 +237,11 @@ async function create(
     const tenantId = resolveTenant(config, options.tenantId);
     const timelineId = resolveBranch(config, tenantId, options.branchName);
     const at = options.at ?? options.lsn;
+    const replica = options.replica === true || options.hotStandby === true;
+    if (replica && at !== undefined) {
+      const message = "a replica follows the head: --replica goes without --at and --lsn";
+      throw new StorageError("invalid", "replica-at-lsn", message);
+    }
     const branch = { tenantId, timelineId, name: options.branchName };
     const staticLsn = at === undefined ? undefined : await resolvePoint(home, branch, at, notice);
     const wanted = {
@@ -225,6 +250,7 @@ async function create(
       timelineId,
       pgVersion: await majorOf(home, tenantId, timelineId),
       staticLsn,
+      replica,
       pgPort: options.pgPort,
       internalHttpPort: options.internalHttpPort,
       allowMultiple: options.allowMultiple,
@@ -283,7 +309,8 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
       address: `${endpoint.spec.pgHost}:${endpoint.spec.pgPort}`,
       timeline_id: endpoint.spec.timelineId,
       branch_name: names.get(endpoint.spec.timelineId) ?? null,
-      lsn: endpoint.spec.mode === "primary" ? null : endpoint.spec.mode.static,
+      kind: kindOf(endpoint),
+      lsn: typeof endpoint.spec.mode === "string" ? null : endpoint.spec.mode.static,
       status: endpointState(endpoint).state,
       pg_version: endpoint.spec.pgVersion,
       connection_uri: connectionUrl(home, endpoint),
@@ -295,18 +322,23 @@ function showEndpoints(home: StrataHome, givenTenant: string | undefined, json: 
   }
   print(
     formatTable(
-      ["ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS", "PG"],
+      ["ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "KIND", "LSN", "STATUS", "PG"],
       rows.map((row) => [
         row.id,
         row.address,
         row.timeline_id,
         row.branch_name ?? "?",
+        row.kind,
         row.lsn ?? "---",
         row.status,
         `${row.pg_version}`,
       ]),
     ),
   );
+}
+
+function kindOf({ spec }: Endpoint): "primary" | "replica" | "static" {
+  return typeof spec.mode === "string" ? spec.mode : "static";
 }
 
 export function addPsqlCommand(program: Command): void {

@@ -144,7 +144,9 @@ async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
   const endpoints = listEndpoints(home);
   const config = home.config();
   const own = endpoints.find((endpoint) => endpoint.id === ENDPOINT_ID);
-  if (own !== undefined && !config.deletedTenants.has(own.spec.tenantId)) {
+  // Where another one was promoted, its own is a replica.
+  const isReader = own !== undefined && own.spec.mode !== "primary";
+  if (own !== undefined && !isReader && !config.deletedTenants.has(own.spec.tenantId)) {
     return own;
   }
   const tenantId = resolveTenant(config, undefined);

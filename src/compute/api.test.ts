@@ -45,10 +45,11 @@ test("parseEndpointSpec: names the field that is wrong", () => {
     ["a secret that ends a string in SQL", { superuserSecret: `${SECRET}'` }, /superuserSecret: /],
     ["port", { pgPort: 70_000 }, /pgPort: expected a whole number from 1 to 65535/],
     ["port text", { internalHttpPort: "80" }, /internalHttpPort/],
-    ["mode", { mode: "replica" }, /mode: expected 'primary'/],
+    ["mode", { mode: "standby" }, /mode: expected 'primary', 'replica'/],
     ["lsn", { mode: { static: "12" } }, /mode:/],
     ["zero lsn", { mode: { static: "0/0" } }, /mode:/],
     ["no safekeepers", { safekeepers: [] }, /a primary needs at least one/],
+    ["nobody to follow", { mode: "replica", safekeepers: [] }, /a replica needs at least one/],
     ["twice", { safekeepers: [GOOD.safekeepers[0], GOOD.safekeepers[0]] }, /twice/],
     [
       "address",

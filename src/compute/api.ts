@@ -121,8 +121,8 @@ export interface EndpointSpec {
   /** 32 lower-case hex digits, as `timelineId`. */
   readonly tenantId: string;
   readonly timelineId: string;
-  /** `static`: read-only at that LSN (`X/X`), without safekeepers. */
-  readonly mode: "primary" | { readonly static: string };
+  /** `replica`: read-only, follows the head. `static`: read-only at that LSN (`X/X`), without safekeepers. */
+  readonly mode: "primary" | "replica" | { readonly static: string };
   /** Major version. */
   readonly pgVersion: number;
   readonly pgHost: string;
@@ -171,7 +171,7 @@ export function parseEndpointSpec(text: string): EndpointSpec {
     endpointId: string(spec, "endpointId", /^.{1,63}$/, "expected 1 to 63 characters"),
     tenantId: string(spec, "tenantId", HEX_32, "expected 32 hex digits"),
     timelineId: string(spec, "timelineId", HEX_32, "expected 32 hex digits"),
-    mode: mode === "primary" ? mode : { static: staticLsn(mode) },
+    mode: mode === "primary" || mode === "replica" ? mode : { static: staticLsn(mode) },
     pgVersion: integer(spec, "pgVersion", 14, 18),
     pgHost: string(spec, "pgHost", /^\S+$/, "expected a host"),
     pgPort: integer(spec, "pgPort", 1, 65535),
@@ -206,8 +206,8 @@ export function parseEndpointSpec(text: string): EndpointSpec {
         ? undefined
         : string(spec, "extensionDir", /^\//, "expected an absolute path"),
   };
-  if (parsed.mode === "primary" && parsed.safekeepers.length === 0) {
-    throw wrong("safekeepers", "a primary needs at least one");
+  if (typeof parsed.mode === "string" && parsed.safekeepers.length === 0) {
+    throw wrong("safekeepers", `a ${parsed.mode} needs at least one`);
   }
   if (new Set(parsed.safekeepers.map(({ id }) => id)).size < parsed.safekeepers.length) {
     throw wrong("safekeepers", "an id occurs twice");
@@ -259,7 +259,7 @@ function staticLsn(mode: unknown): string {
     typeof mode === "object" && mode !== null && "static" in mode ? mode.static : undefined;
   const parsed: Lsn | undefined = typeof lsn === "string" ? parseLsn(lsn) : undefined;
   if (parsed === undefined || parsed === 0) {
-    throw wrong("mode", "expected 'primary' or { static: an LSN }");
+    throw wrong("mode", "expected 'primary', 'replica' or { static: an LSN }");
   }
   return lsn as string;
 }
@@ -289,7 +289,7 @@ export interface ComputeStatus {
   readonly tenantId: string;
   readonly timelineId: string;
   readonly status: ComputeStatusName;
-  readonly mode: "primary" | "static";
+  readonly mode: "primary" | "replica" | "static";
   /** ISO time at which the agent started. */
   readonly startTime: string;
   /** Why it is `failed`, or what the last crash was. */
@@ -307,6 +307,10 @@ export interface ComputeStatus {
   readonly commitLsn: string | null;
   /** End of the last whole record that Postgres wrote. */
   readonly flushLsn: string | null;
+  /** Of a replica: end of the last record that it has replayed, as of a second ago. */
+  readonly replayLsn: string | null;
+  /** Of a replica: bytes of committed WAL that it has not replayed. */
+  readonly replayLagBytes: number | null;
   /**
    * RFC 3339: when it was last used, as of a look at most 2 s ago. Null while it is used, does not run, or
    * cannot be looked at: that counts as now. What came and went between two questions counts as of the second.

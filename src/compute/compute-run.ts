@@ -10,6 +10,7 @@ import type { EndpointSpec } from "./api.ts";
 import type { LeaseKeeper } from "./pages/lease-keeper.ts";
 import type { PostgresExit } from "./postgres-process.ts";
 import type { Machine, PostgresSide, PostgresTimes } from "./postgres-side.ts";
+import type { Replica } from "./replica/replica.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 import type { CacheUsage } from "./shim/cache-counters.ts";
 import { StandbyFeedback } from "./standby-feedback.ts";
@@ -34,6 +35,8 @@ export type RunEnd =
   | { readonly kind: "fenced"; readonly term: number }
   /** The start was one that only prepares the timeline: the next run is for users. */
   | { readonly kind: "prepared" }
+  /** A replica that cannot go on as it is: the next run begins anew. */
+  | { readonly kind: "stale"; readonly why: string }
   /** What was found makes going on wrong. */
   | { readonly kind: "fatal"; readonly error: StorageError };
 
@@ -44,6 +47,7 @@ export class ComputeRun {
   #lease: LeaseKeeper | undefined;
   /** Undefined for a compute that only reads. */
   readonly #wal: WalPath | undefined;
+  #replica: Replica | undefined;
   #side: PostgresSide | undefined;
   #closed = false;
   #startLsn: Lsn | undefined;
@@ -90,6 +94,16 @@ export class ComputeRun {
   /** End of the last whole record that Postgres wrote. */
   get flushLsn(): Lsn | undefined {
     return this.#wal?.flushLsn;
+  }
+
+  /** Of a replica: end of what it has replayed; undefined before it told. */
+  get replayLsn(): Lsn | undefined {
+    return this.#replica?.replayLsn;
+  }
+
+  /** Of a replica: bytes of committed WAL that it has not replayed. */
+  get replayLagBytes(): number | undefined {
+    return this.#replica?.replayLagBytes;
   }
 
   get waitingFlushes(): number {
@@ -160,8 +174,10 @@ export class ComputeRun {
   async start(): Promise<boolean> {
     const { spec } = this.#options;
     const started = monotonicMs();
+    const replica = spec.mode === "replica" ? await this.#openReplica() : undefined;
     const choosing =
-      this.#wal === undefined ? Promise.resolve(staticLsn(spec)) : this.#elect(this.#wal);
+      replica?.choose() ??
+      (this.#wal === undefined ? Promise.resolve(staticLsn(spec)) : this.#elect(this.#wal));
     // Independent of the election, so it goes on while the safekeepers vote.
     const prepared = this.#prepare();
     prepared.catch(() => undefined);
@@ -174,6 +190,7 @@ export class ComputeRun {
     void running.postgres.exited.then((exit) => this.#end({ kind: "exit", exit }));
     // Storage is told of committed WAL only, so a quorum has L; now it has it in our term too.
     await this.#orEnd(this.#wal?.recovered ?? Promise.resolve());
+    await this.#orEnd(replica?.caughtUp() ?? Promise.resolve());
     if (running.closedToUsers) {
       await this.#orEnd(this.#detachSubscriptions(running.address, lsn));
       this.#end({ kind: "prepared" });
@@ -196,6 +213,14 @@ export class ComputeRun {
       this.#standbyFeedback.start({ ...running.address, user: SUPERUSER });
     }
     return true;
+  }
+
+  async #openReplica(): Promise<Replica> {
+    const { Replica } = await import("./replica/replica.ts");
+    const { spec, logger } = this.#options;
+    const onStale = (why: string) => this.#end({ kind: "stale", why });
+    this.#replica = new Replica({ spec, logger, onStale });
+    return this.#replica;
   }
 
   /** Loaded when Postgres runs: the start does not wait for it. */
@@ -279,6 +304,7 @@ export class ComputeRun {
     this.#standbyFeedback.close();
     this.#wal?.disconnect();
     await this.#side?.close();
+    await this.#replica?.close();
     this.#wal?.close();
   }
 
@@ -291,7 +317,7 @@ export class ComputeRun {
       throw new StorageError("unavailable", "closed", "the compute was stopped while it started");
     }
     // It connects at once, so there is something to close from here on.
-    const side = new PostgresSide({ ...this.#options, wal: this.#wal });
+    const side = new PostgresSide({ ...this.#options, wal: this.#wal, replica: this.#replica });
     this.#side = side;
     return { side, machine: await side.prepare() };
   }
@@ -323,7 +349,9 @@ export class ComputeRun {
         `start-${end.kind}`,
         end.kind === "fenced"
           ? `another compute won term ${end.term}`
-          : "Postgres ended while the compute was starting",
+          : end.kind === "stale"
+            ? end.why
+            : "Postgres ended while the compute was starting",
       );
     });
     return await Promise.race([step, ended]);
@@ -337,7 +365,7 @@ function failureOf(step: Promise<unknown>): Promise<never> {
 
 /** Of a specification that was checked. */
 function staticLsn({ mode }: EndpointSpec): Lsn {
-  const lsn = mode === "primary" ? undefined : parseLsn(mode.static);
+  const lsn = typeof mode === "string" ? undefined : parseLsn(mode.static);
   if (lsn === undefined) {
     throw new Error("a static endpoint has an LSN");
   }

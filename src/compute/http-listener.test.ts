@@ -30,6 +30,8 @@ class FakeControl implements ComputeControl {
       startLsn: null,
       commitLsn: null,
       flushLsn: null,
+      replayLsn: null,
+      replayLagBytes: null,
       last_active: null,
     };
   }

@@ -46,7 +46,7 @@ const computeStatus: z.ZodType<ComputeStatus> = z.object({
   tenantId: z.string(),
   timelineId: z.string(),
   status: z.enum(["init", "running", "termination_pending", "terminated", "failed"]),
-  mode: z.enum(["primary", "static"]),
+  mode: z.enum(["primary", "replica", "static"]),
   startTime: z.iso.datetime(),
   error: z.string().nullable(),
   postgresPid: z.int().nullable(),
@@ -56,6 +56,8 @@ const computeStatus: z.ZodType<ComputeStatus> = z.object({
   startLsn: z.string().nullable(),
   commitLsn: z.string().nullable(),
   flushLsn: z.string().nullable(),
+  replayLsn: z.string().nullable(),
+  replayLagBytes: z.int().nullable(),
   last_active: z.iso.datetime().nullable(),
 });
 

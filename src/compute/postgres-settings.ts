@@ -40,6 +40,8 @@ const REFUSED = new Set([
   "archive_command",
   "archive_library",
   "primary_conninfo",
+  "primary_slot_name",
+  "promote_trigger_file",
   "restore_command",
   "recovery_target",
   "recovery_target_lsn",
@@ -76,6 +78,16 @@ const DEFAULTS: Readonly<Record<string, string>> = {
   [MAX_WRITE_LAG]: DEFAULT_MAX_WRITE_LAG,
 };
 
+/** Of a replica, where they differ. */
+const REPLICA_DEFAULTS: Readonly<Record<string, string>> = {
+  // Its long queries hold back VACUUM on the primary, or they would be cancelled.
+  hot_standby_feedback: "on",
+  wal_receiver_status_interval: "1s",
+  // The agent, which is asked for WAL, is always near.
+  wal_retrieve_retry_interval: "200ms",
+  wal_keep_size: "0",
+};
+
 /** Settings that exist from some major on. */
 const DEFAULTS_FROM_MAJOR: readonly [number, Readonly<Record<string, string>>][] = [
   [17, { io_combine_limit: "256kB" }],
@@ -96,6 +108,13 @@ export interface PostgresSettings {
   readonly controlParameters: ControlParameters;
 }
 
+export interface ReplicaSettings {
+  /** Where its WAL comes from. */
+  readonly primaryConnInfo: string;
+  /** What its primary had and has; it must have as much room for transactions and locks. */
+  readonly primary: readonly ControlParameters[];
+}
+
 export interface SettingsInput {
   readonly pgVersion: number;
   readonly host: string;
@@ -113,6 +132,8 @@ export interface SettingsInput {
   readonly replicationOrigins: number;
   /** Of earlier runs: Postgres refuses to start without room for them, or with a wal_level that decodes nothing. */
   readonly logicalSlots?: number;
+  /** Of one that follows the head. */
+  readonly replica?: ReplicaSettings | undefined;
   /** For a standby over a tablespace in place: recovery takes one for damage where none may be made. */
   readonly allowInPlaceTablespaces?: boolean;
 }
@@ -125,6 +146,11 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
       for (const [name, value] of Object.entries(settings)) {
         chosen.set(name, value);
       }
+    }
+  }
+  if (input.replica !== undefined) {
+    for (const [name, value] of Object.entries(REPLICA_DEFAULTS)) {
+      chosen.set(name, value);
     }
   }
   for (const [name, value] of Object.entries(input.settings)) {
@@ -144,6 +170,13 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     preload(chosen, "pg_prewarm");
   }
   atLeast(chosen, "max_prepared_transactions", input.preparedTransactions);
+  for (const primary of input.replica?.primary ?? []) {
+    atLeast(chosen, "max_connections", primary.maxConnections);
+    atLeast(chosen, "max_worker_processes", primary.maxWorkerProcesses);
+    atLeast(chosen, "max_wal_senders", primary.maxWalSenders);
+    atLeast(chosen, "max_prepared_transactions", primary.maxPreparedTransactions);
+    atLeast(chosen, "max_locks_per_transaction", primary.maxLocksPerTransaction);
+  }
   const originsSetting =
     input.pgVersion >= 18 ? "max_active_replication_origins" : "max_replication_slots";
   atLeast(chosen, originsSetting, input.replicationOrigins);
@@ -165,11 +198,26 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     commandLine: Object.entries({
       ...PROTECTED,
       ...(input.subscriptionsRest === true ? { max_logical_replication_workers: "0" } : {}),
+      ...(input.replica === undefined ? {} : replicaCommandLine(input.replica, input.pgVersion)),
       ...(input.closedToUsers === true
         ? { listen_addresses: "", port: String(MAINTENANCE_PORT) }
         : {}),
     }).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
     controlParameters: controlParameters(chosen),
+  };
+}
+
+/** Also not to be changed by a superuser: what it follows, and that it does. */
+function replicaCommandLine(
+  { primaryConnInfo }: ReplicaSettings,
+  pgVersion: number,
+): Readonly<Record<string, string>> {
+  return {
+    primary_conninfo: primaryConnInfo,
+    primary_slot_name: "",
+    restore_command: "",
+    hot_standby: "on",
+    ...(pgVersion < 16 ? { promote_trigger_file: "" } : {}),
   };
 }
 

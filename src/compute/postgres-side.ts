@@ -39,6 +39,7 @@ import {
   removeDiscarded,
 } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, type PostgresSettings, postgresSettings } from "./postgres-settings.ts";
+import type { Replica } from "./replica/replica.ts";
 import type { CacheUsage } from "./shim/cache-counters.ts";
 import type { OldWal } from "./wal/old-wal.ts";
 import { invalidateSlots, openOldWal } from "./wal/open-old-wal.ts";
@@ -58,6 +59,8 @@ export interface PostgresSideOptions {
   readonly workdir: string;
   /** Undefined for a compute that only reads. */
   readonly wal: WalPath | undefined;
+  /** Of one that follows the head. */
+  readonly replica?: Replica | undefined;
   /** Inherited subscriptions could not be detached: no worker for any starts. */
   readonly leaveSubscriptions: boolean;
   readonly logger: Logger;
@@ -237,8 +240,10 @@ export class PostgresSide {
     const draft = this.#draft?.state === state ? this.#draft : await this.#draftAnew(state);
     const { wal, files } = draft;
     await this.#fillOldWal(draft);
+    await this.#options.replica?.open(state, postgresSocketDirectory(workdir));
     path?.open(lsn, (hooks) => openShipper({ dataDirectory, lsn, state, wal }, hooks));
     const postgres = await this.#startPostgres(machine, draft);
+    this.#options.replica?.watch(dataDirectory);
     sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
       .then(() => {
         files.endOfStart();
@@ -262,7 +267,8 @@ export class PostgresSide {
     const settings = this.#settings(state, this.#options.spec.settings);
     const path = this.#dataDirectory;
     const auxFiles = this.#auxFiles(state);
-    const wal = writeDataDirectory({ path, state, settings, standby, auxFiles });
+    const replay = this.#options.replica?.start;
+    const wal = writeDataDirectory({ path, state, settings, standby, replay, auxFiles });
     if (this.#isPrewarmed) {
       placeHotBlocks(this.#options.workdir, path);
     }
@@ -278,7 +284,7 @@ export class PostgresSide {
   }
 
   #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
-    const { spec, workdir, wal } = this.#options;
+    const { spec, workdir, wal, replica } = this.#options;
     // Refused now, not by the next start.
     checkOwnSettings(own, this.#diskBytes);
     return postgresSettings({
@@ -290,6 +296,7 @@ export class PostgresSide {
       subscriptionsRest: wal === undefined || state.hasInheritedSubscriptions,
       closedToUsers: this.#isToDetach(state),
       settings: own,
+      replica: replica?.settings(state, postgresSocketDirectory(workdir)),
       preparedTransactions: state.twoPhase.length,
       replicationOrigins: state.replicationOrigins.length,
       logicalSlots: slotsOf(this.#auxFiles(state)).length,
@@ -474,6 +481,9 @@ export class PostgresSide {
             ? newest
             : await computeState(spec.pageserver.pgAddr, this.#timeline, lsn);
         this.#requireOurs(state);
+        if (this.#options.replica !== undefined) {
+          return { ...state, prevRecordLsn: this.#options.replica.start.prevRecordLsn };
+        }
         // Where it rounded, we still start where we asked to; then the record before is not known.
         return state.lsn === lsn ? state : { ...state, lsn, prevRecordLsn: INVALID_LSN };
       } catch (error) {

@@ -95,7 +95,7 @@ export class Supervisor implements ComputeControl {
         this.#leaveSubscriptions = true;
         continue;
       }
-      if (end.kind !== "exit") {
+      if (end.kind === "fenced" || end.kind === "fatal") {
         throw this.#fail(reasonToStop(end));
       }
       this.#setStatus("init");
@@ -168,6 +168,10 @@ export class Supervisor implements ComputeControl {
         this.#error = `Postgres ended unexpectedly: ${how}`;
         this.#restarts++;
         this.#logger.warn(end.exit, "Postgres ended unexpectedly, building it anew");
+      } else if (end.kind === "stale") {
+        this.#error = `built anew: ${end.why}`;
+        this.#restarts++;
+        this.#logger.info({ why: end.why }, "the replica is built anew");
       }
     }
     return end;
@@ -206,7 +210,7 @@ export class Supervisor implements ComputeControl {
       tenantId: this.#spec.tenantId,
       timelineId: this.#spec.timelineId,
       status: this.#status,
-      mode: this.#spec.mode === "primary" ? "primary" : "static",
+      mode: typeof this.#spec.mode === "string" ? this.#spec.mode : "static",
       startTime: new Date(this.#startTime).toISOString(),
       error: this.#error,
       postgresPid: run?.postgresPid ?? null,
@@ -216,6 +220,8 @@ export class Supervisor implements ComputeControl {
       startLsn: text(run?.startLsn),
       commitLsn: text(run?.commitLsn),
       flushLsn: text(run?.flushLsn),
+      replayLsn: text(run?.replayLsn),
+      replayLagBytes: run?.replayLagBytes ?? null,
       last_active: lastActive,
     };
   }
@@ -325,6 +331,12 @@ export class Supervisor implements ComputeControl {
     gauge("strata_compute_start_lsn", "Where this run began", one(run?.startLsn));
     gauge("strata_compute_commit_lsn", "Newest LSN on a quorum", one(run?.commitLsn));
     gauge("strata_compute_flush_lsn", "End of the last whole record written", one(run?.flushLsn));
+    gauge("strata_compute_replay_lsn", "Replayed by a replica", one(run?.replayLsn));
+    gauge(
+      "strata_compute_replay_lag_bytes",
+      "Committed WAL that a replica has not replayed",
+      one(run?.replayLagBytes),
+    );
     gauge("strata_compute_pageserver_lsn", "Ingested by a pageserver", one(run?.pageserverLsn));
     gauge("strata_compute_waiting_flushes", "fdatasync calls that wait for a quorum", [
       ["", run?.waitingFlushes ?? 0],

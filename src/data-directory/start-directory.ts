@@ -15,6 +15,7 @@ import { encodeOriginCheckpoint } from "../postgres/replication/origin-checkpoin
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
 import { type AuxFile, placeAuxFiles } from "./aux-files.ts";
 import { makeDirectory } from "./make-directory.ts";
+import { synthesizeReplayStart } from "./replay-start.ts";
 import { decodeStatisticsFiles } from "./statistics-files.ts";
 import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
 import { makeTablespaces, versionDirectory } from "./tablespace-directories.ts";
@@ -85,6 +86,12 @@ export interface StartState {
   readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
 }
 
+/** How recovery goes on behind L. */
+export interface ReplayStart {
+  /** Transactions that ran at L, and the exact next id, 32 bits both; undefined: none did. */
+  readonly running: { readonly oldestXid: number; readonly nextXid: number } | undefined;
+}
+
 export interface DataDirectoryOptions {
   /** As makeSkeleton() left it. */
   readonly path: string;
@@ -101,6 +108,8 @@ export interface DataDirectoryOptions {
   readonly auxFiles?: readonly AuxFile[];
   /** A standby never writes: for reading at L. */
   readonly standby: boolean;
+  /** Of a standby that goes on from L with the timeline's WAL; its controlParameters are to be at least the timeline's. */
+  readonly replay?: ReplayStart | undefined;
   /** All tablespaces are as if in place: for a Postgres without the shim. */
   readonly tablespacesInPlace?: boolean;
 }
@@ -113,22 +122,7 @@ export interface DataDirectoryOptions {
 export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWal {
   const { path, state } = options;
   const version = pgVersion(state.pgVersion);
-  const wal = synthesizeWal({
-    startLsn: state.lsn,
-    prevRecordLsn: state.prevRecordLsn,
-    version,
-    systemId: state.systemId,
-    segmentSize: state.walSegmentSize,
-    checkPoint: {
-      ...state.checkPoint,
-      timeLineId: 1,
-      prevTimeLineId: 1,
-      fullPageWrites: false,
-      walLevel: options.settings.controlParameters.walLevel,
-      time: BigInt(Math.floor(nowMs() / 1000)),
-      oldestActiveXid: 0,
-    },
-  });
+  const wal = synthesizeStart(options, version);
   write(path, "PG_VERSION", `${version.major}\n`);
   write(path, "postgresql.conf", options.settings.configuration);
   write(path, "postgresql.auto.conf", "");
@@ -153,10 +147,48 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
       version,
       systemId: state.systemId,
       checkPoint: wal.checkPoint,
-      parameters: options.settings.controlParameters,
+      parameters: options.standby ? options.settings.controlParameters : undefined,
     }),
   );
   return wal;
+}
+
+function synthesizeStart(options: DataDirectoryOptions, version: PgVersion): SynthesizedWal {
+  const { state, replay } = options;
+  const checkPoint: CheckPoint = {
+    ...state.checkPoint,
+    timeLineId: 1,
+    prevTimeLineId: 1,
+    fullPageWrites: false,
+    walLevel: options.settings.controlParameters.walLevel,
+    time: BigInt(Math.floor(nowMs() / 1000)),
+    oldestActiveXid: 0,
+  };
+  const place = {
+    startLsn: state.lsn,
+    prevRecordLsn: state.prevRecordLsn,
+    version,
+    systemId: state.systemId,
+    segmentSize: state.walSegmentSize,
+  };
+  if (replay === undefined) {
+    return synthesizeWal({ ...place, checkPoint });
+  }
+  const { running } = replay;
+  if (running === undefined) {
+    return synthesizeReplayStart({ ...place, kind: "shutdown", checkPoint });
+  }
+  // Storage's is up to 1023 ahead. Recovery would take the ids in between for known, and those of them that run for aborted.
+  const ahead = Number(BigInt.asIntN(32, checkPoint.nextFullXid - BigInt(running.nextXid)));
+  return synthesizeReplayStart({
+    ...place,
+    kind: "online",
+    checkPoint: {
+      ...checkPoint,
+      nextFullXid: checkPoint.nextFullXid - BigInt(ahead),
+      oldestActiveXid: running.oldestXid,
+    },
+  });
 }
 
 /** Another text of postgresql.conf, under a Postgres that runs: it finds the old file or the new one. */

@@ -70,8 +70,10 @@ export interface NewEndpoint {
   readonly timelineId: TimelineId;
   /** The timeline's major. */
   readonly pgVersion: number;
-  /** Read-only at this LSN; absent: a primary at the head. */
+  /** Read-only at this LSN; absent: at the head. */
   readonly staticLsn?: Lsn | undefined;
+  /** At the head: read-only, follows it; else a primary. */
+  readonly replica?: boolean | undefined;
   readonly pgPort?: number | undefined;
   readonly internalHttpPort?: number | undefined;
   readonly allowMultiple?: boolean | undefined;
@@ -150,7 +152,7 @@ function movedTimelines(home: StrataHome): ReadonlyMap<string, string> {
 }
 
 function followBranch(spec: EndpointSpec, moved: ReadonlyMap<string, string>): EndpointSpec {
-  const to = spec.mode === "primary" ? moved.get(spec.timelineId) : undefined;
+  const to = typeof spec.mode === "string" ? moved.get(spec.timelineId) : undefined;
   return to === undefined ? spec : { ...spec, timelineId: to };
 }
 
@@ -266,11 +268,11 @@ export async function createEndpoint(
   if (loadEndpoint(home, id) !== undefined) {
     throw new StorageError("conflict", "endpoint-exists", `endpoint ${id} already exists`);
   }
-  if (wanted.staticLsn === undefined && wanted.allowMultiple !== true) {
+  const mode = modeOf(wanted);
+  if (mode === "primary" && wanted.allowMultiple !== true) {
     refuseSecondPrimary(existing, wanted, "exists");
   }
   const pgBin = pgBinOf(config, wanted.pgVersion);
-  const mode = wanted.staticLsn === undefined ? "primary" : { static: formatLsn(wanted.staticLsn) };
   const spec: EndpointSpec = {
     endpointId: id,
     tenantId: wanted.tenantId,
@@ -296,6 +298,13 @@ export async function createEndpoint(
     inheritRecord(HOT_BLOCKS_NAME, existing, spec, directory);
   }
   return { id, directory, spec };
+}
+
+function modeOf({ staticLsn, replica }: NewEndpoint): EndpointSpec["mode"] {
+  if (staticLsn !== undefined) {
+    return { static: formatLsn(staticLsn) };
+  }
+  return replica === true ? "replica" : "primary";
 }
 
 /**
@@ -334,9 +343,11 @@ function storageAddresses(
   });
   return {
     pageserver: addresses(pageserver),
-    // A read-only endpoint writes no WAL.
+    // What is at an LSN needs no WAL.
     safekeepers:
-      mode === "primary" ? safekeepers.map((node) => ({ id: node.id, ...addresses(node) })) : [],
+      typeof mode === "string"
+        ? safekeepers.map((node) => ({ id: node.id, ...addresses(node) }))
+        : [],
   };
 }
 
@@ -384,6 +395,11 @@ export function setExtensionDirectory(
   const change =
     extensionDir === undefined ? {} : { extensionDir: checkExtensionDirectory(extensionDir) };
   writeSpec(directory, { ...rest, ...change });
+}
+
+/** Of a stopped endpoint, under its lock: which kind it is from its next start on. */
+export function setEndpointMode({ directory, spec }: Endpoint, mode: "primary" | "replica"): void {
+  writeSpec(directory, { ...spec, mode });
 }
 
 function formatSpec(spec: EndpointSpec): string {
@@ -452,10 +468,15 @@ export async function startEndpoint(
   placement: TimelinePlacement,
   options: { timeoutMs: number; print: Print; allowMultiple?: boolean; spawn?: Spawn },
 ): Promise<void> {
-  // Before we had its lock somebody may have destroyed it, or its branch been reset.
-  if (findEndpoint(home, endpoint.id).spec.timelineId !== endpoint.spec.timelineId) {
+  // Before we had its lock somebody may have destroyed it, its branch been reset, or another endpoint promoted.
+  const now = findEndpoint(home, endpoint.id).spec;
+  if (now.timelineId !== endpoint.spec.timelineId) {
     const message = `the branch of endpoint ${endpoint.id} has just been reset or restored: start it again`;
     throw new StorageError("conflict", "branch-moved", message);
+  }
+  if (typeof now.mode === "string" && now.mode !== endpoint.spec.mode) {
+    const message = `endpoint ${endpoint.id} has just become a ${now.mode}: start it again`;
+    throw new StorageError("conflict", "endpoint-moved", message);
   }
   const config = home.config();
   // Under its lock: who deletes its tenant stops it after that is noted, under the same lock.

@@ -272,6 +272,18 @@ export const pageserverStatusSchema = z.object({ id: z.int() });
 
 export type PageserverStatus = z.infer<typeof pageserverStatusSchema>;
 
+/** A record that says which transactions run: a standby that has replayed one knows. */
+export interface StandbySnapshot {
+  /** Its record is [startLsn, endLsn). */
+  readonly startLsn: Lsn;
+  readonly endLsn: Lsn;
+  /** `shutdown`: a shutdown checkpoint, where none runs but what is prepared. */
+  readonly kind: "running" | "shutdown";
+  /** 32 bits, as `nextXid`: which is exact, where `checkPoint` may be up to 1023 ahead. */
+  readonly oldestRunningXid: number;
+  readonly nextXid: number;
+}
+
 /** What a compute needs to start at an LSN. `Wire`: as the JSON of `compute_state` spells it. */
 export interface ComputeStateWire {
   readonly lsn: string;
@@ -291,6 +303,11 @@ export interface ComputeStateWire {
   /** `remoteLsn` decimal. */
   readonly replicationOrigins: readonly { originId: number; remoteLsn: string }[];
   readonly timelineStartLsn: string;
+  /** LSNs as `X/X`. */
+  readonly standbySnapshots: readonly (Pick<
+    StandbySnapshot,
+    "kind" | "oldestRunningXid" | "nextXid"
+  > & { readonly startLsn: string; readonly endLsn: string })[];
   readonly auxFiles: readonly { path: string; base64: string }[];
 }
 
@@ -320,6 +337,8 @@ export interface ComputeState {
   readonly replicationOrigins: readonly { originId: number; remoteLsn: bigint }[];
   /** Where the timeline's own WAL begins. */
   readonly timelineStartLsn: Lsn;
+  /** The last two up to here, the older one first; those that end at `timelineStartLsn` or before are an ancestor's. */
+  readonly standbySnapshots: readonly StandbySnapshot[];
   /** Of its logical replication slots and for them (data-directory/aux-files.ts); a branch has none of its parent's. */
   readonly auxFiles: readonly { path: string; bytes: Uint8Array }[];
 }

@@ -393,6 +393,13 @@ function decodeComputeState(wire: ComputeStateWire): ComputeState {
       remoteLsn: BigInt(origin.remoteLsn),
     })),
     timelineStartLsn: requireLsn(wire.timelineStartLsn),
+    standbySnapshots: wire.standbySnapshots.map((snapshot) => ({
+      startLsn: requireLsn(snapshot.startLsn),
+      endLsn: requireLsn(snapshot.endLsn),
+      kind: snapshot.kind === "shutdown" ? "shutdown" : "running",
+      oldestRunningXid: requireNumber(snapshot.oldestRunningXid),
+      nextXid: requireNumber(snapshot.nextXid),
+    })),
     auxFiles: wire.auxFiles.map((file) => ({ path: file.path, bytes: bytes(file.base64) })),
   };
 }

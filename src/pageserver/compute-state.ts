@@ -9,6 +9,7 @@ import { readAuxFiles } from "./ingest/aux-files.ts";
 import { readPreparedTransactions } from "./ingest/prepared-transactions.ts";
 import { decodeSize, FORK_MAIN } from "./ingest/relation-heads.ts";
 import { readReplicationOrigins } from "./ingest/replication-origins.ts";
+import { readStandbySnapshots } from "./ingest/standby-snapshots.ts";
 import { readStatistics } from "./ingest/statistics.ts";
 import { readTablespaces } from "./ingest/tablespaces.ts";
 import { readCheckPoint } from "./ingest/walingest.ts";
@@ -76,6 +77,11 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
       remoteLsn: `${remoteLsn}`,
     })),
     timelineStartLsn: formatLsn(timeline.startLsn),
+    standbySnapshots: readStandbySnapshots(timeline, lsn).map((snapshot) => ({
+      ...snapshot,
+      startLsn: formatLsn(snapshot.startLsn),
+      endLsn: formatLsn(snapshot.endLsn),
+    })),
     auxFiles: readAuxFiles(timeline, timeline.startLsn, lsn).map(({ path, bytes }) => ({
       path,
       base64: base64(bytes),

@@ -127,6 +127,20 @@ export function decodeControlFile(bytes: Uint8Array, major?: PgMajor): ControlFi
   };
 }
 
+/** What a standby's settings must not be below (CheckRequiredParameterValues in xlogrecovery.c). StorageError as decodeControlFile. */
+export function decodeControlParameters(bytes: Uint8Array): ControlParameters {
+  decodeControlFile(bytes);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return {
+    walLevel: view.getUint32(172, true),
+    maxConnections: view.getUint32(180, true),
+    maxWorkerProcesses: view.getUint32(184, true),
+    maxWalSenders: view.getUint32(188, true),
+    maxPreparedTransactions: view.getUint32(192, true),
+    maxLocksPerTransaction: view.getUint32(196, true),
+  };
+}
+
 function findCrc(bytes: Uint8Array, view: DataView): number {
   const found = CRC_OFFSETS.find(
     (at) => bytes.length >= at + 4 && view.getUint32(at, true) === crc32c(bytes, 0, at),
@@ -140,8 +154,9 @@ function findCrc(bytes: Uint8Array, view: DataView): number {
 
 /**
  * The control file of a cluster that was shut down at `checkPoint`, whose record starts at its redo.
- * Layout constants, the nonce and track_commit_timestamp come from `template`, the cluster's newest
- * pg_control or initdb's: where that setting changes now, Postgres says so in WAL by itself.
+ * Layout constants, the nonce and settings come from `template`, the cluster's newest
+ * pg_control or initdb's: where a setting changes now, Postgres says so in WAL by itself, so that replicas know. What
+ * writes no WAL gives its own.
  * Data checksums stay as they are there, and nothing of a recovery is left.
  */
 export function encodeStartControlFile(
@@ -150,7 +165,7 @@ export function encodeStartControlFile(
     readonly version: PgVersion;
     readonly systemId: bigint;
     readonly checkPoint: Readonly<CheckPoint>;
-    readonly parameters: ControlParameters;
+    readonly parameters?: ControlParameters | undefined;
   },
 ): Uint8Array {
   const { version, checkPoint, parameters } = start;
@@ -165,7 +180,9 @@ export function encodeStartControlFile(
   bytes.set(encodeCheckPoint(checkPoint, version), 40);
   view.setBigUint64(128, FIRST_NORMAL_UNLOGGED_LSN, true);
   bytes.fill(0, 136, 172);
-  setParameters(view, parameters);
+  if (parameters !== undefined) {
+    setParameters(view, parameters);
+  }
   view.setUint8(176, 0); // wal_log_hints
   const crcOffset = version.controlCrcOffset;
   view.setUint32(crcOffset, crc32c(bytes, 0, crcOffset), true);

@@ -5,10 +5,6 @@ import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Lsn } from "../base/lsn.ts";
 import {
-  decodeReplicationMessage,
-  decodeStandbyMessage,
-} from "../safekeeper/replication/replication-messages.ts";
-import {
   type AcceptorMessage,
   decodeAcceptorMessage,
   decodeProposerMessage,
@@ -22,6 +18,7 @@ import {
   encodePageserverFeedback,
   NO_PAGESERVER_FEEDBACK,
 } from "./pageserver-feedback.ts";
+import { decodeReplicationMessage, decodeStandbyMessage } from "./replication-messages.ts";
 
 const lsn = (value: number) => value as Lsn;
 const MCONF = {

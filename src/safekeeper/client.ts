@@ -12,6 +12,12 @@ import {
   encodePageserverFeedback,
   type PageserverFeedback,
 } from "../safekeeper-protocol/pageserver-feedback.ts";
+import {
+  decodeReplicationMessage,
+  encodeHotStandbyFeedback,
+  encodeStandbyStatus,
+  type StandbyStatus,
+} from "../safekeeper-protocol/replication-messages.ts";
 import type {
   DeleteResponse,
   MembershipJson,
@@ -25,12 +31,6 @@ import type {
   TimelineCopyRequest,
   TimelineCreateRequest,
 } from "./api.ts";
-import {
-  decodeReplicationMessage,
-  encodeHotStandbyFeedback,
-  encodeStandbyStatus,
-  type StandbyStatus,
-} from "./replication/replication-messages.ts";
 
 const DEFAULT_TIMEOUT_MS = 10_000;
 

@@ -82,8 +82,8 @@ export interface RecordSink {
   sawXid(xid: number): void;
   nextOid(oid: number): void;
   checkpoint(checkPoint: CheckPoint, shutdown: boolean): void;
-  /** running_xacts: what a standby may start from. */
-  oldestActiveXid(xid: number): void;
+  /** running_xacts: which transactions ran when it was written; both 32-bit. */
+  runningTransactions(oldestXid: number, nextXid: number): void;
   walLevel(level: number): void;
   /** XLOG_PARAMETER_CHANGE: pg_control takes these settings over. */
   parameterChange(parameters: ParameterChange): void;

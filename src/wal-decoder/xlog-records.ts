@@ -119,8 +119,7 @@ export function interpretStandby(record: XLogRecord, sink: RecordSink): void {
   data.open(record);
   switch (record.info & XLR_RMGR_INFO_MASK) {
     case XLOG_RUNNING_XACTS:
-      data.skip(16);
-      sink.oldestActiveXid(data.u32());
+      interpretRunningTransactions(sink);
       return;
     case XLOG_STANDBY_LOCK:
     case XLOG_INVALIDATIONS:
@@ -128,4 +127,10 @@ export function interpretStandby(record: XLogRecord, sink: RecordSink): void {
     default:
       throw unsupportedRecord(record);
   }
+}
+
+function interpretRunningTransactions(sink: RecordSink): void {
+  data.skip(12);
+  const nextXid = data.u32();
+  sink.runningTransactions(data.u32(), nextXid);
 }

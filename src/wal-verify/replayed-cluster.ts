@@ -484,7 +484,7 @@ export class ReplayedCluster implements RecordSink {
   auxFileGone(): void {}
   sawXid(): void {}
   nextOid(): void {}
-  oldestActiveXid(): void {}
+  runningTransactions(): void {}
   walLevel(): void {}
   transactionEnd(): void {}
 }

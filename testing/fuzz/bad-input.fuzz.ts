@@ -16,7 +16,6 @@ import { addLsn, formatLsn, type Lsn, maxLsn, minLsn } from "../../src/base/lsn.
 import { SeededRandom } from "../../src/base/random.ts";
 import { encodeMessage } from "../../src/postgres/wire/wire-messages.ts";
 import { persistentNow } from "../../src/safekeeper/consensus/acceptor.ts";
-import { encodeStandbyStatus } from "../../src/safekeeper/replication/replication-messages.ts";
 import { NO_MEMBERSHIP } from "../../src/safekeeper-protocol/membership.ts";
 import {
   type AcceptorMessage,
@@ -24,6 +23,7 @@ import {
   encodeProposerMessage,
   type ProposerMessage,
 } from "../../src/safekeeper-protocol/messages.ts";
+import { encodeStandbyStatus } from "../../src/safekeeper-protocol/replication-messages.ts";
 import {
   historyUpTo,
   MAX_TERM,

@@ -15,6 +15,7 @@ import { PG_SUITE_MUTANTS } from "./pg-suites.ts";
 import { PROXY_MUTANTS } from "./proxy.ts";
 import { REDO_MUTANTS } from "./redo.ts";
 import { REMOTE_MUTANTS } from "./remote.ts";
+import { REPLICA_MUTANTS } from "./replica.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
 import { SERVICE_TLS_MUTANTS } from "./service-tls.ts";
 import { SHIM_MUTANTS } from "./shim.ts";
@@ -33,6 +34,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SHIM_MUTANTS,
   COMPUTE_MUTANTS,
   LOGICAL_SLOT_MUTANTS,
+  REPLICA_MUTANTS,
   HTTP_MUTANTS,
   SERVICE_TLS_MUTANTS,
   LOCAL_MUTANTS,

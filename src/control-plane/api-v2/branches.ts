@@ -273,7 +273,7 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
   const endpoints = (body.endpoints ?? []).map((each) => newEndpoint(project, branch, each));
   const operations = [
     await plannedBranch(parts, project, branch, { parent, lsn }),
-    ...endpoints.map((endpoint) => plannedEndpoint(parts, project, endpoint, lsn)),
+    ...endpoints.map((endpoint) => plannedEndpoint(parts, project, endpoint)),
   ];
   const job = await parts.operations.submit(projectId, operations, async (db) => {
     await db.insertInto("branches").values(branch).execute();
@@ -357,12 +357,11 @@ export function newEndpoint(
   };
 }
 
-/** A read-only one is at the LSN: there are no standbys yet. */
+/** A read-only one is a replica, as Neon's are. */
 export function plannedEndpoint(
   parts: Parts,
   project: ProjectRow,
   endpoint: EndpointRow,
-  lsn: string,
 ): PlannedOperation {
   return planned(parts.kinds.createEndpoint, {
     action: "start_compute",
@@ -372,7 +371,8 @@ export function plannedEndpoint(
       endpointId: endpoint.id,
       tenantId: project.tenant_id,
       branchId: endpoint.branch_id,
-      staticLsn: endpoint.type === "read_only" ? lsn : null,
+      staticLsn: null,
+      replica: endpoint.type === "read_only",
       settings: postgresSettings(endpoint.settings, project),
       start: endpoint.disabled === 0,
     },

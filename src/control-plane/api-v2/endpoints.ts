@@ -5,7 +5,7 @@ import { type Route, route } from "../../http/route.ts";
 import { nowText } from "../inventory.ts";
 import { type PlannedOperation, planned } from "../operations/state-machine.ts";
 import type { EndpointRow, ProjectRow } from "../state/tables.ts";
-import { newEndpoint, plannedEndpoint, pointOf } from "./branches.ts";
+import { newEndpoint, plannedEndpoint } from "./branches.ts";
 import { postgresSettings } from "./endpoint-settings.ts";
 import {
   findBranch,
@@ -115,9 +115,8 @@ function changeRoutes(parts: Parts): Route[] {
           const message = `branch ${branch.id} already has a read-write endpoint`;
           throw new StorageError("conflict", "second-primary", message);
         }
-        const lsn = await pointOf(parts, project, branch, undefined);
         const endpoint = newEndpoint(project, branch, wanted);
-        const operation = plannedEndpoint(parts, project, endpoint, lsn);
+        const operation = plannedEndpoint(parts, project, endpoint);
         const job = await parts.operations.submit(project.id, [operation], async (db) => {
           await db.insertInto("endpoints").values(endpoint).execute();
         });

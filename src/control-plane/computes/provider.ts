@@ -31,8 +31,10 @@ export interface NewCompute {
   readonly id: string;
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
-  /** Absent: a primary at the head. */
+  /** Absent: at the head. */
   readonly staticLsn?: Lsn | undefined;
+  /** At the head: a replica, which follows it; else the primary. */
+  readonly replica?: boolean | undefined;
   readonly settings: Readonly<Record<string, string>>;
 }
 
@@ -77,7 +79,8 @@ export class LocalProcesses implements ComputeProvider {
     this.#warmAgents = warmAgents;
   }
 
-  async create({ id, tenantId, timelineId, staticLsn, settings }: NewCompute): Promise<void> {
+  async create(compute: NewCompute): Promise<void> {
+    const { id, tenantId, timelineId, staticLsn } = compute;
     const home = this.#home;
     await withHomeLocked(home, async () => {
       if (this.exists(id)) {
@@ -88,7 +91,7 @@ export class LocalProcesses implements ComputeProvider {
         await controller.leaseLsn(tenantId, timelineId, staticLsn);
       }
       const pgVersion = await majorOf(home, tenantId, timelineId);
-      const wanted = { id, tenantId, timelineId, staticLsn, pgVersion, settings: { ...settings } };
+      const wanted = { ...compute, pgVersion, settings: { ...compute.settings } };
       await createEndpoint(home, wanted, controller.placementOf(tenantId, timelineId));
     });
   }

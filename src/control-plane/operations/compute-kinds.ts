@@ -19,6 +19,8 @@ export interface CreateEndpointArgs extends EndpointArgs {
   readonly branchId: string;
   /** Of a read-only one at a point; null: at the head. */
   readonly staticLsn: string | null;
+  /** Absent in operations of earlier versions: not one. */
+  readonly replica?: boolean;
   readonly settings: Readonly<Record<string, string>>;
   readonly start: boolean;
 }
@@ -95,7 +97,7 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
     steps: [
       {
         name: "create",
-        run: async ({ endpointId, tenantId, branchId, staticLsn, settings }) => {
+        run: async ({ endpointId, tenantId, branchId, staticLsn, replica, settings }) => {
           // Of now: an operation before this one in the same job may have made the timeline.
           const { timeline_id } = await db
             .selectFrom("branches")
@@ -107,6 +109,7 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
             tenantId: parseTenantId(tenantId),
             timelineId: parseTimelineId(timeline_id),
             staticLsn: staticLsn === null ? undefined : parseLsn(staticLsn),
+            replica,
             settings,
           });
         },

@@ -64,7 +64,7 @@ export async function switchBranch(
   const { tenantId, name } = branch;
   const before = resolveBranch(home.config(), tenantId, name);
   const ids = endpointsOn(home, tenantId, before)
-    .filter(({ spec }) => spec.mode === "primary")
+    .filter(({ spec }) => typeof spec.mode === "string")
     .map(({ id }) => id);
   await withEndpointsLocked(home, ids, async () => {
     if (noteOf(home, branch)?.moved === undefined || noteOf(home, branch)?.asked !== branch.asked) {
@@ -183,7 +183,7 @@ function settleAll(home: StrataHome, ids: readonly string[]): void {
 /** Read-only endpoints read what would go. */
 function refuseReaders(home: StrataHome, branch: SwitchedBranch, from: TimelineId): void {
   const readers = endpointsOn(home, branch.tenantId, from).filter(
-    ({ spec }) => spec.mode !== "primary",
+    ({ spec }) => typeof spec.mode !== "string",
   );
   if (branch.preserveUnder === undefined && readers.length > 0) {
     throw new StorageError(

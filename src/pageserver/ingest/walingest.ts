@@ -44,6 +44,7 @@ import {
 } from "./relation-heads.ts";
 import { ReplicationOrigins } from "./replication-origins.ts";
 import { SlruIngest } from "./slru-ingest.ts";
+import { StandbySnapshots } from "./standby-snapshots.ts";
 import { encodeStatistics } from "./statistics.ts";
 import { decodeStoredCheckPoint, encodeStoredCheckPoint } from "./stored-checkpoint.ts";
 import { Tablespaces } from "./tablespaces.ts";
@@ -69,6 +70,7 @@ export class WalIngest implements RecordSink {
   readonly #commitTimes: CommitTimes;
   readonly #tablespaces: Tablespaces;
   readonly #auxFiles: AuxFiles;
+  readonly #snapshots: StandbySnapshots;
   /** pg_control; undefined only where a test has none. */
   #controlFile: Uint8Array | undefined;
   /** pg_control says so: commits leave a timestamp. */
@@ -95,6 +97,7 @@ export class WalIngest implements RecordSink {
     this.#commitTimes = new CommitTimes(storage);
     this.#tablespaces = new Tablespaces(storage);
     this.#auxFiles = new AuxFiles(storage);
+    this.#snapshots = new StandbySnapshots(storage);
     const { lastRecordLsn } = storage;
     this.#controlFile = storage.readValue(CONTROL_PREFIX, CONTROL_FILE_INDEX, lastRecordLsn);
     this.#tracksCommitTs =
@@ -349,11 +352,24 @@ export class WalIngest implements RecordSink {
     if (shutdown) {
       this.publish();
       this.#auxFiles.removeUnneeded(this.#doneLsn, this.#lsn);
+      const nextXid = Number(BigInt.asUintN(32, checkPoint.nextFullXid));
+      this.#snapshots.note(
+        { ...this.#extent, kind: "shutdown", oldestRunningXid: nextXid, nextXid },
+        this.#lsn,
+      );
     }
   }
 
-  oldestActiveXid(xid: number): void {
-    this.#tracker.oldestActiveXid(xid);
+  runningTransactions(oldestXid: number, nextXid: number): void {
+    this.#tracker.oldestActiveXid(oldestXid);
+    this.#snapshots.note(
+      { ...this.#extent, kind: "running", oldestRunningXid: oldestXid, nextXid },
+      this.#lsn,
+    );
+  }
+
+  get #extent() {
+    return { startLsn: this.#recordStart, endLsn: this.#lsn };
   }
 
   walLevel(level: number): void {

@@ -24,7 +24,8 @@
 // | commit time          | 6A   0     0    0     0    | see commit-times.ts       |
 // | tablespace           | 6B   0     0    0     0    | its OID; its location     |
 // | statistics           | 6C   0     0    0     0    | 0; u64 LE, LSN; the files |
-// 0x66 to 0x6C are ours: Neon keeps the first two as members of directory values that are rewritten whole.
+// | standby snapshots    | 6D   0     0    0     0    | 0; standby-snapshots.ts   |
+// 0x66 to 0x6D are ours: Neon keeps the first two as members of directory values that are rewritten whole.
 
 import { StorageError } from "../../base/errors.ts";
 
@@ -61,6 +62,7 @@ export const KEYSPACE_PREPARED_SLOT = 0x69;
 const KEYSPACE_COMMIT_TIME = 0x6a;
 export const KEYSPACE_TABLESPACE = 0x6b;
 const KEYSPACE_STATISTICS = 0x6c;
+const KEYSPACE_STANDBY_SNAPSHOTS = 0x6d;
 
 /** Index of pg_control under CONTROL_PREFIX. */
 export const CONTROL_FILE_INDEX = 0;
@@ -263,6 +265,9 @@ export const TABLESPACE_PREFIX = keyPrefix(KEYSPACE_TABLESPACE, 0, 0, 0, 0);
 
 /** What the last clean stop left of pg_stat, at index 0 (ingest/statistics.ts). */
 export const STATISTICS_PREFIX = keyPrefix(KEYSPACE_STATISTICS, 0, 0, 0, 0);
+
+/** Where a standby may begin to replay, at index 0 (ingest/standby-snapshots.ts). */
+export const STANDBY_SNAPSHOTS_PREFIX = keyPrefix(KEYSPACE_STANDBY_SNAPSHOTS, 0, 0, 0, 0);
 
 /** Pieces of a file of logical decoding: the index is where each begins (ingest/aux-files.ts). */
 export function auxFilePrefix(hash0: number, hash1: number, hash2: number): KeyPrefix {

@@ -556,6 +556,14 @@ export class WireServer {
     });
   }
 
+  /** On a unix socket: `path` is made, and must not be there. */
+  listenAt(path: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once("error", reject);
+      this.#server.listen({ path }, resolve);
+    });
+  }
+
   /** Stops listening and ends every connection. */
   close(): Promise<void> {
     for (const socket of this.#sockets) {

@@ -7,16 +7,16 @@ import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
 import type { WireSession } from "../../postgres/wire/wire-server.ts";
 import { type HotStandbyFeedback, MAX_SEND_SIZE } from "../../safekeeper-protocol/messages.ts";
 import type { PageserverFeedback } from "../../safekeeper-protocol/pageserver-feedback.ts";
-import type { Term } from "../../safekeeper-protocol/term-history.ts";
-import { readableLsn } from "../consensus/acceptor.ts";
-import type { Timeline } from "../timeline.ts";
-import type { WalReader } from "../wal-storage.ts";
 import {
   decodeStandbyMessage,
   encodeKeepalive,
   encodeWalHeader,
   type StandbyStatus,
-} from "./replication-messages.ts";
+} from "../../safekeeper-protocol/replication-messages.ts";
+import type { Term } from "../../safekeeper-protocol/term-history.ts";
+import { readableLsn } from "../consensus/acceptor.ts";
+import type { Timeline } from "../timeline.ts";
+import type { WalReader } from "../wal-storage.ts";
 import type { WalConsumer } from "./wal-consumers.ts";
 
 /** Bytes queued for a slow reader before we stop reading from disk for it. */

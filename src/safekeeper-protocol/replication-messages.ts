@@ -1,13 +1,10 @@
 // Messages of Postgres's physical replication protocol inside CopyData (libpqwalreceiver's view).
 
-import { StorageError } from "../../base/errors.ts";
-import type { Lsn } from "../../base/lsn.ts";
-import { ByteReader, ByteWriter } from "../../safekeeper-protocol/byte-codec.ts";
-import type { HotStandbyFeedback } from "../../safekeeper-protocol/messages.ts";
-import {
-  decodePageserverFeedback,
-  type PageserverFeedback,
-} from "../../safekeeper-protocol/pageserver-feedback.ts";
+import { StorageError } from "../base/errors.ts";
+import type { Lsn } from "../base/lsn.ts";
+import { ByteReader, ByteWriter } from "./byte-codec.ts";
+import type { HotStandbyFeedback } from "./messages.ts";
+import { decodePageserverFeedback, type PageserverFeedback } from "./pageserver-feedback.ts";
 
 /*
  * From the server (walsender.c, "Streaming Replication Protocol"), big-endian:

@@ -1,0 +1,125 @@
+// Broken rules of replicas: where they begin, what they are told, and how one becomes the primary.
+
+import type { MutantPart } from "./mutant.ts";
+
+const START = "src/compute/replica/replica-start.ts";
+const START_TEST = "src/compute/replica/replica-start.test.ts";
+const LAYOUT = "src/data-directory/replay-start.ts";
+const LAYOUT_TEST = "src/compute/replica/replay-start.pg.test.ts";
+const DIRECTORY = "src/data-directory/start-directory.ts";
+const REPLICA = "src/compute/replica/replica.ts";
+const REPLICA_TEST = "src/compute/replica/replica.pg.test.ts";
+const SNAPSHOTS_TEST = "src/pageserver/ingest/standby-snapshots.test.ts";
+const PROMOTE = "src/local/replicas/promote.ts";
+const PROMOTION_TEST = "test/replica/promotion.test.ts";
+const OPEN = "replica: a transaction that is open at its start is neither committed nor aborted";
+
+export const REPLICA_MUTANTS: MutantPart = {
+  part: "replica",
+  mutants: [
+    {
+      rule: "a replica begins behind the last record that names what runs",
+      file: START,
+      search: "own.length > 1 ? own.at(-2) : undefined",
+      replace: "own.at(-1)",
+      test: START_TEST,
+      name: "replicaStart: behind the last but one that names what runs, or behind a shutdown",
+    },
+    {
+      rule: "an ancestor's running transactions run on a branch",
+      file: START,
+      search: "endLsn > timelineStartLsn",
+      replace: "endLsn > 0",
+      test: START_TEST,
+      name: "replicaStart: what is an ancestor's says nothing of a branch",
+    },
+    {
+      rule: "a replica begins as if nothing ran",
+      file: START,
+      search: 'running: kind === "shutdown" ? undefined :',
+      replace: 'running: kind !== "static" ? undefined :',
+      test: REPLICA_TEST,
+      name: OPEN,
+    },
+    {
+      rule: "a replica takes ids up to storage's rounded next one for known",
+      file: DIRECTORY,
+      search: "nextFullXid: checkPoint.nextFullXid - BigInt(ahead),",
+      replace: "nextFullXid: checkPoint.nextFullXid + BigInt(ahead - ahead),",
+      test: REPLICA_TEST,
+      name: "replica: ids that storage has rounded over are not taken for known",
+    },
+    {
+      rule: "the made-up record before R is not of the true one's length",
+      file: LAYOUT,
+      search: "const length = bytesOfRecords(prevRecordLsn, end, segmentSize);",
+      replace: "const length = bytesOfRecords(prevRecordLsn, end, segmentSize) + 8;",
+      test: LAYOUT_TEST,
+      name: "writeDataDirectory: recovery goes on in the middle of a page",
+    },
+    {
+      rule: "page headers count as bytes of the record before R",
+      file: LAYOUT,
+      search: "Math.max(at, page + pageHeaderSize(page, segmentSize))",
+      replace: "Math.max(at, page)",
+      test: LAYOUT_TEST,
+      name: "writeDataDirectory: recovery goes on behind one that goes over pages",
+    },
+    {
+      rule: "a shutdown checkpoint is noted as if transactions ran",
+      file: "src/pageserver/ingest/walingest.ts",
+      search: 'kind: "shutdown", oldestRunningXid',
+      replace: 'kind: "running", oldestRunningXid',
+      test: SNAPSHOTS_TEST,
+      name: "standby snapshots: the last two at each LSN, of running transactions and shutdowns only",
+    },
+    {
+      rule: "a pageserver that starts again forgets where a replica can begin",
+      file: "src/pageserver/ingest/standby-snapshots.ts",
+      search: "    this.#last = readStandbySnapshots(storage, storage.lastRecordLsn);",
+      replace: "    this.#last = [];",
+      test: SNAPSHOTS_TEST,
+      name: "standby snapshots: who goes on with a timeline knows the one before",
+    },
+    {
+      rule: "a superuser promotes a replica",
+      file: REPLICA,
+      search: "    symlinkSync(NO_PROMOTION, join(dataDirectory, PROMOTE_FILE));\n",
+      replace: "    symlinkSync(NO_PROMOTION, join(dataDirectory, NO_PROMOTION.slice(0, 3)));\n",
+      test: REPLICA_TEST,
+      name: "replica: a superuser's promotion is an error, and it goes on as a replica",
+    },
+    {
+      rule: "a replica with less room than its primary waits for ever",
+      file: REPLICA,
+      search: 'name !== "walLevel" && now[name] > before[name]',
+      replace: 'name === "walLevel" && now[name] > before[name]',
+      test: REPLICA_TEST,
+      name: "replica: a primary with more room than it has gets a replica with as much",
+    },
+    {
+      rule: "a primary does not say in WAL how much room it has",
+      file: DIRECTORY,
+      search: "options.standby ? options.settings.controlParameters : undefined",
+      replace: "options.settings.controlParameters",
+      test: REPLICA_TEST,
+      name: "replica: a primary with more room than it has gets a replica with as much",
+    },
+    {
+      rule: "feedback of a replica ends at its agent",
+      file: "src/compute/replica/wal-relay.ts",
+      search: "      this.#source?.sendHotStandbyFeedback(message);\n",
+      replace: "",
+      test: PROMOTION_TEST,
+      name: "feedback: a long query on a replica holds back VACUUM on the primary",
+    },
+    {
+      rule: "a promotion leaves the old primary what it was",
+      file: PROMOTE,
+      search: 'setEndpointMode(findEndpoint(home, primary.id), "replica")',
+      replace: 'setEndpointMode(findEndpoint(home, primary.id), "primary")',
+      test: PROMOTION_TEST,
+      name: "endpoint promote: under load, from one to the other and back, nothing acknowledged is lost",
+    },
+  ],
+};
