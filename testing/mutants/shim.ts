@@ -42,6 +42,22 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "tablespaces: emptied and dropped, and their names and locations used again",
     },
     {
+      rule: "a database directory made here keeps a slot of the shim's table",
+      file: "src/compute/shim/library/files.c",
+      search: "  } else if (made) {\n    note_absent(&key);",
+      replace: "  } else if (made) {\n    settle(find_slot(&key), SLOT_LOCAL);",
+      test: SCENES,
+      name: "paths: files that are made and removed need no room for good, and storage's stay what they are",
+    },
+    {
+      rule: "a database directory of storage's that was removed here is forgotten",
+      file: "src/compute/shim/library/files.c",
+      search: "    settle(find_slot(&key), SLOT_LOCAL);\n  }\n}\n\n/* Makes every",
+      replace: "    note_absent(&key);\n  }\n}\n\n/* Makes every",
+      test: SCENES,
+      name: "paths: files that are made and removed need no room for good, and storage's stay what they are",
+    },
+    {
       rule: "memory of pages serves for others before Postgres has them",
       file: "src/compute/shim/shim-server.ts",
       search:

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -103,17 +104,50 @@ static void end_while_waiting(void (*handler)(int), void (*work)(void)) {
   }
 }
 
+static void expect_none(const char *name, const char *otherwise) {
+  if (open(name, O_RDONLY) >= 0 || errno != ENOENT) {
+    fail(otherwise);
+  }
+}
+
+/* A directory that storage does not have, as of a database. */
+static void churn_directory(int number) {
+  char directory[64], name[96];
+  sprintf(directory, "base/%d", number);
+  sprintf(name, "%s/100", directory);
+  if (mkdir(directory, 0700) != 0) {
+    fail("a new directory");
+  }
+  expect_none(name, "a new directory is not empty");
+  DIR *listed = opendir(directory);
+  if (listed == NULL || closedir(listed) != 0 || rmdir(directory) != 0) {
+    fail("a removed directory");
+  }
+}
+
 /*
- * Makes and removes more files than there is room for names. What storage has stays what it is: the file, one
- * that was removed, which does not come back, and one that nobody has asked for yet.
+ * Makes and removes more files and directories than there is room for names. What storage has stays what it is: the
+ * file, one that was removed and a directory's, which do not come back, and one that nobody has asked for yet.
  */
 static void churn(void) {
+  /* In a child: the first process, which would be the postmaster, lists no directories. */
+  int status;
+  pid_t child = fork();
+  if (child != 0) {
+    if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+      _exit(1);
+    }
+    return;
+  }
   char name[256], removed[256];
   sprintf(removed, "%s.1", path);
   if (unlink(removed) != 0) {
     fail("unlink of a file of storage");
   }
-  for (int i = 0; i < 3000; i++) {
+  if (rmdir("base/6") != 0 || mkdir("base/6", 0700) != 0) {
+    fail("a directory of storage that is made anew");
+  }
+  for (int i = 0; i < 1000; i++) {
     sprintf(name, "%s%d", path, i);
     int fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
     if (fd < 0 || pwrite(fd, "x", 1, 0) != 1 || close(fd) != 0) {
@@ -127,16 +161,17 @@ static void churn(void) {
     if (unlink(name) != 0 || open(name, O_RDONLY) >= 0 || errno != ENOENT) {
       fail("a removed file");
     }
+    churn_directory(20000 + i);
     if (i % 100 == 0) {
       read_file();
-      if (open(removed, O_RDONLY) >= 0 || errno != ENOENT) {
-        fail("a removed file of storage is back");
-      }
+      expect_none(removed, "a removed file of storage is back");
+      expect_none("base/6/100", "a file of a removed directory of storage is back");
     }
   }
   sprintf(name, "%s9999", path);
   path = name;
   read_file();
+  _exit(0);
 }
 
 /* As on a disk that has room for the file's first `room` bytes only. */

@@ -99,7 +99,9 @@ async function play(
     placed: Promise.resolve(placed),
     handlers: {
       stat: async (file) => {
-        const isStored = [PATH, `${PATH}.1`, `${PATH}9999`].includes(storagePath(file));
+        const isStored = [PATH, `${PATH}.1`, `${PATH}9999`, "base/6/100"].includes(
+          storagePath(file),
+        );
         return isStored ? BLOCKS * PAGE_BYTES : undefined;
       },
       readPages: async (_file, blkno, count) => {
@@ -141,7 +143,9 @@ function program(): string {
 
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
 async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> {
-  mkdirSync(join(workdir, "base", "5"), { recursive: true });
+  for (const database of ["5", "6"]) {
+    mkdirSync(join(workdir, "base", database), { recursive: true });
+  }
   const cacheCountersPath = join(workdir, "counters");
   makeCacheCounters(cacheCountersPath);
   const limit = scene.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
@@ -386,6 +390,24 @@ const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: 
     text: "  unlock_slot(result == 0 ? SLOT_LOCAL : was);",
     by: "  unlock_slot(result == 0 ? SLOT_NEW : was);",
     says: /a removed file of storage is back/,
+  },
+  {
+    canary: "a directory made here that keeps a slot",
+    text: "  } else if (made) {\n    note_absent(&key);",
+    by: "  } else if (made) {\n    settle(find_slot(&key), SLOT_LOCAL);",
+    says: /out of room for file names/,
+  },
+  {
+    canary: "a directory made here that takes a slot when it is listed",
+    text: "  if (known_slot(&key) == NULL && is_absent(&key)) {\n    return 0;\n  }\n",
+    by: "",
+    says: /out of room for file names/,
+  },
+  {
+    canary: "a removed directory of storage that is forgotten",
+    text: "    settle(find_slot(&key), SLOT_LOCAL);\n  }\n}\n\n/* Makes every file of a listing",
+    by: "    note_absent(&key);\n  }\n}\n\n/* Makes every file of a listing",
+    says: /a file of a removed directory of storage is back/,
   },
 ];
 

@@ -424,7 +424,7 @@ EXPORT int mkdir(const char *path, mode_t mode) {
   }
   int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
   if (result == 0) {
-    mark_directory_local(path);
+    mark_directory_local(path, true);
   }
   return result;
 }
@@ -432,7 +432,7 @@ EXPORT int mkdir(const char *path, mode_t mode) {
 EXPORT int rmdir(const char *path) {
   int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR);
   if (result == 0) {
-    mark_directory_local(path);
+    mark_directory_local(path, false);
   }
   return result;
 }

@@ -40,10 +40,14 @@ static u32 materialize(struct slot *slot, const char *path, u64 bytes) {
   return SLOT_LAZY;
 }
 
+/* Whether nothing of storage's is in the directory of a key. */
 static bool directory_is_local(const struct key *key) {
   struct key directory = {KIND_DIR, key->db, 0, 0, key->spc};
-  struct slot *slot = key->kind == KIND_REL && key->db != 0 ? known_slot(&directory) : NULL;
-  return slot != NULL && load(&slot->state) == SLOT_LOCAL;
+  if (key->kind != KIND_REL || key->db == 0) {
+    return false;
+  }
+  struct slot *slot = known_slot(&directory);
+  return slot != NULL ? load(&slot->state) == SLOT_LOCAL : is_absent(&directory);
 }
 
 /* Marks a file that the agent made before hello was answered, and its blocks that are there. */
@@ -233,11 +237,24 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
   return next == 0 ? NULL : slot;
 }
 
-void mark_directory_local(const char *path) {
+/*
+ * After mkdir() or rmdir(): nothing in the directory is storage's. Those that storage has are made before the start,
+ * so one that could be made is not among them, or was removed here, which its slot says: else it needs none.
+ */
+void mark_directory_local(const char *path, bool made) {
   struct key key;
   u64 segno;
   const char *local;
-  if (classify(path, &key, &segno, &local) == NAME_DIR) {
+  if (classify(path, &key, &segno, &local) != NAME_DIR) {
+    return;
+  }
+  struct slot *slot = known_slot(&key);
+  if (slot != NULL) {
+    settle(slot, SLOT_LOCAL);
+  } else if (made) {
+    note_absent(&key);
+  } else if (!is_absent(&key)) {
+    /* Storage's, or made here so long ago that it was forgotten. */
     settle(find_slot(&key), SLOT_LOCAL);
   }
 }
@@ -309,6 +326,9 @@ int list_directory(const char *path) {
   const char *local;
   if (classify(path, &key, &segno, &local) != NAME_DIR || getpid() == postmaster_pid ||
       (!wal_hook && is_recovering())) {
+    return 0;
+  }
+  if (known_slot(&key) == NULL && is_absent(&key)) {
     return 0;
   }
   /* Not lock_slot(): a LOCAL directory must look LOCAL at every moment. */

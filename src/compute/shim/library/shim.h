@@ -278,7 +278,7 @@ void end_wait(u32 abandoned_before);
 void say_hello(void);
 struct slot *resolve(const struct key *key, const char *path, int64_t bytes);
 int list_directory(const char *path);
-void mark_directory_local(const char *path);
+void mark_directory_local(const char *path, bool made);
 
 /* blocks.c */
 extern struct fd_entry fds[MAX_FD];

@@ -1,8 +1,9 @@
 /*
  * slots.c: the shared table of the paths that storage has, the lock of each, and a cache of those that it does not have.
  *
- * A path gets a slot when storage has it, and keeps it: there are as many as storage has files. What this compute
- * makes and removes, without end, is at most in the cache.
+ * A path gets a slot when storage has it, and keeps it: there are as many as storage has files and directories. What this
+ * compute makes and removes, without end, is at most in the cache. (One of its directories takes a slot where the cache has
+ * forgotten it by the time that it is listed or removed.)
  */
 #include "shim.h"
 
