@@ -5,6 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { benchBranch } from "../bench/branch.ts";
+import { benchBackPressure } from "../bench/bulk/back-pressure.ts";
 import { benchBulkWal } from "../bench/bulk/commits-beside-bulk.ts";
 import { benchColdStart } from "../bench/cold-start.ts";
 import { benchCommit } from "../bench/commit.ts";
@@ -44,6 +45,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
     ...(await benchWalAppend(quick ? 1 : 5)),
   ],
   "bulk-wal": () => benchBulkWal(quick ? 1 : 5, quick ? 3 : 6),
+  "back-pressure": () => benchBackPressure(quick ? 200 : 1000, quick ? "64MB" : "500MB", 0.1),
   select: () => benchSelect(quick ? 1 : 5, quick ? 2 : 4),
   "first-row": () =>
     benchFirstRow({

@@ -165,6 +165,11 @@ export class ProposerDriver {
     }
   }
 
+  /** Has the safekeepers tell now how far a pageserver is, which they do with answers only. */
+  askPositions(): void {
+    this.#step({ type: "ask-positions" });
+  }
+
   close(): void {
     if (this.#stop.signal.aborted) {
       return;

@@ -88,6 +88,8 @@ export type ProposerEvent =
   | { readonly type: "message"; readonly safekeeper: number; readonly message: AcceptorMessage }
   /** The compute has whole records up to `endLsn` (above L). Only after `elected`. */
   | { readonly type: "wal-available"; readonly endLsn: Lsn }
+  /** Everybody is to answer now, as to a heartbeat: what they know of a pageserver is wanted. */
+  | { readonly type: "ask-positions" }
   /** Any monotonic clock; a few times a second. */
   | { readonly type: "tick"; readonly nowMs: number };
 
@@ -271,6 +273,9 @@ export class Proposer {
         break;
       case "wal-available":
         this.#walAvailable(event.endLsn);
+        break;
+      case "ask-positions":
+        this.#askPositions();
         break;
       case "tick":
         this.#tick(event.nowMs);
@@ -571,6 +576,14 @@ export class Proposer {
     for (const peer of this.#peers.values()) {
       if (peer.phase === "active") {
         this.#sendWal(peer, endLsn);
+      }
+    }
+  }
+
+  #askPositions(): void {
+    for (const peer of this.#peers.values()) {
+      if (peer.phase === "active") {
+        this.#sendWal(peer, peer.sentLsn);
       }
     }
   }

@@ -205,6 +205,7 @@ async function listen(
       prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
       walWritten: (segno, offset, length) => wal.walWritten(segno, offset, length),
       flushWal: (segno, endOffset) => wal.flushWal(segno, endOffset),
+      extensionPaceMicros: () => wal.extensionPaceMicros?.() ?? 0,
     },
   });
   await server.listen();

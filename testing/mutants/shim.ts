@@ -50,6 +50,14 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "paths: files that are made and removed need no room for good, and storage's stay what they are",
     },
     {
+      rule: "looking for a name takes memory of the shim's table",
+      file: "src/compute/shim/library/slots.c",
+      search: "    if (load(group_of(slot)) == 0) {",
+      replace: "    if (false) {",
+      test: "src/compute/shim/name-churn.test.ts",
+      name: "names: 20000 that are made and removed take no more memory than the cache of names",
+    },
+    {
       rule: "a database directory of storage's that was removed here is forgotten",
       file: "src/compute/shim/library/files.c",
       search: "    settle(find_slot(&key), SLOT_LOCAL);\n  }\n}\n\n/* Makes every",

@@ -59,6 +59,8 @@ export interface LazyFilesOptions {
     | {
         written(segment: number, offset: number, length: number): void;
         flush(segment: number, endOffset: number): Promise<void>;
+        /** As WalHandlers'. */
+        readonly extensionPaceMicros: number;
       }
     | undefined;
   /** As WalHandlers.fetchOldWal; undefined: there is none. */
@@ -133,6 +135,7 @@ export class LazyFiles {
         prefetch: (file, blkno, count) => pages.prefetch(file, blkno, count),
         walWritten: (segment, offset, length) => wal?.written(segment, offset, length),
         flushWal: (segment, endOffset) => wal?.flush(segment, endOffset) ?? Promise.resolve(),
+        extensionPaceMicros: () => wal?.extensionPaceMicros ?? 0,
         fetchOldWal: (segno) => options.fetchOldWal?.(segno) ?? Promise.resolve(false),
       },
     });

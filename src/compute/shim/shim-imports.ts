@@ -9,7 +9,8 @@ export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
   ftruncate ftruncate64 truncate truncate64 unlink rename access stat stat64 lstat lstat64 __xstat
-  __xstat64 __lxstat __lxstat64 mkdir symlink readlink __readlink_chk rmdir opendir posix_fadvise posix_fadvise64 fsync fdatasync
+  __xstat64 __lxstat __lxstat64 mkdir symlink readlink __readlink_chk rmdir opendir posix_fadvise posix_fadvise64 posix_fallocate
+  posix_fallocate64 fsync fdatasync
   syncfs sync sync_file_range prctl
 `);
 
@@ -17,8 +18,7 @@ export const INTERCEPTED_IMPORTS = names(`
  * Functions that neither read nor write a relation, an SLRU segment or WAL: from the imports of
  * Postgres 14 to 18, their 64-bit and fortified spellings, and what the libraries linked
  * into other builds use. fopen and its family serve configuration and statistics files, which are
- * always here; lseek and fstat are right because a file that is not filled yet has its full size;
- * posix_fallocate leaves what a file holds as it is.
+ * always here; lseek and fstat are right because a file that is not filled yet has its full size.
  */
 export const HARMLESS_IMPORTS = names(`
   _IO_getc _IO_putc __assert __assert_fail __assert_perror_fail __ctype_b_loc
@@ -69,8 +69,8 @@ export const HARMLESS_IMPORTS = names(`
   memcmp memcpy memfd_create memmem memmove mempcpy memrchr memset mincore mkdtemp mkfifo mkstemp
   mkstemp64 mktime mlock mmap mmap64 modf mprotect mremap munlock munmap nanosleep nearbyint
   newlocale nextafter ngettext nice nl_langinfo nl_langinfo_l ntohl ntohs on_exit openlog optarg
-  opterr optind pathconf pclose perror personality pipe pipe2 poll popen posix_fallocate
-  posix_fallocate64 posix_madvise posix_memalign posix_spawn posix_spawnp pow powf ppoll
+  opterr optind pathconf pclose perror personality pipe pipe2 poll popen
+  posix_madvise posix_memalign posix_spawn posix_spawnp pow powf ppoll
   printf program_invocation_name program_invocation_short_name pthread_atfork pthread_attr_destroy
   pthread_attr_getstack pthread_attr_init pthread_attr_setstacksize pthread_barrier_destroy
   pthread_barrier_init pthread_barrier_wait pthread_cond_broadcast pthread_cond_destroy

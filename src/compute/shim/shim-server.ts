@@ -58,6 +58,8 @@ export interface WalHandlers {
    * no failing: a rejection other than `fenced` leaves Postgres waiting for ever.
    */
   flushWal(segno: number, endOffset: number): Promise<void>;
+  /** Microseconds that Postgres is to wait for each block by which it makes a relation longer, as of now. Absent: none. */
+  extensionPaceMicros?(): number;
   /** A segment from before the start: true when its file is in pg_wal, false where nobody has it. Absent: nobody has any. */
   fetchOldWal?(segno: number): Promise<boolean>;
 }
@@ -259,7 +261,8 @@ export class ShimServer {
       () => {
         // Not there any more: the process ended, or was told that we are fenced.
         if (this.#waitingFlushes.delete(socket)) {
-          socket.write(encodeReplyHeader("flush-wal", STATUS_OK));
+          const pace = this.#handlers.extensionPaceMicros?.() ?? 0;
+          socket.write(encodeReplyHeader("flush-wal", STATUS_OK, pace));
         }
       },
       (error: unknown) => {

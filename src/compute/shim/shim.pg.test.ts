@@ -391,6 +391,40 @@ describe("WAL", () => {
     assert.equal(await postgres.stop(), "exit code 0");
   });
 
+  test("who makes a relation longer waits as long for each block as the agent says", async () => {
+    let pace = 0;
+    const { postgres } = await start({
+      wal: {
+        walWritten: () => undefined,
+        flushWal: () => Promise.resolve(),
+        extensionPaceMicros: () => pace,
+      },
+      settings: { autovacuum: "off" },
+    });
+    try {
+      const client = await postgres.connect();
+      await client.query("CREATE TABLE rows (t text); ALTER TABLE rows ALTER t SET STORAGE plain");
+      const load = async () => {
+        const startedMs = performance.now();
+        await client.query(
+          "INSERT INTO rows SELECT repeat('x', 7000) FROM generate_series(1, 300)",
+        );
+        return performance.now() - startedMs;
+      };
+      await load();
+      pace = 10_000;
+      await client.query("SELECT pg_logical_emit_message(true, '', 'so that a flush is answered')");
+      const slowedMs = await load();
+      assert.ok(slowedMs > 300 * 10 * 0.9, `${slowedMs} ms for 300 blocks`);
+      pace = 0;
+      await client.query("SELECT pg_logical_emit_message(true, '', 'and once more')");
+      const { rows } = await client.query("SELECT count(*)::int AS n, min(length(t)) FROM rows");
+      assert.deepEqual(rows, [{ n: 600, min: 7000 }]);
+    } finally {
+      assert.equal(await postgres.stop(), "exit code 0");
+    }
+  });
+
   for (const method of ["fsync", "open_datasync", "open_sync"]) {
     test(`a commit waits for the agent with wal_sync_method=${method} too`, async () => {
       const held: (() => void)[] = [];

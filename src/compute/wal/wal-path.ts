@@ -32,6 +32,7 @@ export interface WalPathOptions {
 export interface ShipperHooks {
   readonly onAvailable: (endLsn: Lsn) => void;
   readonly onStalled: (stalled: boolean, lagBytes: number) => void;
+  readonly onHeld: () => void;
   readonly onFatal: (error: StorageError) => void;
   readonly times: CommitTimes | undefined;
   readonly maxWriteLagBytes: number | undefined;
@@ -129,6 +130,11 @@ export class WalPath {
     return this.#open?.shipper.waiting ?? 0;
   }
 
+  /** As WalShipper's. */
+  get extensionPaceMicros(): number {
+    return this.#open?.shipper.extensionPaceMicros ?? 0;
+  }
+
   /** Whether commits wait for a pageserver alone. */
   get waitsForPageserver(): boolean {
     return this.#open?.shipper.waitsForPageserver ?? false;
@@ -140,6 +146,7 @@ export class WalPath {
     const opened = make({
       onAvailable: (end) => driver.walAvailable(end),
       onStalled: (stalled, lagBytes) => this.#tellStall(stalled, lagBytes),
+      onHeld: () => driver.askPositions(),
       onFatal: this.#options.onFatal,
       times: this.#options.commitTimes,
       maxWriteLagBytes: maxWriteLagBytes(this.#options.spec.settings),

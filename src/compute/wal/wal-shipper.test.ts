@@ -16,6 +16,7 @@ const SEGMENT = 1024 * 1024;
 test("WalShipper: a flush far above what a pageserver has waits for it; every step is counted", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const stalls: boolean[] = [];
+  let asked = 0;
   const directory = mkdtempSync(join(tmpdir(), "strata-shipper-"));
   try {
     const startLsn = toLsn(SEGMENT + 8192 + 40);
@@ -44,42 +45,49 @@ test("WalShipper: a flush far above what a pageserver has waits for it; every st
       maxWriteLagBytes: 3 * 8192,
       onAvailable: () => undefined,
       onStalled: (stalled) => stalls.push(stalled),
+      onHeld: () => {
+        asked++;
+      },
       onFatal: (error) => assert.fail(error),
     });
     const answered: number[] = [];
     const flush = (page: number) =>
       void shipper.flushWal(1, page * 8192).then(() => answered.push(page));
     const settled = () => new Promise((resolve) => setImmediate(resolve));
-    flush(4);
+    flush(3);
     flush(5);
     flush(10);
-    shipper.committed(toLsn(SEGMENT + 3.5 * 8192));
+    shipper.committed(toLsn(SEGMENT + 2.5 * 8192));
     await settled();
     assert.deepEqual([answered, shipper.waitsForPageserver], [[], false], "no quorum has it");
     // What a pageserver has at the start counts, before it tells anything.
     shipper.committed(shipper.endOfRecords);
     await settled();
-    assert.deepEqual([answered, shipper.waitsForPageserver], [[4], true]);
-    shipper.ingested(toLsn(SEGMENT + 2 * 8192));
+    assert.deepEqual([answered, shipper.waitsForPageserver], [[3], true]);
+    shipper.ingested(toLsn(SEGMENT + 4 * 8192));
     await settled();
-    assert.deepEqual(answered, [4, 5]);
+    assert.deepEqual(answered, [3, 5]);
     flush(10);
     await settled();
-    assert.deepEqual(answered, [4, 5], "durable, but too far ahead");
+    assert.deepEqual(answered, [3, 5], "durable, but too far ahead");
     assert.deepEqual(stalls, []);
+    assert.equal(asked, 0);
     t.mock.timers.tick(5000);
     assert.deepEqual(stalls, [true]);
-    shipper.ingested(toLsn(SEGMENT + 8 * 8192));
+    assert.ok(asked >= 1, "the pageserver's position is asked for while flushes wait for it");
+    shipper.ingested(toLsn(SEGMENT + 9 * 8192));
     await settled();
-    assert.deepEqual(answered, [4, 5, 10, 10]);
+    assert.deepEqual(answered, [3, 5, 10, 10]);
     assert.deepEqual([stalls, shipper.waitsForPageserver], [[true, false], false]);
-    flush(12);
+    flush(13);
     shipper.committed(shipper.endOfRecords);
     await settled();
     assert.equal(answered.length, 4);
+    assert.equal(shipper.extensionPaceMicros, 20_000);
     shipper.endWriteLagLimit();
     await settled();
     assert.equal(answered.length, 5, "for its shutdown Postgres waits for no pageserver");
+    assert.equal(shipper.extensionPaceMicros, 0);
     const count = 'strata_compute_commit_step_seconds_count{step="total"}';
     assert.ok(times.lines().includes(`${count} 5`));
     localWal.close();

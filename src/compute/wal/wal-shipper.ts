@@ -4,11 +4,14 @@ import { monotonicMs, setTimer, type Timer } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import type { CommitTimes } from "../../walproposer/commit-times.ts";
+import { extensionPaceMicros, holdMs } from "./back-pressure.ts";
 import type { LocalWal } from "./local-wal.ts";
 import type { WalWalker } from "./wal-walker.ts";
 
 /** Bulk load waits for a pageserver now and then; one that stands still so long is worth a word. */
 const STALL_MS = 5000;
+/** While a flush waits for a pageserver, no WAL is on its way whose answers would tell how far that is. */
+const ASK_MS = 50;
 /** Read and summed at a time: what one turn of the event loop may cost, about a millisecond. */
 const READ_BYTES = 1024 * 1024;
 
@@ -27,6 +30,8 @@ export interface WalShipperOptions {
   readonly times?: CommitTimes | undefined;
   /** A flush this much above what a pageserver has taken in waits for it; absent: no limit. */
   readonly maxWriteLagBytes?: number | undefined;
+  /** A flush waits for a pageserver alone: its position is to be asked for. */
+  readonly onHeld?: (() => void) | undefined;
   /** Flushes wait, and the pageserver has stood still for STALL_MS; or (`false`) that is over. */
   readonly onStalled?: ((stalled: boolean, lagBytes: number) => void) | undefined;
   /** The local WAL cannot be true. No flush is answered any more; Postgres must be ended. */
@@ -49,6 +54,8 @@ export class WalShipper {
   /** Runs while flushes wait for a pageserver alone; anew when it gets on. */
   #stallTimer: Timer | undefined;
   #stalled = false;
+  /** Runs while flushes are held for a pageserver, also where it does get on. */
+  #heldTimer: Timer | undefined;
   #lagIsLimited = true;
   /** Ascending in target, because targets are ends of records found so far. */
   #waiters: FlushWaiter[] = [];
@@ -102,14 +109,16 @@ export class WalShipper {
     this.#noteWritten(segment, endOffset);
     const target = this.endOfRecords;
     const isCommitted = target <= this.#committed;
-    if (isCommitted && !this.#isAhead(target) && !this.#stopped) {
+    if (isCommitted && this.#heldMs(target) === 0 && !this.#stopped) {
       return Promise.resolve();
     }
-    if (isCommitted && !this.#stopped) {
-      this.#noteStall(true);
-    }
     const shippedMs = monotonicMs();
-    return new Promise((resolve) => this.#waiters.push({ target, askedMs, shippedMs, resolve }));
+    return new Promise((resolve) => {
+      this.#waiters.push({ target, askedMs, shippedMs, resolve });
+      if (isCommitted && !this.#stopped) {
+        this.#answer();
+      }
+    });
   }
 
   /** A quorum has everything up to `lsn`. */
@@ -144,12 +153,36 @@ export class WalShipper {
     return this.#stallTimer !== undefined;
   }
 
-  #isAhead(lsn: Lsn): boolean {
+  /** Microseconds that Postgres is to wait for each block that makes a relation longer. */
+  get extensionPaceMicros(): number {
     const { maxWriteLagBytes } = this.#options;
-    return (
-      maxWriteLagBytes !== undefined &&
-      this.#lagIsLimited &&
-      lsn - this.#ingested > maxWriteLagBytes
+    return maxWriteLagBytes === undefined || !this.#lagIsLimited
+      ? 0
+      : extensionPaceMicros(this.endOfRecords - this.#ingested, maxWriteLagBytes);
+  }
+
+  /** How long a flush up to `lsn` takes at least, because a pageserver is behind. */
+  #heldMs(lsn: Lsn): number {
+    const { maxWriteLagBytes } = this.#options;
+    return maxWriteLagBytes === undefined || !this.#lagIsLimited
+      ? 0
+      : holdMs(lsn - this.#ingested, maxWriteLagBytes);
+  }
+
+  /** `next` is on a quorum and waits for a pageserver, or is undefined: asks for news now and then, and looks again. */
+  #noteHeld(next: FlushWaiter | undefined, nowMs: number): void {
+    this.#noteStall(next !== undefined && this.#heldMs(next.target) === Number.POSITIVE_INFINITY);
+    if (next === undefined || this.#heldTimer !== undefined) {
+      return;
+    }
+    const leftMs = next.askedMs + this.#heldMs(next.target) - nowMs;
+    this.#heldTimer = setTimer(
+      () => {
+        this.#heldTimer = undefined;
+        this.#options.onHeld?.();
+        this.#answer();
+      },
+      Math.min(leftMs, ASK_MS),
     );
   }
 
@@ -175,14 +208,16 @@ export class WalShipper {
     const first = this.#firstWaiter;
     while (this.#firstWaiter < this.#waiters.length) {
       const waiter = this.#waiters[this.#firstWaiter]!;
-      if (waiter.target > this.#committed || this.#isAhead(waiter.target)) {
+      const isHeld = committedMs < waiter.askedMs + this.#heldMs(waiter.target);
+      if (waiter.target > this.#committed || isHeld) {
         break;
       }
       this.#firstWaiter++;
       waiter.resolve();
     }
     const next = this.#waiters[this.#firstWaiter];
-    this.#noteStall(next !== undefined && next.target <= this.#committed);
+    const isCommitted = next !== undefined && next.target <= this.#committed;
+    this.#noteHeld(isCommitted ? next : undefined, committedMs);
     if (this.#firstWaiter > first && this.#options.times !== undefined) {
       const answered = this.#waiters.slice(first, this.#firstWaiter);
       // Behind what those who wait do at once: they answer Postgres.
@@ -226,6 +261,8 @@ export class WalShipper {
     this.#firstWaiter = 0;
     this.#stallTimer?.cancel();
     this.#stallTimer = undefined;
+    this.#heldTimer?.cancel();
+    this.#heldTimer = undefined;
   }
 
   /** Looks at WAL that is in the file already (the synthesized record). */

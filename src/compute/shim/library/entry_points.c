@@ -35,6 +35,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
   int kind = classify(path, &key, &segno, &local), fd;
   struct fd_entry entry = {.segno = segno, .foreign = kind == NAME_FOREIGN};
   if (kind == NAME_BLOCKS) {
+    entry.is_relation = key.kind == KIND_REL;
     fd = open_lazy(&key, local, flags, mode, &entry.file);
   } else if (kind == NAME_WAL) {
     entry.is_wal = 1;
@@ -157,6 +158,7 @@ EXPORT ssize_t preadv64(int fd, const struct iovec *parts, int count, off_t at) 
 
 /* All writes: `data` of `n` bytes, or `count` parts of together `n` bytes. */
 static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at) {
+  keep_pace(fd, at, n);
   struct file *file = at < 0 || n == 0 ? NULL : lazy_file(fd);
   if (file != NULL && n == BLOCK && count <= 1) {
     ssize_t hinted = write_hints(file, fd, count < 0 ? data : ((const struct iovec *)data)->iov_base, at);
@@ -477,6 +479,16 @@ EXPORT int posix_fadvise(int fd, off_t at, off_t n, int advice) {
   return 0;
 }
 EXPORT int posix_fadvise64(int fd, off_t at, off_t n, int advice) { return posix_fadvise(fd, at, n, advice); }
+
+/* Postgres writes zeros itself where the file system cannot do it. */
+EXPORT int posix_fallocate(int fd, off_t at, off_t n) {
+  int saved = errno;
+  keep_pace(fd, at, (size_t)n);
+  int result = syscall(SYS_fallocate, fd, 0, at, n) == 0 ? 0 : errno;
+  errno = saved;
+  return result;
+}
+EXPORT int posix_fallocate64(int fd, off_t at, off_t n) { return posix_fallocate(fd, at, n); }
 
 EXPORT int fsync(int fd) { return sync_file(fd, SYS_fsync); }
 EXPORT int fdatasync(int fd) { return sync_file(fd, SYS_fdatasync); }

@@ -18,7 +18,8 @@
  *   L list         key of a directory               -> ok, a = entries, payload
  *   P prefetch     key, b = first block, c = count
  *   W WAL written  a = segment number, b = offset, c = length: by now, with all WAL before it
- *   F flush WAL    a = segment number, b = end offset in it -> ok | fenced, as late as it takes
+ *   F flush WAL    a = segment number, b = end offset in it -> ok, a = microseconds to wait for each block
+ *                  that makes a relation longer | fenced, as late as it takes
  *   O old WAL      a = segment number               -> ok, when its file is in pg_wal | absent
  * reply:    0 u32 length | 4 u8 status | 5 u8 type | 6 u16 0 | 8 u64 a | 16 payload
  * list entry, 24 bytes:

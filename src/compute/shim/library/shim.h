@@ -74,6 +74,7 @@
 #define SEGMENT_BLOCKS 131072u
 #define MAX_FD 65536
 #define SLOTS (1u << 24)        /* paths that storage has */
+#define SLOT_GROUP 128u         /* a page of memory */
 #define ABSENT_PATHS (1u << 20) /* paths that it does not have, the last ones */
 #define MAX_PATH 128 /* of what is in the data directory */
 #define MAX_LOCATION 4096
@@ -150,12 +151,15 @@ struct region {
   u64 wal_durable;   /* value of wal_writes that is known to be durable on a quorum */
   u64 wal_high;      /* highest byte position pwritten, as an LSN */
   u64 wal_told;      /* up to where a message has told of it, or is about to */
+  u64 pace;          /* microseconds that a process waits for each block that it adds to a relation */
+  u64 paced_at;      /* clock_ms() at which the agent said so */
   u64 waits;         /* times a process had to wait for another one's block; for tests */
   struct file *evictable; /* list of all that ever were */
   struct file *hand;      /* evict.c, under the lock `evicting`: where to look next */
   u32 hand_block;
   u32 evicting, cannot_evict;
   struct cache_counters counters; /* where the agent has given no file for them */
+  u8 slot_groups[(SLOTS + SLOT_GROUP - 1) / SLOT_GROUP]; /* 1: a slot of the group was taken once */
   struct slot slots[SLOTS];
   struct absent_path absent_paths[ABSENT_PATHS];
 };
@@ -165,7 +169,7 @@ struct fd_entry {
   u64 segno;         /* WAL segment number */
   u32 next_fault;    /* block after the last fetch: another fetch there is a sequential one */
   u32 window;        /* blocks to fetch at once, while it goes on like that */
-  u8 is_wal, sync_writes, foreign, writable;
+  u8 is_wal, sync_writes, foreign, writable, is_relation;
 };
 
 #define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -318,6 +322,10 @@ static inline struct file *lazy_file(int fd) {
 void wal_written(const struct fd_entry *entry, off_t at, size_t n);
 int sync_file(int fd, int number);
 bool fetch_wal_segment(u64 segno);
+
+/* pace.c */
+void note_pace(u64 microseconds);
+void keep_pace(int fd, off_t at, size_t n);
 
 /* aux_files.c */
 int before_rename(const char *from, const char *to);

@@ -22,11 +22,20 @@ static u32 place(const struct key *key) {
          key->spc * 0x27d4eb2fu;
 }
 
-/* Open addressing; slots are never freed. The key's slot, else the first free one; NULL where there is none. */
+static u8 *group_of(const struct slot *slot) { return &region->slot_groups[(slot - region->slots) / SLOT_GROUP]; }
+
+/*
+ * Open addressing; slots are never freed. The key's slot, else the first free one; NULL where there is none. Shared memory
+ * is allotted when it is first read, too: without the look at the group, names that nobody has would take all of the table.
+ */
 static struct slot *probe_slots(const struct key *key, u32 *state) {
   u32 at = place(key);
   for (u32 probe = 0; probe < SLOTS; probe++, at++) {
     struct slot *slot = &region->slots[at & (SLOTS - 1)];
+    if (load(group_of(slot)) == 0) {
+      *state = SLOT_EMPTY;
+      return slot;
+    }
     while ((*state = load(&slot->state)) == SLOT_CLAIMED) {
       syscall(SYS_sched_yield);
     }
@@ -55,6 +64,7 @@ struct slot *find_slot(const struct key *key) {
     if (state != SLOT_EMPTY) {
       return slot;
     }
+    store(group_of(slot), 1);
     if (swap_if(&slot->state, SLOT_EMPTY, SLOT_CLAIMED)) {
       slot->key = *key;
       store(&slot->state, SLOT_NEW);

@@ -43,6 +43,7 @@ static void flush_wal(u64 segno) {
     }
     die("fenced: another compute owns this timeline now", "");
   }
+  note_pace(reply.a);
   raise_to(&region->wal_durable, writes);
 }
 
