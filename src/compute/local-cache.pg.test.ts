@@ -93,6 +93,110 @@ test("local cache: more is read than it holds, at the head, on a static endpoint
   assert.equal(endpoint.daemon.exitCode, 0);
 });
 
+test("local cache: more is written than it holds, and goes once storage has it", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const settings = { [LOCAL_CACHE]: "16MB", shared_buffers: "2MB", autovacuum: "off" };
+  const endpoint = await world.createEndpoint(timeline_id, { settings });
+  await endpoint.start();
+  await endpoint.query("CREATE EXTENSION amcheck");
+  await endpoint.query(
+    "CREATE TABLE big AS SELECT n, 0 AS round, md5(n::text) || repeat('x', 600) AS pad FROM generate_series(1, 60000) n",
+  );
+  await endpoint.query("CREATE INDEX big_n ON big (n)");
+  await endpoint.daemon.kill("SIGTERM");
+  await endpoint.start();
+  const check = `SELECT count(*), sum(n), min(round), max(round), bool_and(pad = md5(n::text) || repeat('x', 600)) FROM big`;
+  const amcheck =
+    "SELECT bt_index_check('big_n', true), (SELECT count(*) FROM verify_heapam('big')) AS damage";
+  const parts = 12;
+  for (let round = 1; round <= 3; round++) {
+    // Each part is updated where the one before has made room. One transaction of several commands, of which rows stay until its end.
+    for (let part = 0; part < parts; part++) {
+      const from = (part * 60_000) / parts;
+      const half = from + 30_000 / parts;
+      await endpoint.query(
+        `BEGIN;
+         UPDATE big SET round = round + 1 WHERE n > ${from} AND n <= ${half};
+         UPDATE big SET round = round + 1 WHERE n > ${half} AND n <= ${from + 60_000 / parts};
+         COMMIT`,
+      );
+      await endpoint.query("VACUUM (TRUNCATE off) big");
+    }
+    const rows = await endpoint.query(check);
+    assert.deepEqual(rows, [["60000", "1800030000", `${round}`, `${round}`, "t"]]);
+    assert.deepEqual(await endpoint.query(amcheck), [["", "0"]]);
+    const kept = await gauge(endpoint, 'strata_compute_local_cache_bytes{state="kept"}');
+    assert.ok(kept < LIMIT_BYTES, `${kept} of what was written is kept`);
+    const stored = await storedBytes(endpoint);
+    assert.ok(stored < 2 * LIMIT_BYTES, `${stored} on the disk`);
+  }
+  const evicted = await gauge(endpoint, "strata_compute_local_cache_written_evicted_bytes");
+  assert.ok(evicted > 4 * LIMIT_BYTES, `${evicted} given back of what was written`);
+
+  // As another endpoint reads it, and as it is after a crash.
+  const [[lsn]] = (await endpoint.query("SELECT pg_current_wal_flush_lsn()")) as [[string]];
+  const sums = "SELECT md5(string_agg(big::text, '' ORDER BY n)) FROM big";
+  const expected = await endpoint.query(sums);
+  const past = await world.createEndpoint(timeline_id, { mode: { static: lsn } });
+  await past.start();
+  assert.deepEqual(await past.query(sums), expected);
+  await past.daemon.kill("SIGTERM");
+  process.kill((await endpoint.client.status()).postgresPid!, "SIGKILL");
+  await endpoint.running(1);
+  assert.deepEqual(await endpoint.query(sums), expected);
+  assert.deepEqual(await endpoint.query(amcheck), [["", "0"]]);
+  await endpoint.daemon.kill("SIGTERM");
+  assert.equal(endpoint.daemon.exitCode, 0);
+});
+
+test("local cache: rows of a transaction that runs are as it left them, however many commands it has", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const settings = { [LOCAL_CACHE]: "16MB", shared_buffers: "2MB", autovacuum: "off" };
+  const endpoint = await world.createEndpoint(timeline_id, { settings });
+  await endpoint.start();
+  await endpoint.query(
+    "CREATE TABLE big AS SELECT n, 0 AS round, repeat('x', 600) AS pad FROM generate_series(1, 40000) n",
+  );
+  await endpoint.daemon.kill("SIGTERM");
+  await endpoint.start();
+  // What the cursor sees was there before the commands behind it, whose rows take more than the limit.
+  const session = await endpoint.connect();
+  try {
+    for (const sql of [
+      "CREATE TEMP TABLE seen (n int, round int)",
+      "BEGIN",
+      "UPDATE big SET round = 1 WHERE n % 2 = 0",
+      "DECLARE before CURSOR FOR SELECT n, round FROM big",
+      "UPDATE big SET round = 2 WHERE n % 4 = 0",
+      "DELETE FROM big WHERE n % 4 = 1",
+      // What may go goes meanwhile.
+      "SELECT sum(length(pad)), pg_sleep(1) FROM big",
+      "SELECT sum(length(pad)), pg_sleep(1) FROM big",
+      `DO $$
+       DECLARE c refcursor := 'before'; r record;
+       BEGIN
+         LOOP
+           FETCH c INTO r;
+           EXIT WHEN NOT FOUND;
+           INSERT INTO seen VALUES (r.n, r.round);
+         END LOOP;
+       END $$`,
+      "COMMIT",
+    ]) {
+      await session.query(sql);
+    }
+    const { rows } = await session.query(
+      "SELECT count(*), count(DISTINCT n), sum(round), max(round) FROM seen",
+    );
+    assert.deepEqual(rows, [["40000", "40000", "20000", "1"]]);
+  } finally {
+    session.close();
+  }
+  const after = await endpoint.query("SELECT count(*), sum(round) FROM big");
+  assert.deepEqual(after, [["30000", "30000"]]);
+  await endpoint.daemon.kill("SIGTERM");
+});
+
 test("local cache: a limit that cannot be ends a start with its reason", async () => {
   const { timeline_id } = await world.createTimeline();
   const endpoint = await world.createEndpoint(timeline_id, {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { monotonicMs, sleep, turn } from "../base/clock.ts";
 import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { formatLsn, INVALID_LSN, type Lsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, minLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { type AuxFile, slotsOf } from "../data-directory/aux-files.ts";
 import {
   makeSkeleton,
@@ -32,6 +32,7 @@ import {
 import { keepHotBlocks, placeHotBlocks } from "./pages/hot-blocks.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
+import type { Progress } from "./pages/written-blocks.ts";
 import {
   discardDataDirectory,
   endProcessesIn,
@@ -340,10 +341,25 @@ export class PostgresSide {
       wal,
       fetchOldWal: oldWal && ((segno) => oldWal.fetchSegment(segno)),
       localCacheBytes: localCacheBytes(spec.settings, this.#diskBytes),
+      progress: wal && this.#progressOf(wal),
       logger,
     });
     this.#files = files;
     return files;
+  }
+
+  #progressOf(wal: WalPath): Progress {
+    const { spec, workdir } = this.#options;
+    const { pgPort: port, pgVersion } = spec;
+    const address = { host: postgresSocketDirectory(workdir), port, pgVersion };
+    return {
+      // Of another compute's WAL, which has taken over, nothing is ours.
+      ingestedLsn: () => minLsn(wal.pageserverLsn, wal.commitLsn),
+      oldestRunningXid: async () => {
+        const { oldestRunningXid } = await import("./sessions/running-transactions.ts");
+        return oldestRunningXid(address);
+      },
+    };
   }
 
   /** What only reads makes no slot and has none: whoever moves one must have its WAL on a quorum. */

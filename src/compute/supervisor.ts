@@ -390,7 +390,7 @@ function cacheGauges(gauge: Gauge, cache: CacheUsage | undefined): void {
   }
   gauge(
     "strata_compute_local_cache_bytes",
-    "Blocks in the data directory, of files that came from storage; clean ones may be given back to the disk",
+    "Blocks in the data directory that count for the limit: as storage has them, or written here and the like",
     [
       ['{state="clean"}', cache.cleanBytes],
       ['{state="kept"}', cache.keptBytes],
@@ -402,6 +402,14 @@ function cacheGauges(gauge: Gauge, cache: CacheUsage | undefined): void {
   gauge("strata_compute_local_cache_fetched_again_bytes", "Of those, fetched again", [
     ["", cache.fetchedAgainBytes],
   ]);
+  gauge("strata_compute_local_cache_written_evicted_bytes", "Of those given back, written here", [
+    ["", cache.writtenEvictedBytes],
+  ]);
+  gauge(
+    "strata_compute_local_cache_unlike_comparisons",
+    "How often a written block was not as storage had it, and stayed",
+    [["", cache.unlikeComparisons]],
+  );
 }
 
 const STOPPED: RunEnd = { kind: "exit", exit: { code: null, signal: null } };

@@ -17,6 +17,7 @@ import { type PlacedFile, ShimServer } from "../shim/shim-server.ts";
 import { ServedFiles } from "../shutdown/served-files.ts";
 import { type PageClient, PageSource, pageserverPageService } from "./page-source.ts";
 import { FilePlacement, StartReads } from "./start-reads.ts";
+import { type Progress, WrittenBlocks } from "./written-blocks.ts";
 
 const SOCKET_NAME = "shim.sock";
 const COUNTERS_NAME = "cache-counters";
@@ -67,6 +68,8 @@ export interface LazyFilesOptions {
   readonly fetchOldWal: ((segno: number) => Promise<boolean>) | undefined;
   /** How much of storage's files may stay in the data directory, where it can; undefined: all. */
   readonly localCacheBytes: number | undefined;
+  /** Undefined: what is written stays there in any case. */
+  readonly progress: Progress | undefined;
   readonly logger: Logger;
 }
 
@@ -92,16 +95,24 @@ export class LazyFiles {
     this.#logger = logger;
     const socketPath = join(socketDirectory(options.workdir, SOCKET_NAME), SOCKET_NAME);
     this.#socketPath = socketPath;
+    this.versionDirectory = versionDirectory(options.state);
+    const { localCacheBytes, progress, dataDirectory } = options;
     this.#pages = new PageSource({
       service: pageserverPageService(options.pageserverAddress, options.timeline, lsn),
       connection: options.connection,
       lsn,
       checkPoint: options.state.checkPoint,
+      written:
+        localCacheBytes === undefined || progress === undefined
+          ? undefined
+          : new WrittenBlocks({
+              ...{ dataDirectory, progress, startLsn: lsn },
+              versionDirectory: this.versionDirectory,
+            }),
       logger,
     });
     this.#pages.warmUp();
     const pages = this.#pages;
-    this.versionDirectory = versionDirectory(options.state);
     const record = join(options.workdir, START_READS_NAME);
     const reads = new StartReads(record, this.versionDirectory);
     this.#reads = reads;
@@ -125,6 +136,7 @@ export class LazyFiles {
             ? this.#readMap(file, blkno, count)
             : pages.readPages(file, blkno, count);
         },
+        comparePages: (file, blkno, blocks) => pages.comparePages(file, blkno, blocks),
         listDirectory: async (directory) => {
           const files = await pages.listDirectory(directory);
           for (const { file, bytes } of files) {

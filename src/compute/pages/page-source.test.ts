@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
@@ -9,6 +12,7 @@ import { parseRelationPath } from "../../postgres/relation-path.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../../wal-decoder/record-sink.ts";
 import type { PagePiece } from "../shim/shim-server.ts";
 import { type PageClient, PageSource } from "./page-source.ts";
+import { WrittenBlocks } from "./written-blocks.ts";
 
 /** The file that a path in a data directory names. */
 const fileAt = (path: string) => parseRelationPath(path)!;
@@ -42,8 +46,13 @@ class FakePageserver {
   /** Requests that the first connection answers; all later connections answer any number. */
   breakAfter = Number.POSITIVE_INFINITY;
   down = false;
+  /** As of which all must be asked, and before which there is nothing any more. */
+  lsn: Lsn = LSN;
+  oldestLsn: Lsn = toLsn(0);
   /** Blocks of which there is no page. */
   readonly bad = new Set<number>();
+  /** Pages that have come in since the start. */
+  readonly written = new Map<number, Uint8Array>();
 
   constructor(sizes: Record<string, number>) {
     this.sizes = sizes;
@@ -58,7 +67,10 @@ class FakePageserver {
     let closed = false;
     let left = this.connections === 1 ? this.breakAfter : Number.POSITIVE_INFINITY;
     const answer = async <T>(what: string, value: T | undefined, lsn: Lsn): Promise<T> => {
-      assert.equal(lsn, LSN);
+      if (lsn < this.oldestLsn && !what.startsWith("size")) {
+        throw new StorageError("invalid", "lsn-too-old", what);
+      }
+      assert.ok(lsn === this.lsn || (what.startsWith("size") && lsn === LSN), what);
       this.asked.push(what);
       await sleep(1);
       if (closed || this.down || --left < 0) {
@@ -74,6 +86,7 @@ class FakePageserver {
       const page = new Uint8Array(8192);
       new DataView(page.buffer).setUint32(0, blkno, true);
       page[4] = rel.fork;
+      page.set(this.written.get(blkno) ?? []);
       const stored = this.bad.has(blkno) ? undefined : page;
       return answer(`page ${rel.relNumber}/${rel.fork}/${blkno}`, stored, lsn);
     };
@@ -117,10 +130,14 @@ class FakePageserver {
   }
 }
 
-function pageSource(service: FakePageserver, checkPoint: Partial<CheckPoint> = {}): PageSource {
+function pageSource(
+  service: FakePageserver,
+  checkPoint: Partial<CheckPoint> = {},
+  written?: WrittenBlocks,
+): PageSource {
   return new PageSource({
     service,
-    lsn: LSN,
+    ...{ lsn: LSN, written },
     checkPoint: { ...CHECK_POINT, ...checkPoint },
     logger: createLogger("test", "silent"),
     giveUpAfterMs: 500,
@@ -337,5 +354,53 @@ describe("PageSource", () => {
       { file: fileAt("pg_commit_ts/005F"), bytes: 13 * 8192 },
     ]);
     assert.equal(await source.stat(fileAt("pg_commit_ts/005F")), 13 * 8192);
+  });
+
+  test("pages of a file that gave back what was written are as of later, also where history goes meanwhile", async () => {
+    const service = new FakePageserver({ "7/0": 1000, "8/3": 5, "9/0": 9 });
+    const directory = mkdtempSync(join(tmpdir(), "strata-written-"));
+    try {
+      let ingested = toLsn(LSN + 0x100);
+      const written = new WrittenBlocks({
+        ...{ dataDirectory: directory, versionDirectory: "PG_17_1", startLsn: LSN },
+        progress: { ingestedLsn: () => ingested, oldestRunningXid: async () => undefined },
+      });
+      const source = pageSource(service, {}, written);
+      const file = fileAt("base/5/7");
+      const read = async (blkno: number, count: number) =>
+        blocksOf(await source.readPages(file, blkno, count));
+      // A scan, so that more is read ahead as of the start.
+      for (let block = 0; block < 40; block += 10) {
+        await read(block, 10);
+      }
+      const page = new Uint8Array(8192);
+      page.set([40, 0, 0, 0, 0, 0, 0, 0, 0], 0);
+      mkdirSync(join(directory, "base/5"), { recursive: true });
+      writeFileSync(join(directory, "base/5/7"), Buffer.alloc(40 * 8192));
+      writeFileSync(join(directory, "base/5/7"), page, { flag: "a" });
+      service.lsn = ingested;
+      assert.equal(await source.comparePages(file, 40, 1), 0, "an LSN that cannot be");
+      page.set([0, 0, 0, 0, 40, 0, 0, 0], 0);
+      writeFileSync(join(directory, "base/5/7"), Buffer.alloc(40 * 8192));
+      writeFileSync(join(directory, "base/5/7"), page, { flag: "a" });
+      service.written.set(40, page);
+      assert.equal(await source.comparePages(file, 40, 1), 1);
+      service.asked.length = 0;
+      assert.equal((await read(40, 1)).length, 1);
+      assert.deepEqual(service.asked, ["page 7/0/40"], "not what was read ahead before");
+      // Storage goes on, and what was before is gone.
+      service.lsn = ingested = toLsn(LSN + 0x200);
+      service.oldestLsn = ingested;
+      assert.deepEqual(await read(50, 2), [50, 51]);
+      // Others are as of the start, and an unlogged relation's rows are not storage's.
+      service.lsn = LSN;
+      service.oldestLsn = toLsn(0);
+      assert.deepEqual(blocksOf(await source.readPages(fileAt("base/5/9"), 3, 1)), [3]);
+      assert.equal(await source.comparePages(fileAt("base/5/8"), 0, 1), 0);
+      assert.equal(await source.comparePages(fileAt("base/5/7_vm"), 0, 1), 0);
+      source.close();
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
   });
 });

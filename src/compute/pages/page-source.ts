@@ -1,4 +1,5 @@
-// Answers the shim's questions about pages from a pageserver, as of the LSN at which the compute started.
+// Answers the shim's questions about pages from a pageserver, as of the LSN at which the compute started, or later where it has
+// given back what it wrote.
 
 import { monotonicMs, sleep } from "../../base/clock.ts";
 import { errorKind, errorMessage, StorageError, withContext } from "../../base/errors.ts";
@@ -35,7 +36,8 @@ import {
 } from "../../wal-decoder/record-sink.ts";
 import type { ListedFile, PageHandlers, PagePiece } from "../shim/shim-server.ts";
 import { PageMemory } from "./page-memory.ts";
-import { ReadAhead } from "./read-ahead.ts";
+import { type FetchPages, ReadAhead } from "./read-ahead.ts";
+import type { WrittenBlocks } from "./written-blocks.ts";
 
 /** The part of PagestreamClient that is needed here. */
 export type PageClient = Pick<
@@ -86,6 +88,8 @@ export interface PageSourceOptions {
   readonly lsn: Lsn;
   /** The state at `lsn`: which SLRU segments there are. */
   readonly checkPoint: CheckPoint;
+  /** Undefined: what this compute writes is never given back. */
+  readonly written?: WrittenBlocks | undefined;
   readonly logger: Logger;
   /** Bound of pages read ahead; default 4096 (32 MiB). */
   readonly maxPagesAhead?: number;
@@ -118,6 +122,7 @@ export class PageSource implements PageHandlers {
   readonly #service: PageService;
   readonly #lsn: Lsn;
   readonly #checkPoint: CheckPoint;
+  readonly #written: WrittenBlocks | undefined;
   readonly #logger: Logger;
   readonly #giveUpAfterMs: number;
   readonly #memory = new PageMemory();
@@ -135,6 +140,7 @@ export class PageSource implements PageHandlers {
     this.#service = options.service;
     this.#lsn = options.lsn;
     this.#checkPoint = options.checkPoint;
+    this.#written = options.written;
     this.#logger = options.logger;
     this.#giveUpAfterMs = options.giveUpAfterMs ?? 300_000;
     this.#readAhead = new ReadAhead(options.maxPagesAhead ?? 4096, (pages) =>
@@ -199,9 +205,59 @@ export class PageSource implements PageHandlers {
         `${storagePath(file)} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
       );
     }
+    const { key, fetch } = this.#pagesOf(stored.rel);
+    return Promise.all(this.#readAhead.read(key, first, count, stored.blocks, fetch));
+  }
+
+  /** How pages of a fork are asked for now, and under which name they are read ahead: those of another LSN are others. */
+  #pagesOf(rel: RelationFork): { key: string; fetch: FetchPages } {
+    const key = forkKey(rel);
+    const lsn = this.#written?.lsnFor(key);
+    return lsn === undefined
+      ? { key, fetch: (from, blocks) => this.#getPages(rel, from, blocks, this.#lsn) }
+      : {
+          key: `${key}@${lsn}`,
+          fetch: (from, blocks) => this.#getKeptPages(rel, from, blocks, lsn),
+        };
+  }
+
+  /** As of `lsn` or later: history up to there may be collected meanwhile, as nothing holds it. */
+  async #getKeptPages(
+    rel: RelationFork,
+    blkno: number,
+    count: number,
+    lsn: Lsn,
+  ): Promise<Uint8Array> {
+    const started = monotonicMs();
+    for (let at = lsn; ; at = this.#written!.moveOn()) {
+      try {
+        return await this.#getPages(rel, blkno, count, at);
+      } catch (error) {
+        const isGone = error instanceof StorageError && error.code === "lsn-too-old";
+        if (!isGone || this.#closed || monotonicMs() - started > this.#giveUpAfterMs) {
+          throw error;
+        }
+      }
+      await sleep(RETRY_FIRST_MS);
+    }
+  }
+
+  async comparePages(file: StorageFile, blkno: number, blocks: number): Promise<number> {
+    const stored = file.kind === "relation" ? await this.#storedFork(file) : undefined;
+    if (file.kind !== "relation" || this.#written === undefined || stored?.rel.fork !== file.fork) {
+      return 0;
+    }
     const { rel } = stored;
-    const fetch = (from: number, blocks: number) => this.#getPages(rel, from, blocks);
-    return Promise.all(this.#readAhead.read(forkKey(rel), first, count, stored.blocks, fetch));
+    return this.#written.same(forkKey(rel), file, blkno, blocks, async (first, count, lsn) => {
+      try {
+        return await this.#getKeptPages(rel, first, count, lsn);
+      } catch (error) {
+        if (errorKind(error) === "not-found") {
+          return undefined;
+        }
+        throw error;
+      }
+    });
   }
 
   /** Those of `blocks` (ascending) that the file has, without reading ahead; undefined for no such file. */
@@ -243,8 +299,8 @@ export class PageSource implements PageHandlers {
       (stored) => {
         if (stored !== undefined) {
           const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
-          const fetch = (from: number, blocks: number) => this.#getPages(stored.rel, from, blocks);
-          this.#readAhead.prefetch(forkKey(stored.rel), first, count, stored.blocks, fetch);
+          const { key, fetch } = this.#pagesOf(stored.rel);
+          this.#readAhead.prefetch(key, first, count, stored.blocks, fetch);
         }
       },
       // The read that the hint announced meets the same trouble and reports it.
@@ -298,10 +354,10 @@ export class PageSource implements PageHandlers {
     return size;
   }
 
-  #getPages(rel: RelationFork, blkno: number, count: number): Promise<Uint8Array> {
+  #getPages(rel: RelationFork, blkno: number, count: number, lsn: Lsn): Promise<Uint8Array> {
     const which = count === 1 ? `page ${blkno}` : `pages ${blkno} to ${blkno + count - 1}`;
     return this.#asking(`${which} of ${forkKey(rel)}`, (client) =>
-      client.getPages(rel, blkno, this.#lsn, this.#memory.take(count)),
+      client.getPages(rel, blkno, lsn, this.#memory.take(count)),
     );
   }
 

@@ -10,14 +10,15 @@ import { PAGE_SIZE } from "../../postgres/page.ts";
  * may find one count a moment older than the next.
  *
  *   0 i64 clean | 8 i64 kept | 16 u64 evicted | 24 u64 fetched_again | 32 u64 reread
+ *   40 u64 written_evicted | 48 u64 unlike
  */
-const COUNTERS_BYTES = 40;
+const COUNTERS_BYTES = 56;
 
 /** Bytes of blocks in files that came from storage; since Postgres's start, but for the first two. */
 export interface CacheUsage {
   /** Here, as storage has them: may be given back. */
   readonly cleanBytes: number;
-  /** Here until Postgres stops: written, or of files that are never given back. */
+  /** Here, and written, or of files that are never given back. */
   readonly keptBytes: number;
   /** Given back to the disk. */
   readonly evictedBytes: number;
@@ -25,6 +26,10 @@ export interface CacheUsage {
   readonly fetchedAgainBytes: number;
   /** Reads that were repeated because a block was given back meanwhile. */
   readonly repeatedReads: number;
+  /** Of `evictedBytes`, what had been written here. */
+  readonly writtenEvictedBytes: number;
+  /** How often a written block was not as storage had it, and stayed. */
+  readonly unlikeComparisons: number;
 }
 
 /** A new file: what an older Postgres still counts goes elsewhere. */
@@ -47,5 +52,7 @@ export function readCacheUsage(path: string): CacheUsage | undefined {
     evictedBytes: count(16) * PAGE_SIZE,
     fetchedAgainBytes: count(24) * PAGE_SIZE,
     repeatedReads: count(32),
+    writtenEvictedBytes: count(40) * PAGE_SIZE,
+    unlikeComparisons: count(48),
   };
 }

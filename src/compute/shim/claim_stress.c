@@ -7,9 +7,9 @@
  * at least what `done` said before the read. So a lost write, a late fill over a write, a zero page and
  * a resurrected truncated block are all seen.
  *
- * usage: claim_stress FILE BLOCKS PROCESSES OPERATIONS SEED PASSES; exit code 0, or 1 with a line on stderr.
+ * usage: claim_stress FILE BLOCKS PROCESSES OPERATIONS SEED PASSES WRITES; exit code 0, or 1 with a line on stderr.
  * Prints how often a process had to wait for another one's block, which must not be never. With more than one
- * pass the processes come again to what they have read, and write little: for a cache that has a limit.
+ * pass the processes come again to what they have read: for a cache that has a limit. One of WRITES operations writes.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -48,7 +48,7 @@ struct shared {
 
 static struct shared *shared;
 static uint64_t seed;
-static uint32_t passes;
+static uint32_t passes, writes;
 
 static uint32_t roll(uint32_t limit) {
   seed = seed * 6364136223846793005ull + 1442695040888963407ull;
@@ -219,7 +219,7 @@ static void work(const char *path, uint32_t operations) {
     uint32_t block = (uint32_t)((uint64_t)step * (size - window) / operations) + roll(2 * MAX_RUN);
     if (alone) {
       truncate_and_extend(fd);
-    } else if (roll(passes > 1 ? 200 : 3) > 0) {
+    } else if (roll(writes) > 0) {
       check_read(roll(2) ? fd : readonly, block, count);
     } else if (roll(2)) {
       write_sectors(fd, block * SECTORS, (block + count) * SECTORS);
@@ -235,11 +235,12 @@ static void work(const char *path, uint32_t operations) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 7 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
+  if (argc != 8 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
     return 2;
   }
   uint32_t blocks = (uint32_t)atoi(argv[2]), processes = (uint32_t)atoi(argv[3]);
   passes = (uint32_t)atoi(argv[6]);
+  writes = (uint32_t)atoi(argv[7]);
   size_t bytes = sizeof *shared + (size_t)blocks * SECTORS * sizeof(uint32_t);
   shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   shared->size = blocks;

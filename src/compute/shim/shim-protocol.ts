@@ -11,11 +11,11 @@ import {
 } from "../../postgres/relation-path.ts";
 
 /*
- * Ours, version 3; the layouts and the meaning of the fields are drawn in library/protocol.h.
+ * Ours, version 4; the layouts and the meaning of the fields are drawn in library/protocol.h.
  *
  * A message that breaks this ends its connection: the peer is not our shim, or another version of it.
  */
-const SHIM_PROTOCOL_VERSION = 3;
+const SHIM_PROTOCOL_VERSION = 4;
 const REQUEST_BYTES = 48;
 const REPLY_HEADER_BYTES = 16;
 const LISTED_BYTES = 24;
@@ -56,6 +56,13 @@ export type ShimRequest =
       readonly blkno: number;
       readonly count: number;
     }
+  | {
+      readonly type: "compare";
+      readonly file: StorageFile;
+      readonly blkno: number;
+      /** Bit i: block `blkno` + i. */
+      readonly blocks: number;
+    }
   | { readonly type: "list"; readonly directory: StorageDirectory }
   | {
       readonly type: "wal-written";
@@ -69,6 +76,7 @@ export type ShimRequest =
 const HELLO = "H".charCodeAt(0);
 const STAT = "S".charCodeAt(0);
 const READ = "G".charCodeAt(0);
+const COMPARE = "C".charCodeAt(0);
 const LIST = "L".charCodeAt(0);
 const PREFETCH = "P".charCodeAt(0);
 const WAL_WRITTEN = "W".charCodeAt(0);
@@ -79,6 +87,7 @@ const TYPE_CODE: Readonly<Record<ShimRequest["type"], number>> = {
   hello: HELLO,
   stat: STAT,
   read: READ,
+  compare: COMPARE,
   list: LIST,
   prefetch: PREFETCH,
   "wal-written": WAL_WRITTEN,
@@ -122,7 +131,7 @@ function decodeRequest(view: DataView, at: number): ShimRequest {
     );
   }
   if (view.getBigUint64(at + 24, true) !== 0n) {
-    throw malformed("an LSN, where every page is as of the compute's start");
+    throw malformed("an LSN, where the agent decides as of which a page is");
   }
   const a = view.getUint32(at + 32, true) + view.getUint32(at + 36, true) * 2 ** 32;
   const b = view.getUint32(at + 40, true);
@@ -138,6 +147,11 @@ function decodeRequest(view: DataView, at: number): ShimRequest {
         throw malformed(`${c} pages asked at once, from block ${b} on`);
       }
       return { type: "read", file: decodeFile(view, at), blkno: b, count: c };
+    case COMPARE:
+      if (c === 0 || c > MAX_PAGES_PER_REQUEST || b + c > RELATION_SEGMENT_BLOCKS || a >= 2 ** c) {
+        throw malformed(`${c} blocks compared at once, from block ${b} on`);
+      }
+      return { type: "compare", file: decodeFile(view, at), blkno: b, blocks: a };
     case LIST:
       return { type: "list", directory: decodeDirectory(view, at) };
     case PREFETCH:

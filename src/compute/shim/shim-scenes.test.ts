@@ -189,14 +189,14 @@ const SCENES: readonly {
     scene: "short-write",
     claim: "a write that the disk took a part of leaves the rest absent",
     canary: "a short write that marks all its blocks present",
-    text: "((u64)block + 1) * BLOCK <= done; block++",
-    by: "written > 0; block++",
+    text: "if (((u64)block + 1) * BLOCK <= done && swap_if(",
+    by: "if (done > (u64)held_blocks.from * BLOCK && swap_if(",
   },
   {
     scene: "short-write-continued",
     claim: "what goes on after a short write takes nothing of it away",
     canary: "a short write that tells of a part of a block",
-    text: "    written = (ssize_t)((u64)block * BLOCK - (u64)at);\n",
+    text: "    written = (ssize_t)((u64)last * BLOCK - (u64)at);\n",
     by: "",
   },
   {

@@ -48,6 +48,10 @@ const REQUESTS: readonly { readonly bytes: Uint8Array; readonly request: ShimReq
     request: { type: "list", directory: { kind: "slru", slru: 3 } },
   },
   {
+    bytes: encodeRequest("compare", { of: fileAt("base/1/2"), a: 0x8000_0001, b: 131_040, c: 32 }),
+    request: { type: "compare", file: fileAt("base/1/2"), blkno: 131_040, blocks: 0x8000_0001 },
+  },
+  {
     bytes: encodeRequest("flush-wal", { a: 2 ** 32 + 1, b: 8192 }),
     request: { type: "flush-wal", segno: 2 ** 32 + 1, endOffset: 8192 },
   },
@@ -121,6 +125,11 @@ test("ShimRequestReader: refuses what is no message of ours", () => {
   refused(encodeRequest("flush-wal", { a: 2 ** 40, b: 8192 }));
   refused(encodeRequest("wal-written", { a: 1, b: 2 ** 30, c: 1 }));
   refused(encodeRequest("prefetch", { of: fileAt("base/5/7"), b: 1, c: 131_072 }));
+  // Blocks that are compared: too many, none, past a segment's end, and a set with one that is not among them.
+  refused(encodeRequest("compare", { of: fileAt("base/5/7"), a: 1, c: 33 }));
+  refused(encodeRequest("compare", { of: fileAt("base/5/7"), a: 0 }));
+  refused(encodeRequest("compare", { of: fileAt("base/5/7"), a: 1, b: 131_071, c: 2 }));
+  refused(encodeRequest("compare", { of: fileAt("base/5/7"), a: 4, c: 2 }));
 });
 
 test("ShimRequestReader: random bytes, and valid requests with random faults, end in an error or in requests", () => {

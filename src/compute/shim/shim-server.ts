@@ -45,6 +45,11 @@ export interface PageHandlers {
     count: number,
   ): Promise<Uint8Array | readonly PagePiece[]>;
   listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]>;
+  /**
+   * Which of `blocks` (bit i: block `blkno` + i) storage has as they are in the file, but for what Postgres may lose: as a bit
+   * set. They may leave the disk then, and readPages() gives them at least as new. Absent: none.
+   */
+  comparePages?(file: StorageFile, blkno: number, blocks: number): Promise<number>;
   /** A hint; must not throw. */
   prefetch(file: StorageFile, blkno: number, count: number): void;
 }
@@ -194,6 +199,7 @@ export class ShimServer {
       case "stat":
       case "list":
       case "old-wal":
+      case "compare":
         this.#answer(request).then(
           (parts) => writeAll(socket, parts),
           (error: unknown) => this.#sendFailure(socket, request, error),
@@ -207,8 +213,13 @@ export class ShimServer {
   }
 
   async #answer(
-    request: Extract<ShimRequest, { type: "stat" | "list" | "old-wal" }>,
+    request: Extract<ShimRequest, { type: "stat" | "list" | "old-wal" | "compare" }>,
   ): Promise<Uint8Array[]> {
+    if (request.type === "compare") {
+      const { file, blkno, blocks } = request;
+      const same = (await this.#handlers.comparePages?.(file, blkno, blocks)) ?? 0;
+      return [encodeReplyHeader("compare", STATUS_OK, same)];
+    }
     if (request.type === "old-wal") {
       const isHere = (await this.#handlers.fetchOldWal?.(request.segno)) === true;
       return [encodeReplyHeader("old-wal", isHere ? STATUS_OK : STATUS_ABSENT)];

@@ -4,9 +4,11 @@
 struct fd_entry fds[MAX_FD];
 
 static bool is_claimed(u8 state) {
-  return state == FILLING || state == WRITING || state == HINTING || state == EVICTING;
+  return state == FILLING || state == WRITING || state == REWRITING || state == HINTING || state == EVICTING;
 }
-static bool is_here(u8 state) { return state == PRESENT || state == CLEAN || state == HINTING || state == CUT; }
+static bool is_here(u8 state) {
+  return state == PRESENT || state == CLEAN || state == HINTING || state == CUT || state == REWRITING || state == COMPARING;
+}
 
 /* Waits until another process is done with a block it claimed; false when interrupted. */
 static bool wait_block(struct file *file, u32 block) {
@@ -36,8 +38,8 @@ static u32 claim_as(struct file *file, u32 from, u32 count, u8 before, u8 to) {
   hold_signals(&signals);
   if (held_blocks.file == NULL) {
     held_blocks.from = from;
-    held_blocks.state = to;
-    held_blocks.before = before;
+    held_blocks.state = to == REWRITING ? WRITING : to;
+    held_blocks.before = to == REWRITING ? ABSENT : before;
   }
   while (claimed < count && swap_if(&file->states[from + claimed], before, to)) {
     claimed++;
@@ -101,12 +103,18 @@ static int fill(struct file *file, int fd, u32 block, u32 count) {
   if (target != fd && target >= 0) {
     sys_close(target);
   }
-  for (u32 i = 0; result == 0 && i < count; i++) {
-    note_filled(file, block + i);
-  }
   if (result == 0) {
+    sigset_t signals;
+    hold_signals(&signals);
+    for (u32 i = 0; i < count; i++) {
+      note_filled(file, block + i);
+    }
+    /* From here on they may be another's claims: nothing is given back. */
+    held_blocks.file = NULL;
+    release_signals(&signals);
     /* After the states, here and elsewhere: at 0 nobody looks at them any more. */
     add(&file->nabsent, -count);
+    blocks_changed(file);
   }
   give_back_blocks();
   errno = why;
@@ -195,48 +203,86 @@ int before_read(int fd, off_t at, size_t n, u64 *evictions) {
   return result;
 }
 
-/* Makes a block present that is not to go any more. */
-int keep_block(struct file *file, int fd, u32 block) {
-  for (;;) {
-    if (fault(file, fd, block, block + 1) != 0) {
-      return -1;
-    }
-    if (!file->evictable || block >= load(&file->nremote) || mark_kept(file, block)) {
-      return 0;
-    }
-    if (is_claimed(load(&file->states[block])) && !wait_block(file, block)) {
-      return give_up();
-    }
+/* Claims one block, which has `state`, for a write: false where it has another one by now. */
+static bool claim_to_write(struct file *file, u32 block, u8 state) {
+  if (state == ABSENT) {
+    return claim(file, block, 1, WRITING) == 1;
   }
+  if (state == CUT || (state == PRESENT && !file->evictable)) {
+    return true; /* It stays as it is. */
+  }
+  if (claim_as(file, block, 1, state, REWRITING) != 1) {
+    return false;
+  }
+  if (state == CLEAN) {
+    count_blocks(file, -1, 1);
+  }
+  return true;
 }
 
-/* Claims the absent blocks that [at, at + n) covers; a block covered in part is fetched first. */
-int before_write(struct file *file, int fd, off_t at, size_t n) {
-  u32 from = block_of((u64)at), to = block_end((u64)at + n);
-  if (at % BLOCK != 0 && keep_block(file, fd, from) != 0) {
-    return -1;
-  }
-  if (((u64)at + n) % BLOCK != 0 && to > from && keep_block(file, fd, to - 1) != 0) {
-    return -1;
-  }
-  make_room();
+enum { CLAIMED, FETCH_FIRST, GIVEN_UP };
+
+/* Claims blocks [from, to) for a write that covers `first` and `last` in part; of such a block the rest has to be there. */
+static int claim_all_to_write(struct file *file, u32 from, u32 to, bool first, bool last) {
   begin_wait(0);
   for (u32 block = from; block < to && block < load(&file->nremote);) {
     u8 state = load(&file->states[block]);
-    if (state == PRESENT || state == CUT || (state == CLEAN && mark_kept(file, block)) ||
-        (state == ABSENT && claim(file, block, 1, WRITING) == 1)) {
-      block++;
-    } else if (is_claimed(state) && !wait_block(file, block)) {
+    if (state == ABSENT && ((first && block == from) || (last && block == to - 1))) {
       give_back_blocks();
-      return give_up();
+      return FETCH_FIRST;
+    }
+    if (!is_claimed(state)) {
+      block += claim_to_write(file, block, state);
+    } else if (!wait_block(file, block)) {
+      give_back_blocks();
+      return GIVEN_UP;
     }
   }
-  return 0;
+  return CLAIMED;
 }
 
 /*
- * Releases before_write()'s claims: blocks that were written whole become PRESENT, others ABSENT again. What
- * the caller is to be told of `written`: it ends before a claimed block that was written in part, which is to
+ * Claims the blocks that [at, at + n) covers, so that nothing takes them while they are written; a block covered in part is
+ * fetched first.
+ */
+int before_write(struct file *file, int fd, off_t at, size_t n) {
+  u32 from = block_of((u64)at), to = block_end((u64)at + n);
+  bool first = at % BLOCK != 0, last = ((u64)at + n) % BLOCK != 0 && to > from;
+  make_room();
+  for (;;) {
+    if ((first && fault(file, fd, from, from + 1) != 0) || (last && fault(file, fd, to - 1, to) != 0)) {
+      return -1;
+    }
+    int result = claim_all_to_write(file, from, to, first, last);
+    if (result != FETCH_FIRST) {
+      return result == CLAIMED ? 0 : give_up();
+    }
+  }
+}
+
+/* Ends the claims of a write that has come to byte `done` of the file. Each block is another's from its swap on. */
+static void release_written(struct file *file, u64 done) {
+  sigset_t signals;
+  hold_signals(&signals);
+  for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
+    if (((u64)block + 1) * BLOCK <= done) {
+      note_written(file, block);
+    }
+    if (((u64)block + 1) * BLOCK <= done && swap_if(&file->states[block], WRITING, PRESENT)) {
+      add(&file->nabsent, (u32)-1);
+      count_blocks(file, 0, 1);
+    } else if (!swap_if(&file->states[block], WRITING, ABSENT)) {
+      swap_if(&file->states[block], REWRITING, PRESENT);
+    }
+  }
+  held_blocks.file = NULL;
+  release_signals(&signals);
+  blocks_changed(file);
+}
+
+/*
+ * Releases before_write()'s claims: blocks that were written whole become PRESENT, others what they were. What
+ * the caller is to be told of `written`: it ends before an absent block that was written in part, which is to
  * be written again whole. A write of its rest alone would fetch it first, and that takes the first part away.
  */
 ssize_t after_write(struct file *file, off_t at, ssize_t written) {
@@ -245,22 +291,17 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
   if (held_blocks.file == NULL) {
     return written;
   }
-  u32 block = held_blocks.from;
-  for (; block < held_blocks.to && ((u64)block + 1) * BLOCK <= done; block++) {
-    if (swap_if(&file->states[block], WRITING, PRESENT)) {
-      add(&file->nabsent, (u32)-1);
-      count_blocks(file, 0, 1);
-    }
-  }
-  if (block < held_blocks.to && (u64)block * BLOCK < done && load(&file->states[block]) == WRITING) {
-    written = (ssize_t)((u64)block * BLOCK - (u64)at);
+  u32 last = block_of(done);
+  if (last >= held_blocks.from && last < held_blocks.to && (u64)last * BLOCK < done &&
+      load(&file->states[last]) == WRITING) {
+    written = (ssize_t)((u64)last * BLOCK - (u64)at);
     if (written == 0) {
       /* As the next try would be told. */
       why = ENOSPC;
       written = -1;
     }
   }
-  give_back_blocks();
+  release_written(file, done);
   errno = why;
   return written;
 }
@@ -284,7 +325,7 @@ void forget_blocks(struct file *file, u32 keep) {
       if (state == ABSENT) {
         add(&file->nabsent, (u32)-1);
       }
-      count_blocks(file, state == CLEAN ? -1 : 0, state == PRESENT ? -1 : 0);
+      count_blocks(file, state == CLEAN ? -1 : 0, state == PRESENT || state == COMPARING ? -1 : 0);
       block++;
     }
   }

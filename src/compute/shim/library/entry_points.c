@@ -266,10 +266,17 @@ static int cut(struct file *file, int fd, const char *path, off_t bytes) {
 
 EXPORT int ftruncate(int fd, off_t bytes) {
   struct file *file = lazy_file(fd);
-  if (file != NULL && bytes > 0 && bytes % BLOCK != 0 && keep_block(file, fd, block_of((u64)bytes)) != 0) {
+  off_t rest = bytes > 0 && bytes % BLOCK != 0 ? BLOCK - bytes % BLOCK : 0;
+  if (file == NULL || rest == 0) {
+    return cut(file, fd, NULL, bytes);
+  }
+  /* A part of a block goes, which is a write of it. */
+  if (before_write(file, fd, bytes, (size_t)rest) != 0) {
     return -1;
   }
-  return cut(file, fd, NULL, bytes);
+  int result = cut(file, fd, NULL, bytes);
+  after_write(file, bytes, rest);
+  return result;
 }
 EXPORT int ftruncate64(int fd, off_t bytes) { return ftruncate(fd, bytes); }
 

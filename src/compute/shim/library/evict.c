@@ -1,11 +1,11 @@
 /*
- * evict.c: gives blocks back to the disk where the cache has a limit. Only CLEAN ones: as storage has them, never
- * written here, and so fetched again as of the start LSN like any that is absent.
+ * evict.c: gives blocks back to the disk where the cache has a limit. CLEAN ones: as storage has them, not written here since
+ * they came, and so fetched again like any that is absent. For those that were written see compare.c.
  *
  * Whoever is about to bring a block makes room first. A clock's hand goes through all evictable files, one process
  * at a time; a block stays for as many turns as it was used lately. Against whoever else is at the block:
  *
- *  writer      makes CLEAN into PRESENT before it writes; the hand takes CLEAN blocks only, both by compare-and-swap.
+ *  writer      makes CLEAN into REWRITING before it writes; the hand takes CLEAN blocks only, both by compare-and-swap.
  *  reader      claims nothing. The count of the block's group is raised before content goes, and the reader that
  *              finds another count behind its read than before it reads again.
  *  truncation  waits for EVICTING blocks as for all that are claimed; what is cut off is CUT, and never taken.
@@ -20,9 +20,6 @@
 #define FALLOC_FL_PUNCH_HOLE 2
 #endif
 
-#define USED_ONCE 1
-#define MOST_USED 2
-#define WAS_EVICTED 0x80
 /* Of one pass, in which no signal is handled. */
 #define PASS_BLOCKS 1024u
 #define PASS_LOOKS (1u << 20)
@@ -37,6 +34,7 @@ void make_evictable(struct slot *slot) {
     return;
   }
   file->used = arena_take(file->capacity);
+  file->compared = arena_take(file->capacity);
   file->evictions = arena_take(((file->capacity + EVICTION_GROUP - 1) / EVICTION_GROUP) * sizeof(u32));
   file->slot = slot;
   file->evictable = true;
@@ -64,16 +62,6 @@ void drop_counts(struct file *file) {
   add(&counters->kept, -__atomic_exchange_n(&file->kept, 0, __ATOMIC_SEQ_CST));
 }
 
-/* A block that is here is not to go any more; false where it has gone. */
-bool mark_kept(struct file *file, u32 block) {
-  if (swap_if(&file->states[block], CLEAN, PRESENT)) {
-    count_blocks(file, -1, 1);
-    return true;
-  }
-  u8 state = load(&file->states[block]);
-  return state == PRESENT || state == CUT;
-}
-
 /* A block that we have claimed has its content from storage. */
 void note_filled(struct file *file, u32 block) {
   if (!file->evictable) {
@@ -91,8 +79,16 @@ void note_filled(struct file *file, u32 block) {
 
 /* A block that was here is read. A use that is lost to another process at the same time is no loss. */
 void note_used(struct file *file, u32 block) {
-  if (file->evictable && load(&file->states[block]) == CLEAN && load(&file->used[block]) < MOST_USED) {
+  if (file->evictable && load(&file->used[block]) < MOST_USED) {
     store(&file->used[block], MOST_USED);
+  }
+}
+
+/* A block that we have claimed was written: Postgres has it no more in its buffers, or has it and will write it again. */
+void note_written(struct file *file, u32 block) {
+  if (file->evictable) {
+    store(&file->used[block], USED_ONCE);
+    store(&file->compared[block], 0);
   }
 }
 
@@ -126,7 +122,7 @@ bool evicted_since(int fd, off_t at, size_t n, u64 evictions) {
 }
 
 /* Opens what an evictable file is on the disk; -1 where it was removed, or cannot be opened. */
-static int open_to_evict(const struct file *file) {
+int open_to_evict(const struct file *file) {
   char path[MAX_PATH];
   struct stat stat;
   format_path(&file->key, path);
@@ -143,8 +139,8 @@ static int open_to_evict(const struct file *file) {
   return fd;
 }
 
-/* Takes the content of blocks [from, to), which we have made EVICTING. */
-static void punch(struct file *file, int fd, u32 from, u32 to) {
+/* Takes the content of blocks [from, to), which we have made EVICTING; `written`: they were PRESENT before. */
+void punch(struct file *file, int fd, u32 from, u32 to, bool written) {
   long result;
   for (u32 block = from; block < to; block++) {
     add(&file->evictions[block / EVICTION_GROUP], 1);
@@ -160,8 +156,9 @@ static void punch(struct file *file, int fd, u32 from, u32 to) {
     say("cannot make holes in files, so the cache has no limit: ", data_dir);
   }
   add(&file->nabsent, to - from);
-  count_blocks(file, -(int)(to - from), 0);
+  count_blocks(file, written ? 0 : -(int)(to - from), written ? -(int)(to - from) : 0);
   add(&counters->evicted, to - from);
+  add(&counters->written_evicted, written ? to - from : 0);
   for (u32 block = from; block < to; block++) {
     store(&file->used[block], WAS_EVICTED);
     store(&file->states[block], ABSENT);
@@ -200,7 +197,7 @@ static u32 evict_from(struct file *file, u32 *at, u32 wanted, u32 *looks) {
       block++;
     }
     if (block > from) {
-      punch(file, fd, from, block);
+      punch(file, fd, from, block, false);
       taken += block - from;
     } else {
       u64 eight;
@@ -248,6 +245,7 @@ void make_room(void) {
   if (cache_limit == 0) {
     return;
   }
+  call_comparer();
   for (int pauses = 0; (over = excess()) > 0 && load(&region->evictable) != NULL && !load(&region->cannot_evict);) {
     sigset_t signals;
     int saved = errno;

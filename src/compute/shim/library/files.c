@@ -153,6 +153,7 @@ void say_hello(void) {
     munmap(big, reply.length - sizeof reply);
   }
   disconnect();
+  start_comparer();
 }
 
 #define NO_ANSWER -1

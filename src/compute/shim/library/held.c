@@ -24,7 +24,9 @@ void give_back_blocks(void) {
     return;
   }
   for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
-    swap_if(&file->states[block], held_blocks.state, held_blocks.before);
+    if (!swap_if(&file->states[block], held_blocks.state, held_blocks.before) && held_blocks.state == WRITING) {
+      swap_if(&file->states[block], REWRITING, PRESENT);
+    }
   }
   held_blocks.file = NULL;
   blocks_changed(file);

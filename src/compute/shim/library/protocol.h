@@ -1,7 +1,7 @@
 /*
  * protocol.h: the messages between this library and the compute agent; ../shim-protocol.ts is the other side.
  *
- * Version 3. Little-endian, over a unix stream socket, one connection a process, at most one question
+ * Version 4. Little-endian, over a unix stream socket, one connection a process, at most one question
  * outstanding; W and P have no reply. All requests have one size.
  *
  * request:  0 u32 length, 48 | 4 u8 type | 5 u8 version | 6 u8 kind | 7 u8 fork
@@ -11,10 +11,12 @@
  *   kind 2   an SLRU segment: relNumber = 0 pg_xact, 1 multixact members, 2 multixact offsets,
  *            3 pg_commit_ts; the rest of the key is 0
  *   kind 0   no file: the key is 0
- *   lsn      as of which the page is wanted; 0, which all are for now: the compute's start
+ *   lsn      0
  *   H hello        a = pid                          -> ok, a = entries, payload; when all files are placed
  *   S stat         key                              -> ok, a = bytes | absent
  *   G get pages    key, b = first block, c = count  -> ok, payload = count * 8192
+ *   C compare      key, b = first block, c = count up to 32, a = bit set of them: which are in storage as
+ *                  they are in the file            -> ok, a = bit set; from now on the file's pages are as of then
  *   L list         key of a directory               -> ok, a = entries, payload
  *   P prefetch     key, b = first block, c = count
  *   W WAL written  a = segment number, b = offset, c = length: by now, with all WAL before it
@@ -32,7 +34,7 @@
 #pragma once
 #include <stdint.h>
 
-#define PROTOCOL_VERSION 3
+#define PROTOCOL_VERSION 4
 #define MAX_PAGES 32u /* a request; io_combine_limit of Postgres 17 is at most 32 */
 #define NO_SUCH_FILE UINT64_MAX
 /* Postgres's own OIDs (pg_tablespace.dat). */

@@ -25,7 +25,8 @@
  *     storage is as of the start LSN, so it may be forgotten and asked again (slots.c).
  *  5. A sync of WAL succeeds or does not return. Postgres panics on an error, and a lie loses data.
  *  6. Whoever stops waiting, and whoever ends by exit(), gives back what it has claimed.
- *  7. Only what storage has but for hint bits is given back to the disk, and a reader that it happened to reads again.
+ *  7. Only what storage has, but for what Postgres may lose, is given back to the disk, and a reader that it happened to reads
+ *     again. Of a block that was written here the agent has seen so while nobody wrote it (compare.c).
  *
  * States in shared memory (one anonymous mapping made by the postmaster, inherited through fork):
  *  path of storage's, or a directory:
@@ -35,8 +36,9 @@
  *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it, and
  *         what is cut off becomes CUT.
  *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
- *         CLEAN -> PRESENT before it is written, or CLEAN -> EVICTING -> ABSENT (evict.c), or
- *         CLEAN -> HINTING -> CLEAN (hints.c).
+ *         CLEAN -> EVICTING -> ABSENT (evict.c), or CLEAN -> HINTING -> CLEAN (hints.c). A writer claims what is there, too:
+ *         CLEAN | PRESENT | COMPARING -> REWRITING -> PRESENT. PRESENT -> COMPARING -> PRESENT, or where storage has the
+ *         block by now -> EVICTING -> ABSENT (compare.c).
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
  *
@@ -87,7 +89,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
-enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, CUT };
+enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, CUT, REWRITING, COMPARING };
 /* SLRUs in the order of the protocol. */
 enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
@@ -103,6 +105,11 @@ struct key {
 };
 
 #define SEGMENT_MASK ((1u << 29) - 1)
+
+/* Of the clock's hand: how many turns a block stays that was used once, or more often; whether it was given back before. */
+#define USED_ONCE 1
+#define MOST_USED 2
+#define WAS_EVICTED 0x80
 
 /* Blocks that share a count of evictions. */
 #define EVICTION_GROUP 64u
@@ -121,6 +128,7 @@ struct file {
   /* The rest where it is evictable only. */
   u8 *used;            /* by block: turns of the hand that it stays, and WAS_EVICTED */
   u32 *evictions;      /* by group: raised before a block's content goes */
+  u8 *compared;        /* by block: when it was last found not to be as storage has it */
   struct slot *slot;
   struct file *next;   /* evictable one */
 };
@@ -139,10 +147,12 @@ struct absent_path {
 /* What the agent reads of the file STRATA_SHIM_CACHE_COUNTERS, little-endian; blocks but for the last. */
 struct cache_counters {
   int64_t clean;     /* here, and may be given back */
-  int64_t kept;      /* here for as long as Postgres runs */
+  int64_t kept;      /* here, and written or of files that are never given back */
   u64 evicted;       /* given back so far */
   u64 fetched_again; /* of those, fetched anew */
   u64 reread;        /* reads that were repeated because a block went meanwhile */
+  u64 written_evicted; /* of those given back, the ones that had been written here */
+  u64 unlike;          /* comparisons of a written block that found it not to be as storage has it */
 };
 
 struct region {
@@ -158,6 +168,8 @@ struct region {
   struct file *hand;      /* evict.c, under the lock `evicting`: where to look next */
   u32 hand_block;
   u32 evicting, cannot_evict;
+  u32 compare_calls;      /* futex word: bumped to wake the process that sleeps */
+  u32 comparer_sleeps;
   struct cache_counters counters; /* where the agent has given no file for them */
   u8 slot_groups[(SLOTS + SLOT_GROUP - 1) / SLOT_GROUP]; /* 1: a slot of the group was taken once */
   struct slot slots[SLOTS];
@@ -261,8 +273,8 @@ void unlock_slot(u32 state);
 struct held_blocks {
   struct file *file; /* NULL: no blocks */
   u32 from, to;      /* among [from, to), what is in `state` is ours */
-  u8 state;
-  u8 before; /* they had, and have when they are given back */
+  u8 state;  /* WRITING: REWRITING, too */
+  u8 before; /* they had, and have when they are given back; REWRITING ones are PRESENT then */
 };
 struct held_slot {
   struct slot *slot;
@@ -292,7 +304,6 @@ int before_read(int fd, off_t at, size_t n, u64 *evictions);
 int before_write(struct file *file, int fd, off_t at, size_t n);
 ssize_t after_write(struct file *file, off_t at, ssize_t written);
 void forget_blocks(struct file *file, u32 keep);
-int keep_block(struct file *file, int fd, u32 block);
 bool claim_for_hints(struct file *file, u32 block);
 
 /* hints.c */
@@ -302,12 +313,18 @@ ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at);
 void make_evictable(struct slot *slot);
 void count_blocks(struct file *file, int clean, int kept);
 void drop_counts(struct file *file);
-bool mark_kept(struct file *file, u32 block);
 void note_filled(struct file *file, u32 block);
 void note_used(struct file *file, u32 block);
+void note_written(struct file *file, u32 block);
 u64 evictions_of(const struct file *file, off_t at, size_t n);
 bool evicted_since(int fd, off_t at, size_t n, u64 evictions);
 void make_room(void);
+int open_to_evict(const struct file *file);
+void punch(struct file *file, int fd, u32 from, u32 to, bool written);
+
+/* compare.c */
+void start_comparer(void);
+void call_comparer(void);
 
 /* The file behind a descriptor, while blocks of it may be absent. */
 static inline struct file *lazy_file(int fd) {

@@ -1,0 +1,152 @@
+/*
+ * compare.c: gives back what was written here, once storage has it. A process of its own does that.
+ *
+ * When a block that was written may go is not told by an LSN: not all of what Postgres notes in a page is in WAL, and what is
+ * missing there is still needed, such as the command ids of a transaction that runs, the cycle id of a btree page that was split
+ * during a VACUUM, an index that is being built and goes into WAL at its end. So storage is asked: the agent compares
+ * the page in the file with storage's of a moment ago (../../pages/page-comparison.ts), and only where both are the same but for
+ * what Postgres may lose at any time the block goes. From then on the agent gives pages of that file as of that moment or later.
+ *
+ * A block that is being compared is COMPARING. Its readers read it, and a writer just takes it: then the answer counts for
+ * nothing, as the block is not COMPARING any more. It cannot be so again, as there is one process that makes it so, which has
+ * one question open. That process is a child of the postmaster that Postgres does not know, without its signal handlers, and
+ * is killed by the kernel when the postmaster ends.
+ */
+#include "shim.h"
+
+#include <sched.h>
+
+/* Written blocks may take half of the limit before it begins. */
+static bool too_much_is_kept(void) { return load(&counters->kept) > (int64_t)cache_limit / 2; }
+
+/* After a turn that found little, as blocks are in use, or storage is behind. */
+#define PAUSE_MS 50
+/* A block that was not as storage has it is not asked about again for so many seconds. */
+#define PATIENCE_S 3
+
+/* Seconds, 1 to 255. */
+static u8 now_in_seconds(void) { return (u8)(clock_ms() / 1000 % 255 + 1); }
+
+/* Whether a block that was written has not been used for a turn, nor compared a moment ago. */
+static bool is_cold(struct file *file, u32 block, u8 now) {
+  u8 used = load(&file->used[block]) & (u8)~WAS_EVICTED, compared = load(&file->compared[block]);
+  if (used > 0) {
+    store(&file->used[block], used - 1);
+    return false;
+  }
+  return compared == 0 || (u8)(now - compared) >= PATIENCE_S;
+}
+
+/* Makes cold ones of `count` blocks from `first` on COMPARING; which, as a bit set. */
+static u32 claim_cold(struct file *file, u32 first, u32 count, u8 now) {
+  u32 claimed = 0;
+  for (u32 i = 0; i < count; i++) {
+    u8 *state = &file->states[first + i];
+    if (load(state) == PRESENT && is_cold(file, first + i, now) && swap_if(state, PRESENT, COMPARING)) {
+      claimed |= 1u << i;
+    }
+  }
+  return claimed;
+}
+
+/* Gives back those of the claimed blocks that are the same; how many. */
+static u32 give_back_same(struct file *file, u32 first, u32 claimed, u32 same, u8 now) {
+  u32 given = 0;
+  int fd = same == 0 ? -1 : open_to_evict(file);
+  for (u32 i = 0; i < MAX_PAGES; i++) {
+    u32 end = i;
+    while (fd >= 0 && end < MAX_PAGES && (claimed & same) >> end & 1 &&
+           swap_if(&file->states[first + end], COMPARING, EVICTING)) {
+      end++;
+    }
+    if (end > i) {
+      punch(file, fd, first + i, first + end, true);
+      given += end - i;
+      i = end - 1;
+    } else if (claimed >> i & 1 && swap_if(&file->states[first + i], COMPARING, PRESENT)) {
+      store(&file->compared[first + i], now);
+      add(&counters->unlike, 1);
+    }
+  }
+  if (fd >= 0) {
+    sys_close(fd);
+  }
+  return given;
+}
+
+/* One turn through a file's blocks, or until enough is given back; how many blocks were. */
+static u32 compare_file(struct file *file) {
+  u32 given = 0, end = load(&file->nremote);
+  for (u32 first = 0; first < end && load(&file->kept) > 0 && too_much_is_kept(); first += MAX_PAGES) {
+    u8 now = now_in_seconds();
+    u32 count = end - first < MAX_PAGES ? end - first : MAX_PAGES, claimed = claim_cold(file, first, count, now);
+    if (claimed == 0) {
+      continue;
+    }
+    struct wire_reply reply;
+    ask((struct question){.type = 'C', .key = &file->key, .a = claimed, .b = first, .c = count}, NULL, 0, NULL, &reply);
+    given += give_back_same(file, first, claimed, reply.status == STATUS_OK ? (u32)reply.a : 0, now);
+  }
+  return given;
+}
+
+__attribute__((noreturn)) static void compare_for_ever(void) {
+  for (;;) {
+    u32 calls = load(&region->compare_calls), given = 0;
+    if (!too_much_is_kept() || load(&region->cannot_evict)) {
+      store(&region->comparer_sleeps, 1);
+      syscall(SYS_futex, &region->compare_calls, FUTEX_WAIT, calls, NULL, NULL, 0);
+      store(&region->comparer_sleeps, 0);
+      continue;
+    }
+    for (struct file *file = load(&region->evictable); file != NULL; file = file->next) {
+      if (load(&file->slot->state) == SLOT_LAZY && load(&file->kept) > 0) {
+        given += compare_file(file);
+      }
+    }
+    if (given == 0) {
+      pause_ms(PAUSE_MS);
+    }
+  }
+}
+
+/* Somebody is about to bring or write a block. */
+void call_comparer(void) {
+  if (too_much_is_kept() && load(&region->comparer_sleeps) && swap_if(&region->comparer_sleeps, 1, 0)) {
+    add(&region->compare_calls, 1);
+    wake_word(&region->compare_calls);
+  }
+}
+
+/*
+ * Once, in the postmaster, before it has children. Not by fork(): nobody is to run what Postgres has asked for at a fork. Without
+ * a signal at its end, so that no wait() of Postgres's finds a child that it does not know.
+ */
+void start_comparer(void) {
+  if (cache_limit == 0 || !wal_hook) {
+    return;
+  }
+  sigset_t none;
+  sigemptyset(&none);
+  long pid = syscall(SYS_clone, 0, 0, 0, 0, 0);
+  if (pid != 0) {
+    if (pid < 0) {
+      say("cannot start the process that gives back what was written", "");
+    }
+    return;
+  }
+  syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (getppid() != postmaster_pid) {
+    _exit(0);
+  }
+  syscall(SYS_prctl, PR_SET_NAME, "strata-evictor", 0, 0, 0);
+  for (int number = 1; number < _NSIG; number++) {
+    signal(number, SIG_DFL);
+  }
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  /* Nobody is to find a port or a file in use because of us; what is said goes where Postgres's goes. */
+  for (int fd = 3; fd < 1024; fd++) {
+    sys_close(fd);
+  }
+  compare_for_ever();
+}
