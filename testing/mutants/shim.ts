@@ -87,6 +87,14 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "a page that storage cannot give fails alone, also where it was read ahead",
     },
     {
+      rule: "where Postgres announces what it reads, all that lies between is fetched too",
+      file: "src/compute/pages/read-ahead.ts",
+      search: "found = announced.delete(blkno) || found;",
+      replace: "announced.delete(blkno);",
+      test: "src/compute/pages/read-ahead.test.ts",
+      name: "ReadAhead: where reads are announced nothing else is fetched, and a scan afterwards is read ahead again",
+    },
+    {
       rule: "memory of pages is used again while others of the run have not been read",
       file: "src/compute/pages/read-ahead.ts",
       search: "if (run.unreleased === 0) {",

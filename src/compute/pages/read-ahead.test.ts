@@ -40,6 +40,29 @@ test("ReadAhead: memory is given back once, when all that was fetched together h
   );
 });
 
+test("ReadAhead: where reads are announced nothing else is fetched, and a scan afterwards is read ahead again", async () => {
+  const asked: number[] = [];
+  const readAhead = new ReadAhead(4096, () => undefined);
+  const fetch = async (blkno: number, count: number) => {
+    asked.push(...Array.from({ length: count }, (_, i) => blkno + i));
+    return new Uint8Array(count * 8192);
+  };
+  const read = (blkno: number) => Promise.all(readAhead.read("fork", blkno, 1, 1000, fetch));
+  const blocks = Array.from({ length: 50 }, (_, i) => i * 5);
+  // The first one is read before anything is announced.
+  await read(blocks[0]!);
+  for (const block of blocks.slice(1)) {
+    readAhead.prefetch("fork", block, 1, 1000, fetch);
+    await read(block);
+  }
+  assert.deepEqual(asked, blocks);
+  for (let block = 300; block < 400; block++) {
+    await read(block);
+  }
+  assert.ok(asked.includes(500), `${Math.max(...asked)}`);
+  assert.equal(new Set(asked).size, asked.length);
+});
+
 test("ReadAhead: what had to go before it was read does not come back to memory", async () => {
   const given: Uint8Array[] = [];
   const readAhead = new ReadAhead(32, (pages) => given.push(pages));

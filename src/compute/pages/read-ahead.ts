@@ -30,6 +30,8 @@ interface Run {
 interface Fork {
   /** By block. */
   readonly runs: Map<number, Run>;
+  /** Blocks that Postgres has said it will read, and has not read yet. */
+  readonly announced: Set<number>;
   readonly streams: Stream[];
 }
 
@@ -41,6 +43,8 @@ const FIRST_WINDOW_BLOCKS = 32;
 /** Measured with 1 ms of storage latency: 59 MB/s without read-ahead, 293 with 256, 248 with 1024. */
 const MAX_WINDOW_BLOCKS = 256;
 const MAX_FORKS = 10_000;
+/** Of one fork; a scan that ends before its end leaves as many as it is ahead (effective_io_concurrency, at most 1000). */
+const MAX_ANNOUNCED_BLOCKS = 4096;
 
 /**
  * A page leaves when it is handed out, as Postgres asks for each block once; pages nobody asks for
@@ -68,7 +72,8 @@ export class ReadAhead {
 
   /**
    * Blocks [blkno, blkno + count) of the fork named `key`, which has `sizeBlocks`, one after the other in some pieces; then
-   * asks for what a scan that got here would read next.
+   * asks for what a scan that got here would read next; but not where Postgres has announced this read, as then it announces the next
+   * ones too: a bitmap scan that reads a page of five would fetch all of them.
    */
   read(
     key: string,
@@ -90,6 +95,9 @@ export class ReadAhead {
         run === undefined ? this.#fetch(from, to, fetch) : this.#take(run, from, to, fetch),
       );
       from = to;
+    }
+    if (wasAnnounced(fork, blkno, end)) {
+      return pieces;
     }
     const stream = fork.streams.find(
       ({ next }) => blkno >= next && blkno <= next + STREAM_GAP_BLOCKS,
@@ -114,7 +122,14 @@ export class ReadAhead {
   /** Asks for blocks [blkno, blkno + count) that are not on their way yet. */
   prefetch(key: string, blkno: number, count: number, sizeBlocks: number, fetch: FetchPages): void {
     const end = Math.min(blkno + Math.min(count, MAX_WINDOW_BLOCKS), sizeBlocks);
-    this.#fetchAhead(this.#fork(key), blkno, end, fetch);
+    const fork = this.#fork(key);
+    if (fork.announced.size >= MAX_ANNOUNCED_BLOCKS) {
+      fork.announced.clear();
+    }
+    for (let block = blkno; block < end; block++) {
+      fork.announced.add(block);
+    }
+    this.#fetchAhead(fork, blkno, end, fetch);
   }
 
   #fork(key: string): Fork {
@@ -123,7 +138,7 @@ export class ReadAhead {
       if (this.#forks.size >= MAX_FORKS) {
         this.#forget();
       }
-      fork = { runs: new Map(), streams: [] };
+      fork = { runs: new Map(), announced: new Set(), streams: [] };
       this.#forks.set(key, fork);
     }
     return fork;
@@ -216,4 +231,15 @@ export class ReadAhead {
       this.#queue = this.#queue.filter(({ left }) => left > 0);
     }
   }
+}
+
+/** Whether any of the blocks [from, to) was; none of them is any more. */
+function wasAnnounced({ announced }: Fork, from: number, to: number): boolean {
+  let found = false;
+  if (announced.size > 0) {
+    for (let blkno = from; blkno < to; blkno++) {
+      found = announced.delete(blkno) || found;
+    }
+  }
+  return found;
 }
