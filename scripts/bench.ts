@@ -21,6 +21,7 @@ import { benchIngest } from "../bench/ingest.ts";
 import { benchServiceTls } from "../bench/network/service-tls.ts";
 import { benchProxy } from "../bench/proxy.ts";
 import { benchRedo } from "../bench/redo.ts";
+import { benchLogical } from "../bench/replication/logical.ts";
 import { printTable, type Row } from "../bench/report.ts";
 import { benchStoreIdle } from "../bench/store-idle.ts";
 import { benchStoreReads } from "../bench/store-reads.ts";
@@ -79,6 +80,7 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
   tls: () => benchServiceTls(quick ? 5 : 31),
   proxy: () => benchProxy(quick ? 1 : 5, quick ? 1 : 3),
   redo: () => benchRedo(pgMajor, quick ? 1 : 3, quick ? 2 : 10),
+  logical: () => benchLogical(quick ? 1 : 3, quick ? 50 : 300),
   "store-reads": () => benchStoreReads(quick),
 };
 

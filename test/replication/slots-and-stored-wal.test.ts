@@ -4,14 +4,9 @@ import assert from "node:assert/strict";
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import type { TenantId, TimelineId } from "../../src/base/ids.ts";
-import { type Lsn, parseLsn, segmentStart } from "../../src/base/lsn.ts";
-import { PageserverHttpClient } from "../../src/pageserver/client.ts";
-import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
 import { TestCluster } from "../../testing/cluster.ts";
-import { eventually } from "../../testing/eventually.ts";
+import { segmentOfMain, walLeavesDisks } from "../../testing/replication/stored-wal.ts";
 
-const NODES = [1, 2, 3];
 let cluster: TestCluster;
 
 before(async () => {
@@ -28,8 +23,6 @@ before(async () => {
 });
 after(() => cluster?.[Symbol.asyncDispose]());
 
-const httpAddr = (id: number) => cluster.config().safekeepers[id - 1]!.listenHttpAddr;
-
 /** Two segments of rows, numbered on. */
 async function write(): Promise<void> {
   await cluster.query(
@@ -37,31 +30,6 @@ async function write(): Promise<void> {
     `insert into t select m + i, repeat('x', 8000)
        from (select coalesce(max(n), 0) m from t) t, generate_series(1, 4096) i`,
   );
-}
-
-/** WAL below `lsn`, a segment's start, has left the disks. */
-async function leaveDisks(lsn: Lsn): Promise<void> {
-  const { tenantId, timelineId } = cluster.endpointSpec();
-  const { listenHttpAddr } = cluster.config().pageservers[0]!;
-  const pageserver = new PageserverHttpClient(listenHttpAddr);
-  await eventually("WAL to leave the disks", async () => {
-    await pageserver.checkpoint(tenantId, timelineId);
-    const all = await Promise.all(
-      NODES.map((id) =>
-        new SafekeeperHttpClient(`http://${httpAddr(id)}`).timelineStatus(
-          tenantId as TenantId,
-          timelineId as TimelineId,
-        ),
-      ),
-    );
-    return all.every((one) => parseLsn(one.local_wal_start_lsn)! >= lsn);
-  });
-}
-
-/** Start of the segment that Postgres writes. */
-async function thisSegment(): Promise<Lsn> {
-  const [row] = await cluster.query("main", "select pg_current_wal_lsn()::text lsn");
-  return segmentStart(parseLsn(String(row!["lsn"]))!);
 }
 
 const inserts = (slot: string) =>
@@ -73,9 +41,9 @@ const inserts = (slot: string) =>
 
 test("a slot reads WAL that is in the object store only, from the safekeepers that there are", async () => {
   await write();
-  const segment = await thisSegment();
+  const segment = await segmentOfMain(cluster);
   await write();
-  await leaveDisks(segment);
+  await walLeavesDisks(cluster, segment);
   await cluster.ok("endpoint", "stop", "main");
   await cluster.kill9("safekeeper-1");
   await cluster.ok("endpoint", "start", "main");
@@ -87,11 +55,11 @@ test("a slot whose WAL is gone is lost, and says so; another one goes on", async
   await cluster.query("main", "checkpoint", "insert into t values (0)");
   // Its restart_lsn moves on with what it has received behind that checkpoint.
   await inserts("ahead");
-  const segment = await thisSegment();
+  const segment = await segmentOfMain(cluster);
   await write();
   await cluster.query("main", "checkpoint");
   await inserts("ahead");
-  await leaveDisks(segment);
+  await walLeavesDisks(cluster, segment);
   await cluster.ok("endpoint", "stop", "main");
   const { tenantId, timelineId } = cluster.endpointSpec();
   const objects = join(cluster.home, "object_store", "safekeeper", tenantId, timelineId);

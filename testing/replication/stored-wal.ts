@@ -1,0 +1,33 @@
+// WAL of an endpoint's branch that only the object store has.
+
+import type { TenantId, TimelineId } from "../../src/base/ids.ts";
+import { type Lsn, parseLsn, segmentStart } from "../../src/base/lsn.ts";
+import { PageserverHttpClient } from "../../src/pageserver/client.ts";
+import { SafekeeperHttpClient } from "../../src/safekeeper/client.ts";
+import type { TestCluster } from "../cluster.ts";
+import { eventually } from "../eventually.ts";
+
+/** Resolves when all WAL of `main` below `lsn`, a segment's start, has left the safekeepers' disks. */
+export async function walLeavesDisks(cluster: TestCluster, lsn: Lsn): Promise<void> {
+  const { tenantId, timelineId } = cluster.endpointSpec();
+  const { pageservers, safekeepers } = cluster.config();
+  const pageserver = new PageserverHttpClient(pageservers[0]!.listenHttpAddr);
+  await eventually("WAL to leave the disks", async () => {
+    await pageserver.checkpoint(tenantId, timelineId);
+    const all = await Promise.all(
+      safekeepers.map(({ listenHttpAddr }) =>
+        new SafekeeperHttpClient(`http://${listenHttpAddr}`).timelineStatus(
+          tenantId as TenantId,
+          timelineId as TimelineId,
+        ),
+      ),
+    );
+    return all.every((one) => parseLsn(one.local_wal_start_lsn)! >= lsn);
+  });
+}
+
+/** Start of the segment that `main` writes. */
+export async function segmentOfMain(cluster: TestCluster): Promise<Lsn> {
+  const [row] = await cluster.query("main", "select pg_current_wal_lsn()::text lsn");
+  return segmentStart(parseLsn(String(row!["lsn"]))!);
+}
