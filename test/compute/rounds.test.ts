@@ -1,5 +1,5 @@
-// Suspends and kills in the middle of rows, sequences, DDL and prepared transactions: nothing acknowledged is lost, no sequence goes
-// back, slots and statistics are what they were.
+// Suspends, kills and promotions in the middle of rows, sequences, DDL and prepared transactions: nothing acknowledged is lost, no
+// sequence goes back, slots and statistics are what they were, and the replica has what the primary has.
 
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import { MixedClient, PREPARE_ROUNDS, TABLE_CONTENT } from "../../testing/rounds
 import { checkConsistency, withClient } from "../../testing/tpcb.ts";
 
 /** `npm run test:rounds -- --rounds N --seed S`. */
-const ROUNDS = Number(process.env["STRATA_ROUNDS"] ?? 8);
+const ROUNDS = Number(process.env["STRATA_ROUNDS"] ?? 6);
 const SEED = Number(process.env["STRATA_ROUNDS_SEED"] ?? 1);
 const CLIENTS = 5;
 const SLOT = "decoded";
@@ -24,20 +24,28 @@ let clients: MixedClient[];
 /** Rows that the slot told of, as "client:n". */
 const decoded = new Set<string>();
 const count = new Map<string, number>();
+/** Of the endpoints "one" and "two", which change places. */
+let primary = "one";
+let replica = "two";
 
 before(async () => {
   cluster = await TestCluster.create({ safekeepers: 3 });
   const settings = ["wal_level=logical", "max_prepared_transactions=20", "autovacuum_naptime=1s"];
-  await cluster.ok("endpoint", "create", "main", ...settings.flatMap((one) => ["-c", one]));
-  await cluster.ok("endpoint", "start", "main");
-  await cluster.query("main", ...PREPARE_ROUNDS);
+  const options = settings.flatMap((one) => ["-c", one]);
+  await cluster.ok("endpoint", "create", primary, "--branch-name", "main", ...options);
+  await cluster.ok("endpoint", "start", primary);
   await cluster.query(
-    "main",
+    primary,
+    ...PREPARE_ROUNDS,
     `select pg_create_logical_replication_slot('${SLOT}', 'test_decoding')`,
   );
+  await cluster.ok(
+    ...["endpoint", "create", replica, "--branch-name", "main", "--replica", ...options],
+  );
+  await cluster.ok("endpoint", "start", replica);
   clients = Array.from(
     { length: CLIENTS },
-    (_, id) => new MixedClient(id, cluster.url(), new SeededRandom(SEED * 1000 + id)),
+    (_, id) => new MixedClient(id, () => cluster.url(primary), new SeededRandom(SEED * 1000 + id)),
   );
 });
 
@@ -46,29 +54,43 @@ after(async () => {
   await cluster?.[Symbol.asyncDispose]();
 });
 
-const start = () =>
+const start = (endpoint = primary) =>
   eventually(
-    "main starts",
-    async () => (await cluster.cli("endpoint", "start", "main")).code === 0,
+    `${endpoint} starts`,
+    async () => (await cluster.cli("endpoint", "start", endpoint)).code === 0,
   );
 
 /** Each leaves everything running. */
 const FAULTS = {
   suspend: async () => {
-    await cluster.ok("endpoint", "stop", "main");
+    await cluster.ok("endpoint", "stop", primary);
     await start();
   },
   "stop immediate": async () => {
-    await cluster.ok("endpoint", "stop", "main", "--mode", "immediate");
+    await cluster.ok("endpoint", "stop", primary, "--mode", "immediate");
     await start();
+  },
+  promote: async () => {
+    await cluster.ok("endpoint", "promote", replica);
+    [primary, replica] = [replica, primary];
+    await start(replica);
+  },
+  "kill -9 agent, promote": async () => {
+    await cluster.kill9(`agent-${primary}`);
+    await FAULTS.promote();
   },
   "kill -9 agent": async () => {
-    await cluster.kill9("agent-main");
+    await cluster.kill9(`agent-${primary}`);
     await start();
   },
-  "kill -9 postmaster": () => cluster.kill9("postgres-main"),
+  "kill -9 agent of the replica": async () => {
+    await cluster.kill9(`agent-${replica}`);
+    await start(replica);
+  },
+  "kill -9 postmaster": () => cluster.kill9(`postgres-${primary}`),
+  "kill -9 postmaster of the replica": () => cluster.kill9(`postgres-${replica}`),
   "kill -9 backend": async () => {
-    const backends = childrenOf(cluster.pid("postgres-main"));
+    const backends = childrenOf(cluster.pid(`postgres-${primary}`));
     process.kill(random.pick(backends), "SIGKILL");
   },
   "kill -9 pageserver": async () => {
@@ -105,10 +127,29 @@ function childrenOf(parent: number): number[] {
 }
 
 /** A connection that outlives what the last fault left to do. */
-async function look<T>(body: (client: pg.Client) => Promise<T>): Promise<T> {
-  return eventually("main answers", () =>
-    withClient(cluster.url(), async (client) => ({ result: await body(client) })),
-  ).then(({ result }) => result);
+async function look<T>(body: (client: pg.Client) => Promise<T>, endpoint = primary): Promise<T> {
+  const { result } = await eventually(`${endpoint} answers`, () =>
+    withClient(cluster.url(endpoint), async (client) => ({ result: await body(client) })),
+  );
+  return result;
+}
+
+/** The replica comes to have all that the primary has, by scan and by index. */
+async function checkReplica(): Promise<void> {
+  const tables = clients.flatMap((one) => [...one.tables.keys()]);
+  const sums = (endpoint: string) =>
+    look(async (client) => {
+      const { rows } = await client.query(`
+        select (select count(*) || ' ' || coalesce(sum(hashtext(log::text)), 0) from log) as log,
+          (select sum(balance * id) from accounts)::text as accounts`);
+      const found = [rows[0]];
+      for (const name of tables) {
+        found.push(...(await contentOf(client, name)));
+      }
+      return JSON.stringify(found);
+    }, endpoint);
+  const wanted = await sums(primary);
+  await eventually("the replica has it all", async () => (await sums(replica)) === wanted);
 }
 
 async function check(): Promise<void> {
@@ -178,17 +219,23 @@ async function checkTables(client: pg.Client): Promise<void> {
     }
     assert.deepEqual(there.intersection(one.dropped), new Set(), "tables came back");
     for (const name of one.tables.keys()) {
-      for (const scan of ["seqscan", "indexscan"]) {
-        const disabled = scan === "seqscan" ? "index" : "seq";
-        await client.query(`set enable_${disabled}scan = off; set enable_bitmapscan = off`);
-        const found = await client.query(
-          `select count(*)::int as rows, sum(i)::int as sum from ${name} where t > ''`,
-        );
-        assert.deepEqual(found.rows, [TABLE_CONTENT], `${name} by ${scan}`);
-        await client.query("reset all");
-      }
+      assert.deepEqual(await contentOf(client, name), [TABLE_CONTENT, TABLE_CONTENT], name);
     }
   }
+}
+
+/** By scan, and by index. */
+async function contentOf(client: pg.Client, table: string): Promise<unknown[]> {
+  const found: unknown[] = [];
+  for (const disabled of ["index", "seq"]) {
+    await client.query(`set enable_${disabled}scan = off; set enable_bitmapscan = off`);
+    const { rows } = await client.query(
+      `select count(*)::int as rows, sum(i)::int as sum from ${table} where t > ''`,
+    );
+    found.push(...rows);
+    await client.query("reset all");
+  }
+  return found;
 }
 
 /** What the slot has to say, it says of all rows that are there; a crash may make it say some again. */
@@ -221,6 +268,7 @@ async function round(fault: Fault): Promise<void> {
   await sleep(random.int(300));
   await Promise.all(clients.map((client) => client.pause()));
   await check();
+  await checkReplica();
 }
 
 /** With nobody at work: what a clean stop saves is exact. */
@@ -241,7 +289,7 @@ async function quietSuspend(): Promise<void> {
   await check();
 }
 
-test(`${ROUNDS} rounds of suspends and kills under rows, sequences and DDL (seed ${SEED})`, async () => {
+test(`${ROUNDS} rounds of suspends, kills and promotions under rows, sequences and DDL (seed ${SEED})`, async () => {
   for (let number = 0; number < ROUNDS; number++) {
     const fault = random.pick(PICKS);
     try {
@@ -261,5 +309,5 @@ test(`${ROUNDS} rounds of suspends and kills under rows, sequences and DDL (seed
       );
     }
   }
-  await checkConsistency(cluster.url());
+  await checkConsistency(cluster.url(primary));
 });

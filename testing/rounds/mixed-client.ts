@@ -6,8 +6,8 @@ import { sleep } from "../../src/base/clock.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
 import { BROKEN } from "../proxy/logged-client.ts";
 
-/** Nobody stands between these clients and a Postgres that starts or stops. */
-const AWAY = new RegExp(`${BROKEN.source}|57P03`, "i");
+/** Nobody stands between these clients and a Postgres that starts, stops or is no primary any more. */
+const AWAY = new RegExp(`${BROKEN.source}|57P03|25006`, "i");
 const PAUSE_MS = 20;
 export const ACCOUNTS = 1000;
 const ROWS_OF_A_TABLE = 400;
@@ -38,13 +38,14 @@ export class MixedClient {
   /** Global names of transactions that were prepared, or perhaps, and not yet told to be committed; with their row. */
   readonly #prepared = new Map<string, number>();
   readonly #random: SeededRandom;
-  readonly #url: string;
+  readonly #url: () => string;
   #client: pg.Client | undefined;
   #next = 0;
   #stopping = false;
   #run: Promise<void> = Promise.resolve();
 
-  constructor(id: number, url: string, random: SeededRandom) {
+  /** `url` is of where the primary is when it is called. */
+  constructor(id: number, url: () => string, random: SeededRandom) {
     this.id = id;
     this.#url = url;
     this.#random = random;
@@ -219,7 +220,7 @@ export class MixedClient {
   async #connected(): Promise<pg.Client> {
     if (this.#client === undefined) {
       const client = new pg.Client({
-        connectionString: this.#url,
+        connectionString: this.#url(),
         connectionTimeoutMillis: 10_000,
       });
       client.on("error", () => {});
