@@ -27,6 +27,8 @@ const QUICK_TIMEOUT_MS = 5000;
 const TERMINATE_TIMEOUT_MS = 60_000;
 /** A database is a copy of its template, and pages may have to come from far. */
 const CONFIGURE_TIMEOUT_MS = 120_000;
+/** One session for each database, whose first pages may have to come from far. */
+const SESSIONS_TIMEOUT_MS = 60_000;
 const CHECK_TIMEOUT_MS = 15_000;
 const LOAD_SCHEMA_TIMEOUT_MS = 300_000;
 
@@ -70,11 +72,11 @@ export class ComputeClient {
 
   /** `unsupported` where nobody counts statements: the message says what it takes. */
   insights(): Promise<Insights> {
-    return this.#http.call("GET", "/insights");
+    return this.#http.call("GET", "/insights", { timeoutMs: SESSIONS_TIMEOUT_MS });
   }
 
   installedExtensions(): Promise<InstalledExtensions> {
-    return this.#http.call("GET", "/installed_extensions");
+    return this.#http.call("GET", "/installed_extensions", { timeoutMs: SESSIONS_TIMEOUT_MS });
   }
 
   /** `not-found` names an extension, a version or a database that is not there. */
@@ -84,7 +86,7 @@ export class ComputeClient {
   }
 
   grant(request: GrantsRequest): Promise<GrantsAnswer> {
-    return this.#http.call("POST", "/grants", { body: request });
+    return this.#http.call("POST", "/grants", { body: request, timeoutMs: SESSIONS_TIMEOUT_MS });
   }
 
   /** `unavailable` where a write comes to no majority within 10 s. */
@@ -98,7 +100,7 @@ export class ComputeClient {
 
   /** Begins; `conflict` while one goes on. */
   prewarm(): Promise<PrewarmState> {
-    return this.#http.call("POST", "/lfc/prewarm");
+    return this.#http.call("POST", "/lfc/prewarm", { timeoutMs: SESSIONS_TIMEOUT_MS });
   }
 
   cancelPrewarm(): Promise<PrewarmState> {
@@ -111,7 +113,7 @@ export class ComputeClient {
 
   /** As `prewarm`. */
   offload(): Promise<OffloadState> {
-    return this.#http.call("POST", "/lfc/offload");
+    return this.#http.call("POST", "/lfc/offload", { timeoutMs: SESSIONS_TIMEOUT_MS });
   }
 
   roleSecret(role: string): Promise<RoleSecretAnswer> {

@@ -13,6 +13,9 @@ const COMPARISON = "src/compute/pages/page-comparison.test.ts";
 const WRITTEN_GOES =
   "cache: what was written goes once storage has it, under eight processes, and all that is read is right";
 const HELD = "src/compute/shim/library/held.c";
+const STRATA_EXTENSION = "src/compute/extensions/strata-extension.pg.test.ts";
+const READS_AND_WAITS =
+  "extension strata: reads of what is not here are misses and waits, and the next ones are hits";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const TABLESPACES = "test/compute/tablespaces.test.ts";
 const STRESS = "src/compute/shim/shim-stress.test.ts";
@@ -21,6 +24,46 @@ const ALL_AT_ONCE = "claims: no write is lost and no zero is read, whatever runs
 export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
+    {
+      rule: "reads of blocks that are here are not counted",
+      file: "src/compute/shim/library/read_counts.c",
+      search: "  untold += blocks;",
+      replace: "  untold += 0 * blocks;",
+      test: STRATA_EXTENSION,
+      name: READS_AND_WAITS,
+    },
+    {
+      rule: "blocks that are brought are not counted",
+      file: "src/compute/shim/library/read_counts.c",
+      search: "  add(&counts->fetched, fetched);\n",
+      replace: "  (void)fetched;\n",
+      test: STRATA_EXTENSION,
+      name: READS_AND_WAITS,
+    },
+    {
+      rule: "waits are counted in a bucket that is too long for them",
+      file: "src/compute/shim/library/read_counts.c",
+      search: "64 - (u32)__builtin_clzll(us)",
+      replace: "72 - (u32)__builtin_clzll(us)",
+      test: STRATA_EXTENSION,
+      name: "extension strata: waits are a histogram in Prometheus's way; a ratio is of what was read",
+    },
+    {
+      rule: "files of our extension are the installation's only",
+      file: "src/compute/shim/library/own_extension.c",
+      search: "  if (sys_stat(path, &stat, 0) != 0) {",
+      replace: "  if (sys_stat(path, &stat, 0) > 0) {",
+      test: STRATA_EXTENSION,
+      name: "extension strata: nothing of it is there before it is asked for; the owner of a database may make it, anybody reads it",
+    },
+    {
+      rule: "the counts are read as whoever asks",
+      file: "src/compute/extensions/strata-extension.ts",
+      search: "  language sql stable security definer set",
+      replace: "  language sql stable set",
+      test: STRATA_EXTENSION,
+      name: "extension strata: nothing of it is there before it is asked for; the owner of a database may make it, anybody reads it",
+    },
     {
       rule: "files of a tablespace are in its location",
       file: "src/compute/shim/library/tablespaces.c",

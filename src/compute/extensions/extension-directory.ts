@@ -2,7 +2,7 @@
 //
 // Postgres looks for extensions and libraries relative to its program. So a copy of the program is put into a
 // directory of the endpoint's, beside directories of links to what the installation has and what the user has. That is so for
-// every major: extension_control_path, which is there from 18 on, is not needed (docs/decisions/0047).
+// every major: extension_control_path, which is there from 18 on, is not needed (docs/decisions/0045).
 
 import {
   chmodSync,

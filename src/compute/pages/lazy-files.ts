@@ -11,6 +11,12 @@ import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../../postgres/installation.ts";
 import type { StorageFile } from "../../postgres/relation-path.ts";
 import { START_READS_NAME } from "../api.ts";
+import {
+  makeReadCounts,
+  OWN_EXTENSION_NAME,
+  placeOwnExtension,
+  READ_COUNTS_NAME,
+} from "../extensions/strata-extension.ts";
 import { type CacheUsage, makeCacheCounters, readCacheUsage } from "../shim/cache-counters.ts";
 import { checkPostgresBinary, findShim, SHIM_FILES, shimEnvironment } from "../shim/shim-loader.ts";
 import { type PlacedFile, ShimServer } from "../shim/shim-server.ts";
@@ -168,8 +174,12 @@ export class LazyFiles {
   }
 
   get #countersPath(): string {
-    // Where Postgres's user may open it.
-    return join(dirname(this.#options.dataDirectory), COUNTERS_NAME);
+    return this.#runtimePath(COUNTERS_NAME);
+  }
+
+  /** Where Postgres's user may open it: beside the data directory. */
+  #runtimePath(name: string): string {
+    return join(dirname(this.#options.dataDirectory), name);
   }
 
   /** Of Postgres since its start; undefined before. */
@@ -181,6 +191,8 @@ export class LazyFiles {
   async start(): Promise<void> {
     this.#placement.into(this.#options.dataDirectory);
     makeCacheCounters(this.#countersPath);
+    makeReadCounts(this.#runtimePath(READ_COUNTS_NAME));
+    placeOwnExtension(this.#runtimePath(OWN_EXTENSION_NAME));
     await this.#server.listen();
   }
 
@@ -195,6 +207,8 @@ export class LazyFiles {
       versionDirectory: this.versionDirectory,
       localCacheBytes: this.#options.localCacheBytes,
       cacheCountersPath: this.#countersPath,
+      readCountsPath: this.#runtimePath(READ_COUNTS_NAME),
+      extensionDirectory: this.#runtimePath(OWN_EXTENSION_NAME),
     });
   }
 

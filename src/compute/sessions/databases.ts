@@ -4,6 +4,7 @@ import { StorageError } from "../../base/errors.ts";
 import { SUPERUSER } from "../../postgres/installation.ts";
 import type { WireConnection } from "../../postgres/wire/wire-client.ts";
 import type { DatabaseSpec, DeltaOperation, ExtensionSpec } from "../api.ts";
+import { OWN_EXTENSION } from "../extensions/strata-extension.ts";
 import { USERS_GROUP } from "./configuration.ts";
 import {
   MAINTENANCE_DATABASES,
@@ -184,6 +185,10 @@ async function requireAvailable(
       where coalesce(a.name, e.extname) = ${quoteText(name)}`,
   );
   const known = rows.flatMap((row) => row.filter((one) => one !== null));
+  if (known.length === 0 && name === OWN_EXTENSION) {
+    // The shim shows its files to who opens them, not to who lists a directory.
+    return;
+  }
   if (known.length === 0) {
     const message =
       `there is no extension '${name}' in this installation of Postgres: pg_available_extensions lists ` +

@@ -4,20 +4,20 @@ function names(text: string): ReadonlySet<string> {
   return new Set(text.trim().split(/\s+/));
 }
 
-/** What library/entry_points.c and library/start.c define; a test compares the two. */
+/** What library/entry_points.c, library/start.c and library/own_extension.c define; a test compares the two. */
 export const INTERCEPTED_IMPORTS = names(`
   open open64 __open_2 __open64_2 creat creat64 close dup pread pread64 __pread_chk __pread64_chk
   read __read_chk preadv preadv64 pwrite pwrite64 pwritev pwritev64 write copy_file_range
   ftruncate ftruncate64 truncate truncate64 unlink rename access stat stat64 lstat lstat64 __xstat
   __xstat64 __lxstat __lxstat64 mkdir symlink readlink __readlink_chk rmdir opendir posix_fadvise posix_fadvise64 posix_fallocate
   posix_fallocate64 fsync fdatasync
-  syncfs sync sync_file_range prctl
+  syncfs sync sync_file_range prctl fopen fopen64
 `);
 
 /**
  * Functions that neither read nor write a relation, an SLRU segment or WAL: from the imports of
  * Postgres 14 to 18, their 64-bit and fortified spellings, and what the libraries linked
- * into other builds use. fopen and its family serve configuration and statistics files, which are
+ * into other builds use. freopen and its family serve configuration and statistics files, which are
  * always here; lseek and fstat are right because a file that is not filled yet has its full size.
  */
 export const HARMLESS_IMPORTS = names(`
@@ -46,7 +46,7 @@ export const HARMLESS_IMPORTS = names(`
   eventfd execl execlp execv execve execvp exit exp exp2 expf explicit_bzero expm1 fabs fabsf
   fchdir fchmod fchown fclose fcntl fcntl64 fdopen feclearexcept feof feof_unlocked ferror
   ferror_unlocked fetestexcept fflush fflush_unlocked fgetc fgets fgets_unlocked fileno finite
-  flock flockfile floor floorf fmax fmin fmod fmodf fnmatch fopen fopen64 fork fpathconf fprintf
+  flock flockfile floor floorf fmax fmin fmod fmodf fnmatch fork fpathconf fprintf
   fputc fputc_unlocked fputs fputs_unlocked fread fread_unlocked free freeaddrinfo freeifaddrs
   freelocale freopen freopen64 frexp fscanf fseek fseeko fseeko64 fstat fstat64 fstatfs fstatfs64
   fstatvfs fstatvfs64 ftell ftello ftello64 funlockfile futimens fwrite fwrite_unlocked

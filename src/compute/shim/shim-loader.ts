@@ -163,6 +163,10 @@ export interface ShimEnvironmentOptions {
   readonly localCacheBytes?: number | undefined;
   /** As makeCacheCounters() has made it; absent: nobody hears what the cache holds. */
   readonly cacheCountersPath?: string | undefined;
+  /** As makeReadCounts() has made it; absent: nobody hears what is read. */
+  readonly readCountsPath?: string | undefined;
+  /** Of the files of our extension; absent: there is none. */
+  readonly extensionDirectory?: string | undefined;
 }
 
 /**
@@ -184,5 +188,11 @@ export function shimEnvironment(options: ShimEnvironmentOptions): Record<string,
     ...(options.cacheCountersPath === undefined
       ? {}
       : { STRATA_SHIM_CACHE_COUNTERS: options.cacheCountersPath }),
+    ...(options.readCountsPath === undefined
+      ? {}
+      : { STRATA_SHIM_READ_COUNTS: options.readCountsPath }),
+    ...(options.extensionDirectory === undefined
+      ? {}
+      : { STRATA_SHIM_EXTENSION_DIR: options.extensionDirectory }),
   };
 }

@@ -12,7 +12,7 @@ static bool is_here(u8 state) {
 
 /* Waits until another process is done with a block it claimed; false when interrupted. */
 static bool wait_block(struct file *file, u32 block) {
-  u64 since = 0;
+  u64 since = 0, began = clock_us();
   bool done = false;
   add(&region->waits, 1);
   add(&file->waiters, 1);
@@ -25,6 +25,9 @@ static bool wait_block(struct file *file, u32 block) {
     wait_word(&file->changes, changes);
   }
   add(&file->waiters, (u32)-1);
+  if (reads_relation) {
+    note_wait(file, began, 1, 0);
+  }
   return done;
 }
 
@@ -153,6 +156,7 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       }
       continue;
     }
+    u64 began = clock_us();
     make_room();
     u32 wanted = exactly ? to - from : blocks_to_fetch(&fds[fd], from, to);
     wanted = wanted > MAX_PAGES ? MAX_PAGES : wanted;
@@ -164,6 +168,9 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
       /* A block that nobody asked for may be the one that storage cannot give. */
       exactly = true;
       continue;
+    }
+    if (count > 0) {
+      note_wait(file, began, from + count < to ? count : to - from, count);
     }
     from += count;
     fds[fd].next_fault = from;
@@ -188,6 +195,7 @@ static bool all_here(const struct file *file, u32 from, u32 to) {
 /* What evicted_since() is to be given after the read is put into *evictions. */
 int before_read(int fd, off_t at, size_t n, u64 *evictions) {
   struct file *file = lazy_file(fd);
+  note_reads(fd, n / BLOCK);
   if (file == NULL || at < 0 || n == 0) {
     return 0;
   }

@@ -375,9 +375,9 @@ EXPORT int access(const char *path, int mode) {
 }
 
 static int stat_file(const char *path, struct stat *out, int flags) {
-  char own[MAX_LOCATION];
+  char own[MAX_LOCATION], extension[MAX_LOCATION];
   const char *local;
-  path = own_path(path, own);
+  path = extension_path(own_path(path, own), extension);
   bool failed;
   resolve_path(path, &local, &failed);
   return failed ? -1 : sys_stat(path, out, flags);

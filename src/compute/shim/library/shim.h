@@ -60,6 +60,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -153,6 +154,17 @@ struct cache_counters {
   u64 reread;        /* reads that were repeated because a block went meanwhile */
   u64 written_evicted; /* of those given back, the ones that had been written here */
   u64 unlike;          /* comparisons of a written block that found it not to be as storage has it */
+};
+
+/* What SQL reads of the file STRATA_SHIM_READ_COUNTS, little-endian; of blocks of relations that storage has. */
+#define WAIT_BUCKETS 24
+struct read_counts {
+  u64 reads;   /* blocks that were read */
+  u64 misses;  /* of those, the ones that were not here */
+  u64 fetched; /* blocks that were brought, with what is read ahead */
+  u64 waits;   /* for one answer of the agent's, or for another reader's */
+  u64 wait_us; /* of all of them, microseconds */
+  u64 waits_below[WAIT_BUCKETS]; /* [i]: that took at least 2^(i-1) and less than 2^i microseconds; the last: or more */
 };
 
 struct region {
@@ -334,6 +346,17 @@ static inline struct file *lazy_file(int fd) {
   struct file *file = fds[fd].file;
   return file != NULL && (file->evictable || load(&file->nabsent) > 0) ? file : NULL;
 }
+
+/* read_counts.c */
+void set_read_counts(const char *path);
+void tell_reads(void);
+void note_reads(int fd, u64 blocks);
+u64 clock_us(void);
+void note_wait(const struct file *file, u64 since, u32 missed, u32 fetched);
+
+/* own_extension.c */
+void set_extension_dir(const char *path);
+const char *extension_path(const char *path, char into[MAX_LOCATION]);
 
 /* wal.c */
 void wal_written(const struct fd_entry *entry, off_t at, size_t n);

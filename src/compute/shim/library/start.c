@@ -16,6 +16,8 @@ static pid_t forker_pid;
 
 static void before_fork(void) {
   forker_pid = getpid();
+  /* Else its children would tell them again. */
+  tell_reads();
   say_hello();
 }
 
@@ -164,6 +166,8 @@ __attribute__((constructor)) static void start(void) {
   unsetenv("LD_PRELOAD");
   map_region();
   set_cache(setting("STRATA_SHIM_CACHE_BYTES"), setting("STRATA_SHIM_CACHE_COUNTERS"));
+  set_read_counts(setting("STRATA_SHIM_READ_COUNTS"));
+  set_extension_dir(setting("STRATA_SHIM_EXTENSION_DIR"));
   pthread_atfork(before_fork, NULL, after_fork_in_child);
 }
 
@@ -171,5 +175,6 @@ __attribute__((constructor)) static void start(void) {
 __attribute__((destructor)) static void finish(void) {
   if (region != NULL) {
     give_back_all();
+    tell_reads();
   }
 }
