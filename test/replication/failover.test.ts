@@ -25,7 +25,8 @@ import { connect } from "../../testing/tpcb.ts";
 const MAJOR = 17;
 const PATIENCE = { timeoutMs: 180_000, logs: () => cluster.logTails(4) };
 const TRANSACTIONS = 20;
-const ENDPOINTS = ["a", "b"] as const;
+/** `r` is a replica at first. */
+const ENDPOINTS = ["a", "b", "r"] as const;
 type Endpoint = (typeof ENDPOINTS)[number];
 /** Those of first copies come and go. */
 const SLOTS =
@@ -44,8 +45,8 @@ before(async () => {
   cluster = await TestCluster.create({ safekeepers: 3 });
   await cluster.ok("timeline", "create", "--branch-name", "of17", "--pg-version", `${MAJOR}`);
   for (const id of ENDPOINTS) {
-    const options = ["--branch-name", "of17", "--allow-multiple", "-c", "wal_level=logical"];
-    await cluster.ok("endpoint", "create", id, ...options);
+    const kind = id === "r" ? ["--replica"] : ["--allow-multiple", "-c", "wal_level=logical"];
+    await cluster.ok("endpoint", "create", id, "--branch-name", "of17", ...kind);
   }
   await cluster.ok("endpoint", "start", "a");
   await cluster.query("a", createChanged("changed"), "create publication p for table changed");
@@ -72,10 +73,10 @@ after(async () => {
   rmSync(scratch, { recursive: true, force: true });
 });
 
-/** Both endpoints: whichever is there. */
+/** All endpoints: whichever is the primary. */
 function conninfo(): string {
   const ports = ENDPOINTS.map((id) => cluster.endpointSpec(id).pgPort);
-  return `host=127.0.0.1,127.0.0.1 port=${ports} user=cloud_admin password=${cluster.password()} dbname=postgres target_session_attrs=read-write`;
+  return `host=127.0.0.1,127.0.0.1,127.0.0.1 port=${ports} user=cloud_admin password=${cluster.password()} dbname=postgres target_session_attrs=read-write`;
 }
 
 async function progress(): Promise<void> {
@@ -106,7 +107,7 @@ async function takeOver(id: Endpoint): Promise<void> {
   primary = id;
 }
 
-test("a subscription with failover goes on at another endpoint of the branch, after a stop and after kill -9", async () => {
+test("a subscription with failover goes on at another endpoint of the branch, after a stop, after kill -9 and at a promoted replica", async () => {
   await atSubscriber.query(
     `create subscription s connection '${conninfo()}' publication p with (failover = true)`,
   );
@@ -127,6 +128,13 @@ test("a subscription with failover goes on at another endpoint of the branch, af
 
   await cluster.ok("endpoint", "stop", "a", "--mode", "immediate");
   await takeOver("b");
+  await progress();
+
+  await cluster.ok("endpoint", "start", "r");
+  assert.deepEqual(await cluster.query("r", SLOTS), [], "a replica has none");
+  await cluster.ok("endpoint", "promote", "r");
+  await takeOver("r");
+  assert.deepEqual(await cluster.query("r", SLOTS), [slot]);
   await progress();
   await writer.stop();
   await arrived();
