@@ -160,10 +160,25 @@ export async function firstRow(url: string, timeoutMs = 60_000): Promise<void> {
   }
 }
 
-/** A primary with one synchronous standby on the same disk, both stock. */
-export async function startWithSynchronousStandby(
+interface PrimaryAndStandby {
+  readonly primary: StockCluster;
+  readonly standby: StockCluster;
+}
+
+/** A primary with one streaming standby on the same disk, both stock: what `base`, which does not run, is. */
+export function startWithStandby(base: StockCluster): Promise<PrimaryAndStandby> {
+  return startBoth(base, async () => {});
+}
+
+/** The same, and commits of the primary wait for the standby. */
+export function startWithSynchronousStandby(base: StockCluster): Promise<PrimaryAndStandby> {
+  return startBoth(base, becomeSynchronous);
+}
+
+async function startBoth(
   base: StockCluster,
-): Promise<{ primary: StockCluster; standby: StockCluster }> {
+  then: (primary: StockCluster) => Promise<void>,
+): Promise<PrimaryAndStandby> {
   const primary = await base.copy({
     wal_level: "replica",
     wal_keep_size: "4GB",
@@ -175,7 +190,7 @@ export async function startWithSynchronousStandby(
   try {
     await primary.start();
     await standby.start();
-    await becomeSynchronous(primary);
+    await then(primary);
   } catch (error) {
     await primary[Symbol.asyncDispose]();
     await standby[Symbol.asyncDispose]();

@@ -13,6 +13,7 @@ import { benchColdScans } from "../bench/compute/cold-scans.ts";
 import { benchCommands } from "../bench/compute/commands.ts";
 import { benchManyEndpoints } from "../bench/compute/eight-endpoints.ts";
 import { benchFirstRow } from "../bench/compute/first-row.ts";
+import { benchReplicaLag } from "../bench/compute/replica-lag.ts";
 import { benchSelect } from "../bench/compute/select.ts";
 import { benchSmallCache } from "../bench/compute/small-cache.ts";
 import { benchWake } from "../bench/compute/wake.ts";
@@ -70,6 +71,12 @@ const SECTIONS: Readonly<Record<string, () => Promise<Row[]>>> = {
     }),
   "small-cache": () =>
     benchSmallCache({ scale: quick ? 4 : 13, rounds: quick ? 1 : 3, seconds: quick ? 2 : 4 }),
+  "replica-lag": () =>
+    benchReplicaLag({
+      rounds: quick ? 1 : 3,
+      seconds: quick ? 4 : 10,
+      scale: quick ? 2 : 20,
+    }),
   commands: () => benchCommands({ rounds: quick ? 2 : 9, megabytes: 58 }),
   getpage: () => benchGetPage(quick ? 3 : 9),
   "cold-scans": () => benchColdScans({ rounds: quick ? 1 : 3, megabytes: quick ? 64 : 256 }),
