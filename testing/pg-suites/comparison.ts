@@ -26,6 +26,7 @@ export async function compareSuites(
     for (const { endState } of suites) {
       wrong.push(...(endState === undefined ? [] : await checkEndState(server.cluster, endState)));
     }
+    directory.makeLocation();
     wrong.push(...(await checkRecoveredPages(server.cluster, server.recovery)));
   });
   const stock = await onStock(suites, directory, options, ours.settings, "stock");

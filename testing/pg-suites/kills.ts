@@ -67,6 +67,7 @@ export async function runUnderKills(
     );
     killer.print();
     wrong.push(...(await checkEndState(server.cluster, suite.endState!)));
+    directory.makeLocation();
     wrong.push(...(await checkRecoveredPages(server.cluster, server.recovery)));
   } finally {
     await server.stop();

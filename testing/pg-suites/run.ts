@@ -86,6 +86,14 @@ export class SuiteDirectory {
     return { ...summary, seconds, outputs };
   }
 
+  /** Stock recovery replays the tablespaces of 14's tests, whose location went with the outputs of their suite. */
+  makeLocation(): void {
+    for (const path of [this.#place, join(this.#place, "testtablespace")]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+      giveToPostgres(path);
+    }
+  }
+
   /** How many files the tests of the suite that runs have begun to write. */
   outputsSoFar(): number {
     const results = join(this.#place, "results");
