@@ -102,5 +102,13 @@ export const PG_SUITE_MUTANTS: MutantPart = {
       test: STORAGE_TEST,
       name: "five branches taken during TPC-B",
     },
+    {
+      rule: "14's tablespaces have no location to be made in",
+      file: SUITES,
+      search: "      ...(location ? [",
+      replace: "      ...(location && isolation ? [",
+      test: SUITES_TEST,
+      name: "coreSuite: pg_regress is told",
+    },
   ],
 };
