@@ -7,6 +7,8 @@ const COMPARE_TEST = "testing/pg-suites/compare.test.ts";
 const SUITES = "testing/pg-suites/suites.ts";
 const SUITES_TEST = "testing/pg-suites/suites.test.ts";
 const END_STATE = "testing/pg-suites/end-state.ts";
+const KILLS = "testing/pg-suites/kills.ts";
+const KILLS_TEST = "testing/pg-suites/kills.test.ts";
 const STORAGE = "testing/redo/storage-comparison.ts";
 const STORAGE_TEST = "test/branches-match-stock.test.ts";
 const END_STATE_TEST = "testing/pg-suites/end-state.test.ts";
@@ -109,6 +111,22 @@ export const PG_SUITE_MUTANTS: MutantPart = {
       replace: "      ...(location && isolation ? [",
       test: SUITES_TEST,
       name: "coreSuite: pg_regress is told",
+    },
+    {
+      rule: "a test under kills starts while nobody answers",
+      file: KILLS,
+      search: "[ $tries -ge 1200 ]",
+      replace: "[ $tries -ge 1 ]",
+      test: KILLS_TEST,
+      name: "LAUNCHER: psql of a test starts",
+    },
+    {
+      rule: "the statements of a test under kills go to who asks whether the server answers",
+      file: KILLS,
+      search: "-c '' </dev/null",
+      replace: "-c ''",
+      test: KILLS_TEST,
+      name: "LAUNCHER: psql of a test starts",
     },
   ],
 };

@@ -34,7 +34,7 @@ const KILLS: readonly (readonly Victim[])[] = [
 ];
 
 /** psql of a test waits until the server answers: the schedule does not run off while nobody is there. */
-const LAUNCHER = `#!/bin/sh
+export const LAUNCHER = `#!/bin/sh
 tries=0
 until "$1" -X -q -d postgres -c '' </dev/null >/dev/null 2>&1 || [ $tries -ge 1200 ]; do
   tries=$((tries + 1))
