@@ -19,6 +19,7 @@ import { SuiteDirectory } from "../../testing/pg-suites/run.ts";
 import { findSource, installTools } from "../../testing/pg-suites/source.ts";
 import {
   CONTRIB_SETTINGS,
+  CONTRIB_STOCK_SETTINGS,
   contribSuites,
   coreSuite,
   SUITE_KINDS,
@@ -85,6 +86,7 @@ try {
     const server = {
       major,
       settings: kind === "contrib" ? CONTRIB_SETTINGS : {},
+      stockSettings: kind === "contrib" ? CONTRIB_STOCK_SETTINGS : {},
       localCache: options["local-cache"],
     };
     const passed = options.kill

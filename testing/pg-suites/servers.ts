@@ -21,6 +21,8 @@ export interface TestedServer {
 export interface ServerOptions {
   readonly major: number;
   readonly settings: Readonly<Record<string, string>>;
+  /** What an endpoint has without being told. */
+  readonly stockSettings?: Readonly<Record<string, string>>;
   /** A limit such as `32MB` of what the endpoint's disk holds. */
   readonly localCache?: string | undefined;
   /** Of the endpoint's home; default 1. */
@@ -69,7 +71,7 @@ export async function startStock(options: ServerOptions): Promise<TestedServer> 
       ...(options.major >= 18 ? ["--no-data-checksums"] : []),
     ],
     settings: Object.fromEntries(
-      Object.entries(options.settings).map(([name, value]) => [
+      Object.entries({ ...options.settings, ...options.stockSettings }).map(([name, value]) => [
         name,
         `'${value.replaceAll("'", "''")}'`,
       ]),

@@ -41,6 +41,9 @@ export const CONTRIB_SETTINGS: Readonly<Record<string, string>> = {
   shared_preload_libraries: "pg_stat_statements",
 };
 
+/** Of an endpoint for good, so of stock too: pg_walinspect's test looks for a full-page image. Other suites do not see it. */
+export const CONTRIB_STOCK_SETTINGS: Readonly<Record<string, string>> = { full_page_writes: "off" };
+
 /** Parallel connections of pg_regress; max_connections is 100. */
 const PARALLEL = ["--max-connections=8"];
 
