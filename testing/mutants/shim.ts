@@ -97,6 +97,24 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "paths: files that are made and removed need no room for good, and storage's stay what they are",
     },
     {
+      rule: "of a relation that storage lacks each file is asked for",
+      file: "src/compute/shim/library/files.c",
+      search:
+        "    note_absent(reply.a == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);",
+      replace: "    note_absent(key);",
+      test: SCENES,
+      name: "paths: of a relation that storage does not have one file is asked for; a fork alone is found",
+    },
+    {
+      rule: "a relation without a main fork in storage has no other fork there",
+      file: "src/compute/shim/library/files.c",
+      search:
+        "    note_absent(reply.a == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);",
+      replace: "    note_absent(&whole);",
+      test: SCENES,
+      name: "paths: of a relation that storage does not have one file is asked for; a fork alone is found",
+    },
+    {
       rule: "looking for a name takes memory of the shim's table",
       file: "src/compute/shim/library/slots.c",
       search: "    if (load(group_of(slot)) == 0) {",

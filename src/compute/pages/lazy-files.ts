@@ -136,6 +136,7 @@ export class LazyFiles {
           this.served.told(file, bytes);
           return bytes;
         },
+        lacksRelation: (file) => pages.lacksRelation(file),
         readPages: (file, blkno, count) => {
           reads.note(file, blkno, count);
           return ServedFiles.isMap(file)

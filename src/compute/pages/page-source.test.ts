@@ -8,7 +8,7 @@ import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import type { RelationSize } from "../../pageserver/api.ts";
-import { parseRelationPath } from "../../postgres/relation-path.ts";
+import { parseRelationPath, type RelationPath } from "../../postgres/relation-path.ts";
 import type { CheckPoint, RelationFork, SlruKind } from "../../wal-decoder/record-sink.ts";
 import type { PagePiece } from "../shim/shim-server.ts";
 import { type PageClient, PageSource } from "./page-source.ts";
@@ -165,6 +165,8 @@ describe("PageSource", () => {
     assert.equal(await source.stat(fileAt("base/5/7_vm")), undefined);
     assert.equal(await source.stat(fileAt("base/5/8")), 0);
     assert.equal(await source.stat(fileAt("global/9")), undefined);
+    assert.equal(await source.lacksRelation(fileAt("base/5/7_vm") as RelationPath), false);
+    assert.equal(await source.lacksRelation(fileAt("base/5/9") as RelationPath), true);
     const pages = await source.readPages(fileAt("base/5/7.1"), 3, 2);
     assert.deepEqual(blocksOf(pages), [131_075, 131_076]);
     await assert.rejects(source.readPages(fileAt("base/5/7.1"), 4, 2), /block 131077 was asked/);

@@ -114,6 +114,8 @@ const RETRY_FIRST_MS = 20;
 const RETRY_LONGEST_MS = 2000;
 const OUTAGE_REPORT_INTERVAL_MS = 30_000;
 
+const ALL_FORKS = [MAIN_FORK, FSM_FORK, VM_FORK, INIT_FORK] as const;
+
 /**
  * Unlogged relations are empty at every start: their main fork is answered from the init fork, and
  * their other forks do not exist. Holds caches only; a new one knows all it needs.
@@ -189,6 +191,12 @@ export class PageSource implements PageHandlers {
     }
     const stored = await this.#storedFork(file);
     return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
+  }
+
+  /** Whether storage has no fork of the relation. */
+  async lacksRelation(rel: RelationFork): Promise<boolean> {
+    const sizes = await Promise.all(ALL_FORKS.map((fork) => this.#size({ ...rel, fork })));
+    return sizes.every((size) => size === undefined);
   }
 
   async readPages(file: StorageFile, blkno: number, count: number): Promise<readonly PagePiece[]> {

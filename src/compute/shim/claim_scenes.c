@@ -363,6 +363,21 @@ static void remove_while_evicting(void) {
   write_anew(fd, child);
 }
 
+/* Storage has nothing of the relation N1, of which all is looked for, and of N2 a fork alone. */
+static void look_for_forks(void) {
+  static const char *const names[] = {"", "_fsm", "_vm", "_init", ".1", "_fsm.1"};
+  char name[256];
+  for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+    sprintf(name, "%s1%s", path, names[i]);
+    expect_none(name, "a relation that storage does not have");
+  }
+  sprintf(name, "%s2", path);
+  expect_none(name, "a main fork that storage does not have");
+  strcat(name, "_fsm");
+  path = name;
+  read_file();
+}
+
 int main(int argc, char **argv) {
   if (argc != 3 || chdir(getenv("SCENE_DIR")) != 0) {
     return 2;
@@ -376,6 +391,8 @@ int main(int argc, char **argv) {
     end_while_waiting(exit_after_reading, read_file);
   } else if (strcmp(argv[1], "churn") == 0) {
     churn();
+  } else if (strcmp(argv[1], "forks") == 0) {
+    look_for_forks();
   } else if (strcmp(argv[1], "short-write") == 0) {
     short_write();
   } else if (strcmp(argv[1], "short-write-continued") == 0) {

@@ -35,6 +35,8 @@ const MAX_WAL_OFFSET = 2 ** 30;
 /** library/protocol.h: MAX_PAGES. */
 export const MAX_PAGES_PER_REQUEST = 32;
 
+/** With ABSENT, of a stat: storage has no fork and no segment of the relation. */
+export const NO_FILE_OF_RELATION = 1;
 export const STATUS_OK = 0;
 export const STATUS_ABSENT = 1;
 export const STATUS_ERROR = 2;

@@ -28,6 +28,8 @@ interface Ended {
   readonly code: number | null;
   readonly stderr: string;
   readonly usage: CacheUsage | undefined;
+  /** Files whose size was asked for. */
+  readonly asked: readonly string[];
 }
 
 /** Of the scenes about a cache that has one; of the one in which nothing is given back. */
@@ -42,6 +44,7 @@ type Scene =
   | "short-write-continued"
   | "truncate"
   | "churn"
+  | "forks"
   | "evict-truncate"
   | "evict-remove"
   | "evict-none"
@@ -57,6 +60,7 @@ const HELD: Readonly<Record<Scene, { question: "list" | "read"; ms: number } | u
   "short-write-continued": undefined,
   truncate: { question: "read", ms: 500 },
   churn: undefined,
+  forks: undefined,
   "evict-truncate": undefined,
   "evict-remove": undefined,
   "evict-none": undefined,
@@ -85,6 +89,7 @@ async function play(
   placed: readonly PlacedFile[] = [],
 ): Promise<Ended> {
   const workdir = await mkdtemp(join(tmpdir(), "strata-scene-"));
+  const asked: string[] = [];
   let held = HELD[scene];
   const answer = async (question: "list" | "read"): Promise<void> => {
     if (held?.question === question) {
@@ -98,8 +103,10 @@ async function play(
     logger: createLogger("test", "silent"),
     placed: Promise.resolve(placed),
     handlers: {
+      lacksRelation: async ({ relNumber }) => `base/5/${relNumber}` === `${PATH}1`,
       stat: async (file) => {
-        const isStored = [PATH, `${PATH}.1`, `${PATH}9999`, "base/6/100"].includes(
+        asked.push(storagePath(file));
+        const isStored = [PATH, `${PATH}.1`, `${PATH}9999`, `${PATH}2_fsm`, "base/6/100"].includes(
           storagePath(file),
         );
         return isStored ? BLOCKS * PAGE_BYTES : undefined;
@@ -125,7 +132,7 @@ async function play(
   });
   try {
     await server.listen();
-    return await run(shim, scene, workdir);
+    return { ...(await run(shim, scene, workdir)), asked };
   } finally {
     await server.close();
     rmSync(workdir, { recursive: true, force: true });
@@ -142,7 +149,7 @@ function program(): string {
 }
 
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
-async function run(shim: string, scene: Scene, workdir: string): Promise<Ended> {
+async function run(shim: string, scene: Scene, workdir: string): Promise<Omit<Ended, "asked">> {
   for (const database of ["5", "6"]) {
     mkdirSync(join(workdir, "base", database), { recursive: true });
   }
@@ -367,6 +374,19 @@ test("paths: files that are made and removed need no room for good, and storage'
   try {
     const { code, stderr } = await play(brokenShim(directory, ...FEW_PATHS), "churn");
     assert.equal(code, 0, stderr);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test("paths: of a relation that storage does not have one file is asked for; a fork alone is found", {
+  skip,
+}, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "strata-shim-"));
+  try {
+    const { code, stderr, asked } = await play(findShim(directory), "forks");
+    assert.equal(code, 0, stderr);
+    assert.deepEqual(asked, [`${PATH}1`, `${PATH}2`, `${PATH}2_fsm`]);
   } finally {
     rmSync(directory, { recursive: true });
   }

@@ -7,6 +7,7 @@ import type { Logger } from "../../base/log.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
+  type RelationPath,
   type StorageDirectory,
   type StorageFile,
   storagePath,
@@ -16,6 +17,7 @@ import {
   encodeListing,
   encodeReplyHeader,
   type ListedFile,
+  NO_FILE_OF_RELATION,
   type PlacedFile,
   type ShimRequest,
   ShimRequestReader,
@@ -38,6 +40,8 @@ export interface PagePiece {
 export interface PageHandlers {
   /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
   stat(file: StorageFile): Promise<number | undefined>;
+  /** Whether storage has no fork and no segment of a relation, one file of which it does not have. Absent: not known. */
+  lacksRelation?(file: RelationPath): Promise<boolean>;
   /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or pieces one after the other. */
   readPages(
     file: StorageFile,
@@ -225,12 +229,14 @@ export class ShimServer {
       return [encodeReplyHeader("old-wal", isHere ? STATUS_OK : STATUS_ABSENT)];
     }
     if (request.type === "stat") {
-      const bytes = await this.#handlers.stat(request.file);
-      return [
-        bytes === undefined
-          ? encodeReplyHeader("stat", STATUS_ABSENT)
-          : encodeReplyHeader("stat", STATUS_OK, bytes),
-      ];
+      const { file } = request;
+      const bytes = await this.#handlers.stat(file);
+      if (bytes !== undefined) {
+        return [encodeReplyHeader("stat", STATUS_OK, bytes)];
+      }
+      const lacksAll =
+        file.kind === "relation" && (await this.#handlers.lacksRelation?.(file)) === true;
+      return [encodeReplyHeader("stat", STATUS_ABSENT, lacksAll ? NO_FILE_OF_RELATION : 0)];
     }
     const files = await this.#handlers.listDirectory(request.directory);
     const payload = encodeListing(files);

@@ -159,6 +159,19 @@ void say_hello(void) {
 #define NO_ANSWER -1
 #define NOT_THERE -2
 
+/* What stands for all forks and segments of a key's relation, in the cache of what storage does not have. */
+static struct key whole_relation(const struct key *key) {
+  struct key whole = *key;
+  whole.forkseg = UINT32_MAX;
+  return whole;
+}
+
+/* Most relations that are made here have five names, and storage none of them: one answer is for all. */
+static bool is_known_absent(const struct key *key) {
+  struct key whole = whole_relation(key);
+  return (key->kind == KIND_REL && is_absent(&whole)) || is_absent(key);
+}
+
 /* How many bytes of a path storage has; NOT_THERE, or NO_ANSWER with errno. */
 static int64_t ask_size(const struct key *key) {
   struct wire_reply reply;
@@ -170,7 +183,8 @@ static int64_t ask_size(const struct key *key) {
     return NO_ANSWER;
   }
   if (reply.status == STATUS_ABSENT) {
-    note_absent(key);
+    struct key whole = whole_relation(key);
+    note_absent(reply.a == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);
     return NOT_THERE;
   }
   if (reply.status != STATUS_OK) {
@@ -208,7 +222,7 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
   }
   u32 held = bytes < 0 ? 0 : 1; /* the directory that is being listed */
   if (bytes < 0) {
-    if (is_absent(key) || directory_is_local(key)) {
+    if (is_known_absent(key) || directory_is_local(key)) {
       return &not_of_storage;
     }
     bytes = ask_size(key);

@@ -13,7 +13,7 @@
  *   kind 0   no file: the key is 0
  *   lsn      0
  *   H hello        a = pid                          -> ok, a = entries, payload; when all files are placed
- *   S stat         key                              -> ok, a = bytes | absent
+ *   S stat         key                              -> ok, a = bytes | absent, a = 1: as all files of that relation
  *   G get pages    key, b = first block, c = count  -> ok, payload = count * 8192
  *   C compare      key, b = first block, c = count up to 32, a = bit set of them: which are in storage as
  *                  they are in the file            -> ok, a = bit set; from now on the file's pages are as of then
@@ -37,6 +37,7 @@
 #define PROTOCOL_VERSION 4
 #define MAX_PAGES 32u /* a request; io_combine_limit of Postgres 17 is at most 32 */
 #define NO_SUCH_FILE UINT64_MAX
+#define NO_FILE_OF_RELATION 1u
 /* Postgres's own OIDs (pg_tablespace.dat). */
 #define DEFAULT_TABLESPACE 1663
 #define GLOBAL_TABLESPACE 1664
