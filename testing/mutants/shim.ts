@@ -101,7 +101,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: "src/compute/shim/library/files.c",
       search:
         "    note_absent(reply.a == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);",
-      replace: "    note_absent(key);",
+      replace: "    note_absent(reply.a > NO_FILE_OF_RELATION ? &whole : key);",
       test: SCENES,
       name: "paths: of a relation that storage does not have one file is asked for; a fork alone is found",
     },
