@@ -148,15 +148,24 @@ export class Inventory {
           .where("id", "=", id)
           .execute();
       }
+      const type = endpointType(spec.mode);
+      if (row !== undefined && row.creating === 0 && row.type !== type) {
+        // It was promoted, or another one in its place.
+        await db.updateTable("endpoints").set({ type }).where("id", "=", id).execute();
+      }
     }
   }
+}
+
+function endpointType(mode: Endpoint["spec"]["mode"]): EndpointRow["type"] {
+  return mode === "primary" ? "read_write" : "read_only";
 }
 
 /** The same text as long as there is nothing to do. */
 function pictureOf(config: StrataConfig, endpoints: readonly Endpoint[]): string {
   return JSON.stringify([
     [...config.branchNameMappings].map(([tenantId, names]) => [tenantId, ...names]),
-    endpoints.map(({ id, spec }) => [id, spec.tenantId, spec.timelineId]),
+    endpoints.map(({ id, spec }) => [id, spec.tenantId, spec.timelineId, spec.mode]),
   ]);
 }
 
@@ -325,8 +334,7 @@ export function newBranchRow(of: {
 
 /** Made by the command line: it is not suspended, as it never was. */
 function endpointRow(id: string, mode: Endpoint["spec"]["mode"], branch: BranchRow): EndpointRow {
-  const type = mode === "primary" ? "read_write" : "read_only";
-  return { ...newEndpointRow(id, branch, type), suspend_timeout_seconds: -1 };
+  return { ...newEndpointRow(id, branch, endpointType(mode)), suspend_timeout_seconds: -1 };
 }
 
 export function newEndpointRow(

@@ -27,8 +27,10 @@ import {
   listEndpoints,
   type NewEndpoint,
   refreshPlacement,
+  setEndpointMode,
   setEndpointSettings,
   setExtensionDirectory,
+  startEndpoint,
   stopEndpoint,
 } from "./endpoints.ts";
 import { StrataHome } from "./home.ts";
@@ -230,4 +232,23 @@ test("createEndpoint, setExtensionDirectory: a directory with extensions is kept
   assert.equal(findEndpoint(home, "good").spec.extensionDir, undefined);
   setExtensionDirectory(findEndpoint(home, "good"), own);
   assert.equal(findEndpoint(home, "good").spec.extensionDir, own);
+});
+
+test("startEndpoint: one that was promoted or demoted meanwhile is not started as what it was", async (t) => {
+  const home = await homeIn(t);
+  const primary = await create(home, "one");
+  const replica = await create(home, "two", { replica: true });
+  assert.equal(replica.spec.mode, "replica");
+  assert.equal(replica.spec.safekeepers.length, 1);
+  setEndpointMode(primary, "replica");
+  setEndpointMode(replica, "primary");
+  const { tenantId, timelineId } = primary.spec;
+  const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
+  const placement = controllerOf(home).placementOf(...ids);
+  for (const endpoint of [primary, replica]) {
+    await assert.rejects(
+      startEndpoint(home, endpoint, placement, { timeoutMs: 1000, print: () => {} }),
+      { code: "endpoint-moved", message: /has just become a (primary|replica): start it again/ },
+    );
+  }
 });

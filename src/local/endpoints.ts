@@ -49,7 +49,7 @@ import { serviceTlsArguments } from "./tls/service-certificates.ts";
 const HTTP_HOST = "127.0.0.1";
 const PG_HOST = "127.0.0.1";
 /** Above the 30 s that the agent gives Postgres for a shutdown checkpoint, which needs a majority. */
-const TERMINATE_MS = 45_000;
+const TERMINATE_MS = { fast: 45_000, immediate: 5000 };
 
 export interface Endpoint {
   readonly id: string;
@@ -558,7 +558,7 @@ export async function stopEndpoint(
         return;
       }
       try {
-        lsn = (await clientOf(endpoint).terminate(mode, TERMINATE_MS)).lsn ?? undefined;
+        lsn = (await clientOf(endpoint).terminate(mode, TERMINATE_MS[mode])).lsn ?? undefined;
       } catch {
         // It does not answer: the signals that follow reach it anyhow.
         signal();

@@ -2,10 +2,9 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type pg from "pg";
-import { sleep } from "../../src/base/clock.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
+import { lostRows, PrimaryWriter } from "../../testing/primary-writer.ts";
 import { connect } from "../../testing/tpcb.ts";
 
 let cluster: TestCluster;
@@ -35,49 +34,6 @@ async function endpoints(): Promise<ReadonlyMap<string, ListedEndpoint>> {
 async function count(endpoint: string, sql: string): Promise<number> {
   const [row] = await cluster.query(endpoint, sql);
   return Number(Object.values(row!)[0]);
-}
-
-/** Inserts numbers, one a transaction, wherever the primary is; what was acknowledged. */
-class Writer {
-  readonly acknowledged: number[] = [];
-  readonly #done: Promise<void>;
-  #stopped = false;
-
-  constructor(urls: readonly string[], first: number) {
-    this.#done = this.#write(urls, first);
-  }
-
-  async #write(urls: readonly string[], first: number): Promise<void> {
-    let n = first;
-    for (let at = 0; !this.#stopped; at++) {
-      let client: pg.Client | undefined;
-      try {
-        client = await connect(urls[at % urls.length]!);
-        for (; !this.#stopped; n++) {
-          await client.query(`insert into log values (${n})`);
-          this.acknowledged.push(n);
-        }
-      } catch {
-        // Stopped, killed, or a replica: what was not acknowledged may be there, so its number is not used again.
-        n++;
-        await sleep(20);
-      } finally {
-        await client?.end().catch(() => undefined);
-      }
-    }
-  }
-
-  async stop(): Promise<readonly number[]> {
-    this.#stopped = true;
-    await this.#done;
-    return this.acknowledged;
-  }
-}
-
-async function lost(endpoint: string, acknowledged: readonly number[]): Promise<number[]> {
-  const rows = await cluster.query(endpoint, "select n from log");
-  const present = new Set(rows.map((row) => Number(row["n"])));
-  return acknowledged.filter((n) => !present.has(n));
 }
 
 test("endpoint create --replica: is listed as one, reads, and refuses what it cannot do", async () => {
@@ -132,7 +88,7 @@ test("endpoint promote: under load, from one to the other and back, nothing ackn
   const acknowledged: number[] = [];
   let [primary, replica] = ["main", "r1"];
   for (let round = 1; round <= 3; round++) {
-    const writers = [0, 1, 2].map((i) => new Writer(urls, round * 1_000_000 + i * 100_000));
+    const writers = [0, 1, 2].map((i) => new PrimaryWriter(urls, round * 1_000_000 + i * 100_000));
     await eventually("writers to write", () =>
       writers.every((one) => one.acknowledged.length > 20),
     );
@@ -145,10 +101,10 @@ test("endpoint promote: under load, from one to the other and back, nothing ackn
     for (const writer of writers) {
       acknowledged.push(...(await writer.stop()));
     }
-    assert.deepEqual(await lost(replica, acknowledged), []);
+    assert.deepEqual(await lostRows(cluster, replica, acknowledged), []);
     await cluster.startEndpoint(primary);
     await eventually("the new replica to have all", async () => {
-      return (await lost(primary, acknowledged)).length === 0;
+      return (await lostRows(cluster, primary, acknowledged)).length === 0;
     });
     const now = await endpoints();
     assert.equal(now.get(primary)!.kind, "replica");
@@ -157,5 +113,5 @@ test("endpoint promote: under load, from one to the other and back, nothing ackn
   }
   // The same again changes nothing.
   assert.doesNotMatch(await cluster.ok("endpoint", "promote", primary), /is a replica now/);
-  assert.deepEqual(await lost(primary, acknowledged), []);
+  assert.deepEqual(await lostRows(cluster, primary, acknowledged), []);
 });
