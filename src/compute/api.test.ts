@@ -111,6 +111,10 @@ test("maxWriteLagBytes: sizes as Postgres writes them", () => {
 
 test("checkOwnSettings: each of ours, whatever its case", () => {
   checkOwnSettings({ work_mem: "much" }, 0);
+  for (const name of ["FSYNC", "primary_conninfo", "wal_sync_method"]) {
+    const refused = { code: "protected-setting", message: new RegExp(`^setting '${name}' cannot`) };
+    assert.throws(() => checkOwnSettings({ [name]: "off" }, 2 ** 40), refused);
+  }
   for (const [name, why] of [
     [LOCAL_CACHE, /local_cache/],
     [PREWARM, /on or off/],

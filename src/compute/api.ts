@@ -6,6 +6,7 @@ import type { ServiceTrust } from "../base/network/service-tls.ts";
 import { parseSizeBytes } from "../base/text/size.ts";
 import { SCRAM_SECRET } from "../postgres/scram.ts";
 import { MAX_SAFEKEEPERS } from "../safekeeper-protocol/membership.ts";
+import { checkSetting } from "./protected-settings.ts";
 
 /** In a compute's work directory: what its last starts have read (pages/start-reads.ts). */
 export const START_READS_NAME = "start-reads.json";
@@ -97,11 +98,14 @@ export function preloadsLibraries(settings: Readonly<Record<string, string>>): b
   return Object.keys(settings).some((name) => PRELOAD_SETTINGS.includes(name.toLowerCase()));
 }
 
-/** StorageError `invalid` where no agent would start with the settings of ours that are among them; `diskBytes` as of `localCacheBytes`. */
+/** StorageError `invalid` where an endpoint may not set one, or no agent would start with the settings of ours that are among them; `diskBytes` as of `localCacheBytes`. */
 export function checkOwnSettings(
   settings: Readonly<Record<string, string>>,
   diskBytes: number,
 ): void {
+  for (const [name, value] of Object.entries(settings)) {
+    checkSetting(name, value);
+  }
   localCacheBytes(settings, diskBytes);
   isPrewarmed(settings);
   maxWriteLagBytes(settings);
@@ -140,7 +144,7 @@ export interface EndpointSpec {
    * right one already.
    */
   readonly superuserSecret?: string | undefined;
-  /** GUCs; those that durability rests on cannot be set (postgres-settings.ts). */
+  /** GUCs; those that durability rests on cannot be set (protected-settings.ts). */
   readonly settings: Readonly<Record<string, string>>;
   /** Directory of another unmodified installation's `postgres`; absent: the one that is shipped. */
   readonly pgBin?: string | undefined;

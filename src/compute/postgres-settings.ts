@@ -3,56 +3,7 @@
 import { StorageError } from "../base/errors.ts";
 import type { ControlParameters } from "../postgres/control-file.ts";
 import { DEFAULT_MAX_WRITE_LAG, isPrewarmed, MAX_WRITE_LAG } from "./api.ts";
-
-/**
- * What correctness rests on; given on the command line, which beats postgresql.conf, ALTER SYSTEM
- * and a superuser's edits.
- * - fsync, wal_sync_method: the shim makes `fdatasync` of a WAL segment mean "on a quorum"; with
- *   fsync off, Postgres would not call it at all, and commits would be acknowledged unsent.
- * - full_page_writes, wal_log_hints: storage has no torn pages, and no page checksums.
- * - restart_after_crash: an in-place restart would replay WAL that no quorum has; we build anew.
- * - wal_init_zero, wal_recycle: the local segments are a cache, so cheap ones do.
- */
-const PROTECTED: Readonly<Record<string, string>> = {
-  fsync: "on",
-  wal_sync_method: "fdatasync",
-  full_page_writes: "off",
-  wal_log_hints: "off",
-  restart_after_crash: "off",
-  wal_init_zero: "off",
-  wal_recycle: "off",
-  archive_mode: "off",
-};
-
-/** Decided by the endpoint's specification, or would let Postgres find files that are not ours. */
-const REFUSED = new Set([
-  ...Object.keys(PROTECTED),
-  "port",
-  "listen_addresses",
-  "unix_socket_directories",
-  "unix_socket_permissions",
-  "unix_socket_group",
-  "data_directory",
-  "hba_file",
-  "ident_file",
-  "config_file",
-  "external_pid_file",
-  "archive_command",
-  "archive_library",
-  "primary_conninfo",
-  "primary_slot_name",
-  "promote_trigger_file",
-  "restore_command",
-  "recovery_target",
-  "recovery_target_lsn",
-  "recovery_target_name",
-  "recovery_target_time",
-  "recovery_target_timeline",
-  "recovery_target_xid",
-  "ignore_system_indexes",
-  "zero_damaged_pages",
-  "synchronous_standby_names",
-]);
+import { checkSetting, PROTECTED_SETTINGS } from "./protected-settings.ts";
 
 const DEFAULTS: Readonly<Record<string, string>> = {
   max_connections: "100",
@@ -154,17 +105,7 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     }
   }
   for (const [name, value] of Object.entries(input.settings)) {
-    const lower = name.toLowerCase();
-    if (!/^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$/.test(lower) || value.includes("\0")) {
-      throw new StorageError("invalid", "bad-setting", `not a setting: '${name}'`);
-    }
-    if (
-      REFUSED.has(lower) ||
-      (lower === "io_method" && value.trim().toLowerCase() === "io_uring")
-    ) {
-      throw new StorageError("invalid", "protected-setting", `setting '${name}' cannot be changed`);
-    }
-    chosen.set(lower, value);
+    chosen.set(checkSetting(name, value), value);
   }
   if (isPrewarmed(input.settings)) {
     preload(chosen, "pg_prewarm");
@@ -196,7 +137,7 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     configuration: `${lines.join("\n")}\n`,
     hba: HBA_CONFIGURATION,
     commandLine: Object.entries({
-      ...PROTECTED,
+      ...PROTECTED_SETTINGS,
       ...(input.subscriptionsRest === true ? { max_logical_replication_workers: "0" } : {}),
       ...(input.replica === undefined ? {} : replicaCommandLine(input.replica, input.pgVersion)),
       ...(input.closedToUsers === true

@@ -14,6 +14,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "an endpoint is made with settings that it may not have",
+      file: "src/compute/api.ts",
+      search: "    checkSetting(name, value);\n",
+      replace: "    name.concat(value);\n",
+      test: "src/compute/api.test.ts",
+      name: "checkOwnSettings: each of ours, whatever its case",
+    },
+    {
+      rule: "names of forbidden settings in capitals pass",
+      file: "src/compute/protected-settings.ts",
+      search: "  if (REFUSED.has(lower) ||",
+      replace: "  if (REFUSED.has(name) ||",
+      test: "src/compute/api.test.ts",
+      name: "checkOwnSettings: each of ours, whatever its case",
+    },
+    {
       rule: "a library with a resource manager of its own is found by its plain name only",
       file: "src/compute/extensions/preloaded-libraries.ts",
       search: "    .flatMap((path) => [path, ",

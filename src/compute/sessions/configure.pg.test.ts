@@ -236,10 +236,16 @@ test("configure: settings are loaded, and what needs a restart is named", async 
   });
   const shown = async (name: string) => (await endpoint.query(`show ${name}`))[0]![0];
   const shared = ["shared_buffers", "16MB"] as [string, string];
+  const open = await endpoint.connect();
+  await open.query("create temp table kept as select 1 as n");
   assert.deepEqual(await configure(settings(shared, ["work_mem", "7MB"])), {
     restart_required: [],
   });
   assert.equal(await shown("work_mem"), "7MB");
+  // A session that is open goes on, with what it has, and has the setting too.
+  assert.deepEqual((await open.query("show work_mem")).rows, [["7MB"]]);
+  assert.deepEqual((await open.query("select n from kept")).rows, [["1"]]);
+  open.close();
   assert.deepEqual(await configure(settings(shared, ["max_connections", "120"])), {
     restart_required: ["max_connections"],
   });
