@@ -9,6 +9,8 @@ import { connectWire } from "../../postgres/wire/wire-client.ts";
 
 /** Nine of its rows fill a page; more than fit into the buffers. */
 const PAGES = 4000;
+/** Each test may be the only one. */
+const MAKE = "create extension if not exists strata";
 
 let world: ComputeWorld;
 let endpoint: ComputeEndpoint;
@@ -19,6 +21,10 @@ before(async () => {
   timelineId = (await world.createTimeline()).timeline_id;
   endpoint = await world.createEndpoint(timelineId);
   await endpoint.start();
+  await endpoint.query(
+    "create role owner login; create role reader login; create role stranger login",
+  );
+  await endpoint.query("create database shop owner owner");
 });
 
 after(() => world.remove());
@@ -45,13 +51,9 @@ const stats = async (user: string, on = endpoint) =>
   );
 
 test("extension strata: nothing of it is there before it is asked for; the owner of a database may make it, anybody reads it", async () => {
-  await endpoint.query(
-    `create role owner login; create role reader login; create role stranger login`,
-  );
-  await endpoint.query("create database shop owner owner");
   assert.deepEqual(await as("owner", "select 1 from pg_namespace where nspname = 'strata'"), []);
   await assert.rejects(as("stranger", "create extension strata"), /permission denied/);
-  await as("owner", "create extension strata");
+  await as("owner", MAKE);
   assert.ok((await stats("reader"))["file_cache_fetched"]! > 0);
   // What runs as the superuser is not theirs, and reads these files only.
   const owners =
@@ -78,7 +80,7 @@ test("extension strata: nothing of it is there before it is asked for; the owner
 test("extension strata: reads of what is not here are misses and waits, and the next ones are hits", async () => {
   await as(
     "owner",
-    `create table big as select n, repeat('x', 800) as pad from generate_series(1, ${PAGES * 9}) n`,
+    `${MAKE}; create table big as select n, repeat('x', 800) as pad from generate_series(1, ${PAGES * 9}) n`,
   );
   await as("owner", "vacuum (freeze) big");
   await endpoint.daemon.kill("SIGTERM");
@@ -111,6 +113,7 @@ test("extension strata: reads of what is not here are misses and waits, and the 
 });
 
 test("extension strata: waits are a histogram in Prometheus's way; a ratio is of what was read", async () => {
+  await as("owner", MAKE);
   const rows = await as(
     "reader",
     "select metric, bucket_le, value from strata.neon_perf_counters order by metric, bucket_le",
@@ -142,6 +145,7 @@ test("extension strata: waits are a histogram in Prometheus's way; a ratio is of
 });
 
 test("extension strata: a read-only endpoint has counts of its own", async () => {
+  await as("owner", MAKE);
   const [[lsn]] = (await endpoint.query("select pg_current_wal_flush_lsn()")) as [[string]];
   const past = await world.createEndpoint(timelineId, { mode: { static: lsn } });
   await past.start();

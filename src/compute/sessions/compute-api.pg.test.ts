@@ -16,6 +16,9 @@ before(async () => {
     settings: { shared_preload_libraries: "pg_stat_statements", shared_buffers: "64MB" },
   });
   await endpoint.start();
+  const roles = [{ name: "alice" }];
+  const databases = [{ name: "shop", owner: "alice" }];
+  await endpoint.client.configure({ spec: { cluster: { roles, databases } } });
 });
 
 after(() => world.remove());
@@ -23,15 +26,8 @@ after(() => world.remove());
 test("insights: what it takes, then the statements of users with the longest times", async () => {
   const message = /is in no database: .* CREATE EXTENSION pg_stat_statements/;
   await assert.rejects(endpoint.client.insights(), { code: "no-pg-stat-statements", message });
-  await endpoint.client.configure({
-    spec: {
-      cluster: {
-        roles: [{ name: "alice" }],
-        databases: [{ name: "shop", owner: "alice" }],
-        extensions: [{ database: "shop", name: "pg_stat_statements" }],
-      },
-    },
-  });
+  const extensions = [{ database: "shop", name: "pg_stat_statements" }];
+  await endpoint.client.configure({ spec: { cluster: { extensions } } });
   await endpoint.query("set role alice; select pg_sleep(0.05) as slept_by_alice");
   const { pg_stat_statements: rows } = await endpoint.client.insights();
   const mine = rows.find(({ query }) => String(query).includes("slept_by_alice"));
