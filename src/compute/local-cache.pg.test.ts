@@ -5,6 +5,7 @@ import { globSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type ComputeEndpoint, ComputeWorld } from "../../testing/compute/compute-world.ts";
+import { monotonicMs, sleep } from "../base/clock.ts";
 import { LOCAL_CACHE } from "./api.ts";
 
 const MIB = 2 ** 20;
@@ -149,13 +150,91 @@ test("local cache: more is written than it holds, and goes once storage has it",
   assert.equal(endpoint.daemon.exitCode, 0);
 });
 
+test("local cache: what a compute makes itself goes, too: tables, indexes, all in one life", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const settings = { [LOCAL_CACHE]: "16MB", shared_buffers: "2MB", autovacuum: "off" };
+  const endpoint = await world.createEndpoint(timeline_id, { settings });
+  await endpoint.start();
+  await endpoint.query("CREATE EXTENSION amcheck");
+  const kept = () => gauge(endpoint, 'strata_compute_local_cache_bytes{state="kept"}');
+  /** Storage has to take it in. */
+  const settle = async () => {
+    const started = monotonicMs();
+    while ((await kept()) > LIMIT_BYTES && monotonicMs() - started < 60_000) {
+      await endpoint.query("SELECT count(*) FROM pg_class");
+      await sleep(200);
+    }
+    const stored = await storedBytes(endpoint);
+    assert.ok(stored < 2 * LIMIT_BYTES, `${stored} on the disk, ${await kept()} kept`);
+  };
+  for (const sql of [
+    "CREATE TABLE big AS SELECT n, repeat('x', 600) AS pad FROM generate_series(1, 24000) n",
+    "CREATE INDEX big_n ON big (n)",
+    "CREATE INDEX big_hash ON big USING hash (n)",
+    "CREATE INDEX big_gist ON big USING gist (point(n, n))",
+    "CREATE INDEX big_spgist ON big USING spgist (point(n, n))",
+    "CREATE INDEX big_gin ON big USING gin ((ARRAY[n, n % 100]))",
+    "CREATE INDEX big_brin ON big USING brin (n)",
+    // Nobody's but ours: rows that storage has not.
+    "CREATE UNLOGGED TABLE gone AS SELECT n, repeat('y', 600) AS pad FROM generate_series(1, 10000) n",
+    "CREATE TABLE dropped AS SELECT n, repeat('z', 600) AS pad FROM generate_series(1, 20000) n",
+  ]) {
+    await endpoint.query(sql);
+  }
+  const unlogged = "SELECT count(*), sum(n), min(pad) = repeat('y', 600) FROM gone";
+  assert.deepEqual(await endpoint.query(unlogged), [["10000", "50005000", "t"]]);
+  await endpoint.query("DROP TABLE gone; DROP TABLE dropped");
+  await settle();
+  // Cut off and grown again, filled anew in one transaction, rolled back, moved.
+  for (const sql of [
+    "DROP INDEX big_gin, big_spgist",
+    "DELETE FROM big WHERE n > 16000",
+    "VACUUM big",
+    "INSERT INTO big SELECT n, repeat('x', 600) FROM generate_series(16001, 24000) n",
+    "BEGIN; TRUNCATE big; INSERT INTO big SELECT 0, 'no' FROM generate_series(1, 3000); ROLLBACK",
+    "BEGIN; CREATE TABLE none AS SELECT * FROM big; ROLLBACK",
+    "ALTER TABLE big SET UNLOGGED",
+    "ALTER TABLE big SET LOGGED",
+    "VACUUM FULL big",
+    "UPDATE big SET pad = repeat('w', 600) WHERE n % 3 = 0",
+    "REINDEX TABLE big",
+    "CREATE INDEX big_gin ON big USING gin ((ARRAY[n, n % 100]))",
+  ]) {
+    await endpoint.query(sql);
+  }
+  await settle();
+  const check = `SET enable_seqscan = off;
+    SELECT (SELECT md5(string_agg(big::text, '' ORDER BY n)) FROM big),
+      (SELECT count(*) FROM big WHERE n BETWEEN 1 AND 24000),
+      (SELECT count(*) FROM big WHERE ARRAY[n, n % 100] @> ARRAY[7]),
+      (SELECT count(*) FROM big WHERE point(n, n) <@ box '((20,20),(20000,20000))')`;
+  const amcheck =
+    "SELECT bt_index_check('big_n', true), (SELECT count(*) FROM verify_heapam('big')) AS damage";
+  const expected = await endpoint.query(check);
+  assert.deepEqual(expected[0]!.slice(1), ["24000", "240", "19981"]);
+  assert.deepEqual(await endpoint.query(amcheck), [["", "0"]]);
+  const evicted = await gauge(endpoint, "strata_compute_local_cache_written_evicted_bytes");
+  assert.ok(evicted > LIMIT_BYTES, `${evicted} given back of what was written`);
+  assert.deepEqual(await endpoint.query(check), expected);
+  // After a stop that looks through the directory, and a crash.
+  await endpoint.daemon.kill("SIGTERM");
+  assert.equal(endpoint.daemon.exitCode, 0);
+  await endpoint.start();
+  assert.deepEqual(await endpoint.query(check), expected);
+  process.kill((await endpoint.client.status()).postgresPid!, "SIGKILL");
+  await endpoint.running(1);
+  assert.deepEqual(await endpoint.query(check), expected);
+  assert.deepEqual(await endpoint.query(amcheck), [["", "0"]]);
+  await endpoint.daemon.kill("SIGTERM");
+});
+
 test("local cache: rows of a transaction that runs are as it left them, however many commands it has", async () => {
   const { timeline_id } = await world.createTimeline();
   const settings = { [LOCAL_CACHE]: "16MB", shared_buffers: "2MB", autovacuum: "off" };
   const endpoint = await world.createEndpoint(timeline_id, { settings });
   await endpoint.start();
   await endpoint.query(
-    "CREATE TABLE big AS SELECT n, 0 AS round, repeat('x', 600) AS pad FROM generate_series(1, 40000) n",
+    "CREATE TABLE big AS SELECT n, 0 AS round, repeat('x', 600) AS pad FROM generate_series(1, 24000) n",
   );
   await endpoint.daemon.kill("SIGTERM");
   await endpoint.start();

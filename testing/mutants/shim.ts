@@ -255,16 +255,18 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "an eviction raises no count",
       file: EVICT,
-      search: "add(&file->evictions[block / EVICTION_GROUP], 1);",
-      replace: "add(&file->evictions[block / EVICTION_GROUP], 0);",
+      search: "add(evictions_at(file, block), 1);",
+      replace: "add(evictions_at(file, block), 0);",
       test: STRESS,
       name: COME_AND_GO,
     },
     {
       rule: "a block that is being written may be given back",
       file: BLOCKS,
-      search: "if (state == CUT || (state == PRESENT && !file->evictable)) {",
-      replace: "if (state == CUT || state == CLEAN || (state == PRESENT && !file->evictable)) {",
+      search:
+        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
+      replace:
+        "if ((state == CUT && file->added == NULL) || state == CLEAN || (state == PRESENT && !file->evictable)) {",
       test: STRESS,
       name: COME_AND_GO,
     },
@@ -279,25 +281,26 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "a writer leaves a block to whoever compares it",
       file: BLOCKS,
-      search: "if (state == CUT || (state == PRESENT && !file->evictable)) {",
-      replace:
-        "if (state == CUT || state == COMPARING || (state == PRESENT && !file->evictable)) {",
+      search:
+        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
+      replace: "if ((state == CUT && file->added == NULL) || state == COMPARING) {",
       test: STRESS,
       name: WRITTEN_GOES,
     },
     {
       rule: "a writer does not claim what is there and may go",
       file: BLOCKS,
-      search: "if (state == CUT || (state == PRESENT && !file->evictable)) {",
-      replace: "if (state == CUT || state == PRESENT) {",
+      search:
+        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
+      replace: "if ((state == CUT && file->added == NULL) || state == PRESENT) {",
       test: STRESS,
       name: WRITTEN_GOES,
     },
     {
       rule: "a block goes though it was written while it was compared",
       file: COMPARE,
-      search: "swap_if(&file->states[first + end], COMPARING, EVICTING)) {",
-      replace: "(store(&file->states[first + end], EVICTING), true)) {",
+      search: "swap_if(state_of(file, first + end), COMPARING, EVICTING)) {",
+      replace: "(store(state_of(file, first + end), EVICTING), true)) {",
       test: STRESS,
       name: WRITTEN_GOES,
     },
@@ -384,8 +387,8 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "what was read ahead as of the start is given for what was written",
       file: "src/compute/pages/page-source.ts",
-      search: "@${" + "lsn}`",
-      replace: "`",
+      search: "blocks === undefined ? undefined : { key, blocks, fetch };",
+      replace: "blocks === undefined ? undefined : { key: own, blocks, fetch };",
       test: "src/compute/pages/page-source.test.ts",
       name: "pages of a file that gave back what was written",
     },
@@ -408,8 +411,8 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "blocks of maps are given back",
       file: EVICT,
-      search: "file->key.forkseg >> 29 != FORK_MAIN",
-      replace: "file->key.forkseg >> 29 > FORK_INIT",
+      search: "key->forkseg >> 29 == FORK_MAIN",
+      replace: "key->forkseg >> 29 <= FORK_INIT",
       test: STRESS,
       name: "cache: a map of a relation is never given back",
     },

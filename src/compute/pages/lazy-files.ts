@@ -143,7 +143,13 @@ export class LazyFiles {
             ? this.#readMap(file, blkno, count)
             : pages.readPages(file, blkno, count);
         },
-        comparePages: (file, blkno, blocks) => pages.comparePages(file, blkno, blocks),
+        comparePages: async (file, blkno, blocks) => {
+          const same = await pages.comparePages(file, blkno, blocks);
+          if (same !== undefined && same !== 0) {
+            this.served.gaveBack(file);
+          }
+          return same;
+        },
         listDirectory: async (directory) => {
           const files = await pages.listDirectory(directory);
           for (const { file, bytes } of files) {

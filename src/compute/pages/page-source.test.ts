@@ -389,17 +389,31 @@ describe("PageSource", () => {
       assert.equal(await source.comparePages(file, 40, 1), 1);
       service.asked.length = 0;
       assert.equal((await read(40, 1)).length, 1);
-      assert.deepEqual(service.asked, ["page 7/0/40"], "not what was read ahead before");
+      assert.deepEqual(
+        service.asked,
+        ["size 7/0", "page 7/0/40"],
+        "not what was read ahead before",
+      );
       // Storage goes on, and what was before is gone.
       service.lsn = ingested = toLsn(LSN + 0x200);
       service.oldestLsn = ingested;
       assert.deepEqual(await read(50, 2), [50, 51]);
+      // What was made here grows with storage, of which the start knows nothing.
+      service.sizes["10/0"] = 3;
+      service.written.set(2, page);
+      writeFileSync(join(directory, "base/5/10"), Buffer.alloc(2 * 8192));
+      writeFileSync(join(directory, "base/5/10"), page, { flag: "a" });
+      assert.equal(await source.stat(fileAt("base/5/11")), undefined);
+      assert.equal(await source.comparePages(fileAt("base/5/10"), 0, 0b100), 0b100);
+      assert.equal((await source.readPages(fileAt("base/5/10"), 2, 1)).length, 1);
+      await assert.rejects(source.readPages(fileAt("base/5/10"), 3, 1), /has 3 blocks/);
       // Others are as of the start, and an unlogged relation's rows are not storage's.
       service.lsn = LSN;
       service.oldestLsn = toLsn(0);
       assert.deepEqual(blocksOf(await source.readPages(fileAt("base/5/9"), 3, 1)), [3]);
-      assert.equal(await source.comparePages(fileAt("base/5/8"), 0, 1), 0);
-      assert.equal(await source.comparePages(fileAt("base/5/7_vm"), 0, 1), 0);
+      for (const path of ["base/5/8", "base/5/7_vm", "pg_xact/0000"]) {
+        assert.equal(await source.comparePages(fileAt(path), 0, 1), undefined, path);
+      }
       source.close();
     } finally {
       rmSync(directory, { recursive: true });

@@ -80,6 +80,13 @@ export interface FileContent {
   readonly pages: readonly Uint8Array[];
 }
 
+/** A fork as its pages are given now. */
+interface ServedFork {
+  readonly key: string;
+  readonly blocks: number;
+  readonly fetch: FetchPages;
+}
+
 export interface PageSourceOptions {
   readonly service: PageService;
   /** To `service`, where one has been made already. */
@@ -204,7 +211,7 @@ export class PageSource implements PageHandlers {
       const segment = await this.#slruSegment(file.slru, file.segment);
       return [{ bytes: slruPages(file, segment, blkno, count), release: () => undefined }];
     }
-    const stored = await this.#storedFork(file);
+    const stored = await this.#servedFork(file);
     const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
     if (stored === undefined || first + count > stored.blocks) {
       throw new StorageError(
@@ -213,33 +220,59 @@ export class PageSource implements PageHandlers {
         `${storagePath(file)} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
       );
     }
-    const { key, fetch } = this.#pagesOf(stored.rel);
-    return Promise.all(this.#readAhead.read(key, first, count, stored.blocks, fetch));
+    const { key, blocks, fetch } = stored;
+    return Promise.all(this.#readAhead.read(key, first, count, blocks, fetch));
   }
 
-  /** How pages of a fork are asked for now, and under which name they are read ahead: those of another LSN are others. */
-  #pagesOf(rel: RelationFork): { key: string; fetch: FetchPages } {
-    const key = forkKey(rel);
-    const lsn = this.#written?.lsnFor(key);
-    return lsn === undefined
-      ? { key, fetch: (from, blocks) => this.#getPages(rel, from, blocks, this.#lsn) }
-      : {
-          key: `${key}@${lsn}`,
-          fetch: (from, blocks) => this.#getKeptPages(rel, from, blocks, lsn),
-        };
+  /**
+   * How pages of a fork are asked for now, how many it has then, and under which name they are read ahead: those of another LSN are
+   * others.
+   */
+  async #servedFork(file: RelationFork): Promise<ServedFork | undefined> {
+    const own = forkKey(file);
+    const lsn = this.#written?.lsnFor(own);
+    if (lsn === undefined) {
+      const stored = await this.#storedFork(file);
+      return (
+        stored && {
+          ...{ key: forkKey(stored.rel), blocks: stored.blocks },
+          fetch: (from, count) => this.#getPages(stored.rel, from, count, this.#lsn),
+        }
+      );
+    }
+    const key = `${own}@${lsn}`;
+    const blocks = await this.#sizeAt(key, file, lsn);
+    const fetch = (from: number, count: number) => this.#getKeptPages(file, from, count, lsn);
+    return blocks === undefined ? undefined : { key, blocks, fetch };
+  }
+
+  /** In blocks, as of `lsn` or later. */
+  #sizeAt(key: string, rel: RelationFork, lsn: Lsn): Promise<number | undefined> {
+    const known = this.#sizes.get(key);
+    if (known !== undefined) {
+      return known;
+    }
+    if (this.#sizes.size >= MAX_SIZES_KEPT) {
+      this.#sizes.clear();
+    }
+    const size = this.#atOrLater(lsn, (at) =>
+      this.#found(`size of ${key}`, (client) => client.relSize(rel, at)),
+    );
+    this.#sizes.set(key, size);
+    size.catch(() => this.#sizes.delete(key));
+    return size;
+  }
+
+  #getKeptPages(rel: RelationFork, blkno: number, count: number, lsn: Lsn): Promise<Uint8Array> {
+    return this.#atOrLater(lsn, (at) => this.#getPages(rel, blkno, count, at));
   }
 
   /** As of `lsn` or later: history up to there may be collected meanwhile, as nothing holds it. */
-  async #getKeptPages(
-    rel: RelationFork,
-    blkno: number,
-    count: number,
-    lsn: Lsn,
-  ): Promise<Uint8Array> {
+  async #atOrLater<T>(lsn: Lsn, ask: (at: Lsn) => Promise<T>): Promise<T> {
     const started = monotonicMs();
     for (let at = lsn; ; at = this.#written!.moveOn()) {
       try {
-        return await this.#getPages(rel, blkno, count, at);
+        return await ask(at);
       } catch (error) {
         const isGone = error instanceof StorageError && error.code === "lsn-too-old";
         if (!isGone || this.#closed || monotonicMs() - started > this.#giveUpAfterMs) {
@@ -250,12 +283,21 @@ export class PageSource implements PageHandlers {
     }
   }
 
-  async comparePages(file: StorageFile, blkno: number, blocks: number): Promise<number> {
-    const stored = file.kind === "relation" ? await this.#storedFork(file) : undefined;
-    if (file.kind !== "relation" || this.#written === undefined || stored?.rel.fork !== file.fork) {
-      return 0;
+  async comparePages(
+    file: StorageFile,
+    blkno: number,
+    blocks: number,
+  ): Promise<number | undefined> {
+    if (file.kind !== "relation" || this.#written === undefined) {
+      return undefined;
     }
-    const { rel } = stored;
+    // Of what was unlogged at the start storage has other pages; what was not there then is of this compute's making.
+    const stored = await this.#storedFork(file);
+    if (stored !== undefined && stored.rel.fork !== file.fork) {
+      return undefined;
+    }
+    const { spcOid, dbOid, relNumber, fork } = file;
+    const rel = { spcOid, dbOid, relNumber, fork };
     return this.#written.same(forkKey(rel), file, blkno, blocks, async (first, count, lsn) => {
       try {
         return await this.#getKeptPages(rel, first, count, lsn);
@@ -303,12 +345,11 @@ export class PageSource implements PageHandlers {
     if (file.kind !== "relation") {
       return;
     }
-    this.#storedFork(file).then(
-      (stored) => {
-        if (stored !== undefined) {
+    this.#servedFork(file).then(
+      (served) => {
+        if (served !== undefined) {
           const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
-          const { key, fetch } = this.#pagesOf(stored.rel);
-          this.#readAhead.prefetch(key, first, count, stored.blocks, fetch);
+          this.#readAhead.prefetch(served.key, first, count, served.blocks, served.fetch);
         }
       },
       // The read that the hint announced meets the same trouble and reports it.

@@ -78,7 +78,8 @@ export class WrittenBlocks {
 
   /**
    * Which of `blocks` (bit i: block `blkno` + i of the segment) storage has as they are in the file. Those are asked as of now, or
-   * later, from here on. None of a fork other than a main one, nor of an unlogged relation, whose rows storage has not.
+   * later, from here on. Undefined, and never any, of a fork other than a main one, and of an unlogged relation, whose rows storage
+   * has not.
    */
   async same(
     key: string,
@@ -86,9 +87,9 @@ export class WrittenBlocks {
     blkno: number,
     blocks: number,
     fetchPages: FetchAt,
-  ): Promise<number> {
+  ): Promise<number | undefined> {
     if (file.fork !== MAIN_FORK || this.#isUnlogged(file)) {
-      return 0;
+      return undefined;
     }
     const lsn = this.moveOn();
     const local = this.#read(file, blkno, blocks, lsn);

@@ -2,7 +2,7 @@
  * claim_stress.c: many processes against one lazily filled file, under the shim, checked by content.
  *
  * Every 512-byte sector says which block and sector it is and which version of it. The agent's version
- * is 1; each write here makes the next. `done` (shared memory) holds the newest version of a sector
+ * is 1, and that of what is added to its file before the processes start; each write here makes the next. `done` (shared memory) holds the newest version of a sector
  * whose write has returned. Checked at each read: the sector is the one asked for, and its version is
  * at least what `done` said before the read. So a lost write, a late fill over a write, a zero page and
  * a resurrected truncated block are all seen.
@@ -234,6 +234,25 @@ static void work(const char *path, uint32_t operations) {
   }
 }
 
+/* Version 1 of what the agent does not have of the file. */
+static void extend(const char *path, uint32_t blocks) {
+  static uint8_t data[BLOCK];
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+  if (size < 0) {
+    fail("open", 0, 0, 0, 0);
+  }
+  for (uint32_t block = (uint32_t)(size / BLOCK); block < blocks; block++) {
+    for (uint32_t index = 0; index < SECTORS; index++) {
+      stamp(data + index * SECTOR, block, index, 1);
+    }
+    if (pwrite(fd, data, BLOCK, (off_t)block * BLOCK) != BLOCK) {
+      fail("extend", block, 0, 0, 0);
+    }
+  }
+  close(fd);
+}
+
 int main(int argc, char **argv) {
   if (argc != 8 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
     return 2;
@@ -247,6 +266,7 @@ int main(int argc, char **argv) {
   for (uint32_t i = 0; i < blocks * SECTORS; i++) {
     shared->done[i] = 1;
   }
+  extend(argv[1], blocks);
   pid_t pids[MAX_PROCESSES];
   for (uint32_t p = 0; p < processes; p++) {
     pids[p] = fork();

@@ -51,9 +51,9 @@ export interface PageHandlers {
   listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]>;
   /**
    * Which of `blocks` (bit i: block `blkno` + i) storage has as they are in the file, but for what Postgres may lose: as a bit
-   * set. They may leave the disk then, and readPages() gives them at least as new. Absent: none.
+   * set. They may leave the disk then, and readPages() gives them at least as new. Undefined: none of this file, ever; absent: of no file.
    */
-  comparePages?(file: StorageFile, blkno: number, blocks: number): Promise<number>;
+  comparePages?(file: StorageFile, blkno: number, blocks: number): Promise<number | undefined>;
   /** A hint; must not throw. */
   prefetch(file: StorageFile, blkno: number, count: number): void;
 }
@@ -221,8 +221,8 @@ export class ShimServer {
   ): Promise<Uint8Array[]> {
     if (request.type === "compare") {
       const { file, blkno, blocks } = request;
-      const same = (await this.#handlers.comparePages?.(file, blkno, blocks)) ?? 0;
-      return [encodeReplyHeader("compare", STATUS_OK, same)];
+      const same = await this.#handlers.comparePages?.(file, blkno, blocks);
+      return [encodeReplyHeader("compare", same === undefined ? STATUS_ABSENT : STATUS_OK, same)];
     }
     if (request.type === "old-wal") {
       const isHere = (await this.#handlers.fetchOldWal?.(request.segno)) === true;

@@ -147,7 +147,10 @@ function endOfTable(directory: ShutDownDirectory, map: RelationPath): ChangedPag
   if (last === undefined || !isInNoWal(last.page)) {
     return [];
   }
-  // Zeros are also what a block looks like that nobody has read: below storage's end they say nothing.
+  // Zeros are also what a block looks like that nobody has read, or that was given back: there they say nothing.
+  if (directory.served.mayHaveHoles(last.file)) {
+    return undefined;
+  }
   const stored = directory.served.sizeOf(last.file) ?? 0;
   const bytes = (last.blkno + 1) * PAGE_SIZE;
   return bytes > stored ? [last] : bytes === stored ? [] : undefined;

@@ -16,6 +16,8 @@ export class ServedFiles {
   /** Of tables and indexes, in bytes, by file. */
   readonly #sizes = new Map<string, number>();
 
+  readonly #withHoles = new Set<string>();
+
   static isMap(file: StorageFile): boolean {
     return file.kind === "relation" && file.fork === FSM_FORK;
   }
@@ -54,6 +56,15 @@ export class ServedFiles {
   /** Whether storage has just this page of a free space map. */
   has(map: StorageFile, blkno: number, page: Uint8Array): boolean {
     return this.#maps.get(storagePath(map))?.get(blkno) === crc32c(page, 0, PAGE_SIZE);
+  }
+
+  /** Blocks of a file that Postgres had written were given back to the disk: it may have holes. */
+  gaveBack(file: StorageFile): void {
+    this.#withHoles.add(storagePath(file));
+  }
+
+  mayHaveHoles(file: StorageFile): boolean {
+    return this.#withHoles.has(storagePath(file));
   }
 
   /** Undefined where Postgres was told of none: then it has made the file itself. */

@@ -18,7 +18,7 @@ static bool wait_block(struct file *file, u32 block) {
   add(&file->waiters, 1);
   for (;;) {
     u32 changes = load(&file->changes);
-    done = !is_claimed(load(&file->states[block]));
+    done = !is_claimed(load(state_of(file, block)));
     if (done || interrupted(&since)) {
       break;
     }
@@ -44,7 +44,7 @@ static u32 claim_as(struct file *file, u32 from, u32 count, u8 before, u8 to) {
     held_blocks.state = to == REWRITING ? WRITING : to;
     held_blocks.before = to == REWRITING ? ABSENT : before;
   }
-  while (claimed < count && swap_if(&file->states[from + claimed], before, to)) {
+  while (claimed < count && swap_if(state_of(file, from + claimed), before, to)) {
     claimed++;
   }
   if (claimed > 0) {
@@ -59,7 +59,7 @@ static u32 claim(struct file *file, u32 from, u32 count, u8 to) { return claim_a
 
 /* Of a block that is there and stays as storage has it. */
 bool claim_for_hints(struct file *file, u32 block) {
-  return load(&file->states[block]) == CLEAN && claim_as(file, block, 1, CLEAN, HINTING) == 1;
+  return load(state_of(file, block)) == CLEAN && claim_as(file, block, 1, CLEAN, HINTING) == 1;
 }
 
 static int pwrite_all(int fd, const u8 *data, size_t n, off_t at) {
@@ -140,11 +140,11 @@ static int fault(struct file *file, int fd, u32 from, u32 to) {
   bool exactly = false;
   begin_wait(0);
   while (from < to) {
-    u32 end = load(&file->nremote), count;
+    u32 end = tracked_end(file), count;
     if (from >= end) {
       return 0;
     }
-    u8 state = load(&file->states[from]);
+    u8 state = load(state_of(file, from));
     if (is_here(state)) {
       note_used(file, from);
       from++;
@@ -183,9 +183,9 @@ u32 block_of(u64 at) { return at / BLOCK > SEGMENT_BLOCKS ? SEGMENT_BLOCKS : (u3
 u32 block_end(u64 end) { return block_of(end + BLOCK - 1); }
 
 static bool all_here(const struct file *file, u32 from, u32 to) {
-  u32 end = load(&file->nremote);
+  u32 end = tracked_end(file);
   for (u32 block = from; block < to && block < end; block++) {
-    if (!is_here(load(&file->states[block]))) {
+    if (!is_here(load(state_of(file, block)))) {
       return false;
     }
   }
@@ -216,14 +216,14 @@ static bool claim_to_write(struct file *file, u32 block, u8 state) {
   if (state == ABSENT) {
     return claim(file, block, 1, WRITING) == 1;
   }
-  if (state == CUT || (state == PRESENT && !file->evictable)) {
+  if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {
     return true; /* It stays as it is. */
   }
   if (claim_as(file, block, 1, state, REWRITING) != 1) {
     return false;
   }
-  if (state == CLEAN) {
-    count_blocks(file, -1, 1);
+  if (state == CLEAN || state == CUT) {
+    count_blocks(file, state == CLEAN ? -1 : 0, 1);
   }
   return true;
 }
@@ -233,8 +233,9 @@ enum { CLAIMED, FETCH_FIRST, GIVEN_UP };
 /* Claims blocks [from, to) for a write that covers `first` and `last` in part; of such a block the rest has to be there. */
 static int claim_all_to_write(struct file *file, u32 from, u32 to, bool first, bool last) {
   begin_wait(0);
-  for (u32 block = from; block < to && block < load(&file->nremote);) {
-    u8 state = load(&file->states[block]);
+  track_added(file, to);
+  for (u32 block = from; block < to && block < tracked_end(file);) {
+    u8 state = load(state_of(file, block));
     if (state == ABSENT && ((first && block == from) || (last && block == to - 1))) {
       give_back_blocks();
       return FETCH_FIRST;
@@ -276,11 +277,11 @@ static void release_written(struct file *file, u64 done) {
     if (((u64)block + 1) * BLOCK <= done) {
       note_written(file, block);
     }
-    if (((u64)block + 1) * BLOCK <= done && swap_if(&file->states[block], WRITING, PRESENT)) {
+    if (((u64)block + 1) * BLOCK <= done && swap_if(state_of(file, block), WRITING, PRESENT)) {
       add(&file->nabsent, (u32)-1);
       count_blocks(file, 0, 1);
-    } else if (!swap_if(&file->states[block], WRITING, ABSENT)) {
-      swap_if(&file->states[block], REWRITING, PRESENT);
+    } else if (!swap_if(state_of(file, block), WRITING, ABSENT)) {
+      swap_if(state_of(file, block), REWRITING, PRESENT);
     }
   }
   held_blocks.file = NULL;
@@ -301,7 +302,7 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
   }
   u32 last = block_of(done);
   if (last >= held_blocks.from && last < held_blocks.to && (u64)last * BLOCK < done &&
-      load(&file->states[last]) == WRITING) {
+      load(state_of(file, last)) == WRITING) {
     written = (ssize_t)((u64)last * BLOCK - (u64)at);
     if (written == 0) {
       /* As the next try would be told. */
@@ -319,17 +320,17 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
  * claimer that has seen the old nremote is either faster than the loop, which waits for it, or finds CUT.
  */
 void forget_blocks(struct file *file, u32 keep) {
-  u32 old = load(&file->nremote), now = old;
+  u32 old = used_end(file), now = load(&file->nremote);
   bool must = waits_must_end_well;
   waits_must_end_well = true;
   while (now > keep && !swap_if(&file->nremote, now, keep)) {
     now = load(&file->nremote);
   }
   for (u32 block = keep; block < old;) {
-    u8 state = load(&file->states[block]);
+    u8 state = load(state_of(file, block));
     if (is_claimed(state)) {
       wait_block(file, block); /* and look again */
-    } else if (state == CUT || swap_if(&file->states[block], state, CUT)) {
+    } else if (state == CUT || swap_if(state_of(file, block), state, CUT)) {
       if (state == ABSENT) {
         add(&file->nabsent, (u32)-1);
       }

@@ -21,6 +21,7 @@ static bool too_much_is_kept(void) { return load(&counters->kept) > (int64_t)cac
 
 /* After a turn that found little, as blocks are in use, or storage is behind. */
 #define PAUSE_MS 50
+#define LONGEST_PAUSE_MS 20000
 /* A block that was not as storage has it is not asked about again for so many seconds. */
 #define PATIENCE_S 3
 
@@ -29,9 +30,9 @@ static u8 now_in_seconds(void) { return (u8)(clock_ms() / 1000 % 255 + 1); }
 
 /* Whether a block that was written has not been used for a turn, nor compared a moment ago. */
 static bool is_cold(struct file *file, u32 block, u8 now) {
-  u8 used = load(&file->used[block]) & (u8)~WAS_EVICTED, compared = load(&file->compared[block]);
+  u8 used = load(used_of(file, block)) & (u8)~WAS_EVICTED, compared = load(compared_of(file, block));
   if (used > 0) {
-    store(&file->used[block], used - 1);
+    store(used_of(file, block), used - 1);
     return false;
   }
   return compared == 0 || (u8)(now - compared) >= PATIENCE_S;
@@ -41,7 +42,7 @@ static bool is_cold(struct file *file, u32 block, u8 now) {
 static u32 claim_cold(struct file *file, u32 first, u32 count, u8 now) {
   u32 claimed = 0;
   for (u32 i = 0; i < count; i++) {
-    u8 *state = &file->states[first + i];
+    u8 *state = state_of(file, first + i);
     if (load(state) == PRESENT && is_cold(file, first + i, now) && swap_if(state, PRESENT, COMPARING)) {
       claimed |= 1u << i;
     }
@@ -56,15 +57,15 @@ static u32 give_back_same(struct file *file, u32 first, u32 claimed, u32 same, u
   for (u32 i = 0; i < MAX_PAGES; i++) {
     u32 end = i;
     while (fd >= 0 && end < MAX_PAGES && (claimed & same) >> end & 1 &&
-           swap_if(&file->states[first + end], COMPARING, EVICTING)) {
+           swap_if(state_of(file, first + end), COMPARING, EVICTING)) {
       end++;
     }
     if (end > i) {
       punch(file, fd, first + i, first + end, true);
       given += end - i;
       i = end - 1;
-    } else if (claimed >> i & 1 && swap_if(&file->states[first + i], COMPARING, PRESENT)) {
-      store(&file->compared[first + i], now);
+    } else if (claimed >> i & 1 && swap_if(state_of(file, first + i), COMPARING, PRESENT)) {
+      store(compared_of(file, first + i), now);
       add(&counters->unlike, 1);
     }
   }
@@ -74,9 +75,9 @@ static u32 give_back_same(struct file *file, u32 first, u32 claimed, u32 same, u
   return given;
 }
 
-/* One turn through a file's blocks, or until enough is given back; how many blocks were. */
-static u32 compare_file(struct file *file) {
-  u32 given = 0, end = load(&file->nremote);
+/* One turn through a file's blocks, or until enough is given back. */
+static u32 compare_blocks(struct file *file) {
+  u32 given = 0, end = used_end(file);
   for (u32 first = 0; first < end && load(&file->kept) > 0 && too_much_is_kept(); first += MAX_PAGES) {
     u8 now = now_in_seconds();
     u32 count = end - first < MAX_PAGES ? end - first : MAX_PAGES, claimed = claim_cold(file, first, count, now);
@@ -86,7 +87,27 @@ static u32 compare_file(struct file *file) {
     struct wire_reply reply;
     ask((struct question){.type = 'C', .key = &file->key, .a = claimed, .b = first, .c = count}, NULL, 0, NULL, &reply);
     given += give_back_same(file, first, claimed, reply.status == STATUS_OK ? (u32)reply.a : 0, now);
+    if (reply.status == STATUS_ABSENT) {
+      file->never_given = true;
+      break;
+    }
   }
+  return given;
+}
+
+/*
+ * A turn through a file, unless one before has found nothing to give a moment ago, or an unlogged relation. What a long transaction
+ * has written would be asked about without end; so each turn without a result makes the next pause longer.
+ */
+static u32 compare_file(struct file *file) {
+  u64 now = clock_ms();
+  if (load(&file->slot->state) != SLOT_LAZY || load(&file->kept) <= 0 || file->never_given || now < file->next_turn) {
+    return 0;
+  }
+  u32 given = compare_blocks(file);
+  u32 longer = file->pause_ms * 2 < LONGEST_PAUSE_MS ? file->pause_ms * 2 + PAUSE_MS : LONGEST_PAUSE_MS;
+  file->pause_ms = given > 0 ? 0 : longer;
+  file->next_turn = now + file->pause_ms;
   return given;
 }
 
@@ -100,9 +121,7 @@ __attribute__((noreturn)) static void compare_for_ever(void) {
       continue;
     }
     for (struct file *file = load(&region->evictable); file != NULL; file = file->next) {
-      if (load(&file->slot->state) == SLOT_LAZY && load(&file->kept) > 0) {
-        given += compare_file(file);
-      }
+      given += compare_file(file);
     }
     if (given == 0) {
       pause_ms(PAUSE_MS);

@@ -7,6 +7,20 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
     return -1;
   }
   u32 state = settled_state(slot);
+  if (state == SLOT_LOCAL && may_track(key) && known_slot(key) == NULL) {
+    if ((flags & O_CREAT) && create_tracked(key, path, flags, mode) != 0) {
+      return -1;
+    }
+    int plain = known_slot(key) != NULL ? -1 : sys_open(path, flags, mode);
+    /* A slot is there before its file: none now means that this is no file whose blocks may go. */
+    if (known_slot(key) == NULL) {
+      return plain;
+    }
+    if (plain >= 0) {
+      sys_close(plain);
+    }
+    return open_lazy(key, path, flags & ~O_EXCL, mode, file);
+  }
   if (state != SLOT_LAZY) {
     return state == SLOT_EMPTY ? -1 : sys_open(path, flags, mode);
   }
@@ -475,9 +489,9 @@ EXPORT int posix_fadvise(int fd, off_t at, off_t n, int advice) {
     errno = saved;
     return result;
   }
-  u32 from = block_of((u64)at), to = block_end((u64)at + (u64)n), end = load(&file->nremote);
+  u32 from = block_of((u64)at), to = block_end((u64)at + (u64)n), end = tracked_end(file);
   to = to < end ? to : end;
-  while (from < to && load(&file->states[from]) != ABSENT) {
+  while (from < to && load(state_of(file, from)) != ABSENT) {
     from++;
   }
   if (from < to) {

@@ -27,10 +27,35 @@
 #define SLACK_BLOCKS 256u
 #define MOST_PAUSES 10
 
-/* A file whose blocks may be given back: the main fork of a relation. The others are small, and have rules of their own. */
+/* Whether blocks may be given back of a file: the main fork of a relation. The others are small, and have rules of their own. */
+bool may_track(const struct key *key) {
+  return cache_limit > 0 && key->kind == KIND_REL && key->forkseg >> 29 == FORK_MAIN;
+}
+
+/*
+ * Before a write up to block `to`: what is added to a file that grows gets states, as long as there is room for some. Of a small
+ * one it stays.
+ */
+void track_added(struct file *file, u32 to) {
+  if (!file->evictable || !wal_hook || to <= file->capacity) {
+    return;
+  }
+  if (load(&file->added) == NULL) {
+    if (to <= file->capacity + EVICTION_GROUP || load(&region->arena_next) > arena_size / 4 * 3) {
+      return;
+    }
+    struct added *added = arena_take(sizeof *added), *none = NULL;
+    __atomic_compare_exchange_n(&file->added, &none, added, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  }
+  u32 end = load(&file->end);
+  while (end < to && !swap_if(&file->end, end, to)) {
+    end = load(&file->end);
+  }
+}
+
 void make_evictable(struct slot *slot) {
   struct file *file = slot->file;
-  if (cache_limit == 0 || file->key.kind != KIND_REL || file->key.forkseg >> 29 != FORK_MAIN || file->capacity == 0) {
+  if (!may_track(&file->key)) {
     return;
   }
   file->used = arena_take(file->capacity);
@@ -66,30 +91,35 @@ void drop_counts(struct file *file) {
 void note_filled(struct file *file, u32 block) {
   if (!file->evictable) {
     count_blocks(file, 0, 1);
-    store(&file->states[block], PRESENT);
+    store(state_of(file, block), PRESENT);
     return;
   }
-  if (load(&file->used[block]) & WAS_EVICTED) {
+  if (load(used_of(file, block)) & WAS_EVICTED) {
     add(&counters->fetched_again, 1);
   }
-  store(&file->used[block], USED_ONCE);
+  store(used_of(file, block), USED_ONCE);
   count_blocks(file, 1, 0);
-  store(&file->states[block], CLEAN);
+  store(state_of(file, block), CLEAN);
 }
 
 /* A block that was here is read. A use that is lost to another process at the same time is no loss. */
 void note_used(struct file *file, u32 block) {
-  if (file->evictable && load(&file->used[block]) < MOST_USED) {
-    store(&file->used[block], MOST_USED);
+  if (file->evictable && load(used_of(file, block)) < MOST_USED) {
+    store(used_of(file, block), MOST_USED);
   }
 }
 
 /* A block that we have claimed was written: Postgres has it no more in its buffers, or has it and will write it again. */
 void note_written(struct file *file, u32 block) {
   if (file->evictable) {
-    store(&file->used[block], USED_ONCE);
-    store(&file->compared[block], 0);
+    store(used_of(file, block), USED_ONCE);
+    store(compared_of(file, block), 0);
   }
+}
+
+static u32 *evictions_at(const struct file *file, u32 block) {
+  return block < file->capacity ? &file->evictions[block / EVICTION_GROUP]
+                                : &file->added->evictions[(block - file->capacity) / EVICTION_GROUP];
 }
 
 /* How often blocks were taken from what [at, at + n) is among. Each count only grows, so that an equal sum means none. */
@@ -98,10 +128,14 @@ u64 evictions_of(const struct file *file, off_t at, size_t n) {
   if (!file->evictable) {
     return 0;
   }
-  u32 to = block_end((u64)at + n);
-  to = to < file->capacity ? to : file->capacity;
-  for (u32 group = block_of((u64)at) / EVICTION_GROUP; (u64)group * EVICTION_GROUP < to; group++) {
-    sum += load(&file->evictions[group]);
+  u32 from = block_of((u64)at), to = block_end((u64)at + n);
+  bool added = load(&file->added) != NULL;
+  while (from < to && (from < file->capacity || (added && from < SEGMENT_BLOCKS))) {
+    bool stored = from < file->capacity;
+    u32 first = stored ? 0 : file->capacity;
+    sum += load(evictions_at(file, from));
+    from = first + ((from - first) / EVICTION_GROUP + 1) * EVICTION_GROUP;
+    from = stored && from > file->capacity ? file->capacity : from;
   }
   return sum;
 }
@@ -143,7 +177,7 @@ int open_to_evict(const struct file *file) {
 void punch(struct file *file, int fd, u32 from, u32 to, bool written) {
   long result;
   for (u32 block = from; block < to; block++) {
-    add(&file->evictions[block / EVICTION_GROUP], 1);
+    add(evictions_at(file, block), 1);
   }
   /* Whoever reads a hole also reads the new counts. */
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -160,28 +194,39 @@ void punch(struct file *file, int fd, u32 from, u32 to, bool written) {
   add(&counters->evicted, to - from);
   add(&counters->written_evicted, written ? to - from : 0);
   for (u32 block = from; block < to; block++) {
-    store(&file->used[block], WAS_EVICTED);
-    store(&file->states[block], ABSENT);
+    store(used_of(file, block), WAS_EVICTED);
+    store(state_of(file, block), ABSENT);
   }
   blocks_changed(file);
 }
 
 /* Whether the hand takes a block, which is EVICTING then. */
 static bool take(struct file *file, u32 block) {
-  if (load(&file->states[block]) != CLEAN) {
+  if (load(state_of(file, block)) != CLEAN) {
     return false;
   }
-  u8 used = load(&file->used[block]) & (u8)~WAS_EVICTED;
+  u8 used = load(used_of(file, block)) & (u8)~WAS_EVICTED;
   if (used > 0) {
-    store(&file->used[block], used - 1);
+    store(used_of(file, block), used - 1);
     return false;
   }
-  return swap_if(&file->states[block], CLEAN, EVICTING);
+  return swap_if(state_of(file, block), CLEAN, EVICTING);
+}
+
+/* From `block`, which the hand does not take, to where it looks next: most blocks of most files are absent, or plainly here. */
+static u32 skip(const struct file *file, u32 block) {
+  const u8 *state = state_of(file, block);
+  u64 eight;
+  if ((uintptr_t)state % 8 != 0 || (block < file->capacity && block + 8 > file->capacity)) {
+    return 1;
+  }
+  memcpy(&eight, state, 8);
+  return (eight & ~(0x0101010101010101ull * ABSENT)) == 0 ? 8 : 1;
 }
 
 /* Moves the hand through one file from *at on; how many blocks it took of at most `wanted`. */
 static u32 evict_from(struct file *file, u32 *at, u32 wanted, u32 *looks) {
-  u32 block = *at, end = load(&file->nremote), taken = 0;
+  u32 block = *at, end = used_end(file), taken = 0;
   int fd = -1;
   *at = end;
   if (load(&file->slot->state) == SLOT_LOCAL) {
@@ -200,9 +245,7 @@ static u32 evict_from(struct file *file, u32 *at, u32 wanted, u32 *looks) {
       punch(file, fd, from, block, false);
       taken += block - from;
     } else {
-      u64 eight;
-      /* Most blocks of most files are absent. */
-      block += block % 8 == 0 && (memcpy(&eight, &file->states[block], 8), eight == 0) ? 8 : 1;
+      block += skip(file, block);
       ++*looks;
     }
   }
@@ -222,7 +265,7 @@ static void evict(u32 wanted) {
     }
     wanted -= evict_from(region->hand, &region->hand_block, wanted, &looks);
     looks++;
-    if (region->hand_block >= load(&region->hand->nremote)) {
+    if (region->hand_block >= used_end(region->hand)) {
       region->hand = region->hand->next;
       region->hand_block = 0;
     }

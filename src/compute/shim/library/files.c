@@ -1,6 +1,9 @@
 /* files.c: how paths get their files: adopted from the agent, made when they are first named, or listed. */
 #include "shim.h"
 
+/* Of what is made here: the names of files that were removed are kept, too. What is made beyond that stays on the disk. */
+#define MAX_TRACKED_NEW (1u << 18)
+
 static bool greeted;
 
 /* Gives a path that is ours alone the states of its file's blocks: all ABSENT. */
@@ -10,6 +13,9 @@ static void track(struct slot *slot, u64 inode, u64 bytes) {
   file->key = slot->key;
   file->inode = inode;
   file->states = blocks > 0 ? arena_take(blocks) : NULL;
+  if (blocks > 0) {
+    memset(file->states, ABSENT, blocks);
+  }
   file->nabsent = file->capacity = blocks;
   store(&file->nremote, blocks);
   slot->file = file;
@@ -209,6 +215,20 @@ static u32 next_state(struct slot *slot, const char *path, int64_t bytes) {
 /* Of every path that storage does not have. Of this process alone: nobody waits for such a path's lock. */
 static struct slot not_of_storage = {.state = SLOT_LOCAL};
 
+/* Of a path that storage does not have; NULL with errno when interrupted. There is one while its file is made here, and from then on. */
+static struct slot *slot_of_absent(const struct key *key) {
+  struct slot *slot = may_track(key) ? known_slot(key) : NULL;
+  if (slot == NULL) {
+    return &not_of_storage;
+  }
+  begin_wait(0);
+  if (try_lock_slot(slot, SLOT_NEW)) {
+    /* Before its file, by somebody who may have ended: it becomes a plain one, or we would open it as it comes into being. */
+    unlock_slot(SLOT_LOCAL);
+  }
+  return settled_state(slot) == SLOT_EMPTY ? NULL : slot;
+}
+
 /*
  * Brings a path to LAZY or LOCAL; NULL with errno when the agent cannot say. `bytes` is its size in
  * storage where a listing told it, else -1. A file that lies here before we ever looked is LOCAL.
@@ -223,11 +243,11 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
   u32 held = bytes < 0 ? 0 : 1; /* the directory that is being listed */
   if (bytes < 0) {
     if (is_known_absent(key) || directory_is_local(key)) {
-      return &not_of_storage;
+      return slot_of_absent(key);
     }
     bytes = ask_size(key);
     if (bytes == NOT_THERE) {
-      return &not_of_storage;
+      return slot_of_absent(key);
     }
     if (bytes == NO_ANSWER) {
       return NULL;
@@ -250,6 +270,38 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
   release_signals(&signals);
   errno = why;
   return next == 0 ? NULL : slot;
+}
+
+/*
+ * Makes a file that storage does not have such that what is written to it may be given back: its slot is there first, so that
+ * whoever opens it finds that. 0, or -1 with errno; 0 without a slot where it is to be a plain file.
+ */
+int create_tracked(const struct key *key, const char *path, int flags, mode_t mode) {
+  if (!wal_hook || add(&region->tracked_new, 1) > MAX_TRACKED_NEW) {
+    return 0;
+  }
+  struct slot *slot = find_slot(key);
+  begin_wait(0);
+  if (!try_lock_slot(slot, SLOT_NEW)) {
+    /* Another one makes it. */
+    return settled_state(slot) == SLOT_EMPTY ? -1 : 0;
+  }
+  sigset_t signals;
+  struct stat stat;
+  hold_signals(&signals);
+  int fd = sys_open(path, flags | O_EXCL | O_CLOEXEC, mode), why = errno;
+  bool made = fd >= 0 && syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) == 0;
+  if (made) {
+    track(slot, stat.st_ino, 0);
+  }
+  if (fd >= 0) {
+    sys_close(fd);
+  }
+  /* One that is there already is a plain one, and so is what cannot be made now. */
+  unlock_slot(made ? SLOT_LAZY : SLOT_LOCAL);
+  release_signals(&signals);
+  errno = why;
+  return fd < 0 && why != EEXIST ? -1 : fd < 0 && (flags & O_EXCL) ? -1 : 0;
 }
 
 /*

@@ -24,8 +24,8 @@ void give_back_blocks(void) {
     return;
   }
   for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
-    if (!swap_if(&file->states[block], held_blocks.state, held_blocks.before) && held_blocks.state == WRITING) {
-      swap_if(&file->states[block], REWRITING, PRESENT);
+    if (!swap_if(state_of(file, block), held_blocks.state, held_blocks.before) && held_blocks.state == WRITING) {
+      swap_if(state_of(file, block), REWRITING, PRESENT);
     }
   }
   held_blocks.file = NULL;

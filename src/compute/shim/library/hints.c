@@ -50,7 +50,7 @@ ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at) {
   static u8 before[BLOCK], now[BLOCK], compared[BLOCK];
   u32 block = block_of((u64)at);
   begin_wait(0);
-  if (!file->evictable || at % BLOCK != 0 || block >= load(&file->nremote) || !claim_for_hints(file, block)) {
+  if (!file->evictable || at % BLOCK != 0 || block >= tracked_end(file) || !claim_for_hints(file, block)) {
     return -1;
   }
   /* A copy, as other processes go on adding hints to the page while it is written. */

@@ -17,6 +17,7 @@
  *   G get pages    key, b = first block, c = count  -> ok, payload = count * 8192
  *   C compare      key, b = first block, c = count up to 32, a = bit set of them: which are in storage as
  *                  they are in the file            -> ok, a = bit set; from now on the file's pages are as of then
+ *                                                     | absent: none of that file, ever
  *   L list         key of a directory               -> ok, a = entries, payload
  *   P prefetch     key, b = first block, c = count
  *   W WAL written  a = segment number, b = offset, c = length: by now, with all WAL before it

@@ -32,13 +32,14 @@
  *  path of storage's, or a directory:
  *         NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
  *         RESOLVING is the lock of one path; LAZY -> RESOLVING -> LOCAL on unlink.
- *  block: ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
+ *  block: CUT (0: plainly here) or ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
  *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it, and
  *         what is cut off becomes CUT.
  *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
  *         CLEAN -> EVICTING -> ABSENT (evict.c), or CLEAN -> HINTING -> CLEAN (hints.c). A writer claims what is there, too:
  *         CLEAN | PRESENT | COMPARING -> REWRITING -> PRESENT. PRESENT -> COMPARING -> PRESENT, or where storage has the
- *         block by now -> EVICTING -> ABSENT (compare.c).
+ *         block by now -> EVICTING -> ABSENT (compare.c). What is added to such a file, from EVICTION_GROUP blocks on, gets a
+ *         state when it is written: CUT -> REWRITING -> PRESENT. So does all of a file that is made here, which is LAZY then.
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
  *
@@ -90,7 +91,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
-enum { ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, CUT, REWRITING, COMPARING };
+enum { CUT, ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, REWRITING, COMPARING };
 /* SLRUs in the order of the protocol. */
 enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
@@ -130,8 +131,20 @@ struct file {
   u8 *used;            /* by block: turns of the hand that it stays, and WAS_EVICTED */
   u32 *evictions;      /* by group: raised before a block's content goes */
   u8 *compared;        /* by block: when it was last found not to be as storage has it */
+  struct added *added; /* the same of blocks from `capacity` on, once there are some; else NULL, and they stay */
+  u32 end;             /* of the blocks that have a state there */
   struct slot *slot;
   struct file *next;   /* evictable one */
+  /* Of the process that compares. */
+  u64 next_turn;       /* clock_ms() */
+  u32 pause_ms;
+  bool never_given;
+};
+
+/* Of blocks that were added here, from a file's `capacity` on; allotted by the system when they are used. */
+struct added {
+  u8 states[SEGMENT_BLOCKS], used[SEGMENT_BLOCKS], compared[SEGMENT_BLOCKS];
+  u32 evictions[SEGMENT_BLOCKS / EVICTION_GROUP];
 };
 
 struct slot {
@@ -180,6 +193,7 @@ struct region {
   struct file *hand;      /* evict.c, under the lock `evicting`: where to look next */
   u32 hand_block;
   u32 evicting, cannot_evict;
+  u32 tracked_new;        /* files made here whose blocks may be given back */
   u32 compare_calls;      /* futex word: bumped to wake the process that sleeps */
   u32 comparer_sleeps;
   struct cache_counters counters; /* where the agent has given no file for them */
@@ -305,6 +319,7 @@ void end_wait(u32 abandoned_before);
 /* files.c */
 void say_hello(void);
 struct slot *resolve(const struct key *key, const char *path, int64_t bytes);
+int create_tracked(const struct key *key, const char *path, int flags, mode_t mode);
 int list_directory(const char *path);
 void mark_directory_local(const char *path, bool made);
 
@@ -323,6 +338,8 @@ ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at);
 
 /* evict.c */
 void make_evictable(struct slot *slot);
+bool may_track(const struct key *key);
+void track_added(struct file *file, u32 to);
 void count_blocks(struct file *file, int clean, int kept);
 void drop_counts(struct file *file);
 void note_filled(struct file *file, u32 block);
@@ -337,6 +354,26 @@ void punch(struct file *file, int fd, u32 from, u32 to, bool written);
 /* compare.c */
 void start_comparer(void);
 void call_comparer(void);
+
+static inline u8 *state_of(const struct file *file, u32 block) {
+  return block < file->capacity ? &file->states[block] : &file->added->states[block - file->capacity];
+}
+static inline u8 *used_of(const struct file *file, u32 block) {
+  return block < file->capacity ? &file->used[block] : &file->added->used[block - file->capacity];
+}
+static inline u8 *compared_of(const struct file *file, u32 block) {
+  return block < file->capacity ? &file->compared[block] : &file->added->compared[block - file->capacity];
+}
+
+/* Blocks below it have states that count; what was added may. */
+static inline u32 tracked_end(const struct file *file) {
+  return load(&file->added) != NULL ? SEGMENT_BLOCKS : load(&file->nremote);
+}
+/* As far as there is anything to look for. */
+static inline u32 used_end(const struct file *file) {
+  u32 stored = load(&file->nremote), end = load(&file->end);
+  return end > stored ? end : stored;
+}
 
 /* The file behind a descriptor, while blocks of it may be absent. */
 static inline struct file *lazy_file(int fd) {
