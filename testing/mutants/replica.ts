@@ -132,7 +132,8 @@ export const REPLICA_MUTANTS: MutantPart = {
     {
       rule: "feedback of a replica ends at its agent",
       file: "src/compute/replica/wal-relay.ts",
-      search: "      this.#source?.sendHotStandbyFeedback(message);\n",
+      search:
+        "      this.#feedback = message;\n      this.#source?.sendHotStandbyFeedback(message);\n",
       replace: "",
       test: PROMOTION_TEST,
       name: "feedback: a long query on a replica holds back VACUUM on the primary",
