@@ -245,7 +245,7 @@ test("interpretRecord: takes every record of the workload and tells of every kin
     "sawXid",
     "nextOid",
     "checkpoint",
-    "oldestActiveXid",
+    "runningTransactions",
     "walLevel",
     "transactionEnd",
   ]) {

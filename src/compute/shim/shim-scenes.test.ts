@@ -395,7 +395,7 @@ test("paths: of a relation that storage does not have one file is asked for; a f
 const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: RegExp }[] = [
   {
     canary: "paths that storage lacks and that keep a slot",
-    text: "    if (bytes == NOT_THERE) {\n      return &not_of_storage;\n    }",
+    text: "    if (bytes == NOT_THERE) {\n      return slot_of_absent(key);\n    }",
     by: "    if (bytes == NOT_THERE) {\n      settle(find_slot(key), SLOT_LOCAL);\n      return find_slot(key);\n    }",
     says: /out of room for file names/,
   },
