@@ -41,7 +41,7 @@ Made by \`UPDATE=1 npm test -- api-coverage\` from the document in the package \
 Each answer of these is checked against the document in the tests ([control-plane.md](control-plane.md)); what is not there answers 501 with a message that says so.
 
 Taken, and without meaning on one machine: \`region_id\`, \`provisioner\`, \`autoscaling_limit_*\` (shown again), \`org_id\`, annotations. Counters of consumption are 0 in branches; in projects they are those of the month, of what is measured ([control-plane.md](control-plane.md#consumption)).
-A read-only endpoint stays at the LSN at which it was made. \`schema\`, \`compare_schema\` and \`init_source: schema-only\` need a \`pg_dump\` of the branch's major on the machine.
+A read-only endpoint is a replica, which follows its branch. \`schema\`, \`compare_schema\` and \`init_source: schema-only\` need a \`pg_dump\` of the branch's major on the machine.
 
 ## There
 
