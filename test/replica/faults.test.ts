@@ -160,10 +160,17 @@ test("a replica far behind goes on from the object store", async () => {
     const { tenantId, timelineId } = cluster.endpointSpec();
     const behind = parseLsn(await one("main", "select pg_current_wal_flush_lsn()"))!;
     const { listenHttpAddr } = cluster.config().pageservers[0]!;
-    await fetch(
-      `http://${listenHttpAddr}/v1/tenant/${tenantId}/timeline/${timelineId}/checkpoint`,
-      { method: "PUT" },
-    );
+    const timeline = `http://${listenHttpAddr}/v1/tenant/${tenantId}/timeline/${timelineId}`;
+    // Which has lost its connection to them, too.
+    await eventually("the pageserver to have all of it", async () => {
+      const detail = (await (await fetch(timeline)).json()) as { last_record_lsn: string };
+      return parseLsn(detail.last_record_lsn)! >= behind;
+    });
+    const checkpoint = await fetch(`${timeline}/checkpoint`, {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+    });
+    assert.equal(checkpoint.status, 200, await checkpoint.text());
     await eventually("WAL to leave the safekeepers' disks", async () => {
       const starts = await Promise.all(
         cluster.config().safekeepers.map(async ({ listenHttpAddr: address }) => {
