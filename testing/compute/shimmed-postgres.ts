@@ -6,6 +6,7 @@ import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { WAL_SEGMENT_SIZE } from "../../src/base/lsn.ts";
+import { PROTECTED_SETTINGS } from "../../src/compute/protected-settings.ts";
 import {
   type CacheUsage,
   makeCacheCounters,
@@ -82,13 +83,7 @@ export class ShimmedPostgres {
       listen_addresses: "",
       unix_socket_directories: options.workdir,
       port: String(PORT),
-      fsync: "on",
-      wal_sync_method: "fdatasync",
-      full_page_writes: "off",
-      wal_log_hints: "off",
-      restart_after_crash: "off",
-      wal_init_zero: "off",
-      wal_recycle: "off",
+      ...PROTECTED_SETTINGS,
       ...(options.installation.major >= 17 ? { io_combine_limit: "256kB" } : {}),
       ...(options.installation.major >= 18 ? { io_method: "sync" } : {}),
       ...options.settings,
