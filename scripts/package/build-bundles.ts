@@ -118,7 +118,7 @@ async function bundle(source: string) {
     });
     const { sources, names, mappings } = output[0].map!;
     return {
-      code: output[0].code.replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n"),
+      code: takeBuiltins(output[0].code.replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n")),
       // The text of the sources lies beside.
       map: JSON.stringify({ version: 3, sources, names, mappings }),
       modules: (await build.watchFiles).filter((path) => path.startsWith("/")).toSorted(),
@@ -127,6 +127,26 @@ async function bundle(source: string) {
     await build.close();
   }
 }
+
+/**
+ * The bundler makes one import at the top of all that modules import of a module of Node's, also where they are loaded later. To import
+ * one reads all that it exports, of which some are getters that load more: node:http all of undici, which is 40 ms of CPU time.
+ * Lines stay where they are, so the source map stays true.
+ */
+function takeBuiltins(code: string): string {
+  return code.replaceAll(BUILTIN_IMPORT, (_, star, whole, named, specifier) => {
+    const module = `process.getBuiltinModule("${specifier}")`;
+    const name = star ?? whole;
+    const ofAll = name === undefined ? [] : [`const ${name} = ${module};`];
+    const parts = named?.replaceAll(" as ", ": ");
+    return [...ofAll, ...(parts === undefined ? [] : [`const { ${parts} } = ${module};`])].join(
+      " ",
+    );
+  });
+}
+
+const BUILTIN_IMPORT =
+  /^import (?:\* as ([\w$]+)|([\w$]+)?(?:, )?(?:\{ ([^}]*) \})?) from "(node:[\w/]+)";$/gm;
 
 function writeBundle(
   name: string,

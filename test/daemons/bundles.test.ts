@@ -88,6 +88,21 @@ test("a bundle is run until a source or a package changes, in whatever way", (t)
   assert.equal(run(root), "bundle: other");
 });
 
+test("a bundle does not load what Node's modules could be asked for, too", (t) => {
+  const { root } = checkout(t);
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    `import * as all from "node:http";
+     import { request } from "node:http";
+     import path, { join as joined, sep } from "node:path";
+     const loaded = process.moduleLoadList.filter((name) => name.includes("undici"));
+     console.log(request === all.request, joined("a", "b") === "a" + path.sep + "b", sep, loaded.length);`,
+  );
+  assert.match(run(root), /^source: true true \/ [1-9]/, "or this test proves nothing");
+  build(root);
+  assert.equal(run(root), "bundle: true true / 0");
+});
+
 test("a process is known by what it was started from, a bundle or sources", (t) => {
   const { root, dist } = checkout(t);
   build(root);

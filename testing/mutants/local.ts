@@ -100,6 +100,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "a bundle is run until a source or a package changes",
     },
     {
+      rule: "a bundle imports Node's modules with all that they export",
+      file: BUILDER,
+      search: "takeBuiltins(output[0]",
+      replace: "String(output[0]",
+      test: BUNDLES_TEST,
+      name: "a bundle does not load what Node's modules could be asked for, too",
+    },
+    {
       rule: "what was read of a source before it changed counts as of today",
       file: BUILDER,
       search: "paths.every((path) => statSync(path).ctimeMs < beganMs)",
