@@ -164,6 +164,14 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "ReadAhead: memory is given back once, when all that was fetched together has been released",
     },
     {
+      rule: "pages that were read ahead and handed out stay in memory",
+      file: "src/compute/pages/read-ahead.ts",
+      search: "this.#queue.length > 2 * this.#waitingRuns + MOST_DONE_RUNS",
+      replace: "this.#queue.length > this.#maxPages",
+      test: "src/compute/pages/read-ahead.test.ts",
+      name: "ReadAhead: what has been handed out holds no memory",
+    },
+    {
       rule: "a short write marks all its blocks present",
       file: BLOCKS,
       search: "if (((u64)block + 1) * BLOCK <= done && swap_if(",

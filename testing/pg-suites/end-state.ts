@@ -26,7 +26,7 @@ const INDEXES = `
 /** The suites leave only values behind whose text depends on the settings of a session in these. */
 const SESSION = "SET search_path = public; SET extra_float_digits = 1; SET TIME ZONE 'UTC'";
 
-async function readEndState(url: string): Promise<EndState> {
+export async function readEndState(url: string): Promise<EndState> {
   return await withClient(url, async (client) => {
     await client.query(SESSION);
     const sums = new Map<string, string>();

@@ -138,6 +138,9 @@ export class PageSource implements PageHandlers {
   readonly #readAhead: ReadAhead;
   /** Blocks of a fork at the start LSN, undefined for none; every one that was asked for. */
   readonly #sizes = new Map<string, Promise<number | undefined>>();
+  /** The same as of `#laterLsn`, or later. */
+  readonly #laterSizes = new Map<string, Promise<number | undefined>>();
+  #laterLsn: Lsn | undefined;
   readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
   #client: Promise<PageClient> | undefined;
   #closed = false;
@@ -248,18 +251,20 @@ export class PageSource implements PageHandlers {
 
   /** In blocks, as of `lsn` or later. */
   #sizeAt(key: string, rel: RelationFork, lsn: Lsn): Promise<number | undefined> {
-    const known = this.#sizes.get(key);
+    if (lsn !== this.#laterLsn) {
+      // It moves on each second, and nobody asks for what is past.
+      this.#laterSizes.clear();
+      this.#laterLsn = lsn;
+    }
+    const known = this.#laterSizes.get(key);
     if (known !== undefined) {
       return known;
-    }
-    if (this.#sizes.size >= MAX_SIZES_KEPT) {
-      this.#sizes.clear();
     }
     const size = this.#atOrLater(lsn, (at) =>
       this.#found(`size of ${key}`, (client) => client.relSize(rel, at)),
     );
-    this.#sizes.set(key, size);
-    size.catch(() => this.#sizes.delete(key));
+    this.#laterSizes.set(key, size);
+    size.catch(() => this.#laterSizes.delete(key));
     return size;
   }
 

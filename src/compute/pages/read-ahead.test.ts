@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { PageMemory } from "./page-memory.ts";
 import { ReadAhead } from "./read-ahead.ts";
 
@@ -97,4 +99,28 @@ test("PageMemory: gives what it was given, whole, and no more than it keeps", ()
     known.has(buffer),
   );
   assert.equal(reused.length, 32);
+});
+
+test("ReadAhead: what has been handed out holds no memory", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const fetched: WeakRef<Uint8Array>[] = [];
+  const readAhead = new ReadAhead(4096, () => undefined);
+  const fetch = async (_: number, count: number) => {
+    const pages = new Uint8Array(count * 8192);
+    fetched.push(new WeakRef(pages));
+    return pages;
+  };
+  for (let blkno = 0; blkno < 1000; blkno += 4) {
+    readAhead.prefetch("fork", blkno, 4, 1000, fetch);
+    const pieces = await Promise.all(readAhead.read("fork", blkno, 4, 1000, fetch));
+    for (const piece of pieces) {
+      piece.release();
+    }
+  }
+  // What is weakly held lives to the end of the turn that looked at it.
+  await new Promise((resolve) => setImmediate(resolve));
+  collect();
+  const held = fetched.filter((one) => one.deref() !== undefined).length;
+  assert.ok(fetched.length >= 250 && held < 64, `${held} of ${fetched.length}`);
 });

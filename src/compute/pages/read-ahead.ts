@@ -43,6 +43,8 @@ const FIRST_WINDOW_BLOCKS = 32;
 /** Measured with 1 ms of storage latency: 59 MB/s without read-ahead, 293 with 256, 248 with 1024. */
 const MAX_WINDOW_BLOCKS = 256;
 const MAX_FORKS = 10_000;
+/** In the queue: a megabyte or two. */
+const MOST_DONE_RUNS = 32;
 /** Of one fork; a scan that ends before its end leaves as many as it is ahead (effective_io_concurrency, at most 1000). */
 const MAX_ANNOUNCED_BLOCKS = 4096;
 
@@ -57,6 +59,8 @@ export class ReadAhead {
   readonly #giveBack: (pages: Uint8Array) => void;
   /** In order of arrival; those that have been handed out are skipped. */
   #queue: Run[] = [];
+  /** Of the queue, those that have not. */
+  #waitingRuns = 0;
   #held = 0;
 
   /** `giveBack` gets what was fetched when all of it has been released. */
@@ -148,6 +152,7 @@ export class ReadAhead {
   #forget(): void {
     this.#forks.clear();
     this.#queue = [];
+    this.#waitingRuns = 0;
     this.#held = 0;
   }
 
@@ -185,6 +190,7 @@ export class ReadAhead {
     run.left -= to - from;
     if (run.left === 0) {
       this.#held -= run.count;
+      this.#waitingRuns--;
     }
   }
 
@@ -207,6 +213,7 @@ export class ReadAhead {
         fork.runs.set(blkno, run);
       }
       this.#queue.push(run);
+      this.#waitingRuns++;
       this.#held += count;
       first = end;
     }
@@ -226,8 +233,8 @@ export class ReadAhead {
         }
       }
     }
-    // Seldom, as it walks all: most entries are of runs that have been handed out.
-    if (this.#queue.length > this.#maxPages) {
+    // Seldom, as it walks all. Those that have been handed out hold their memory until then.
+    if (this.#queue.length > 2 * this.#waitingRuns + MOST_DONE_RUNS) {
       this.#queue = this.#queue.filter(({ left }) => left > 0);
     }
   }

@@ -1,0 +1,55 @@
+// What a compute takes of the disk and of memory: blocks of files, not their sizes, and pages that only one process has.
+
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+/** Bytes on the disk below an endpoint's data directory; WAL, which no limit of the cache is about, by itself. */
+export function storedBytes(pgdata: string): { readonly data: number; readonly wal: number } {
+  const stored = { data: 0, wal: 0 };
+  for (const entry of readdirSync(pgdata, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile()) {
+      const path = join(entry.parentPath, entry.name);
+      // Files come and go meanwhile.
+      const bytes = (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * 512;
+      stored[entry.parentPath.startsWith(join(pgdata, "pg_wal")) ? "wal" : "data"] += bytes;
+    }
+  }
+  return stored;
+}
+
+/** Memory of a process that no other one shares, in MB. */
+export function privateMb(pid: number): number {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
+  const kib = (name: string) =>
+    Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(rollup)?.[1] ?? 0);
+  return (kib("Private_Clean") + kib("Private_Dirty")) / 1024;
+}
+
+/** The child of that name, if there is one. */
+export function childOf(parent: number, name: string): number | undefined {
+  const pid = childrenOf(parent).find((child) => {
+    try {
+      return readFileSync(`/proc/${child}/comm`, "utf8").trim() === name;
+    } catch {
+      return false;
+    }
+  });
+  return pid;
+}
+
+export function childrenOf(parent: number): number[] {
+  const found: number[] = [];
+  for (const name of readdirSync("/proc")) {
+    try {
+      if (
+        /^\d+$/.test(name) &&
+        readFileSync(`/proc/${name}/status`, "utf8").includes(`\nPPid:\t${parent}\n`)
+      ) {
+        found.push(Number(name));
+      }
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  return found;
+}
