@@ -51,14 +51,14 @@ export async function* candidates({
   if (installed !== undefined) {
     yield installed;
   }
-  if (majorOf(own.version) >= OLDEST_NODE_MAJOR) {
+  if (isNewEnough(own.version)) {
     yield own.path;
   }
   for (const directory of path.split(delimiter)) {
     const found = realpathOf(join(directory, "node"));
     if (found !== undefined && found !== realpathOf(own.path) && found !== realpathOf(installed)) {
       const { version } = probe(found);
-      if (version !== undefined && majorOf(version) >= OLDEST_NODE_MAJOR) {
+      if (version !== undefined && isNewEnough(version)) {
         yield found;
       }
     }
@@ -101,8 +101,9 @@ export function explain({ why, library }) {
     : `the pinned Node needs ${library}${remedy} Node ${OLDEST_NODE_MAJOR} or newer`;
 }
 
-function majorOf(version) {
-  return Number(version.split(".")[0]);
+/** A version as process.versions has it. */
+export function isNewEnough(version) {
+  return Number(version.split(".")[0]) >= OLDEST_NODE_MAJOR;
 }
 
 function realpathOf(path) {

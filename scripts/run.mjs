@@ -4,21 +4,22 @@
 // runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout.
 
 import { spawn } from "node:child_process";
-import { accessSync, constants, mkdirSync } from "node:fs";
+import { accessSync, constants, mkdirSync, realpathSync } from "node:fs";
+import * as nodeModule from "node:module";
 import { constants as osConstants } from "node:os";
 import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { IS_CHECKOUT, programOf, ROOT } from "../src/base/program-files.mjs";
 import { runningChildren, storeDirectory } from "../src/postgres/package-store.mjs";
-import { candidates, explain, probe } from "./find-node.mjs";
+import { candidates, explain, isNewEnough, probe } from "./find-node.mjs";
 
 /** What the dynamic loader makes of a program that lacks a library; also a shell's "not found". */
 const CANNOT_LOAD = 127;
 /** How often it is looked whether npx is still there. */
 const PARENT_INTERVAL_MS = 250;
 
-/** Caches compiled code: a command then starts in a third of the time. */
-function environment() {
-  const env = { ...process.env };
+/** Where compiled code is cached: a command then starts in a third of the time. Undefined where nothing can be written. */
+function compileCache() {
   // A checkout can be somebody else's; what npm installed is not for us to write at all.
   for (const parent of IS_CHECKOUT
     ? [join(ROOT, "node_modules", ".cache"), undefined]
@@ -27,13 +28,18 @@ function environment() {
       const cache = join(parent ?? storeDirectory(), "strata-compile");
       mkdirSync(cache, { recursive: true });
       accessSync(cache, constants.W_OK);
-      env["NODE_COMPILE_CACHE"] ??= cache;
-      break;
+      return cache;
     } catch {
       // It works without, only slower.
     }
   }
-  return env;
+  return undefined;
+}
+
+/** For the program, and for all that it starts. */
+function environment() {
+  const cache = process.env["NODE_COMPILE_CACHE"] ?? compileCache();
+  return cache === undefined ? process.env : { ...process.env, NODE_COMPILE_CACHE: cache };
 }
 
 /** Its exit code, or that it never began because the system cannot load `node`. */
@@ -61,8 +67,41 @@ function start(node, path, args) {
   });
 }
 
+/** Whether `node` is what runs this script: then a program of ours needs no other process. */
+function isOurs(node) {
+  try {
+    return (
+      isNewEnough(process.versions.node) && realpathSync(node) === realpathSync(process.execPath)
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** Becomes the program: as if Node had been started with it, the way `start` does. */
+async function become(path, args) {
+  const { NODE_COMPILE_CACHE: cache } = environment();
+  if (cache !== undefined) {
+    process.env["NODE_COMPILE_CACHE"] = cache;
+    nodeModule.enableCompileCache(cache);
+  }
+  const emitWarning = process.emitWarning;
+  process.emitWarning = (warning, ...rest) => {
+    if (rest[0] !== "ExperimentalWarning" && rest[0]?.type !== "ExperimentalWarning") {
+      emitWarning.call(process, warning, ...rest);
+    }
+  };
+  process.argv.splice(1, process.argv.length, path, ...args);
+  // What the program does with signals is its own business from here on.
+  process.removeAllListeners("SIGINT").removeAllListeners("SIGTERM").removeAllListeners("SIGHUP");
+  onLostShell = (signal) => process.kill(process.pid, signal);
+  await import(pathToFileURL(path).href);
+}
+
 /** The signal that asks us to end. */
 let stopping;
+/** What to do when whoever npx started us for has gone. */
+let onLostShell;
 
 /**
  * The terminal sends Ctrl-C to the whole group; `kill PID` reaches only us. The children must get
@@ -77,6 +116,7 @@ function forwardSignals() {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
     process.on(signal, () => stop(signal));
   }
+  onLostShell = stop;
   // npm hands a signal to its shell. The scripts of package.json leave none, that of npx dies of
   // it without telling us.
   const shell = process.ppid;
@@ -84,7 +124,7 @@ function forwardSignals() {
     const timer = setInterval(() => {
       if (process.ppid !== shell) {
         clearInterval(timer);
-        stop("SIGTERM");
+        onLostShell("SIGTERM");
       }
     }, PARENT_INTERVAL_MS);
     timer.unref();
@@ -111,11 +151,14 @@ async function installCheckout(everything) {
   }
 }
 
-/** Tries Nodes until one can be loaded; the exit code of what it ran. */
-async function runWithBestNode(path, args) {
+/** Tries Nodes until one can be loaded; the exit code of what it ran, undefined where this process is to run it. */
+async function runWithBestNode(path, args, hereIfPossible) {
   let firstRefusal;
   for await (const node of candidates()) {
     endIfStopping();
+    if (hereIfPossible && isOurs(node)) {
+      return undefined;
+    }
     const { code, refused } = await start(node, path, args);
     if (refused === undefined) {
       return code;
@@ -127,15 +170,21 @@ async function runWithBestNode(path, args) {
 
 /**
  * Runs a program, as programOf() takes it, and ends with its exit code. `everything`: with all
- * majors and developers' tools installed; else with what running Strata needs.
+ * majors and developers' tools installed; else with what running Strata needs. `hereIfPossible`: in
+ * this process, where it runs on the Node that is chosen.
  */
-export async function run(program, args, { everything }) {
+export async function run(program, args, { everything, hereIfPossible = false }) {
   forwardSignals();
+  let path;
   try {
     if (IS_CHECKOUT) {
       await installCheckout(everything);
     }
-    process.exit(await runWithBestNode(programOf(program), args));
+    path = programOf(program);
+    const code = await runWithBestNode(path, args, hereIfPossible);
+    if (code !== undefined) {
+      process.exit(code);
+    }
   } catch (error) {
     // Of two installations, one may go on.
     signalChildren("SIGTERM");
@@ -143,6 +192,8 @@ export async function run(program, args, { everything }) {
     process.stderr.write(`strata: ${error.message}\n`);
     process.exit(stopping === undefined ? 1 : 128 + osConstants.signals[stopping]);
   }
+  endIfStopping();
+  await become(path, args);
 }
 
 if (process.argv[1]?.endsWith("run.mjs")) {

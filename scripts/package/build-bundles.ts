@@ -135,7 +135,7 @@ async function bundle(source: string) {
  */
 function takeBuiltins(code: string): string {
   return code.replaceAll(BUILTIN_IMPORT, (_, star, whole, named, specifier) => {
-    const module = `process.getBuiltinModule("${specifier}")`;
+    const module = `globalThis.process.getBuiltinModule("${specifier}")`;
     const name = star ?? whole;
     const ofAll = name === undefined ? [] : [`const ${name} = ${module};`];
     const parts = named?.replaceAll(" as ", ": ");

@@ -4,24 +4,78 @@ import { inspect } from "node:util";
 import { Command } from "commander";
 import { errorMessage } from "../base/errors.ts";
 import { sourceStack } from "../base/source-positions.ts";
-import { explainArchived } from "./branches/commands-archive.ts";
-import { addBranchCommands } from "./branches/commands-branch.ts";
-import { addGcCommand } from "./branches/commands-retention.ts";
-import { addAuthCommands } from "./commands-auth.ts";
-import { addCaCommand } from "./commands-ca.ts";
-import { addEndpointCommands, addPsqlCommand } from "./commands-endpoint.ts";
-import { addScrubCommand } from "./commands-scrub.ts";
-import { addStorageCommands } from "./commands-storage.ts";
-import { addTenantCommands, addTimelineCommands } from "./commands-timeline.ts";
-import { addWalCommands } from "./commands-wal.ts";
-import { addCompletionCommand } from "./completion.ts";
-import { addConsoleCommand } from "./control-plane/commands-console.ts";
-import { addProjectCommands } from "./control-plane/commands-projects.ts";
-import { addRoleCommands } from "./control-plane/commands-roles.ts";
-import { addLayersCommand } from "./layers/commands-layers.ts";
-import { addUpCommand } from "./up.ts";
 
-function buildProgram(): Command {
+interface CommandPart {
+  /** The words that its commands begin with, and their aliases. */
+  readonly verbs: readonly string[];
+  /** What adds them to the program. */
+  readonly load: () => Promise<(program: Command) => void>;
+}
+
+/** In the order in which help has them. Loaded when one of its commands is run: to load all takes longer than most commands. */
+export const COMMAND_PARTS: readonly CommandPart[] = [
+  { verbs: ["up"], load: async () => (await import("./up.ts")).addUpCommand },
+  {
+    verbs: [
+      "init",
+      "start",
+      "stop",
+      "status",
+      "pageserver",
+      "safekeeper",
+      "storage-broker",
+      "storage_broker",
+      "proxy",
+    ],
+    load: async () => (await import("./commands-storage.ts")).addStorageCommands,
+  },
+  {
+    verbs: ["tenant"],
+    load: async () => (await import("./commands-timeline.ts")).addTenantCommands,
+  },
+  {
+    verbs: ["timeline"],
+    load: async () => (await import("./commands-timeline.ts")).addTimelineCommands,
+  },
+  {
+    verbs: ["branch"],
+    load: async () => (await import("./branches/commands-branch.ts")).addBranchCommands,
+  },
+  {
+    verbs: ["gc"],
+    load: async () => (await import("./branches/commands-retention.ts")).addGcCommand,
+  },
+  {
+    verbs: ["endpoint"],
+    load: async () => (await import("./commands-endpoint.ts")).addEndpointCommands,
+  },
+  { verbs: ["psql"], load: async () => (await import("./commands-endpoint.ts")).addPsqlCommand },
+  { verbs: ["ca"], load: async () => (await import("./commands-ca.ts")).addCaCommand },
+  {
+    verbs: ["layers"],
+    load: async () => (await import("./layers/commands-layers.ts")).addLayersCommand,
+  },
+  { verbs: ["wal"], load: async () => (await import("./commands-wal.ts")).addWalCommands },
+  { verbs: ["scrub"], load: async () => (await import("./commands-scrub.ts")).addScrubCommand },
+  {
+    verbs: ["operations", "projects", "api-key"],
+    load: async () => (await import("./control-plane/commands-projects.ts")).addProjectCommands,
+  },
+  {
+    verbs: ["roles", "databases", "connection-string"],
+    load: async () => (await import("./control-plane/commands-roles.ts")).addRoleCommands,
+  },
+  {
+    verbs: ["console"],
+    load: async () => (await import("./control-plane/commands-console.ts")).addConsoleCommand,
+  },
+  { verbs: ["auth"], load: async () => (await import("./commands-auth.ts")).addAuthCommands },
+  // Makes its script from all the others, so it is with all.
+  { verbs: [], load: async () => (await import("./completion.ts")).addCompletionCommand },
+];
+
+/** With the commands that begin with the word `verb`; where none does, or it is undefined, with all. */
+export async function buildProgram(verb?: string): Promise<Command> {
   const program = new Command("strata")
     .description("Serverless Postgres: branches and time travel on unmodified PostgreSQL")
     .version("0.1.0")
@@ -30,31 +84,20 @@ function buildProgram(): Command {
     .configureOutput({
       outputError: (text, write) => write(text.replace(/^error: /, "command failed: ")),
     });
-  addUpCommand(program);
-  addStorageCommands(program);
-  addTenantCommands(program);
-  addTimelineCommands(program);
-  addBranchCommands(program);
-  addGcCommand(program);
-  addEndpointCommands(program);
-  addPsqlCommand(program);
-  addCaCommand(program);
-  addLayersCommand(program);
-  addWalCommands(program);
-  addScrubCommand(program);
-  addProjectCommands(program);
-  addRoleCommands(program);
-  addConsoleCommand(program);
-  addAuthCommands(program);
-  addCompletionCommand(program);
+  const wanted = COMMAND_PARTS.filter(({ verbs }) => verb !== undefined && verbs.includes(verb));
+  for (const { load } of wanted.length > 0 ? wanted : COMMAND_PARTS) {
+    (await load())(program);
+  }
   return program;
 }
 
 /** Runs the command in the process's arguments; a failure is one line and exit code 1. */
 export async function runCli(): Promise<void> {
   try {
-    await buildProgram().parseAsync();
+    const program = await buildProgram(process.argv[2]);
+    await program.parseAsync();
   } catch (thrown) {
+    const { explainArchived } = await import("./branches/commands-archive.ts");
     const error = explainArchived(thrown);
     const message = errorMessage(error).replaceAll("\n", " ");
     console.error(`command failed: ${message}`);

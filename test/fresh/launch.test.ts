@@ -10,6 +10,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -19,6 +20,7 @@ import { mayReach } from "../../src/postgres/installation.ts";
 
 const NOBODY = { uid: 65534, gid: 65534 };
 const ROOT = join(import.meta.dirname, "..", "..");
+const VERSION: string = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).version;
 const PINNED = `node-${process.platform}-${process.arch}`;
 /** What glibc's loader does with a program whose library is missing. */
 const LACKS_LIBRARY = `#!/bin/sh
@@ -46,7 +48,12 @@ function checkout(t: TestContext, pinned: string) {
   chmodSync(node, 0o755);
   writeFileSync(join(root, "node_modules", ".package-lock.json"), "{}");
   /** With `oldVersion`, the Node that runs the scripts believes to be of that version. */
-  const strata = (options: { path: string; oldVersion?: string; user?: typeof NOBODY }) => {
+  const strata = (options: {
+    path: string;
+    oldVersion?: string;
+    user?: typeof NOBODY;
+    args?: readonly string[];
+  }) => {
     const pretend = join(base, "pretend.cjs");
     const version = JSON.stringify({ value: options.oldVersion });
     writeFileSync(
@@ -55,7 +62,8 @@ function checkout(t: TestContext, pinned: string) {
        Object.defineProperty(process, "version", { value: "v" + process.versions.node });`,
     );
     const flags = options.oldVersion === undefined ? [] : ["--require", pretend];
-    return spawnSync(process.execPath, [...flags, join(root, "scripts", "strata.mjs"), "status"], {
+    const words = [...flags, join(root, "scripts", "strata.mjs"), ...(options.args ?? ["status"])];
+    return spawnSync(process.execPath, words, {
       encoding: "utf8",
       ...options.user,
       env: {
@@ -113,6 +121,44 @@ test("launch: an exit code of 127 by Strata itself is handed on", (t) => {
   const { status, stdout } = strata({ path: "/bin" });
   assert.equal(status, 127);
   assert.equal(stdout, "once\n");
+});
+
+test("launch: the Node that runs the script becomes Strata, where it is the pinned one", (t) => {
+  const { root, node, strata } = checkout(t, "");
+  rmSync(node);
+  symlinkSync(process.execPath, node);
+  const main = join(root, "src", "cli", "main.ts");
+  writeFileSync(
+    main,
+    `import "node:sqlite";
+     process.emitWarning("x", "ExperimentalWarning");
+     process.emitWarning("y", { type: "ExperimentalWarning" });
+     process.emitWarning("another");
+     console.log(process.pid, process.argv.slice(1), process.env.NODE_COMPILE_CACHE.slice(-15));
+     process.on("SIGTERM", () => process.exit(7));
+     setInterval(() => process.kill(process.pid, "SIGTERM"), 1);`,
+  );
+  const { status, stdout, stderr, pid } = strata({ path: "/bin" });
+  assert.equal(status, 7, "the program's own handler ends it");
+  assert.equal(stdout, `${pid} [ '${main}', 'status' ] /strata-compile\n`);
+  assert.match(stderr, /^\(node:\d+\) Warning: another\n\([^\n]*\n$/);
+  writeFileSync(main, "process.exitCode = 127;");
+  assert.equal(strata({ path: "/bin" }).status, 127);
+  writeFileSync(main, 'throw new Error("as it is");');
+  const failed = strata({ path: "/bin" });
+  assert.equal(failed.status, 1);
+  assert.match(failed.stderr, /Error: as it is\n +at .*main\.ts:1/);
+});
+
+test("launch: the version is told by whatever Node, and nothing is installed for it", (t) => {
+  const { root, strata } = checkout(t, LACKS_LIBRARY);
+  rmSync(join(root, "node_modules"), { recursive: true });
+  cpSync(join(ROOT, "package.json"), join(root, "package.json"));
+  for (const flag of ["--version", "-V"]) {
+    const { status, stdout } = strata({ path: "/nowhere", oldVersion: "18.20.4", args: [flag] });
+    assert.equal(status, 0);
+    assert.equal(stdout, `${VERSION}\n`);
+  }
 });
 
 test("launch: offline with an old Node and no pinned one, the error says what is needed", (t) => {

@@ -108,6 +108,23 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "a bundle does not load what Node's modules could be asked for, too",
     },
     {
+      rule: "the launcher keeps the signals from a program that it becomes",
+      file: "scripts/run.mjs",
+      search:
+        '  process.removeAllListeners("SIGINT").removeAllListeners("SIGTERM").removeAllListeners("SIGHUP");\n',
+      replace: "",
+      test: "test/fresh/launch.test.ts",
+      name: "launch: the Node that runs the script becomes Strata",
+    },
+    {
+      rule: "a verb of the command line is not in the list that says what to load for it",
+      file: "src/cli/program.ts",
+      search: 'verbs: ["operations", "projects", "api-key"]',
+      replace: 'verbs: ["operations", "projects"]',
+      test: "src/cli/completion.test.ts",
+      name: "buildProgram: a verb loads the part that has it",
+    },
+    {
       rule: "what was read of a source before it changed counts as of today",
       file: BUILDER,
       search: "paths.every((path) => statSync(path).ctimeMs < beganMs)",
