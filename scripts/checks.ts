@@ -63,7 +63,12 @@ export function postgresTests(): string[] {
 
 /** Whole-system tests: real daemons, real Postgres. */
 export function systemTests(): string[] {
-  return find("test/**/*.test.ts");
+  return find("test/**/*.test.ts").filter((path) => !path.startsWith("test/large/"));
+}
+
+/** Of much data, or with a clock, which needs the machine for itself: `npm run test:large`. */
+export function largeTests(): string[] {
+  return find("test/large/*.test.ts");
 }
 
 /** node:test over files, `concurrency` files at a time; it prints the closing counts. */

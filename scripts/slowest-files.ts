@@ -3,7 +3,7 @@
 import { relative } from "node:path";
 import type { TestEvent } from "node:test/reporters";
 
-const SHOWN = 15;
+const SHOWN = 40;
 
 export default async function* slowestFiles(
   events: AsyncIterable<TestEvent>,

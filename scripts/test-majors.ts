@@ -24,7 +24,7 @@ const majors = words.filter((word) => /^\d+$/.test(word)).map(Number);
 const parts = words.filter((word) => !/^\d+$/.test(word));
 /** What does not depend on the major, or goes through all of them by itself. */
 const EVERY_TIME =
-  /majors|quick-start|test\/disk-full|large|bad-|wal-(dump|verify)|test\/(daemons|fresh|http|redo)\//;
+  /majors|quick-start|test\/disk-full|bad-|wal-(dump|verify)|test\/(daemons|fresh|http|redo)\//;
 const files = [
   ...postgresTests().filter((path) => path.startsWith("src/compute/")),
   ...systemTests().filter((path) => !EVERY_TIME.test(path)),

@@ -62,11 +62,14 @@ async function testInstallation(installation: TestedInstallation): Promise<Insta
 
 if (options.faults) {
   runSteps([
-    testStep("faults", SUITES, {
-      concurrency: 1,
-      timeoutMs: 30 * 60_000,
-      extra: ["--test-name-pattern=the oracle catches"],
-    }),
+    {
+      ...testStep("faults", SUITES, {
+        concurrency: 1,
+        timeoutMs: 30 * 60_000,
+        extra: ["--test-name-pattern=the oracle catches"],
+      }),
+      env: { STRATA_TEST_ALL_FAULTS: "1" },
+    },
   ]);
 } else {
   const installations = testedInstallations(options.major.map(Number), options["pg-bin"]);

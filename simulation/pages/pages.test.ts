@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { changed, loadPageVariant, PAGE_VARIANTS } from "../variants/variants.ts";
 import { runPageservers } from "./run.ts";
 
-const SEEDS = 300;
+const SEEDS = 150;
 /** What each run must come to now and then, or it proves nothing: so often in all of them. */
 const LEAST: Readonly<Record<string, number>> = {
   crash: SEEDS / 5,

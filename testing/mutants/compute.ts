@@ -219,7 +219,7 @@ export const COMPUTE_MUTANTS: MutantPart = {
       search: "mapPages < MAX_MAP_PAGES",
       replace: "mapPages > MAX_MAP_PAGES",
       test: CLEAN_STOP_TEST,
-      name: "a clean stop: a table that is updated does not grow over 20 suspends",
+      name: "a clean stop: a table that is updated does not grow over suspends",
     },
     {
       rule: "zeros of a block that nobody has read are saved",

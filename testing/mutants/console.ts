@@ -140,7 +140,7 @@ export const CONSOLE_MUTANTS: MutantPart = {
       file: "console/src/branches/tree.tsx",
       search: "lanes.slice(range.from, range.to);",
       replace: "lanes.slice(0);",
-      test: "test/console/large.test.ts",
+      test: "test/console/many-branches.test.ts",
       name: "browser: of many branches only those in sight",
     },
     {
@@ -228,7 +228,7 @@ export const CONSOLE_MUTANTS: MutantPart = {
       file: "console/src/sql/cells.ts",
       search: "await turns.next();",
       replace: "void turns;",
-      test: "test/console/large.test.ts",
+      test: "test/large/console.test.ts",
       name: "browser: 100000 rows",
     },
     {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { TestCluster } from "../testing/cluster.ts";
+import { TestCluster } from "../../testing/cluster.ts";
 
 let cluster: TestCluster;
 before(async () => {
