@@ -6,20 +6,16 @@ const BLOCKS = "src/compute/shim/library/blocks.c";
 const HINTS = "src/compute/shim/library/hints.c";
 const HINTS_ONLY = "cache: only hint bits that are added to a table's page leave a block";
 const EVICT = "src/compute/shim/library/evict.c";
-const COME_AND_GO =
-  "cache: blocks come and go under eight processes, and all that is read is right (slowed where others may get between)";
 const COMPARE = "src/compute/shim/library/compare.c";
 const COMPARISON = "src/compute/pages/page-comparison.test.ts";
-const WRITTEN_GOES =
-  "cache: what was written goes once storage has it, under eight processes, and all that is read is right";
 const HELD = "src/compute/shim/library/held.c";
 const STRATA_EXTENSION = "src/compute/extensions/strata-extension.pg.test.ts";
 const READS_AND_WAITS =
   "extension strata: reads of what is not here are misses and waits, and the next ones are hits";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const TABLESPACES = "test/compute/tablespaces.test.ts";
-const STRESS = "src/compute/shim/shim-stress.test.ts";
-const ALL_AT_ONCE = "claims: no write is lost and no zero is read, whatever runs at once";
+const CACHE_SCENES = "src/compute/shim/shim-cache-scenes.test.ts";
+const WRITES_ABSENT = "claims: what was written is there, and of a part of a block the rest";
 
 export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
@@ -232,16 +228,16 @@ export const SHIM_MUTANTS: MutantPart = {
       file: BLOCKS,
       search: "    return claim(file, block, 1, WRITING) == 1;",
       replace: "    return true;",
-      test: STRESS,
-      name: ALL_AT_ONCE,
+      test: SCENES,
+      name: WRITES_ABSENT,
     },
     {
       rule: "a partial write does not fetch the rest",
       file: BLOCKS,
       search: "bool first = at % BLOCK != 0,",
       replace: "bool first = at < 0,",
-      test: STRESS,
-      name: ALL_AT_ONCE,
+      test: SCENES,
+      name: WRITES_ABSENT,
     },
     {
       rule: "a reader does not wait for another's fetch",
@@ -249,24 +245,24 @@ export const SHIM_MUTANTS: MutantPart = {
       search:
         "      if (!wait_block(file, from)) {\n        return give_up();\n      }\n      continue;",
       replace: "      from++;\n      continue;",
-      test: STRESS,
-      name: ALL_AT_ONCE,
+      test: SCENES,
+      name: "claims: a reader waits for another's fetch",
     },
     {
       rule: "a read that met an eviction is not repeated",
       file: EVICT,
       search: "if (evictions_of(file, at, n) == evictions) {",
       replace: "if (evictions_of(file, at, n) >= 0) {",
-      test: STRESS,
-      name: COME_AND_GO,
+      test: CACHE_SCENES,
+      name: "cache: a reader whose block goes reads again",
     },
     {
       rule: "an eviction raises no count",
       file: EVICT,
       search: "add(evictions_at(file, block), 1);",
       replace: "add(evictions_at(file, block), 0);",
-      test: STRESS,
-      name: COME_AND_GO,
+      test: CACHE_SCENES,
+      name: "cache: a reader whose block goes reads again",
     },
     {
       rule: "a block that is being written may be given back",
@@ -275,16 +271,16 @@ export const SHIM_MUTANTS: MutantPart = {
         "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
       replace:
         "if ((state == CUT && file->added == NULL) || state == CLEAN || (state == PRESENT && !file->evictable)) {",
-      test: STRESS,
-      name: COME_AND_GO,
+      test: CACHE_SCENES,
+      name: "cache: a block that is being written does not go",
     },
     {
       rule: "a block that is written in part is given back before its write",
       file: BLOCKS,
       search: "if (state == ABSENT && ((first && block == from) || (last && block == to - 1))) {",
       replace: "if (state == ABSENT && first && last && block < from) {",
-      test: STRESS,
-      name: COME_AND_GO,
+      test: CACHE_SCENES,
+      name: "cache: a block that goes before a part of it is written is fetched again",
     },
     {
       rule: "a writer leaves a block to whoever compares it",
@@ -292,8 +288,8 @@ export const SHIM_MUTANTS: MutantPart = {
       search:
         "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
       replace: "if ((state == CUT && file->added == NULL) || state == COMPARING) {",
-      test: STRESS,
-      name: WRITTEN_GOES,
+      test: CACHE_SCENES,
+      name: "cache: a block that is written while it is compared stays",
     },
     {
       rule: "a writer does not claim what is there and may go",
@@ -301,24 +297,81 @@ export const SHIM_MUTANTS: MutantPart = {
       search:
         "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
       replace: "if ((state == CUT && file->added == NULL) || state == PRESENT) {",
-      test: STRESS,
-      name: WRITTEN_GOES,
+      test: CACHE_SCENES,
+      name: "cache: a block that is being written again is not compared",
     },
     {
       rule: "a block goes though it was written while it was compared",
       file: COMPARE,
       search: "swap_if(state_of(file, first + end), COMPARING, EVICTING)) {",
       replace: "(store(state_of(file, first + end), EVICTING), true)) {",
-      test: STRESS,
-      name: WRITTEN_GOES,
+      test: CACHE_SCENES,
+      name: "cache: a block that is written while it is compared stays",
     },
     {
       rule: "a block goes though storage has it otherwise",
       file: COMPARE,
       search: "(claimed & same) >> end & 1",
       replace: "claimed >> end & 1",
-      test: STRESS,
-      name: WRITTEN_GOES,
+      test: CACHE_SCENES,
+      name: "cache: a block that storage has otherwise stays",
+    },
+    {
+      rule: "a fetch comes after a write that began meanwhile",
+      file: BLOCKS,
+      search: "return state == FILLING || state == WRITING ||",
+      replace: "return state == WRITING ||",
+      test: SCENES,
+      name: "claims: a writer waits for another's fetch",
+    },
+    {
+      rule: "a write that ends in a block does not fetch the rest",
+      file: BLOCKS,
+      search: ", last = ((u64)at + n) % BLOCK != 0 && to > from;",
+      replace: ", last = to < from;",
+      test: SCENES,
+      name: WRITES_ABSENT,
+    },
+    {
+      rule: "a truncation forgets no blocks",
+      file: BLOCKS,
+      search: "u32 old = used_end(file), now = load(&file->nremote);",
+      replace: "u32 old = 0, now = 0;",
+      test: SCENES,
+      name: "claims: what was cut off does not come back",
+    },
+    {
+      rule: "a read into several parts that met an eviction is not repeated",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "(long)count, at, 0L);\n  } while (evicted_since(fd, at, n, evictions));",
+      replace: "(long)count, at, 0L);\n  } while (got < -1);",
+      test: CACHE_SCENES,
+      name: "cache: so does a reader into several parts",
+    },
+    {
+      rule: "a copy that met an eviction is not repeated",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "if (!evicted_since(in, from, step, evictions)) {",
+      replace: "if (!evicted_since(in, from, 0, evictions)) {",
+      test: CACHE_SCENES,
+      name: "cache: so does who copies it",
+    },
+    {
+      rule: "two make room at once",
+      file: EVICT,
+      search: "bool mine = swap_if(&region->evicting, 0, 1);",
+      replace: "bool mine = true;",
+      test: CACHE_SCENES,
+      name: "cache: one process at a time makes room",
+    },
+    {
+      rule: "a file that is opened as it is made is taken for a plain one",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "    int plain = known_slot(key) != NULL ? -1 : sys_open(path, flags, mode);\n",
+      replace:
+        "    int plain = sys_open(path, flags, mode);\n    if (plain >= 0) {\n      return plain;\n    }\n",
+      test: CACHE_SCENES,
+      name: "cache: who opens a file that is made at that moment reads what went of it",
     },
     {
       rule: "a page goes that is in no WAL",
@@ -413,15 +466,15 @@ export const SHIM_MUTANTS: MutantPart = {
       file: EVICT,
       search: "limit - kept > limit / 8 ? limit - kept : limit / 8",
       replace: "kept < 0 ? 0 : limit",
-      test: STRESS,
-      name: COME_AND_GO,
+      test: CACHE_SCENES,
+      name: "cache: what was written stays, and counts for the limit",
     },
     {
       rule: "blocks of maps are given back",
       file: EVICT,
       search: "key->forkseg >> 29 == FORK_MAIN",
       replace: "key->forkseg >> 29 <= FORK_INIT",
-      test: STRESS,
+      test: CACHE_SCENES,
       name: "cache: a map of a relation is never given back",
     },
     {
@@ -429,7 +482,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: BLOCKS,
       search: " || state == EVICTING;",
       replace: ";",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: "cache: a truncation waits for a block that is being given back",
     },
     {
@@ -437,7 +490,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: BLOCKS,
       search: " || state == HINTING || state == EVICTING;",
       replace: " || state == EVICTING;",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: "cache: a truncation waits for a write of hints",
     },
     {
@@ -445,7 +498,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: HINTS,
       search: "return memcmp(before, now, BLOCK) == 0;",
       replace: "return memcmp(before, now, PD_LOWER) == 0;",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: HINTS_ONLY,
     },
     {
@@ -453,7 +506,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: HINTS,
       search: " && !freezes",
       replace: " && (!freezes || old != new)",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: HINTS_ONLY,
     },
     {
@@ -461,7 +514,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: HINTS,
       search: "u16_at(before, PD_SPECIAL) != BLOCK || ",
       replace: "",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: HINTS_ONLY,
     },
     {
@@ -470,7 +523,7 @@ export const SHIM_MUTANTS: MutantPart = {
       search:
         'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode',
       replace: 'syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0',
-      test: SCENES,
+      test: CACHE_SCENES,
       name: "cache: a file that was removed and made anew loses nothing",
     },
     {
@@ -478,7 +531,7 @@ export const SHIM_MUTANTS: MutantPart = {
       file: "src/compute/shim/library/entry_points.c",
       search: "  if (result == 0 && slot->file != NULL) {",
       replace: "  if (result > 0 && slot->file != NULL) {",
-      test: SCENES,
+      test: CACHE_SCENES,
       name: "cache: what a removed file had does not count",
     },
     {

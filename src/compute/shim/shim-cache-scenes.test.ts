@@ -1,0 +1,329 @@
+// What becomes of blocks that are given back to the disk when another process comes to them at that moment.
+
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { CAN_STOP, type ShimChange, stopAt } from "../../../testing/compute/broken-shim.ts";
+import {
+  playScene,
+  SCENE_BLOCKS,
+  SCENE_PATH,
+  type Scene,
+  SCENES_SKIP as skip,
+  withBrokenShim,
+} from "../../../testing/compute/claim-scenes.ts";
+import type { CacheUsage } from "./cache-counters.ts";
+import { findShim } from "./shim-loader.ts";
+
+const PAGE_BYTES = 8192;
+const workdir = mkdtempSync(join(tmpdir(), "strata-shim-"));
+after(() => rmSync(workdir, { recursive: true }));
+
+/** The hand takes what it comes to first. */
+const TAKES_ALL: readonly ShimChange[] = [
+  ["#define USED_ONCE 1", "#define USED_ONCE 0"],
+  ["#define MOST_USED 2", "#define MOST_USED 0"],
+];
+
+const LOST = /a block that was written is lost/;
+const NOT_STORED = /not what the agent has/;
+const DIED = /the child did not end well/;
+const NO_CLAIM =
+  "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {";
+const SAME_INODE =
+  'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode';
+const BEFORE_PUNCH = "  do {\n    result = syscall(SYS_fallocate,";
+const BEFORE_WRITE = "  ssize_t done = count < 0 ? sys_pwrite(fd, data, n, at)";
+
+/** A page with one tuple, 64 bytes before its end, and `specialBytes` of an index's own. */
+function pageWithTuple(specialBytes: number): Buffer {
+  const page = Buffer.alloc(PAGE_BYTES);
+  const tuple = PAGE_BYTES - 64;
+  page.writeUInt32LE(7, 4); // pd_lsn
+  page.writeUInt16LE(28, 12);
+  page.writeUInt16LE(tuple, 14);
+  page.writeUInt16LE(PAGE_BYTES - specialBytes, 16);
+  page.writeUInt16LE(PAGE_BYTES | 4, 18);
+  page.writeUInt32LE(((40 << 17) | (1 << 15) | tuple) >>> 0, 24);
+  page.writeUInt16LE(0x0802, tuple + 20); // HEAP_XMAX_INVALID, HEAP_HASVARWIDTH
+  return page;
+}
+
+/** The last block is an index's. */
+const tuplePage = (blkno: number): Buffer => pageWithTuple(blkno === SCENE_BLOCKS - 1 ? 8 : 0);
+
+const SCENES: readonly (Scene & {
+  readonly claim: string;
+  /** A process stops before it. */
+  readonly stop?: string;
+  readonly page?: typeof tuplePage;
+  readonly usage: Partial<CacheUsage>;
+  /** Each a shim with one rule broken, and what the scene says of it. */
+  readonly canaries: readonly (readonly [canary: string, change: ShimChange, says: RegExp])[];
+})[] = [
+  {
+    scene: "evict-written",
+    claim: "what was written stays, and counts for the limit",
+    usage: { keptBytes: PAGE_BYTES, cleanBytes: 4 * PAGE_BYTES },
+    canaries: [
+      [
+        "a hand that takes what was written",
+        [
+          "static bool take(struct file *file, u32 block) {\n",
+          "static bool take(struct file *file, u32 block) {\n  if (swap_if(state_of(file, block), PRESENT, EVICTING)) {\n    return true;\n  }\n",
+        ],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "evict-map",
+    path: `${SCENE_PATH}_vm`,
+    claim: "a map of a relation is never given back",
+    usage: { cleanBytes: 0, evictedBytes: 0, keptBytes: SCENE_BLOCKS * PAGE_BYTES },
+    canaries: [],
+  },
+  {
+    scene: "evict-read",
+    claim: "a reader whose block goes reads again",
+    stop: "    got = syscall(SYS_pread64, fd, into, n, at);",
+    usage: { repeatedReads: 1 },
+    canaries: [
+      [
+        "a reader that does not look whether what it read was given back",
+        ["if (evictions_of(file, at, n) == evictions) {", "if (true) {"],
+        NOT_STORED,
+      ],
+      [
+        "an eviction that raises no count",
+        ["add(evictions_at(file, block), 1);", "add(evictions_at(file, block), 0);"],
+        NOT_STORED,
+      ],
+      [
+        "a read that is not repeated",
+        [
+          "    got = syscall(SYS_pread64, fd, into, n, at);\n  } while (evicted_since(fd, at, n, evictions));",
+          "    got = syscall(SYS_pread64, fd, into, n, at);\n  } while (false);",
+        ],
+        NOT_STORED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-read-vector",
+    claim: "so does a reader into several parts",
+    stop: "    got = syscall(SYS_preadv, fd, parts, (long)count, at, 0L);",
+    usage: { repeatedReads: 1 },
+    canaries: [
+      [
+        "a read into several parts that is not repeated",
+        [
+          "(long)count, at, 0L);\n  } while (evicted_since(fd, at, n, evictions));",
+          "(long)count, at, 0L);\n  } while (false);",
+        ],
+        NOT_STORED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-copy",
+    claim: "so does who copies it",
+    stop: "    off64_t in_here = from, out_here = to;",
+    usage: { repeatedReads: 1 },
+    canaries: [
+      [
+        "a copy that is not repeated",
+        ["if (!evicted_since(in, from, step, evictions)) {", "if (true) {"],
+        NOT_STORED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-write",
+    claim: "a block that is being written does not go",
+    stop: BEFORE_WRITE,
+    usage: { keptBytes: PAGE_BYTES },
+    canaries: [
+      [
+        "a writer that leaves its block to be given back",
+        [NO_CLAIM, NO_CLAIM.replace(" || ", " || state == CLEAN || ")],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "evict-write-part",
+    claim: "a block that goes before a part of it is written is fetched again",
+    stop: "    int result = claim_all_to_write(",
+    usage: { keptBytes: PAGE_BYTES, fetchedAgainBytes: PAGE_BYTES },
+    canaries: [
+      [
+        "a partial write whose rest is given back before it",
+        [
+          "if (state == ABSENT && ((first && block == from) || (last && block == to - 1))) {",
+          "if (false) {",
+        ],
+        DIED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-twice",
+    claim: "one process at a time makes room",
+    stop: BEFORE_PUNCH,
+    usage: {},
+    canaries: [
+      [
+        "two that make room at once",
+        ["bool mine = swap_if(&region->evicting, 0, 1);", "bool mine = true;"],
+        DIED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-truncate",
+    claim: "a truncation waits for a block that is being given back",
+    stop: BEFORE_PUNCH,
+    usage: { keptBytes: 0 },
+    canaries: [
+      [
+        "a truncation that does not wait for a block that is being given back",
+        [" || state == EVICTING;", ";"],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "evict-hints-truncate",
+    claim: "a truncation waits for a write of hints",
+    stop: "    done = sys_pwrite(fd, now, BLOCK, at);",
+    page: tuplePage,
+    usage: { cleanBytes: 0, keptBytes: 0 },
+    canaries: [
+      [
+        "a truncation that does not wait for a write of hints",
+        [" || state == HINTING || state == EVICTING;", " || state == EVICTING;"],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "evict-remove",
+    claim: "a file that was removed and made anew loses nothing",
+    stop: "  int fd = sys_open(path, O_WRONLY | O_CLOEXEC, 0);\n  if (fd < 0) {\n    return -1;",
+    usage: { evictedBytes: 0, keptBytes: 0 },
+    canaries: [["a file that is taken for the one whose name it has", [SAME_INODE, "false"], LOST]],
+  },
+  {
+    scene: "compare-write",
+    holds: "compare",
+    claim: "a block that is written while it is compared stays",
+    usage: { writtenEvictedBytes: 2 * PAGE_BYTES },
+    canaries: [
+      [
+        "a writer that leaves its block to who compares it",
+        [NO_CLAIM, "if ((state == CUT && file->added == NULL) || state == COMPARING) {"],
+        LOST,
+      ],
+      [
+        "a block that goes though it was written while it was compared",
+        [
+          "swap_if(state_of(file, first + end), COMPARING, EVICTING)) {",
+          "(store(state_of(file, first + end), EVICTING), true)) {",
+        ],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "compare-writing",
+    stop: BEFORE_WRITE,
+    claim: "a block that is being written again is not compared",
+    usage: { writtenEvictedBytes: 2 * PAGE_BYTES },
+    canaries: [
+      [
+        "a writer that does not claim what is there",
+        [NO_CLAIM, "if ((state == CUT && file->added == NULL) || state == PRESENT) {"],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "compare-unlike",
+    unlike: 1,
+    claim: "a block that storage has otherwise stays",
+    usage: { writtenEvictedBytes: 2 * PAGE_BYTES, unlikeComparisons: 1 },
+    canaries: [
+      [
+        "a block that goes though storage has it otherwise",
+        ["(claimed & same) >> end & 1", "claimed >> end & 1"],
+        LOST,
+      ],
+    ],
+  },
+  {
+    scene: "compare-made",
+    stop: "    if ((flags & O_CREAT) && create_tracked(key, path, flags, mode) != 0) {",
+    claim: "who opens a file that is made at that moment reads what went of it",
+    usage: {},
+    canaries: [
+      [
+        "a file that is opened as it is made and taken for a plain one",
+        [
+          "    int plain = known_slot(key) != NULL ? -1 : sys_open(path, flags, mode);\n",
+          "    int plain = sys_open(path, flags, mode);\n    if (plain >= 0) {\n      return plain;\n    }\n",
+        ],
+        DIED,
+      ],
+    ],
+  },
+];
+
+/** What was counted at the end of a scene, of what it says about that. */
+function counted(usage: CacheUsage | undefined, said: Partial<CacheUsage>): Partial<CacheUsage> {
+  return Object.fromEntries(
+    Object.keys(said).map((name) => [name, usage?.[name as keyof CacheUsage]]),
+  );
+}
+
+for (const { claim, stop, page, usage, canaries, ...scene } of SCENES) {
+  const changes = [...TAKES_ALL, CAN_STOP, ...(stop === undefined ? [] : [stopAt(stop)])];
+  test(`cache: ${claim}`, { skip }, () =>
+    withBrokenShim(changes, async (shim) => {
+      const played = await playScene(shim, scene, page);
+      assert.equal(played.code, 0, played.stderr);
+      assert.deepEqual(counted(played.usage, usage), usage);
+    }),
+  );
+
+  for (const [canary, change, says] of canaries) {
+    test(`cache: the scene sees ${canary}`, { skip }, () =>
+      withBrokenShim([...changes, change], async (shim) => {
+        const { code, stderr } = await playScene(shim, scene, page);
+        assert.notEqual(code, 0);
+        assert.match(stderr, says);
+      }),
+    );
+  }
+}
+
+test("cache: only hint bits that are added to a table's page leave a block as storage has it", {
+  skip,
+}, async () => {
+  const { code, stderr, usage } = await playScene(
+    findShim(workdir),
+    { scene: "evict-hints" },
+    tuplePage,
+  );
+  assert.equal(code, 0, stderr);
+  assert.equal(usage?.cleanBytes, PAGE_BYTES, "the block with a hint");
+  assert.equal(usage.keptBytes, (SCENE_BLOCKS - 1) * PAGE_BYTES, "the others");
+});
+
+test("cache: what a removed file had does not count", { skip }, async () => {
+  const { code, stderr, usage } = await playScene(findShim(workdir), { scene: "evict-none" });
+  assert.equal(code, 0, stderr);
+  assert.deepEqual([usage?.cleanBytes, usage?.keptBytes, usage?.evictedBytes], [0, 0, 0]);
+});

@@ -1,0 +1,224 @@
+// Plays single scenes of src/compute/shim/claim_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
+
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sleep } from "../../src/base/clock.ts";
+import { createLogger } from "../../src/base/log.ts";
+import {
+  type CacheUsage,
+  makeCacheCounters,
+  readCacheUsage,
+} from "../../src/compute/shim/cache-counters.ts";
+import { SHIM_SOURCE_DIRECTORY, shimEnvironment } from "../../src/compute/shim/shim-loader.ts";
+import {
+  type PlacedFile,
+  type ShimHandlers,
+  ShimServer,
+} from "../../src/compute/shim/shim-server.ts";
+import { loaderEnvironment } from "../../src/postgres/installation.ts";
+import { storagePath } from "../../src/postgres/relation-path.ts";
+import { brokenShim, type ShimChange } from "./broken-shim.ts";
+
+const SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_scenes.c");
+export const SCENE_PATH = "base/5/100";
+export const SCENE_BLOCKS = 8;
+const PAGE_BYTES = 8192;
+/** Blocks that the cache may hold in scenes about its limit, and in those in which nothing is given back. */
+const LIMIT_BLOCKS = 4;
+const WIDE_LIMIT_BLOCKS = 64;
+
+/** Why no scene can be played here; false where they can. */
+export const SCENES_SKIP = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
+
+export interface Scene {
+  /** In claim_scenes.c. With `evict-` there is a limit of the cache, with `compare-` also a process that compares. */
+  readonly scene: string;
+  /** Which question's answer is held back: the first one since the scene asked for that. */
+  readonly holds?: "list" | "read" | "compare";
+  /** The file that storage has. */
+  readonly path?: string;
+  /** What the agent says in its hello that it has made. */
+  readonly placed?: readonly PlacedFile[];
+  /** Blocks that storage has otherwise than the file, as a bit set: when it is asked to compare them. */
+  readonly unlike?: number;
+}
+
+export interface Ended {
+  readonly code: number | null;
+  readonly stderr: string;
+  readonly usage: CacheUsage | undefined;
+}
+
+let built: string | undefined;
+
+/** The program that plays the scenes, built once in a process. */
+function program(): string {
+  if (built === undefined) {
+    const directory = mkdtempSync(join(tmpdir(), "strata-scenes-"));
+    process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+    const path = join(directory, "claim_scenes");
+    const cc = spawnSync("cc", ["-O1", "-Wall", "-Wextra", "-Werror", "-o", path, SOURCE, "-ldl"]);
+    assert.equal(cc.status, 0, String(cc.stderr));
+    built = path;
+  }
+  return built;
+}
+
+/** Runs the program in `workdir`, where somebody listens at the socket `s`. */
+export async function runScene(shim: string, scene: Scene, workdir: string): Promise<Ended> {
+  const { scene: name, path = SCENE_PATH } = scene;
+  for (const database of ["5", "6"]) {
+    mkdirSync(join(workdir, "base", database), { recursive: true });
+  }
+  const cacheCountersPath = join(workdir, "counters");
+  makeCacheCounters(cacheCountersPath);
+  const limit = name.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
+  const isLimited = name.startsWith("evict-") || name.startsWith("compare-");
+  const child = spawn(program(), [name, path], {
+    env: {
+      ...shimEnvironment({
+        shimPath: shim,
+        dataDirectory: workdir,
+        socketPath: join(workdir, "s"),
+        wal: name.startsWith("compare-") ? "quorum" : "none",
+        walSegmentSize: 1 << 24,
+        versionDirectory: "PG_17_1",
+        cacheCountersPath,
+        ...(isLimited ? { localCacheBytes: limit * PAGE_BYTES } : {}),
+      }),
+      ...loaderEnvironment(shim),
+      STRATA_SHIM_PROGRAM: "claim_scenes",
+      SCENE_DIR: workdir,
+    },
+  });
+  let stderr = "";
+  child.stderr.on("data", (chunk) => {
+    stderr += String(chunk);
+  });
+  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  return { code, stderr, usage: readCacheUsage(cacheCountersPath) };
+}
+
+/** Storage that has a file, block N full of bytes N + 1; and, of blocks that were compared and are the same, what was in the file. */
+class SceneAgent {
+  readonly #scene: Scene;
+  readonly #workdir: string;
+  readonly #page: (blkno: number) => Uint8Array;
+  readonly #written = new Map<string, Uint8Array>();
+  #ended = false;
+
+  constructor(scene: Scene, workdir: string, page: (blkno: number) => Uint8Array) {
+    this.#scene = scene;
+    this.#workdir = workdir;
+    this.#page = page;
+  }
+
+  end(): void {
+    this.#ended = true;
+  }
+
+  /** Before an answer: the first one that a scene has asked to be held. */
+  async #hold(question: "list" | "read" | "compare"): Promise<void> {
+    const armed = join(this.#workdir, "arm");
+    if (this.#scene.holds !== question || !existsSync(armed)) {
+      return;
+    }
+    rmSync(armed);
+    writeFileSync(join(this.#workdir, "held"), "");
+    while (!this.#ended && !existsSync(join(this.#workdir, "go"))) {
+      await sleep(1);
+    }
+  }
+
+  handlers(): Pick<ShimHandlers, "readPages" | "comparePages" | "listDirectory"> {
+    return {
+      readPages: async (file, blkno, count) => {
+        await this.#hold("read");
+        const pages = Array.from({ length: count }, (_, i) => {
+          return this.#written.get(`${storagePath(file)} ${blkno + i}`) ?? this.#page(blkno + i);
+        });
+        return Buffer.concat(pages);
+      },
+      comparePages: async (file, blkno, asked) => {
+        const same = (asked & ~(this.#scene.unlike ?? 0)) >>> 0;
+        const fd = openSync(join(this.#workdir, storagePath(file)), "r");
+        for (let i = 0; i < 32; i++) {
+          if (((same >>> i) & 1) === 1) {
+            const page = new Uint8Array(PAGE_BYTES);
+            readSync(fd, page, 0, PAGE_BYTES, (blkno + i) * PAGE_BYTES);
+            this.#written.set(`${storagePath(file)} ${blkno + i}`, page);
+          }
+        }
+        closeSync(fd);
+        await this.#hold("compare");
+        return same;
+      },
+      listDirectory: async () => {
+        await this.#hold("list");
+        return [];
+      },
+    };
+  }
+}
+
+/** Plays a scene; `page` makes the file's blocks as storage has them. */
+export async function playScene(
+  shim: string,
+  scene: Scene,
+  page: (blkno: number) => Uint8Array = (blkno) => Buffer.alloc(PAGE_BYTES, blkno + 1),
+): Promise<Ended & { /** Files whose size was asked for. */ readonly asked: readonly string[] }> {
+  const workdir = mkdtempSync(join(tmpdir(), "strata-scene-"));
+  const { path = SCENE_PATH, placed = [] } = scene;
+  const stored = [path, `${path}.1`, `${path}9999`, `${path}2_fsm`, "base/6/100"];
+  const asked: string[] = [];
+  const agent = new SceneAgent(scene, workdir, page);
+  const server = new ShimServer({
+    socketPath: join(workdir, "s"),
+    logger: createLogger("test", "silent"),
+    placed: Promise.resolve(placed),
+    handlers: {
+      ...agent.handlers(),
+      lacksRelation: async ({ relNumber }) => `base/5/${relNumber}` === `${path}1`,
+      stat: async (file) => {
+        asked.push(storagePath(file));
+        return stored.includes(storagePath(file)) ? SCENE_BLOCKS * PAGE_BYTES : undefined;
+      },
+      prefetch: () => undefined,
+      walWritten: () => undefined,
+      flushWal: () => Promise.resolve(),
+    },
+  });
+  try {
+    await server.listen();
+    return { ...(await runScene(shim, scene, workdir)), asked };
+  } finally {
+    agent.end();
+    await server.close();
+    rmSync(workdir, { recursive: true, force: true });
+  }
+}
+
+/** Builds a shim with `changes`, gives it to `use` and removes it. */
+export async function withBrokenShim(
+  changes: readonly ShimChange[],
+  use: (shim: string) => Promise<void>,
+): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "strata-canary-"));
+  try {
+    await use(brokenShim(directory, ...changes));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
