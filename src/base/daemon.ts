@@ -12,6 +12,7 @@ import { isLoopback } from "./network/addresses.ts";
 import { checkListenAddress } from "./network/listen-address.ts";
 import { hostOf, trustServices } from "./network/service-tls.ts";
 import type { CertificateFiles, TlsCertificates } from "./network/tls-certificates.ts";
+import { raisePriority } from "./processes/cpu-priority.ts";
 
 /** Exit codes; a process that a signal ended by itself has none. */
 const EXIT_STOPPED = 0;
@@ -52,6 +53,8 @@ export interface DaemonOptions<T extends Options> {
   readonly isPublic?: boolean;
   /** It asks who calls by itself, and does so always. */
   readonly hasOwnKeys?: boolean;
+  /** Commits wait for it: it gets the CPU before sessions that compute, where the system lets us. */
+  readonly isOnCommitPath?: boolean;
   /** Called when this is the only process in the directory. Resolves when it does its work. */
   start(context: {
     readonly values: Values<T>;
@@ -111,6 +114,9 @@ export async function runDaemon<const T extends Options>(options: DaemonOptions<
     const callers = authKeys === undefined ? undefined : new TokenVerifier(authKeys);
     mkdirSync(workdir, { recursive: true, mode: 0o700 });
     daemon.lock(workdir);
+    if (options.isOnCommitPath === true) {
+      raisePriority();
+    }
     const { logger } = daemon;
     const certificates = tls.files === undefined ? undefined : await load(tls.files, logger);
     await daemon.run(await options.start({ values, workdir, logger, callers, certificates }));

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
+import { getPriority } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type ComputeEndpoint, ComputeWorld } from "../../testing/compute/compute-world.ts";
 import { eventually } from "../../testing/eventually.ts";
+import { mayRaisePriority } from "../../testing/may-raise-priority.ts";
 import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { commandWords } from "../base/proc.ts";
@@ -106,6 +108,20 @@ test("compute: what was committed is there after stop and start, and on a static
     await one.daemon.kill("SIGTERM");
     assert.equal(one.daemon.exitCode, 0);
   }
+});
+
+test("compute: agent and safekeepers get the CPU before Postgres, where they may", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  const backend = Number((await endpoint.query("SELECT pg_backend_pid()"))[0]![0]);
+  const ours = [endpoint.daemon, ...world.safekeepers.map(({ daemon }) => daemon)];
+  const steps = mayRaisePriority() ? 10 : 0;
+  for (const { name, pid } of ours) {
+    assert.equal(getPriority(backend) - getPriority(pid), steps, name);
+  }
+  assert.equal(getPriority(backend), getPriority(), "Postgres has what it would have without");
+  await endpoint.daemon.kill("SIGTERM");
 });
 
 test("compute: what starts have read is there at the next one, as of its own L", async () => {

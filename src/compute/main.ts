@@ -13,5 +13,6 @@ const beganMs = isWarm ? await (await import("./warm-start.ts")).waitForWork() :
 await runDaemon({
   name: "compute",
   options: {},
+  isOnCommitPath: true,
   start: (context) => startAgent({ ...context, beganMs }),
 });

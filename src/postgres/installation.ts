@@ -27,6 +27,7 @@ import {
 import { tmpdir } from "node:os";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { errnoCode, StorageError } from "../base/errors.ts";
+import { giveOrdinaryPriority } from "../base/processes/cpu-priority.ts";
 import { ROOT } from "../base/program-files.mjs";
 import { randomBytes } from "../base/random.ts";
 import { findPackageDirectory, storeDirectory } from "./package-store.mjs";
@@ -536,7 +537,9 @@ export function spawnPostgresTool(
     spawnOptions.uid = user.uid;
     spawnOptions.gid = user.gid;
   }
-  return spawn(join(installation.binDir, tool), args, spawnOptions);
+  const child = spawn(join(installation.binDir, tool), args, spawnOptions);
+  giveOrdinaryPriority(child.pid);
+  return child;
 }
 
 /** Runs a program to its end; its output. StorageError `internal` with its last words on failure. */

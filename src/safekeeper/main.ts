@@ -11,6 +11,7 @@ const { DEFAULT_BACKUP_SETTINGS: defaults } = await import("./wal-backup/timelin
 
 await runDaemon({
   name: "safekeeper",
+  isOnCommitPath: true,
   options: {
     id: { type: "string", default: "1" },
     "listen-pg": { type: "string", default: "127.0.0.1:5454" },

@@ -14,6 +14,38 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "Postgres gets the priority of its agent",
+      file: "src/postgres/installation.ts",
+      search: "  giveOrdinaryPriority(child.pid);\n",
+      replace: "",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: agent and safekeepers get the CPU before Postgres, where they may",
+    },
+    {
+      rule: "safekeepers wait for the CPU like sessions that compute",
+      file: "src/safekeeper/main.ts",
+      search: "  isOnCommitPath: true,\n",
+      replace: "",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: agent and safekeepers get the CPU before Postgres, where they may",
+    },
+    {
+      rule: "a daemon in the foreground raises the shell that it was started from",
+      file: "src/base/processes/cpu-priority.ts",
+      search: "    if (leadsItsSession()) {\n",
+      replace: "    if (leadsItsSession() || before >= 0) {\n",
+      test: "src/base/processes/cpu-priority.test.ts",
+      name: "raisePriority: the group of somebody else's session stays as it is",
+    },
+    {
+      rule: "the group of a daemon's session stays as it is",
+      file: "src/base/processes/cpu-priority.ts",
+      search: '      writeFileSync("/proc/self/autogroup", String(before - STEPS));\n',
+      replace: "",
+      test: "src/base/processes/cpu-priority.test.ts",
+      name: "raisePriority: ten steps up, its session's group too, and children are as the process was",
+    },
+    {
       rule: "an endpoint is made with settings that it may not have",
       file: "src/compute/api.ts",
       search: "    checkSetting(name, value);\n",
