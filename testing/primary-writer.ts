@@ -2,8 +2,23 @@
 
 import type pg from "pg";
 import { sleep } from "../src/base/clock.ts";
-import type { TestCluster } from "./cluster.ts";
+import { TestCluster } from "./cluster.ts";
 import { connect } from "./tpcb.ts";
+
+/** Three safekeepers, the endpoint `main` with what a PrimaryWriter writes to, and `r1`, which follows it. */
+export async function clusterWithReplica(): Promise<TestCluster> {
+  const cluster = await TestCluster.create({ safekeepers: 3 });
+  try {
+    await cluster.startEndpoint();
+    await cluster.query("main", "create table log (n int primary key)");
+    await cluster.ok("endpoint", "create", "r1", "--replica");
+    await cluster.startEndpoint("r1");
+    return cluster;
+  } catch (error) {
+    await cluster[Symbol.asyncDispose]();
+    throw error;
+  }
+}
 
 export class PrimaryWriter {
   readonly acknowledged: number[] = [];

@@ -6,9 +6,9 @@ import { after, before, test } from "node:test";
 import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import { programOf } from "../../src/base/program-files.mjs";
 import { SeededRandom } from "../../src/base/random.ts";
-import { TestCluster } from "../../testing/cluster.ts";
+import type { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
-import { lostRows, PrimaryWriter } from "../../testing/primary-writer.ts";
+import { clusterWithReplica, lostRows, PrimaryWriter } from "../../testing/primary-writer.ts";
 
 /** `npm run test:replica -- --rounds N --seed S`. */
 const ROUNDS = Number(process.env["STRATA_REPLICA_ROUNDS"] ?? 2);
@@ -17,11 +17,7 @@ const random = new SeededRandom(SEED);
 let cluster: TestCluster;
 
 before(async () => {
-  cluster = await TestCluster.create({ safekeepers: 3 });
-  await cluster.startEndpoint();
-  await cluster.query("main", "create table log (n int primary key)");
-  await cluster.ok("endpoint", "create", "r1", "--replica");
-  await cluster.startEndpoint("r1");
+  cluster = await clusterWithReplica();
 });
 
 after(() => cluster?.[Symbol.asyncDispose]());

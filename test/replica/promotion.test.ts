@@ -2,19 +2,15 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { TestCluster } from "../../testing/cluster.ts";
+import type { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
-import { lostRows, PrimaryWriter } from "../../testing/primary-writer.ts";
+import { clusterWithReplica, lostRows, PrimaryWriter } from "../../testing/primary-writer.ts";
 import { connect } from "../../testing/tpcb.ts";
 
 let cluster: TestCluster;
 
 before(async () => {
-  cluster = await TestCluster.create({ safekeepers: 3 });
-  await cluster.startEndpoint();
-  await cluster.query("main", "create table log (n int primary key)");
-  await cluster.ok("endpoint", "create", "r1", "--replica");
-  await cluster.startEndpoint("r1");
+  cluster = await clusterWithReplica();
 });
 
 after(() => cluster?.[Symbol.asyncDispose]());

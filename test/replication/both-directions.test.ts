@@ -8,7 +8,11 @@ import { sleep } from "../../src/base/clock.ts";
 import { SeededRandom } from "../../src/base/random.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
-import { ChangeWriter, createChanged } from "../../testing/replication/change-writer.ts";
+import {
+  ChangeWriter,
+  createChanged,
+  moreWritten,
+} from "../../testing/replication/change-writer.ts";
 import { STOCK_USER, StockCluster } from "../../testing/stock-cluster.ts";
 import { withClient } from "../../testing/tpcb.ts";
 
@@ -99,15 +103,7 @@ async function run(side: Side, sql: string): Promise<Record<string, unknown>[]> 
   });
 }
 
-/** Each writer is told of more that is committed. */
-async function progress(): Promise<void> {
-  const until = writers.map(({ acknowledged }) => acknowledged + TRANSACTIONS);
-  await eventually(
-    "the writers to go on",
-    () => writers.every(({ acknowledged }, i) => acknowledged >= until[i]!),
-    PATIENCE,
-  );
-}
+const progress = () => moreWritten(writers, TRANSACTIONS, PATIENCE);
 
 /** Of a table: what differs where one row does. */
 async function sum(side: Side, table: string): Promise<string> {

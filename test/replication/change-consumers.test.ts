@@ -10,7 +10,11 @@ import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-wor
 import { eventually } from "../../testing/eventually.ts";
 import { useProxyOfHome } from "../../testing/proxy/proxy-of-home.ts";
 import { ChangeConsumer } from "../../testing/replication/change-consumer.ts";
-import { ChangeWriter, createChanged } from "../../testing/replication/change-writer.ts";
+import {
+  ChangeWriter,
+  createChanged,
+  moreWritten,
+} from "../../testing/replication/change-writer.ts";
 
 /** More where one wants to know more: each has every fault once. */
 const ROUNDS = Number(process.env["STRATA_CONSUMER_ROUNDS"] ?? 1);
@@ -82,15 +86,7 @@ async function ask(...statements: string[]): Promise<Record<string, unknown>[]> 
   }
 }
 
-/** Each writer is told of more that is committed. */
-async function progress(): Promise<void> {
-  const until = writers.map(({ acknowledged }) => acknowledged + TRANSACTIONS);
-  await eventually(
-    "the writers to go on",
-    () => writers.every(({ acknowledged }, i) => acknowledged >= until[i]!),
-    PATIENCE,
-  );
-}
+const progress = () => moreWritten(writers, TRANSACTIONS, PATIENCE);
 
 /** All that the table has is with each consumer. */
 async function arrived(): Promise<void> {

@@ -17,7 +17,11 @@ import {
 import { TestCluster } from "../../testing/cluster.ts";
 import { eventually } from "../../testing/eventually.ts";
 import { freePort } from "../../testing/free-port.ts";
-import { ChangeWriter, createChanged } from "../../testing/replication/change-writer.ts";
+import {
+  ChangeWriter,
+  createChanged,
+  moreWritten,
+} from "../../testing/replication/change-writer.ts";
 import { StockCluster, takeBaseBackup, writePostgresFile } from "../../testing/stock-cluster.ts";
 import { connect } from "../../testing/tpcb.ts";
 
@@ -79,10 +83,7 @@ function conninfo(): string {
   return `host=127.0.0.1,127.0.0.1,127.0.0.1 port=${ports} user=cloud_admin password=${cluster.password()} dbname=postgres target_session_attrs=read-write`;
 }
 
-async function progress(): Promise<void> {
-  const until = writer.acknowledged + TRANSACTIONS;
-  await eventually("the writer to go on", () => writer.acknowledged >= until, PATIENCE);
-}
+const progress = () => moreWritten([writer], TRANSACTIONS, PATIENCE);
 
 async function arrived(): Promise<void> {
   const sql =

@@ -3,6 +3,7 @@
 import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import type { SeededRandom } from "../../src/base/random.ts";
+import { eventually, type Patience } from "../eventually.ts";
 
 /** `id`: writer and number; see `idOf`. */
 export const createChanged = (table: string) =>
@@ -98,4 +99,18 @@ export class ChangeWriter {
     }
     return this.#client;
   }
+}
+
+/** Waits until each of `writers` is told of `transactions` more. */
+export async function moreWritten(
+  writers: readonly ChangeWriter[],
+  transactions: number,
+  patience: Patience,
+): Promise<void> {
+  const until = writers.map(({ acknowledged }) => acknowledged + transactions);
+  await eventually(
+    "the writers to go on",
+    () => writers.every(({ acknowledged }, i) => acknowledged >= until[i]!),
+    patience,
+  );
 }
