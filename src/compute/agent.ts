@@ -8,6 +8,7 @@ import type { RunningDaemon } from "../base/daemon.ts";
 import { errnoCode, errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { boundLogs } from "../base/logs/log-rotation.ts";
+import { forgetFrugalMalloc } from "../base/memory/malloc.ts";
 import { requireFree } from "../base/network/ports.ts";
 import { POSTGRES_LOG_NAME, parseEndpointSpec } from "./api.ts";
 import { HttpListener } from "./http-listener.ts";
@@ -30,6 +31,7 @@ export async function startAgent(options: {
   readonly beganMs?: number;
 }): Promise<RunningDaemon> {
   const { workdir, logger, callers, beganMs = 0 } = options;
+  forgetFrugalMalloc();
   const spec = readSpec(workdir);
   let failure: unknown;
   const listen = () => {

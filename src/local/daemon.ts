@@ -5,6 +5,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync 
 import { monotonicMs, sleep } from "../base/clock.ts";
 import { directoryHolder, type StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
+import { withFrugalMalloc } from "../base/memory/malloc.ts";
 import { requireFree } from "../base/network/ports.ts";
 import { programOf } from "../base/program-files.mjs";
 import { splitAddress } from "../compute/api.ts";
@@ -17,6 +18,8 @@ export type Print = (line: string) => void;
 
 /** One daemon as the command line sees it. */
 export interface Daemon {
+  /** There may be many of it: it forgets the setting by itself (base/memory/malloc.ts). */
+  readonly isFrugal?: boolean;
   /** For people: `pageserver 1`. */
   readonly name: string;
   readonly workdir: string;
@@ -101,6 +104,7 @@ export function spawnDaemon(daemon: Daemon): DaemonChild {
   const child = spawn(process.execPath, [...NODE_FLAGS, programOf(daemon.entry), ...args], {
     detached: true,
     cwd: daemon.workdir,
+    env: daemon.isFrugal === true ? withFrugalMalloc(process.env) : process.env,
     stdio: ["ignore", log, log],
   });
   closeSync(log);

@@ -226,6 +226,7 @@ function agentDaemon(endpoint: Endpoint | DamagedEndpoint): Daemon {
     pidFile,
     logFile: join(directory, "compute.log"),
     entry: "compute/main.ts",
+    isFrugal: true,
     args: agentAuthArguments(directory),
     addresses: "spec" in endpoint ? addressesOf(endpoint.spec) : [],
     otherPorts: "'endpoint create --pg-port N --internal-http-port N' names others",

@@ -209,6 +209,10 @@ for (const from of ["bundles", "sources"] as const) {
         programs.filter((path) => isBundle(path!) !== (from === "bundles")),
         [],
       );
+      // What an agent is started with for itself, Postgres does not hear of (base/memory/malloc.ts).
+      const frugal = (name: "agent-main" | "postgres-main") =>
+        readFileSync(`/proc/${cluster.pid(name)}/environ`, "utf8").includes("MALLOC_ARENA_MAX=1");
+      assert.deepEqual([frugal("agent-main"), frugal("postgres-main")], [true, false]);
       await cluster.ok("stop");
     } finally {
       delete process.env["STRATA_FROM_SOURCES"];

@@ -125,6 +125,22 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "buildProgram: a verb loads the part that has it",
     },
     {
+      rule: "Postgres gets what its agent's malloc was told",
+      file: "src/compute/agent.ts",
+      search: "  forgetFrugalMalloc();\n",
+      replace: "",
+      test: BUNDLES_TEST,
+      name: "every daemon and command runs from bundles",
+    },
+    {
+      rule: "what a user has set of malloc is changed for an agent",
+      file: "src/base/memory/malloc.ts",
+      search: "{ ...SETTINGS, ...environment }",
+      replace: "{ ...environment, ...SETTINGS }",
+      test: "src/base/memory/malloc.test.ts",
+      name: "withFrugalMalloc: what the user has set stays",
+    },
+    {
       rule: "what was read of a source before it changed counts as of today",
       file: BUILDER,
       search: "paths.every((path) => statSync(path).ctimeMs < beganMs)",

@@ -11,6 +11,7 @@ import { dirname, join } from "node:path";
 import { setIdleTimer, sleep, type Timer } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { withFrugalMalloc } from "../../base/memory/malloc.ts";
 import { isBundle, programOf } from "../../base/program-files.mjs";
 import type { WarmAgentMessage, WarmAgentWork } from "../../compute/api.ts";
 import { enterableDirectory } from "../../postgres/installation.ts";
@@ -154,6 +155,7 @@ class WarmAgent {
     this.#process = spawn(process.execPath, [...NODE_FLAGS, program, "--warm"], {
       detached: true,
       cwd: directory,
+      env: withFrugalMalloc(process.env),
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });
     this.child = watched(this.#process);
