@@ -320,6 +320,23 @@ export async function listRelations(
   }));
 }
 
+/** Whether a database had a fork of a relation numbered `relNumber` or higher at `lsn`. */
+export async function hasRelationsFrom(
+  pgAddr: string,
+  timeline: TenantTimeline,
+  lsn: Lsn,
+  rel: { readonly spcOid: number; readonly dbOid: number; readonly relNumber: number },
+): Promise<boolean> {
+  const { spcOid, dbOid, relNumber } = rel;
+  const at = `${timeline.tenantId} ${timeline.timelineId} ${formatLsn(lsn)}`;
+  const sql = `has_relations_from ${at} ${spcOid} ${dbOid} ${relNumber}`;
+  const answer = (await queryOnce(pgAddr, sql))[0]?.[0];
+  if (answer !== "t" && answer !== "f") {
+    throw new StorageError("corrupt", "bad-answer", `has_relations_from answered ${answer}`);
+  }
+  return answer === "t";
+}
+
 async function queryOnce(pgAddr: string, sql: string): Promise<(string | null)[][]> {
   const connection = await connectWire({ ...parseHostPort(pgAddr), timeoutMs: QUERY_TIMEOUT_MS });
   try {

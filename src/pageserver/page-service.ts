@@ -14,7 +14,7 @@ import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
 import { LSN_LEASE_MS } from "./api.ts";
 import { readComputeState } from "./compute-state.ts";
-import { decodeSize, readRelations } from "./ingest/relation-heads.ts";
+import { decodeSize, hasRelationsFrom, readRelations } from "./ingest/relation-heads.ts";
 import {
   KEYSPACE_RELATION_SIZE,
   relBlockPrefix,
@@ -106,6 +106,16 @@ async function runCommand(
         `${blocks}`,
       ]);
       session.sendRows(["rel_number", "fork", "blocks"], rows, `SELECT ${rows.length}`);
+      return;
+    }
+    case "has_relations_from": {
+      const timeline = findTimeline(options, session, args);
+      const lsn = await waitForLsn(options, timeline, args[2]);
+      const [spcOid, dbOid, relNumber] = [parseOid(args[3]), parseOid(args[4]), parseOid(args[5])];
+      const has = await timeline.whenResident(() =>
+        hasRelationsFrom(timeline, lsn, spcOid, dbOid, relNumber),
+      );
+      session.sendRows(["has_relations_from"], [[has ? "t" : "f"]], "SELECT 1");
       return;
     }
     case "lease": {

@@ -32,7 +32,13 @@ import { decodeControlFile } from "../postgres/control-file.ts";
 import { WireServer } from "../postgres/wire/wire-server.ts";
 import type { RelationFork } from "../wal-decoder/record-sink.ts";
 import { type ComparedPages, compareRelationFiles } from "../wal-verify/directory-comparison.ts";
-import { computeState, listRelations, PageserverHttpClient, PagestreamClient } from "./client.ts";
+import {
+  computeState,
+  hasRelationsFrom,
+  listRelations,
+  PageserverHttpClient,
+  PagestreamClient,
+} from "./client.ts";
 import { writeTemplate } from "./ingest/initdb-import.ts";
 import { LAYER_KIND_IMAGE, parseLayerFileName } from "./layers/layer-format.ts";
 import { Pageserver } from "./pageserver.ts";
@@ -248,8 +254,14 @@ async function compareWithRecovery(ids: Ids, lsn: Lsn): Promise<void> {
   const state = await computeState(pgAddr, ids, lsn);
   const forks: RelationFork[] = [];
   for (const { spcOid, dbOid } of [...state.databases, { spcOid: 1664, dbOid: 0 }]) {
-    for (const rel of await listRelations(pgAddr, ids, lsn, spcOid, dbOid)) {
+    const relations = await listRelations(pgAddr, ids, lsn, spcOid, dbOid);
+    for (const rel of relations) {
       forks.push({ spcOid, dbOid, relNumber: rel.relNumber, fork: rel.fork });
+    }
+    const highest = Math.max(...relations.map(({ relNumber }) => relNumber));
+    for (const relNumber of [1, highest, highest + 1]) {
+      const has = await hasRelationsFrom(pgAddr, ids, lsn, { spcOid, dbOid, relNumber });
+      assert.equal(has, relNumber <= highest);
     }
   }
   forksByLsn.set(`${ids.timelineId} ${lsn}`, forks);

@@ -94,6 +94,7 @@ test("unknown ids: the page service", async () => {
       `compute_state ${ids}`,
       `lease lsn ${ids} ${LSN}`,
       `list_relations ${ids} ${LSN} 1663 5`,
+      `has_relations_from ${ids} ${LSN} 1663 5 16384`,
     ]) {
       const connection = await connectWire(pgAddress);
       try {

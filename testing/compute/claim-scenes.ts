@@ -39,6 +39,9 @@ const PAGE_BYTES = 8192;
 const LIMIT_BLOCKS = 4;
 const WIDE_LIMIT_BLOCKS = 64;
 
+/** Storage has no relation in base/5 with this number or a higher one, in the scene about it. */
+const NEW_FROM = 10_055;
+
 /** Why no scene can be played here; false where they can. */
 export const SCENES_SKIP = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
 
@@ -190,7 +193,10 @@ export async function playScene(
     placed: Promise.resolve(placed),
     handlers: {
       ...agent.handlers(),
-      lacksRelation: async ({ relNumber }) => `base/5/${relNumber}` === `${path}1`,
+      alsoLacking: async ({ dbOid, relNumber }) => {
+        const isNew = scene.scene === "new-numbers" && dbOid === 5;
+        return isNew ? NEW_FROM : `base/5/${relNumber}` === `${path}1` ? "relation" : undefined;
+      },
       stat: async (file) => {
         asked.push(storagePath(file));
         return stored.includes(storagePath(file)) ? SCENE_BLOCKS * PAGE_BYTES : undefined;

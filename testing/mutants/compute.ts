@@ -46,6 +46,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "raisePriority: ten steps up, its session's group too, and children are as the process was",
     },
     {
+      rule: "relations that storage has at the numbers of new ones are taken for new",
+      file: "src/compute/pages/page-source.ts",
+      search: "    return !(await has);",
+      replace: "    await has;\n    return true;",
+      test: "src/compute/pages/page-source.test.ts",
+      name: "relations numbered as new ones are asked for once",
+    },
+    {
+      rule: "relations of before the start are taken for new",
+      file: "src/compute/pages/page-source.ts",
+      search: "    return nextOid > 0 && relNumber >= nextOid;",
+      replace: "    return nextOid > 0 && relNumber > 0;",
+      test: "src/compute/pages/page-source.test.ts",
+      name: "relations numbered as new ones are asked for once",
+    },
+    {
       rule: "an endpoint is made with settings that it may not have",
       file: "src/compute/api.ts",
       search: "    checkSetting(name, value);\n",

@@ -136,7 +136,7 @@ export class LazyFiles {
           this.served.told(file, bytes);
           return bytes;
         },
-        lacksRelation: (file) => pages.lacksRelation(file),
+        alsoLacking: (file) => pages.alsoLacking(file),
         readPages: (file, blkno, count) => {
           reads.note(file, blkno, count);
           return ServedFiles.isMap(file)

@@ -120,6 +120,15 @@ class FakePageserver {
     });
   }
 
+  hasRelationsFrom({ dbOid, relNumber }: { dbOid: number; relNumber: number }): Promise<boolean> {
+    this.asked.push(`from ${relNumber} of ${dbOid}`);
+    if (this.down) {
+      return Promise.reject(new StorageError("unavailable", "connection-lost", "down"));
+    }
+    const numbers = Object.keys(this.sizes).map((key) => Number(key.split("/")[0]));
+    return Promise.resolve(dbOid === 5 && numbers.some((number) => number >= relNumber));
+  }
+
   listRelations(): Promise<RelationSize[]> {
     return Promise.resolve(
       Object.entries(this.sizes).map(([key, blocks]) => {
@@ -165,11 +174,55 @@ describe("PageSource", () => {
     assert.equal(await source.stat(fileAt("base/5/7_vm")), undefined);
     assert.equal(await source.stat(fileAt("base/5/8")), 0);
     assert.equal(await source.stat(fileAt("global/9")), undefined);
-    assert.equal(await source.lacksRelation(fileAt("base/5/7_vm") as RelationPath), false);
-    assert.equal(await source.lacksRelation(fileAt("base/5/9") as RelationPath), true);
+    assert.equal(await source.alsoLacking(fileAt("base/5/7_vm") as RelationPath), undefined);
+    assert.equal(await source.alsoLacking(fileAt("base/5/9") as RelationPath), "relation");
     const pages = await source.readPages(fileAt("base/5/7.1"), 3, 2);
     assert.deepEqual(blocksOf(pages), [131_075, 131_076]);
     await assert.rejects(source.readPages(fileAt("base/5/7.1"), 4, 2), /block 131077 was asked/);
+  });
+
+  test("relations numbered as new ones are asked for once a directory, where storage has none", async () => {
+    const of = (path: string) => fileAt(path) as RelationPath;
+    const service = new FakePageserver({ "7/0": 1, "19999/0": 1, "20001/1": 2 });
+    const source = pageSource(service);
+    assert.equal(await source.stat(fileAt("base/6/20000")), undefined);
+    assert.equal(await source.stat(fileAt("base/6/99999_vm.1")), undefined);
+    assert.equal(await source.alsoLacking(of("base/6/20001")), 20_000);
+    assert.deepEqual(service.asked, ["from 20000 of 6"]);
+    assert.equal(await source.stat(fileAt("base/6/19999")), 8192);
+    assert.equal(await source.stat(fileAt("base/5/19999")), 8192);
+    assert.equal(await source.stat(fileAt("base/5/20001_fsm")), 2 * 8192);
+    assert.equal(await source.alsoLacking(of("base/5/20001")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/20002")), undefined);
+    assert.equal(await source.alsoLacking(of("base/5/20002")), "relation");
+    assert.equal(service.asked.filter((what) => what.startsWith("from")).length, 2);
+    const none = pageSource(service, { nextOid: 0 });
+    assert.equal(await none.alsoLacking(of("base/6/20000")), "relation");
+  });
+
+  test("relations numbered as new ones: a pageserver that does not know the question", async () => {
+    const service = new FakePageserver({ "20001/0": 2 });
+    service.hasRelationsFrom = () => {
+      service.asked.push("from");
+      return Promise.reject(new StorageError("invalid", "unknown-command", "unknown command"));
+    };
+    const source = pageSource(service);
+    assert.equal(await source.stat(fileAt("base/5/20001")), 2 * 8192);
+    assert.equal(await source.stat(fileAt("base/5/20002")), undefined);
+    assert.equal(await source.alsoLacking(fileAt("base/5/20002") as RelationPath), "relation");
+    assert.equal(service.asked.filter((what) => what === "from").length, 1);
+  });
+
+  test("relations numbered as new ones: a pageserver that is away is asked again", async () => {
+    const service = new FakePageserver({});
+    const source = pageSource(service);
+    service.down = true;
+    const late = source.stat(fileAt("base/5/20000"));
+    await sleep(60);
+    service.down = false;
+    assert.equal(await late, undefined);
+    assert.ok(service.asked.length > 1);
+    assert.equal(await source.alsoLacking(fileAt("base/5/20000") as RelationPath), 20_000);
   });
 
   test("fileContent: the blocks that there are, in runs, and nothing ahead of them", async () => {

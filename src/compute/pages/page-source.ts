@@ -6,7 +6,7 @@ import { errorKind, errorMessage, StorageError, withContext } from "../../base/e
 import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { RelationSize, TenantTimeline } from "../../pageserver/api.ts";
-import { listRelations, PagestreamClient } from "../../pageserver/client.ts";
+import { hasRelationsFrom, listRelations, PagestreamClient } from "../../pageserver/client.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
   FSM_FORK,
@@ -34,6 +34,7 @@ import {
   SLRU_MULTIXACT_OFFSETS,
   type SlruKind,
 } from "../../wal-decoder/record-sink.ts";
+import type { AlsoLacking } from "../shim/shim-protocol.ts";
 import type { ListedFile, PageHandlers, PagePiece } from "../shim/shim-server.ts";
 import { PageMemory } from "./page-memory.ts";
 import { type FetchPages, ReadAhead } from "./read-ahead.ts";
@@ -50,6 +51,13 @@ export interface PageService {
   /** `silenceMs` as PagestreamClient has it. */
   connect(silenceMs: number): Promise<PageClient>;
   listRelations(spcOid: number, dbOid: number): Promise<readonly RelationSize[]>;
+  /** Whether there is one in that directory with this number or a higher one. */
+  hasRelationsFrom(rel: RelationDirectory & { readonly relNumber: number }): Promise<boolean>;
+}
+
+interface RelationDirectory {
+  readonly spcOid: number;
+  readonly dbOid: number;
 }
 
 export function connectPages(
@@ -68,6 +76,7 @@ export function pageserverPageService(
   return {
     connect: (silenceMs) => connectPages(pgAddr, timeline, silenceMs),
     listRelations: (spcOid, dbOid) => listRelations(pgAddr, timeline, lsn, spcOid, dbOid),
+    hasRelationsFrom: (rel) => hasRelationsFrom(pgAddr, timeline, lsn, rel),
   };
 }
 
@@ -141,6 +150,8 @@ export class PageSource implements PageHandlers {
   /** The same as of `#laterLsn`, or later. */
   readonly #laterSizes = new Map<string, Promise<number | undefined>>();
   #laterLsn: Lsn | undefined;
+  /** By directory: whether storage has a relation there that is numbered as those are that this compute makes. */
+  readonly #hasNewNumbers = new Map<string, Promise<boolean>>();
   readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
   #client: Promise<PageClient> | undefined;
   #closed = false;
@@ -199,14 +210,49 @@ export class PageSource implements PageHandlers {
     if (file.kind === "slru") {
       return (await this.#slruSegment(file.slru, file.segment))?.length;
     }
+    if (this.#isNumberedNew(file) && (await this.#lacksNewNumbers(file))) {
+      return undefined;
+    }
     const stored = await this.#storedFork(file);
     return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
   }
 
-  /** Whether storage has no fork of the relation. */
-  async lacksRelation(rel: RelationFork): Promise<boolean> {
+  async alsoLacking(rel: RelationFork): Promise<AlsoLacking | undefined> {
+    if (this.#isNumberedNew(rel) && (await this.#lacksNewNumbers(rel))) {
+      return this.#checkPoint.nextOid;
+    }
     const sizes = await Promise.all(ALL_FORKS.map((fork) => this.#size({ ...rel, fork })));
-    return sizes.every((size) => size === undefined);
+    return sizes.every((size) => size === undefined) ? "relation" : undefined;
+  }
+
+  /** Whether it is numbered as what this compute makes: Postgres takes numbers from there on. */
+  #isNumberedNew({ relNumber }: { readonly relNumber: number }): boolean {
+    const { nextOid } = this.#checkPoint;
+    return nextOid > 0 && relNumber >= nextOid;
+  }
+
+  /**
+   * Whether storage has no relation of the directory that is numbered `nextOid` or higher: one answer for all that is made there.
+   * Where the counter has come round there may be some; then each is asked for.
+   */
+  async #lacksNewNumbers({ spcOid, dbOid }: RelationDirectory): Promise<boolean> {
+    const { nextOid } = this.#checkPoint;
+    const key = `${spcOid}/${dbOid}`;
+    let has = this.#hasNewNumbers.get(key);
+    if (has === undefined) {
+      const ask = () => this.#service.hasRelationsFrom({ spcOid, dbOid, relNumber: nextOid });
+      const what = `relations of database ${dbOid} from ${nextOid} on`;
+      has = this.#retrying(what, ask).catch((error: unknown) => {
+        if (errorKind(error) !== "invalid") {
+          throw error;
+        }
+        // A pageserver of before this question.
+        return true;
+      });
+      this.#hasNewNumbers.set(key, has);
+      has.catch(() => this.#hasNewNumbers.delete(key));
+    }
+    return !(await has);
   }
 
   async readPages(file: StorageFile, blkno: number, count: number): Promise<readonly PagePiece[]> {

@@ -660,6 +660,16 @@ static void look_for_forks(void) {
   read_file();
 }
 
+/* The agent says of base/5 that storage has nothing from 10055 on. What is below, in base/6 or an SLRU is asked for. */
+static void look_for_new_numbers(void) {
+  static const char *const names[] = {"base/5/10055", "base/5/10055_fsm", "base/5/10056.1",  "base/5/4294967295_init",
+                                      "base/5/10054", "base/6/10055",     "global/10055",    "base/5/4294967295",
+                                      "base/5/10060", "base/6/10056",     "pg_xact/FFFFFFF"};
+  for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+    expect_none(names[i], names[i]);
+  }
+}
+
 static void exit_reading(void) { end_while_waiting(exit_at_once, read_file); }
 static void exit_listing(void) { end_while_waiting(exit_at_once, list); }
 static void read_on_exit(void) { end_while_waiting(exit_after_reading, read_file); }
@@ -695,6 +705,7 @@ static const struct {
     {"read-on-exit", read_on_exit},
     {"churn", churn},
     {"forks", look_for_forks},
+    {"new-numbers", look_for_new_numbers},
     {"short-write", short_write},
     {"short-write-continued", short_write_continued},
     {"fetch-read", read_while_fetching},

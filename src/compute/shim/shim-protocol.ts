@@ -36,7 +36,7 @@ const MAX_WAL_OFFSET = 2 ** 30;
 export const MAX_PAGES_PER_REQUEST = 32;
 
 /** With ABSENT, of a stat: storage has no fork and no segment of the relation. */
-export const NO_FILE_OF_RELATION = 1;
+const NO_FILE_OF_RELATION = 1;
 export const STATUS_OK = 0;
 export const STATUS_ABSENT = 1;
 export const STATUS_ERROR = 2;
@@ -260,6 +260,22 @@ export function encodeReplyHeader(
   view.setUint8(5, TYPE_CODE[type]);
   view.setUint32(8, a % 2 ** 32, true);
   view.setUint32(12, Math.floor(a / 2 ** 32), true);
+  return header;
+}
+
+/**
+ * What else storage lacks of a relation's file that it does not have: all of that relation, or all relations of its directory with
+ * this number (1 to 2^32 - 1) or a higher one.
+ */
+export type AlsoLacking = "relation" | number;
+
+/** Of a stat whose file storage does not have. */
+export function encodeAbsent(also?: AlsoLacking): Uint8Array {
+  const isMore = also !== undefined;
+  const header = encodeReplyHeader("stat", STATUS_ABSENT, isMore ? NO_FILE_OF_RELATION : 0);
+  if (typeof also === "number") {
+    new DataView(header.buffer).setUint32(12, also, true);
+  }
   return header;
 }
 

@@ -231,6 +231,15 @@ test("paths: of a relation that storage does not have one file is asked for; a f
   assert.deepEqual(asked, [`${SCENE_PATH}1`, `${SCENE_PATH}2`, `${SCENE_PATH}2_fsm`]);
 });
 
+test("paths: of all relations that storage does not have from a number on, one is asked for", {
+  skip,
+}, async () => {
+  const { code, stderr, asked } = await playScene(findShim(workdir), { scene: "new-numbers" });
+  assert.equal(code, 0, stderr);
+  const inOther = ["base/6/10055", "global/10055", "base/6/10056", "pg_xact/FFFFFFF"];
+  assert.deepEqual(asked, ["base/5/10055", "base/5/10054", ...inOther]);
+});
+
 const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: RegExp }[] = [
   {
     canary: "paths that storage lacks and that keep a slot",

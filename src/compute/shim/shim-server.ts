@@ -13,11 +13,12 @@ import {
   storagePath,
 } from "../../postgres/relation-path.ts";
 import {
+  type AlsoLacking,
+  encodeAbsent,
   encodeHelloReply,
   encodeListing,
   encodeReplyHeader,
   type ListedFile,
-  NO_FILE_OF_RELATION,
   type PlacedFile,
   type ShimRequest,
   ShimRequestReader,
@@ -40,8 +41,8 @@ export interface PagePiece {
 export interface PageHandlers {
   /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
   stat(file: StorageFile): Promise<number | undefined>;
-  /** Whether storage has no fork and no segment of a relation, one file of which it does not have. Absent: not known. */
-  lacksRelation?(file: RelationPath): Promise<boolean>;
+  /** What else storage lacks of a relation, one file of which it does not have. Undefined: not known; absent: of no relation. */
+  alsoLacking?(file: RelationPath): Promise<AlsoLacking | undefined>;
   /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or pieces one after the other. */
   readPages(
     file: StorageFile,
@@ -234,9 +235,8 @@ export class ShimServer {
       if (bytes !== undefined) {
         return [encodeReplyHeader("stat", STATUS_OK, bytes)];
       }
-      const lacksAll =
-        file.kind === "relation" && (await this.#handlers.lacksRelation?.(file)) === true;
-      return [encodeReplyHeader("stat", STATUS_ABSENT, lacksAll ? NO_FILE_OF_RELATION : 0)];
+      const also = file.kind === "relation" ? await this.#handlers.alsoLacking?.(file) : undefined;
+      return [encodeAbsent(also)];
     }
     const files = await this.#handlers.listDirectory(request.directory);
     const payload = encodeListing(files);

@@ -72,6 +72,20 @@ export function readRelations(
   }));
 }
 
+/** Whether a database has a fork of a relation numbered `relNumber` or higher. */
+export function hasRelationsFrom(
+  storage: Pick<TimelineStorage, "scan">,
+  lsn: Lsn,
+  ...directoryAndNumber: readonly [spcOid: number, dbOid: number, relNumber: number]
+): boolean {
+  const [spcOid, dbOid] = directoryAndNumber;
+  const first = [KEYSPACE_RELATION_SIZE, ...directoryAndNumber];
+  for (const _ of storage.scan([KEYSPACE_RELATION_SIZE, spcOid, dbOid], lsn, first)) {
+    return true;
+  }
+  return false;
+}
+
 /**
  * A write-back cache. Invariant that makes stale versions of blocks harmless: whenever a fork grows
  * over a block that the growing record itself does not initialise, and whenever a visibility-map

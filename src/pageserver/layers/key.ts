@@ -182,6 +182,17 @@ export function comparePrefixes(a: KeyPrefix, b: KeyPrefix): number {
 }
 
 /** Whether the prefix's first fields are `fields`. */
+/** The least one whose fields start with `fields`. */
+export function leastPrefix([
+  f1 = 0,
+  f2 = 0,
+  f3 = 0,
+  f4 = 0,
+  f5 = 0,
+]: readonly number[]): KeyPrefix {
+  return keyPrefix(f1, f2, f3, f4, f5);
+}
+
 export function prefixStartsWith(prefix: KeyPrefix, fields: readonly number[]): boolean {
   const [f1, f2, f3, f4] = fields;
   return (

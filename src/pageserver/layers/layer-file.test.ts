@@ -176,6 +176,33 @@ test("LayerFile: collectKeys reports the keys under some fields", async () => {
   }
 });
 
+test("LayerFile: collectKeys begins where it is told", async () => {
+  await using files = await Files.create();
+  const versions = makeVersions(3);
+  const file = files.open(await writeDeltaLayer(files.directory, versions));
+  for (const [first, blocks, sizes] of [
+    [[0, 1663, 5, 16384, 1], true, false],
+    [[0, 1663, 5, 16384, 2], true, false],
+    [[0, 1663, 5, 16385], false, false],
+    [[0x61, 1664, 0, 1262], false, true],
+    [[0x61, 1664, 0, 1263], false, false],
+  ] as const) {
+    for (const fields of [first.slice(0, 3), [first[0]]]) {
+      const found = new Set<KeyPrefix>();
+      file.collectKeys(fields, NAME.lsnEnd, (prefix) => found.add(prefix), first);
+      const expected = versions
+        .map(({ prefix }) => prefix)
+        .filter((prefix) =>
+          samePrefix(prefix, REL) ? false : prefix.field1 === 0 ? blocks : sizes,
+        )
+        .filter((prefix) => prefix.field1 === first[0]);
+      const texts = (prefixes: Iterable<KeyPrefix>) =>
+        [...new Set([...prefixes].map((prefix) => formatKey(prefix, 0)))].sort();
+      assert.deepEqual(texts(found), texts(expected));
+    }
+  }
+});
+
 test("LayerFile: an image layer says of every key whether it exists", async () => {
   await using files = await Files.create();
   const writer = await LayerWriter.create(files.directory, LAYER_KIND_IMAGE);

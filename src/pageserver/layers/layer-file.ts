@@ -4,7 +4,13 @@ import { basename } from "node:path";
 import { errnoCode, errorMessage, StorageError } from "../../base/errors.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { BlockCache, CacheEntry, OpenableFile, OpenFiles } from "./block-cache.ts";
-import { comparePrefixes, type KeyPrefix, keyPrefix, prefixStartsWith, samePrefix } from "./key.ts";
+import {
+  comparePrefixes,
+  type KeyPrefix,
+  leastPrefix,
+  prefixStartsWith,
+  samePrefix,
+} from "./key.ts";
 import {
   type BlockMemory,
   blockKeyIndex,
@@ -215,27 +221,30 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     return false;
   }
 
-  /** Reports each key whose fields start with `fields`, ascending, repeats possible. */
+  /** Reports each key whose fields start with `fields`, from `first` (more fields) on; ascending, repeats possible. */
   collectKeys(
     fields: readonly number[],
     maxLsn: Lsn,
     report: (prefix: KeyPrefix, index: number) => void,
+    first = fields,
   ): void {
     if (this.lsnStart > maxLsn) {
       return;
     }
     const loaded = this.#index ?? this.#load();
     loaded.chances = INDEX_CHANCES;
-    const [f1 = 0, f2 = 0, f3 = 0, f4 = 0, f5 = 0] = fields;
-    const from = keyPrefix(f1, f2, f3, f4, f5);
+    const from = leastPrefix(first);
     const firstBlock = Math.max(0, lastBlockAtOrBelow(loaded, from, 0, 0 as Lsn));
     for (let number = firstBlock; number < loaded.blockCount; number++) {
       const block = this.#block(loaded, number);
       for (let key = 0; key < block.keyCount; key++) {
         const prefix = blockKeyPrefix(block, key);
+        if (comparePrefixes(prefix, from) < 0) {
+          continue;
+        }
         if (prefixStartsWith(prefix, fields)) {
           report(prefix, blockKeyIndex(block, key));
-        } else if (comparePrefixes(prefix, from) > 0) {
+        } else {
           return;
         }
       }

@@ -3,7 +3,13 @@
 import { addLsn, type Lsn, maxLsn } from "../../base/lsn.ts";
 import { ENTRY_OVERHEAD_BYTES, EntryChunks, NO_ENTRY } from "./entry-chunks.ts";
 import type { FrozenLayer } from "./frozen-layer.ts";
-import { comparePrefixes, type KeyPrefix, prefixFields, prefixStartsWith } from "./key.ts";
+import {
+  comparePrefixes,
+  type KeyPrefix,
+  leastPrefix,
+  prefixFields,
+  prefixStartsWith,
+} from "./key.ts";
 import { PrefixMap } from "./prefix-map.ts";
 import { VALUE_IMAGE, type VersionChain } from "./version-chain.ts";
 import { type StepMemory, VersionSteps } from "./version-steps.ts";
@@ -234,17 +240,19 @@ export class OpenLayer {
     return steps;
   }
 
-  /** Reports each key whose fields start with `fields`, in no order. */
+  /** Reports each key whose fields start with `fields`, from `first` (more fields) on; in no order. */
   collectKeys(
     fields: readonly number[],
     maxLsn: Lsn,
     report: (prefix: KeyPrefix, index: number) => void,
+    first = fields,
   ): void {
     if (this.lsnStart > maxLsn) {
       return;
     }
+    const from = leastPrefix(first);
     for (const [prefix, index] of this.#prefixes) {
-      if (prefixStartsWith(prefix, fields)) {
+      if (prefixStartsWith(prefix, fields) && comparePrefixes(prefix, from) >= 0) {
         for (const [number] of index.entries()) {
           report(prefix, number);
         }

@@ -161,10 +161,11 @@ export class LayerMap {
     fields: readonly number[],
     maxLsn: Lsn,
     report: (prefix: KeyPrefix, index: number) => void,
+    first = fields,
   ): void {
     for (const layer of [this.open, ...this.frozen]) {
-      layer.collectKeys(fields, maxLsn, report);
+      layer.collectKeys(fields, maxLsn, report, first);
     }
-    this.files.collectKeys(fields, maxLsn, report);
+    this.files.collectKeys(fields, maxLsn, report, first);
   }
 }

@@ -134,15 +134,16 @@ export class LayerSet {
     return false;
   }
 
-  /** Reports each key whose fields start with `fields`, in no order, repeats possible. */
+  /** Reports each key whose fields start with `fields`, from `first` (more fields) on; in no order, repeats possible. */
   collectKeys(
     fields: readonly number[],
     maxLsn: Lsn,
     report: (prefix: KeyPrefix, index: number) => void,
+    first = fields,
   ): void {
     for (const { file, capLsn } of this.layers) {
       if (mayHaveKeysUnder(file, fields)) {
-        file.collectKeys(fields, minLsn(capLsn, maxLsn), report);
+        file.collectKeys(fields, minLsn(capLsn, maxLsn), report, first);
       }
     }
   }

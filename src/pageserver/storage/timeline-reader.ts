@@ -183,8 +183,12 @@ export class TimelineReader {
     );
   }
 
-  /** Every key with a version at or below `lsn` whose fields start with `fields`, ascending. */
-  keysUnder(fields: readonly number[], lsn: Lsn): { prefix: KeyPrefix; indexes: number[] }[] {
+  /** Every key with a version at or below `lsn` whose fields start with `fields`, from `first` (more fields) on, ascending. */
+  keysUnder(
+    fields: readonly number[],
+    lsn: Lsn,
+    first = fields,
+  ): { prefix: KeyPrefix; indexes: number[] }[] {
     const found = new PrefixMap<Set<number>>();
     let lastPrefix: KeyPrefix | undefined;
     let lastIndexes = new Set<number>();
@@ -198,7 +202,7 @@ export class TimelineReader {
     };
     let maxLsn = lsn;
     for (let map: LayerMap | undefined = this.#map; map !== undefined; ) {
-      map.collectKeys(fields, maxLsn, report);
+      map.collectKeys(fields, maxLsn, report, first);
       const { parent }: LayerMap = map;
       map = parent?.map;
       maxLsn = parent === undefined ? maxLsn : minLsn(maxLsn, parent.capLsn);

@@ -37,11 +37,12 @@ export interface TimelineStorage {
   readPage(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
   /** A value that is never a delta (metadata), as stored. */
   readValue(prefix: KeyPrefix, index: number, lsn: Lsn): Uint8Array | undefined;
-  /** Every key that exists at `lsn` whose fields start with `fields` (1 to 5 of them), ascending.
-   *  Meant for the sparse metadata keyspaces. */
+  /** Every key that exists at `lsn` whose fields start with `fields` (1 to 5 of them), ascending; from `first` on, which has
+   *  these and more. Meant for the sparse metadata keyspaces. */
   scan(
     fields: readonly number[],
     lsn: Lsn,
+    first?: readonly number[],
   ): Iterable<{ prefix: KeyPrefix; index: number; value: Uint8Array }>;
 
   /**

@@ -10,6 +10,7 @@ import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId } from "../../base/ids.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { PAGE_SIZE, pageLsn } from "../../postgres/page.ts";
+import { hasRelationsFrom } from "../ingest/relation-heads.ts";
 import { relBlockPrefix, relSizePrefix, slruBlockPrefix } from "../layers/key.ts";
 import { entryKind } from "../layers/layer-block.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
@@ -255,6 +256,37 @@ test("waitForLsn: resolves on advance, times out as unavailable, ends on close",
   });
   await fixture.close();
   await ended;
+});
+
+test("hasRelationsFrom: what there is at an LSN, in memory, in files and in the ancestor", async () => {
+  await using fixture = await StorageFixture.create();
+  const size = (relNumber: number, fork: number) => relSizePrefix(1663, 5, relNumber, fork);
+  const five = new Uint8Array([5, 0, 0, 0]);
+  const timeline = await fixture.createRoot([
+    { prefix: size(16_384, 0), index: 0, value: five },
+    { prefix: relSizePrefix(1663, 6, 20_000, 0), index: 0, value: five },
+    { prefix: relBlockPrefix(1663, 5, 30_000, 0), index: 0, value: page(1) },
+  ]);
+  const has = (at: Timeline, relNumber: number, lsn = at.lastRecordLsn, dbOid = 5) =>
+    hasRelationsFrom(at, lsn, 1663, dbOid, relNumber);
+  const isAsMade = (at: Timeline, lsn = at.lastRecordLsn) => {
+    assert.ok(has(at, 16_384, lsn) && has(at, 16_385, lsn) && has(at, 16_400, lsn));
+    assert.ok(!has(at, 16_401, lsn) && has(at, 20_000, lsn, 6) && !has(at, 20_001, lsn, 6));
+    assert.ok(!has(at, 1, lsn, 4));
+  };
+  assert.ok(has(timeline, 16_384) && !has(timeline, 16_385));
+  const made = putRecord(timeline, size(16_400, 3), 0, five);
+  isAsMade(timeline);
+  await timeline.checkpoint();
+  isAsMade(timeline);
+  const branch = await fixture.createBranch(timeline);
+  isAsMade(branch);
+  const dropped = toLsn(made + 50);
+  timeline.putTombstone(size(16_400, 3), 0, dropped);
+  timeline.advance(dropped, made);
+  assert.ok(!has(timeline, 16_385));
+  isAsMade(timeline, made);
+  isAsMade(branch);
 });
 
 test("close: later reads and puts are refused, no file is opened again", async () => {

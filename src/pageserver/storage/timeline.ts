@@ -261,9 +261,10 @@ export class Timeline implements TimelineStorage {
   *scan(
     fields: readonly number[],
     lsn: Lsn,
+    first = fields,
   ): Generator<{ prefix: KeyPrefix; index: number; value: Uint8Array }> {
     this.#checkReadable(lsn);
-    for (const { prefix, indexes } of this.#reader.keysUnder(fields, lsn)) {
+    for (const { prefix, indexes } of this.#reader.keysUnder(fields, lsn, first)) {
       for (const index of indexes) {
         const value = this.readValue(prefix, index, lsn);
         if (value !== undefined) {

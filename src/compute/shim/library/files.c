@@ -172,10 +172,31 @@ static struct key whole_relation(const struct key *key) {
   return whole;
 }
 
-/* Most relations that are made here have five names, and storage none of them: one answer is for all. */
+/* All relations of a key's directory from number `from` on, in the same cache: Postgres numbers new ones upwards. */
+static struct key new_relations(const struct key *key, u32 from) {
+  return (struct key){KIND_NEW_RELATIONS, key->db, from, 0, key->spc};
+}
+
+/* Most relations that are made here have five names, and storage none of them: one answer is for all, mostly of all relations. */
 static bool is_known_absent(const struct key *key) {
-  struct key whole = whole_relation(key);
-  return (key->kind == KIND_REL && is_absent(&whole)) || is_absent(key);
+  if (key->kind != KIND_REL) {
+    return is_absent(key);
+  }
+  u32 from = load(&region->new_from);
+  struct key whole = whole_relation(key), new = new_relations(key, from);
+  return (from != 0 && key->rel >= from && is_absent(&new)) || is_absent(&whole) || is_absent(key);
+}
+
+/* What an answer says that storage does not have. */
+static void note_answer_absent(const struct key *key, u64 answer) {
+  u32 from = (u32)(answer >> 32);
+  struct key whole = whole_relation(key), new = new_relations(key, from);
+  if (key->kind == KIND_REL && from != 0 && key->rel >= from) {
+    store(&region->new_from, from);
+    note_absent(&new);
+  } else {
+    note_absent(answer == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);
+  }
 }
 
 /* How many bytes of a path storage has; NOT_THERE, or NO_ANSWER with errno. */
@@ -189,8 +210,7 @@ static int64_t ask_size(const struct key *key) {
     return NO_ANSWER;
   }
   if (reply.status == STATUS_ABSENT) {
-    struct key whole = whole_relation(key);
-    note_absent(reply.a == NO_FILE_OF_RELATION && key->kind == KIND_REL ? &whole : key);
+    note_answer_absent(key, reply.a);
     return NOT_THERE;
   }
   if (reply.status != STATUS_OK) {

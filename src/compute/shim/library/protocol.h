@@ -13,7 +13,8 @@
  *   kind 0   no file: the key is 0
  *   lsn      0
  *   H hello        a = pid                          -> ok, a = entries, payload; when all files are placed
- *   S stat         key                              -> ok, a = bytes | absent, a = 1: as all files of that relation
+ *   S stat         key                              -> ok, a = bytes | absent, a = 1: as all files of that relation,
+ *                                                     or n << 32 | 1: of all of its directory's numbered n or higher
  *   G get pages    key, b = first block, c = count  -> ok, payload = count * 8192
  *   C compare      key, b = first block, c = count up to 32, a = bit set of them: which are in storage as
  *                  they are in the file            -> ok, a = bit set; from now on the file's pages are as of then

@@ -93,14 +93,14 @@ typedef uint64_t u64;
 enum { SLOT_EMPTY, SLOT_CLAIMED, SLOT_NEW, SLOT_RESOLVING, SLOT_LAZY, SLOT_LOCAL };
 enum { CUT, ABSENT, FILLING, WRITING, PRESENT, CLEAN, EVICTING, HINTING, REWRITING, COMPARING };
 /* SLRUs in the order of the protocol. */
-enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR };
+enum { KIND_REL = 1, KIND_XACT, KIND_MEMBERS, KIND_OFFSETS, KIND_COMMIT_TS, KIND_DIR, KIND_NEW_RELATIONS };
 enum { NAME_OTHER, NAME_FOREIGN, NAME_BLOCKS, NAME_DIR, NAME_WAL };
 enum { FORK_MAIN, FORK_FSM, FORK_VM, FORK_INIT };
 
 /*
  * A file or directory of storage. KIND_REL: db 0 is `global`, forkseg is fork << 29 | segment, spc a tablespace
  * of the user's or 0. An SLRU: rel is the segment. KIND_DIR: of a database in a tablespace; or db is UINT32_MAX,
- * and rel the kind of an SLRU.
+ * and rel the kind of an SLRU. KIND_NEW_RELATIONS, among absent paths only: all relations of a directory from number rel on.
  */
 struct key {
   u32 kind, db, rel, forkseg, spc;
@@ -194,6 +194,7 @@ struct region {
   u32 hand_block;
   u32 evicting, cannot_evict;
   u32 tracked_new;        /* files made here whose blocks may be given back */
+  u32 new_from;           /* the least number of a KIND_NEW_RELATIONS; 0: the agent has named none */
   u32 compare_calls;      /* futex word: bumped to wake the process that sleeps */
   u32 comparer_sleeps;
   struct cache_counters counters; /* where the agent has given no file for them */
