@@ -3,7 +3,7 @@
 // --source DIR      an unpacked source tree of that major; else root on Debian fetches one, and what it is built with
 // --suite NAME      regress, isolation or contrib (may be repeated; all)
 // --tests A,B       only these tests of regress or isolation, or modules of contrib
-// --without A,B     all of regress or isolation but these tests
+// --without A,B     all of them but these
 // --local-cache N   a limit of the endpoint's disk, such as 32MB
 // --kill            regress on an endpoint only, whose processes are killed meanwhile, one kind after another
 // --keep            what the suites wrote stays, and its place is printed
@@ -45,7 +45,7 @@ const tests = listOf(options.tests);
 const without = listOf(options.without);
 const misused =
   (tests.length + without.length > 0 && kinds.length !== 1) ||
-  (without.length > 0 && (tests.length > 0 || kinds.includes("contrib"))) ||
+  (without.length > 0 && tests.length > 0) ||
   (options.kill && options.suite.join() !== "regress");
 const cacheRoot = storeDirectory();
 if (unknown.length > 0 || misused || cacheRoot === undefined) {
@@ -81,7 +81,7 @@ try {
   for (const kind of kinds) {
     const list: SuiteList =
       kind === "contrib"
-        ? contribSuites(tools, installation, tests)
+        ? contribSuites(tools, installation, tests, without)
         : { suites: [coreSuite(kind, tools, tests, without)], skipped: [] };
     const server = {
       major,

@@ -105,17 +105,23 @@ const NOT_HERE: Readonly<Record<string, string>> = {
   postgres_fdw: "its server connects to itself where no socket of either side is",
 };
 
-/** Modules of contrib with tests for the drivers; `modules`: only those, none for all. */
+/** Modules of contrib with tests for the drivers; `modules`: only those, none for all but those `without`. Throws where one of them is no module. */
 export function contribSuites(
   tools: BuiltTools,
   installation: Installation,
   modules: readonly string[],
+  without: readonly string[] = [],
 ): SuiteList {
   const suites: Suite[] = [];
   const skipped: SkippedSuite[] = [];
   // What our configure leaves out is listed apart; the installation may have it.
   const all = makeVariables(tools, "contrib", ["SUBDIRS", "ALWAYS_SUBDIRS"]).flat().toSorted();
-  for (const module of all.filter((one) => modules.length === 0 || modules.includes(one))) {
+  const absent = without.filter((one) => !all.includes(one));
+  if (absent.length > 0) {
+    throw new Error(`contrib has no ${absent.join(", ")}`);
+  }
+  const wanted = modules.length === 0 ? all.filter((one) => !without.includes(one)) : modules;
+  for (const module of all.filter((one) => wanted.includes(one))) {
     const folder = join("contrib", module);
     const names = ["REGRESS", "ISOLATION", "REGRESS_OPTS", "MODULE_big", "MODULES"];
     const [regress, isolation, told, big, libraries] = makeVariables(
