@@ -290,6 +290,10 @@ export async function eachIsSeen(
 
 const NO_CLAIM =
   "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {";
+const TAKEN_ANYWAY: ShimChange = [
+  "  if (!swap_if(state_of(file, block), COMPARING, CLEAN)) {",
+  "  store(state_of(file, block), CLEAN);\n  if (false) {",
+];
 
 /** By the loads that see them. */
 export const STRESS_CANARIES: readonly {
@@ -375,14 +379,11 @@ export const STRESS_CANARIES: readonly {
       },
       {
         name: "a block that goes though it was written while it was compared",
-        change: [
-          "swap_if(state_of(file, first + end), COMPARING, EVICTING)) {",
-          "(store(state_of(file, first + end), EVICTING), true)) {",
-        ],
+        change: TAKEN_ANYWAY,
       },
       {
         name: "a block that goes though storage has it otherwise",
-        change: ["(claimed & same) >> end & 1", "claimed >> end & 1"],
+        change: ["if ((claimed & same) >> i & 1) {", "if (claimed >> i & 1) {"],
       },
     ],
   },

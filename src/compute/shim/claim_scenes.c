@@ -492,12 +492,12 @@ static void evict_twice(void) {
   check_block(fd, 0);
 }
 
-/* Reads what is not here, for which more than is written has to go, until so many written blocks have gone. */
+/* Reads what is not here, the last five blocks, for which more than is written has to go, until so many written blocks have gone. */
 static void read_until_gone(int fd, uint64_t blocks) {
   int counters = open_path("counters", 0);
   uint64_t gone = 0;
   for (int i = 0; gone < blocks; i++) {
-    check_block(fd, 7 - i % 3);
+    check_block(fd, 7 - i % 5);
     usleep(1000);
     /* cache-counters.ts: `writtenEvicted` */
     if (pread(counters, &gone, sizeof gone, 5 * sizeof gone) != sizeof gone) {
@@ -550,6 +550,101 @@ static void compare_while_writing(void) {
 static void compare_unlike(void) {
   int fd = open_file();
   write_bytes(fd, 0, 3 * BLOCK, 0xee);
+  read_until_gone(fd, 2);
+  for (int block = 0; block < 3; block++) {
+    check_written(fd, block, 0xee);
+  }
+}
+
+/* The process that compares; 0: there is none. */
+static pid_t comparer(void) {
+  char name[300], text[300];
+  pid_t found = 0;
+  DIR *processes = opendir("/proc");
+  for (struct dirent *entry; processes != NULL && (entry = readdir(processes)) != NULL;) {
+    int pid, parent;
+    char state;
+    snprintf(name, sizeof name, "/proc/%s/stat", entry->d_name);
+    FILE *file = fopen(name, "r");
+    if (file == NULL) {
+      continue;
+    }
+    if (fgets(text, sizeof text, file) != NULL &&
+        sscanf(text, "%d (strata-evictor) %c %d", &pid, &state, &parent) == 3 && parent == getpid() && state != 'Z') {
+      found = pid;
+    }
+    fclose(file);
+  }
+  closedir(processes);
+  return found;
+}
+
+static void do_nothing(void) {}
+
+/* Until there is one that is not `other`: who forks sees to it. */
+static pid_t another_comparer(pid_t other) {
+  pid_t found;
+  while ((found = comparer()) == 0 || found == other) {
+    expect_well(begin(do_nothing));
+    usleep(10 * 1000);
+  }
+  return found;
+}
+
+/* The process that compares is killed in the middle; another one does what it did, and it holds nobody up. */
+static void kill_while_comparing(void) {
+  int fd = open_file();
+  arm();
+  write_bytes(fd, 0, 3 * BLOCK, 0xee);
+  pid_t killed = another_comparer(0);
+  while (access("held", F_OK) != 0) {
+    for (int block = 7; block > 4; block--) {
+      check_block(fd, block);
+    }
+    usleep(1000);
+  }
+  kill(killed, SIGKILL);
+  make("go");
+  write_block(fd, 0, 0xdd);
+  another_comparer(killed);
+  read_until_gone(fd, 3);
+  check_written(fd, 0, 0xdd);
+  check_written(fd, 1, 0xee);
+  check_written(fd, 2, 0xee);
+}
+
+/* It has none of its parent's files open, whatever their numbers. */
+static void see_what_is_open(void) {
+  char name[64];
+  open_file();
+  if (fcntl(0, F_DUPFD, 3000) < 0 || fcntl(0, F_DUPFD, 70) < 0) {
+    fail("dup");
+  }
+  expect_well(begin(do_nothing));
+  pid_t pid = another_comparer(0);
+  sprintf(name, "/proc/%d/fd", pid);
+  /* Its name is there before they are closed. */
+  for (int open = 99; open > 3;) {
+    DIR *files = opendir(name);
+    open = 0;
+    while (files != NULL && readdir(files) != NULL) {
+      open++;
+    }
+    closedir(files);
+    open -= 2;
+    usleep(1000);
+  }
+}
+
+/* Where no process can be made for it: all that was written stays, and all goes on; then one can be made after all. */
+static void compare_later(void) {
+  int fd = open_file();
+  write_bytes(fd, 0, 3 * BLOCK, 0xee);
+  expect_well(begin(do_nothing));
+  if (comparer() != 0) {
+    fail("there is a process that compares");
+  }
+  another_comparer(0);
   read_until_gone(fd, 2);
   for (int block = 0; block < 3; block++) {
     check_written(fd, block, 0xee);
@@ -728,6 +823,9 @@ static const struct {
     {"compare-writing", compare_while_writing},
     {"compare-unlike", compare_unlike},
     {"compare-made", make_while_opened},
+    {"compare-killed", kill_while_comparing},
+    {"compare-files", see_what_is_open},
+    {"compare-later", compare_later},
 };
 
 int main(int argc, char **argv) {

@@ -32,6 +32,10 @@ const NOT_STORED = /not what the agent has/;
 const DIED = /the child did not end well/;
 const NO_CLAIM =
   "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {";
+const TAKEN_ANYWAY: ShimChange = [
+  "  if (!swap_if(state_of(file, block), COMPARING, CLEAN)) {",
+  "  store(state_of(file, block), CLEAN);\n  if (false) {",
+];
 const SAME_INODE =
   'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode';
 const BEFORE_PUNCH = "  do {\n    result = syscall(SYS_fallocate,";
@@ -227,14 +231,7 @@ const SCENES: readonly (Scene & {
         [NO_CLAIM, "if ((state == CUT && file->added == NULL) || state == COMPARING) {"],
         LOST,
       ],
-      [
-        "a block that goes though it was written while it was compared",
-        [
-          "swap_if(state_of(file, first + end), COMPARING, EVICTING)) {",
-          "(store(state_of(file, first + end), EVICTING), true)) {",
-        ],
-        LOST,
-      ],
+      ["a block that goes though it was written while it was compared", TAKEN_ANYWAY, LOST],
     ],
   },
   {
@@ -258,10 +255,23 @@ const SCENES: readonly (Scene & {
     canaries: [
       [
         "a block that goes though storage has it otherwise",
-        ["(claimed & same) >> end & 1", "claimed >> end & 1"],
+        ["if ((claimed & same) >> i & 1) {", "if (claimed >> i & 1) {"],
         LOST,
       ],
     ],
+  },
+  {
+    scene: "compare-killed",
+    holds: "compare",
+    claim: "the process that compares may be killed: another one goes on",
+    usage: {},
+    canaries: [],
+  },
+  {
+    scene: "compare-files",
+    claim: "the process that compares has no file of the postmaster's open",
+    usage: {},
+    canaries: [],
   },
   {
     scene: "compare-made",
@@ -326,4 +336,30 @@ test("cache: what a removed file had does not count", { skip }, async () => {
   const { code, stderr, usage } = await playScene(findShim(workdir), { scene: "evict-none" });
   assert.equal(code, 0, stderr);
   assert.deepEqual([usage?.cleanBytes, usage?.keptBytes, usage?.evictedBytes], [0, 0, 0]);
+});
+
+test(
+  "cache: the process that compares has no file open where the kernel has no close_range either",
+  {
+    skip,
+  },
+  () =>
+    withBrokenShim([["syscall(SYS_close_range, 3, UINT32_MAX, 0)", "-1"]], async (shim) => {
+      const { code, stderr } = await playScene(shim, { scene: "compare-files" });
+      assert.equal(code, 0, stderr);
+    }),
+);
+
+test("cache: where no process can be made that compares, all stays and goes on, and it is tried again", {
+  skip,
+}, () => {
+  const firstFails: ShimChange = [
+    "  long pid = syscall(SYS_clone, 0, 0, 0, 0, 0);",
+    "  static int tries;\n  long pid = tries++ == 0 ? -1 : syscall(SYS_clone, 0, 0, 0, 0, 0);",
+  ];
+  return withBrokenShim([...TAKES_ALL, firstFails], async (shim) => {
+    const { code, stderr } = await playScene(shim, { scene: "compare-later" });
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /cannot start the process that asks whether storage has what was written/);
+  });
 });

@@ -41,6 +41,7 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
 }
 
 static int open_file(const char *path, int flags, mode_t mode) {
+  see_to_comparer();
   struct key key;
   u64 segno = 0;
   char own[MAX_LOCATION];

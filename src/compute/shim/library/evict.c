@@ -1,6 +1,6 @@
 /*
  * evict.c: gives blocks back to the disk where the cache has a limit. CLEAN ones: as storage has them, not written here since
- * they came, and so fetched again like any that is absent. For those that were written see compare.c.
+ * they came or since storage was found to have them (compare.c), and so fetched again like any that is absent.
  *
  * Whoever is about to bring a block makes room first. A clock's hand goes through all evictable files, one process
  * at a time; a block stays for as many turns as it was used lately. Against whoever else is at the block:
@@ -104,8 +104,9 @@ void note_filled(struct file *file, u32 block) {
 
 /* A block that was here is read. A use that is lost to another process at the same time is no loss. */
 void note_used(struct file *file, u32 block) {
-  if (file->evictable && load(used_of(file, block)) < MOST_USED) {
-    store(used_of(file, block), MOST_USED);
+  u8 used = file->evictable ? load(used_of(file, block)) : MOST_USED;
+  if ((used & ~USE_FLAGS) < MOST_USED) {
+    store(used_of(file, block), (used & USE_FLAGS) | MOST_USED);
   }
 }
 
@@ -115,6 +116,17 @@ void note_written(struct file *file, u32 block) {
     store(used_of(file, block), USED_ONCE);
     store(compared_of(file, block), 0);
   }
+}
+
+/* A written block that was COMPARING is the same in storage. False where it was written meanwhile, or cut off. */
+bool note_same(struct file *file, u32 block) {
+  /* Before it may go; a writer that comes in between says otherwise behind it. */
+  store(used_of(file, block), WAS_WRITTEN);
+  if (!swap_if(state_of(file, block), COMPARING, CLEAN)) {
+    return false;
+  }
+  count_blocks(file, 1, -1);
+  return true;
 }
 
 static u32 *evictions_at(const struct file *file, u32 block) {
@@ -156,7 +168,7 @@ bool evicted_since(int fd, off_t at, size_t n, u64 evictions) {
 }
 
 /* Opens what an evictable file is on the disk; -1 where it was removed, or cannot be opened. */
-int open_to_evict(const struct file *file) {
+static int open_to_evict(const struct file *file) {
   char path[MAX_PATH];
   struct stat stat;
   format_path(&file->key, path);
@@ -173,11 +185,12 @@ int open_to_evict(const struct file *file) {
   return fd;
 }
 
-/* Takes the content of blocks [from, to), which we have made EVICTING; `written`: they were PRESENT before. */
-void punch(struct file *file, int fd, u32 from, u32 to, bool written) {
+/* Takes the content of blocks [from, to), which we have made EVICTING. */
+static void punch(struct file *file, int fd, u32 from, u32 to) {
   long result;
   for (u32 block = from; block < to; block++) {
     add(evictions_at(file, block), 1);
+    add(&counters->written_evicted, load(used_of(file, block)) & WAS_WRITTEN ? 1 : 0);
   }
   /* Whoever reads a hole also reads the new counts. */
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -190,9 +203,8 @@ void punch(struct file *file, int fd, u32 from, u32 to, bool written) {
     say("cannot make holes in files, so the cache has no limit: ", data_dir);
   }
   add(&file->nabsent, to - from);
-  count_blocks(file, written ? 0 : -(int)(to - from), written ? -(int)(to - from) : 0);
+  count_blocks(file, -(int)(to - from), 0);
   add(&counters->evicted, to - from);
-  add(&counters->written_evicted, written ? to - from : 0);
   for (u32 block = from; block < to; block++) {
     store(used_of(file, block), WAS_EVICTED);
     store(state_of(file, block), ABSENT);
@@ -205,8 +217,8 @@ static bool take(struct file *file, u32 block) {
   if (load(state_of(file, block)) != CLEAN) {
     return false;
   }
-  u8 used = load(used_of(file, block)) & (u8)~WAS_EVICTED;
-  if (used > 0) {
+  u8 used = load(used_of(file, block));
+  if ((used & ~USE_FLAGS) > 0) {
     store(used_of(file, block), used - 1);
     return false;
   }
@@ -242,7 +254,7 @@ static u32 evict_from(struct file *file, u32 *at, u32 wanted, u32 *looks) {
       block++;
     }
     if (block > from) {
-      punch(file, fd, from, block, false);
+      punch(file, fd, from, block);
       taken += block - from;
     } else {
       block += skip(file, block);

@@ -14,20 +14,9 @@ static u64 untold;
 
 /* STRATA_SHIM_READ_COUNTS: a file of zeros that the agent has made; without one nobody hears of the counts. */
 void set_read_counts(const char *path) {
-  struct stat stat;
-  if (path == NULL) {
-    return;
+  if (path != NULL) {
+    counts = map_shared_file(path, sizeof *counts, "counts of reads");
   }
-  int fd = sys_open(path, O_RDWR | O_CLOEXEC, 0);
-  if (fd < 0 || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || stat.st_size < (off_t)sizeof *counts) {
-    die("the agent has made no file for counts of reads: ", path);
-  }
-  void *at = mmap(NULL, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  sys_close(fd);
-  if (at == MAP_FAILED) {
-    die("cannot map the file for counts of reads: ", path);
-  }
-  counts = at;
 }
 
 void tell_reads(void) {

@@ -38,7 +38,7 @@
  *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
  *         CLEAN -> EVICTING -> ABSENT (evict.c), or CLEAN -> HINTING -> CLEAN (hints.c). A writer claims what is there, too:
  *         CLEAN | PRESENT | COMPARING -> REWRITING -> PRESENT. PRESENT -> COMPARING -> PRESENT, or where storage has the
- *         block by now -> EVICTING -> ABSENT (compare.c). What is added to such a file, from EVICTION_GROUP blocks on, gets a
+ *         block by now -> CLEAN (compare.c). What is added to such a file, from EVICTION_GROUP blocks on, gets a
  *         state when it is written: CUT -> REWRITING -> PRESENT. So does all of a file that is made here, which is LAZY then.
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
@@ -108,10 +108,15 @@ struct key {
 
 #define SEGMENT_MASK ((1u << 29) - 1)
 
-/* Of the clock's hand: how many turns a block stays that was used once, or more often; whether it was given back before. */
+/*
+ * Of the clock's hand: how many turns a block stays that was used once, or more often. With it of a block that is absent: whether
+ * it was given back; of one that is CLEAN: whether it was written here.
+ */
 #define USED_ONCE 1
 #define MOST_USED 2
 #define WAS_EVICTED 0x80
+#define WAS_WRITTEN 0x40
+#define USE_FLAGS (WAS_EVICTED | WAS_WRITTEN)
 
 /* Blocks that share a count of evictions. */
 #define EVICTION_GROUP 64u
@@ -128,7 +133,7 @@ struct file {
   int64_t clean, kept; /* CLEAN blocks; PRESENT ones below nremote */
   bool evictable;
   /* The rest where it is evictable only. */
-  u8 *used;            /* by block: turns of the hand that it stays, and WAS_EVICTED */
+  u8 *used;            /* by block: turns of the hand that it stays, and USE_FLAGS */
   u32 *evictions;      /* by group: raised before a block's content goes */
   u8 *compared;        /* by block: when it was last found not to be as storage has it */
   struct added *added; /* the same of blocks from `capacity` on, once there are some; else NULL, and they stay */
@@ -232,6 +237,7 @@ extern u64 cache_limit; /* blocks; 0: none */
 extern struct cache_counters *counters;
 extern char version_directory[MAX_VERSION_DIRECTORY]; /* PG_..., in which a tablespace of the user's has all */
 extern pid_t postmaster_pid;
+extern bool is_postmaster; /* this process, and not one that it has forked */
 
 /* system.c: system calls under their own names, because libc's names are ours here. */
 int sys_open(const char *path, int flags, mode_t mode);
@@ -254,6 +260,9 @@ bool interrupted(u64 *since);
 int give_up(void);
 void expect_no_error(void);
 bool is_recovering(void);
+
+/* start.c */
+void *map_shared_file(const char *path, size_t bytes, const char *what);
 
 /* agent.c */
 struct question {
@@ -348,12 +357,12 @@ void note_used(struct file *file, u32 block);
 void note_written(struct file *file, u32 block);
 u64 evictions_of(const struct file *file, off_t at, size_t n);
 bool evicted_since(int fd, off_t at, size_t n, u64 evictions);
+bool note_same(struct file *file, u32 block);
 void make_room(void);
-int open_to_evict(const struct file *file);
-void punch(struct file *file, int fd, u32 from, u32 to, bool written);
 
 /* compare.c */
 void start_comparer(void);
+void see_to_comparer(void);
 void call_comparer(void);
 
 static inline u8 *state_of(const struct file *file, u32 block) {

@@ -12,10 +12,12 @@ u64 cache_limit;
 struct cache_counters *counters;
 char version_directory[MAX_VERSION_DIRECTORY];
 pid_t postmaster_pid;
+bool is_postmaster;
 static pid_t forker_pid;
 
 static void before_fork(void) {
   forker_pid = getpid();
+  see_to_comparer();
   /* Else its children would tell them again. */
   tell_reads();
   say_hello();
@@ -48,6 +50,7 @@ static void forget_claims(void) {
 }
 
 static void after_fork_in_child(void) {
+  is_postmaster = false;
   disconnect();
   forget_claims();
   talking = false;
@@ -82,6 +85,24 @@ static void map_region(void) {
   die("cannot reserve shared memory", "");
 }
 
+/* The first `bytes` of a file that the agent has made to be shared; `what` it is for. */
+void *map_shared_file(const char *path, size_t bytes, const char *what) {
+  char why[128];
+  struct stat stat;
+  int fd = sys_open(path, O_RDWR | O_CLOEXEC, 0);
+  if (fd < 0 || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || stat.st_size < (off_t)bytes) {
+    stpcpy(stpcpy(stpcpy(why, "the agent has made no file for "), what), ": ");
+    die(why, path);
+  }
+  void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  sys_close(fd);
+  if (at == MAP_FAILED) {
+    stpcpy(stpcpy(stpcpy(why, "cannot map the file for "), what), ": ");
+    die(why, path);
+  }
+  return at;
+}
+
 /* How much of storage's files may be here, and where the agent looks for what is. */
 static void set_cache(const char *bytes, const char *counters_path) {
   char *end;
@@ -94,17 +115,7 @@ static void set_cache(const char *bytes, const char *counters_path) {
   if (counters_path == NULL) {
     return;
   }
-  int fd = sys_open(counters_path, O_RDWR | O_CLOEXEC, 0);
-  struct stat stat;
-  if (fd < 0 || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || stat.st_size < (off_t)sizeof *counters) {
-    die("the agent has made no file for counters: ", counters_path);
-  }
-  void *at = mmap(NULL, sizeof *counters, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  sys_close(fd);
-  if (at == MAP_FAILED) {
-    die("cannot map the file for counters: ", counters_path);
-  }
-  counters = at;
+  counters = map_shared_file(counters_path, sizeof *counters, "counters");
 }
 
 static bool is_our_program(void) {
@@ -157,6 +168,7 @@ __attribute__((constructor)) static void start(void) {
     data_dir_length--;
   }
   postmaster_pid = getpid();
+  is_postmaster = true;
   set_death_signal(SIGQUIT);
   /* The agent may have died before the line above. */
   if (parent != NULL && getppid() != (pid_t)strtol(parent, NULL, 10)) {
