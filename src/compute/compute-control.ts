@@ -12,7 +12,8 @@ import type { HotBlocksControl } from "./sessions/hot-blocks-control.ts";
 import type { PostgresAddress } from "./sessions/maintenance-session.ts";
 
 export interface ComputeControl {
-  status(): Promise<ComputeStatus>;
+  /** Without `activity` Postgres is not asked, and `last_active` is null. */
+  status(asked: { readonly activity: boolean }): Promise<ComputeStatus>;
   /** Undefined before the first start has succeeded. */
   startMetrics(): StartMetrics | undefined;
   /** Prometheus text format. */

@@ -11,10 +11,12 @@ import { HttpListener } from "./http-listener.ts";
 class FakeControl implements ComputeControl {
   started = false;
   terminated = "";
+  askedForActivity: boolean | undefined;
 
   readonly pgBin = undefined;
 
-  async status(): Promise<ComputeStatus> {
+  async status({ activity }: { activity: boolean }): Promise<ComputeStatus> {
+    this.askedForActivity = activity;
     return {
       endpointId: "main",
       tenantId: "",
@@ -124,6 +126,20 @@ test("HttpListener: routes, and what is none", async () => {
     });
     assert.equal(wrong.status, 400);
     assert.match(await wrong.text(), /mode must be/);
+  });
+});
+
+test("ComputeClient.standing: Postgres is not asked when it was last used", async () => {
+  await withListener(async (control, client, address, listener) => {
+    control.started = true;
+    listener.serveSoon();
+    await client.standing();
+    assert.equal(control.askedForActivity, false);
+    await client.status();
+    assert.equal(control.askedForActivity, true);
+    const wrong = await fetch(`http://${address}/status?activity=no`);
+    assert.equal(wrong.status, 400);
+    assert.match(await wrong.text(), /activity must be true or false, got 'no'/);
   });
 });
 

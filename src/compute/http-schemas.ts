@@ -196,7 +196,10 @@ const offloadState: z.ZodType<OffloadState> = z.discriminatedUnion("status", [
 ]);
 
 export const COMPUTE_SCHEMAS: Readonly<Record<ComputeRoute, RouteSchemas>> = {
-  status: { answer: computeStatus },
+  status: {
+    query: z.object({ activity: z.enum(["true", "false"]).default("true") }),
+    answer: computeStatus,
+  },
   metricsJson: { answer: startMetrics },
   terminate: {
     query: z.object({ mode: z.enum(["fast", "immediate"]).default("fast") }),

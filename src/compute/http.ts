@@ -17,7 +17,7 @@ export function computeRoutes(control: ComputeControl): Route[] {
       summary: "How the compute stands.",
       scope: "public",
       schemas: () => schemasOf("status"),
-      handle: () => control.status(),
+      handle: (request) => control.status({ activity: asksForActivity(request) }),
     },
     {
       ...shared,
@@ -101,6 +101,15 @@ function refuseFromEndpoint(request: HttpRequest): void {
     const message = "from_endpoint: a new endpoint of a branch begins with the list of its branch";
     throw new StorageError("unsupported", "from-endpoint", message);
   }
+}
+
+function asksForActivity({ query }: HttpRequest): boolean {
+  const { activity = "true" } = query as { activity?: string };
+  if (activity !== "true" && activity !== "false") {
+    const message = `activity must be true or false, got '${activity}'`;
+    throw new StorageError("invalid", "bad-activity", message);
+  }
+  return activity === "true";
 }
 
 function terminateMode(request: HttpRequest): TerminateMode {

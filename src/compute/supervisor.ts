@@ -201,10 +201,10 @@ export class Supervisor implements ComputeControl {
     return error;
   }
 
-  async status(): Promise<ComputeStatus> {
+  async status({ activity }: { readonly activity: boolean }): Promise<ComputeStatus> {
     const run = this.#run;
     // First, because it may take a moment.
-    const lastActive = await this.#lastActive();
+    const lastActive = activity ? await this.#lastActive() : null;
     return {
       endpointId: this.#spec.endpointId,
       tenantId: this.#spec.tenantId,

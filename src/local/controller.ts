@@ -90,5 +90,5 @@ function runningPrimaries(
         endpoint.spec.mode === "primary" &&
         endpointState(endpoint).state === "running",
     )
-    .map((endpoint) => ({ id: endpoint.id, status: () => clientOf(endpoint).status() }));
+    .map((endpoint) => ({ id: endpoint.id, status: () => clientOf(endpoint).standing() }));
 }

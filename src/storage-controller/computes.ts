@@ -7,6 +7,7 @@ export interface RunningCompute {
   /** For messages. */
   readonly id: string;
   /** Rejects where it does not answer. */
+  /** Of its WAL and its safekeepers; when it was last used is left out. */
   status(): Promise<ComputeStatus>;
 }
 

@@ -14,6 +14,14 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "who makes a branch has Postgres asked when it was last used",
+      file: "src/compute/http.ts",
+      search: 'return activity === "true";',
+      replace: "return true;",
+      test: "src/compute/http-listener.test.ts",
+      name: "ComputeClient.standing: Postgres is not asked when it was last used",
+    },
+    {
       rule: "Postgres gets the priority of its agent",
       file: "src/postgres/installation.ts",
       search: "  giveOrdinaryPriority(child.pid);\n",

@@ -39,6 +39,7 @@ async function lastActive(): Promise<number | null> {
 test("last_active: from the start on; who only looks does not count", async () => {
   const { startTime, last_active } = await endpoint.client.status();
   assert.ok(Date.parse(last_active!) >= Date.parse(startTime));
+  assert.equal((await endpoint.client.standing()).last_active, null);
   const first = await idleSince();
   assert.equal(first, Date.parse(last_active!));
   await endpoint.client.catalogObjects();
