@@ -67,6 +67,7 @@ function collectChains(wal: RecordedWal, timeline: Timeline, keep: number): Chai
       note(prefix, index, lsn, willInit ? undefined : delta),
     putImage: (prefix, index, lsn) => note(prefix, index, lsn, undefined),
     putTombstone: () => {},
+    keepReplicaStarts: () => {},
     advance: () => {},
     readPage: (prefix, index, lsn) => timeline.readPage(prefix, index, lsn),
     readValue: (prefix, index, lsn) => timeline.readValue(prefix, index, lsn),

@@ -61,6 +61,12 @@ class RecordingStorage implements TimelineStorage {
   diskConsistentLsn = toLsn(100);
   readonly versions = new PrefixMap<Map<number, Version[]>>();
 
+  replicaStarts: readonly Lsn[] = [];
+
+  keepReplicaStarts(lsns: readonly Lsn[]): void {
+    this.replicaStarts = lsns;
+  }
+
   async whenResident<T>(read: () => T): Promise<T> {
     return read();
   }

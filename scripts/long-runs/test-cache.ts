@@ -57,6 +57,7 @@ try {
     console.log(`${scale} branches, ${rows[0].size}, with a cache of ${values.cache}`);
   });
   const soak = new CacheSoak({ cluster, seed, limitBytes, scale });
+  await soak.begin();
   const end = performance.now() + hours * 3_600_000;
   while (performance.now() < end) {
     await soak.round();

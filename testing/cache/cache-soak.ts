@@ -73,6 +73,15 @@ export class CacheSoak {
     return this.#levels.length;
   }
 
+  /** What the data was made of has gone, as far as it may; how long that took goes into a line. */
+  async begin(): Promise<void> {
+    const started = monotonicMs();
+    const first = mb(this.#stored());
+    const rest = await this.#settled();
+    const seconds = ((monotonicMs() - started) / 1000).toFixed(0);
+    console.log(`${first} MB on the disk behind the load, ${mb(rest)} after ${seconds} s`);
+  }
+
   async round(): Promise<void> {
     const { cluster, scale, seed } = this.#options;
     const started = monotonicMs();
@@ -172,7 +181,7 @@ export class CacheSoak {
           bytes = this.#stored();
           return bytes <= limitBytes + REST_BYTES;
         },
-        { timeoutMs: 120_000 },
+        PATIENCE,
       );
     } catch (error) {
       const message = `${mb(bytes)} MB on the disk at rest, of ${mb(limitBytes + REST_BYTES)}`;

@@ -8,7 +8,10 @@ import { BROKEN } from "../proxy/logged-client.ts";
 import { connect } from "../tpcb.ts";
 
 /** What a client may be told: nobody stands between it and a Postgres that starts or stops. */
-export const AWAY = new RegExp(`${BROKEN.source}|57P03`, "i");
+export const AWAY = new RegExp(
+  `${BROKEN.source}|57P03|the database system is|timeout expired`,
+  "i",
+);
 const PAUSE_MS = 50;
 const MOST_TABLES = 5;
 const LEAST_ROWS = 5_000;

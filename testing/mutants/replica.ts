@@ -10,6 +10,9 @@ const DIRECTORY = "src/data-directory/start-directory.ts";
 const REPLICA = "src/compute/replica/replica.ts";
 const REPLICA_TEST = "src/compute/replica/replica.pg.test.ts";
 const SNAPSHOTS_TEST = "src/pageserver/ingest/standby-snapshots.test.ts";
+const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
+const KEPT =
+  "collectNow: where a replica would begin stays readable, in the next life too; where it would not any more goes";
 const PROMOTE = "src/local/replicas/promote.ts";
 const PROMOTION_TEST = "test/replica/promotion.test.ts";
 const OPEN = "replica: a transaction that is open at its start is neither committed nor aborted";
@@ -24,6 +27,38 @@ export const REPLICA_MUTANTS: MutantPart = {
       replace: "own.at(-1)",
       test: START_TEST,
       name: "replicaStart: behind the last but one that names what runs, or behind a shutdown",
+    },
+    {
+      rule: "where a replica would begin is collected",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "leased, this.leases.replicaStarts);",
+      replace: "leased);",
+      test: UPKEEP_TEST,
+      name: KEPT,
+    },
+    {
+      rule: "where a replica would begin is not readable below the cutoff",
+      file: "src/pageserver/storage/retention.ts",
+      search: " || this.replicaStarts.includes(lsn)",
+      replace: "",
+      test: UPKEEP_TEST,
+      name: KEPT,
+    },
+    {
+      rule: "the next life of a pageserver does not know where a replica would begin",
+      file: "src/pageserver/storage/timeline.ts",
+      search: "this.leases.replicaStarts = part.replicaStarts ?? [];",
+      replace: "",
+      test: UPKEEP_TEST,
+      name: KEPT,
+    },
+    {
+      rule: "an ancestor's records hold history of a branch for its replicas",
+      file: "src/pageserver/ingest/standby-snapshots.ts",
+      search: "ends.filter((lsn) => lsn > this.#storage.startLsn)",
+      replace: "ends",
+      test: UPKEEP_TEST,
+      name: KEPT,
     },
     {
       rule: "an ancestor's running transactions run on a branch",

@@ -91,11 +91,19 @@ export class StandbySnapshots {
   constructor(storage: TimelineStorage) {
     this.#storage = storage;
     this.#last = readStandbySnapshots(storage, storage.lastRecordLsn);
+    this.#keepStarts();
   }
 
   note(snapshot: StandbySnapshot, lsn: Lsn): void {
     this.#last = [...this.#last, snapshot].slice(-KEPT);
     const value = encodeStandbySnapshots(this.#last);
     this.#storage.putImage(STANDBY_SNAPSHOTS_PREFIX, 0, lsn, value);
+    this.#keepStarts();
+  }
+
+  /** A replica begins behind one of them, and behind the last one when there is another; an ancestor's say nothing of this timeline. */
+  #keepStarts(): void {
+    const ends = this.#last.map(({ endLsn }) => endLsn);
+    this.#storage.keepReplicaStarts(ends.filter((lsn) => lsn > this.#storage.startLsn));
   }
 }

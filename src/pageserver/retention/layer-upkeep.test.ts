@@ -7,8 +7,9 @@ import { nowMs, sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
-import { type GcResult, gcRequestSchema } from "../api.ts";
+import { type GcResult, gcRequestSchema, type StandbySnapshot } from "../api.ts";
 import { CommitTimes } from "../ingest/commit-times.ts";
+import { StandbySnapshots } from "../ingest/standby-snapshots.ts";
 import { relBlockPrefix } from "../layers/key.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { type CollectionRequest, collectionCutoff } from "./collection.ts";
@@ -256,6 +257,44 @@ test("promiseLease: what it holds outlives the process, above its cutoff too, an
   assert.ok(again.gcCutoffLsn > leased);
   assert.ok(again.retainedLsns.includes(leased));
   assert.deepEqual(again.index.leases, [leased]);
+});
+
+test("collectNow: where a replica would begin stays readable, in the next life too; where it would not any more goes", async () => {
+  await using fixture = await StorageFixture.create(SMALL);
+  let timeline = await fixture.createRoot();
+  const { timelineId } = timeline;
+  const ends: Lsn[] = [];
+  const note = (kind: StandbySnapshot["kind"]) => {
+    const startLsn = timeline.lastRecordLsn;
+    const endLsn = toLsn(startLsn + 56);
+    const snapshots = new StandbySnapshots(timeline);
+    snapshots.note({ startLsn, endLsn, kind, oldestRunningXid: 700, nextXid: 710 }, endLsn);
+    timeline.advance(endLsn, startLsn);
+    ends.push(endLsn);
+  };
+  const kept = () => ends.map((lsn) => timeline.isKept(lsn));
+  const collect = async () => {
+    await writeLayers(timeline, 3);
+    await collectAll(fixture, timeline, { dryRun: false, force: true });
+    assert.ok(timeline.gcCutoffLsn > ends.at(-1)!);
+  };
+  note("running");
+  await writeLayers(timeline, 3);
+  note("running");
+  await collect();
+  assert.deepEqual(kept(), [true, true]);
+  assert.deepEqual(timeline.retainedLsns, ends);
+  await fixture.reopen();
+  timeline = fixture.manager.timeline(fixture.tenantId, timelineId);
+  await collect();
+  assert.deepEqual(kept(), [true, true]);
+  note("shutdown");
+  await collect();
+  assert.deepEqual(kept(), [false, true, true]);
+  // An ancestor's say nothing of a branch.
+  const branch = await fixture.createBranch(timeline, timeline.lastRecordLsn);
+  new StandbySnapshots(branch);
+  assert.deepEqual(branch.leases.replicaStarts, []);
 });
 
 test("collectNow: not while leases may be missing, which another machine may have given", async () => {

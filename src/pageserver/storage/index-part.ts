@@ -37,6 +37,8 @@ export interface IndexPart {
   readonly gcCutoffLsn: Lsn;
   /** LSNs that leases held when this was written, ascending: whoever has one finds it again after a restart. Undefined: not known. */
   readonly leases?: readonly Lsn[] | undefined;
+  /** Where replicas would begin, as of what had been taken in when this was written, ascending. Undefined: not known. */
+  readonly replicaStarts?: readonly Lsn[] | undefined;
   /** What it was detached from, while an index in the object store may still read on there. */
   readonly detachedFrom?: IndexPart["ancestor"];
   /** Nobody uses it since then, in milliseconds since the Unix epoch; undefined where it is in use. */
@@ -143,6 +145,7 @@ const schema = z.object({
   prev_record_lsn: lsnSchema,
   gc_cutoff_lsn: lsnSchema.optional(),
   leases: z.array(lsnSchema).optional(),
+  replica_starts: z.array(lsnSchema).optional(),
   detached_from: z.object({ timeline_id: z.string(), lsn: lsnSchema }).optional(),
   archived_at: z.iso.datetime().optional(),
   generation: z.int().min(1).max(0xffff_ffff).default(FIRST_LAYER_NUMBER.generation),
@@ -173,6 +176,9 @@ export function encodeIndexPart(part: IndexPart): string {
     prev_record_lsn: formatLsn(part.prevRecordLsn),
     gc_cutoff_lsn: formatLsn(part.gcCutoffLsn),
     ...(part.leases === undefined ? {} : { leases: part.leases.map(formatLsn) }),
+    ...((part.replicaStarts ?? []).length === 0
+      ? {}
+      : { replica_starts: part.replicaStarts!.map(formatLsn) }),
     ...(part.detachedFrom === undefined
       ? {}
       : {
@@ -229,6 +235,7 @@ export function decodeIndexPart(text: string, path: string): IndexPart {
     prevRecordLsn: data.prev_record_lsn,
     gcCutoffLsn: data.gc_cutoff_lsn ?? data.start_lsn,
     leases: data.leases,
+    ...(data.replica_starts === undefined ? {} : { replicaStarts: data.replica_starts }),
     detachedFrom: data.detached_from && {
       timelineId: parseTimelineId(data.detached_from.timeline_id),
       lsn: data.detached_from.lsn,

@@ -18,6 +18,8 @@ import type { TimelineStorage } from "./timeline-storage.ts";
 export class Leases {
   /** By LSN: when the last one ends. */
   readonly #ends = new Map<Lsn, number>();
+  /** Where a replica would begin, ascending: for as long as that is so. */
+  replicaStarts: readonly Lsn[] = [];
 
   /** A lease of `lengthMs` from `nowMs` on, or a longer one that is there already. */
   grant(lsn: Lsn, nowMs: number, lengthMs: number): void {
@@ -25,7 +27,7 @@ export class Leases {
   }
 
   has(lsn: Lsn, nowMs: number): boolean {
-    return (this.#ends.get(lsn) ?? 0) > nowMs;
+    return (this.#ends.get(lsn) ?? 0) > nowMs || this.replicaStarts.includes(lsn);
   }
 
   /** By LSN: for how many milliseconds more. Forgets those that have ended. */

@@ -29,6 +29,8 @@ export interface TimelineStorage {
    * when there is room in memory.
    */
   makeRoom(): Promise<void> | undefined;
+  /** Where replicas would begin by what has been written, ascending: stays readable, whatever is collected, until the next call. */
+  keepReplicaStarts(lsns: readonly Lsn[]): void;
   /** Publishes everything written up to `lsn`. */
   advance(lsn: Lsn, prevRecordLsn: Lsn): void;
 

@@ -129,6 +129,7 @@ export class Timeline implements TimelineStorage {
     this.#diskPrevRecordLsn = part.prevRecordLsn;
     this.#gcCutoffLsn = part.gcCutoffLsn;
     this.#storedLeases = part.leases ?? [];
+    this.leases.replicaStarts = part.replicaStarts ?? [];
     for (const lsn of this.#storedLeases) {
       holdLsn(this, lsn, LSN_LEASE_MS);
     }
@@ -202,6 +203,10 @@ export class Timeline implements TimelineStorage {
 
   get diskConsistentLsn(): Lsn {
     return this.#diskConsistentLsn;
+  }
+
+  keepReplicaStarts(lsns: readonly Lsn[]): void {
+    this.leases.replicaStarts = lsns.map((lsn) => recordBoundary(lsn, this.walSegmentSize));
   }
 
   putImage(prefix: KeyPrefix, index: number, lsn: Lsn, value: Uint8Array): void {
@@ -514,6 +519,7 @@ export class Timeline implements TimelineStorage {
       prevRecordLsn: this.#diskPrevRecordLsn,
       gcCutoffLsn: this.#gcCutoffLsn,
       leases: retainedLsns(MAX_LSN, this.leases.left(monotonicMs()).keys()),
+      replicaStarts: this.leases.replicaStarts,
       detachedFrom: this.#detachedFrom,
       archivedAtMs: this.#archivedAtMs,
       generation: this.#resources.generation.number,
@@ -563,7 +569,7 @@ export class Timeline implements TimelineStorage {
 
   #retainedBelow(cutoff: Lsn): Lsn[] {
     const leased = this.leases.left(monotonicMs()).keys();
-    return retainedLsns(cutoff, this.branchPoints.lsns, leased);
+    return retainedLsns(cutoff, this.branchPoints.lsns, leased, this.leases.replicaStarts);
   }
 
   /**
