@@ -62,6 +62,31 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "relations numbered as new ones are asked for once",
     },
     {
+      rule: "a fork of another database is served as the one of the same number",
+      file: "src/compute/pages/page-source.ts",
+      search: "      found.dbOid === dbOid &&\n",
+      replace: "",
+      test: "src/compute/pages/page-source.test.ts",
+      name: "pages of relations whose low bits of the number are the same",
+    },
+    {
+      rule: "a fork that was asked for lately is read as of the start after what was written went",
+      file: "src/compute/pages/page-source.ts",
+      search:
+        "stored !== undefined && this.#written?.lsnFor(key) === undefined ? stored : undefined",
+      replace: 'stored !== undefined && key !== "" ? stored : undefined',
+      test: "src/compute/pages/page-source.test.ts",
+      name: "pages of a file that gave back what was written are as of later",
+    },
+    {
+      rule: "a read that failed once is not tried again",
+      file: "src/compute/pages/page-source.ts",
+      search: "        return this.#getPagesAgain(rel, blkno, count, lsn, Promise.reject(error));",
+      replace: "        throw error;",
+      test: "src/compute/pages/page-source.test.ts",
+      name: "a lost connection is made anew and the question asked again",
+    },
+    {
       rule: "relations of before the start are taken for new",
       file: "src/compute/pages/page-source.ts",
       search: "    return nextOid > 0 && relNumber >= nextOid;",

@@ -151,6 +151,14 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "paths: files that are made and removed need no room for good, and storage's stay what they are",
     },
     {
+      rule: "an answer of few pages that the kernel has not taken is overwritten by the next one",
+      file: "src/compute/shim/shim-server.ts",
+      search: "  if (socket.writableLength > 0) {\n    replyMemory =",
+      replace: "  if (socket.writableLength < 0) {\n    replyMemory =",
+      test: "src/compute/shim/shim-server.test.ts",
+      name: "ShimServer: answers of few pages are whole, also where the kernel takes them later",
+    },
+    {
       rule: "memory of pages serves for others before Postgres has them",
       file: "src/compute/shim/shim-server.ts",
       search:

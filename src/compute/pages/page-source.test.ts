@@ -86,6 +86,8 @@ class FakePageserver {
       const page = new Uint8Array(8192);
       new DataView(page.buffer).setUint32(0, blkno, true);
       page[4] = rel.fork;
+      page[5] = rel.dbOid;
+      page[6] = rel.relNumber;
       page.set(this.written.get(blkno) ?? []);
       const stored = this.bad.has(blkno) ? undefined : page;
       return answer(`page ${rel.relNumber}/${rel.fork}/${blkno}`, stored, lsn);
@@ -341,6 +343,32 @@ describe("PageSource", () => {
     assert.deepEqual(pages.flatMap(blocksOf), blocks);
     const again = service.asked.filter((what) => what.startsWith("page")).length;
     assert.ok(again >= 5000 - 512, `${again}`);
+  });
+
+  test("pages of relations whose low bits of the number are the same", async () => {
+    const source = pageSource(new FakePageserver({ "7/0": 9, "71/0": 9, "7/1": 9 }));
+    const rels = [
+      "base/5/7",
+      "base/6/7",
+      "base/5/71",
+      "base/5/7_fsm",
+      "pg_tblspc/17000/PG_17_1/5/7",
+    ];
+    for (let round = 0; round < 3; round++) {
+      for (const path of rels) {
+        const file = fileAt(path) as RelationPath;
+        const [piece] = await source.readPages(file, 2 * round, 1);
+        const { bytes } = piece!;
+        assert.deepEqual(
+          [bytes[0], bytes[4], bytes[5], bytes[6]],
+          [2 * round, file.fork, file.dbOid, file.relNumber],
+        );
+        bytes.fill(0xff);
+        piece!.release();
+      }
+    }
+    await assert.rejects(source.readPages(fileAt("base/5/7"), 9, 1), /block 9 was asked/);
+    await assert.rejects(source.readPages(fileAt("base/5/8"), 0, 1), /has 0 blocks/);
   });
 
   test("a lost connection is made anew and the question asked again", async () => {

@@ -13,6 +13,7 @@ import {
   INIT_FORK,
   MAIN_FORK,
   RELATION_SEGMENT_BLOCKS,
+  type RelationPath,
   type StorageDirectory,
   type StorageFile,
   storagePath,
@@ -89,6 +90,13 @@ export interface FileContent {
   readonly pages: readonly Uint8Array[];
 }
 
+/** A fork that was asked for lately. */
+interface RecentFork extends RelationFork {
+  readonly key: string;
+  /** As of the start LSN, where that is known. */
+  stored?: ServedFork;
+}
+
 /** A fork as its pages are given now. */
 interface ServedFork {
   readonly key: string;
@@ -130,6 +138,9 @@ const RETRY_FIRST_MS = 20;
 const RETRY_LONGEST_MS = 2000;
 const OUTAGE_REPORT_INTERVAL_MS = 30_000;
 
+/** By low bits of the relation's number: names as text and sizes as promises cost a read of one page more than all else here. */
+const RECENT_FORKS = 256;
+
 const ALL_FORKS = [MAIN_FORK, FSM_FORK, VM_FORK, INIT_FORK] as const;
 
 /**
@@ -153,7 +164,10 @@ export class PageSource implements PageHandlers {
   /** By directory: whether storage has a relation there that is numbered as those are that this compute makes. */
   readonly #hasNewNumbers = new Map<string, Promise<boolean>>();
   readonly #slrus = new Map<string, Promise<Uint8Array | undefined>>();
+  readonly #recent: (RecentFork | undefined)[] = new Array(RECENT_FORKS).fill(undefined);
   #client: Promise<PageClient> | undefined;
+  /** The last one that was connected; may be closed by now. */
+  #connectedClient: PageClient | undefined;
   #closed = false;
   #silenceMs = FIRST_SILENCE_MS;
   #waitingReads = 0;
@@ -187,7 +201,8 @@ export class PageSource implements PageHandlers {
   #use(connecting: Promise<PageClient>): void {
     this.#client = connecting;
     connecting.then(
-      () => {
+      (client) => {
+        this.#connectedClient = client;
         this.#silenceMs = Math.min(this.#silenceMs * 2, LONGEST_SILENCE_MS);
       },
       () => {
@@ -255,22 +270,62 @@ export class PageSource implements PageHandlers {
     return !(await has);
   }
 
-  async readPages(file: StorageFile, blkno: number, count: number): Promise<readonly PagePiece[]> {
+  readPages(file: StorageFile, blkno: number, count: number): Promise<readonly PagePiece[]> {
     if (file.kind === "slru") {
-      const segment = await this.#slruSegment(file.slru, file.segment);
-      return [{ bytes: slruPages(file, segment, blkno, count), release: () => undefined }];
+      return this.#readSlru(file, blkno, count);
     }
-    const stored = await this.#servedFork(file);
+    const served = this.#knownFork(file);
+    return served === undefined
+      ? this.#servedFork(file).then((later) => this.#readServed(file, later, blkno, count))
+      : this.#readServed(file, served, blkno, count);
+  }
+
+  async #readSlru(
+    file: Extract<StorageFile, { kind: "slru" }>,
+    blkno: number,
+    count: number,
+  ): Promise<readonly PagePiece[]> {
+    const segment = await this.#slruSegment(file.slru, file.segment);
+    return [{ bytes: slruPages(file, segment, blkno, count), release: () => undefined }];
+  }
+
+  #readServed(
+    file: RelationPath,
+    stored: ServedFork | undefined,
+    blkno: number,
+    count: number,
+  ): Promise<readonly PagePiece[]> {
     const first = file.segment * RELATION_SEGMENT_BLOCKS + blkno;
     if (stored === undefined || first + count > stored.blocks) {
-      throw new StorageError(
-        "invalid",
-        "block-out-of-range",
-        `${storagePath(file)} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`,
-      );
+      const message = `${storagePath(file)} has ${stored?.blocks ?? 0} blocks in all its segments, block ${first + count - 1} was asked for`;
+      return Promise.reject(new StorageError("invalid", "block-out-of-range", message));
     }
     const { key, blocks, fetch } = stored;
-    return Promise.all(this.#readAhead.read(key, first, count, blocks, fetch));
+    const pieces = this.#readAhead.read(key, first, count, blocks, fetch);
+    return pieces.length === 1 ? pieces[0]!.then((piece) => [piece]) : Promise.all(pieces);
+  }
+
+  #recentFork(rel: RelationFork): RecentFork {
+    const { spcOid, dbOid, relNumber, fork } = rel;
+    const at = (relNumber * 4 + fork) % RECENT_FORKS;
+    const found = this.#recent[at];
+    if (
+      found?.relNumber === relNumber &&
+      found.fork === fork &&
+      found.dbOid === dbOid &&
+      found.spcOid === spcOid
+    ) {
+      return found;
+    }
+    const recent = { spcOid, dbOid, relNumber, fork, key: forkKey(rel) };
+    this.#recent[at] = recent;
+    return recent;
+  }
+
+  /** As #servedFork, where nothing has to be asked for it. */
+  #knownFork(file: RelationFork): ServedFork | undefined {
+    const { key, stored } = this.#recentFork(file);
+    return stored !== undefined && this.#written?.lsnFor(key) === undefined ? stored : undefined;
   }
 
   /**
@@ -278,16 +333,18 @@ export class PageSource implements PageHandlers {
    * others.
    */
   async #servedFork(file: RelationFork): Promise<ServedFork | undefined> {
-    const own = forkKey(file);
+    const recent = this.#recentFork(file);
+    const own = recent.key;
     const lsn = this.#written?.lsnFor(own);
     if (lsn === undefined) {
       const stored = await this.#storedFork(file);
-      return (
-        stored && {
-          ...{ key: forkKey(stored.rel), blocks: stored.blocks },
-          fetch: (from, count) => this.#getPages(stored.rel, from, count, this.#lsn),
-        }
-      );
+      if (stored === undefined) {
+        return undefined;
+      }
+      const { rel, blocks } = stored;
+      const fetch = (from: number, count: number) => this.#getPages(rel, from, count, this.#lsn);
+      recent.stored = { key: forkKey(rel), blocks, fetch };
+      return recent.stored;
     }
     const key = `${own}@${lsn}`;
     const blocks = await this.#sizeAt(key, file, lsn);
@@ -455,10 +512,37 @@ export class PageSource implements PageHandlers {
   }
 
   #getPages(rel: RelationFork, blkno: number, count: number, lsn: Lsn): Promise<Uint8Array> {
-    const which = count === 1 ? `page ${blkno}` : `pages ${blkno} to ${blkno + count - 1}`;
-    return this.#asking(`${which} of ${forkKey(rel)}`, (client) =>
-      client.getPages(rel, blkno, lsn, this.#memory.take(count)),
+    const client = this.#connectedClient;
+    if (client === undefined || client.closed) {
+      return this.#getPagesAgain(rel, blkno, count, lsn);
+    }
+    // What mostly happens, without the steps that only a failure needs.
+    this.#waitingReads++;
+    return client.getPages(rel, blkno, lsn, this.#memory.take(count)).then(
+      (pages) => {
+        this.#waitingReads--;
+        this.#answered();
+        return pages;
+      },
+      (error: unknown) => {
+        this.#waitingReads--;
+        return this.#getPagesAgain(rel, blkno, count, lsn, Promise.reject(error));
+      },
     );
+  }
+
+  /** `failed`: how the first try went. */
+  #getPagesAgain(
+    rel: RelationFork,
+    blkno: number,
+    count: number,
+    lsn: Lsn,
+    failed?: Promise<never>,
+  ): Promise<Uint8Array> {
+    const which = count === 1 ? `page ${blkno}` : `pages ${blkno} to ${blkno + count - 1}`;
+    const ask = async () =>
+      (await this.#connected()).getPages(rel, blkno, lsn, this.#memory.take(count));
+    return this.#retrying(`${which} of ${forkKey(rel)}`, ask, failed);
   }
 
   #slruSegment(kind: SlruKind, segment: number): Promise<Uint8Array | undefined> {
@@ -557,21 +641,26 @@ export class PageSource implements PageHandlers {
     return this.#retrying(what, async () => ask(await this.#connected()));
   }
 
-  async #retrying<T>(what: string, attempt: () => Promise<T>): Promise<T> {
+  async #retrying<T>(
+    what: string,
+    attempt: () => Promise<T>,
+    first: Promise<T> = attempt(),
+  ): Promise<T> {
     this.#waitingReads++;
     try {
-      return await this.#repeated(what, attempt);
+      return await this.#repeated(what, attempt, first);
     } finally {
       this.#waitingReads--;
     }
   }
 
   /** Repeats while the pageserver is `unavailable`: Postgres waits, as for a slow disk. */
-  async #repeated<T>(what: string, attempt: () => Promise<T>): Promise<T> {
+  async #repeated<T>(what: string, attempt: () => Promise<T>, first: Promise<T>): Promise<T> {
     let started: number | undefined;
+    let answering = first;
     for (let pauseMs = RETRY_FIRST_MS; ; pauseMs = Math.min(pauseMs * 2, RETRY_LONGEST_MS)) {
       try {
-        const answer = await attempt();
+        const answer = await answering;
         this.#answered();
         return answer;
       } catch (error) {
@@ -583,6 +672,7 @@ export class PageSource implements PageHandlers {
         this.#reportOutage(what, error);
       }
       await sleep(pauseMs);
+      answering = attempt();
     }
   }
 

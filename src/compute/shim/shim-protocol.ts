@@ -17,10 +17,11 @@ import {
  */
 const SHIM_PROTOCOL_VERSION = 4;
 const REQUEST_BYTES = 48;
-const REPLY_HEADER_BYTES = 16;
+export const REPLY_HEADER_BYTES = 16;
 const LISTED_BYTES = 24;
 const PLACED_BYTES = 32;
 const NO_SUCH_FILE = 2n ** 64n - 1n;
+const NOTHING = new Uint8Array(0);
 const KIND_NONE = 0;
 const KIND_RELATION = 1;
 const KIND_SLRU = 2;
@@ -103,10 +104,11 @@ function malformed(why: string): StorageError {
 
 /** Cuts a byte stream into requests, whatever the chunks. One a connection. */
 export class ShimRequestReader {
-  #rest: Uint8Array = new Uint8Array(0);
+  #rest: Uint8Array = NOTHING;
 
-  /** The requests that `chunk` completes; StorageError `corrupt` on anything malformed. */
-  *feed(chunk: Uint8Array): Generator<ShimRequest> {
+  /** The requests that `chunk` completes, mostly one; StorageError `corrupt` on anything malformed. */
+  feed(chunk: Uint8Array): ShimRequest[] {
+    const requests: ShimRequest[] = [];
     let bytes = chunk;
     if (this.#rest.length > 0) {
       bytes = new Uint8Array(this.#rest.length + chunk.length);
@@ -116,10 +118,11 @@ export class ShimRequestReader {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let at = 0;
     while (bytes.length - at >= REQUEST_BYTES) {
-      yield decodeRequest(view, at);
+      requests.push(decodeRequest(view, at));
       at += REQUEST_BYTES;
     }
-    this.#rest = bytes.slice(at);
+    this.#rest = at === bytes.length ? NOTHING : new Uint8Array(bytes.subarray(at));
+    return requests;
   }
 }
 
@@ -132,7 +135,7 @@ function decodeRequest(view: DataView, at: number): ShimRequest {
       `${length} bytes of version ${version}, not ${REQUEST_BYTES} of ${SHIM_PROTOCOL_VERSION}`,
     );
   }
-  if (view.getBigUint64(at + 24, true) !== 0n) {
+  if (view.getUint32(at + 24, true) + view.getUint32(at + 28, true) !== 0) {
     throw malformed("an LSN, where the agent decides as of which a page is");
   }
   const a = view.getUint32(at + 32, true) + view.getUint32(at + 36, true) * 2 ** 32;
@@ -261,6 +264,17 @@ export function encodeReplyHeader(
   view.setUint32(8, a % 2 ** 32, true);
   view.setUint32(12, Math.floor(a / 2 ** 32), true);
   return header;
+}
+
+/** Puts pages and what comes in front of them into `into`; how many bytes that are. */
+export function putPagesReply(into: Uint8Array, pages: readonly Uint8Array[]): number {
+  let at = REPLY_HEADER_BYTES;
+  for (const part of pages) {
+    into.set(part, at);
+    at += part.length;
+  }
+  into.set(encodeReplyHeader("read", STATUS_OK, 0, at - REPLY_HEADER_BYTES));
+  return at;
 }
 
 /**

@@ -312,6 +312,48 @@ test("ShimServer: pages are released when they have left, not before", async () 
   });
 });
 
+test("ShimServer: answers of few pages are whole, also where the kernel takes them later", async () => {
+  const answers = 120;
+  const length = 16 + 2 * 8192;
+  let released = 0;
+  const piece = (fill: number) => {
+    const bytes = new Uint8Array(8192).fill(fill);
+    const release = () => {
+      released++;
+      bytes.fill(0);
+    };
+    return { bytes, release };
+  };
+  const readPages = async (_: unknown, blkno: number) => [piece(blkno), piece(blkno + 1)];
+  await withServer({ readPages }, async (_server, open) => {
+    const socket = await open();
+    socket.pause();
+    for (let i = 0; i < answers; i++) {
+      socket.write(encodeRequest("read", { of: fileAt("base/1/2"), b: i, c: 2 }));
+    }
+    while (released < 2 * answers) {
+      await sleep(10);
+    }
+    const received: Buffer[] = [];
+    let bytes = 0;
+    for await (const chunk of socket as AsyncIterable<Buffer>) {
+      received.push(chunk);
+      bytes += chunk.length;
+      if (bytes === answers * length) {
+        break;
+      }
+    }
+    const all = Buffer.concat(received);
+    for (let i = 0; i < answers; i++) {
+      const answer = all.subarray(i * length, (i + 1) * length);
+      assert.deepEqual([answer.readUInt32LE(0), answer[STATUS_AT]], [length, 0]);
+      assert.ok(answer.subarray(16, 16 + 8192).every((byte) => byte === i));
+      assert.ok(answer.subarray(16 + 8192).every((byte) => byte === i + 1));
+    }
+    assert.equal(released, 2 * answers);
+  });
+});
+
 test("ShimServer: flushes wait for the handler, and fence() answers all of them", async () => {
   const handlers = { flushWal: () => new Promise<void>(() => undefined) };
   await withServer(handlers, async (server, open) => {
