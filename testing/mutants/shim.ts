@@ -153,8 +153,8 @@ export const SHIM_MUTANTS: MutantPart = {
     {
       rule: "an answer of few pages that the kernel has not taken is overwritten by the next one",
       file: "src/compute/shim/shim-server.ts",
-      search: "  if (socket.writableLength > 0) {\n    replyMemory =",
-      replace: "  if (socket.writableLength < 0) {\n    replyMemory =",
+      search: "    if (socket.writableLength > 0) {",
+      replace: "    if (socket.writableLength < 0) {",
       test: "src/compute/shim/shim-server.test.ts",
       name: "ShimServer: answers of few pages are whole, also where the kernel takes them later",
     },

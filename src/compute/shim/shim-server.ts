@@ -96,6 +96,7 @@ export class ShimServer {
   readonly #waitingFlushes = new Set<Socket>();
   readonly #hello = Promise.withResolvers<number>();
   #server: Server | undefined;
+  #replyMemory = Buffer.allocUnsafeSlow(REPLY_HEADER_BYTES + MAX_COPIED_PAGES * PAGE_SIZE);
   #fenced = false;
 
   constructor(options: {
@@ -263,7 +264,7 @@ export class ShimServer {
       );
     }
     if (count <= MAX_COPIED_PAGES) {
-      sendCopy(socket, parts);
+      this.#sendCopy(socket, parts);
       for (const piece of pieces) {
         piece.release();
       }
@@ -277,6 +278,16 @@ export class ShimServer {
         }
       }
     });
+  }
+
+  /** Few pages: a copy to where the last ones were costs less than a vector of writes, and what is copied is free at once. */
+  #sendCopy(socket: Socket, pages: readonly Uint8Array[]): void {
+    const memory = this.#replyMemory;
+    socket.write(memory.subarray(0, putPagesReply(memory, pages)));
+    if (socket.writableLength > 0) {
+      // The kernel has not taken all of it: the socket keeps this memory.
+      this.#replyMemory = Buffer.allocUnsafeSlow(memory.length);
+    }
   }
 
   #flushWal(socket: Socket, segno: number, endOffset: number): void {
@@ -301,17 +312,6 @@ export class ShimServer {
         }
       },
     );
-  }
-}
-
-/** What `sendCopy` puts together, each time, unless a kernel has not taken it at once. */
-let replyMemory = Buffer.allocUnsafeSlow(REPLY_HEADER_BYTES + MAX_COPIED_PAGES * PAGE_SIZE);
-
-/** Few pages: one copied to where the last one was costs less than a vector of two writes, and is free for the next at once. */
-function sendCopy(socket: Socket, pages: readonly Uint8Array[]): void {
-  socket.write(replyMemory.subarray(0, putPagesReply(replyMemory, pages)));
-  if (socket.writableLength > 0) {
-    replyMemory = Buffer.allocUnsafeSlow(replyMemory.length);
   }
 }
 
