@@ -64,6 +64,13 @@ export interface Ended {
   readonly usage: CacheUsage | undefined;
 }
 
+export interface Asked {
+  /** Files whose size was asked for. */
+  readonly asked: readonly string[];
+  /** Blocks that were announced and read, in the order in which the agent heard of them. */
+  readonly blocks: readonly string[];
+}
+
 let built: string | undefined;
 
 /** The program that plays the scenes, built once in a process. */
@@ -181,18 +188,20 @@ export async function playScene(
   shim: string,
   scene: Scene,
   page: (blkno: number) => Uint8Array = (blkno) => Buffer.alloc(PAGE_BYTES, blkno + 1),
-): Promise<Ended & { /** Files whose size was asked for. */ readonly asked: readonly string[] }> {
+): Promise<Ended & Asked> {
   const workdir = mkdtempSync(join(tmpdir(), "strata-scene-"));
   const { path = SCENE_PATH, placed = [] } = scene;
   const stored = [path, `${path}.1`, `${path}9999`, `${path}2_fsm`, "base/6/100"];
   const asked: string[] = [];
+  const blocks: string[] = [];
   const agent = new SceneAgent(scene, workdir, page);
+  const handlers = agent.handlers();
   const server = new ShimServer({
     socketPath: join(workdir, "s"),
     logger: createLogger("test", "silent"),
     placed: Promise.resolve(placed),
     handlers: {
-      ...agent.handlers(),
+      ...handlers,
       alsoLacking: async ({ dbOid, relNumber }) => {
         const isNew = scene.scene === "new-numbers" && dbOid === 5;
         return isNew ? NEW_FROM : `base/5/${relNumber}` === `${path}1` ? "relation" : undefined;
@@ -201,14 +210,20 @@ export async function playScene(
         asked.push(storagePath(file));
         return stored.includes(storagePath(file)) ? SCENE_BLOCKS * PAGE_BYTES : undefined;
       },
-      prefetch: () => undefined,
+      readPages: (file, blkno, count) => {
+        blocks.push(`read ${blkno}`);
+        return handlers.readPages(file, blkno, count);
+      },
+      prefetch: (_, blkno) => {
+        blocks.push(`announced ${blkno}`);
+      },
       walWritten: () => undefined,
       flushWal: () => Promise.resolve(),
     },
   });
   try {
     await server.listen();
-    return { ...(await runScene(shim, scene, workdir)), asked };
+    return { ...(await runScene(shim, scene, workdir)), asked, blocks };
   } finally {
     agent.end();
     await server.close();

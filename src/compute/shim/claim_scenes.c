@@ -28,6 +28,7 @@
 #define BLOCK 8192
 
 static const char *path;
+static char other_path[256];
 
 static void fail(const char *what) {
   fprintf(stderr, "claim_scenes: %s (errno %d)\n", what, errno);
@@ -765,6 +766,35 @@ static void look_for_new_numbers(void) {
   }
 }
 
+static void announce_block(int fd, int block) {
+  if (posix_fadvise(fd, (off_t)block * BLOCK, BLOCK, POSIX_FADV_WILLNEED) != 0) {
+    fail("posix_fadvise");
+  }
+}
+
+/* Who is eight announcements ahead holds back more, until there are eight again, its reads come near or another file is announced. */
+static void announce_some(void) {
+  int fd = open_file();
+  strcat(strcpy(other_path, path), ".1");
+  path = other_path;
+  int other = open_file();
+  for (int block = 0; block < 8; block++) {
+    announce_block(fd, block);
+  }
+  for (int block = 7; block >= 4; block--) {
+    announce_block(fd, block);
+  }
+  check_block(other, 0);
+  check_block(fd, 4);
+  for (int i = 0; i < 8; i++) {
+    announce_block(fd, i % 4);
+  }
+  check_block(other, 1);
+  announce_block(fd, 5);
+  announce_block(other, 7);
+  check_block(other, 6);
+}
+
 static void exit_reading(void) { end_while_waiting(exit_at_once, read_file); }
 static void exit_listing(void) { end_while_waiting(exit_at_once, list); }
 static void read_on_exit(void) { end_while_waiting(exit_after_reading, read_file); }
@@ -799,6 +829,7 @@ static const struct {
     {"exit-listing", exit_listing},
     {"read-on-exit", read_on_exit},
     {"churn", churn},
+    {"announce", announce_some},
     {"forks", look_for_forks},
     {"new-numbers", look_for_new_numbers},
     {"short-write", short_write},

@@ -240,6 +240,24 @@ test("paths: of all relations that storage does not have from a number on, one i
   assert.deepEqual(asked, ["base/5/10055", "base/5/10054", ...inOther]);
 });
 
+test("announcements: who is ahead enough tells them together, and none of what was read already", {
+  skip,
+}, async () => {
+  const { code, stderr, blocks } = await playScene(findShim(workdir), { scene: "announce" });
+  assert.equal(code, 0, stderr);
+  const announced = (...which: number[]) => which.map((block) => `announced ${block}`);
+  assert.deepEqual(blocks, [
+    ...announced(0, 1, 2, 3, 4, 5, 6, 7),
+    "read 0",
+    ...announced(7, 6, 5),
+    "read 4",
+    ...announced(0, 1, 2, 3, 0, 1, 2, 3),
+    "read 1",
+    ...announced(5, 7),
+    "read 6",
+  ]);
+});
+
 const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: RegExp }[] = [
   {
     canary: "paths that storage lacks and that keep a slot",

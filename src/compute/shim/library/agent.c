@@ -98,7 +98,7 @@ static void put_key(struct wire_request *to, const struct key *key) {
   to->segment = key->forkseg & SEGMENT_MASK;
 }
 
-static int send_question(struct question question, u64 *since) {
+static struct wire_request as_request(struct question question) {
   struct wire_request request = {
       .length = sizeof request,
       .type = question.type,
@@ -110,6 +110,11 @@ static int send_question(struct question question, u64 *since) {
   if (question.key != NULL) {
     put_key(&request, question.key);
   }
+  return request;
+}
+
+static int send_question(struct question question, u64 *since) {
+  struct wire_request request = as_request(question);
   return send_all(&request, sizeof request, since);
 }
 
@@ -126,10 +131,17 @@ __attribute__((noreturn)) static void refuse_reply(const char *why, struct quest
  * Sends what has no reply. A message lost to a dead agent, or to an interrupt, is lost: P is a hint and F
  * repeats what W said.
  */
-void notify(struct question question) {
+void notify(struct question question) { notify_all(&question, 1); }
+
+/* The same of up to MAX_NOTIFIED together. */
+void notify_all(const struct question *questions, u32 count) {
+  struct wire_request requests[MAX_NOTIFIED];
   int saved = errno;
   u64 since = 0;
-  if (try_connect() && send_question(question, &since) != DONE) {
+  for (u32 i = 0; i < count; i++) {
+    requests[i] = as_request(questions[i]);
+  }
+  if (count > 0 && try_connect() && send_all(requests, count * sizeof *requests, &since) != DONE) {
     disconnect();
   }
   errno = saved;

@@ -90,6 +90,7 @@ static int fill(struct file *file, int fd, u32 block, u32 count) {
   struct wire_reply reply;
   int result, target = fd;
   u32 before = abandoned;
+  before_fetch(file, block, count);
   result = ask((struct question){'G', &file->key, 0, block, count}, pages, sizeof pages, NULL, &reply);
   end_wait(before);
   if (result == 0 && (reply.status != STATUS_OK || reply.length - sizeof reply != (u64)count * BLOCK)) {

@@ -496,7 +496,7 @@ EXPORT int posix_fadvise(int fd, off_t at, off_t n, int advice) {
     from++;
   }
   if (from < to) {
-    notify((struct question){'P', &file->key, 0, from, to - from});
+    announce(file, from, to - from);
   }
   return 0;
 }

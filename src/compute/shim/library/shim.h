@@ -274,7 +274,9 @@ struct question {
 extern u8 pages[MAX_PAGES * BLOCK]; /* the last answer that had a payload */
 extern bool talking;
 void disconnect(void);
+#define MAX_NOTIFIED 8u
 void notify(struct question question);
+void notify_all(const struct question *questions, u32 count);
 int ask(struct question question, void *into, size_t room, void **big, struct wire_reply *reply);
 
 /* names.c */
@@ -325,6 +327,10 @@ void give_back_blocks(void);
 void give_back_all(void);
 void begin_wait(u32 expected_slots);
 void end_wait(u32 abandoned_before);
+
+/* announce.c */
+void announce(const struct file *file, u32 from, u32 count);
+void before_fetch(const struct file *file, u32 from, u32 count);
 
 /* files.c */
 void say_hello(void);
