@@ -31,6 +31,7 @@ import {
 const NOT_INSTALLED = ["pg-native", "cloudflare:sockets"];
 /** Packages change by npm, which removes this record first and writes it last. */
 const PACKAGES_RECORD = join(ROOT, "node_modules", ".package-lock.json");
+const START_FILE = join(import.meta.dirname, "bundle-start.mjs");
 /** Somebody may be about to load what he has just been told of, or be writing. */
 const KEPT_MS = 3_600_000;
 const MOST_TRIES = 5;
@@ -74,7 +75,7 @@ async function buildCurrent(source: string): Promise<void> {
     const beganMs = fileSystemTime();
     const { code, map, modules } = await bundle(source);
     const ours = modules.filter((path) => packageOf(path) === undefined);
-    const paths = [...ours, PACKAGES_RECORD, import.meta.filename];
+    const paths = [...ours, PACKAGES_RECORD, START_FILE, import.meta.filename];
     const inputs = paths.map((path) => [relative(ROOT, path), stampOf(path)] as const);
     if (paths.every((path) => statSync(path).ctimeMs < beganMs)) {
       const packages = new Set(modules.flatMap((path) => packageOf(path) ?? []));
@@ -114,11 +115,11 @@ async function bundle(source: string) {
       // What a running program loads later must not have gone, or be of other sources.
       codeSplitting: false,
       sourcemap: true,
-      file: join(BUNDLES_DIRECTORY, "code.mjs"),
+      file: join(BUNDLES_DIRECTORY, "code.js"),
     });
     const { sources, names, mappings } = output[0].map!;
     return {
-      code: takeBuiltins(output[0].code.replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n")),
+      code: asFunction(takeBuiltins(output[0].code)),
       // The text of the sources lies beside.
       map: JSON.stringify({ version: 3, sources, names, mappings }),
       modules: (await build.watchFiles).filter((path) => path.startsWith("/")).toSorted(),
@@ -145,6 +146,23 @@ function takeBuiltins(code: string): string {
   });
 }
 
+/**
+ * What bundle-start.mjs calls, as a script, of which V8 gives the compiled code away after it ran; in ASCII, which it keeps in half of the
+ * memory. It has no import left and exports nothing. All on its lines.
+ */
+function asFunction(code: string): string {
+  const body = code
+    .replace(/\n\/\/# sourceMappingURL=.*\n?$/, "\n")
+    .replace(/\nexport \{\};\s*$/, "\n")
+    .replaceAll("import.meta", "$meta");
+  if (/^(?:import|export)\b/m.test(body) || /\braw`[^`]*[\u0080-\uffff]/.test(body)) {
+    throw new Error("a bundle has an import, an export or raw text that is not ASCII");
+  }
+  const escaped = (character: string) =>
+    `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return `"use strict";(async ($meta) => {${body.replaceAll(/[\u0080-\uffff]/g, escaped)}})\n`;
+}
+
 const BUILTIN_IMPORT =
   /^import (?:\* as ([\w$]+)|([\w$]+)?(?:, )?(?:\{ ([^}]*) \})?) from "(node:[\w/]+)";$/gm;
 
@@ -154,15 +172,16 @@ function writeBundle(
   map: string,
   made: Omit<BundleRecord, "start">,
 ): void {
-  const hash = createHash("sha256").update(code).update(map).digest("hex").slice(0, 16);
+  const start = readFileSync(START_FILE, "utf8");
+  const hash = createHash("sha256")
+    .update(code)
+    .update(map)
+    .update(start)
+    .digest("hex")
+    .slice(0, 16);
   const file = `${name}-${hash}`;
-  const start = `// Turns the compile cache on for what it loads.
-import { enableCompileCache } from "node:module";
-enableCompileCache();
-await import("./${file}.code.mjs");
-`;
-  writeWhole(`${file}.code.mjs.map`, map);
-  writeWhole(`${file}.code.mjs`, code);
+  writeWhole(`${file}.code.js.map`, map);
+  writeWhole(`${file}.code.js`, code);
   writeWhole(`${file}.mjs`, start);
   syncDirectory();
   writeWhole(
@@ -191,7 +210,7 @@ function writeWhole(name: string, text: string): void {
 function removeOld(keptMs: number): void {
   const kept = PROGRAMS.flatMap((source) => {
     const { start } = readRecord(source);
-    const code = start.replace(/\.mjs$/, ".code.mjs");
+    const code = start.replace(/\.mjs$/, ".code.js");
     return [`${bundleName(source)}.json`, start, code, `${code}.map`];
   });
   for (const name of readdirSync(BUNDLES_DIRECTORY).filter((one) => !kept.includes(one))) {

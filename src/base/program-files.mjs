@@ -6,8 +6,8 @@
 // (docs/decisions/0040-bundles.md). For each program dist/bundles has:
 //
 //   NAME.json              the record: the file to start, and a stamp of each file that it was made of
-//   NAME-HASH.mjs          to start; turns the compile cache on and loads
-//   NAME-HASH.code.mjs     all its modules; beside it a source map
+//   NAME-HASH.mjs          to start: a copy of scripts/package/bundle-start.mjs, which compiles and runs
+//   NAME-HASH.code.js      all its modules, one function; beside it a source map
 //
 // Only the record's name is used twice, and it comes last: whoever reads it finds what it names, whole. This file
 // lies as deep in a checkout as in a bundle.

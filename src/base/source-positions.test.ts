@@ -11,15 +11,15 @@ test("sourceStack: a bundle's positions become those of its sources, others stay
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   // Its third line is line 12, column 5 of the source (VLQ: column 0, source 0, line +11, column +4).
   const map = { version: 3, sources: ["../src/disk.ts"], names: [], mappings: ";;AAWI" };
-  writeFileSync(join(directory, "pageserver-12ab.code.mjs.map"), JSON.stringify(map));
+  writeFileSync(join(directory, "pageserver-12ab.code.js.map"), JSON.stringify(map));
   const url = (name: string) => pathToFileURL(join(directory, name)).href;
   const stack = (...positions: string[]) =>
     ["Error: full", ...positions.map((at) => `    at write (${at})`)].join("\n");
   const source = new URL("../src/disk.ts", url("x"));
   assert.equal(
-    sourceStack(stack(`${url("pageserver-12ab.code.mjs")}:3:1`, "node:fs:10:2")),
+    sourceStack(stack(`${url("pageserver-12ab.code.js")}:3:1`, "node:fs:10:2")),
     stack(`${source}:12:5`, "node:fs:10:2"),
   );
-  const gone = stack(`${url("pageserver-34cd.code.mjs")}:3:1`);
+  const gone = stack(`${url("pageserver-34cd.code.js")}:3:1`);
   assert.equal(sourceStack(gone), gone);
 });

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { SourceMap } from "node:module";
 import { fileURLToPath } from "node:url";
 
-const POSITION = /(file:\/\/[^\s()]+\.code\.mjs):(\d+):(\d+)/g;
+const POSITION = /(file:\/\/[^\s()]+\.code\.js):(\d+):(\d+)/g;
 /** Undefined: it cannot be read. */
 const maps = new Map<string, SourceMap | undefined>();
 

@@ -10,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   utimesSync,
@@ -24,13 +25,14 @@ import { componentStartedBy, isBundle, programOf, ROOT } from "../../src/base/pr
 import { TestCluster } from "../../testing/cluster.ts";
 
 const BUILDER = "scripts/package/build-bundles.ts";
+const START_FILE = "scripts/package/bundle-start.mjs";
 
 /** A small one, whose command line prints `first` from a module of its own. */
 function checkout(t: TestContext) {
   const base = mkdtempSync(join(tmpdir(), "strata bundles-"));
   t.after(() => rmSync(base, { recursive: true, force: true }));
   const root = join(base, "checkout");
-  for (const path of ["src/base/program-files.mjs", BUILDER]) {
+  for (const path of ["src/base/program-files.mjs", BUILDER, START_FILE]) {
     cpSync(join(ROOT, path), join(root, path));
   }
   for (const path of ["src/cli", "src/store", "node_modules"]) {
@@ -58,15 +60,20 @@ function build(root: string, flags: readonly string[] = []): void {
 }
 
 /** What its command line prints, and from which of the two. */
-function run(root: string): string {
+function run(root: string, words: readonly string[] = [], { code = 0 } = {}): string {
   const program = `
+    process.argv.splice(1, 0, "strata");
     const { isBundle, programOf } = await import(${JSON.stringify(join(root, "src/base/program-files.mjs"))});
     const path = programOf("cli/main.ts");
     console.log(isBundle(path) ? "bundle:" : "source:");
     await import(path);`;
   const args = ["--input-type=module", "--eval", program];
-  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...args, ...words], {
+    encoding: "utf8",
+    env: { ...process.env, NODE_COMPILE_CACHE: join(root, "compiled") },
+  });
   assert.equal(stderr, "");
+  assert.equal(status, code);
   return stdout.trim().replace("\n", " ");
 }
 
@@ -101,6 +108,63 @@ test("a bundle does not load what Node's modules could be asked for, too", (t) =
   assert.match(run(root), /^source: true true \/ [1-9]/, "or this test proves nothing");
   build(root);
   assert.equal(run(root), "bundle: true true / 0");
+});
+
+test("what a command has compiled is kept for its like, when it succeeded, and made anew where it is damaged", (t) => {
+  const { root, dist, write } = checkout(t);
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    `import { word } from "../store/part.ts";
+     console.log(word, "\u2022");
+     if (process.argv[2] === "fails") process.exitCode = 3;`,
+  );
+  build(root);
+  /** Contents by name, without the bundle's hash. */
+  const kept = () => {
+    const names = readdirSync(join(root, "compiled"), { recursive: true, encoding: "utf8" });
+    const paths = names.filter((name) => /\.compiled/.test(name));
+    return new Map(
+      paths.map((path) => {
+        const name = path.replace(/.*\/cli-[0-9a-f]{16}-?/, "");
+        return [name, join(root, "compiled", path)] as const;
+      }),
+    );
+  };
+  assert.equal(run(root, ["fails"], { code: 3 }), "bundle: first \u2022");
+  assert.deepEqual([...kept().keys()], []);
+  for (const words of [
+    ["branch", "create", "list"],
+    ["branch", "mine"],
+    ["branch", "../x"],
+    ["/x"],
+  ]) {
+    assert.equal(run(root, words), "bundle: first \u2022");
+  }
+  assert.deepEqual([...kept().keys()].toSorted(), [
+    ".compiled",
+    "branch-create.compiled",
+    "branch.compiled",
+  ]);
+  const path = kept().get("branch-create.compiled")!;
+  const whole = readFileSync(path);
+  const { ino } = statSync(path);
+  run(root, ["branch", "create"]);
+  assert.equal(statSync(path).ino, ino, "it was taken, or it would have been written again");
+  for (const damaged of [
+    whole.subarray(0, whole.length >> 1),
+    Buffer.alloc(whole.length),
+    whole.subarray(0, 0),
+  ]) {
+    writeFileSync(path, damaged);
+    assert.equal(run(root, ["branch", "create"]), "bundle: first \u2022");
+    assert.equal(readFileSync(path).length, whole.length);
+  }
+  // Of the same length: V8 alone would take it for the same.
+  write("other");
+  build(root);
+  assert.notEqual(readdirSync(dist).filter((name) => name.endsWith(".code.js")).length, 1);
+  assert.equal(run(root, ["branch", "create"]), "bundle: other \u2022");
+  assert.equal(run(root, ["branch", "create"]), "bundle: other \u2022");
 });
 
 test("a process is known by what it was started from, a bundle or sources", (t) => {

@@ -141,6 +141,22 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "withFrugalMalloc: what the user has set stays",
     },
     {
+      rule: "what another bundle has compiled is taken, where its length is the same",
+      file: "scripts/package/bundle-start.mjs",
+      search: "const name = [bundle, ",
+      replace: "const name = [bundle.slice(0, -16), ",
+      test: BUNDLES_TEST,
+      name: "what a command has compiled is kept for its like",
+    },
+    {
+      rule: "what a command has compiled that failed is kept",
+      file: "scripts/package/bundle-start.mjs",
+      search: "    if (code === 0) {",
+      replace: "    if (code >= 0) {",
+      test: BUNDLES_TEST,
+      name: "what a command has compiled is kept for its like",
+    },
+    {
       rule: "what was read of a source before it changed counts as of today",
       file: BUILDER,
       search: "paths.every((path) => statSync(path).ctimeMs < beganMs)",
