@@ -94,8 +94,8 @@ export const LOCAL_MUTANTS: MutantPart = {
     {
       rule: "packages of another version are not noticed",
       file: BUILDER,
-      search: "[...ours, PACKAGES_RECORD, import.meta.filename]",
-      replace: "[...ours, import.meta.filename]",
+      search: "[...ours, PACKAGES_RECORD, START_FILE, import.meta.filename]",
+      replace: "[...ours, START_FILE, import.meta.filename]",
       test: BUNDLES_TEST,
       name: "a bundle is run until a source or a package changes",
     },
