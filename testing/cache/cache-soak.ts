@@ -31,6 +31,8 @@ const REST_BYTES = 48 * MIB;
  * not taken in, before a load is slowed down.
  */
 const WORK_BYTES = 512 * MIB;
+/** What an agent of hours has by itself: pages read ahead and on their way, and what its allocator keeps of past peaks. */
+const AGENT_MB = 448;
 const ROUND_MS = 15_000;
 const SAMPLE_MS = 500;
 const AMCHECK_ROUNDS = 10;
@@ -253,6 +255,11 @@ export class CacheSoak {
       this.#born.set("postgres", monotonicMs());
       return isBackend ? "kill -9 backend" : "kill -9 postmaster";
     }
+    const evictor = childOf(cluster.pid("postgres-main"), "strata-evictor");
+    if (evictor !== undefined && this.#random.int(4) === 0) {
+      process.kill(evictor, "SIGKILL");
+      return "kill -9 evictor";
+    }
     if (this.#random.int(4) === 0) {
       await cluster.kill9("safekeeper-1");
       await sleep(this.#random.int(300));
@@ -282,6 +289,7 @@ export class CacheSoak {
       evictorMb: privateMb(evictor),
     };
     this.#levels.push(level);
+    assert.ok(level.agentMb <= AGENT_MB, `the agent has ${level.agentMb.toFixed(0)} MB`);
     const seconds = ((monotonicMs() - startedMs) / 1000).toFixed(0);
     console.log(
       `${this.rounds}: ${seconds} s, ${commits} commits, ${done}; disk ${level.restMb.toFixed(0)} MB, at most ${level.peakMb.toFixed(0)}; ` +

@@ -15,6 +15,7 @@ export const AWAY = new RegExp(
 const PAUSE_MS = 50;
 const MOST_TABLES = 5;
 const LEAST_ROWS = 5_000;
+const DOUBLE_TIMEOUT_S = 300;
 /** About 700 bytes each, and what indexes take. */
 const MOST_ROWS = 60_000;
 
@@ -146,6 +147,13 @@ export class TableClient {
         { rows, round: round + 1 },
         `begin; update ${name} ${up} where n % 2 = 0; update ${name} ${up} where n % 2 = 1; commit`,
       ],
+      // By an index that the new rows come into ahead of it: one that was given back must not forget which command wrote it.
+      "double, behind an update": [
+        { rows: 2 * rows, round: round + 1 },
+        `begin; set local statement_timeout = '${DOUBLE_TIMEOUT_S}s'; set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off;
+         update ${name} ${up};
+         insert into ${name} select n + ${rows}, round, repeat(n + ${rows} || ':' || round || ' ', 60) from ${name} where n > 0 order by n; commit`,
+      ],
       "update, rolled back": [content, `begin; update ${name} ${up}; rollback`],
       add: [{ rows: more, round }, `insert into ${name} ${rowsOf(rows + 1, more, round)}`],
       "delete the end, vacuum": [
@@ -168,7 +176,9 @@ export class TableClient {
       "temporary table": [content, `create temp table t as table ${name}; drop table t`],
       drop: [undefined, `drop table ${name}`],
     };
-    const kind = this.#random.pick(Object.keys(changes));
+    const kind = this.#random.pick(
+      Object.keys(changes).filter((one) => rows <= MOST_ROWS / 2 || !one.startsWith("double")),
+    );
     const [after, sql] = changes[kind]!;
     await this.#become(table, after, kind, sql);
     if (kind === "delete the end, vacuum") {

@@ -29,6 +29,14 @@ export const REPLICA_MUTANTS: MutantPart = {
       name: "replicaStart: behind the last but one that names what runs, or behind a shutdown",
     },
     {
+      rule: "a replica that somebody made a primary stays one",
+      file: REPLICA,
+      search: "throwIfNoEntry: false }) !== undefined",
+      replace: "throwIfNoEntry: false }) === null",
+      test: REPLICA_TEST,
+      name: "replica: one that was made a primary all the same is built anew, and nothing of it is kept",
+    },
+    {
       rule: "where a replica would begin is collected",
       file: "src/pageserver/storage/timeline.ts",
       search: "leased, this.leases.replicaStarts);",

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type ComputeEndpoint, ComputeWorld } from "../../../testing/compute/compute-world.ts";
 import { eventually } from "../../../testing/eventually.ts";
@@ -174,6 +176,32 @@ test("replica: a superuser's promotion is an error, and it goes on as a replica"
   await primary.query("INSERT INTO t VALUES (2)");
   await follows(primary, replica);
   assert.equal(await value(replica, "SELECT count(*) FROM t"), "2");
+  await stop(primary, replica);
+});
+
+test("replica: one that was made a primary all the same is built anew, and nothing of it is kept", async () => {
+  const { primary, replica } = await primaryAndReplica();
+  await primary.query("CREATE TABLE t AS SELECT 1 AS n");
+  await replica.start();
+  const directory = await value(replica, "SHOW data_directory");
+  rmSync(join(directory!, "promote"));
+  await replica.query("SELECT pg_promote(false)");
+  // Whether it can be written to before it is noticed, is chance.
+  await eventually("it is noticed", async () => {
+    await replica.query("INSERT INTO t VALUES (666)").catch(() => undefined);
+    return (await replica.client.status()).restarts > 0;
+  });
+  await replica.running(1);
+  assert.match(
+    replica.daemon.log,
+    /somebody made its Postgres a primary: nothing written there is kept/,
+  );
+  await primary.query("INSERT INTO t VALUES (2)");
+  await follows(primary, replica);
+  for (const one of [primary, replica]) {
+    assert.equal(await value(one, "SELECT string_agg(n::text, ',' ORDER BY n) FROM t"), "1,2");
+  }
+  assert.equal(await value(replica, "SELECT pg_is_in_recovery()"), "t");
   await stop(primary, replica);
 });
 
