@@ -1,6 +1,6 @@
 // Connections, reads and timers for the proposer: carries out the effects of its steps.
 
-import { monotonicMs, setRepeatingTimer, setTimer, sleep, type Timer } from "../base/clock.ts";
+import { monotonicMs, setRepeatingTimer, sleep, type Timer } from "../base/clock.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
@@ -16,6 +16,7 @@ import {
   encodeProposerMessage,
   type HotStandbyFeedback,
 } from "../safekeeper-protocol/messages.ts";
+import { CommitAnnouncer } from "./commit-announcer.ts";
 import type { CommitTimes } from "./commit-times.ts";
 import { LATE_BYTES, LateMember } from "./late-member.ts";
 import {
@@ -34,12 +35,6 @@ import {
 } from "./safekeeper-peer.ts";
 
 const TICK_MS = 250;
-/**
- * A new commit LSN travels with the next WAL; only where none follows within this time is it sent by
- * itself. Sent at once it would wake every safekeeper a second time for each commit, so that the
- * pageserver is a moment less behind.
- */
-const ANNOUNCE_DELAY_MS = 5;
 /** After a lost election, so that two candidates do not chase each other's terms for ever. */
 const CAMPAIGN_PAUSE_MS = 300;
 
@@ -77,6 +72,7 @@ export class ProposerDriver {
   readonly #peers = new Map<number, SafekeeperPeer>();
   readonly #owner: PeerOwner;
   readonly #late: LateMember;
+  readonly #announcer = new CommitAnnouncer(() => [...this.#peers.values()]);
   readonly #stop = new AbortController();
   readonly #elected = Promise.withResolvers<Election>();
   readonly #recovered = Promise.withResolvers<void>();
@@ -87,7 +83,6 @@ export class ProposerDriver {
   #pageserverLsn = 0 as Lsn;
   #readLocal: (begin: Lsn, end: Lsn) => Uint8Array = noLocalWal;
   #timer: Timer | undefined;
-  #announceTimer: Timer | undefined;
 
   constructor(options: ProposerDriverOptions) {
     this.#options = options;
@@ -146,6 +141,7 @@ export class ProposerDriver {
       void peer.keepConnected();
     }
     this.#timer = setRepeatingTimer(() => {
+      this.#announcer.announce();
       this.#step({ type: "tick", nowMs: monotonicMs() });
     }, TICK_MS);
     this.#step({ type: "tick", nowMs: monotonicMs() });
@@ -178,7 +174,7 @@ export class ProposerDriver {
     this.#late.end();
     this.#timer?.cancel();
     // Nobody else will: without it the last commit is known here alone.
-    this.#announce();
+    this.#announcer.end();
     const closed = new StorageError("unavailable", "closed", "the proposer was stopped");
     this.#elected.reject(closed);
     this.#recovered.reject(closed);
@@ -404,7 +400,7 @@ export class ProposerDriver {
     if (begin === end) {
       // What is queued already will carry the newest commit LSN.
       if (peer.announceLater(end)) {
-        this.#announceTimer ??= setTimer(() => this.#announce(), ANNOUNCE_DELAY_MS);
+        this.#announcer.news();
       }
       return;
     }
@@ -414,14 +410,6 @@ export class ProposerDriver {
       this.#late.hold();
     } else {
       peer.pump();
-    }
-  }
-
-  #announce(): void {
-    this.#announceTimer?.cancel();
-    this.#announceTimer = undefined;
-    for (const peer of this.#peers.values()) {
-      peer.announce();
     }
   }
 }

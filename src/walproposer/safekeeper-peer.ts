@@ -83,6 +83,8 @@ export class SafekeeperPeer {
   #waiting = false;
   /** Set where it is to be told a commit LSN by itself: the end of what it was sent. */
   #announceAt: Lsn | undefined;
+  /** It has told what a pageserver or a standby has: WAL is read from it. */
+  #isRead = false;
   /** A piece of WAL whose way there is timed; one at a time. */
   #timed: TimedWal | undefined;
   #failing = false;
@@ -178,6 +180,11 @@ export class SafekeeperPeer {
     return true;
   }
 
+  /** Whether a pageserver or a standby reads from it, as far as this connection has told. */
+  get isRead(): boolean {
+    return this.#isRead;
+  }
+
   announce(): void {
     const at = this.#announceAt;
     if (at !== undefined) {
@@ -236,6 +243,7 @@ export class SafekeeperPeer {
     this.#queue = [];
     this.#announceAt = undefined;
     this.#timed = undefined;
+    this.#isRead = false;
     this.#waiting = false;
     const session = this.#owner.connected(this);
     const ended = new Promise<void>((resolve) => {
@@ -269,6 +277,10 @@ export class SafekeeperPeer {
     ) {
       this.#owner.times?.observeSafekeeper(this.id, "answer", monotonicMs() - timed.sentMs);
       this.#timed = undefined;
+    }
+    if (message.type === "append-response") {
+      const { pageserverFeedback, hotStandbyFeedback } = message;
+      this.#isRead ||= pageserverFeedback !== undefined || hotStandbyFeedback.timestamp > 0;
     }
     session.receive(message);
   }

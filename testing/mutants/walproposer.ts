@@ -10,6 +10,31 @@ export const WALPROPOSER_MUTANTS: MutantPart = {
   part: "walproposer",
   mutants: [
     {
+      rule: "every commit wakes safekeepers that nobody reads from a second time",
+      file: "src/walproposer/commit-announcer.ts",
+      search: "      if (peer.isRead || !isAnyRead) {\n",
+      replace: "      if (peer.isRead || !isAnyRead || peers.length > 0) {\n",
+      test: "src/walproposer/commit-announcer.test.ts",
+      name: "CommitAnnouncer: who is read from is told soon, the others at a tick",
+    },
+    {
+      rule: "while nobody is known to read, nobody is told what is committed",
+      file: "src/walproposer/commit-announcer.ts",
+      search: "      if (peer.isRead || !isAnyRead) {\n",
+      replace: "      if (peer.isRead) {\n",
+      test: "src/walproposer/commit-announcer.test.ts",
+      name: "CommitAnnouncer: while nobody is known to read, all are told soon",
+    },
+    {
+      rule: "the late safekeeper is waited for where another one hangs",
+      file: "src/walproposer/late-member.ts",
+      search: "    if (this.#options.commitLsn() < this.#seenLsn) {\n      this.end();\n",
+      replace:
+        "    if (this.#options.commitLsn() < this.#seenLsn) {\n      this.#isHeld = false;\n",
+      test: "src/walproposer/late-member.test.ts",
+      name: "LateMember: where the others do not answer in time, all are alike until all have it",
+    },
+    {
       rule: "one less than a majority elects",
       file: PROPOSER,
       search: "return count >= majority(set.length);",
