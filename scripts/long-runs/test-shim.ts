@@ -6,21 +6,30 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { findShim } from "../../src/compute/shim/shim-loader.ts";
-import { brokenShim, type ShimChange } from "../../testing/compute/broken-shim.ts";
+import {
+  brokenShim,
+  lacksSanitizers,
+  type ShimChange,
+  sanitizedProgram,
+} from "../../testing/compute/broken-shim.ts";
+import { playScene, SCENES_SOURCE, type Scene } from "../../testing/compute/claim-scenes.ts";
 import {
   eachIsSeen,
   expectCountedRight,
   LIMITED,
   ONE_PASS,
+  RACES,
   REWRITTEN,
   SLOWLY,
   STRESS_CANARIES,
+  STRESS_SOURCE,
   type StressLoad,
   stress,
   WRITTEN_SLOWLY,
 } from "../../testing/compute/claim-stress.ts";
 
-const USAGE = "usage: npm run test:shim -- [--rounds N] [--seed S] [--canary WORD]";
+const USAGE =
+  "usage: npm run test:shim -- [--rounds N] [--seed S] [--part right|sanitizers|canaries] [--canary WORD]";
 /** Who gets between whom is chance: most are seen in the first run, some in one of six, and on some machines not in eight. */
 const MOST_RUNS = 200;
 
@@ -40,8 +49,7 @@ const RIGHT: readonly {
 
 async function runRight(rounds: number, firstSeed: number): Promise<void> {
   for (const { name, load, slowly } of RIGHT) {
-    const directory = mkdtempSync(join(tmpdir(), "strata-shim-"));
-    try {
+    await withDirectory(async (directory) => {
       const shim = slowly.length > 0 ? brokenShim(directory, ...slowly) : findShim(directory);
       for (let seed = firstSeed; seed < firstSeed + rounds; seed++) {
         const stressed = await stress(shim, seed, load);
@@ -62,9 +70,81 @@ async function runRight(rounds: number, firstSeed: number): Promise<void> {
           `${name}, seed ${seed}: ok; ${waits} waits, ${usage?.repeatedReads} reads repeated, MB given back ${megabytes(usage?.evictedBytes)}, of them written ${megabytes(usage?.writtenEvictedBytes)}`,
         );
       }
-    } finally {
-      rmSync(directory, { recursive: true });
+    });
+  }
+}
+
+/** Scenes in which nobody has to stop between two lines. */
+const SCENES: readonly Scene[] = [
+  ...["write", "cut", "short-write", "short-write-continued", "churn", "forks", "evict-none"],
+  ...["evict-written", "evict-map", "evict-hints"],
+].map((scene) => ({ scene }));
+
+/** The stress as eight threads, and scenes, under sanitizers; false where the compiler has none. */
+async function runSanitized(sanitizers: string, rounds: number, seed: number): Promise<boolean> {
+  const lack = lacksSanitizers(sanitizers);
+  if (lack !== undefined) {
+    console.log(`skipped: ${lack}`);
+    return false;
+  }
+  await withDirectory(async (directory) => {
+    const subject = sanitizedProgram(directory, STRESS_SOURCE, sanitizers, { asThreads: true });
+    for (const { name, load } of RIGHT.filter(({ slowly }) => slowly !== SLOWLY)) {
+      for (let at = seed; at < seed + rounds; at++) {
+        const { code, stderr } = await stress(subject, at, load);
+        assert.equal(code, 0, `-fsanitize=${sanitizers}: ${name}, seed ${at}: ${stderr}`);
+        console.log(`-fsanitize=${sanitizers}: ${name}, seed ${at}: ok`);
+      }
     }
+  });
+  return true;
+}
+
+async function runSanitizedScenes(sanitizers: string): Promise<void> {
+  await withDirectory(async (directory) => {
+    const subject = sanitizedProgram(directory, SCENES_SOURCE, sanitizers, { asThreads: false });
+    for (const scene of SCENES) {
+      const { code, stderr } = await playScene(subject, scene);
+      assert.equal(code, 0, `-fsanitize=${sanitizers}: scene ${scene.scene}: ${stderr}`);
+    }
+    console.log(`-fsanitize=${sanitizers}: ${SCENES.length} scenes: ok`);
+  });
+}
+
+/** Each race that was made is seen by the thread sanitizer. */
+async function runRaces(seed: number): Promise<void> {
+  for (const { name, change } of RACES) {
+    await withDirectory(async (directory) => {
+      const options = { asThreads: true, changes: [change] };
+      const subject = sanitizedProgram(directory, STRESS_SOURCE, "thread", options);
+      for (let runs = 1; ; runs++) {
+        assert.ok(runs <= MOST_RUNS, `${name}: not seen in ${MOST_RUNS} runs`);
+        const { code, stderr } = await stress(subject, seed + runs - 1, LIMITED);
+        if (code !== 0) {
+          assert.match(stderr, /ThreadSanitizer: data race/);
+          console.log(`seen in run ${runs}: ${name}: ${/SUMMARY: (.*)/.exec(stderr)?.[1]}`);
+          return;
+        }
+      }
+    });
+  }
+}
+
+async function runSanitizers(rounds: number, seed: number): Promise<void> {
+  if (await runSanitized("thread", rounds, seed)) {
+    await runRaces(seed);
+  }
+  if (await runSanitized("address,undefined", 1, seed)) {
+    await runSanitizedScenes("address,undefined");
+  }
+}
+
+async function withDirectory(use: (directory: string) => Promise<void>): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), "strata-shim-"));
+  try {
+    await use(directory);
+  } finally {
+    rmSync(directory, { recursive: true });
   }
 }
 
@@ -89,19 +169,32 @@ const { values } = parseArgs({
     help: { type: "boolean", default: false },
     rounds: { type: "string", default: "10" },
     seed: { type: "string", default: "1" },
+    part: { type: "string" },
     canary: { type: "string", default: "" },
   },
 });
 const [rounds, seed] = [values.rounds, values.seed].map(Number) as [number, number];
+const PARTS: Readonly<Record<string, () => Promise<void>>> = {
+  right: () => runRight(rounds, seed),
+  sanitizers: () => runSanitizers(rounds, seed),
+  canaries: () => runCanaries(seed, values.canary),
+};
+const parts = Object.keys(PARTS).filter((part) => part === (values.part ?? part));
 if (values.help) {
   console.log(`${USAGE}
-Right shims with N seeds from S on (10, 1), each with six loads, then each shim with a rule broken until that is seen.
---canary WORD: only the broken ones whose name has it. The C programs that are run are src/compute/shim/claim_*.c.`);
-} else if (![rounds, seed].every((one) => Number.isSafeInteger(one) && one >= 0)) {
+right: N seeds from S on (10, 1) with a shim that breaks no rule, each with six loads.
+sanitizers: the same as threads under the thread sanitizer, which must see races that are made; once under those of
+addresses and undefined behaviour, with scenes.
+canaries: each shim with a rule broken, until that is seen; --canary WORD: those whose name has it.
+The C programs that are run are src/compute/shim/claim_*.c.`);
+} else if (
+  ![rounds, seed].every((one) => Number.isSafeInteger(one) && one >= 0) ||
+  parts.length === 0
+) {
   console.error(USAGE);
   process.exit(1);
 } else {
-  const onlyCanaries = values.canary !== "";
-  await runRight(onlyCanaries ? 0 : rounds, seed);
-  await runCanaries(seed, values.canary);
+  for (const part of parts) {
+    await PARTS[part]!();
+  }
 }

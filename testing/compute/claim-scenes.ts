@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import {
@@ -29,9 +29,14 @@ import {
 } from "../../src/compute/shim/shim-server.ts";
 import { loaderEnvironment } from "../../src/postgres/installation.ts";
 import { storagePath } from "../../src/postgres/relation-path.ts";
-import { brokenShim, type ShimChange } from "./broken-shim.ts";
+import {
+  brokenShim,
+  SANITIZER_ENVIRONMENT,
+  type ShimChange,
+  type ShimSubject,
+} from "./broken-shim.ts";
 
-const SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_scenes.c");
+export const SCENES_SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_scenes.c");
 export const SCENE_PATH = "base/5/100";
 export const SCENE_BLOCKS = 8;
 const PAGE_BYTES = 8192;
@@ -74,12 +79,21 @@ export interface Asked {
 let built: string | undefined;
 
 /** The program that plays the scenes, built once in a process. */
-function program(): string {
+function scenesProgram(): string {
   if (built === undefined) {
     const directory = mkdtempSync(join(tmpdir(), "strata-scenes-"));
     process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
     const path = join(directory, "claim_scenes");
-    const cc = spawnSync("cc", ["-O1", "-Wall", "-Wextra", "-Werror", "-o", path, SOURCE, "-ldl"]);
+    const cc = spawnSync("cc", [
+      "-O1",
+      "-Wall",
+      "-Wextra",
+      "-Werror",
+      "-o",
+      path,
+      SCENES_SOURCE,
+      "-ldl",
+    ]);
     assert.equal(cc.status, 0, String(cc.stderr));
     built = path;
   }
@@ -87,7 +101,11 @@ function program(): string {
 }
 
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
-export async function runScene(shim: string, scene: Scene, workdir: string): Promise<Ended> {
+export async function runScene(
+  subject: ShimSubject,
+  scene: Scene,
+  workdir: string,
+): Promise<Ended> {
   const { scene: name, path = SCENE_PATH } = scene;
   for (const database of ["5", "6"]) {
     mkdirSync(join(workdir, "base", database), { recursive: true });
@@ -96,10 +114,12 @@ export async function runScene(shim: string, scene: Scene, workdir: string): Pro
   makeCacheCounters(cacheCountersPath);
   const limit = name.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
   const isLimited = name.startsWith("evict-") || name.startsWith("compare-");
-  const child = spawn(program(), [name, path], {
+  const [shim, program] =
+    typeof subject === "string" ? [subject, scenesProgram()] : [undefined, subject.program];
+  const child = spawn(program, [name, path], {
     env: {
       ...shimEnvironment({
-        shimPath: shim,
+        shimPath: shim ?? "",
         dataDirectory: workdir,
         socketPath: join(workdir, "s"),
         wal: name.startsWith("compare-") ? "quorum" : "none",
@@ -108,8 +128,8 @@ export async function runScene(shim: string, scene: Scene, workdir: string): Pro
         cacheCountersPath,
         ...(isLimited ? { localCacheBytes: limit * PAGE_BYTES } : {}),
       }),
-      ...loaderEnvironment(shim),
-      STRATA_SHIM_PROGRAM: "claim_scenes",
+      ...(shim === undefined ? SANITIZER_ENVIRONMENT : loaderEnvironment(shim)),
+      STRATA_SHIM_PROGRAM: basename(program),
       SCENE_DIR: workdir,
     },
   });
@@ -185,7 +205,7 @@ class SceneAgent {
 
 /** Plays a scene; `page` makes the file's blocks as storage has them. */
 export async function playScene(
-  shim: string,
+  shim: ShimSubject,
   scene: Scene,
   page: (blkno: number) => Uint8Array = (blkno) => Buffer.alloc(PAGE_BYTES, blkno + 1),
 ): Promise<Ended & Asked> {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { closeSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { SeededRandom } from "../../src/base/random.ts";
@@ -17,9 +17,14 @@ import { SHIM_SOURCE_DIRECTORY, shimEnvironment } from "../../src/compute/shim/s
 import { ShimServer } from "../../src/compute/shim/shim-server.ts";
 import { loaderEnvironment } from "../../src/postgres/installation.ts";
 import { storagePath } from "../../src/postgres/relation-path.ts";
-import { brokenShim, type ShimChange } from "./broken-shim.ts";
+import {
+  brokenShim,
+  SANITIZER_ENVIRONMENT,
+  type ShimChange,
+  type ShimSubject,
+} from "./broken-shim.ts";
 
-const SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_stress.c");
+export const STRESS_SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_stress.c");
 const PROCESSES = 8;
 export const STRESS_PAGE_BYTES = 8192;
 const SECTOR_BYTES = 512;
@@ -152,20 +157,22 @@ function program(): string {
     const directory = mkdtempSync(join(tmpdir(), "strata-stress-"));
     process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
     const path = join(directory, "claim_stress");
-    const cc = spawnSync("cc", ["-O1", "-Wall", "-Werror", "-o", path, SOURCE, "-ldl"]);
+    const cc = spawnSync("cc", ["-O1", "-Wall", "-Werror", "-o", path, STRESS_SOURCE, "-ldl"]);
     assert.equal(cc.status, 0, String(cc.stderr));
     built = path;
   }
   return built;
 }
 
-async function run(shim: string, seed: number, load: StressLoad, workdir: string) {
+async function run(subject: ShimSubject, seed: number, load: StressLoad, workdir: string) {
   const { blocks, operations, passes, writes, limitBlocks } = load;
   const args = [PATH, blocks, PROCESSES, operations, seed, passes, writes].map(String);
-  const child = spawn(program(), args, {
+  const [shim, path] =
+    typeof subject === "string" ? [subject, program()] : [undefined, subject.program];
+  const child = spawn(path, args, {
     env: {
       ...shimEnvironment({
-        shimPath: shim,
+        shimPath: shim ?? "",
         dataDirectory: workdir,
         socketPath: join(workdir, "s"),
         wal: "quorum",
@@ -174,8 +181,8 @@ async function run(shim: string, seed: number, load: StressLoad, workdir: string
         cacheCountersPath: join(workdir, "counters"),
         ...(limitBlocks === undefined ? {} : { localCacheBytes: limitBlocks * STRESS_PAGE_BYTES }),
       }),
-      ...loaderEnvironment(shim),
-      STRATA_SHIM_PROGRAM: "claim_stress",
+      ...(shim === undefined ? SANITIZER_ENVIRONMENT : loaderEnvironment(shim)),
+      STRATA_SHIM_PROGRAM: basename(path),
       STRESS_DIR: workdir,
     },
   });
@@ -191,8 +198,12 @@ async function run(shim: string, seed: number, load: StressLoad, workdir: string
   return { code, stderr, waits: Number(stdout) };
 }
 
-/** Runs the stress under `shim`; what it printed and whether it was content. */
-export async function stress(shim: string, seed: number, load: StressLoad): Promise<Stressed> {
+/** Runs the stress; what it printed and whether it was content. */
+export async function stress(
+  subject: ShimSubject,
+  seed: number,
+  load: StressLoad,
+): Promise<Stressed> {
   const stored = load.storedBlocks ?? load.blocks;
   const random = new SeededRandom(seed);
   const workdir = mkdtempSync(join(tmpdir(), "strata-stress-"));
@@ -218,7 +229,7 @@ export async function stress(shim: string, seed: number, load: StressLoad): Prom
     mkdirSync(join(workdir, "base", "5"), { recursive: true });
     makeCacheCounters(join(workdir, "counters"));
     await server.listen();
-    const ended = await run(shim, seed, load, workdir);
+    const ended = await run(subject, seed, load, workdir);
     const storedBytes = statSync(join(workdir, PATH)).blocks * 512;
     return { ...ended, usage: readCacheUsage(join(workdir, "counters")), storedBytes };
   } finally {
@@ -244,6 +255,21 @@ export interface StressCanary {
   readonly name: string;
   readonly change: ShimChange;
 }
+
+/** Races of memory, which the thread sanitizer must see. */
+export const RACES: readonly StressCanary[] = [
+  {
+    name: "states of blocks that are read as others change them",
+    change: [
+      "u64 eight = load((const eight_states *)state);",
+      "u64 eight = *(const eight_states *)state;",
+    ],
+  },
+  {
+    name: "two that make room at once",
+    change: ["bool mine = swap_if(&region->evicting, 0, 1);", "bool mine = true;"],
+  },
+];
 
 export interface CanaryOptions {
   readonly load: StressLoad;

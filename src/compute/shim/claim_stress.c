@@ -10,11 +10,15 @@
  * usage: claim_stress FILE BLOCKS PROCESSES OPERATIONS SEED PASSES WRITES; exit code 0, or 1 with a line on stderr.
  * Prints how often a process had to wait for another one's block, which must not be never. With more than one
  * pass the processes come again to what they have read: for a cache that has a limit. One of WRITES operations writes.
+ *
+ * Compiled with AS_THREADS, and with the shim's sources instead of under the shim, the processes are threads: for the thread
+ * sanitizer, which sees no memory that processes share. What each process has for itself is each thread's then (PER_PROCESS).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -32,6 +36,9 @@
 #define SECTORS (BLOCK / SECTOR)
 #define MAX_RUN 16
 #define MAX_PROCESSES 64
+#ifndef PER_PROCESS
+#define PER_PROCESS
+#endif
 #define MAGIC 0x73747261746121ull
 
 struct sector {
@@ -47,7 +54,8 @@ struct shared {
 };
 
 static struct shared *shared;
-static uint64_t seed;
+static PER_PROCESS uint64_t seed;
+static PER_PROCESS uint32_t number; /* of this process, from 1 on */
 static uint32_t passes, writes;
 
 static uint32_t roll(uint32_t limit) {
@@ -107,9 +115,9 @@ static bool lock_sector(uint32_t block, uint32_t index) {
 
 /* By another file, as CREATE DATABASE may copy. */
 static ssize_t read_by_copy(int fd, uint8_t *into, size_t n, off_t at) {
-  static int copy = -1;
+  static PER_PROCESS int copy = -1;
   char name[32];
-  snprintf(name, sizeof name, "copy.%d", getpid());
+  snprintf(name, sizeof name, "copy.%u", number);
   copy = copy >= 0 ? copy : open(name, O_RDWR | O_CREAT, 0600);
   off64_t from = at, to = 0;
   while (to < (off64_t)n) {
@@ -137,8 +145,8 @@ static ssize_t read_somehow(int fd, uint8_t *into, size_t n, off_t at) {
 }
 
 static void check_read(int fd, uint32_t block, uint32_t count) {
-  static uint8_t data[MAX_RUN * BLOCK];
-  static uint32_t before[MAX_RUN * SECTORS];
+  static PER_PROCESS uint8_t data[MAX_RUN * BLOCK];
+  static PER_PROCESS uint32_t before[MAX_RUN * SECTORS];
   for (uint32_t i = 0; i < count * SECTORS; i++) {
     before[i] = version_of(block + i / SECTORS, i % SECTORS);
   }
@@ -168,7 +176,7 @@ static void check_read(int fd, uint32_t block, uint32_t count) {
 
 /* Writes sectors [first, end) counted from block 0, if nobody else writes one of them. */
 static void write_sectors(int fd, uint32_t first, uint32_t end) {
-  static uint8_t data[MAX_RUN * BLOCK];
+  static PER_PROCESS uint8_t data[MAX_RUN * BLOCK];
   uint32_t locked = first;
   while (locked < end && lock_sector(locked / SECTORS, locked % SECTORS)) {
     locked++;
@@ -253,26 +261,59 @@ static void extend(const char *path, uint32_t blocks) {
   close(fd);
 }
 
-int main(int argc, char **argv) {
-  if (argc != 8 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
-    return 2;
+/* As the process, or thread, `p`. */
+static void run_one(uint32_t p, char **argv) {
+  number = p + 1;
+  seed = (uint64_t)atoll(argv[5]) * 1000 + p;
+  work(argv[1], (uint32_t)atoi(argv[4]));
+}
+
+#ifdef AS_THREADS
+struct thread {
+  pthread_t id;
+  uint32_t number;
+  char **argv;
+};
+
+static void *run_thread(void *argument) {
+  struct thread *thread = argument;
+  run_one(thread->number, thread->argv);
+  return NULL;
+}
+
+/* Runs all; 0 where they are content. Else the process has ended. */
+static int run_all(uint32_t threads, char **argv) {
+  static struct thread all[MAX_PROCESSES];
+  for (uint32_t p = 0; p < threads; p++) {
+    all[p] = (struct thread){.number = p, .argv = argv};
+    if (pthread_create(&all[p].id, NULL, run_thread, &all[p]) != 0) {
+      fail("thread", p, 0, 0, 0);
+    }
   }
-  uint32_t blocks = (uint32_t)atoi(argv[2]), processes = (uint32_t)atoi(argv[3]);
-  passes = (uint32_t)atoi(argv[6]);
-  writes = (uint32_t)atoi(argv[7]);
-  size_t bytes = sizeof *shared + (size_t)blocks * SECTORS * sizeof(uint32_t);
-  shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  shared->size = blocks;
-  for (uint32_t i = 0; i < blocks * SECTORS; i++) {
-    shared->done[i] = 1;
+  for (uint32_t p = 0; p < threads; p++) {
+    pthread_join(all[p].id, NULL);
   }
-  extend(argv[1], blocks);
+  return 0;
+}
+
+static void *call(void *function) {
+  void (*called)(void) = (void (*)(void))function;
+  called();
+  return NULL;
+}
+
+/* In place of the process of the shim's own; as a pid. */
+long start_thread(void (*function)(void)) {
+  pthread_t id;
+  return pthread_create(&id, NULL, call, (void *)function) == 0 ? 1 : -1;
+}
+#else
+static int run_all(uint32_t processes, char **argv) {
   pid_t pids[MAX_PROCESSES];
   for (uint32_t p = 0; p < processes; p++) {
     pids[p] = fork();
     if (pids[p] == 0) {
-      seed = (uint64_t)atoll(argv[5]) * 1000 + p;
-      work(argv[1], (uint32_t)atoi(argv[4]));
+      run_one(p, argv);
       _exit(0);
     }
   }
@@ -287,6 +328,25 @@ int main(int argc, char **argv) {
       }
     }
   }
+  return result;
+}
+#endif
+
+int main(int argc, char **argv) {
+  if (argc != 8 || atoi(argv[3]) > MAX_PROCESSES || chdir(getenv("STRESS_DIR")) != 0) {
+    return 2;
+  }
+  uint32_t blocks = (uint32_t)atoi(argv[2]), processes = (uint32_t)atoi(argv[3]);
+  passes = (uint32_t)atoi(argv[6]);
+  writes = (uint32_t)atoi(argv[7]);
+  size_t bytes = sizeof *shared + (size_t)blocks * SECTORS * sizeof(uint32_t);
+  shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  shared->size = blocks;
+  for (uint32_t i = 0; i < blocks * SECTORS; i++) {
+    shared->done[i] = 1;
+  }
+  extend(argv[1], blocks);
+  int result = run_all(processes, argv);
   seed = 1;
   int fd = open(argv[1], O_RDONLY);
   for (uint32_t block = 0; result == 0 && block < blocks; block++) {

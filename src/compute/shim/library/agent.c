@@ -3,9 +3,9 @@
 
 #include <sys/time.h>
 
-static int agent_fd = -1;
-bool talking;
-u8 pages[MAX_PAGES * BLOCK];
+static PER_PROCESS int agent_fd = -1;
+PER_PROCESS bool talking;
+PER_PROCESS u8 pages[MAX_PAGES * BLOCK];
 
 void disconnect(void) {
   if (agent_fd >= 0) {

@@ -10,10 +10,10 @@
 /* As many announcements are told together, once as many are told of that have not been read. */
 #define TOGETHER MAX_NOTIFIED
 
-static struct question held[TOGETHER];
-static u32 held_count;
-static u32 ahead;                 /* announcements of `scanned` that were told, less the fetches since then */
-static const struct file *scanned; /* whose blocks were announced last */
+static PER_PROCESS struct question held[TOGETHER];
+static PER_PROCESS u32 held_count;
+static PER_PROCESS u32 ahead; /* announcements of `scanned` that were told, less the fetches since then */
+static PER_PROCESS const struct file *scanned; /* whose blocks were announced last */
 
 static void tell(void) {
   ahead += held_count;

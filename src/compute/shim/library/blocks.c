@@ -1,7 +1,7 @@
 /* blocks.c: the claims on blocks: fetched when they are first read, written past that, or cut off. */
 #include "shim.h"
 
-struct fd_entry fds[MAX_FD];
+PER_PROCESS struct fd_entry fds[MAX_FD];
 
 static bool is_claimed(u8 state) {
   return state == FILLING || state == WRITING || state == REWRITING || state == HINTING || state == EVICTING;

@@ -5,11 +5,11 @@
  * Kept so that a claim does not outlive its process. A claim and its note are made with signals held, so
  * that exactly what is noted is ours.
  */
-struct held_blocks held_blocks;
+PER_PROCESS struct held_blocks held_blocks;
 /* A path that is being resolved, perhaps for the listing of its directory, which is the first then. */
-struct held_slot held_slots[2];
-u32 held_slot_count;
-u32 abandoned;
+PER_PROCESS struct held_slot held_slots[2];
+PER_PROCESS u32 held_slot_count;
+PER_PROCESS u32 abandoned;
 
 void blocks_changed(struct file *file) {
   add(&file->changes, 1);

@@ -47,7 +47,7 @@ static bool adds_hints_only(const u8 *before, u8 *now) {
  * takes it or cuts it off, and whoever reads it finds what storage has, with hints or without.
  */
 ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at) {
-  static u8 before[BLOCK], now[BLOCK], compared[BLOCK];
+  static PER_PROCESS u8 before[BLOCK], now[BLOCK], compared[BLOCK];
   u32 block = block_of((u64)at);
   begin_wait(0);
   if (!file->evictable || at % BLOCK != 0 || block >= tracked_end(file) || !claim_for_hints(file, block)) {

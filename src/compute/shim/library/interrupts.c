@@ -41,9 +41,9 @@ extern void pgaio_io_perform_synchronously(void *) POSTGRES; /* from 18 on */
 /* MAKE_SQLSTATE('X', 'X', '0', '0', '0'): what errcode_for_file_access() makes of ECANCELED. */
 #define ERRCODE_INTERNAL_ERROR 2600
 
-bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
-bool reads_relation;      /* the call is a read of a relation's file */
-static bool gave_up;             /* and Postgres has not raised its error yet */
+PER_PROCESS bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
+PER_PROCESS bool reads_relation;      /* the call is a read of a relation's file */
+static PER_PROCESS bool gave_up; /* and Postgres has not raised its error yet */
 
 /*
  * Whether an error raised now would be a plain error. In a critical section it would be a panic, during

@@ -13,7 +13,7 @@
 /* What is less is waited for together with the next blocks. */
 #define SHORTEST_WAIT_US 1000
 
-static u64 owed_us;
+static PER_PROCESS u64 owed_us;
 
 /* What the agent said with the answer to a flush. */
 void note_pace(u64 microseconds) {

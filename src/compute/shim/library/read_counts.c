@@ -10,7 +10,7 @@
 
 static struct read_counts none;
 static struct read_counts *counts = &none;
-static u64 untold;
+static PER_PROCESS u64 untold;
 
 /* STRATA_SHIM_READ_COUNTS: a file of zeros that the agent has made; without one nobody hears of the counts. */
 void set_read_counts(const char *path) {

@@ -85,6 +85,10 @@
 #define MAX_VERSION_DIRECTORY 32
 #define FIRST_NORMAL_OBJECT_ID 16384
 #define EXPORT __attribute__((visibility("default")))
+/* Of what each process has for itself, of which some belongs to whoever calls: the stress makes it each thread's (claim_stress.c). */
+#ifndef PER_PROCESS
+#define PER_PROCESS
+#endif
 
 typedef uint8_t u8;
 typedef uint32_t u32;
@@ -254,8 +258,8 @@ void hold_signals(sigset_t *before);
 void release_signals(const sigset_t *before);
 
 /* interrupts.c */
-extern bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
-extern bool reads_relation;      /* the call is a read of a relation's file */
+extern PER_PROCESS bool waits_must_end_well; /* nobody would handle a failure: see unlink() */
+extern PER_PROCESS bool reads_relation;      /* the call is a read of a relation's file */
 bool interrupted(u64 *since);
 int give_up(void);
 void expect_no_error(void);
@@ -271,8 +275,8 @@ struct question {
   u64 a;
   u32 b, c;
 };
-extern u8 pages[MAX_PAGES * BLOCK]; /* the last answer that had a payload */
-extern bool talking;
+extern PER_PROCESS u8 pages[MAX_PAGES * BLOCK]; /* the last answer that had a payload */
+extern PER_PROCESS bool talking;
 void disconnect(void);
 #define MAX_NOTIFIED 8u
 void notify(struct question question);
@@ -318,10 +322,10 @@ struct held_slot {
   struct slot *slot;
   u32 was;
 };
-extern struct held_blocks held_blocks;
-extern struct held_slot held_slots[2];
-extern u32 held_slot_count;
-extern u32 abandoned; /* waits that a signal handler on its way to exit() has ended */
+extern PER_PROCESS struct held_blocks held_blocks;
+extern PER_PROCESS struct held_slot held_slots[2];
+extern PER_PROCESS u32 held_slot_count;
+extern PER_PROCESS u32 abandoned; /* waits that a signal handler on its way to exit() has ended */
 void blocks_changed(struct file *file);
 void give_back_blocks(void);
 void give_back_all(void);
@@ -340,7 +344,7 @@ int list_directory(const char *path);
 void mark_directory_local(const char *path, bool made);
 
 /* blocks.c */
-extern struct fd_entry fds[MAX_FD];
+extern PER_PROCESS struct fd_entry fds[MAX_FD];
 u32 block_of(u64 at);
 u32 block_end(u64 end);
 int before_read(int fd, off_t at, size_t n, u64 *evictions);
