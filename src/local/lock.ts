@@ -7,7 +7,9 @@ import { monotonicMs, sleep } from "../base/clock.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { FileLock, type LockMode, lockHolder } from "../base/file-lock.ts";
 
-const POLL_MS = 50;
+/** Most hold a lock for less; then ever longer. */
+const FIRST_POLL_MS = 5;
+const MAX_POLL_MS = 50;
 
 /** Below the home, with a file for each name that was ever locked. They stay, as FileLock wants it. */
 export const LOCKS_DIRECTORY = "locks";
@@ -111,7 +113,7 @@ async function waitFor(file: string, home: string, options: LockOptions): Promis
   const deadline = monotonicMs() + (options.timeoutMs ?? 120_000);
   const noticeAt = monotonicMs() + 1000;
   let noticed = false;
-  for (;;) {
+  for (let pollMs = FIRST_POLL_MS; ; pollMs = Math.min(2 * pollMs, MAX_POLL_MS)) {
     const lock = FileLock.take(file, options.mode);
     if (lock !== undefined) {
       return lock;
@@ -129,6 +131,6 @@ async function waitFor(file: string, home: string, options: LockOptions): Promis
       noticed = true;
       options.onWait?.();
     }
-    await sleep(POLL_MS);
+    await sleep(pollMs);
   }
 }

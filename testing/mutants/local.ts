@@ -157,6 +157,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "what a command has compiled is kept for its like",
     },
     {
+      rule: "an agent that a command has begun to load is not waited for",
+      file: WARM_AGENTS,
+      search: "    await Promise.all([...this.#waiting].map((agent) => agent.readied));\n    const",
+      replace: "    const",
+      test: WARM_AGENTS_TEST,
+      name: "warm agents",
+    },
+    {
       rule: "what was read of a source before it changed counts as of today",
       file: BUILDER,
       search: "paths.every((path) => statSync(path).ctimeMs < beganMs)",

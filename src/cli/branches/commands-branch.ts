@@ -3,7 +3,10 @@
 import type { Command } from "commander";
 import { StorageError } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
+import { createLogger } from "../../base/log.ts";
 import { formatLsn } from "../../base/lsn.ts";
+import { isBundle, programOf } from "../../base/program-files.mjs";
+import { WarmAgents } from "../../local/agents/warm-agents.ts";
 import { type SwitchedBranch, switchBranch } from "../../local/branches/branch-switch.ts";
 import { createBranch } from "../../local/branches/create-branch.ts";
 import {
@@ -22,6 +25,7 @@ import {
   splitNameAtLsn,
 } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
+import { spawnDaemon } from "../../local/daemon.ts";
 import { clearEndpoints } from "../../local/endpoint-stop.ts";
 import {
   connectionUrl,
@@ -32,6 +36,7 @@ import {
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { shellWord, strataCommand } from "../../local/strata-command.ts";
+import type { TimelineInfo } from "../../pageserver/api.ts";
 import {
   group,
   jsonOption,
@@ -246,7 +251,39 @@ async function shortBranchCreate(
     ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
     ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
   };
-  const info = await withHomeShared(home, () => createBranch(home, name, wanted, notice));
+  // It loads while the branch is made.
+  const agents = options.start === true ? agentAhead(home) : undefined;
+  try {
+    const info = await withHomeShared(home, () => createBranch(home, name, wanted, notice));
+    await tellCreated(home, { name, parent, info, options, agents });
+  } finally {
+    await agents?.close();
+  }
+}
+
+/** Undefined where it would be run from sources, whose files a pool looks at first. */
+function agentAhead(home: StrataHome): WarmAgents | undefined {
+  if (!home.isInitialized() || !isBundle(programOf("compute/main.ts"))) {
+    return undefined;
+  }
+  const logger = createLogger("cli", "silent");
+  const agents = new WarmAgents({ size: 1, directory: home.endpointsDirectory(), logger });
+  agents.fillNow();
+  return agents;
+}
+
+interface Created {
+  readonly name: string;
+  readonly parent: string;
+  readonly info: TimelineInfo;
+  readonly options: BranchCreateOptions;
+  readonly agents: WarmAgents | undefined;
+}
+
+async function tellCreated(
+  home: StrataHome,
+  { name, parent, info, options, agents }: Created,
+): Promise<void> {
   print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
   if (options.start !== true) {
     endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
@@ -267,6 +304,7 @@ async function shortBranchCreate(
     startEndpoint(home, endpoint, placementOf(home, endpoint), {
       timeoutMs: parseDuration("90s"),
       print: () => {},
+      spawn: async (daemon) => (await agents?.takeLast(daemon)) ?? spawnDaemon(daemon),
     }),
   );
   print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);

@@ -90,6 +90,21 @@ describe("warm agents", () => {
     assert.equal(await agents.take(daemon()), undefined);
   });
 
+  test("one that still loads is waited for, and no other is made", async () => {
+    const agents = pool();
+    agents.fillNow();
+    assert.equal(agents.ready, 0);
+    const child = await agents.takeLast(daemon());
+    assert.notEqual(child, undefined);
+    await sleep(50);
+    assert.deepEqual(
+      waiting().filter((pid) => pid !== child!.pid),
+      [],
+    );
+    process.kill(child!.pid, "SIGKILL");
+    await ends(child!.pid);
+  });
+
   test("one that was killed is not given out, and replaced", async () => {
     const agents = await readyPool();
     const [pid] = waiting() as [number];

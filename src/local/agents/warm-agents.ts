@@ -59,6 +59,11 @@ export class WarmAgents {
     }, delayMs);
   }
 
+  /** Makes as many as are missing. */
+  fillNow(): void {
+    this.#fill();
+  }
+
   /** How many are ready. */
   get ready(): number {
     return [...this.#waiting].filter((one) => one.isReady).length;
@@ -83,6 +88,14 @@ export class WarmAgents {
       }
     }
     return undefined;
+  }
+
+  /** As `take`, of one that may still be loading; then no other is made. */
+  async takeLast(daemon: Daemon): Promise<DaemonChild | undefined> {
+    await Promise.all([...this.#waiting].map((agent) => agent.readied));
+    const taken = await this.take(daemon);
+    await this.close();
+    return taken;
   }
 
   /** Resolves when all that wait have ended. */
@@ -194,7 +207,15 @@ class WarmAgent {
         this.#taken.resolve(false);
       }
     });
-    return Promise.race([this.#taken.promise, sleep(TAKE_TIMEOUT_MS).then(() => false)]);
+    // A command would not end before its timers.
+    const patience = new AbortController();
+    const tired = sleep(TAKE_TIMEOUT_MS, patience.signal).then(
+      () => false,
+      () => false,
+    );
+    const isTaken = await Promise.race([this.#taken.promise, tired]);
+    patience.abort();
+    return isTaken;
   }
 
   /** Not in order: it has nothing that could be lost. */
