@@ -79,9 +79,9 @@ export const diskVariants: readonly Variant[] = [
     changes: [
       {
         file: STORAGE,
-        find: `        this.#disk.fsync(fd);
-        this.#disk.fsyncDirectory(this.#directory);`,
-        replace: "        this.#disk.fsync(fd);",
+        find: `          this.#disk.fsync(fd);
+          this.#disk.fsyncDirectory(this.#directory);`,
+        replace: "          this.#disk.fsync(fd);",
       },
     ],
   },

@@ -252,6 +252,39 @@ test("WalStorage: after a failed fdatasync nothing is acknowledged any more", ()
   });
 });
 
+for (const { what, method, first } of [
+  { what: "the entry of a new segment", method: "fsyncDirectory", first: 2 },
+  { what: "a new segment", method: "fsync", first: 2 },
+  { what: "the removal of what is cut off", method: "fsyncDirectory", first: 3 },
+  { what: "a cut", method: "fsync", first: 3 },
+] as const) {
+  test(`WalStorage: after a failed sync of ${what} nothing is acknowledged any more, though the next would succeed`, () => {
+    inDirectory((directory) => {
+      const wal = makeWal(200, 8);
+      let syncs = 0;
+      const storage = new WalStorage(directory, SEGMENT, START, {
+        ...REAL_DISK,
+        [method](of: never) {
+          syncs++;
+          if (syncs === first) {
+            throw Object.assign(new Error("i/o error"), { code: "EIO" });
+          }
+          REAL_DISK[method](of);
+        },
+      });
+      const work = () => {
+        writeAll(storage, wal, toLsn(2.5 * SEGMENT), 100_000);
+        storage.truncate(wal.recordEnds.findLast((lsn) => lsn < 1.5 * SEGMENT)!);
+      };
+      assert.throws(work, { code: "wal-flush-failed" });
+      assert.equal(syncs, first);
+      assert.throws(() => storage.truncate(START), { code: "wal-flush-failed" });
+      assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+      storage.close();
+    });
+  });
+}
+
 test("findEndOfWal: damage below the known end, a missing or a short segment", () => {
   inDirectory((directory) => {
     const wal = makeWal(200, 7);

@@ -119,23 +119,13 @@ export class WalStorage {
     }
   }
 
-  /** Makes everything written durable. A failure is final: the file's state is unknown. */
+  /** Makes everything written durable. */
   flush(): void {
     this.#checkUsable();
     if (!this.#dirty) {
       return;
     }
-    try {
-      this.#disk.fdatasync(this.#fd);
-    } catch (error) {
-      this.#failed = new StorageError(
-        "internal",
-        "wal-flush-failed",
-        "flush of WAL failed: this timeline is refused until the safekeeper restarts",
-        { cause: error },
-      );
-      throw this.#failed;
-    }
+    this.#sync(() => this.#disk.fdatasync(this.#fd));
     this.#dirty = false;
   }
 
@@ -189,7 +179,7 @@ export class WalStorage {
       }
       this.flush();
       this.#cutFrom(end, true);
-      this.#disk.fsyncDirectory(this.#directory);
+      this.#sync(() => this.#disk.fsyncDirectory(this.#directory));
     } catch (error) {
       throw diskError(error, `make WAL up to ${formatLsn(end)} durable`);
     } finally {
@@ -221,6 +211,24 @@ export class WalStorage {
     }
   }
 
+  /**
+   * A failure is final, also for what comes later: of what it could not write the kernel says at the next sync that it is written, and
+   * a segment that is there, or a cut that was made, looks as if nothing were left to do.
+   */
+  #sync(sync: () => void): void {
+    try {
+      sync();
+    } catch (error) {
+      this.#failed = new StorageError(
+        "internal",
+        "wal-flush-failed",
+        "flush of WAL failed: this timeline is refused until the safekeeper restarts",
+        { cause: error },
+      );
+      throw this.#failed;
+    }
+  }
+
   #path(segno: number): string {
     return join(this.#directory, walFileName(segno, 1, this.#segmentSize));
   }
@@ -248,8 +256,10 @@ export class WalStorage {
       fd = this.#disk.open(path, isNew ? "wx+" : "r+");
       if (isNew || this.#disk.size(fd) !== this.#segmentSize) {
         this.#disk.truncate(fd, this.#segmentSize);
-        this.#disk.fsync(fd);
-        this.#disk.fsyncDirectory(this.#directory);
+        this.#sync(() => {
+          this.#disk.fsync(fd);
+          this.#disk.fsyncDirectory(this.#directory);
+        });
       }
     } catch (error) {
       if (fd >= 0) {
@@ -301,7 +311,7 @@ export class WalStorage {
     }
     this.#zeroFrom(last, segmentOffset(lsn, this.#segmentSize), always);
     if (later.length > 0) {
-      this.#disk.fsyncDirectory(this.#directory);
+      this.#sync(() => this.#disk.fsyncDirectory(this.#directory));
     }
   }
 
@@ -319,7 +329,7 @@ export class WalStorage {
       if (always || !isZeroFrom(this.#disk, fd, offset, this.#segmentSize)) {
         this.#disk.truncate(fd, offset);
         this.#disk.truncate(fd, this.#segmentSize);
-        this.#disk.fsync(fd);
+        this.#sync(() => this.#disk.fsync(fd));
       }
     } finally {
       this.#disk.close(fd);

@@ -61,6 +61,22 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
       name: "acceptor: a diverged tail is cut, the control file first told of the lower end",
     },
     {
+      rule: "after a failed sync of a segment's entry or of a cut the next try finds nothing left to do",
+      file: WAL_STORAGE,
+      search: "      this.#failed = new StorageError(",
+      replace: "      throw new StorageError(",
+      test: WAL_STORAGE_TEST,
+      name: "WalStorage: after a failed",
+    },
+    {
+      rule: "the entry of a new segment may fail to be synced",
+      file: WAL_STORAGE,
+      search: "        this.#sync(() => {\n          this.#disk.fsync(fd);",
+      replace: "        void (() => {\n          this.#disk.fsync(fd);",
+      test: WAL_STORAGE_TEST,
+      name: "WalStorage: after a failed sync of a new segment",
+    },
+    {
       rule: "the commit LSN goes above what is flushed",
       file: ACCEPTOR,
       search: "const commitLsn = maxLsn(state.commitLsn, minLsn(state.commitCandidate, flushLsn));",
@@ -119,7 +135,7 @@ export const SAFEKEEPER_MUTANTS: MutantPart = {
     {
       rule: "WAL is acknowledged without fdatasync",
       file: WAL_STORAGE,
-      search: "this.#disk.fdatasync(this.#fd);",
+      search: "    this.#sync(() => this.#disk.fdatasync(this.#fd));\n",
       replace: "",
       test: WAL_STORAGE_TEST,
       name: "WalStorage: after a failed fdatasync nothing is acknowledged any more",
