@@ -21,6 +21,14 @@ export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
     {
+      rule: "what is above the limit stays while nobody needs room",
+      file: "src/compute/shim/library/compare.c",
+      search: "  make_room_when_idle();\n",
+      replace: "",
+      test: CACHE_SCENES,
+      name: "cache: what was written goes, too, while nobody needs room",
+    },
+    {
       rule: "reads of blocks that are here are not counted",
       file: "src/compute/shim/library/read_counts.c",
       search: "  untold += blocks;",

@@ -493,19 +493,23 @@ static void evict_twice(void) {
   check_block(fd, 0);
 }
 
-/* Reads what is not here, the last five blocks, for which more than is written has to go, until so many written blocks have gone. */
-static void read_until_gone(int fd, uint64_t blocks) {
+/* Written blocks that have gone: `writtenEvicted` of cache-counters.ts. */
+static uint64_t written_blocks_gone(void) {
   int counters = open_path("counters", 0);
-  uint64_t gone = 0;
-  for (int i = 0; gone < blocks; i++) {
-    check_block(fd, 7 - i % 5);
-    usleep(1000);
-    /* cache-counters.ts: `writtenEvicted` */
-    if (pread(counters, &gone, sizeof gone, 5 * sizeof gone) != sizeof gone) {
-      fail("counters");
-    }
+  uint64_t gone;
+  if (pread(counters, &gone, sizeof gone, 5 * sizeof gone) != sizeof gone) {
+    fail("counters");
   }
   close(counters);
+  return gone;
+}
+
+/* Reads what is not here, the last five blocks, for which more than is written has to go, until so many written blocks have gone. */
+static void read_until_gone(int fd, uint64_t blocks) {
+  for (int i = 0; written_blocks_gone() < blocks; i++) {
+    check_block(fd, 7 - i % 5);
+    usleep(1000);
+  }
 }
 
 /* A block is written while the agent compares it: the others go, and it stays. */
@@ -612,6 +616,22 @@ static void kill_while_comparing(void) {
   check_written(fd, 0, 0xdd);
   check_written(fd, 1, 0xee);
   check_written(fd, 2, 0xee);
+}
+
+/* Nobody needs room: what is above the limit goes as the postmaster goes on. */
+static void give_back_when_idle(void) {
+  int fd = open_file();
+  write_bytes(fd, 0, 6 * BLOCK, 0xee);
+  for (int tries = 0; written_blocks_gone() < 2; tries++) {
+    if (tries > 500) {
+      fail("nothing is given back");
+    }
+    expect_well(begin(do_nothing));
+    usleep(10 * 1000);
+  }
+  for (int block = 0; block < 6; block++) {
+    check_written(fd, block, 0xee);
+  }
 }
 
 /* It has none of its parent's files open, whatever their numbers. */
@@ -855,6 +875,7 @@ static const struct {
     {"compare-unlike", compare_unlike},
     {"compare-made", make_while_opened},
     {"compare-killed", kill_while_comparing},
+    {"compare-idle", give_back_when_idle},
     {"compare-files", see_what_is_open},
     {"compare-later", compare_later},
 };

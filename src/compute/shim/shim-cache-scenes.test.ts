@@ -268,6 +268,18 @@ const SCENES: readonly (Scene & {
     canaries: [],
   },
   {
+    scene: "compare-idle",
+    claim: "what was written goes, too, while nobody needs room",
+    usage: {},
+    canaries: [
+      [
+        "room that is made by who brings a block alone",
+        ["  make_room_when_idle();\n", ""],
+        /nothing is given back/,
+      ],
+    ],
+  },
+  {
     scene: "compare-files",
     claim: "the process that compares has no file of the postmaster's open",
     usage: {},

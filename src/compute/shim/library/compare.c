@@ -251,4 +251,5 @@ void see_to_comparer(void) {
   }
   errno = saved;
   release_signals(&signals);
+  make_room_when_idle();
 }

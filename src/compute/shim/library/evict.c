@@ -2,7 +2,7 @@
  * evict.c: gives blocks back to the disk where the cache has a limit. CLEAN ones: as storage has them, not written here since
  * they came or since storage was found to have them (compare.c), and so fetched again like any that is absent.
  *
- * Whoever is about to bring a block makes room first. A clock's hand goes through all evictable files, one process
+ * Whoever is about to bring a block makes room first; the postmaster where nobody does. A clock's hand goes through all evictable files, one process
  * at a time; a block stays for as many turns as it was used lately. Against whoever else is at the block:
  *
  *  writer      makes CLEAN into REWRITING before it writes; the hand takes CLEAN blocks only, both by compare-and-swap.
@@ -320,5 +320,18 @@ void make_room(void) {
       return;
     }
     pause_ms(1);
+  }
+}
+
+#define IDLE_PASSES 8
+
+/*
+ * In the postmaster, now and then: nobody may need room for long after much was written, and what storage has by now goes all the
+ * same. A little above the limit is left to whoever brings a block.
+ */
+void make_room_when_idle(void) {
+  call_comparer();
+  for (int passes = 0; excess() > cache_limit / 16 && passes < IDLE_PASSES; passes++) {
+    make_room();
   }
 }

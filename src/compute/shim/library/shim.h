@@ -369,6 +369,7 @@ u64 evictions_of(const struct file *file, off_t at, size_t n);
 bool evicted_since(int fd, off_t at, size_t n, u64 evictions);
 bool note_same(struct file *file, u32 block);
 void make_room(void);
+void make_room_when_idle(void);
 
 /* compare.c */
 void start_comparer(void);
