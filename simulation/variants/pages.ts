@@ -221,14 +221,14 @@ const history: readonly Variant[] = [
     "gc-ignores-leases",
     "what a lease holds stays",
     `${STORAGE}timeline.ts`,
-    "return retainedLsns(cutoff, this.branchPoints.lsns, leased);",
+    "return retainedLsns(cutoff, this.branchPoints.lsns, leased, this.leases.replicaStarts);",
     "return retainedLsns(cutoff, this.branchPoints.lsns, [leased].slice(1).flatMap((one) => [...one]));",
   ),
   without(
     "gc-ignores-branch-points",
     "what a branch sees stays",
     `${STORAGE}timeline.ts`,
-    "return retainedLsns(cutoff, this.branchPoints.lsns, leased);",
+    "return retainedLsns(cutoff, this.branchPoints.lsns, leased, this.leases.replicaStarts);",
     "return retainedLsns(cutoff, leased);",
   ),
   without(
