@@ -69,12 +69,8 @@ test("page variants: every change fits the code, so that none of them is the cod
 /** All of them: `npm run sim:pages -- --variants`. */
 const QUICKLY_NOTICED = new Set([
   "index-before-layer",
-  "told-without-validation",
-  "stale-creation-answered",
-  "stale-deletion-answered",
   "absent-layer-uploaded",
   "delete-without-validation",
-  "archived-not-held",
 ]);
 const TRIED_HERE = PAGE_VARIANTS.filter(({ name }) => QUICKLY_NOTICED.has(name));
 
