@@ -52,6 +52,7 @@ export async function runGistSpgistHashWorkload(
     parts.running = false;
   });
   await Promise.all([done, checkpoints()]);
+  await hashSplitsBehindCheckpoints(client);
 }
 
 async function runParts(cluster: StockCluster, options: GistSpgistHashOptions): Promise<void> {
@@ -348,6 +349,22 @@ async function hashGrowth(client: pg.Client, scale: number): Promise<void> {
     "DELETE FROM pinned WHERE id % 2 = 0",
     "VACUUM pinned",
   ]);
+}
+
+/** Splits that are the first to change their bucket's page since a checkpoint: its image goes into the record. */
+async function hashSplitsBehindCheckpoints(client: pg.Client): Promise<void> {
+  await all(client, [
+    "CREATE TABLE split_early (id int)",
+    "CREATE INDEX split_early_id ON split_early USING hash (id) WITH (fillfactor = 10)",
+    // As many as an empty table's index has buckets for: from here on each 40 rows split one of some 65.
+    "INSERT INTO split_early SELECT g FROM generate_series(1, 3000) g",
+  ]);
+  for (let from = 3001; from < 4000; from += 50) {
+    await all(client, [
+      "CHECKPOINT",
+      `INSERT INTO split_early SELECT g FROM generate_series(${from}, ${from + 49}) g`,
+    ]);
+  }
 }
 
 /** Few keys, many rows each: long chains of overflow pages, which vacuum squeezes; shorter ones show less. */
