@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { globSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { childOf } from "../../testing/cache/levels.ts";
+import { childOf } from "../../testing/compute/child-processes.ts";
 import { type ComputeEndpoint, ComputeWorld } from "../../testing/compute/compute-world.ts";
 import { eventually } from "../../testing/eventually.ts";
 import { monotonicMs, sleep } from "../base/clock.ts";

@@ -2,12 +2,12 @@
 // sequence goes back, slots and statistics are what they were, and the replica has what the primary has.
 
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import type pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
 import { SeededRandom } from "../../src/base/random.ts";
 import { TestCluster } from "../../testing/cluster.ts";
+import { childrenOf } from "../../testing/compute/child-processes.ts";
 import { eventually } from "../../testing/eventually.ts";
 import { MixedClient, PREPARE_ROUNDS, TABLE_CONTENT } from "../../testing/rounds/mixed-client.ts";
 import { checkConsistency, withClient } from "../../testing/tpcb.ts";
@@ -112,19 +112,6 @@ const PICKS: readonly Fault[] = [
   "suspend",
   ...(Object.keys(FAULTS) as Fault[]),
 ];
-
-function childrenOf(parent: number): number[] {
-  return readdirSync("/proc").flatMap((name) => {
-    try {
-      const isChild = new RegExp(`^PPid:\\s+${parent}$`, "m").test(
-        readFileSync(`/proc/${name}/status`, "utf8"),
-      );
-      return isChild ? [Number(name)] : [];
-    } catch {
-      return [];
-    }
-  });
-}
 
 /** A connection that outlives what the last fault left to do. */
 async function look<T>(body: (client: pg.Client) => Promise<T>, endpoint = primary): Promise<T> {

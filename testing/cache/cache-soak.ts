@@ -7,10 +7,11 @@ import type pg from "pg";
 import { monotonicMs, sleep } from "../../src/base/clock.ts";
 import { SeededRandom } from "../../src/base/random.ts";
 import type { TestCluster } from "../cluster.ts";
+import { childOf, childrenOf } from "../compute/child-processes.ts";
 import { eventually } from "../eventually.ts";
 import { compareEndStates, readEndState } from "../pg-suites/end-state.ts";
 import { ACCOUNTS_PER_BRANCH, checkConsistency, TpcbLoad, withClient } from "../tpcb.ts";
-import { childOf, childrenOf, privateMb, storedBytes } from "./levels.ts";
+import { privateMb, storedBytes } from "./levels.ts";
 import { AWAY, TableClient } from "./table-client.ts";
 
 export interface CacheSoakOptions {

@@ -24,32 +24,3 @@ export function privateMb(pid: number): number {
     Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(rollup)?.[1] ?? 0);
   return (kib("Private_Clean") + kib("Private_Dirty")) / 1024;
 }
-
-/** The child of that name, if there is one. */
-export function childOf(parent: number, name: string): number | undefined {
-  const pid = childrenOf(parent).find((child) => {
-    try {
-      return readFileSync(`/proc/${child}/comm`, "utf8").trim() === name;
-    } catch {
-      return false;
-    }
-  });
-  return pid;
-}
-
-export function childrenOf(parent: number): number[] {
-  const found: number[] = [];
-  for (const name of readdirSync("/proc")) {
-    try {
-      if (
-        /^\d+$/.test(name) &&
-        readFileSync(`/proc/${name}/status`, "utf8").includes(`\nPPid:\t${parent}\n`)
-      ) {
-        found.push(Number(name));
-      }
-    } catch {
-      // Gone meanwhile.
-    }
-  }
-  return found;
-}
