@@ -15,6 +15,7 @@ import { decodeStoredSegment } from "../src/wal-decoder/stored-segment.ts";
 import { TestCluster } from "../testing/cluster.ts";
 import { type OwnBranch, stopBranch } from "../testing/damage.ts";
 import { eventually } from "../testing/eventually.ts";
+import { checkpointCommitted } from "../testing/replication/stored-wal.ts";
 
 const NODES = [1, 2, 3];
 let cluster: TestCluster;
@@ -71,8 +72,8 @@ const everywhere = (what: string, check: (status: SafekeeperTimelineStatus) => b
 
 test("WAL reaches the object store, whole and readable, and leaves the disks", async () => {
   await write(36);
-  await pageserver().checkpoint(branch.tenantId, branch.timelineId);
   await everywhere("backup", ({ wal_backup }) => wal_backup!.lag_bytes < WAL_SEGMENT_SIZE);
+  await checkpointCommitted(cluster, ...ids);
   await everywhere(
     "removal",
     ({ local_wal_start_lsn, backup_lsn }) => local_wal_start_lsn === backup_lsn,
@@ -147,7 +148,7 @@ test("a pageserver without the branch's layers rebuilds it from WAL alone, which
   const { tenantId, timelineId } = branch;
   const before = await pageserver().getTimeline(tenantId, timelineId);
   await stopBranch(cluster, branch);
-  await pageserver().checkpoint(tenantId, timelineId);
+  await checkpointCommitted(cluster, ...ids);
   await everywhere("eviction", ({ eviction_state }) => eviction_state === "offloaded");
   for (const id of NODES) {
     assert.deepEqual(walFiles(id), []);

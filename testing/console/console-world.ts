@@ -3,9 +3,11 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
+import type { TenantId, TimelineId } from "../../src/base/ids.ts";
 import { readBuild } from "../../src/control-plane/console/console-build.ts";
 import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { ControlPlaneWorld } from "../control-plane/control-plane-world.ts";
+import { checkpointCommitted } from "../replication/stored-wal.ts";
 import { Browser, type BrowserOptions } from "./browser.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
@@ -94,13 +96,13 @@ export class ConsoleWorld implements AsyncDisposable {
     return ["--tenant-id", await this.tenantId()];
   }
 
-  /** What the project's branches have in memory is in layer files then. */
+  /** All that the project's branches have committed is in layer files then. */
   async checkpoint(): Promise<void> {
-    const tenantId = await this.tenantId();
-    const { listenHttpAddr } = this.world.cluster.config().pageservers[0]!;
-    const client = new PageserverHttpClient(listenHttpAddr);
-    for (const { timeline_id } of await client.listTimelines(tenantId)) {
-      await client.checkpoint(tenantId, timeline_id);
+    const { cluster } = this.world;
+    const tenantId = (await this.tenantId()) as TenantId;
+    const pageserver = new PageserverHttpClient(cluster.config().pageservers[0]!.listenHttpAddr);
+    for (const { timeline_id } of await pageserver.listTimelines(tenantId)) {
+      await checkpointCommitted(cluster, tenantId, timeline_id as TimelineId);
     }
   }
 

@@ -1,4 +1,4 @@
-// WAL of an endpoint's branch that only the object store has.
+// WAL of a branch that is in layers, or that only the object store has.
 
 import type { TenantId, TimelineId } from "../../src/base/ids.ts";
 import { type Lsn, parseLsn, segmentStart } from "../../src/base/lsn.ts";
@@ -24,6 +24,27 @@ export async function walLeavesDisks(cluster: TestCluster, lsn: Lsn): Promise<vo
     );
     return all.every((one) => parseLsn(one.local_wal_start_lsn)! >= lsn);
   });
+}
+
+/** Resolves when all that is committed on the timeline is in layer files of the pageserver. */
+export async function checkpointCommitted(
+  cluster: TestCluster,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<void> {
+  const { pageservers, safekeepers } = cluster.config();
+  const pageserver = new PageserverHttpClient(pageservers[0]!.listenHttpAddr);
+  const all = await Promise.all(
+    safekeepers.map(({ listenHttpAddr }) =>
+      new SafekeeperHttpClient(`http://${listenHttpAddr}`).timelineStatus(tenantId, timelineId),
+    ),
+  );
+  const committed = all.map(({ commit_lsn }) => parseLsn(commit_lsn)!);
+  await eventually("the pageserver to have what is committed", async () => {
+    const { last_record_lsn } = await pageserver.getTimeline(tenantId, timelineId);
+    return committed.every((lsn) => parseLsn(last_record_lsn)! >= lsn);
+  });
+  await pageserver.checkpoint(tenantId, timelineId);
 }
 
 /** Start of the segment that `main` writes. */
