@@ -17,6 +17,7 @@ import type {
   startAnswer,
   treeAnswer,
 } from "./console/schemas.ts";
+import type { homeBranchAnswer, homeBranchBody } from "./home-routes.ts";
 
 export type ApiProject = z.infer<typeof projectListItemSchema>;
 export type ApiBranch = z.infer<typeof branchSchema>;
@@ -34,6 +35,10 @@ export type ConsoleStart = z.infer<typeof startAnswer>;
 export type ConsoleSqlRequest = z.infer<typeof sqlBody>;
 export type { LogLevel, LogSource } from "../local/logs/log-entries.ts";
 export type { LogEvent, MonitoringSample } from "./console/schemas.ts";
+
+/** Of `strata branch create`. */
+export type NewHomeBranchRequest = z.infer<typeof homeBranchBody>;
+export type NewHomeBranch = z.infer<typeof homeBranchAnswer>;
 
 export interface ApiKey {
   readonly id: number;

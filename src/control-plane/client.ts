@@ -13,10 +13,16 @@ import type {
   ApiOperation,
   ApiProject,
   ApiRole,
+  NewHomeBranch,
+  NewHomeBranchRequest,
 } from "./api.ts";
 
 /** Operations that make a cluster take some seconds. */
 const TIMEOUT_MS = 60_000;
+/** Waiting for the home's lock, and for the start of an endpoint. */
+const HOME_TIMEOUT_MS = 300_000;
+/** One that runs says at once that it wants a request. */
+const PATIENCE_MS = 2000;
 const BUSY_RETRIES = 20;
 const BUSY_WAIT_MS = 500;
 const PAGE = 400;
@@ -113,6 +119,15 @@ export class ControlPlaneClient {
   async loginLink(): Promise<string> {
     const { token } = await this.#http.call<{ token: string }>("POST", "/console/login_links");
     return `${serviceUrl(this.#address)}/#token=${token}`;
+  }
+
+  /** With `start` an endpoint runs on it. What is known of its end where nobody answers any more: nothing. */
+  makeHomeBranch(request: NewHomeBranchRequest): Promise<NewHomeBranch> {
+    return this.#http.call("POST", "/home/branches", {
+      body: request,
+      timeoutMs: HOME_TIMEOUT_MS,
+      patienceMs: PATIENCE_MS,
+    });
   }
 
   apiKeys(): Promise<ApiKey[]> {

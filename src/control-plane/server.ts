@@ -8,6 +8,7 @@ import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { isLoopback } from "../base/network/addresses.ts";
 import type { TlsCertificates } from "../base/network/tls-certificates.ts";
+import { errorBody } from "../http/http-errors.ts";
 import { type Route, route } from "../http/route.ts";
 import { HttpServer } from "../http/server.ts";
 import { WarmAgents } from "../local/agents/warm-agents.ts";
@@ -47,6 +48,7 @@ import { startRoutes } from "./console/start-routes.ts";
 import { storageRoutes } from "./console/storage-routes.ts";
 import { Meter } from "./consumption/meter.ts";
 import { type Context, newUuid } from "./context.ts";
+import { homeRoutes, isHomeRequest } from "./home-routes.ts";
 import { Inventory } from "./inventory.ts";
 import { Claims } from "./operations/claims.ts";
 import { computeKinds } from "./operations/compute-kinds.ts";
@@ -210,7 +212,11 @@ export class ControlPlane {
           found,
         ),
       errorBody: (error, id, request) =>
-        isProxyRequest(request) ? proxyError(error) : neonError(error, id),
+        isProxyRequest(request)
+          ? proxyError(error)
+          : isHomeRequest(request)
+            ? errorBody(error, id)
+            : neonError(error, id),
     });
     this.#suspendLoop.start();
     this.#expiry = setRepeatingTimer(() => void this.#deleteExpired(), EXPIRY_INTERVAL_MS);
@@ -319,6 +325,7 @@ export function controlPlaneRoutes(parts: Parts, accounts: Accounts): Route[] {
     ...schemaRoutes(parts),
     ...jwksRoutes(parts),
     ...proxyRoutes(parts),
+    ...homeRoutes(parts),
     ...unsupportedRoutes(),
   ];
 }

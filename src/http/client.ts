@@ -1,8 +1,8 @@
 // One way to call another component's HTTP API: deadline, reused connections, errors with the kind that was sent.
 
-import type { Agent, IncomingMessage } from "node:http";
+import type { Agent, ClientRequest, IncomingMessage } from "node:http";
 import { ownToken } from "../base/auth/service-token.ts";
-import { abortAfter } from "../base/clock.ts";
+import { abortAfter, setIdleTimer } from "../base/clock.ts";
 import { errorMessage, StorageError } from "../base/errors.ts";
 import { serviceUrl, tlsOfUrl, tlsProblem } from "../base/network/service-tls.ts";
 import { kindOfStatus } from "./http-errors.ts";
@@ -29,6 +29,11 @@ export interface HttpClientOptions {
 export interface CallOptions {
   readonly body?: unknown;
   readonly timeoutMs?: number;
+  /**
+   * So long may the server take to say that it wants the body (`Expect: 100-continue`), which is sent then: one that is stopped or
+   * hangs is `unavailable` after that, and has not been asked for anything.
+   */
+  readonly patienceMs?: number | undefined;
 }
 
 /** Not imported: a compute starts without node:http (docs/decisions). */
@@ -82,7 +87,9 @@ export class HttpClient {
   /** The answer's JSON; undefined where it has no body. */
   async call<T>(method: Method, path: string, options: CallOptions = {}): Promise<T> {
     const signal = abortAfter(options.timeoutMs ?? this.#timeoutMs);
-    const text = await this.text(method, path, signal, options.body);
+    const { body, patienceMs } = options;
+    const chunks = await this.stream(method, path, signal, body, patienceMs);
+    const text = await this.#collect(method, path, chunks);
     try {
       return (text === "" ? undefined : JSON.parse(text)) as T;
     } catch (cause) {
@@ -101,10 +108,11 @@ export class HttpClient {
     path: string,
     signal: AbortSignal,
     body?: unknown,
+    patienceMs?: number,
   ): Promise<AsyncIterable<Uint8Array>> {
     let response: IncomingMessage;
     try {
-      response = await this.#send(method, path, signal, body);
+      response = await this.#send(method, path, signal, body, patienceMs);
     } catch (cause) {
       // One that says what to set is no network's.
       throw cause instanceof StorageError ? cause : this.#unreachable(method, path, cause);
@@ -122,6 +130,7 @@ export class HttpClient {
     path: string,
     signal: AbortSignal,
     body: unknown,
+    patienceMs: number | undefined,
   ): Promise<IncomingMessage> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const bearer = this.#bearer();
@@ -139,13 +148,18 @@ export class HttpClient {
             "content-type": "application/json",
             "content-length": Buffer.byteLength(payload ?? ""),
             ...(bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }),
+            ...(patienceMs === undefined ? {} : { expect: "100-continue" }),
           },
         });
         request.on("response", resolve);
         request.on("error", (error) => {
           reject(request.reusedSocket && !signal.aborted ? new StaleConnection(error) : error);
         });
-        request.end(payload);
+        if (patienceMs === undefined) {
+          request.end(payload);
+        } else {
+          sendWhenWanted(request, payload, patienceMs);
+        }
       });
     if (method !== "GET") {
       return send(false);
@@ -216,6 +230,21 @@ export class HttpClient {
     const message = `${this.#component} ${this.#host}: ${method} ${path}: ${problem}`;
     return new StorageError("unavailable", `${this.#component}-unreachable`, message, { cause });
   }
+}
+
+function sendWhenWanted(
+  request: ClientRequest,
+  payload: string | undefined,
+  patienceMs: number,
+): void {
+  const tired = setIdleTimer(() => {
+    request.destroy(new Error(`no word within ${patienceMs / 1000} s`));
+  }, patienceMs);
+  request.on("continue", () => request.end(payload));
+  for (const event of ["continue", "response", "error"]) {
+    request.on(event, () => tired.cancel());
+  }
+  request.flushHeaders();
 }
 
 class StaleConnection extends Error {

@@ -80,6 +80,11 @@ export class StrataHome {
     return { ...settings, ...(state ?? this.#stateFile().read()) };
   }
 
+  /** Without the state, which takes longer to read. Errors as `config()`. */
+  settings(): HomeSettings {
+    return this.#settings().settings;
+  }
+
   /** Whether its files are this version's: then who shares the home's lock may change the state. */
   get isTakenOver(): boolean {
     return this.#settings().state === undefined;

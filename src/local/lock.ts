@@ -73,6 +73,18 @@ export async function withHomeShared<T>(
   return withLock(home.path, "home", body, { ...options, mode: "shared" });
 }
 
+/**
+ * Runs `body`, which makes an endpoint, while others make branches; one at a time, as its ports are chosen among those of all
+ * endpoints. Errors as withLock.
+ */
+export function withEndpointMaking<T>(
+  home: LockedHome,
+  body: () => Promise<T>,
+  options: Omit<LockOptions, "mode"> = {},
+): Promise<T> {
+  return withHomeShared(home, () => withLock(home.path, "new endpoint", body, options), options);
+}
+
 /** As withLock; where somebody holds it nothing is done, and the answer is undefined. */
 export async function ifUnlocked<T>(
   path: string,

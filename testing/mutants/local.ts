@@ -11,6 +11,7 @@ const BUILDER = "scripts/package/build-bundles.ts";
 const PROGRAM_FILES = "src/base/program-files.mjs";
 const BUNDLES_TEST = "test/daemons/bundles.test.ts";
 const WARM_AGENTS = "src/local/agents/warm-agents.ts";
+const BRANCH_CREATE_TEST = "test/local/branch-create.test.ts";
 const WARM_AGENTS_TEST = "src/local/agents/warm-agents.test.ts";
 const LOG_ENTRIES_TEST = "src/local/logs/log-entries.test.ts";
 const ROTATION_TEST = "src/base/logs/log-rotation.test.ts";
@@ -159,8 +160,8 @@ export const LOCAL_MUTANTS: MutantPart = {
     {
       rule: "an agent that a command has begun to load is not waited for",
       file: WARM_AGENTS,
-      search: "    await Promise.all([...this.#waiting].map((agent) => agent.readied));\n    const",
-      replace: "    const",
+      search: "const isReady = await agent.readied;",
+      replace: "const isReady = agent.isReady;",
       test: WARM_AGENTS_TEST,
       name: "warm agents",
     },
@@ -325,6 +326,46 @@ export const LOCAL_MUTANTS: MutantPart = {
       replace: "if (!this.#waiting.has(agent)) {",
       test: WARM_AGENTS_TEST,
       name: "warm agents",
+    },
+    {
+      rule: "a warm agent that was claimed is given to others too",
+      file: WARM_AGENTS,
+      search: "    this.#waiting.delete(agent);\n    this.#claimed.add(agent);",
+      replace: "    this.#claimed.add(agent);",
+      test: WARM_AGENTS_TEST,
+      name: "warm agents",
+    },
+    {
+      rule: "a claimed agent that nobody took is left over",
+      file: WARM_AGENTS,
+      search: "const left = [...this.#waiting, ...this.#claimed];",
+      replace: "const left = [...this.#waiting];",
+      test: WARM_AGENTS_TEST,
+      name: "warm agents",
+    },
+    {
+      rule: "a command makes a branch again that a lost control plane has made",
+      file: "src/cli/branches/create-branch-here.ts",
+      search: "if (branchNames(config, tenantId).get(timelineId) === request.name) {",
+      replace: "if (timelineId.length === 0) {",
+      test: BRANCH_CREATE_TEST,
+      name: "an answer that was lost",
+    },
+    {
+      rule: "a command starts a second endpoint where a lost control plane has started one",
+      file: "src/cli/branches/create-branch-here.ts",
+      search: "listEndpoints(home).find(({ spec }) => spec.timelineId === info.timeline_id),",
+      replace: "undefined,",
+      test: BRANCH_CREATE_TEST,
+      name: "an answer that was lost",
+    },
+    {
+      rule: "a command believes a control plane that does not know its key",
+      file: "src/cli/branches/create-branch.ts",
+      search: 'new Set(["unauthorized", "too-many-requests", "no-route"])',
+      replace: 'new Set(["too-many-requests", "no-route"])',
+      test: BRANCH_CREATE_TEST,
+      name: "one that hangs, or is another's, or has gone",
     },
     {
       rule: "a warm agent of another program is used",

@@ -2,13 +2,9 @@
 
 import type { Command } from "commander";
 import { StorageError } from "../../base/errors.ts";
-import { parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
-import { createLogger } from "../../base/log.ts";
+import { parseTimelineId, type TenantId } from "../../base/ids.ts";
 import { formatLsn } from "../../base/lsn.ts";
-import { isBundle, programOf } from "../../base/program-files.mjs";
-import { WarmAgents } from "../../local/agents/warm-agents.ts";
 import { type SwitchedBranch, switchBranch } from "../../local/branches/branch-switch.ts";
-import { createBranch } from "../../local/branches/create-branch.ts";
 import {
   type NamedBranch,
   requireOnBranch,
@@ -22,44 +18,24 @@ import {
   renameBranch,
   resolveBranch,
   resolveTenant,
-  splitNameAtLsn,
 } from "../../local/branches.ts";
-import { controllerOf, placementOf } from "../../local/controller.ts";
-import { spawnDaemon } from "../../local/daemon.ts";
+import { controllerOf } from "../../local/controller.ts";
 import { clearEndpoints } from "../../local/endpoint-stop.ts";
-import {
-  connectionUrl,
-  createEndpoint,
-  freeEndpointId,
-  listEndpoints,
-  startEndpoint,
-} from "../../local/endpoints.ts";
+import { listEndpoints } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
-import { shellWord, strataCommand } from "../../local/strata-command.ts";
-import type { TimelineInfo } from "../../pageserver/api.ts";
 import {
   group,
   jsonOption,
   notice,
   openHome,
-  parseDuration,
   print,
   safekeeperSetOption,
   tenantOption,
-  withEndpointLocked,
   withHomeLocked,
-  withHomeShared,
 } from "../cli.ts";
 import { listBranches, showBranch } from "./branch-list.ts";
 import { addArchiveCommands } from "./commands-archive.ts";
-
-interface BranchCreateOptions {
-  tenantId?: string;
-  parent: string;
-  at?: string;
-  skSet?: number[];
-  start?: boolean;
-}
+import { createNamedBranch, type NewBranchOptions } from "./create-branch.ts";
 
 export function addBranchCommands(program: Command): void {
   const branch = group(program, "branch", "branches, in short");
@@ -72,9 +48,9 @@ export function addBranchCommands(program: Command): void {
     .option("--at <lsn|time>", "where to start (default: the newest commit)")
     .addOption(safekeeperSetOption())
     .option("-s, --start", "also create and start an endpoint on it")
-    .action(async (name: string, options: BranchCreateOptions) => {
-      await shortBranchCreate(openHome(), name, options);
-    });
+    .action((name: string, options: NewBranchOptions) =>
+      createNamedBranch(openHome(), name, options),
+    );
   branch
     .command("list")
     .alias("ls")
@@ -233,91 +209,6 @@ async function tellSwitched(home: StrataHome, branch: SwitchedBranch): Promise<v
   if (preserveUnder !== undefined) {
     print(`As it was before it is branch '${preserveUnder}'`);
   }
-}
-
-async function shortBranchCreate(
-  home: StrataHome,
-  name: string,
-  options: BranchCreateOptions,
-): Promise<void> {
-  const { name: parent, lsn: parentLsn } = splitNameAtLsn(options.parent);
-  const lsn = parentLsn ?? options.at;
-  if (parentLsn !== undefined && options.at !== undefined) {
-    throw new StorageError("invalid", "lsn-twice", "--at and --parent NAME@LSN exclude each other");
-  }
-  const wanted = {
-    ...(options.tenantId === undefined ? {} : { tenantId: options.tenantId }),
-    ancestorBranchName: parent,
-    ...(lsn === undefined ? {} : { ancestorStartLsn: lsn }),
-    ...(options.skSet === undefined ? {} : { skSet: options.skSet }),
-  };
-  // It loads while the branch is made.
-  const agents = options.start === true ? agentAhead(home) : undefined;
-  try {
-    const info = await withHomeShared(home, () => createBranch(home, name, wanted, notice));
-    await tellCreated(home, { name, parent, info, options, agents });
-  } finally {
-    await agents?.close();
-  }
-}
-
-/** Undefined where it would be run from sources, whose files a pool looks at first. */
-function agentAhead(home: StrataHome): WarmAgents | undefined {
-  if (!home.isInitialized() || !isBundle(programOf("compute/main.ts"))) {
-    return undefined;
-  }
-  const logger = createLogger("cli", "silent");
-  const agents = new WarmAgents({ size: 1, directory: home.endpointsDirectory(), logger });
-  agents.fillNow();
-  return agents;
-}
-
-interface Created {
-  readonly name: string;
-  readonly parent: string;
-  readonly info: TimelineInfo;
-  readonly options: BranchCreateOptions;
-  readonly agents: WarmAgents | undefined;
-}
-
-async function tellCreated(
-  home: StrataHome,
-  { name, parent, info, options, agents }: Created,
-): Promise<void> {
-  print(`Created branch '${name}' of '${parent}' at ${info.ancestor_lsn} [${info.timeline_id}]`);
-  if (options.start !== true) {
-    endpointHint(freeEndpointId(home, name), name, options.tenantId).forEach(print);
-    return;
-  }
-  const endpoint = await withHomeLocked(home, async () => {
-    const tenantId = parseTenantId(info.tenant_id);
-    const timelineId = parseTimelineId(info.timeline_id);
-    const id = freeEndpointId(home, name);
-    const placement = controllerOf(home).placementOf(tenantId, timelineId);
-    return createEndpoint(
-      home,
-      { id, tenantId, timelineId, pgVersion: info.pg_version },
-      placement,
-    );
-  });
-  await withEndpointLocked(home, endpoint.id, () =>
-    startEndpoint(home, endpoint, placementOf(home, endpoint), {
-      timeoutMs: parseDuration("90s"),
-      print: () => {},
-      spawn: async (daemon) => (await agents?.takeLast(daemon)) ?? spawnDaemon(daemon),
-    }),
-  );
-  print(`Endpoint ${endpoint.id}: ${connectionUrl(home, endpoint)}`);
-}
-
-/** How to get Postgres on a branch, as it can be typed where we were started. */
-export function endpointHint(id: string, branchName: string, tenantId?: string): string[] {
-  const strata = strataCommand();
-  const tenant = tenantId === undefined ? "" : ` --tenant-id ${tenantId}`;
-  return [
-    `Start Postgres on it: ${strata} endpoint create ${id} --branch-name ${shellWord(branchName)}${tenant}`,
-    `                      ${strata} endpoint start ${id}`,
-  ];
 }
 
 /** Endpoints of a branch that is to go: refused, or with `force` stopped and destroyed. */

@@ -23,7 +23,7 @@ import {
   startEndpoint,
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
-import { withHomeLocked, withLock } from "../../local/lock.ts";
+import { withEndpointMaking, withHomeLocked, withLock } from "../../local/lock.ts";
 import { readLastStart } from "../../local/logs/last-start.ts";
 import type { LogSource } from "../../local/logs/log-entries.ts";
 
@@ -49,6 +49,8 @@ export interface ComputeProvider {
   create(compute: NewCompute): Promise<void>;
   /** Resolves when Postgres accepts connections; whether an agent took it over that had started before. */
   start(id: string): Promise<{ readonly isFromPool: boolean }>;
+  /** For who will soon start one. */
+  agentAhead(): AgentAhead;
   /** Everything that was committed is on a quorum then. One that is not there is stopped. */
   stop(id: string): Promise<void>;
   /** Stops it where it runs. */
@@ -59,6 +61,13 @@ export interface ComputeProvider {
   lastRanMs(id: string): number | undefined;
   /** Where clients' Postgres connections go. */
   address(id: string): HostPort;
+}
+
+/** An agent that loads, or has, while what its endpoint needs is being made. */
+export interface AgentAhead {
+  readonly spawn: Spawn;
+  /** When it has been used, or will not be. */
+  close(): Promise<void>;
 }
 
 export interface LastStart {
@@ -82,7 +91,7 @@ export class LocalProcesses implements ComputeProvider {
   async create(compute: NewCompute): Promise<void> {
     const { id, tenantId, timelineId, staticLsn } = compute;
     const home = this.#home;
-    await withHomeLocked(home, async () => {
+    await withEndpointMaking(home, async () => {
       if (this.exists(id)) {
         return;
       }
@@ -112,6 +121,14 @@ export class LocalProcesses implements ComputeProvider {
       });
     });
     return { isFromPool };
+  }
+
+  agentAhead(): AgentAhead {
+    const claimed = this.#warmAgents.claim();
+    return {
+      spawn: async (daemon) => (await claimed?.take(daemon)) ?? spawnDaemon(daemon),
+      close: async () => claimed?.release(),
+    };
   }
 
   async stop(id: string): Promise<void> {

@@ -90,19 +90,37 @@ describe("warm agents", () => {
     assert.equal(await agents.take(daemon()), undefined);
   });
 
-  test("one that still loads is waited for, and no other is made", async () => {
-    const agents = pool();
-    agents.fillNow();
+  test("claim: one that still loads is waited for; without a pool no other is made", async () => {
+    const agents = pool(0);
+    const claimed = agents.claim();
     assert.equal(agents.ready, 0);
-    const child = await agents.takeLast(daemon());
+    const child = await claimed!.take(daemon());
     assert.notEqual(child, undefined);
+    await claimed!.release();
     await sleep(50);
-    assert.deepEqual(
-      waiting().filter((pid) => pid !== child!.pid),
-      [],
-    );
+    assert.deepEqual(waiting(), [child!.pid]);
+    await agents.close();
+    assert.deepEqual(waiting(), [child!.pid]);
     process.kill(child!.pid, "SIGKILL");
     await ends(child!.pid);
+  });
+
+  test("claim: one that is ready is nobody else's; not taken, it waits again, or ends where enough do", async () => {
+    const agents = await readyPool();
+    const [pid] = waiting() as [number];
+    const first = agents.claim();
+    assert.equal(agents.ready, 0);
+    assert.equal(await agents.take(daemon()), undefined);
+    const second = agents.claim();
+    await first!.release();
+    assert.equal(agents.ready, 1);
+    await second!.release();
+    assert.deepEqual(waiting(), [pid]);
+    const third = agents.claim();
+    await agents.close();
+    assert.deepEqual(waiting(), []);
+    assert.equal(await third!.take(daemon()), undefined);
+    await third!.release();
   });
 
   test("one that was killed is not given out, and replaced", async () => {

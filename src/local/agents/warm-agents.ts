@@ -37,9 +37,18 @@ export interface WarmAgentsOptions {
   readonly fillDelayMs?: number | undefined;
 }
 
+/** One agent that nobody else is given. */
+export interface ClaimedAgent {
+  /** As WarmAgents.take; one that still loads is waited for. */
+  take(daemon: Daemon): Promise<DaemonChild | undefined>;
+  /** One that was not taken waits for others, or ends where enough do. */
+  release(): Promise<void>;
+}
+
 export class WarmAgents {
   readonly #options: WarmAgentsOptions;
   readonly #waiting = new Set<WarmAgent>();
+  readonly #claimed = new Set<WarmAgent>();
   #timer: Timer | undefined;
   #retryMs = FIRST_RETRY_MS;
   #closed = false;
@@ -59,11 +68,6 @@ export class WarmAgents {
     }, delayMs);
   }
 
-  /** Makes as many as are missing. */
-  fillNow(): void {
-    this.#fill();
-  }
-
   /** How many are ready. */
   get ready(): number {
     return [...this.#waiting].filter((one) => one.isReady).length;
@@ -76,54 +80,93 @@ export class WarmAgents {
       if (!this.#waiting.delete(agent)) {
         continue;
       }
-      this.fillSoon();
-      if (!agent.isCurrent) {
-        this.#options.logger.info({ pid: agent.pid }, "a warm agent of another version ends");
-        await agent.end();
-      } else if (await agent.take(daemon)) {
-        return agent.child;
-      } else {
-        this.#options.logger.warn({ pid: agent.pid }, "a warm agent could not be used");
-        await agent.end();
+      const child = await this.#give(agent, daemon);
+      if (child !== undefined) {
+        return child;
       }
     }
     return undefined;
   }
 
-  /** As `take`, of one that may still be loading; then no other is made. */
-  async takeLast(daemon: Daemon): Promise<DaemonChild | undefined> {
-    await Promise.all([...this.#waiting].map((agent) => agent.readied));
-    const taken = await this.take(daemon);
-    await this.close();
-    return taken;
+  /**
+   * For who will need one in a moment, and has other things to do first: one that is ready, else one that loads from now on, also
+   * beyond the pool's size. Undefined where none can be started.
+   */
+  claim(): ClaimedAgent | undefined {
+    const agent = [...this.#waiting].find((one) => one.isReady) ?? this.#start();
+    if (agent === undefined) {
+      return undefined;
+    }
+    this.#waiting.delete(agent);
+    this.#claimed.add(agent);
+    return {
+      take: async (daemon) => {
+        const isReady = await agent.readied;
+        return this.#claimed.delete(agent) && isReady ? this.#give(agent, daemon) : undefined;
+      },
+      release: async () => {
+        if (!this.#claimed.delete(agent)) {
+          return;
+        }
+        const isWanted = !this.#closed && this.#waiting.size < this.#options.size;
+        if (isWanted && agent.child.ended() === undefined) {
+          this.#waiting.add(agent);
+        } else {
+          await agent.end();
+        }
+      },
+    };
+  }
+
+  /** It is in no set any more. */
+  async #give(agent: WarmAgent, daemon: Daemon): Promise<DaemonChild | undefined> {
+    this.fillSoon();
+    if (!agent.isCurrent) {
+      this.#options.logger.info({ pid: agent.pid }, "a warm agent of another version ends");
+    } else if (await agent.take(daemon)) {
+      return agent.child;
+    } else {
+      this.#options.logger.warn({ pid: agent.pid }, "a warm agent could not be used");
+    }
+    await agent.end();
+    return undefined;
   }
 
   /** Resolves when all that wait have ended. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#timer?.cancel();
-    await Promise.all([...this.#waiting].map((agent) => agent.end()));
+    const left = [...this.#waiting, ...this.#claimed];
+    this.#claimed.clear();
+    await Promise.all(left.map((agent) => agent.end()));
   }
 
   #fill(): void {
-    const { size, directory, logger, entry = "compute/main.ts" } = this.#options;
-    while (!this.#closed && this.#waiting.size < size) {
-      let agent: WarmAgent;
-      try {
-        enterableDirectory(directory);
-        agent = new WarmAgent(directory, entry);
-      } catch (error) {
-        logger.warn({ reason: errorMessage(error) }, "no warm agent can be started");
+    while (!this.#closed && this.#waiting.size < this.#options.size) {
+      const agent = this.#start();
+      if (agent === undefined) {
         this.#retry();
         return;
       }
       this.#waiting.add(agent);
+    }
+  }
+
+  #start(): WarmAgent | undefined {
+    const { directory, logger, entry = "compute/main.ts" } = this.#options;
+    try {
+      enterableDirectory(directory);
+      const agent = new WarmAgent(directory, entry);
       void agent.readied.then((isReady) => {
         if (isReady) {
           this.#retryMs = FIRST_RETRY_MS;
         }
       });
       void agent.exited.then(() => this.#ended(agent));
+      return agent;
+    } catch (error) {
+      logger.warn({ reason: errorMessage(error) }, "no warm agent can be started");
+      return undefined;
     }
   }
 

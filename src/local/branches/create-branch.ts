@@ -96,11 +96,11 @@ export function createRootTimeline(
 }
 
 export interface BranchCreateOptions {
-  tenantId?: string;
-  timelineId?: string;
-  ancestorBranchName?: string;
-  ancestorStartLsn?: string;
-  skSet?: number[];
+  tenantId?: string | undefined;
+  timelineId?: string | undefined;
+  ancestorBranchName?: string | undefined;
+  ancestorStartLsn?: string | undefined;
+  skSet?: number[] | undefined;
 }
 
 /** A branch at an LSN or a time, by default at the newest commit; call with the home locked or shared. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { strataCommand } from "../../local/strata-command.ts";
-import { endpointHint } from "./commands-branch.ts";
+import { endpointHint } from "./create-branch.ts";
 
 test("endpointHint: the command as it is typed here, words as a shell takes them, the tenant that was named", () => {
   const strata = strataCommand();
