@@ -291,6 +291,7 @@ const GLOBAL_STATE: Readonly<Record<string, string>> = {
   "src/pageserver/flush/background-worker.ts": "a thread of its own, for nothing else",
   "src/pageserver/storage/layer-map.ts": "numbers that are given once in a process",
   "src/postgres/installation.ts": "what was found on this machine",
+  "src/postgres/wire/wire-messages.ts": "spare memory",
   "src/wal-decoder/block-references.ts": "the last few results, which depend on nothing else",
   "src/wal-decoder/delta.ts": "working space of one synchronous call",
   "src/wal-decoder/xact-records.ts": "working space of one synchronous call",

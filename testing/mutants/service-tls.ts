@@ -8,6 +8,8 @@ const LISTENER = "src/base/network/tls-listener.ts";
 const HTTP = "src/http/tls-port.ts";
 const HTTP_TEST = "src/http/tls-port.test.ts";
 const WIRE = "src/postgres/wire/wire-server.ts";
+const MESSAGES = "src/postgres/wire/wire-messages.ts";
+const MESSAGES_TEST = "src/postgres/wire/wire.test.ts";
 const WIRE_TEST = "src/postgres/wire/wire-tls.test.ts";
 const FILES = "src/local/tls/service-certificates.ts";
 const FILES_TEST = "src/local/tls/service-certificates.test.ts";
@@ -133,6 +135,40 @@ export const SERVICE_TLS_MUTANTS: MutantPart = {
       replace: "socket.write(bytes.subarray(0, used));",
       test: WIRE_TEST,
       name: "CopyChannel: what is gathered and copied arrives as it was, also through TLS",
+    },
+    {
+      rule: "a message's memory is another one's while it is lent",
+      file: MESSAGES,
+      search:
+        "        onMessage(this.#header[0]!, pending.subarray(0, this.#pendingLength));\n        giveBack(pending);\n",
+      replace:
+        "        giveBack(pending);\n        onMessage(this.#header[0]!, pending.subarray(0, this.#pendingLength));\n",
+      test: MESSAGES_TEST,
+      name: "MessageReader: memory of finished messages is used again, not while they are lent",
+    },
+    {
+      rule: "a message gets less memory than it needs",
+      file: MESSAGES,
+      search: "spare !== undefined && spare.length >= capacity ?",
+      replace: "spare !== undefined ?",
+      test: MESSAGES_TEST,
+      name: "MessageReader: memory of finished messages is used again, not while they are lent",
+    },
+    {
+      rule: "what sockets read is left to the garbage collector",
+      file: WIRE,
+      search: "        freeChunk(chunk);\n",
+      replace: "",
+      test: MESSAGES_TEST,
+      name: "WireServer: memory of what was read is freed; a copy of what was lent stays",
+    },
+    {
+      rule: "a copy of what was lent is the memory that is freed",
+      file: WIRE,
+      search: "this.#receive(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));",
+      replace: "this.#receive(chunk);",
+      test: MESSAGES_TEST,
+      name: "WireServer: memory of what was read is freed; a copy of what was lent stays",
     },
     {
       rule: "a service's certificate is for ever",

@@ -16,6 +16,7 @@ import { CopyChannel } from "./copy-channel.ts";
 import {
   cstring,
   encodeMessage,
+  freeChunk,
   int16,
   int32,
   MAX_MESSAGE_BYTES,
@@ -222,7 +223,9 @@ class ServerConnection {
   readonly #onData = (chunk: Buffer): void => {
     try {
       if (!this.#ending) {
-        this.#receive(chunk);
+        // A Buffer's slice() is no copy, and who keeps a part of what is lent takes one.
+        this.#receive(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
+        freeChunk(chunk);
       }
     } catch (error) {
       this.#refuse(error);
@@ -283,7 +286,7 @@ class ServerConnection {
     this.#socket.end(last);
   }
 
-  #receive(chunk: Buffer): void {
+  #receive(chunk: Uint8Array): void {
     if (this.#startup !== undefined) {
       this.#startup = Buffer.concat([this.#startup, chunk]);
       this.#receiveStartup();

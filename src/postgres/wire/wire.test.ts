@@ -11,12 +11,26 @@ import { WireServer } from "./wire-server.ts";
 
 process.env["STRATA_LOG"] ??= "silent";
 
+/** What the handler of `keep` was lent, and its copies of that. */
+const lent: Uint8Array[] = [];
+const copies: Uint8Array[] = [];
+
 const server = new WireServer({
   logger: createLogger("wire-test"),
   async onQuery(session, sql) {
     if (sql === "echo") {
       const channel = session.copyBoth();
       channel.onData((payload) => channel.send(payload.slice()));
+      await new Promise<void>((resolve) => channel.onClose(() => resolve()));
+      return;
+    }
+    if (sql === "keep") {
+      const channel = session.copyBoth();
+      channel.onData((payload) => {
+        lent.push(payload);
+        copies.push(payload.slice());
+        channel.send(new Uint8Array(1));
+      });
       await new Promise<void>((resolve) => channel.onClose(() => resolve()));
       return;
     }
@@ -121,6 +135,45 @@ test("MessageReader: any chunking gives the same messages", () => {
     }
     assert.deepEqual(seen, ["a0", "b5", "c300"]);
   }
+});
+
+test("MessageReader: memory of finished messages is used again, not while they are lent", () => {
+  const message = (length: number, byte: number) => encodeMessage("d", Buffer.alloc(length, byte));
+  const begun = (bytes: Buffer) => {
+    const reader = new MessageReader();
+    reader.push(bytes.subarray(0, 1000), () => assert.fail("half a message"));
+    return (onMessage: (body: Uint8Array) => void) =>
+      reader.push(bytes.subarray(1000), (_type, body) => onMessage(body));
+  };
+  const used = new Set<ArrayBufferLike>();
+  for (let i = 0; i < 20; i++) {
+    const length = 100_000 + (i % 2) * 60_000;
+    begun(message(length, i))((body) => {
+      begun(message(20_000, 99))((other) => {
+        assert.ok(other.length === 20_000 && other.every((byte) => byte === 99));
+      });
+      assert.ok(body.length === length && body.every((byte) => byte === i), `message ${i}`);
+      used.add(body.buffer);
+    });
+  }
+  assert.ok(used.size <= 5, `${used.size} pieces of memory for 20 messages`);
+});
+
+test("WireServer: memory of what was read is freed; a copy of what was lent stays", async () => {
+  const connection = await connectWire({ host: "127.0.0.1", port });
+  const channel = await connection.copyBoth("keep");
+  for (let i = 0; i < 20; i++) {
+    const answered = new Promise<void>((resolve) => channel.onData(() => resolve()));
+    channel.send(new Uint8Array(20_000).fill(i));
+    await answered;
+  }
+  assert.equal(copies.length, 20);
+  copies.forEach((copy, i) => {
+    assert.ok(copy.length === 20_000 && copy.every((byte) => byte === i), `message ${i}`);
+  });
+  // A message that came in two pieces was put together in memory that stays.
+  assert.ok(lent.some(({ length }) => length === 0));
+  channel.close();
 });
 
 test("MessageReader: an unfinished message holds what has arrived, not what it claims", () => {
