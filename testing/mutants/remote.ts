@@ -559,5 +559,22 @@ export const REMOTE_MUTANTS: MutantPart = {
       test: DELETED_TENANTS_TEST,
       name: "deleteTenant: wherever a process ends after the mark, the next one finishes",
     },
+    {
+      rule: "a new branch's index is put into the object store twice",
+      file: "src/pageserver/remote/timeline-remote.ts",
+      search: "await (this.#underWay ?? this.#put());",
+      replace: "await this.#put();",
+      test: "src/pageserver/remote/takeover.test.ts",
+      name: "createBranch: the branch's first index is put once",
+    },
+    {
+      rule: "an index that could not be put is waited for again by who asks later",
+      file: "src/pageserver/remote/timeline-remote.ts",
+      search:
+        "      if (this.#underWay === durable) {\n        this.#underWay = undefined;\n      }",
+      replace: "",
+      test: "src/pageserver/remote/takeover.test.ts",
+      name: "createBranch: a layer that could not be put",
+    },
   ],
 };

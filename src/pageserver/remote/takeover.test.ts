@@ -31,6 +31,41 @@ test("createBranch: no replaced pageserver's index of an ancestor counts once th
   }
 });
 
+test("createBranch: the branch's first index is put once", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const root = await fixture.createRoot(VALUES);
+  const puts: string[] = [];
+  const put = store.put.bind(store);
+  store.put = (key, ...rest) => {
+    puts.push(key);
+    return put(key, ...rest);
+  };
+  const { timelineId } = await fixture.createBranch(root);
+  assert.equal(puts.filter((key) => key.includes(timelineId)).length, 1);
+});
+
+test("createBranch: a layer that could not be put is put by who asks again", async () => {
+  const store = new MemoryObjectStore();
+  await using fixture = await StorageFixture.create({ store });
+  const put = store.put.bind(store);
+  store.put = async (key, body, options) => {
+    if (options?.ifAbsent === true && !store.keys.includes(key)) {
+      // Somebody else's.
+      await put(key, new Uint8Array(10));
+      others.push(key);
+    }
+    return put(key, body, options);
+  };
+  const others: string[] = [];
+  await assert.rejects(fixture.createRoot(VALUES), { kind: "conflict" });
+  store.put = put;
+  await store.delete(others);
+  const [root] = fixture.manager.tenant(fixture.tenantId).timelines;
+  await root!.makeDurable();
+  assert.equal(indexesOf(store, root!.timelineId).length, 1);
+});
+
 test("grantLease: no replaced pageserver's index counts soon after", async () => {
   const store = new MemoryObjectStore();
   await using first = await StorageFixture.create({ store });

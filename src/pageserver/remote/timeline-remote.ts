@@ -65,6 +65,8 @@ export class TimelineRemote {
   #isDeleted = false;
   #consistentLsn: Lsn = INVALID;
   #last: Promise<void> | undefined;
+  /** The same while it is on its way. */
+  #underWay: Promise<void> | undefined;
   /** As the index in the store has it. */
   #storedAncestor: TimelineId | undefined;
 
@@ -205,17 +207,21 @@ export class TimelineRemote {
     const bytes = Buffer.from(encodeIndexPart(index));
     const durable = queue.uploadIndex(bytes, lsn, keys, after);
     this.#last = durable;
+    this.#underWay = durable;
     this.#tenant.indexUnderWay(durable);
-    durable.then(
-      () => {
-        this.#storedAncestor = index.ancestor?.timelineId;
-        this.#storedLsn = queue.remoteConsistentLsn;
-        this.#hasIndex = true;
-        this.#letGoIfIdle(queue);
-        void this.#confirm(index, queue.remoteConsistentLsn);
-      },
-      () => undefined,
-    );
+    const ended = () => {
+      if (this.#underWay === durable) {
+        this.#underWay = undefined;
+      }
+    };
+    durable.then(() => {
+      ended();
+      this.#storedAncestor = index.ancestor?.timelineId;
+      this.#storedLsn = queue.remoteConsistentLsn;
+      this.#hasIndex = true;
+      this.#letGoIfIdle(queue);
+      void this.#confirm(index, queue.remoteConsistentLsn);
+    }, ended);
     return durable;
   }
 
@@ -257,7 +263,8 @@ export class TimelineRemote {
   async putInGeneration(): Promise<void> {
     await this.ready;
     if (!this.#hasIndex) {
-      await this.#put();
+      // A new timeline's first one is on its way already.
+      await (this.#underWay ?? this.#put());
     }
   }
 
