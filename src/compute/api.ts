@@ -508,7 +508,7 @@ export interface StartMetrics {
   /** Waiting for the pageserver to reach that LSN and to answer `compute_state`. */
   readonly basebackup_ms: number;
   readonly data_directory_ms: number;
-  /** Postgres's spawn to "ready to accept connections". */
+  /** From when all else was there to Postgres's "ready to accept connections". */
   readonly start_postgres_ms: number;
   readonly total_startup_ms: number;
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { getPriority } from "node:os";
 import { join } from "node:path";
@@ -114,13 +114,16 @@ test("compute: agent and safekeepers get the CPU before Postgres, where they may
   const { timeline_id } = await world.createTimeline();
   const endpoint = await world.createEndpoint(timeline_id);
   await endpoint.start();
-  const backend = Number((await endpoint.query("SELECT pg_backend_pid()"))[0]![0]);
+  const session = await endpoint.connect();
+  const { rows } = await session.query("SELECT pg_backend_pid()");
+  const backend = Number(rows[0]![0]);
   const ours = [endpoint.daemon, ...world.safekeepers.map(({ daemon }) => daemon)];
   const steps = mayRaisePriority() ? 10 : 0;
   for (const { name, pid } of ours) {
     assert.equal(getPriority(backend) - getPriority(pid), steps, name);
   }
   assert.equal(getPriority(backend), getPriority(), "Postgres has what it would have without");
+  session.close();
   await endpoint.daemon.kill("SIGTERM");
 });
 
@@ -296,6 +299,73 @@ test("compute: a safekeeper that missed earlier terms is caught up from the dono
   await endpoint.daemon.kill("SIGTERM");
   await world.restart(world.safekeepers[0]!);
 });
+
+test("compute: a Postgres that was started before the election answers nobody, and goes where L is not what it has", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  const writer = await endpoint.connect();
+  await writer.query("CREATE TABLE t (n int)");
+  await writer.query("INSERT INTO t SELECT generate_series(1, 100)");
+  // What comes now is with the safekeepers alone.
+  await world.pageserver.daemon.kill("SIGKILL");
+  await writer.query("INSERT INTO t SELECT generate_series(101, 200)");
+  writer.close();
+  await endpoint.daemon.kill("SIGKILL");
+  for (const { daemon } of world.safekeepers) {
+    await daemon.kill("SIGKILL");
+  }
+  await world.restart(world.pageserver);
+
+  const held: number[] = [];
+  const startHeld = async () => {
+    endpoint.daemon.start();
+    await eventually("Postgres to be held", () => {
+      const pids = postgresPids(endpoint);
+      return pids.length > held.length + 1 && hasSocket(endpoint, pids.at(-1)!);
+    });
+    held.push(postgresPids(endpoint).at(-1)!);
+  };
+  await startHeld();
+  await eventually("a connection that nobody answers", async () => {
+    const answer = endpoint.connect(500).then((connection) => connection.close());
+    return /no answer from/.test(String(await answer.catch((error: unknown) => error)));
+  });
+  await endpoint.daemon.kill("SIGKILL");
+  await eventually("Postgres to end with its agent", () => !exists(held[0]!));
+
+  await startHeld();
+  await eventually("the agent to answer", async () => {
+    return (await endpoint.client.status()).status === "init";
+  });
+  await endpoint.client.terminate("immediate");
+  await endpoint.daemon.exited();
+  assert.equal(endpoint.daemon.exitCode, 0);
+  assert.ok(!exists(held[1]!));
+
+  await startHeld();
+  for (const safekeeper of world.safekeepers) {
+    await world.restart(safekeeper);
+  }
+  await endpoint.running();
+  assert.ok(!exists(held[2]!), "L is not what the pageserver had");
+  assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["200"]]);
+  await endpoint.daemon.kill("SIGTERM");
+});
+
+/** Of all that its agents have started. */
+function postgresPids(endpoint: ComputeEndpoint): number[] {
+  return [...endpoint.daemon.log.matchAll(/"postgresPid":(\d+).*"started Postgres"/g)].map(
+    ([, pid]) => Number(pid),
+  );
+}
+
+/** Whether it has taken the endpoint's unix socket. */
+function hasSocket(endpoint: ComputeEndpoint, pid: number): boolean {
+  const { workdir } = endpoint.daemon;
+  const lock = join(postgresSocketDirectory(workdir), `.s.PGSQL.${endpoint.spec.pgPort}.lock`);
+  return existsSync(lock) && Number.parseInt(readFileSync(lock, "utf8"), 10) === pid;
+}
 
 test("compute: what can never start says why and ends", async () => {
   const { timeline_id } = await world.createTimeline();

@@ -41,6 +41,7 @@ export class PostgresProcess {
   readonly #child: ChildProcess;
   readonly #dataDirectory: string;
   #exit: PostgresExit | undefined;
+  #isHeld: boolean;
 
   /**
    * Spawns the postmaster; it writes its log to descriptor `logFd`.
@@ -53,6 +54,8 @@ export class PostgresProcess {
     /** LD_PRELOAD and what the shim reads. */
     env: Readonly<Record<string, string>>;
     logFd: number;
+    /** By the shim, until it is let go. */
+    isHeld?: boolean;
   }): Promise<PostgresProcess> {
     const child = spawnPostgresTool(
       options.installation,
@@ -70,12 +73,13 @@ export class PostgresProcess {
         );
       });
     });
-    return new PostgresProcess(child, options.dataDirectory);
+    return new PostgresProcess(child, options.dataDirectory, options.isHeld === true);
   }
 
-  private constructor(child: ChildProcess, dataDirectory: string) {
+  private constructor(child: ChildProcess, dataDirectory: string, isHeld: boolean) {
     this.#child = child;
     this.#dataDirectory = dataDirectory;
+    this.#isHeld = isHeld;
     this.pid = child.pid!;
     this.exited = new Promise((resolve) => {
       child.once("exit", (code, signal) => {
@@ -87,6 +91,14 @@ export class PostgresProcess {
 
   get running(): boolean {
     return this.#exit === undefined;
+  }
+
+  /**
+   * It is not held any more. Until then it has no children, has written nothing but its lock files, and looks at no
+   * signal: it can be killed, and has to be.
+   */
+  letGo(): void {
+    this.#isHeld = false;
   }
 
   /**
@@ -119,6 +131,11 @@ export class PostgresProcess {
    * `immediate`. Nothing is lost by that: the data directory is a cache. Returns how it ended.
    */
   async stop(mode: StopMode, fastTimeoutMs = 30_000): Promise<StopMode> {
+    if (this.#isHeld) {
+      this.#signal("SIGKILL");
+      await this.exited;
+      return "immediate";
+    }
     if (mode === "fast") {
       this.#signal("SIGINT");
       const patienceMs = Math.min(WALSENDER_PATIENCE_MS, fastTimeoutMs);
@@ -140,7 +157,7 @@ export class PostgresProcess {
 
   /** At once and without waiting: this compute has been fenced. */
   quit(): void {
-    this.#signal("SIGQUIT");
+    this.#signal(this.#isHeld ? "SIGKILL" : "SIGQUIT");
   }
 
   #signal(signal: NodeJS.Signals): void {

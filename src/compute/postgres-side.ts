@@ -91,14 +91,15 @@ export interface PostgresTimes {
   startPostgresMs: number;
 }
 
-/** All that Postgres at a state needs. */
+/** Postgres at a state, and all that it needs. */
 interface Draft {
   readonly state: ComputeState;
   readonly wal: SynthesizedWal;
   readonly files: LazyFiles;
   /** Undefined: no replication slot needs WAL from before the start. */
   readonly oldWal: OldWal | undefined;
-  readonly commandLine: readonly string[];
+  /** Held. */
+  readonly postgres: PostgresProcess;
 }
 
 export class PostgresSide {
@@ -119,6 +120,8 @@ export class PostgresSide {
   /** With the extensions of the endpoint's own. */
   #installation: Installation | undefined;
   #draft: Draft | undefined;
+  /** Of the log, when `#postgres` was spawned. */
+  #logStart = 0;
 
   constructor(options: PostgresSideOptions) {
     const { spec } = options;
@@ -162,7 +165,8 @@ export class PostgresSide {
 
   /**
    * What this machine must have; and the place must be free. Then the data directory of the newest
-   * state, while the election may still go on.
+   * state, and a Postgres on it, while the election may still go on: Postgres loads, makes its memory and is held
+   * before it starts a process or reads WAL. Where L is another, it goes, and the directory too.
    */
   async prepare(): Promise<Machine> {
     const { spec, workdir } = this.#options;
@@ -181,7 +185,7 @@ export class PostgresSide {
     if (newest !== undefined) {
       // Here already, because safekeepers that refuse our major would let no election end.
       this.#requireOurs(newest);
-      this.#draft = await this.#makeDraft(newest);
+      this.#draft = await this.#makeDraft(newest, { installation, shim });
     }
     return { installation, shim };
   }
@@ -238,12 +242,13 @@ export class PostgresSide {
     const asked = monotonicMs();
     const state = await this.#fetchState(lsn);
     this.times.basebackupMs = monotonicMs() - asked;
-    const draft = this.#draft?.state === state ? this.#draft : await this.#draftAnew(state);
-    const { wal, files } = draft;
+    const draft =
+      this.#draft?.state === state ? this.#draft : await this.#draftAnew(state, machine);
+    const { wal, files, postgres } = draft;
     await this.#fillOldWal(draft);
     await this.#options.replica?.open(state, postgresSocketDirectory(workdir));
     path?.open(lsn, (hooks) => openShipper({ dataDirectory, lsn, state, wal }, hooks));
-    const postgres = await this.#startPostgres(machine, draft);
+    await this.#letGo(draft);
     this.#options.replica?.watch(dataDirectory);
     sleep(CLEAN_UP_DELAY_MS, this.#closing.signal)
       .then(() => {
@@ -262,7 +267,7 @@ export class PostgresSide {
     return state.hasInheritedSubscriptions && wal !== undefined && !leaveSubscriptions;
   }
 
-  async #makeDraft(state: ComputeState): Promise<Draft> {
+  async #makeDraft(state: ComputeState, machine: Machine): Promise<Draft> {
     const writing = monotonicMs();
     const standby = this.#options.wal === undefined;
     const settings = this.#settings(state, this.#options.spec.settings);
@@ -281,7 +286,9 @@ export class PostgresSide {
       await files.close();
       throw closedWhileStarting();
     }
-    return { state, wal, files, oldWal, commandLine: settings.commandLine };
+    const postgres = await this.#spawn(machine, files, settings.commandLine);
+    files.place();
+    return { state, wal, files, oldWal, postgres };
   }
 
   #settings(state: ComputeState, own: EndpointSpec["settings"]): PostgresSettings {
@@ -397,9 +404,11 @@ export class PostgresSide {
   }
 
   /** Also where the newest state was not the one at L. */
-  async #draftAnew(state: ComputeState): Promise<Draft> {
+  async #draftAnew(state: ComputeState, machine: Machine): Promise<Draft> {
     if (this.#draft !== undefined) {
       this.#draft = undefined;
+      await this.#postgres?.stop("immediate");
+      this.#postgres = undefined;
       await this.#files?.close();
       await discardDataDirectory(
         this.#dataDirectory,
@@ -407,7 +416,7 @@ export class PostgresSide {
       );
       await makeSkeleton(this.#dataDirectory);
     }
-    this.#draft = await this.#makeDraft(state);
+    this.#draft = await this.#makeDraft(state, machine);
     return this.#draft;
   }
 
@@ -514,14 +523,14 @@ export class PostgresSide {
     }
   }
 
-  async #startPostgres(
+  /** Postgres is on its way, and held. */
+  async #spawn(
     { installation, shim }: Machine,
-    { files, commandLine }: Draft,
+    files: LazyFiles,
+    commandLine: readonly string[],
   ): Promise<PostgresProcess> {
-    const started = monotonicMs();
-    const logPath = join(this.#options.workdir, POSTGRES_LOG_NAME);
-    const logFd = openSync(logPath, "a", 0o600);
-    const logStart = fstatSync(logFd).size;
+    const logFd = openSync(this.#logPath, "a", 0o600);
+    this.#logStart = fstatSync(logFd).size;
     let postgres: PostgresProcess;
     try {
       postgres = await PostgresProcess.start({
@@ -530,6 +539,7 @@ export class PostgresSide {
         args: commandLine,
         env: files.environment(shim),
         logFd,
+        isHeld: true,
       });
     } finally {
       closeSync(logFd);
@@ -539,15 +549,25 @@ export class PostgresSide {
       await postgres.stop("immediate");
       throw closedWhileStarting();
     }
-    await files.release();
     this.#options.logger.info({ postgresPid: postgres.pid }, "started Postgres");
+    return postgres;
+  }
+
+  get #logPath(): string {
+    return join(this.#options.workdir, POSTGRES_LOG_NAME);
+  }
+
+  /** Resolves when it accepts connections. */
+  async #letGo({ files, postgres }: Draft): Promise<void> {
+    const began = monotonicMs();
+    await files.release();
+    postgres.letGo();
     this.#options.onPostgresSpawned?.();
     await postgres.waitReady(READY_TIMEOUT_MS).catch((error: unknown): never => {
-      throw withContext(error, lastWords(logPath, logStart));
+      throw withContext(error, lastWords(this.#logPath, this.#logStart));
     });
     await files.shimLoaded(SHIM_TIMEOUT_MS);
-    this.times.startPostgresMs = monotonicMs() - started;
-    return postgres;
+    this.times.startPostgresMs = monotonicMs() - began;
   }
 }
 

@@ -19,7 +19,7 @@ const PARTS = [
   ],
   ["basebackup_ms", "State", "the pageserver reaches that LSN, and tells what was there"],
   ["data_directory_ms", "Data directory", "is written; during the election, as a rule"],
-  ["start_postgres_ms", "Postgres", "from its process to taking connections"],
+  ["start_postgres_ms", "Postgres", "until it takes connections, once all else is there"],
 ] as const satisfies readonly (readonly [keyof StartMetrics, string, string])[];
 const REST = ["rest_ms", "Rest", "what is between them; all WAL is on a majority"] as const;
 

@@ -194,13 +194,17 @@ export class LazyFiles {
     return readCacheUsage(this.#countersPath);
   }
 
-  /** The data directory is written, but no Postgres runs in it. */
+  /** The data directory is written, but no Postgres runs in it. On return one may. */
   async start(): Promise<void> {
-    this.#placement.into(this.#options.dataDirectory);
     makeCacheCounters(this.#countersPath);
     makeReadCounts(this.#runtimePath(READ_COUNTS_NAME));
     placeOwnExtension(this.#runtimePath(OWN_EXTENSION_NAME));
     await this.#server.listen();
+  }
+
+  /** What the last starts have read is written now, as far as it is here. */
+  place(): void {
+    this.#placement.into(this.#options.dataDirectory);
   }
 
   /** What Postgres's environment must hold. `shim`: as `prepareShim` gave it. */

@@ -15,15 +15,21 @@ pid_t postmaster_pid;
 bool is_postmaster;
 static pid_t forker_pid;
 
+static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0); }
+
 static void before_fork(void) {
+  static bool has_forked;
   forker_pid = getpid();
   see_to_comparer();
   /* Else its children would tell them again. */
   tell_reads();
   say_hello();
+  if (is_postmaster && !has_forked) {
+    has_forked = true;
+    /* From now on it has processes to end. */
+    set_death_signal(SIGQUIT);
+  }
 }
-
-static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0); }
 
 /*
  * Each Postgres process asks for a signal of its own when its postmaster dies (PostmasterDeathSignalInit,
@@ -169,7 +175,8 @@ __attribute__((constructor)) static void start(void) {
   }
   postmaster_pid = getpid();
   is_postmaster = true;
-  set_death_signal(SIGQUIT);
+  /* While it waits for the answer to hello it looks at no signal. */
+  set_death_signal(SIGKILL);
   /* The agent may have died before the line above. */
   if (parent != NULL && getppid() != (pid_t)strtol(parent, NULL, 10)) {
     die("the compute agent is gone", "");
