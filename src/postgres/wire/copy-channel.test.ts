@@ -65,6 +65,22 @@ test("CopyChannel.send: a small message leaves at once, and none overtakes anoth
   assert.ok((await received(peer, expected.length)).equals(expected));
 });
 
+test("CopyChannel.sendOwned: memory is freed when the kernel has it, not before", async () => {
+  using pair = await connected();
+  const { channel, peer } = pair;
+  // Much more than both ends' socket buffers, while nobody reads.
+  const bodies = Array.from({ length: 200 }, (_, i) => new Uint8Array(131_072).fill(i));
+  const expected = framed(bodies.map((body) => Buffer.concat([Buffer.from("head"), body])));
+  for (const body of bodies) {
+    channel.sendOwned(Buffer.from("head"), body);
+  }
+  assert.equal(bodies.at(-1)!.length, 131_072);
+  assert.ok((await received(peer, expected.length)).equals(expected));
+  await channel.drained();
+  await turn();
+  assert.ok(bodies.every(({ length }) => length === 0));
+});
+
 test("CopyChannel.sendCopy: parts may change at once, and nothing overtakes another", async () => {
   using two = await connected();
   using one = await connected();

@@ -2,6 +2,7 @@
 
 import type { Socket } from "node:net";
 import type { StorageError } from "../../base/errors.ts";
+import { freeMemory } from "../../base/memory/free-memory.ts";
 
 const COPY_DATA = "d".charCodeAt(0);
 const HEADER_BYTES = 5;
@@ -108,6 +109,15 @@ export class CopyChannel {
    * written.
    */
   send(...parts: Uint8Array[]): void {
+    this.#send(parts, false);
+  }
+
+  /** The same of `head` and `body`; the memory of `body` is the channel's from now on, which frees it once it is written. */
+  sendOwned(head: Uint8Array, body: Uint8Array): void {
+    this.#send([head, body], true);
+  }
+
+  #send(parts: readonly Uint8Array[], ownsLast: boolean): void {
     if (this.#closed) {
       return;
     }
@@ -130,8 +140,12 @@ export class CopyChannel {
     }
     this.#cork();
     this.#socket.write(header);
-    for (const part of parts) {
-      this.#socket.write(part);
+    for (const [i, part] of parts.entries()) {
+      if (ownsLast && i === parts.length - 1) {
+        this.#socket.write(part, () => freeMemory(part));
+      } else {
+        this.#socket.write(part);
+      }
     }
   }
 

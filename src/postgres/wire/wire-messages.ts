@@ -96,19 +96,6 @@ export class ReceiveBudget {
   }
 }
 
-/**
- * Frees the memory of what a socket has read. WAL comes in chunks of 64 KB of which each has its own: left to the garbage
- * collector, they made it mark the whole heap several times a second, 40 % of what safekeepers computed under a bulk load.
- * Only for who owns `chunk` and has lent it to nobody for longer: every view of the memory is empty from now on.
- */
-export function freeChunk(chunk: Uint8Array): void {
-  const { buffer } = chunk;
-  // Small ones may share their memory (Buffer.poolSize).
-  if (buffer instanceof ArrayBuffer && chunk.length >= REUSED_BYTES) {
-    buffer.transfer(0);
-  }
-}
-
 /** At least `capacity` bytes. */
 function memoryFor(capacity: number): Uint8Array {
   const spare = capacity >= REUSED_BYTES ? spares.pop() : undefined;

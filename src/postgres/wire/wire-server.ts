@@ -10,13 +10,13 @@ import {
 import { setTimer, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { freeMemory } from "../../base/memory/free-memory.ts";
 import { isLoopback } from "../../base/network/addresses.ts";
 import type { TlsCertificates } from "../../base/network/tls-certificates.ts";
 import { CopyChannel } from "./copy-channel.ts";
 import {
   cstring,
   encodeMessage,
-  freeChunk,
   int16,
   int32,
   MAX_MESSAGE_BYTES,
@@ -225,7 +225,7 @@ class ServerConnection {
       if (!this.#ending) {
         // A Buffer's slice() is no copy, and who keeps a part of what is lent takes one.
         this.#receive(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
-        freeChunk(chunk);
+        freeMemory(chunk);
       }
     } catch (error) {
       this.#refuse(error);

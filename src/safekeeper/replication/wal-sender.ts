@@ -180,7 +180,9 @@ export class WalSender implements WalConsumer {
           return;
         }
         const length = minLsn((limit - this.#next) as Lsn, MAX_SEND_SIZE as Lsn);
-        this.#send(this.#read(length), limit);
+        const bytes = this.#read(length);
+        this.#channel.sendOwned(encodeWalHeader(this.#next, limit, nowMs()), bytes);
+        this.#noteSent(length);
         sent += length;
       }
     } catch (error) {
@@ -199,7 +201,11 @@ export class WalSender implements WalConsumer {
 
   #send(bytes: Uint8Array, limit: Lsn): void {
     this.#channel.send(encodeWalHeader(this.#next, limit, nowMs()), bytes);
-    this.#next = (this.#next + bytes.length) as Lsn;
+    this.#noteSent(bytes.length);
+  }
+
+  #noteSent(length: number): void {
+    this.#next = (this.#next + length) as Lsn;
     this.#sentAtMs = monotonicMs();
   }
 

@@ -1,5 +1,6 @@
 // Reads a timeline's WAL for a check of its records, wherever it is: on this disk or in the object store.
 
+import { freeMemory } from "../../base/memory/free-memory.ts";
 import { pause, type StoreSteps } from "../../object-store/store-steps.ts";
 import { pgVersion } from "../../postgres/versions.ts";
 import type { Timeline } from "../timeline.ts";
@@ -26,6 +27,9 @@ export function* walked<T>(timeline: Timeline, walk: Walk<T>): StoreSteps<T> {
       const isHere = lsn >= localWalStartLsn || storedWal === undefined;
       const piece = isHere ? reader.read(lsn, length) : yield* storedWal.readSteps(lsn, length);
       step = walk.next(piece);
+      if (isHere) {
+        freeMemory(piece);
+      }
       yield* pause();
     }
     return step.value;

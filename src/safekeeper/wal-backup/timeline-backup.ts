@@ -10,6 +10,7 @@ import {
   segmentNumber,
   segmentStart,
 } from "../../base/lsn.ts";
+import { freeMemory } from "../../base/memory/free-memory.ts";
 import { list, put, remove, type StoreSteps } from "../../object-store/store-steps.ts";
 import type { SafekeeperMetrics } from "../metrics.ts";
 import type { Timeline } from "../timeline.ts";
@@ -257,6 +258,7 @@ export class TimelineBackup {
     const { commitLsn } = timeline.state;
     const bytes = yield* walked(timeline, this.#check.segment(start, commitLsn));
     yield* this.#putSegment(start, bytes);
+    freeMemory(bytes);
     timeline.advanceBackup(end);
     this.#backoffMs = 0;
     const { metrics } = this.#options;
