@@ -8,6 +8,7 @@ import { parseTimelineId } from "../base/ids.ts";
 import { type Route, route } from "../http/route.ts";
 import { startOnNewBranch } from "../local/branches/branch-endpoint.ts";
 import { createBranch } from "../local/branches/create-branch.ts";
+import { spawnDaemon } from "../local/daemon.ts";
 import { connectionUrl, freeEndpointId } from "../local/endpoints.ts";
 import { withHomeShared } from "../local/lock.ts";
 import type { Computes } from "./computes/computes.ts";
@@ -77,7 +78,12 @@ export function homeRoutes({ home, computes }: Context & { readonly computes: Co
           if (agent === undefined) {
             return { ...made, endpoint_id: freeEndpointId(home, body.name) };
           }
-          const endpoint = await startOnNewBranch(home, body.name, info, agent.spawn);
+          const endpoint = await startOnNewBranch(
+            home,
+            body.name,
+            info,
+            async (daemon) => (await agent.take(daemon)) ?? spawnDaemon(daemon),
+          );
           return {
             ...made,
             endpoint_id: endpoint.id,

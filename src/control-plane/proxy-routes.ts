@@ -13,6 +13,7 @@ import { transferReportSchema } from "../proxy/api.ts";
 import { pointOf } from "./api-v2/branches.ts";
 import { jwksOf } from "./api-v2/jwks.ts";
 import { findProject, notFound, type Parts, writerOf } from "./api-v2/lookup.ts";
+import { hasRunSince } from "./api-v2/new-branch-roles.ts";
 import { jwksListAnswer } from "./api-v2/schemas.ts";
 import { jwksView } from "./api-v2/views.ts";
 import { ensurePointEndpoint } from "./computes/point-in-time.ts";
@@ -193,7 +194,8 @@ async function endpointFor(parts: Parts, found: Found, at: string | undefined): 
 
 /**
  * A running Postgres says what it is; of one that we suspended we have noted it, and neither a role that nobody has heard
- * of nor a wrong password wakes it. One that ended otherwise is woken and asked.
+ * of nor a wrong password wakes it. One that ended otherwise is woken and asked. While a new branch's starts for the first
+ * time what is known of its parent counts.
  */
 async function verifierOf(
   parts: Parts,
@@ -215,6 +217,13 @@ async function verifierOf(
   if (isKept || endpoint === undefined) {
     return row?.verifier ?? undefined;
   }
+  if (isFirstStart(endpoint, computes)) {
+    const known = parts.newBranchRoles.verifierOf(branch.id, role);
+    if (known !== undefined) {
+      return known;
+    }
+    await computes.wake(endpoint.id);
+  }
   const isRunning = computes.provider.isRunning(endpoint.id);
   const isUnsure =
     hasRunSince(endpoint, computes) ||
@@ -233,13 +242,12 @@ async function verifierOf(
   }
 }
 
-/**
- * Since we suspended it, and noted all its roles: a command started it, or something other than we ended it, and SQL
- * may have given other passwords meanwhile.
- */
-function hasRunSince({ id, suspended_at }: EndpointRow, computes: Parts["computes"]): boolean {
-  const ranMs = computes.provider.lastRanMs(id);
-  return ranMs !== undefined && ranMs > (suspended_at === null ? 0 : Date.parse(suspended_at));
+/** Its Postgres, which has never run, comes up: it can be asked in a moment. */
+function isFirstStart(
+  { id, started_at, suspended_at }: EndpointRow,
+  computes: Parts["computes"],
+): boolean {
+  return started_at === null && suspended_at === null && computes.isWaking(id);
 }
 
 function allowedIps({ settings }: ProjectRow): string[] {

@@ -25,6 +25,7 @@ import { endpointRoutes } from "./api-v2/endpoints.ts";
 import { deleteExpiredBranches } from "./api-v2/expiry.ts";
 import { jwksRoutes } from "./api-v2/jwks.ts";
 import type { Parts } from "./api-v2/lookup.ts";
+import { NewBranchRoles } from "./api-v2/new-branch-roles.ts";
 import { seeObjectsOf } from "./api-v2/objects-seen.ts";
 import { projectRoutes } from "./api-v2/projects.ts";
 import { roleRoutes } from "./api-v2/roles.ts";
@@ -175,7 +176,16 @@ export class ControlPlane {
     });
     const machines = Object.values(kinds) as unknown as OperationKind<never>[];
     const operations = new Operations(context, machines, claims, options.stepHook);
-    const parts: Parts = { ...context, inventory, computes, operations, access, kinds, front };
+    const parts: Parts = {
+      ...context,
+      inventory,
+      computes,
+      operations,
+      access,
+      newBranchRoles: new NewBranchRoles(),
+      kinds,
+      front,
+    };
     return new ControlPlane(options, parts, accounts, { warmAgents, claims, meter });
   }
 

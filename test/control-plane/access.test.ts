@@ -333,6 +333,9 @@ test("Neon's SDK: projects, a branch with an endpoint, a connection URI, operati
   const uri = new URL(data.uri);
   assert.match(uri.hostname, /-pooler\.localtest\.me$/);
   const login = { user: uri.username, password: uri.password, database: "neondb" };
+  assert.equal(made.endpoints[0]!.pending_state, "active");
+  // Through the proxy nobody would have to wait for it.
+  await world.settled(mine.id);
   const [row] = await world.sql<{ one: number }>(made.endpoints[0]!.id, login, "select 1 as one");
   assert.equal(row!.one, 1);
   for (const { id } of made.operations) {

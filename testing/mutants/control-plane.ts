@@ -2,6 +2,8 @@
 
 import type { MutantPart } from "./mutant.ts";
 
+const OPERATIONS_TEST = "src/control-plane/operations/operations.test.ts";
+const NEW_ROLES_TEST = "src/control-plane/api-v2/new-branch-roles.test.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
@@ -418,6 +420,55 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "",
       test: CRASH_TEST,
       name: "operations after crashes",
+    },
+    {
+      rule: "who asked for two operations is told that they are nearly done when the first one is",
+      file: "src/control-plane/operations/operations.ts",
+      search: "i === rows.length - 1 ? nearlyDone : () => {}",
+      replace: "nearlyDone",
+      test: OPERATIONS_TEST,
+      name: "Operations: a job is nearly done",
+    },
+    {
+      rule: "a step that is not for later is not waited for",
+      file: "src/control-plane/operations/operations.ts",
+      search: "step.isForLater === true && i === kind.steps.length - 1",
+      replace: "i === kind.steps.length - 1",
+      test: OPERATIONS_TEST,
+      name: "Operations: a step that is not for later",
+    },
+    {
+      rule: "a project whose branch has been answered refuses the next request until its endpoint has started",
+      file: "src/control-plane/operations/operations.ts",
+      search: "      await other;\n",
+      replace: "      break;\n",
+      test: OPERATIONS_TEST,
+      name: "Operations: a job is nearly done",
+    },
+    {
+      rule: "while a branch starts for the first time its rows tell passwords, whatever SQL has changed on its parent",
+      file: "src/control-plane/api-v2/new-branch-roles.ts",
+      search:
+        "new Map(pairs(await Promise.all(rows.map(({ name }) => readVerifier(agent, name)))))",
+      replace: "new Map(pairs(rows.map(({ verifier }) => verifier)))",
+      test: NEW_ROLES_TEST,
+      name: "NewBranchRoles: a running parent's Postgres tells",
+    },
+    {
+      rule: "what was noted of a parent that has run since lets people in on a new branch",
+      file: "src/control-plane/api-v2/new-branch-roles.ts",
+      search: "endpoint.suspended_at !== null && !hasRunSince(endpoint, computes)",
+      replace: "endpoint.suspended_at !== null",
+      test: NEW_ROLES_TEST,
+      name: "NewBranchRoles: of a parent that was suspended",
+    },
+    {
+      rule: "what a new branch's roles were on its parent counts for ever",
+      file: "src/control-plane/api-v2/new-branch-roles.ts",
+      search: "this.#known.delete(branch.id);",
+      replace: "",
+      test: NEW_ROLES_TEST,
+      name: "NewBranchRoles: what is known goes with the job",
     },
   ],
 };

@@ -27,6 +27,7 @@ import {
   type Parts,
   page,
   storageView,
+  writerOf,
 } from "./lookup.ts";
 import { readBranch, readEndpoints, rolesAndDatabases, urisOf } from "./read.ts";
 import {
@@ -250,7 +251,8 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
     wanted.parent_id === undefined
       ? await defaultBranch(parts, project)
       : (await findBranch(parts, { project_id: projectId, branch_id: wanted.parent_id })).branch;
-  const lsn = await pointOf(parts, project, parent, wanted.parent_lsn ?? wanted.parent_timestamp);
+  const at = wanted.parent_lsn ?? wanted.parent_timestamp;
+  const lsn = await pointOf(parts, project, parent, at);
   const id = newBranchId();
   const branch: BranchRow = {
     ...newBranchRow({
@@ -282,7 +284,22 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
       await db.insertInto("endpoints").values(endpoint).execute();
     }
   });
-  const done = await operationsOf(parts, job);
+  for (const { id: endpointId, disabled } of endpoints) {
+    if (disabled === 0) {
+      parts.computes.provider.expectStart(endpointId, job.done);
+    }
+  }
+  // Who connects waits for the start; what kept the endpoint from being made is told here.
+  const learned =
+    at === undefined && initSource === "parent-data" && endpoints.length > 0
+      ? parts.newBranchRoles.learn(
+          parts,
+          { branch, parent, writer: await writerOf(parts, parent) },
+          job.done,
+        )
+      : undefined;
+  const done = await operationsOf(parts, job, { nearly: true });
+  await learned;
   return {
     branch: await readBranch(parts, { project_id: projectId, branch_id: branch.id }),
     endpoints: await readEndpoints(parts, branch.id),

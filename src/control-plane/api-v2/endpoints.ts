@@ -57,9 +57,7 @@ function listRoutes(parts: Parts): Route[] {
           .orderBy("created_at")
           .execute();
         return {
-          endpoints: rows.map((row) =>
-            endpointView(row, computes.provider.isRunning(row.id), front),
-          ),
+          endpoints: rows.map((row) => endpointView(row, computes.stateOf(row.id), front)),
         };
       },
     ),

@@ -15,6 +15,7 @@ import type { Job, Operations } from "../operations/operations.ts";
 import type { SchemaKinds } from "../operations/schema-branch.ts";
 import type { StorageKinds } from "../operations/storage-kinds.ts";
 import type { BranchRow, EndpointRow, ProjectRow } from "../state/tables.ts";
+import type { NewBranchRoles } from "./new-branch-roles.ts";
 import { type FrontAddress, operationView, type Parent } from "./views.ts";
 
 /** What the routes stand on. */
@@ -23,6 +24,7 @@ export interface Parts extends Context {
   readonly computes: Computes;
   readonly operations: Operations;
   readonly access: AccessAnswers;
+  readonly newBranchRoles: NewBranchRoles;
   readonly kinds: StorageKinds & DeletionKinds & SchemaKinds & ComputeKinds;
   readonly front: FrontAddress;
 }
@@ -165,12 +167,15 @@ export async function storageView(parts: Parts, project: ProjectRow): Promise<St
   };
 }
 
-/** Its operations as they are when all have ended, or after some time; throws why one failed. */
-export async function operationsOf(parts: Parts, job: Job) {
+/**
+ * Its operations as they are when all have ended, or after some time; throws why one failed. `nearly`: what is for later
+ * may be under way.
+ */
+export async function operationsOf(parts: Parts, job: Job, { nearly = false } = {}) {
   const patience = new AbortController();
   const tired = sleep(ANSWER_PATIENCE_MS, patience.signal).catch(() => undefined);
   try {
-    await Promise.race([job.done, tired]);
+    await Promise.race([job.done, tired, ...(nearly ? [job.nearlyDone] : [])]);
   } finally {
     patience.abort();
   }

@@ -64,7 +64,7 @@ export async function readEndpoint({ db, computes, front }: Parts, id: string) {
   if (row === undefined) {
     throw notFound("endpoint", id);
   }
-  return endpointView(row, computes.provider.isRunning(id), front);
+  return endpointView(row, computes.stateOf(id), front);
 }
 
 export async function readEndpoints({ db, computes, front }: Parts, branchId: string) {
@@ -75,7 +75,7 @@ export async function readEndpoints({ db, computes, front }: Parts, branchId: st
     .where("ephemeral", "=", 0)
     .orderBy("created_at")
     .execute();
-  return rows.map((row) => endpointView(row, computes.provider.isRunning(row.id), front));
+  return rows.map((row) => endpointView(row, computes.stateOf(row.id), front));
 }
 
 /** `password`: of the only role, which has just been made. */

@@ -160,7 +160,12 @@ export function endpointHost(id: string, { domain, port }: FrontAddress): string
   return port === 5432 ? `${id}.${domain}` : `${id}.${domain}:${port}`;
 }
 
-export function endpointView(row: EndpointRow, isRunning: boolean, front: FrontAddress): Endpoint {
+export function endpointView(
+  row: EndpointRow,
+  { isRunning, isStarting }: { readonly isRunning: boolean; readonly isStarting: boolean },
+  front: FrontAddress,
+): Endpoint {
+  const isNew = row.creating === 1 || (isStarting && row.started_at === null);
   const times = {
     last_active: row.last_active,
     started_at: row.started_at,
@@ -176,8 +181,8 @@ export function endpointView(row: EndpointRow, isRunning: boolean, front: FrontA
     autoscaling_limit_max_cu: row.autoscaling_limit_max_cu,
     region_id: REGION,
     type: row.type,
-    current_state: row.creating === 1 ? "init" : isRunning ? "active" : "idle",
-    ...(row.creating === 1 ? { pending_state: "active" as const } : {}),
+    current_state: isNew ? "init" : isRunning ? "active" : "idle",
+    ...(isNew ? { pending_state: "active" as const } : {}),
     settings: JSON.parse(row.settings),
     pooler_enabled: false,
     pooler_mode: "transaction",

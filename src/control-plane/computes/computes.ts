@@ -31,6 +31,8 @@ export class Computes {
   /** By endpoint: the last of what is done with it one after the other. */
   readonly #queues = new Map<string, Promise<unknown>>();
   readonly #waking = new Map<string, Promise<Woken>>();
+  /** Of those that are being woken, the ones that did not run. */
+  readonly #starting = new Set<string>();
   /** Who has just been told an address is about to connect. */
   readonly #wantedAtMs = new Map<string, number>();
 
@@ -55,6 +57,16 @@ export class Computes {
       this.#waking.set(id, waking);
     }
     return waking;
+  }
+
+  /** As endpointView takes it. */
+  stateOf(id: string): { readonly isRunning: boolean; readonly isStarting: boolean } {
+    return { isRunning: this.provider.isRunning(id), isStarting: this.#starting.has(id) };
+  }
+
+  /** Somebody waits for its address. */
+  isWaking(id: string): boolean {
+    return this.#waking.has(id);
   }
 
   /** Milliseconds since somebody asked for its address; infinite where nobody did in this process's life. */
@@ -125,7 +137,7 @@ export class Computes {
     let coldStart: Woken["coldStart"] = "warm";
     if (!this.provider.isRunning(id)) {
       const started = nowMs();
-      const { isFromPool } = await this.provider.start(id);
+      const { isFromPool } = await this.#start(id);
       coldStart = isFromPool ? "pool_hit" : "pool_miss";
       await this.#change(id, { started_at: nowText() });
       if (!isNoted) {
@@ -134,6 +146,15 @@ export class Computes {
     }
     await this.#configureIfNeeded(row);
     return { ...this.provider.address(id), coldStart };
+  }
+
+  async #start(id: string): ReturnType<LocalProcesses["start"]> {
+    this.#starting.add(id);
+    try {
+      return await this.provider.start(id);
+    } finally {
+      this.#starting.delete(id);
+    }
   }
 
   /** Roles and databases that the branch is to have and may not. Who connects does not wait for a failure's end. */

@@ -7,7 +7,7 @@ import type { StartMetrics } from "../../compute/api.ts";
 import type { WarmAgents } from "../../local/agents/warm-agents.ts";
 import { majorOf } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
-import { type Spawn, spawnDaemon } from "../../local/daemon.ts";
+import { type Daemon, type DaemonChild, type Spawn, spawnDaemon } from "../../local/daemon.ts";
 import { stopAndKeep } from "../../local/endpoint-stop.ts";
 import {
   clientOf,
@@ -51,6 +51,8 @@ export interface ComputeProvider {
   start(id: string): Promise<{ readonly isFromPool: boolean }>;
   /** For who will soon start one. */
   agentAhead(): AgentAhead;
+  /** The endpoint will be started before `done` settles. */
+  expectStart(id: string, done: Promise<void>): void;
   /** Everything that was committed is on a quorum then. One that is not there is stopped. */
   stop(id: string): Promise<void>;
   /** Stops it where it runs. */
@@ -65,7 +67,8 @@ export interface ComputeProvider {
 
 /** An agent that loads, or has, while what its endpoint needs is being made. */
 export interface AgentAhead {
-  readonly spawn: Spawn;
+  /** Undefined where it cannot be used. */
+  take(daemon: Daemon): Promise<DaemonChild | undefined>;
   /** When it has been used, or will not be. */
   close(): Promise<void>;
 }
@@ -82,6 +85,8 @@ const silent = () => {};
 export class LocalProcesses implements ComputeProvider {
   readonly #home: StrataHome;
   readonly #warmAgents: WarmAgents;
+  /** By endpoint. */
+  readonly #ahead = new Map<string, AgentAhead>();
 
   constructor(home: StrataHome, warmAgents: WarmAgents) {
     this.#home = home;
@@ -108,7 +113,8 @@ export class LocalProcesses implements ComputeProvider {
   async start(id: string): Promise<{ readonly isFromPool: boolean }> {
     let isFromPool = false;
     const spawn: Spawn = async (daemon) => {
-      const warm = await this.#warmAgents.take(daemon);
+      const ahead = this.#ahead.get(id);
+      const warm = await (ahead === undefined ? this.#warmAgents.take(daemon) : ahead.take(daemon));
       isFromPool = warm !== undefined;
       return warm ?? spawnDaemon(daemon);
     };
@@ -126,9 +132,20 @@ export class LocalProcesses implements ComputeProvider {
   agentAhead(): AgentAhead {
     const claimed = this.#warmAgents.claim();
     return {
-      spawn: async (daemon) => (await claimed?.take(daemon)) ?? spawnDaemon(daemon),
+      take: async (daemon) => claimed?.take(daemon),
       close: async () => claimed?.release(),
     };
+  }
+
+  /** An endpoint that is being made will be started before `done` settles. */
+  expectStart(id: string, done: Promise<void>): void {
+    const ahead = this.agentAhead();
+    this.#ahead.set(id, ahead);
+    const over = () => {
+      this.#ahead.delete(id);
+      void ahead.close();
+    };
+    done.then(over, over);
   }
 
   async stop(id: string): Promise<void> {

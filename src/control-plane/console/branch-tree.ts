@@ -75,7 +75,7 @@ async function readTree(parts: Parts, times: LsnTimes, project: ProjectRow) {
       branch: branchView(row, { parent, isArchived: archived.has(row.timeline_id) }),
       endpoints: endpoints
         .filter((one) => one.branch_id === row.id)
-        .map((one) => endpointView(one, computes.provider.isRunning(one.id), front)),
+        .map((one) => endpointView(one, computes.stateOf(one.id), front)),
       ...known({
         begin_lsn: info?.start_lsn ?? lsn ?? undefined,
         begin_time: times.of(ancestor, lsn),

@@ -126,6 +126,7 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
       },
       {
         name: "start",
+        isForLater: true,
         run: async ({ endpointId, start }) => {
           if (start) {
             await computes.wake(endpointId, { isNoted: true });

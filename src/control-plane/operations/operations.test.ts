@@ -128,3 +128,72 @@ test("Operations: a control plane that is alone writes nothing while nothing hap
   operations.stop();
   assert.deepEqual(await context.db.selectFrom("control_planes").selectAll().execute(), []);
 });
+
+/** Of two steps; the second one, which is for later, ends when it is let. */
+function slow(isForLater: boolean, failure?: Error) {
+  const begun = Promise.withResolvers<void>();
+  const end = Promise.withResolvers<void>();
+  const last = {
+    name: "start",
+    run: async () => {
+      begun.resolve();
+      await end.promise;
+      if (failure !== undefined) {
+        throw failure;
+      }
+    },
+    ...(isForLater ? { isForLater } : {}),
+  };
+  const kind: OperationKind<Thing> = {
+    name: "make",
+    steps: [{ name: "half", run: async () => {} }, last],
+  };
+  return { kind, begun: begun.promise, end: end.resolve };
+}
+
+test("Operations: a job is nearly done when its last step has begun, where that is for later; the project's next one waits", async () => {
+  await using context = await scratch();
+  const { kind, begun, end } = slow(true);
+  const operations = operationsOf(context, kind);
+  const job = await operations.submit("p", [planned(kind, OF), planned(kind, OF)]);
+  let isNearly = false;
+  void job.nearlyDone.then(() => {
+    isNearly = true;
+  });
+  await begun;
+  // Of two operations the first one is not the last.
+  assert.equal(isNearly, false);
+  end();
+  await job.nearlyDone;
+  await job.done;
+
+  const other = slow(true, new StorageError("invalid", "no", "it does not start"));
+  const next = operationsOf(context, other.kind);
+  const second = await next.submit("p", [planned(other.kind, OF)]);
+  second.done.catch(() => {});
+  await second.nearlyDone;
+  await other.begun;
+  let isSubmitted = false;
+  const third = next.submit("p", [planned(other.kind, OF)]).then((one) => {
+    isSubmitted = true;
+    one.done.catch(() => {});
+  });
+  await context.db.selectFrom("operations").selectAll().execute();
+  assert.equal(isSubmitted, false);
+  other.end();
+  await assert.rejects(second.done, /does not start/);
+  await third;
+});
+
+test("Operations: a step that is not for later is waited for", async () => {
+  await using context = await scratch();
+  const { kind, begun, end } = slow(false);
+  const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
+  const first = await Promise.race([
+    job.nearlyDone.then(() => "nearly"),
+    begun.then(() => "begun"),
+  ]);
+  assert.equal(first, "begun");
+  end();
+  await job.done;
+});

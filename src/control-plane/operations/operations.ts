@@ -25,6 +25,8 @@ export interface Job {
   readonly operations: readonly OperationRow[];
   /** Rejects with why an operation of it failed. */
   readonly done: Promise<void>;
+  /** Resolves when nothing is left but a last step that is for later, which has begun when it is heard. */
+  readonly nearlyDone: Promise<void>;
 }
 
 /** For tests: `KIND STEP before|after`; what it throws is a crash at that point. */
@@ -35,6 +37,8 @@ export class Operations {
   readonly #kinds: ReadonlyMap<string, OperationKind<object>>;
   readonly #hook: StepHook;
   readonly #claims: Claims;
+  /** By project: the end of a job of which somebody has been told before it. */
+  readonly #nearlyDone = new Map<string, Promise<void>>();
   /** Ids of jobs that go on here. */
   readonly #running = new Set<string>();
   #stopped = false;
@@ -59,13 +63,17 @@ export class Operations {
 
   /**
    * `prepare` writes, in the same transaction, the rows of what they are to make. StorageError
-   * `operation-in-progress` while another job of the project goes on.
+   * `operation-in-progress` while another job of the project goes on; one that is nearly done is waited for.
    */
   async submit(
     projectId: string,
     operations: readonly PlannedOperation[],
     prepare: (db: Database) => Promise<void> = async () => {},
   ): Promise<Job> {
+    for (let other = this.#nearlyDone.get(projectId); other !== undefined; ) {
+      await other;
+      other = this.#nearlyDone.get(projectId);
+    }
     const jobId = newUuid();
     const rows = operations.map((each, position) => ({
       ...newRow(jobId, position, projectId, each),
@@ -84,7 +92,13 @@ export class Operations {
       this.#running.delete(jobId);
       throw error;
     }
-    return { operations: rows, done: this.#runJob(jobId, rows) };
+    const nearly = Promise.withResolvers<void>();
+    const done = this.#runJob(jobId, rows, () => {
+      const over = () => void this.#nearlyDone.delete(projectId);
+      this.#nearlyDone.set(projectId, done.then(over, over));
+      nearly.resolve();
+    });
+    return { operations: rows, done, nearlyDone: nearly.promise };
   }
 
   /** From here on it beats, where it has company; after `resume` it also goes on with what is nobody's any more. */
@@ -180,18 +194,22 @@ export class Operations {
     }
   }
 
-  async #runJob(jobId: string, rows: readonly OperationRow[]): Promise<void> {
+  async #runJob(
+    jobId: string,
+    rows: readonly OperationRow[],
+    nearlyDone: () => void = () => {},
+  ): Promise<void> {
     try {
-      await this.#runOperations(rows);
+      await this.#runOperations(rows, nearlyDone);
     } finally {
       this.#running.delete(jobId);
     }
   }
 
-  async #runOperations(rows: readonly OperationRow[]): Promise<void> {
+  async #runOperations(rows: readonly OperationRow[], nearlyDone: () => void): Promise<void> {
     for (const [i, row] of rows.entries()) {
       try {
-        await this.#run(row);
+        await this.#run(row, i === rows.length - 1 ? nearlyDone : () => {});
       } catch (error) {
         if (error instanceof Interrupted) {
           throw error;
@@ -204,13 +222,13 @@ export class Operations {
     }
   }
 
-  async #run(row: OperationRow): Promise<void> {
+  async #run(row: OperationRow, nearlyDone: () => void): Promise<void> {
     // One of a version that knew other kinds ends here, or its project would be busy for ever.
     const kind = this.#kinds.get(row.kind) ?? unknownKind(row.kind);
     let failure: unknown;
     if (row.error === null) {
       await this.#change(row, { status: "running" });
-      failure = await this.#runSteps(row, kind);
+      failure = await this.#runSteps(row, kind, nearlyDone);
     } else {
       failure = new StorageError("internal", "operation-failed", row.error);
     }
@@ -226,12 +244,19 @@ export class Operations {
   }
 
   /** Why one cannot be done; undefined where all are. */
-  async #runSteps(row: OperationRow, kind: OperationKind<object>): Promise<unknown> {
+  async #runSteps(
+    row: OperationRow,
+    kind: OperationKind<object>,
+    nearlyDone: () => void,
+  ): Promise<unknown> {
     const keep = (args: object) => this.#change(row, { args: JSON.stringify(args) });
     for (let i = row.step; i < kind.steps.length; i++) {
       const step = kind.steps[i]!;
       await this.#requireClaim(row);
       this.#at(`${kind.name} ${step.name} before`);
+      if (step.isForLater === true && i === kind.steps.length - 1) {
+        nearlyDone();
+      }
       const failure = await this.#attempt(row, () => step.run(JSON.parse(row.args), keep));
       if (failure !== undefined) {
         return failure;

@@ -10,6 +10,8 @@ export interface OperationKind<A> {
 
 export interface Step<A> {
   readonly name: string;
+  /** Who asked for the job need not wait for it, where it is the last one: who uses what it makes does. */
+  readonly isForLater?: true;
   /** May be called again after it was done, or half done: a crash comes before what it did is noted. */
   run(args: A, keep: KeepArgs<A>): Promise<void>;
 }
