@@ -5,10 +5,12 @@
 // --tests A,B       only these tests of regress or isolation, or modules of contrib
 // --without A,B     all of them but these
 // --local-cache N   a limit of the endpoint's disk, such as 32MB
+// --extension NAME  no suite of Postgres's but tests of an extension: those of its source tree with --extension-tests DIR, else ours,
+//                   which are there of vector and postgis; --extension-dir DIR has it, built for that major
 // --kill            regress on an endpoint only, whose processes are killed meanwhile, one kind after another
 // --keep            what the suites wrote stays, and its place is printed
 
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { DEFAULT_MAJOR, findInstallation } from "../../src/postgres/installation.ts";
 import { storeDirectory } from "../../src/postgres/package-store.mjs";
@@ -16,12 +18,15 @@ import { buildTools } from "../../testing/pg-suites/build.ts";
 import { compareSuites } from "../../testing/pg-suites/comparison.ts";
 import { runUnderKills } from "../../testing/pg-suites/kills.ts";
 import { SuiteDirectory } from "../../testing/pg-suites/run.ts";
+import { installedBeside } from "../../testing/pg-suites/servers.ts";
 import { findSource, installTools } from "../../testing/pg-suites/source.ts";
 import {
   CONTRIB_SETTINGS,
   CONTRIB_STOCK_SETTINGS,
   contribSuites,
   coreSuite,
+  extensionSuite,
+  ownTestsOf,
   SUITE_KINDS,
   type SuiteList,
 } from "../../testing/pg-suites/suites.ts";
@@ -34,25 +39,32 @@ const { values: options } = parseArgs({
     tests: { type: "string", default: "" },
     without: { type: "string", default: "" },
     "local-cache": { type: "string" },
+    extension: { type: "string" },
+    "extension-dir": { type: "string" },
+    "extension-tests": { type: "string" },
     kill: { type: "boolean", default: false },
     keep: { type: "boolean", default: false },
   },
 });
+const { extension, "extension-dir": extensionDir } = options;
 const kinds = SUITE_KINDS.filter((kind) => options.suite.includes(kind));
 const unknown = options.suite.filter((name) => kinds.every((kind) => kind !== name));
 const listOf = (text: string) => text.split(",").filter((name) => name !== "");
 const tests = listOf(options.tests);
 const without = listOf(options.without);
 const misused =
-  (tests.length + without.length > 0 && kinds.length !== 1) ||
+  (tests.length + without.length > 0 && kinds.length !== 1 && extension === undefined) ||
   (without.length > 0 && tests.length > 0) ||
-  (options.kill && options.suite.join() !== "regress");
+  (options.kill && options.suite.join() !== "regress") ||
+  (extension !== undefined && (options.kill || kinds.length < SUITE_KINDS.length)) ||
+  (extension === undefined) !== (extensionDir === undefined) ||
+  (extension === undefined && options["extension-tests"] !== undefined);
 const cacheRoot = storeDirectory();
 if (unknown.length > 0 || misused || cacheRoot === undefined) {
   console.error(
     cacheRoot === undefined
       ? "no directory of this user can be written to build Postgres's tests in"
-      : `usage: npm run test:pg -- [--major N] [--source DIR] [--suite ${SUITE_KINDS.join("|")}] [--tests A,B | --without A,B] (with one --suite) [--local-cache SIZE] [--keep] [--kill] (with --suite regress)`,
+      : `usage: npm run test:pg -- [--major N] [--source DIR] [--suite ${SUITE_KINDS.join("|")}] [--tests A,B | --without A,B] (with one --suite) [--local-cache SIZE] [--keep] [--kill] (with --suite regress) | [--major N] [--source DIR] --extension NAME --extension-dir DIR [--extension-tests DIR] [--tests A,B | --without A,B] [--local-cache SIZE] [--keep]`,
   );
   process.exit(1);
 }
@@ -78,20 +90,26 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 }
 const directory = new SuiteDirectory(tools, abort.signal);
 try {
-  for (const kind of kinds) {
+  const server = { major, settings: {}, localCache: options["local-cache"] };
+  if (extension !== undefined && extensionDir !== undefined) {
+    const source = resolve(options["extension-tests"] ?? ownTestsOf(extension));
+    const list = { suites: [extensionSuite(extension, source, tests, without)], skipped: [] };
+    const own = resolve(extensionDir);
+    const stockBin = installedBeside(installation, own, join(directory.path, "stock"));
+    const told = { ...server, extensionDir: own, stockBin };
+    const passed = await compareSuites(list, directory, told);
+    process.exitCode = passed ? 0 : 1;
+  }
+  for (const kind of extension === undefined ? kinds : []) {
     const list: SuiteList =
       kind === "contrib"
         ? contribSuites(tools, installation, tests, without)
         : { suites: [coreSuite(kind, tools, tests, without)], skipped: [] };
-    const server = {
-      major,
-      settings: kind === "contrib" ? CONTRIB_SETTINGS : {},
-      stockSettings: kind === "contrib" ? CONTRIB_STOCK_SETTINGS : {},
-      localCache: options["local-cache"],
-    };
+    const contrib = { settings: CONTRIB_SETTINGS, stockSettings: CONTRIB_STOCK_SETTINGS };
+    const told = { ...server, ...(kind === "contrib" ? contrib : {}) };
     const passed = options.kill
-      ? await runUnderKills(list.suites[0]!, directory, server)
-      : await compareSuites(list, directory, server);
+      ? await runUnderKills(list.suites[0]!, directory, told)
+      : await compareSuites(list, directory, told);
     process.exitCode = passed ? process.exitCode : 1;
   }
 } finally {

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { giveToPostgres, postgresUser, SUPERUSER } from "../../src/postgres/installation.ts";
 import type { BuiltTools } from "./build.ts";
 import { type Outputs, parseSummary, readOutputs, type Summary } from "./compare.ts";
@@ -56,7 +56,7 @@ export class SuiteDirectory {
     rmSync(place, { recursive: true, force: true });
     // As in a build inside of its tree: servers and psql read files of it, by absolute and by relative names, and
     // write there. Both run as a user that may not be allowed into the source tree.
-    cpSync(join(this.#tools.source.directory, suite.folder), place, { recursive: true });
+    cpSync(resolve(this.#tools.source.directory, suite.folder), place, { recursive: true });
     if (suite.schedule !== undefined) {
       const path = join(place, suite.schedule.file);
       const text = readFileSync(path, "utf8");

@@ -1,8 +1,14 @@
 // The two servers that a suite is compared on: a Strata endpoint, and stock Postgres of the same binary and settings.
 
+import { cpSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
-import { postgresSocketDirectory, SUPERUSER } from "../../src/postgres/installation.ts";
+import { installationLayout } from "../../src/compute/extensions/installation-layout.ts";
+import {
+  type Installation,
+  postgresSocketDirectory,
+  SUPERUSER,
+} from "../../src/postgres/installation.ts";
 import { TestCluster } from "../cluster.ts";
 import { BranchRecovery } from "../redo/branch-recovery.ts";
 import { StockCluster } from "../stock-cluster.ts";
@@ -25,6 +31,9 @@ export interface ServerOptions {
   readonly stockSettings?: Readonly<Record<string, string>>;
   /** A limit such as `32MB` of what the endpoint's disk holds. */
   readonly localCache?: string | undefined;
+  /** Extensions of the endpoint beside those of the installation, and the programs of stock Postgres that has them installed. */
+  readonly extensionDir?: string | undefined;
+  readonly stockBin?: string | undefined;
   /** Of the endpoint's home; default 1. */
   readonly safekeepers?: number;
 }
@@ -44,7 +53,8 @@ export async function startStrata(options: ServerOptions): Promise<StrataServer>
     await cluster.ok("start");
     await cluster.ok("tenant", "create", "--set-default");
     const limit = options.localCache === undefined ? [] : ["--local-cache", options.localCache];
-    await cluster.ok("endpoint", "create", "main", "--branch-name", "main", ...limit);
+    const own = options.extensionDir === undefined ? [] : ["--extension-dir", options.extensionDir];
+    await cluster.ok("endpoint", "create", "main", "--branch-name", "main", ...limit, ...own);
     cluster.setPostgres("main", options.settings);
     await cluster.ok("endpoint", "start", "main");
     const host = postgresSocketDirectory(join(cluster.home, "endpoints", "main"));
@@ -62,6 +72,7 @@ export async function startStrata(options: ServerOptions): Promise<StrataServer>
 export async function startStock(options: ServerOptions): Promise<TestedServer> {
   const cluster = await StockCluster.create({
     pgMajor: options.major,
+    pgBin: options.stockBin,
     // As our own initdb: names, collations and checksums are in outputs.
     initdbArgs: [
       `--username=${SUPERUSER}`,
@@ -86,6 +97,19 @@ export async function startStock(options: ServerOptions): Promise<TestedServer> 
     await cluster.destroy();
     throw error;
   }
+}
+
+/** A copy of the installation in `target`, into which the extensions of a directory are installed as `make install` would; its programs. */
+export function installedBeside(
+  installation: Installation,
+  extensionDir: string,
+  target: string,
+): string {
+  const { prefix, bin, share, lib } = installationLayout(installation);
+  cpSync(prefix, target, { recursive: true, verbatimSymlinks: true });
+  cpSync(join(extensionDir, "share"), join(target, share), { recursive: true });
+  cpSync(join(extensionDir, "lib"), join(target, lib), { recursive: true });
+  return join(target, bin);
 }
 
 const STOCK_PORT = 5432;

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { coreSuite, scheduleWithout } from "./suites.ts";
+import { coreSuite, extensionSuite, scheduleWithout } from "./suites.ts";
 
 const SCHEDULE = "# first\ntest: test_setup\n\ntest: json  jsonb sqljson\ntest: tablespace\n";
 
@@ -28,6 +28,32 @@ test("coreSuite: pg_regress is told to make the location of tablespaces where th
     mkdirSync(input, { recursive: true });
     writeFileSync(join(input, "tablespace.source"), "");
     assert.ok(argsOf("14.23").includes("--make-testtablespace-dir"));
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test("extensionSuite: the tests of a PGXS source tree that have an expected output, there or below test", () => {
+  const directory = mkdtempSync(join(tmpdir(), "strata-suite-extension-"));
+  try {
+    assert.throws(() => extensionSuite("vector", directory, []), /has no tests$/);
+    for (const below of ["", "test"]) {
+      for (const [folder, name] of Object.entries({ sql: "b.sql", expected: "b.out" })) {
+        mkdirSync(join(directory, below, folder), { recursive: true });
+        writeFileSync(join(directory, below, folder, name), "");
+        writeFileSync(join(directory, below, folder, name.replace("b", "a")), "");
+      }
+      writeFileSync(join(directory, below, "sql", "unfinished.sql"), "");
+      const suite = extensionSuite("vector", directory, []);
+      assert.equal(suite.folder, join(directory, below));
+      assert.deepEqual(suite.args.slice(1), ["--load-extension=vector", "a", "b"]);
+    }
+    assert.deepEqual(extensionSuite("vector", directory, ["b"]).args.slice(2), ["b"]);
+    assert.deepEqual(extensionSuite("vector", directory, [], ["b"]).args.slice(2), ["a"]);
+    assert.throws(
+      () => extensionSuite("vector", directory, ["unfinished"]),
+      /has no tests unfinished$/,
+    );
   } finally {
     rmSync(directory, { recursive: true });
   }

@@ -1,7 +1,7 @@
-// Postgres's own suites: which there are in a source tree, and how the driver of one is called.
+// Postgres's own suites and those of an extension: which there are in a source tree, and how the driver of one is called.
 
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, globSync } from "node:fs";
+import { basename, join } from "node:path";
 import type { Installation } from "../../src/postgres/installation.ts";
 import { type BuiltTools, makeVariables } from "./build.ts";
 
@@ -11,7 +11,7 @@ export type SuiteKind = (typeof SUITE_KINDS)[number];
 export interface Suite {
   /** Unique, such as `contrib/hstore`. */
   readonly name: string;
-  /** Below the source tree: `sql` or `specs`, `expected`, `data`. */
+  /** Below the source tree of Postgres, or absolute: `sql` or `specs`, `expected`, `data`. */
   readonly folder: string;
   readonly driver: "pg_regress" | "pg_isolation_regress";
   /** What the driver is told beside where servers and files are. */
@@ -159,6 +159,38 @@ export function contribSuites(
     throw new Error(`contrib has no tests of ${unknown.join(", ")}`);
   }
   return { suites, skipped };
+}
+
+/** Ours of an extension, which leave its indexes behind: those of its authors mostly drop what they make. */
+export function ownTestsOf(extension: string): string {
+  return join(import.meta.dirname, "extensions", extension);
+}
+
+/**
+ * The tests of an extension in `source`, a tree as PGXS has them: `sql` and `expected` there or below `test`. `tests`: only those;
+ * none for all that have an expected output. Throws where it has no tests, or not those.
+ */
+export function extensionSuite(
+  extension: string,
+  source: string,
+  tests: readonly string[],
+  without: readonly string[] = [],
+): Suite {
+  const folder = [join(source, "test"), source].find((one) => existsSync(join(one, "expected")));
+  const all =
+    folder === undefined
+      ? []
+      : globSync("sql/*.sql", { cwd: folder })
+          .map((path) => basename(path, ".sql"))
+          .filter((one) => existsSync(join(folder, "expected", `${one}.out`)))
+          .toSorted();
+  const unknown = [...tests, ...without].filter((one) => !all.includes(one));
+  if (folder === undefined || all.length === 0 || unknown.length > 0) {
+    throw new Error(`${source} has no tests ${unknown.join(", ")}`.trimEnd());
+  }
+  const wanted = tests.length > 0 ? tests : all.filter((one) => !without.includes(one));
+  const args = ["--dbname=contrib_regression", `--load-extension=${extension}`, ...wanted];
+  return { name: `extension/${extension}`, folder, driver: "pg_regress", args };
 }
 
 function libraryDirectory(installation: Installation): string {

@@ -2,8 +2,12 @@
 
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { GrantsAnswer } from "../api.ts";
-import { refuseReadOnly } from "./extensions.ts";
-import { maintenanceSessionIn, type PostgresAddress, sqlStateOf } from "./maintenance-session.ts";
+import {
+  maintenanceSessionIn,
+  type PostgresAddress,
+  refuseReadOnly,
+  sqlStateOf,
+} from "./maintenance-session.ts";
 import { checkName, quoteName } from "./sql-text.ts";
 
 /** What GRANT ... ON SCHEMA takes. */

@@ -11,11 +11,13 @@ import type { Logger } from "../../base/log.ts";
 import type { WireConnection } from "../../postgres/wire/wire-client.ts";
 import { HOT_BLOCKS_NAME, type OffloadState, type PrewarmState } from "../api.ts";
 import { type BlockRun, blockRuns, keepHotBlocks, readList } from "../pages/hot-blocks.ts";
-import { refuseReadOnly, sessionUnlessDropped } from "./extensions.ts";
 import {
+  connectableDatabases,
   MAINTENANCE_DATABASES,
   maintenanceSession,
   type PostgresAddress,
+  refuseReadOnly,
+  sessionUnlessDropped,
 } from "./maintenance-session.ts";
 import { quoteText } from "./sql-text.ts";
 
@@ -117,7 +119,7 @@ export class HotBlocksControl {
 
   async #readIn(address: PostgresAddress, runs: readonly BlockRun[], total: number): Promise<void> {
     const started = monotonicMs();
-    const names = await databaseNames(address);
+    const names = await connectableDatabases(address);
     let prewarmed = 0;
     let done = 0;
     for (const [database, ofDatabase] of Map.groupBy(runs, (run) => run.database)) {
@@ -140,18 +142,6 @@ export class HotBlocksControl {
     const prewarm_time_ms = Math.round(monotonicMs() - started);
     const counts = { total, prewarmed, skipped: total - prewarmed };
     this.#prewarm = { status: "completed", ...counts, prewarm_time_ms };
-  }
-}
-
-async function databaseNames(address: PostgresAddress): Promise<Map<number, string>> {
-  const session = await maintenanceSession(address);
-  try {
-    const { rows } = await session.query(
-      "select oid, datname from pg_database where datallowconn and datconnlimit <> -2",
-    );
-    return new Map(rows.map(([oid, name]) => [Number(oid), name!]));
-  } finally {
-    session.close();
   }
 }
 

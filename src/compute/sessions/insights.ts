@@ -3,8 +3,11 @@
 import { StorageError } from "../../base/errors.ts";
 import { SUPERUSER } from "../../postgres/installation.ts";
 import type { Insights } from "../api.ts";
-import { sessionUnlessDropped, userDatabases } from "./extensions.ts";
-import type { PostgresAddress } from "./maintenance-session.ts";
+import {
+  connectableDatabases,
+  type PostgresAddress,
+  sessionUnlessDropped,
+} from "./maintenance-session.ts";
 import { quoteName } from "./sql-text.ts";
 
 /** Neon's. */
@@ -16,7 +19,7 @@ const EXTENSION = "pg_stat_statements";
  * shared_preload_libraries, or the extension.
  */
 export async function insights(address: PostgresAddress): Promise<Insights> {
-  for (const database of await userDatabases(address)) {
+  for (const database of (await connectableDatabases(address)).values()) {
     const session = await sessionUnlessDropped(address, database);
     if (session === undefined) {
       continue;

@@ -1,6 +1,6 @@
 // The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
 
-import { errorMessage, StorageError } from "../../base/errors.ts";
+import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { SUPERUSER } from "../../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../../postgres/wire/wire-client.ts";
 
@@ -84,6 +84,47 @@ export async function maintenanceSessionIn(
       throw new StorageError("not-found", "no-database", message, { cause: error });
     }
     throw error;
+  }
+}
+
+/** Undefined: the database has gone since somebody asked which there are. */
+export async function sessionUnlessDropped(
+  address: PostgresAddress,
+  database: string,
+): Promise<WireConnection | undefined> {
+  try {
+    return await maintenanceSessionIn(address, database);
+  } catch (error) {
+    if (errorKind(error) === "not-found") {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** Names by OID of those that one can connect to, in the order of their OIDs: Postgres's own first. */
+export async function connectableDatabases(address: PostgresAddress): Promise<Map<number, string>> {
+  const session = await maintenanceSession(address);
+  try {
+    const { rows } = await session.query(
+      "select oid, datname from pg_database where datallowconn and datconnlimit <> -2 order by oid",
+    );
+    return new Map(rows.map(([oid, name]) => [Number(oid), name!]));
+  } finally {
+    session.close();
+  }
+}
+
+/** StorageError `unsupported` with `message` where Postgres is in recovery. */
+export async function refuseReadOnly(address: PostgresAddress, message: string): Promise<void> {
+  const session = await maintenanceSession(address);
+  try {
+    const { rows } = await session.query("select pg_is_in_recovery()");
+    if (rows[0]?.[0] === "t") {
+      throw new StorageError("unsupported", "read-only", message);
+    }
+  } finally {
+    session.close();
   }
 }
 

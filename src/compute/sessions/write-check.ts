@@ -3,8 +3,7 @@
 import { setTimer } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { SUPERUSER } from "../../postgres/installation.ts";
-import { refuseReadOnly } from "./extensions.ts";
-import { maintenanceSession, type PostgresAddress } from "./maintenance-session.ts";
+import { maintenanceSession, type PostgresAddress, refuseReadOnly } from "./maintenance-session.ts";
 
 const PATIENCE_MS = 10_000;
 
