@@ -12,7 +12,7 @@ import {
   type ShimChange,
   sanitizedProgram,
 } from "../../testing/compute/broken-shim.ts";
-import { playScene, SCENES_SOURCE, type Scene } from "../../testing/compute/claim-scenes.ts";
+import { playScene, type Scene } from "../../testing/compute/claim-scenes.ts";
 import {
   eachIsSeen,
   expectCountedRight,
@@ -22,11 +22,11 @@ import {
   REWRITTEN,
   SLOWLY,
   STRESS_CANARIES,
-  STRESS_SOURCE,
   type StressLoad,
   stress,
   WRITTEN_SLOWLY,
 } from "../../testing/compute/claim-stress.ts";
+import { shimProgramSource } from "../../testing/compute/shim-program.ts";
 
 const USAGE =
   "usage: npm run test:shim -- [--rounds N] [--seed S] [--part right|sanitizers|canaries] [--canary WORD]";
@@ -88,7 +88,9 @@ async function runSanitized(sanitizers: string, rounds: number, seed: number): P
     return false;
   }
   await withDirectory(async (directory) => {
-    const subject = sanitizedProgram(directory, STRESS_SOURCE, sanitizers, { asThreads: true });
+    const subject = sanitizedProgram(directory, shimProgramSource("claim_stress"), sanitizers, {
+      asThreads: true,
+    });
     for (const { name, load } of RIGHT.filter(({ slowly }) => slowly !== SLOWLY)) {
       for (let at = seed; at < seed + rounds; at++) {
         const { code, stderr } = await stress(subject, at, load);
@@ -102,7 +104,9 @@ async function runSanitized(sanitizers: string, rounds: number, seed: number): P
 
 async function runSanitizedScenes(sanitizers: string): Promise<void> {
   await withDirectory(async (directory) => {
-    const subject = sanitizedProgram(directory, SCENES_SOURCE, sanitizers, { asThreads: false });
+    const subject = sanitizedProgram(directory, shimProgramSource("claim_scenes"), sanitizers, {
+      asThreads: false,
+    });
     for (const scene of SCENES) {
       const { code, stderr } = await playScene(subject, scene);
       assert.equal(code, 0, `-fsanitize=${sanitizers}: scene ${scene.scene}: ${stderr}`);
@@ -116,7 +120,12 @@ async function runRaces(seed: number): Promise<void> {
   for (const { name, change } of RACES) {
     await withDirectory(async (directory) => {
       const options = { asThreads: true, changes: [change] };
-      const subject = sanitizedProgram(directory, STRESS_SOURCE, "thread", options);
+      const subject = sanitizedProgram(
+        directory,
+        shimProgramSource("claim_stress"),
+        "thread",
+        options,
+      );
       for (let runs = 1; ; runs++) {
         assert.ok(runs <= MOST_RUNS, `${name}: not seen in ${MOST_RUNS} runs`);
         const { code, stderr } = await stress(subject, seed + runs - 1, LIMITED);

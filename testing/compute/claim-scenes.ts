@@ -1,7 +1,5 @@
 // Plays single scenes of src/compute/shim/claim_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
 
-import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
 import {
   closeSync,
   existsSync,
@@ -13,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import {
@@ -21,22 +19,16 @@ import {
   makeCacheCounters,
   readCacheUsage,
 } from "../../src/compute/shim/cache-counters.ts";
-import { SHIM_SOURCE_DIRECTORY, shimEnvironment } from "../../src/compute/shim/shim-loader.ts";
 import {
   type PlacedFile,
   type ShimHandlers,
   ShimServer,
 } from "../../src/compute/shim/shim-server.ts";
-import { loaderEnvironment } from "../../src/postgres/installation.ts";
 import { storagePath } from "../../src/postgres/relation-path.ts";
-import {
-  brokenShim,
-  SANITIZER_ENVIRONMENT,
-  type ShimChange,
-  type ShimSubject,
-} from "./broken-shim.ts";
+import { brokenShim, type ShimChange, type ShimSubject } from "./broken-shim.ts";
+import { runUnderShim } from "./shim-program.ts";
 
-export const SCENES_SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_scenes.c");
+const SCENES_PROGRAM = "claim_scenes";
 export const SCENE_PATH = "base/5/100";
 export const SCENE_BLOCKS = 8;
 const PAGE_BYTES = 8192;
@@ -46,9 +38,6 @@ const WIDE_LIMIT_BLOCKS = 64;
 
 /** Storage has no relation in base/5 with this number or a higher one, in the scene about it. */
 const NEW_FROM = 10_055;
-
-/** Why no scene can be played here; false where they can. */
-export const SCENES_SKIP = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
 
 export interface Scene {
   /** In claim_scenes.c. With `evict-` there is a limit of the cache, with `compare-` also a process that compares. */
@@ -76,30 +65,6 @@ export interface Asked {
   readonly blocks: readonly string[];
 }
 
-let built: string | undefined;
-
-/** The program that plays the scenes, built once in a process. */
-function scenesProgram(): string {
-  if (built === undefined) {
-    const directory = mkdtempSync(join(tmpdir(), "strata-scenes-"));
-    process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
-    const path = join(directory, "claim_scenes");
-    const cc = spawnSync("cc", [
-      "-O1",
-      "-Wall",
-      "-Wextra",
-      "-Werror",
-      "-o",
-      path,
-      SCENES_SOURCE,
-      "-ldl",
-    ]);
-    assert.equal(cc.status, 0, String(cc.stderr));
-    built = path;
-  }
-  return built;
-}
-
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
 export async function runScene(
   subject: ShimSubject,
@@ -114,30 +79,20 @@ export async function runScene(
   makeCacheCounters(cacheCountersPath);
   const limit = name.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
   const isLimited = name.startsWith("evict-") || name.startsWith("compare-");
-  const [shim, program] =
-    typeof subject === "string" ? [subject, scenesProgram()] : [undefined, subject.program];
-  const child = spawn(program, [name, path], {
-    env: {
-      ...shimEnvironment({
-        shimPath: shim ?? "",
-        dataDirectory: workdir,
-        socketPath: join(workdir, "s"),
-        wal: name.startsWith("compare-") ? "quorum" : "none",
-        walSegmentSize: 1 << 24,
-        versionDirectory: "PG_17_1",
-        cacheCountersPath,
-        ...(isLimited ? { localCacheBytes: limit * PAGE_BYTES } : {}),
-      }),
-      ...(shim === undefined ? SANITIZER_ENVIRONMENT : loaderEnvironment(shim)),
-      STRATA_SHIM_PROGRAM: basename(program),
-      SCENE_DIR: workdir,
-    },
-  });
-  let stderr = "";
-  child.stderr.on("data", (chunk) => {
-    stderr += String(chunk);
-  });
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  const options = {
+    wal: name.startsWith("compare-") ? ("quorum" as const) : ("none" as const),
+    cacheCountersPath,
+    ...(isLimited ? { localCacheBytes: limit * PAGE_BYTES } : {}),
+  };
+  const environment = { SCENE_DIR: workdir };
+  const { code, stderr } = await runUnderShim(
+    subject,
+    SCENES_PROGRAM,
+    [name, path],
+    workdir,
+    options,
+    environment,
+  );
   return { code, stderr, usage: readCacheUsage(cacheCountersPath) };
 }
 

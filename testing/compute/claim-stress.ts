@@ -1,10 +1,9 @@
 // Runs src/compute/shim/claim_stress.c, many processes against one file, under a shim; and shims with a rule broken, until it sees that.
 
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
 import { closeSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { sleep } from "../../src/base/clock.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { SeededRandom } from "../../src/base/random.ts";
@@ -13,18 +12,11 @@ import {
   makeCacheCounters,
   readCacheUsage,
 } from "../../src/compute/shim/cache-counters.ts";
-import { SHIM_SOURCE_DIRECTORY, shimEnvironment } from "../../src/compute/shim/shim-loader.ts";
 import { ShimServer } from "../../src/compute/shim/shim-server.ts";
-import { loaderEnvironment } from "../../src/postgres/installation.ts";
 import { storagePath } from "../../src/postgres/relation-path.ts";
-import {
-  brokenShim,
-  SANITIZER_ENVIRONMENT,
-  type ShimChange,
-  type ShimSubject,
-} from "./broken-shim.ts";
+import { brokenShim, type ShimChange, type ShimSubject } from "./broken-shim.ts";
+import { runUnderShim } from "./shim-program.ts";
 
-export const STRESS_SOURCE = join(SHIM_SOURCE_DIRECTORY, "..", "claim_stress.c");
 const PROCESSES = 8;
 export const STRESS_PAGE_BYTES = 8192;
 const SECTOR_BYTES = 512;
@@ -149,52 +141,24 @@ class ComparingStorage {
   }
 }
 
-let built: string | undefined;
-
-/** The program, built once in a process. */
-function program(): string {
-  if (built === undefined) {
-    const directory = mkdtempSync(join(tmpdir(), "strata-stress-"));
-    process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
-    const path = join(directory, "claim_stress");
-    const cc = spawnSync("cc", ["-O1", "-Wall", "-Werror", "-o", path, STRESS_SOURCE, "-ldl"]);
-    assert.equal(cc.status, 0, String(cc.stderr));
-    built = path;
-  }
-  return built;
-}
-
 async function run(subject: ShimSubject, seed: number, load: StressLoad, workdir: string) {
   const { blocks, operations, passes, writes, limitBlocks } = load;
   const args = [PATH, blocks, PROCESSES, operations, seed, passes, writes].map(String);
-  const [shim, path] =
-    typeof subject === "string" ? [subject, program()] : [undefined, subject.program];
-  const child = spawn(path, args, {
-    env: {
-      ...shimEnvironment({
-        shimPath: shim ?? "",
-        dataDirectory: workdir,
-        socketPath: join(workdir, "s"),
-        wal: "quorum",
-        walSegmentSize: 1 << 24,
-        versionDirectory: "PG_17_1",
-        cacheCountersPath: join(workdir, "counters"),
-        ...(limitBlocks === undefined ? {} : { localCacheBytes: limitBlocks * STRESS_PAGE_BYTES }),
-      }),
-      ...(shim === undefined ? SANITIZER_ENVIRONMENT : loaderEnvironment(shim)),
-      STRATA_SHIM_PROGRAM: basename(path),
-      STRESS_DIR: workdir,
-    },
-  });
-  let stdout = "";
-  let stderr = "";
-  child.stdout.on("data", (chunk) => {
-    stdout += String(chunk);
-  });
-  child.stderr.on("data", (chunk) => {
-    stderr += String(chunk);
-  });
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  const limit = limitBlocks === undefined ? undefined : limitBlocks * STRESS_PAGE_BYTES;
+  const options = {
+    wal: "quorum" as const,
+    cacheCountersPath: join(workdir, "counters"),
+    ...(limit === undefined ? {} : { localCacheBytes: limit }),
+  };
+  const environment = { STRESS_DIR: workdir };
+  const { code, stdout, stderr } = await runUnderShim(
+    subject,
+    "claim_stress",
+    args,
+    workdir,
+    options,
+    environment,
+  );
   return { code, stderr, waits: Number(stdout) };
 }
 

@@ -7,10 +7,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { ComputeWorld } from "../../../testing/compute/compute-world.ts";
+import { NO_COMPILER } from "../../../testing/compute/shim-program.ts";
 import { checkExtensionDirectory } from "../../postgres/extension-directory.ts";
 import { DEFAULT_MAJOR } from "../../postgres/installation.ts";
 
-const compiler = spawnSync("cc", ["--version"]).status === 0;
 let world: ComputeWorld;
 let own: string;
 
@@ -72,7 +72,7 @@ function compile(name: string, source: string): void {
 }
 
 test("extension directory: its extensions are beside those of the installation, also after a crash and on a branch", {
-  skip: compiler ? false : "no C compiler",
+  skip: NO_COMPILER,
 }, async () => {
   compile("own_c", LIBRARY);
   writeControl("own_c", "module_pathname = '$libdir/own_c'");
@@ -114,7 +114,7 @@ test("extension directory: its extensions are beside those of the installation, 
 });
 
 test("extension directory: a library with a WAL resource manager of its own ends the start, and a configuration changes nothing", {
-  skip: compiler ? false : "no C compiler",
+  skip: NO_COMPILER,
 }, async () => {
   compile(
     "own_rmgr",

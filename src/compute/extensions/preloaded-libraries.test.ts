@@ -4,11 +4,11 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { NO_COMPILER } from "../../../testing/compute/shim-program.ts";
 import { findInstallation } from "../../postgres/installation.ts";
 import { libraryDirectory } from "./installation-layout.ts";
 import { libraryNames, refuseResourceManagers } from "./preloaded-libraries.ts";
 
-const compiler = spawnSync("cc", ["--version"]).status === 0;
 let root: string;
 
 before(() => {
@@ -34,7 +34,7 @@ test("libraryNames: at commas, and what is in quotes as it stands", () => {
 });
 
 test("refuseResourceManagers: by setting and name, wherever Postgres would find the library", {
-  skip: compiler ? false : "no C compiler",
+  skip: NO_COMPILER,
 }, () => {
   const own =
     "extern int RegisterCustomRmgr(int, void *); int _PG_init(void) { return RegisterCustomRmgr(200, 0); }";

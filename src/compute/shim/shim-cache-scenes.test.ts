@@ -11,9 +11,9 @@ import {
   SCENE_BLOCKS,
   SCENE_PATH,
   type Scene,
-  SCENES_SKIP as skip,
   withBrokenShim,
 } from "../../../testing/compute/claim-scenes.ts";
+import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import type { CacheUsage } from "./cache-counters.ts";
 import { findShim } from "./shim-loader.ts";
 

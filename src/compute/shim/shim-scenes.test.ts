@@ -13,9 +13,9 @@ import {
   runScene,
   SCENE_PATH,
   type Scene,
-  SCENES_SKIP as skip,
   withBrokenShim,
 } from "../../../testing/compute/claim-scenes.ts";
+import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import type { RelationPath } from "../../postgres/relation-path.ts";
 import { findShim } from "./shim-loader.ts";
 import type { PlacedFile } from "./shim-server.ts";

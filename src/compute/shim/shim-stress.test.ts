@@ -1,7 +1,6 @@
 // The claim protocol of blocks under many processes at once, in a few short runs: `npm run test:shim` has many, and canaries.
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,9 +13,9 @@ import {
   STRESS_PAGE_BYTES,
   stress,
 } from "../../../testing/compute/claim-stress.ts";
+import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import { findShim } from "./shim-loader.ts";
 
-const skip = spawnSync("cc", ["--version"]).status === 0 ? false : "no C compiler";
 const workdir = mkdtempSync(join(tmpdir(), "strata-shim-"));
 after(() => rmSync(workdir, { recursive: true }));
 

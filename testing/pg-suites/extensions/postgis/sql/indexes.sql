@@ -15,4 +15,4 @@ SELECT count(*), sum(id) FROM places WHERE g && ST_MakeEnvelope(0, 0, 60, 45, 43
 SELECT count(*), sum(id) FROM places WHERE a && ST_MakeEnvelope(10, 10, 40, 30);
 SELECT id FROM places ORDER BY g <-> ST_SetSRID(ST_MakePoint(10, 10), 4326), id LIMIT 5;
 SELECT count(*) FROM places WHERE ST_DWithin(geo, 'POINT(10 10)'::geography, 500000);
-SELECT postgis_version(), ST_AsText(ST_Transform(ST_SetSRID(ST_MakePoint(10, 50), 4326), 3857), 1);
+SELECT ST_AsText(ST_Transform(ST_SetSRID(ST_MakePoint(10, 50), 4326), 3857), 1);
