@@ -11,6 +11,7 @@ import {
   encodeAcceptorMessage,
   encodeProposerMessage,
   MAX_SEND_SIZE,
+  NO_HOT_STANDBY_FEEDBACK,
   type ProposerMessage,
 } from "./messages.ts";
 import {
@@ -82,6 +83,24 @@ const ACCEPTOR_MESSAGES: AcceptorMessage[] = [
     flushLsn: lsn(2 ** 50),
     commitLsn: lsn(5),
     hotStandbyFeedback: { timestamp: 12, xmin: 2n ** 40n, catalogXmin: 3n },
+    pageserverFeedback: undefined,
+  },
+  {
+    type: "append-response",
+    generation: 3,
+    term: 9,
+    flushLsn: lsn(1),
+    commitLsn: lsn(1),
+    hotStandbyFeedback: { timestamp: 0, xmin: 0n, catalogXmin: 3n },
+    pageserverFeedback: undefined,
+  },
+  {
+    type: "append-response",
+    generation: 0xffff_fffe,
+    term: 2 ** 52 + 1,
+    flushLsn: lsn(2 ** 53 - 1),
+    commitLsn: lsn(2 ** 50 + 7),
+    hotStandbyFeedback: NO_HOT_STANDBY_FEEDBACK,
     pageserverFeedback: undefined,
   },
   {
@@ -166,6 +185,13 @@ test("messages: oversized appends, LSNs beyond 2^53 and bad members are refused"
   const bytes = encodeProposerMessage(PROPOSER_MESSAGES[1]!);
   bytes[5] = 0x80;
   assert.throws(() => decodeProposerMessage(bytes), { code: "number-too-large" });
+  const plain = ACCEPTOR_MESSAGES.find((message) => message.type === "append-response")!;
+  const hotStandbyFeedback = NO_HOT_STANDBY_FEEDBACK;
+  for (const at of [5, 13, 21]) {
+    const answer = encodeAcceptorMessage({ ...plain, hotStandbyFeedback });
+    answer[at + 1] = 0x20;
+    assert.throws(() => decodeAcceptorMessage(answer), { code: "number-too-large" });
+  }
   const greeting = PROPOSER_MESSAGES[0] as ProposerMessage & { type: "greeting" };
   const twice = { ...MCONF, members: [MCONF.members[0]!, MCONF.members[0]!] };
   assert.throws(() => decodeProposerMessage(encodeProposerMessage({ ...greeting, mconf: twice })), {

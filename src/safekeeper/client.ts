@@ -135,7 +135,7 @@ export interface SafekeeperAddress {
   readonly timeoutMs?: number;
 }
 
-async function connect(address: SafekeeperAddress) {
+async function connect(address: SafekeeperAddress, sharesReceiveBuffer = false) {
   const { host, port } = parseHostPort(address.pgAddr);
   return connectWire({
     host,
@@ -147,6 +147,7 @@ async function connect(address: SafekeeperAddress) {
       application_name: address.applicationName ?? "strata",
       options: `-c timeline_id=${address.timelineId} tenant_id=${address.tenantId}`,
     },
+    sharesReceiveBuffer,
     ...(address.timeoutMs === undefined ? {} : { timeoutMs: address.timeoutMs }),
   });
 }
@@ -156,7 +157,8 @@ async function connect(address: SafekeeperAddress) {
  * `decodeAcceptorMessage` in. Closing the channel closes the connection.
  */
 export async function openWalPush(address: SafekeeperAddress): Promise<CopyChannel> {
-  const connection = await connect(address);
+  // Answers are short, and one comes for each commit.
+  const connection = await connect(address, true);
   const command = `START_WAL_PUSH (proto_version '${PROTOCOL_VERSION}', allow_timeline_creation 'false')`;
   try {
     return await connection.copyBoth(command);

@@ -4,6 +4,7 @@ import { chmodSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { errorKind, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { emitDataDirectly } from "../../base/network/direct-data.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
@@ -164,6 +165,7 @@ export class ShimServer {
   #accept(socket: Socket): void {
     const reader = new ShimRequestReader();
     this.#sockets.add(socket);
+    emitDataDirectly(socket);
     socket.on("data", (chunk: Buffer) => {
       try {
         for (const request of reader.feed(chunk)) {

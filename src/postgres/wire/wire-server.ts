@@ -12,6 +12,7 @@ import { errorKind, errorMessage, SQLSTATE, StorageError } from "../../base/erro
 import type { Logger } from "../../base/log.ts";
 import { freeMemory } from "../../base/memory/free-memory.ts";
 import { isLoopback } from "../../base/network/addresses.ts";
+import { emitDataDirectly } from "../../base/network/direct-data.ts";
 import type { TlsCertificates } from "../../base/network/tls-certificates.ts";
 import { CopyChannel } from "./copy-channel.ts";
 import {
@@ -115,6 +116,7 @@ export class WireSession {
   /** Switches to CopyBoth; the connection serves nothing else afterwards. */
   copyBoth(): CopyChannel {
     this.#socket.write(encodeMessage("W", Buffer.from([0]), int16(0)));
+    emitDataDirectly(this.#socket);
     this.channel = new CopyChannel(this.#socket);
     return this.channel;
   }
