@@ -91,6 +91,11 @@ export class ComputeRun {
     return lsn === 0 ? undefined : (lsn as Lsn);
   }
 
+  /** As ProposerDriver's. */
+  announceCommit(): void {
+    this.#wal?.announceCommit();
+  }
+
   /** End of the last whole record that Postgres wrote. */
   get flushLsn(): Lsn | undefined {
     return this.#wal?.flushLsn;

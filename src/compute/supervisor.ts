@@ -205,6 +205,8 @@ export class Supervisor implements ComputeControl {
     const run = this.#run;
     // First, because it may take a moment.
     const lastActive = activity ? await this.#lastActive() : null;
+    // Who is told a commit LSN may have a pageserver wait for it.
+    run?.announceCommit();
     return {
       endpointId: this.#spec.endpointId,
       tenantId: this.#spec.tenantId,

@@ -17,9 +17,9 @@ import type { ProposerPeerStatus } from "./proposer.ts";
 
 /**
  * How late WAL is sent; and the time in which the majority without it must have answered. One timer serves
- * both: to look four times as often was a sixth of what a commit costs an agent that makes a hundred a second.
+ * both: each look is a wake-up, and another one brings the answer, of an agent that makes a hundred commits a second.
  */
-export const LATE_MS = 20;
+export const LATE_MS = 50;
 /** So much at a time is bulk load, not commits: it is sent at once. */
 export const LATE_BYTES = 64 * 1024;
 

@@ -97,3 +97,25 @@ test("ProposerDriver: on hosts of their own nobody is late", async (context) => 
   await commitMany(cluster, leader, wal);
   assert.ok(Math.min(...flushes) > COMMITS / 2, `${flushes}`);
 });
+
+test("ProposerDriver: neither a start nor who asks how far it is waits for a timer", async (context) => {
+  const cluster = await SafekeeperCluster.start(context, 3);
+  replaceClock({ ...REAL_CLOCK, setTimer: () => ({ cancel: () => {}, restart: () => {} }) });
+  context.after(() => replaceClock(REAL_CLOCK));
+  let leader: Leader | undefined;
+  const hosts = ["127.0.0.1", "localhost"];
+  const leading = cluster.lead(cluster.timelineId, hosts).then((led) => {
+    leader = led;
+  });
+  await eventually("it leads", () => leader !== undefined, { timeoutMs: 15_000 });
+  await leading;
+  const wal = new WalBuilder({ startLsn: START, segmentSize: SEGMENT });
+  await commit(leader!, wal, [100]);
+  await eventually("all have the WAL", () =>
+    cluster.nodes.every((_, index) => cluster.state(index).flushLsn === wal.endLsn),
+  );
+  const know = () => cluster.nodes.filter((_, i) => cluster.state(i).commitLsn === wal.endLsn);
+  assert.deepEqual(know(), [], "nobody was told yet");
+  leader!.driver.announceCommit();
+  await allHave(cluster, wal);
+});

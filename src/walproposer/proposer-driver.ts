@@ -164,6 +164,12 @@ export class ProposerDriver {
   /** Has the safekeepers tell now how far a pageserver is, which they do with answers only. */
   askPositions(): void {
     this.#step({ type: "ask-positions" });
+    this.announceCommit();
+  }
+
+  /** Has the safekeepers know now what is committed, and so pageservers and standbys. */
+  announceCommit(): void {
+    this.#announcer.announce();
   }
 
   close(): void {
@@ -398,9 +404,16 @@ export class ProposerDriver {
 
   #enqueue(peer: SafekeeperPeer, source: WalSource, begin: Lsn, end: Lsn): void {
     if (begin === end) {
+      const { commitLsn, startLsn } = this.#proposer;
       // What is queued already will carry the newest commit LSN.
-      if (peer.announceLater(end)) {
-        this.#announcer.news();
+      if (!peer.announceLater(end)) {
+        return;
+      }
+      if (commitLsn < startLsn) {
+        // The answer is what the start waits for.
+        peer.announce();
+      } else {
+        this.#announcer.news(commitLsn);
       }
       return;
     }

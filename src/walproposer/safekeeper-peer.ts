@@ -83,8 +83,7 @@ export class SafekeeperPeer {
   #waiting = false;
   /** Set where it is to be told a commit LSN by itself: the end of what it was sent. */
   #announceAt: Lsn | undefined;
-  /** It has told what a pageserver or a standby has: WAL is read from it. */
-  #isRead = false;
+  #reader: "standby" | "pageserver" | undefined;
   /** A piece of WAL whose way there is timed; one at a time. */
   #timed: TimedWal | undefined;
   #failing = false;
@@ -180,9 +179,9 @@ export class SafekeeperPeer {
     return true;
   }
 
-  /** Whether a pageserver or a standby reads from it, as far as this connection has told. */
-  get isRead(): boolean {
-    return this.#isRead;
+  /** Who reads from it, as far as this connection has told: where it is both, the standby. */
+  get reader(): "standby" | "pageserver" | undefined {
+    return this.#reader;
   }
 
   announce(): void {
@@ -243,7 +242,7 @@ export class SafekeeperPeer {
     this.#queue = [];
     this.#announceAt = undefined;
     this.#timed = undefined;
-    this.#isRead = false;
+    this.#reader = undefined;
     this.#waiting = false;
     const session = this.#owner.connected(this);
     const ended = new Promise<void>((resolve) => {
@@ -279,8 +278,11 @@ export class SafekeeperPeer {
       this.#timed = undefined;
     }
     if (message.type === "append-response") {
-      const { pageserverFeedback, hotStandbyFeedback } = message;
-      this.#isRead ||= pageserverFeedback !== undefined || hotStandbyFeedback.timestamp > 0;
+      if (message.hotStandbyFeedback.timestamp > 0) {
+        this.#reader = "standby";
+      } else if (message.pageserverFeedback !== undefined) {
+        this.#reader ??= "pageserver";
+      }
     }
     session.receive(message);
   }

@@ -115,6 +115,11 @@ export class WalPath {
     return this.#driver.commitLsn;
   }
 
+  /** As ProposerDriver's. */
+  announceCommit(): void {
+    this.#driver.announceCommit();
+  }
+
   /** Newest position that a pageserver told; 0 where none has. */
   get pageserverLsn(): Lsn {
     return this.#driver.pageserverLsn;
