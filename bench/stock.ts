@@ -172,7 +172,44 @@ export function startWithStandby(base: StockCluster): Promise<PrimaryAndStandby>
 
 /** The same, and commits of the primary wait for the standby. */
 export function startWithSynchronousStandby(base: StockCluster): Promise<PrimaryAndStandby> {
-  return startBoth(base, becomeSynchronous);
+  return startBoth(base, (primary) => becomeSynchronous(primary));
+}
+
+/**
+ * A primary and two streaming standbys on the same disk, all stock: three copies, and commits wait for one of the standbys, as
+ * ours wait for two of three safekeepers.
+ */
+export async function startQuorumOfThree(
+  base: StockCluster,
+): Promise<{ readonly primary: StockCluster } & AsyncDisposable> {
+  const primary = await base.copy({ wal_level: "replica", wal_keep_size: "4GB" });
+  const all = [primary];
+  const dispose = async () => {
+    for (const cluster of all) {
+      await cluster[Symbol.asyncDispose]();
+    }
+  };
+  try {
+    for (let i = 0; i < 2; i++) {
+      all.push(await makeStandbyOf(primary));
+    }
+    await primary.start();
+    await Promise.all(all.slice(1).map((standby) => standby.start()));
+    await becomeSynchronous(primary, "ANY 1 (standby)", 2);
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+  return { primary, [Symbol.asyncDispose]: dispose };
+}
+
+/** Not started yet. */
+async function makeStandbyOf(primary: StockCluster): Promise<StockCluster> {
+  const standby = await primary.copy({
+    primary_conninfo: `host=127.0.0.1 port=${primary.port} user=cloud_admin application_name=standby`,
+  });
+  standby.signal("standby.signal");
+  return standby;
 }
 
 async function startBoth(
@@ -183,10 +220,7 @@ async function startBoth(
     wal_level: "replica",
     wal_keep_size: "4GB",
   });
-  const standby = await primary.copy({
-    primary_conninfo: `host=127.0.0.1 port=${primary.port} user=cloud_admin application_name=standby`,
-  });
-  standby.signal("standby.signal");
+  const standby = await makeStandbyOf(primary);
   try {
     await primary.start();
     await standby.start();
@@ -245,15 +279,16 @@ export class ReceivewalCluster {
   }
 }
 
-function becomeSynchronous(primary: StockCluster): Promise<void> {
+/** Returns when so many standbys stream that commits may wait for. */
+function becomeSynchronous(primary: StockCluster, names = "standby", count = 1): Promise<void> {
   return withClient(primary.url, async (client) => {
-    await client.query("alter system set synchronous_standby_names = 'standby'");
+    await client.query(`alter system set synchronous_standby_names = '${names}'`);
     await client.query("select pg_reload_conf()");
     for (let i = 0; i < 200; i++) {
       const { rows } = await client.query(
-        "select 1 from pg_stat_replication where sync_state = 'sync'",
+        "select 1 from pg_stat_replication where sync_state in ('sync', 'quorum')",
       );
-      if (rows.length > 0) {
+      if (rows.length >= count) {
         return;
       }
       await sleep(50);
