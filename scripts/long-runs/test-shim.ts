@@ -12,7 +12,6 @@ import {
   type ShimChange,
   sanitizedProgram,
 } from "../../testing/compute/broken-shim.ts";
-import { playScene, type Scene } from "../../testing/compute/claim-scenes.ts";
 import {
   eachIsSeen,
   expectCountedRight,
@@ -27,6 +26,7 @@ import {
   WRITTEN_SLOWLY,
 } from "../../testing/compute/claim-stress.ts";
 import { shimProgramSource } from "../../testing/compute/shim-program.ts";
+import { playScene, type Scene, sceneProgram } from "../../testing/compute/shim-scenes.ts";
 
 const USAGE =
   "usage: npm run test:shim -- [--rounds N] [--seed S] [--part right|sanitizers|canaries] [--canary WORD]";
@@ -103,16 +103,17 @@ async function runSanitized(sanitizers: string, rounds: number, seed: number): P
 }
 
 async function runSanitizedScenes(sanitizers: string): Promise<void> {
-  await withDirectory(async (directory) => {
-    const subject = sanitizedProgram(directory, shimProgramSource("claim_scenes"), sanitizers, {
-      asThreads: false,
+  for (const [program, scenes] of Map.groupBy(SCENES, sceneProgram)) {
+    await withDirectory(async (directory) => {
+      const source = shimProgramSource(program);
+      const subject = sanitizedProgram(directory, source, sanitizers, { asThreads: false });
+      for (const scene of scenes) {
+        const { code, stderr } = await playScene(subject, scene);
+        assert.equal(code, 0, `-fsanitize=${sanitizers}: scene ${scene.scene}: ${stderr}`);
+      }
     });
-    for (const scene of SCENES) {
-      const { code, stderr } = await playScene(subject, scene);
-      assert.equal(code, 0, `-fsanitize=${sanitizers}: scene ${scene.scene}: ${stderr}`);
-    }
-    console.log(`-fsanitize=${sanitizers}: ${SCENES.length} scenes: ok`);
-  });
+  }
+  console.log(`-fsanitize=${sanitizers}: ${SCENES.length} scenes: ok`);
 }
 
 /** Each race that was made is seen by the thread sanitizer. */

@@ -173,7 +173,7 @@ export const CAN_STOP: ShimChange = [
   ].join("\n"),
 ];
 
-/** A process stops right before `text`, a statement of the shim's, where a scene has asked for it (claim_scenes.c, arm()). */
+/** A process stops right before `text`, a statement of the shim's, where a scene has asked for it (scenes.h, arm()). */
 export function stopAt(text: string): ShimChange {
   return [text, `  { void stop_here(void); int was = errno; stop_here(); errno = was; }\n${text}`];
 }

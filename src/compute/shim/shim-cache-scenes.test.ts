@@ -6,14 +6,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { CAN_STOP, type ShimChange, stopAt } from "../../../testing/compute/broken-shim.ts";
+import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import {
   playScene,
   SCENE_BLOCKS,
   SCENE_PATH,
   type Scene,
   withBrokenShim,
-} from "../../../testing/compute/claim-scenes.ts";
-import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
+} from "../../../testing/compute/shim-scenes.ts";
 import type { CacheUsage } from "./cache-counters.ts";
 import { findShim } from "./shim-loader.ts";
 

@@ -8,14 +8,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { ShimChange } from "../../../testing/compute/broken-shim.ts";
+import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import {
   playScene,
   runScene,
   SCENE_PATH,
   type Scene,
   withBrokenShim,
-} from "../../../testing/compute/claim-scenes.ts";
-import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
+} from "../../../testing/compute/shim-scenes.ts";
 import type { RelationPath } from "../../postgres/relation-path.ts";
 import { findShim } from "./shim-loader.ts";
 import type { PlacedFile } from "./shim-server.ts";
@@ -48,7 +48,7 @@ const SCENES: readonly {
       [
         "a write that ends in a block that does not fetch the rest",
         [", last = ((u64)at + n) % BLOCK != 0 && to > from;", ", last = false;"],
-        /claim_scenes: write/,
+        /scene: write/,
       ],
       [
         "a fetch that writes nothing",
@@ -269,7 +269,7 @@ const PATH_CANARIES: readonly { canary: string; text: string; by: string; says: 
     canary: "a path that is taken for another one which storage lacks",
     text: "    if (load(&words[i]) != wanted[i]) {",
     by: "    if (i == 0 && load(&words[i]) != wanted[i]) {",
-    says: /claim_scenes: open/,
+    says: /scene: open/,
   },
   {
     canary: "a removed file of storage that is forgotten",

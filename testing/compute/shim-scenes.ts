@@ -1,4 +1,4 @@
-// Plays single scenes of src/compute/shim/claim_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
+// Plays single scenes of src/compute/shim/claim_scenes.c and cache_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
 
 import {
   closeSync,
@@ -28,7 +28,6 @@ import { storagePath } from "../../src/postgres/relation-path.ts";
 import { brokenShim, type ShimChange, type ShimSubject } from "./broken-shim.ts";
 import { runUnderShim } from "./shim-program.ts";
 
-const SCENES_PROGRAM = "claim_scenes";
 export const SCENE_PATH = "base/5/100";
 export const SCENE_BLOCKS = 8;
 const PAGE_BYTES = 8192;
@@ -40,7 +39,7 @@ const WIDE_LIMIT_BLOCKS = 64;
 const NEW_FROM = 10_055;
 
 export interface Scene {
-  /** In claim_scenes.c. With `evict-` there is a limit of the cache, with `compare-` also a process that compares. */
+  /** With `evict-` there is a limit of the cache, with `compare-` also a process that compares. */
   readonly scene: string;
   /** Which question's answer is held back: the first one since the scene asked for that. */
   readonly holds?: "list" | "read" | "compare";
@@ -65,6 +64,13 @@ export interface Asked {
   readonly blocks: readonly string[];
 }
 
+const isOfCache = (name: string) => name.startsWith("evict-") || name.startsWith("compare-");
+
+/** The name of the program that has the scene. */
+export function sceneProgram({ scene }: Scene): string {
+  return isOfCache(scene) ? "cache_scenes" : "claim_scenes";
+}
+
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
 export async function runScene(
   subject: ShimSubject,
@@ -78,16 +84,15 @@ export async function runScene(
   const cacheCountersPath = join(workdir, "counters");
   makeCacheCounters(cacheCountersPath);
   const limit = name.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
-  const isLimited = name.startsWith("evict-") || name.startsWith("compare-");
   const options = {
     wal: name.startsWith("compare-") ? ("quorum" as const) : ("none" as const),
     cacheCountersPath,
-    ...(isLimited ? { localCacheBytes: limit * PAGE_BYTES } : {}),
+    ...(isOfCache(name) ? { localCacheBytes: limit * PAGE_BYTES } : {}),
   };
   const environment = { SCENE_DIR: workdir };
   const { code, stderr } = await runUnderShim(
     subject,
-    SCENES_PROGRAM,
+    sceneProgram(scene),
     [name, path],
     workdir,
     options,
