@@ -119,7 +119,7 @@ async function bundle(source: string) {
     });
     const { sources, names, mappings } = output[0].map!;
     return {
-      code: asFunction(takeBuiltins(output[0].code)),
+      code: asFunction(compiledWhenRun(takeBuiltins(output[0].code))),
       // The text of the sources lies beside.
       map: JSON.stringify({ version: 3, sources, names, mappings }),
       modules: (await build.watchFiles).filter((path) => path.startsWith("/")).toSorted(),
@@ -145,6 +145,16 @@ function takeBuiltins(code: string): string {
     );
   });
 }
+
+/**
+ * V8 compiles a function at once that stands right behind a parenthesis, as one that is about to be called. The bundler puts each
+ * module into such a function, and most processes run few of them. Lines stay where they are.
+ */
+function compiledWhenRun(code: string): string {
+  return code.replaceAll(MODULE_FUNCTION, "$10, ");
+}
+
+const MODULE_FUNCTION = /(\b__(?:esmMin|commonJSMin)\(\()(?=\(|async )/g;
 
 /**
  * What bundle-start.mjs calls, as a script, of which V8 gives the compiled code away after it ran; in ASCII, which it keeps in half of the

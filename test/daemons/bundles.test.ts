@@ -110,6 +110,29 @@ test("a bundle does not load what Node's modules could be asked for, too", (t) =
   assert.equal(run(root), "bundle: true true / 0");
 });
 
+test("of a module that a command does not run nothing is compiled", (t) => {
+  const { root } = checkout(t);
+  const lines = Array.from({ length: 2000 }, (_, i) => `list.push([${i}].map(String));`);
+  const large = ["export const list: string[][] = [];", ...lines].join("\n");
+  writeFileSync(join(root, "src", "store", "large.ts"), large);
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    `if (process.argv[2] === "large") console.log((await import("../store/large.ts")).list[7]![0]);
+     console.log("small");`,
+  );
+  build(root);
+  const sizes = [["large"], []].map((words) => {
+    assert.equal(run(root, words), `bundle: ${words.length === 0 ? "" : "7\n"}small`);
+    const names = readdirSync(join(root, "compiled"), { recursive: true, encoding: "utf8" });
+    const name = names.find((one) => one.endsWith(".compiled"))!;
+    const { size } = statSync(join(root, "compiled", name));
+    rmSync(join(root, "compiled", name));
+    return size;
+  });
+  assert.ok(sizes[0]! > 100_000, "or this test proves nothing");
+  assert.ok(sizes[1]! < sizes[0]! / 5, `${sizes}`);
+});
+
 test("what a command has compiled is kept for its like, when it succeeded, and made anew where it is damaged", (t) => {
   const { root, dist, write } = checkout(t);
   writeFileSync(

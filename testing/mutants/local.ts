@@ -101,6 +101,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "a bundle is run until a source or a package changes",
     },
     {
+      rule: "a process compiles all modules of its bundle, whatever it runs",
+      file: BUILDER,
+      search: 'code.replaceAll(MODULE_FUNCTION, "$10, ")',
+      replace: "code",
+      test: BUNDLES_TEST,
+      name: "of a module that a command does not run",
+    },
+    {
       rule: "a bundle imports Node's modules with all that they export",
       file: BUILDER,
       search: "takeBuiltins(output[0]",
