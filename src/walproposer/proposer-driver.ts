@@ -82,6 +82,7 @@ export class ProposerDriver {
   #commitLsn = 0 as Lsn;
   #pageserverLsn = 0 as Lsn;
   #readLocal: (begin: Lsn, end: Lsn) => Uint8Array = noLocalWal;
+  #released: ((bytes: Uint8Array) => void) | undefined;
   #timer: Timer | undefined;
 
   constructor(options: ProposerDriverOptions) {
@@ -147,9 +148,16 @@ export class ProposerDriver {
     this.#step({ type: "tick", nowMs: monotonicMs() });
   }
 
-  /** From where WAL at and above L is read; returns bytes that never change again. */
-  setLocalWal(read: (begin: Lsn, end: Lsn) => Uint8Array): void {
+  /**
+   * From where WAL at and above L is read; returns bytes that do not change before `released` is called with
+   * them, once for each read.
+   */
+  setLocalWal(
+    read: (begin: Lsn, end: Lsn) => Uint8Array,
+    released?: (bytes: Uint8Array) => void,
+  ): void {
     this.#readLocal = read;
+    this.#released = released;
   }
 
   /** The compute has whole records up to `endLsn`. */
@@ -200,6 +208,7 @@ export class ProposerDriver {
       failed: () => this.#giveUpWithoutMajority(),
       header: (begin, end) => this.#proposer.appendHeader(begin, end),
       readOwn: (begin, end) => this.#readLocal(begin, end),
+      released: (bytes) => this.#released?.(bytes),
       recoverySource: (peer) => {
         const source = this.#proposer.recoverySource(peer.id);
         const { term } = this.#proposer;

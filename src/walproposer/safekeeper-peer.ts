@@ -50,6 +50,8 @@ export interface PeerOwner {
   header(begin: Lsn, end: Lsn): AppendRequestHeader;
   /** Bytes that this compute wrote and that never change; StorageError `not-found` where they are removed. */
   readOwn(begin: Lsn, end: Lsn): Uint8Array;
+  /** These bytes of `readOwn` are not needed here any more. */
+  released(bytes: Uint8Array): void;
   /** Another safekeeper that has the WAL, and the term in which to ask it. */
   recoverySource(
     peer: SafekeeperPeer,
@@ -299,7 +301,8 @@ export class SafekeeperPeer {
         this.#pumpAfter(channel, this.#recover(channel, range));
         return;
       }
-      channel.send(encodeAppendHeader(this.#owner.header(range.begin, end)), bytes);
+      const header = encodeAppendHeader(this.#owner.header(range.begin, end));
+      channel.sendLent(header, bytes, () => this.#owner.released(bytes));
       range.begin = end;
       this.#noteSent(end);
       if (range.begin === range.end) {

@@ -157,8 +157,8 @@ export const SERVICE_TLS_MUTANTS: MutantPart = {
     {
       rule: "memory is freed that the kernel has not taken yet",
       file: "src/postgres/wire/copy-channel.ts",
-      search: "this.#socket.write(part, () => freeMemory(part));",
-      replace: "this.#socket.write(part);\n        setImmediate(() => freeMemory(part));",
+      search: "this.#socket.write(part, written);",
+      replace: "this.#socket.write(part);\n        setImmediate(written);",
       test: "src/postgres/wire/copy-channel.test.ts",
       name: "CopyChannel.sendOwned: memory is freed when the kernel has it, not before",
     },

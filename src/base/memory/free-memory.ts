@@ -1,7 +1,11 @@
 // Large memory given back at once, where its only owner knows that nobody needs it any more.
 
-/** What is smaller is not worth it. */
 const LEAST_BYTES = 16 * 1024;
+
+/** False where it is so small that `freeMemory` leaves it to the garbage collector. */
+export function isWorthFreeing(buffer: ArrayBufferLike): boolean {
+  return buffer.byteLength >= LEAST_BYTES;
+}
 
 /**
  * Frees the memory that `bytes` are the whole of; nothing is done where it has more, which may be another's (Buffer.poolSize).
@@ -12,7 +16,7 @@ const LEAST_BYTES = 16 * 1024;
 export function freeMemory(bytes: Uint8Array): void {
   const { buffer } = bytes;
   const isWhole = bytes.length === buffer.byteLength;
-  if (buffer instanceof ArrayBuffer && isWhole && bytes.length >= LEAST_BYTES) {
+  if (buffer instanceof ArrayBuffer && isWhole && isWorthFreeing(buffer)) {
     buffer.transfer(0);
   }
 }

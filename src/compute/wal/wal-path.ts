@@ -157,7 +157,8 @@ export class WalPath {
       maxWriteLagBytes: maxWriteLagBytes(this.#options.spec.settings),
     });
     this.#open = opened;
-    driver.setLocalWal((begin, end) => opened.shipper.read(begin, end));
+    const { shipper } = opened;
+    driver.setLocalWal(shipper.read.bind(shipper), shipper.released.bind(shipper));
     opened.begin();
     // Pageservers are sent committed WAL only.
     opened.shipper.committed(maxLsn(driver.commitLsn, lsn));

@@ -129,3 +129,54 @@ test("WalShipper: a commit's page is read once, found records are sent from what
     rmSync(directory, { recursive: true });
   }
 });
+
+test("WalShipper: memory of WAL is freed when it is sent everywhere and newer was read, not before", () => {
+  const directory = mkdtempSync(join(tmpdir(), "strata-shipper-"));
+  const localWal = new LocalWal(directory, SEGMENT);
+  try {
+    const startLsn = toLsn(SEGMENT + 8192 + 40);
+    const wal = new WalBuilder({ startLsn, segmentSize: SEGMENT, systemId: 7n });
+    while (wal.endLsn < SEGMENT + 40 * 8192) {
+      wal.appendFilled(400);
+    }
+    const file = new Uint8Array(SEGMENT);
+    file.set(wal.bytes, startLsn - SEGMENT);
+    writeFileSync(join(directory, walFileName(1, 1, SEGMENT)), file);
+    const { pageMagic } = PG_VERSIONS[17];
+    const options = { prevLsn: 0 as Lsn, pageMagic, segmentSize: SEGMENT, systemId: 7n };
+    const shipper = new WalShipper({
+      walker: new WalWalker({ start: startLsn, ...options }),
+      localWal,
+      segmentSize: SEGMENT,
+      onAvailable: () => undefined,
+      onFatal: (error) => assert.fail(error),
+    });
+    const ends = [startLsn];
+    const readNext = (page: number) => {
+      shipper.walWritten(1, 0, page * 8192);
+      ends.push(shipper.endOfRecords);
+      return shipper.read(ends.at(-2)!, ends.at(-1)!);
+    };
+    const isWhole = (bytes: Uint8Array, i: number) =>
+      Buffer.from(wal.bytes.subarray(ends[i]! - startLsn, ends[i + 1]! - startLsn)).equals(bytes);
+    const first = readNext(10);
+    const firstOfAnother = shipper.read(startLsn, ends[1]!);
+    const second = readNext(20);
+    shipper.released(first);
+    assert.ok(isWhole(firstOfAnother, 0), "sent to one of two");
+    shipper.released(firstOfAnother);
+    assert.deepEqual([first.length, firstOfAnother.length], [0, 0]);
+    shipper.released(second);
+    assert.ok(isWhole(second, 1), "the next read may be of it");
+    const third = readNext(30);
+    assert.equal(second.length, 0);
+    const old = shipper.read(startLsn, ends[1]!);
+    assert.ok(isWhole(old, 0) && isWhole(third, 2), "older WAL is read again");
+    shipper.released(old);
+    assert.equal(old.length, 0);
+    shipper.stop();
+  } finally {
+    localWal.close();
+    rmSync(directory, { recursive: true });
+  }
+});

@@ -3,6 +3,7 @@
 import { monotonicMs, setTimer, type Timer } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { addLsn, type Lsn, toLsn, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import { freeMemory, isWorthFreeing } from "../../base/memory/free-memory.ts";
 import type { CommitTimes } from "../../walproposer/commit-times.ts";
 import { extensionPaceMicros, holdMs } from "./back-pressure.ts";
 import type { LocalWal } from "./local-wal.ts";
@@ -64,6 +65,8 @@ export class WalShipper {
   /** The last bytes that were read, so that sending them does not read them again. */
   #recent: Uint8Array = new Uint8Array(0);
   #recentStart: Lsn;
+  /** How many reads of a piece of memory have not been released. */
+  readonly #lent = new WeakMap<ArrayBufferLike, number>();
 
   constructor(options: WalShipperOptions) {
     this.#options = options;
@@ -242,16 +245,37 @@ export class WalShipper {
 
   /**
    * Bytes of WAL [begin, end), which lie below `endOfRecords` and above the start: final, in memory
-   * that nobody changes any more. StorageError `not-found` where Postgres has removed them.
+   * that nobody changes before `released`. StorageError `not-found` where Postgres has removed them.
    */
   read(begin: Lsn, end: Lsn): Uint8Array {
     const from = begin - this.#recentStart;
+    let bytes: Uint8Array;
     if (from >= 0 && end - this.#recentStart <= this.#recent.length) {
-      return this.#recent.subarray(from, end - this.#recentStart);
+      bytes = this.#recent.subarray(from, end - this.#recentStart);
+    } else {
+      bytes = Buffer.allocUnsafeSlow(end - begin);
+      this.#options.localWal.read(begin, end, bytes);
     }
-    const bytes = Buffer.allocUnsafe(end - begin);
-    this.#options.localWal.read(begin, end, bytes);
+    if (isWorthFreeing(bytes.buffer)) {
+      this.#lent.set(bytes.buffer, (this.#lent.get(bytes.buffer) ?? 0) + 1);
+    }
     return bytes;
+  }
+
+  /** What one `read` has returned is not needed any more. */
+  released(bytes: Uint8Array): void {
+    const { buffer } = bytes;
+    const count = this.#lent.get(buffer);
+    if (count !== undefined) {
+      this.#lent.set(buffer, count - 1);
+      this.#freeUnused(buffer);
+    }
+  }
+
+  #freeUnused(buffer: ArrayBufferLike): void {
+    if (buffer !== this.#recent.buffer && (this.#lent.get(buffer) ?? 0) === 0) {
+      freeMemory(new Uint8Array(buffer));
+    }
   }
 
   /** From now on nothing is answered and nothing read. */
@@ -296,7 +320,7 @@ export class WalShipper {
       const start = walker.position;
       const limit = addLsn(start, READ_BYTES);
       const end = limit < this.#written ? toLsn(limit - (limit % XLOG_BLCKSZ)) : this.#written;
-      const bytes = Buffer.allocUnsafe(end - start);
+      const bytes = Buffer.allocUnsafeSlow(end - start);
       localWal.read(start, end, bytes);
       found = walker.walk(bytes) || found;
       found = walker.noteWritten(this.#written) || found;
@@ -318,7 +342,9 @@ export class WalShipper {
   /** The part of what was just read that is final. */
   #keepRecent(start: Lsn, bytes: Uint8Array): void {
     const final = this.#options.walker.endOfRecords - start;
+    const { buffer } = this.#recent;
     this.#recent = bytes.subarray(0, Math.max(0, Math.min(final, bytes.length)));
     this.#recentStart = start;
+    this.#freeUnused(buffer);
   }
 }

@@ -109,16 +109,22 @@ export class CopyChannel {
    * written.
    */
   send(...parts: Uint8Array[]): void {
-    this.#send(parts, false);
+    this.#send(parts);
   }
 
   /** The same of `head` and `body`; the memory of `body` is the channel's from now on, which frees it once it is written. */
   sendOwned(head: Uint8Array, body: Uint8Array): void {
-    this.#send([head, body], true);
+    this.sendLent(head, body, () => freeMemory(body));
   }
 
-  #send(parts: readonly Uint8Array[], ownsLast: boolean): void {
+  /** The same, and `written` is called once nobody here needs `body` any more, whether it was sent or not. */
+  sendLent(head: Uint8Array, body: Uint8Array, written: () => void): void {
+    this.#send([head, body], written);
+  }
+
+  #send(parts: readonly Uint8Array[], written?: () => void): void {
     if (this.#closed) {
+      written?.();
       return;
     }
     sendGathered();
@@ -136,13 +142,14 @@ export class CopyChannel {
         at += part.length;
       }
       this.#socket.write(header);
+      written?.();
       return;
     }
     this.#cork();
     this.#socket.write(header);
     for (const [i, part] of parts.entries()) {
-      if (ownsLast && i === parts.length - 1) {
-        this.#socket.write(part, () => freeMemory(part));
+      if (written !== undefined && i === parts.length - 1) {
+        this.#socket.write(part, written);
       } else {
         this.#socket.write(part);
       }
