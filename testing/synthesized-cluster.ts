@@ -15,11 +15,8 @@ import { dirname, join } from "node:path";
 import { INVALID_LSN, type Lsn } from "../src/base/lsn.ts";
 import { PostgresProcess } from "../src/compute/postgres-process.ts";
 import { postgresSettings } from "../src/compute/postgres-settings.ts";
-import {
-  makeSkeleton,
-  type ReplayStart,
-  writeDataDirectory,
-} from "../src/data-directory/start-directory.ts";
+import { makeSkeleton } from "../src/data-directory/make-directory.ts";
+import { type ReplayStart, writeDataDirectory } from "../src/data-directory/start-directory.ts";
 import type { SynthesizedWal } from "../src/data-directory/synthesized-wal.ts";
 import type { ComputeState } from "../src/pageserver/api.ts";
 import { decodeControlFile } from "../src/postgres/control-file.ts";

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { getPriority } from "node:os";
 import { join } from "node:path";
@@ -11,6 +11,7 @@ import { sleep } from "../base/clock.ts";
 import { addLsn, formatLsn, type Lsn, pageStart, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import { commandWords } from "../base/proc.ts";
 import { postgresSocketDirectory } from "../postgres/installation.ts";
+import { dataDirectoryOf, sparesOf } from "./postgres-side.ts";
 
 let world: ComputeWorld;
 
@@ -83,7 +84,9 @@ test("compute: what was committed is there after stop and start, and on a static
   assert.equal(endpoint.daemon.exitCode, 0);
   assert.ok(lsn(stoppedAt) > lsn(before[0]![0]!));
 
+  const spare = statSync(join(sparesOf(endpoint.daemon.workdir), "pgdata")).ino;
   await endpoint.start();
+  assert.equal(statSync(dataDirectoryOf(endpoint.daemon.workdir)).ino, spare);
   const status = await endpoint.client.status();
   assert.equal(status.startLsn, stoppedAt);
   assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["10"]]);

@@ -7,11 +7,8 @@ import { errorKind, StorageError, withContext } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, minLsn, WAL_SEGMENT_SIZE } from "../base/lsn.ts";
 import { type AuxFile, slotsOf } from "../data-directory/aux-files.ts";
-import {
-  makeSkeleton,
-  replaceConfiguration,
-  writeDataDirectory,
-} from "../data-directory/start-directory.ts";
+import { SpareFiles } from "../data-directory/spare-files.ts";
+import { replaceConfiguration, writeDataDirectory } from "../data-directory/start-directory.ts";
 import type { SynthesizedWal } from "../data-directory/synthesized-wal.ts";
 import type { ComputeState, TenantTimeline } from "../pageserver/api.ts";
 import { computeState } from "../pageserver/client.ts";
@@ -52,6 +49,8 @@ const READY_TIMEOUT_MS = 60_000;
 /** It says hello before Postgres forks; by the time Postgres is ready it must have. */
 const SHIM_TIMEOUT_MS = 1000;
 const PAGESERVER_RETRY_MS = 200;
+/** Files more than a start has needed, for the next one. */
+const SPARE = 8;
 /** First connections make catalog caches; until then there is better use for a CPU. */
 const CLEAN_UP_DELAY_MS = 2000;
 
@@ -122,6 +121,9 @@ export class PostgresSide {
   #draft: Draft | undefined;
   /** Of the log, when `#postgres` was spawned. */
   #logStart = 0;
+  /** What the data directory is put together from. */
+  #spares = SpareFiles.none();
+  #renewing: Promise<void> | undefined;
 
   constructor(options: PostgresSideOptions) {
     const { spec } = options;
@@ -180,7 +182,8 @@ export class PostgresSide {
     const installation = await this.#withExtensions(found);
     this.#installation = installation;
     await this.checkLibraries(spec.settings);
-    await makeSkeleton(this.#dataDirectory);
+    this.#spares = SpareFiles.take(sparesOf(workdir));
+    await this.#spares.skeleton(this.#dataDirectory);
     const newest = await this.#newestState;
     if (newest !== undefined) {
       // Here already, because safekeepers that refuse our major would let no election end.
@@ -255,6 +258,7 @@ export class PostgresSide {
         files.endOfStart();
         return removeDiscarded(dataDirectory);
       })
+      .then(() => this.#renewSpares())
       .catch(() => undefined);
     const closedToUsers = this.#isToDetach(state);
     const port = closedToUsers ? MAINTENANCE_PORT : spec.pgPort;
@@ -274,20 +278,23 @@ export class PostgresSide {
     const path = this.#dataDirectory;
     const auxFiles = this.#auxFiles(state);
     const replay = this.#options.replica?.start;
-    const wal = writeDataDirectory({ path, state, settings, standby, replay, auxFiles });
+    const wal = writeDataDirectory({
+      ...{ path, state, settings, standby, replay, auxFiles },
+      spares: this.#spares,
+    });
     if (this.#isPrewarmed) {
       placeHotBlocks(this.#options.workdir, path);
     }
     this.times.dataDirectoryMs = monotonicMs() - writing;
     const files = this.#files?.state === state ? this.#files : this.#openFiles(state);
     const oldWal = this.#oldWal;
-    await files.start();
+    await files.start(this.#spares);
     if (this.#closing.signal.aborted) {
       await files.close();
       throw closedWhileStarting();
     }
     const postgres = await this.#spawn(machine, files, settings.commandLine);
-    files.place();
+    files.place(this.#spares);
     return { state, wal, files, oldWal, postgres };
   }
 
@@ -414,7 +421,7 @@ export class PostgresSide {
         this.#dataDirectory,
         postgresSocketDirectory(this.#options.workdir),
       );
-      await makeSkeleton(this.#dataDirectory);
+      await this.#spares.skeleton(this.#dataDirectory);
     }
     this.#draft = await this.#makeDraft(state, machine);
     return this.#draft;
@@ -442,7 +449,24 @@ export class PostgresSide {
     } else if (mode === "fast") {
       await this.#saveState();
       await this.#options.wal?.finish();
+      await this.#renewSpares();
     }
+  }
+
+  /** For the next start. */
+  #renewSpares(): Promise<void> {
+    const { workdir, logger } = this.#options;
+    const { files, directories } = this.#spares.needed;
+    this.#renewing ??= this.#spares
+      .remove()
+      .then(async () => {
+        const counts = { files: files + SPARE, directories };
+        await SpareFiles.make(sparesOf(workdir), counts, this.#closing.signal);
+      })
+      .catch((error: unknown) => {
+        logger.info({ error }, "the next start makes its files itself");
+      });
+    return this.#renewing;
   }
 
   get #isPrewarmed(): boolean {
@@ -569,6 +593,11 @@ export class PostgresSide {
     await files.shimLoaded(SHIM_TIMEOUT_MS);
     this.times.startPostgresMs = monotonicMs() - began;
   }
+}
+
+/** Where files wait for the next start. */
+export function sparesOf(workdir: string): string {
+  return join(runtimeDirectory(workdir), "spare");
 }
 
 export function dataDirectoryOf(workdir: string): string {

@@ -7,6 +7,7 @@ import { closeSync, openSync } from "node:fs";
 import { monotonicMs } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import type { WarmAgentMessage, WarmAgentWork } from "./api.ts";
+import { rehearse } from "./start/rehearsal.ts";
 
 const NOTHING_MORE = 0;
 const [STDOUT, STDERR] = [1, 2];
@@ -26,6 +27,8 @@ export async function waitForWork(): Promise<number> {
   });
   await loadAll();
   await tell("ready");
+  // Work that comes meanwhile does not wait for it.
+  rehearse().catch(() => undefined);
   const work = await told;
   const beganMs = monotonicMs();
   process.chdir(work.workdir);

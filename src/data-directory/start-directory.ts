@@ -1,66 +1,26 @@
 // Writes the data directory from which an unmodified Postgres starts, as if it had been shut down at L.
 
-import { closeSync, ftruncateSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, ftruncateSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { nowMs, turn } from "../base/clock.ts";
+import { nowMs } from "../base/clock.ts";
 import { crc32c } from "../base/crc32c.ts";
 import { writeFully } from "../base/disk.ts";
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, segmentNumber, segmentOffset, walFileName } from "../base/lsn.ts";
 import type { CheckPoint } from "../postgres/checkpoint.ts";
 import { type ControlParameters, encodeStartControlFile } from "../postgres/control-file.ts";
-import { giveToPostgres } from "../postgres/installation.ts";
 import { databaseDirectoryPath, GLOBAL_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import { encodeOriginCheckpoint } from "../postgres/replication/origin-checkpoint.ts";
 import { type PgVersion, pgVersion } from "../postgres/versions.ts";
 import { type AuxFile, placeAuxFiles } from "./aux-files.ts";
-import { makeDirectory } from "./make-directory.ts";
 import { synthesizeReplayStart } from "./replay-start.ts";
+import { SpareFiles } from "./spare-files.ts";
 import { decodeStatisticsFiles } from "./statistics-files.ts";
 import { type SynthesizedWal, synthesizeWal } from "./synthesized-wal.ts";
 import { makeTablespaces, versionDirectory } from "./tablespace-directories.ts";
 
 /** 16 hex digits of epoch and xid from 17 on, 8 of the xid before (TwoPhaseFilePath). */
 const FULL_XID_TWO_PHASE_MAJOR = 17;
-
-/** What initdb makes and Postgres does not make by itself; parents first. */
-const DIRECTORIES = [
-  "base",
-  "global",
-  "pg_commit_ts",
-  "pg_dynshmem",
-  "pg_logical",
-  "pg_logical/mappings",
-  "pg_logical/snapshots",
-  "pg_multixact",
-  "pg_multixact/members",
-  "pg_multixact/offsets",
-  "pg_notify",
-  "pg_replslot",
-  "pg_serial",
-  "pg_snapshots",
-  "pg_stat",
-  "pg_stat_tmp",
-  "pg_subtrans",
-  "pg_tblspc",
-  "pg_twophase",
-  "pg_wal",
-  "pg_wal/archive_status",
-  "pg_wal/summaries",
-  "pg_xact",
-];
-
-/**
- * Makes the empty directories; `path` must not exist, its parent must. Each costs up to half a
- * millisecond, so whatever else arrives in this process is handled between them.
- */
-export async function makeSkeleton(path: string): Promise<void> {
-  makeDirectory(path);
-  for (const directory of DIRECTORIES) {
-    makeDirectory(join(path, directory));
-    await turn();
-  }
-}
 
 /** What there is at L beside relations and SLRU segments; a pageserver's ComputeState has it. */
 export interface StartState {
@@ -112,7 +72,12 @@ export interface DataDirectoryOptions {
   readonly replay?: ReplayStart | undefined;
   /** All tablespaces are as if in place: for a Postgres without the shim. */
   readonly tablespacesInPlace?: boolean;
+  /** Absent: none. */
+  readonly spares?: SpareFiles;
 }
+
+/** In the data directory: a file of this name, and its content. */
+type WriteFile = (name: string, content: string | Uint8Array) => void;
 
 /**
  * Writes everything but relations and SLRU segments, which appear when they are first opened; so it
@@ -120,28 +85,29 @@ export interface DataDirectoryOptions {
  * StorageError `corrupt` where the state lacks what every one has.
  */
 export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWal {
-  const { path, state } = options;
+  const { path, state, spares = SpareFiles.none() } = options;
+  const write = (name: string, content: string | Uint8Array) =>
+    spares.write(join(path, name), content);
   const version = pgVersion(state.pgVersion);
   const wal = synthesizeStart(options, version);
-  write(path, "PG_VERSION", `${version.major}\n`);
-  write(path, "postgresql.conf", options.settings.configuration);
-  write(path, "postgresql.auto.conf", "");
-  write(path, "pg_hba.conf", options.settings.hba);
-  write(path, "pg_ident.conf", "");
+  write("PG_VERSION", `${version.major}\n`);
+  write("postgresql.conf", options.settings.configuration);
+  write("postgresql.auto.conf", "");
+  write("pg_hba.conf", options.settings.hba);
+  write("pg_ident.conf", "");
   if (options.standby) {
-    write(path, "standby.signal", "");
+    write("standby.signal", "");
   }
   makeTablespaces(path, state, options.tablespacesInPlace === true);
-  writeDatabases(path, state, version);
-  writeTwoPhaseFiles(path, state, version);
+  writeDatabases(options, write, spares);
+  writeTwoPhaseFiles(state, version, write);
   for (const { name, bytes } of decodeStatisticsFiles(state.statistics)) {
-    write(path, `pg_stat/${name}`, bytes);
+    write(`pg_stat/${name}`, bytes);
   }
-  placeAuxFiles(path, options.auxFiles ?? [], (name, bytes) => write(path, name, bytes));
-  write(path, "pg_logical/replorigin_checkpoint", encodeOriginCheckpoint(state.replicationOrigins));
-  writeWalSegments(path, wal, state.walSegmentSize);
+  placeAuxFiles(path, options.auxFiles ?? [], write);
+  write("pg_logical/replorigin_checkpoint", encodeOriginCheckpoint(state.replicationOrigins));
+  writeWalSegments(path, wal, state.walSegmentSize, spares);
   write(
-    path,
     "global/pg_control",
     encodeStartControlFile(state.controlFile, {
       version,
@@ -195,7 +161,7 @@ function synthesizeStart(options: DataDirectoryOptions, version: PgVersion): Syn
 export function replaceConfiguration(path: string, configuration: string): void {
   const fresh = "postgresql.conf.new";
   rmSync(join(path, fresh), { force: true });
-  write(path, fresh, configuration);
+  SpareFiles.none().write(join(path, fresh), configuration);
   renameSync(join(path, fresh), join(path, "postgresql.conf"));
 }
 
@@ -203,20 +169,25 @@ export function replaceConfiguration(path: string, configuration: string): void 
  * pg_filenode.map of the shared relations and, with PG_VERSION, of every database: in its own tablespace. In
  * another one it has a directory without either.
  */
-function writeDatabases(path: string, state: StartState, version: PgVersion): void {
+function writeDatabases(
+  { path, state }: DataDirectoryOptions,
+  write: WriteFile,
+  spares: SpareFiles,
+): void {
+  const version = pgVersion(state.pgVersion);
   const inTablespaces = versionDirectory(state);
   const directoryOf = ({ spcOid, dbOid }: { spcOid: number; dbOid: number }) =>
     databaseDirectoryPath(spcOid, dbOid, inTablespaces);
   for (const database of state.databases) {
     if (database.spcOid !== GLOBAL_TABLESPACE_OID) {
-      makeDirectory(join(path, directoryOf(database)));
+      spares.directory(join(path, directoryOf(database)));
     }
   }
   for (const map of state.relationMaps) {
     if (map.dbOid !== 0) {
-      write(path, `${directoryOf(map)}/PG_VERSION`, `${version.major}\n`);
+      write(`${directoryOf(map)}/PG_VERSION`, `${version.major}\n`);
     }
-    write(path, `${directoryOf(map)}/pg_filenode.map`, map.bytes);
+    write(`${directoryOf(map)}/pg_filenode.map`, map.bytes);
   }
   if (!state.relationMaps.some(({ dbOid }) => dbOid === 0)) {
     throw new StorageError("corrupt", "no-shared-map", "storage has no shared relation map");
@@ -224,7 +195,7 @@ function writeDatabases(path: string, state: StartState, version: PgVersion): vo
 }
 
 /** The prepare record's payload and its CRC-32C are byte for byte Postgres's own file. */
-function writeTwoPhaseFiles(path: string, state: StartState, version: PgVersion): void {
+function writeTwoPhaseFiles(state: StartState, version: PgVersion, write: WriteFile): void {
   for (const { fullXid, payload } of state.twoPhase) {
     const name =
       version.major >= FULL_XID_TWO_PHASE_MAJOR
@@ -233,16 +204,21 @@ function writeTwoPhaseFiles(path: string, state: StartState, version: PgVersion)
     const bytes = new Uint8Array(payload.length + 4);
     bytes.set(payload);
     new DataView(bytes.buffer).setUint32(payload.length, crc32c(payload), true);
-    write(path, `pg_twophase/${name}`, bytes);
+    write(`pg_twophase/${name}`, bytes);
   }
 }
 
 /** Sparse files of full size: a few pages are real. */
-function writeWalSegments(path: string, wal: SynthesizedWal, segmentSize: number): void {
+function writeWalSegments(
+  path: string,
+  wal: SynthesizedWal,
+  segmentSize: number,
+  spares: SpareFiles,
+): void {
   const bySegment = Map.groupBy(wal.pages, (page) => segmentNumber(page.pageLsn, segmentSize));
   for (const [segment, pages] of bySegment) {
     const file = join(path, "pg_wal", walFileName(segment, 1, segmentSize));
-    const fd = openSync(file, "wx", 0o600);
+    const fd = spares.file(file);
     try {
       ftruncateSync(fd, segmentSize);
       for (const page of pages) {
@@ -251,12 +227,5 @@ function writeWalSegments(path: string, wal: SynthesizedWal, segmentSize: number
     } finally {
       closeSync(fd);
     }
-    giveToPostgres(file);
   }
-}
-
-function write(base: string, name: string, content: string | Uint8Array): void {
-  const path = join(base, name);
-  writeFileSync(path, content, { mode: 0o600, flag: "wx" });
-  giveToPostgres(path);
 }

@@ -7,6 +7,7 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readFileIfExists } from "../../base/disk.ts";
+import { SpareFiles } from "../../data-directory/spare-files.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 
 /** Beside the data directory, as OWN_EXTENSION_NAME. */
@@ -23,10 +24,9 @@ const WAIT_BUCKETS = 24;
 const READ_COUNTS_BYTES = 40 + WAIT_BUCKETS * 8;
 
 /** A new file of zeros: what an older Postgres still counts goes elsewhere. */
-export function makeReadCounts(path: string): void {
+export function makeReadCounts(path: string, spares = SpareFiles.none()): void {
   rmSync(path, { force: true });
-  writeFileSync(path, new Uint8Array(READ_COUNTS_BYTES), { mode: 0o600 });
-  giveToPostgres(path);
+  spares.write(path, new Uint8Array(READ_COUNTS_BYTES));
 }
 
 /** Writes the extension's files where they are not there yet. */

@@ -6,6 +6,7 @@ import { sleep } from "../../base/clock.ts";
 import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import type { SpareFiles } from "../../data-directory/spare-files.ts";
 import { versionDirectory } from "../../data-directory/tablespace-directories.ts";
 import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../../postgres/installation.ts";
@@ -195,16 +196,16 @@ export class LazyFiles {
   }
 
   /** The data directory is written, but no Postgres runs in it. On return one may. */
-  async start(): Promise<void> {
-    makeCacheCounters(this.#countersPath);
-    makeReadCounts(this.#runtimePath(READ_COUNTS_NAME));
+  async start(spares: SpareFiles): Promise<void> {
+    makeCacheCounters(this.#countersPath, spares);
+    makeReadCounts(this.#runtimePath(READ_COUNTS_NAME), spares);
     placeOwnExtension(this.#runtimePath(OWN_EXTENSION_NAME));
     await this.#server.listen();
   }
 
   /** What the last starts have read is written now, as far as it is here. */
-  place(): void {
-    this.#placement.into(this.#options.dataDirectory);
+  place(spares: SpareFiles): void {
+    this.#placement.into(this.#options.dataDirectory, spares);
   }
 
   /** What Postgres's environment must hold. `shim`: as `prepareShim` gave it. */

@@ -4,7 +4,6 @@ import {
   closeSync,
   ftruncateSync,
   futimesSync,
-  openSync,
   readFileSync,
   rmSync,
   statSync,
@@ -14,7 +13,7 @@ import { join } from "node:path";
 import { nowMs, sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
 import { errnoCode } from "../../base/errors.ts";
-import { giveToPostgres } from "../../postgres/installation.ts";
+import { SpareFiles } from "../../data-directory/spare-files.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
 import type { PlacedFile } from "../shim/shim-protocol.ts";
@@ -224,6 +223,7 @@ interface ContentSource {
 /** Fetches what earlier starts have read, and puts it into a data directory in which Postgres does not run yet. */
 export class FilePlacement {
   readonly #dataDirectory = Promise.withResolvers<string>();
+  #spares = SpareFiles.none();
   #path: string | undefined;
   readonly #versionDirectory: string;
   readonly #onPlaced: ((file: StorageFile, content: FileContent) => void) | undefined;
@@ -256,8 +256,9 @@ export class FilePlacement {
   }
 
   /** Its directories are there now: what has come and what comes is written. */
-  into(dataDirectory: string): void {
+  into(dataDirectory: string, spares = SpareFiles.none()): void {
     this.#path = dataDirectory;
+    this.#spares = spares;
     this.#dataDirectory.resolve(dataDirectory);
   }
 
@@ -307,7 +308,7 @@ export class FilePlacement {
     }
     const path = join(dataDirectory, storagePath(file, this.#versionDirectory));
     try {
-      writeBlocks(path, found);
+      writeBlocks(this.#spares.file(path), found);
     } catch (error) {
       // Half a file would be taken for a whole one; with none, Postgres makes its own or says why not.
       if (errnoCode(error) !== "EEXIST") {
@@ -320,8 +321,8 @@ export class FilePlacement {
   }
 }
 
-function writeBlocks(file: string, { bytes, runs, pages }: FileContent): void {
-  const fd = openSync(file, "wx", 0o600);
+/** Into a new file, which is closed. */
+function writeBlocks(fd: number, { bytes, runs, pages }: FileContent): void {
   try {
     ftruncateSync(fd, bytes);
     let page = 0;
@@ -335,5 +336,4 @@ function writeBlocks(file: string, { bytes, runs, pages }: FileContent): void {
   } finally {
     closeSync(fd);
   }
-  giveToPostgres(file);
 }

@@ -1,8 +1,8 @@
 // What the shim counts of the blocks in the data directory, in a file that it shares with the agent.
 
-import { rmSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { readFileIfExists } from "../../base/disk.ts";
-import { giveToPostgres } from "../../postgres/installation.ts";
+import { SpareFiles } from "../../data-directory/spare-files.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 
 /*
@@ -33,10 +33,9 @@ export interface CacheUsage {
 }
 
 /** A new file: what an older Postgres still counts goes elsewhere. */
-export function makeCacheCounters(path: string): void {
+export function makeCacheCounters(path: string, spares = SpareFiles.none()): void {
   rmSync(path, { force: true });
-  writeFileSync(path, new Uint8Array(COUNTERS_BYTES), { mode: 0o600 });
-  giveToPostgres(path);
+  spares.write(path, new Uint8Array(COUNTERS_BYTES));
 }
 
 /** Undefined where there is no such file. */
