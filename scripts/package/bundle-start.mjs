@@ -114,17 +114,23 @@ function keepWhenUp(script, path) {
 
 enableCompileCache();
 const code = import.meta.filename.replace(/\.mjs$/, ".code.js");
-const kept = keptFile();
-const cachedData = kept && readKept(kept);
-const script = new Script(fs.readFileSync(code, "latin1"), {
-  filename: pathToFileURL(code).href,
-  importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
-  ...(cachedData && { cachedData }),
-});
-if (kept && (cachedData === undefined || script.cachedDataRejected)) {
-  keepWhenUp(script, kept);
+
+/** In a function: what a module has in its scope stays in memory as long as it awaits, and that is as long as the program runs. */
+function compile() {
+  const kept = keptFile();
+  const cachedData = kept && readKept(kept);
+  const script = new Script(fs.readFileSync(code, "latin1"), {
+    filename: pathToFileURL(code).href,
+    importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+    ...(cachedData && { cachedData }),
+  });
+  if (kept && (cachedData === undefined || script.cachedDataRejected)) {
+    keepWhenUp(script, kept);
+  }
+  return script.runInThisContext();
 }
-await script.runInThisContext()({
+
+await compile()({
   url: pathToFileURL(code).href,
   filename: code,
   dirname: dirname(code),

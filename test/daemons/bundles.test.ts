@@ -60,7 +60,11 @@ function build(root: string, flags: readonly string[] = []): void {
 }
 
 /** What its command line prints, and from which of the two. */
-function run(root: string, words: readonly string[] = [], { code = 0 } = {}): string {
+function run(
+  root: string,
+  words: readonly string[] = [],
+  { code = 0, flags = [] }: { code?: number; flags?: readonly string[] } = {},
+): string {
   const program = `
     process.argv.splice(1, 0, "strata");
     const { isBundle, programOf } = await import(${JSON.stringify(join(root, "src/base/program-files.mjs"))});
@@ -68,7 +72,7 @@ function run(root: string, words: readonly string[] = [], { code = 0 } = {}): st
     console.log(isBundle(path) ? "bundle:" : "source:");
     await import(path);`;
   const args = ["--input-type=module", "--eval", program];
-  const { status, stdout, stderr } = spawnSync(process.execPath, [...args, ...words], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [...flags, ...args, ...words], {
     encoding: "utf8",
     env: { ...process.env, NODE_COMPILE_CACHE: join(root, "compiled") },
   });
@@ -188,6 +192,24 @@ test("what a command has compiled is kept for its like, when it succeeded, and m
   assert.notEqual(readdirSync(dist).filter((name) => name.endsWith(".code.js")).length, 1);
   assert.equal(run(root, ["branch", "create"]), "bundle: other \u2022");
   assert.equal(run(root, ["branch", "create"]), "bundle: other \u2022");
+});
+
+test("what a program is made of leaves its memory once it runs", (t) => {
+  const { root } = checkout(t);
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    `(globalThis as any).text = "${"kept ".repeat(1_000_000)}";
+     await new Promise((resolve) => setTimeout(resolve, 1));
+     (globalThis as any).gc();
+     const mb = process.memoryUsage().arrayBuffers / 1_000_000;
+     console.log((globalThis as any).text.length, mb < 4 ? "free" : mb);`,
+  );
+  build(root);
+  const flags = ["--expose-gc"];
+  // What is compiled already, with its texts, is read by the second one.
+  for (const _ of ["compiles", "reads"]) {
+    assert.equal(run(root, [], { flags }), "bundle: 5000000 free");
+  }
 });
 
 test("a process is known by what it was started from, a bundle or sources", (t) => {

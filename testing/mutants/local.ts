@@ -85,6 +85,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "a bundle is run until a source or a package changes",
     },
     {
+      rule: "what a program was compiled from stays in memory while it runs",
+      file: "scripts/package/bundle-start.mjs",
+      search: "  const cachedData = kept && readKept(kept);\n",
+      replace: "  const cachedData = kept && readKept(kept);\n  globalThis.held = cachedData;\n",
+      test: BUNDLES_TEST,
+      name: "what a program is made of leaves its memory once it runs",
+    },
+    {
       rule: "a source whose time was set back counts as unchanged",
       file: PROGRAM_FILES,
       search: "status.ctimeMs",
