@@ -352,6 +352,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "warm agents",
     },
     {
+      rule: "an agent is not replaced when the start for which it was claimed has ended",
+      file: WARM_AGENTS,
+      search: "          this.startEnded();\n",
+      replace: "",
+      test: WARM_AGENTS_TEST,
+      name: "warm agents",
+    },
+    {
       rule: "a claimed agent that nobody took is left over",
       file: WARM_AGENTS,
       search: "const left = [...this.#waiting, ...this.#claimed];",

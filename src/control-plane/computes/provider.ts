@@ -118,14 +118,18 @@ export class LocalProcesses implements ComputeProvider {
       isFromPool = warm !== undefined;
       return warm ?? spawnDaemon(daemon);
     };
-    await withLock(this.#home.path, `endpoint ${id}`, async () => {
-      const endpoint = findEndpoint(this.#home, id);
-      await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
-        timeoutMs: START_TIMEOUT_MS,
-        print: silent,
-        spawn,
+    try {
+      await withLock(this.#home.path, `endpoint ${id}`, async () => {
+        const endpoint = findEndpoint(this.#home, id);
+        await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
+          timeoutMs: START_TIMEOUT_MS,
+          print: silent,
+          spawn,
+        });
       });
-    });
+    } finally {
+      this.#warmAgents.startEnded();
+    }
     return { isFromPool };
   }
 

@@ -43,8 +43,8 @@ describe("warm agents", () => {
     otherPorts: "",
     probe: async () => true,
   });
-  const pool = (size = 1) =>
-    new WarmAgents({ size, logger, directory: directory(), entry: entry(), fillDelayMs: 10 });
+  const pool = (size = 1, fillDelayMs = 10) =>
+    new WarmAgents({ size, logger, directory: directory(), entry: entry(), fillDelayMs });
   const waiting = () => processIds().filter((pid) => currentDirectory(pid) === directory());
   const ends = (pid: number) => eventually("its end", () => commandWords(pid) === undefined);
 
@@ -121,6 +121,28 @@ describe("warm agents", () => {
     assert.deepEqual(waiting(), []);
     assert.equal(await third!.take(daemon()), undefined);
     await third!.release();
+  });
+
+  test("startEnded: one that was taken is replaced soon after its start, or after a while where nobody tells of that", async () => {
+    const agents = pool(1, 3_600_000);
+    agents.fillSoon(1);
+    await eventually("readiness", () => agents.ready === 1);
+    const claimed = agents.claim();
+    const first = await claimed!.take(daemon());
+    await sleep(300);
+    assert.deepEqual(waiting(), [first!.pid]);
+    await claimed!.release();
+    await eventually("replacement", () => agents.ready === 1);
+    const second = await agents.take(daemon());
+    agents.startEnded();
+    // Not put off by the next one.
+    agents.startEnded();
+    await eventually("replacement", () => agents.ready === 1);
+    await agents.close();
+    for (const child of [first, second]) {
+      process.kill(child!.pid, "SIGKILL");
+      await ends(child!.pid);
+    }
   });
 
   test("one that was killed is not given out, and replaced", async () => {

@@ -17,8 +17,10 @@ import type { WarmAgentMessage, WarmAgentWork } from "../../compute/api.ts";
 import { enterableDirectory } from "../../postgres/installation.ts";
 import { type Daemon, type DaemonChild, NODE_FLAGS, watched } from "../daemon.ts";
 
-/** A home that was just started has other things to do, and a wake its first rows to read. */
+/** A home that was just started has other things to do, and a wake its first rows to read, where nobody says that it has ended. */
 const FILL_DELAY_MS = 1000;
+/** After the end of a wake. */
+const FILL_AFTER_START_MS = 150;
 /** After one that ended before it was ready; doubled for each in a row. */
 const FIRST_RETRY_MS = 2000;
 const MAX_RETRY_MS = 60_000;
@@ -41,7 +43,7 @@ export interface WarmAgentsOptions {
 export interface ClaimedAgent {
   /** As WarmAgents.take; one that still loads is waited for. */
   take(daemon: Daemon): Promise<DaemonChild | undefined>;
-  /** One that was not taken waits for others, or ends where enough do. */
+  /** Its start has ended. One that was not taken waits for others, or ends where enough do. */
   release(): Promise<void>;
 }
 
@@ -50,6 +52,8 @@ export class WarmAgents {
   readonly #waiting = new Set<WarmAgent>();
   readonly #claimed = new Set<WarmAgent>();
   #timer: Timer | undefined;
+  /** The timer counts from the end of a start. */
+  #isSoon = false;
   #retryMs = FIRST_RETRY_MS;
   #closed = false;
 
@@ -64,8 +68,19 @@ export class WarmAgents {
     }
     this.#timer ??= setIdleTimer(() => {
       this.#timer = undefined;
+      this.#isSoon = false;
       this.#fill();
     }, delayMs);
+  }
+
+  /** The start of who was given one has ended: who comes next finds another one sooner. Nothing while they do not come up. */
+  startEnded(): void {
+    if (this.#timer !== undefined && !this.#isSoon && this.#retryMs === FIRST_RETRY_MS) {
+      this.#timer.cancel();
+      this.#timer = undefined;
+      this.#isSoon = true;
+      this.fillSoon(Math.min(FILL_AFTER_START_MS, this.#options.fillDelayMs ?? FILL_DELAY_MS));
+    }
   }
 
   /** How many are ready. */
@@ -106,6 +121,7 @@ export class WarmAgents {
       },
       release: async () => {
         if (!this.#claimed.delete(agent)) {
+          this.startEnded();
           return;
         }
         const isWanted = !this.#closed && this.#waiting.size < this.#options.size;
