@@ -254,6 +254,7 @@ export class TestCluster {
   config(): {
     pageservers: { listenHttpAddr: string; listenPgAddr: string }[];
     safekeepers: { listenHttpAddr: string; listenPgAddr: string }[];
+    proxy: { listenHttpAddr: string; listenPgAddr: string };
   } {
     return JSON.parse(readFileSync(join(this.home, "config.json"), "utf8"));
   }

@@ -17,7 +17,7 @@ import type {
   startAnswer,
   treeAnswer,
 } from "./console/schemas.ts";
-import type { homeBranchAnswer, homeBranchBody } from "./home-routes.ts";
+import type { homeBranchAnswer, homeBranchBody } from "./home-schemas.ts";
 
 export type ApiProject = z.infer<typeof projectListItemSchema>;
 export type ApiBranch = z.infer<typeof branchSchema>;

@@ -20,6 +20,7 @@ await runDaemon({
     "http-host": { type: "string", multiple: true, default: [] as string[] },
     "warm-agents": { type: "string", default: "0" },
     "proxy-address": { type: "string", default: "localtest.me:4432" },
+    "proxy-http-address": { type: "string", default: "localtest.me:4444" },
   },
   start: async ({ values, workdir, logger, certificates }) => {
     if (values.home === undefined) {
@@ -27,10 +28,11 @@ await runDaemon({
     }
     const { host, port } = parseHostPort(values.listen);
     const proxy = parseHostPort(values["proxy-address"]);
+    const { port: httpPort } = parseHostPort(values["proxy-http-address"]);
     const controlPlane = await ControlPlane.open({
       home: new StrataHome(values.home).identify(),
       workdir,
-      front: { domain: proxy.host, port: proxy.port },
+      front: { domain: proxy.host, port: proxy.port, httpPort },
       logger,
       databaseUrl: values["database-url"],
       warmAgents: wholeNumber(values, "warm-agents"),

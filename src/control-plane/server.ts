@@ -241,7 +241,7 @@ export class ControlPlane {
 
   #consoleRoutes(port: SessionPort): Route[] {
     return [
-      ...sessionRoutes(this.#sessions, this.accounts, port),
+      ...sessionRoutes(this.#sessions, this.accounts, port, this.#options.front),
       ...treeRoutes(this.parts),
       ...sqlRoutes(this.parts),
       ...storageRoutes(this.parts),

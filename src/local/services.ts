@@ -93,7 +93,12 @@ export function controlPlaneDaemon(
     entry: "control-plane/main.ts",
     args: [
       ...["--home", home.path, "--listen", address, "--warm-agents", `${warmAgents}`],
-      ...(proxy === undefined ? [] : ["--proxy-address", publicAddress(proxy)]),
+      ...(proxy === undefined
+        ? []
+        : [
+            ...["--proxy-address", publicAddress(proxy, proxy.listenPgAddr)],
+            ...["--proxy-http-address", publicAddress(proxy, proxy.listenHttpAddr)],
+          ]),
       ...(databaseUrl === undefined ? [] : ["--database-url", databaseUrl]),
       ...serviceTlsArguments(home, config, "control_plane"),
     ],
@@ -103,9 +108,9 @@ export function controlPlaneDaemon(
   };
 }
 
-/** What clients add to an endpoint's name: domain and port. */
-function publicAddress({ domain = DEFAULT_DOMAIN, listenPgAddr }: ProxyAddresses): string {
-  return `${domain}${listenPgAddr.slice(listenPgAddr.lastIndexOf(":"))}`;
+/** What clients add to an endpoint's name: domain, and port of what listens there. */
+function publicAddress({ domain = DEFAULT_DOMAIN }: ProxyAddresses, listens: string): string {
+  return `${domain}${listens.slice(listens.lastIndexOf(":"))}`;
 }
 
 export function proxyDaemon(

@@ -311,6 +311,8 @@ inBothSizes(
     await page.getByRole("link", { name: /shop/ }).click();
     await page.getByRole("button", { name: "Connect" }).click();
     const text = dialog.locator("pre");
+    const { listenHttpAddr } = world.world.cluster.config().proxy;
+    const httpPort = new RegExp(`http://\\$\\{host\\}:${listenHttpAddr.split(":").at(-1)}/sql`);
     const host = new RegExp(`^postgresql://neondb_owner:[^@]+@${endpointId}\\.`);
     await text.filter({ hasText: host }).waitFor();
     for (const [title, shown] of [
@@ -321,7 +323,7 @@ inBothSizes(
       ["Prisma", /provider = "postgresql"/],
       ["Python", /import psycopg/],
       ["Java", /jdbc:postgresql:\/\//],
-      ["Serverless", /@neondatabase\/serverless/],
+      ["Serverless", httpPort],
     ] as const) {
       await dialog.getByRole("tab", { name: title, exact: true }).click();
       await text.filter({ hasText: shown }).waitFor();

@@ -294,7 +294,11 @@ test("an address that others can reach is refused", async () => {
   const home = new StrataHome(join(world.cluster.home, "another"));
   mkdirSync(home.controlPlaneDirectory(), { recursive: true });
   const controlPlane = await ControlPlane.open({
-    ...{ home, workdir: home.controlPlaneDirectory(), front: { domain: "x", port: 1 } },
+    ...{
+      home,
+      workdir: home.controlPlaneDirectory(),
+      front: { domain: "x", port: 1, httpPort: 2 },
+    },
     logger: createLogger("control_plane", "silent"),
   });
   await assert.rejects(controlPlane.listen("0.0.0.0", 0), { code: "not-loopback" });

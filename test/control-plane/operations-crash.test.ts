@@ -41,7 +41,7 @@ function open(stepHook: (point: string) => void): Promise<ControlPlane> {
   return ControlPlane.open({
     home,
     workdir: join(home.path, "control_plane"),
-    front: { domain: "localtest.me", port: 4432 },
+    front: { domain: "localtest.me", port: 4432, httpPort: 4444 },
     logger: createLogger("control_plane", "silent"),
     stepHook,
   });

@@ -3,7 +3,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api } from "../api/http.ts";
-import { databasesQuery, rolesQuery } from "../api/queries.ts";
+import { databasesQuery, rolesQuery, sessionQuery } from "../api/queries.ts";
 import type { TreeBranch } from "../api/types.ts";
 import { CodeBlock } from "../parts/copy.tsx";
 import { Dialog } from "../parts/dialog.tsx";
@@ -18,6 +18,7 @@ export function ConnectDialog({
   readonly onClose: () => void;
 }) {
   const { id, project_id: projectId } = branch;
+  const session = useQuery(sessionQuery);
   const roles = useQuery(rolesQuery(projectId, id));
   const databases = useQuery(databasesQuery(projectId, id));
   const [chosenRole, setRole] = useState<string>();
@@ -86,8 +87,11 @@ export function ConnectDialog({
             </button>
           ))}
         </div>
-        {uri.data !== undefined && (
-          <CodeBlock text={SNIPPETS[kind]!.text(uri.data)} label={SNIPPETS[kind]!.title} />
+        {uri.data !== undefined && session.data && (
+          <CodeBlock
+            text={SNIPPETS[kind]!.text(uri.data, session.data.proxy_http_port)}
+            label={SNIPPETS[kind]!.title}
+          />
         )}
         <p className="muted">
           A branch that sleeps wakes when somebody connects. The password is in the text: treat it

@@ -2,7 +2,8 @@
 
 export interface Snippet {
   readonly title: string;
-  text(uri: string): string;
+  /** `proxyHttpPort`: where the proxy answers SQL over HTTP. */
+  text(uri: string, proxyHttpPort: number): string;
 }
 
 /** With another scheme, and without `sslmode`, as JDBC has it. */
@@ -15,12 +16,11 @@ function jdbc(uri: string): string {
 }
 
 /** The driver takes the proxy to be at port 443, with TLS. */
-function serverless(uri: string): string {
+function serverless(uri: string, proxyHttpPort: number): string {
   return [
     'import { neon, neonConfig } from "@neondatabase/serverless";',
     "",
-    "// The address of the proxy for HTTP: `strata status` tells it.",
-    `neonConfig.fetchEndpoint = (host) => \`http://\${host}:4444/sql\`;`,
+    `neonConfig.fetchEndpoint = (host) => \`http://\${host}:${proxyHttpPort}/sql\`;`,
     "",
     `const sql = neon("${uri}");`,
     "console.log(await sql`select version()`);",

@@ -49,6 +49,8 @@ export interface FrontAddress {
   readonly domain: string;
   /** Of Postgres connections. */
   readonly port: number;
+  /** Of SQL over HTTP and WebSockets. */
+  readonly httpPort: number;
 }
 
 function common(row: ProjectRow, front: FrontAddress): Omit<ProjectListItem, "active_time"> {

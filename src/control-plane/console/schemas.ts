@@ -12,6 +12,7 @@ export const loginBody = z.object({
 export const sessionAnswer = z.object({
   scope: z.enum(["all", "project", "read_only", "proxy"]),
   project_id: z.string().nullable().describe("the only project that it sees; null: all"),
+  proxy_http_port: z.number().int().describe("where the proxy answers SQL over HTTP"),
 });
 export const linkAnswer = z.object({
   token: z.string().describe("to be given once, as `#token=` behind the console's address"),

@@ -5,6 +5,7 @@ import { StorageError } from "../../base/errors.ts";
 import { AnswerWithHeaders, type Route, route } from "../../http/route.ts";
 import type { Accounts, Caller } from "../accounts.ts";
 import { callerOf } from "../api-v2/lookup.ts";
+import type { FrontAddress } from "../api-v2/views.ts";
 import { linkAnswer, loginBody, sessionAnswer } from "./schemas.ts";
 import { type Secret, type SessionCaller, type Sessions, setCookie } from "./sessions.ts";
 
@@ -14,7 +15,12 @@ export interface SessionPort {
   readonly isEncrypted: boolean;
 }
 
-export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: SessionPort): Route[] {
+export function sessionRoutes(
+  sessions: Sessions,
+  accounts: Accounts,
+  port: SessionPort,
+  { httpPort }: FrontAddress,
+): Route[] {
   return [
     route(
       {
@@ -54,7 +60,7 @@ export function sessionRoutes(sessions: Sessions, accounts: Accounts, port: Sess
       },
       (request) => {
         const { scope, projectId } = callerOf(request);
-        return { scope, project_id: projectId };
+        return { scope, project_id: projectId, proxy_http_port: httpPort };
       },
     ),
     route(

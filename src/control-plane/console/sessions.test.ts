@@ -23,7 +23,7 @@ before(async () => {
   controlPlane = await ControlPlane.open({
     home,
     workdir: home.controlPlaneDirectory(),
-    front: { domain: "localtest.me", port: 4432 },
+    front: { domain: "localtest.me", port: 4432, httpPort: 4444 },
     logger: createLogger("control_plane", "silent"),
   });
   port = await controlPlane.listen("127.0.0.1", 0);
