@@ -199,9 +199,14 @@ test("what a program is made of leaves its memory once it runs", (t) => {
   writeFileSync(
     join(root, "src", "cli", "main.ts"),
     `(globalThis as any).text = "${"kept ".repeat(1_000_000)}";
-     await new Promise((resolve) => setTimeout(resolve, 1));
-     (globalThis as any).gc();
-     const mb = process.memoryUsage().arrayBuffers / 1_000_000;
+     // Buffers that nobody has are counted until another thread has swept them.
+     const end = Date.now() + 10_000;
+     let mb;
+     do {
+       await new Promise((resolve) => setTimeout(resolve, 10));
+       (globalThis as any).gc();
+       mb = process.memoryUsage().arrayBuffers / 1_000_000;
+     } while (mb >= 4 && Date.now() < end);
      console.log((globalThis as any).text.length, mb < 4 ? "free" : mb);`,
   );
   build(root);
