@@ -175,8 +175,8 @@ export const diskVariants: readonly Variant[] = [
     changes: [
       {
         file: BACKUP,
-        find: "    yield* this.#putSegment(start, bytes);\n    timeline.advanceBackup(end);",
-        replace: "    timeline.advanceBackup(end);\n    yield* this.#putSegment(start, bytes);",
+        find: "    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);\n    timeline.advanceBackup(end);",
+        replace: "    timeline.advanceBackup(end);\n    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);",
       },
     ],
   },

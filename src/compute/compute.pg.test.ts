@@ -303,7 +303,7 @@ test("compute: a safekeeper that missed earlier terms is caught up from the dono
   await world.restart(world.safekeepers[0]!);
 });
 
-test("compute: a Postgres that was started before the election answers nobody, and goes where L is not what it has", async () => {
+test("compute: a Postgres that was started before the election answers nobody, and goes where L is not what it has", async (t) => {
   const { timeline_id } = await world.createTimeline();
   const endpoint = await world.createEndpoint(timeline_id);
   await endpoint.start();
@@ -321,6 +321,11 @@ test("compute: a Postgres that was started before the election answers nobody, a
   await world.restart(world.pageserver);
 
   const held: number[] = [];
+  t.after(() => {
+    for (const pid of held.filter(exists)) {
+      process.kill(pid, "SIGKILL");
+    }
+  });
   const startHeld = async () => {
     endpoint.daemon.start();
     await eventually("Postgres to be held", () => {

@@ -108,6 +108,7 @@ test("console: a link logs in once; its cookie is not for scripts, nor for other
   assert.deepEqual(JSON.parse((await session(cookieOf(answer))).text), {
     scope: "all",
     project_id: null,
+    proxy_http_port: 4444,
   });
   const again = await ask("POST", "/console/session", { body: { token } });
   assert.equal(again.status, 401);
