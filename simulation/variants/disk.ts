@@ -176,7 +176,8 @@ export const diskVariants: readonly Variant[] = [
       {
         file: BACKUP,
         find: "    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);\n    timeline.advanceBackup(end);",
-        replace: "    timeline.advanceBackup(end);\n    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);",
+        replace:
+          "    timeline.advanceBackup(end);\n    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);",
       },
     ],
   },

@@ -20,7 +20,13 @@ after(async () => {
   await world?.[Symbol.asyncDispose]();
 });
 
-const neon = (...args: string[]) => world.neon(...args, "--project-id", project);
+/** What it prints; behind what goes on after its answer, which who connects past the proxy would meet. */
+async function neon(...args: string[]) {
+  const printed = await world.neon(...args, "--project-id", project);
+  await world.settled(project);
+  return printed;
+}
+
 const login = (database = "neondb", user = "neondb_owner") => ({ user, password, database });
 
 async function endpointOf(branch: string): Promise<string> {
