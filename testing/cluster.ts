@@ -18,7 +18,7 @@ import { sleep } from "../src/base/clock.ts";
 import { programOf } from "../src/base/program-files.mjs";
 import type { EndpointSpec } from "../src/compute/api.ts";
 import { postgresSocketDirectory } from "../src/postgres/installation.ts";
-import { freePort } from "./free-port.ts";
+import { freeEndpointPorts, freePort } from "./free-port.ts";
 import { withClient } from "./tpcb.ts";
 
 export interface CliResult {
@@ -50,7 +50,7 @@ export async function freeConfig(safekeepers: number) {
     },
     pageservers: await freeNodes(1),
     safekeepers: await freeNodes(safekeepers),
-    endpointBasePort: await freePort(),
+    endpointBasePort: await freeEndpointPorts(),
   };
 }
 

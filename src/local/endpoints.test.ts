@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { freePort } from "../../testing/free-port.ts";
+import { freeEndpointPorts, freePort } from "../../testing/free-port.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import { controllerOf } from "./controller.ts";
@@ -40,7 +40,7 @@ async function homeIn(t: TestContext): Promise<StrataHome> {
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const home = new StrataHome(join(directory, "home"));
   home.create(
-    { endpointBasePort: await freePort() },
+    { endpointBasePort: await freeEndpointPorts() },
     {
       broker: { listenAddr: "127.0.0.1:1" },
       pageservers: [{ id: 1, listenPgAddr: "127.0.0.1:2", listenHttpAddr: "127.0.0.1:3" }],
