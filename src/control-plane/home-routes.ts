@@ -52,14 +52,14 @@ export function homeRoutes({ home, computes }: Context & { readonly computes: Co
             ancestor_lsn: info.ancestor_lsn,
             notices,
           };
-          if (agent === undefined) {
+          if (!body.start) {
             return { ...made, endpoint_id: freeEndpointId(home, body.name) };
           }
           const endpoint = await startOnNewBranch(
             home,
             body.name,
             info,
-            async (daemon) => (await agent.take(daemon)) ?? spawnDaemon(daemon),
+            async (daemon) => (await agent?.take(daemon)) ?? spawnDaemon(daemon),
           );
           return {
             ...made,
@@ -67,7 +67,7 @@ export function homeRoutes({ home, computes }: Context & { readonly computes: Co
             connection_url: connectionUrl(home, endpoint),
           };
         } finally {
-          await agent?.close();
+          await agent?.release();
         }
       },
     ),

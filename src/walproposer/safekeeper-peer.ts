@@ -48,7 +48,7 @@ export interface PeerOwner {
   /** It cannot be reached, or refuses. */
   failed(peer: SafekeeperPeer): void;
   header(begin: Lsn, end: Lsn): AppendRequestHeader;
-  /** Bytes that this compute wrote and that never change; StorageError `not-found` where they are removed. */
+  /** Bytes that this compute wrote, which do not change before `released`; StorageError `not-found` where they are removed. */
   readOwn(begin: Lsn, end: Lsn): Uint8Array;
   /** These bytes of `readOwn` are not needed here any more. */
   released(bytes: Uint8Array): void;

@@ -4,10 +4,10 @@ import { errorKind } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { StartMetrics } from "../../compute/api.ts";
-import type { WarmAgents } from "../../local/agents/warm-agents.ts";
+import type { ClaimedAgent, WarmAgents } from "../../local/agents/warm-agents.ts";
 import { majorOf } from "../../local/branches.ts";
 import { controllerOf, placementOf } from "../../local/controller.ts";
-import { type Daemon, type DaemonChild, type Spawn, spawnDaemon } from "../../local/daemon.ts";
+import { type Spawn, spawnDaemon } from "../../local/daemon.ts";
 import { stopAndKeep } from "../../local/endpoint-stop.ts";
 import {
   clientOf,
@@ -49,8 +49,8 @@ export interface ComputeProvider {
   create(compute: NewCompute): Promise<void>;
   /** Resolves when Postgres accepts connections; whether an agent took it over that had started before. */
   start(id: string): Promise<{ readonly isFromPool: boolean }>;
-  /** For who will soon start one. */
-  agentAhead(): AgentAhead;
+  /** For who will soon start one: it loads meanwhile. Undefined where none can be started. */
+  agentAhead(): ClaimedAgent | undefined;
   /** The endpoint will be started before `done` settles. */
   expectStart(id: string, done: Promise<void>): void;
   /** Everything that was committed is on a quorum then. One that is not there is stopped. */
@@ -63,14 +63,6 @@ export interface ComputeProvider {
   lastRanMs(id: string): number | undefined;
   /** Where clients' Postgres connections go. */
   address(id: string): HostPort;
-}
-
-/** An agent that loads, or has, while what its endpoint needs is being made. */
-export interface AgentAhead {
-  /** Undefined where it cannot be used. */
-  take(daemon: Daemon): Promise<DaemonChild | undefined>;
-  /** When it has been used, or will not be. */
-  close(): Promise<void>;
 }
 
 export interface LastStart {
@@ -86,7 +78,7 @@ export class LocalProcesses implements ComputeProvider {
   readonly #home: StrataHome;
   readonly #warmAgents: WarmAgents;
   /** By endpoint. */
-  readonly #ahead = new Map<string, AgentAhead>();
+  readonly #ahead = new Map<string, ClaimedAgent>();
 
   constructor(home: StrataHome, warmAgents: WarmAgents) {
     this.#home = home;
@@ -133,21 +125,20 @@ export class LocalProcesses implements ComputeProvider {
     return { isFromPool };
   }
 
-  agentAhead(): AgentAhead {
-    const claimed = this.#warmAgents.claim();
-    return {
-      take: async (daemon) => claimed?.take(daemon),
-      close: async () => claimed?.release(),
-    };
+  agentAhead(): ClaimedAgent | undefined {
+    return this.#warmAgents.claim();
   }
 
   /** An endpoint that is being made will be started before `done` settles. */
   expectStart(id: string, done: Promise<void>): void {
     const ahead = this.agentAhead();
+    if (ahead === undefined) {
+      return;
+    }
     this.#ahead.set(id, ahead);
     const over = () => {
       this.#ahead.delete(id);
-      void ahead.close();
+      void ahead.release();
     };
     done.then(over, over);
   }
