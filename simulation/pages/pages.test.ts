@@ -67,7 +67,11 @@ test("page variants: every change fits the code, so that none of them is the cod
 });
 
 /** All of them: `npm run sim:pages -- --variants`. */
-const QUICKLY_NOTICED = new Set(["index-before-layer", "delete-without-validation"]);
+const QUICKLY_NOTICED = new Set([
+  "index-before-layer",
+  "absent-layer-uploaded",
+  "delete-without-validation",
+]);
 const TRIED_HERE = PAGE_VARIANTS.filter(({ name }) => QUICKLY_NOTICED.has(name));
 
 for (const { name, rule, seed } of TRIED_HERE) {

@@ -77,7 +77,7 @@ const uploads: readonly Variant[] = [
     `${STORAGE}tenant-layers.ts`,
     "file.isResident = !file.isStored;",
     "file.isResident = !file.isStored;\n    file.isStored = false;",
-    802,
+    1066,
   ),
 ];
 
