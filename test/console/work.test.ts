@@ -109,7 +109,7 @@ inBothSizes(
     await page.getByRole("navigation", { name: "Project" }).getByText(later).waitFor();
     await deleteProject(page, later);
     await page.getByRole("link", { name: /shop/ }).waitFor();
-    assert.equal(await page.getByRole("link", { name: later }).count(), 0);
+    await page.getByRole("link", { name: later }).waitFor({ state: "detached" });
 
     // It is brought back, deleted again, and then for good.
     const deleted = page.getByRole("listitem").filter({ hasText: later });
