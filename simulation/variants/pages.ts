@@ -185,6 +185,7 @@ const residency: readonly Variant[] = [
     "src/pageserver/layer-eviction.ts",
     "file.pins === 0 && ",
     "",
+    200_670,
   ),
   without(
     "eviction-before-upload",
@@ -330,7 +331,7 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     "const heldIn = line.ancestor && this.#loaded(line.ancestor.timelineId);",
     "const heldIn = line.ancestor && this.#loaded(line.timelineId);",
-    20070,
+    823,
   ),
   without(
     "archived-layers-deleted",
@@ -338,7 +339,7 @@ const archive: readonly Variant[] = [
     `${STORAGE}tenant-layers.ts`,
     "return this.#borrowed.has(",
     "return !this.#offloaded && this.#borrowed.has(",
-    62,
+    177,
   ),
   without(
     "archived-not-held",
@@ -354,7 +355,7 @@ const archive: readonly Variant[] = [
     ARCHIVED,
     "    await this.list.forget();\n",
     "",
-    20010,
+    115,
   ),
 ];
 
