@@ -1,8 +1,8 @@
 // The steps that `npm run check` and `npm test` are made of.
 
 import { spawnSync } from "node:child_process";
-import { globSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { globSync, mkdtempSync, rmSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -99,6 +99,16 @@ export function testStep(
 
 /** Runs every step, also after a failure, and ends the process with 1 where one failed. */
 export function runSteps(steps: readonly Step[]): void {
+  // Of this run, as the code that makes what is in there may be another in the next (testing/homes/initdb-templates.ts).
+  const templates = mkdtempSync(join(tmpdir(), "strata-templates-"));
+  try {
+    runEach(steps, { STRATA_TEST_TEMPLATES: templates });
+  } finally {
+    rmSync(templates, { recursive: true, force: true });
+  }
+}
+
+function runEach(steps: readonly Step[], variables: Readonly<Record<string, string>>): void {
   const failed: string[] = [];
   for (const step of steps) {
     const start = performance.now();
@@ -106,7 +116,7 @@ export function runSteps(steps: readonly Step[]): void {
     const result = spawnSync(step.command ?? process.execPath, step.args, {
       cwd: ROOT,
       stdio: "inherit",
-      env: { ...process.env, ...step.env },
+      env: { ...process.env, ...variables, ...step.env },
     });
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     const ok = result.status === 0;

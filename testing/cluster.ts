@@ -19,6 +19,7 @@ import { programOf } from "../src/base/program-files.mjs";
 import type { EndpointSpec } from "../src/compute/api.ts";
 import { postgresSocketDirectory } from "../src/postgres/installation.ts";
 import { freeEndpointPorts, freePort } from "./free-port.ts";
+import { giveTemplate, keepTemplate } from "./homes/initdb-templates.ts";
 import { withClient } from "./tpcb.ts";
 
 export interface CliResult {
@@ -86,6 +87,8 @@ export class TestCluster {
       config?: object;
       /** Of the home, below a temporary directory. */
       name?: string;
+      /** It runs initdb with a password of its own, also where another home of this run has done so. */
+      ownInitdb?: boolean;
     } = {},
   ): Promise<TestCluster> {
     const { safekeepers = 1, pageserverOptions = {}, safekeeperOptions = {} } = options;
@@ -108,9 +111,13 @@ export class TestCluster {
     );
     try {
       await cluster.ok("init", "--config", join(home, "init.json"));
+      const given = options.ownInitdb === true || giveTemplate(cluster.home);
       if (options.start ?? true) {
         await cluster.ok("start");
         await cluster.ok("tenant", "create", "--set-default");
+        if (!given) {
+          keepTemplate(cluster.home);
+        }
       }
     } catch (error) {
       // Some of it may run; nobody else knows of it.

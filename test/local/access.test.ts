@@ -28,7 +28,7 @@ const hasPsql = spawnSync("psql", ["--version"]).status === 0;
 let cluster: TestCluster;
 
 before(async () => {
-  cluster = await TestCluster.create({ start: false });
+  cluster = await TestCluster.create({ start: false, ownInitdb: true });
   await cluster.ok("start");
   await cluster.ok("tenant", "create", "--set-default");
   await cluster.ok(

@@ -55,7 +55,7 @@ for (const [what, name] of [
   ["a length that no socket address has", ["deep", "x".repeat(100), "y".repeat(100)].join("/")],
 ] as const) {
   test(`a home at a path with ${what}: all runs, is seen, and stops`, async () => {
-    await using cluster = await TestCluster.create({ name });
+    await using cluster = await TestCluster.create({ name, ownInitdb: true });
     await liveOneLife(cluster);
   });
 }
@@ -67,7 +67,8 @@ test("a home behind a link that was there before it", async () => {
     mkdirSync(join(directory, "real"));
     symlinkSync("real", link);
     // From its temporary directory there, over the link.
-    await using cluster = await TestCluster.create({ name: `../${link.slice(tmpdir().length)}/h` });
+    const name = `../${link.slice(tmpdir().length)}/h`;
+    await using cluster = await TestCluster.create({ name, ownInitdb: true });
     await liveOneLife(cluster);
     assert.ok(existsSync(join(directory, "real", "h", "config.json")));
   } finally {
