@@ -311,6 +311,11 @@ export interface ComputeStatus {
   readonly commitLsn: string | null;
   /** End of the last whole record that Postgres wrote. */
   readonly flushLsn: string | null;
+  /**
+   * At least `flushLsn`: how far the pages reach that Postgres has written, where a record that is not
+   * whole goes on. Up to here the state is that of `flushLsn`.
+   */
+  readonly insideLsn: string | null;
   /** Of a replica: end of the last record that it has replayed, as of a second ago. */
   readonly replayLsn: string | null;
   /** Of a replica: bytes of committed WAL that it has not replayed. */

@@ -101,6 +101,11 @@ export class ComputeRun {
     return this.#wal?.flushLsn;
   }
 
+  /** As WalWalker's. */
+  get insideLsn(): Lsn | undefined {
+    return this.#wal?.insideLsn;
+  }
+
   /** Of a replica: end of what it has replayed; undefined before it told. */
   get replayLsn(): Lsn | undefined {
     return this.#replica?.replayLsn;

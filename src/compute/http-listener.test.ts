@@ -32,6 +32,7 @@ class FakeControl implements ComputeControl {
       startLsn: null,
       commitLsn: null,
       flushLsn: null,
+      insideLsn: null,
       replayLsn: null,
       replayLagBytes: null,
       last_active: null,

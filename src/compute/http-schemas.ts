@@ -56,6 +56,7 @@ const computeStatus: z.ZodType<ComputeStatus> = z.object({
   startLsn: z.string().nullable(),
   commitLsn: z.string().nullable(),
   flushLsn: z.string().nullable(),
+  insideLsn: z.string().nullable(),
   replayLsn: z.string().nullable(),
   replayLagBytes: z.int().nullable(),
   last_active: z.iso.datetime().nullable(),

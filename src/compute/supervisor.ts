@@ -222,6 +222,7 @@ export class Supervisor implements ComputeControl {
       startLsn: text(run?.startLsn),
       commitLsn: text(run?.commitLsn),
       flushLsn: text(run?.flushLsn),
+      insideLsn: text(run?.insideLsn),
       replayLsn: text(run?.replayLsn),
       replayLagBytes: run?.replayLagBytes ?? null,
       last_active: lastActive,

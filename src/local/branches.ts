@@ -8,7 +8,7 @@ import {
   type TenantId,
   type TimelineId,
 } from "../base/ids.ts";
-import { formatLsn, type Lsn } from "../base/lsn.ts";
+import type { Lsn } from "../base/lsn.ts";
 import type { TimelineInfo } from "../pageserver/api.ts";
 import { findInstallation } from "../postgres/installation.ts";
 import { findNode } from "../storage-controller/storage-controller.ts";
@@ -80,23 +80,6 @@ export function resolveBranch(config: HomeState, tenantId: TenantId, name: strin
     );
   }
   return parseTimelineId(id);
-}
-
-/** The newest LSN of a branch that is committed. StorageError `invalid` where `wanted` is after it. */
-export async function newestLsnFor(
-  home: StrataHome,
-  branch: { readonly tenantId: TenantId; readonly timelineId: TimelineId; readonly name: string },
-  wanted: Lsn | undefined,
-): Promise<Lsn> {
-  const newest = await controllerOf(home).newestLsn(branch.tenantId, branch.timelineId);
-  if (wanted !== undefined && wanted > newest) {
-    throw new StorageError(
-      "invalid",
-      "lsn-in-future",
-      `LSN ${formatLsn(wanted)} is in the future: the newest of branch '${branch.name}' is ${formatLsn(newest)}`,
-    );
-  }
-  return newest;
 }
 
 const MAX_BRANCH_NAME = 255;

@@ -2,7 +2,6 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { FakeStorageNode } from "../../testing/fake-storage-node.ts";
 import { parseTenantId, parseTimelineId, unshardedId } from "../base/ids.ts";
-import { toLsn } from "../base/lsn.ts";
 import type { ComputeStatus } from "../compute/api.ts";
 import type { RunningCompute } from "./computes.ts";
 import type { ControllerState, ControllerStore, MembershipRecord } from "./controller-state.ts";
@@ -133,20 +132,23 @@ test("StorageController.deleteTimeline: from everywhere, whatever is left of it;
   await controller.deleteTimeline(TENANT, FIRST);
 });
 
-test("StorageController.newestLsn: a running compute may know the most, or not answer", async (t) => {
+test("StorageController.newestLsn: a running compute may know the most, or nothing, or not answer", async (t) => {
   const compute = (status: () => Promise<Partial<ComputeStatus>>): RunningCompute => ({
     id: "main",
     status: status as RunningCompute["status"],
   });
   const { controller, pageserver } = await makeController(t, [
-    compute(async () => ({ commitLsn: "0/400" })),
-    compute(async () => ({ commitLsn: null })),
+    compute(async () => ({ commitLsn: "0/400", flushLsn: "0/440", insideLsn: "0/2000" })),
+    compute(async () => ({ commitLsn: null, flushLsn: null, insideLsn: null })),
     compute(() => Promise.reject(new Error("no answer"))),
   ]);
   await controller.createTimeline(newTimeline());
-  assert.equal(await controller.newestLsn(TENANT, FIRST), toLsn(0x400));
+  const newest = () => controller.newestLsn(TENANT, FIRST);
+  assert.deepEqual(await newest(), { lsn: 0x400, flushLsn: 0x440, insideLsn: 0x2000 });
   pageserver.lsn = "0/500";
-  assert.equal(await controller.newestLsn(TENANT, FIRST), toLsn(0x500));
+  assert.deepEqual(await newest(), { lsn: 0x500, flushLsn: 0x500, insideLsn: 0x2000 });
+  pageserver.lsn = "0/3000";
+  assert.deepEqual(await newest(), { lsn: 0x3000, flushLsn: 0x3000, insideLsn: 0x3000 });
 });
 
 test("migrateSafekeepers: one change of a timeline at a time; unknown safekeepers are refused first", async (t) => {

@@ -9,7 +9,8 @@ import {
   type TimelineId,
   unshardedId,
 } from "../base/ids.ts";
-import { formatLsn, type Lsn, maxLsn, parseLsn, toLsn } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, maxLsn, parseLsn } from "../base/lsn.ts";
+import type { ComputeStatus } from "../compute/api.ts";
 import type {
   ArchivalState,
   GcResult,
@@ -38,10 +39,10 @@ import {
   newestCommitLsn,
 } from "./safekeepers.ts";
 
-/** Where one shard of a tenant is served. */
 /** Millions of objects are listed, a thousand a call. */
 const SCRUB_TIMEOUT_MS = 3_600_000;
 
+/** Where one shard of a tenant is served. */
 export interface ShardLocation {
   readonly shardId: TenantShardId;
   readonly node: StorageNode;
@@ -76,6 +77,16 @@ export interface ImportedTimeline
   /** Absolute, on the pageserver's machine: a data directory or an unpacked base backup. */
   readonly path: string;
   readonly onProgress: (status: ImportStatusJson) => void;
+}
+
+/** How far a timeline's WAL is; ascending. */
+export interface NewestLsn {
+  /** End of the last record that is committed. */
+  readonly lsn: Lsn;
+  /** End of the last whole record. */
+  readonly flushLsn: Lsn;
+  /** Up to here the state is that of `flushLsn`: a record goes on that is not whole. */
+  readonly insideLsn: Lsn;
 }
 
 /** How often it is asked how far an import is. */
@@ -324,27 +335,33 @@ export class StorageController {
     }
   }
 
-  /** The newest LSN of a timeline that anyone running knows to be committed. */
-  async newestLsn(tenantId: TenantId, timelineId: TimelineId): Promise<Lsn> {
+  /** The end of a timeline, as far as anyone running knows it. */
+  async newestLsn(tenantId: TenantId, timelineId: TimelineId): Promise<NewestLsn> {
     const [info, committed, running] = await Promise.all([
       this.timeline(tenantId, timelineId),
       newestCommitLsn(this.store.read().safekeepers, tenantId, timelineId),
-      this.#runningCommitLsn(tenantId, timelineId),
+      this.#runningComputes(tenantId, timelineId),
     ]);
-    const ingested = parseLsn(info.last_record_lsn) ?? toLsn(0);
-    return maxLsn(ingested, maxLsn(committed, running));
+    const newest = (text: (status: ComputeStatus) => string | null, least: Lsn) =>
+      running.map((status) => lsnOf(text(status))).reduce(maxLsn, least);
+    const stored = maxLsn(lsnOf(info.last_record_lsn), committed);
+    const lsn = newest(({ commitLsn }) => commitLsn, stored);
+    const flushLsn = newest((status) => status.flushLsn, lsn);
+    return { lsn, flushLsn, insideLsn: newest((status) => status.insideLsn, flushLsn) };
   }
 
-  /** 0 where no running compute tells any. */
-  async #runningCommitLsn(tenantId: TenantId, timelineId: TimelineId): Promise<Lsn> {
+  /** Those that answer. */
+  async #runningComputes(tenantId: TenantId, timelineId: TimelineId): Promise<ComputeStatus[]> {
     const answers = await Promise.allSettled(
       this.computes.runningPrimaries(tenantId, timelineId).map((compute) => compute.status()),
     );
-    return answers.reduce<Lsn>((newest, answer) => {
-      const told = answer.status === "fulfilled" ? parseLsn(answer.value.commitLsn ?? "") : 0;
-      return maxLsn(newest, toLsn(told ?? 0));
-    }, toLsn(0));
+    return answers.flatMap((answer) => (answer.status === "fulfilled" ? [answer.value] : []));
   }
+}
+
+/** 0 where `text` is none. */
+function lsnOf(text: string | null): Lsn {
+  return parseLsn(text ?? "") ?? INVALID_LSN;
 }
 
 export function findNode(nodes: readonly StorageNode[], id: number, kind: string): StorageNode {

@@ -135,6 +135,11 @@ export class RecordWalker {
     return this.#prevRecordLsn;
   }
 
+  /** A record begins before `position` and goes on there: it is whole at no LSN up to here. */
+  get isInsideRecord(): boolean {
+    return this.#headerFill > 0 && this.#problem === undefined;
+  }
+
   /** What was wrong with the bytes fed, until `rewind`. */
   get problem(): WalProblem | undefined {
     return this.#problem;

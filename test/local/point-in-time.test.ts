@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { TestCluster } from "../../testing/cluster.ts";
+import { eventually } from "../../testing/eventually.ts";
+import { withClient } from "../../testing/tpcb.ts";
 
 let cluster: TestCluster;
 /** As Postgres prints them, after the first row and after the second. */
@@ -70,6 +72,32 @@ test("endpoint create --at: read-only as of a time, or of an LSN", async () => {
     await cluster.fails("endpoint", "create", "both", "--lsn", lsn!, "--at", times[1]!),
     /--lsn.*cannot be used with.*--at/,
   );
+});
+
+test("--at an LSN in the middle of a record, as Postgres tells it: the state before that record", async () => {
+  await withClient(cluster.url("main"), async (client) => {
+    await client.query("create table filled (filler text)");
+    await client.query("begin");
+    await client.query("insert into filled select repeat('x', 700) from generate_series(1, 45)");
+    // Of an open transaction the WAL writer flushes whole pages, and leaves the last one.
+    const inside = await eventually("a flush up to the last page", async () => {
+      const { rows } = await client.query(
+        "select f::text lsn from pg_current_wal_flush_lsn() f where f = pg_current_wal_insert_lsn() - (pg_current_wal_insert_lsn() - '0/0'::pg_lsn) % 8192",
+      );
+      return rows[0]?.lsn as string | undefined;
+    });
+    await cluster.ok("branch", "create", "inside", "--at", inside, "--start");
+    await cluster.ok("endpoint", "create", "inside-past", "--at", inside);
+    await cluster.startEndpoint("inside-past");
+    assert.equal((await rowsOf("inside")).length, 3);
+    assert.equal((await rowsOf("inside-past")).length, 3);
+    const { rows } = await client.query("select (pg_current_wal_insert_lsn() + 8192)::text lsn");
+    assert.match(
+      await cluster.fails("branch", "create", "later", "--at", rows[0].lsn),
+      /LSN 0\/[0-9A-F]+ is in the future: the newest of branch 'main' is 0\/[0-9A-F]+$/,
+    );
+    await client.query("rollback");
+  });
 });
 
 test("--at: times that are not known are refused, with those that are", async () => {

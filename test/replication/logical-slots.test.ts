@@ -344,8 +344,6 @@ test("an endpoint with slots decodes whatever its settings say, and a read-only 
   await cluster.ok("endpoint", "start", "main");
   await publish();
   await arrived();
-  // The end of a record, and not of a page that the WAL writer has flushed.
-  await cluster.query("main", "checkpoint");
   const [row] = await cluster.query("main", "select pg_current_wal_flush_lsn()::text lsn");
   await cluster.ok("endpoint", "create", "then", "--lsn", String(row!["lsn"]));
   await cluster.ok("endpoint", "start", "then");

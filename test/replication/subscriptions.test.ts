@@ -265,8 +265,6 @@ test("a prepared transaction that holds a subscription: the branch starts, and n
 });
 
 test("a read-only endpoint has no worker, also once somebody promotes it", async () => {
-  // The end of a record, and not of a page that the WAL writer has flushed.
-  await cluster.query("main", "checkpoint");
   const [at] = await cluster.query("main", "select pg_current_wal_flush_lsn()::text lsn");
   await cluster.ok("endpoint", "create", "past", "--branch-name", "main", "--lsn", `${at!["lsn"]}`);
   await cluster.ok("endpoint", "start", "past");

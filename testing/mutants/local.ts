@@ -20,6 +20,30 @@ export const LOCAL_MUTANTS: MutantPart = {
   part: "local",
   mutants: [
     {
+      rule: "an LSN in the middle of a record is the end of the record before it",
+      file: "src/local/branches/point-in-time.ts",
+      search: "    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {\n",
+      replace: "    if (wanted <= newest.lsn) {\n",
+      test: "test/local/point-in-time.test.ts",
+      name: "--at an LSN in the middle of a record, as Postgres tells it: the state before that record",
+    },
+    {
+      rule: "what is not there yet is in the future",
+      file: "src/local/branches/point-in-time.ts",
+      search: "    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {\n",
+      replace: "    if (newest.flushLsn === newest.lsn) {\n",
+      test: "test/local/point-in-time.test.ts",
+      name: "--at an LSN in the middle of a record, as Postgres tells it: the state before that record",
+    },
+    {
+      rule: "where a record's bytes are in flux it is not known how far it goes",
+      file: "src/wal-decoder/record-walker.ts",
+      search: "    return this.#headerFill > 0 && this.#problem === undefined;\n",
+      replace: "    return this.#headerFill > 0;\n",
+      test: "src/compute/wal/wal-walker.test.ts",
+      name: "WalWalker: it knows how far a record goes that is not whole, and nothing of what is in flux",
+    },
+    {
       rule: "a home of an earlier version is shared before it is taken over",
       file: "src/local/lock.ts",
       search: "if (home.isInitialized() && !home.isTakenOver) {",

@@ -7,6 +7,7 @@ import { formatLsn } from "../../base/lsn.ts";
 import { type SwitchedBranch, switchBranch } from "../../local/branches/branch-switch.ts";
 import {
   type NamedBranch,
+  newestLsn,
   requireOnBranch,
   resolvePoint,
 } from "../../local/branches/point-in-time.ts";
@@ -14,7 +15,6 @@ import {
   branchNames,
   DEFAULT_BRANCH_NAME,
   deleteBranch,
-  newestLsnFor,
   renameBranch,
   resolveBranch,
   resolveTenant,
@@ -142,7 +142,7 @@ async function reset(home: StrataHome, name: string, options: SwitchOptions): Pr
       const { at } = options;
       const lsn =
         at === undefined
-          ? await newestLsnFor(home, parent, undefined)
+          ? await newestLsn(home, parent)
           : await resolvePoint(home, parent, at, notice);
       await requireOnBranch(home, parent, lsn, at ?? formatLsn(lsn));
       return { ancestor: { timelineId: parent.timelineId, lsn } };

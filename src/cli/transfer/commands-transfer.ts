@@ -5,13 +5,8 @@ import type { Command } from "commander";
 import { generateTenantId, parseTenantId, parseTimelineId, type TenantId } from "../../base/ids.ts";
 import { formatLsn } from "../../base/lsn.ts";
 import { setDefaultTenant } from "../../local/branches/create-branch.ts";
-import { resolvePoint } from "../../local/branches/point-in-time.ts";
-import {
-  DEFAULT_BRANCH_NAME,
-  newestLsnFor,
-  resolveBranch,
-  resolveTenant,
-} from "../../local/branches.ts";
+import { newestLsn, resolvePoint } from "../../local/branches/point-in-time.ts";
+import { DEFAULT_BRANCH_NAME, resolveBranch, resolveTenant } from "../../local/branches.ts";
 import { controllerOf } from "../../local/controller.ts";
 import type { StrataHome } from "../../local/home.ts";
 import { withLock } from "../../local/lock.ts";
@@ -101,7 +96,7 @@ function addExportCommand(tenant: Command): void {
       const branch = { tenantId, timelineId, name: options.branchName };
       const lsn =
         options.at === undefined
-          ? await newestLsnFor(home, branch, undefined)
+          ? await newestLsn(home, branch)
           : await resolvePoint(home, branch, options.at, notice);
       const directory = resolve(options.to);
       const { pageserver } = controllerOf(home).placementOf(tenantId, timelineId);

@@ -130,6 +130,11 @@ export class WalPath {
     return this.#open?.shipper.endOfRecords;
   }
 
+  /** As WalWalker's. */
+  get insideLsn(): Lsn | undefined {
+    return this.#open?.shipper.insideLsn;
+  }
+
   /** Flushes that wait for a quorum. */
   get waitingFlushes(): number {
     return this.#open?.shipper.waiting ?? 0;

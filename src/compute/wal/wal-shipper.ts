@@ -83,7 +83,12 @@ export class WalShipper {
     return this.#options.walker.endOfRecords;
   }
 
-  /** Start of that record. */
+  /** As WalWalker's. */
+  get insideLsn(): Lsn {
+    return this.#options.walker.insideLsn;
+  }
+
+  /** Start of the last whole record. */
   get lastRecordLsn(): Lsn {
     return this.#options.walker.lastRecordLsn;
   }

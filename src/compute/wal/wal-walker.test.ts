@@ -101,6 +101,35 @@ test("WalWalker: a record of many pages is summed once", () => {
   assert.ok(performance.now() - started < 5000);
 });
 
+test("WalWalker: it knows how far a record goes that is not whole, and nothing of what is in flux", () => {
+  const wal = builder(toLsn(SEGMENT));
+  const first = wal.appendFilled(100);
+  wal.appendFilled(20_000);
+  wal.appendFilled(60);
+  const file = fileOf(wal);
+  const walker = walkerOf(wal);
+  assert.equal(walker.insideLsn, wal.startLsn);
+  const page = (n: number) => toLsn(SEGMENT + n * XLOG_BLCKSZ);
+  const walk = (upTo: Lsn) =>
+    walker.walk(file.subarray(walker.position - wal.startLsn, upTo - wal.startLsn));
+  // The record behind the first one has not been copied in; then its beginning has.
+  const early = file.slice(0, XLOG_BLCKSZ).fill(0, first - wal.startLsn);
+  walker.walk(early);
+  assert.deepEqual([walker.endOfRecords, walker.insideLsn], [first, first]);
+  walk(page(1));
+  assert.deepEqual([walker.endOfRecords, walker.insideLsn], [first, page(1)]);
+  walk(page(2));
+  assert.deepEqual([walker.endOfRecords, walker.insideLsn], [first, page(2)]);
+  // Whole, and of the last one only the header is there.
+  const late = file.slice();
+  late.fill(0, wal.recordEnds[1]! + RECORD_HEADER_SIZE - wal.startLsn);
+  walker.walk(late.subarray(walker.position - wal.startLsn));
+  const [, second] = wal.recordEnds;
+  assert.deepEqual([walker.endOfRecords, walker.insideLsn], [second, second]);
+  walk(pageEnd(wal.endLsn));
+  assert.deepEqual([walker.endOfRecords, walker.insideLsn], [wal.endLsn, wal.endLsn]);
+});
+
 test("WalWalker: a switch counts only when its segment is written to the end", () => {
   const wal = builder(toLsn(SEGMENT));
   const first = wal.appendFilled(100);

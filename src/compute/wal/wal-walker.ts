@@ -1,7 +1,7 @@
 // Finds the ends of whole records in WAL that Postgres is still writing: looks at the last page again and again.
 
 import { StorageError } from "../../base/errors.ts";
-import { formatLsn, type Lsn, WAL_SEGMENT_SIZE, XLOG_BLCKSZ } from "../../base/lsn.ts";
+import { formatLsn, type Lsn, maxLsn, WAL_SEGMENT_SIZE, XLOG_BLCKSZ } from "../../base/lsn.ts";
 import { RecordWalker } from "../../wal-decoder/record-walker.ts";
 
 /**
@@ -11,6 +11,7 @@ import { RecordWalker } from "../../wal-decoder/record-walker.ts";
  */
 export class WalWalker {
   readonly #walker: RecordWalker;
+  #insideLsn: Lsn;
 
   constructor(options: {
     start: Lsn;
@@ -22,6 +23,7 @@ export class WalWalker {
   }) {
     const { start, prevLsn, pageMagic, segmentSize = WAL_SEGMENT_SIZE, systemId } = options;
     this.#walker = new RecordWalker({ startLsn: start, prevLsn, pageMagic, segmentSize, systemId });
+    this.#insideLsn = start;
   }
 
   /** End of the last whole record (Postgres's EndRecPtr): everything below it is final. */
@@ -29,7 +31,12 @@ export class WalWalker {
     return this.#walker.recordEndLsn;
   }
 
-  /** Start of that record. */
+  /** At least `endOfRecords`: up to here there is nothing but the beginning of a record that is not whole. */
+  get insideLsn(): Lsn {
+    return maxLsn(this.#insideLsn, this.#walker.recordEndLsn);
+  }
+
+  /** Start of the last whole record. */
   get lastRecordLsn(): Lsn {
     return this.#walker.prevRecordLsn;
   }
@@ -75,6 +82,9 @@ export class WalWalker {
     // A record may also begin below the last page: it was read in so far as it is final.
     walker.mark();
     walker.tryFeed(bytes.subarray(lastPage));
+    if (walker.isInsideRecord) {
+      this.#insideLsn = walker.position;
+    }
     walker.rewind();
     return walker.recordEndLsn > before;
   }

@@ -5,13 +5,8 @@ import { StorageError } from "../../base/errors.ts";
 import { generateTimelineId, parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { formatLsn } from "../../base/lsn.ts";
 import { type Route, route } from "../../http/route.ts";
-import { requireOnBranch, resolvePoint } from "../../local/branches/point-in-time.ts";
-import {
-  majorOf,
-  newestLsnFor,
-  renameBranch,
-  requireFreeBranchName,
-} from "../../local/branches.ts";
+import { newestLsn, requireOnBranch, resolvePoint } from "../../local/branches/point-in-time.ts";
+import { majorOf, renameBranch, requireFreeBranchName } from "../../local/branches.ts";
 import { withHomeLocked } from "../../local/lock.ts";
 import { copyRolesAndDatabases, newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
 import { type PlannedOperation, planned } from "../operations/state-machine.ts";
@@ -409,7 +404,7 @@ export async function pointOf(
     name: branch.name,
   };
   if (at === undefined) {
-    return formatLsn(await newestLsnFor(parts.home, named, undefined));
+    return formatLsn(await newestLsn(parts.home, named));
   }
   const lsn = await resolvePoint(parts.home, named, at, () => {});
   await requireOnBranch(parts.home, named, lsn, at);

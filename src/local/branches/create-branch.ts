@@ -8,7 +8,6 @@ import { findInstallation } from "../../postgres/installation.ts";
 import {
   createTimeline,
   DEFAULT_BRANCH_NAME,
-  newestLsnFor,
   requireFreeBranchName,
   resolveBranch,
   resolveTenant,
@@ -18,7 +17,7 @@ import { controllerOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
 import type { StrataHome } from "../home.ts";
 import { requireNotDeleted } from "./deleted-tenants.ts";
-import { type NamedBranch, requireOnBranch, resolvePoint } from "./point-in-time.ts";
+import { type NamedBranch, newestLsn, requireOnBranch, resolvePoint } from "./point-in-time.ts";
 
 /** Call with the home locked or shared. */
 export function setDefaultTenant(home: StrataHome, tenantId: TenantId, say: Print): void {
@@ -137,7 +136,7 @@ async function branchLsn(
   say: Print,
 ): Promise<Lsn> {
   if (at === undefined) {
-    return await newestLsnFor(home, ancestor, undefined);
+    return await newestLsn(home, ancestor);
   }
   const lsn = await resolvePoint(home, ancestor, at, say);
   await requireOnBranch(home, ancestor, lsn, at);

@@ -1,14 +1,18 @@
 // What `--at` names: an LSN, or a time, which the pageserver knows the LSN of.
 
-import { nowMs } from "../../base/clock.ts";
+import { monotonicMs, nowMs, sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import { formatLsn, type Lsn, parseLsn } from "../../base/lsn.ts";
 import { formatTimestamp, POSTGRES_EPOCH_MS, parseTimestamp } from "../../base/timestamp.ts";
-import { branchNames, newestLsnFor } from "../branches.ts";
+import { branchNames } from "../branches.ts";
 import { controllerOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
 import type { StrataHome } from "../home.ts";
+
+/** What is written is on a quorum within milliseconds, where there is one. */
+const COMMIT_WAIT_MS = 2_000;
+const COMMIT_POLL_MS = 20;
 
 export interface NamedBranch {
   readonly tenantId: TenantId;
@@ -28,8 +32,7 @@ export async function resolvePoint(
 ): Promise<Lsn> {
   const lsn = parseLsn(text);
   if (lsn !== undefined && lsn !== 0) {
-    await newestLsnFor(home, branch, lsn);
-    return lsn;
+    return await committedLsn(home, branch, lsn);
   }
   const parsed = parseTimestamp(text);
   if (parsed === undefined) {
@@ -45,11 +48,43 @@ export async function resolvePoint(
   return await lsnOfTime(home, branch, parsed.timeUs);
 }
 
+/** The newest LSN of a branch that is committed. */
+export async function newestLsn(home: StrataHome, branch: NamedBranch): Promise<Lsn> {
+  return (await controllerOf(home).newestLsn(branch.tenantId, branch.timelineId)).lsn;
+}
+
+/**
+ * An LSN as Postgres tells it, `wanted`, that is committed, or the end of the last record before it: what
+ * Postgres has written and flushed ends with a page, often in the middle of a record. StorageError
+ * `invalid` where there is nothing up to it yet.
+ */
+async function committedLsn(home: StrataHome, branch: NamedBranch, wanted: Lsn): Promise<Lsn> {
+  const deadlineMs = monotonicMs() + COMMIT_WAIT_MS;
+  for (;;) {
+    const { tenantId, timelineId } = branch;
+    const newest = await controllerOf(home).newestLsn(tenantId, timelineId);
+    if (wanted <= newest.lsn) {
+      return wanted;
+    }
+    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {
+      return newest.lsn;
+    }
+    if (wanted > newest.insideLsn || monotonicMs() > deadlineMs) {
+      throw new StorageError(
+        "invalid",
+        "lsn-in-future",
+        `LSN ${formatLsn(wanted)} is in the future: the newest of branch '${branch.name}' is ${formatLsn(newest.lsn)}`,
+      );
+    }
+    await sleep(COMMIT_POLL_MS);
+  }
+}
+
 async function lsnOfTime(home: StrataHome, branch: NamedBranch, timeUs: number): Promise<Lsn> {
   const { tenantId, timelineId, name } = branch;
   const controller = controllerOf(home);
   // What was committed by now, the pageserver has to know.
-  const newest = await newestLsnFor(home, branch, undefined);
+  const newest = await newestLsn(home, branch);
   const time = formatTimestamp(timeUs);
   const answer = await controller.lsnByTimestamp(tenantId, timelineId, { time, waitLsn: newest });
   const refuse = (why: string) => new StorageError("invalid", "time-not-known", why);
