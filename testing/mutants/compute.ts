@@ -263,6 +263,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "what starts do not read any more leaves the record",
     },
     {
+      rule: "a copy of a database counts as what starts read",
+      file: "src/compute/pages/start-reads.ts",
+      search: "return own !== undefined && own !== file.dbOid;",
+      replace: "return false;",
+      test: "src/compute/pages/start-reads.test.ts",
+      name: "what a process reads of another database than its own is a copy of it, and not noted",
+    },
+    {
+      rule: "a start guesses of each of many databases that somebody will connect to it",
+      file: "src/compute/pages/start-reads.ts",
+      search: "without.length > MAX_GUESSED_DATABASES ? [] : without",
+      replace: "without",
+      test: "src/compute/pages/start-reads.test.ts",
+      name: "in a user's database without a record a session is taken to read what one reads elsewhere",
+    },
+    {
       rule: "what was in memory is not in the next start's data directory",
       file: "src/compute/postgres-side.ts",
       search: "      placeHotBlocks(this.#options.workdir, path);",

@@ -121,7 +121,7 @@ export class LazyFiles {
     this.#pages.warmUp();
     const pages = this.#pages;
     const record = join(options.workdir, START_READS_NAME);
-    const reads = new StartReads(record, this.versionDirectory);
+    const reads = new StartReads(record, this.versionDirectory, options.state.databases);
     this.#reads = reads;
     this.#placement = new FilePlacement(pages, reads, (file, content) =>
       this.served.placed(file, content),
@@ -131,15 +131,15 @@ export class LazyFiles {
       logger,
       placed: this.#placed.promise,
       handlers: {
-        stat: async (file) => {
-          reads.note(file);
+        stat: async (file, asker) => {
+          reads.note(file, 0, 0, asker);
           const bytes = await pages.stat(file);
           this.served.told(file, bytes);
           return bytes;
         },
         alsoLacking: (file) => pages.alsoLacking(file),
-        readPages: (file, blkno, count) => {
-          reads.note(file, blkno, count);
+        readPages: (file, blkno, count, asker) => {
+          reads.note(file, blkno, count, asker);
           return ServedFiles.isMap(file)
             ? this.#readMap(file, blkno, count)
             : pages.readPages(file, blkno, count);

@@ -135,6 +135,66 @@ describe("StartReads", () => {
     assert.deepEqual(new StartReads(path, VERSION).files, [["base/5/1259", [7]]]);
   });
 
+  test("what a process reads of another database than its own is a copy of it, and not noted", () => {
+    const path = newRecord();
+    const reads = new StartReads(path, VERSION);
+    const [session, other] = [{}, {}];
+    reads.note(fileAt("global/1262"), 0, 1, session);
+    reads.note(fileAt("base/5/1259"), 0, 1, session);
+    reads.note(fileAt("base/1/1259"), 0, 14, session);
+    reads.note(fileAt("base/1/2619_init"), 0, 0, session);
+    reads.note(fileAt("pg_xact/0000"), 0, 1, session);
+    reads.note(fileAt("global/1260"), 0, 1, session);
+    reads.note(fileAt("base/5/1249"), 2, 1, session);
+    reads.note(fileAt("base/1/1255"), 3, 1, other);
+    reads.save();
+    assert.deepEqual(new StartReads(path, VERSION).files, [
+      ["global/1262", [0]],
+      ["base/5/1259", [0]],
+      ["pg_xact/0000", [0]],
+      ["global/1260", [0]],
+      ["base/5/1249", [2]],
+      ["base/1/1255", [3]],
+    ]);
+  });
+
+  test("in a user's database without a record a session is taken to read what one reads elsewhere", () => {
+    const files = [
+      ["base/5/1259", 0, 1],
+      ["base/5/2662", 3],
+      ["base/5/1259_vm"],
+      ["base/5/1249_fsm", 1],
+      ["base/5/16384", 7],
+      ["base/1/1255", 4],
+      ["global/1262", 0],
+    ];
+    const path = newRecord({ version: 1, files });
+    const databases = (...oids: number[]) => oids.map((dbOid) => ({ spcOid: 1663, dbOid }));
+    const guessed = (...oids: number[]) =>
+      new StartReads(path, VERSION, databases(1, 4, 5, ...oids)).files.slice(files.length);
+    assert.deepEqual(guessed(), []);
+    assert.deepEqual(guessed(16392), [
+      ["base/16392/1259", [0, 1]],
+      ["base/16392/2662", [3]],
+    ]);
+    assert.equal(guessed(16392, 16393).length, 4);
+    // Of many nobody knows which one it will be.
+    assert.deepEqual(guessed(16392, 16393, 16394), []);
+    assert.deepEqual(
+      new StartReads(path, VERSION, [{ spcOid: 16400, dbOid: 16392 }]).files.length,
+      files.length,
+    );
+    // What proves wrong leaves the record as anything that is new; then it is guessed no more.
+    const start = (isUsed: boolean) => {
+      const reads = new StartReads(path, VERSION, databases(16392));
+      reads.save(new Map(reads.files.map(([file]) => [file, isUsed || !file.includes("2662")])));
+      return new StartReads(path, VERSION, databases(16392)).files.map(([file]) => file);
+    };
+    assert.ok(start(false).includes("base/16392/2662"));
+    const left = start(false);
+    assert.ok(left.includes("base/16392/1259") && !left.includes("base/16392/2662"), `${left}`);
+  });
+
   test("a record that makes no sense is none", () => {
     const many = Array.from({ length: 800 }, (_, block) => block);
     for (const content of [

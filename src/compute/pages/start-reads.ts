@@ -14,8 +14,17 @@ import { nowMs, sleep } from "../../base/clock.ts";
 import { writeFully } from "../../base/disk.ts";
 import { errnoCode } from "../../base/errors.ts";
 import { SpareFiles } from "../../data-directory/spare-files.ts";
+import type { ComputeState } from "../../pageserver/api.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
-import { parseRelationPath, type StorageFile, storagePath } from "../../postgres/relation-path.ts";
+import {
+  DEFAULT_TABLESPACE_OID,
+  FIRST_NORMAL_OBJECT_ID,
+  MAIN_FORK,
+  parseRelationPath,
+  type RelationPath,
+  type StorageFile,
+  storagePath,
+} from "../../postgres/relation-path.ts";
 import type { PlacedFile } from "../shim/shim-protocol.ts";
 import type { FileContent } from "./page-source.ts";
 
@@ -25,6 +34,9 @@ import type { FileContent } from "./page-source.ts";
  * the size was asked; and how many starts in a row have not read what was placed, where it is not 0. It says what to
  * fetch and never what is in it, so a record that is old, of another branch or made up costs time only: a branch
  * begins with its parent's. One that cannot be read counts as none.
+ *
+ * What a process reads of another database than its own is not noted: it makes a copy of it, once, and that is hundreds of files.
+ * In databases of the user's that no start has had a session in, a session is taken to read of the catalogs what one reads elsewhere.
  */
 const RECORD_VERSION = 1;
 /** 6 MB: about twice what a first connection reads in a database with few tables. */
@@ -34,6 +46,10 @@ const MAX_FILES = 512;
 const MAX_UNUSED_STARTS = 3;
 /** What is new has to prove itself: a CREATE DATABASE right after a start reads hundreds of files, once. */
 const NEW_UNUSED_STARTS = 1;
+/** Of so many databases without a record each is taken to be the one that somebody will connect to; of more, none. */
+const MAX_GUESSED_DATABASES = 2;
+/** catalog/pg_class.h: every session reads of it. */
+const PG_CLASS = 1259;
 /** A start waits so long for the last of them when all else is ready; later ones are read as usual. */
 const PATIENCE_MS = 100;
 
@@ -51,15 +67,23 @@ export class StartReads {
   readonly #asked: Reads = new Map();
   #askedBlocks = 0;
   #recording = true;
+  /** By process, what it read of first. */
+  readonly #ownDatabases = new WeakMap<object, number>();
 
-  /** `versionDirectory`: of the user's tablespaces. */
-  constructor(recordPath: string, versionDirectory: string) {
+  /** `versionDirectory`: of the user's tablespaces; `databases`: those that there are. */
+  constructor(
+    recordPath: string,
+    versionDirectory: string,
+    databases: ComputeState["databases"] = [],
+  ) {
     this.#recordPath = recordPath;
     this.versionDirectory = versionDirectory;
     const { text, reads, unused } = readRecord(recordPath);
     this.#recordText = text;
-    this.#known = reads;
-    this.#unused = unused;
+    const guessed = guessedReads(reads, databases);
+    this.#known = together([...reads], guessed);
+    const isNew = [...guessed.keys()].filter((path) => !reads.has(path));
+    this.#unused = new Map([...unused, ...isNew.map((path) => [path, NEW_UNUSED_STARTS] as const)]);
   }
 
   /** As the record has them. */
@@ -67,9 +91,13 @@ export class StartReads {
     return [...this.#known].map(([path, blocks]) => [path, [...blocks]]);
   }
 
-  /** Postgres asks for these blocks of a file, or for its size. */
-  note(file: StorageFile, blkno = 0, count = 0): void {
-    if (!this.#recording || this.#askedBlocks + count > MAX_BLOCKS) {
+  /** Postgres asks for these blocks of a file, or for its size. `process`: which one of its, where that is known. */
+  note(file: StorageFile, blkno = 0, count = 0, process: object = {}): void {
+    if (
+      !this.#recording ||
+      this.#askedBlocks + count > MAX_BLOCKS ||
+      this.#isOfAnother(process, file)
+    ) {
       return;
     }
     const path = storagePath(file, this.versionDirectory);
@@ -85,6 +113,18 @@ export class StartReads {
       blocks.add(block);
     }
     this.#askedBlocks += count;
+  }
+
+  /** Than the database that it is connected to. */
+  #isOfAnother(process: object, file: StorageFile): boolean {
+    if (file.kind !== "relation" || file.dbOid === 0) {
+      return false;
+    }
+    const own = this.#ownDatabases.get(process);
+    if (own === undefined) {
+      this.#ownDatabases.set(process, file.dbOid);
+    }
+    return own !== undefined && own !== file.dbOid;
   }
 
   /**
@@ -142,6 +182,46 @@ export class StartReads {
     }
     return kept;
   }
+}
+
+/** What the first session in each of few databases will read, by what those in another have read; none where there is no such. */
+function guessedReads(known: Reads, databases: ComputeState["databases"]): Reads {
+  const catalogs = Map.groupBy(
+    [...known].flatMap(([path, blocks]) => {
+      // readRecord() has seen that it is one.
+      const file = parseRelationPath(path)!;
+      return isCatalog(file) && blocks.size > 0 ? [{ file, blocks }] : [];
+    }),
+    ({ file }) => file.dbOid,
+  );
+  // Where no session began, something else has read.
+  for (const [dbOid, reads] of catalogs) {
+    if (!reads.some(({ file }) => file.relNumber === PG_CLASS)) {
+      catalogs.delete(dbOid);
+    }
+  }
+  const [pattern = []] = [...catalogs.values()].sort((a, b) => b.length - a.length);
+  const without = databases.filter(
+    ({ spcOid, dbOid }) =>
+      spcOid === DEFAULT_TABLESPACE_OID && dbOid >= FIRST_NORMAL_OBJECT_ID && !catalogs.has(dbOid),
+  );
+  const guessed: Reads = new Map();
+  for (const { dbOid } of without.length > MAX_GUESSED_DATABASES ? [] : without) {
+    for (const { file, blocks } of pattern) {
+      guessed.set(storagePath({ ...file, dbOid }), blocks);
+    }
+  }
+  return isWithinLimits(together([...known], guessed)) ? guessed : new Map();
+}
+
+/** Its main fork, in a database's own directory. */
+function isCatalog(file: StorageFile): file is RelationPath {
+  return (
+    file.kind === "relation" &&
+    file.spcOid === DEFAULT_TABLESPACE_OID &&
+    file.relNumber < FIRST_NORMAL_OBJECT_ID &&
+    file.fork === MAIN_FORK
+  );
 }
 
 function together(known: readonly (readonly [string, Set<number>])[], asked: Reads): Reads {

@@ -42,15 +42,19 @@ export interface PagePiece {
 
 /** The page half: storage as of the compute's start LSN. */
 export interface PageHandlers {
-  /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. */
-  stat(file: StorageFile): Promise<number | undefined>;
+  /** Size in bytes of a relation or SLRU segment; undefined where storage has no such file. `asker`: as readPages(). */
+  stat(file: StorageFile, asker?: object): Promise<number | undefined>;
   /** What else storage lacks of a relation, one file of which it does not have. Undefined: not known; absent: of no relation. */
   alsoLacking?(file: RelationPath): Promise<AlsoLacking | undefined>;
-  /** `count` (1 to 32) pages from block `blkno` of the file on: one array, or pieces one after the other. */
+  /**
+   * `count` (1 to 32) pages from block `blkno` of the file on: one array, or pieces one after the other. `asker`: which process
+   * of Postgres's asks; the same object each time.
+   */
   readPages(
     file: StorageFile,
     blkno: number,
     count: number,
+    asker?: object,
   ): Promise<Uint8Array | readonly PagePiece[]>;
   listDirectory(directory: StorageDirectory): Promise<readonly ListedFile[]>;
   /**
@@ -212,7 +216,7 @@ export class ShimServer {
       case "list":
       case "old-wal":
       case "compare":
-        this.#answer(request).then(
+        this.#answer(request, socket).then(
           (parts) => writeAll(socket, parts),
           (error: unknown) => this.#sendFailure(socket, request, error),
         );
@@ -226,6 +230,7 @@ export class ShimServer {
 
   async #answer(
     request: Extract<ShimRequest, { type: "stat" | "list" | "old-wal" | "compare" }>,
+    asker: object,
   ): Promise<Uint8Array[]> {
     if (request.type === "compare") {
       const { file, blkno, blocks } = request;
@@ -238,7 +243,7 @@ export class ShimServer {
     }
     if (request.type === "stat") {
       const { file } = request;
-      const bytes = await this.#handlers.stat(file);
+      const bytes = await this.#handlers.stat(file, asker);
       if (bytes !== undefined) {
         return [encodeReplyHeader("stat", STATUS_OK, bytes)];
       }
@@ -254,7 +259,7 @@ export class ShimServer {
     socket: Socket,
     { file, blkno, count }: Extract<ShimRequest, { type: "read" }>,
   ): Promise<void> {
-    const pages = await this.#handlers.readPages(file, blkno, count);
+    const pages = await this.#handlers.readPages(file, blkno, count, socket);
     const pieces = pages instanceof Uint8Array ? [] : pages;
     const parts = pages instanceof Uint8Array ? [pages] : pieces.map(({ bytes }) => bytes);
     const length = parts.reduce((sum, part) => sum + part.length, 0);
