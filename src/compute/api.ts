@@ -12,6 +12,8 @@ import { checkSetting } from "./protected-settings.ts";
 export const START_READS_NAME = "start-reads.json";
 /** There as well, and in its data directory: which blocks Postgres had in memory (pages/hot-blocks.ts). */
 export const HOT_BLOCKS_NAME = "autoprewarm.blocks";
+/** There as well: which Postgres can be started with which shim (pages/lazy-files.ts). */
+export const CHECKED_POSTGRES_NAME = "checked-postgres";
 /** There as well: what Postgres writes. */
 export const POSTGRES_LOG_NAME = "postgres.log";
 

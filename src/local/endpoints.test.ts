@@ -180,9 +180,17 @@ test("createEndpoint: begins with what starts of its branch have read, or of the
   rmSync(record(same));
   const branch = await create(home, "branch", { timelineId: parseTimelineId("d".repeat(32)) });
   assert.equal(readFileSync(record(branch), "utf8"), "other");
-  for (const more of [{ pgVersion: 16 }, { tenantId: parseTenantId("e".repeat(32)) }]) {
+  const checked = (endpoint: Endpoint) => join(endpoint.directory, "checked-postgres");
+  writeFileSync(checked(first), "postgres");
+  const strangers: Partial<NewEndpoint>[] = [
+    { pgVersion: 16 },
+    { tenantId: parseTenantId("e".repeat(32)) },
+  ];
+  for (const more of strangers) {
     const stranger = await create(home, `stranger-${Object.keys(more)}`, more);
     assert.equal(existsSync(record(stranger)), false);
+    // Which Postgres can be started is no matter of a tenant's.
+    assert.equal(existsSync(checked(stranger)), more.pgVersion === undefined);
   }
 });
 

@@ -8,6 +8,7 @@ import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import {
+  CHECKED_POSTGRES_NAME,
   checkOwnSettings,
   type EndpointSpec,
   HOT_BLOCKS_NAME,
@@ -294,10 +295,12 @@ export async function createEndpoint(
   checkSettings(spec.settings, home.endpointsDirectory());
   enterableDirectory(directory);
   writeSpec(directory, spec);
-  inheritRecord(START_READS_NAME, existing, spec, directory);
+  const ofTenant = existing.filter((one) => one.spec.tenantId === spec.tenantId);
+  inheritRecord(START_READS_NAME, ofTenant, spec, directory);
   if (isPrewarmed(spec.settings)) {
-    inheritRecord(HOT_BLOCKS_NAME, existing, spec, directory);
+    inheritRecord(HOT_BLOCKS_NAME, ofTenant, spec, directory);
   }
+  inheritRecord(CHECKED_POSTGRES_NAME, existing, spec, directory);
   return { id, directory, spec };
 }
 
@@ -310,7 +313,8 @@ function modeOf({ staticLsn, replica }: NewEndpoint): EndpointSpec["mode"] {
 
 /**
  * Its first start finds in its data directory what starts of its branch have read, or had in memory, or else of the branch of the
- * tenant that started last: its parent, as a rule; another one's costs time only (compute/pages).
+ * tenant that started last: its parent, as a rule; another one's costs time only (compute/pages). So does what another start has
+ * found out about a Postgres that is not this one's, or not any more.
  */
 function inheritRecord(
   name: string,
@@ -319,7 +323,7 @@ function inheritRecord(
   directory: string,
 ): void {
   const records = existing
-    .filter((one) => one.spec.tenantId === spec.tenantId && one.spec.pgVersion === spec.pgVersion)
+    .filter((one) => one.spec.pgVersion === spec.pgVersion)
     .flatMap((one) => {
       const path = join(one.directory, name);
       const status = statSync(path, { throwIfNoEntry: false });

@@ -1,7 +1,7 @@
 // What stands between Postgres and its files: the shim's environment, and who answers it.
 
 import { statSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { sleep } from "../../base/clock.ts";
 import { readFileIfExists } from "../../base/disk.ts";
 import { StorageError } from "../../base/errors.ts";
@@ -11,7 +11,7 @@ import { versionDirectory } from "../../data-directory/tablespace-directories.ts
 import type { ComputeState, TenantTimeline } from "../../pageserver/api.ts";
 import { type Installation, socketDirectory } from "../../postgres/installation.ts";
 import type { StorageFile } from "../../postgres/relation-path.ts";
-import { START_READS_NAME } from "../api.ts";
+import { CHECKED_POSTGRES_NAME, START_READS_NAME } from "../api.ts";
 import {
   makeReadCounts,
   OWN_EXTENSION_NAME,
@@ -36,15 +36,21 @@ const COUNTERS_NAME = "cache-counters";
 export async function prepareShim(installation: Installation, workdir: string): Promise<string> {
   const inputs = [join(installation.binDir, "postgres"), ...SHIM_FILES];
   const stamps = inputs.map((path) => `${path} ${stamp(path)}`);
-  const record = join(workdir, "checked-postgres");
+  const record = join(workdir, CHECKED_POSTGRES_NAME);
   const [shim, shimStamp, ...checked] = (readFileIfExists(record)?.toString() ?? "").split("\n");
-  if (checked.join() === stamps.join() && shimStamp === stamp(shim!)) {
+  // A new endpoint begins with another one's record; a library in that one's directory may go with it.
+  const isAnothers = isIn(dirname(workdir), shim!) && !isIn(workdir, shim!);
+  if (checked.join() === stamps.join() && shimStamp === stamp(shim!) && !isAnothers) {
     return shim!;
   }
   await checkPostgresBinary(installation);
   const found = findShim(workdir);
   writeFileSync(record, [found, stamp(found), ...stamps].join("\n"));
   return found;
+}
+
+function isIn(directory: string, path: string): boolean {
+  return path.startsWith(`${directory}${sep}`);
 }
 
 /** What changes with the bytes of a file, and cannot be set back; empty where there is none. */

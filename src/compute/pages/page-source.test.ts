@@ -228,7 +228,12 @@ describe("PageSource", () => {
   });
 
   test("fileContent: the blocks that there are, in runs, and nothing ahead of them", async () => {
-    const service = new FakePageserver({ "7/0": 131_072 + 5, "8/0": 0, "9/0": 9, "9/3": 1 });
+    const service = new FakePageserver({
+      "7/0": 131_072 + 5,
+      "8/0": 0,
+      "16393/0": 9,
+      "16393/3": 1,
+    });
     const source = pageSource(service);
     const content = await source.fileContent(fileAt("base/5/7.1"), [0, 1, 3, 4, 5, 900]);
     assert.deepEqual(
@@ -248,11 +253,18 @@ describe("PageSource", () => {
       pages: [],
     });
     assert.equal(await source.fileContent(fileAt("base/5/8_vm"), [0]), undefined);
-    const unlogged = await source.fileContent(fileAt("base/5/9"), [0, 1]);
+    const unlogged = await source.fileContent(fileAt("base/5/16393"), [0, 1]);
     assert.deepEqual(
       [unlogged!.bytes, unlogged!.runs, unlogged!.pages[0]![4]],
       [8192, [[0, 1]], 3],
     );
+    // Of what initdb has made nothing but that; a session's first question about a relation asks for its maps, too.
+    service.asked.length = 0;
+    const catalog = pageSource(service);
+    await catalog.fileContent(fileAt("base/5/7"), [3]);
+    assert.deepEqual(service.asked, ["size 7/0", "page 7/0/3"]);
+    await catalog.stat(fileAt("base/5/8"));
+    assert.deepEqual(service.asked.slice(2), ["size 8/0", "size 8/1", "size 8/2"]);
   });
 
   test("a relation's other forks are looked up with it, so that they are known in an outage", async () => {
@@ -268,17 +280,17 @@ describe("PageSource", () => {
 
   test("unlogged relations are what their init fork says", async () => {
     const source = pageSource(
-      new FakePageserver({ "7/0": 9, "7/1": 3, "7/2": 1, "7/3": 1, "8/0": 2 }),
+      new FakePageserver({ "16391/0": 9, "16391/1": 3, "16391/2": 1, "16391/3": 1, "16392/0": 2 }),
     );
-    assert.equal(await source.stat(fileAt("base/5/7")), 8192);
-    assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
-    assert.equal(await source.stat(fileAt("base/5/7_init")), 8192);
-    const [piece] = await source.readPages(fileAt("base/5/7"), 0, 1);
+    assert.equal(await source.stat(fileAt("base/5/16391")), 8192);
+    assert.equal(await source.stat(fileAt("base/5/16391_fsm")), undefined);
+    assert.equal(await source.stat(fileAt("base/5/16391_init")), 8192);
+    const [piece] = await source.readPages(fileAt("base/5/16391"), 0, 1);
     assert.equal(piece!.bytes[4], 3);
     assert.deepEqual(await source.listDirectory({ kind: "relation", spcOid: 1663, dbOid: 5 }), [
-      { file: fileAt("base/5/7"), bytes: 8192 },
-      { file: fileAt("base/5/7_init"), bytes: 8192 },
-      { file: fileAt("base/5/8"), bytes: 2 * 8192 },
+      { file: fileAt("base/5/16391"), bytes: 8192 },
+      { file: fileAt("base/5/16391_init"), bytes: 8192 },
+      { file: fileAt("base/5/16392"), bytes: 2 * 8192 },
     ]);
   });
 
@@ -440,7 +452,7 @@ describe("PageSource", () => {
   });
 
   test("pages of a file that gave back what was written are as of later, also where history goes meanwhile", async () => {
-    const service = new FakePageserver({ "7/0": 1000, "8/3": 5, "9/0": 9 });
+    const service = new FakePageserver({ "7/0": 1000, "16392/3": 5, "9/0": 9 });
     const directory = mkdtempSync(join(tmpdir(), "strata-written-"));
     try {
       let ingested = toLsn(LSN + 0x100);
@@ -492,7 +504,7 @@ describe("PageSource", () => {
       service.lsn = LSN;
       service.oldestLsn = toLsn(0);
       assert.deepEqual(blocksOf(await source.readPages(fileAt("base/5/9"), 3, 1)), [3]);
-      for (const path of ["base/5/8", "base/5/7_vm", "pg_xact/0000"]) {
+      for (const path of ["base/5/16392", "base/5/7_vm", "pg_xact/0000"]) {
         assert.equal(await source.comparePages(fileAt(path), 0, 1), undefined, path);
       }
       source.close();

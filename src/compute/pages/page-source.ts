@@ -9,6 +9,7 @@ import type { RelationSize, TenantTimeline } from "../../pageserver/api.ts";
 import { hasRelationsFrom, listRelations, PagestreamClient } from "../../pageserver/client.ts";
 import { PAGE_SIZE } from "../../postgres/page.ts";
 import {
+  FIRST_NORMAL_OBJECT_ID,
   FSM_FORK,
   INIT_FORK,
   MAIN_FORK,
@@ -221,14 +222,19 @@ export class PageSource implements PageHandlers {
     );
   }
 
-  async stat(file: StorageFile): Promise<number | undefined> {
+  stat(file: StorageFile): Promise<number | undefined> {
+    return this.#bytesOf(file, true);
+  }
+
+  /** `withMaps`: as #size. */
+  async #bytesOf(file: StorageFile, withMaps: boolean): Promise<number | undefined> {
     if (file.kind === "slru") {
       return (await this.#slruSegment(file.slru, file.segment))?.length;
     }
     if (this.#isNumberedNew(file) && (await this.#lacksNewNumbers(file))) {
       return undefined;
     }
-    const stored = await this.#storedFork(file);
+    const stored = await this.#storedFork(file, withMaps);
     return stored === undefined ? undefined : segmentBytes(stored.blocks, file.segment);
   }
 
@@ -423,7 +429,8 @@ export class PageSource implements PageHandlers {
     file: StorageFile,
     blocks: readonly number[],
   ): Promise<FileContent | undefined> {
-    const bytes = await this.stat(file);
+    // A start may ask for many: what it reads of maps is named by itself.
+    const bytes = await this.#bytesOf(file, false);
     if (bytes === undefined) {
       return undefined;
     }
@@ -441,7 +448,7 @@ export class PageSource implements PageHandlers {
       const segment = await this.#slruSegment(file.slru, file.segment);
       return { bytes, runs, pages: there.map((block) => slruPages(file, segment, block, 1)) };
     }
-    const { rel } = (await this.#storedFork(file))!;
+    const { rel } = (await this.#storedFork(file, false))!;
     const first = file.segment * RELATION_SEGMENT_BLOCKS;
     const pages = await this.#asking(`blocks of ${storagePath(file)}`, (client) =>
       Promise.all(there.map((block) => client.getPage(rel, first + block, this.#lsn))),
@@ -477,20 +484,25 @@ export class PageSource implements PageHandlers {
   }
 
   /** The fork that stands for `rel`, and its size; undefined where a compute does not see one. */
-  async #storedFork(rel: RelationFork): Promise<{ rel: RelationFork; blocks: number } | undefined> {
-    if (rel.fork === INIT_FORK) {
-      const blocks = await this.#size(rel);
+  async #storedFork(
+    rel: RelationFork,
+    withMaps = true,
+  ): Promise<{ rel: RelationFork; blocks: number } | undefined> {
+    // What initdb makes is logged, and what a rewrite makes of it has another number.
+    if (rel.fork === INIT_FORK || rel.relNumber < FIRST_NORMAL_OBJECT_ID) {
+      const blocks = await this.#size(rel, withMaps);
       return blocks === undefined ? undefined : { rel, blocks };
     }
     const init = { ...rel, fork: INIT_FORK };
-    const [blocks, initBlocks] = await Promise.all([this.#size(rel), this.#size(init)]);
+    const [blocks, initBlocks] = await Promise.all([this.#size(rel, withMaps), this.#size(init)]);
     if (initBlocks !== undefined) {
       return rel.fork === MAIN_FORK ? { rel: init, blocks: initBlocks } : undefined;
     }
     return blocks === undefined ? undefined : { rel, blocks };
   }
 
-  #size(rel: RelationFork): Promise<number | undefined> {
+  /** `withMaps`: of a main fork also its maps'. */
+  #size(rel: RelationFork, withMaps = true): Promise<number | undefined> {
     const key = forkKey(rel);
     const known = this.#sizes.get(key);
     if (known !== undefined) {
@@ -502,7 +514,7 @@ export class PageSource implements PageHandlers {
     const size = this.#found(`size of ${key}`, (client) => client.relSize(rel, this.#lsn));
     this.#sizes.set(key, size);
     size.catch(() => this.#sizes.delete(key));
-    if (rel.fork === MAIN_FORK) {
+    if (rel.fork === MAIN_FORK && withMaps) {
       // Postgres looks for these when a page is full, with a row locked that everybody waits for.
       for (const fork of [FSM_FORK, VM_FORK]) {
         this.#size({ ...rel, fork }).catch(() => undefined);
