@@ -29,8 +29,10 @@ export async function startAgent(options: {
   readonly callers?: TokenVerifier | undefined;
   /** When this process was told whose agent it is, on the monotonic clock; 0: from its start on. */
   readonly beganMs?: number;
+  /** Where files are that agents have made ahead which waited (data-directory/spare-files.ts). */
+  readonly sharedSpares?: string | undefined;
 }): Promise<RunningDaemon> {
-  const { workdir, logger, callers, beganMs = 0 } = options;
+  const { workdir, logger, callers, beganMs = 0, sharedSpares } = options;
   forgetFrugalMalloc();
   const spec = readSpec(workdir);
   let failure: unknown;
@@ -40,7 +42,10 @@ export async function startAgent(options: {
       void supervisor.terminate("immediate");
     });
   };
-  const supervisor = new Supervisor({ spec, workdir, logger, beganMs, onPostgresSpawned: listen });
+  const supervisor = new Supervisor({
+    ...{ spec, workdir, logger, beganMs, sharedSpares },
+    onPostgresSpawned: listen,
+  });
   const listener = new HttpListener(supervisor, logger, { callers });
   await requireFree(HTTP_HOST, spec.internalHttpPort, "start the agent");
   setIdleTimer(listen, LISTEN_DELAY_MS);

@@ -27,6 +27,8 @@ export interface ComputeRunOptions {
   readonly leaveSubscriptions: boolean;
   /** While Postgres loads, this process has time for other things. */
   readonly onPostgresSpawned?: (() => void) | undefined;
+  /** As PostgresSideOptions'. */
+  readonly sharedSpares?: string | undefined;
 }
 
 export type RunEnd =

@@ -9,10 +9,10 @@ const { runDaemon } = await import("../base/daemon.ts");
 const { startAgent } = await import("./agent.ts");
 
 const isWarm = process.argv[2] === "--warm";
-const beganMs = isWarm ? await (await import("./warm-start.ts")).waitForWork() : 0;
+const work = isWarm ? await (await import("./warm-start.ts")).waitForWork() : {};
 await runDaemon({
   name: "compute",
   options: {},
   isOnCommitPath: true,
-  start: (context) => startAgent({ ...context, beganMs }),
+  start: (context) => startAgent({ ...context, ...work }),
 });

@@ -65,6 +65,8 @@ export interface PostgresSideOptions {
   readonly leaveSubscriptions: boolean;
   readonly logger: Logger;
   readonly onPostgresSpawned?: (() => void) | undefined;
+  /** Of who has none of its own yet: where others may be. */
+  readonly sharedSpares?: string | undefined;
 }
 
 /** What this machine has for a Postgres of the endpoint's major. */
@@ -182,7 +184,7 @@ export class PostgresSide {
     const installation = await this.#withExtensions(found);
     this.#installation = installation;
     await this.checkLibraries(spec.settings);
-    this.#spares = SpareFiles.take(sparesOf(workdir));
+    this.#spares = SpareFiles.take(sparesOf(workdir), this.#options.sharedSpares);
     await this.#spares.skeleton(this.#dataDirectory);
     const newest = await this.#newestState;
     if (newest !== undefined) {

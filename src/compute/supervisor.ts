@@ -33,6 +33,7 @@ export class Supervisor implements ComputeControl {
   readonly #workdir: string;
   readonly #logger: Logger;
   readonly #onPostgresSpawned: (() => void) | undefined;
+  readonly #sharedSpares: string | undefined;
   readonly #beganMs: number;
   readonly #startTime = nowMs();
   readonly #commitTimes = new CommitTimes();
@@ -59,7 +60,10 @@ export class Supervisor implements ComputeControl {
     /** As startAgent's. */
     beganMs?: number;
     onPostgresSpawned?: () => void;
+    /** As startAgent's. */
+    sharedSpares?: string | undefined;
   }) {
+    this.#sharedSpares = options.sharedSpares;
     this.#beganMs = options.beganMs ?? 0;
     this.#onPostgresSpawned = options.onPostgresSpawned;
     this.#spec = options.spec;
@@ -132,6 +136,7 @@ export class Supervisor implements ComputeControl {
       commitTimes: this.#commitTimes,
       leaveSubscriptions: this.#leaveSubscriptions,
       onPostgresSpawned: this.#onPostgresSpawned,
+      sharedSpares: this.#sharedSpares,
     });
     this.#run = run;
     let open: boolean;

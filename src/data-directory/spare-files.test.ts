@@ -100,3 +100,25 @@ test("SpareFiles: they are there whole or not at all", () =>
       [],
     );
   }));
+
+test("SpareFiles: who has none of its own takes those of all, once; one process makes them", () =>
+  withPlace(async (path, below) => {
+    const shared = join(below, "shared");
+    const { signal } = new AbortController();
+    const counts = { files: 1, directories: 0 };
+    const made = [shared, shared].map((at) => SpareFiles.makeShared(at, counts, signal));
+    assert.deepEqual(await Promise.all(made), [true, false]);
+    const spare = inode(join(shared, "files", "0"));
+    assert.equal(await SpareFiles.makeShared(shared, counts, signal), false);
+    await SpareFiles.make(path, counts);
+    const own = inode(join(path, "files", "0"));
+    const taken = [1, 2, 3].map((n) => {
+      const file = join(below, `taken-${n}`);
+      // Each endpoint has a place of its own.
+      closeSync(SpareFiles.take(n === 1 ? path : `${path}-${n}`, shared).file(file));
+      return inode(file);
+    });
+    assert.deepEqual(taken.slice(0, 2), [own, spare]);
+    assert.ok(!taken.slice(0, 2).includes(taken[2]!));
+    assert.ok(await SpareFiles.makeShared(shared, counts, signal));
+  }));

@@ -7,7 +7,7 @@
 //   PATH/files/N        empty
 //   PATH/directories/N  empty
 //
-// PATH is ours alone, and what is in it Postgres's. It is there whole or not at all: PATH.new until all is made, and PATH.used from when
+// PATH is an endpoint's alone, or of all endpoints of a home, for those that start for the first time; what is in it is Postgres's. It is there whole or not at all: PATH.new until all is made, and PATH.used from when
 // somebody has begun to take of it, so nobody else does.
 
 import {
@@ -22,6 +22,7 @@ import {
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { turn } from "../base/clock.ts";
+import { FileLock } from "../base/file-lock.ts";
 import { giveToPostgres } from "../postgres/installation.ts";
 import { makeDirectory, makeSkeleton } from "./make-directory.ts";
 
@@ -59,10 +60,26 @@ export class SpareFiles {
     return new SpareFiles();
   }
 
-  /** Those at `path`, which are this one's from now on; none where there are none. */
-  static take(path: string): SpareFiles {
+  /** Those at `path`, or else at `shared`, which are this one's from now on; none where there are none. */
+  static take(path: string, shared?: string): SpareFiles {
     const used = `${path}.used`;
-    return moves(path, used) ? new SpareFiles(used) : SpareFiles.none();
+    return moves(path, used) || (shared !== undefined && moves(shared, used))
+      ? new SpareFiles(used)
+      : SpareFiles.none();
+  }
+
+  /** As make(), at a path that several processes may want to make: one of them does. */
+  static async makeShared(
+    path: string,
+    counts: SpareCounts,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const lock = existsSync(path) ? undefined : FileLock.take(`${path}.lock`);
+    try {
+      return lock !== undefined && (await SpareFiles.make(path, counts, signal));
+    } finally {
+      lock?.release();
+    }
   }
 
   /**
@@ -89,6 +106,9 @@ export class SpareFiles {
       await turn();
     }
     for (let i = 0; i < Math.min(counts.directories, MOST.directories); i++) {
+      if (signal?.aborted === true) {
+        return false;
+      }
       makeDirectory(join(made, DIRECTORIES, `${i}`));
       await turn();
     }

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
-import { readFileSync, realpathSync } from "node:fs";
+import { readFileSync, realpathSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimer, sleep } from "../../src/base/clock.ts";
 import { commandWords } from "../../src/base/proc.ts";
 import { daemonsOfHome } from "../../src/local/left-over.ts";
+import { runtimeDirectory } from "../../src/postgres/installation.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
 import { eventually } from "../../testing/eventually.ts";
 
@@ -73,6 +74,24 @@ test("a wake takes over the agent that waits; another one comes in its place", a
   assert.ok(!JSON.stringify(status).includes("left over"), JSON.stringify(status));
   await world.cluster.ok("endpoint", "stop", endpoint);
   await until("its end", () => commandWords(pid) === undefined);
+});
+
+test("an endpoint's first start takes the files that an agent has made which waited; others are made", async () => {
+  const path = join(runtimeDirectory(endpoints()), ".spare");
+  const spares = () => {
+    const status = statSync(path, { throwIfNoEntry: false });
+    return status && `${status.ino} ${status.birthtimeMs}`;
+  };
+  const project = suspendPath.split("/")[2]!;
+  const before = await until("spare files", spares);
+  // On a busy machine it may be started without an agent that waited.
+  for (let i = 0; i < 10 && spares() === before; i++) {
+    const { branch } = await world.createBranch(project, `first-start-${i}`);
+    await world.api("DELETE", `/projects/${project}/branches/${branch.id}`);
+    await world.settled(project);
+  }
+  assert.notEqual(spares(), before);
+  await until("others", () => spares() !== undefined && spares() !== before);
 });
 
 test("kill -9 of the control plane ends who waits, and not who works", async () => {

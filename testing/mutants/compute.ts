@@ -295,6 +295,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "fileContent: the blocks that there are, in runs, and nothing ahead of them",
     },
     {
+      rule: "two agents that wait make the same spare files at once",
+      file: "src/data-directory/spare-files.ts",
+      search: "return lock !== undefined && (await",
+      replace: "return (await",
+      test: "src/data-directory/spare-files.test.ts",
+      name: "SpareFiles: who has none of its own takes those of all, once; one process makes them",
+    },
+    {
+      rule: "a first start makes its files though some were made ahead",
+      file: "src/data-directory/spare-files.ts",
+      search: " || (shared !== undefined && moves(shared, used))",
+      replace: "",
+      test: "src/data-directory/spare-files.test.ts",
+      name: "SpareFiles: who has none of its own takes those of all, once; one process makes them",
+    },
+    {
       rule: "a start guesses of each of many databases that somebody will connect to it",
       file: "src/compute/pages/start-reads.ts",
       search: "without.length > MAX_GUESSED_DATABASES ? [] : without",
@@ -409,7 +425,7 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "a start makes all files anew",
       file: "src/compute/postgres-side.ts",
-      search: "this.#spares = SpareFiles.take(sparesOf(workdir));",
+      search: "this.#spares = SpareFiles.take(sparesOf(workdir), this.#options.sharedSpares);",
       replace: "this.#spares = SpareFiles.none();",
       test: "src/compute/compute.pg.test.ts",
       name: "compute: what was committed is there after stop and start, and on a static endpoint",
@@ -417,8 +433,9 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "two take of the same spare files",
       file: "src/data-directory/spare-files.ts",
-      search: "return moves(path, used) ? new SpareFiles(used) : SpareFiles.none();",
-      replace: "return used !== path ? new SpareFiles(path) : SpareFiles.none();",
+      search:
+        "return moves(path, used) || (shared !== undefined && moves(shared, used))\n      ? new SpareFiles(used)",
+      replace: "return used !== path\n      ? new SpareFiles(path)",
       test: "src/data-directory/spare-files.test.ts",
       name: "SpareFiles: one takes them, once; what it has left when it ended is nobody's",
     },

@@ -4,11 +4,10 @@
 // as the superuser reads them; what is shown are counts, so every role may look. The shim gives Postgres the extension's own
 // files, as no installation has them: there is no object in any database before somebody says CREATE EXTENSION strata.
 
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { readFileIfExists } from "../../base/disk.ts";
 import { SpareFiles } from "../../data-directory/spare-files.ts";
-import { giveToPostgres } from "../../postgres/installation.ts";
 
 /** Beside the data directory, as OWN_EXTENSION_NAME. */
 export const READ_COUNTS_NAME = "read-counts";
@@ -30,15 +29,15 @@ export function makeReadCounts(path: string, spares = SpareFiles.none()): void {
 }
 
 /** Writes the extension's files where they are not there yet. */
-export function placeOwnExtension(directory: string): void {
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
-  giveToPostgres(directory);
+export function placeOwnExtension(directory: string, spares = SpareFiles.none()): void {
+  if (!existsSync(directory)) {
+    spares.directory(directory);
+  }
   for (const [name, text] of Object.entries(FILES)) {
     const path = join(directory, name);
     if (readFileIfExists(path)?.toString() !== text) {
       rmSync(path, { force: true });
-      writeFileSync(path, text, { mode: 0o644 });
-      giveToPostgres(path);
+      spares.write(path, text);
     }
   }
 }

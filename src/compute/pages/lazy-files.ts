@@ -205,7 +205,7 @@ export class LazyFiles {
   async start(spares: SpareFiles): Promise<void> {
     makeCacheCounters(this.#countersPath, spares);
     makeReadCounts(this.#runtimePath(READ_COUNTS_NAME), spares);
-    placeOwnExtension(this.#runtimePath(OWN_EXTENSION_NAME));
+    placeOwnExtension(this.#runtimePath(OWN_EXTENSION_NAME), spares);
     await this.#server.listen();
   }
 
