@@ -29,10 +29,17 @@ async function neon(...args: string[]) {
 
 const login = (database = "neondb", user = "neondb_owner") => ({ user, password, database });
 
+// Around what is tested the API is asked itself: each command of Neon's takes half a second of a processor.
+
+const branchList = async (): Promise<{ id: string; name: string; default: boolean }[]> =>
+  (await world.api("GET", `/projects/${project}/branches`)).branches;
+
+const branchId = async (name: string): Promise<string> =>
+  (await branchList()).find((branch) => branch.name === name)!.id;
+
 async function endpointOf(branch: string): Promise<string> {
-  const id = (await neon("branches", "get", branch)).id;
-  const { endpoints } = await world.api("GET", `/projects/${project}/branches/${id}/endpoints`);
-  return endpoints[0].id;
+  const path = `/projects/${project}/branches/${await branchId(branch)}/endpoints`;
+  return (await world.api("GET", path)).endpoints[0].id;
 }
 
 const notes = async (endpoint: string) =>
@@ -96,8 +103,7 @@ test("neon: roles and databases are in Postgres, and gone from there", async () 
     "--owner-name",
     "anna o'x",
   );
-  const branch = (await neon("branches", "get", "dev")).id;
-  const path = `/projects/${project}/branches/${branch}/roles/${encodeURIComponent("anna o'x")}`;
+  const path = `/projects/${project}/branches/${await branchId("dev")}/roles/${encodeURIComponent("anna o'x")}`;
   const { password: hers } = await world.api("GET", `${path}/reveal_password`);
   const anna = { user: "anna o'x", password: hers, database: "Shop" };
   const who = "select current_user as who, current_database() as base";
@@ -130,14 +136,14 @@ test("neon: rename, set-expiration, set-default", async () => {
   assert.equal(expiring.expires_at, "2099-01-01T00:00:00.000Z");
   assert.match(await world.cluster.ok("branch", "list", "--tenant-id", await tenant()), /earlier/);
   assert.equal((await neon("branches", "set-default", "dev")).default, true);
-  const defaults = (await neon("branches", "list")).filter(
-    (branch: { default: boolean }) => branch.default,
-  );
+  const defaults = (await branchList()).filter((branch) => branch.default);
   assert.deepEqual(
-    defaults.map((branch: { name: string }) => branch.name),
+    defaults.map((branch) => branch.name),
     ["dev"],
   );
-  await neon("branches", "set-default", "main");
+  const main = await branchId("main");
+  await world.api("POST", `/projects/${project}/branches/${main}/set_as_default`);
+  await world.settled(project);
 });
 
 async function tenant(): Promise<string> {
@@ -153,18 +159,16 @@ test("neon: restore to its own past keeps the old state, reset takes the parent'
     "select pg_current_wal_flush_lsn() as lsn",
   )) as [{ lsn: string }];
   await world.sql(main, login(), "delete from notes");
-  const id = (await neon("branches", "get", "main")).id;
+  const id = await branchId("main");
   await neon("branches", "restore", "main", `^self@${lsn}`, "--preserve-under-name", "deleted");
   assert.deepEqual(await notes(main), ["later", "main"]);
   const branch = await neon("branches", "get", "main");
-  const kept = await neon("branches", "get", "deleted");
   assert.equal(branch.id, id);
-  assert.equal(branch.parent_id, kept.id);
+  assert.equal(branch.parent_id, await branchId("deleted"));
   await neon("branches", "add-compute", "deleted");
   assert.deepEqual(await notes(await endpointOf("deleted")), []);
 
-  await neon("branches", "create", "--name", "work");
-  const work = await endpointOf("work");
+  const work = (await neon("branches", "create", "--name", "work")).endpoints[0].id;
   await world.sql(work, login(), "delete from notes");
   await world.sql(main, login(), "insert into notes values ('newer')");
   const reset = await neon("branches", "reset", "work", "--parent");
@@ -199,7 +203,7 @@ test("neon: projects delete, list --recoverable-only, recover: all of it is as i
   const endpoint = await endpointOf("main");
   const before = await notes(endpoint);
   const uri = await neon("connection-string", "main");
-  const branches = await neon("branches", "list");
+  const branches = await branchList();
   await world.neon("projects", "delete", project);
   assert.deepEqual((await world.neon("projects", "list")).projects, []);
   await assert.rejects(notes(endpoint), /ECONNREFUSED/);
@@ -212,18 +216,14 @@ test("neon: projects delete, list --recoverable-only, recover: all of it is as i
   assert.equal((await world.neon("projects", "recover", project)).id, project);
   assert.deepEqual(await world.neon("projects", "list", "--recoverable-only"), []);
   assert.equal(await neon("connection-string", "main"), uri);
-  const nameAndId = ({ name, id }: { name: string; id: string }) => ({ name, id });
-  assert.deepEqual(
-    (await neon("branches", "list")).map(nameAndId).toSorted(byName),
-    branches.map(nameAndId).toSorted(byName),
-  );
+  const namesAndIds = (all: typeof branches) =>
+    all.map(({ name, id }) => `${name} ${id}`).toSorted();
+  assert.deepEqual(namesAndIds(await branchList()), namesAndIds(branches));
   await world.api("POST", `/projects/${project}/endpoints/${endpoint}/start`);
   assert.deepEqual(await notes(endpoint), before);
   const twice = await world.neonResult("projects", "recover", project);
   assert.match(twice.stderr, /is not deleted/);
 });
-
-const byName = (a: { name: string }, b: { name: string }) => (a.name < b.name ? -1 : 1);
 
 test("neon: link and set-context: what comes after is about that project and branch, in its Postgres", async () => {
   // With two projects nothing is meant by itself.
@@ -232,8 +232,7 @@ test("neon: link and set-context: what comes after is about that project and bra
   const inContext = (...args: string[]) => world.neon(...args, "--context-file", context);
   const unclear = await world.neonResult("branches", "list", "--context-file", context);
   assert.notEqual(unclear.code, 0);
-  await neon("branches", "create", "--name", "linked");
-  const linked = await endpointOf("linked");
+  const linked = (await neon("branches", "create", "--name", "linked")).endpoints[0].id;
   await world.sql(linked, login(), "insert into notes values ('linked')");
   await inContext("link", "--project-id", project, "--branch", "linked", "--no-env-pull");
   assert.deepEqual(JSON.parse(readFileSync(context, "utf8")), {
