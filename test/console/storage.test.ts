@@ -4,9 +4,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { formatLsn, parseLsn, toLsn } from "../../src/base/lsn.ts";
 import type { ConsoleCosts, ConsoleLayers } from "../../src/control-plane/api.ts";
 import { assertAccessible } from "../../testing/console/axe.ts";
-import { Browser, findChromium, NO_BROWSER } from "../../testing/console/browser.ts";
+import { NO_BROWSER } from "../../testing/console/browser.ts";
 import { ConsoleWorld } from "../../testing/console/console-world.ts";
-import { goTo, inBothSizes, SIZES } from "../../testing/console/visit.ts";
+import { goTo, inBothSizes, openBrowser, SIZES } from "../../testing/console/visit.ts";
 
 // What the console shows of a branch's storage: its layers, in numbers and in a browser where one is installed.
 
@@ -107,7 +107,7 @@ test("browser: 1,000 layers, of which one is found; what is read again keeps cho
       };
     }),
   });
-  await using browser = await Browser.launch(findChromium()!, SIZES.desk);
+  await using browser = await openBrowser(SIZES.desk);
   const { page } = browser;
   let reads = 0;
   await page.route("**/layers", (route) => {

@@ -3,7 +3,12 @@
 import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type BrowserContext, chromium, type Page } from "playwright-core";
+import {
+  type BrowserContext,
+  type Browser as BrowserProcess,
+  chromium,
+  type Page,
+} from "playwright-core";
 
 const CANDIDATES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 /** A machine that does ten things at once is slow. */
@@ -21,6 +26,11 @@ export const NO_BROWSER =
     ? "no browser: apt-get install chromium, or $CHROMIUM names one"
     : false;
 
+const ARGUMENTS = [
+  ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+  ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+];
+
 export interface BrowserOptions {
   readonly width: number;
   readonly height: number;
@@ -36,10 +46,10 @@ export class Browser implements AsyncDisposable {
   readonly complaints: string[] = [];
   /** Requests to anybody but the origin that is opened first. */
   readonly foreign: string[] = [];
-  readonly #profile: string;
+  readonly #profile: string | undefined;
   #origin: string | undefined;
 
-  private constructor(context: BrowserContext, page: Page, profile: string) {
+  private constructor(context: BrowserContext, page: Page, profile?: string) {
     this.context = context;
     this.page = page;
     this.#profile = profile;
@@ -57,9 +67,20 @@ export class Browser implements AsyncDisposable {
     });
   }
 
+  /** To begin one takes a second of a processor: for several, each by itself as if it were the only one (`launchIn`). */
+  static launchProcess(executablePath: string): Promise<BrowserProcess> {
+    return chromium.launch({ executablePath, args: ARGUMENTS });
+  }
+
+  static async launchIn(process: BrowserProcess, options: BrowserOptions): Promise<Browser> {
+    const context = await process.newContext(pageOptions(options));
+    context.setDefaultTimeout(TIMEOUT_MS);
+    return new Browser(context, await context.newPage());
+  }
+
   static async launch(executablePath: string, options: BrowserOptions): Promise<Browser> {
     const profile = mkdtempSync(join(tmpdir(), "strata-chromium-"));
-    const { width, height, colorScheme = "light", goesFirst = false } = options;
+    const { goesFirst = false } = options;
     const first = join(profile, "first");
     if (goesFirst) {
       // Linux shares processors out among sessions first, and among their processes then. Whoever may not has it as it is.
@@ -72,14 +93,8 @@ export class Browser implements AsyncDisposable {
     const context = await chromium.launchPersistentContext(profile, {
       executablePath: goesFirst ? first : executablePath,
       env: { ...process.env, STRATA_TEST_BROWSER: executablePath },
-      viewport: { width, height },
-      colorScheme,
-      locale: "en-GB",
-      timezoneId: "UTC",
-      args: [
-        ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
-        ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-      ],
+      ...pageOptions(options),
+      args: ARGUMENTS,
     });
     context.setDefaultTimeout(TIMEOUT_MS);
     const page = context.pages()[0] ?? (await context.newPage());
@@ -95,6 +110,12 @@ export class Browser implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.context.close();
-    rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });
+    if (this.#profile !== undefined) {
+      rmSync(this.#profile, { recursive: true, force: true, maxRetries: 5 });
+    }
   }
+}
+
+function pageOptions({ width, height, colorScheme = "light" }: BrowserOptions) {
+  return { viewport: { width, height }, colorScheme, locale: "en-GB", timezoneId: "UTC" };
 }

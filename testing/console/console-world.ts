@@ -8,7 +8,6 @@ import { readBuild } from "../../src/control-plane/console/console-build.ts";
 import { PageserverHttpClient } from "../../src/pageserver/client.ts";
 import { ControlPlaneWorld } from "../control-plane/control-plane-world.ts";
 import { checkpointCommitted } from "../replication/stored-wal.ts";
-import { Browser, type BrowserOptions } from "./browser.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 
@@ -46,10 +45,6 @@ export class ConsoleWorld implements AsyncDisposable {
   /** As `strata console` prints it. */
   async link(): Promise<string> {
     return (await this.world.cluster.ok("console")).trim();
-  }
-
-  async browser(executablePath: string, options: BrowserOptions): Promise<Browser> {
-    return await Browser.launch(executablePath, options);
   }
 
   /** The answer to a request that runs SQL, as it begins. */

@@ -1,10 +1,10 @@
-// Somebody uses the console, at a desk and on a phone: the same work in both, each in a browser of its own that is logged in.
+// Somebody uses the console, at a desk and on a phone: the same work in both, each logged in anew and knowing nothing of the other.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
-import type { Locator, Page } from "playwright-core";
+import { after, test } from "node:test";
+import type { Browser as BrowserProcess, Locator, Page } from "playwright-core";
 import { errorMessage } from "../../src/base/errors.ts";
-import { Browser, findChromium, NO_BROWSER } from "./browser.ts";
+import { Browser, type BrowserOptions, findChromium, NO_BROWSER } from "./browser.ts";
 import type { ConsoleWorld } from "./console-world.ts";
 
 export const SIZES = {
@@ -14,6 +14,17 @@ export const SIZES = {
 export type Size = keyof typeof SIZES;
 /** A desk's page is light, a phone's dark: both are seen. */
 const SCHEMES = { desk: "light", phone: "dark" } as const;
+
+/** Of all visits of a test file. */
+let browserProcess: Promise<BrowserProcess> | undefined;
+
+after(async () => (await browserProcess)?.close());
+
+/** Where there is one (`NO_BROWSER`). */
+export async function openBrowser(options: BrowserOptions): Promise<Browser> {
+  browserProcess ??= Browser.launchProcess(findChromium()!);
+  return await Browser.launchIn(await browserProcess, options);
+}
 
 export interface Visit {
   readonly browser: Browser;
@@ -34,10 +45,7 @@ export function inBothSizes(
 ): void {
   for (const size of Object.keys(SIZES) as Size[]) {
     test(`browser: ${title}; ${size}`, { skip: NO_BROWSER }, async () => {
-      await using browser = await Browser.launch(findChromium()!, {
-        ...SIZES[size],
-        colorScheme: SCHEMES[size],
-      });
+      await using browser = await openBrowser({ ...SIZES[size], colorScheme: SCHEMES[size] });
       const { page } = browser;
       await browser.open(await world().link());
       await page.getByRole("heading", { name: "Projects" }).waitFor();
