@@ -1,10 +1,11 @@
 // The steps that `npm run check` and `npm test` are made of.
 
 import { spawnSync } from "node:child_process";
-import { globSync, mkdtempSync, rmSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { globSync, mkdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { makeRunDirectory, removeRunDirectory } from "../testing/homes/run-directory.ts";
 
 const ROOT = dirname(import.meta.dirname);
 export const NODE_FLAGS = ["--disable-warning=ExperimentalWarning"];
@@ -99,12 +100,14 @@ export function testStep(
 
 /** Runs every step, also after a failure, and ends the process with 1 where one failed. */
 export function runSteps(steps: readonly Step[]): void {
-  // Of this run, as the code that makes what is in there may be another in the next (testing/homes/initdb-templates.ts).
-  const templates = mkdtempSync(join(tmpdir(), "strata-templates-"));
+  const directory = makeRunDirectory();
+  // Of this run, as the code that makes what is in there may be another in the next.
+  const templates = join(directory, "templates");
+  mkdirSync(templates, { mode: 0o700 });
   try {
-    runEach(steps, { STRATA_TEST_TEMPLATES: templates });
+    runEach(steps, { TMPDIR: directory, STRATA_TEST_TEMPLATES: templates });
   } finally {
-    rmSync(templates, { recursive: true, force: true });
+    removeRunDirectory(directory);
   }
 }
 

@@ -23,6 +23,7 @@ import {
   postgresUser,
   runPostgresTool,
 } from "../src/postgres/installation.ts";
+import { spreadDirectories } from "./homes/run-directory.ts";
 import { killTree } from "./process-faults.ts";
 
 /** Superuser of every stock cluster. */
@@ -59,6 +60,8 @@ export class StockCluster {
       pgBin: options.pgBin,
     });
     const workdir = await mkdtemp(join(tmpdir(), "strata-stock-"));
+    // Data directories are copied in it.
+    spreadDirectories(workdir);
     giveToPostgres(workdir);
     const cluster = new StockCluster(workdir, installation);
     try {
@@ -83,6 +86,8 @@ export class StockCluster {
       // All WAL since the base is replayed from pg_wal itself.
       wal_keep_size: "'16GB'",
       wal_recycle: "off",
+      // A new segment is a hole until it is written: less to write, and to copy.
+      wal_init_zero: "off",
       max_wal_size: "'4GB'",
       max_prepared_transactions: "20",
       shared_buffers: "'64MB'",
