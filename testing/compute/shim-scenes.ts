@@ -1,4 +1,4 @@
-// Plays single scenes of src/compute/shim/claim_scenes.c and cache_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
+// Plays single scenes of src/compute/shim/*_scenes.c under a shim, with an agent whose storage holds one file of eight blocks.
 
 import {
   closeSync,
@@ -49,6 +49,8 @@ export interface Scene {
   readonly placed?: readonly PlacedFile[];
   /** Blocks that storage has otherwise than the file, as a bit set: when it is asked to compare them. */
   readonly unlike?: number;
+  /** What is to be looked at in the data directory in the end. */
+  readonly afterwards?: (directory: string) => void;
 }
 
 export interface Ended {
@@ -68,7 +70,11 @@ const isOfCache = (name: string) => name.startsWith("evict-") || name.startsWith
 
 /** The name of the program that has the scene. */
 export function sceneProgram({ scene }: Scene): string {
-  return isOfCache(scene) ? "cache_scenes" : "claim_scenes";
+  return isOfCache(scene)
+    ? "cache_scenes"
+    : scene.startsWith("spare-")
+      ? "spare_scenes"
+      : "claim_scenes";
 }
 
 /** Runs the program in `workdir`, where somebody listens at the socket `s`. */
@@ -203,7 +209,9 @@ export async function playScene(
   });
   try {
     await server.listen();
-    return { ...(await runScene(shim, scene, workdir)), asked, blocks };
+    const ended = await runScene(shim, scene, workdir);
+    scene.afterwards?.(workdir);
+    return { ...ended, asked, blocks };
   } finally {
     agent.end();
     await server.close();

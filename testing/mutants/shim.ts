@@ -15,11 +15,86 @@ const READS_AND_WAITS =
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const TABLESPACES = "test/compute/tablespaces.test.ts";
 const CACHE_SCENES = "src/compute/shim/shim-cache-scenes.test.ts";
+const SPARES = "src/compute/shim/library/spares.c";
+const SPARE_SCENES = "src/compute/shim/shim-spare-scenes.test.ts";
 const WRITES_ABSENT = "claims: what was written is there, and of a part of a block the rest";
 
 export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
+    {
+      rule: "a spare keeps what was in it",
+      file: SPARES,
+      search:
+        "  if ((was->st_size == 0 && was->st_blocks == 0) || syscall(SYS_truncate, spare, 0L) == 0) {",
+      replace: "  if (was->st_size >= 0) {",
+      test: SPARE_SCENES,
+      name: "spares: a removed file becomes the next one, empty",
+    },
+    {
+      rule: "removed files of relations become no others",
+      file: SPARES,
+      search: "  int number = take_bit(region->spare_ready, true), fd = -1;",
+      replace: "  int number = -1, fd = -1;",
+      test: SPARE_SCENES,
+      name: "spares: a removed file becomes the next one, empty",
+    },
+    {
+      rule: "temporary relations' files become no others",
+      file: "src/compute/shim/library/names.c",
+      search: "  if (name == NULL || name[1] != 't' ||",
+      replace: "  if (name == NULL || name[1] != '!' ||",
+      test: SPARE_SCENES,
+      name: "spares: a removed file becomes the next one, empty",
+    },
+    {
+      rule: "a dropped relation's file stays with its name until the next checkpoint",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "is_relation_file(path, true) && leave_name(path)",
+      replace: "is_relation_file(path, true) && false",
+      test: SPARE_SCENES,
+      name: "spares: a dropped relation's name stays until it is removed, its file does not",
+    },
+    {
+      rule: "a file with two names becomes a relation's",
+      file: SPARES,
+      search: " && stat->st_nlink == 1 &&",
+      replace: " &&",
+      test: SPARE_SCENES,
+      name: "spares: a dropped relation's name stays until it is removed, its file does not",
+    },
+    {
+      rule: "a file that is made takes another one's name away",
+      file: SPARES,
+      search: "rename_with(spare, path, RENAME_NOREPLACE)",
+      replace: "rename_with(spare, path, 0)",
+      test: SPARE_SCENES,
+      name: "spares: what cannot be made leaves what is there as it is",
+    },
+    {
+      rule: "a file of storage's, which others may be about to fill, becomes another one",
+      file: "src/compute/shim/library/entry_points.c",
+      search: "  bool plain = was == SLOT_LOCAL && ",
+      replace: "  bool plain = ",
+      test: SPARE_SCENES,
+      name: "spares: files of storage's, of another mode and of another name become no other ones",
+    },
+    {
+      rule: "a file that others may read becomes another one",
+      file: SPARES,
+      search: " && (stat->st_mode & 07777) == SPARE_MODE &&",
+      replace: " &&",
+      test: SPARE_SCENES,
+      name: "spares: files of storage's, of another mode and of another name become no other ones",
+    },
+    {
+      rule: "a spare's name is another one's while it is taken",
+      file: SPARES,
+      search: "      if (swap_if(&words[i], now, now ^ bit)) {",
+      replace: "      if ((now ^ bit) != now) {",
+      test: SPARE_SCENES,
+      name: "spares: one that is being taken keeps its name to itself",
+    },
     {
       rule: "what is above the limit stays while nobody needs room",
       file: "src/compute/shim/library/compare.c",

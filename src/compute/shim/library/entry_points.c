@@ -1,6 +1,12 @@
 /* entry_points.c: what libc's names for files do now. */
 #include "shim.h"
 
+/* A file without block states. */
+static int open_plain(const char *path, int flags, mode_t mode) {
+  int fd = open_spare(path, flags, mode);
+  return fd >= 0 ? fd : sys_open(path, flags, mode);
+}
+
 static int open_lazy(const struct key *key, const char *path, int flags, mode_t mode, struct file **file) {
   struct slot *slot = resolve(key, path, -1);
   if (slot == NULL) {
@@ -22,7 +28,7 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
     return open_lazy(key, path, flags & ~O_EXCL, mode, file);
   }
   if (state != SLOT_LAZY) {
-    return state == SLOT_EMPTY ? -1 : sys_open(path, flags, mode);
+    return state == SLOT_EMPTY ? -1 : open_plain(path, flags, mode);
   }
   struct file *lazy = slot->file;
   if (flags & O_TRUNC) {
@@ -61,7 +67,7 @@ static int open_file(const char *path, int flags, mode_t mode) {
       fd = sys_open(path, flags, mode);
     }
   } else {
-    fd = sys_open(path, flags, mode);
+    fd = is_temporary_relation(path) ? open_plain(path, flags, mode) : sys_open(path, flags, mode);
   }
   if (fd < 0) {
     return fd;
@@ -320,6 +326,9 @@ EXPORT int truncate(const char *path, off_t bytes) {
     return -1;
   }
   struct file *file = state == SLOT_LAZY ? slot->file : NULL;
+  if (bytes == 0 && file == NULL && is_relation_file(path, true) && leave_name(path)) {
+    return 0;
+  }
   if (file != NULL && bytes % BLOCK != 0) {
     errno = EINVAL;
     return -1;
@@ -336,18 +345,22 @@ static int unlink_lazy(const char *path) {
   if (failed) {
     return -1;
   }
+  sigset_t signals;
   if (slot == NULL) {
-    return (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    hold_signals(&signals);
+    int done = is_temporary_relation(path) ? remove_plain(path) : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    release_signals(&signals);
+    return done;
   }
   /* Locked, so that nobody opens it as LAZY between the tombstone and the unlink. */
-  sigset_t signals;
   u32 was = lock_slot(slot);
   if (was == SLOT_EMPTY) {
     /* A signal handler on its way to exit(), whose wait may end: begin_wait(). */
     return -1;
   }
   hold_signals(&signals);
-  int result = (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
+  bool plain = was == SLOT_LOCAL && is_relation_file(path, false);
+  int result = plain ? remove_plain(path) : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
   unlock_slot(result == 0 ? SLOT_LOCAL : was);
   if (result == 0 && slot->file != NULL) {
     drop_counts(slot->file);

@@ -158,6 +158,26 @@ int classify(const char *path, struct key *key, u64 *segno, const char **local) 
   return NAME_OTHER;
 }
 
+/* Of a session alone: tBACKEND_N..., beside the others of its database (relpath.c). */
+bool is_temporary_relation(const char *path) {
+  struct key key;
+  u32 backend;
+  const char *at = region == NULL ? NULL : inside(path), *name = at == NULL ? NULL : strrchr(at, '/');
+  if (name == NULL || name[1] != 't' || (after(at, "base/") == NULL && after(at, "pg_tblspc/") == NULL)) {
+    return false;
+  }
+  name = parse_number(name + 2, &backend);
+  return name != NULL && *name == '_' && parse_relation(name + 1, &key);
+}
+
+/* Of one that is everybody's; `first`: its first file, which keeps its name for a while after it is dropped. */
+bool is_relation_file(const char *path, bool first) {
+  struct key key;
+  u64 segno;
+  const char *local;
+  return classify(path, &key, &segno, &local) == NAME_BLOCKS && key.kind == KIND_REL && (!first || key.forkseg == 0);
+}
+
 char *put_number(char *at, u32 value) {
   char digits[10];
   int n = 0;

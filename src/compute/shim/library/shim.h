@@ -82,6 +82,7 @@
 #define ABSENT_PATHS (1u << 20) /* paths that it does not have, the last ones */
 #define MAX_PATH 128 /* of what is in the data directory */
 #define MAX_LOCATION 4096
+#define SPARE_WORDS 16 /* 64 spares each */
 #define MAX_VERSION_DIRECTORY 32
 #define FIRST_NORMAL_OBJECT_ID 16384
 #define EXPORT __attribute__((visibility("default")))
@@ -206,6 +207,9 @@ struct region {
   u32 new_from;           /* the least number of a KIND_NEW_RELATIONS; 0: the agent has named none */
   u32 compare_calls;      /* futex word: bumped to wake the process that sleeps */
   u32 comparer_sleeps;
+  u32 spares; /* spares.c: whether there are some */
+  u64 spare_names[SPARE_WORDS]; /* by number, bit 1: the name is taken */
+  u64 spare_ready[SPARE_WORDS]; /* and an empty file is there */
   struct cache_counters counters; /* where the agent has given no file for them */
   u8 slot_groups[(SLOTS + SLOT_GROUP - 1) / SLOT_GROUP]; /* 1: a slot of the group was taken once */
   struct slot slots[SLOTS];
@@ -290,6 +294,8 @@ char *put_number(char *at, u32 value);
 const char *after(const char *path, const char *prefix);
 const char *parse_number(const char *at, u32 *out);
 const char *inside(const char *path);
+bool is_temporary_relation(const char *path);
+bool is_relation_file(const char *path, bool first);
 
 /* tablespaces.c */
 bool is_tablespace_link(const char *path, u32 *oid);
@@ -342,6 +348,11 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes);
 int create_tracked(const struct key *key, const char *path, int flags, mode_t mode);
 int list_directory(const char *path);
 void mark_directory_local(const char *path, bool made);
+
+/* spares.c */
+int remove_plain(const char *path);
+bool leave_name(const char *path);
+int open_spare(const char *path, int flags, mode_t mode);
 
 /* blocks.c */
 extern PER_PROCESS struct fd_entry fds[MAX_FD];
