@@ -24,6 +24,7 @@ import {
   runPostgresTool,
 } from "../src/postgres/installation.ts";
 import { spreadDirectories } from "./homes/run-directory.ts";
+import { initdbOnce } from "./homes/stock-template.ts";
 import { killTree } from "./process-faults.ts";
 
 /** Superuser of every stock cluster. */
@@ -50,7 +51,7 @@ export class StockCluster {
 
   private constructor(workdir: string, installation: Installation) {
     this.workdir = workdir;
-    this.dataDir = join(workdir, "data");
+    this.dataDir = this.place("data");
     this.installation = installation;
   }
 
@@ -65,9 +66,7 @@ export class StockCluster {
     giveToPostgres(workdir);
     const cluster = new StockCluster(workdir, installation);
     try {
-      await runPostgresTool(installation, "initdb", [
-        "-D",
-        cluster.dataDir,
+      const args = [
         `--username=${STOCK_USER}`,
         "--auth=trust",
         "--encoding=UTF8",
@@ -75,7 +74,8 @@ export class StockCluster {
         "--no-sync",
         "--no-instructions",
         ...(options.initdbArgs ?? []),
-      ]);
+      ];
+      await initdbOnce(installation, args, cluster.dataDir);
     } catch (error) {
       rmSync(workdir, { recursive: true, force: true });
       throw error;
@@ -97,6 +97,11 @@ export class StockCluster {
       ...options.settings,
     });
     return cluster;
+  }
+
+  /** A path in `workdir`. Where a directory begins on the disk (spreadDirectories) comes of its name: no other cluster has this one. */
+  place(name: string): string {
+    return join(this.workdir, `${name}-${this.workdir.slice(-6)}`);
   }
 
   configure(settings: Readonly<Record<string, string>>): void {
@@ -159,7 +164,7 @@ export class StockCluster {
 
   /** Copies the data directory as it is; only a stopped cluster gives a consistent one. */
   copyData(name: string): string {
-    const target = join(this.workdir, name);
+    const target = this.place(name);
     copyTree(this.dataDir, target);
     return target;
   }

@@ -138,14 +138,7 @@ test("backups in tar format, compressed, with the WAL beside; a superuser of ano
     { rolname: "chief" },
   ]);
   assert.match(
-    await cluster.fails(
-      "tenant",
-      "import",
-      "--from",
-      join(stock.workdir, "data"),
-      "--tenant-id",
-      id,
-    ),
+    await cluster.fails("tenant", "import", "--from", stock.dataDir, "--tenant-id", id),
     /a server runs on it/,
   );
 });

@@ -11,7 +11,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { errorMessage } from "../../src/base/errors.ts";
 
-/** Directories that are made in it from now on begin in block groups of their own, where the file system has such. */
+/**
+ * Directories that are made in it from now on begin in block groups of their own, where the file system has such: which
+ * one comes of a hash of the name, so that each should have a name that was not used before.
+ */
 export function spreadDirectories(directory: string): void {
   spawnSync("chattr", ["+T", directory], { stdio: "ignore" });
 }

@@ -83,7 +83,7 @@ export class RecordedHistory {
 
   /** The data directory that stock Postgres recovers at `lsn`; `name` must be new. */
   async recover(name: string, lsn: Lsn = this.endLsn): Promise<string> {
-    const outDir = join(this.cluster.workdir, name);
+    const outDir = this.cluster.place(name);
     const { baseDir, walDir, pgMajor } = this;
     await recoverStock({ baseDir, walDir, targetLsn: lsn, outDir, pgMajor, pgBin: this.#pgBin });
     return outDir;

@@ -90,7 +90,7 @@ after(async () => {
 });
 
 beforeEach(async () => {
-  const workdir = join(stock.workdir, String(++copies));
+  const workdir = stock.place(String(++copies));
   const dataDirectory = join(workdir, "data");
   makePostgresDirectory(workdir);
   copyTree(stock.dataDir, dataDirectory);

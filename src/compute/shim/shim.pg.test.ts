@@ -71,7 +71,7 @@ async function start(
     place?: (dataDirectory: string, pages: StockPages) => Promise<readonly PlacedFile[]>;
   } = {},
 ): Promise<Started> {
-  const workdir = join(stock.workdir, String(++copies));
+  const workdir = stock.place(String(++copies));
   const dataDirectory = join(workdir, "data");
   makePostgresDirectory(workdir);
   copyTree(stock.dataDir, dataDirectory);
@@ -516,7 +516,7 @@ describe("WAL", () => {
 
   for (const victim of ["agent", "postmaster"] as const) {
     test(`kill -9 of the ${victim} ends all, also backends that wait for the agent`, async () => {
-      const workdir = join(stock.workdir, String(++copies));
+      const workdir = stock.place(String(++copies));
       const dataDirectory = join(workdir, "data");
       makePostgresDirectory(workdir);
       copyTree(stock.dataDir, dataDirectory);
