@@ -65,6 +65,9 @@ class SafekeeperLife {
   #log = new WalBuilder({ startLsn: FIRST_LSN, systemId: SYSTEM_ID, segmentSize: SEGMENT_SIZE });
   #history: TermLsn[] = [];
   #elected = false;
+  /** Ends the flush that is under way. */
+  #flush: (() => void) | undefined;
+  readonly #flushes: SeededRandom;
   #sequence = 0;
   readonly #told = { term: 0, flushLsn: FIRST_LSN as Lsn };
   /** Where a cut that is under way would leave the log. */
@@ -74,6 +77,7 @@ class SafekeeperLife {
     replaceClock(simulatedClock(new SimulatedTime()));
     this.#random = new SeededRandom(seed);
     this.disk = new SimulatedDisk(new SeededRandom(seed ^ 0x5bd1e995));
+    this.#flushes = new SeededRandom(seed ^ 0x2545f491);
     const mconf = { generation: 0, members: [], newMembers: undefined };
     this.#timeline = createTimeline(silentContext(1, this.disk), newTimeline(mconf));
   }
@@ -101,13 +105,39 @@ class SafekeeperLife {
     } else if (choice < 70) {
       this.#append();
     } else if (choice < 95) {
-      this.#timeline.settle();
-      this.#tell();
+      this.#settle();
     } else {
+      this.#endFlush();
       this.#timeline.close();
       this.#timeline = Timeline.load(silentContext(1, this.disk), TIMELINE_DIRECTORY);
       this.#elected = false;
     }
+  }
+
+  /** Waits for the flush, or begins one that ends at some later step. */
+  #settle(): void {
+    if (this.#flushes.bool(0.4)) {
+      this.#endFlush();
+    } else if (this.#flushes.bool()) {
+      const settling = this.#timeline.beginSettle();
+      const timeline = this.#timeline;
+      if (settling !== undefined) {
+        const end = this.disk.beginSync(settling.fd);
+        this.#flush = () => {
+          end();
+          timeline.endSettle(settling);
+        };
+      }
+    } else {
+      this.#timeline.settle();
+    }
+    this.#tell();
+  }
+
+  #endFlush(): void {
+    const flush = this.#flush;
+    this.#flush = undefined;
+    flush?.();
   }
 
   /** A proposer wins the next term; its log goes on from some record end of ours. */
@@ -179,6 +209,7 @@ class SafekeeperLife {
   }
 
   #restart(): void {
+    this.#flush = undefined;
     for (;;) {
       if (this.#random.bool(0.8)) {
         this.disk.powerCut();

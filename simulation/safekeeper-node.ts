@@ -19,7 +19,12 @@ import {
 } from "../src/safekeeper/consensus/acceptor.ts";
 import { CONTROL_FILE_NAME } from "../src/safekeeper/control-file.ts";
 import type { WalConsumer } from "../src/safekeeper/replication/wal-consumers.ts";
-import type { PeerPositions, Timeline, TimelineContext } from "../src/safekeeper/timeline.ts";
+import type {
+  PeerPositions,
+  Settling,
+  Timeline,
+  TimelineContext,
+} from "../src/safekeeper/timeline.ts";
 import { type IncomingPlace, TimelineManager } from "../src/safekeeper/timeline-manager.ts";
 import type { PullSource } from "../src/safekeeper/transfer/pull-decision.ts";
 import { snapshotSteps } from "../src/safekeeper/transfer/snapshot.ts";
@@ -39,7 +44,7 @@ import type { Term } from "../src/safekeeper-protocol/term-history.ts";
 import type { Answer } from "./answer.ts";
 import { Violation } from "./checker.ts";
 import type { Connection } from "./connection.ts";
-import { SimulatedDisk } from "./simulated-disk.ts";
+import { failureOf, SimulatedDisk } from "./simulated-disk.ts";
 import { carryOutNow } from "./simulated-store.ts";
 import { createTimeline, METRICS, silentContext } from "./simulated-timeline.ts";
 import { type Fetched, fetchSnapshot, gathered, receiveSnapshot } from "./simulated-transfer.ts";
@@ -57,6 +62,9 @@ const RESTART_AGAIN_MS = 500;
 /** Share of its rounds in which a safekeeper looks for WAL to upload, or to evict. */
 const BACKUPS = 0.9;
 const BACKUP_SETTINGS: WalBackupSettings = { partialTimeoutMs: 400, evictAfterMs: 50 };
+/** In runs that have some: share of its flushes that it does not wait for, and how long they take. */
+const BACKGROUND_FLUSHES = 0.6;
+const BACKGROUND_FLUSH_MS = 4;
 /** A call of the object store takes so long at most. */
 const STORE_CALL_MS = 8;
 
@@ -79,6 +87,7 @@ export class SafekeeperNode implements SafekeeperProcess {
   readonly #context: TimelineContext & { readonly disk: Disk };
   readonly #connections = new Set<Connection>();
   readonly #random: SeededRandom;
+  readonly #flushes: SeededRandom;
   /** Flush LSN and WAL as told with the vote for a term. */
   readonly votes = new Map<Term, { flushLsn: Lsn; wal: Uint8Array }>();
   #manager: TimelineManager | undefined;
@@ -104,6 +113,7 @@ export class SafekeeperNode implements SafekeeperProcess {
     const store = world.shape.hasStore ? world.store : undefined;
     this.#context = silentContext(id, this.disk, store, (error) => this.#logged(error));
     this.#random = world.randomFor(`evictions of ${id}`);
+    this.#flushes = world.randomFor(`flushes of ${id}`);
   }
 
   /** Undefined while it is down or has no timeline. */
@@ -486,10 +496,48 @@ export class SafekeeperNode implements SafekeeperProcess {
     if (timeline === undefined || !connection.serverOpen) {
       return;
     }
+    const mayGoOn = this.#world.shape.flushesInBackground;
+    if (mayGoOn && this.#flushes.bool(BACKGROUND_FLUSHES)) {
+      const flush = this.#perform(() => {
+        const settling = timeline.beginSettle();
+        return settling === undefined
+          ? "none"
+          : { settling, end: this.disk.beginSync(settling.fd) };
+      });
+      if (flush !== "none") {
+        this.#settleLater(connection, timeline, flush);
+        return;
+      }
+    }
     const answer = this.#perform(() => {
       timeline.settle();
       return timeline.appendResponse();
     });
+    this.#settled(connection, answer);
+  }
+
+  /** The flush is under way; what is received meanwhile has its own. */
+  #settleLater(
+    connection: Connection,
+    timeline: Timeline,
+    flush: { readonly settling: Settling; readonly end: () => void } | undefined,
+  ): void {
+    if (flush === undefined) {
+      this.#settled(connection, undefined);
+      return;
+    }
+    this.#later(this.#flushes.int(BACKGROUND_FLUSH_MS), () => {
+      const answer = this.#perform(() => {
+        timeline.endSettle(flush.settling, failureOf(flush.end));
+        return timeline.appendResponse();
+      });
+      if (connection.serverOpen) {
+        this.#settled(connection, answer);
+      }
+    });
+  }
+
+  #settled(connection: Connection, answer: AcceptorMessage | undefined): void {
     if (answer === undefined) {
       this.#refuse(connection, "flush failed");
     } else {

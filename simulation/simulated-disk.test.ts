@@ -23,6 +23,48 @@ test("SimulatedDisk: a power cut takes what was not synced, a killed process not
   assert.deepEqual(disk.peek("/a"), filled(2000, 1));
 });
 
+test("SimulatedDisk: a sync under way brings what was there when it began, once it has ended", () => {
+  for (const hasEnded of [false, true]) {
+    const disk = new SimulatedDisk(new SeededRandom(1));
+    const fd = writeFile(disk, "/a", filled(2000, 1));
+    disk.fsync(fd);
+    disk.fsyncDirectory("/");
+    disk.write(fd, filled(2000, 2), 0);
+    const end = disk.beginSync(fd);
+    disk.write(fd, filled(2000, 3), 0);
+    if (hasEnded) {
+      end();
+    }
+    disk.powerCut("nothing");
+    assert.deepEqual(disk.peek("/a"), filled(2000, hasEnded ? 2 : 1));
+  }
+});
+
+test("SimulatedDisk: a sync that is waited for takes what one under way has begun with, and is not undone by its end", () => {
+  const disk = new SimulatedDisk(new SeededRandom(1));
+  const fd = writeFile(disk, "/a", filled(2000, 1));
+  const end = disk.beginSync(fd);
+  disk.write(fd, filled(1000, 2), 0);
+  disk.fsync(fd);
+  disk.fsyncDirectory("/");
+  end();
+  disk.powerCut("nothing");
+  assert.deepEqual(disk.peek("/a")?.subarray(0, 1000), filled(1000, 2));
+  assert.deepEqual(disk.peek("/a")?.subarray(1000), filled(1000, 1));
+});
+
+test("SimulatedDisk: each open file is told of a failed sync once", () => {
+  const disk = new SimulatedDisk(new SeededRandom(1));
+  const fd = writeFile(disk, "/a", filled(2000, 1));
+  const other = disk.open("/a", "r");
+  disk.failingSyncs = 1;
+  const end = disk.beginSync(fd);
+  assert.throws(end, { code: "EIO" });
+  disk.fsync(fd);
+  assert.throws(() => disk.fsync(other), { code: "EIO" });
+  disk.fsync(other);
+});
+
 test("SimulatedDisk: a synced file without a synced directory entry is gone", () => {
   const disk = new SimulatedDisk(new SeededRandom(1));
   disk.fsync(writeFile(disk, "/a", filled(10, 1)));

@@ -9,7 +9,11 @@ import type { SeededRandom } from "../src/base/random.ts";
  * differ in the sectors written since the last sync. Each directory likewise: entries as seen, and
  * entries as of its last fsync with a list of changes in between, of which a power cut leaves a prefix.
  * A file's entry is not made durable by syncing the file. After a failed sync the sectors count as
- * clean although they never reached the disk, as Linux has it.
+ * clean although they never reached the disk, as Linux has it, and each open file is told of that once, by the next
+ * sync through it.
+ *
+ * A sync may be under way while the process goes on (`beginSync`). Until it has ended, nothing of it is sure: a power
+ * cut takes any of what was written since the last sync that ended. What it brings to the disk is what was there when it began.
  */
 
 export const SECTOR_BYTES = 512;
@@ -24,6 +28,10 @@ class File {
   durable = new Uint8Array(0);
   durableSize = 0;
   readonly dirty = new Set<number>();
+  /** Of a sync under way: the sectors that it takes to the disk, as they were when it began. */
+  syncing: ReadonlyMap<number, Uint8Array> | undefined;
+  /** Syncs of it that failed. */
+  failures = 0;
   /** Bits that read as what was not written: position to mask, until written again. */
   readonly rot = new Map<number, number>();
 
@@ -41,17 +49,55 @@ class File {
     }
   }
 
-  syncSector(sector: number): void {
+  syncSector(sector: number, bytes?: Uint8Array): void {
     if (this.durable.length < this.data.length) {
       const grown = new Uint8Array(this.data.length);
       grown.set(this.durable);
       this.durable = grown;
     }
     const from = sector * SECTOR_BYTES;
-    this.durable.set(this.data.subarray(from, from + SECTOR_BYTES), from);
+    this.durable.set(bytes ?? this.data.subarray(from, from + SECTOR_BYTES), from);
+  }
+
+  beginSync(): ReadonlyMap<number, Uint8Array> {
+    this.abandonSync();
+    const sectors = new Map<number, Uint8Array>();
+    for (const sector of this.dirty) {
+      const from = sector * SECTOR_BYTES;
+      sectors.set(sector, this.data.slice(from, from + SECTOR_BYTES));
+    }
+    this.dirty.clear();
+    this.syncing = sectors;
+    return sectors;
+  }
+
+  /** Unless another sync, for which the process waited, has taken all of it meanwhile. */
+  endSync(sectors: ReadonlyMap<number, Uint8Array>, size: number): void {
+    if (this.syncing !== sectors) {
+      return;
+    }
+    for (const [sector, bytes] of sectors) {
+      this.syncSector(sector, bytes);
+    }
+    this.syncing = undefined;
+    this.durableSize = size;
+  }
+
+  /** Nobody waits for it any more. */
+  abandonSync(): void {
+    for (const sector of this.syncing?.keys() ?? []) {
+      this.dirty.add(sector);
+    }
+    this.syncing = undefined;
+  }
+
+  loseDirty(): void {
+    this.dirty.clear();
+    this.failures += 1;
   }
 
   sync(): void {
+    this.abandonSync();
     for (const sector of this.dirty) {
       this.syncSector(sector);
     }
@@ -67,7 +113,15 @@ class File {
     this.reserve(this.size);
     this.durable = this.data.slice();
     this.dirty.clear();
+    this.syncing = undefined;
   }
+}
+
+interface OpenFile {
+  readonly file: File;
+  readonly path: string;
+  /** Failed syncs that it was told of, or that were before it was opened. */
+  toldFailures: number;
 }
 
 type Entry = File | Directory;
@@ -96,6 +150,14 @@ function fileError(code: string, path: string): Error {
   return Object.assign(new Error(`${code}: ${path}`), { code });
 }
 
+/** What the kernel knows of failed syncs, each open file hears once. */
+function tellFailures(open: OpenFile): void {
+  if (open.file.failures > open.toldFailures) {
+    open.toldFailures = open.file.failures;
+    throw fileError("EIO", "fsync");
+  }
+}
+
 /** One that changes what is on the disk. */
 export interface DiskOperation {
   readonly name:
@@ -117,11 +179,24 @@ export function diskFault(failure: "ENOSPC" | "EIO" | "crash", where: string): E
   return failure === "crash" ? new SimulatedCrash(where) : fileError(failure, where);
 }
 
+/** What an operation throws that fails without being the end of the process. */
+export function failureOf(operation: () => void): unknown {
+  try {
+    operation();
+    return undefined;
+  } catch (error) {
+    if (error instanceof SimulatedCrash) {
+      throw error;
+    }
+    return error;
+  }
+}
+
 /** Paths are absolute, `/a/b`. */
 export class SimulatedDisk implements Disk {
   readonly #random: SeededRandom;
   #root = new Directory();
-  readonly #open = new Map<number, { file: File; path: string }>();
+  readonly #open = new Map<number, OpenFile>();
   readonly background: BackgroundDisk = backgroundOf(this);
   /** Called before each; what it throws is that operation's failure, a SimulatedCrash the process's end. */
   onOperation: ((operation: DiskOperation) => void) | undefined;
@@ -176,7 +251,7 @@ export class SimulatedDisk implements Disk {
     }
     this.#alive();
     const fd = this.#nextFd++;
-    this.#open.set(fd, { file, path });
+    this.#open.set(fd, { file, path, toldFailures: file.failures });
     return fd;
   }
 
@@ -241,17 +316,48 @@ export class SimulatedDisk implements Disk {
 
   fsync(fd: number): void {
     const file = this.#file(fd);
+    const open = this.#open.get(fd)!;
     this.#operation(
-      { name: "fsync", path: this.#pathOf(fd) },
+      { name: "fsync", path: open.path },
       () => {
-        if (this.#syncFails()) {
-          file.dirty.clear();
-          throw fileError("EIO", "fsync");
+        if (this.#syncFails(this.syncMs)) {
+          file.loseDirty();
+        } else {
+          file.sync();
         }
-        file.sync();
+        tellFailures(open);
       },
       () => this.#writeBack(file),
     );
+  }
+
+  /**
+   * Begins a sync of what is written by now, for which the process does not wait. What is returned ends it, and throws where it failed;
+   * descriptor and disk must be there still.
+   */
+  beginSync(fd: number): () => void {
+    const file = this.#file(fd);
+    const open = this.#open.get(fd)!;
+    let sectors: ReadonlyMap<number, Uint8Array> | undefined;
+    const { size } = file;
+    this.#operation(
+      { name: "fsync", path: open.path },
+      () => {
+        if (this.#syncFails(0)) {
+          file.loseDirty();
+        } else {
+          sectors = file.beginSync();
+        }
+      },
+      () => this.#writeBack(file),
+    );
+    return () => {
+      this.#file(fd);
+      if (sectors !== undefined) {
+        file.endSync(sectors, size);
+      }
+      tellFailures(open);
+    };
   }
 
   exists(path: string): boolean {
@@ -341,7 +447,7 @@ export class SimulatedDisk implements Disk {
   fsyncDirectory(path: string): void {
     const directory = this.#directory(path);
     this.#operation({ name: "fsyncDirectory", path }, () => {
-      if (this.#syncFails()) {
+      if (this.#syncFails(this.syncMs)) {
         throw fileError("EIO", "fsync");
       }
       directory.sync();
@@ -350,7 +456,7 @@ export class SimulatedDisk implements Disk {
 
   /** The process ended; the machine did not: everything written is still seen. */
   processEnded(): void {
-    this.#open.clear();
+    this.#closeAll();
     this.crashed = false;
     this.operationsLeft = Number.POSITIVE_INFINITY;
     this.failingSyncs = 0;
@@ -385,7 +491,7 @@ export class SimulatedDisk implements Disk {
     const next = new SimulatedDisk(this.#random);
     next.#root = this.#root;
     this.#root = new Directory();
-    this.#open.clear();
+    this.#closeAll();
     this.crashed = true;
     if (tear !== undefined) {
       next.powerCut(tear);
@@ -461,6 +567,13 @@ export class SimulatedDisk implements Disk {
     file.revert();
   }
 
+  #closeAll(): void {
+    for (const { file } of this.#open.values()) {
+      file.abandonSync();
+    }
+    this.#open.clear();
+  }
+
   /** The kernel writes some dirty pages whenever it likes. */
   #writeBack(file: File): void {
     for (const sector of file.dirty) {
@@ -481,10 +594,10 @@ export class SimulatedDisk implements Disk {
     file.size = size;
   }
 
-  /** It takes its time in either case. */
-  #syncFails(): boolean {
+  /** It takes its time in either case: the process's, so much of it as that waits. */
+  #syncFails(waitsMs: number): boolean {
     this.counts.syncs += 1;
-    this.elapsedMs += this.syncMs;
+    this.elapsedMs += waitsMs;
     if (this.failingSyncs === 0) {
       return false;
     }
@@ -618,6 +731,11 @@ function backgroundOf(disk: SimulatedDisk): BackgroundDisk {
     read: (fd, buffer, offset, length, position) =>
       later(() => disk.read(fd, buffer, offset, length, position)),
     write: (fd, bytes, position) => later(() => disk.write(fd, bytes, position)),
+    fdatasync: async (fd) => {
+      const end = disk.beginSync(fd);
+      await turn();
+      end();
+    },
     fsync: (fd) => later(() => disk.fsync(fd)),
     rename: (from, to) => later(() => disk.rename(from, to)),
     linkOrCopy: (from, to) => later(() => disk.link(from, to)),

@@ -114,6 +114,7 @@ export class Simulation implements FaultyWorld {
     this.shape = makeShape(
       this.randomFor("shape"),
       this.randomFor("object store").bool(WITH_STORE),
+      this.randomFor("background flushes").bool(),
     );
     const { shape } = this;
     this.keptWal = shape.hasStore
@@ -299,9 +300,14 @@ export class Simulation implements FaultyWorld {
   }
 }
 
-function makeShape(random: SeededRandom, hasStore: boolean): RunShape {
+function makeShape(
+  random: SeededRandom,
+  hasStore: boolean,
+  flushesInBackground: boolean,
+): RunShape {
   return {
     hasStore,
+    flushesInBackground,
     lengthMs: random.pick([2000, 4000, 8000]),
     memberCount: random.bool(0.7) ? 3 : 5,
     membershipKnown: random.bool(0.85),

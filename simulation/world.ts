@@ -42,6 +42,8 @@ export interface RunShape {
   readonly membershipKnown: boolean;
   /** False: no object store; WAL goes when all peers and the pageserver have it. */
   readonly hasStore: boolean;
+  /** Some flushes go on beside what a safekeeper receives. */
+  readonly flushesInBackground: boolean;
   /** Mean time between two of a compute's writes. */
   readonly writeEveryMs: number;
   readonly meanDelayMs: number;

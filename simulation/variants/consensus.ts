@@ -65,7 +65,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "cuts-wherever-told",
     rule: "WAL is cut only at the highest common point of both histories",
-    seed: 35,
+    seed: 77,
     changes: [
       { file: ACCEPTOR, find: "if (cutAt !== startStreamingAt) {", replace: "if (cutAt < 0) {" },
       {
@@ -137,8 +137,8 @@ export const consensusVariants: readonly Variant[] = [
     changes: [
       {
         file: ACCEPTOR,
-        find: "const flushLsn = state.writtenRecordLsn;",
-        replace: "const flushLsn = state.writeLsn;",
+        find: "return flushedUpTo(state, state.writtenRecordLsn);",
+        replace: "return flushedUpTo(state, state.writeLsn);",
       },
     ],
   },
@@ -169,7 +169,7 @@ export const consensusVariants: readonly Variant[] = [
   {
     name: "peers-with-other-logs-count",
     rule: "a peer's commit LSN holds here only for the same last log term",
-    seed: 147,
+    seed: 214,
     changes: [
       {
         file: PEERS,

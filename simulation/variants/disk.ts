@@ -21,6 +21,56 @@ export const diskVariants: readonly Variant[] = [
     ],
   },
   {
+    name: "ack-while-the-sync-goes-on",
+    rule: "what a sync under way takes to the disk is acknowledged when that has ended",
+    seed: 63,
+    changes: [
+      {
+        file: "src/safekeeper/timeline.ts",
+        find: "    const fd = writeLsn > flushLsn ? this.#wal.beginFlush() : undefined;\n",
+        replace: `    const fd = writeLsn > flushLsn ? this.#wal.beginFlush() : undefined;
+    this.#state = flushed(this.#state);
+`,
+      },
+    ],
+  },
+  {
+    name: "ack-of-what-came-after-the-sync-began",
+    rule: "a sync that has ended covers what was written before it began, and no more",
+    seed: 24,
+    changes: [
+      {
+        file: "src/safekeeper/timeline.ts",
+        find: "      this.#state = flushedUpTo(this.#state, recordLsn);",
+        replace: "      this.#state = flushed(this.#state);",
+      },
+    ],
+  },
+  {
+    name: "ack-of-a-log-that-was-cut",
+    rule: "a sync that has ended says nothing of a log that was cut off and went on meanwhile",
+    seed: 128,
+    changes: [
+      {
+        file: "src/safekeeper/timeline.ts",
+        find: "    if (this.#truncations === truncations) {\n",
+        replace: "    if (this.#truncations >= truncations) {\n",
+      },
+    ],
+  },
+  {
+    name: "vote-while-the-sync-goes-on",
+    rule: "a flush covers what a sync under way has not brought to the disk yet",
+    seed: 133,
+    changes: [
+      {
+        file: STORAGE,
+        find: "    if (!this.#dirty && !this.#flushesHere) {\n",
+        replace: "    if (!this.#dirty) {\n",
+      },
+    ],
+  },
+  {
     name: "restart-trusts-the-page-cache",
     rule: "a restart makes the WAL that it finds durable before it tells of it",
     seed: 20,
@@ -49,7 +99,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "tail-not-zeroed",
     rule: "a cut turns the tail into zeros, durably",
-    seed: 40,
+    seed: 188,
     changes: [
       {
         file: STORAGE,

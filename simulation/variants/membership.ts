@@ -153,7 +153,7 @@ export const membershipVariants: readonly Variant[] = [
   {
     name: "replaced-disk-votes-empty",
     rule: "a safekeeper that lost its disk does not vote before it is filled again",
-    seed: 39,
+    seed: 38,
     changes: [
       {
         file: "simulation/safekeeper-node.ts",

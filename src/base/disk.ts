@@ -10,6 +10,7 @@ import {
   closeSync,
   copyFile,
   existsSync,
+  fdatasync,
   fdatasyncSync,
   fstatSync,
   fsync,
@@ -84,6 +85,8 @@ export interface BackgroundDisk {
   ): Promise<number>;
   /** The bytes must not change before it settles. */
   write(fd: number, bytes: Uint8Array, position: number): Promise<void>;
+  /** Covers what was written before the call, and nothing of what is written until it settles. */
+  fdatasync(fd: number): Promise<void>;
   fsync(fd: number): Promise<void>;
   rename(from: string, to: string): Promise<void>;
   /** A second name for an immutable file; where the file system has no such thing, a synced copy. */
@@ -100,6 +103,7 @@ const PRIVATE_DIRECTORY = 0o700;
 const inBackground = {
   close: promisify(close),
   copyFile: promisify(copyFile),
+  fdatasync: promisify(fdatasync),
   fsync: promisify(fsync),
   link: promisify(link),
   mkdir: promisify(mkdir),
@@ -121,6 +125,7 @@ const REAL_BACKGROUND_DISK: BackgroundDisk = {
       done += (await inBackground.write(fd, bytes, done, left, position + done)).bytesWritten;
     }
   },
+  fdatasync: inBackground.fdatasync,
   fsync: inBackground.fsync,
   rename: inBackground.rename,
   linkOrCopy,

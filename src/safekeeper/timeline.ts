@@ -40,6 +40,7 @@ import {
   appendResponse,
   bumpTerm,
   flushed,
+  flushedUpTo,
   lastLogTerm,
   persistentNow,
   receive,
@@ -88,6 +89,17 @@ export interface TimelineContext extends LoadContext {
   readonly store?: ObjectStore | undefined;
   /** The positions that peers and pageservers hear about have changed. */
   onChange(timeline: Timeline): void;
+}
+
+/** A flush that has not ended. */
+export interface Settling {
+  readonly fd: number;
+  readonly wal: WalStorage;
+  /** End of the last whole record that it covers. */
+  readonly recordLsn: Lsn;
+  /** Where WAL is cut off meanwhile, what lies below that LSN later is another log's. */
+  readonly truncations: number;
+  readonly startedMs: number;
 }
 
 export class Timeline {
@@ -257,6 +269,54 @@ export class Timeline {
       this.#context.metrics.flushSeconds.observe((monotonicMs() - startedMs) / 1000);
     }
     this.#state = flushed(before);
+  }
+
+  /**
+   * Begins a flush of what is written by now, as `settle` is one that waits for it: the descriptor is to be synced in another thread, then
+   * `endSettle` is due. Meanwhile more may be received, or all be settled. Undefined where another one has not ended, or nothing is to be flushed.
+   */
+  beginSettle(): Settling | undefined {
+    this.#checkUsable();
+    const { writeLsn, flushLsn, writtenRecordLsn } = this.#state;
+    const fd = writeLsn > flushLsn ? this.#wal.beginFlush() : undefined;
+    return fd === undefined
+      ? undefined
+      : {
+          fd,
+          wal: this.#wal,
+          recordLsn: writtenRecordLsn,
+          truncations: this.#truncations,
+          startedMs: monotonicMs(),
+        };
+  }
+
+  /** That sync has ended, with an `error` or none. Throws as `settle`. */
+  endSettle({ wal, recordLsn, truncations, startedMs }: Settling, error?: unknown): void {
+    wal.endFlush(error);
+    this.#checkUsable();
+    this.#context.metrics.flushSeconds.observe((monotonicMs() - startedMs) / 1000);
+    if (this.#truncations === truncations) {
+      this.#state = flushedUpTo(this.#state, recordLsn);
+    }
+  }
+
+  /** Both, by the disk's own threads. False, and nothing is done, where `settle` is to be called. */
+  settleInBackground(done: (error?: unknown) => void): boolean {
+    const settling = this.beginSettle();
+    if (settling === undefined) {
+      return false;
+    }
+    const end = (error?: unknown) => {
+      try {
+        this.endSettle(settling, error);
+      } catch (failure) {
+        done(failure);
+        return;
+      }
+      done();
+    };
+    this.#disk.background.fdatasync(settling.fd).then(() => end(), end);
+    return true;
   }
 
   /** For callers of `settle`, once they have sent their answers. */

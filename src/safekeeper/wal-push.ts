@@ -23,6 +23,12 @@ import type { Timeline } from "./timeline.ts";
 const BULK_FLUSH_BYTES = 1024 * 1024;
 const BULK_FLUSH_DELAY_MS = 2;
 
+/**
+ * From so many bytes on a flush takes longer than two threads need to wake each other: it goes on beside what follows, which is received, checked
+ * and written meanwhile, for the next flush. Smaller ones are commits, which are answered sooner by a thread that waits.
+ */
+const PIPELINE_BYTES = 64 * 1024;
+
 /** From START_WAL_PUSH to the greeting. */
 export const GREETING_TIMEOUT_MS = 10_000;
 
@@ -54,6 +60,15 @@ export function receiveWal(
   new WalPush(session, timeline, receivers, metrics, greetingTimeoutMs);
 }
 
+/** What one flush and one answer are for. */
+interface Batch {
+  readonly bytes: number;
+  /** When the first of its requests came, how long all of them took to write, and when its flush began. */
+  readonly receivedAtMs: number;
+  readonly writeMs: number;
+  readonly settledMs: number;
+}
+
 class WalPush {
   readonly #session: WireSession;
   readonly #timeline: Timeline;
@@ -67,6 +82,8 @@ class WalPush {
   #receivedAtMs = 0;
   #writeMs = 0;
   #expectsMore = false;
+  /** A flush is on its way in another thread; what has come since is looked at when it ends. */
+  #settling = false;
   /** A pageserver's positions go into one answer, not into each. */
   #toldFeedback: PageserverFeedback | undefined;
   /** Until the greeting; then, until WAL that is expected to go on is flushed without waiting more. */
@@ -127,7 +144,7 @@ class WalPush {
   }
 
   #idle(): void {
-    if (!this.#dirty) {
+    if (!this.#dirty || this.#settling) {
       return;
     }
     if (this.#expectsMore && this.#unflushedBytes < BULK_FLUSH_BYTES) {
@@ -141,10 +158,46 @@ class WalPush {
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#dirty = false;
-    const bytes = this.#unflushedBytes;
+    const batch: Batch = {
+      bytes: this.#unflushedBytes,
+      receivedAtMs: this.#receivedAtMs,
+      writeMs: this.#writeMs,
+      settledMs: monotonicMs(),
+    };
     this.#unflushedBytes = 0;
-    const settledMs = monotonicMs();
+    if (batch.bytes >= PIPELINE_BYTES) {
+      const done = (error?: unknown) => this.#settled(batch, error);
+      this.#settling = this.#timeline.settleInBackground(done);
+      if (this.#settling) {
+        return;
+      }
+    }
     this.#timeline.settle();
+    this.#answer(batch);
+  }
+
+  /** A flush in the background has ended; what came meanwhile has its turn. */
+  #settled(batch: Batch, error: unknown): void {
+    this.#settling = false;
+    if (this.#channel.closed) {
+      return;
+    }
+    try {
+      this.#counted(() => {
+        if (error !== undefined) {
+          throw error;
+        }
+        this.#answer(batch);
+        if (this.#dirty) {
+          this.#settle();
+        }
+      });
+    } catch (failure) {
+      this.#refuse(failure);
+    }
+  }
+
+  #answer(batch: Batch): void {
     const flushedMs = monotonicMs();
     const response = this.#timeline.appendResponse();
     const isTold = response.pageserverFeedback === this.#toldFeedback;
@@ -152,20 +205,21 @@ class WalPush {
     this.#channel.send(
       encodeAcceptorMessage(isTold ? { ...response, pageserverFeedback: undefined } : response),
     );
-    if (bytes > 0) {
+    if (batch.bytes > 0) {
       // Heartbeats would hide what commits cost.
-      this.#observe(bytes, settledMs, flushedMs, monotonicMs());
+      this.#observe(batch, flushedMs, monotonicMs());
     }
     this.#timeline.announce();
   }
 
-  #observe(bytes: number, settledMs: number, flushedMs: number, answeredMs: number): void {
+  #observe(batch: Batch, flushedMs: number, answeredMs: number): void {
+    const { bytes, receivedAtMs, writeMs, settledMs } = batch;
     const { appendSteps, flushedBytes } = this.#metrics;
-    appendSteps.write.observe(this.#writeMs / 1000);
-    appendSteps.wait.observe((settledMs - this.#receivedAtMs - this.#writeMs) / 1000);
+    appendSteps.write.observe(writeMs / 1000);
+    appendSteps.wait.observe((settledMs - receivedAtMs - writeMs) / 1000);
     appendSteps.flush.observe((flushedMs - settledMs) / 1000);
     appendSteps.answer.observe((answeredMs - flushedMs) / 1000);
-    appendSteps.total.observe((answeredMs - this.#receivedAtMs) / 1000);
+    appendSteps.total.observe((answeredMs - receivedAtMs) / 1000);
     flushedBytes.observe(bytes);
   }
 
@@ -173,9 +227,13 @@ class WalPush {
     try {
       this.#counted(() => this.#settle());
     } catch (error) {
-      this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
-      this.#session.refuse(error);
+      this.#refuse(error);
     }
+  }
+
+  #refuse(error: unknown): void {
+    this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
+    this.#session.refuse(error);
   }
 
   #counted(action: () => void): void {

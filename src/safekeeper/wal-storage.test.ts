@@ -13,6 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { SimulatedDisk } from "../../simulation/simulated-disk.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
 import { REAL_DISK, writeFully } from "../base/disk.ts";
 import { type Lsn, toLsn, walFileName } from "../base/lsn.ts";
@@ -246,6 +247,94 @@ test("WalStorage: after a failed fdatasync nothing is acknowledged any more", ()
     });
     storage.write(START, wal.read(START, wal.endLsn));
     assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+    assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+    assert.throws(() => storage.write(wal.endLsn, new Uint8Array(8)), { code: "wal-flush-failed" });
+    storage.close();
+  });
+});
+
+/** Descriptors that were synced here, and those that were closed. */
+function watched() {
+  const synced: number[] = [];
+  const closed: number[] = [];
+  const disk = {
+    ...REAL_DISK,
+    fdatasync(fd: number) {
+      synced.push(fd);
+      REAL_DISK.fdatasync(fd);
+    },
+    close(fd: number) {
+      closed.push(fd);
+      REAL_DISK.close(fd);
+    },
+  };
+  return { disk, synced, closed };
+}
+
+test("WalStorage.beginFlush: one at a time; who flushes meanwhile syncs all, through a descriptor of its own", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(20, 9);
+    const { disk, synced } = watched();
+    const storage = new WalStorage(directory, SEGMENT, START, disk);
+    assert.equal(storage.beginFlush(), undefined);
+    writeAll(storage, wal, wal.recordEnds[10]!, 40_000);
+    const fd = storage.beginFlush()!;
+    assert.equal(storage.beginFlush(), undefined);
+    storage.flush();
+    assert.equal(synced.length, 1);
+    assert.notEqual(synced[0], fd);
+    storage.endFlush();
+    storage.flush();
+    assert.equal(synced.length, 1);
+    writeAll(storage, wal, wal.endLsn, 40_000);
+    assert.equal(storage.beginFlush(), fd);
+    storage.endFlush();
+    storage.close();
+  });
+});
+
+test("WalStorage.beginFlush: the segment may end meanwhile; its descriptor is closed when the flush has ended", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(200, 10);
+    const { disk, closed } = watched();
+    const storage = new WalStorage(directory, SEGMENT, START, disk);
+    writeAll(storage, wal, (1.5 * SEGMENT) as Lsn, 40_000);
+    const fd = storage.beginFlush()!;
+    writeAll(storage, wal, (2.5 * SEGMENT) as Lsn, 40_000);
+    assert.ok(closed.length > 0 && !closed.includes(fd));
+    storage.endFlush();
+    assert.deepEqual(
+      closed.filter((each) => each === fd),
+      [fd],
+    );
+    storage.close();
+    assert.equal(
+      endOf(directory),
+      wal.recordEnds.findLast((lsn) => lsn <= 2.5 * SEGMENT),
+    );
+  });
+});
+
+test("WalStorage.beginFlush: who flushes meanwhile hears of its failure, though the kernel has told it already", () => {
+  const disk = new SimulatedDisk(new SeededRandom(1));
+  const wal = makeWal(3, 11);
+  const storage = new WalStorage("/", SEGMENT, START, disk);
+  storage.write(START, wal.read(START, wal.endLsn));
+  disk.failingSyncs = 1;
+  const end = disk.beginSync(storage.beginFlush()!);
+  assert.throws(end, { code: "EIO" });
+  // The other thread knows; this one has not looked yet.
+  assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
+  assert.throws(() => storage.endFlush(), { code: "wal-flush-failed" });
+});
+
+test("WalStorage.endFlush: a failure is final", () => {
+  inDirectory((directory) => {
+    const wal = makeWal(3, 6);
+    const storage = new WalStorage(directory, SEGMENT, START);
+    storage.write(START, wal.read(START, wal.endLsn));
+    storage.beginFlush();
+    assert.throws(() => storage.endFlush(new Error("i/o error")), { code: "wal-flush-failed" });
     assert.throws(() => storage.flush(), { code: "wal-flush-failed" });
     assert.throws(() => storage.write(wal.endLsn, new Uint8Array(8)), { code: "wal-flush-failed" });
     storage.close();

@@ -1,4 +1,4 @@
-// One timeline's WAL on disk: segment files as Postgres names them, written and flushed synchronously.
+// One timeline's WAL on disk: segment files as Postgres names them, written synchronously, flushed so or beside more writes.
 
 import { join } from "node:path";
 import { type Disk, diskError, REAL_DISK } from "../base/disk.ts";
@@ -25,7 +25,8 @@ import { isRecordEnd } from "./record-end.ts";
  * - Behind the end of WAL there may be garbage after a crash. `truncate` turns all of it into zeros
  *   before a new term writes: else a restart could take records of an older term for newer ones.
  * - Everything is synchronous: fewer wake-ups mean a third less commit latency than libuv's thread
- *   pool.
+ *   pool. But a flush of bulk WAL, which takes milliseconds, may go on beside the next writes
+ *   (`beginFlush`). One at a time; it covers what was written before it began. `flush` covers all.
  */
 
 const FILL_BYTES = 256 * 1024;
@@ -44,6 +45,13 @@ export class WalStorage {
   /** The segment that is being written. */
   #fd = -1;
   #segno = -1;
+  /**
+   * The same file opened once more, for flushes in another thread: the kernel tells each open file of a write that failed once. With one
+   * for both, a flush here could pass because the one in the other thread was told already, which nobody knows of yet.
+   */
+  #syncFd = -1;
+  /** The descriptor of a flush that was begun and has not ended; `#syncFd` where its segment is still being written. */
+  #flushingFd = -1;
   /** Offset in it below which blocks are known to be allocated. */
   #filledTo = 0;
   #dirty = false;
@@ -122,11 +130,52 @@ export class WalStorage {
   /** Makes everything written durable. */
   flush(): void {
     this.#checkUsable();
-    if (!this.#dirty) {
+    if (!this.#dirty && !this.#flushesHere) {
       return;
     }
     this.#sync(() => this.#disk.fdatasync(this.#fd));
     this.#dirty = false;
+  }
+
+  /** Whether a flush that was begun, and has not ended, is of the segment that is being written. */
+  get #flushesHere(): boolean {
+    return this.#flushingFd >= 0 && this.#flushingFd === this.#syncFd;
+  }
+
+  /**
+   * Begins to make durable what is written by now, while more may be written. Returns the descriptor to call fdatasync of, in another
+   * thread; then `endFlush` is due, whatever comes of it. Undefined where there is nothing to do, or another one has not ended.
+   */
+  beginFlush(): number | undefined {
+    this.#checkUsable();
+    if (!this.#dirty || this.#flushingFd >= 0) {
+      return undefined;
+    }
+    if (this.#syncFd < 0) {
+      try {
+        this.#syncFd = this.#disk.open(this.#path(this.#segno), "r");
+      } catch (error) {
+        throw diskError(error, "open WAL segment to flush it");
+      }
+    }
+    this.#dirty = false;
+    this.#flushingFd = this.#syncFd;
+    return this.#flushingFd;
+  }
+
+  /** What was written before `beginFlush` is durable, unless there is an `error`: then it throws what `flush` does. */
+  endFlush(error?: unknown): void {
+    const fd = this.#flushingFd;
+    this.#flushingFd = -1;
+    if (fd !== this.#syncFd) {
+      // Its segment is no longer the one that is written.
+      this.#disk.close(fd);
+    }
+    if (error !== undefined) {
+      this.#fail(error);
+    }
+    // Whether or not it was this one that the disk has told.
+    this.#checkUsable();
   }
 
   /**
@@ -219,14 +268,18 @@ export class WalStorage {
     try {
       sync();
     } catch (error) {
-      this.#failed = new StorageError(
-        "internal",
-        "wal-flush-failed",
-        "flush of WAL failed: this timeline is refused until the safekeeper restarts",
-        { cause: error },
-      );
-      throw this.#failed;
+      this.#fail(error);
     }
+  }
+
+  #fail(cause: unknown): never {
+    this.#failed ??= new StorageError(
+      "internal",
+      "wal-flush-failed",
+      "flush of WAL failed: this timeline is refused until the safekeeper restarts",
+      { cause },
+    );
+    throw this.#failed;
   }
 
   #path(segno: number): string {
@@ -239,6 +292,10 @@ export class WalStorage {
       this.#fd = -1;
       this.#segno = -1;
     }
+    if (this.#syncFd >= 0 && !this.#flushesHere) {
+      this.#disk.close(this.#syncFd);
+    }
+    this.#syncFd = -1;
   }
 
   #openForWrite(segno: number, offset: number): void {

@@ -159,7 +159,12 @@ export function written(state: AcceptorState, writeLsn: Lsn, recordLsn: Lsn): Ac
 
 /** After everything written was made durable. */
 export function flushed(state: AcceptorState): AcceptorState {
-  const flushLsn = state.writtenRecordLsn;
+  return flushedUpTo(state, state.writtenRecordLsn);
+}
+
+/** After what was written up to `recordLsn`, a record's end, was made durable; more may be written by now. */
+export function flushedUpTo(state: AcceptorState, recordLsn: Lsn): AcceptorState {
+  const flushLsn = maxLsn(state.flushLsn, recordLsn);
   const commitLsn = maxLsn(state.commitLsn, minLsn(state.commitCandidate, flushLsn));
   return flushLsn === state.flushLsn && commitLsn === state.commitLsn
     ? state
