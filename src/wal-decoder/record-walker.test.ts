@@ -83,6 +83,24 @@ test("RecordWalker: any changed byte of a record is noticed, with an LSN", () =>
   assert.ok(unnoticed < 40, `${unnoticed} of 400 changes went unnoticed`);
 });
 
+test("RecordWalker: each changed byte of records that lie whole in a page is noticed, where its record begins", () => {
+  const wal = new WalBuilder({ startLsn: toLsn(SEGMENT + 40), segmentSize: SEGMENT });
+  for (const length of [24, 60, 93, 24, 300, 25]) {
+    const { startLsn } = wal;
+    const begin = wal.endLsn;
+    wal.appendFilled(length);
+    const bytes = wal.read(startLsn, wal.endLsn);
+    for (let at = begin - startLsn; at < begin - startLsn + length; at++) {
+      const damaged = bytes.slice();
+      damaged[at]! ^= 0x10;
+      const walker = new RecordWalker({ startLsn, segmentSize: SEGMENT });
+      // One that is said to be longer, in a byte of its length, is not whole yet.
+      assert.ok(!walker.tryFeed(damaged) || walker.isInsideRecord, `byte ${at}`);
+      assert.equal(walker.recordEndLsn, begin);
+    }
+  }
+});
+
 test("RecordWalker: zeros are the end of WAL, noise never is", () => {
   const wal = someWal(SEGMENT + 40, new SeededRandom(1), 5);
   for (const tail of [new Uint8Array(100), new Uint8Array(20_000)]) {

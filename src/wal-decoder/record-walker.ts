@@ -9,7 +9,13 @@
 // (XLP_FIRST_IS_OVERWRITE_CONTRECORD) is skipped; whether the record behind it names it, the
 // decoder checks.
 
-import { CRC32C_START, finishCrc32c, updateCrc32c } from "../base/crc32c.ts";
+import {
+  CRC32C_START,
+  finishCrc32c,
+  updateCrc32c,
+  updateCrc32cIn,
+  wordsOf,
+} from "../base/crc32c.ts";
 import { StorageError } from "../base/errors.ts";
 import {
   addLsn,
@@ -66,6 +72,13 @@ export interface WalProblem {
   readonly text: string;
   /** `wal-end` where zeros stand in place of a record or page header, else `corrupt-wal`. */
   readonly code: string;
+}
+
+/** Little-endian. Of single bytes, as records begin anywhere in memory. */
+function uint32At(bytes: Uint8Array, at: number): number {
+  return (
+    (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0
+  );
 }
 
 export class RecordWalker {
@@ -177,6 +190,13 @@ export class RecordWalker {
         continue;
       }
       const room = Math.min(XLOG_BLCKSZ - inPage, length - at);
+      if (this.#headerFill === 0 && room >= RECORD_HEADER_SIZE && inPage % 8 === 0) {
+        const taken = this.#feedWholeRecords(bytes, at, room);
+        if (taken > 0) {
+          at += taken;
+          continue;
+        }
+      }
       if (this.#headerFill < RECORD_HEADER_SIZE) {
         at += this.#feedRecordHeader(bytes, at, room);
         continue;
@@ -190,6 +210,50 @@ export class RecordWalker {
       }
     }
     return this.#problem === undefined;
+  }
+
+  /**
+   * Takes records, with their padding, that lie whole in the next `room` bytes, all of one page, as nearly all do: in place, for half of the time of a
+   * record in pieces. Stops before one that does not, or in which anything is unusual or wrong, and returns the bytes taken.
+   */
+  #feedWholeRecords(bytes: Uint8Array, start: number, room: number): number {
+    const end = start + room;
+    const position = this.#position;
+    const words = wordsOf(bytes);
+    let recordEndLsn = this.#recordEndLsn;
+    let prevLsn = this.#prevRecordLsn;
+    let at = start;
+    while (end - at >= RECORD_HEADER_SIZE) {
+      const lsn = (position + (at - start)) as Lsn;
+      const length = uint32At(bytes, at);
+      const padded = (length + 7) & -8;
+      if (length < RECORD_HEADER_SIZE || length > end - at || padded > end - at) {
+        break;
+      }
+      const prev = uint32At(bytes, at + 12) * TWO_32 + uint32At(bytes, at + 8);
+      if (prevLsn === INVALID_LSN ? prev >= lsn : prev !== prevLsn) {
+        break;
+      }
+      const info = bytes[at + 16]! & XLR_RMGR_INFO_MASK;
+      if (bytes[at + 17] === RM_XLOG_ID && info === XLOG_SWITCH) {
+        break;
+      }
+      let crc = updateCrc32cIn(CRC32C_START, bytes, words, at + RECORD_HEADER_SIZE, at + length);
+      crc = updateCrc32cIn(crc, bytes, words, at, at + RECORD_CRC_OFFSET);
+      if (finishCrc32c(crc) !== uint32At(bytes, at + RECORD_CRC_OFFSET)) {
+        break;
+      }
+      prevLsn = lsn;
+      at += padded;
+      recordEndLsn = (lsn + padded) as Lsn;
+    }
+    if (at > start) {
+      this.#recordStart = prevLsn;
+      this.#prevRecordLsn = prevLsn;
+      this.#recordEndLsn = recordEndLsn;
+      this.#position = recordEndLsn;
+    }
+    return at - start;
   }
 
   /** Takes the padding before `neededLsn` as fed, whatever bytes it has. */
