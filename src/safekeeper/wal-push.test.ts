@@ -155,3 +155,14 @@ test("receiveWal: a sync that fails beside what is received ends the connection,
   assert.equal((push.refused as { code?: string }).code, "wal-flush-failed");
   assert.throws(() => push.timeline.settle(), { code: "wal-flush-failed" });
 });
+
+test("receiveWal: a timeline that is closed while a sync goes on answers nothing more", async () => {
+  const push = new Push();
+  const end = push.append(BULK);
+  push.timeline.close();
+  push.endSync!();
+  await turn();
+  assert.deepEqual(push.told, []);
+  assert.equal((push.refused as { code?: string }).code, "timeline-closed");
+  assert.equal(push.timeline.state.flushLsn, end, "who closes waits for what is under way");
+});

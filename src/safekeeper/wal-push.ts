@@ -232,7 +232,9 @@ class WalPush {
   }
 
   #refuse(error: unknown): void {
-    this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
+    if (!this.#timeline.closed) {
+      this.#timeline.logger.warn({ reason: errorMessage(error) }, "WAL could not be flushed");
+    }
     this.#session.refuse(error);
   }
 
