@@ -432,10 +432,26 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
     {
       rule: "a step that is not for later is not waited for",
       file: "src/control-plane/operations/operations.ts",
-      search: "step.isForLater === true && i === kind.steps.length - 1",
-      replace: "i === kind.steps.length - 1",
+      search: "step.isForLater === true && isLast",
+      replace: "isLast",
       test: OPERATIONS_TEST,
       name: "Operations: a step that is not for later",
+    },
+    {
+      rule: "who asked for a job waits for what is for later though it is under way",
+      file: "src/control-plane/operations/operations.ts",
+      search: "const underWay = isForLater ? nearlyDone : () => {};",
+      replace: "const underWay = () => {};",
+      test: OPERATIONS_TEST,
+      name: "Operations: what is for later and under way is not waited for",
+    },
+    {
+      rule: "a step that was done and noted is done again after a crash",
+      file: "src/control-plane/operations/operations.ts",
+      search: "if (!isLast && step.isSeen !== true) {",
+      replace: "if (step.name.length > 1000) {",
+      test: OPERATIONS_TEST,
+      name: "Operations: after a crash a step is done again",
     },
     {
       rule: "a project whose branch has been answered refuses the next request until its endpoint has started",

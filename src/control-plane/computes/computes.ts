@@ -17,6 +17,12 @@ export interface Woken extends HostPort {
 /** While its Postgres still runs: notes what it cannot be asked while it sleeps. */
 export type BeforeSuspend = (endpoint: EndpointRow) => Promise<void>;
 
+export interface WakeOptions {
+  /** An operation tells of it. */
+  readonly isNoted?: boolean;
+  readonly underWay?: () => void;
+}
+
 export interface SuspendOptions {
   /** An operation tells of it. */
   readonly isNoted?: boolean;
@@ -43,14 +49,16 @@ export class Computes {
   }
 
   /**
+   * `underWay`: called when an agent has been told to start it, where this call is the one that does.
+   *
    * Its address, once Postgres accepts connections there; a suspension that is under way ends first. StorageError
    * `not-found` for an endpoint that is not there, `invalid` for a disabled one. `isNoted`: an operation tells of it.
    */
-  wake(id: string, { isNoted = false } = {}): Promise<Woken> {
+  wake(id: string, { isNoted = false, underWay }: WakeOptions = {}): Promise<Woken> {
     this.#wantedAtMs.set(id, monotonicMs());
     let waking = this.#waking.get(id);
     if (waking === undefined) {
-      waking = this.#inTurn(id, () => this.#wake(id, isNoted)).finally(() => {
+      waking = this.#inTurn(id, () => this.#wake(id, isNoted, underWay)).finally(() => {
         this.#waking.delete(id);
         this.#wantedAtMs.set(id, monotonicMs());
       });
@@ -121,7 +129,7 @@ export class Computes {
     return mine;
   }
 
-  async #wake(id: string, isNoted: boolean): Promise<Woken> {
+  async #wake(id: string, isNoted: boolean, underWay: (() => void) | undefined): Promise<Woken> {
     const { db } = this.#context;
     const row = await db
       .selectFrom("endpoints")
@@ -137,7 +145,7 @@ export class Computes {
     let coldStart: Woken["coldStart"] = "warm";
     if (!this.provider.isRunning(id)) {
       const started = nowMs();
-      const { isFromPool } = await this.#start(id);
+      const { isFromPool } = await this.#start(id, underWay);
       coldStart = isFromPool ? "pool_hit" : "pool_miss";
       await this.#change(id, { started_at: nowText() });
       if (!isNoted) {
@@ -148,10 +156,13 @@ export class Computes {
     return { ...this.provider.address(id), coldStart };
   }
 
-  async #start(id: string): ReturnType<LocalProcesses["start"]> {
+  async #start(
+    id: string,
+    underWay: (() => void) | undefined,
+  ): ReturnType<LocalProcesses["start"]> {
     this.#starting.add(id);
     try {
-      return await this.provider.start(id);
+      return await this.provider.start(id, underWay);
     } finally {
       this.#starting.delete(id);
     }

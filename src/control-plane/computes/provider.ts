@@ -26,6 +26,7 @@ import type { StrataHome } from "../../local/home.ts";
 import { withEndpointMaking, withHomeLocked, withLock } from "../../local/lock.ts";
 import { readLastStart } from "../../local/logs/last-start.ts";
 import type { LogSource } from "../../local/logs/log-entries.ts";
+import type { TimelineInfo } from "../../pageserver/api.ts";
 
 export interface NewCompute {
   readonly id: string;
@@ -47,8 +48,11 @@ export interface HostPort {
 export interface ComputeProvider {
   /** Nothing runs yet. StorageError `conflict` where the branch has a primary already. */
   create(compute: NewCompute): Promise<void>;
-  /** Resolves when Postgres accepts connections; whether an agent took it over that had started before. */
-  start(id: string): Promise<{ readonly isFromPool: boolean }>;
+  /**
+   * Resolves when Postgres accepts connections; whether an agent took it over that had started before. `underWay`: called when
+   * one is at work.
+   */
+  start(id: string, underWay?: () => void): Promise<{ readonly isFromPool: boolean }>;
   /** For who will soon start one: it loads meanwhile. Undefined where none can be started. */
   agentAhead(): ClaimedAgent | undefined;
   /** The endpoint will be started before `done` settles. */
@@ -72,6 +76,8 @@ export interface LastStart {
 }
 
 const START_TIMEOUT_MS = 90_000;
+/** Of timelines on which no endpoint is made soon nobody asks. */
+const MAX_NOTED_MAJORS = 100;
 const silent = () => {};
 
 export class LocalProcesses implements ComputeProvider {
@@ -79,10 +85,20 @@ export class LocalProcesses implements ComputeProvider {
   readonly #warmAgents: WarmAgents;
   /** By endpoint. */
   readonly #ahead = new Map<string, ClaimedAgent>();
+  /** By timeline that was just made. */
+  readonly #majors = new Map<string, number>();
 
   constructor(home: StrataHome, warmAgents: WarmAgents) {
     this.#home = home;
     this.#warmAgents = warmAgents;
+  }
+
+  /** Of a timeline that was just made, for the endpoint that is made on it next. */
+  noteMajor({ timeline_id, pg_version }: Pick<TimelineInfo, "timeline_id" | "pg_version">): void {
+    if (this.#majors.size >= MAX_NOTED_MAJORS) {
+      this.#majors.clear();
+    }
+    this.#majors.set(timeline_id, pg_version);
   }
 
   async create(compute: NewCompute): Promise<void> {
@@ -96,19 +112,26 @@ export class LocalProcesses implements ComputeProvider {
       if (staticLsn !== undefined) {
         await controller.leaseLsn(tenantId, timelineId, staticLsn);
       }
-      const pgVersion = await majorOf(home, tenantId, timelineId);
+      const noted = this.#majors.get(timelineId);
+      const pgVersion = noted ?? (await majorOf(home, tenantId, timelineId));
+      this.#majors.delete(timelineId);
       const wanted = { ...compute, pgVersion, settings: { ...compute.settings } };
       await createEndpoint(home, wanted, controller.placementOf(tenantId, timelineId));
     });
   }
 
-  async start(id: string): Promise<{ readonly isFromPool: boolean }> {
+  async start(
+    id: string,
+    underWay: () => void = () => {},
+  ): Promise<{ readonly isFromPool: boolean }> {
     let isFromPool = false;
     const spawn: Spawn = async (daemon) => {
       const ahead = this.#ahead.get(id);
       const warm = await (ahead === undefined ? this.#warmAgents.take(daemon) : ahead.take(daemon));
       isFromPool = warm !== undefined;
-      return warm ?? spawnDaemon(daemon);
+      const child = warm ?? spawnDaemon(daemon);
+      underWay();
+      return child;
     };
     try {
       await withLock(this.#home.path, `endpoint ${id}`, async () => {

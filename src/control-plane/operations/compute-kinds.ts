@@ -97,6 +97,7 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
     steps: [
       {
         name: "create",
+        isSeen: true,
         run: async ({ endpointId, tenantId, branchId, staticLsn, replica, settings }) => {
           // Of now: an operation before this one in the same job may have made the timeline.
           const { timeline_id } = await db
@@ -116,6 +117,7 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
       },
       {
         name: "rows",
+        isSeen: true,
         run: async ({ endpointId }) => {
           await db
             .updateTable("endpoints")
@@ -127,9 +129,9 @@ function createEndpointKind(db: Database, computes: Computes): OperationKind<Cre
       {
         name: "start",
         isForLater: true,
-        run: async ({ endpointId, start }) => {
+        run: async ({ endpointId, start }, _keep, underWay) => {
           if (start) {
-            await computes.wake(endpointId, { isNoted: true });
+            await computes.wake(endpointId, { isNoted: true, underWay });
           }
         },
       },

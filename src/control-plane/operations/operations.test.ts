@@ -197,3 +197,60 @@ test("Operations: a step that is not for later is waited for", async () => {
   end();
   await job.done;
 });
+
+test("Operations: what is for later and under way is not waited for; else it is for a moment", async (t) => {
+  await using context = await scratch();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const says of [true, false]) {
+    const end = Promise.withResolvers<void>();
+    const begun = Promise.withResolvers<void>();
+    const kind: OperationKind<Thing> = {
+      name: "make",
+      steps: [
+        {
+          name: "start",
+          isForLater: true,
+          run: (_args, _keep, underWay) => {
+            begun.resolve();
+            if (says) {
+              underWay();
+            }
+            return end.promise;
+          },
+        },
+      ],
+    };
+    const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
+    await begun.promise;
+    if (!says) {
+      t.mock.timers.tick(50);
+    }
+    await job.nearlyDone;
+    end.resolve();
+    await job.done;
+  }
+});
+
+test("Operations: after a crash a step is done again that is sooner seen to be done than noted; others are not", async () => {
+  await using context = await scratch();
+  const done: string[] = [];
+  const step = (name: string, isSeen?: true) => ({
+    name,
+    run: async () => void done.push(name),
+    ...(isSeen ? { isSeen } : {}),
+  });
+  const kind: OperationKind<Thing> = {
+    name: "make",
+    steps: [step("noted"), step("seen", true), step("last")],
+  };
+  const crash: StepHook = (point) => {
+    if (point === "make last before") {
+      throw new Error("crash");
+    }
+  };
+  const first = operationsOf(context, kind, crash);
+  await assert.rejects((await first.submit("p", [planned(kind, OF)])).done, /stops/);
+  await operationsOf(context, kind).resume();
+  assert.deepEqual(done, ["noted", "seen", "seen", "last"]);
+  assert.deepEqual(await statusOf(context), { status: "finished", error: null });
+});

@@ -6,7 +6,7 @@
 //
 // Where several control planes share a database, a job is carried out by the one that has claimed it (claims.ts).
 
-import { nowMs, setRepeatingTimer, sleep, type Timer } from "../../base/clock.ts";
+import { nowMs, setIdleTimer, setRepeatingTimer, sleep, type Timer } from "../../base/clock.ts";
 import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { type Context, newUuid } from "../context.ts";
 import { nowText } from "../inventory.ts";
@@ -20,6 +20,8 @@ const UNFINISHED = ["scheduling", "running"] as const;
 const RETRY_DELAYS_MS = [300, 1000, 2000];
 /** Between later attempts to undo: they end with the outage only. */
 const UNDO_RETRY_MS = 5000;
+/** What is for later and has something to do first is not waited for any longer. */
+const UNDER_WAY_MS = 50;
 
 export interface Job {
   readonly operations: readonly OperationRow[];
@@ -93,7 +95,12 @@ export class Operations {
       throw error;
     }
     const nearly = Promise.withResolvers<void>();
+    let isNearly = false;
     const done = this.#runJob(jobId, rows, () => {
+      if (isNearly) {
+        return;
+      }
+      isNearly = true;
       const over = () => void this.#nearlyDone.delete(projectId);
       this.#nearlyDone.set(projectId, done.then(over, over));
       nearly.resolve();
@@ -233,7 +240,8 @@ export class Operations {
       failure = new StorageError("internal", "operation-failed", row.error);
     }
     if (failure === undefined) {
-      await this.#change(row, { status: "finished", finished_at: nowText() });
+      const step = kind.steps.length;
+      await this.#change(row, { status: "finished", step, finished_at: nowText() });
       return;
     }
     // From here on it is undone, also after a crash.
@@ -254,15 +262,23 @@ export class Operations {
       const step = kind.steps[i]!;
       await this.#requireClaim(row);
       this.#at(`${kind.name} ${step.name} before`);
-      if (step.isForLater === true && i === kind.steps.length - 1) {
-        nearlyDone();
-      }
-      const failure = await this.#attempt(row, () => step.run(JSON.parse(row.args), keep));
+      const isLast = i === kind.steps.length - 1;
+      const isForLater = step.isForLater === true && isLast;
+      const underWay = isForLater ? nearlyDone : () => {};
+      const late = isForLater ? setIdleTimer(nearlyDone, UNDER_WAY_MS) : undefined;
+      const failure = await this.#attempt(row, () =>
+        step.run(JSON.parse(row.args), keep, underWay),
+      );
+      late?.cancel();
       if (failure !== undefined) {
         return failure;
       }
+      underWay();
       this.#at(`${kind.name} ${step.name} after`);
-      await this.#change(row, { step: i + 1 });
+      // The end notes the last one.
+      if (!isLast && step.isSeen !== true) {
+        await this.#change(row, { step: i + 1 });
+      }
     }
     return undefined;
   }

@@ -12,8 +12,16 @@ export interface Step<A> {
   readonly name: string;
   /** Who asked for the job need not wait for it, where it is the last one: who uses what it makes does. */
   readonly isForLater?: true;
-  /** May be called again after it was done, or half done: a crash comes before what it did is noted. */
-  run(args: A, keep: KeepArgs<A>): Promise<void>;
+  /**
+   * To see that it was done takes less than to note it, which is a transaction: after a crash it is called again, also where steps
+   * after it were done.
+   */
+  readonly isSeen?: true;
+  /**
+   * May be called again after it was done, or half done: a crash comes before what it did is noted. `underWay`: of one that is for
+   * later, what others need not wait behind has been done.
+   */
+  run(args: A, keep: KeepArgs<A>, underWay: () => void): Promise<void>;
 }
 
 /** Notes other args, before the step does what it needs them for. */

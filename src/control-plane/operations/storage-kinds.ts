@@ -119,7 +119,7 @@ function createBranchKind(parts: StorageParts): OperationKind<CreateBranchArgs> 
     name: "create_branch",
     steps: [
       timelineStep(parts, async ({ tenantId, timelineId, name, parent }) => {
-        await createTimeline(home, {
+        const info = await createTimeline(home, {
           tenantId: parseTenantId(tenantId),
           timelineId: parseTimelineId(timelineId),
           branchName: name,
@@ -128,6 +128,7 @@ function createBranchKind(parts: StorageParts): OperationKind<CreateBranchArgs> 
             lsn: parseLsn(parent.lsn)!,
           },
         });
+        parts.computes.provider.noteMajor(info);
       }),
       { name: "rows", run: ({ branchId }) => made(db, "branches", branchId) },
     ],
@@ -202,6 +203,7 @@ export function timelineStep<A extends MadeTimeline>(
 ): Step<A> {
   return {
     name: "timeline",
+    isSeen: true,
     run: (given, keep) =>
       withHomeShared(parts.home, async () => {
         if (!isNamed(parts, given)) {
