@@ -23,6 +23,22 @@ export const SHIM_MUTANTS: MutantPart = {
   part: "shim",
   mutants: [
     {
+      rule: "memory that Postgres's start has cleared stays",
+      file: "src/compute/shim/library/start.c",
+      search: "    give_back_unused_memory();\n",
+      replace: "",
+      test: "src/compute/shim/shim.pg.test.ts",
+      name: "memory that a start has only filled with zeros is given back, and is there when it is used",
+    },
+    {
+      rule: "memory that is in use is given back, too",
+      file: "src/compute/shim/library/unused_memory.c",
+      search: "    if (page[i] != 0) {",
+      replace: "    if (i == PAGE) {",
+      test: "src/compute/shim/shim.pg.test.ts",
+      name: "memory that a start has only filled with zeros is given back, and is there when it is used",
+    },
+    {
       rule: "a spare keeps what was in it",
       file: SPARES,
       search:

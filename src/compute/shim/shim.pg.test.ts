@@ -119,6 +119,31 @@ async function transfer(client: pg.Client, count: number, seed: number): Promise
   }
 }
 
+test("memory that a start has only filled with zeros is given back, and is there when it is used", async () => {
+  const settings = { wal_buffers: "32MB", shared_buffers: "16MB", huge_pages: "off" };
+  const { postgres } = await start({ settings });
+  try {
+    const used = sharedMemoryKb(postgres.process.pid!);
+    assert.ok(used > 1000 && used < 16_000, `the postmaster has ${used} kB of shared memory`);
+    const client = await postgres.connect();
+    await client.query(
+      "CREATE TABLE many AS SELECT repeat('x', 900) FROM generate_series(1, 60000)",
+    );
+    const { rows } = await client.query("SELECT count(*)::int AS n FROM many");
+    assert.equal(rows[0].n, 60_000);
+  } finally {
+    assert.equal(await postgres.stop(), "exit code 0");
+  }
+});
+
+/** What a process has touched of shared memory without a file. */
+function sharedMemoryKb(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/smaps`, "utf8");
+  const mappings = text.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const shared = mappings.filter((mapping) => mapping.includes(" /dev/zero (deleted)\n"));
+  return shared.reduce((sum, mapping) => sum + Number(/^Rss: +(\d+) kB$/m.exec(mapping)![1]), 0);
+}
+
 describe("pages", () => {
   test("a start reads few pages; a scan then sees what storage has", async () => {
     const { postgres, pages } = await start();

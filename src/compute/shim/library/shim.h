@@ -427,6 +427,9 @@ void note_wait(const struct file *file, u64 since, u32 missed, u32 fetched);
 void set_extension_dir(const char *path);
 const char *extension_path(const char *path, char into[MAX_LOCATION]);
 
+/* unused_memory.c */
+void give_back_unused_memory(void);
+
 /* wal.c */
 void wal_written(const struct fd_entry *entry, off_t at, size_t n);
 int sync_file(int fd, int number);

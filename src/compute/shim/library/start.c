@@ -20,6 +20,9 @@ static void set_death_signal(int signal) { syscall(SYS_prctl, PR_SET_PDEATHSIG, 
 static void before_fork(void) {
   static bool has_forked;
   forker_pid = getpid();
+  if (is_postmaster && !has_forked) {
+    give_back_unused_memory();
+  }
   see_to_comparer();
   /* Else its children would tell them again. */
   tell_reads();
