@@ -10,7 +10,8 @@ import { COMMON_SETTINGS, firstRow, StockCluster } from "../stock.ts";
 import { descendants, type Memory, memoryOf, processorUs } from "./processes.ts";
 
 const STARTED = 8;
-const IDLE_MS = 3000;
+/** After a start V8 collects what that has left once nothing happens for ten seconds. */
+const IDLE_MS = 20_000;
 
 export interface ManyEndpointsScale {
   readonly rounds: number;
