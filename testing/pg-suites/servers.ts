@@ -82,10 +82,10 @@ export async function startStock(options: ServerOptions): Promise<TestedServer> 
       ...(options.major >= 18 ? ["--no-data-checksums"] : []),
     ],
     settings: Object.fromEntries(
-      Object.entries({ ...options.settings, ...options.stockSettings }).map(([name, value]) => [
-        name,
-        `'${value.replaceAll("'", "''")}'`,
-      ]),
+      // What an endpoint has committed is on disk.
+      Object.entries({ fsync: "on", ...options.settings, ...options.stockSettings }).map(
+        ([name, value]) => [name, `'${value.replaceAll("'", "''")}'`],
+      ),
     ),
   });
   try {
