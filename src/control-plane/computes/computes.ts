@@ -49,10 +49,9 @@ export class Computes {
   }
 
   /**
-   * `underWay`: called when an agent has been told to start it, where this call is the one that does.
-   *
    * Its address, once Postgres accepts connections there; a suspension that is under way ends first. StorageError
    * `not-found` for an endpoint that is not there, `invalid` for a disabled one. `isNoted`: an operation tells of it.
+   * `underWay`: called when an agent has been told to start it, where this call is the one that does.
    */
   wake(id: string, { isNoted = false, underWay }: WakeOptions = {}): Promise<Woken> {
     this.#wantedAtMs.set(id, monotonicMs());
