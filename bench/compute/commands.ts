@@ -6,6 +6,7 @@ import { join } from "node:path";
 import pg from "pg";
 import { monotonicMs } from "../../src/base/clock.ts";
 import { ROOT } from "../../src/base/program-files.mjs";
+import { DEFAULT_WARM_AGENTS } from "../../src/local/config.ts";
 import { parseHostPort } from "../../src/postgres/wire/wire-client.ts";
 import { TestCluster } from "../../testing/cluster.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
@@ -143,7 +144,8 @@ export async function benchCommands({ rounds, megabytes }: CommandsScale): Promi
       await client.query(statement);
     }
   });
-  await using strata = await TestCluster.create();
+  // As a home has it whose owner has chosen nothing.
+  await using strata = await TestCluster.create({ warmAgents: DEFAULT_WARM_AGENTS });
   await strata.startEndpoint("main");
   await strata.query("main", ...fillStatements(megabytes));
   const http = await openHttpWay(megabytes);
