@@ -129,10 +129,15 @@ export class StockCluster {
     }
   }
 
+  /** While it runs. */
+  get postmasterPid(): number {
+    return Number.parseInt(readFileSync(join(this.dataDir, "postmaster.pid"), "latin1"), 10);
+  }
+
   /** SIGKILL to the postmaster and all that it has started; they are gone on return. Closes all clients. */
   async kill9(): Promise<void> {
     await Promise.allSettled(this.#clients.splice(0).map((client) => client.end()));
-    const pid = Number.parseInt(readFileSync(join(this.dataDir, "postmaster.pid"), "latin1"), 10);
+    const pid = this.postmasterPid;
     this.#running = false;
     await killTree(pid);
     // Where nobody waits for orphans the process stays as a zombie, and a new postmaster takes it for another one that runs.

@@ -25,3 +25,22 @@ export function childOf(parent: number, name: string): number | undefined {
     }
   });
 }
+
+/** USER_HZ of every Linux. */
+const TICKS_A_SECOND = 100;
+
+/** Processor time that a process, its children and all that those have waited for have had. */
+export function familyProcessorSeconds(pid: number): number {
+  const ticks = [pid, ...childrenOf(pid)].map((member) => {
+    try {
+      const text = readFileSync(`/proc/${member}/stat`, "utf8");
+      // utime, stime, cutime and cstime of proc(5); before them stands a name that may have anything in it.
+      const fields = text.slice(text.lastIndexOf(") ") + 2).split(" ");
+      return fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
+    } catch {
+      // Gone meanwhile.
+      return 0;
+    }
+  });
+  return ticks.reduce((sum, one) => sum + one, 0) / TICKS_A_SECOND;
+}

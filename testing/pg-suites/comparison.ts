@@ -1,5 +1,6 @@
 // Runs suites on a Strata endpoint and on stock, compares what they wrote, and prints a table.
 
+import { familyProcessorSeconds } from "../compute/child-processes.ts";
 import { type ComparedFile, compareOutputs } from "./compare.ts";
 import { checkEndState } from "./end-state.ts";
 import { checkRecoveredPages } from "./recovered-pages.ts";
@@ -10,8 +11,13 @@ import type { Suite, SuiteList } from "./suites.ts";
 /** Of each file that is not equal, so much is printed; `--keep` keeps all. */
 const DIFF_MAX_LENGTH = 20_000;
 
+interface MeasuredRun extends SuiteRun {
+  /** Of Postgres's processes. */
+  readonly processorSeconds: number;
+}
+
 /** By the name of the suite. */
-type Runs = ReadonlyMap<string, SuiteRun>;
+type Runs = ReadonlyMap<string, MeasuredRun>;
 
 /** Prints as it goes on; false where a file differs. Each server is there for itself, for the suites one after another. */
 export async function compareSuites(
@@ -77,15 +83,17 @@ async function onServer(
   name: string,
   afterwards: () => Promise<void> = async () => {},
 ): Promise<{ runs: Runs; settings: Readonly<Record<string, string>> }> {
-  const runs = new Map<string, SuiteRun>();
+  const runs = new Map<string, MeasuredRun>();
   try {
     for (const suite of suites) {
+      const before = familyProcessorSeconds(server.pid());
       const run = await directory.run(suite, server, name);
+      const processorSeconds = familyProcessorSeconds(server.pid()) - before;
       const { tests, unexpected, seconds } = run;
       console.log(
         `${suite.name} on ${name}: ${tests} tests, ${unexpected} not as Postgres's own files, ${seconds.toFixed(0)} s`,
       );
-      runs.set(suite.name, run);
+      runs.set(suite.name, { ...run, processorSeconds });
     }
     await afterwards();
   } finally {
@@ -110,16 +118,19 @@ function printTable(
   ours: Runs,
 ): void {
   console.log(
-    "\n| suite | tests | not as Postgres's own files: stock, Strata | output files | equal | unstable on stock | different | stock | Strata |",
+    "\n| suite | tests | not as Postgres's own files: stock, Strata | output files | equal | unstable on stock | different | stock | Strata | Postgres's processor time: stock, Strata |",
   );
-  console.log("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+  console.log("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
   for (const [{ name }, files] of compared) {
     const count = (wanted: string) => files.filter(({ verdict }) => verdict === wanted).length;
     const seconds = (runs: Runs) => `${runs.get(name)!.seconds.toFixed(0)} s`;
+    const processor = [stock, ours]
+      .map((runs) => `${runs.get(name)!.processorSeconds.toFixed(1)} s`)
+      .join(", ");
     const { tests } = ours.get(name)!;
     const unexpected = [stock, ours].map((runs) => runs.get(name)!.unexpected).join(", ");
     console.log(
-      `| ${[name, tests, unexpected, files.length, count("equal"), count("unstable"), count("different"), seconds(stock), seconds(ours)].join(" | ")} |`,
+      `| ${[name, tests, unexpected, files.length, count("equal"), count("unstable"), count("different"), seconds(stock), seconds(ours), processor].join(" | ")} |`,
     );
   }
   const files = [...compared.values()].flat();

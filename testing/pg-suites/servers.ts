@@ -19,6 +19,8 @@ export interface TestedServer {
   /** Directory of its unix socket. */
   readonly host: string;
   readonly port: number;
+  /** Of its postmaster, as long as that lives. */
+  pid(): number;
   /** What its configuration file sets, without where it is to be reached. */
   readonly settings: Readonly<Record<string, string>>;
   stop(): Promise<void>;
@@ -61,7 +63,8 @@ export async function startStrata(options: ServerOptions): Promise<StrataServer>
     const port = cluster.endpointSpec().pgPort;
     const settings = await configuredSettings(host, port);
     const stop = () => cluster[Symbol.asyncDispose]();
-    return { name: "strata", host, port, settings, stop, cluster, recovery };
+    const pid = () => cluster.pid("postgres-main");
+    return { name: "strata", host, port, pid, settings, stop, cluster, recovery };
   } catch (error) {
     await cluster[Symbol.asyncDispose]();
     throw error;
@@ -92,7 +95,9 @@ export async function startStock(options: ServerOptions): Promise<TestedServer> 
     await cluster.start();
     const host = cluster.workdir;
     const settings = await configuredSettings(host, STOCK_PORT);
-    return { name: "stock", host, port: STOCK_PORT, settings, stop: () => cluster.destroy() };
+    const pid = () => cluster.postmasterPid;
+    const stop = () => cluster.destroy();
+    return { name: "stock", host, port: STOCK_PORT, pid, settings, stop };
   } catch (error) {
     await cluster.destroy();
     throw error;
