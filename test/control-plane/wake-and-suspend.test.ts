@@ -57,9 +57,11 @@ describe("waking and suspending", () => {
     assert.equal(await state(), "active");
     await working;
     await until("suspension", async () => (await state()) === "idle");
-    const { operations } = await world.api("GET", `/projects/${project}/operations`);
-    assert.equal(operations[0].action, "suspend_compute");
-    assert.equal(operations[0].status, "finished");
+    // It is noted once it has happened.
+    await until("an operation that tells of it", async () => {
+      const { operations } = await world.api("GET", `/projects/${project}/operations`);
+      return operations[0].action === "suspend_compute" && operations[0].status === "finished";
+    });
   });
 
   test("who asks for a role of an endpoint that sleeps does not wake it, known or not", async () => {
