@@ -297,7 +297,9 @@ async function silentPort(): Promise<string> {
 test("proxy: many that come at once wake once", () =>
   withProxy({}, async (fixture) => {
     fixture.controlPlane.endpoints.get(ENDPOINT)!.onWake = async () => {
-      await sleep(300);
+      while (fixture.proxy.parts.endpoints.counts.get(ENDPOINT) !== 20) {
+        await sleep(5);
+      }
       return undefined;
     };
     const clients = await Promise.all(Array.from({ length: 20 }, () => fixture.connect()));
