@@ -4,9 +4,9 @@
 // without. Below it is a folder for each major: the layer that root timelines begin with, and the superuser's password, which
 // is in that layer.
 
-import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { cpSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { errnoCode } from "../../src/base/errors.ts";
+import { keepOnce } from "./keep-once.ts";
 
 /** Below a home. The password is read when the pageserver starts, the layer when the first tenant is made. */
 const FILES = ["superuser.password", "superuser.scram", join("pageserver_1", "initdb")];
@@ -36,16 +36,7 @@ export function keepTemplate(home: string): void {
   if (template === undefined || existsSync(template)) {
     return;
   }
-  const unfinished = mkdtempSync(`${template}-`);
-  try {
-    copyFiles(home, unfinished);
-    renameSync(unfinished, template);
-  } catch (error) {
-    rmSync(unfinished, { recursive: true, force: true });
-    if (errnoCode(error) !== "ENOTEMPTY" && errnoCode(error) !== "EEXIST") {
-      throw error;
-    }
-  }
+  keepOnce(template, (unfinished) => copyFiles(home, unfinished));
 }
 
 function copyFiles(from: string, to: string): void {

@@ -5,21 +5,18 @@ import { createHash } from "node:crypto";
 import {
   closeSync,
   existsSync,
-  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
-  rmSync,
   writeFileSync,
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import { crc32c } from "../../src/base/crc32c.ts";
-import { errnoCode } from "../../src/base/errors.ts";
 import { randomBytes } from "../../src/base/random.ts";
 import { decodeControlFile } from "../../src/postgres/control-file.ts";
 import { type Installation, runPostgresTool } from "../../src/postgres/installation.ts";
+import { keepOnce } from "./keep-once.ts";
 
 /** Of xlp_sysid in the first page of a segment (XLogLongPageHeaderData). */
 const WAL_SYSTEM_ID_OFFSET = 24;
@@ -42,21 +39,7 @@ export async function initdbOnce(
   }
   await runPostgresTool(installation, "initdb", ["-D", dataDirectory, ...args]);
   if (shared) {
-    keep(dataDirectory, template);
-  }
-}
-
-/** Of several at once one stays. */
-function keep(dataDirectory: string, template: string): void {
-  const unfinished = mkdtempSync(`${template}-`);
-  try {
-    copy(dataDirectory, join(unfinished, "data"));
-    renameSync(unfinished, template);
-  } catch (error) {
-    rmSync(unfinished, { recursive: true, force: true });
-    if (errnoCode(error) !== "ENOTEMPTY" && errnoCode(error) !== "EEXIST") {
-      throw error;
-    }
+    keepOnce(template, (unfinished) => copy(dataDirectory, join(unfinished, "data")));
   }
 }
 
