@@ -20,6 +20,14 @@ export const LOCAL_MUTANTS: MutantPart = {
   part: "local",
   mutants: [
     {
+      rule: "the state inside a record is known once all before it is committed",
+      file: "src/local/branches/point-in-time.ts",
+      search: "    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {\n",
+      replace: "    if (wanted <= newest.insideLsn) {\n",
+      test: "src/local/branches/point-in-time.test.ts",
+      name: "resolvePoint: an LSN inside a record waits until all before it is committed",
+    },
+    {
       rule: "an LSN in the middle of a record is the end of the record before it",
       file: "src/local/branches/point-in-time.ts",
       search: "    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {\n",
