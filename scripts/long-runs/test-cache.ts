@@ -40,7 +40,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
 try {
   const history = ["--pitr-interval", "0s", "--gc-horizon", `${1 << 20}`, "--gc-period", "10s"];
   await cluster.ok("tenant", "config", ...history, "--compaction-period", "1s");
-  const settings = ["shared_buffers=16MB", "autovacuum_naptime=5s", "max_wal_size=256MB"];
+  const settings = ["shared_buffers=16MB", "autovacuum_naptime=5s"];
   const options = settings.flatMap((one) => ["-c", one]);
   await cluster.ok(
     ...["endpoint", "create", "main", "--branch-name", "main", "--local-cache", values.cache],

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { getPriority } from "node:os";
 import { join } from "node:path";
@@ -299,6 +299,36 @@ test("compute: a safekeeper that missed earlier terms is caught up from the dono
   await endpoint.daemon.kill("SIGKILL");
   await endpoint.start();
   assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["100000"]]);
+  await endpoint.daemon.kill("SIGTERM");
+  await world.restart(world.safekeepers[0]!);
+});
+
+test("compute: a safekeeper whose WAL Postgres has removed meanwhile is caught up from another one", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const settings = { wal_keep_size: "0", max_wal_size: "32MB", min_wal_size: "32MB" };
+  const endpoint = await world.createEndpoint(timeline_id, { settings });
+  const pgWal = () =>
+    readdirSync(join(dataDirectoryOf(endpoint.daemon.workdir), "pg_wal")).filter(
+      (name) => name.length === 24,
+    );
+  const third = world.safekeepers[2]!;
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t (n int, filler text STORAGE plain)");
+  await third.daemon.kill("SIGKILL");
+  const [missed] = pgWal();
+  const fill = "INSERT INTO t SELECT n, repeat('x', 7000) FROM generate_series(1, 7000) n";
+  await endpoint.query(fill);
+  await endpoint.query("CHECKPOINT");
+  assert.ok(!pgWal().includes(missed!), `${missed} is still in pg_wal`);
+  third.daemon.start();
+  const head = lsn((await endpoint.client.status()).commitLsn);
+  await world.flushed(3, timeline_id, head, lsn);
+  // It is one of the quorum again, with every byte of it.
+  await world.safekeepers[0]!.daemon.kill("SIGKILL");
+  await endpoint.daemon.kill("SIGKILL");
+  await endpoint.start();
+  const sums = "SELECT count(*), sum(n), sum(length(filler)) FROM t";
+  assert.deepEqual(await endpoint.query(sums), [["7000", "24503500", "49000000"]]);
   await endpoint.daemon.kill("SIGTERM");
   await world.restart(world.safekeepers[0]!);
 });

@@ -38,6 +38,18 @@ test("postgresSettings: a value cannot break out of its quotes", () => {
   }
 });
 
+test("postgresSettings: who limits the disk has little WAL on it, unless he wants more", () => {
+  const most = (settings: Record<string, string>) =>
+    /^max_wal_size = '(\w+)'$/m.exec(settingsWith(settings).configuration)![1];
+  assert.equal(most({}), "1GB");
+  assert.equal(most({ "strata.local_cache": "0" }), "1GB");
+  assert.equal(most({ "strata.local_cache": "16MB" }), "128MB");
+  assert.equal(most({ "Strata.Local_Cache": "300MB" }), "300MB");
+  assert.equal(most({ "strata.local_cache": "20GB" }), "1024MB");
+  assert.equal(most({ "strata.local_cache": "64MB", Max_Wal_Size: "2GB" }), "2GB");
+  assert.match(settingsWith({}).configuration, /^wal_keep_size = '64MB'$/m);
+});
+
 test("postgresSettings: pg_control gets what Postgres will run with", () => {
   const { controlParameters, configuration } = settingsWith({ max_connections: "7" }, 100);
   assert.equal(controlParameters.maxConnections, 7);

@@ -2,7 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import type { ControlParameters } from "../postgres/control-file.ts";
-import { DEFAULT_MAX_WRITE_LAG, isPrewarmed, MAX_WRITE_LAG } from "./api.ts";
+import { DEFAULT_MAX_WRITE_LAG, isPrewarmed, localCacheBytes, MAX_WRITE_LAG } from "./api.ts";
 import { checkSetting, PROTECTED_SETTINGS } from "./protected-settings.ts";
 
 const DEFAULTS: Readonly<Record<string, string>> = {
@@ -15,8 +15,8 @@ const DEFAULTS: Readonly<Record<string, string>> = {
   max_replication_slots: "10",
   // Prepared transactions of earlier runs come back, and Postgres refuses to start without room.
   max_prepared_transactions: "64",
-  // A safekeeper that was away is caught up from here.
-  wal_keep_size: "1GB",
+  // A safekeeper that was away for a moment is caught up from here, from another one where this is too little.
+  wal_keep_size: "64MB",
   max_wal_size: "1GB",
   min_wal_size: "80MB",
   // Each block that is not here yet costs a round trip: ask for many at once.
@@ -104,6 +104,10 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
       chosen.set(name, value);
     }
   }
+  const cacheBytes = localCacheBytes(input.settings, Number.POSITIVE_INFINITY);
+  if (cacheBytes !== undefined) {
+    chosen.set("max_wal_size", walBesideCache(cacheBytes));
+  }
   for (const [name, value] of Object.entries(input.settings)) {
     chosen.set(checkSetting(name, value), value);
   }
@@ -146,6 +150,12 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
     }).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
     controlParameters: controlParameters(chosen),
   };
+}
+
+/** Who limits the disk means WAL, too. A checkpoint costs no full-page writes here, so what is near the cache's size does. */
+function walBesideCache(cacheBytes: number): string {
+  const [least, most] = [128, 1024];
+  return `${Math.min(most, Math.max(least, Math.ceil(cacheBytes / 2 ** 20)))}MB`;
 }
 
 /** Also not to be changed by a superuser: what it follows, and that it does. */

@@ -11,7 +11,7 @@ import { childOf, childrenOf } from "../compute/child-processes.ts";
 import { eventually } from "../eventually.ts";
 import { compareEndStates, readEndState } from "../pg-suites/end-state.ts";
 import { ACCOUNTS_PER_BRANCH, checkConsistency, TpcbLoad, withClient } from "../tpcb.ts";
-import { privateMb, storedBytes } from "./levels.ts";
+import { privateMb, type StoredBytes, storedBytes } from "./levels.ts";
 import { AWAY, TableClient } from "./table-client.ts";
 
 export interface CacheSoakOptions {
@@ -32,6 +32,8 @@ const REST_BYTES = 48 * MIB;
  * not taken in, before a load is slowed down.
  */
 const WORK_BYTES = 512 * MIB;
+/** `max_wal_size` beside such a cache, `wal_keep_size`, and what a load writes while a checkpoint of it runs. */
+const WAL_BYTES = 448 * MIB;
 /** What an agent of hours has by itself: pages read ahead and on their way, and what its allocator keeps of past peaks. */
 const AGENT_MB = 448;
 const ROUND_MS = 15_000;
@@ -51,6 +53,7 @@ const PATIENCE = { timeoutMs: 300_000 };
 interface Level {
   readonly restMb: number;
   readonly peakMb: number;
+  readonly walMb: number;
   readonly agentMb: number;
   readonly evictorMb: number;
 }
@@ -79,7 +82,7 @@ export class CacheSoak {
   /** What the data was made of has gone, as far as it may; how long that took goes into a line. */
   async begin(): Promise<void> {
     const started = monotonicMs();
-    const first = mb(this.#stored());
+    const first = mb(this.#stored().data);
     const rest = await this.#settled();
     const seconds = ((monotonicMs() - started) / 1000).toFixed(0);
     console.log(`${first} MB on the disk behind the load, ${mb(rest)} after ${seconds} s`);
@@ -114,9 +117,9 @@ export class CacheSoak {
       done += ", amcheck clean";
     }
     const restBytes = await this.#settled();
-    const peakBytes = await disk.stop();
+    const peak = await disk.stop();
     this.#acknowledged += load.acknowledged.length;
-    this.#report(load.acknowledged.length, done, { restBytes, peakBytes }, started);
+    this.#report(load.acknowledged.length, done, { restBytes, peak }, started);
   }
 
   /** All that was acknowledged is there, once; each account has what history says of it, by scan and by index. */
@@ -181,7 +184,7 @@ export class CacheSoak {
         "what was written is given back",
         async () => {
           await this.#look((client) => client.query("select count(*) from pgbench_tellers"));
-          bytes = this.#stored();
+          bytes = this.#stored().data;
           return bytes <= limitBytes + REST_BYTES;
         },
         PATIENCE,
@@ -193,18 +196,20 @@ export class CacheSoak {
     return bytes;
   }
 
-  #stored(): number {
-    return storedBytes(join(this.#options.cluster.home, "endpoints", "main", "pgdata")).data;
+  #stored(): StoredBytes {
+    return storedBytes(join(this.#options.cluster.home, "endpoints", "main", "pgdata"));
   }
 
-  /** `stop` gives the most that was there. */
-  #watchDisk(): { stop(): Promise<number> } {
+  /** `stop` gives the most that was there, of each by itself. */
+  #watchDisk(): { stop(): Promise<StoredBytes> } {
     const most = this.#options.limitBytes + WORK_BYTES;
-    let [peak, stopping] = [0, false];
+    let peak = { data: 0, wal: 0 };
+    let stopping = false;
     const run = (async () => {
       while (!stopping) {
         try {
-          peak = Math.max(peak, this.#stored());
+          const { data, wal } = this.#stored();
+          peak = { data: Math.max(peak.data, data), wal: Math.max(peak.wal, wal) };
         } catch {
           // The directory is made anew.
         }
@@ -215,7 +220,8 @@ export class CacheSoak {
       stop: async () => {
         stopping = true;
         await run;
-        assert.ok(peak <= most, `${mb(peak)} MB on the disk, of ${mb(most)}`);
+        assert.ok(peak.data <= most, `${mb(peak.data)} MB on the disk, of ${mb(most)}`);
+        assert.ok(peak.wal <= WAL_BYTES, `${mb(peak.wal)} MB of WAL, of ${mb(WAL_BYTES)}`);
         return peak;
       },
     };
@@ -277,7 +283,7 @@ export class CacheSoak {
   #report(
     commits: number,
     done: string,
-    { restBytes, peakBytes }: { restBytes: number; peakBytes: number },
+    { restBytes, peak }: { restBytes: number; peak: StoredBytes },
     startedMs: number,
   ): void {
     const { cluster } = this.#options;
@@ -285,7 +291,8 @@ export class CacheSoak {
     assert.ok(evictor !== undefined, "strata-evictor runs");
     const level: Level = {
       restMb: restBytes / MIB,
-      peakMb: peakBytes / MIB,
+      peakMb: peak.data / MIB,
+      walMb: peak.wal / MIB,
       agentMb: privateMb(cluster.pid("agent-main")),
       evictorMb: privateMb(evictor),
     };
@@ -293,7 +300,7 @@ export class CacheSoak {
     assert.ok(level.agentMb <= AGENT_MB, `the agent has ${level.agentMb.toFixed(0)} MB`);
     const seconds = ((monotonicMs() - startedMs) / 1000).toFixed(0);
     console.log(
-      `${this.rounds}: ${seconds} s, ${commits} commits, ${done}; disk ${level.restMb.toFixed(0)} MB, at most ${level.peakMb.toFixed(0)}; ` +
+      `${this.rounds}: ${seconds} s, ${commits} commits, ${done}; disk ${level.restMb.toFixed(0)} MB, at most ${level.peakMb.toFixed(0)}, WAL ${level.walMb.toFixed(0)}; ` +
         `agent ${level.agentMb.toFixed(0)} MB, evictor ${level.evictorMb.toFixed(1)} MB`,
     );
   }
@@ -332,12 +339,13 @@ export class CacheSoak {
     }
     const third = Math.floor(this.rounds / 3);
     // The disk at rest is within its bound in each round, and anything below that: it is looked at until it is.
-    for (const what of ["peakMb", "agentMb", "evictorMb"] as const) {
+    for (const what of ["peakMb", "walMb", "agentMb", "evictorMb"] as const) {
       const highest = (some: readonly Level[]) => Math.max(...some.map((level) => level[what]));
       const before = highest(this.#levels.slice(-2 * third, -third));
       const last = highest(this.#levels.slice(-third));
       console.log(`${what}: at most ${before.toFixed(1)}, then ${last.toFixed(1)}`);
-      assert.ok(what === "peakMb" || last <= MOST_GROWTH * before + 1, `${what} grows`);
+      const isBounded = what === "peakMb" || what === "walMb";
+      assert.ok(isBounded || last <= MOST_GROWTH * before + 1, `${what} grows`);
     }
   }
 }

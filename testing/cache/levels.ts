@@ -3,8 +3,14 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-/** Bytes on the disk below an endpoint's data directory; WAL, which no limit of the cache is about, by itself. */
-export function storedBytes(pgdata: string): { readonly data: number; readonly wal: number } {
+/** Bytes on the disk; WAL, which no limit of the cache is about, by itself. */
+export interface StoredBytes {
+  readonly data: number;
+  readonly wal: number;
+}
+
+/** Of an endpoint's data directory. */
+export function storedBytes(pgdata: string): StoredBytes {
   const stored = { data: 0, wal: 0 };
   for (const entry of readdirSync(pgdata, { recursive: true, withFileTypes: true })) {
     if (entry.isFile()) {

@@ -551,5 +551,30 @@ export const COMPUTE_MUTANTS: MutantPart = {
       test: CONFIGURE_TEST,
       name: "configure: settings are loaded",
     },
+    {
+      rule: "beside a small cache there is as much WAL as without a limit",
+      file: "src/compute/postgres-settings.ts",
+      search: "  if (cacheBytes !== undefined) {\n    chosen.set",
+      replace: "  if (cacheBytes === 0) {\n    chosen.set",
+      test: "src/compute/postgres-settings.test.ts",
+      name: "postgresSettings: who limits the disk has little WAL on it",
+    },
+    {
+      rule: "what the user says of WAL counts for nothing beside a small cache",
+      file: "src/compute/postgres-settings.ts",
+      search: "  if (isPrewarmed(input.settings)) {\n",
+      replace:
+        '  if (cacheBytes !== undefined) {\n    chosen.set("max_wal_size", walBesideCache(cacheBytes));\n  }\n  if (isPrewarmed(input.settings)) {\n',
+      test: "src/compute/postgres-settings.test.ts",
+      name: "postgresSettings: who limits the disk has little WAL on it",
+    },
+    {
+      rule: "a safekeeper is caught up from the compute alone",
+      file: "src/walproposer/safekeeper-peer.ts",
+      search: '      if (errorKind(error) === "not-found") {\n        return undefined;\n      }\n',
+      replace: "",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: a safekeeper whose WAL Postgres has removed meanwhile",
+    },
   ],
 };
