@@ -6,13 +6,20 @@ import type { TestContext } from "node:test";
 
 /** A storage node with just the routes that the command line uses. */
 export class FakeStorageNode {
-  readonly timelines = new Map<string, { ancestor: string | null; pgVersion: number }>();
+  readonly timelines = new Map<
+    string,
+    { ancestor: string | null; pgVersion: number; startLsn?: string }
+  >();
   readonly tenantId: string;
   /** The next request whose method is this fails with 503. */
   failNext: string | undefined;
   /** Every request fails with 503. */
   away = false;
   lsn = "0/100";
+  /** Where what it makes begins, whatever it was asked for. */
+  startLsn: string | undefined;
+  /** Where what it was asked to make is to begin, in that order. */
+  readonly starts: string[] = [];
   /** A creation waits for it. */
   beforeCreate: (() => Promise<void>) | undefined;
   /** Timelines whose deletion was asked for. */
@@ -58,7 +65,10 @@ export class FakeStorageNode {
       const id: string = body.new_timeline_id ?? body.timeline_id;
       const ancestor: string | null = body.ancestor_timeline_id ?? null;
       const inherited = ancestor === null ? undefined : this.timelines.get(ancestor)?.pgVersion;
-      this.timelines.set(id, { ancestor, pgVersion: body.pg_version ?? inherited });
+      const asked: string = body.start_lsn ?? body.ancestor_start_lsn ?? "0/10";
+      this.starts.push(asked);
+      const startLsn = this.startLsn ?? asked;
+      this.timelines.set(id, { ancestor, pgVersion: body.pg_version ?? inherited, startLsn });
       return [201, this.#info(id)];
     }
     if (request.method === "DELETE" && last === this.tenantId) {
@@ -89,7 +99,7 @@ export class FakeStorageNode {
       commit_lsn: this.lsn,
       system_id: "1",
       wal_seg_size: 16_777_216,
-      start_lsn: "0/10",
+      start_lsn: this.timelines.get(id)!.startLsn ?? "0/10",
     };
   }
 }

@@ -6,6 +6,7 @@ import { type TestContext, test } from "node:test";
 import { FakeStorageNode } from "../../testing/fake-storage-node.ts";
 import { parseTenantId, parseTimelineId, type TimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
+import { createBranch } from "./branches/create-branch.ts";
 import {
   branchNames,
   checkBranchName,
@@ -150,6 +151,19 @@ test("createTimeline: an id that is in use is refused, and never gets to be clea
   assert.deepEqual(home.config().unfinishedTimelines, new Map());
   await createTimeline(home, { tenantId: TENANT, branchName: "main" });
   assert.ok(pageserver.timelines.has(FIRST));
+});
+
+test("createBranch: an id that is in use is refused, and never gets to be cleaned up", async (t) => {
+  const { home, pageserver } = await makeHome(t);
+  const silent = () => {};
+  await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });
+  pageserver.timelines.set(SECOND, { ancestor: null, pgVersion: 17 });
+  const wanted = { tenantId: TENANT, timelineId: SECOND };
+  await assert.rejects(createBranch(home, "dev", wanted, silent), { code: "timeline-exists" });
+  assert.equal(home.config().unfinishedTimelines.size, 0);
+  pageserver.timelines.delete(SECOND);
+  await createBranch(home, "dev", wanted, silent);
+  assert.equal(resolveBranch(home.config(), TENANT, "dev"), SECOND);
 });
 
 test("deleteBranch: with a safekeeper away it is remembered until that one has let go, also if the name is used again", async (t) => {

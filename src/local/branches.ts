@@ -119,6 +119,8 @@ export function requireFreeBranchName(config: HomeState, tenantId: string, name:
 export interface NewBranch {
   readonly tenantId: TenantId;
   readonly timelineId?: TimelineId | undefined;
+  /** That no timeline has, or had, the id is known: nobody is asked. */
+  readonly isNewId?: boolean | undefined;
   readonly branchName: string;
   /** Absent: a root timeline, made by initdb. */
   readonly ancestor?: { readonly timelineId: TimelineId; readonly lsn: Lsn };
@@ -204,7 +206,7 @@ export async function createUnnamed(
     findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   }
   await removeUnfinished(home);
-  if (wanted.timelineId !== undefined) {
+  if (wanted.timelineId !== undefined && wanted.isNewId !== true) {
     await requireNew(home, tenantId, wanted.timelineId);
   }
   home.update((draft) => noteUnfinished(draft, tenantId, timelineId));

@@ -21,9 +21,15 @@ type LockHome = <T>(body: () => Promise<T>) => Promise<T>;
 
 /** `lockHome`: for whoever changes something without holding the home's lock already. */
 export function controllerOf(home: StrataHome, lockHome?: LockHome): StorageController {
-  return new StorageController(new HomeControllerStore(home, lockHome), {
-    runningPrimaries: (tenantId, timelineId) => runningPrimaries(home, tenantId, timelineId),
-  });
+  const computes = {
+    runningPrimaries: (tenantId: TenantId, timelineId: TimelineId) =>
+      runningPrimaries(home, tenantId, timelineId),
+  };
+  return new StorageController(
+    new HomeControllerStore(home, lockHome),
+    computes,
+    home.knownTimelines,
+  );
 }
 
 /** What the endpoint is to talk to now. */

@@ -22,6 +22,7 @@ import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
 import { trustServices } from "../base/network/service-tls.ts";
 import { enterableDirectory } from "../postgres/installation.ts";
+import { KnownTimelines } from "../storage-controller/known-timelines.ts";
 import {
   formatSettings,
   type HomeSettings,
@@ -46,6 +47,7 @@ export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents
 export class StrataHome {
   /** Absolute. */
   readonly path: string;
+  readonly knownTimelines = new KnownTimelines();
   #state: StateFile | undefined;
 
   constructor(path: string) {

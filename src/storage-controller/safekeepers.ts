@@ -15,10 +15,16 @@ function clientOf(node: StorageNode): SafekeeperHttpClient {
   return new SafekeeperHttpClient(node.listenHttpAddr);
 }
 
+/** What they are told of it. */
+export type SafekeeperTimeline = Pick<
+  TimelineInfo,
+  "tenant_id" | "timeline_id" | "pg_version" | "system_id" | "wal_seg_size" | "start_lsn"
+>;
+
 /** Makes these safekeepers hold the timeline's WAL from its start on. Idempotent. */
 export async function createOnSafekeepers(
   nodes: readonly StorageNode[],
-  info: TimelineInfo,
+  info: SafekeeperTimeline,
   pgVersionNumber: number,
 ): Promise<void> {
   const members = nodes.map((node) => {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { FakeStorageNode } from "../../testing/fake-storage-node.ts";
 import { parseTenantId, parseTimelineId, unshardedId } from "../base/ids.ts";
+import { toLsn } from "../base/lsn.ts";
 import type { ComputeStatus } from "../compute/api.ts";
 import type { RunningCompute } from "./computes.ts";
 import type { ControllerState, ControllerStore, MembershipRecord } from "./controller-state.ts";
@@ -105,6 +106,59 @@ test("StorageController.createTimeline: chosen safekeepers are on record before 
   await assert.rejects(controller.createTimeline(newTimeline({ safekeepers: [4] })), {
     code: "no-node",
   });
+});
+
+/** At which a record can end, and at which none can. */
+const [BOUNDARY, PAGE_START] = [toLsn(0x2100), toLsn(0x2000)];
+
+test("StorageController.createTimeline: of a branch of what is known pageserver and safekeepers are told at once", async (t) => {
+  const { controller, pageserver, safekeepers } = await makeController(t);
+  await controller.createTimeline(newTimeline());
+  const told = Promise.withResolvers<void>();
+  pageserver.beforeCreate = () => told.promise;
+  safekeepers[2]!.beforeCreate = async () => told.resolve();
+  const ancestor = { timelineId: FIRST, lsn: BOUNDARY };
+  const info = await controller.createTimeline(newTimeline({ timelineId: SECOND, ancestor }));
+  assert.equal(info.start_lsn, "0/2100");
+  for (const { starts } of safekeepers) {
+    assert.deepEqual(starts, ["0/10", "0/2100"]);
+  }
+});
+
+test("StorageController.createTimeline: of a branch whose beginning only the pageserver can tell safekeepers hear it then", async (t) => {
+  const { controller, pageserver, safekeepers } = await makeController(t);
+  await controller.createTimeline(newTimeline());
+  pageserver.startLsn = "0/1FF8";
+  const ancestor = { timelineId: FIRST, lsn: PAGE_START };
+  await controller.createTimeline(newTimeline({ timelineId: SECOND, ancestor }));
+  assert.deepEqual(safekeepers[0]!.starts, ["0/10", "0/1FF8"]);
+});
+
+test("StorageController.createTimeline: when it has failed nothing of it is under way any more", async (t) => {
+  const { controller, pageserver, safekeepers } = await makeController(t);
+  await controller.createTimeline(newTimeline());
+  pageserver.beforeCreate = () => Promise.reject(new Error("gone"));
+  const gate = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<void>();
+  safekeepers[1]!.beforeCreate = () => {
+    asked.resolve();
+    return gate.promise;
+  };
+  const ancestor = { timelineId: FIRST, lsn: BOUNDARY };
+  let isOver = false;
+  const failed = controller
+    .createTimeline(newTimeline({ timelineId: SECOND, ancestor }))
+    .finally(() => {
+      isOver = true;
+    });
+  failed.catch(() => undefined);
+  await asked.promise;
+  // Its failure is heard meanwhile.
+  await controller.timeline(TENANT, FIRST);
+  assert.equal(isOver, false);
+  gate.resolve();
+  await assert.rejects(failed);
+  assert.ok(safekeepers[1]!.timelines.has(SECOND));
 });
 
 test("StorageController.placementOf: while membership changes, old members and new ones", async (t) => {

@@ -9,7 +9,7 @@ import {
   type TimelineId,
   unshardedId,
 } from "../base/ids.ts";
-import { formatLsn, INVALID_LSN, type Lsn, maxLsn, parseLsn } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, maxLsn, parseLsn, XLOG_BLCKSZ } from "../base/lsn.ts";
 import type { ComputeStatus } from "../compute/api.ts";
 import type {
   ArchivalState,
@@ -28,8 +28,10 @@ import type {
   TimelinesAndOffloaded,
 } from "../pageserver/api.ts";
 import { PageserverHttpClient } from "../pageserver/client.ts";
+import { LONG_PAGE_HEADER_SIZE } from "../postgres/wal-page.ts";
 import type { Computes } from "./computes.ts";
 import type { ControllerStore, StorageNode } from "./controller-state.ts";
+import { KnownTimelines } from "./known-timelines.ts";
 import {
   createOnSafekeepers,
   deleteFromSafekeepers,
@@ -37,6 +39,7 @@ import {
   FIRST_GENERATION,
   ignoreMissing,
   newestCommitLsn,
+  type SafekeeperTimeline,
 } from "./safekeepers.ts";
 
 /** Millions of objects are listed, a thousand a call. */
@@ -95,10 +98,13 @@ const IMPORT_POLL_MS = 500;
 export class StorageController {
   readonly store: ControllerStore;
   readonly computes: Computes;
+  readonly #known: KnownTimelines;
 
-  constructor(store: ControllerStore, computes: Computes) {
+  /** `known`: what others of this process have heard. */
+  constructor(store: ControllerStore, computes: Computes, known = new KnownTimelines()) {
     this.store = store;
     this.computes = computes;
+    this.#known = known;
   }
 
   /** The shards of a tenant, each with its pageserver; whether or not the tenant exists. */
@@ -180,12 +186,14 @@ export class StorageController {
     }
   }
 
-  timeline(
+  async timeline(
     tenantId: TenantId,
     timelineId: TimelineId,
     options?: { withSizes: boolean },
   ): Promise<TimelineInfo> {
-    return this.#firstShard(tenantId).getTimeline(tenantId, timelineId, options);
+    const info = await this.#firstShard(tenantId).getTimeline(tenantId, timelineId, options);
+    this.#known.note(info);
+    return info;
   }
 
   syntheticSize(tenantId: TenantId): Promise<SyntheticSize> {
@@ -250,8 +258,9 @@ export class StorageController {
   }
 
   /**
-   * On the pageserver, then on safekeepers. What fails may have been made in part: `deleteTimeline`
-   * removes all of it, and its caller must remember that it began.
+   * On the pageserver and on safekeepers: at the same time where what the latter are told is known, else one after the other.
+   * What fails may have been made in part, of which nothing is under way any more: `deleteTimeline` removes all of it, and
+   * its caller must remember that it began.
    */
   async createTimeline(wanted: NewTimeline): Promise<TimelineInfo> {
     const { tenantId, timelineId, ancestor } = wanted;
@@ -266,13 +275,53 @@ export class StorageController {
           }),
     };
     await this.#recordFirstMembers(wanted);
+    const hold = (timeline: SafekeeperTimeline) =>
+      createOnSafekeepers(members, timeline, wanted.versionNumber(timeline.pg_version));
+    const expected = this.#expectedOf(wanted);
+    const [made, held] = await Promise.allSettled([
+      this.#createOnPageservers(tenantId, request),
+      expected && hold(expected),
+    ]);
+    if (made.status === "rejected") {
+      throw made.reason;
+    }
+    if (held.status === "rejected") {
+      throw held.reason;
+    }
+    const info = made.value;
+    if (info.start_lsn !== expected?.start_lsn) {
+      await hold(info);
+    }
+    return info;
+  }
+
+  async #createOnPageservers(
+    tenantId: TenantId,
+    request: TimelineCreateRequest,
+  ): Promise<TimelineInfo> {
     const infos: TimelineInfo[] = [];
     for (const { node } of this.locate(tenantId)) {
       infos.push(await clientOf(node).createTimeline(tenantId, request));
     }
     const [info] = infos as [TimelineInfo];
-    await createOnSafekeepers(members, info, wanted.versionNumber(info.pg_version));
+    this.#known.note(info);
     return info;
+  }
+
+  /** What the pageserver will say of a branch; undefined where only it can tell. */
+  #expectedOf({ tenantId, timelineId, ancestor }: NewTimeline): SafekeeperTimeline | undefined {
+    const facts = ancestor && this.#known.of(ancestor.timelineId);
+    // At other LSNs no record ends: it takes the one before.
+    if (
+      ancestor === undefined ||
+      facts === undefined ||
+      ancestor.lsn % 8 !== 0 ||
+      ancestor.lsn % XLOG_BLCKSZ < LONG_PAGE_HEADER_SIZE
+    ) {
+      return undefined;
+    }
+    const start_lsn = formatLsn(ancestor.lsn);
+    return { ...facts, tenant_id: tenantId, timeline_id: timelineId, start_lsn };
   }
 
   async #recordFirstMembers({

@@ -3,6 +3,8 @@
 import type { MutantPart } from "./mutant.ts";
 
 const BRANCHES = "src/local/branches.ts";
+const CONTROLLER = "src/storage-controller/storage-controller.ts";
+const CONTROLLER_TEST = "src/storage-controller/storage-controller.test.ts";
 const BRANCHES_TEST = "src/local/branches.test.ts";
 const SWITCH = "src/local/branches/branch-switch.ts";
 const SWITCH_TEST = "src/local/branches/branch-switch.test.ts";
@@ -252,6 +254,38 @@ export const LOCAL_MUTANTS: MutantPart = {
       replace: "",
       test: BRANCHES_TEST,
       name: "createTimeline: an id that is in use is refused",
+    },
+    {
+      rule: "a branch takes an id that is in use",
+      file: "src/local/branches/create-branch.ts",
+      search: "timelineId === undefined ? undefined : requireNew(home, tenantId, timelineId),",
+      replace: "undefined,",
+      test: BRANCHES_TEST,
+      name: "createBranch: an id that is in use is refused",
+    },
+    {
+      rule: "safekeepers hear of a branch when the pageserver has made it",
+      file: CONTROLLER,
+      search: "const expected = this.#expectedOf(wanted);",
+      replace: "const expected = undefined as SafekeeperTimeline | undefined;",
+      test: CONTROLLER_TEST,
+      name: "StorageController.createTimeline: of a branch of what is known",
+    },
+    {
+      rule: "safekeepers are told an LSN at which no record ends",
+      file: CONTROLLER,
+      search: "ancestor.lsn % XLOG_BLCKSZ < LONG_PAGE_HEADER_SIZE",
+      replace: "false",
+      test: CONTROLLER_TEST,
+      name: "StorageController.createTimeline: of a branch whose beginning only",
+    },
+    {
+      rule: "a creation that has failed goes on",
+      file: CONTROLLER,
+      search: "await Promise.allSettled([\n      this.#createOnPageservers",
+      replace: "await Promise.all([\n      this.#createOnPageservers",
+      test: CONTROLLER_TEST,
+      name: "StorageController.createTimeline: when it has failed",
     },
     {
       rule: "what a creation began is not noted",

@@ -122,6 +122,8 @@ function createBranchKind(parts: StorageParts): OperationKind<CreateBranchArgs> 
         const info = await createTimeline(home, {
           tenantId: parseTenantId(tenantId),
           timelineId: parseTimelineId(timelineId),
+          // The operation's own choice, of which `timelineStep` has seen that nothing is left.
+          isNewId: true,
           branchName: name,
           ancestor: {
             timelineId: parseTimelineId(parent.timelineId),

@@ -9,6 +9,7 @@ import {
   createTimeline,
   DEFAULT_BRANCH_NAME,
   requireFreeBranchName,
+  requireNew,
   resolveBranch,
   resolveTenant,
 } from "../branches.ts";
@@ -114,16 +115,18 @@ export async function createBranch(
   requireFreeBranchName(config, tenantId, branchName);
   const ancestorName = options.ancestorBranchName ?? DEFAULT_BRANCH_NAME;
   const ancestor = resolveBranch(config, tenantId, ancestorName);
-  const lsn = await branchLsn(
-    home,
-    { tenantId, timelineId: ancestor, name: ancestorName },
-    options.ancestorStartLsn,
-    say,
-  );
+  const timelineId =
+    options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId);
+  const parent = { tenantId, timelineId: ancestor, name: ancestorName };
+  const [lsn] = await Promise.all([
+    branchLsn(home, parent, options.ancestorStartLsn, say),
+    timelineId === undefined ? undefined : requireNew(home, tenantId, timelineId),
+  ]);
   return createTimeline(home, {
     tenantId,
     branchName,
-    timelineId: options.timelineId === undefined ? undefined : parseTimelineId(options.timelineId),
+    timelineId,
+    isNewId: true,
     ancestor: { timelineId: ancestor, lsn },
     safekeepers: options.skSet,
   });
