@@ -104,6 +104,38 @@ test("layout: a circle of imports is found", () => {
   ]);
 });
 
+/** Who loads zod only when somebody asks for schemas. */
+const SCHEMAS_ON_DEMAND = ["src/compute/http-schemas.ts", "src/http/openapi.ts"];
+
+/** What a program loads, at once or later: a file of ours by its path, a package by its name; types are not loaded. */
+function loadedBy(program: string, without: readonly string[]): Set<string> {
+  const loaded = new Set([program]);
+  for (const path of loaded) {
+    const text = existsSync(join(ROOT, path)) ? readFileSync(join(ROOT, path), "utf8") : "";
+    const imported = [
+      ...text.matchAll(/^(?:import|export)\s(?!type\b)[^;"]*"([^"]+)";$/gm),
+      ...text.matchAll(/\bimport\(\s*"([^"]+)"/g),
+    ];
+    for (const [, name] of imported) {
+      const isOurs = name!.startsWith(".");
+      const target = isOurs ? relative(ROOT, resolve(ROOT, dirname(path), name!)) : name!;
+      if (!without.includes(target)) {
+        loaded.add(target);
+      }
+    }
+  }
+  return loaded;
+}
+
+test("layout: an agent holds no schemas in memory, which take more than all else of it", () => {
+  const loaded = loadedBy("src/compute/main.ts", SCHEMAS_ON_DEMAND);
+  assert.ok(loaded.has("src/compute/pages/lease-keeper.ts"), "or this test proves nothing");
+  refuse([...loaded].filter((path) => path === "zod"));
+  for (const path of SCHEMAS_ON_DEMAND) {
+    assert.ok(loadedBy(path, []).has("zod"), `${path} is no exception any more`);
+  }
+});
+
 const CONSOLE = sources("console/src/**/*.{ts,tsx}", "console/vite.config.ts");
 
 test("layout: the console takes types from src, through one file, and nothing else", () => {

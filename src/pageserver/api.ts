@@ -452,5 +452,4 @@ export type SyntheticSize = z.infer<typeof syntheticSizeSchema>;
 /** As Neon's; here no other branch gets another parent. */
 export const detachAncestorSchema = z.object({ reparented_timelines: z.array(z.string()) });
 
-/** How long an LSN lease lasts, as Neon's lsn_lease_length. */
-export const LSN_LEASE_MS = 600_000;
+export { LSN_LEASE_MS } from "./retention/lsn-lease.ts";

@@ -42,6 +42,8 @@ import {
   TAG_NBLOCKS,
 } from "./pagestream.ts";
 
+export { LSN_LEASE_MS } from "./retention/lsn-lease.ts";
+
 /** Longer than the server's longest wait for an LSN (300 s). */
 const QUERY_TIMEOUT_MS = 310_000;
 

@@ -576,5 +576,13 @@ export const COMPUTE_MUTANTS: MutantPart = {
       test: "src/compute/compute.pg.test.ts",
       name: "compute: a safekeeper whose WAL Postgres has removed meanwhile",
     },
+    {
+      rule: "every agent loads the schemas of the pageserver's API",
+      file: "src/compute/pages/lease-keeper.ts",
+      search: 'LSN_LEASE_MS } from "../../pageserver/client.ts"',
+      replace: 'LSN_LEASE_MS } from "../../pageserver/api.ts"',
+      test: "testing/layout.test.ts",
+      name: "layout: an agent holds no schemas in memory",
+    },
   ],
 };

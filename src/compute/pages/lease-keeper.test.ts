@@ -5,7 +5,7 @@ import { nowMs, sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { toLsn } from "../../base/lsn.ts";
-import { LSN_LEASE_MS } from "../../pageserver/api.ts";
+import { LSN_LEASE_MS } from "../../pageserver/client.ts";
 import { LeaseKeeper } from "./lease-keeper.ts";
 
 test("LeaseKeeper: no gap, also while the pageserver is away for some minutes", async () => {

@@ -4,7 +4,7 @@ import { sleep } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
-import { LSN_LEASE_MS } from "../../pageserver/api.ts";
+import { LSN_LEASE_MS } from "../../pageserver/client.ts";
 
 /** Four tries fit into what is left when one has failed. */
 const RENEW_MS = LSN_LEASE_MS / 5;
