@@ -27,6 +27,12 @@ test("postgresSettings: durability is on the command line and cannot be set away
   }
 });
 
+test("postgresSettings: an idle endpoint has few WAL buffers in memory, unless its owner wants more", () => {
+  assert.match(settingsWith({}).configuration, /^wal_buffers = '2MB'$/m);
+  const { configuration } = settingsWith({ wal_buffers: "16MB" });
+  assert.deepEqual(configuration.match(/^wal_buffers = .*$/gm), ["wal_buffers = '16MB'"]);
+});
+
 test("postgresSettings: a value cannot break out of its quotes", () => {
   const { configuration } = settingsWith({ application_name: "it's a \\ test\nfsync = off" });
   assert.match(configuration, /^application_name = 'it''s a \\\\ test\\nfsync = off'$/m);

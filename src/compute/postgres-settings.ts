@@ -10,6 +10,8 @@ const DEFAULTS: Readonly<Record<string, string>> = {
   max_worker_processes: "8",
   max_locks_per_transaction: "64",
   shared_buffers: "128MB",
+  // Half of what Postgres takes by itself: its WAL writer clears all of it ahead, so all of it is in memory of an idle endpoint, too.
+  wal_buffers: "2MB",
   wal_level: "replica",
   max_wal_senders: "10",
   max_replication_slots: "10",

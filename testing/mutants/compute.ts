@@ -584,5 +584,13 @@ export const COMPUTE_MUTANTS: MutantPart = {
       test: "testing/layout.test.ts",
       name: "layout: an agent holds no schemas in memory",
     },
+    {
+      rule: "an endpoint has as many WAL buffers as Postgres takes by itself",
+      file: "src/compute/postgres-settings.ts",
+      search: '  wal_buffers: "2MB",\n',
+      replace: "",
+      test: "src/compute/postgres-settings.test.ts",
+      name: "postgresSettings: an idle endpoint has few WAL buffers",
+    },
   ],
 };
