@@ -451,5 +451,3 @@ export type SyntheticSize = z.infer<typeof syntheticSizeSchema>;
 
 /** As Neon's; here no other branch gets another parent. */
 export const detachAncestorSchema = z.object({ reparented_timelines: z.array(z.string()) });
-
-export { LSN_LEASE_MS } from "./retention/lsn-lease.ts";

@@ -42,6 +42,7 @@ import {
   TAG_NBLOCKS,
 } from "./pagestream.ts";
 
+/** For whoever holds leases, without the schemas of api.ts. */
 export { LSN_LEASE_MS } from "./retention/lsn-lease.ts";
 
 /** Longer than the server's longest wait for an LSN (300 s). */

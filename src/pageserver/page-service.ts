@@ -12,7 +12,6 @@ import { setPageChecksum } from "../postgres/page-checksum.ts";
 import { DEFAULT_TABLESPACE_OID } from "../postgres/relation-path.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { WireServer, type WireSession } from "../postgres/wire/wire-server.ts";
-import { LSN_LEASE_MS } from "./api.ts";
 import { readComputeState } from "./compute-state.ts";
 import { decodeSize, hasRelationsFrom, readRelations } from "./ingest/relation-heads.ts";
 import {
@@ -40,6 +39,7 @@ import {
   TAG_GET_PAGE,
   TAG_NBLOCKS,
 } from "./pagestream.ts";
+import { LSN_LEASE_MS } from "./retention/lsn-lease.ts";
 import type { ServedTimeline } from "./served-timeline.ts";
 
 /** Neon's wait_lsn_timeout. */

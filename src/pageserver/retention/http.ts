@@ -9,7 +9,6 @@ import { tenantParams, timelineParams } from "../../http/schemas.ts";
 import {
   gcRequestSchema,
   gcResultSchema,
-  LSN_LEASE_MS,
   lsnLeaseRequestSchema,
   lsnLeaseSchema,
   syntheticSizeSchema,
@@ -23,6 +22,7 @@ import type { LogicalSizes } from "../sizes/timeline-sizes.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { TenantManager } from "../storage/tenant-manager.ts";
 import type { LayerUpkeep } from "./layer-upkeep.ts";
+import { LSN_LEASE_MS } from "./lsn-lease.ts";
 
 export interface RetentionRouteOptions {
   readonly tenants: TenantManager;

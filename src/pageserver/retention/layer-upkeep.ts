@@ -4,11 +4,12 @@ import { monotonicMs, sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn } from "../../base/lsn.ts";
-import { type GcResult, LSN_LEASE_MS } from "../api.ts";
+import type { GcResult } from "../api.ts";
 import type { Tenant } from "../storage/tenant.ts";
 import type { TenantManager } from "../storage/tenant-manager.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { type CollectionRequest, collectionCutoff, collectTimeline } from "./collection.ts";
+import { LSN_LEASE_MS } from "./lsn-lease.ts";
 import { DEFAULT_UPKEEP, type UpkeepSettings, upkeepOf } from "./tenant-config.ts";
 
 /** A timeline whose compaction fails is left alone for so long, at first and at most. */

@@ -6,7 +6,7 @@ import { StorageError } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn, MAX_LSN, minLsn } from "../../base/lsn.ts";
-import { type LayerFate, LSN_LEASE_MS } from "../api.ts";
+import type { LayerFate } from "../api.ts";
 import { type FlushedTimeline, TimelineFlush } from "../flush/timeline-flush.ts";
 import type { KeyPrefix } from "../layers/key.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
@@ -17,6 +17,7 @@ import {
   VALUE_TOMBSTONE,
 } from "../layers/version-chain.ts";
 import type { TimelineRemote } from "../remote/timeline-remote.ts";
+import { LSN_LEASE_MS } from "../retention/lsn-lease.ts";
 import { type IndexPart, writeIndexPart } from "./index-part.ts";
 import { LayerMap } from "./layer-map.ts";
 import type { IndexChange, LayerEdit, LayerSet, SetLayer } from "./layer-set.ts";
