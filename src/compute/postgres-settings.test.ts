@@ -31,6 +31,8 @@ test("postgresSettings: an idle endpoint has few WAL buffers in memory, unless i
   assert.match(settingsWith({}).configuration, /^wal_buffers = '2MB'$/m);
   const { configuration } = settingsWith({ wal_buffers: "16MB" });
   assert.deepEqual(configuration.match(/^wal_buffers = .*$/gm), ["wal_buffers = '16MB'"]);
+  // Who takes more memory has more of them, as in stock.
+  assert.doesNotMatch(settingsWith({ Shared_Buffers: "4GB" }).configuration, /wal_buffers/);
 });
 
 test("postgresSettings: a value cannot break out of its quotes", () => {

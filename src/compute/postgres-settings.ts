@@ -5,13 +5,15 @@ import type { ControlParameters } from "../postgres/control-file.ts";
 import { DEFAULT_MAX_WRITE_LAG, isPrewarmed, localCacheBytes, MAX_WRITE_LAG } from "./api.ts";
 import { checkSetting, PROTECTED_SETTINGS } from "./protected-settings.ts";
 
+const WAL_BUFFERS = "wal_buffers";
+
 const DEFAULTS: Readonly<Record<string, string>> = {
   max_connections: "100",
   max_worker_processes: "8",
   max_locks_per_transaction: "64",
   shared_buffers: "128MB",
   // Half of what Postgres takes by itself: its WAL writer clears all of it ahead, so all of it is in memory of an idle endpoint, too.
-  wal_buffers: "2MB",
+  [WAL_BUFFERS]: "2MB",
   wal_level: "replica",
   max_wal_senders: "10",
   max_replication_slots: "10",
@@ -110,8 +112,15 @@ export function postgresSettings(input: SettingsInput): PostgresSettings {
   if (cacheBytes !== undefined) {
     chosen.set("max_wal_size", walBesideCache(cacheBytes));
   }
-  for (const [name, value] of Object.entries(input.settings)) {
-    chosen.set(checkSetting(name, value), value);
+  const own = new Map(
+    Object.entries(input.settings).map(([name, value]) => [checkSetting(name, value), value]),
+  );
+  if (own.has("shared_buffers")) {
+    // Postgres's own choice, a part of these.
+    chosen.delete(WAL_BUFFERS);
+  }
+  for (const [name, value] of own) {
+    chosen.set(name, value);
   }
   if (isPrewarmed(input.settings)) {
     preload(chosen, "pg_prewarm");

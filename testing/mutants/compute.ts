@@ -587,7 +587,15 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "an endpoint has as many WAL buffers as Postgres takes by itself",
       file: "src/compute/postgres-settings.ts",
-      search: '  wal_buffers: "2MB",\n',
+      search: '  [WAL_BUFFERS]: "2MB",\n',
+      replace: "",
+      test: "src/compute/postgres-settings.test.ts",
+      name: "postgresSettings: an idle endpoint has few WAL buffers",
+    },
+    {
+      rule: "an endpoint with large shared buffers has few WAL buffers",
+      file: "src/compute/postgres-settings.ts",
+      search: "    chosen.delete(WAL_BUFFERS);\n",
       replace: "",
       test: "src/compute/postgres-settings.test.ts",
       name: "postgresSettings: an idle endpoint has few WAL buffers",
