@@ -237,14 +237,24 @@ describe("PageSource", () => {
     const source = pageSource(service);
     const content = await source.fileContent(fileAt("base/5/7.1"), [0, 1, 3, 4, 5, 900]);
     assert.deepEqual(
-      { ...content, pages: content!.pages.map((page) => Buffer.from(page).readUInt32LE(0)) },
+      {
+        ...content,
+        pages: content!.pages.map((run) => [
+          run.length / 8192,
+          Buffer.from(run).readUInt32LE(0),
+          Buffer.from(run).readUInt32LE(run.length - 8192),
+        ]),
+      },
       {
         bytes: 5 * 8192,
         runs: [
           [0, 2],
           [3, 2],
         ],
-        pages: [131_072, 131_073, 131_075, 131_076],
+        pages: [
+          [2, 131_072, 131_073],
+          [2, 131_075, 131_076],
+        ],
       },
     );
     assert.deepEqual(await source.fileContent(fileAt("base/5/8"), [0]), {

@@ -86,8 +86,9 @@ export function pageserverPageService(
 export interface FileContent {
   /** Size of the whole file. */
   readonly bytes: number;
-  /** Which blocks `pages` holds one after the other, as (first, count); ascending and apart. */
+  /** Of blocks, as (first, count); ascending and apart. */
   readonly runs: readonly (readonly [first: number, count: number])[];
+  /** Of each run. */
   readonly pages: readonly Uint8Array[];
 }
 
@@ -446,12 +447,15 @@ export class PageSource implements PageHandlers {
     }
     if (file.kind === "slru") {
       const segment = await this.#slruSegment(file.slru, file.segment);
-      return { bytes, runs, pages: there.map((block) => slruPages(file, segment, block, 1)) };
+      return {
+        ...{ bytes, runs },
+        pages: runs.map(([block, count]) => slruPages(file, segment, block, count)),
+      };
     }
     const { rel } = (await this.#storedFork(file, false))!;
     const first = file.segment * RELATION_SEGMENT_BLOCKS;
-    const pages = await this.#asking(`blocks of ${storagePath(file)}`, (client) =>
-      Promise.all(there.map((block) => client.getPage(rel, first + block, this.#lsn))),
+    const pages = await Promise.all(
+      runs.map(([block, count]) => this.#getPages(rel, first + block, count, this.#lsn)),
     );
     return { bytes, runs, pages };
   }

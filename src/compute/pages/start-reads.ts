@@ -405,11 +405,8 @@ export class FilePlacement {
 function writeBlocks(fd: number, { bytes, runs, pages }: FileContent): void {
   try {
     ftruncateSync(fd, bytes);
-    let page = 0;
-    for (const [first, count] of runs) {
-      const run = Buffer.concat(pages.slice(page, page + count));
-      writeFully(fd, run, first * PAGE_SIZE);
-      page += count;
+    for (const [i, [first]] of runs.entries()) {
+      writeFully(fd, pages[i]!, first * PAGE_SIZE);
     }
     // Read never: `used` looks whether that has changed.
     futimesSync(fd, 0, nowMs() / 1000);

@@ -45,11 +45,8 @@ export class ServedFiles {
   /** What was put into a file before Postgres ran. */
   placed(file: StorageFile, { bytes, runs, pages }: FileContent): void {
     this.told(file, bytes);
-    let page = 0;
-    for (const [first, count] of ServedFiles.isMap(file) ? runs : []) {
-      const pieces = pages.slice(page, page + count).map((one) => ({ bytes: one }));
-      this.given(file, first, pieces);
-      page += count;
+    for (const [i, [first]] of ServedFiles.isMap(file) ? runs.entries() : []) {
+      this.given(file, first, [{ bytes: pages[i]! }]);
     }
   }
 
