@@ -16,6 +16,7 @@ import { basename, dirname, join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import type { StopMode } from "../base/daemon.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
+import { FileChanges } from "../base/processes/file-changes.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
 
 export interface PostgresExit {
@@ -23,8 +24,10 @@ export interface PostgresExit {
   readonly signal: NodeJS.Signals | null;
 }
 
-/** A new connection is possible within a poll of it being so; a poll reads one small file. */
-const READY_POLL_MS = 3;
+/** Of the postmaster: locks its data directory, and says how it stands. */
+const LOCK_FILE = "postmaster.pid";
+/** It tells by its lock file when connections are possible; that it has ended is seen as often. */
+const READY_POLL_MS = 20;
 /**
  * A fast shutdown waits for walsenders before its checkpoint, and each for its client to confirm all that there is: for ever where one
  * confirms late, as clients of logical replication may. Its slot knows where it goes on, so it need not.
@@ -107,22 +110,27 @@ export class PostgresProcess {
    */
   async waitReady(timeoutMs: number): Promise<void> {
     const deadline = monotonicMs() + timeoutMs;
-    while (postmasterStatus(this.#dataDirectory, this.pid) !== "ready") {
-      if (this.#exit !== undefined) {
-        throw new StorageError(
-          "internal",
-          "postgres-start-failed",
-          `Postgres ended while starting: ${describeExit(this.#exit)}`,
-        );
+    const changes = new FileChanges(this.#dataDirectory, LOCK_FILE);
+    try {
+      while (postmasterStatus(this.#dataDirectory, this.pid) !== "ready") {
+        if (this.#exit !== undefined) {
+          throw new StorageError(
+            "internal",
+            "postgres-start-failed",
+            `Postgres ended while starting: ${describeExit(this.#exit)}`,
+          );
+        }
+        if (monotonicMs() > deadline) {
+          throw new StorageError(
+            "unavailable",
+            "postgres-start-timeout",
+            `Postgres accepts no connections after ${timeoutMs} ms`,
+          );
+        }
+        await changes.next(READY_POLL_MS);
       }
-      if (monotonicMs() > deadline) {
-        throw new StorageError(
-          "unavailable",
-          "postgres-start-timeout",
-          `Postgres accepts no connections after ${timeoutMs} ms`,
-        );
-      }
-      await sleep(READY_POLL_MS);
+    } finally {
+      changes.close();
     }
   }
 
@@ -185,7 +193,7 @@ function describeExit(exit: PostgresExit): string {
 /** What the postmaster `pid` wrote last into its lock file: starting, standby, ready, stopping. */
 function postmasterStatus(dataDirectory: string, pid: number): string | undefined {
   try {
-    const lines = readFileSync(join(dataDirectory, "postmaster.pid"), "latin1").split("\n");
+    const lines = readFileSync(join(dataDirectory, LOCK_FILE), "latin1").split("\n");
     return Number(lines[0]) === pid ? lines[LOCK_FILE_LINE_PM_STATUS - 1]?.trim() : undefined;
   } catch (error) {
     if (errnoCode(error) === "ENOENT") {

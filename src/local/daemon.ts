@@ -2,11 +2,13 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readSync, rmSync, statSync } from "node:fs";
-import { monotonicMs, sleep } from "../base/clock.ts";
+import { basename, dirname } from "node:path";
+import { monotonicMs } from "../base/clock.ts";
 import { directoryHolder, type StopMode } from "../base/daemon.ts";
 import { StorageError } from "../base/errors.ts";
 import { withFrugalMalloc } from "../base/memory/malloc.ts";
 import { requireFree } from "../base/network/ports.ts";
+import { FileChanges } from "../base/processes/file-changes.ts";
 import { programOf } from "../base/program-files.mjs";
 import { splitAddress } from "../compute/api.ts";
 import { isDaemonOf, readPidFile, sendSignal, waitForExit } from "./processes.ts";
@@ -147,7 +149,8 @@ async function launch(
   child.release();
 }
 
-const PROBE_INTERVAL_MS = 5;
+/** What its pid file does not tell is looked for so often: that it has ended, or that it answers by now. */
+const PROBE_INTERVAL_MS = 20;
 
 /** True once it answers, false when it has ended; StorageError `unavailable` after the time. */
 async function waitUntilAnswering(
@@ -157,22 +160,27 @@ async function waitUntilAnswering(
   logStart: number,
 ): Promise<boolean> {
   const deadline = monotonicMs() + timeoutMs;
-  for (;;) {
-    if (ended() !== undefined) {
-      return false;
+  const changes = new FileChanges(dirname(daemon.pidFile), basename(daemon.pidFile));
+  try {
+    for (;;) {
+      if (ended() !== undefined) {
+        return false;
+      }
+      if (readPidFile(daemon.pidFile) === pid && (await daemon.probe())) {
+        return true;
+      }
+      if (monotonicMs() > deadline) {
+        const why = lastProblem(tailOf(daemon.logFile, logStart).split("\n"));
+        throw new StorageError(
+          "unavailable",
+          "start-timeout",
+          `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; ${why === undefined ? "" : `it says: ${why}; `}its log is ${daemon.logFile}`,
+        );
+      }
+      await changes.next(PROBE_INTERVAL_MS);
     }
-    if (readPidFile(daemon.pidFile) === pid && (await daemon.probe())) {
-      return true;
-    }
-    if (monotonicMs() > deadline) {
-      const why = lastProblem(tailOf(daemon.logFile, logStart).split("\n"));
-      throw new StorageError(
-        "unavailable",
-        "start-timeout",
-        `start ${daemon.name}: no answer within ${timeoutMs / 1000} s; ${why === undefined ? "" : `it says: ${why}; `}its log is ${daemon.logFile}`,
-      );
-    }
-    await sleep(PROBE_INTERVAL_MS);
+  } finally {
+    changes.close();
   }
 }
 

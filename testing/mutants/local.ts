@@ -3,6 +3,8 @@
 import type { MutantPart } from "./mutant.ts";
 
 const BRANCHES = "src/local/branches.ts";
+const FILE_CHANGES = "src/base/processes/file-changes.ts";
+const FILE_CHANGES_TEST = "src/base/processes/file-changes.test.ts";
 const CONTROLLER = "src/storage-controller/storage-controller.ts";
 const CONTROLLER_TEST = "src/storage-controller/storage-controller.test.ts";
 const BRANCHES_TEST = "src/local/branches.test.ts";
@@ -278,6 +280,30 @@ export const LOCAL_MUTANTS: MutantPart = {
       replace: "false",
       test: CONTROLLER_TEST,
       name: "StorageController.createTimeline: of a branch whose beginning only",
+    },
+    {
+      rule: "what a process writes before it is waited for is not seen",
+      file: FILE_CHANGES,
+      search: "if (!this.#hasChanged) {",
+      replace: "{",
+      test: FILE_CHANGES_TEST,
+      name: "FileChanges.next: the file is made",
+    },
+    {
+      rule: "files beside a pid file wake who waits for it",
+      file: FILE_CHANGES,
+      search: "changed === null || changed === name",
+      replace: "changed !== undefined",
+      test: FILE_CHANGES_TEST,
+      name: "FileChanges.next: without a change",
+    },
+    {
+      rule: "a pid file that cannot be watched is looked at seldom",
+      file: FILE_CHANGES,
+      search: "isTold ? mostMs : Math.min(POLL_MS, mostMs)",
+      replace: "mostMs",
+      test: FILE_CHANGES_TEST,
+      name: "FileChanges.next: where nothing can be watched",
     },
     {
       rule: "a creation that has failed goes on",

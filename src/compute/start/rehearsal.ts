@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { sleep } from "../../base/clock.ts";
 import { requireFree } from "../../base/network/ports.ts";
+import { FileChanges } from "../../base/processes/file-changes.ts";
 import { connectWire } from "../../postgres/wire/wire-client.ts";
 
 const HOST = "127.0.0.1";
@@ -23,6 +24,7 @@ export async function rehearse(): Promise<void> {
   const stop = new AbortController();
   const sleeping = sleep(1000, stop.signal).catch(() => undefined);
   stop.abort();
+  new FileChanges(process.cwd(), "rehearsal").close();
   await Promise.all([sleeping, talk(), spawnNothing()]);
 }
 
