@@ -130,6 +130,8 @@ export interface NewBranch {
   readonly dataChecksums?: boolean | undefined;
   /** Ids of the safekeepers that are to have it; absent: all. */
   readonly safekeepers?: readonly number[] | undefined;
+  /** Called when the storage is being asked for it: who makes what goes with it has time meanwhile. */
+  readonly asked?: (() => void) | undefined;
 }
 
 /**
@@ -210,7 +212,7 @@ export async function createUnnamed(
     await requireNew(home, tenantId, wanted.timelineId);
   }
   home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
-  return await controllerOf(home).createTimeline({
+  const made = controllerOf(home).createTimeline({
     tenantId,
     timelineId,
     ancestor: wanted.ancestor,
@@ -219,6 +221,8 @@ export async function createUnnamed(
     safekeepers: wanted.safekeepers,
     versionNumber: (major) => versionNumber(config, major),
   });
+  wanted.asked?.();
+  return await made;
 }
 
 /** Postgres's PG_VERSION_NUM: 17.10 is 170010. */

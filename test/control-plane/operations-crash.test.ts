@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
 import { StorageError } from "../../src/base/errors.ts";
-import { parseTenantId } from "../../src/base/ids.ts";
+import { parseTenantId, parseTimelineId } from "../../src/base/ids.ts";
 import { createLogger } from "../../src/base/log.ts";
 import { purgeDeletedProjects } from "../../src/control-plane/api-v2/deleted-projects.ts";
 import { ControlPlane } from "../../src/control-plane/server.ts";
@@ -212,27 +212,59 @@ describe("operations after crashes", () => {
     await checkConsistent();
     assert.deepEqual(await namesOf(), ["dev", "main"]);
 
+    const { endpointId, tenantId, timelineId } = await halfMade("half");
+    await resume();
+    await checkConsistent();
+    const made = home.config().branchNameMappings.get(tenantId)!.get("half");
+    assert.ok(made !== undefined && made !== timelineId);
+    assert.equal(world.cluster.endpointSpec(endpointId).timelineId, made);
+  });
+
+  /** A branch with an endpoint that was made ahead, of which a crash has left half. */
+  async function halfMade(name: string) {
     const controlPlane = await open(() => {
       throw new Error("crash at the first point");
     });
+    const { db, computes } = controlPlane.parts;
     await ask(controlPlane, {
-      ...{ method: "POST", path: branchPath(), body: { branch: { name: "half" } } },
+      ...{ method: "POST", path: branchPath() },
+      body: { branch: { name }, endpoints: [{ type: "read_write" }] },
     });
-    const row = await controlPlane.parts.db
-      .selectFrom("branches")
-      .selectAll()
-      .where("name", "=", "half")
-      .executeTakeFirstOrThrow();
-    const { tenant_id } = await controlPlane.parts.db
-      .selectFrom("projects")
-      .selectAll()
-      .executeTakeFirstOrThrow();
+    const branches = db.selectFrom("branches").selectAll().where("name", "=", name);
+    const branch = await branches.executeTakeFirstOrThrow();
+    const endpoints = db.selectFrom("endpoints").select("id").where("branch_id", "=", branch.id);
+    const { id: endpointId } = await endpoints.executeTakeFirstOrThrow();
+    const projects = db.selectFrom("projects").select("tenant_id").where("id", "=", project);
+    const tenantId = parseTenantId((await projects.executeTakeFirstOrThrow()).tenant_id);
+    const timelineId = parseTimelineId(branch.timeline_id);
+    await computes.provider.create({ id: endpointId, tenantId, timelineId, settings: {} }, 17);
     await controlPlane.close();
-    home.update((draft) => noteUnfinished(draft, tenant_id, row.timeline_id));
+    home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+    return { endpointId, tenantId, timelineId };
+  }
+
+  test("crash: of a branch that cannot be made after all its endpoint goes too", async () => {
+    const { tenantId } = await halfMade("taken");
+    home.update((draft) => {
+      const names = draft.branchNameMappings.get(tenantId)!;
+      names.set("taken", names.get("half")!);
+      names.delete("half");
+    });
     await resume();
+    home.update((draft) => {
+      const names = draft.branchNameMappings.get(tenantId)!;
+      names.set("half", names.get("taken")!);
+      names.delete("taken");
+    });
     await checkConsistent();
-    const names = home.config().branchNameMappings.get(tenant_id)!;
-    assert.ok(names.has("half") && names.get("half") !== row.timeline_id);
+    const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
+    assert.deepEqual(
+      operations
+        .slice(0, 2)
+        .map(({ status }: { status: string }) => status)
+        .toSorted(),
+      ["failed", "skipped"],
+    );
   });
 
   test("crash: a branch with a schema and no rows is made whole", {
@@ -324,7 +356,10 @@ describe("operations after crashes", () => {
     ]);
     await checkConsistent();
     const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
-    const failed = operations.filter((one: { status: string }) => one.status === "failed");
+    const failed = operations.filter(
+      (one: { action: string; status: string }) =>
+        one.action === "start_compute" && one.status === "failed",
+    );
     assert.equal(failed.length, 1);
     const { endpoints } = await once({
       ...{ method: "GET", path: `${branchPath()}/${(await devId()).id}/endpoints` },

@@ -4,6 +4,9 @@ import type { MutantPart } from "./mutant.ts";
 
 const OPERATIONS_TEST = "src/control-plane/operations/operations.test.ts";
 const NEW_ROLES_TEST = "src/control-plane/api-v2/new-branch-roles.test.ts";
+const STORAGE_KINDS = "src/control-plane/operations/storage-kinds.ts";
+const PREPARED = "src/control-plane/computes/prepared-endpoints.ts";
+const PREPARED_TEST = "src/control-plane/computes/prepared-endpoints.test.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
@@ -162,6 +165,54 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "if (!known.has(timelineId) && ofName === undefined && known.size < 0) {",
       test: VERBS_TEST,
       name: "what the command line makes, renames, resets and deletes is so in the API",
+    },
+    {
+      rule: "an endpoint that was made ahead stays on a timeline that is no more",
+      file: STORAGE_KINDS,
+      search: "  await endpointsGone(parts, args);\n  const fresh",
+      replace: "  const fresh",
+      test: CRASH_TEST,
+      name: "crash: a branch is made, also where a crash left half of it",
+    },
+    {
+      rule: "an endpoint that was made ahead outlives a branch that cannot be made",
+      file: STORAGE_KINDS,
+      search: "      await endpointsGone(parts, args);\n      await removeTimeline",
+      replace: "      await removeTimeline",
+      test: CRASH_TEST,
+      name: "crash: of a branch that cannot be made",
+    },
+    {
+      rule: "an endpoint is started before it is made",
+      file: PREPARED,
+      search: "if (isMade) {",
+      replace: "if (!isMade) {",
+      test: PREPARED_TEST,
+      name: "PreparedEndpoints: made when the storage was asked",
+    },
+    {
+      rule: "operations go on before an agent is told",
+      file: PREPARED,
+      search: "    await promise;\n",
+      replace: "",
+      test: PREPARED_TEST,
+      name: "PreparedEndpoints: made when the storage was asked",
+    },
+    {
+      rule: "an operation waits for an agent that does not answer",
+      file: PREPARED,
+      search: "setIdleTimer(resolve, UNDER_WAY_MS)",
+      replace: "setIdleTimer(() => {}, UNDER_WAY_MS)",
+      test: PREPARED_TEST,
+      name: "PreparedEndpoints.start: an agent that is not told soon",
+    },
+    {
+      rule: "an endpoint is made after its timeline was given up",
+      file: PREPARED,
+      search: "await prepared?.made;",
+      replace: "",
+      test: PREPARED_TEST,
+      name: "PreparedEndpoints.forget",
     },
     {
       rule: "who wakes at once does it one after the other, each noted",

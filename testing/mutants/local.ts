@@ -316,9 +316,8 @@ export const LOCAL_MUTANTS: MutantPart = {
     {
       rule: "what a creation began is not noted",
       file: BRANCHES,
-      search:
-        "home.update((draft) => noteUnfinished(draft, tenantId, timelineId));\n  return await",
-      replace: "return await",
+      search: "home.update((draft) => noteUnfinished(draft, tenantId, timelineId));\n  const made",
+      replace: "const made",
       test: BRANCHES_TEST,
       name: "createTimeline: what a failure left behind is removed by the next creation",
     },

@@ -284,6 +284,7 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
       parts.computes.provider.expectStart(endpointId, job.done);
     }
   }
+  prepareWriter(parts, { project, branch, parent, endpoints }, job.done);
   // Who connects waits for the start; what kept the endpoint from being made is told here.
   const learned =
     at === undefined && initSource === "parent-data" && endpoints.length > 0
@@ -302,6 +303,32 @@ async function createBranch(parts: Parts, projectId: string, body: NewBranchRequ
     ...(await rolesAndDatabases(parts, branch.id)),
     connection_uris: await urisOf(parts, branch.id),
   };
+}
+
+/** The endpoint that writes, where it is to start: made while its timeline is. */
+function prepareWriter(
+  { home, computes }: Parts,
+  of: {
+    readonly project: ProjectRow;
+    readonly branch: BranchRow;
+    readonly parent: BranchRow;
+    readonly endpoints: readonly EndpointRow[];
+  },
+  done: Promise<void>,
+): void {
+  const { project, branch, parent, endpoints } = of;
+  const writer = endpoints.find(({ type, disabled }) => type === "read_write" && disabled === 0);
+  const facts = home.knownTimelines.of(parseTimelineId(parent.timeline_id));
+  if (writer === undefined || facts === undefined || branch.init_source !== "parent-data") {
+    return;
+  }
+  const compute = {
+    id: writer.id,
+    tenantId: parseTenantId(project.tenant_id),
+    timelineId: parseTimelineId(branch.timeline_id),
+    settings: postgresSettings(writer.settings, project),
+  };
+  computes.prepared.add(compute, facts.pg_version, done);
 }
 
 function initSourceOf(wanted: string | undefined): "parent-data" | "schema-only" {

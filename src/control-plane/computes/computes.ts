@@ -7,11 +7,18 @@ import { nowText } from "../inventory.ts";
 import { recordFinished } from "../operations/operation-log.ts";
 import type { BranchRow, EndpointRow } from "../state/tables.ts";
 import { applyChanges } from "./postgres-objects.ts";
+import { PreparedEndpoints } from "./prepared-endpoints.ts";
 import type { HostPort, LocalProcesses } from "./provider.ts";
 
 export interface Woken extends HostPort {
   /** It ran already; an agent took it over that waited for one; neither. In the words of Neon's proxy. */
   readonly coldStart: "warm" | "pool_hit" | "pool_miss";
+}
+
+interface Waking {
+  readonly woken: Promise<Woken>;
+  /** Resolves when an agent has been told to start it, where one has to be. */
+  readonly told: Promise<void>;
 }
 
 /** While its Postgres still runs: notes what it cannot be asked while it sleeps. */
@@ -32,11 +39,12 @@ export interface SuspendOptions {
 
 export class Computes {
   readonly provider: LocalProcesses;
+  readonly prepared: PreparedEndpoints;
   readonly #context: Context;
   readonly #before: BeforeSuspend;
   /** By endpoint: the last of what is done with it one after the other. */
   readonly #queues = new Map<string, Promise<unknown>>();
-  readonly #waking = new Map<string, Promise<Woken>>();
+  readonly #waking = new Map<string, Waking>();
   /** Of those that are being woken, the ones that did not run. */
   readonly #starting = new Set<string>();
   /** Who has just been told an address is about to connect. */
@@ -46,24 +54,28 @@ export class Computes {
     this.#context = context;
     this.#before = before;
     this.provider = provider;
+    this.prepared = new PreparedEndpoints(provider, (id, options) => this.wake(id, options));
   }
 
   /**
    * Its address, once Postgres accepts connections there; a suspension that is under way ends first. StorageError
    * `not-found` for an endpoint that is not there, `invalid` for a disabled one. `isNoted`: an operation tells of it.
-   * `underWay`: called when an agent has been told to start it, where this call is the one that does.
+   * `underWay`: called when an agent has been told to start it, where one has to be.
    */
   wake(id: string, { isNoted = false, underWay }: WakeOptions = {}): Promise<Woken> {
     this.#wantedAtMs.set(id, monotonicMs());
     let waking = this.#waking.get(id);
     if (waking === undefined) {
-      waking = this.#inTurn(id, () => this.#wake(id, isNoted, underWay)).finally(() => {
+      const told = Promise.withResolvers<void>();
+      const woken = this.#inTurn(id, () => this.#wake(id, isNoted, told.resolve)).finally(() => {
         this.#waking.delete(id);
         this.#wantedAtMs.set(id, monotonicMs());
       });
+      waking = { woken, told: told.promise };
       this.#waking.set(id, waking);
     }
-    return waking;
+    void waking.told.then(underWay);
+    return waking.woken;
   }
 
   /** As endpointView takes it. */
@@ -128,7 +140,7 @@ export class Computes {
     return mine;
   }
 
-  async #wake(id: string, isNoted: boolean, underWay: (() => void) | undefined): Promise<Woken> {
+  async #wake(id: string, isNoted: boolean, underWay: () => void): Promise<Woken> {
     const { db } = this.#context;
     const row = await db
       .selectFrom("endpoints")
@@ -155,10 +167,7 @@ export class Computes {
     return { ...this.provider.address(id), coldStart };
   }
 
-  async #start(
-    id: string,
-    underWay: (() => void) | undefined,
-  ): ReturnType<LocalProcesses["start"]> {
+  async #start(id: string, underWay: () => void): ReturnType<LocalProcesses["start"]> {
     this.#starting.add(id);
     try {
       return await this.provider.start(id, underWay);

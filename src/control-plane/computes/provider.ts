@@ -26,6 +26,7 @@ import type { StrataHome } from "../../local/home.ts";
 import { withEndpointMaking, withHomeLocked, withLock } from "../../local/lock.ts";
 import { readLastStart } from "../../local/logs/last-start.ts";
 import type { LogSource } from "../../local/logs/log-entries.ts";
+import { renewAgentToken } from "../../local/service-keys.ts";
 import type { TimelineInfo } from "../../pageserver/api.ts";
 
 export interface NewCompute {
@@ -46,8 +47,11 @@ export interface HostPort {
 
 /** Each call is idempotent. Ids are endpoints'. */
 export interface ComputeProvider {
-  /** Nothing runs yet. StorageError `conflict` where the branch has a primary already. */
-  create(compute: NewCompute): Promise<void>;
+  /**
+   * Nothing runs yet. `pgVersion`: of a timeline that is not there yet; absent: it is asked for. StorageError `conflict` where the
+   * branch has a primary already.
+   */
+  create(compute: NewCompute, pgVersion?: number): Promise<void>;
   /**
    * Resolves when Postgres accepts connections; whether an agent took it over that had started before. `underWay`: called when
    * one is at work.
@@ -80,6 +84,9 @@ const START_TIMEOUT_MS = 90_000;
 const MAX_NOTED_MAJORS = 100;
 const silent = () => {};
 
+/** Who starts an endpoint, or changes it, holds it. */
+const lockOf = (id: string) => `endpoint ${id}`;
+
 export class LocalProcesses implements ComputeProvider {
   readonly #home: StrataHome;
   readonly #warmAgents: WarmAgents;
@@ -101,7 +108,7 @@ export class LocalProcesses implements ComputeProvider {
     this.#majors.set(timeline_id, pg_version);
   }
 
-  async create(compute: NewCompute): Promise<void> {
+  async create(compute: NewCompute, pgVersion?: number): Promise<void> {
     const { id, tenantId, timelineId, staticLsn } = compute;
     const home = this.#home;
     await withEndpointMaking(home, async () => {
@@ -112,11 +119,14 @@ export class LocalProcesses implements ComputeProvider {
       if (staticLsn !== undefined) {
         await controller.leaseLsn(tenantId, timelineId, staticLsn);
       }
-      const noted = this.#majors.get(timelineId);
-      const pgVersion = noted ?? (await majorOf(home, tenantId, timelineId));
+      const noted = pgVersion ?? this.#majors.get(timelineId);
+      const major = noted ?? (await majorOf(home, tenantId, timelineId));
       this.#majors.delete(timelineId);
-      const wanted = { ...compute, pgVersion, settings: { ...compute.settings } };
-      await createEndpoint(home, wanted, controller.placementOf(tenantId, timelineId));
+      const wanted = { ...compute, pgVersion: major, settings: { ...compute.settings } };
+      const placement = controller.placementOf(tenantId, timelineId);
+      const { directory } = await createEndpoint(home, wanted, placement);
+      // A start finds it, and its lock's file.
+      await withLock(home.path, lockOf(id), async () => renewAgentToken(home, directory, tenantId));
     });
   }
 
@@ -134,7 +144,7 @@ export class LocalProcesses implements ComputeProvider {
       return child;
     };
     try {
-      await withLock(this.#home.path, `endpoint ${id}`, async () => {
+      await withLock(this.#home.path, lockOf(id), async () => {
         const endpoint = findEndpoint(this.#home, id);
         await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
           timeoutMs: START_TIMEOUT_MS,

@@ -129,12 +129,15 @@ function createBranchKind(parts: StorageParts): OperationKind<CreateBranchArgs> 
             timelineId: parseTimelineId(parent.timelineId),
             lsn: parseLsn(parent.lsn)!,
           },
+          asked: () => parts.computes.prepared.make(timelineId),
         });
         parts.computes.provider.noteMajor(info);
+        await parts.computes.prepared.start(timelineId);
       }),
       { name: "rows", run: ({ branchId }) => made(db, "branches", branchId) },
     ],
     undo: async (args) => {
+      await endpointsGone(parts, args);
       await removeTimeline(parts, args);
       await db.deleteFrom("branches").where("id", "=", args.branchId).execute();
     },
@@ -217,14 +220,17 @@ export function timelineStep<A extends MadeTimeline>(
 
 /** What a crash left behind under an id is removed, and ids are never used again. */
 async function freshTimeline<A extends MadeTimeline>(
-  { home, db }: StorageParts,
+  parts: StorageParts,
   args: A,
   keep: KeepArgs<A>,
 ): Promise<A> {
+  const { home, db } = parts;
   const left = home.config().unfinishedTimelines.get(args.tenantId)?.has(args.timelineId);
   if (left !== true) {
     return args;
   }
+  // While it can still be told whose they are.
+  await endpointsGone(parts, args);
   const fresh = { ...args, timelineId: generateTimelineId() };
   await keep(fresh);
   await db
@@ -233,6 +239,15 @@ async function freshTimeline<A extends MadeTimeline>(
     .where("id", "=", args.branchId)
     .execute();
   return fresh;
+}
+
+/** Those that were made for a timeline which does not come to be. */
+async function endpointsGone(
+  parts: StorageParts,
+  { tenantId, timelineId }: MadeTimeline,
+): Promise<void> {
+  await parts.computes.prepared.forget(timelineId);
+  await destroyEndpoints(parts, tenantId, timelineId);
 }
 
 function isNamed({ home }: StorageParts, of: { tenantId: string; timelineId: string }): boolean {
