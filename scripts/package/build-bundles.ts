@@ -18,7 +18,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join, relative } from "node:path";
-import { rolldown } from "rolldown";
+import { type Plugin, rolldown } from "rolldown";
 import {
   BUNDLES_DIRECTORY,
   bundleName,
@@ -106,6 +106,7 @@ async function bundle(source: string) {
     input: join(ROOT, "src", source),
     platform: "node",
     external: NOT_INSTALLED,
+    plugins: [BUILTINS],
     tsconfig: false,
     logLevel: "warn",
   });
@@ -119,7 +120,7 @@ async function bundle(source: string) {
     });
     const { sources, names, mappings } = output[0].map!;
     return {
-      code: asFunction(compiledWhenRun(takeBuiltins(output[0].code))),
+      code: asFunction(compiledWhenRun(ownBuiltins(output[0].code))),
       // The text of the sources lies beside.
       map: JSON.stringify({ version: 3, sources, names, mappings }),
       modules: (await build.watchFiles).filter((path) => path.startsWith("/")).toSorted(),
@@ -130,20 +131,43 @@ async function bundle(source: string) {
 }
 
 /**
- * The bundler makes one import at the top of all that modules import of a module of Node's, also where they are loaded later. To import
- * one reads all that it exports, of which some are getters that load more: node:http all of undici, which is 40 ms of CPU time.
- * Lines stay where they are, so the source map stays true.
+ * A module of Node's becomes one of the bundle's, which takes what is used of it when the first module runs that imports it. The bundler
+ * would make one import at the top of all that any module imports, also where it is loaded later: an agent loaded node:tls and node:http
+ * in its start. And to import one reads all that it exports, of which some are getters that load more: node:http all of undici.
  */
-function takeBuiltins(code: string): string {
-  return code.replaceAll(BUILTIN_IMPORT, (_, star, whole, named, specifier) => {
-    const module = `globalThis.process.getBuiltinModule("${specifier}")`;
-    const name = star ?? whole;
-    const ofAll = name === undefined ? [] : [`const ${name} = ${module};`];
-    const parts = named?.replaceAll(" as ", ": ");
-    return [...ofAll, ...(parts === undefined ? [] : [`const { ${parts} } = ${module};`])].join(
-      " ",
+const BUILTINS: Plugin = {
+  name: "builtins",
+  resolveId: (id, importer) =>
+    // What all modules need of the bundler's comes before any module.
+    id.startsWith("node:") && importer?.startsWith(BUNDLERS_OWN) !== true
+      ? { id: `builtin:${id}`, moduleSideEffects: false }
+      : null,
+  load: (id) => {
+    if (!id.startsWith("builtin:")) {
+      return null;
+    }
+    const name = id.slice("builtin:".length);
+    const exported = Object.keys(process.getBuiltinModule(name)!).filter(
+      (key) => /^[a-zA-Z_]\w*$/.test(key) && key !== "default",
     );
-  });
+    return [
+      `const $module = globalThis.process.getBuiltinModule("${name}");`,
+      "const $member = (key) => $module[key];",
+      "export default $module;",
+      // A call that is marked so is left out where nothing uses its result.
+      ...exported.map((key) => `export const ${key} = /* @__PURE__ */ $member("${key}");`),
+    ].join("\n");
+  },
+};
+
+const BUNDLERS_OWN = "\0";
+
+/** What the bundler's own code imports. Lines stay where they are, so the source map stays true. */
+function ownBuiltins(code: string): string {
+  return code.replaceAll(
+    /^import \{ (\w+) \} from "(node:\w+)";$/gm,
+    'const { $1 } = globalThis.process.getBuiltinModule("$2");',
+  );
 }
 
 /**
@@ -172,9 +196,6 @@ function asFunction(code: string): string {
     `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return `"use strict";(async ($meta) => {${body.replaceAll(/[\u0080-\uffff]/g, escaped)}})\n`;
 }
-
-const BUILTIN_IMPORT =
-  /^import (?:\* as ([\w$]+)|([\w$]+)?(?:, )?(?:\{ ([^}]*) \})?) from "(node:[\w/]+)";$/gm;
 
 function writeBundle(
   name: string,

@@ -114,6 +114,23 @@ test("a bundle does not load what Node's modules could be asked for, too", (t) =
   assert.equal(run(root), "bundle: true true / 0");
 });
 
+test("a bundle loads a module of Node's when the first of its modules runs that imports it", (t) => {
+  const { root } = checkout(t);
+  const later = join(root, "src", "store", "later.ts");
+  writeFileSync(later, 'import { connect } from "node:tls"; export const name = connect.name;');
+  writeFileSync(
+    join(root, "src", "cli", "main.ts"),
+    `import { sep } from "node:path";
+     const isLoaded = () => process.moduleLoadList.includes("NativeModule tls");
+     const before = isLoaded();
+     const { name } = await import("../store/later.ts");
+     console.log(sep, before, name, isLoaded());`,
+  );
+  assert.equal(run(root), "source: / false connect true");
+  build(root);
+  assert.equal(run(root), "bundle: / false connect true");
+});
+
 test("of a module that a command does not run nothing is compiled", (t) => {
   const { root } = checkout(t);
   const lines = Array.from({ length: 2000 }, (_, i) => `list.push([${i}].map(String));`);

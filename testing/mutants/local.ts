@@ -194,6 +194,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "withFrugalMalloc: what the user has set stays",
     },
     {
+      rule: "a bundle reads all that a module of Node's exports",
+      file: BUILDER,
+      search: '= /* @__PURE__ */ $member("',
+      replace: '= $member("',
+      test: BUNDLES_TEST,
+      name: "a bundle does not load what Node's modules could be asked for",
+    },
+    {
       rule: "what another bundle has compiled is taken, where its length is the same",
       file: "scripts/package/bundle-start.mjs",
       search: "const name = [bundle, ",
