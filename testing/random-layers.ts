@@ -13,7 +13,6 @@ import {
   relSizePrefix,
   slruBlockPrefix,
 } from "../src/pageserver/layers/key.ts";
-import { reusedMemory } from "../src/pageserver/layers/layer-block.ts";
 import { LayerFile, type LayerResources } from "../src/pageserver/layers/layer-file.ts";
 import {
   FIRST_KEY,
@@ -24,6 +23,7 @@ import {
 } from "../src/pageserver/layers/layer-format.ts";
 import { LayerWriter } from "../src/pageserver/layers/layer-writer.ts";
 import { ReadWindow } from "../src/pageserver/layers/read-window.ts";
+import { ScanBlocks } from "../src/pageserver/layers/resident-index.ts";
 import {
   BASE_ABSENT,
   BASE_IMAGE,
@@ -166,7 +166,7 @@ export class LayerDirectory {
       blockCache: new BlockCache(1 << 20),
       openFiles: new OpenFiles(4, this.disk),
       readWindow: new ReadWindow(),
-      scanMemory: reusedMemory(),
+      scanBlocks: new ScanBlocks(),
     };
   }
 

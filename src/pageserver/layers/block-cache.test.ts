@@ -5,22 +5,24 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { type Disk, REAL_DISK } from "../../base/disk.ts";
 import { addLsn, toLsn } from "../../base/lsn.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { BlockCache, OpenFiles } from "./block-cache.ts";
 import { keyHash, relBlockPrefix } from "./key.ts";
-import { reusedMemory } from "./layer-block.ts";
 import { LayerFile } from "./layer-file.ts";
 import { FIRST_KEY, FIRST_LAYER_NUMBER, LAST_KEY, LAYER_KIND_DELTA } from "./layer-format.ts";
 import { LayerWriter } from "./layer-writer.ts";
 import { ReadWindow } from "./read-window.ts";
+import { ScanBlocks } from "./resident-index.ts";
 import { VALUE_DELTA, VersionChain } from "./version-chain.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
 const START = toLsn(0x1_0000_0000);
 const KEYS = 4000;
-/** A layer's index and filter take 9 kB, its 13 blocks 200 kB. */
+const BLOCKS = 13;
+/** What scans share, and the indexes of what is in it. */
+const SCAN_BYTES = 32 * ((32 << 10) + 9000);
+/** A layer's index and filter take 9 kB, its blocks 200 kB. */
 const BLOCKS_BYTES = 200_000;
 
 function someValue(layer: number, key: number): Uint8Array {
@@ -32,6 +34,7 @@ class Layers implements AsyncDisposable {
   readonly cache: BlockCache;
   readonly files: LayerFile[] = [];
   readonly #chain = new VersionChain();
+  /** A block is one, an index four. */
   reads = 0;
 
   private constructor(directory: string, budgetBytes: number) {
@@ -43,14 +46,7 @@ class Layers implements AsyncDisposable {
   static async create(count: number, budgetBytes: number): Promise<Layers> {
     const directory = await mkdtemp(join(tmpdir(), "strata-cache-"));
     const layers = new Layers(directory, budgetBytes);
-    const disk: Disk = {
-      ...REAL_DISK,
-      read: (...where) => {
-        layers.reads++;
-        return REAL_DISK.read(...where);
-      },
-    };
-    const openFiles = new OpenFiles(count, disk);
+    const openFiles = new OpenFiles(count);
     for (let i = 0; i < count; i++) {
       const lsnStart = addLsn(START, i);
       const lsnEnd = addLsn(lsnStart, 1);
@@ -62,17 +58,30 @@ class Layers implements AsyncDisposable {
       }
       const { fileName, sizeBytes } = await writer.finish(name, FIRST_LAYER_NUMBER);
       const path = join(directory, fileName);
-      layers.files.push(
-        new LayerFile(path, name, sizeBytes, {
-          blockCache: layers.cache,
-          openFiles,
-          readWindow: new ReadWindow(),
-          scanMemory: reusedMemory(),
-          useClock: { now: 0 },
-        }),
-      );
+      const file = new LayerFile(path, name, sizeBytes, {
+        blockCache: layers.cache,
+        openFiles,
+        readWindow: new ReadWindow(),
+        scanBlocks: new ScanBlocks(),
+        useClock: { now: 0 },
+      });
+      layers.#countReads(file);
+      layers.files.push(file);
     }
     return layers;
+  }
+
+  /** Not those of the disk: a window of the file may have a block that the cache has not. */
+  #countReads(file: LayerFile): void {
+    const { read, lend } = file;
+    file.read = (...where) => {
+      this.reads++;
+      return read.apply(file, where);
+    };
+    file.lend = (...where) => {
+      this.reads++;
+      return lend.apply(file, where);
+    };
   }
 
   /** Reads a key that is there, and one that is not, of layer `i`. */
@@ -115,9 +124,9 @@ test("BlockCache: 200 layers that are read stay below the budget, indexes and fi
     assert.ok(layers.cache.usedBytes <= budget, `${layers.cache.usedBytes} bytes`);
   }
   assert.ok(layers.cache.usedBytes > budget / 2, `${layers.cache.usedBytes} bytes`);
-  // All indexes and filters are 1.8 MB, all blocks 40 MB.
+  // All indexes and filters are 1.8 MB more, all blocks 40 MB.
   const held = liveArrayBytes() - before;
-  assert.ok(held <= budget, `${held} bytes are held`);
+  assert.ok(held <= budget + SCAN_BYTES, `${held} bytes are held`);
   for (const file of layers.files) {
     file.close();
   }
@@ -168,6 +177,35 @@ test("BlockCache: a scan does not push out what is read again and again", async 
       layers.check(0, 0);
       assert.equal(layers.reads, before, `key ${key}`);
     }
+  }
+});
+
+test("BlockCache: blocks that are read once do not push out what is read again and again", async () => {
+  await using layers = await Layers.create(3, BLOCKS_BYTES);
+  layers.check(0, 0);
+  layers.check(0, 0);
+  // Downwards: no scan.
+  for (let key = KEYS - 1; key >= 0; key -= Math.ceil(KEYS / BLOCKS)) {
+    layers.check(1 + (key % 2), key);
+    const before = layers.reads;
+    layers.check(0, 0);
+    assert.equal(layers.reads, before, `key ${key}`);
+  }
+});
+
+test("BlockCache: a block that is read for the first time outlives older ones", async () => {
+  await using layers = await Layers.create(2, BLOCKS_BYTES);
+  const keysOfBlock = Math.ceil(KEYS / BLOCKS);
+  // Downwards: no scan.
+  for (let block = BLOCKS - 1; block >= 0; block--) {
+    layers.check(0, block * keysOfBlock);
+  }
+  layers.check(1, (BLOCKS - 1) * keysOfBlock);
+  for (let block = BLOCKS - 2; block > BLOCKS - 7; block--) {
+    layers.check(1, block * keysOfBlock);
+    layers.reads = 0;
+    layers.check(1, (block + 1) * keysOfBlock + 1);
+    assert.equal(layers.reads, 0, `block ${block + 1}`);
   }
 });
 

@@ -16,8 +16,6 @@ export interface CacheEntry {
 
 /** Objects and array headers around an entry's bytes; most entries of small layers are little else. */
 const ENTRY_OVERHEAD_BYTES = 512;
-/** A page, or some deltas. */
-const USUAL_BLOCK_BYTES = 16 << 10;
 
 /**
  * One budget for blocks, indexes and filters, kept by the clock rule. Owners find what is theirs by
@@ -35,11 +33,6 @@ export class BlockCache {
 
   get usedBytes(): number {
     return this.#usedBytes;
-  }
-
-  /** Whether one more block pushes another one out. */
-  get isFull(): boolean {
-    return this.#usedBytes + USUAL_BLOCK_BYTES > this.#capacityBytes;
   }
 
   /** Evicts others until the capacity holds; one entry alone may be larger. */
@@ -60,6 +53,8 @@ export class BlockCache {
       const candidate = this.#ring[this.#hand]!;
       if (candidate !== keep && candidate.chances === 0) {
         this.evict(candidate);
+        // What took its place is new, mostly: the hand comes to it last.
+        this.#hand++;
         return;
       }
       candidate.chances = Math.max(0, candidate.chances - 1);

@@ -21,8 +21,8 @@ import { VALUE_TOMBSTONE } from "./version-chain.ts";
 const KEY_WORDS = BLOCK_KEY_BYTES / 4;
 const ENTRY_WORDS = BLOCK_ENTRY_BYTES / 4;
 const KEYS_AT = BLOCK_HEADER_BYTES / 4;
-/** Blocks of images are of a page and a little more. */
-const REUSED_BYTES = 32 << 10;
+/** Blocks are of a page and a little more, or of so many deltas, but for large values. */
+export const REUSED_BYTES = 32 << 10;
 
 /**
  * A checked block: keys ascend, entries [firstEntry, endEntry) of a key ascend by LSN, and a value is

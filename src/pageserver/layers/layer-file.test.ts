@@ -19,7 +19,6 @@ import {
   relSizePrefix,
   samePrefix,
 } from "./key.ts";
-import { reusedMemory } from "./layer-block.ts";
 import { LayerFile } from "./layer-file.ts";
 import {
   FIRST_KEY,
@@ -33,6 +32,7 @@ import {
 } from "./layer-format.ts";
 import { type LayerDescription, LayerWriter } from "./layer-writer.ts";
 import { ReadWindow } from "./read-window.ts";
+import { ScanBlocks } from "./resident-index.ts";
 import {
   BASE_ABSENT,
   BASE_IMAGE,
@@ -57,7 +57,7 @@ class Files implements AsyncDisposable {
     blockCache: new BlockCache(1 << 20),
     openFiles: new OpenFiles(2),
     readWindow: new ReadWindow(),
-    scanMemory: reusedMemory(),
+    scanBlocks: new ScanBlocks(),
     useClock: { now: 0 },
   };
   readonly opened: LayerFile[] = [];
@@ -240,7 +240,7 @@ test("LayerFile: a scan of images reads them all and pushes nothing out of a ful
     assert.deepEqual(Buffer.from(page), Buffer.from(pages[index]!), `page ${index}`);
   };
   const { blockCache } = files.resources;
-  for (let index = 398; !blockCache.isFull; index -= 2) {
+  for (let index = 398; index > 0; index -= 2) {
     read(index);
   }
   const evicted = mock.method(blockCache, "evict");
@@ -250,7 +250,145 @@ test("LayerFile: a scan of images reads them all and pushes nothing out of a ful
     }
   }
   // For the first of each round: nobody knew that it was a scan.
-  assert.ok(evicted.mock.callCount() <= 4, `${evicted.mock.callCount()} blocks`);
+  assert.ok(evicted.mock.callCount() <= 10, `${evicted.mock.callCount()} blocks`);
+});
+
+/** Of each key a value in each block of some, and then half a block of another key's. */
+async function longChains(files: Files, layers: number, keys: number): Promise<LayerFile[]> {
+  const opened: LayerFile[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA);
+    for (let key = 0; key < keys; key++) {
+      for (let version = 0; version < LONG_CHAIN; version++) {
+        const value = new Uint8Array(9000).fill(byteOf(layer, key, version));
+        writer.add(REL, key, toLsn(lsnOf(layer) + version), VALUE_DELTA, value);
+      }
+    }
+    const lsns = { lsnStart: lsnOf(layer), lsnEnd: lsnOf(layer + 1) };
+    opened.push(files.open(await writer.finish({ ...NAME, ...lsns })));
+  }
+  return opened;
+}
+
+const LONG_CHAIN = 4;
+const lsnOf = (layer: number) => toLsn(0x1_0000_0000 + layer * 16);
+const byteOf = (layer: number, key: number, version: number) =>
+  (layer * 31 + key * 5 + version) & 0xff;
+
+function checkLongChain(chain: VersionChain, key: number, firstLayer = 0): void {
+  for (let at = 0; at < chain.deltaCount; at++) {
+    const version = chain.deltaCount - 1 - at;
+    const layer = firstLayer + Math.floor(version / LONG_CHAIN);
+    const wanted = byteOf(layer, key, version % LONG_CHAIN);
+    const from = chain.offsets[at]!;
+    const value = chain.buffers[at]!.subarray(from, from + 9000);
+    assert.ok(
+      value.every((byte) => byte === wanted),
+      `key ${key}, version ${version}`,
+    );
+  }
+}
+
+test("LayerFile: a scan of deltas reads each block once and is not kept", async () => {
+  await using files = await Files.create();
+  const [keys, firstScanned] = [20, 5];
+  const layers = await longChains(files, 3, keys);
+  const chain = new VersionChain();
+  let blocks = 0;
+  for (const file of layers) {
+    const { lend } = file;
+    file.lend = (...where) => {
+      blocks++;
+      return lend.apply(file, where);
+    };
+  }
+  const read = (key: number) => {
+    chain.reset();
+    for (const file of layers.toReversed()) {
+      file.collect(REL, key, keyHash(REL, key), toLsn(2 ** 40), chain);
+    }
+  };
+  for (let key = 0; key < firstScanned; key++) {
+    read(key);
+  }
+  blocks = 0;
+  const inserted = mock.method(files.resources.blockCache, "insert");
+  for (let key = firstScanned; key < keys; key++) {
+    read(key);
+    read(key);
+  }
+  assert.equal(blocks, layers.length * LONG_CHAIN * (keys - firstScanned));
+  assert.equal(inserted.mock.callCount(), 0);
+});
+
+test("LayerFile: a scan whose keys have more blocks than it has memory gives their bytes", async () => {
+  await using files = await Files.create();
+  const [layers, someLayers, keys] = [12, 5, 8];
+  const opened = await longChains(files, layers, keys);
+  const chain = new VersionChain();
+  for (let read = 0; read < 4 * keys; read++) {
+    // First some blocks of each key, which are found again when all are read: they are lent as those are that are loaded then.
+    const key = (read >>> 1) % keys;
+    const first = (read & 1) === 0 ? layers - someLayers : 0;
+    chain.reset();
+    for (const file of opened.slice(first).toReversed()) {
+      file.collect(REL, key, keyHash(REL, key), toLsn(2 ** 40), chain);
+    }
+    assert.equal(chain.deltaCount, (layers - first) * LONG_CHAIN);
+    checkLongChain(chain, key, first);
+  }
+});
+
+test("LayerFile: a scan keeps the block that it comes back to", async () => {
+  await using files = await Files.create();
+  // 48 values of the one layer are a block, and one of the other.
+  const [keys, keysOfBlock] = [600, 48];
+  const [small, large] = await Promise.all(
+    [300, 9000].map(async (bytes, i) => {
+      const writer = await LayerWriter.create(files.directory, LAYER_KIND_DELTA);
+      for (let key = 0; key < keys; key++) {
+        writer.add(REL, key, lsnOf(i), VALUE_DELTA, new Uint8Array(bytes));
+      }
+      const lsns = { lsnStart: lsnOf(i), lsnEnd: lsnOf(i + 1) };
+      return files.open(await writer.finish({ ...NAME, ...lsns }));
+    }),
+  );
+  const lent = mock.method(small!, "lend");
+  const chain = new VersionChain();
+  for (let key = 0; key < keys; key++) {
+    chain.reset();
+    large!.collect(REL, key, keyHash(REL, key), toLsn(2 ** 40), chain);
+    small!.collect(REL, key, keyHash(REL, key), toLsn(2 ** 40), chain);
+    assert.equal(chain.deltaCount, 2);
+  }
+  assert.equal(lent.mock.callCount(), Math.ceil(keys / keysOfBlock));
+});
+
+test("LayerFile: a damaged block in a scan is reported each time, and spoils no other", async () => {
+  await using files = await Files.create();
+  const keys = 40;
+  const [file] = (await longChains(files, 1, keys)) as [LayerFile];
+  const bytes = readFileSync(file.path);
+  // Blocks are equal in size, but for compression.
+  bytes[Math.floor(bytes.length / 2)]! ^= 1;
+  writeFileSync(file.path, bytes);
+  const chain = new VersionChain();
+  let failures = 0;
+  for (let round = 0; round < 2; round++) {
+    for (let key = 0; key < keys; key++) {
+      chain.reset();
+      try {
+        file.collect(REL, key, keyHash(REL, key), toLsn(2 ** 40), chain);
+      } catch (error) {
+        assert.ok(error instanceof StorageError && error.kind === "corrupt");
+        failures++;
+        continue;
+      }
+      assert.equal(chain.deltaCount, LONG_CHAIN);
+      checkLongChain(chain, key);
+    }
+  }
+  assert.equal(failures, 2);
 });
 
 test("LayerFile: an empty layer has nothing", async () => {

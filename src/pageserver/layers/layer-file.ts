@@ -39,7 +39,13 @@ import {
   readLayerIndex,
 } from "./layer-index.ts";
 import type { ReadWindow, WindowedFile } from "./read-window.ts";
-import { BLOCK_CHANCES, CachedBlock, INDEX_CHANCES, ResidentIndex } from "./resident-index.ts";
+import {
+  BLOCK_CHANCES,
+  CachedBlock,
+  INDEX_CHANCES,
+  ResidentIndex,
+  type ScanBlocks,
+} from "./resident-index.ts";
 import { VALUE_TOMBSTONE, type VersionChain } from "./version-chain.ts";
 
 /** What all layers of a process share. */
@@ -47,11 +53,18 @@ export interface LayerResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly readWindow: ReadWindow;
-  /** Of blocks that are not kept. */
-  readonly scanMemory: BlockMemory;
+  /** Of blocks that are not kept in the cache. */
+  readonly scanBlocks: ScanBlocks;
   /** Counts on with time, coarsely: the order of uses. */
   readonly useClock: { readonly now: number };
 }
+
+/** A key may have versions in several blocks, and who reads a page of some goes on in few steps, too. */
+const MAX_SCAN_STEP = 4;
+/** So many blocks, one after the other, are a scan. */
+const LEAST_SCANNED = 4;
+/** Not of a VersionChain: done with a block before the next one. */
+const NO_READ = -1;
 
 /**
  * A read needs a layer that only the object store has. Who can wait fetches it, or the bytes [start, end) that the read came
@@ -120,8 +133,10 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
   readonly #fetched: FetchedRange[] = [];
   /** Undefined while it is not in the cache. */
   #index: ResidentIndex | undefined;
-  /** The one that was read last. */
-  #lastBlock = -2;
+  /** Where the key that was read last has its newest version. */
+  #lastBlock = -1;
+  /** Blocks that were come to one after the other, so far. */
+  #scanned = 0;
 
   constructor(path: string, name: LayerName, sizeBytes: number, resources: LayerResources) {
     this.path = path;
@@ -181,8 +196,9 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     chain: VersionChain,
   ): boolean {
     let blockNumber = lastBlockAtOrBelow(loaded, prefix, index, maxLsn);
+    this.#noteScan(blockNumber);
     while (blockNumber >= 0) {
-      const block = this.#block(loaded, blockNumber);
+      const block = this.#block(loaded, blockNumber, chain.reads);
       const key = findKey(block, prefix, index);
       if (key < 0) {
         return false;
@@ -236,7 +252,8 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     const from = leastPrefix(first);
     const firstBlock = Math.max(0, lastBlockAtOrBelow(loaded, from, 0, 0 as Lsn));
     for (let number = firstBlock; number < loaded.blockCount; number++) {
-      const block = this.#block(loaded, number);
+      this.#noteScan(number);
+      const block = this.#block(loaded, number, NO_READ);
       for (let key = 0; key < block.keyCount; key++) {
         const prefix = blockKeyPrefix(block, key);
         if (comparePrefixes(prefix, from) < 0) {
@@ -255,7 +272,9 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
   *blocks(): Generator<LayerBlock> {
     const loaded = this.#index ?? this.#load();
     for (let number = 0; number < loaded.blockCount; number++) {
-      yield loaded.blocks[number] ?? readBlock(this, loaded, number);
+      const held = loaded.blocks[number];
+      // Not in memory that scans use again, as who gets it may wait in between.
+      yield held !== undefined && held.place >= 0 ? held : readBlock(this, loaded, number);
     }
   }
 
@@ -354,20 +373,35 @@ export class LayerFile implements OpenableFile, BlockSource, WindowedFile {
     return loaded;
   }
 
-  /** A scan of images pushes nothing out of a full cache: then what is returned is good until the next call. */
-  #block(loaded: ResidentIndex, blockNumber: number): LayerBlock {
-    const isNext = blockNumber === this.#lastBlock + 1;
+  #noteScan(blockNumber: number): void {
+    const step = blockNumber - this.#lastBlock;
     this.#lastBlock = blockNumber;
-    const cached = loaded.blocks[blockNumber];
-    if (cached !== undefined) {
-      cached.chances = BLOCK_CHANCES;
-      return cached;
+    if (step < 0 || step > MAX_SCAN_STEP) {
+      this.#scanned = 0;
+    } else if (step > 0) {
+      this.#scanned++;
     }
-    const { blockCache, scanMemory } = this.#resources;
-    if (isNext && this.isImage && blockCache.isFull) {
-      return readBlock(this, loaded, blockNumber, scanMemory);
+  }
+
+  /** Good until the next key is read (`reads`), as what a scan comes to is not kept. */
+  #block(loaded: ResidentIndex, blockNumber: number, reads: number): LayerBlock {
+    const held = loaded.blocks[blockNumber];
+    if (held !== undefined) {
+      held.chances = BLOCK_CHANCES;
+      held.lentTo = reads;
+      return held;
     }
-    const block = new CachedBlock(readBlock(this, loaded, blockNumber), loaded, blockNumber);
+    const { scanBlocks } = this.#resources;
+    const load = (memory?: BlockMemory) => readBlock(this, loaded, blockNumber, memory);
+    const scanned =
+      this.#scanned >= LEAST_SCANNED
+        ? scanBlocks.read(loaded, blockNumber, reads, load)
+        : undefined;
+    if (scanned !== undefined) {
+      scanned.lentTo = reads;
+      return scanned;
+    }
+    const block = new CachedBlock(load(), loaded, blockNumber);
     loaded.keep(block);
     return block;
   }

@@ -1,18 +1,20 @@
-// What of a layer file is in memory: its index and filter, and those of its blocks that were read.
+// What of a layer file is in memory: its index and filter, and those of its blocks that were read, in the cache or for a scan.
 
 import type { BlockCache, CacheEntry } from "./block-cache.ts";
-import type { LayerBlock } from "./layer-block.ts";
+import { type BlockMemory, type LayerBlock, REUSED_BYTES, reusedMemory } from "./layer-block.ts";
 import type { LayerIndex } from "./layer-index.ts";
 
 const SLOT_BYTES = 8;
-/** None until it is read again: a scan of deltas pushes out what it read itself. */
+/** A megabyte: of each layer that a scan passes a block or two, as a key's deltas may begin in the block before. */
+const SCAN_BLOCKS = 32;
+/** None until it is read again. */
 const NEW_BLOCK_CHANCES = 0;
 /** Of a block that is read again. */
 export const BLOCK_CHANCES = 1;
 /** An index takes its blocks along, so all blocks that were read as long ago go first. */
 export const INDEX_CHANCES = 2;
 
-/** A block in the cache. It copies the fields of the LayerBlock: a read has no other object to go through. */
+/** A block in the cache, or in memory that scans use again. It copies the fields of the LayerBlock: a read has no other object to go through. */
 export class CachedBlock implements LayerBlock, CacheEntry {
   readonly bytes: Uint8Array;
   readonly words: Uint32Array;
@@ -24,6 +26,8 @@ export class CachedBlock implements LayerBlock, CacheEntry {
   readonly blockNumber: number;
   chances = NEW_BLOCK_CHANCES;
   place = -1;
+  /** VersionChain.reads of the read that was given it last. */
+  lentTo = -1;
 
   constructor(block: LayerBlock, owner: ResidentIndex, blockNumber: number) {
     this.bytes = block.bytes;
@@ -42,6 +46,13 @@ export class CachedBlock implements LayerBlock, CacheEntry {
 
   forget(): void {
     this.owner.blocks[this.blockNumber] = undefined;
+  }
+
+  /** Its memory becomes another's, unlike that of blocks in the cache. */
+  leave(): void {
+    if (this.owner.blocks[this.blockNumber] === this) {
+      this.forget();
+    }
   }
 }
 
@@ -87,9 +98,66 @@ export class ResidentIndex implements LayerIndex, CacheEntry {
   forget(): void {
     this.#forgotten();
     for (const block of this.blocks) {
-      if (block !== undefined) {
+      if (block !== undefined && block.place >= 0) {
         this.#cache.evict(block);
       }
     }
+  }
+}
+
+/**
+ * Blocks that scans read, in memory that is used again: they push nothing out of the cache, leave nothing to collect, and do not
+ * touch fresh memory, which costs more than what it would save the next scan. Few, by the clock rule, and found as those of the cache are. What is lent to a read (VersionChain.reads) is not written
+ * over before the next one.
+ */
+export class ScanBlocks {
+  readonly #blocks = new Array<CachedBlock | undefined>(SCAN_BLOCKS).fill(undefined);
+  readonly #memory = new Array<BlockMemory | undefined>(SCAN_BLOCKS).fill(undefined);
+  #hand = 0;
+
+  /**
+   * What `load` makes in the memory that it is given, for the read `reads` and who comes to it soon; undefined, without a call,
+   * where that read has all the memory.
+   */
+  read(
+    owner: ResidentIndex,
+    blockNumber: number,
+    reads: number,
+    load: (memory: BlockMemory) => LayerBlock,
+  ): CachedBlock | undefined {
+    const place = this.#freePlace(reads);
+    if (place < 0) {
+      return undefined;
+    }
+    this.#blocks[place]?.leave();
+    // Also where it cannot be read: what was there is spoilt.
+    this.#blocks[place] = undefined;
+    this.#memory[place] ??= reusedMemory();
+    const block = new CachedBlock(load(this.#memory[place]), owner, blockNumber);
+    // One that is larger has other memory, which is not to be held for long.
+    if (block.bytes.length <= REUSED_BYTES) {
+      this.#blocks[place] = block;
+      owner.blocks[blockNumber] = block;
+    }
+    return block;
+  }
+
+  #freePlace(reads: number): number {
+    for (let passed = 0; passed < 2 * SCAN_BLOCKS; passed++) {
+      const place = this.#hand;
+      this.#hand = (place + 1) % SCAN_BLOCKS;
+      const block = this.#blocks[place];
+      if (block === undefined) {
+        return place;
+      }
+      if (block.lentTo === reads) {
+        continue;
+      }
+      if (block.chances === 0) {
+        return place;
+      }
+      block.chances--;
+    }
+    return -1;
   }
 }

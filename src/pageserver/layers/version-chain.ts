@@ -29,6 +29,8 @@ const INITIAL_CAPACITY = 64;
  * block cache until the next `reset`. Delta 0 is the newest.
  */
 export class VersionChain {
+  /** Counts the keys that were read, this one too: what was lent to an earlier one is not needed any more. */
+  reads = 0;
   deltaCount = 0;
   buffers: (Uint8Array | undefined)[] = [];
   offsets = new Uint32Array(INITIAL_CAPACITY);
@@ -54,6 +56,7 @@ export class VersionChain {
   }
 
   reset(): void {
+    this.reads++;
     // Drop references to blocks, so that a long chain does not hold evicted ones until the next one.
     this.buffers.fill(undefined, 0, this.deltaCount);
     this.deltaCount = 0;

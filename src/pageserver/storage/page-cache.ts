@@ -18,6 +18,8 @@ export class PageCache {
   readonly #lsns: Float64Array;
   readonly #usedAt: Float64Array;
   readonly #pages: (Uint8Array | undefined)[];
+  /** Of pages that were built lately, some bits of which they were. */
+  readonly #built: Int32Array;
   #clock = 0;
 
   /** Rounded down to a power of two; at least one set. */
@@ -31,6 +33,7 @@ export class PageCache {
     this.#lsns = new Float64Array(slots);
     this.#usedAt = new Float64Array(slots);
     this.#pages = new Array<Uint8Array | undefined>(slots).fill(undefined);
+    this.#built = new Int32Array(slots);
   }
 
   #firstSlot(owner: number, hash: number): number {
@@ -62,6 +65,18 @@ export class PageCache {
     const slot = this.#find(owner, prefix, index, hash);
     this.#usedAt[slot] = ++this.#clock;
     return this.#pages[slot]!;
+  }
+
+  /**
+   * Notes that a page was built; says whether it was before, lately: a scan builds more pages than there is room for, each
+   * once, and to copy them costs as much as some redo. May be wrong.
+   */
+  noteBuilt(owner: number, hash: number): boolean {
+    const mixed = hash ^ Math.imul(owner, 0x85ebca6b);
+    const place = mixed & (this.#built.length - 1);
+    const wasBuilt = this.#built[place] === mixed;
+    this.#built[place] = mixed;
+    return wasBuilt;
   }
 
   /** Copies the page in, in place of the key's other version or the set's least recently used. */

@@ -8,10 +8,10 @@ import type { PlanSettings } from "../compaction/compaction-plan.ts";
 import { BackgroundThread } from "../flush/background-thread.ts";
 import { LayerMemory } from "../flush/layer-memory.ts";
 import { BlockCache, OpenFiles } from "../layers/block-cache.ts";
-import { reusedMemory } from "../layers/layer-block.ts";
 import { FIRST_LAYER_NUMBER } from "../layers/layer-format.ts";
 import { PageSlab } from "../layers/page-slab.ts";
 import { ReadWindow } from "../layers/read-window.ts";
+import { ScanBlocks } from "../layers/resident-index.ts";
 import { VersionChain } from "../layers/version-chain.ts";
 import type { RemoteStorage } from "../remote/remote-storage.ts";
 import { type TransferOptions, TransferSlots } from "../transfers/transfer-slots.ts";
@@ -33,7 +33,7 @@ export interface StorageConfig extends PlanSettings {
   readonly imageAfterDeltas: number;
   /** A page with fewer deltas in each layer is looked at in one of so many flushes. */
   readonly imageRotation: number;
-  /** A read that applied this many deltas keeps its page in the page cache. */
+  /** A read that applied this many deltas keeps its page in the page cache, the second time, or with four times as many. */
   readonly cacheAfterDeltas: number;
   /** Of a key with many versions in memory, a read that pays for them keeps a page every so many. */
   readonly stepVersions: number;
@@ -77,7 +77,7 @@ export class StorageResources {
   readonly blockCache: BlockCache;
   readonly openFiles: OpenFiles;
   readonly readWindow = new ReadWindow();
-  readonly scanMemory = reusedMemory();
+  readonly scanBlocks = new ScanBlocks();
   readonly pageCache: PageCache;
   /** For reads, which are synchronous: one working page serves all timelines. */
   readonly redo = new PageRedo();

@@ -17,6 +17,9 @@ import { BASE_ABSENT, BASE_CACHED, BASE_IMAGE, BASE_NONE } from "../layers/versi
 import type { LayerMap } from "./layer-map.ts";
 import type { StorageResources } from "./storage-resources.ts";
 
+/** So many times `cacheAfterDeltas` are worth keeping at once. */
+const MANY_DELTAS = 4;
+
 /** Reads at any LSN, whether it may still be read or not: that is the timeline's to know. */
 export class TimelineReader {
   readonly #map: LayerMap;
@@ -96,9 +99,13 @@ export class TimelineReader {
       }
     }
     const newest = chain.lsns[0]!;
+    const { cacheAfterDeltas } = config;
     // Above lastRecordLsn a record may still add to the same key at the same LSN.
-    if (count >= config.cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {
-      pageCache.put(owner.ownerId, prefix, index, newest, redo.page);
+    if (count >= cacheAfterDeltas && owner !== undefined && newest <= owner.lastRecordLsn) {
+      const { ownerId } = owner;
+      if (count >= MANY_DELTAS * cacheAfterDeltas || pageCache.noteBuilt(ownerId, hash)) {
+        pageCache.put(ownerId, prefix, index, newest, redo.page);
+      }
     }
     return redo.page;
   }

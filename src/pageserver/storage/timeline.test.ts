@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { appendFileSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import fc from "fast-check";
 import { run } from "../../../testing/fuzz/timeline.fuzz.ts";
 import { buildDelta } from "../../../testing/redo/delta-builder.ts";
@@ -16,6 +16,7 @@ import { entryKind } from "../layers/layer-block.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
 import { readBlock, readLayerIndex } from "../layers/layer-index.ts";
 import { VALUE_IMAGE } from "../layers/version-chain.ts";
+import { PageCache } from "./page-cache.ts";
 import type { Timeline } from "./timeline.ts";
 
 const REL = relBlockPrefix(1663, 5, 16384, 0);
@@ -118,6 +119,34 @@ test("readPage: a page whose record is not yet complete is not kept", async () =
   timeline.putDelta(CLOG, 0, lsn, clog(1), false);
   timeline.advance(lsn, toLsn(0));
   assert.equal(timeline.readPage(CLOG, 0, lsn)![0], 0b0100_0100);
+});
+
+test("readPage: a page of some changes is kept when it is built again, one of many at once", async () => {
+  await using fixture = await StorageFixture.create({ cacheAfterDeltas: 4 });
+  const timeline = await fixture.createRoot();
+  const put = mock.method(PageCache.prototype, "put");
+  const puts = (index: number) => {
+    put.mock.resetCalls();
+    timeline.readPage(CLOG, index, timeline.lastRecordLsn);
+    return put.mock.callCount();
+  };
+  const change = (index: number, count: number) => {
+    for (let xid = 0; xid < count; xid++) {
+      const lsn = toLsn(timeline.lastRecordLsn + 8);
+      timeline.putDelta(CLOG, index, lsn, clog(index * 32768 + xid), xid === 0);
+      timeline.advance(lsn, toLsn(0));
+    }
+  };
+  try {
+    change(0, 3);
+    change(1, 4);
+    change(2, 16);
+    assert.deepEqual([puts(0), puts(0), puts(0)], [0, 0, 0]);
+    assert.deepEqual([puts(1), puts(1), puts(1)], [0, 1, 0]);
+    assert.deepEqual([puts(2), puts(2)], [1, 0]);
+  } finally {
+    put.mock.restore();
+  }
 });
 
 test("readPage: a hot page in memory, with several changes a record, reads right at every LSN", async () => {
