@@ -105,6 +105,11 @@ export class StockCluster {
     giveToPostgres(path);
   }
 
+  /** Of its postmaster, while it runs. */
+  get pid(): number {
+    return this.#process!.pid!;
+  }
+
   /** Returns when the first row was answered, which may take `timeoutMs`: milliseconds from exec. */
   async start(timeoutMs = 60_000): Promise<number> {
     const logPath = join(this.#root, "log");

@@ -164,22 +164,26 @@ async function updateRows(
   ];
 }
 
-/** Of one endpoint, with the others beside it. */
-function memoryRows(strata: TestCluster, ids: readonly string[]): Row[] {
+/** Of one endpoint, with the others beside it; and of stock's server. */
+function memoryRows(strata: TestCluster, ids: readonly string[], stock: StockCluster): Row[] {
+  const theirs = memoryOf([stock.pid, ...descendants(stock.pid)]);
   const each = ids.map((id) => {
     const agent = strata.pid(`agent-${id}`);
     return { agent: memoryOf([agent]), postgres: memoryOf(descendants(agent)) };
   });
+  const cellOf = ({ rssMb, pssMb, privateMb }: Memory) =>
+    [rssMb, pssMb, privateMb].map((value) => value.toFixed(1)).join(", ");
   const row = (what: string, pick: (one: (typeof each)[number]) => Memory[], aim: string): Row => {
     const mb = (kind: keyof Memory) =>
       median(each.map((one) => pick(one).reduce((sum, memory) => sum + memory[kind], 0)));
-    const cell = [mb("rssMb"), mb("pssMb"), mb("privateMb")].map((value) => value.toFixed(1));
-    progress(`idle: ${what}: ${cell.join(", ")} MB`);
+    const ours = { rssMb: mb("rssMb"), pssMb: mb("pssMb"), privateMb: mb("privateMb") };
+    const hasLike = what === "Postgres";
+    progress(`idle: ${what}: ${cellOf(ours)} MB${hasLike ? `, stock ${cellOf(theirs)}` : ""}`);
     return {
       what: `memory of an idle endpoint of ${ids.length}, MB, RSS, PSS, its own alone: ${what}`,
-      ours: cell.join(", "),
-      theirs: "—",
-      ratio: "—",
+      ours: cellOf(ours),
+      theirs: hasLike ? cellOf(theirs) : "—",
+      ratio: hasLike ? ratio(ours.privateMb, theirs.privateMb) : "—",
       aim,
     };
   };
@@ -209,8 +213,10 @@ export async function benchManyEndpoints(scale: ManyEndpointsScale): Promise<Row
   const few = ids.slice(0, STARTED);
   const rows = [await startRow(strata, few, stock, rounds)];
   await Promise.all(few.map((id) => strata.ok("endpoint", "start", id)));
+  await stock.start();
   await sleep(IDLE_MS);
-  rows.push(...memoryRows(strata, few));
+  rows.push(...memoryRows(strata, few, stock));
+  await stock.stop();
   await Promise.all(ids.slice(STARTED).map((id) => strata.ok("endpoint", "start", id)));
   for (const some of few.length < ids.length ? [few, ids] : [few]) {
     rows.push(...(await updateRows(strata, some, stock, scale)));

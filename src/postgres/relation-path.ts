@@ -8,8 +8,6 @@
 // A segment number of an SLRU has at least 4 digits.
 // A relation segment is 1 GiB (131072 blocks), an SLRU segment 32 pages. Temporary relations (t<backend>_<n>) are none of ours.
 
-import assert from "node:assert/strict";
-
 export const DEFAULT_TABLESPACE_OID = 1663;
 export const GLOBAL_TABLESPACE_OID = 1664;
 /** OIDs below are of what initdb makes (access/transam.h). */
@@ -143,7 +141,10 @@ export function storagePath(file: StorageFile, versionDirectory?: string): strin
     return slruPath(file.slru, file.segment);
   }
   const path = relationPath(file, versionDirectory);
-  assert(path !== undefined, "a relation that there can be");
+  if (path === undefined) {
+    // Not by node:assert, which a compute would load for this in its start.
+    throw new Error("a relation that there cannot be has no path");
+  }
   return path;
 }
 
