@@ -311,6 +311,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "SpareFiles: who has none of its own takes those of all, once; one process makes them",
     },
     {
+      rule: "what starts read again of initdb's database is not there any more",
+      file: "src/compute/pages/start-reads.ts",
+      search: "(unused.get(path) ?? 0) > 0",
+      replace: "true",
+      test: "src/compute/pages/start-reads.test.ts",
+      name: "what one start has read of initdb's database",
+    },
+    {
+      rule: "a start reads of initdb's database what only the user's is read for",
+      file: "src/compute/pages/start-reads.ts",
+      search: "dbOid < FIRST_NORMAL_OBJECT_ID && isOnce ? paths : []",
+      replace: "[]",
+      test: "src/compute/pages/start-reads.test.ts",
+      name: "what one start has read of initdb's database",
+    },
+    {
       rule: "a start guesses of each of many databases that somebody will connect to it",
       file: "src/compute/pages/start-reads.ts",
       search: "without.length > MAX_GUESSED_DATABASES ? [] : without",

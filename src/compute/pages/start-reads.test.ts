@@ -195,6 +195,24 @@ describe("StartReads", () => {
     assert.ok(left.includes("base/16392/1259") && !left.includes("base/16392/2662"), `${left}`);
   });
 
+  test("what one start has read of initdb's database is taken to be read of the user's instead, until it is read again", () => {
+    const files = [
+      ["base/5/1259", 0, 1],
+      ["base/5/2662", 3],
+      ["base/5/1259_vm"],
+      ["global/1262", 0],
+    ];
+    const once = files.map(([file]) => [file, 1]);
+    const filesOf = (unused: unknown[], dbOid: number) =>
+      new StartReads(newRecord({ version: 1, files, unused }), VERSION, [
+        { spcOid: 1663, dbOid },
+      ]).files.map(([file]) => file);
+    assert.deepEqual(filesOf(once, 16392), ["global/1262", "base/16392/1259", "base/16392/2662"]);
+    // With none of the user's, or after a start that has read it too, it stays.
+    assert.equal(filesOf(once, 5).length, files.length);
+    assert.equal(filesOf(once.slice(1), 16392).length, files.length + 2);
+  });
+
   test("a record that makes no sense is none", () => {
     const many = Array.from({ length: 800 }, (_, block) => block);
     for (const content of [

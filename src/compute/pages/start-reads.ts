@@ -37,6 +37,7 @@ import type { FileContent } from "./page-source.ts";
  *
  * What a process reads of another database than its own is not noted: it makes a copy of it, once, and that is hundreds of files.
  * In databases of the user's that no start has had a session in, a session is taken to read of the catalogs what one reads elsewhere.
+ * Where that is a database of initdb's, in which one start has had a session and none since, it is taken to be there no more.
  */
 const RECORD_VERSION = 1;
 /** 6 MB: about twice what a first connection reads in a database with few tables. */
@@ -80,8 +81,11 @@ export class StartReads {
     this.versionDirectory = versionDirectory;
     const { text, reads, unused } = readRecord(recordPath);
     this.#recordText = text;
-    const guessed = guessedReads(reads, databases);
-    this.#known = together([...reads], guessed);
+    const { guessed, left } = guessedReads(reads, unused, databases);
+    this.#known = together(
+      [...reads].filter(([path]) => !left.has(path)),
+      guessed,
+    );
     const isNew = [...guessed.keys()].filter((path) => !reads.has(path));
     this.#unused = new Map([...unused, ...isNew.map((path) => [path, NEW_UNUSED_STARTS] as const)]);
   }
@@ -184,8 +188,15 @@ export class StartReads {
   }
 }
 
-/** What the first session in each of few databases will read, by what those in another have read; none where there is no such. */
-function guessedReads(known: Reads, databases: ComputeState["databases"]): Reads {
+/**
+ * What the first session in each of few databases will read, by what those in another have read, and what of that will not be read
+ * instead; none where there is no such.
+ */
+function guessedReads(
+  known: Reads,
+  unused: ReadonlyMap<string, number>,
+  databases: ComputeState["databases"],
+): { readonly guessed: Reads; readonly left: ReadonlySet<string> } {
   const catalogs = Map.groupBy(
     [...known].flatMap(([path, blocks]) => {
       // readRecord() has seen that it is one.
@@ -211,7 +222,24 @@ function guessedReads(known: Reads, databases: ComputeState["databases"]): Reads
       guessed.set(storagePath({ ...file, dbOid }), blocks);
     }
   }
-  return isWithinLimits(together([...known], guessed)) ? guessed : new Map();
+  if (guessed.size === 0 || !isWithinLimits(together([...known], guessed))) {
+    return { guessed: new Map(), left: new Set() };
+  }
+  return { guessed, left: onceReadOf(pattern[0]!.file.dbOid, known, unused) };
+}
+
+/** All that has not been read again, where that is so of all that one start has read of a database that initdb has made. */
+function onceReadOf(
+  dbOid: number,
+  known: Reads,
+  unused: ReadonlyMap<string, number>,
+): ReadonlySet<string> {
+  const paths = [...known.keys()].filter((path) => {
+    const file = parseRelationPath(path);
+    return file?.kind === "relation" && file.dbOid === dbOid;
+  });
+  const isOnce = paths.every((path) => (unused.get(path) ?? 0) > 0);
+  return new Set(dbOid < FIRST_NORMAL_OBJECT_ID && isOnce ? paths : []);
 }
 
 /** Its main fork, in a database's own directory. */
