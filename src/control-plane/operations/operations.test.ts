@@ -231,6 +231,34 @@ test("Operations: what is for later and under way is not waited for; else it is 
   }
 });
 
+test("Operations: of a job's operations one is under way, from its being asked for on", async () => {
+  await using context = await scratch();
+  const seen: unknown[] = [];
+  const kind: OperationKind<Thing> = {
+    name: "make",
+    steps: [
+      {
+        name: "look",
+        run: async () => {
+          const rows = context.db.selectFrom("operations").select("status").orderBy("position");
+          seen.push((await rows.execute()).map(({ status }) => status));
+        },
+      },
+    ],
+  };
+  const job = await operationsOf(context, kind).submit("p", [
+    planned(kind, OF),
+    planned(kind, OF),
+    planned(kind, OF),
+  ]);
+  await job.done;
+  assert.deepEqual(seen, [
+    ["running", "scheduling", "scheduling"],
+    ["finished", "running", "scheduling"],
+    ["finished", "finished", "running"],
+  ]);
+});
+
 test("Operations: after a crash a step is done again that is sooner seen to be done than noted; others are not", async () => {
   await using context = await scratch();
   const done: string[] = [];

@@ -79,6 +79,8 @@ export class Operations {
     const jobId = newUuid();
     const rows = operations.map((each, position) => ({
       ...newRow(jobId, position, projectId, each),
+      // It begins at once.
+      ...(position === 0 ? { status: "running" as const } : {}),
       claimed_by: this.#claims.id,
     }));
     this.#running.add(jobId);
@@ -216,7 +218,7 @@ export class Operations {
   async #runOperations(rows: readonly OperationRow[], nearlyDone: () => void): Promise<void> {
     for (const [i, row] of rows.entries()) {
       try {
-        await this.#run(row, i === rows.length - 1 ? nearlyDone : () => {});
+        await this.#run(row, rows[i + 1], i === rows.length - 1 ? nearlyDone : () => {});
       } catch (error) {
         if (error instanceof Interrupted) {
           throw error;
@@ -229,19 +231,24 @@ export class Operations {
     }
   }
 
-  async #run(row: OperationRow, nearlyDone: () => void): Promise<void> {
+  async #run(
+    row: OperationRow,
+    next: OperationRow | undefined,
+    nearlyDone: () => void,
+  ): Promise<void> {
     // One of a version that knew other kinds ends here, or its project would be busy for ever.
     const kind = this.#kinds.get(row.kind) ?? unknownKind(row.kind);
     let failure: unknown;
     if (row.error === null) {
-      await this.#change(row, { status: "running" });
+      if (row.status !== "running") {
+        await this.#change(row, { status: "running" });
+      }
       failure = await this.#runSteps(row, kind, nearlyDone);
     } else {
       failure = new StorageError("internal", "operation-failed", row.error);
     }
     if (failure === undefined) {
-      const step = kind.steps.length;
-      await this.#change(row, { status: "finished", step, finished_at: nowText() });
+      await this.#finish(row, kind.steps.length, next);
       return;
     }
     // From here on it is undone, also after a crash.
@@ -249,6 +256,19 @@ export class Operations {
     await this.#undo(row, kind);
     await this.#change(row, { status: "failed", finished_at: nowText() });
     throw failure;
+  }
+
+  /** And begins the next one of its job: a transaction is a write to the disk. */
+  async #finish(row: OperationRow, step: number, next: OperationRow | undefined): Promise<void> {
+    const finished = { status: "finished", step, finished_at: nowText() } as const;
+    if (next === undefined) {
+      await this.#change(row, finished);
+      return;
+    }
+    await this.#context.db.transaction().execute(async (db) => {
+      await this.#change(row, finished, db);
+      await this.#change(next, { status: "running" }, db);
+    });
   }
 
   /** Why one cannot be done; undefined where all are. */
@@ -350,9 +370,13 @@ export class Operations {
     }
   }
 
-  async #change(row: OperationRow, values: Partial<OperationRow>): Promise<void> {
+  async #change(
+    row: OperationRow,
+    values: Partial<OperationRow>,
+    db: Database = this.#context.db,
+  ): Promise<void> {
     const changed = { ...values, updated_at: nowText() };
-    const { numUpdatedRows } = await this.#context.db
+    const { numUpdatedRows } = await db
       .updateTable("operations")
       .set(changed)
       .where("id", "=", row.id)
