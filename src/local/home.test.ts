@@ -11,6 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { sleep } from "../base/clock.ts";
 import { parseInitSettings } from "./config.ts";
 import { StrataHome } from "./home.ts";
 import type { Addresses } from "./port-choice.ts";
@@ -127,6 +128,31 @@ test("StrataHome.update: all or nothing", (t) => {
     }),
   );
   assert.deepEqual(home.config(), before);
+});
+
+test("StrataHome.settings: what anybody has written is read at the next call, also right after another change", async (t) => {
+  const home = homeIn(t);
+  home.create({}, ADDRESSES, "must-not-exist");
+  const file = join(home.path, "config.json");
+  const write = (major: number) => {
+    const text = readFileSync(file, "utf8").replace(/"pgVersion": \d+/, `"pgVersion": ${major}`);
+    writeFileSync(file, text);
+  };
+  // Of the same length each, and faster than the file system's clock.
+  for (let i = 0; i < 50; i++) {
+    write(14 + (i % 5));
+    assert.equal(home.settings().pgVersion, 14 + (i % 5));
+  }
+  await sleep(150);
+  const settled = home.settings();
+  assert.equal(home.settings(), settled);
+  assert.throws(() => settled.pageservers.pop(), TypeError);
+  write(17);
+  assert.equal(home.settings().pgVersion, 17);
+  new StrataHome(home.path).updateSettings((draft) => {
+    draft.pgVersion = 16;
+  });
+  assert.equal(home.settings().pgVersion, 16);
 });
 
 test("StrataHome: one name for a place, before and after it exists, whatever leads there", (t) => {

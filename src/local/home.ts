@@ -15,9 +15,11 @@ import {
   readlinkSync,
   realpathSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { identifyBy } from "../base/auth/service-token.ts";
+import { nowMs } from "../base/clock.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
 import { errnoCode, StorageError, withContext } from "../base/errors.ts";
 import { trustServices } from "../base/network/service-tls.ts";
@@ -39,16 +41,26 @@ import { StateFile } from "./state/state-file.ts";
 import { strataCommand } from "./strata-command.ts";
 import { trustOf } from "./tls/service-certificates.ts";
 
+/** Times of files are told in steps of a few milliseconds. */
+const SETTLED_MS = 100;
 /** SQLite has others beside it, called after it. */
 const STATE_FILE = "home.db";
 
 export type ForceInit = "must-not-exist" | "empty-dir-ok" | "remove-all-contents";
+
+interface ParsedConfig {
+  readonly settings: HomeSettings;
+  /** Of format 1 only. */
+  readonly state?: HomeState;
+}
 
 export class StrataHome {
   /** Absolute. */
   readonly path: string;
   readonly knownTimelines = new KnownTimelines();
   #state: StateFile | undefined;
+  /** What config.json said when its file was this one. */
+  #read: { readonly stamp: string; readonly config: ParsedConfig } | undefined;
 
   constructor(path: string) {
     this.path = realPath(resolve(path));
@@ -101,7 +113,7 @@ export class StrataHome {
   /** Changes the settings, all or nothing. Call with the home locked. */
   updateSettings(change: (draft: HomeSettings) => void): StrataConfig {
     this.takeOver();
-    const { settings } = this.#settings();
+    const settings = structuredClone(this.#settings().settings);
     change(settings);
     this.#write(settings);
     return this.config();
@@ -116,8 +128,22 @@ export class StrataHome {
     }
   }
 
-  /** With the state where config.json has it. */
-  #settings(): { readonly settings: HomeSettings; readonly state?: HomeState } {
+  /** With the state where config.json has it; shared, so not to be changed. Others may write it at any time, and people. */
+  #settings(): ParsedConfig {
+    const status = statSync(this.#configPath, { bigint: true, throwIfNoEntry: false });
+    // The time of change cannot be set back.
+    const stamp = status && `${status.ino} ${status.size} ${status.ctimeNs}`;
+    if (stamp !== undefined && this.#read?.stamp === stamp) {
+      return this.#read.config;
+    }
+    const config = this.#parse();
+    // What was written just now may be written again without another time.
+    const isSettled = status !== undefined && nowMs() - Number(status.ctimeMs) > SETTLED_MS;
+    this.#read = stamp === undefined || !isSettled ? undefined : { stamp, config };
+    return config;
+  }
+
+  #parse(): ParsedConfig {
     const bytes = readFileIfExists(this.#configPath);
     if (bytes === undefined) {
       throw new StorageError(
@@ -126,7 +152,7 @@ export class StrataHome {
         `'${this.path}' is not initialized: run '${strataCommand()} init' first`,
       );
     }
-    return parseConfig(bytes.toString("utf8"), this.#configPath);
+    return frozen(parseConfig(bytes.toString("utf8"), this.#configPath));
   }
 
   #write(settings: HomeSettings): void {
@@ -296,6 +322,15 @@ function linkTarget(path: string): string | undefined {
   return lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true
     ? resolve(realPath(dirname(path)), readlinkSync(path))
     : undefined;
+}
+
+/** With all that is in it; a Map or a Set keeps what it holds. */
+function frozen<T>(value: T): T {
+  if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    Object.values(value).forEach(frozen);
+  }
+  return value;
 }
 
 function checkDistinct(config: HomeSettings): void {

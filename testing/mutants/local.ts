@@ -266,6 +266,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "createTimeline: an id that is in use is refused",
     },
     {
+      rule: "a configuration that somebody has written is not read",
+      file: "src/local/home.ts",
+      search: "this.#read?.stamp === stamp",
+      replace: "this.#read !== undefined",
+      test: "src/local/home.test.ts",
+      name: "StrataHome.settings: what anybody has written",
+    },
+    {
       rule: "a branch takes an id that is in use",
       file: "src/local/branches/create-branch.ts",
       search: "timelineId === undefined ? undefined : requireNew(home, tenantId, timelineId),",
