@@ -135,7 +135,7 @@ export interface NewBranch {
 }
 
 /**
- * Creates a timeline on the pageserver, then on every safekeeper, then names it; call with the home
+ * Creates a timeline on the pageserver and on every safekeeper, then names it; call with the home
  * locked or shared. What a crash leaves behind in between has no name and is removed by the next creation.
  */
 export async function createTimeline(home: StrataHome, wanted: NewBranch): Promise<TimelineInfo> {
