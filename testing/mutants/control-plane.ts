@@ -175,14 +175,6 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "crash: a branch is made, also where a crash left half of it",
     },
     {
-      rule: "an endpoint that was made ahead outlives a branch that cannot be made",
-      file: STORAGE_KINDS,
-      search: "      await endpointsGone(parts, args);\n      await removeTimeline",
-      replace: "      await removeTimeline",
-      test: CRASH_TEST,
-      name: "crash: of a branch that cannot be made",
-    },
-    {
       rule: "an endpoint is started before it is made",
       file: PREPARED,
       search: "if (isMade) {",
