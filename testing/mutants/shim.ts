@@ -4,6 +4,7 @@ import type { MutantPart } from "./mutant.ts";
 
 const BLOCKS = "src/compute/shim/library/blocks.c";
 const HINTS = "src/compute/shim/library/hints.c";
+const HEADER_HINTS = "cache: so do those of its header";
 const HINTS_ONLY = "cache: only hint bits that are added to a table's page leave a block";
 const EVICT = "src/compute/shim/library/evict.c";
 const COMPARE = "src/compute/shim/library/compare.c";
@@ -703,6 +704,30 @@ export const SHIM_MUTANTS: MutantPart = {
       replace: " && (!freezes || old != new)",
       test: CACHE_SCENES,
       name: HINTS_ONLY,
+    },
+    {
+      rule: "a page where a scan found no rows to prune counts as written",
+      file: HINTS,
+      search: "  memcpy(now + PD_PRUNE_XID, before + PD_PRUNE_XID, 4);\n",
+      replace: "",
+      test: CACHE_SCENES,
+      name: HEADER_HINTS,
+    },
+    {
+      rule: "a page that was found to have room counts as written",
+      file: HINTS,
+      search: "  now[PD_FLAGS] |= before[PD_FLAGS] & PD_PAGE_FULL;\n",
+      replace: "",
+      test: CACHE_SCENES,
+      name: HEADER_HINTS,
+    },
+    {
+      rule: "any flag of a page's header is a hint",
+      file: HINTS,
+      search: "now[PD_FLAGS] |= before[PD_FLAGS] & PD_PAGE_FULL",
+      replace: "now[PD_FLAGS] = before[PD_FLAGS]",
+      test: CACHE_SCENES,
+      name: HEADER_HINTS,
     },
     {
       rule: "hints are looked for in indexes",

@@ -382,7 +382,21 @@ static void change(int block, uint8_t *page) {
   }
 }
 
-static void write_hints(void) {
+/* The same of the page's header, in which the agent has PD_PAGE_FULL. */
+static void change_header(int block, uint8_t *page) {
+  switch (block) {
+    case 0: page[20]++; break;                   /* pd_prune_xid */
+    case 1: page[10] &= ~2, page[23]++; break;   /* has room */
+    case 2: page[20]++, page[4]++; break;        /* LSN */
+    case 3: page[10] |= 1; break;                /* has free line pointers */
+    case 4: page[10] = page[10] & ~2, page[10] |= 4; break; /* all visible */
+    case 5: page[12] += 4; break;                /* pd_lower */
+    case 6: page[20]++, page[BLOCK - 2]++; break;
+    case 7: page[20]++; break;                   /* of an index */
+  }
+}
+
+static void write_changes(void (*change)(int, uint8_t *)) {
   uint8_t page[BLOCK], again[BLOCK];
   int fd = open_file();
   for (int block = 7; block >= 0; block--) {
@@ -397,6 +411,9 @@ static void write_hints(void) {
     }
   }
 }
+
+static void write_hints(void) { write_changes(change); }
+static void write_header_hints(void) { write_changes(change_header); }
 
 /* Blocks that are cut off and written anew while a hint is written to one of them. */
 static void stop_hinting(void) {
@@ -453,6 +470,7 @@ static const struct scene scenes[] = {
     {"evict-truncate", truncate_while_evicting},
     {"evict-remove", remove_while_evicting},
     {"evict-hints", write_hints},
+    {"evict-hints-header", write_header_hints},
     {"evict-hints-truncate", truncate_while_hinting},
     {"compare-write", write_while_comparing},
     {"compare-writing", compare_while_writing},

@@ -14,6 +14,7 @@ import {
   type Scene,
   withBrokenShim,
 } from "../../../testing/compute/shim-scenes.ts";
+import { PD_FLAGS } from "../../postgres/page.ts";
 import type { CacheUsage } from "./cache-counters.ts";
 import { findShim } from "./shim-loader.ts";
 
@@ -54,6 +55,9 @@ function pageWithTuple(specialBytes: number): Buffer {
   page.writeUInt16LE(0x0802, tuple + 20); // HEAP_XMAX_INVALID, HEAP_HASVARWIDTH
   return page;
 }
+
+/** bufpage.h */
+const PD_PAGE_FULL = 0x0002;
 
 /** The last block is an index's. */
 const tuplePage = (blkno: number): Buffer => pageWithTuple(blkno === SCENE_BLOCKS - 1 ? 8 : 0);
@@ -342,6 +346,23 @@ test("cache: only hint bits that are added to a table's page leave a block as st
   assert.equal(code, 0, stderr);
   assert.equal(usage?.cleanBytes, PAGE_BYTES, "the block with a hint");
   assert.equal(usage.keptBytes, (SCENE_BLOCKS - 1) * PAGE_BYTES, "the others");
+});
+
+test("cache: so do those of its header, that there are rows to prune, or is no room", {
+  skip,
+}, async () => {
+  const { code, stderr, usage } = await playScene(
+    findShim(workdir),
+    { scene: "evict-hints-header" },
+    (blkno) => {
+      const page = tuplePage(blkno);
+      page[PD_FLAGS]! |= PD_PAGE_FULL;
+      return page;
+    },
+  );
+  assert.equal(code, 0, stderr);
+  assert.equal(usage?.cleanBytes, 2 * PAGE_BYTES, "the blocks with a hint");
+  assert.equal(usage.keptBytes, (SCENE_BLOCKS - 2) * PAGE_BYTES, "the others");
 });
 
 test("cache: what a removed file had does not count", { skip }, async () => {

@@ -1,17 +1,22 @@
 /*
- * hints.c: writes that only add hint bits to a table's page, after which a block is still CLEAN.
+ * hints.c: writes that only give hints to a table's page, after which a block is still CLEAN.
  *
  * The first scan of new rows notes on them which transactions have committed, and then Postgres writes the page. Nobody
  * needs that back: hints are in no WAL (storage/buffer/README, "MarkBufferDirtyHint"), and who misses one asks pg_xact. So the
- * block may go as if it had never been written. What counts as a hint is looked up in the page itself, byte by byte against
- * what the file has; the LSN alone does not tell, as VACUUM sets a page's all-visible flag without one.
+ * block may go as if it had never been written. Each scan also looks for rows to prune where the header says so; storage's
+ * copy still says it after they were pruned, as replay leaves that be (heap_xlog_prune), and who finds none takes it back
+ * (pruneheap.c, "do_hint"). What counts as a hint is looked up in the page itself, byte by byte against what the file has;
+ * the LSN alone does not tell, as VACUUM sets a page's all-visible flag without one.
  */
 #include "shim.h"
 
 /* bufpage.h, htup_details.h: the same in 14 to 18. */
 #define PAGE_HEADER 24
+#define PD_FLAGS 10
 #define PD_LOWER 12
 #define PD_SPECIAL 16
+#define PD_PRUNE_XID 20
+#define PD_PAGE_FULL 0x0002
 #define TUPLE_HEADER 23
 #define T_INFOMASK 20
 #define LP_NORMAL 1
@@ -20,9 +25,11 @@
 
 static u32 u16_at(const u8 *page, u32 at) { return page[at] | (u32)page[at + 1] << 8; }
 
-/* Whether `now` is `before` with hint bits added; takes them away from `now`. Indexes and sequences have a special area. */
-static bool adds_hints_only(const u8 *before, u8 *now) {
+/* Whether `now` is `before` with other hints; makes them in `now` as they are there. Indexes and sequences have a special area. */
+static bool gives_hints_only(const u8 *before, u8 *now) {
   u32 lower = u16_at(before, PD_LOWER);
+  memcpy(now + PD_PRUNE_XID, before + PD_PRUNE_XID, 4);
+  now[PD_FLAGS] |= before[PD_FLAGS] & PD_PAGE_FULL;
   if (u16_at(before, PD_SPECIAL) != BLOCK || lower < PAGE_HEADER || lower > BLOCK ||
       memcmp(before, now, lower) != 0) {
     return false;
@@ -57,7 +64,7 @@ ssize_t write_hints(struct file *file, int fd, const u8 *data, off_t at) {
   memcpy(now, data, BLOCK);
   memcpy(compared, now, BLOCK);
   ssize_t done = -1;
-  if (syscall(SYS_pread64, fd, before, (size_t)BLOCK, at) == BLOCK && adds_hints_only(before, compared)) {
+  if (syscall(SYS_pread64, fd, before, (size_t)BLOCK, at) == BLOCK && gives_hints_only(before, compared)) {
     done = sys_pwrite(fd, now, BLOCK, at);
   }
   int saved = errno;
