@@ -220,8 +220,8 @@ describe("operations after crashes", () => {
     assert.equal(world.cluster.endpointSpec(endpointId).timelineId, made);
   });
 
-  /** A branch with an endpoint that was made ahead, of which a crash has left half. */
-  async function halfMade(name: string) {
+  /** A branch with an endpoint that was made ahead, of which a crash has left half; `isNoted`: the storage was asked for its timeline. */
+  async function halfMade(name: string, isNoted = true) {
     const controlPlane = await open(() => {
       throw new Error("crash at the first point");
     });
@@ -239,32 +239,31 @@ describe("operations after crashes", () => {
     const timelineId = parseTimelineId(branch.timeline_id);
     await computes.provider.create({ id: endpointId, tenantId, timelineId, settings: {} }, 17);
     await controlPlane.close();
-    home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+    if (isNoted) {
+      home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+    }
     return { endpointId, tenantId, timelineId };
   }
 
   test("crash: of a branch that cannot be made after all its endpoint goes too", async () => {
-    const { tenantId } = await halfMade("taken");
-    home.update((draft) => {
-      const names = draft.branchNameMappings.get(tenantId)!;
-      names.set("taken", names.get("half")!);
-      names.delete("half");
-    });
-    await resume();
-    home.update((draft) => {
-      const names = draft.branchNameMappings.get(tenantId)!;
-      names.set("half", names.get("taken")!);
-      names.delete("taken");
-    });
-    await checkConsistent();
-    const { operations } = await once({ method: "GET", path: `/projects/${project}/operations` });
-    assert.deepEqual(
-      operations
-        .slice(0, 2)
-        .map(({ status }: { status: string }) => status)
-        .toSorted(),
-      ["failed", "skipped"],
-    );
+    for (const isNoted of [true, false]) {
+      const { tenantId } = await halfMade("taken", isNoted);
+      const rename = (from: string, to: string) =>
+        home.update((draft) => {
+          const names = draft.branchNameMappings.get(tenantId)!;
+          names.set(to, names.get(from)!);
+          names.delete(from);
+        });
+      rename("main", "taken");
+      await resume();
+      rename("taken", "main");
+      await checkConsistent();
+      const { operations } = await once({
+        ...{ method: "GET", path: `/projects/${project}/operations` },
+      });
+      const last = operations.slice(0, 2).map(({ status }: { status: string }) => status);
+      assert.deepEqual(last.toSorted(), ["failed", "skipped"]);
+    }
   });
 
   test("crash: a branch with a schema and no rows is made whole", {

@@ -172,7 +172,15 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       search: "  await endpointsGone(parts, args);\n  const fresh",
       replace: "  const fresh",
       test: CRASH_TEST,
-      name: "crash: a branch is made, also where a crash left half of it",
+      name: "operations after crashes",
+    },
+    {
+      rule: "an endpoint that was made ahead outlives a branch that cannot be made",
+      file: STORAGE_KINDS,
+      search: "      await endpointsGone(parts, args);\n      await removeTimeline",
+      replace: "      await removeTimeline",
+      test: CRASH_TEST,
+      name: "operations after crashes",
     },
     {
       rule: "an endpoint is started before it is made",
