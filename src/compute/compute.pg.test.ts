@@ -279,6 +279,16 @@ test("compute: a minority of safekeepers may be away, without a majority commits
   await endpoint.daemon.kill("SIGTERM");
 });
 
+/** The third safekeeper is back and gets what it lacks; then it counts: the first may go, and there is a start without it. */
+async function startOnCaughtUp(endpoint: ComputeEndpoint, timelineId: string): Promise<void> {
+  world.safekeepers[2]!.daemon.start();
+  const head = lsn((await endpoint.client.status()).commitLsn);
+  await world.flushed(3, timelineId, head, lsn);
+  await world.safekeepers[0]!.daemon.kill("SIGKILL");
+  await endpoint.daemon.kill("SIGKILL");
+  await endpoint.start();
+}
+
 test("compute: a safekeeper that missed earlier terms is caught up from the donor", async () => {
   const { timeline_id } = await world.createTimeline();
   const endpoint = await world.createEndpoint(timeline_id);
@@ -291,13 +301,7 @@ test("compute: a safekeeper that missed earlier terms is caught up from the dono
   await endpoint.daemon.exited();
   await endpoint.start();
   await endpoint.query("INSERT INTO t SELECT generate_series(1, 50000)");
-  third.daemon.start();
-  const head = lsn((await endpoint.client.status()).commitLsn);
-  await world.flushed(3, timeline_id, head, lsn);
-  // It now counts: another one may go, and its WAL alone must do for a start.
-  await world.safekeepers[0]!.daemon.kill("SIGKILL");
-  await endpoint.daemon.kill("SIGKILL");
-  await endpoint.start();
+  await startOnCaughtUp(endpoint, timeline_id);
   assert.deepEqual(await endpoint.query("SELECT count(*) FROM t"), [["100000"]]);
   await endpoint.daemon.kill("SIGTERM");
   await world.restart(world.safekeepers[0]!);
@@ -320,13 +324,7 @@ test("compute: a safekeeper whose WAL Postgres has removed meanwhile is caught u
   await endpoint.query(fill);
   await endpoint.query("CHECKPOINT");
   assert.ok(!pgWal().includes(missed!), `${missed} is still in pg_wal`);
-  third.daemon.start();
-  const head = lsn((await endpoint.client.status()).commitLsn);
-  await world.flushed(3, timeline_id, head, lsn);
-  // It is one of the quorum again, with every byte of it.
-  await world.safekeepers[0]!.daemon.kill("SIGKILL");
-  await endpoint.daemon.kill("SIGKILL");
-  await endpoint.start();
+  await startOnCaughtUp(endpoint, timeline_id);
   const sums = "SELECT count(*), sum(n), sum(length(filler)) FROM t";
   assert.deepEqual(await endpoint.query(sums), [["7000", "24503500", "49000000"]]);
   await endpoint.daemon.kill("SIGTERM");

@@ -385,14 +385,14 @@ static void change(int block, uint8_t *page) {
 /* The same of the page's header, in which the agent has PD_PAGE_FULL. */
 static void change_header(int block, uint8_t *page) {
   switch (block) {
-    case 0: page[20]++; break;                   /* pd_prune_xid */
-    case 1: page[10] &= ~2, page[23]++; break;   /* has room */
-    case 2: page[20]++, page[4]++; break;        /* LSN */
-    case 3: page[10] |= 1; break;                /* has free line pointers */
-    case 4: page[10] = page[10] & ~2, page[10] |= 4; break; /* all visible */
-    case 5: page[12] += 4; break;                /* pd_lower */
+    case 0: page[20]++; break;              /* pd_prune_xid */
+    case 1: page[10] ^= 2; break;           /* has room */
+    case 2: page[20]++, page[4]++; break;   /* LSN */
+    case 3: page[10] |= 1; break;           /* has free line pointers */
+    case 4: page[10] ^= 2 | 4; break;       /* has room, all visible */
+    case 5: page[12] += 4; break;           /* pd_lower */
     case 6: page[20]++, page[BLOCK - 2]++; break;
-    case 7: page[20]++; break;                   /* of an index */
+    case 7: page[20]++; break;              /* of an index */
   }
 }
 
