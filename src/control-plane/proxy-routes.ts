@@ -74,7 +74,7 @@ function loginRoutes(parts: Parts): Route[] {
       },
       async ({ query }) => {
         parts.access.note(query.endpointish);
-        const { project, branch, endpoint } = await findEndpointish(parts, query.endpointish);
+        const { project, branch, endpoint } = await findSettled(parts, query.endpointish);
         return {
           role_secret: (await verifierOf(parts, branch, endpoint, query.role)) ?? "",
           project_id: project.id,
@@ -178,6 +178,14 @@ async function findEndpointish(parts: Parts, name: string): Promise<Found> {
   }
   const project = await findProject(parts, found.branch.project_id);
   return { project, ...found };
+}
+
+/** As above; what a suspension notes that is under way is there. */
+async function findSettled(parts: Parts, name: string): Promise<Found> {
+  const found = await findEndpointish(parts, name);
+  const { endpoint } = found;
+  const isChanged = endpoint !== undefined && (await parts.computes.suspended(endpoint.id));
+  return isChanged ? findEndpointish(parts, name) : found;
 }
 
 async function endpointFor(parts: Parts, found: Found, at: string | undefined): Promise<string> {

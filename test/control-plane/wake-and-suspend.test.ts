@@ -57,11 +57,9 @@ describe("waking and suspending", () => {
     assert.equal(await state(), "active");
     await working;
     await until("suspension", async () => (await state()) === "idle");
-    // It is noted once it has happened.
-    await until("an operation that tells of it", async () => {
-      const { operations } = await world.api("GET", `/projects/${project}/operations`);
-      return operations[0].action === "suspend_compute" && operations[0].status === "finished";
-    });
+    const { operations } = await world.api("GET", `/projects/${project}/operations`);
+    assert.equal(operations[0].action, "suspend_compute");
+    assert.equal(operations[0].status, "finished");
   });
 
   test("who asks for a role of an endpoint that sleeps does not wake it, known or not", async () => {
@@ -77,6 +75,28 @@ describe("waking and suspending", () => {
     const none = await proxy("get_endpoint_access_control", { endpointish: "ep-x", role: "a" });
     assert.equal(none.status, 404);
     assert.equal(none.body.status.details.error_info.reason, "ENDPOINT_NOT_FOUND");
+  });
+
+  test("who asks for a role while its endpoint falls asleep does not wake it", async () => {
+    await proxy("wake_compute", { endpointish: endpoint });
+    const before = await starts();
+    let isAsleep = false;
+    const suspended = world
+      .api("POST", `/projects/${project}/endpoints/${endpoint}/suspend`)
+      .finally(() => {
+        isAsleep = true;
+      });
+    const ask = async () => {
+      while (!isAsleep) {
+        const { status } = await proxy("get_endpoint_access_control", {
+          ...{ endpointish: endpoint, role: "nobody" },
+        });
+        assert.equal(status, 200);
+      }
+    };
+    await Promise.all([suspended, ask(), ask(), ask(), ask()]);
+    assert.equal(await state(), "idle");
+    assert.equal(await starts(), before);
   });
 
   test("many who wake it at once wake it once, and all are told where it is", async () => {

@@ -9,6 +9,7 @@ const PREPARED = "src/control-plane/computes/prepared-endpoints.ts";
 const PREPARED_TEST = "src/control-plane/computes/prepared-endpoints.test.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
+const PROXY_ROUTES_TEST = "src/control-plane/proxy-routes.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
 const CONSUMPTION_TEST = "test/control-plane/consumption.test.ts";
 const COUNTING_TEST = "src/control-plane/consumption/counting.test.ts";
@@ -229,6 +230,23 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "row === undefined || row.verifier === null",
       test: WAKE_TEST,
       name: "waking and suspending",
+    },
+    {
+      rule: "a question for a role wakes an endpoint that is just being suspended",
+      file: "src/control-plane/proxy-routes.ts",
+      search:
+        "const isChanged = endpoint !== undefined && (await parts.computes.suspended(endpoint.id));",
+      replace: "const isChanged = false;",
+      test: PROXY_ROUTES_TEST,
+      name: "a role of an endpoint that is just being suspended",
+    },
+    {
+      rule: "an endpoint is told to sleep before that is noted",
+      file: "src/control-plane/computes/computes.ts",
+      search: "this.provider.isRunning(id) || this.#suspending.has(id);",
+      replace: "this.provider.isRunning(id);",
+      test: PROXY_ROUTES_TEST,
+      name: "who sees an endpoint asleep finds noted",
     },
     {
       rule: "an old password counts while an endpoint sleeps that was not suspended by us",

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Computes } from "../computes/computes.ts";
@@ -34,13 +35,7 @@ async function learned(t: TestContext, parent: Parent, done = new Promise<void>(
   });
   const now = nowText();
   const times = { created_at: now, updated_at: now };
-  await db
-    .insertInto("projects")
-    .values({
-      ...{ id: "p", tenant_id: "t", name: "p", pg_version: 17, history_retention_seconds: 1 },
-      ...{ settings: "{}", default_endpoint_settings: "{}", creating: 0, ...times },
-    })
-    .execute();
+  await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = (id: string): BranchRow => ({
     ...newBranchRow({ id, projectId: "p", timelineId: id, name: id }),
     needs_configure: parent.needsConfigure === true ? 1 : 0,

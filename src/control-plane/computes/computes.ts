@@ -47,6 +47,8 @@ export class Computes {
   readonly #waking = new Map<string, Waking>();
   /** Of those that are being woken, the ones that did not run. */
   readonly #starting = new Set<string>();
+  /** By endpoint: resolves when it sleeps and that is noted. */
+  readonly #suspending = new Map<string, Promise<void>>();
   /** Who has just been told an address is about to connect. */
   readonly #wantedAtMs = new Map<string, number>();
 
@@ -78,9 +80,17 @@ export class Computes {
     return waking.woken;
   }
 
-  /** As endpointView takes it. */
+  /** As endpointView takes it. One that is suspended runs until that is noted: who sees it asleep finds all that tells of it. */
   stateOf(id: string): { readonly isRunning: boolean; readonly isStarting: boolean } {
-    return { isRunning: this.provider.isRunning(id), isStarting: this.#starting.has(id) };
+    const isRunning = this.provider.isRunning(id) || this.#suspending.has(id);
+    return { isRunning, isStarting: this.#starting.has(id) };
+  }
+
+  /** Waits for a suspension that is under way; whether there was one. */
+  async suspended(id: string): Promise<boolean> {
+    const suspending = this.#suspending.get(id);
+    await suspending;
+    return suspending !== undefined;
   }
 
   /** Somebody waits for its address. */
@@ -107,15 +117,29 @@ export class Computes {
       if (!(await still())) {
         return false;
       }
-      const started = nowMs();
-      await this.provider.stop(id);
-      // Else what is known of its roles may be old.
-      await this.#change(id, { suspended_at: isSeen ? nowText() : null });
-      if (!isNoted) {
-        await this.#record(id, "suspend_compute", started);
+      const { promise: noted, resolve } = Promise.withResolvers<void>();
+      this.#suspending.set(id, noted);
+      try {
+        await this.#stop(id, { isNoted, isSeen });
+      } finally {
+        this.#suspending.delete(id);
+        resolve();
       }
       return true;
     });
+  }
+
+  async #stop(
+    id: string,
+    { isNoted, isSeen }: { readonly isNoted: boolean; readonly isSeen: boolean },
+  ): Promise<void> {
+    const started = nowMs();
+    await this.provider.stop(id);
+    // Else what is known of its roles may be old.
+    await this.#change(id, { suspended_at: isSeen ? nowText() : null });
+    if (!isNoted) {
+      await this.#record(id, "suspend_compute", started);
+    }
   }
 
   /** Whatever runs on it ends. */

@@ -86,7 +86,7 @@ export class Changes {
       );
     }
     for (const row of await db.selectFrom("endpoints").selectAll().execute()) {
-      const isRunning = computes.provider.isRunning(row.id);
+      const { isRunning } = computes.stateOf(row.id);
       add(row.project_id, `${row.id} ${isRunning} ${row.creating} ${row.updated_at}`);
     }
     const operations = await db

@@ -3,11 +3,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
 import { type Database, openDatabase, serialized } from "../state/database.ts";
 import { sqliteDialect } from "../state/node-sqlite.ts";
-import type { ProjectRow } from "../state/tables.ts";
 import { type Seen, settle } from "./meter.ts";
 import { countTransfer } from "./transfer.ts";
 
@@ -112,7 +112,7 @@ test("settle: the first look is where counting begins, and of two first ones one
 test("countTransfer: each report once, in the hour in which it came; not of endpoints that nobody knows", async () => {
   await using scene = await scratch();
   const { db } = scene;
-  const project = newProject("p");
+  const project = newProjectRow("p");
   await db.insertInto("projects").values(project).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
   await db.insertInto("branches").values(branch).execute();
@@ -143,12 +143,3 @@ test("countTransfer: each report once, in the hour in which it came; not of endp
     ],
   );
 });
-
-function newProject(id: string): ProjectRow {
-  const at = "2026-11-30T00:00:00.000Z";
-  return {
-    ...{ id, tenant_id: "a".repeat(32), name: id, pg_version: 17, history_retention_seconds: 0 },
-    ...{ settings: "{}", default_endpoint_settings: "{}", creating: 0 },
-    ...{ created_at: at, updated_at: at },
-  };
-}
