@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import pg from "pg";
 import { sleep } from "../src/base/clock.ts";
 import { parseTenantId, parseTimelineId } from "../src/base/ids.ts";
 import { DEFAULT_MAJOR } from "../src/postgres/installation.ts";
@@ -14,6 +15,7 @@ import {
   encodeProposerMessage,
 } from "../src/safekeeper-protocol/messages.ts";
 import { TestCluster } from "../testing/cluster.ts";
+import { eventually } from "../testing/eventually.ts";
 import { checkConsistency, checkTpcb, initializeTpcb, TpcbLoad } from "../testing/tpcb.ts";
 
 const MAIN = join(import.meta.dirname, "..", "src", "cli", "main.ts");
@@ -102,8 +104,44 @@ test("a whole new set, and back: the compute follows", async () => {
   await migrate("1,2,3");
   await load!.progress(100);
   assert.deepEqual(load!.errors, [], "clients noticed something");
-  const status = (await (await fetch(agentUrl("status"))).json()) as Record<string, unknown>;
-  assert.equal(status["generation"], await generationAt(3));
+  assert.equal((await agentStatus("main"))["generation"], await generationAt(3));
+});
+
+test("a replica follows to a whole new set, with the connections that it has", async () => {
+  load ??= new TpcbLoad(cluster.url(), { clients: 4 });
+  await cluster.ok("endpoint", "create", "follower", "--branch-name", "main", "--replica");
+  await cluster.ok("endpoint", "start", "follower");
+  const reader = new pg.Client({ connectionString: cluster.url("follower") });
+  await reader.connect();
+  try {
+    const seen = async () => {
+      const { rows } = await reader.query("select count(*)::int as n from pgbench_history");
+      return rows[0].n as number;
+    };
+    for (const [set, gone] of [
+      ["4", [1, 2, 3]],
+      ["1,2,3", [4]],
+    ] as const) {
+      const said = await migrate(set);
+      assert.doesNotMatch(said, /has not heard/);
+      for (const id of gone) {
+        await checkExcluded(id);
+      }
+      const before = await seen();
+      await load.progress(50);
+      await eventually(`the replica to go on with safekeepers ${set}`, async () => {
+        return (await seen()) >= before + 50;
+      });
+      const last = await generationAt(set === "4" ? 4 : 1);
+      await eventually("the replica to know that the change is over", async () => {
+        return (await agentStatus("follower"))["generation"] === last;
+      });
+    }
+  } finally {
+    await reader.end();
+    await cluster.ok("endpoint", "stop", "follower", "--destroy");
+  }
+  assert.deepEqual(load.errors, [], "clients noticed something");
 });
 
 test("a proposer of an older generation is refused, and says so", async () => {
@@ -173,6 +211,7 @@ test("after all of it: all acknowledged is there, also on a compute that starts 
   await checkConsistency(cluster.url());
 });
 
-function agentUrl(path: string): string {
-  return `http://127.0.0.1:${cluster.endpointSpec().internalHttpPort}/${path}`;
+async function agentStatus(endpoint: string): Promise<Record<string, unknown>> {
+  const { internalHttpPort } = cluster.endpointSpec(endpoint);
+  return (await (await fetch(`http://127.0.0.1:${internalHttpPort}/status`)).json()) as never;
 }

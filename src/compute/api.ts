@@ -305,7 +305,7 @@ export interface ComputeStatus {
   readonly restarts: number;
   /** The term it won; null for a static endpoint and before an election. */
   readonly term: number | null;
-  /** Of the safekeepers' membership that it campaigns or was elected in; null as `term`. */
+  /** Of the safekeepers' membership that it campaigns or was elected in, or follows as a replica; null while it is not known. */
   readonly generation: number | null;
   /** Where this run of Postgres began. */
   readonly startLsn: string | null;

@@ -80,7 +80,8 @@ export class ComputeRun {
 
   /** The safekeepers' membership; undefined where it is not known. */
   get membership(): MembershipConfiguration | undefined {
-    const membership = this.#wal?.membership ?? this.#options.membership;
+    const known = this.#wal?.membership ?? this.#replica?.membership;
+    const membership = known ?? this.#options.membership;
     return membership?.generation === 0 ? undefined : membership;
   }
 
@@ -229,9 +230,9 @@ export class ComputeRun {
 
   async #openReplica(): Promise<Replica> {
     const { Replica } = await import("./replica/replica.ts");
-    const { spec, logger } = this.#options;
+    const { spec, membership, logger } = this.#options;
     const onStale = (why: string) => this.#end({ kind: "stale", why });
-    this.#replica = new Replica({ spec, logger, onStale });
+    this.#replica = new Replica({ spec, membership, logger, onStale });
     return this.#replica;
   }
 

@@ -2,7 +2,7 @@
 
 import { StorageError } from "../base/errors.ts";
 import { parseTenantId, parseTimelineId, type TenantId, type TimelineId } from "../base/ids.ts";
-import type { RunningCompute } from "../storage-controller/computes.ts";
+import type { Computes, RunningCompute } from "../storage-controller/computes.ts";
 import type {
   ControllerState,
   ControllerStore,
@@ -21,9 +21,11 @@ type LockHome = <T>(body: () => Promise<T>) => Promise<T>;
 
 /** `lockHome`: for whoever changes something without holding the home's lock already. */
 export function controllerOf(home: StrataHome, lockHome?: LockHome): StorageController {
-  const computes = {
-    runningPrimaries: (tenantId: TenantId, timelineId: TimelineId) =>
-      runningPrimaries(home, tenantId, timelineId),
+  const computes: Computes = {
+    runningPrimaries: (tenantId, timelineId) =>
+      runningComputes(home, "primary", tenantId, timelineId),
+    runningReplicas: (tenantId, timelineId) =>
+      runningComputes(home, "replica", tenantId, timelineId),
   };
   return new StorageController(
     new HomeControllerStore(home, lockHome),
@@ -83,8 +85,9 @@ function isKnown(config: HomeState, tenantId: string, timelineId: string): boole
   );
 }
 
-function runningPrimaries(
+function runningComputes(
   home: StrataHome,
+  mode: "primary" | "replica",
   tenantId: TenantId,
   timelineId: TimelineId,
 ): RunningCompute[] {
@@ -93,7 +96,7 @@ function runningPrimaries(
       (endpoint) =>
         endpoint.spec.tenantId === tenantId &&
         endpoint.spec.timelineId === timelineId &&
-        endpoint.spec.mode === "primary" &&
+        endpoint.spec.mode === mode &&
         endpointState(endpoint).state === "running",
     )
     .map((endpoint) => ({ id: endpoint.id, status: () => clientOf(endpoint).standing() }));

@@ -182,6 +182,19 @@ function readMembership(reader: ByteReader): MembershipConfiguration {
   return mconf;
 }
 
+/** As greetings have it. */
+export function encodeMembership(mconf: MembershipConfiguration): Uint8Array {
+  const writer = new ByteWriter();
+  writeMembership(writer, mconf);
+  return writer.finish();
+}
+
+/** Of `encodeMembership`. StorageError `invalid`. */
+export function decodeMembership(bytes: Uint8Array): MembershipConfiguration {
+  const reader = new ByteReader(bytes);
+  return checkEnd(reader, readMembership(reader));
+}
+
 function writeHistory(writer: ByteWriter, history: TermHistory): void {
   writer.u32(history.length);
   for (const entry of history) {

@@ -3,11 +3,16 @@
 import { nowMs } from "../base/clock.ts";
 import { StorageError, withContext } from "../base/errors.ts";
 import type { TenantId, TimelineId } from "../base/ids.ts";
-import { formatLsn, type Lsn } from "../base/lsn.ts";
+import { formatLsn, INVALID_LSN, type Lsn, parseLsn } from "../base/lsn.ts";
 import { HttpClient } from "../http/client.ts";
 import type { CopyChannel } from "../postgres/wire/copy-channel.ts";
 import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
-import { type HotStandbyFeedback, PROTOCOL_VERSION } from "../safekeeper-protocol/messages.ts";
+import { type MembershipConfiguration, NO_MEMBERSHIP } from "../safekeeper-protocol/membership.ts";
+import {
+  decodeMembership,
+  type HotStandbyFeedback,
+  PROTOCOL_VERSION,
+} from "../safekeeper-protocol/messages.ts";
 import {
   encodePageserverFeedback,
   type PageserverFeedback,
@@ -165,6 +170,32 @@ export async function openWalPush(address: SafekeeperAddress): Promise<CopyChann
   } catch (error) {
     connection.close();
     throw withContext(error, `start WAL push to ${address.pgAddr}`);
+  }
+}
+
+export interface WalStatus {
+  /** Up to where it would send. */
+  readonly commitLsn: Lsn;
+  /** Generation 0: it was told of none. */
+  readonly membership: MembershipConfiguration;
+}
+
+/** What a safekeeper knows of a timeline, by TIMELINE_STATUS. StorageError where it refuses, or makes no sense. */
+export async function walStatus(address: SafekeeperAddress): Promise<WalStatus> {
+  const connection = await connect(address);
+  try {
+    const { rows } = await connection.query("TIMELINE_STATUS");
+    const [, commit, membership] = rows[0] ?? [];
+    return {
+      commitLsn: parseLsn(commit ?? "") ?? INVALID_LSN,
+      // One of an earlier version does not tell.
+      membership:
+        membership == null ? NO_MEMBERSHIP : decodeMembership(Buffer.from(membership, "hex")),
+    };
+  } catch (error) {
+    throw withContext(error, `ask ${address.pgAddr} for the state of its WAL`);
+  } finally {
+    connection.close();
   }
 }
 

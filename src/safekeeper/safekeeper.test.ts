@@ -20,6 +20,7 @@ import { createLogger } from "../base/log.ts";
 import { addLsn, formatLsn, parseLsn } from "../base/lsn.ts";
 import { PG_VERSIONS } from "../postgres/versions.ts";
 import { connectWire, parseHostPort } from "../postgres/wire/wire-client.ts";
+import { decodeMembership } from "../safekeeper-protocol/messages.ts";
 import { NO_PAGESERVER_FEEDBACK } from "../safekeeper-protocol/pageserver-feedback.ts";
 import { BrokerClient, type TimelineInfo } from "../storage-broker/client.ts";
 import { BrokerServer } from "../storage-broker/server.ts";
@@ -284,7 +285,9 @@ test("safekeeper pg: commands, wrong commands and garbage", async (t) => {
   const identity = await wire.query("IDENTIFY_SYSTEM");
   assert.deepEqual(identity.rows, [["42", "1", formatLsn(START), null]]);
   const status = await wire.query("TIMELINE_STATUS");
-  assert.deepEqual(status.rows, [[formatLsn(START), formatLsn(START)]]);
+  const [flushed, committed, membership] = status.rows[0]!;
+  assert.deepEqual([flushed, committed], [formatLsn(START), formatLsn(START)]);
+  assert.equal(decodeMembership(Buffer.from(membership!, "hex")).generation, 0);
   assert.deepEqual((await wire.query("SHOW wal_segment_size")).rows, [["1MB"]]);
   await assert.rejects(wire.query("SELECT 1"), { kind: "unsupported" });
   for (const below of ["0/8", formatLsn(addLsn(START, -1))]) {

@@ -6,6 +6,7 @@ import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, parseLsn } from "../base/lsn.ts";
 import type { WireHandlers, WireSession } from "../postgres/wire/wire-server.ts";
+import { encodeMembership } from "../safekeeper-protocol/messages.ts";
 import type { SafekeeperMetrics } from "./metrics.ts";
 import { type StartReplication, WalSender } from "./replication/wal-sender.ts";
 import type { Timeline } from "./timeline.ts";
@@ -85,9 +86,11 @@ export class WalService implements WireHandlers {
         this.#identifySystem(session);
         break;
       case "TIMELINE_STATUS": {
-        const { flushLsn, commitLsn } = this.#timelineOf(session).state;
-        const row = [formatLsn(flushLsn), formatLsn(commitLsn)];
-        session.sendRows(["flush_lsn", "commit_lsn"], [row], "TIMELINE_STATUS");
+        const { flushLsn, commitLsn, persistent } = this.#timelineOf(session).state;
+        // The last column is ours, for computes that follow and do not propose.
+        const membership = Buffer.from(encodeMembership(persistent.mconf)).toString("hex");
+        const row = [formatLsn(flushLsn), formatLsn(commitLsn), membership];
+        session.sendRows(["flush_lsn", "commit_lsn", "membership"], [row], "TIMELINE_STATUS");
         break;
       }
       case "TIMELINE_HISTORY":

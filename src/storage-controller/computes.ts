@@ -6,12 +6,13 @@ import type { ComputeStatus } from "../compute/api.ts";
 export interface RunningCompute {
   /** For messages. */
   readonly id: string;
-  /** Rejects where it does not answer. */
-  /** Of its WAL and its safekeepers; when it was last used is left out. */
+  /** Of its WAL and its safekeepers; when it was last used is left out. Rejects where it does not answer. */
   status(): Promise<ComputeStatus>;
 }
 
 export interface Computes {
   /** Those that may write to the timeline. */
   runningPrimaries(tenantId: TenantId, timelineId: TimelineId): readonly RunningCompute[];
+  /** Those that follow it. */
+  runningReplicas(tenantId: TenantId, timelineId: TimelineId): readonly RunningCompute[];
 }

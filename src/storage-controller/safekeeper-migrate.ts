@@ -200,7 +200,11 @@ class MembershipDriver {
   async #awaitComputes(generation: number): Promise<void> {
     const deadline = monotonicMs() + COMPUTE_TIMEOUT_MS;
     const { tenantId, timelineId } = this.#wanted;
-    const running = () => this.#controller.computes.runningPrimaries(tenantId, timelineId);
+    const { computes } = this.#controller;
+    const running = () => [
+      ...computes.runningPrimaries(tenantId, timelineId),
+      ...computes.runningReplicas(tenantId, timelineId),
+    ];
     for (const { id } of running()) {
       // Asked anew each time: one that has ended need not hear of it.
       for (;;) {

@@ -59,7 +59,10 @@ async function makeController(t: TestContext, computes: readonly RunningCompute[
     pageservers: [await node(pageserver, 7)],
     safekeepers: await Promise.all(safekeepers.map((fake, i) => node(fake, i + 1))),
   });
-  const controller = new StorageController(store, { runningPrimaries: () => computes });
+  const controller = new StorageController(store, {
+    runningPrimaries: () => computes,
+    runningReplicas: () => [],
+  });
   return { controller, store, pageserver, safekeepers };
 }
 
@@ -77,6 +80,7 @@ test("StorageController: a tenant is one shard, on the pageserver that there is"
   for (const pageservers of [[], [node!, { ...node!, id: 8 }]]) {
     const lost = new StorageController(new MemoryStore({ ...store.nodes, pageservers }), {
       runningPrimaries: () => [],
+      runningReplicas: () => [],
     });
     assert.throws(() => lost.locate(TENANT), {
       code: "no-placement",

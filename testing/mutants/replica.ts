@@ -8,6 +8,8 @@ const LAYOUT = "src/data-directory/replay-start.ts";
 const LAYOUT_TEST = "src/compute/replica/replay-start.pg.test.ts";
 const DIRECTORY = "src/data-directory/start-directory.ts";
 const REPLICA = "src/compute/replica/replica.ts";
+const FOLLOWED = "src/compute/replica/followed-safekeepers.ts";
+const FOLLOWED_TEST = "src/compute/replica/followed-safekeepers.test.ts";
 const REPLICA_TEST = "src/compute/replica/replica.pg.test.ts";
 const SNAPSHOTS_TEST = "src/pageserver/ingest/standby-snapshots.test.ts";
 const UPKEEP_TEST = "src/pageserver/retention/layer-upkeep.test.ts";
@@ -27,6 +29,46 @@ export const REPLICA_MUTANTS: MutantPart = {
       replace: "own.at(-1)",
       test: START_TEST,
       name: "replicaStart: behind the last but one that names what runs, or behind a shutdown",
+    },
+    {
+      rule: "a replica asks the safekeepers of its start for ever",
+      file: FOLLOWED,
+      search: "return this.#membership.generation === 0",
+      replace: "return this.#membership.generation !== -1",
+      test: FOLLOWED_TEST,
+      name: "FollowedSafekeepers: the newest members",
+    },
+    {
+      rule: "a replica goes back to the members that one who is behind tells of",
+      file: FOLLOWED,
+      search: "membership.generation > this.#membership.generation",
+      replace: "membership.generation > 0",
+      test: FOLLOWED_TEST,
+      name: "FollowedSafekeepers: the newest members",
+    },
+    {
+      rule: "a replica never asks for other safekeepers",
+      file: REPLICA,
+      search: "this.#safekeepers.watch(this.#closing.signal);",
+      replace: "",
+      test: "test/membership.test.ts",
+      name: "a replica follows to a whole new set",
+    },
+    {
+      rule: "a change of safekeepers does not wait for replicas",
+      file: "src/storage-controller/safekeeper-migrate.ts",
+      search: "      ...computes.runningReplicas(tenantId, timelineId),\n",
+      replace: "",
+      test: "test/membership.test.ts",
+      name: "a replica follows to a whole new set",
+    },
+    {
+      rule: "a replica that is built anew forgets the members it has heard of",
+      file: FOLLOWED,
+      search: "options.membership ?? NO_MEMBERSHIP",
+      replace: "NO_MEMBERSHIP",
+      test: FOLLOWED_TEST,
+      name: "FollowedSafekeepers: what the run before knew counts",
     },
     {
       rule: "a replica that somebody made a primary stays one",

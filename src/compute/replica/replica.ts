@@ -11,8 +11,10 @@ import type { ComputeState } from "../../pageserver/api.ts";
 import { computeState } from "../../pageserver/client.ts";
 import { type ControlParameters, decodeControlParameters } from "../../postgres/control-file.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
+import type { MembershipConfiguration } from "../../safekeeper-protocol/membership.ts";
 import type { EndpointSpec } from "../api.ts";
 import type { ReplicaSettings } from "../postgres-settings.ts";
+import { FollowedSafekeepers } from "./followed-safekeepers.ts";
 import { canGoOn, type ReplicaStart, replicaStart } from "./replica-start.ts";
 import { WalRelay } from "./wal-relay.ts";
 
@@ -36,6 +38,8 @@ const PROMOTED_FILE = join("pg_wal", "00000002.history");
 
 export interface ReplicaOptions {
   readonly spec: EndpointSpec;
+  /** Of its safekeepers, as the run before this one knew it. */
+  readonly membership: MembershipConfiguration | undefined;
   readonly logger: Logger;
   /** It cannot go on as it is; built anew it can. */
   readonly onStale: (why: string) => void;
@@ -47,10 +51,23 @@ export class Replica {
   #start: ReplicaStart | undefined;
   /** At the head, when this began. */
   #primary: ControlParameters | undefined;
+  readonly #safekeepers: FollowedSafekeepers;
   #relay: WalRelay | undefined;
 
   constructor(options: ReplicaOptions) {
     this.#options = options;
+    const { spec, membership } = options;
+    this.#safekeepers = new FollowedSafekeepers({
+      tenantId: parseTenantId(spec.tenantId),
+      timelineId: parseTimelineId(spec.timelineId),
+      first: spec.safekeepers.map(({ pgAddr }) => pgAddr),
+      membership,
+    });
+  }
+
+  /** Of the safekeepers; generation 0 while it is not known. */
+  get membership(): MembershipConfiguration {
+    return this.#safekeepers.membership;
   }
 
   /** After `choose`. */
@@ -118,7 +135,7 @@ export class Replica {
       tenantId: parseTenantId(spec.tenantId),
       timelineId: parseTimelineId(spec.timelineId),
       applicationName: `replica ${spec.endpointId}`,
-      safekeepers: spec.safekeepers.map(({ pgAddr }) => pgAddr),
+      safekeepers: () => this.#safekeepers.addresses,
       systemId: state.systemId,
       startLsn: this.start.lsn,
       logger,
@@ -130,6 +147,7 @@ export class Replica {
     const path = join(socketDirectory, `.s.PGSQL.${RELAY_PORT}`);
     await relay.listen(path);
     giveToPostgres(path);
+    this.#safekeepers.watch(this.#closing.signal);
   }
 
   /** Resolves when readers find all that was committed before the start, or it takes too long. */

@@ -11,9 +11,8 @@ import type { TenantId, TimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { addLsn, formatLsn, INVALID_LSN, type Lsn, maxLsn, parseLsn } from "../../base/lsn.ts";
 import type { CopyChannel } from "../../postgres/wire/copy-channel.ts";
-import { connectWire, parseHostPort } from "../../postgres/wire/wire-client.ts";
 import { WireServer, type WireSession } from "../../postgres/wire/wire-server.ts";
-import { openReplication, type ReplicationStream } from "../../safekeeper/client.ts";
+import { openReplication, type ReplicationStream, walStatus } from "../../safekeeper/client.ts";
 import type { HotStandbyFeedback } from "../../safekeeper-protocol/messages.ts";
 import {
   decodeStandbyMessage,
@@ -34,8 +33,8 @@ export interface WalRelayOptions {
   readonly tenantId: TenantId;
   readonly timelineId: TimelineId;
   readonly applicationName: string;
-  /** `HOST:PORT` of each. */
-  readonly safekeepers: readonly string[];
+  /** `HOST:PORT` of each, when one of them is to be asked. */
+  readonly safekeepers: () => readonly string[];
   readonly systemId: bigint;
   /** R: nothing before it is sent. */
   readonly startLsn: Lsn;
@@ -179,13 +178,14 @@ class RelayStream {
   /** From one safekeeper after the other, until the walreceiver is gone. */
   async #follow(): Promise<void> {
     const { signal } = this.#closing;
-    const { safekeepers, logger } = this.#options;
+    const { logger } = this.#options;
     let failures = 0;
-    for (let at = 0; !signal.aborted; at++) {
-      const pgAddr = safekeepers[at % safekeepers.length]!;
+    let pgAddr = this.#after(undefined);
+    for (; !signal.aborted; pgAddr = this.#after(pgAddr)) {
+      const safekeepers = this.#options.safekeepers();
       const before = this.#next;
       try {
-        await this.#followOne(pgAddr, safekeepers[(at + 1) % safekeepers.length]!);
+        await this.#followOne(pgAddr);
         failures = 0;
       } catch (error) {
         failures = this.#next > before ? 1 : failures + 1;
@@ -202,8 +202,15 @@ class RelayStream {
     }
   }
 
-  /** Resolves where `other` has WAL that this one does not send; rejects where this one ends. */
-  async #followOne(pgAddr: string, other: string): Promise<void> {
+  /** The one that has its turn after `pgAddr`; they may be others by now. */
+  #after(pgAddr: string | undefined): string {
+    const safekeepers = this.#options.safekeepers();
+    const at = pgAddr === undefined ? -1 : safekeepers.indexOf(pgAddr);
+    return safekeepers[(at + 1) % safekeepers.length]!;
+  }
+
+  /** Resolves where the next one has WAL that this one does not send; rejects where this one ends. */
+  async #followOne(pgAddr: string): Promise<void> {
     const { tenantId, timelineId, applicationName } = this.#options;
     const ended = Promise.withResolvers<void>();
     ended.promise.catch(() => undefined);
@@ -232,7 +239,7 @@ class RelayStream {
         source.sendHotStandbyFeedback(this.#feedback);
       }
       const signal = AbortSignal.any([over.signal, this.#closing.signal]);
-      await Promise.race([ended.promise, this.#silence(other, signal)]);
+      await Promise.race([ended.promise, this.#silence(pgAddr, signal)]);
     } finally {
       over.abort();
       this.#source = undefined;
@@ -240,14 +247,18 @@ class RelayStream {
     }
   }
 
-  /** Resolves once nothing came for a while and `other` is further. */
-  async #silence(other: string, signal: AbortSignal): Promise<void> {
+  /** Resolves once nothing came of `pgAddr` for a while and the next one is further. */
+  async #silence(pgAddr: string, signal: AbortSignal): Promise<void> {
     this.#walAtMs = monotonicMs();
     while (!signal.aborted) {
       await sleep(SILENCE_MS, signal).catch(() => undefined);
       if (!signal.aborted && monotonicMs() - this.#walAtMs >= SILENCE_MS && !this.#isFull) {
-        const commitLsn = await commitLsnOf(other, this.#options).catch(() => INVALID_LSN);
-        if (commitLsn > this.#next) {
+        const { tenantId, timelineId } = this.#options;
+        const other = { pgAddr: this.#after(pgAddr), tenantId, timelineId };
+        const status = await walStatus({ ...other, timeoutMs: CONNECT_TIMEOUT_MS }).catch(
+          () => undefined,
+        );
+        if (status !== undefined && status.commitLsn > this.#next) {
           return;
         }
       }
@@ -288,27 +299,5 @@ class RelayStream {
       this.#feedback = message;
       this.#source?.sendHotStandbyFeedback(message);
     }
-  }
-}
-
-/** Up to where a safekeeper would send. */
-async function commitLsnOf(
-  pgAddr: string,
-  { tenantId, timelineId }: Pick<WalRelayOptions, "tenantId" | "timelineId">,
-): Promise<Lsn> {
-  const connection = await connectWire({
-    ...parseHostPort(pgAddr),
-    parameters: {
-      user: "strata",
-      replication: "true",
-      options: `-c timeline_id=${timelineId} tenant_id=${tenantId}`,
-    },
-    timeoutMs: CONNECT_TIMEOUT_MS,
-  });
-  try {
-    const { rows } = await connection.query("TIMELINE_STATUS");
-    return parseLsn(rows[0]?.[1] ?? "") ?? INVALID_LSN;
-  } finally {
-    connection.close();
   }
 }
