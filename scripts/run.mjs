@@ -1,10 +1,10 @@
 // Runs a program of Strata with the right Node, installing what is missing first.
 //
 // Plain JavaScript that any Node from 18 on understands: this is the first thing a fresh machine
-// runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout.
+// runs. `node scripts/run.mjs scripts/check.ts --flag` in a checkout; `--help` prints what a script begins with.
 
 import { spawn } from "node:child_process";
-import { accessSync, constants, mkdirSync, realpathSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readFileSync, realpathSync } from "node:fs";
 import * as nodeModule from "node:module";
 import { constants as osConstants } from "node:os";
 import { join, resolve } from "node:path";
@@ -196,11 +196,26 @@ export async function run(program, args, { everything, hereIfPossible = false })
   await become(path, args);
 }
 
+/** The comment that a script begins with: what it does, and its options. */
+export function helpOf(path) {
+  const lines = readFileSync(path, "utf8").split("\n");
+  const end = lines.findIndex((line) => !line.startsWith("//"));
+  return lines
+    .slice(0, end)
+    .map((line) => `${line.replace(/^\/\/ ?/, "")}\n`)
+    .join("");
+}
+
 if (process.argv[1]?.endsWith("run.mjs")) {
   const [script, ...args] = process.argv.slice(2);
   if (script === undefined) {
     process.stderr.write("usage: node scripts/run.mjs SCRIPT [ARGUMENT...]\n");
     process.exit(1);
   }
-  await run(resolve(ROOT, script), args, { everything: true });
+  const path = resolve(ROOT, script);
+  if (args.includes("--help")) {
+    process.stdout.write(helpOf(path));
+    process.exit(0);
+  }
+  await run(path, args, { everything: true });
 }

@@ -1,4 +1,11 @@
 // `npm run sim`: simulates the WAL quorum with seeded faults; replays a seed, or counts violations over many.
+//
+// SEED                    replays one run, narrowed down where it fails
+// --runs N [--from SEED]  N runs (from a random seed), by --jobs N processes
+// --power-cuts N          N power cuts under one safekeeper's storage
+// --variant NAME          in these three: the code without one rule
+// --list                  the broken variants
+// --variants [--runs N]   runs each variant until it is caught, N (2000) runs at most
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -18,12 +25,8 @@ import {
 import { errorMessage } from "../src/base/errors.ts";
 import { randomInt } from "../src/base/random.ts";
 
-const USAGE = `usage: npm run sim -- SEED                    replay one run, narrowed down where it fails
-       npm run sim -- --runs N [--from SEED]   N runs (from a random seed) [--jobs N]
-       npm run sim -- --power-cuts N           N power cuts under one safekeeper's storage
-       npm run sim -- --list                   the broken variants
-       npm run sim -- --variants [--runs N]    runs each variant until it is caught, N runs at most
-with   --variant NAME                          in the first three: the code without one rule`;
+const USAGE =
+  "usage: npm run sim -- SEED | --runs N [--from SEED] [--jobs N] | --power-cuts N | --list | --variants [--runs N] | --help";
 /** Lines of a failed run that are shown: those before the violation matter. */
 const SHOWN_LINES = 60;
 const MAX_SEED = 2 ** 31;

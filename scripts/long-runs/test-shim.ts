@@ -1,4 +1,11 @@
-// `npm run test:shim -- [--rounds N] [--seed S]`: eight processes against one file under the shim, and under shims with a rule broken.
+// `npm run test:shim`: eight processes against one file under the shim, and under shims with a rule broken.
+//
+// --part right       --rounds N (10) seeds from --seed S (1) on with a shim that breaks no rule, each with six loads
+// --part sanitizers  the same as threads under the thread sanitizer, which must see races that are made; once under those of
+//                    addresses and undefined behaviour, with scenes
+// --part canaries    each shim with a rule broken, until that is seen; --canary WORD: those whose name has it
+//
+// All three parts where none is named. The C programs that are run are src/compute/shim/claim_*.c.
 
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -176,7 +183,6 @@ async function runCanaries(seed: number, word: string): Promise<void> {
 
 const { values } = parseArgs({
   options: {
-    help: { type: "boolean", default: false },
     rounds: { type: "string", default: "10" },
     seed: { type: "string", default: "1" },
     part: { type: "string" },
@@ -190,17 +196,7 @@ const PARTS: Readonly<Record<string, () => Promise<void>>> = {
   canaries: () => runCanaries(seed, values.canary),
 };
 const parts = Object.keys(PARTS).filter((part) => part === (values.part ?? part));
-if (values.help) {
-  console.log(`${USAGE}
-right: N seeds from S on (10, 1) with a shim that breaks no rule, each with six loads.
-sanitizers: the same as threads under the thread sanitizer, which must see races that are made; once under those of
-addresses and undefined behaviour, with scenes.
-canaries: each shim with a rule broken, until that is seen; --canary WORD: those whose name has it.
-The C programs that are run are src/compute/shim/claim_*.c.`);
-} else if (
-  ![rounds, seed].every((one) => Number.isSafeInteger(one) && one >= 0) ||
-  parts.length === 0
-) {
+if (![rounds, seed].every((one) => Number.isSafeInteger(one) && one >= 0) || parts.length === 0) {
   console.error(USAGE);
   process.exit(1);
 } else {

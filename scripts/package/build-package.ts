@@ -1,4 +1,4 @@
-// Before `npm pack`: makes what the npm package holds in place of sources, bundles and the console's build, and beside them its pins and licences.
+// `npm run prepack`, as `npm pack` runs it: makes what the npm package holds in place of sources, bundles and the console's build, and beside them its pins and licences.
 
 import { globSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
