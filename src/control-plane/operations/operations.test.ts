@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
+import { sql } from "kysely";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { StrataHome } from "../../local/home.ts";
@@ -59,8 +60,12 @@ function away(): never {
   throw new StorageError("unavailable", "away", "nobody answers");
 }
 
-function operationsOf(context: Context, kind: OperationKind<Thing>, hook?: StepHook): Operations {
-  const claims = new Claims(context.db, "this one", { isAlone: true });
+function operationsOf(
+  context: Context,
+  kind: OperationKind<Thing>,
+  hook?: StepHook,
+  claims = new Claims(context.db, "this one", { isAlone: true }),
+): Operations {
   return new Operations(context, [kind as unknown as OperationKind<never>], claims, hook);
 }
 
@@ -281,4 +286,123 @@ test("Operations: after a crash a step is done again that is sooner seen to be d
   await operationsOf(context, kind).resume();
   assert.deepEqual(done, ["noted", "seen", "seen", "last"]);
   assert.deepEqual(await statusOf(context), { status: "finished", error: null });
+});
+
+/** Writes to operations that the database does not take, until `mended`. */
+async function refuse({ db }: Context, when: string) {
+  const trigger = `CREATE TRIGGER refused BEFORE UPDATE ON operations WHEN ${when}`;
+  await sql.raw(`${trigger} BEGIN SELECT RAISE(ABORT, 'disk is full'); END`).execute(db);
+  return { mended: () => sql.raw("DROP TRIGGER refused").execute(db) };
+}
+
+async function statuses({ db }: Context): Promise<string[]> {
+  const rows = db.selectFrom("operations").select("status").orderBy("created_at");
+  return (await rows.orderBy("position").execute()).map(({ status }) => status);
+}
+
+/** What a look that the timer begins comes to. */
+async function untilStatuses(t: TestContext, context: Context, wanted: readonly string[]) {
+  t.mock.timers.tick(5000);
+  for (let turns = 0; turns < 100 && `${await statuses(context)}` !== `${wanted}`; turns++) {
+    await new Promise(setImmediate);
+  }
+  assert.deepEqual(await statuses(context), wanted);
+}
+
+function counting() {
+  const done: string[] = [];
+  const step = { name: "make", run: async ({ name }: Thing) => void done.push(name) };
+  const kind: OperationKind<Thing> = { name: "make", steps: [step] };
+  return { kind, done };
+}
+
+const TWO = ["one", "two"].map((name) => ({ action: "make", args: { name } }));
+
+test("Operations: a job that cannot be noted goes on, all of it, when the database takes writes again, also of one that is alone", async (t) => {
+  await using context = await scratch();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { kind, done } = counting();
+  const operations = operationsOf(context, kind);
+  operations.start();
+  await operations.resume();
+  const { mended } = await refuse(context, "true");
+  const job = await operations.submit(
+    "p",
+    TWO.map((each) => planned(kind, each)),
+  );
+  await assert.rejects(job.done, /disk is full/);
+  assert.deepEqual(
+    job.operations.map(({ status }) => status),
+    ["running", "scheduling"],
+  );
+  await untilStatuses(t, context, ["running", "scheduling"]);
+  await mended();
+  await untilStatuses(t, context, ["finished", "finished"]);
+  assert.equal(done.at(-1), "two");
+  await (await operations.submit("p", [planned(kind, OF)])).done;
+  operations.stop();
+});
+
+for (const unwritten of ["failed", "skipped"]) {
+  test(`Operations: an operation has failed and the rest of its job is skipped at once: ${unwritten} cannot be noted`, async () => {
+    await using context = await scratch();
+    const { kind, things } = failing(() => {});
+    const { mended } = await refuse(context, `NEW.status = '${unwritten}'`);
+    const operations = operationsOf(context, kind);
+    const job = await operations.submit(
+      "p",
+      TWO.map((each) => planned(kind, each)),
+    );
+    await assert.rejects(job.done, /disk is full/);
+    assert.deepEqual(await statuses(context), ["running", "scheduling"]);
+    await mended();
+    await operationsOf(context, kind).resume();
+    assert.deepEqual(await statuses(context), ["failed", "skipped"]);
+    assert.deepEqual(things, new Set());
+  });
+}
+
+test("Operations: a job that could not be taken over is at the next look", async (t) => {
+  await using context = await scratch();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { kind, done } = counting();
+  const crash: StepHook = () => {
+    throw new Error("crash");
+  };
+  const first = operationsOf(context, kind, crash);
+  await assert.rejects((await first.submit("p", [planned(kind, OF)])).done, /stops/);
+  const claims = new Claims(context.db, "another one", { isAlone: true });
+  const failures: string[] = [];
+  const once = (what: "beat" | "take") => {
+    const real = claims[what].bind(claims) as (...args: never[]) => Promise<never>;
+    Object.assign(claims, {
+      [what]: async (...args: never[]) => {
+        if (!failures.includes(what)) {
+          failures.push(what);
+          throw new Error(`${what} is not answered`);
+        }
+        return real(...args);
+      },
+    });
+  };
+  const next = operationsOf(context, kind, undefined, claims);
+  next.start();
+  once("beat");
+  once("take");
+  await assert.rejects(next.resume(), /beat is not answered/);
+  await untilStatuses(t, context, ["running"]);
+  assert.deepEqual(failures, ["beat", "take"]);
+  await untilStatuses(t, context, ["finished"]);
+  assert.deepEqual(done, ["it"]);
+  next.stop();
+});
+
+test("Operations: a job that fails while nobody waits for it is no unhandled rejection", async () => {
+  await using context = await scratch();
+  const { kind } = failing(() => {});
+  await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
+  while (`${await statuses(context)}` !== "failed") {
+    await new Promise(setImmediate);
+  }
+  await new Promise(setImmediate);
 });

@@ -4,6 +4,9 @@
 // again where that may help; else its operation is undone and has failed, and the rest of its job is skipped. Undoing is
 // tried again for as long as something does not answer, after a crash too.
 //
+// A job whose rows cannot be written ends as a crash would end it: what is in the database says where it goes on, at the
+// next look.
+//
 // Where several control planes share a database, a job is carried out by the one that has claimed it (claims.ts).
 
 import { nowMs, setIdleTimer, setRepeatingTimer, sleep, type Timer } from "../../base/clock.ts";
@@ -20,6 +23,8 @@ const UNFINISHED = ["scheduling", "running"] as const;
 const RETRY_DELAYS_MS = [300, 1000, 2000];
 /** Between later attempts to undo: they end with the outage only. */
 const UNDO_RETRY_MS = 5000;
+/** Between looks for what could not be noted, where nobody else can leave anything. */
+const ALONE_LOOK_MS = 5000;
 /** What is for later and has something to do first is not waited for any longer. */
 const UNDER_WAY_MS = 50;
 
@@ -43,6 +48,8 @@ export class Operations {
   readonly #nearlyDone = new Map<string, Promise<void>>();
   /** Ids of jobs that go on here. */
   readonly #running = new Set<string>();
+  /** Of those that ended because they could not be noted, of which the log has been told. */
+  readonly #unnoted = new Set<string>();
   #stopped = false;
   #timer: Timer | undefined;
   #isLooking = false;
@@ -96,6 +103,10 @@ export class Operations {
       this.#running.delete(jobId);
       throw error;
     }
+    return this.#begin(projectId, jobId, rows);
+  }
+
+  #begin(projectId: string, jobId: string, rows: readonly OperationRow[]): Job {
     const nearly = Promise.withResolvers<void>();
     let isNearly = false;
     const done = this.#runJob(jobId, rows, () => {
@@ -107,16 +118,19 @@ export class Operations {
       this.#nearlyDone.set(projectId, done.then(over, over));
       nearly.resolve();
     });
+    // Who asked for it may have failed before it comes to wait: that must not end the process.
+    done.catch(() => undefined);
     return { operations: rows, done, nearlyDone: nearly.promise };
   }
 
-  /** From here on it beats, where it has company; after `resume` it also goes on with what is nobody's any more. */
+  /**
+   * From here on it beats, where it has company; after `resume` it also goes on with what is nobody's any more, and with
+   * what it could not note itself.
+   */
   start(): void {
-    if (this.#claims.isAlone) {
-      return;
-    }
     void this.#look();
-    this.#timer = setRepeatingTimer(() => void this.#look(), BEAT_MS);
+    const intervalMs = this.#claims.isAlone ? ALONE_LOOK_MS : BEAT_MS;
+    this.#timer = setRepeatingTimer(() => void this.#look(), intervalMs);
   }
 
   async #look(): Promise<void> {
@@ -146,8 +160,9 @@ export class Operations {
    * of it has ended.
    */
   async resume(): Promise<void> {
-    await this.#claims.beat();
+    // First: what does not answer now the next look asks.
     this.#mayGoOn = true;
+    await this.#claims.beat();
     await Promise.all(await this.#goOn());
   }
 
@@ -166,17 +181,30 @@ export class Operations {
       if (this.#running.has(jobId)) {
         continue;
       }
-      this.#running.add(jobId);
-      if (!(await this.#claims.take(jobId, owner))) {
-        this.#running.delete(jobId);
+      const left = await this.#takeOver(jobId, owner);
+      if (left === undefined) {
         continue;
       }
       if (owner !== this.#claims.id && owner !== null) {
         this.#context.logger.warn({ job: jobId, owner }, "goes on with what a dead one had begun");
       }
-      begun.push(this.#runJob(jobId, await this.#rowsOf(jobId)).catch(() => undefined));
+      begun.push(this.#runJob(jobId, left).catch(() => undefined));
     }
     return begun;
+  }
+
+  /** What is left of it, which goes on here from now on; undefined where it is another one's. */
+  async #takeOver(jobId: string, owner: string | null): Promise<OperationRow[] | undefined> {
+    this.#running.add(jobId);
+    let left: OperationRow[] | undefined;
+    try {
+      left = (await this.#claims.take(jobId, owner)) ? await this.#rowsOf(jobId) : undefined;
+    } finally {
+      if (left === undefined) {
+        this.#running.delete(jobId);
+      }
+    }
+    return left;
   }
 
   /** As they are now: between the look and the taking over their owner may have gone on. */
@@ -209,31 +237,31 @@ export class Operations {
     nearlyDone: () => void = () => {},
   ): Promise<void> {
     try {
-      await this.#runOperations(rows, nearlyDone);
+      for (const [i, row] of rows.entries()) {
+        await this.#run(row, rows.slice(i + 1), i === rows.length - 1 ? nearlyDone : () => {});
+      }
+      this.#unnoted.delete(jobId);
+    } catch (error) {
+      this.#tellUnnoted(jobId, rows, error);
+      throw error;
     } finally {
       this.#running.delete(jobId);
     }
   }
 
-  async #runOperations(rows: readonly OperationRow[], nearlyDone: () => void): Promise<void> {
-    for (const [i, row] of rows.entries()) {
-      try {
-        await this.#run(row, rows[i + 1], i === rows.length - 1 ? nearlyDone : () => {});
-      } catch (error) {
-        if (error instanceof Interrupted) {
-          throw error;
-        }
-        for (const left of rows.slice(i + 1)) {
-          await this.#change(left, { status: "skipped", finished_at: nowText() });
-        }
-        throw error;
-      }
+  /** Where it ends neither as an operation of it failed, which is told by then, nor interrupted. */
+  #tellUnnoted(jobId: string, rows: readonly OperationRow[], error: unknown): void {
+    if (rows.some(({ status }) => status === "failed")) {
+      this.#unnoted.delete(jobId);
+    } else if (!(error instanceof Interrupted) && !this.#unnoted.has(jobId)) {
+      this.#unnoted.add(jobId);
+      this.#context.logger.warn({ job: jobId, error }, "not noted: it goes on when that works");
     }
   }
 
   async #run(
     row: OperationRow,
-    next: OperationRow | undefined,
+    later: readonly OperationRow[],
     nearlyDone: () => void,
   ): Promise<void> {
     // One of a version that knew other kinds ends here, or its project would be busy for ever.
@@ -248,27 +276,33 @@ export class Operations {
       failure = new StorageError("internal", "operation-failed", row.error);
     }
     if (failure === undefined) {
-      await this.#finish(row, kind.steps.length, next);
+      await this.#finish(row, kind.steps.length, later[0]);
       return;
     }
     // From here on it is undone, also after a crash.
     await this.#change(row, { error: errorMessage(failure) });
     await this.#undo(row, kind);
-    await this.#change(row, { status: "failed", finished_at: nowText() });
+    await this.#fail(row, later);
     throw failure;
   }
 
   /** And begins the next one of its job: a transaction is a write to the disk. */
   async #finish(row: OperationRow, step: number, next: OperationRow | undefined): Promise<void> {
     const finished = { status: "finished", step, finished_at: nowText() } as const;
-    if (next === undefined) {
-      await this.#change(row, finished);
-      return;
-    }
-    await this.#context.db.transaction().execute(async (db) => {
-      await this.#change(row, finished, db);
-      await this.#change(next, { status: "running" }, db);
-    });
+    await this.#changeAll([
+      [row, finished],
+      ...(next === undefined ? [] : [[next, { status: "running" }] as const]),
+    ]);
+  }
+
+  /** In one transaction: nobody finds the rest of its job to go on with. */
+  async #fail(row: OperationRow, later: readonly OperationRow[]): Promise<void> {
+    const finished_at = nowText();
+    const skipped = { status: "skipped", finished_at } as const;
+    await this.#changeAll([
+      [row, { status: "failed", finished_at }],
+      ...later.map((one) => [one, skipped] as const),
+    ]);
   }
 
   /** Why one cannot be done; undefined where all are. */
@@ -370,23 +404,34 @@ export class Operations {
     }
   }
 
-  async #change(
-    row: OperationRow,
-    values: Partial<OperationRow>,
-    db: Database = this.#context.db,
+  async #change(row: OperationRow, values: Partial<OperationRow>): Promise<void> {
+    await this.#changeAll([[row, values]]);
+  }
+
+  /** All or none; the rows here are what they are there. */
+  async #changeAll(
+    changes: readonly (readonly [OperationRow, Partial<OperationRow>])[],
   ): Promise<void> {
-    const changed = { ...values, updated_at: nowText() };
-    const { numUpdatedRows } = await db
-      .updateTable("operations")
-      .set(changed)
-      .where("id", "=", row.id)
-      .where("claimed_by", "=", this.#claims.id)
-      .executeTakeFirst();
-    if (Number(numUpdatedRows) === 0) {
-      // Another control plane goes on with it.
-      throw new Interrupted();
+    const updated_at = nowText();
+    const write = async (db: Database) => {
+      for (const [{ id }, values] of changes) {
+        const { numUpdatedRows } = await db
+          .updateTable("operations")
+          .set({ ...values, updated_at })
+          .where("id", "=", id)
+          .where("claimed_by", "=", this.#claims.id)
+          .executeTakeFirst();
+        if (Number(numUpdatedRows) === 0) {
+          // Another control plane goes on with it.
+          throw new Interrupted();
+        }
+      }
+    };
+    const { db } = this.#context;
+    await (changes.length === 1 ? write(db) : db.transaction().execute(write));
+    for (const [row, values] of changes) {
+      Object.assign(row, values, { updated_at });
     }
-    Object.assign(row, changed);
   }
 }
 
