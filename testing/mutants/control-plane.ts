@@ -3,6 +3,8 @@
 import type { MutantPart } from "./mutant.ts";
 
 const OPERATIONS_TEST = "src/control-plane/operations/operations.test.ts";
+const OBJECTS_TEST = "src/control-plane/api-v2/objects-seen.test.ts";
+const SUSPEND_LOOP_TEST = "src/control-plane/computes/suspend-loop.test.ts";
 const NEW_ROLES_TEST = "src/control-plane/api-v2/new-branch-roles.test.ts";
 const STORAGE_KINDS = "src/control-plane/operations/storage-kinds.ts";
 const PREPARED = "src/control-plane/computes/prepared-endpoints.ts";
@@ -263,6 +265,38 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "",
       test: WAKE_TEST,
       name: "waking and suspending",
+    },
+    {
+      rule: "an endpoint is suspended as if all were noted though its roles were not seen",
+      file: "src/control-plane/api-v2/objects-seen.ts",
+      search: "await noteObjects(parts, branch, await readObjects(agent));",
+      replace: "await seeObjects(parts, branch);",
+      test: OBJECTS_TEST,
+      name: "seeObjectsOf: what was not seen is not taken for noted",
+    },
+    {
+      rule: "a role that is still to be brought in loses its password when its endpoint falls asleep",
+      file: "src/control-plane/api-v2/objects-seen.ts",
+      search: "if (branch.needs_configure === 1) {",
+      replace: "if (branch.needs_configure > 1) {",
+      test: OBJECTS_TEST,
+      name: "seeObjectsOf: roles that are still to be brought in",
+    },
+    {
+      rule: "a clock that is set back keeps endpoints awake that are asked again in a while",
+      file: "src/control-plane/computes/suspend-loop.ts",
+      search: "import { monotonicMs, nowMs,",
+      replace: "import { nowMs as monotonicMs, nowMs,",
+      test: SUSPEND_LOOP_TEST,
+      name: "SuspendLoop: a clock that is set back",
+    },
+    {
+      rule: "what is learnt for a new branch ends the control plane where its database is away",
+      file: "src/control-plane/api-v2/new-branch-roles.ts",
+      search: "    try {\n      const verifiers = await verifiersOf(parts, parent, writer);",
+      replace: "    const verifiers = await verifiersOf(parts, parent, writer);\n    try {",
+      test: NEW_ROLES_TEST,
+      name: "NewBranchRoles: that nothing can be learnt",
     },
     {
       rule: "an endpoint that is used is suspended",

@@ -23,6 +23,7 @@ interface Parent {
   readonly needsConfigure?: boolean;
   /** Of its agent. */
   readonly isAway?: boolean;
+  readonly isDatabaseAway?: boolean;
 }
 
 /** A parent with role `user`, and what is known of it on a branch while that is being made. */
@@ -65,6 +66,9 @@ async function learned(t: TestContext, parent: Parent, done = new Promise<void>(
   };
   const logger = createLogger("control_plane", "silent");
   const parts = { db, logger, computes: { provider } as unknown as Computes };
+  if (parent.isDatabaseAway === true) {
+    await db.schema.dropTable("roles").execute();
+  }
   const roles = new NewBranchRoles();
   await roles.learn(parts, { branch: branch("new"), parent: branch("parent"), writer }, done);
   return roles;
@@ -89,6 +93,11 @@ test("NewBranchRoles: of a parent that was suspended what was noted then, where 
   assert.equal(await known({ suspendedAt: null }), undefined);
   assert.equal(await known({ needsConfigure: true }), undefined);
   assert.equal(await known({ isRunning: true, isAway: true }), undefined);
+});
+
+test("NewBranchRoles: that nothing can be learnt, as the database is away, is nobody's failure", async (t) => {
+  const roles = await learned(t, { isRunning: true, suspendedAt: null, isDatabaseAway: true });
+  assert.equal(roles.verifierOf("new", "user"), undefined);
 });
 
 test("NewBranchRoles: what is known goes with the job, also where that was first", async (t) => {

@@ -31,7 +31,10 @@ export class NewBranchRoles {
     return this.#known.get(branchId)?.get(role);
   }
 
-  /** Those of `branch`, which is being made at the head of `parent`, until `done` settles. */
+  /**
+   * Those of `branch`, which is being made at the head of `parent`, until `done` settles. Never rejects: it is only a help,
+   * and is waited for late.
+   */
   async learn(
     parts: Parts,
     { branch, parent, writer }: NewBranch,
@@ -43,19 +46,24 @@ export class NewBranchRoles {
       this.#known.delete(branch.id);
     };
     done.then(forget, forget);
-    const verifiers = await verifiersOf(parts, parent, writer);
-    if (!isDone) {
-      this.#known.set(branch.id, verifiers);
+    try {
+      const verifiers = await verifiersOf(parts, parent, writer);
+      if (!isDone) {
+        this.#known.set(branch.id, verifiers);
+      }
+    } catch (error) {
+      const reason = errorMessage(error);
+      parts.logger.info({ branch: branch.id, reason }, "the parent's roles not asked for");
     }
   }
 }
 
 async function verifiersOf(
-  parts: Parts,
+  parts: Pick<Parts, "db" | "computes">,
   parent: BranchRow,
   endpoint: EndpointRow | undefined,
 ): Promise<ReadonlyMap<string, string>> {
-  const { db, computes, logger } = parts;
+  const { db, computes } = parts;
   const none = new Map<string, string>();
   const rows = await db
     .selectFrom("roles")
@@ -73,13 +81,8 @@ async function verifiersOf(
     const isNoted = endpoint.suspended_at !== null && !hasRunSince(endpoint, computes);
     return isNoted ? new Map(pairs(rows.map(({ verifier }) => verifier))) : none;
   }
-  try {
-    const agent = computes.provider.agent(endpoint.id);
-    return new Map(pairs(await Promise.all(rows.map(({ name }) => readVerifier(agent, name)))));
-  } catch (error) {
-    logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "roles not asked for");
-    return none;
-  }
+  const agent = computes.provider.agent(endpoint.id);
+  return new Map(pairs(await Promise.all(rows.map(({ name }) => readVerifier(agent, name)))));
 }
 
 /**

@@ -1,6 +1,6 @@
 // Roles and databases that SQL made, changed or dropped, as a branch's running Postgres has them.
 
-import { errorMessage } from "../../base/errors.ts";
+import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { ComputeClient } from "../../compute/client.ts";
 import { type PostgresObjects, readObjects, readVerifier } from "../computes/postgres-objects.ts";
 import { newNumber } from "../context.ts";
@@ -24,23 +24,37 @@ export async function seeObjects(parts: Parts, branch: BranchRow): Promise<void>
     parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "roles not seen");
     return;
   }
-  await serialized(parts.db, async (db) => {
-    await noteRoles(db, branch, objects);
-    await noteDatabases(db, branch, objects);
-  });
+  await noteObjects(parts, branch, objects);
 }
 
-/** Before it falls asleep. */
+/**
+ * Before it falls asleep: resolves when all that it has is noted, and rejects where anything is not. Who takes it for noted
+ * wakes nobody for a role that is not there.
+ */
 export async function seeObjectsOf(parts: Parts, endpoint: EndpointRow): Promise<void> {
   const branch = await parts.db
     .selectFrom("branches")
     .selectAll()
     .where("id", "=", endpoint.branch_id)
     .executeTakeFirst();
-  if (branch !== undefined && endpoint.type === "read_write") {
-    await seeObjects(parts, branch);
-    await noteVerifiers(parts, branch, parts.computes.provider.agent(endpoint.id));
+  if (branch === undefined || endpoint.type !== "read_write") {
+    return;
   }
+  if (branch.needs_configure === 1) {
+    // What is noted is what it is to have, not what it has.
+    const message = `roles and databases of branch ${branch.name} are not brought in yet`;
+    throw new StorageError("conflict", "not-configured", message);
+  }
+  const agent = parts.computes.provider.agent(endpoint.id);
+  await noteObjects(parts, branch, await readObjects(agent));
+  await noteVerifiers(parts, branch, agent);
+}
+
+function noteObjects(parts: Parts, branch: BranchRow, objects: PostgresObjects): Promise<void> {
+  return serialized(parts.db, async (db) => {
+    await noteRoles(db, branch, objects);
+    await noteDatabases(db, branch, objects);
+  });
 }
 
 async function noteRoles(db: Database, branch: BranchRow, seen: PostgresObjects): Promise<void> {

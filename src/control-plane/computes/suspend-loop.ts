@@ -1,6 +1,6 @@
 // Scale to zero: suspends endpoints on which nothing has happened for their suspend timeout.
 
-import { nowMs, setRepeatingTimer, type Timer } from "../../base/clock.ts";
+import { monotonicMs, nowMs, setRepeatingTimer, type Timer } from "../../base/clock.ts";
 import { errorMessage } from "../../base/errors.ts";
 import type { Context } from "../context.ts";
 import type { EndpointRow } from "../state/tables.ts";
@@ -22,7 +22,7 @@ export class SuspendLoop {
   readonly #computes: Computes;
   /** One of those that share the home does it. */
   readonly #isMine: () => boolean;
-  /** By endpoint: when it is asked again. */
+  /** By endpoint: when it is asked again, on the monotonic clock. */
   readonly #nextLookMs = new Map<string, number>();
   readonly #timeouts = new Map<string, number>();
   readonly #suspending = new Set<string>();
@@ -71,13 +71,13 @@ export class SuspendLoop {
         this.#timeouts.set(row.id, row.suspend_timeout_seconds);
         this.#nextLookMs.delete(row.id);
       }
-      const isDue = nowMs() >= (this.#nextLookMs.get(row.id) ?? 0);
+      const isDue = monotonicMs() >= (this.#nextLookMs.get(row.id) ?? -Infinity);
       if (!isDue || this.#suspending.has(row.id)) {
         continue;
       }
       if (!this.#computes.provider.isRunning(row.id)) {
         // Thousands may sleep.
-        this.#nextLookMs.set(row.id, nowMs() + ASLEEP_MS);
+        this.#nextLookMs.set(row.id, monotonicMs() + ASLEEP_MS);
         continue;
       }
       if (await this.#isIdle(row)) {
@@ -115,7 +115,7 @@ export class SuspendLoop {
     // What comes and goes between two questions counts as of the second, so they must not be far apart.
     const { least, most } = QUESTIONS_MS;
     const intervalMs = Math.min(most, Math.max(least, timeoutMs / 5));
-    this.#nextLookMs.set(row.id, nowMs() + intervalMs);
+    this.#nextLookMs.set(row.id, monotonicMs() + intervalMs);
     if (lastActive === null) {
       return false;
     }
