@@ -275,8 +275,9 @@ async function startAndTell(
   if (!wasRunning) {
     print(`Starting existing endpoint ${endpoint.id}...`);
   }
+  let started: Endpoint;
   try {
-    await startEndpoint(home, endpoint, placementOf(home, endpoint), {
+    started = await startEndpoint(home, endpoint, placementOf(home, endpoint), {
       timeoutMs,
       allowMultiple,
       print: wasRunning ? print : () => {},
@@ -291,7 +292,7 @@ async function startAndTell(
     throw asked instanceof StorageError && asked.code === "timeline-archived" ? asked : error;
   }
   if (!wasRunning) {
-    print(`Starting postgres node at '${connectionUrl(home, endpoint)}'`);
+    print(`Starting postgres node at '${connectionUrl(home, started)}'`);
   }
 }
 

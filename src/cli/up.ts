@@ -129,7 +129,7 @@ async function bringUp(
     },
     { makesHome: true },
   );
-  await step("Starting Postgres", () =>
+  return step("Starting Postgres", () =>
     withEndpointLocked(home, endpoint.id, () =>
       startEndpoint(home, endpoint, placementOf(home, endpoint), {
         timeoutMs: parseDuration("90s"),
@@ -137,7 +137,6 @@ async function bringUp(
       }),
     ),
   );
-  return endpoint;
 }
 
 async function findOrCreateEndpoint(home: StrataHome): Promise<Endpoint> {
@@ -193,15 +192,16 @@ async function frontOf(home: StrataHome, endpoint: Endpoint): Promise<string[]> 
   ];
 }
 
-async function step(what: string, work: () => Promise<unknown>): Promise<void> {
+async function step<T>(what: string, work: () => Promise<T>): Promise<T> {
   const start = monotonicMs();
   const live = process.stderr.isTTY;
   const colours = coloursFor(process.stderr);
   if (live) {
     process.stderr.write(`${colours.dim("•")} ${what} ...`);
   }
+  let result: T;
   try {
-    await work();
+    result = await work();
   } catch (error) {
     if (live) {
       process.stderr.write(`\r${colours.red("✗")} ${what}    \n`);
@@ -210,6 +210,7 @@ async function step(what: string, work: () => Promise<unknown>): Promise<void> {
   }
   const took = colours.dim(`(${((monotonicMs() - start) / 1000).toFixed(1)} s)`);
   process.stderr.write(`${live ? "\r" : ""}${colours.green("✓")} ${what} ${took}\n`);
+  return result;
 }
 
 /** That the proxy is not there takes nothing away from Postgres. */

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
@@ -71,6 +72,27 @@ test("startDaemon, stopDaemon: a whole life, each verb twice", async (t) => {
     "thing stopped",
     "thing is already stopped",
   ]);
+});
+
+test("startDaemon: one that is just ending is waited for, and another one started", async (t) => {
+  const daemon = daemonIn(t, "good");
+  const child = spawn("sh", ["-c", "read -r line", "sh", "--workdir", daemon.workdir]);
+  t.after(() => child.kill());
+  writeFileSync(daemon.pidFile, `${child.pid}\n`);
+  assert.deepEqual(daemonState(daemon), { state: "running", pid: child.pid });
+  let mayAnswer = false;
+  const probe = async () => {
+    // The one before says no more, and ends.
+    child.stdin.end();
+    return mayAnswer;
+  };
+  child.once("exit", () => {
+    mayAnswer = true;
+  });
+  const { lines, print } = collect();
+  const pid = await startDaemon({ ...daemon, probe }, { timeoutMs: 10_000, print });
+  assert.notEqual(pid, child.pid);
+  assert.deepEqual(lines, [`thing started and passed status check, pid: ${pid}`]);
 });
 
 test("startDaemon: one that ends at once gives its own words", async (t) => {

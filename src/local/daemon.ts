@@ -68,22 +68,44 @@ export function daemonState(daemon: Daemon): DaemonState {
   return { state: existsSync(daemon.pidFile) ? "crashed" : "stopped" };
 }
 
+export interface StartOptions {
+  readonly timeoutMs: number;
+  readonly print: Print;
+  readonly spawn?: Spawn | undefined;
+}
+
+/**
+ * Of one that runs already the pid, once it answers; undefined where none runs, or what did has ended, as one does that was
+ * just being stopped. StorageError `unavailable` where it does neither in time.
+ */
+export async function joinRunning(
+  daemon: Daemon,
+  { timeoutMs, print }: Pick<StartOptions, "timeoutMs" | "print">,
+): Promise<number | undefined> {
+  const now = daemonState(daemon);
+  if (now.state !== "running") {
+    return undefined;
+  }
+  const { pid } = now;
+  const logEnd = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
+  // It is no child of ours: nothing else tells of its end.
+  const ended = () => (isDaemonOf(pid, daemon.workdir) ? undefined : "it has ended");
+  if (!(await waitUntilAnswering(daemon, { pid, ended }, timeoutMs, logEnd))) {
+    return undefined;
+  }
+  print(`${daemon.name} is already running, pid: ${pid}`);
+  return pid;
+}
+
 /**
  * Starts the daemon and waits until it answers; its pid. One that runs already is left alone.
  * StorageError `conflict` where a port is taken, `unavailable` with the daemon's own last words
  * where it ends or does not answer in time.
  */
-export async function startDaemon(
-  daemon: Daemon,
-  options: { timeoutMs: number; print: Print; spawn?: Spawn | undefined },
-): Promise<number> {
-  const before = daemonState(daemon);
-  if (before.state === "running") {
-    const logEnd = existsSync(daemon.logFile) ? statSync(daemon.logFile).size : 0;
-    const runs = { pid: before.pid, ended: () => undefined };
-    await waitUntilAnswering(daemon, runs, options.timeoutMs, logEnd);
-    options.print(`${daemon.name} is already running, pid: ${before.pid}`);
-    return before.pid;
+export async function startDaemon(daemon: Daemon, options: StartOptions): Promise<number> {
+  const running = await joinRunning(daemon, options);
+  if (running !== undefined) {
+    return running;
   }
   for (const address of daemon.addresses) {
     const { host, port } = splitAddress(address);

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -17,6 +18,7 @@ import { freeEndpointPorts, freePort } from "../../testing/free-port.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import { controllerOf } from "./controller.ts";
+import { ensureCredentials } from "./credentials.ts";
 import {
   createEndpoint,
   damagedEndpoints,
@@ -34,6 +36,7 @@ import {
   stopEndpoint,
 } from "./endpoints.ts";
 import { StrataHome } from "./home.ts";
+import { ensureServiceKeys } from "./service-keys.ts";
 
 async function homeIn(t: TestContext): Promise<StrataHome> {
   const directory = mkdtempSync(join(tmpdir(), "strata-endpoints-"));
@@ -259,4 +262,42 @@ test("startEndpoint: one that was promoted or demoted meanwhile is not started a
       { code: "endpoint-moved", message: /has just become a (primary|replica): start it again/ },
     );
   }
+});
+
+/** Processes that count as the home's pageserver and safekeeper. */
+function runStorage(t: TestContext, home: StrataHome): void {
+  ensureCredentials(home);
+  ensureServiceKeys(home);
+  for (const [directory, pidFile] of [
+    [home.pageserverDirectory(1), "pageserver.pid"],
+    [home.safekeeperDirectory(1), "safekeeper.pid"],
+  ] as const) {
+    mkdirSync(directory, { recursive: true });
+    const child = spawn("sh", ["-c", "read -r line", "sh", "--workdir", directory]);
+    t.after(() => child.kill());
+    writeFileSync(join(directory, pidFile), `${child.pid}\n`);
+  }
+}
+
+test("startEndpoint: settings that were changed before it had the lock are those that it starts with", async (t) => {
+  const home = await homeIn(t);
+  runStorage(t, home);
+  const before = await create(home, "one");
+  setEndpointSettings(before, { work_mem: "64MB" });
+  const placement = controllerOf(home).placementOf(
+    parseTenantId(before.spec.tenantId),
+    parseTimelineId(before.spec.timelineId),
+  );
+  const moved = { ...placement, pageserver: { ...placement.pageserver, listenPgAddr: "h:7" } };
+  let seen: Endpoint | undefined;
+  const spawnNothing = () => {
+    seen = findEndpoint(home, "one");
+    return { pid: 0, ended: () => "stand-in", release: () => {} };
+  };
+  await assert.rejects(
+    startEndpoint(home, before, moved, { timeoutMs: 1000, print: () => {}, spawn: spawnNothing }),
+    /stand-in/,
+  );
+  assert.deepEqual(seen?.spec.settings, { work_mem: "64MB" });
+  assert.equal(seen?.spec.pageserver.pgAddr, "h:7");
 });

@@ -34,8 +34,9 @@ import {
   type Daemon,
   type DaemonState,
   daemonState,
+  joinRunning,
   type Print,
-  type Spawn,
+  type StartOptions,
   startDaemon,
   stopDaemon,
 } from "./daemon.ts";
@@ -466,47 +467,64 @@ async function choosePorts(
   return { pgPort: given[0] ?? (await next()), internalHttpPort: given[1] ?? (await next()) };
 }
 
-/** Starts the agent and waits until Postgres accepts connections. */
+/**
+ * Starts the agent and waits until Postgres accepts connections. Call with the endpoint locked; `asked` may have been read before
+ * that. Resolves to what was started.
+ */
 export async function startEndpoint(
   home: StrataHome,
-  endpoint: Endpoint,
+  asked: Endpoint,
   placement: TimelinePlacement,
-  options: { timeoutMs: number; print: Print; allowMultiple?: boolean; spawn?: Spawn },
-): Promise<void> {
-  // Before we had its lock somebody may have destroyed it, its branch been reset, or another endpoint promoted.
-  const now = findEndpoint(home, endpoint.id).spec;
-  if (now.timelineId !== endpoint.spec.timelineId) {
-    const message = `the branch of endpoint ${endpoint.id} has just been reset or restored: start it again`;
-    throw new StorageError("conflict", "branch-moved", message);
-  }
-  if (typeof now.mode === "string" && now.mode !== endpoint.spec.mode) {
-    const message = `endpoint ${endpoint.id} has just become a ${now.mode}: start it again`;
-    throw new StorageError("conflict", "endpoint-moved", message);
+  options: StartOptions & { readonly allowMultiple?: boolean },
+): Promise<Endpoint> {
+  let endpoint = asItIsNow(home, asked);
+  if (endpointState(endpoint).state === "running") {
+    if ((await joinRunning(agentDaemon(endpoint), options)) !== undefined) {
+      return endpoint;
+    }
+    endpoint = asItIsNow(home, asked);
   }
   const config = home.config();
-  // Under its lock: who deletes its tenant stops it after that is noted, under the same lock.
-  requireNotDeleted(config, endpoint.spec.tenantId);
-  if (endpointState(endpoint).state !== "running") {
-    checkStorageRuns(home, config, endpoint, placement);
-    if (!hasCredentials(home)) {
-      throw new StorageError(
-        "unavailable",
-        "no-password",
-        `this home is of an earlier version and has no password yet: '${strataCommand()} start' makes one`,
-      );
-    }
-    if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {
-      const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
-      refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
-    }
-    refreshPlacement(refreshSecret(home, endpoint), placement);
-    renewAgentToken(home, endpoint.directory, endpoint.spec.tenantId);
+  checkStorageRuns(home, config, endpoint, placement);
+  if (!hasCredentials(home)) {
+    throw new StorageError(
+      "unavailable",
+      "no-password",
+      `this home is of an earlier version and has no password yet: '${strataCommand()} start' makes one`,
+    );
   }
+  if (endpoint.spec.mode === "primary" && options.allowMultiple !== true) {
+    const running = listEndpoints(home).filter((one) => endpointState(one).state === "running");
+    refuseSecondPrimary(running, { ...endpoint.spec, id: endpoint.id }, "is running");
+  }
+  refreshPlacement(refreshSecret(home, endpoint), placement);
+  renewAgentToken(home, endpoint.directory, endpoint.spec.tenantId);
   const daemon = agentDaemon(endpoint);
   // What a killed agent left of its Postgres may have the port still: the new one ends that, and looks then.
   const addresses = daemonState(daemon).state === "crashed" ? [] : daemon.addresses;
   const args = [...daemon.args, ...serviceTlsArguments(home, config)];
   await startDaemon({ ...daemon, addresses, args }, options);
+  return endpoint;
+}
+
+/**
+ * Before we had its lock somebody may have changed or destroyed it, its branch been reset, or another endpoint promoted. StorageError
+ * `conflict` where it is not what was asked for any more.
+ */
+function asItIsNow(home: StrataHome, asked: Endpoint): Endpoint {
+  const endpoint = findEndpoint(home, asked.id);
+  const { mode, timelineId } = endpoint.spec;
+  if (timelineId !== asked.spec.timelineId) {
+    const message = `the branch of endpoint ${asked.id} has just been reset or restored: start it again`;
+    throw new StorageError("conflict", "branch-moved", message);
+  }
+  if (typeof mode === "string" && mode !== asked.spec.mode) {
+    const message = `endpoint ${asked.id} has just become a ${mode}: start it again`;
+    throw new StorageError("conflict", "endpoint-moved", message);
+  }
+  // Under its lock: who deletes its tenant stops it after that is noted, under the same lock.
+  requireNotDeleted(home.config(), endpoint.spec.tenantId);
+  return endpoint;
 }
 
 /** Tells an endpoint of a tenant that is older than the home's password to set it. */

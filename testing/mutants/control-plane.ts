@@ -317,7 +317,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
     {
       rule: "what is on a deleted project can be started",
       file: "src/local/endpoints.ts",
-      search: "  requireNotDeleted(config, endpoint.spec.tenantId);\n",
+      search: "  requireNotDeleted(home.config(), endpoint.spec.tenantId);\n",
       replace: "",
       test: DELETED_TEST,
       name: "deleted: nobody sees it, nothing starts on it",

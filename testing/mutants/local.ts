@@ -467,6 +467,22 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "warm agents",
     },
     {
+      rule: "an endpoint starts as it was before its lock was waited for",
+      file: "src/local/endpoints.ts",
+      search: "  return endpoint;\n}\n\n/** Tells an endpoint",
+      replace: "  return asked;\n}\n\n/** Tells an endpoint",
+      test: "src/local/endpoints.test.ts",
+      name: "startEndpoint: settings that were changed before it had the lock",
+    },
+    {
+      rule: "who meets one that is ending waits for its answer",
+      file: "src/local/daemon.ts",
+      search: '(isDaemonOf(pid, daemon.workdir) ? undefined : "it has ended")',
+      replace: "undefined",
+      test: "src/local/daemon.test.ts",
+      name: "startDaemon: one that is just ending is waited for",
+    },
+    {
       rule: "a claimed agent that nobody took is left over",
       file: WARM_AGENTS,
       search: "const left = [...this.#waiting, ...this.#claimed];",

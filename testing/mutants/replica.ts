@@ -209,8 +209,8 @@ export const REPLICA_MUTANTS: MutantPart = {
     {
       rule: "an endpoint that was demoted starts as the primary that it was",
       file: "src/local/endpoints.ts",
-      search: 'if (typeof now.mode === "string" && now.mode !== endpoint.spec.mode) {',
-      replace: 'if (typeof now.mode === "string" && now.mode === undefined) {',
+      search: 'if (typeof mode === "string" && mode !== asked.spec.mode) {',
+      replace: 'if (typeof mode === "string" && mode === undefined) {',
       test: "src/local/endpoints.test.ts",
       name: "startEndpoint: one that was promoted or demoted meanwhile is not started as what it was",
     },

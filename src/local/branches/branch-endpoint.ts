@@ -30,12 +30,11 @@ export async function startOnNewBranch(
     return createEndpoint(home, wanted, placement);
   };
   const endpoint = made ?? (await withEndpointMaking(home, make));
-  await withLock(home.path, `endpoint ${endpoint.id}`, () =>
+  return withLock(home.path, `endpoint ${endpoint.id}`, () =>
     startEndpoint(home, endpoint, placementOf(home, endpoint), {
       timeoutMs: START_TIMEOUT_MS,
       print: () => {},
       spawn,
     }),
   );
-  return endpoint;
 }
