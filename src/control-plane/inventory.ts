@@ -3,14 +3,15 @@
 // The home is the truth for names, timelines and endpoints; a row holds a public id and what the home has no place for.
 // - A timeline without a row takes over the row of its name: a reset or a restore gives a name another timeline, and
 //   the branch stays the same branch. Else it gets a new row, with the roles and databases of its parent's.
-// - A row whose timeline has no name goes, and so does one of an endpoint that is not there any more.
+// - A row whose timeline has no name goes, and so does one of an endpoint that is not there any more. One whose endpoint.json
+//   cannot be read is there: its row stays as it is.
 // - Rows that an operation is making are its own.
 
 import { nowMs } from "../base/clock.ts";
 import { parseTenantId } from "../base/ids.ts";
 import type { StrataConfig } from "../local/config.ts";
 import { controllerOf } from "../local/controller.ts";
-import { type Endpoint, listEndpoints } from "../local/endpoints.ts";
+import { allEndpoints, type DamagedEndpoint, type Endpoint } from "../local/endpoints.ts";
 import type { TimelinesAndOffloaded } from "../pageserver/api.ts";
 import { type Context, newNumber } from "./context.ts";
 import { branchIdOf, projectIdOf } from "./public-ids.ts";
@@ -28,6 +29,9 @@ interface Rows {
   readonly endpoints: EndpointRow[];
 }
 
+/** In the home. */
+type EndpointThere = Endpoint | DamagedEndpoint;
+
 type Ancestors = ReadonlyMap<string, TimelinesAndOffloaded>;
 
 export class Inventory {
@@ -35,6 +39,8 @@ export class Inventory {
   #last: Promise<void> = Promise.resolve();
   /** Of the home as it was when all of it had rows. */
   #seen = "";
+  /** The endpoints that had rows then. Whoever deletes one and makes it again leaves the home as it was, without its row. */
+  #seenRows = "";
 
   constructor(context: Context) {
     this.#context = context;
@@ -50,8 +56,8 @@ export class Inventory {
   async #refresh(): Promise<void> {
     const { home, db } = this.#context;
     const config = home.config();
-    const now = pictureOf(config, listEndpoints(home));
-    if (now === this.#seen) {
+    const now = pictureOf(config, allEndpoints(home));
+    if (now === this.#seen && (await endpointRows(db)) === this.#seenRows) {
       return;
     }
     const known = new Set(
@@ -66,9 +72,13 @@ export class Inventory {
         ancestors.set(tenantId, await controllerOf(home).timelinesAndOffloaded(id));
       }
     }
-    await serialized(db, (transaction) => this.#settle(transaction, ancestors));
+    const rows = await serialized(db, async (transaction) => {
+      await this.#settle(transaction, ancestors);
+      return endpointRows(transaction);
+    });
     if (await this.#isWhole(config)) {
       this.#seen = now;
+      this.#seenRows = rows;
     }
   }
 
@@ -89,7 +99,7 @@ export class Inventory {
       endpoints: await db.selectFrom("endpoints").selectAll().execute(),
     };
     const config = this.#context.home.config();
-    const endpoints = listEndpoints(this.#context.home);
+    const endpoints = allEndpoints(this.#context.home);
     await this.#settleProjects(db, rows, config, ancestors);
     for (const project of rows.projects) {
       const names = config.branchNameMappings.get(project.tenant_id) ?? new Map<string, string>();
@@ -122,7 +132,11 @@ export class Inventory {
     }
   }
 
-  async #settleEndpoints(db: Database, rows: Rows, endpoints: readonly Endpoint[]): Promise<void> {
+  async #settleEndpoints(
+    db: Database,
+    rows: Rows,
+    endpoints: readonly EndpointThere[],
+  ): Promise<void> {
     const projects = new Map(rows.projects.map((project) => [project.tenant_id, project.id]));
     const branches = await db.selectFrom("branches").selectAll().execute();
     const there = new Set(endpoints.map(({ id }) => id));
@@ -133,7 +147,7 @@ export class Inventory {
     }
     const branchOf = new Map(branches.map((one) => [`${one.project_id} ${one.timeline_id}`, one]));
     const rowOf = new Map(rows.endpoints.map((row) => [row.id, row]));
-    for (const { id, spec } of endpoints) {
+    for (const { id, spec } of endpoints.filter((one) => "spec" in one)) {
       const branch = branchOf.get(`${projects.get(spec.tenantId)} ${spec.timelineId}`);
       const row = rowOf.get(id);
       if (branch !== undefined && row === undefined) {
@@ -162,11 +176,18 @@ function endpointType(mode: Endpoint["spec"]["mode"]): EndpointRow["type"] {
 }
 
 /** The same text as long as there is nothing to do. */
-function pictureOf(config: StrataConfig, endpoints: readonly Endpoint[]): string {
+function pictureOf(config: StrataConfig, endpoints: readonly EndpointThere[]): string {
   return JSON.stringify([
     [...config.branchNameMappings].map(([tenantId, names]) => [tenantId, ...names]),
-    endpoints.map(({ id, spec }) => [id, spec.tenantId, spec.timelineId, spec.mode]),
+    endpoints.map((one) =>
+      "spec" in one ? [one.id, one.spec.tenantId, one.spec.timelineId, one.spec.mode] : [one.id],
+    ),
   ]);
+}
+
+async function endpointRows(db: Database): Promise<string> {
+  const rows = await db.selectFrom("endpoints").select("id").orderBy("id").execute();
+  return rows.map(({ id }) => id).join(" ");
 }
 
 async function settleBranches(

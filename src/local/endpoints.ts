@@ -102,15 +102,16 @@ export function socketAddress(endpoint: Endpoint): {
 
 /** Those whose endpoint.json can be read; the others are in damagedEndpoints(). */
 export function listEndpoints(home: StrataHome): Endpoint[] {
-  return loadAll(home).flatMap((one) => ("spec" in one ? [one] : []));
+  return allEndpoints(home).flatMap((one) => ("spec" in one ? [one] : []));
 }
 
 /** Of these nothing is known but where they are, and whether they run. */
 export function damagedEndpoints(home: StrataHome): DamagedEndpoint[] {
-  return loadAll(home).flatMap((one) => ("spec" in one ? [] : [one]));
+  return allEndpoints(home).flatMap((one) => ("spec" in one ? [] : [one]));
 }
 
-function loadAll(home: StrataHome): (Endpoint | DamagedEndpoint)[] {
+/** Both at one moment. */
+export function allEndpoints(home: StrataHome): (Endpoint | DamagedEndpoint)[] {
   const directory = home.endpointsDirectory();
   if (!existsSync(directory)) {
     return [];
@@ -208,7 +209,7 @@ export function endpointState(endpoint: Endpoint | DamagedEndpoint): DaemonState
 }
 
 /** When its agent last wrote to its log, milliseconds since 1970; undefined where it never did. */
-export function lastWordMs(endpoint: Endpoint): number | undefined {
+export function lastWordMs(endpoint: Endpoint | DamagedEndpoint): number | undefined {
   return statSync(agentDaemon(endpoint).logFile, { throwIfNoEntry: false })?.mtimeMs;
 }
 

@@ -9,6 +9,7 @@ import { ensureCredentials } from "./credentials.ts";
 import { type Daemon, daemonState, type Print, stopDaemon } from "./daemon.ts";
 import { stopAndKeep } from "./endpoint-stop.ts";
 import {
+  allEndpoints,
   connectionUrl,
   damagedEndpoints,
   destroyEndpoint,
@@ -39,7 +40,7 @@ export async function initHome(
   }
   if (force === "remove-all-contents") {
     // Their runtime directories can lie outside of the home.
-    [...listEndpoints(home), ...damagedEndpoints(home)].forEach(destroyEndpoint);
+    allEndpoints(home).forEach(destroyEndpoint);
   }
   const config = home.create(settings, await chooseAddresses(settings, safekeepers), force);
   ensureCredentials(home);
@@ -163,7 +164,7 @@ export async function stopAll(home: StrataHome, mode: StopMode, say: Print): Pro
       await attempt(() => stopDaemon(daemon, mode, say));
     }
   });
-  const endpoints = [...listEndpoints(home), ...damagedEndpoints(home)];
+  const endpoints = allEndpoints(home);
   await Promise.all(endpoints.map((one) => attempt(() => stopAndKeep(home, one, mode, say))));
   await attempt(async () => {
     // The pageserver before the safekeepers that feed it, the broker last.

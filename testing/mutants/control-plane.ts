@@ -9,6 +9,8 @@ const NEW_ROLES_TEST = "src/control-plane/api-v2/new-branch-roles.test.ts";
 const STORAGE_KINDS = "src/control-plane/operations/storage-kinds.ts";
 const PREPARED = "src/control-plane/computes/prepared-endpoints.ts";
 const PREPARED_TEST = "src/control-plane/computes/prepared-endpoints.test.ts";
+const INVENTORY = "src/control-plane/inventory.ts";
+const INVENTORY_TEST = "src/control-plane/inventory.test.ts";
 const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const PROXY_ROUTES_TEST = "src/control-plane/proxy-routes.test.ts";
@@ -24,6 +26,31 @@ const HOLDS_TEST = "test/control-plane/access-holds.test.ts";
 export const CONTROL_PLANE_MUTANTS: MutantPart = {
   part: "control-plane",
   mutants: [
+    {
+      rule: "an endpoint whose file cannot be read loses its row",
+      file: INVENTORY,
+      search: "const there = new Set(endpoints.map(({ id }) => id));",
+      replace:
+        'const there = new Set(endpoints.filter((one) => "spec" in one).map(({ id }) => id));',
+      test: INVENTORY_TEST,
+      name: "Inventory: an endpoint whose endpoint.json cannot be read keeps its row",
+    },
+    {
+      rule: "an endpoint whose file cannot be read cannot be looked at",
+      file: "src/control-plane/computes/provider.ts",
+      search: "return findEvenDamaged(",
+      replace: "return findEndpoint(",
+      test: INVENTORY_TEST,
+      name: "Inventory: an endpoint whose endpoint.json cannot be read keeps its row",
+    },
+    {
+      rule: "an endpoint that is made again after the API deleted it has no row",
+      file: INVENTORY,
+      search: "if (now === this.#seen && (await endpointRows(db)) === this.#seenRows) {",
+      replace: "if (now === this.#seen) {",
+      test: INVENTORY_TEST,
+      name: "Inventory: an endpoint that the API deleted and a command made again has a row",
+    },
     {
       rule: "a restore that was done is done again after a crash",
       file: "src/control-plane/operations/storage-kinds.ts",

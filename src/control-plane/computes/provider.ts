@@ -12,10 +12,12 @@ import { stopAndKeep } from "../../local/endpoint-stop.ts";
 import {
   clientOf,
   createEndpoint,
+  type DamagedEndpoint,
   destroyEndpoint,
   type Endpoint,
   endpointState,
   findEndpoint,
+  findEvenDamaged,
   lastWordMs,
   logFileOf,
   setEndpointSettings,
@@ -263,9 +265,10 @@ export class LocalProcesses implements ComputeProvider {
     }
   }
 
-  #find(id: string): Endpoint | undefined {
+  /** Also one whose endpoint.json cannot be read: it is there, it may run, and it can be stopped. */
+  #find(id: string): Endpoint | DamagedEndpoint | undefined {
     try {
-      return findEndpoint(this.#home, id);
+      return findEvenDamaged(this.#home, id);
     } catch (error) {
       if (errorKind(error) === "not-found") {
         return undefined;
