@@ -119,13 +119,20 @@ test("runDaemon: SIGTERM and SIGINT stop in order, SIGQUIT and a second SIGTERM 
     console.log("stop " + mode);
     await (mode === "fast" ? new Promise(() => {}) : undefined);
   } };`;
-  const child = daemon(t, ["--workdir", workdir], slow);
-  await child.says("started");
-  child.kill("SIGTERM");
-  await child.says("stop fast");
-  child.kill("SIGTERM");
-  await child.says("stop immediate");
-  assert.equal((await child.ended).code, 3);
+  // The fast one ends by the other.
+  const both = `const quit = Promise.withResolvers(); return { stop: async (mode) => {
+    console.log("stop " + mode);
+    await (mode === "fast" ? quit.promise : quit.resolve());
+  } };`;
+  for (const body of [slow, both]) {
+    const child = daemon(t, ["--workdir", workdir], body);
+    await child.says("started");
+    child.kill("SIGTERM");
+    await child.says("stop fast");
+    child.kill("SIGTERM");
+    await child.says("stop immediate");
+    assert.equal((await child.ended).code, 3);
+  }
 });
 
 test("runDaemon: one that ends by itself; one that cannot go on; its words in the pid file", async (t) => {

@@ -219,6 +219,8 @@ class DaemonProcess {
   #pidFile: string | undefined;
   #daemon: RunningDaemon | undefined;
   #stopping = false;
+  /** What the last signal asked for. */
+  #stopCode = EXIT_STOPPED;
 
   constructor(name: string) {
     this.#name = name;
@@ -251,13 +253,13 @@ class DaemonProcess {
     const daemon = this.#daemon;
     const mode = signal === "SIGQUIT" || this.#stopping ? "immediate" : "fast";
     this.logger.info({ signal, mode }, "stopping");
-    const code = mode === "fast" ? EXIT_STOPPED : EXIT_QUIT;
+    this.#stopCode = mode === "fast" ? EXIT_STOPPED : EXIT_QUIT;
     if (daemon === undefined) {
-      this.#end(code);
+      this.#end(this.#stopCode);
     }
     this.#stopping = true;
     daemon.stop(mode).then(
-      () => this.#end(code),
+      () => this.#end(this.#stopCode),
       (error: unknown) => this.crash(error, "stop failed"),
     );
   }

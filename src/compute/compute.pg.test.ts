@@ -403,6 +403,52 @@ function hasSocket(endpoint: ComputeEndpoint, pid: number): boolean {
   return existsSync(lock) && Number.parseInt(readFileSync(lock, "utf8"), 10) === pid;
 }
 
+test("compute: a stop in order that hangs without a majority ends at the second signal, and says so", async (t) => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  await endpoint.query("CREATE TABLE t (n int)");
+  const away = world.safekeepers.slice(0, 2);
+  t.after(async () => {
+    for (const node of away) {
+      await world.restart(node);
+    }
+  });
+  for (const { daemon } of away) {
+    await daemon.kill("SIGKILL");
+  }
+  endpoint.query("INSERT INTO t VALUES (1)").catch(() => undefined);
+  await sleep(500);
+  const { daemon } = endpoint;
+  process.kill(daemon.pid, "SIGTERM");
+  await sleep(1000);
+  const secondMs = performance.now();
+  process.kill(daemon.pid, "SIGTERM");
+  await daemon.exited();
+  assert.equal(daemon.exitCode, 3);
+  const tookMs = performance.now() - secondMs;
+  assert.ok(tookMs < 7000, `ended after ${tookMs} ms`);
+});
+
+test("compute: one whose start waits for a pageserver that hangs ends when it is told to", async () => {
+  const { timeline_id, start_lsn } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id, { mode: { static: start_lsn } });
+  const pageserver = world.pageserver.daemon.pid;
+  process.kill(pageserver, "SIGSTOP");
+  try {
+    endpoint.daemon.start();
+    await eventually("the agent to answer", async () => {
+      return (await endpoint.client.status()).status === "init";
+    });
+    await sleep(1000);
+    await endpoint.client.terminate("immediate");
+    await Promise.race([endpoint.daemon.exited(), sleep(20_000)]);
+    assert.equal(endpoint.daemon.exitCode, 0);
+  } finally {
+    process.kill(pageserver, "SIGCONT");
+  }
+});
+
 test("compute: what can never start says why and ends", async () => {
   const { timeline_id } = await world.createTimeline();
   const wrong = await world.createEndpoint(timeline_id, { settings: { fsync: "off" } });

@@ -38,6 +38,8 @@ export class Supervisor implements ComputeControl {
   readonly #startTime = nowMs();
   readonly #commitTimes = new CommitTimes();
   readonly #stopping = new AbortController();
+  /** Rejects when it is to stop. */
+  readonly #leaving = Promise.withResolvers<never>();
   #run: ComputeRun | undefined;
   #leaveSubscriptions = false;
   #status: ComputeStatusName = "init";
@@ -141,7 +143,8 @@ export class Supervisor implements ComputeControl {
     this.#run = run;
     let open: boolean;
     try {
-      open = await run.start();
+      // A stop waits for nothing that a start waits for, such as a pageserver that hangs.
+      open = await Promise.race([run.start(), this.#leaving.promise]);
     } catch (error) {
       if (this.#stopping.signal.aborted) {
         return STOPPED;
@@ -313,6 +316,7 @@ export class Supervisor implements ComputeControl {
     const wasRunning = this.#status === "running";
     this.#setStatus("termination_pending");
     this.#stopping.abort();
+    this.#leaving.reject(new StorageError("unavailable", "closed", "the compute was stopped"));
     const run = this.#run;
     this.#logger.info({ mode }, "stopping");
     // What has not started has nothing to write.

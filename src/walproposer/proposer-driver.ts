@@ -180,8 +180,13 @@ export class ProposerDriver {
     this.#announcer.announce();
   }
 
+  /** No safekeeper is heard any more. */
+  get closed(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
   close(): void {
-    if (this.#stop.signal.aborted) {
+    if (this.closed) {
       return;
     }
     this.#stop.abort();

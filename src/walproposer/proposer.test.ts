@@ -9,6 +9,7 @@ import {
   NO_HOT_STANDBY_FEEDBACK,
   type VoteResponse,
 } from "../safekeeper-protocol/messages.ts";
+import { NO_PAGESERVER_FEEDBACK } from "../safekeeper-protocol/pageserver-feedback.ts";
 import { Proposer, type ProposerEffect, RESPONSE_TIMEOUT_MS } from "./proposer.ts";
 
 const START = toLsn(0x1000028);
@@ -259,6 +260,27 @@ test("Proposer: joint membership needs a majority of both sets", () => {
   assert.deepEqual(script.message(1, ack(START, joint)), []);
   assert.deepEqual(script.message(2, ack(START, joint)), []);
   assert.equal(script.message(3, ack(START, joint))[0], "committed 0");
+});
+
+test("Proposer: a pageserver that is further counts, also where its clock was set back", () => {
+  const script = new Script();
+  script.connect(1);
+  script.connect(2);
+  script.message(1, vote());
+  script.message(2, vote());
+  const told = (bytes: number, replyTime: number) => {
+    const lastReceivedLsn = at(bytes);
+    const pageserverFeedback = { ...NO_PAGESERVER_FEEDBACK, lastReceivedLsn, replyTime };
+    script.message(1, ack(START, { pageserverFeedback }));
+    const now = script.proposer.pageserverFeedback;
+    return [now.lastReceivedLsn - START, now.replyTime];
+  };
+  assert.deepEqual(told(10, 5000), [10, 5000]);
+  assert.deepEqual(told(20, 1000), [20, 1000]);
+  // What another safekeeper was told before.
+  assert.deepEqual(told(10, 6000), [20, 1000]);
+  assert.deepEqual(told(20, 900), [20, 1000]);
+  assert.deepEqual(told(20, 1100), [20, 1100]);
 });
 
 test("Proposer: a wrong node, a wrong answer and silence end the connection", () => {

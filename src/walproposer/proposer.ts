@@ -598,7 +598,7 @@ export class Proposer {
       return;
     }
     const feedback = message.pageserverFeedback;
-    if (feedback !== undefined && feedback.replyTime >= this.#feedback.replyTime) {
+    if (feedback !== undefined && isNewer(feedback, this.#feedback)) {
       this.#feedback = feedback;
     }
     if (message.flushLsn > peer.sentLsn) {
@@ -690,4 +690,14 @@ export class Proposer {
 function isMoreAdvanced(a: VoteResponse, b: VoteResponse): boolean {
   const [termA, termB] = [a.termHistory.at(-1)?.term ?? 0, b.termHistory.at(-1)?.term ?? 0];
   return termA > termB || (termA === termB && a.flushLsn > b.flushLsn);
+}
+
+/**
+ * Safekeepers hand on what they were told at different times. How far a pageserver is only grows; its clock, which the time
+ * is of, may be set back, and another pageserver's may be behind.
+ */
+function isNewer(one: PageserverFeedback, other: PageserverFeedback): boolean {
+  return one.lastReceivedLsn === other.lastReceivedLsn
+    ? one.replyTime >= other.replyTime
+    : one.lastReceivedLsn > other.lastReceivedLsn;
 }

@@ -211,13 +211,14 @@ export class WalPath {
     this.#opened().noteWrittenUpTo(lsn);
   }
 
-  /** After Postgres has ended: until all that it wrote is on a quorum, or nobody answers in time. */
+  /** After Postgres has ended: until all that it wrote is on a quorum, or nobody answers in time, or is heard any more. */
   async finish(): Promise<void> {
     const deadline = monotonicMs() + LAST_WAL_TIMEOUT_MS;
     const shipper = this.#open?.shipper;
     while (
       shipper !== undefined &&
       shipper.committedLsn < shipper.endOfRecords &&
+      !this.#driver.closed &&
       monotonicMs() < deadline
     ) {
       await sleep(5);
