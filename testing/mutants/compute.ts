@@ -14,6 +14,30 @@ export const COMPUTE_MUTANTS: MutantPart = {
   part: "compute",
   mutants: [
     {
+      rule: "whoever asks twice for a stop waits for safekeepers that are not heard any more",
+      file: "src/compute/wal/wal-path.ts",
+      search: "      !this.#driver.closed &&\n",
+      replace: "",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: a stop in order that hangs",
+    },
+    {
+      rule: "a stop waits for what a start waits for",
+      file: "src/compute/supervisor.ts",
+      search: "await Promise.race([run.start(), this.#leaving.promise]);",
+      replace: "await run.start();",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: one whose start waits for a pageserver that hangs",
+    },
+    {
+      rule: "a stop that the second signal has ended says that it was in order",
+      file: "src/base/daemon.ts",
+      search: "() => this.#end(this.#stopCode),",
+      replace: '() => this.#end(mode === "fast" ? EXIT_STOPPED : EXIT_QUIT),',
+      test: "src/base/daemon.test.ts",
+      name: "runDaemon: SIGTERM and SIGINT stop in order",
+    },
+    {
       rule: "who makes a branch has Postgres asked when it was last used",
       file: "src/compute/http.ts",
       search: 'return activity === "true";',

@@ -10,6 +10,14 @@ export const WALPROPOSER_MUTANTS: MutantPart = {
   part: "walproposer",
   mutants: [
     {
+      rule: "a pageserver whose clock was set back is not heard",
+      file: PROPOSER,
+      search: "one.lastReceivedLsn === other.lastReceivedLsn",
+      replace: "one.lastReceivedLsn !== INVALID_LSN",
+      test: PROPOSER_TEST,
+      name: "Proposer: a pageserver that is further counts",
+    },
+    {
       rule: "every commit wakes safekeepers that nobody reads from a second time",
       file: "src/walproposer/commit-announcer.ts",
       search: "      if (peer.reader !== undefined || !isAnyRead) {\n",
