@@ -283,13 +283,18 @@ export function readFileIfExists(path: string, disk: Disk = REAL_DISK): Buffer |
   }
 }
 
+/** Of a Node file-system error. */
+export function isDiskFull(error: unknown): boolean {
+  const code = errnoCode(error);
+  return code === "ENOSPC" || code === "EDQUOT";
+}
+
 /** Turns a Node file-system error into one that says what to do: a full disk is worth a retry. */
 export function diskError(error: unknown, doing: string): StorageError {
   if (error instanceof StorageError) {
     return error;
   }
-  const code = errnoCode(error);
-  if (code === "ENOSPC" || code === "EDQUOT") {
+  if (isDiskFull(error)) {
     return new StorageError("unavailable", "disk-full", `${doing}: no space left on device`, {
       cause: error,
     });

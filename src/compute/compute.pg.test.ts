@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { getPriority } from "node:os";
 import { join } from "node:path";
@@ -458,10 +458,14 @@ test("compute: what can never start says why and ends", async () => {
   assert.match(wrong.daemon.log, /fatal: .*setting 'fsync' cannot be changed/);
 
   const unknown = await world.createEndpoint(timeline_id, { settings: { no_such: "1" } });
+  // Of a start before that did not last: nothing deletes it after this one either.
+  const aside = `${dataDirectoryOf(unknown.daemon.workdir)}.removed-0`;
+  mkdirSync(aside);
   unknown.daemon.start();
   await unknown.daemon.exited();
   assert.equal(unknown.daemon.exitCode, 1);
   assert.match(unknown.daemon.log, /fatal: .*no_such/);
+  assert.ok(!existsSync(aside));
 
   const busy = await world.createEndpoint(timeline_id);
   const server = createServer().listen(busy.spec.pgPort, "127.0.0.1");

@@ -1,23 +1,14 @@
 // One run of Postgres over a data directory: start, readiness, stop, and what earlier runs left.
 
 import type { ChildProcess } from "node:child_process";
-import {
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-} from "node:fs";
-import { rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { readdirSync, readFileSync, readlinkSync, realpathSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { monotonicMs, sleep } from "../base/clock.ts";
 import type { StopMode } from "../base/daemon.ts";
 import { errnoCode, StorageError } from "../base/errors.ts";
 import { FileChanges } from "../base/processes/file-changes.ts";
 import { type Installation, spawnPostgresTool } from "../postgres/installation.ts";
+import { putAside } from "./start/discarded-directories.ts";
 
 export interface PostgresExit {
   readonly code: number | null;
@@ -270,26 +261,7 @@ export async function discardDataDirectory(
       rmSync(join(socketDirectory, name), { force: true });
     }
   }
-  if (existsSync(dataDirectory)) {
-    // Onto an empty directory, which rename(2) replaces.
-    const empty = join(dirname(dataDirectory), discardedPrefix(dataDirectory));
-    renameSync(dataDirectory, mkdtempSync(empty));
-  }
-}
-
-/** Deletes what discardDataDirectory() put away: long work, for when nobody waits for a start. */
-export async function removeDiscarded(dataDirectory: string): Promise<void> {
-  const parent = dirname(dataDirectory);
-  for (const name of readdirSync(parent)) {
-    if (name.startsWith(discardedPrefix(dataDirectory))) {
-      // Whatever fails to go now goes after the next start.
-      await rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
-    }
-  }
-}
-
-function discardedPrefix(dataDirectory: string): string {
-  return `${basename(dataDirectory)}.removed-`;
+  putAside(dataDirectory);
 }
 
 function processesIn(directory: string): number[] {

@@ -30,15 +30,11 @@ import { keepHotBlocks, placeHotBlocks } from "./pages/hot-blocks.ts";
 import { LazyFiles, prepareShim } from "./pages/lazy-files.ts";
 import { connectPages, type PageClient } from "./pages/page-source.ts";
 import type { Progress } from "./pages/written-blocks.ts";
-import {
-  discardDataDirectory,
-  endProcessesIn,
-  PostgresProcess,
-  removeDiscarded,
-} from "./postgres-process.ts";
+import { discardDataDirectory, endProcessesIn, PostgresProcess } from "./postgres-process.ts";
 import { MAINTENANCE_PORT, type PostgresSettings, postgresSettings } from "./postgres-settings.ts";
 import type { Replica } from "./replica/replica.ts";
 import type { CacheUsage } from "./shim/cache-counters.ts";
+import { makeWithRoom, removeDiscarded } from "./start/discarded-directories.ts";
 import type { OldWal } from "./wal/old-wal.ts";
 import { invalidateSlots, openOldWal } from "./wal/open-old-wal.ts";
 import { openShipper } from "./wal/open-shipper.ts";
@@ -179,13 +175,15 @@ export class PostgresSide {
     await turn();
     // Of one that was killed.
     this.#keepHotBlocks();
+    // Of starts that did not last until it was time for that: else each of them would leave one more.
+    await removeDiscarded(this.#dataDirectory);
     await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
     await turn();
-    const installation = await this.#withExtensions(found);
+    const installation = await makeWithRoom(this.#dataDirectory, () => this.#withExtensions(found));
     this.#installation = installation;
     await this.checkLibraries(spec.settings);
     this.#spares = SpareFiles.take(sparesOf(workdir), this.#options.sharedSpares);
-    await this.#spares.skeleton(this.#dataDirectory);
+    await this.#makeSkeleton();
     const newest = await this.#newestState;
     if (newest !== undefined) {
       // Here already, because safekeepers that refuse our major would let no election end.
@@ -273,20 +271,39 @@ export class PostgresSide {
     return state.hasInheritedSubscriptions && wal !== undefined && !leaveSubscriptions;
   }
 
-  async #makeDraft(state: ComputeState, machine: Machine): Promise<Draft> {
-    const writing = monotonicMs();
-    const standby = this.#options.wal === undefined;
-    const settings = this.#settings(state, this.#options.spec.settings);
+  #makeSkeleton(): Promise<void> {
     const path = this.#dataDirectory;
+    return makeWithRoom(path, () => this.#spares.skeleton(path));
+  }
+
+  async #writeDirectory(state: ComputeState, settings: PostgresSettings): Promise<SynthesizedWal> {
+    const path = this.#dataDirectory;
+    const standby = this.#options.wal === undefined;
     const auxFiles = this.#auxFiles(state);
     const replay = this.#options.replica?.start;
-    const wal = writeDataDirectory({
-      ...{ path, state, settings, standby, replay, auxFiles },
-      spares: this.#spares,
+    return makeWithRoom(path, async (isAgain) => {
+      if (isAgain) {
+        await this.#spares.skeleton(path);
+      }
+      const wal = writeDataDirectory({
+        ...{ path, state, settings, standby, replay, auxFiles },
+        spares: this.#spares,
+      });
+      if (this.#isPrewarmed) {
+        placeHotBlocks(this.#options.workdir, path);
+      }
+      return wal;
     });
-    if (this.#isPrewarmed) {
-      placeHotBlocks(this.#options.workdir, path);
+  }
+
+  async #makeDraft(state: ComputeState, machine: Machine): Promise<Draft> {
+    if (this.#closing.signal.aborted) {
+      // Whoever closed this run goes on with another, which may be making its own directory at the same path.
+      throw closedWhileStarting();
     }
+    const writing = monotonicMs();
+    const settings = this.#settings(state, this.#options.spec.settings);
+    const wal = await this.#writeDirectory(state, settings);
     this.times.dataDirectoryMs = monotonicMs() - writing;
     const files = this.#files?.state === state ? this.#files : this.#openFiles(state);
     const oldWal = this.#oldWal;
@@ -423,7 +440,7 @@ export class PostgresSide {
         this.#dataDirectory,
         postgresSocketDirectory(this.#options.workdir),
       );
-      await this.#spares.skeleton(this.#dataDirectory);
+      await this.#makeSkeleton();
     }
     this.#draft = await this.#makeDraft(state, machine);
     return this.#draft;
