@@ -570,8 +570,8 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "a password that is not named is taken away",
       file: "src/compute/sessions/roles.ts",
-      search: "} else if (secret !== undefined && present.get(name) !== secret) {",
-      replace: "} else if (present.get(name) !== secret) {",
+      search: "} else if (secret !== undefined && present.get(name)?.secret !== secret) {",
+      replace: "} else if (present.get(name)?.secret !== secret) {",
       test: CONFIGURE_TEST,
       name: "configure: passwords and owners change",
     },
@@ -663,6 +663,31 @@ export const COMPUTE_MUTANTS: MutantPart = {
       replace: "",
       test: "src/compute/compute.pg.test.ts",
       name: "compute: what can never start says why and ends",
+    },
+    {
+      rule: "sessions of a role that is dropped go on",
+      file: "src/compute/sessions/roles.ts",
+      search: "where usesysid in (${oids.join",
+      replace: "where usename::text in (${oids.map(String).map(quoteText).join",
+      test: CONFIGURE_TEST,
+      name: "configure: the sessions of a role that is deleted end",
+    },
+    {
+      rule: "settings that could not be checked stay in the file",
+      file: "src/compute/sessions/settings.ts",
+      search: "      restore();\n",
+      replace:
+        '      if (error instanceof StorageError && error.kind === "invalid") {\n        restore();\n      }\n',
+      test: CONFIGURE_TEST,
+      name: "loadSettings: where the check gets no answer, nothing is changed",
+    },
+    {
+      rule: "Postgres keeps settings that were not taken",
+      file: "src/compute/sessions/settings.ts",
+      search: "      if (mayBeLoaded) {",
+      replace: "      if (!mayBeLoaded) {",
+      test: CONFIGURE_TEST,
+      name: "loadSettings: where the look at what waits for a restart gets no answer, nothing is changed",
     },
   ],
 };

@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { inSimulatedTime } from "../../../simulation/simulated-time.ts";
 import { type ComputeEndpoint, ComputeWorld } from "../../../testing/compute/compute-world.ts";
+import { StorageError } from "../../base/errors.ts";
 import { DEFAULT_MAJOR, postgresSocketDirectory } from "../../postgres/installation.ts";
 import { scramSecret } from "../../postgres/scram.ts";
 import { connectWire } from "../../postgres/wire/wire-client.ts";
 import type { ConfigureRequest } from "../api.ts";
+import { loadSettings } from "./settings.ts";
 
 type Cluster = ConfigureRequest["spec"]["cluster"];
 
@@ -222,6 +225,18 @@ test("configure: renames and deletions may be asked for again", async () => {
   });
 });
 
+test("configure: the sessions of a role that is deleted end", async () => {
+  await configure({ roles: [{ name: "judy" }] });
+  const open = await connectWire({
+    host: postgresSocketDirectory(endpoint.daemon.workdir),
+    port: endpoint.spec.pgPort,
+    parameters: { user: "judy", database: "postgres" },
+  });
+  await open.query("select 1");
+  await configure({}, [{ action: "delete_role", name: "judy" }]);
+  await assert.rejects(open.query("select 1"), { message: /terminat|closed/ });
+});
+
 test("configure: extensions, also those that only a superuser may make", async () => {
   // Of the shipped installations only plpgsql is sure to be there.
   const extensions = [{ database: "shop", name: "plpgsql", version: "1.0" }];
@@ -269,6 +284,70 @@ test("configure: settings are loaded, and what needs a restart is named", async 
   process.kill(postgresPid!, "SIGKILL");
   await endpoint.running(restarts + 1);
   assert.equal(await shown("max_connections"), "120");
+});
+
+/** A Postgres that counts its loads, but for what `failing` matches: that is refused, or, for a load, does not come. */
+function standIn(failing?: RegExp) {
+  const file = { content: "old", loaded: "old" };
+  let loads = 0;
+  return {
+    file,
+    session: {
+      async query(sql: string) {
+        if (failing?.test(sql) === true) {
+          throw new StorageError("unavailable", "no-answer", "no answer");
+        }
+        if (sql.includes("pg_reload_conf") && failing?.source !== "never") {
+          file.loaded = file.content;
+          loads++;
+        }
+        const rows = sql.includes("pg_conf_load_time") ? [[`${loads}`]] : [];
+        return { columns: [], rows };
+      },
+    },
+    settings: {
+      write: () => {
+        file.content = "new";
+      },
+      restore: () => {
+        file.content = "old";
+      },
+    },
+  };
+}
+
+test("loadSettings: they are in the file, and loaded", async () => {
+  const { session, settings, file } = standIn();
+  assert.deepEqual(await loadSettings(session, settings), []);
+  assert.deepEqual(file, { content: "new", loaded: "new" });
+});
+
+for (const [what, failing] of [
+  ["the check", /pg_file_settings/],
+  ["the order to load them", /pg_reload_conf/],
+  ["the look at what waits for a restart", /pending_restart/],
+] as const) {
+  test(`loadSettings: where ${what} gets no answer, nothing is changed`, async () => {
+    const { session, settings, file } = standIn(failing);
+    await assert.rejects(loadSettings(session, settings), { code: "no-answer" });
+    assert.deepEqual(file, { content: "old", loaded: "old" });
+  });
+}
+
+test("loadSettings: where Postgres loads nothing, the file is what it was", async () => {
+  await inSimulatedTime(async () => {
+    const { session, settings, file } = standIn(/never/);
+    await assert.rejects(loadSettings(session, settings), { code: "no-reload" });
+    assert.deepEqual(file, { content: "old", loaded: "old" });
+  });
+});
+
+test("loadSettings: what fails is told, also where Postgres is gone and the file with it", async () => {
+  const { session, settings } = standIn(/pg_file_settings/);
+  const restore = () => {
+    throw new StorageError("unavailable", "not-running", "Postgres does not run");
+  };
+  await assert.rejects(loadSettings(session, { ...settings, restore }), { code: "no-answer" });
 });
 
 test("configure: a read-only endpoint says so, and shows what there is", async () => {

@@ -72,7 +72,7 @@ export async function requireRoles(
       await session.query(
         `create role ${quoteName(name)} ${attributes} ${own} ${login} ${withPassword} in role ${USERS_GROUP}`,
       );
-    } else if (secret !== undefined && present.get(name) !== secret) {
+    } else if (secret !== undefined && present.get(name)?.secret !== secret) {
       await session.query(`alter role ${quoteName(name)} password ${password}`);
     }
   }
@@ -106,7 +106,8 @@ export async function dropRoles(
   session: WireConnection,
   names: readonly string[],
 ): Promise<void> {
-  const present = [...(await existing(session, names)).keys()];
+  const found = await existing(session, names);
+  const present = [...found.keys()];
   if (present.length === 0) {
     return;
   }
@@ -135,9 +136,10 @@ export async function dropRoles(
   for (const name of present) {
     await session.query(`drop role if exists ${quoteName(name)}`);
   }
+  // By OID: the name of a session's role is null once that is gone. Before that, another one could begin.
+  const oids = [...found.values()].map(({ oid }) => oid);
   await session.query(
-    `select pg_terminate_backend(pid) from pg_stat_activity
-      where usename in (${present.map(quoteText).join(", ")})`,
+    `select pg_terminate_backend(pid) from pg_stat_activity where usesysid in (${oids.join(", ")})`,
   );
 }
 
@@ -165,16 +167,24 @@ function forgetRole(name: string, newOwner: string): string {
   ].join(";");
 }
 
-/** Which of them there are, with their passwords' secrets. */
+interface ExistingRole {
+  readonly oid: number;
+  /** Its password's. */
+  readonly secret: string | null;
+}
+
+/** Which of them there are. */
 async function existing(
   session: WireConnection,
   names: readonly string[],
-): Promise<Map<string, string | null>> {
+): Promise<Map<string, ExistingRole>> {
   if (names.length === 0) {
     return new Map();
   }
   const { rows } = await session.query(
-    `select rolname, rolpassword from pg_authid where rolname in (${names.map(quoteText).join(", ")})`,
+    `select rolname, oid, rolpassword from pg_authid where rolname in (${names.map(quoteText).join(", ")})`,
   );
-  return new Map(rows.map(([name, secret]) => [name!, secret ?? null]));
+  return new Map(
+    rows.map(([name, oid, secret]) => [name!, { oid: Number(oid), secret: secret ?? null }]),
+  );
 }
