@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { sleep } from "../base/clock.ts";
+import { sleep, turn } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { toLsn } from "../base/lsn.ts";
 import { WireServer } from "../postgres/wire/wire-server.ts";
-import { PagestreamClient } from "./client.ts";
+import { LSN_LEASE_MS, leaseLsn, PagestreamClient } from "./client.ts";
 import { encodeU32Response } from "./pagestream.ts";
 
 const IDS = { tenantId: "1".repeat(32), timelineId: "2".repeat(32) };
@@ -49,4 +49,24 @@ test("PagestreamClient: a server that falls silent is unavailable, a slow one or
   await Promise.all([assert.rejects(ask(), error), assert.rejects(ask(), error)]);
   assert.equal(client.closed, true);
   await assert.rejects(ask(), error);
+});
+
+test("leaseLsn: a pageserver that hangs is given up long before the last lease ends", async (t) => {
+  const asked = Promise.withResolvers<void>();
+  const hanging = new WireServer({
+    logger: createLogger("client-test", "silent"),
+    onQuery: () => {
+      asked.resolve();
+      return new Promise<void>(() => undefined);
+    },
+  });
+  const address = await hanging.listen("127.0.0.1", 0);
+  t.after(() => hanging.close());
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const leased = leaseLsn(`127.0.0.1:${address.port}`, IDS, LSN);
+  leased.catch(() => undefined);
+  await asked.promise;
+  // Two tries, each of which may hang as long when it connects, and what is between them.
+  t.mock.timers.tick(LSN_LEASE_MS / 6);
+  await assert.rejects(Promise.race([leased, turn()]), { kind: "unavailable" });
 });

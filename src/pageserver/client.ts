@@ -41,12 +41,15 @@ import {
   TAG_GET_PAGE,
   TAG_NBLOCKS,
 } from "./pagestream.ts";
+import { LSN_LEASE_MS } from "./retention/lsn-lease.ts";
 
 /** For whoever holds leases, without the schemas of api.ts. */
 export { LSN_LEASE_MS } from "./retention/lsn-lease.ts";
 
 /** Longer than the server's longest wait for an LSN (300 s). */
 const QUERY_TIMEOUT_MS = 310_000;
+/** A lease waits for no LSN. Two tries that get no answer, of connecting and asking, fit twice into one that lasts. */
+const LEASE_TIMEOUT_MS = LSN_LEASE_MS / 10;
 
 /** For what rewrites layers. */
 const MAINTENANCE_TIMEOUT_MS = 24 * 3_600_000;
@@ -298,10 +301,14 @@ export async function computeState(
   }
 }
 
-/** What is at `lsn` stays readable for LSN_LEASE_MS from now on. StorageError `invalid` where it is not any more. */
+/** What is at `lsn` stays readable for LSN_LEASE_MS from now on. StorageError `invalid` where it is not any more, `unavailable` where nobody answers. */
 export async function leaseLsn(pgAddr: string, timeline: TenantTimeline, lsn: Lsn): Promise<void> {
   const { tenantId, timelineId } = timeline;
-  await queryOnce(pgAddr, `lease lsn ${tenantId} ${timelineId} ${formatLsn(lsn)}`);
+  await queryOnce(
+    pgAddr,
+    `lease lsn ${tenantId} ${timelineId} ${formatLsn(lsn)}`,
+    LEASE_TIMEOUT_MS,
+  );
 }
 
 /** Every relation fork of a database as of `lsn`. */
@@ -340,8 +347,12 @@ export async function hasRelationsFrom(
   return answer === "t";
 }
 
-async function queryOnce(pgAddr: string, sql: string): Promise<(string | null)[][]> {
-  const connection = await connectWire({ ...parseHostPort(pgAddr), timeoutMs: QUERY_TIMEOUT_MS });
+async function queryOnce(
+  pgAddr: string,
+  sql: string,
+  timeoutMs = QUERY_TIMEOUT_MS,
+): Promise<(string | null)[][]> {
+  const connection = await connectWire({ ...parseHostPort(pgAddr), timeoutMs });
   try {
     return (await connection.query(sql)).rows;
   } finally {

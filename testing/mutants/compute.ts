@@ -689,5 +689,13 @@ export const COMPUTE_MUTANTS: MutantPart = {
       test: CONFIGURE_TEST,
       name: "loadSettings: where the look at what waits for a restart gets no answer, nothing is changed",
     },
+    {
+      rule: "a pageserver that hangs lets leases end",
+      file: "src/pageserver/client.ts",
+      search: "const LEASE_TIMEOUT_MS = LSN_LEASE_MS / 10;",
+      replace: "const LEASE_TIMEOUT_MS = Math.max(QUERY_TIMEOUT_MS, LSN_LEASE_MS / 10);",
+      test: "src/pageserver/client.test.ts",
+      name: "leaseLsn: a pageserver that hangs is given up long before the last lease ends",
+    },
   ],
 };
