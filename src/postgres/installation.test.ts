@@ -17,6 +17,7 @@ import {
   findInstallation,
   mayReach,
   postgresEnvironment,
+  postgresSocketDirectory,
   postgresUser,
   readableByPostgres,
   removeWorkdir,
@@ -121,6 +122,29 @@ test("socketDirectory: stays within a socket address", (t) => {
   removeWorkdir(deep);
   assert.ok(!existsSync(short));
   assert.ok(!existsSync(deep));
+});
+
+test("socketDirectory: a path with a comma, which is two hosts to libpq, is not taken", (t) => {
+  const directory = join(temporaryDirectory(t), "a,b");
+  mkdirSync(directory, { mode: 0o755 });
+  const socket = postgresSocketDirectory(directory);
+  t.after(() => removeWorkdir(directory));
+  assert.doesNotMatch(socket, /,/);
+  assert.equal(postgresSocketDirectory(directory), socket, "the same each time");
+  const before = process.env["TMPDIR"];
+  t.after(() => {
+    if (before === undefined) {
+      delete process.env["TMPDIR"];
+    } else {
+      process.env["TMPDIR"] = before;
+    }
+  });
+  process.env["TMPDIR"] = directory;
+  const outside = socketDirectory(directory, "agent.sock");
+  t.after(() => rmSync(outside, { recursive: true, force: true }));
+  assert.match(outside, /^\/tmp\/strata-[^/]*$/);
+  removeWorkdir(directory);
+  assert.ok(!existsSync(outside));
 });
 
 test("runtimeDirectory: those of vanished working directories are removed with the next new one", (t) => {

@@ -394,13 +394,17 @@ function removeAbandoned(run: string): void {
 /** Longest path of a unix socket: sun_path is 108 bytes with the closing NUL (unix(7)). */
 const SOCKET_PATH_MAX_BYTES = 107;
 
+/** libpq takes `host=/a,b` for two hosts, and nothing quotes a comma (conninfo, PGHOST). */
+const HOST_SEPARATOR = ",";
+
 /**
  * A directory for unix sockets of a daemon working in `workdir`: its runtime directory, or a short
- * private one where `<directory>/<longestName>` would not fit a socket address. Exists on return.
+ * private one where `<directory>/<longestName>` would not fit a socket address, or is no single host to libpq. Exists on return.
  */
 export function socketDirectory(workdir: string, longestName: string): string {
   const directory = runtimeDirectory(workdir);
-  if (Buffer.byteLength(join(directory, longestName)) <= SOCKET_PATH_MAX_BYTES) {
+  const fits = Buffer.byteLength(join(directory, longestName)) <= SOCKET_PATH_MAX_BYTES;
+  if (fits && !directory.includes(HOST_SEPARATOR)) {
     return directory;
   }
   const short = shortSocketDirectory(directory);
@@ -414,7 +418,8 @@ export function socketDirectory(workdir: string, longestName: string): string {
 }
 
 function shortSocketDirectory(directory: string): string {
-  return join(tmpdir(), `strata-${process.getuid?.() ?? 0}-${hash(directory)}`);
+  const parent = tmpdir().includes(HOST_SEPARATOR) ? "/tmp" : tmpdir();
+  return join(parent, `strata-${process.getuid?.() ?? 0}-${hash(directory)}`);
 }
 
 function isOurs(path: string): boolean {

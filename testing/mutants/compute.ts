@@ -697,5 +697,21 @@ export const COMPUTE_MUTANTS: MutantPart = {
       test: "src/pageserver/client.test.ts",
       name: "leaseLsn: a pageserver that hangs is given up long before the last lease ends",
     },
+    {
+      rule: "a path that libpq takes for two hosts is a socket's",
+      file: "src/postgres/installation.ts",
+      search: "  if (fits && !directory.includes(HOST_SEPARATOR)) {",
+      replace: "  if (fits) {",
+      test: "src/postgres/installation.test.ts",
+      name: "socketDirectory: a path with a comma, which is two hosts to libpq, is not taken",
+    },
+    {
+      rule: "sockets go where the temporary directory's path is two hosts",
+      file: "src/postgres/installation.ts",
+      search: 'const parent = tmpdir().includes(HOST_SEPARATOR) ? "/tmp" : tmpdir();',
+      replace: "const parent = tmpdir();",
+      test: "src/postgres/installation.test.ts",
+      name: "socketDirectory: a path with a comma, which is two hosts to libpq, is not taken",
+    },
   ],
 };
