@@ -459,13 +459,15 @@ test("compute: what can never start says why and ends", async () => {
 
   const unknown = await world.createEndpoint(timeline_id, { settings: { no_such: "1" } });
   // Of a start before that did not last: nothing deletes it after this one either.
-  const aside = `${dataDirectoryOf(unknown.daemon.workdir)}.removed-0`;
-  mkdirSync(aside);
+  const aside = [0, 1].map((n) => `${dataDirectoryOf(unknown.daemon.workdir)}.removed-${n}`);
+  for (const directory of aside) {
+    mkdirSync(directory);
+  }
   unknown.daemon.start();
   await unknown.daemon.exited();
   assert.equal(unknown.daemon.exitCode, 1);
   assert.match(unknown.daemon.log, /fatal: .*no_such/);
-  assert.ok(!existsSync(aside));
+  assert.deepEqual(aside.filter(existsSync), []);
 
   const busy = await world.createEndpoint(timeline_id);
   const server = createServer().listen(busy.spec.pgPort, "127.0.0.1");

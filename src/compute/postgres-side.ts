@@ -175,8 +175,9 @@ export class PostgresSide {
     await turn();
     // Of one that was killed.
     this.#keepHotBlocks();
-    // Of starts that did not last until it was time for that: else each of them would leave one more.
-    await removeDiscarded(this.#dataDirectory);
+    // Of starts that did not last until it was time for that: else each of them would leave one more. That of one quick
+    // restart waits until this one runs.
+    await removeDiscarded(this.#dataDirectory, { atLeast: 2 });
     await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
     await turn();
     const installation = await makeWithRoom(this.#dataDirectory, () => this.#withExtensions(found));

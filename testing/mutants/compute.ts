@@ -659,7 +659,7 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "each start that does not last leaves a data directory",
       file: "src/compute/postgres-side.ts",
-      search: "    await removeDiscarded(this.#dataDirectory);\n",
+      search: "    await removeDiscarded(this.#dataDirectory, { atLeast: 2 });\n",
       replace: "",
       test: "src/compute/compute.pg.test.ts",
       name: "compute: what can never start says why and ends",

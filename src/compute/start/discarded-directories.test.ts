@@ -38,7 +38,9 @@ test("putAside: each in a directory of its own, until they are removed", async (
   }
   makeFull(path);
   writeFileSync(join(parent, "other"), "");
-  await removeDiscarded(path);
+  await removeDiscarded(path, { atLeast: 4 });
+  assert.equal(readdirSync(parent).length, 5);
+  await removeDiscarded(path, { atLeast: 3 });
   assert.deepEqual(readdirSync(parent).sort(), ["other", "pgdata"]);
 });
 

@@ -18,14 +18,17 @@ export function putAside(dataDirectory: string): void {
   renameSync(dataDirectory, `${prefix}${number}`);
 }
 
-/** Deletes what putAside() put there: long work. */
-export async function removeDiscarded(dataDirectory: string): Promise<void> {
+/** Deletes what putAside() put there: long work. `atLeast`: only where there are so many. */
+export async function removeDiscarded(
+  dataDirectory: string,
+  { atLeast = 1 }: { readonly atLeast?: number } = {},
+): Promise<void> {
   const parent = dirname(dataDirectory);
-  for (const name of readdirSync(parent)) {
-    if (name.startsWith(asidePrefix(dataDirectory))) {
-      // Whatever fails to go now goes before the next start.
-      await rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
-    }
+  const prefix = asidePrefix(dataDirectory);
+  const aside = readdirSync(parent).filter((name) => name.startsWith(prefix));
+  for (const name of aside.length < atLeast ? [] : aside) {
+    // Whatever fails to go now goes before the next start.
+    await rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
