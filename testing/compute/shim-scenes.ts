@@ -39,7 +39,7 @@ const WIDE_LIMIT_BLOCKS = 64;
 const NEW_FROM = 10_055;
 
 export interface Scene {
-  /** With `evict-` there is a limit of the cache, with `compare-` also a process that compares. */
+  /** With `evict-` there is a limit of the cache, with `compare-` also a process that compares; with `sync-` another compute owns the timeline. */
   readonly scene: string;
   /** Which question's answer is held back: the first one since the scene asked for that. */
   readonly holds?: "list" | "read" | "compare";
@@ -91,7 +91,10 @@ export async function runScene(
   makeCacheCounters(cacheCountersPath);
   const limit = name.startsWith("evict-hints") ? WIDE_LIMIT_BLOCKS : LIMIT_BLOCKS;
   const options = {
-    wal: name.startsWith("compare-") ? ("quorum" as const) : ("none" as const),
+    wal:
+      name.startsWith("compare-") || name.startsWith("sync-")
+        ? ("quorum" as const)
+        : ("none" as const),
     cacheCountersPath,
     ...(isOfCache(name) ? { localCacheBytes: limit * PAGE_BYTES } : {}),
   };
@@ -209,6 +212,9 @@ export async function playScene(
   });
   try {
     await server.listen();
+    if (scene.scene.startsWith("sync-")) {
+      server.fence();
+    }
     const ended = await runScene(shim, scene, workdir);
     scene.afterwards?.(workdir);
     return { ...ended, asked, blocks };

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -146,16 +147,19 @@ static void evict_twice(void) {
   check_block(fd, 0);
 }
 
-/* Written blocks that have gone: `writtenEvicted` of cache-counters.ts. */
-static uint64_t written_blocks_gone(void) {
+/* One of cache-counters.ts. */
+static uint64_t count_of(int number) {
   int counters = open_path("counters", 0);
-  uint64_t gone;
-  if (pread(counters, &gone, sizeof gone, 5 * sizeof gone) != sizeof gone) {
+  uint64_t count;
+  if (pread(counters, &count, sizeof count, number * (off_t)sizeof count) != sizeof count) {
     fail("counters");
   }
   close(counters);
-  return gone;
+  return count;
 }
+
+/* Written blocks that have gone: `writtenEvicted`. */
+static uint64_t written_blocks_gone(void) { return count_of(5); }
 
 /* Reads what is not here, the last five blocks, for which more than is written has to go, until so many written blocks have gone. */
 static void read_until_gone(int fd, uint64_t blocks) {
@@ -434,6 +438,31 @@ static void truncate_while_hinting(void) {
   check_anew();
 }
 
+/* A file that is made here and grows by six blocks, of which the disk has room for one and a half. */
+static void grow_on_full_disk(void) {
+  static uint8_t data[6 * BLOCK];
+  char name[256];
+  struct rlimit before, limit;
+  sprintf(name, "%s1", path);
+  int fd = open_path(name, O_CREAT | O_EXCL);
+  getrlimit(RLIMIT_FSIZE, &before);
+  limit = (struct rlimit){65 * BLOCK + BLOCK / 2, before.rlim_max};
+  signal(SIGXFSZ, SIG_IGN);
+  /* Of what is added the first 64 blocks have no states, unless more comes. */
+  for (int block = 0; block < 64; block++) {
+    write_block(fd, block, 0xee);
+  }
+  setrlimit(RLIMIT_FSIZE, &limit);
+  ssize_t done = pwrite(fd, data, sizeof data, 64 * BLOCK);
+  setrlimit(RLIMIT_FSIZE, &before);
+  if (done != BLOCK + BLOCK / 2) {
+    fail("the write was not cut short");
+  }
+  if (count_of(1) != 2) {
+    fail("blocks that were not added count");
+  }
+}
+
 static void evict_read(void) { evict_while(stop_reading); }
 static void evict_read_vector(void) { evict_while(stop_reading_vector); }
 static void evict_copy(void) { evict_while(stop_copying); }
@@ -480,6 +509,7 @@ static const struct scene scenes[] = {
     {"compare-idle", give_back_when_idle},
     {"compare-files", see_what_is_open},
     {"compare-later", compare_later},
+    {"compare-full", grow_on_full_disk},
 };
 
 int main(int argc, char **argv) { return play(argc, argv, scenes, sizeof scenes / sizeof *scenes); }

@@ -306,6 +306,82 @@ static void announce_some(void) {
   check_block(other, 6);
 }
 
+#define WAL_SEGMENT "pg_wal/000000010000000000000001"
+
+/* On the way out WAL is written and synced, which ends us otherwise: the test's agent says of it that we are fenced. */
+static void exit_after_syncing(int signal) {
+  (void)signal;
+  int fd = open_path(WAL_SEGMENT, 0);
+  write_block(fd, 0, 0xee);
+  fdatasync(fd);
+  fail("a sync of WAL has succeeded without a quorum");
+}
+
+/* A process that is in the middle of an answer about a page syncs WAL on its way out. */
+static void sync_on_exit(void) {
+  if (mkdir("pg_wal", 0700) != 0) {
+    fail("mkdir");
+  }
+  make(WAL_SEGMENT);
+  /* Who is fenced sends it to the postmaster. */
+  signal(SIGQUIT, SIG_IGN);
+  int status;
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGTERM, exit_after_syncing);
+    fetch_5();
+    fail("nobody has ended it");
+  }
+  wait_for("held");
+  kill(child, SIGTERM);
+  if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 2) {
+    fail("who is fenced goes on");
+  }
+}
+
+/* A handler ends a process that is about to write a new path into the table: where that cannot be, once it is done. */
+static void exit_naming(void) {
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGTERM, exit_at_once);
+    arm();
+    read_file();
+    fail("nobody has ended it");
+  }
+  wait_for("held");
+  uint64_t before = waits();
+  kill(child, SIGTERM);
+  make("go");
+  expect_no_wait(child, before, "who was to end has not ended well");
+  expect_no_wait(begin(read_file), before, "the next one could not do it");
+}
+
+static int open_source(void) {
+  int fd = open_path("source", O_CREAT);
+  write_block(fd, 0, 0xee);
+  return fd;
+}
+
+static void copy_one_block(void) {
+  int source = open_source(), fd = open_file();
+  off64_t from = 0, to = 0;
+  while (copy_file_range(source, &from, fd, &to, 8 * BLOCK, 0) > 0) {
+  }
+  if (from != BLOCK || to != BLOCK) {
+    fail("copy");
+  }
+  check_written(fd, 0, 0xee);
+}
+
+/* A copy of one block, for which more is asked, as Postgres does, while a block behind it is being fetched. */
+static void copy_while_fetching(void) {
+  pid_t other = begin(fetch_5);
+  wait_for("held");
+  expect_no_wait(begin(copy_one_block), waits(), "a copy waits for what it does not come to");
+  make("go");
+  expect_well(other);
+}
+
 static void exit_reading(void) { end_while_waiting(exit_at_once, read_file); }
 static void exit_listing(void) { end_while_waiting(exit_at_once, list); }
 static void read_on_exit(void) { end_while_waiting(exit_after_reading, read_file); }
@@ -325,6 +401,9 @@ static const struct scene scenes[] = {
     {"fetch-read", read_while_fetching},
     {"fetch-write", write_while_fetching},
     {"fetch-truncate", truncate_while_fetching},
+    {"fetch-copy", copy_while_fetching},
+    {"sync-on-exit", sync_on_exit},
+    {"exit-naming", exit_naming},
 };
 
 int main(int argc, char **argv) { return play(argc, argv, scenes, sizeof scenes / sizeof *scenes); }

@@ -290,6 +290,18 @@ const SCENES: readonly (Scene & {
     canaries: [],
   },
   {
+    scene: "compare-full",
+    claim: "blocks that were to be added to a file, and had no room, do not count",
+    usage: { keptBytes: 2 * PAGE_BYTES },
+    canaries: [
+      [
+        "blocks behind the end of a file that count",
+        ["    } else if ((u64)block * BLOCK < end) {", "    } else if (true) {"],
+        /blocks that were not added count/,
+      ],
+    ],
+  },
+  {
     scene: "compare-made",
     stop: "    if ((flags & O_CREAT) && create_tracked(key, path, flags, mode) != 0) {",
     claim: "who opens a file that is made at that moment reads what went of it",

@@ -7,7 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { ShimChange } from "../../../testing/compute/broken-shim.ts";
+import { CAN_STOP, type ShimChange, stopAt } from "../../../testing/compute/broken-shim.ts";
 import { NO_COMPILER as skip } from "../../../testing/compute/shim-program.ts";
 import {
   playScene,
@@ -27,6 +27,10 @@ after(() => rmSync(workdir, { recursive: true }));
 const SCENES: readonly {
   readonly scene: string;
   readonly holds?: Scene["holds"];
+  /** A process stops before it. */
+  readonly stop?: string;
+  /** What each block holds. */
+  readonly page?: Uint8Array;
   readonly claim: string;
   /** Each a shim with one rule broken, and what the scene says of it. */
   readonly canaries: readonly (readonly [canary: string, change: ShimChange, says: RegExp])[];
@@ -177,27 +181,69 @@ const SCENES: readonly {
       ],
     ],
   },
+  {
+    scene: "fetch-copy",
+    holds: "read",
+    claim: "a copy waits for nothing behind the end of its source",
+    canaries: [
+      [
+        "a copy that claims all that it is asked for",
+        ["    step = bytes_left(in, from, step);\n", ""],
+        /a copy waits for what it does not come to/,
+      ],
+    ],
+  },
+  {
+    scene: "sync-on-exit",
+    stop: "  size_t payload = reply->length - sizeof *reply;",
+    page: Buffer.concat(Array.from({ length: PAGE_BYTES / 16 }, () => replyHeader(16, 0, "F"))),
+    claim: "a sync of WAL takes nothing of an answer that its handler has interrupted for its own",
+    canaries: [
+      [
+        "a question that is asked in the middle of an answer",
+        ["  if (talking) {\n    disconnect();\n  }\n", ""],
+        /a sync of WAL has succeeded without a quorum/,
+      ],
+    ],
+  },
+  {
+    scene: "exit-naming",
+    stop: "      slot->key = *key;\n",
+    claim: "a process that exits out of a signal handler leaves no path without its name",
+    canaries: [
+      [
+        "a name that a handler can leave half written",
+        [
+          "    hold_signals(&signals);\n    bool claimed =",
+          "    sigprocmask(SIG_SETMASK, NULL, &signals);\n    bool claimed =",
+        ],
+        /the next one could not do it/,
+      ],
+    ],
+  },
 ];
 
-/** So that a scene hears of a process that waits for the lock of a path, too. */
-const COUNTS_ALL_WAITS: ShimChange = [
+/** So that a scene hears of a process that waits for the lock of a path, or for its name, too. */
+const COUNTS_ALL_WAITS = [
   "    wait_word(&slot->state, state);",
-  "    add(&region->waits, 1);\n    wait_word(&slot->state, state);",
-];
+  "      syscall(SYS_sched_yield);",
+].map((wait): ShimChange => [wait, `    add(&region->waits, 1);\n${wait}`]);
 
-for (const { scene, holds, claim, canaries } of SCENES) {
+for (const { scene, holds, stop, page, claim, canaries } of SCENES) {
   const played = { scene, ...(holds === undefined ? {} : { holds }) };
+  const pageOf = page === undefined ? undefined : () => page;
+  const changes = [...COUNTS_ALL_WAITS, ...(stop === undefined ? [] : [CAN_STOP, stopAt(stop)])];
   test(`claims: ${claim}`, { skip }, () =>
-    withBrokenShim([COUNTS_ALL_WAITS], async (shim) => {
-      const { code, stderr } = await playScene(shim, played);
+    withBrokenShim(changes, async (shim) => {
+      const { code, stderr } = await playScene(shim, played, pageOf);
       assert.equal(code, 0, stderr);
     }),
   );
 
   for (const [canary, change, says] of canaries) {
     test(`claims: the scene sees ${canary}`, { skip }, () =>
-      withBrokenShim([COUNTS_ALL_WAITS, change], async (shim) => {
-        const { code, stderr } = await playScene(shim, played);
+      withBrokenShim([...changes, change], async (shim) => {
+        const { code, stderr } = await playScene(shim, played, pageOf);
         assert.notEqual(code, 0);
         assert.match(stderr, says);
       }),

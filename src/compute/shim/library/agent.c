@@ -128,6 +128,17 @@ __attribute__((noreturn)) static void refuse_reply(const char *why, struct quest
 }
 
 /*
+ * Before a question or a message. Where another one is under way we are in a signal handler that has interrupted it and is
+ * about to end the process: what is unread of its answer would be taken for ours, such as a page's bytes for a quorum.
+ */
+static void begin_talk(void) {
+  if (talking) {
+    disconnect();
+  }
+  talking = true;
+}
+
+/*
  * Sends what has no reply. A message lost to a dead agent, or to an interrupt, is lost: P is a hint and F
  * repeats what W said.
  */
@@ -141,9 +152,11 @@ void notify_all(const struct question *questions, u32 count) {
   for (u32 i = 0; i < count; i++) {
     requests[i] = as_request(questions[i]);
   }
+  begin_talk();
   if (count > 0 && try_connect() && send_all(requests, count * sizeof *requests, &since) != DONE) {
     disconnect();
   }
+  talking = false;
   errno = saved;
 }
 
@@ -188,7 +201,7 @@ static int converse(struct question question, void *into, size_t room, void **bi
 int ask(struct question question, void *into, size_t room, void **big, struct wire_reply *reply) {
   int saved = errno;
   u64 since = 0;
-  talking = true;
+  begin_talk();
   for (int tries = 0;; tries++) {
     if (tries > 0) {
       pause_ms(tries < 20 ? 5 : 100);

@@ -270,8 +270,20 @@ int before_write(struct file *file, int fd, off_t at, size_t n) {
   }
 }
 
-/* Ends the claims of a write that has come to byte `done` of the file. Each block is another's from its swap on. */
-static void release_written(struct file *file, u64 done) {
+/* Where a file that was written to byte `done` ends, that byte at least; where we cannot know, behind all. */
+static u64 end_of_file(int fd, u64 done) {
+  struct stat stat;
+  if (syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0) {
+    return UINT64_MAX;
+  }
+  return (u64)stat.st_size > done ? (u64)stat.st_size : done;
+}
+
+/*
+ * Ends the claims of a write that has come to byte `done` of a file that ends at byte `end`. Each block is another's from its
+ * swap on. A block behind the end that was to be added is not there, and does not count.
+ */
+static void release_written(struct file *file, u64 done, u64 end) {
   sigset_t signals;
   hold_signals(&signals);
   for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
@@ -281,8 +293,12 @@ static void release_written(struct file *file, u64 done) {
     if (((u64)block + 1) * BLOCK <= done && swap_if(state_of(file, block), WRITING, PRESENT)) {
       add(&file->nabsent, (u32)-1);
       count_blocks(file, 0, 1);
-    } else if (!swap_if(state_of(file, block), WRITING, ABSENT)) {
+    } else if (swap_if(state_of(file, block), WRITING, ABSENT)) {
+      continue;
+    } else if ((u64)block * BLOCK < end) {
       swap_if(state_of(file, block), REWRITING, PRESENT);
+    } else if (swap_if(state_of(file, block), REWRITING, CUT)) {
+      count_blocks(file, 0, -1);
     }
   }
   held_blocks.file = NULL;
@@ -295,7 +311,7 @@ static void release_written(struct file *file, u64 done) {
  * the caller is to be told of `written`: it ends before an absent block that was written in part, which is to
  * be written again whole. A write of its rest alone would fetch it first, and that takes the first part away.
  */
-ssize_t after_write(struct file *file, off_t at, ssize_t written) {
+ssize_t after_write(struct file *file, int fd, off_t at, ssize_t written) {
   int why = errno;
   u64 done = (u64)at + (written > 0 ? (u64)written : 0);
   if (held_blocks.file == NULL) {
@@ -311,7 +327,7 @@ ssize_t after_write(struct file *file, off_t at, ssize_t written) {
       written = -1;
     }
   }
-  release_written(file, done);
+  release_written(file, done, (u64)held_blocks.to * BLOCK > done ? end_of_file(fd, done) : done);
   errno = why;
   return written;
 }

@@ -193,7 +193,7 @@ static ssize_t write_at(int fd, const void *data, int count, size_t n, off_t at)
   ssize_t done = count < 0 ? sys_pwrite(fd, data, n, at)
                            : syscall(SYS_pwritev, fd, data, (long)count, at, 0L);
   if (file != NULL) {
-    return after_write(file, at, done);
+    return after_write(file, fd, at, done);
   }
   if (done > 0 && fd < MAX_FD && fds[fd].is_wal) {
     int saved = errno;
@@ -233,6 +233,16 @@ static void move_on(int fd, off64_t *offset, off_t at) {
   }
 }
 
+/* At most `n` bytes from `from` on, and no more than a regular file has there. */
+static size_t bytes_left(int fd, off_t from, size_t n) {
+  struct stat stat;
+  if (from < 0 || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 || !S_ISREG(stat.st_mode)) {
+    return n;
+  }
+  u64 left = stat.st_size > from ? (u64)(stat.st_size - from) : 0;
+  return left < n ? (size_t)left : n;
+}
+
 EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t n, unsigned flags) {
   off_t from = in_at != NULL ? *in_at : (off_t)syscall(SYS_lseek, in, 0, SEEK_CUR);
   off_t to = out_at != NULL ? *out_at : (off_t)syscall(SYS_lseek, out, 0, SEEK_CUR);
@@ -241,6 +251,13 @@ EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at,
   /* No more of what may be given back meanwhile than there is room for. */
   size_t most = source != NULL && source->evictable ? MAX_PAGES * BLOCK : 64u << 20;
   size_t step = n > most ? most : n;
+  if (file != NULL) {
+    /* Postgres asks for a megabyte until nothing is left: what the copy does not come to is not claimed for it. */
+    step = bytes_left(in, from, step);
+    if (step == 0) {
+      return 0;
+    }
+  }
   u64 evictions = 0;
   ssize_t done;
   for (;;) {
@@ -254,14 +271,14 @@ EXPORT ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at,
       break;
     }
     if (file != NULL) {
-      after_write(file, to, -1);
+      after_write(file, out, to, -1);
     }
   }
   if (done > 0 && from >= 0 && to >= 0) {
     move_on(in, in_at, from + done);
     move_on(out, out_at, to + done);
   }
-  if (file != NULL && after_write(file, to, done) != done) {
+  if (file != NULL && after_write(file, out, to, done) != done) {
     /* The file positions are past what counts: nothing to go on with. */
     errno = ENOSPC;
     return -1;
@@ -296,7 +313,7 @@ EXPORT int ftruncate(int fd, off_t bytes) {
     return -1;
   }
   int result = cut(file, fd, NULL, bytes);
-  after_write(file, bytes, rest);
+  after_write(file, fd, bytes, rest);
   return result;
 }
 EXPORT int ftruncate64(int fd, off_t bytes) { return ftruncate(fd, bytes); }

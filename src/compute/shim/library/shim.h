@@ -360,7 +360,7 @@ u32 block_of(u64 at);
 u32 block_end(u64 end);
 int before_read(int fd, off_t at, size_t n, u64 *evictions);
 int before_write(struct file *file, int fd, off_t at, size_t n);
-ssize_t after_write(struct file *file, off_t at, ssize_t written);
+ssize_t after_write(struct file *file, int fd, off_t at, ssize_t written);
 void forget_blocks(struct file *file, u32 keep);
 bool claim_for_hints(struct file *file, u32 block);
 

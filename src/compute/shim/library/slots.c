@@ -55,6 +55,7 @@ struct slot *known_slot(const struct key *key) {
 
 /* The slot of a path, made when there is none. */
 struct slot *find_slot(const struct key *key) {
+  sigset_t signals;
   u32 state;
   for (;;) {
     struct slot *slot = probe_slots(key, &state);
@@ -65,9 +66,15 @@ struct slot *find_slot(const struct key *key) {
       return slot;
     }
     store(group_of(slot), 1);
-    if (swap_if(&slot->state, SLOT_EMPTY, SLOT_CLAIMED)) {
+    /* A handler that ends us between the two would have everybody who comes by this slot wait for ever. */
+    hold_signals(&signals);
+    bool claimed = swap_if(&slot->state, SLOT_EMPTY, SLOT_CLAIMED);
+    if (claimed) {
       slot->key = *key;
       store(&slot->state, SLOT_NEW);
+    }
+    release_signals(&signals);
+    if (claimed) {
       return slot;
     }
   }
