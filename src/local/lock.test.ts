@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { eventually } from "../../testing/eventually.ts";
+import { sleep } from "../base/clock.ts";
 import { type ForceInit, StrataHome } from "./home.ts";
-import { ifUnlocked, withLock } from "./lock.ts";
+import { ifUnlocked, LOCKS_DIRECTORY, withLock } from "./lock.ts";
 import type { Addresses } from "./port-choice.ts";
 
 const ADDRESSES: Addresses = {
@@ -69,6 +71,54 @@ test("withLock: of many that wait, each gets it, alone", async () => {
   );
   assert.equal(most, 1);
   assert.deepEqual(done.toSorted(), [1, 2, 3, 4]);
+});
+
+test("withLock: those who share it let somebody go first who wants it alone, whoever was killed over that", async () => {
+  const locks = join(HOME, LOCKS_DIRECTORY);
+  let isOver = false;
+  let shared = 0;
+  const share = async () => {
+    while (!isOver) {
+      await withLock(HOME, "home", () => sleep(30), { mode: "shared" });
+      shared++;
+    }
+  };
+  const sharers = Array.from({ length: 6 }, (_, i) => sleep(5 * i).then(share));
+  try {
+    await sleep(100);
+    for (let i = 0; i < 3; i++) {
+      await withLock(HOME, "home", async () => {}, { timeoutMs: 5000 });
+      assert.ok(!readdirSync(locks).some((name) => name.endsWith("-wanted")));
+      const began = shared;
+      await eventually("they to go on", () => shared > began + 6);
+    }
+    // Of one that was killed while it waited.
+    const turn = readdirSync(locks).find((name) => name.endsWith("-turn"))!;
+    writeFileSync(join(locks, turn.replace("-turn", "-wanted")), "");
+    const began = shared;
+    await sleep(500);
+    assert.ok(shared > began + 6, `${shared - began} times`);
+  } finally {
+    isOver = true;
+    await Promise.all(sharers);
+  }
+});
+
+test("withLock: who shares it already gets it once more, though somebody waits to have it alone", async () => {
+  const events: string[] = [];
+  const note = (event: string) => async () => void events.push(event);
+  let other: Promise<void> | undefined;
+  const within = async () => {
+    const waits = Promise.withResolvers<void>();
+    const options = { onWait: waits.resolve, timeoutMs: 10_000 };
+    other = withLock(HOME, "home", note("alone"), options);
+    other.catch(() => undefined);
+    await waits.promise;
+    await withLock(HOME, "home", note("shared"), { mode: "shared" });
+  };
+  await withLock(HOME, "home", within, { mode: "shared" });
+  await other;
+  assert.deepEqual(events, ["shared", "alone"]);
 });
 
 test("ifUnlocked: nothing is done where somebody has it", async () => {
