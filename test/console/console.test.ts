@@ -12,6 +12,7 @@ import {
   runSql,
   typeSql,
 } from "../../testing/console/visit.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 // The console's own routes, and the console in a real browser where one is installed.
 
@@ -160,9 +161,15 @@ inBothSizes(
 
     // A point of the line, in its first half: some time ago.
     const line = page.locator(`rect[data-branch="${world.branchId}"]`);
+    const label = page.getByText(/^(branch )?(20\d\d-|as it is now)/);
+    // The picture may be drawn anew under a mouse that stands still.
+    await eventually("the moment under the mouse", async () => {
+      const { x, y, height } = (await line.boundingBox())!;
+      await page.mouse.move(0, 0);
+      await page.mouse.move(x + 30, y + height / 2);
+      return label.isVisible();
+    });
     const box = (await line.boundingBox())!;
-    await page.mouse.move(box.x + 30, box.y + box.height / 2);
-    await page.getByText(/^(branch )?(20\d\d-|as it is now)/).waitFor();
     await page.mouse.move(box.x + box.width - 4, box.y + box.height / 2);
     await page.mouse.down();
     await page.mouse.up();
