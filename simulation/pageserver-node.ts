@@ -3,6 +3,7 @@
 import { StorageError } from "../src/base/errors.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../src/base/lsn.ts";
 import { type SafekeeperCandidate, SafekeeperChoice } from "../src/pageserver/safekeeper-choice.ts";
+import type { PeerPositions } from "../src/safekeeper/timeline.ts";
 import { RecordWalker } from "../src/wal-decoder/record-walker.ts";
 import { Violation } from "./checker.ts";
 import { FIRST_LSN, SEGMENT_SIZE, SYSTEM_ID } from "./simulated-wal.ts";
@@ -53,6 +54,11 @@ export class PageserverNode implements PageserverProcess {
     return this.#onDisk.lsn;
   }
 
+  /** All that was taken in is on disk. */
+  checkpoint(): void {
+    this.#onDisk = this.#ingested;
+  }
+
   /** Back to what was on disk. */
   restart(): void {
     this.incarnation += 1;
@@ -63,11 +69,12 @@ export class PageserverNode implements PageserverProcess {
     this.#retry();
   }
 
-  hear(node: SafekeeperProcess, commitLsn: Lsn): void {
+  hear(node: SafekeeperProcess, { commitLsn, remoteConsistentLsn }: PeerPositions): void {
     const candidate = {
       safekeeperId: node.id,
       pgAddr: `${node.name}/${node.diskNumber}`,
       commitLsn,
+      remoteConsistentLsn,
     };
     this.#choice.update(candidate, this.#world.time.nowMs);
     const { nowMs } = this.#world.time;
@@ -97,7 +104,8 @@ export class PageserverNode implements PageserverProcess {
 
   #connect(): void {
     const { time, safekeepers } = this.#world;
-    const from = this.#choice.choose(this.#ingested.lsn, time.nowMs);
+    const at = { lastRecordLsn: this.#ingested.lsn, remoteConsistentLsn: this.#onDisk.lsn };
+    const from = this.#choice.choose(at, time.nowMs);
     const node = from === undefined ? undefined : safekeepers.get(from.safekeeperId);
     if (from === undefined || node === undefined) {
       return;

@@ -768,7 +768,7 @@ export class SafekeeperNode implements SafekeeperProcess {
     }
     const { pageserver } = this.#world;
     if (!network.isCut(this, pageserver)) {
-      network.send(this, pageserver, () => pageserver.hear(this, commitLsn));
+      network.send(this, pageserver, () => pageserver.hear(this, report));
     }
   }
 

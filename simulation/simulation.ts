@@ -106,6 +106,7 @@ export class Simulation implements FaultyWorld {
   #watchUntilMs = 0;
   rotted = false;
   healed = false;
+  #resting = false;
 
   constructor(seed: number, options: RunOptions) {
     this.#seed = seed;
@@ -214,6 +215,9 @@ export class Simulation implements FaultyWorld {
   #supervise(): void {
     this.time.after(SUPERVISION_MS, () => {
       const patient = this.time.nowMs - this.#waitingSinceMs < ELECTION_PATIENCE_MS;
+      if (this.#resting) {
+        return;
+      }
       if (this.computes.size === 0) {
         if (this.healed || this.#random.bool()) {
           this.startCompute();
@@ -297,6 +301,34 @@ export class Simulation implements FaultyWorld {
       );
     }
     this.#powerCutEverywhere();
+    this.#restAtLast();
+  }
+
+  /** No WAL comes any more, and safekeepers restart: of what is stored they must hear nevertheless, or they keep it for ever. */
+  #restAtLast(): void {
+    this.trace?.("simulation", "rest");
+    this.#resting = true;
+    for (const compute of [...this.computes]) {
+      compute.stop();
+    }
+    this.pageserver.checkpoint();
+    for (const { id } of this.members) {
+      this.safekeepers.get(id)?.crash(false);
+      this.safekeepers.get(id)?.start();
+    }
+    const { storedLsn } = this.pageserver;
+    const ignorant = () =>
+      this.members.filter(({ id }) => {
+        const state = this.safekeepers.get(id)?.state;
+        return (state?.remoteConsistentLsn ?? 0) < minLsn(storedLsn, state?.commitLsn ?? storedLsn);
+      });
+    this.time.run(this.time.nowMs + HEALING_MS, () => ignorant().length === 0);
+    if (ignorant().length > 0) {
+      const names = ignorant().map(({ id }) => `s${id}`);
+      throw new Violation(
+        `not told that WAL is stored up to ${formatLsn(storedLsn)}: ${names.join(", ")}`,
+      );
+    }
   }
 }
 

@@ -92,7 +92,7 @@ export interface ComputeProcess extends Node {
 }
 
 export interface PageserverProcess extends Node {
-  hear(node: SafekeeperProcess, commitLsn: Lsn): void;
+  hear(node: SafekeeperProcess, report: PeerPositions): void;
 }
 
 export interface World {

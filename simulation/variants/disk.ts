@@ -49,7 +49,7 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "ack-of-a-log-that-was-cut",
     rule: "a sync that has ended says nothing of a log that was cut off and went on meanwhile",
-    seed: 128,
+    seed: 3670,
     changes: [
       {
         file: "src/safekeeper/timeline.ts",
@@ -221,13 +221,25 @@ export const diskVariants: readonly Variant[] = [
   {
     name: "backup-told-before-it-is-put",
     rule: "the control file says that WAL is in the object store after it is there",
-    seed: 5981,
+    seed: 7306,
     changes: [
       {
         file: BACKUP,
         find: "    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);\n    timeline.advanceBackup(end);",
         replace:
           "    timeline.advanceBackup(end);\n    yield* this.#putSegment(start, bytes);\n    freeMemory(bytes);",
+      },
+    ],
+  },
+  {
+    name: "no-news-without-wal",
+    rule: "a safekeeper hears of what is stored, also where the pageserver needs nothing from it",
+    seed: 1,
+    changes: [
+      {
+        file: "src/pageserver/safekeeper-choice.ts",
+        find: "(hasWal || lacksNews)",
+        replace: "hasWal",
       },
     ],
   },

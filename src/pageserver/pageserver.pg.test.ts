@@ -172,6 +172,7 @@ function announce(ids: Ids, commitLsn: Lsn, safekeeperId = 1): void {
     safekeeperId,
     pgAddr: safekeeper.pgAddr,
     commitLsn,
+    remoteConsistentLsn: commitLsn,
   });
 }
 

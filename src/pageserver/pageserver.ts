@@ -244,6 +244,7 @@ function followBroker(
         safekeeperId: info.safekeeperId,
         pgAddr: info.safekeeperConnstr,
         commitLsn: info.commitLsn,
+        remoteConsistentLsn: info.remoteConsistentLsn,
       }),
   });
   return broker;

@@ -7,10 +7,16 @@ const candidate = (
   safekeeperId: number,
   commitLsn: number,
   pgAddr = "a:1",
+  remoteConsistentLsn = 80,
 ): SafekeeperCandidate => {
-  return { safekeeperId, pgAddr, commitLsn: toLsn(commitLsn) };
+  return {
+    safekeeperId,
+    pgAddr,
+    commitLsn: toLsn(commitLsn),
+    remoteConsistentLsn: toLsn(remoteConsistentLsn),
+  };
 };
-const HAVE = toLsn(100);
+const HAVE = { lastRecordLsn: toLsn(100), remoteConsistentLsn: toLsn(80) };
 
 test("SafekeeperChoice: the most committed WAL above ours, with growing pauses after failures", () => {
   const choice = new SafekeeperChoice();
@@ -30,6 +36,23 @@ test("SafekeeperChoice: the most committed WAL above ours, with growing pauses a
   assert.equal(choice.retryAtMs(HAVE), 1150);
 });
 
+test("SafekeeperChoice: one that has nothing for us, but keeps WAL that we have stored", () => {
+  const choice = new SafekeeperChoice();
+  const stored = { ...HAVE, remoteConsistentLsn: toLsn(90) };
+  choice.update(candidate(1, 100, "a:1", 90), 0);
+  // More than its commit LSN it cannot know to be stored.
+  choice.update(candidate(2, 85, "a:1", 85), 0);
+  assert.equal(choice.choose(stored, 0), undefined);
+  assert.equal(choice.retryAtMs(stored), undefined);
+  choice.update(candidate(3, 95, "a:1", 89), 0);
+  assert.equal(choice.choose(stored, 0)?.safekeeperId, 3);
+  choice.ended(3, false, 1000);
+  assert.equal(choice.retryAtMs(stored), 1050);
+  assert.equal(choice.choose(HAVE, 2000), undefined);
+  choice.markDamaged(3);
+  assert.equal(choice.choose(stored, 2000), undefined);
+});
+
 test("SafekeeperChoice: a damaged one is tried again only under a new address", () => {
   const choice = new SafekeeperChoice();
   choice.update(candidate(1, 150), 0);
@@ -43,10 +66,10 @@ test("SafekeeperChoice: a damaged one is tried again only under a new address", 
 
 test("SafekeeperChoice: a silent safekeeper is left for one that is ahead", () => {
   const choice = new SafekeeperChoice();
-  assert.ok(choice.shouldSwitch(1, candidate(2, 150), HAVE, 0, 3001));
-  assert.ok(!choice.shouldSwitch(1, candidate(2, 150), HAVE, 0, 3000));
-  assert.ok(!choice.shouldSwitch(1, candidate(2, 100), HAVE, 0, 3001));
-  assert.ok(!choice.shouldSwitch(1, candidate(1, 150), HAVE, 0, 3001));
+  assert.ok(choice.shouldSwitch(1, candidate(2, 150), HAVE.lastRecordLsn, 0, 3001));
+  assert.ok(!choice.shouldSwitch(1, candidate(2, 150), HAVE.lastRecordLsn, 0, 3000));
+  assert.ok(!choice.shouldSwitch(1, candidate(2, 100), HAVE.lastRecordLsn, 0, 3001));
+  assert.ok(!choice.shouldSwitch(1, candidate(1, 150), HAVE.lastRecordLsn, 0, 3001));
 });
 
 test("SafekeeperChoice: a flood of strangers neither grows without end nor hides those that are known", () => {

@@ -1,6 +1,6 @@
 // Which safekeeper a pageserver takes a timeline's WAL from: pure decisions, told what time it is.
 
-import type { Lsn } from "../base/lsn.ts";
+import { type Lsn, minLsn } from "../base/lsn.ts";
 
 const FIRST_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 5_000;
@@ -16,6 +16,14 @@ export interface SafekeeperCandidate {
   /** `host:port` of its replication listener. */
   readonly pgAddr: string;
   readonly commitLsn: Lsn;
+  /** Up to where it knows WAL to be stored by us; what is above stays on its disk. */
+  readonly remoteConsistentLsn: Lsn;
+}
+
+/** How far the pageserver is with a timeline. */
+export interface PageserverPosition {
+  readonly lastRecordLsn: Lsn;
+  readonly remoteConsistentLsn: Lsn;
 }
 
 interface KnownSafekeeper extends SafekeeperCandidate {
@@ -61,14 +69,13 @@ export class SafekeeperChoice {
     return this.#safekeepers.size < MAX_KNOWN;
   }
 
-  /** The one with the most committed WAL, if it has any above `haveLsn` and may be tried again. */
-  choose(haveLsn: Lsn, nowMs: number): SafekeeperCandidate | undefined {
+  /** Of those that have WAL for us or news to hear, and may be tried again, the one with the most committed WAL. */
+  choose(at: PageserverPosition, nowMs: number): SafekeeperCandidate | undefined {
     let best: KnownSafekeeper | undefined;
     for (const safekeeper of this.#safekeepers.values()) {
       if (
-        !safekeeper.damaged &&
         safekeeper.retryAtMs <= nowMs &&
-        safekeeper.commitLsn > haveLsn &&
+        isWanted(safekeeper, at) &&
         (best === undefined || safekeeper.commitLsn > best.commitLsn)
       ) {
         best = safekeeper;
@@ -114,11 +121,19 @@ export class SafekeeperChoice {
     return [...this.#safekeepers.values()].every((safekeeper) => safekeeper.damaged);
   }
 
-  /** When the first of those that have WAL above `haveLsn` may be tried; undefined: none has. */
-  retryAtMs(haveLsn: Lsn): number | undefined {
+  /** When the first that `choose` might give may be tried; undefined: there is none. */
+  retryAtMs(at: PageserverPosition): number | undefined {
     const times = [...this.#safekeepers.values()]
-      .filter((safekeeper) => !safekeeper.damaged && safekeeper.commitLsn > haveLsn)
+      .filter((safekeeper) => isWanted(safekeeper, at))
       .map((safekeeper) => safekeeper.retryAtMs);
     return times.length === 0 ? undefined : Math.min(...times);
   }
+}
+
+/** It has WAL that we lack, or keeps WAL that we have stored: a restart of it, and no more WAL since, leave it without that news. */
+function isWanted(safekeeper: KnownSafekeeper, at: PageserverPosition): boolean {
+  const { commitLsn, remoteConsistentLsn, damaged } = safekeeper;
+  const hasWal = commitLsn > at.lastRecordLsn;
+  const lacksNews = minLsn(at.remoteConsistentLsn, commitLsn) > remoteConsistentLsn;
+  return !damaged && (hasWal || lacksNews);
 }

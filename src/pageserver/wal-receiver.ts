@@ -197,7 +197,7 @@ export class WalReceiver {
       signal.addEventListener("abort", () => resolve(), { once: true });
     });
     while (!signal.aborted && !this.#finished) {
-      const next = this.#choice.choose(this.#timeline.lastRecordLsn, monotonicMs());
+      const next = this.#choice.choose(this.#timeline, monotonicMs());
       if (next === undefined) {
         this.#giveUpIfAllAreDamaged();
         await this.#waitForNews();
@@ -226,7 +226,7 @@ export class WalReceiver {
   }
 
   async #waitForNews(): Promise<void> {
-    const retryAtMs = this.#choice.retryAtMs(this.#timeline.lastRecordLsn);
+    const retryAtMs = this.#choice.retryAtMs(this.#timeline);
     const waits = retryAtMs === undefined ? [] : [retryAtMs - monotonicMs()];
     if (this.#failure !== undefined && monotonicMs() < this.#discoveredAtMs) {
       waits.push(this.#discoveredAtMs - monotonicMs());

@@ -152,20 +152,20 @@ test("a replica far behind goes on from the object store", async () => {
       );
       await client.query("select pg_switch_wal()");
     }
-    // WAL stays on their disks for a reader that is connected; they are not asked by this one any more.
-    for (const id of [1, 2, 3]) {
-      await cluster.kill9(`safekeeper-${id}`);
-      await cluster.ok("safekeeper", "start", `${id}`);
-    }
     const { tenantId, timelineId } = cluster.endpointSpec();
     const behind = parseLsn(await one("main", "select pg_current_wal_flush_lsn()"))!;
     const { listenHttpAddr } = cluster.config().pageservers[0]!;
     const timeline = `http://${listenHttpAddr}/v1/tenant/${tenantId}/timeline/${timelineId}`;
-    // Which has lost its connection to them, too.
     await eventually("the pageserver to have all of it", async () => {
       const detail = (await (await fetch(timeline)).json()) as { last_record_lsn: string };
       return parseLsn(detail.last_record_lsn)! >= behind;
     });
+    // WAL stays on their disks for a reader that is connected; they are not asked by this one any more. Nor by the pageserver,
+    // which needs nothing from them, but has news for them.
+    for (const id of [1, 2, 3]) {
+      await cluster.kill9(`safekeeper-${id}`);
+      await cluster.ok("safekeeper", "start", `${id}`);
+    }
     const checkpoint = await fetch(`${timeline}/checkpoint`, {
       method: "PUT",
       headers: { "content-type": "application/json" },

@@ -22,6 +22,8 @@ const READ_WINDOW_TEST = "src/pageserver/layers/read-window.test.ts";
 const RESIDENT_INDEX = "src/pageserver/layers/resident-index.ts";
 const BLOCK_CACHE_TEST = "src/pageserver/layers/block-cache.test.ts";
 const LAYER_BLOCK_TEST = "src/pageserver/layers/layer-block.test.ts";
+const CHOICE = "src/pageserver/safekeeper-choice.ts";
+const CHOICE_TEST = "src/pageserver/safekeeper-choice.test.ts";
 const INGEST = "src/pageserver/ingest/walingest.ts";
 const INGEST_TEST = "src/pageserver/ingest/walingest.test.ts";
 const CHANNEL = "src/postgres/wire/copy-channel.ts";
@@ -740,6 +742,22 @@ export const PAGESERVER_MUTANTS: MutantPart = {
       replace: "return this.#broken.size === 0;",
       test: "src/pageserver/storage/timeline.crash.test.ts",
       name: "a stop during a compaction takes nothing that another timeline has",
+    },
+    {
+      rule: "a safekeeper that keeps WAL that is stored hears of it, also where it has no more for us",
+      file: CHOICE,
+      search: "(hasWal || lacksNews)",
+      replace: "hasWal",
+      test: CHOICE_TEST,
+      name: "keeps WAL that we have stored",
+    },
+    {
+      rule: "a safekeeper is told no more than its own commit LSN: it would be asked again for ever",
+      file: CHOICE,
+      search: "minLsn(at.remoteConsistentLsn, commitLsn)",
+      replace: "at.remoteConsistentLsn",
+      test: CHOICE_TEST,
+      name: "keeps WAL that we have stored",
     },
   ],
 };
