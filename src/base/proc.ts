@@ -31,6 +31,8 @@ export function describeProcess(pid: number): string {
 }
 
 export interface PortHolder {
+  /** Undefined where we may not know. */
+  readonly pid: number | undefined;
   /** `pid N (command)`, or what of it we may know. */
   readonly name: string;
   /** Its process ends, and has no command line, or no descriptors, any more: the port is free in a moment. */
@@ -47,11 +49,12 @@ export function portHolder(port: number): PortHolder | undefined {
   const pid = processIds().find((one) => holdsSocket(one, socket.inode));
   return pid === undefined
     ? {
+        pid,
         name: `${what}a process of user id ${socket.uid}`,
         // Descriptors of our own user's processes, and for root everybody's, are seen as long as there are any.
         isEnding: [socket.uid, "0"].includes(String(process.getuid?.())),
       }
-    : { name: `${what}${describeProcess(pid)}`, isEnding: commandWords(pid) === undefined };
+    : { pid, name: `${what}${describeProcess(pid)}`, isEnding: commandWords(pid) === undefined };
 }
 
 interface HeldSocket {

@@ -47,15 +47,19 @@ export function withHomeShared<T>(home: StrataHome, body: () => Promise<T>): Pro
 
 const noticeWait = () => notice("waiting for another strata command to finish");
 
-/** Runs `body` while no other command starts or stops that endpoint. */
+/** Runs `body` while no other command starts, stops or changes that endpoint. */
 export function withEndpointLocked<T>(
   home: StrataHome,
   id: string,
   body: () => Promise<T>,
 ): Promise<T> {
   return withLock(home.path, `endpoint ${id}`, body, {
-    onWait: () => notice(`waiting for another strata command that works on endpoint ${id}`),
+    onWait: () => noticeEndpointWait(id),
   });
+}
+
+export function noticeEndpointWait(id: string): void {
+  notice(`waiting for another strata command that works on endpoint ${id}`);
 }
 
 /** `90s`, `1h 30m`, or a bare number of seconds, as milliseconds. */

@@ -18,8 +18,9 @@ import {
   resolveBranch,
   resolveTenant,
 } from "../local/branches.ts";
-import { controllerOf, placementOf } from "../local/controller.ts";
+import { controllerOf } from "../local/controller.ts";
 import { stopAndKeep } from "../local/endpoint-stop.ts";
+import { startWithLocks } from "../local/endpoints/start-endpoint.ts";
 import {
   connectionUrl,
   createEndpoint,
@@ -35,7 +36,6 @@ import {
   setEndpointSettings,
   setExtensionDirectory,
   socketAddress,
-  startEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { strataCommand } from "../local/strata-command.ts";
@@ -44,6 +44,7 @@ import {
   group,
   jsonOption,
   notice,
+  noticeEndpointWait,
   openHome,
   parsePort,
   parseSetting,
@@ -169,9 +170,7 @@ export function addEndpointCommands(program: Command): void {
     .action(async (id: string, options: EndpointStartOptions) => {
       const home = openHome();
       const found = await changeEndpoint(home, id, options);
-      await withEndpointLocked(home, id, () =>
-        startAndTell(home, found, options.startTimeout, options.allowMultiple === true),
-      );
+      await startAndTell(home, found, options.startTimeout, options.allowMultiple === true);
     });
   endpoint
     .command("stop")
@@ -210,7 +209,7 @@ async function changeEndpoint(
   if (Object.keys(changes).length === 0 && extensionDir === undefined) {
     return findEndpoint(home, id);
   }
-  await withHomeLocked(home, async () => {
+  await withEndpointLocked(home, id, async () => {
     const endpoint = findEndpoint(home, id);
     if (extensionDir !== undefined) {
       setExtensionDirectory(endpoint, extensionDir === false ? undefined : resolve(extensionDir));
@@ -277,10 +276,12 @@ async function startAndTell(
   }
   let started: Endpoint;
   try {
-    started = await startEndpoint(home, endpoint, placementOf(home, endpoint), {
+    started = await startWithLocks(home, endpoint, {
       timeoutMs,
       allowMultiple,
       print: wasRunning ? print : () => {},
+      onPortMoved: notice,
+      onWait: () => noticeEndpointWait(endpoint.id),
     });
   } catch (error) {
     // Where its branch is archived, the pageserver says so, and that tells more than the agent's log.

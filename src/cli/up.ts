@@ -6,8 +6,9 @@ import { errorMessage } from "../base/errors.ts";
 import { serviceUrl } from "../base/network/service-tls.ts";
 import { createTenant } from "../local/branches/create-branch.ts";
 import { DEFAULT_BRANCH_NAME, majorOf, resolveBranch, resolveTenant } from "../local/branches.ts";
-import { controllerOf, placementOf } from "../local/controller.ts";
+import { controllerOf } from "../local/controller.ts";
 import { daemonState } from "../local/daemon.ts";
+import { startWithLocks } from "../local/endpoints/start-endpoint.ts";
 import {
   connectionUrl,
   createEndpoint,
@@ -15,7 +16,6 @@ import {
   endpointState,
   freeEndpointId,
   listEndpoints,
-  startEndpoint,
 } from "../local/endpoints.ts";
 import type { StrataHome } from "../local/home.ts";
 import { initHome, startAll, stopAll } from "../local/lifecycle.ts";
@@ -24,11 +24,11 @@ import { strataCommand } from "../local/strata-command.ts";
 import { DEFAULT_MAJOR } from "../postgres/installation.ts";
 import {
   notice,
+  noticeEndpointWait,
   openHome,
   parseCount,
   parseDuration,
   print,
-  withEndpointLocked,
   withHomeLocked,
 } from "./cli.ts";
 import { coloursFor } from "./colours.ts";
@@ -130,12 +130,12 @@ async function bringUp(
     { makesHome: true },
   );
   return step("Starting Postgres", () =>
-    withEndpointLocked(home, endpoint.id, () =>
-      startEndpoint(home, endpoint, placementOf(home, endpoint), {
-        timeoutMs: parseDuration("90s"),
-        print: () => {},
-      }),
-    ),
+    startWithLocks(home, endpoint, {
+      timeoutMs: parseDuration("90s"),
+      print: () => {},
+      onPortMoved: notice,
+      onWait: () => noticeEndpointWait(endpoint.id),
+    }),
   );
 }
 

@@ -29,6 +29,7 @@ const GOOD = {
 test("parseEndpointSpec: takes what the command line writes", () => {
   assert.deepEqual(parseEndpointSpec(JSON.stringify(GOOD)), {
     ...GOOD,
+    movablePorts: undefined,
     pgBin: undefined,
     extensionDir: undefined,
     superuserSecret: undefined,
@@ -37,6 +38,8 @@ test("parseEndpointSpec: takes what the command line writes", () => {
   const parsed = parseEndpointSpec(JSON.stringify(past));
   assert.deepEqual(parsed.mode, { static: "0/16F9A00" });
   assert.deepEqual(parsed.settings, {});
+  const movable = { ...GOOD, movablePorts: ["internalHttpPort"] };
+  assert.deepEqual(parseEndpointSpec(JSON.stringify(movable)).movablePorts, ["internalHttpPort"]);
 });
 
 test("parseEndpointSpec: names the field that is wrong", () => {
@@ -45,6 +48,7 @@ test("parseEndpointSpec: names the field that is wrong", () => {
     ["a secret that ends a string in SQL", { superuserSecret: `${SECRET}'` }, /superuserSecret: /],
     ["port", { pgPort: 70_000 }, /pgPort: expected a whole number from 1 to 65535/],
     ["port text", { internalHttpPort: "80" }, /internalHttpPort/],
+    ["a port of no name", { movablePorts: ["port"] }, /movablePorts: expected a list of pgPort/],
     ["mode", { mode: "standby" }, /mode: expected 'primary', 'replica'/],
     ["lsn", { mode: { static: "12" } }, /mode:/],
     ["zero lsn", { mode: { static: "0/0" } }, /mode:/],

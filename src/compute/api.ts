@@ -118,6 +118,9 @@ function ownSetting(settings: Readonly<Record<string, string>>, name: string): s
   return Object.entries(settings).findLast(([key]) => key.toLowerCase() === name)?.[1];
 }
 
+export const PORT_NAMES = ["pgPort", "internalHttpPort"] as const;
+export type PortName = (typeof PORT_NAMES)[number];
+
 /**
  * endpoint.json in a compute's work directory: written by whoever creates the endpoint, read once
  * at each start. Addresses are `host:port`.
@@ -135,6 +138,11 @@ export interface EndpointSpec {
   readonly pgPort: number;
   /** On the loopback address. */
   readonly internalHttpPort: number;
+  /**
+   * Those that were chosen for it and that nobody asked for: a start may put others in their place. Absent where a version wrote it
+   * that did not tell them apart: none.
+   */
+  readonly movablePorts?: readonly PortName[] | undefined;
   readonly pageserver: { readonly pgAddr: string; readonly httpAddr: string };
   readonly safekeepers: readonly {
     readonly id: number;
@@ -182,6 +190,7 @@ export function parseEndpointSpec(text: string): EndpointSpec {
     pgHost: string(spec, "pgHost", /^\S+$/, "expected a host"),
     pgPort: integer(spec, "pgPort", 1, 65535),
     internalHttpPort: integer(spec, "internalHttpPort", 1, 65535),
+    movablePorts: portNames(spec["movablePorts"]),
     pageserver: {
       pgAddr: string(pageserver, "pgAddr", ADDRESS, "expected host:port"),
       httpAddr: string(pageserver, "httpAddr", ADDRESS, "expected host:port"),
@@ -219,6 +228,16 @@ export function parseEndpointSpec(text: string): EndpointSpec {
     throw wrong("safekeepers", "an id occurs twice");
   }
   return parsed;
+}
+
+function portNames(value: unknown): readonly PortName[] | undefined {
+  if (value === undefined) {
+    return undefined;
+  }
+  if (!Array.isArray(value) || value.some((name) => !PORT_NAMES.includes(name))) {
+    throw wrong("movablePorts", `expected a list of ${PORT_NAMES.join(", ")}`);
+  }
+  return PORT_NAMES.filter((name) => value.includes(name));
 }
 
 const HEX_32 = /^[0-9a-f]{32}$/;

@@ -85,7 +85,7 @@ test("Inventory: an endpoint whose endpoint.json cannot be read keeps its row; t
   const file = join(endpoint.directory, "endpoint.json");
   const good = readFileSync(file);
   writeFileSync(file, "{");
-  const provider = new LocalProcesses(home, {} as WarmAgents);
+  const provider = new LocalProcesses(home, {} as WarmAgents, createLogger("test", "silent"));
   for (const text of [undefined, good]) {
     if (text !== undefined) {
       writeFileSync(file, text);

@@ -153,7 +153,7 @@ export class ControlPlane {
     const meter = new Meter({ ...context, inventory });
     const computes = new Computes(
       context,
-      new LocalProcesses(home, warmAgents),
+      new LocalProcesses(home, warmAgents, logger),
       async (endpoint) => {
         // Its processes tell nothing any more once they have ended.
         await meter.look({ withSizes: false }).catch((error: unknown) => {

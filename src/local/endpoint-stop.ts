@@ -2,13 +2,14 @@
 
 import { sleep } from "../base/clock.ts";
 import type { StopMode } from "../base/daemon.ts";
-import { StorageError } from "../base/errors.ts";
+import { errorKind, StorageError } from "../base/errors.ts";
 import type { Print } from "./daemon.ts";
 import {
   type DamagedEndpoint,
   destroyEndpoint,
   type Endpoint,
   endpointState,
+  findEvenDamaged,
   stopEndpoint,
 } from "./endpoints.ts";
 import type { StrataHome } from "./home.ts";
@@ -31,10 +32,9 @@ export async function stopAndKeep(
   let isOurs = false;
   const stopping = withLock(home.path, `endpoint ${endpoint.id}`, async () => {
     isOurs = true;
+    const now = asItIsNow(home, endpoint);
     const lsn =
-      endpointState(endpoint).state === "stopped"
-        ? undefined
-        : await stopEndpoint(endpoint, mode, print);
+      endpointState(now).state === "stopped" ? undefined : await stopEndpoint(now, mode, print);
     for (const daemon of daemonsIn(endpoint.directory)) {
       await stopLeftOver(daemon, mode, print);
     }
@@ -55,6 +55,21 @@ export async function stopAndKeep(
     }
   }
   await stopping;
+}
+
+/** A start that ended meanwhile may have put others in place of its ports: whoever has the old ones is not to be asked to stop. */
+function asItIsNow(
+  home: StrataHome,
+  endpoint: Endpoint | DamagedEndpoint,
+): Endpoint | DamagedEndpoint {
+  try {
+    return findEvenDamaged(home, endpoint.id);
+  } catch (error) {
+    if (errorKind(error) === "not-found") {
+      return endpoint;
+    }
+    throw error;
+  }
 }
 
 /** Before what they are on is deleted: with `force` they are stopped and destroyed, else they are a reason to refuse (`conflict`). */

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -13,14 +12,13 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type TestContext, test } from "node:test";
-import { freeEndpointPorts, freePort } from "../../testing/free-port.ts";
+import { test } from "node:test";
+import { freePort } from "../../testing/free-port.ts";
+import { createIn as create, homeIn, runStorage } from "../../testing/homes/stand-in-home.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
 import { controllerOf } from "./controller.ts";
-import { ensureCredentials } from "./credentials.ts";
 import {
-  createEndpoint,
   damagedEndpoints,
   destroyEndpoint,
   type Endpoint,
@@ -35,34 +33,6 @@ import {
   startEndpoint,
   stopEndpoint,
 } from "./endpoints.ts";
-import { StrataHome } from "./home.ts";
-import { ensureServiceKeys } from "./service-keys.ts";
-
-async function homeIn(t: TestContext): Promise<StrataHome> {
-  const directory = mkdtempSync(join(tmpdir(), "strata-endpoints-"));
-  t.after(() => rmSync(directory, { recursive: true, force: true }));
-  const home = new StrataHome(join(directory, "home"));
-  home.create(
-    { endpointBasePort: await freeEndpointPorts() },
-    {
-      broker: { listenAddr: "127.0.0.1:1" },
-      pageservers: [{ id: 1, listenPgAddr: "127.0.0.1:2", listenHttpAddr: "127.0.0.1:3" }],
-      safekeepers: [{ id: 1, listenPgAddr: "127.0.0.1:4", listenHttpAddr: "127.0.0.1:5" }],
-    },
-    "must-not-exist",
-  );
-  return home;
-}
-
-function create(home: StrataHome, id: string, more: Partial<NewEndpoint> = {}): Promise<Endpoint> {
-  const timeline = {
-    tenantId: parseTenantId("a".repeat(32)),
-    timelineId: parseTimelineId("b".repeat(32)),
-  };
-  const wanted = { id, ...timeline, pgVersion: 17, allowMultiple: true, ...more };
-  const { tenantId, timelineId } = timeline;
-  return createEndpoint(home, wanted, controllerOf(home).placementOf(tenantId, timelineId));
-}
 
 test("createEndpoint: ports of its own; the highest port does not end them", async (t) => {
   const home = await homeIn(t);
@@ -263,21 +233,6 @@ test("startEndpoint: one that was promoted or demoted meanwhile is not started a
     );
   }
 });
-
-/** Processes that count as the home's pageserver and safekeeper. */
-function runStorage(t: TestContext, home: StrataHome): void {
-  ensureCredentials(home);
-  ensureServiceKeys(home);
-  for (const [directory, pidFile] of [
-    [home.pageserverDirectory(1), "pageserver.pid"],
-    [home.safekeeperDirectory(1), "safekeeper.pid"],
-  ] as const) {
-    mkdirSync(directory, { recursive: true });
-    const child = spawn("sh", ["-c", "read -r line", "sh", "--workdir", directory]);
-    t.after(() => child.kill());
-    writeFileSync(join(directory, pidFile), `${child.pid}\n`);
-  }
-}
 
 test("startEndpoint: settings that were changed before it had the lock are those that it starts with", async (t) => {
   const home = await homeIn(t);

@@ -40,9 +40,9 @@ import {
   startDaemon,
   stopDaemon,
 } from "./daemon.ts";
+import { chooseEndpointPorts, type EndpointPorts } from "./endpoints/endpoint-ports.ts";
 import type { StrataHome } from "./home.ts";
 import type { LogSource } from "./logs/log-entries.ts";
-import { choosePort, storagePorts } from "./port-choice.ts";
 import { adminTokenOf, agentAuthArguments, renewAgentToken } from "./service-keys.ts";
 import { pageserverDaemon, safekeeperDaemon } from "./services.ts";
 import { strataCommand } from "./strata-command.ts";
@@ -82,6 +82,10 @@ export interface NewEndpoint {
   readonly settings?: Record<string, string>;
   /** With extensions of one's own; absolute. */
   readonly extensionDir?: string | undefined;
+}
+
+export interface EndpointStartOptions extends StartOptions {
+  readonly allowMultiple?: boolean | undefined;
 }
 
 /** With the password: for people and programs of this home's owner, over TCP. */
@@ -284,7 +288,7 @@ export async function createEndpoint(
     mode,
     pgVersion: wanted.pgVersion,
     pgHost: PG_HOST,
-    ...(await choosePorts(config, existing, wanted)),
+    ...(await chooseEndpointPorts(config, existing, wanted)),
     ...storageAddresses(placement, mode),
     settings: wanted.settings ?? {},
     ...(pgBin === undefined ? {} : { pgBin }),
@@ -384,7 +388,10 @@ function checkSettings(settings: Readonly<Record<string, string>>, directory: st
   checkOwnSettings(settings, blocks * bsize);
 }
 
-/** Of Postgres, from its next start on; call with the home locked. StorageError `invalid`. */
+/**
+ * Of Postgres, from its next start on; call under the endpoint's lock: a start that is under way writes its file too. StorageError
+ * `invalid`.
+ */
 export function setEndpointSettings(
   { directory, spec }: Endpoint,
   settings: Readonly<Record<string, string>>,
@@ -407,6 +414,11 @@ export function setExtensionDirectory(
 /** Of a stopped endpoint, under its lock: which kind it is from its next start on. */
 export function setEndpointMode({ directory, spec }: Endpoint, mode: "primary" | "replica"): void {
   writeSpec(directory, { ...spec, mode });
+}
+
+/** Of a stopped endpoint, under its lock and while no other one is made. */
+export function setEndpointPorts({ directory, spec }: Endpoint, ports: EndpointPorts): void {
+  writeSpec(directory, { ...spec, ...ports });
 }
 
 function formatSpec(spec: EndpointSpec): string {
@@ -438,36 +450,6 @@ function refuseSecondPrimary(
   }
 }
 
-/** Given ports, else the first two that neither endpoints nor storage have and that are free. */
-async function choosePorts(
-  config: StrataConfig,
-  existing: readonly Endpoint[],
-  wanted: NewEndpoint,
-): Promise<Pick<EndpointSpec, "pgPort" | "internalHttpPort">> {
-  const owners = storagePorts(config);
-  for (const { id, spec } of existing) {
-    owners.set(spec.pgPort, `endpoint ${id}`).set(spec.internalHttpPort, `endpoint ${id}`);
-  }
-  const claim = (port: number, what: string) => {
-    const owner = owners.get(port);
-    if (owner !== undefined) {
-      throw new StorageError("conflict", "port-taken", `port ${port} belongs to ${owner}`);
-    }
-    owners.set(port, what);
-    return port;
-  };
-  const { pgPort, internalHttpPort } = wanted;
-  const given = [
-    pgPort === undefined ? undefined : claim(pgPort, "Postgres of this endpoint"),
-    internalHttpPort === undefined ? undefined : claim(internalHttpPort, "this endpoint's agent"),
-  ];
-  const next = async () => {
-    const port = await choosePort(config.endpointBasePort, owners);
-    return claim(port, "this endpoint");
-  };
-  return { pgPort: given[0] ?? (await next()), internalHttpPort: given[1] ?? (await next()) };
-}
-
 /**
  * Starts the agent and waits until Postgres accepts connections. Call with the endpoint locked; `asked` may have been read before
  * that. Resolves to what was started.
@@ -476,7 +458,7 @@ export async function startEndpoint(
   home: StrataHome,
   asked: Endpoint,
   placement: TimelinePlacement,
-  options: StartOptions & { readonly allowMultiple?: boolean },
+  options: EndpointStartOptions,
 ): Promise<Endpoint> {
   let endpoint = asItIsNow(home, asked);
   if (endpointState(endpoint).state === "running") {

@@ -665,5 +665,16 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       test: NEW_ROLES_TEST,
       name: "NewBranchRoles: what is known goes with the job",
     },
+    {
+      rule: "settings that come while an endpoint starts are not told to its Postgres",
+      file: "src/control-plane/computes/provider.ts",
+      search: `    await withLock(this.#home.path, lockOf(id), async () =>
+      setEndpointSettings(findEndpoint(this.#home, id), settings),
+    );
+`,
+      replace: "    setEndpointSettings(findEndpoint(this.#home, id), settings);\n",
+      test: "src/control-plane/computes/provider.test.ts",
+      name: "LocalProcesses.setSettings: while a start is under way",
+    },
   ],
 };

@@ -18,6 +18,9 @@ const WARM_AGENTS = "src/local/agents/warm-agents.ts";
 const BRANCH_CREATE_TEST = "test/local/branch-create.test.ts";
 const WARM_AGENTS_TEST = "src/local/agents/warm-agents.test.ts";
 const LOG_ENTRIES_TEST = "src/local/logs/log-entries.test.ts";
+const START_ENDPOINT = "src/local/endpoints/start-endpoint.ts";
+const ENDPOINT_PORTS = "src/local/endpoints/endpoint-ports.ts";
+const START_ENDPOINT_TEST = "src/local/endpoints/start-endpoint.test.ts";
 const ROTATION_TEST = "src/base/logs/log-rotation.test.ts";
 
 export const LOCAL_MUTANTS: MutantPart = {
@@ -633,6 +636,62 @@ export const LOCAL_MUTANTS: MutantPart = {
       replace: "const entries = this.#parser.push(bytes);",
       test: "src/local/logs/log-file.test.ts",
       name: "LogFollower: nothing is lost where a log is put away",
+    },
+    {
+      rule: "an endpoint cannot start where somebody has its ports by now",
+      file: START_ENDPOINT,
+      search: 'error.code === "address-in-use" || ',
+      replace: "",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: a pgPort that somebody else has by now",
+    },
+    {
+      rule: "an endpoint whose port is taken between look and bind cannot start",
+      file: START_ENDPOINT,
+      search: ' || error.code === "start-failed"',
+      replace: "",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: a port that is taken between look and bind",
+    },
+    {
+      rule: "a port that its user chose is changed",
+      file: ENDPOINT_PORTS,
+      search: "taken.every(({ name }) => spec.movablePorts?.includes(name) === true)",
+      replace: "taken.every(({ name }) => spec[name] > 0)",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: a port that its user chose is never another one",
+    },
+    {
+      rule: "a port that a Postgres of the endpoint itself has is changed",
+      file: ENDPOINT_PORTS,
+      search: "!(await canListen(hosts[name], port)) && !isOfLeftPostgres(endpoint, port)",
+      replace: "!(await canListen(hosts[name], port))",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: a port that a killed agent's Postgres still has",
+    },
+    {
+      rule: "ports are chosen while somebody else chooses some",
+      file: START_ENDPOINT,
+      search: "    withEndpointMaking(home, () => locked(body));",
+      replace: "    locked(body);",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: other ports are chosen while nobody",
+    },
+    {
+      rule: "an endpoint is started on ports that its file does not tell",
+      file: START_ENDPOINT,
+      search: "  setEndpointPorts(endpoint, ports);\n",
+      replace: "",
+      test: START_ENDPOINT_TEST,
+      name: "startWithLocks: a pgPort that somebody else has by now",
+    },
+    {
+      rule: "who has the ports that an endpoint had is asked to stop in its place",
+      file: "src/local/endpoint-stop.ts",
+      search: "const now = asItIsNow(home, endpoint);",
+      replace: "const now = endpoint;",
+      test: START_ENDPOINT_TEST,
+      name: "stopAndKeep: an endpoint that has other ports since it was looked at",
     },
   ],
 };

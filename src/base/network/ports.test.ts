@@ -59,7 +59,8 @@ test("requireFree: a listener is named with its pid and its whole command", asyn
     describeProcess(process.pid),
     new RegExp(`^pid ${process.pid} \\(.*ports\\.test\\.ts`),
   );
-  assert.deepEqual(portHolder(port), { name: describeProcess(process.pid), isEnding: false });
+  const { pid } = process;
+  assert.deepEqual(portHolder(port), { pid, name: describeProcess(pid), isEnding: false });
 });
 
 test("outgoingPorts: a range that an outgoing connection's near end lies in", async (t) => {

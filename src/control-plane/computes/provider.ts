@@ -2,13 +2,15 @@
 
 import { errorKind } from "../../base/errors.ts";
 import type { TenantId, TimelineId } from "../../base/ids.ts";
+import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import type { StartMetrics } from "../../compute/api.ts";
 import type { ClaimedAgent, WarmAgents } from "../../local/agents/warm-agents.ts";
 import { majorOf } from "../../local/branches.ts";
-import { controllerOf, placementOf } from "../../local/controller.ts";
+import { controllerOf } from "../../local/controller.ts";
 import { type Spawn, spawnDaemon } from "../../local/daemon.ts";
 import { stopAndKeep } from "../../local/endpoint-stop.ts";
+import { startWithLocks } from "../../local/endpoints/start-endpoint.ts";
 import {
   clientOf,
   createEndpoint,
@@ -22,10 +24,9 @@ import {
   logFileOf,
   setEndpointSettings,
   socketAddress,
-  startEndpoint,
 } from "../../local/endpoints.ts";
 import type { StrataHome } from "../../local/home.ts";
-import { withEndpointMaking, withHomeLocked, withLock } from "../../local/lock.ts";
+import { withEndpointMaking, withLock } from "../../local/lock.ts";
 import { readLastStart } from "../../local/logs/last-start.ts";
 import type { LogSource } from "../../local/logs/log-entries.ts";
 import { renewAgentToken } from "../../local/service-keys.ts";
@@ -92,14 +93,16 @@ const lockOf = (id: string) => `endpoint ${id}`;
 export class LocalProcesses implements ComputeProvider {
   readonly #home: StrataHome;
   readonly #warmAgents: WarmAgents;
+  readonly #logger: Logger;
   /** By endpoint. */
   readonly #ahead = new Map<string, ClaimedAgent>();
   /** By timeline that was just made. */
   readonly #majors = new Map<string, number>();
 
-  constructor(home: StrataHome, warmAgents: WarmAgents) {
+  constructor(home: StrataHome, warmAgents: WarmAgents, logger: Logger) {
     this.#home = home;
     this.#warmAgents = warmAgents;
+    this.#logger = logger;
   }
 
   /** Of a timeline that was just made, for the endpoint that is made on it next. */
@@ -146,13 +149,11 @@ export class LocalProcesses implements ComputeProvider {
       return child;
     };
     try {
-      await withLock(this.#home.path, lockOf(id), async () => {
-        const endpoint = findEndpoint(this.#home, id);
-        await startEndpoint(this.#home, endpoint, placementOf(this.#home, endpoint), {
-          timeoutMs: START_TIMEOUT_MS,
-          print: silent,
-          spawn,
-        });
+      await startWithLocks(this.#home, findEndpoint(this.#home, id), {
+        timeoutMs: START_TIMEOUT_MS,
+        print: silent,
+        onPortMoved: (what) => this.#logger.warn({ endpoint: id, what }, "a port was taken"),
+        spawn,
       });
     } finally {
       this.#warmAgents.startEnded();
@@ -256,7 +257,8 @@ export class LocalProcesses implements ComputeProvider {
 
   /** Of Postgres: at once where a running one can take them, else from its next start on. */
   async setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
-    await withHomeLocked(this.#home, async () =>
+    // A start that is under way has read the old ones: it is over, and seen to run, when we have its lock.
+    await withLock(this.#home.path, lockOf(id), async () =>
       setEndpointSettings(findEndpoint(this.#home, id), settings),
     );
     if (this.isRunning(id)) {

@@ -2,17 +2,18 @@
 
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import type { TimelineInfo } from "../../pageserver/api.ts";
-import { controllerOf, placementOf } from "../controller.ts";
+import { controllerOf } from "../controller.ts";
 import type { Spawn } from "../daemon.ts";
-import { createEndpoint, type Endpoint, freeEndpointId, startEndpoint } from "../endpoints.ts";
+import { startWithLocks } from "../endpoints/start-endpoint.ts";
+import { createEndpoint, type Endpoint, freeEndpointId } from "../endpoints.ts";
 import type { StrataHome } from "../home.ts";
-import { withEndpointMaking, withLock } from "../lock.ts";
+import { withEndpointMaking } from "../lock.ts";
 
 const START_TIMEOUT_MS = 90_000;
 
 /**
  * A primary, called as the branch where that can be, or the one that was `made` before; it runs when this resolves. Errors as
- * createEndpoint and startEndpoint.
+ * createEndpoint and startWithLocks.
  */
 export async function startOnNewBranch(
   home: StrataHome,
@@ -30,11 +31,11 @@ export async function startOnNewBranch(
     return createEndpoint(home, wanted, placement);
   };
   const endpoint = made ?? (await withEndpointMaking(home, make));
-  return withLock(home.path, `endpoint ${endpoint.id}`, () =>
-    startEndpoint(home, endpoint, placementOf(home, endpoint), {
-      timeoutMs: START_TIMEOUT_MS,
-      print: () => {},
-      spawn,
-    }),
-  );
+  return startWithLocks(home, endpoint, {
+    timeoutMs: START_TIMEOUT_MS,
+    print: () => {},
+    // Nobody knows its address yet.
+    onPortMoved: () => {},
+    spawn,
+  });
 }

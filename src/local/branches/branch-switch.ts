@@ -19,15 +19,14 @@ import {
   requireFreeBranchName,
   resolveBranch,
 } from "../branches.ts";
-import { placementOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
+import { startWhileLocked } from "../endpoints/start-endpoint.ts";
 import {
   type Endpoint,
   endpointState,
   findEndpoint,
   listEndpoints,
   settleEndpoint,
-  startEndpoint,
   stopEndpoint,
 } from "../endpoints.ts";
 import type { StrataHome } from "../home.ts";
@@ -162,9 +161,10 @@ async function finish(
   for (const id of noteOf(home, branch)?.restart ?? []) {
     if (ids.includes(id)) {
       const endpoint = findEndpoint(home, id);
-      await startEndpoint(home, endpoint, placementOf(home, endpoint), {
+      await startWhileLocked(home, endpoint, {
         timeoutMs: START_TIMEOUT_MS,
         print: () => {},
+        onPortMoved: say,
       });
       say(`Started endpoint ${id}`);
     }

@@ -1,9 +1,9 @@
 // Makes a replica its branch's primary endpoint, and the primary a replica.
 
 import { errorMessage, StorageError } from "../../base/errors.ts";
-import { placementOf } from "../controller.ts";
 import type { Print } from "../daemon.ts";
 import { stopAndKeep } from "../endpoint-stop.ts";
+import { startWhileLocked } from "../endpoints/start-endpoint.ts";
 import {
   clientOf,
   type Endpoint,
@@ -11,7 +11,6 @@ import {
   findEndpoint,
   listEndpoints,
   setEndpointMode,
-  startEndpoint,
 } from "../endpoints.ts";
 import type { StrataHome } from "../home.ts";
 import { withLock } from "../lock.ts";
@@ -26,7 +25,7 @@ const ANSWER_MS = 3000;
  *
  * 1. A primary of the branch is stopped and from then on a replica, in its endpoint.json.
  * 2. The replica is stopped and from then on the primary.
- * 3. It starts, with the address that it had.
+ * 3. It starts, with the address that it had unless somebody else has that now.
  *
  * After a crash between any two the branch has at most one primary endpoint, and the same call goes on from there. An endpoint that
  * is the primary already is only started. StorageError `invalid` for one at an LSN, `unavailable` where it does not start: it is
@@ -56,8 +55,7 @@ export async function promoteEndpoint(
   }
   await withLock(home.path, `endpoint ${id}`, async () => {
     const promoted = findEndpoint(home, id);
-    const placement = placementOf(home, promoted);
-    await startEndpoint(home, promoted, placement, { timeoutMs, print: silent });
+    await startWhileLocked(home, promoted, { timeoutMs, print: silent, onPortMoved: print });
   });
 }
 
