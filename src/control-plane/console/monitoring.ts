@@ -110,18 +110,18 @@ class Watch {
 }
 
 /** StorageError `not-found` where the branch is no more. What does not answer is left out. */
-async function takeSample(parts: Parts, ids: BranchIds): Promise<MonitoringSample> {
+export async function takeSample(parts: Parts, ids: BranchIds): Promise<MonitoringSample> {
   const { project, branch } = await findBranch(parts, ids);
   const endpoint = await writerOf(parts, branch);
   const isAwake = endpoint !== undefined && parts.computes.provider.isRunning(endpoint.id);
   const [storage, postgres] = await Promise.all([
-    ifThere(
+    ifThere(() =>
       controllerOf(parts.home).timeline(
         parseTenantId(project.tenant_id),
         parseTimelineId(branch.timeline_id),
       ),
     ),
-    isAwake ? ifThere(parts.computes.provider.agent(endpoint.id).statistics()) : undefined,
+    isAwake ? ifThere(() => parts.computes.provider.agent(endpoint.id).statistics()) : undefined,
   ]);
   return {
     at: nowMs(),
@@ -136,9 +136,10 @@ async function takeSample(parts: Parts, ids: BranchIds): Promise<MonitoringSampl
   };
 }
 
-async function ifThere<T>(answer: Promise<T>): Promise<T | undefined> {
+/** Also where whom to ask is not known: one whose endpoint.json is damaged may run. */
+async function ifThere<T>(ask: () => Promise<T>): Promise<T | undefined> {
   try {
-    return await answer;
+    return await ask();
   } catch {
     return undefined;
   }

@@ -1,14 +1,17 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { createIn, homeIn, standInAgent } from "../../../testing/homes/stand-in-home.ts";
+import { REAL_CLOCK, replaceClock } from "../../base/clock.ts";
+import { createLogger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
 import { type Database, openDatabase, serialized } from "../state/database.ts";
 import { sqliteDialect } from "../state/node-sqlite.ts";
-import { type Seen, settle } from "./meter.ts";
+import { Meter, type Seen, settle } from "./meter.ts";
 import { countTransfer } from "./transfer.ts";
 
 async function scratch() {
@@ -142,4 +145,53 @@ test("countTransfer: each report once, in the hour in which it came; not of endp
       ["p", "monthly", "2026-11-01T00:00:00.000Z", 128],
     ],
   );
+});
+
+/** What the endpoint's cursor says, and how long its project was active. */
+async function counted(db: Database) {
+  const cursors = await db.selectFrom("meter_endpoints").selectAll().execute();
+  const uses = db.selectFrom("consumption").select("active_ms").where("granularity", "=", "hourly");
+  const activeMs = (await uses.execute()).reduce((sum, row) => sum + row.active_ms, 0);
+  return { cursors: cursors.map(({ active_until_ms }) => active_until_ms), activeMs };
+}
+
+test("Meter.look: an endpoint whose endpoint.json cannot be read is counted as before, and once", async (t) => {
+  await using scene = await scratch();
+  const { db } = scene;
+  const home = await homeIn(t);
+  const { directory } = await createIn(home, "ep");
+  await db.insertInto("projects").values(newProjectRow("p")).execute();
+  const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
+  await db.insertInto("branches").values(branch).execute();
+  await db
+    .insertInto("endpoints")
+    .values(newEndpointRow("ep", branch, "read_write"))
+    .execute();
+  const began = time("2026-11-30T22:10:00Z");
+  await db
+    .insertInto("meter")
+    .values({ since: new Date(began).toISOString() })
+    .execute();
+  const pidFile = join(directory, "compute.pid");
+  standInAgent(t, { workdir: directory, pidFile });
+  utimesSync(pidFile, began / 1000, began / 1000);
+  let wallMs = began;
+  replaceClock({ ...REAL_CLOCK, nowMs: () => wallMs });
+  t.after(() => replaceClock(REAL_CLOCK));
+  const meter = new Meter({
+    ...{ home, db, logger: createLogger("control_plane", "silent") },
+    inventory: { refresh: async () => {} },
+  } as unknown as ConstructorParameters<typeof Meter>[0]);
+  const file = join(directory, "endpoint.json");
+  const good = readFileSync(file);
+  for (const [text, seconds] of [
+    [good, 10],
+    ["{", 20],
+    [good, 30],
+  ] as const) {
+    writeFileSync(file, text);
+    wallMs = began + seconds * 1000;
+    await meter.look({ withSizes: false });
+    assert.deepEqual(await counted(db), { cursors: [wallMs], activeMs: seconds * 1000 });
+  }
 });

@@ -12,7 +12,7 @@ import { parseTenantId } from "../../base/ids.ts";
 import { type Lsn, parseLsn } from "../../base/lsn.ts";
 import { ProcessTable } from "../../local/agents/endpoint-runs.ts";
 import { controllerOf } from "../../local/controller.ts";
-import { type Endpoint, lastWordMs, listEndpoints } from "../../local/endpoints.ts";
+import { allEndpoints, lastWordMs } from "../../local/endpoints.ts";
 import type { Context } from "../context.ts";
 import type { Inventory } from "../inventory.ts";
 import { type Database, serialized } from "../state/database.ts";
@@ -87,7 +87,7 @@ export class Meter {
       .execute();
     const isFirst = (await db.selectFrom("meter").select("since").executeTakeFirst()) === undefined;
     const now = nowMs();
-    const endpoints = this.#seeEndpoints(projects);
+    const endpoints = await this.#seeEndpoints(projects);
     const awake = new Set(
       endpoints.filter((one) => this.#mayHaveWritten(one)).map((one) => one.projectId),
     );
@@ -117,14 +117,35 @@ export class Meter {
     return open === undefined && isAsleep && timelines.length === 0 && sizes.size === 0;
   }
 
-  #seeEndpoints(projects: readonly ProjectRow[]): SeenEndpoint[] {
+  /** Also those whose endpoint.json cannot be read: they may run, and who forgot up to where they are counted would do so again. */
+  async #seeEndpoints(projects: readonly ProjectRow[]): Promise<SeenEndpoint[]> {
     const projectOf = new Map(projects.map((project) => [project.tenant_id, project.id]));
+    const all = allEndpoints(this.#parts.home);
+    const projectOfDamaged = await this.#projectsOf(
+      all.flatMap((one) => ("spec" in one ? [] : [one.id])),
+    );
     const table = new ProcessTable();
-    return listEndpoints(this.#parts.home).flatMap((endpoint: Endpoint) => {
-      const projectId = projectOf.get(endpoint.spec.tenantId);
+    return all.flatMap((endpoint) => {
+      const projectId =
+        "spec" in endpoint
+          ? projectOf.get(endpoint.spec.tenantId)
+          : projectOfDamaged.get(endpoint.id);
       const reading = { ...table.runOf(endpoint), lastWordMs: lastWordMs(endpoint) };
       return projectId === undefined ? [] : [{ id: endpoint.id, projectId, ...reading }];
     });
+  }
+
+  /** As it was known when their files could be read. */
+  async #projectsOf(ids: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    if (ids.length === 0) {
+      return new Map();
+    }
+    const rows = await this.#parts.db
+      .selectFrom("endpoints")
+      .select(["id", "project_id"])
+      .where("id", "in", ids)
+      .execute();
+    return new Map(rows.map((row) => [row.id, row.project_id]));
   }
 
   #mayHaveWritten({ run, lastWordMs: wordMs = 0 }: SeenEndpoint): boolean {

@@ -3,7 +3,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { processIds } from "../../base/proc.ts";
-import { type Endpoint, endpointState } from "../endpoints.ts";
+import { type DamagedEndpoint, type Endpoint, endpointState } from "../endpoints.ts";
 
 /** USER_HZ, in which proc(5) tells times: 100 on every Linux that Node knows. */
 const MS_PER_TICK = 10;
@@ -40,7 +40,7 @@ export class ProcessTable {
   }
 
   /** Undefined where it does not run, or has just ended. */
-  runOf(endpoint: Endpoint): EndpointRun | undefined {
+  runOf(endpoint: Endpoint | DamagedEndpoint): EndpointRun | undefined {
     const state = endpointState(endpoint);
     const pidFile = join(endpoint.directory, "compute.pid");
     const started = statSync(pidFile, { throwIfNoEntry: false });
