@@ -1,7 +1,7 @@
 // One life of a compute's Postgres: from the election to the end of its process.
 
 import { monotonicMs, turn } from "../base/clock.ts";
-import { StorageError } from "../base/errors.ts";
+import { errorMessage, StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
@@ -37,7 +37,7 @@ export type RunEnd =
   | { readonly kind: "fenced"; readonly term: number }
   /** The start was one that only prepares the timeline: the next run is for users. */
   | { readonly kind: "prepared" }
-  /** A replica that cannot go on as it is: the next run begins anew. */
+  /** One that cannot go on as it is: the next run begins anew. */
   | { readonly kind: "stale"; readonly why: string }
   /** What was found makes going on wrong. */
   | { readonly kind: "fatal"; readonly error: StorageError };
@@ -243,10 +243,20 @@ export class ComputeRun {
     const { leaseLsn } = await import("../pageserver/client.ts");
     const { LeaseKeeper } = await import("./pages/lease-keeper.ts");
     const renew = (at: Lsn) => leaseLsn(pageserver.pgAddr, { tenantId, timelineId }, at);
-    this.#lease = new LeaseKeeper(renew, logger);
+    const onLost = (error: StorageError) => this.#leaseLost(error);
+    this.#lease = new LeaseKeeper({ renew, onLost, logger });
     if (!this.#closed) {
       this.#lease.start(lsn);
     }
+  }
+
+  /**
+   * It was stopped, or far from its pageserver, for longer than a lease lasts, and history up to its start is collected: each page
+   * that it has not read yet is an error, of catalogs too. At the head there is another start.
+   */
+  #leaseLost(error: StorageError): void {
+    const isAtHead = typeof this.#options.spec.mode === "string";
+    this.#end(isAtHead ? { kind: "stale", why: errorMessage(error) } : { kind: "fatal", error });
   }
 
   /** An imported cluster has another superuser, and gets ours at the first start that may write. */

@@ -179,7 +179,7 @@ export class Supervisor implements ComputeControl {
       } else if (end.kind === "stale") {
         this.#error = `built anew: ${end.why}`;
         this.#restarts++;
-        this.#logger.info({ why: end.why }, "the replica is built anew");
+        this.#logger.info({ why: end.why }, "Postgres is built anew");
       }
     }
     return end;

@@ -407,6 +407,14 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "prewarm: after a stop, and after kill -9, what was in memory is there again before anybody reads it",
     },
     {
+      rule: "a compute whose start is not kept any more goes on with errors",
+      file: "src/compute/pages/lease-keeper.ts",
+      search: 'if (errorKind(error) === "invalid") {',
+      replace: 'if (errorKind(error) === "fenced") {',
+      test: "src/compute/pages/lease-keeper.test.ts",
+      name: "LeaseKeeper: history that was collected meanwhile is told of",
+    },
+    {
       rule: "the list of hot blocks is read through a link",
       file: "src/compute/pages/hot-blocks.ts",
       search: "constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK",

@@ -1,7 +1,7 @@
 // Keeps the state at a compute's start LSN readable as long as the compute runs.
 
 import { sleep } from "../../base/clock.ts";
-import { errorMessage } from "../../base/errors.ts";
+import { errorKind, errorMessage, type StorageError, withContext } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
 import { LSN_LEASE_MS } from "../../pageserver/client.ts";
@@ -10,16 +10,21 @@ import { LSN_LEASE_MS } from "../../pageserver/client.ts";
 const RENEW_MS = LSN_LEASE_MS / 5;
 const RETRY_MS = 10_000;
 
+export interface LeaseKeeperOptions {
+  /** Asks the pageserver for a lease of LSN_LEASE_MS. StorageError `invalid` where that state is not kept any more. */
+  readonly renew: (lsn: Lsn) => Promise<void>;
+  /** Nobody was asked in time: what has not been read yet cannot be read any more. Called once, the last there is. */
+  readonly onLost: (error: StorageError) => void;
+  readonly logger: Logger;
+}
+
 /** The pageserver gave the first lease with what the compute started from (`compute_state`). */
 export class LeaseKeeper {
-  readonly #renew: (lsn: Lsn) => Promise<void>;
-  readonly #logger: Logger;
+  readonly #options: LeaseKeeperOptions;
   readonly #closing = new AbortController();
 
-  /** `renew` asks the pageserver for a lease of LSN_LEASE_MS. */
-  constructor(renew: (lsn: Lsn) => Promise<void>, logger: Logger) {
-    this.#renew = renew;
-    this.#logger = logger;
+  constructor(options: LeaseKeeperOptions) {
+    this.#options = options;
   }
 
   start(lsn: Lsn): void {
@@ -27,6 +32,7 @@ export class LeaseKeeper {
   }
 
   async #run(lsn: Lsn): Promise<void> {
+    const { renew, onLost, logger } = this.#options;
     const { signal } = this.#closing;
     let waitMs = RENEW_MS;
     while (!signal.aborted) {
@@ -35,10 +41,17 @@ export class LeaseKeeper {
         return;
       }
       try {
-        await this.#renew(lsn);
+        await renew(lsn);
         waitMs = RENEW_MS;
       } catch (error) {
-        this.#logger.warn(
+        if (signal.aborted) {
+          return;
+        }
+        if (errorKind(error) === "invalid") {
+          onLost(withContext(error, `read on at ${formatLsn(lsn)}`));
+          return;
+        }
+        logger.warn(
           { lsn: formatLsn(lsn), error: errorMessage(error) },
           "the lease of the LSN that this compute reads at is not renewed, trying again",
         );
