@@ -41,7 +41,18 @@ test("keepHotBlocks, placeHotBlocks: from one data directory into the next; none
 test("keepHotBlocks: what is no list is left, and what a link leads to is not read", () => {
   write(work, LIST);
   const other = join(root, "other");
-  for (const text of ["", "<<1>>\n1,2,3\n", `${LIST}x`, "<<1>>\n5,1663,1259,0,0", "secret\n"]) {
+  const bad = [
+    ...["", "secret\n", "5,1663,1259,0,0\n", "<<1>>", "<<1234567890>>\n", `${LIST}x`],
+    ...[
+      "1,2,3",
+      "5,1663,1259,0,0,0",
+      "5,1663,1259,10,0",
+      "5,,1259,0,0",
+      "5,1663,12345678901,0,0",
+    ].map((line) => `<<1>>\n${line}\n`),
+    ...["5,1663,1259,0,0", "5,1663,1259,0,", "5,1663,1259,0"].map((line) => `<<1>>\n${line}`),
+  ];
+  for (const text of bad) {
     write(data, text);
     keepHotBlocks(data, work);
     assert.equal(listIn(work), LIST, JSON.stringify(text));
@@ -78,4 +89,17 @@ test("blockRuns: neighbours become one, files and forks stay apart", () => {
     ],
   );
   assert.deepEqual(blockRuns("<<0>>\n"), []);
+});
+
+test("keepHotBlocks: as many blocks as a list may have", () => {
+  const count = 2 ** 20;
+  const lines = Array.from({ length: count }, (_, block) => `5,1663,16384,0,${block}\n`);
+  const list = `<<${count}>>\n${lines.join("")}`;
+  write(data, list);
+  keepHotBlocks(data, work);
+  assert.ok(listIn(work) === list);
+  assert.deepEqual(
+    blockRuns(list).map(({ first, count }) => [first, count]),
+    [[0, count]],
+  );
 });

@@ -24,7 +24,13 @@ import { HOT_BLOCKS_NAME } from "../api.ts";
 /** A million blocks, so 8 GB. */
 const MAX_BYTES = 32 * 2 ** 20;
 /** `<<count>>`, then a line each: database, tablespace, file, fork, block. */
-const CONTENT = /^<<\d{1,9}>>\n(?:\d{1,10},\d{1,10},\d{1,10},\d,\d{1,10}\n)*$/;
+const HEAD = /^<<\d{1,9}>>\n/;
+const MAX_HEAD_BYTES = 14;
+const LAST_FIELD = 4;
+/** One digit; of the others up to ten. */
+const FORK_FIELD = 3;
+const MAX_DIGITS = 10;
+const [NEWLINE, COMMA, ZERO, NINE] = [0x0a, 0x2c, 0x30, 0x39];
 
 /** After the end of a Postgres: its list is the next start's. Where it has left none, the one before stays. */
 export function keepHotBlocks(dataDirectory: string, workdir: string): void {
@@ -74,10 +80,18 @@ const FORKS = ["main", "fsm", "vm", "init"];
 /** Of a list's text, in its order, which is that of databases, files and blocks. A fork that there is not is left out. */
 export function blockRuns(list: string): BlockRun[] {
   const runs: (BlockRun & { count: number })[] = [];
-  const lines = list.split("\n").slice(1, -1);
-  for (const line of lines) {
-    const [database, tablespace, fileNumber, forkNumber, first] = line.split(",").map(Number);
-    const fork = FORKS[forkNumber!];
+  let at = list.indexOf("\n") + 1;
+  const number = () => {
+    let value = 0;
+    for (let code = list.charCodeAt(at++); code >= ZERO; code = list.charCodeAt(at++)) {
+      value = value * 10 + code - ZERO;
+    }
+    return value;
+  };
+  while (at < list.length) {
+    const [database, tablespace, fileNumber] = [number(), number(), number()];
+    const fork = FORKS[number()];
+    const first = number();
     const last = runs.at(-1);
     if (
       last !== undefined &&
@@ -89,13 +103,32 @@ export function blockRuns(list: string): BlockRun[] {
     ) {
       last.count++;
     } else if (fork !== undefined) {
-      runs.push({
-        ...{ database: database!, tablespace: tablespace!, fileNumber: fileNumber! },
-        ...{ fork, first: first!, count: 1 },
-      });
+      runs.push({ database, tablespace, fileNumber, fork, first, count: 1 });
     }
   }
   return runs;
+}
+
+/** By hand: a regular expression for all of it takes V8's stack for each line, which half a million use up. */
+function isList(bytes: Buffer): boolean {
+  const head = HEAD.exec(bytes.toString("latin1", 0, MAX_HEAD_BYTES));
+  let [field, digits] = [0, 0];
+  for (let at = head?.[0].length ?? 0; at < bytes.length; at++) {
+    const byte = bytes[at]!;
+    if (byte >= ZERO && byte <= NINE) {
+      digits++;
+    } else if (
+      byte === (field === LAST_FIELD ? NEWLINE : COMMA) &&
+      digits > 0 &&
+      digits <= (field === FORK_FIELD ? 1 : MAX_DIGITS)
+    ) {
+      field = field === LAST_FIELD ? 0 : field + 1;
+      digits = 0;
+    } else {
+      return false;
+    }
+  }
+  return head !== null && field === 0 && digits === 0;
 }
 
 /**
@@ -117,8 +150,8 @@ export function readList(path: string): string | undefined {
     if (!status.isFile() || status.nlink !== 1 || status.size > MAX_BYTES) {
       return undefined;
     }
-    const text = readFileSync(fd, "latin1");
-    return CONTENT.test(text) ? text : undefined;
+    const bytes = readFileSync(fd);
+    return isList(bytes) ? bytes.toString("latin1") : undefined;
   } finally {
     closeSync(fd);
   }
