@@ -293,6 +293,14 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "createTimeline: an id that is in use is refused",
     },
     {
+      rule: "what is written to a configuration again at once, of the same length, is not seen",
+      file: "src/local/home.ts",
+      search: "status !== undefined && nowMs() - Number(status.ctimeMs) > SETTLED_MS;",
+      replace: "status !== undefined;",
+      test: "src/local/home.test.ts",
+      name: "StrataHome.settings: what anybody has written",
+    },
+    {
       rule: "a configuration that somebody has written is not read",
       file: "src/local/home.ts",
       search: "this.#read?.stamp === stamp",
