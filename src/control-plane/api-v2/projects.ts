@@ -1,6 +1,6 @@
 // /projects: a project is a tenant with a name, made with its first branch, endpoint, role and database.
 
-import { StorageError } from "../../base/errors.ts";
+import { StorageError, withContext } from "../../base/errors.ts";
 import { generateTenantId, generateTimelineId, parseTenantId } from "../../base/ids.ts";
 import { type Route, route } from "../../http/route.ts";
 import { checkBranchName, DEFAULT_BRANCH_NAME } from "../../local/branches.ts";
@@ -296,15 +296,18 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
     })
     .where("id", "=", row.id)
     .execute();
-  if (isLogical && change.settings !== undefined) {
-    await replicateLogically(parts, { ...row, settings });
-  }
   if (change.settings?.["allowed_ips"] !== undefined) {
     await accessHolds(parts, { projectId: row.id });
   }
+  if (isLogical && change.settings !== undefined) {
+    await replicateLogically(parts, { ...row, settings });
+  }
 }
 
-/** Endpoints that there are; those that run are suspended, as at Neon, because Postgres takes it at its start only. */
+/**
+ * Endpoints that there are; those that run are suspended, as at Neon, because Postgres takes it at its start only. One that cannot
+ * have it, as its endpoint.json is damaged, say, keeps no other from it; why is thrown then, and the same call again tries it again.
+ */
 async function replicateLogically(parts: Parts, project: ProjectRow): Promise<void> {
   const { db, computes } = parts;
   const endpoints = await db
@@ -312,11 +315,20 @@ async function replicateLogically(parts: Parts, project: ProjectRow): Promise<vo
     .selectAll()
     .where("project_id", "=", project.id)
     .execute();
+  const { provider } = computes;
+  const failures: unknown[] = [];
   for (const { id, settings } of endpoints) {
-    const wanted = postgresSettings(settings, project);
-    if (computes.provider.exists(id) && computes.provider.settings(id)["wal_level"] !== "logical") {
-      await computes.provider.setSettings(id, wanted);
-      await computes.suspend(id);
+    try {
+      const wanted = postgresSettings(settings, project);
+      if (provider.exists(id) && provider.settings(id)["wal_level"] !== "logical") {
+        await provider.setSettings(id, wanted);
+        await computes.suspend(id);
+      }
+    } catch (error) {
+      failures.push(withContext(error, `endpoint ${id}`));
     }
+  }
+  if (failures.length > 0) {
+    throw failures[0];
   }
 }

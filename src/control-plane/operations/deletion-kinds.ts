@@ -5,11 +5,10 @@ import { StorageError } from "../../base/errors.ts";
 import { parseTenantId } from "../../base/ids.ts";
 import { markDeleted, unmarkDeleted } from "../../local/branches/deleted-tenants.ts";
 import { deleteTenant } from "../../local/branches.ts";
-import { listEndpoints } from "../../local/endpoints.ts";
 import { withHomeLocked } from "../../local/lock.ts";
 import { nowText } from "../inventory.ts";
 import type { OperationKind } from "./state-machine.ts";
-import { destroyEndpoints, type StorageParts } from "./storage-kinds.ts";
+import { destroyEndpoints, endpointsOf, type StorageParts } from "./storage-kinds.ts";
 
 export interface ProjectArgs {
   readonly projectId: string;
@@ -54,12 +53,10 @@ function deleteKind(parts: StorageParts): OperationKind<DeleteArgs> {
       {
         name: "endpoints",
         run: async ({ projectId, tenantId }) => {
-          for (const { id, spec } of listEndpoints(home)) {
-            if (spec.tenantId === tenantId) {
-              await computes.suspend(id, { isNoted: true });
-              // Also one whose start had only begun.
-              await computes.provider.stop(id);
-            }
+          for (const id of await endpointsOf(parts, tenantId)) {
+            await computes.suspend(id, { isNoted: true });
+            // Also one whose start had only begun.
+            await computes.provider.stop(id);
           }
           await forgetPointEndpoints({ db, computes }, projectId);
         },

@@ -17,7 +17,7 @@ import {
   removeUnfinished,
 } from "../../local/branches.ts";
 import { controllerOf } from "../../local/controller.ts";
-import { listEndpoints } from "../../local/endpoints.ts";
+import { allEndpoints, listEndpoints } from "../../local/endpoints.ts";
 import { withHomeLocked, withHomeShared } from "../../local/lock.ts";
 import { type AccessAnswers, accessHolds } from "../access-answers.ts";
 import type { Computes } from "../computes/computes.ts";
@@ -270,17 +270,43 @@ export function removeTimeline(
 }
 
 export async function destroyEndpoints(
-  { home, computes }: StorageParts,
+  parts: StorageParts,
   tenantId: string,
   timelineId?: string,
 ): Promise<void> {
-  const theirs = listEndpoints(home).filter(
-    ({ spec }) =>
-      spec.tenantId === tenantId && (timelineId === undefined || spec.timelineId === timelineId),
-  );
-  for (const { id } of theirs) {
-    await computes.destroy(id);
+  for (const id of await endpointsOf(parts, tenantId, timelineId)) {
+    await parts.computes.destroy(id);
   }
+}
+
+/** Ids of a tenant's endpoints, or of those on a timeline of it. Of those whose endpoint.json cannot be read their rows tell. */
+export async function endpointsOf(
+  { home, db }: Pick<StorageParts, "home" | "db">,
+  tenantId: string,
+  timelineId?: string,
+): Promise<readonly string[]> {
+  const all = allEndpoints(home);
+  const theirs = all.flatMap((one) =>
+    "spec" in one &&
+    one.spec.tenantId === tenantId &&
+    (timelineId === undefined || one.spec.timelineId === timelineId)
+      ? [one.id]
+      : [],
+  );
+  const damaged = all.flatMap((one) => ("spec" in one ? [] : [one.id]));
+  if (damaged.length === 0) {
+    return theirs;
+  }
+  const rows = await db
+    .selectFrom("endpoints")
+    .innerJoin("branches", "branches.id", "endpoints.branch_id")
+    .innerJoin("projects", "projects.id", "endpoints.project_id")
+    .select(["endpoints.id", "branches.timeline_id"])
+    .where("endpoints.id", "in", damaged)
+    .where("projects.tenant_id", "=", tenantId)
+    .execute();
+  const known = rows.filter((row) => timelineId === undefined || row.timeline_id === timelineId);
+  return [...theirs, ...known.map(({ id }) => id)];
 }
 
 export async function made(
