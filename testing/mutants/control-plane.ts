@@ -693,6 +693,23 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "takeSample: of an endpoint that runs and whose endpoint.json cannot be read",
     },
     {
+      rule: "what is to be undone stays for ever where the database was away meanwhile",
+      file: "src/control-plane/operations/operations.ts",
+      search: `          await this.#change(row, { failures_count: row.failures_count + 1 });
+          failures++;`,
+      replace: "          failures++;",
+      test: OPERATIONS_TEST,
+      name: "Operations: attempts to undo while the database takes no writes",
+    },
+    {
+      rule: "what is to be undone stays for ever where something else was away before",
+      file: "src/control-plane/operations/operations.ts",
+      search: "if (failures > RETRY_DELAYS_MS.length) {",
+      replace: "if (failures > 0 && attempt >= RETRY_DELAYS_MS.length) {",
+      test: OPERATIONS_TEST,
+      name: "Operations: an undo that something did not answer for long",
+    },
+    {
       rule: "one damaged endpoint keeps all others of a project from logical replication",
       file: "src/control-plane/api-v2/projects.ts",
       search: "failures.push(withContext",

@@ -362,6 +362,79 @@ for (const unwritten of ["failed", "skipped"]) {
   });
 }
 
+/** Time passes until the one operation has ended; `after` a while something happens. */
+async function untilFailed(
+  t: TestContext,
+  context: Context,
+  after = async (_ms: number) => {},
+): Promise<void> {
+  for (let ms = 0; `${await statuses(context)}` !== "failed"; ms += 100) {
+    assert.ok(ms < 100_000, "it does not end");
+    await after(ms);
+    t.mock.timers.tick(100);
+    await new Promise(setImmediate);
+  }
+}
+
+test("Operations: attempts to undo while the database takes no writes count for nothing, whenever it takes them again", async (t) => {
+  await using context = await scratch();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  let attempts = 0;
+  let outage: { mended(): Promise<unknown> } | undefined;
+  let isOver = false;
+  const end = async () => {
+    if (outage !== undefined && !isOver) {
+      isOver = true;
+      await outage.mended();
+    }
+  };
+  const { kind, things } = failing(() => {});
+  const hindered: OperationKind<Thing> = {
+    ...kind,
+    undo: async (thing) => {
+      attempts++;
+      outage ??= await refuse(context, "true");
+      if (isOver) {
+        await kind.undo!(thing);
+        return;
+      }
+      // Right behind a last attempt is the worst moment for it to be back.
+      await (attempts === 4 && end());
+      throw new Error("disk is full");
+    },
+  };
+  const operations = operationsOf(context, hindered);
+  operations.start();
+  await operations.resume();
+  (await operations.submit("p", [planned(kind, OF)])).done.catch(() => {});
+  await untilFailed(t, context, async (ms) => {
+    await (ms >= 20_000 && end());
+  });
+  operations.stop();
+  assert.deepEqual(things, new Set());
+  const error = "the other half is missing";
+  assert.deepEqual(await statusOf(context), { status: "failed", error });
+});
+
+test("Operations: an undo that something did not answer for long still has all of its other attempts", async (t) => {
+  await using context = await scratch();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  let attempts = 0;
+  const { kind, things } = failing(() => {
+    attempts++;
+    if (attempts <= 5) {
+      away();
+    }
+    if (attempts <= 8) {
+      throw new Error("database is locked");
+    }
+  });
+  (await operationsOf(context, kind).submit("p", [planned(kind, OF)])).done.catch(() => {});
+  await untilFailed(t, context);
+  assert.equal(attempts, 9);
+  assert.deepEqual(things, new Set());
+});
+
 test("Operations: a job that could not be taken over is at the next look", async (t) => {
   await using context = await scratch();
   t.mock.timers.enable({ apis: ["setTimeout"] });

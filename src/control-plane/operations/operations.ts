@@ -361,17 +361,24 @@ export class Operations {
   /**
    * Until it is undone: its project is busy as long, and what it began is nobody else's. A failure that trying again does not
    * mend is told with the operation's, and what is left over is an operator's matter.
+   *
+   * Whether it does is learnt from attempts that were noted: while the database takes nothing none is, and the job ends until it
+   * does. Most of what is undone are rows in there.
    */
   async #undo(row: OperationRow, kind: OperationKind<object>): Promise<void> {
     const { logger } = this.#context;
-    for (let attempt = 0; ; attempt++) {
+    for (let attempt = 0, failures = 0; ; attempt++) {
       await this.#requireClaim(row);
       this.#at(`${kind.name} undo before`);
       try {
         await kind.undo?.(JSON.parse(row.args));
         break;
       } catch (error) {
-        if (errorKind(error) !== "unavailable" && attempt >= RETRY_DELAYS_MS.length) {
+        if (errorKind(error) !== "unavailable") {
+          await this.#change(row, { failures_count: row.failures_count + 1 });
+          failures++;
+        }
+        if (failures > RETRY_DELAYS_MS.length) {
           logger.error({ operation: row.id, error }, "operation could not be undone");
           await this.#change(row, { error: `${row.error}; not undone: ${errorMessage(error)}` });
           break;
