@@ -1,8 +1,11 @@
 // Two homes on one machine that count ports from the same number: each takes what the other one's sleeping endpoints have.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer, type Server } from "node:net";
 import { after, before, test } from "node:test";
 import pg from "pg";
+import { sleep } from "../../src/base/clock.ts";
 import { freeConfig, TestCluster } from "../../testing/cluster.ts";
 import { freeEndpointPorts } from "../../testing/free-port.ts";
 
@@ -121,3 +124,43 @@ test("a port that its user chose is not changed: the start says who has it", asy
   assert.match(line, new RegExp(`127\\.0\\.0\\.1:${port} is already in use by pid \\d+ `));
   assert.equal(portsOf(one, "chosen")[0], port);
 });
+
+/** A server that has the port; undefined where somebody else was first. */
+async function take(port: number): Promise<Server | undefined> {
+  const server = createServer().listen(port, "127.0.0.1");
+  try {
+    await once(server, "listening");
+    return server;
+  } catch {
+    return undefined;
+  }
+}
+
+for (const [name, message] of [
+  ["pgPort", "elected"],
+  ["internalHttpPort", "compute agent has started"],
+] as const) {
+  test(`a ${name} that is taken after it was found free: the start begins anew on another one`, async () => {
+    const begun = () => one.log("endpoints/main/compute.log").split(`"${message}"`).length;
+    for (;;) {
+      await one.ok("endpoint", "stop", "main");
+      const port = one.endpointSpec()[name];
+      const before = begun();
+      const start = one.cli("endpoint", "start", "main");
+      while (begun() === before) {
+        await sleep(1);
+      }
+      // Between look and bind are some tens of milliseconds, in which we may not come to it on a busy machine.
+      const server = await take(port);
+      const { code, stderr } = await start;
+      server?.close();
+      assert.equal(code, 0, stderr);
+      assert.deepEqual(await one.query("main", "select home from t"), [{ home: 1 }]);
+      if (server !== undefined) {
+        assert.match(stderr, new RegExp(`^port ${port} is in use by pid ${process.pid} `));
+        assert.notEqual(one.endpointSpec()[name], port);
+        break;
+      }
+    }
+  });
+}

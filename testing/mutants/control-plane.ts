@@ -103,8 +103,8 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
     {
       rule: "an undo that fails once is given up",
       file: "src/control-plane/operations/operations.ts",
-      search: 'errorKind(error) !== "unavailable" && attempt >= RETRY_DELAYS_MS.length',
-      replace: "attempt >= 0",
+      search: "if (failures > RETRY_DELAYS_MS.length) {",
+      replace: "if (attempt >= 0) {",
       test: "src/control-plane/operations/operations.test.ts",
       name: "Operations: an undo that does not get through is tried again",
     },
@@ -393,7 +393,7 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       rule: "a deletion that was cut short leaves what it stopped first running",
       file: "src/control-plane/operations/deletion-kinds.ts",
       search:
-        "await computes.suspend(id, { isNoted: true });\n              // Also one whose start had only begun.\n              await computes.provider.stop(id);",
+        "await computes.suspend(id, { isNoted: true });\n            // Also one whose start had only begun.\n            await computes.provider.stop(id);",
       replace: "",
       test: "test/control-plane/deleted-projects.test.ts",
       name: "deleted: nobody sees it, nothing starts on it, by no way",

@@ -672,8 +672,8 @@ export const LOCAL_MUTANTS: MutantPart = {
     {
       rule: "a port that a Postgres of the endpoint itself has is changed",
       file: ENDPOINT_PORTS,
-      search: "!(await canListen(hosts[name], port)) && !isOfLeftPostgres(endpoint, port)",
-      replace: "!(await canListen(hosts[name], port))",
+      search: "holder !== undefined && !isLeftPostgres(endpoint, holder)",
+      replace: "holder !== undefined",
       test: START_ENDPOINT_TEST,
       name: "startWithLocks: a port that a killed agent's Postgres still has",
     },

@@ -3,7 +3,7 @@
 import { createConnection, createServer, isIP } from "node:net";
 import { monotonicMs, sleep } from "../clock.ts";
 import { errnoCode, StorageError } from "../errors.ts";
-import { portHolder } from "../proc.ts";
+import { type PortHolder, portHolder } from "../proc.ts";
 
 /**
  * Binds the address and lets it go. Connecting to it would not do: it shows only a listener, while the
@@ -20,13 +20,8 @@ export async function canListen(host: string, port: number): Promise<boolean> {
 /** A process that was killed is gone for its parent before the system has closed all that it had. */
 const ENDING_MS = 1000;
 
-/** StorageError `conflict` where it cannot be bound; names who has it, and then `advice`. Waits for who is ending. */
-export async function requireFree(
-  host: string,
-  port: number,
-  doing: string,
-  advice?: string,
-): Promise<void> {
+/** Who keeps the address from being bound; undefined where nobody does. Waits for who is ending. */
+export async function holderInTheWay(host: string, port: number): Promise<PortHolder | undefined> {
   const began = monotonicMs();
   while (!(await canListen(host, port))) {
     const holder = portHolder(port);
@@ -34,8 +29,22 @@ export async function requireFree(
       await sleep(10);
       continue;
     }
-    const name = holder?.name ?? "a process that is not seen from here";
-    const taken = `${doing}: ${host}:${port} is already in use by ${name}`;
+    const name = "a process that is not seen from here";
+    return holder ?? { pid: undefined, name, isEnding: false };
+  }
+  return undefined;
+}
+
+/** StorageError `conflict` where it cannot be bound; names who has it, and then `advice`. Waits for who is ending. */
+export async function requireFree(
+  host: string,
+  port: number,
+  doing: string,
+  advice?: string,
+): Promise<void> {
+  const holder = await holderInTheWay(host, port);
+  if (holder !== undefined) {
+    const taken = `${doing}: ${host}:${port} is already in use by ${holder.name}`;
     const message = advice === undefined ? taken : `${taken}; ${advice}`;
     throw new StorageError("conflict", "address-in-use", message);
   }

@@ -2,8 +2,8 @@
 
 import { relative } from "node:path";
 import { StorageError } from "../../base/errors.ts";
-import { canListen } from "../../base/network/ports.ts";
-import { portHolder } from "../../base/proc.ts";
+import { holderInTheWay } from "../../base/network/ports.ts";
+import type { PortHolder } from "../../base/proc.ts";
 import { type EndpointSpec, PORT_NAMES, type PortName } from "../../compute/api.ts";
 import { runtimeDirectory } from "../../postgres/installation.ts";
 import type { StrataConfig } from "../config.ts";
@@ -76,9 +76,10 @@ export async function portsToMove(endpoint: WithPorts): Promise<readonly TakenPo
   const taken: TakenPort[] = [];
   for (const name of PORT_NAMES) {
     const port = spec[name];
-    if (!(await canListen(hosts[name], port)) && !isOfLeftPostgres(endpoint, port)) {
-      const holder = portHolder(port)?.name ?? "a process that is not seen from here";
-      taken.push({ name, port, holder });
+    // What a killed agent had is free in a moment, as a rule.
+    const holder = await holderInTheWay(hosts[name], port);
+    if (holder !== undefined && !isLeftPostgres(endpoint, holder)) {
+      taken.push({ name, port, holder: holder.name });
     }
   }
   return taken.every(({ name }) => spec.movablePorts?.includes(name) === true) ? taken : [];
@@ -99,9 +100,8 @@ export async function choosePortsInstead(
   return { ...ports, movablePorts: spec.movablePorts };
 }
 
-/** A Postgres has it that a killed agent of this very endpoint left, which the next one ends. */
-function isOfLeftPostgres({ directory }: WithPorts, port: number): boolean {
-  const pid = portHolder(port)?.pid;
+/** That a killed agent of this very endpoint left, and the next one ends. */
+function isLeftPostgres({ directory }: WithPorts, { pid }: PortHolder): boolean {
   const at = pid === undefined ? undefined : currentDirectory(pid);
   // All processes of a Postgres work in its data directory.
   return at !== undefined && !relative(runtimeDirectory(directory), at).startsWith("..");
