@@ -3,7 +3,7 @@
 // Neon's name for them. Of replication slots the logical ones that outlive their session, as a file each; the snapshots of
 // the catalogs from which decoding goes on; and which rows of catalogs that were rewritten are which.
 
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { StorageError } from "../base/errors.ts";
 import { type Lsn, parseLsn } from "../base/lsn.ts";
@@ -11,6 +11,7 @@ import {
   decodeReplicationSlot,
   type ReplicationSlot,
 } from "../postgres/replication/replication-slot.ts";
+import { readLeftFile } from "./left-files.ts";
 import { makeDirectory } from "./make-directory.ts";
 
 export interface AuxFile {
@@ -24,6 +25,9 @@ const SLOT = /^pg_replslot\/([a-z0-9_]{1,63})\/state$/;
 const SNAPSHOT = /^pg_logical\/snapshots\/([0-9A-F]{1,8}-[0-9A-F]{1,8})\.snap$/;
 const MAPPING =
   /^pg_logical\/mappings\/map-[0-9a-f]{1,8}-[0-9a-f]{1,8}-([0-9A-F]{1,8}_[0-9A-F]{1,8})-[0-9a-f]{1,8}-[0-9a-f]{1,8}$/;
+
+/** Of a slot's state: in no release more than some hundred. */
+const MAX_SLOT_BYTES = 8192;
 
 export function isAuxPath(path: string): boolean {
   return SLOT.test(path) || SNAPSHOT.test(path) || MAPPING.test(path);
@@ -75,8 +79,11 @@ export function placeAuxFiles(
 export function readSlotFiles(dataDirectory: string): AuxFile[] {
   return readdirSync(join(dataDirectory, "pg_replslot"))
     .map((name) => `pg_replslot/${name}/state`)
-    .filter((path) => isSlotPath(path) && existsSync(join(dataDirectory, path)))
-    .map((path) => ({ path, bytes: readFileSync(join(dataDirectory, path)) }))
+    .filter(isSlotPath)
+    .flatMap((path) => {
+      const bytes = readLeftFile(dataDirectory, path, MAX_SLOT_BYTES);
+      return bytes === undefined ? [] : [{ path, bytes }];
+    })
     .filter(({ bytes }) => {
       const { dbOid, isPersistent } = decodeReplicationSlot(bytes);
       return dbOid !== 0 && isPersistent;

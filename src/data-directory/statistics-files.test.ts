@@ -1,7 +1,7 @@
 // Tests of pg_stat as one value: there and back, and values that make no sense.
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -18,6 +18,8 @@ test("statistics files: there and back; nothing else of the directory", () => {
       writeFileSync(join(directory, "pg_stat", name), bytes);
     }
     writeFileSync(join(directory, "pg_stat", "pgstat.tmp"), "no");
+    writeFileSync(join(directory, "secret"), "secret");
+    symlinkSync(join(directory, "secret"), join(directory, "pg_stat", "linked.stat"));
     const value = encodeStatisticsFiles(directory)!;
     assert.ok(value.length < 1000);
     assert.deepEqual(

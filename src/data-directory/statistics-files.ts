@@ -1,9 +1,10 @@
 // The files of pg_stat, which Postgres writes when it shuts down and reads when it starts, as one value.
 
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { StorageError } from "../base/errors.ts";
+import { readLeftFile } from "./left-files.ts";
 
 /*
  * Ours, version 1: u8 version, then raw deflate of, for each file, u16 LE length of its name | name | u32 LE
@@ -20,23 +21,24 @@ export interface StatisticsFile {
   readonly bytes: Uint8Array;
 }
 
-/** Of a data directory in which Postgres has shut down; undefined where there is none, or too much. */
+/** Of a data directory in which Postgres has shut down; undefined where there is none, or too much. What is no file of Postgres's is left out. */
 export function encodeStatisticsFiles(dataDirectory: string): Uint8Array | undefined {
-  const directory = join(dataDirectory, "pg_stat");
-  const names = readdirSync(directory).filter((name) => NAME.test(name));
-  const sizes = names.map((name) => statSync(join(directory, name)).size);
-  if (names.length === 0 || sizes.reduce((sum, size) => sum + size, 0) > MAX_BYTES) {
-    return undefined;
-  }
+  const names = readdirSync(join(dataDirectory, "pg_stat")).filter((name) => NAME.test(name));
   const parts = names.flatMap((name) => {
-    const content = readFileSync(join(directory, name));
+    const content = readLeftFile(dataDirectory, `pg_stat/${name}`, MAX_BYTES);
+    if (content === undefined) {
+      return [];
+    }
     const head = Buffer.alloc(2 + name.length + 4);
     head.writeUInt16LE(name.length, 0);
     head.write(name, 2, "latin1");
     head.writeUInt32LE(content.length, 2 + name.length);
     return [head, content];
   });
-  return Buffer.concat([Buffer.of(VERSION), deflateRawSync(Buffer.concat(parts))]);
+  const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+  return bytes === 0 || bytes > MAX_BYTES
+    ? undefined
+    : Buffer.concat([Buffer.of(VERSION), deflateRawSync(Buffer.concat(parts))]);
 }
 
 /** None for undefined, and for a version that is not known. StorageError `corrupt`. */

@@ -12,6 +12,7 @@ import {
   chownSync,
   cpSync,
   existsSync,
+  lchownSync,
   lstatSync,
   mkdirSync,
   readdirSync,
@@ -456,11 +457,11 @@ export function postgresSocketDirectory(workdir: string): string {
   return directory;
 }
 
-/** Makes the Postgres user own `path` (not what is in it); nothing to do when we are not root. */
+/** Makes the Postgres user own `path` (not what is in it, nor what a link leads to); nothing to do when we are not root. */
 export function giveToPostgres(path: string): void {
   const user = postgresUser();
   if (user !== undefined) {
-    chownSync(path, user.uid, user.gid);
+    lchownSync(path, user.uid, user.gid);
   }
 }
 

@@ -5,6 +5,7 @@ import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { COMPUTE_MUTANTS } from "./compute.ts";
 import { CONSOLE_MUTANTS } from "./console.ts";
 import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
+import { DATA_DIRECTORY_MUTANTS } from "./data-directory.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
@@ -35,6 +36,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   COMPUTE_MUTANTS,
   LOGICAL_SLOT_MUTANTS,
   REPLICA_MUTANTS,
+  DATA_DIRECTORY_MUTANTS,
   HTTP_MUTANTS,
   SERVICE_TLS_MUTANTS,
   LOCAL_MUTANTS,

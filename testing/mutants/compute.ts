@@ -415,14 +415,6 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "LeaseKeeper: history that was collected meanwhile is told of",
     },
     {
-      rule: "the list of hot blocks is read through a link",
-      file: "src/compute/pages/hot-blocks.ts",
-      search: "constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK",
-      replace: "constants.O_RDONLY",
-      test: "src/compute/pages/hot-blocks.test.ts",
-      name: "keepHotBlocks: what is no list is left, and what a link leads to is not read",
-    },
-    {
       rule: "a line of a list of hot blocks may be cut off",
       file: "src/compute/pages/hot-blocks.ts",
       search: "return head !== null && field === 0 && digits === 0;",
@@ -433,8 +425,8 @@ export const COMPUTE_MUTANTS: MutantPart = {
     {
       rule: "any content counts as a list of hot blocks",
       file: "src/compute/pages/hot-blocks.ts",
-      search: "return isList(bytes) ? bytes",
-      replace: "return bytes.length >= 0 ? bytes",
+      search: "bytes !== undefined && isList(bytes) ? bytes",
+      replace: "bytes !== undefined ? bytes",
       test: "src/compute/pages/hot-blocks.test.ts",
       name: "keepHotBlocks: what is no list is left, and what a link leads to is not read",
     },

@@ -9,15 +9,13 @@ import {
   closeSync,
   constants,
   fchownSync,
-  fstatSync,
   openSync,
-  readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { errnoCode } from "../../base/errors.ts";
+import { readLeftFile } from "../../data-directory/left-files.ts";
 import { postgresUser } from "../../postgres/installation.ts";
 import { HOT_BLOCKS_NAME } from "../api.ts";
 
@@ -34,7 +32,7 @@ const [NEWLINE, COMMA, ZERO, NINE] = [0x0a, 0x2c, 0x30, 0x39];
 
 /** After the end of a Postgres: its list is the next start's. Where it has left none, the one before stays. */
 export function keepHotBlocks(dataDirectory: string, workdir: string): void {
-  const list = readList(join(dataDirectory, HOT_BLOCKS_NAME));
+  const list = readList(dataDirectory);
   if (list === undefined) {
     return;
   }
@@ -45,7 +43,7 @@ export function keepHotBlocks(dataDirectory: string, workdir: string): void {
 
 /** Before the start of a Postgres over a new data directory. */
 export function placeHotBlocks(workdir: string, dataDirectory: string): void {
-  const list = readList(join(workdir, HOT_BLOCKS_NAME));
+  const list = readList(workdir);
   if (list === undefined) {
     return;
   }
@@ -131,28 +129,8 @@ function isList(bytes: Buffer): boolean {
   return head !== null && field === 0 && digits === 0;
 }
 
-/**
- * Undefined for all that is no such list. The data directory is the superuser's of that Postgres, who might have put a link there,
- * or a pipe: what it leads to is not read.
- */
-export function readList(path: string): string | undefined {
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    if (["ENOENT", "ELOOP", "EACCES", "ENXIO", "EISDIR"].includes(errnoCode(error) ?? "")) {
-      return undefined;
-    }
-    throw error;
-  }
-  try {
-    const status = fstatSync(fd);
-    if (!status.isFile() || status.nlink !== 1 || status.size > MAX_BYTES) {
-      return undefined;
-    }
-    const bytes = readFileSync(fd);
-    return isList(bytes) ? bytes.toString("latin1") : undefined;
-  } finally {
-    closeSync(fd);
-  }
+/** Undefined where the directory has no such list. */
+export function readList(directory: string): string | undefined {
+  const bytes = readLeftFile(directory, HOT_BLOCKS_NAME, MAX_BYTES);
+  return bytes !== undefined && isList(bytes) ? bytes.toString("latin1") : undefined;
 }

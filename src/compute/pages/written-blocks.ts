@@ -1,9 +1,10 @@
 // Of which files blocks were given back that this compute had written, and as of when their pages are asked since.
 
-import { closeSync, existsSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { monotonicMs } from "../../base/clock.ts";
 import type { Lsn } from "../../base/lsn.ts";
+import { openLeftFile } from "../../data-directory/left-files.ts";
 import { PAGE_SIZE, pageLsn } from "../../postgres/page.ts";
 import {
   INIT_FORK,
@@ -122,23 +123,19 @@ export class WrittenBlocks {
     return same;
   }
 
-  #path(file: RelationPath): string {
-    const { dataDirectory, versionDirectory } = this.#options;
-    return join(dataDirectory, storagePath(file, versionDirectory));
-  }
-
   /** Whether Postgres has made it so; one that storage has is not asked about here. */
   #isUnlogged(file: RelationPath): boolean {
-    return existsSync(this.#path({ ...file, fork: INIT_FORK, segment: 0 }));
+    const { dataDirectory, versionDirectory } = this.#options;
+    const init = storagePath({ ...file, fork: INIT_FORK, segment: 0 }, versionDirectory);
+    return existsSync(join(dataDirectory, init));
   }
 
   /** The pages of `blocks` in the file, by bit, without those that storage cannot have yet. */
   #read(file: RelationPath, blkno: number, blocks: number, lsn: Lsn): Map<number, Uint8Array> {
     const pages = new Map<number, Uint8Array>();
-    let fd: number;
-    try {
-      fd = openSync(this.#path(file), "r");
-    } catch {
+    const { dataDirectory, versionDirectory } = this.#options;
+    const fd = openLeftFile(dataDirectory, storagePath(file, versionDirectory));
+    if (fd === undefined) {
       return pages; // It was removed meanwhile.
     }
     try {

@@ -4,12 +4,11 @@
 // functions are made for one transaction, in the schema of temporary objects, and that is rolled back. Nothing stays, not
 // even in WAL that anybody decodes; but what only reads can make no function.
 
-import { join } from "node:path";
 import { monotonicMs } from "../../base/clock.ts";
 import { errorMessage, StorageError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import type { WireConnection } from "../../postgres/wire/wire-client.ts";
-import { HOT_BLOCKS_NAME, type OffloadState, type PrewarmState } from "../api.ts";
+import type { OffloadState, PrewarmState } from "../api.ts";
 import { type BlockRun, blockRuns, keepHotBlocks, readList } from "../pages/hot-blocks.ts";
 import {
   connectableDatabases,
@@ -95,7 +94,7 @@ export class HotBlocksControl {
     if (this.#prewarm.status === "prewarming") {
       throw new StorageError("conflict", "prewarming", "hot blocks are being read in");
     }
-    const list = readList(join(this.#workdir, HOT_BLOCKS_NAME));
+    const list = readList(this.#workdir);
     if (list === undefined) {
       this.#prewarm = { status: "skipped" };
       return this.#prewarm;

@@ -1,6 +1,7 @@
 // Tests of what a clean shutdown has changed without WAL, on files made for it.
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -49,6 +50,7 @@ function changed(
     for (const [name, bytes] of Object.entries(files)) {
       writeFileSync(join(path, name), bytes);
     }
+    execFileSync("mkfifo", [join(path, "base/5/20100"), join(path, "base/5/20101_fsm")]);
     for (const [name, bytes] of Object.entries(cut)) {
       truncateSync(join(path, name), bytes);
     }

@@ -7,9 +7,10 @@
 // - Free space maps are hardly in WAL. One may name blocks at the end of its table that are empty and in no WAL
 //   either; then the table's last block has to come along, or who takes the map's word would read past the end.
 
-import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { INVALID_LSN, type Lsn } from "../../base/lsn.ts";
+import { openLeftFile } from "../../data-directory/left-files.ts";
 import {
   PAGE_SIZE,
   PD_LOWER,
@@ -168,10 +169,8 @@ function withFile(
   file: RelationPath,
   body: (fd: number, bytes: number) => ChangedPage[],
 ): ChangedPage[] {
-  let fd: number;
-  try {
-    fd = openSync(join(path, storagePath(file, versionDirectory)), "r");
-  } catch {
+  const fd = openLeftFile(path, storagePath(file, versionDirectory));
+  if (fd === undefined) {
     return [];
   }
   try {

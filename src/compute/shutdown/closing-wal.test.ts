@@ -1,7 +1,14 @@
 // Tests of the WAL behind a shutdown checkpoint: readers find every record and every byte of it again.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -115,3 +122,16 @@ function checkWal(directory: string, end: { lsn: Lsn; lastRecordLsn: Lsn }, writ
   }
   assert.equal(found, pages.length + 1);
 }
+
+test("appendRecords: a link in the place of the next segment leads nowhere", () => {
+  withWal([...Array.from({ length: 127 }, () => 8192 - 24), 8000], (directory, end) => {
+    const other = join(directory, "other");
+    writeFileSync(other, "not WAL");
+    symlinkSync(other, join(directory, "000000010000000000000002"));
+    const wal = { directory, version, systemId: 42n, segmentSize: SEGMENT };
+    const image = (prevLsn: Lsn) =>
+      encodeImageRecord({ version, prevLsn, block: BLOCK, page: pages[1]! });
+    assert.throws(() => appendRecords(wal, end, [image, image]), { code: "EEXIST" });
+    assert.equal(readFileSync(other, "utf8"), "not WAL");
+  });
+});

@@ -1,7 +1,6 @@
 // The WAL that the agent writes behind the shutdown checkpoint of a Postgres that has ended.
 
-import { closeSync, constants, ftruncateSync, openSync, readSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, ftruncateSync, readSync } from "node:fs";
 import { writeFully } from "../../base/disk.ts";
 import {
   addLsn,
@@ -13,6 +12,7 @@ import {
   walFileName,
   XLOG_BLCKSZ,
 } from "../../base/lsn.ts";
+import { openOrMakeFile } from "../../data-directory/left-files.ts";
 import { skipPageHeader, WalPages } from "../../data-directory/wal-pages.ts";
 import type { PgVersion } from "../../postgres/versions.ts";
 
@@ -71,7 +71,7 @@ function withSegment(
 ): void {
   const name = walFileName(segmentNumber(lsn, segmentSize), 1, segmentSize);
   const offset = segmentOffset(lsn, segmentSize);
-  const fd = openSync(join(directory, name), constants.O_RDWR | constants.O_CREAT, 0o600);
+  const fd = openOrMakeFile(directory, name);
   try {
     ftruncateSync(fd, segmentSize);
     body(fd, offset);

@@ -1,10 +1,10 @@
 // What a clean stop saves beside what Postgres writes into WAL: sequences, free space maps, replication slots, statistics.
 
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { readSlotFiles } from "../../data-directory/aux-files.ts";
+import { readLeftFile } from "../../data-directory/left-files.ts";
 import { encodeStatisticsFiles } from "../../data-directory/statistics-files.ts";
 import { DB_SHUTDOWNED, decodeControlFile } from "../../postgres/control-file.ts";
 import { encodeImageRecord } from "../../postgres/fpi.ts";
@@ -24,6 +24,9 @@ import type { ServedFiles } from "./served-files.ts";
 /** Compressed; more is not worth what each start and each branch would have to read. */
 const MAX_STATISTICS_BYTES = 8 * 1024 * 1024;
 
+/** PG_CONTROL_FILE_SIZE */
+const MAX_CONTROL_FILE_BYTES = 8192;
+
 export interface ShutDownCompute {
   readonly dataDirectory: string;
   readonly pgVersion: number;
@@ -41,7 +44,11 @@ export interface ShutDownCompute {
  * a page there may be older than its WAL, and a sequence would go back.
  */
 export function hasShutDown(dataDirectory: string, end: EndOfWal): boolean {
-  const control = decodeControlFile(readFileSync(join(dataDirectory, "global/pg_control")));
+  const bytes = readLeftFile(dataDirectory, "global/pg_control", MAX_CONTROL_FILE_BYTES);
+  if (bytes === undefined) {
+    return false;
+  }
+  const control = decodeControlFile(bytes);
   return control.state === DB_SHUTDOWNED && control.checkPointLsn === end.lastRecordLsn;
 }
 

@@ -1,6 +1,6 @@
 // Reads back the WAL that Postgres wrote into its own pg_wal.
 
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import { errnoCode, StorageError } from "../../base/errors.ts";
 import {
@@ -68,7 +68,9 @@ export class LocalWal {
     }
     const path = join(this.#directory, this.#name(segment));
     try {
-      descriptor = openSync(path, "r");
+      // A link or a pipe of that name is none that Postgres has made.
+      const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
+      descriptor = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     } catch (cause) {
       const missing = errnoCode(cause) === "ENOENT";
       throw new StorageError(

@@ -1,7 +1,15 @@
 // Tests of the WAL from before a start: which bytes of it come, into which files, and what can be read in them.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  lstatSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -189,5 +197,19 @@ test("OldWal: what is gone meanwhile is no file, and what may come later is an e
     kind = "not-found";
     assert.equal(await oldWal.fetchSegment(2), false);
     assert.deepEqual(readdirSync(directory), before);
+  });
+});
+
+test("OldWal: a link of a segment's name leads nowhere", async () => {
+  await withOldWal({ oldest: FIRST }, async ({ directory, oldWal }) => {
+    const other = join(directory, "other");
+    writeFileSync(other, "not WAL");
+    const path = join(directory, walFileName(2, 1, SEGMENT));
+    symlinkSync(other, `${path}.fetched`);
+    symlinkSync(other, path);
+    await oldWal.prepare();
+    assert.equal(await oldWal.fetchSegment(2), true);
+    assert.equal(readFileSync(other, "utf8"), "not WAL");
+    assert.ok(lstatSync(path).isFile());
   });
 });

@@ -131,7 +131,9 @@ export class OldWal {
     const path = this.#path(segno);
     // Another name until it is whole: a name that Postgres passes over in pg_wal.
     const fresh = `${path}.fetched`;
-    const fd = openSync(fresh, "w+", 0o600);
+    rmSync(fresh, { force: true });
+    // What a superuser may have linked there is not written through.
+    const fd = openSync(fresh, "wx+", 0o600);
     try {
       ftruncateSync(fd, segmentSize);
       await this.#fill(fd, begin, minLsn(end, toLsn(start + segmentSize)));
