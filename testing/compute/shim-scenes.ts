@@ -49,6 +49,8 @@ export interface Scene {
   readonly placed?: readonly PlacedFile[];
   /** Blocks that storage has otherwise than the file, as a bit set: when it is asked to compare them. */
   readonly unlike?: number;
+  /** Of which major the data directory is, where that counts. */
+  readonly versionDirectory?: string;
   /** What is to be looked at in the data directory in the end. */
   readonly afterwards?: (directory: string) => void;
 }
@@ -97,6 +99,7 @@ export async function runScene(
         : ("none" as const),
     cacheCountersPath,
     ...(isOfCache(name) ? { localCacheBytes: limit * PAGE_BYTES } : {}),
+    ...(scene.versionDirectory === undefined ? {} : { versionDirectory: scene.versionDirectory }),
   };
   const environment = { SCENE_DIR: workdir };
   const { code, stderr } = await runUnderShim(

@@ -1,6 +1,7 @@
 // Postgres under the shim in a test: the test's process is the compute agent.
 
 import type { ChildProcess } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
 import { sleep } from "../../src/base/clock.ts";
@@ -23,6 +24,7 @@ import {
   ShimServer,
   type WalHandlers,
 } from "../../src/compute/shim/shim-server.ts";
+import { versionDirectory } from "../../src/data-directory/tablespace-directories.ts";
 import { type Installation, spawnPostgresTool } from "../../src/postgres/installation.ts";
 import { STOCK_USER } from "../stock-cluster.ts";
 
@@ -101,7 +103,10 @@ export class ShimmedPostgres {
           socketPath: socketPath(options),
           wal: options.walMode ?? "quorum",
           walSegmentSize: WAL_SEGMENT_SIZE,
-          versionDirectory: "PG_17_1",
+          versionDirectory: versionDirectory({
+            pgVersion: options.installation.major,
+            controlFile: readFileSync(join(options.dataDirectory, "global", "pg_control")),
+          }),
           localCacheBytes: options.localCacheBytes,
           cacheCountersPath: countersPath(options),
         }),

@@ -20,6 +20,7 @@ import { REPLICA_MUTANTS } from "./replica.ts";
 import { SAFEKEEPER_MUTANTS } from "./safekeeper.ts";
 import { SERVICE_TLS_MUTANTS } from "./service-tls.ts";
 import { SHIM_MUTANTS } from "./shim.ts";
+import { SHIM_CACHE_MUTANTS } from "./shim-cache.ts";
 import { TRANSFER_MUTANTS } from "./transfer.ts";
 import { WALPROPOSER_MUTANTS } from "./walproposer.ts";
 
@@ -33,6 +34,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   INGEST_MUTANTS,
   REDO_MUTANTS,
   SHIM_MUTANTS,
+  SHIM_CACHE_MUTANTS,
   COMPUTE_MUTANTS,
   LOGICAL_SLOT_MUTANTS,
   REPLICA_MUTANTS,

@@ -3,19 +3,12 @@
 import type { MutantPart } from "./mutant.ts";
 
 const BLOCKS = "src/compute/shim/library/blocks.c";
-const HINTS = "src/compute/shim/library/hints.c";
-const HEADER_HINTS = "cache: so do those of its header";
-const HINTS_ONLY = "cache: only hint bits that are added to a table's page leave a block";
-const EVICT = "src/compute/shim/library/evict.c";
-const COMPARE = "src/compute/shim/library/compare.c";
-const COMPARISON = "src/compute/pages/page-comparison.test.ts";
 const HELD = "src/compute/shim/library/held.c";
 const STRATA_EXTENSION = "src/compute/extensions/strata-extension.pg.test.ts";
 const READS_AND_WAITS =
   "extension strata: reads of what is not here are misses and waits, and the next ones are hits";
 const SCENES = "src/compute/shim/shim-scenes.test.ts";
 const TABLESPACES = "test/compute/tablespaces.test.ts";
-const CACHE_SCENES = "src/compute/shim/shim-cache-scenes.test.ts";
 const SPARES = "src/compute/shim/library/spares.c";
 const SPARE_SCENES = "src/compute/shim/shim-spare-scenes.test.ts";
 const WRITES_ABSENT = "claims: what was written is there, and of a part of a block the rest";
@@ -56,12 +49,20 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "claims: a copy waits for nothing behind the end of its source",
     },
     {
-      rule: "blocks that were to be added to a file count though the disk had no room for them",
-      file: BLOCKS,
-      search: "    } else if ((u64)block * BLOCK < end) {",
-      replace: "    } else if (end > 0) {",
-      test: CACHE_SCENES,
-      name: "cache: blocks that were to be added to a file, and had no room, do not count",
+      rule: "files of a database that is moved in 14 become others while they are open",
+      file: SPARES,
+      search: 'return after(version_directory, "PG_14_") == NULL;',
+      replace: "return version_directory[0] != 0;",
+      test: SPARE_SCENES,
+      name: "spares: of a database that is moved in 14, which others still have open, none",
+    },
+    {
+      rule: "what the background writer of 14 has open of a database that has come back is another relation's",
+      file: "src/compute/shim/library/entry_points.c",
+      search: " && removals_are_told();",
+      replace: ";",
+      test: "src/compute/shim/moved-database.pg.test.ts",
+      name: "a database of 14 that comes back to its tablespace",
     },
     {
       rule: "a handler leaves a path without its name in the table",
@@ -143,14 +144,6 @@ export const SHIM_MUTANTS: MutantPart = {
       replace: "      if ((now ^ bit) != now) {",
       test: SPARE_SCENES,
       name: "spares: one that is being taken keeps its name to itself",
-    },
-    {
-      rule: "what is above the limit stays while nobody needs room",
-      file: "src/compute/shim/library/compare.c",
-      search: "  make_room_when_idle();\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: "cache: what was written goes, too, while nobody needs room",
     },
     {
       rule: "reads of blocks that are here are not counted",
@@ -445,74 +438,6 @@ export const SHIM_MUTANTS: MutantPart = {
       name: "claims: a reader waits for another's fetch",
     },
     {
-      rule: "a read that met an eviction is not repeated",
-      file: EVICT,
-      search: "if (evictions_of(file, at, n) == evictions) {",
-      replace: "if (evictions_of(file, at, n) >= 0) {",
-      test: CACHE_SCENES,
-      name: "cache: a reader whose block goes reads again",
-    },
-    {
-      rule: "an eviction raises no count",
-      file: EVICT,
-      search: "add(evictions_at(file, block), 1);",
-      replace: "add(evictions_at(file, block), 0);",
-      test: CACHE_SCENES,
-      name: "cache: a reader whose block goes reads again",
-    },
-    {
-      rule: "a block that is being written may be given back",
-      file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace:
-        "if ((state == CUT && file->added == NULL) || state == CLEAN || (state == PRESENT && !file->evictable)) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that is being written does not go",
-    },
-    {
-      rule: "a block that is written in part is given back before its write",
-      file: BLOCKS,
-      search: "if (state == ABSENT && ((first && block == from) || (last && block == to - 1))) {",
-      replace: "if (state == ABSENT && first && last && block < from) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that goes before a part of it is written is fetched again",
-    },
-    {
-      rule: "a writer leaves a block to whoever compares it",
-      file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace: "if ((state == CUT && file->added == NULL) || state == COMPARING) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that is written while it is compared stays",
-    },
-    {
-      rule: "a writer does not claim what is there and may go",
-      file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace: "if ((state == CUT && file->added == NULL) || state == PRESENT) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that is being written again is not compared",
-    },
-    {
-      rule: "a block goes though it was written while it was compared",
-      file: EVICT,
-      search: "  if (!swap_if(state_of(file, block), COMPARING, CLEAN)) {",
-      replace: "  store(state_of(file, block), CLEAN);\n  if (block > SEGMENT_BLOCKS) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that is written while it is compared stays",
-    },
-    {
-      rule: "a block goes though storage has it otherwise",
-      file: COMPARE,
-      search: "if ((claimed & same) >> i & 1) {",
-      replace: "if (claimed >> i & 1) {",
-      test: CACHE_SCENES,
-      name: "cache: a block that storage has otherwise stays",
-    },
-    {
       rule: "a fetch comes after a write that began meanwhile",
       file: BLOCKS,
       search: "return state == FILLING || state == WRITING ||",
@@ -535,119 +460,6 @@ export const SHIM_MUTANTS: MutantPart = {
       replace: "u32 old = 0, now = 0;",
       test: SCENES,
       name: "claims: what was cut off does not come back",
-    },
-    {
-      rule: "a read into several parts that met an eviction is not repeated",
-      file: "src/compute/shim/library/entry_points.c",
-      search: "(long)count, at, 0L);\n  } while (evicted_since(fd, at, n, evictions));",
-      replace: "(long)count, at, 0L);\n  } while (got < -1);",
-      test: CACHE_SCENES,
-      name: "cache: so does a reader into several parts",
-    },
-    {
-      rule: "a copy that met an eviction is not repeated",
-      file: "src/compute/shim/library/entry_points.c",
-      search: "if (!evicted_since(in, from, step, evictions)) {",
-      replace: "if (!evicted_since(in, from, 0, evictions)) {",
-      test: CACHE_SCENES,
-      name: "cache: so does who copies it",
-    },
-    {
-      rule: "two make room at once",
-      file: EVICT,
-      search: "bool mine = swap_if(&region->evicting, 0, 1);",
-      replace: "bool mine = true;",
-      test: CACHE_SCENES,
-      name: "cache: one process at a time makes room",
-    },
-    {
-      rule: "a file that is opened as it is made is taken for a plain one",
-      file: "src/compute/shim/library/entry_points.c",
-      search: "    int plain = known_slot(key) != NULL ? -1 : sys_open(path, flags, mode);\n",
-      replace:
-        "    int plain = sys_open(path, flags, mode);\n    if (plain >= 0) {\n      return plain;\n    }\n",
-      test: CACHE_SCENES,
-      name: "cache: who opens a file that is made at that moment reads what went of it",
-    },
-    {
-      rule: "a process that compares and was killed has no successor",
-      file: "src/compute/shim/library/start.c",
-      search: "  see_to_comparer();\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: "cache: the process that compares may be killed: another one goes on",
-    },
-    {
-      rule: "what was compared when that process was killed is never compared again",
-      file: COMPARE,
-      search: "  end_comparisons();\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: "cache: the process that compares may be killed: another one goes on",
-    },
-    {
-      rule: "the process that compares keeps files of its parent's open",
-      file: COMPARE,
-      search: "  close_all();\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: "cache: the process that compares has no file of the postmaster's open",
-    },
-    {
-      rule: "a process that could not be made is not tried again",
-      file: COMPARE,
-      search: "  if (comparer == 0 && clock_ms()",
-      replace: "  if (comparer < 0 && clock_ms()",
-      test: CACHE_SCENES,
-      name: "cache: where no process can be made that compares, all stays and goes on, and it is tried again",
-    },
-    {
-      rule: "a page goes that is in no WAL",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "  if (local.subarray(0, 8).every((byte) => byte === 0)) {",
-      replace: "  if (local.length === 0) {",
-      test: COMPARISON,
-      name: "comparePages: all else does",
-    },
-    {
-      rule: "a row that was frozen is taken for one with hints",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "=== HEAP_XMIN_FROZEN) ===",
-      replace: "=== HEAP_XMIN_FROZEN) !==",
-      test: COMPARISON,
-      name: "comparePages: all else does",
-    },
-    {
-      rule: "a page goes with command ids that a running transaction needs",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "isRunning ||= !hasEnded(",
-      replace: "isRunning &&= !hasEnded(",
-      test: COMPARISON,
-      name: "comparePages: command ids count",
-    },
-    {
-      rule: "of a multixact all is taken to have ended",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "((mask & HEAP_XMAX_IS_MULTI) === 0 && isOver(xmax))",
-      replace: "isOver(xmax)",
-      test: COMPARISON,
-      name: "comparePages: command ids count",
-    },
-    {
-      rule: "transaction ids do not wrap",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "((xid - oldest) | 0) < 0",
-      replace: "xid < oldest",
-      test: COMPARISON,
-      name: "comparePages: command ids count",
-    },
-    {
-      rule: "what is not free space is taken for it",
-      file: "src/compute/pages/page-comparison.ts",
-      search: "lower > SIZE_OF_PAGE_HEADER || special === PAGE_SIZE",
-      replace: "lower >= SIZE_OF_PAGE_HEADER",
-      test: COMPARISON,
-      name: "comparePages: all else does",
     },
     {
       rule: "pages that were given back are asked as of the start",
@@ -688,103 +500,6 @@ export const SHIM_MUTANTS: MutantPart = {
       replace: 'error.code === "lsn-to-come"',
       test: "src/compute/pages/page-source.test.ts",
       name: "pages of a file that gave back what was written",
-    },
-    {
-      rule: "written blocks do not count for the limit of the cache",
-      file: EVICT,
-      search: "limit - kept > limit / 8 ? limit - kept : limit / 8",
-      replace: "kept < 0 ? 0 : limit",
-      test: CACHE_SCENES,
-      name: "cache: what was written stays, and counts for the limit",
-    },
-    {
-      rule: "blocks of maps are given back",
-      file: EVICT,
-      search: "key->forkseg >> 29 == FORK_MAIN",
-      replace: "key->forkseg >> 29 <= FORK_INIT",
-      test: CACHE_SCENES,
-      name: "cache: a map of a relation is never given back",
-    },
-    {
-      rule: "a truncation does not wait for a block that is being given back",
-      file: BLOCKS,
-      search: " || state == EVICTING;",
-      replace: ";",
-      test: CACHE_SCENES,
-      name: "cache: a truncation waits for a block that is being given back",
-    },
-    {
-      rule: "a truncation does not wait for a write of hints",
-      file: BLOCKS,
-      search: " || state == HINTING || state == EVICTING;",
-      replace: " || state == EVICTING;",
-      test: CACHE_SCENES,
-      name: "cache: a truncation waits for a write of hints",
-    },
-    {
-      rule: "what is in no page's LSN is taken for a hint",
-      file: HINTS,
-      search: "return memcmp(before, now, BLOCK) == 0;",
-      replace: "return memcmp(before, now, PD_LOWER) == 0;",
-      test: CACHE_SCENES,
-      name: HINTS_ONLY,
-    },
-    {
-      rule: "a row that is frozen is taken for a hint",
-      file: HINTS,
-      search: " && !freezes",
-      replace: " && (!freezes || old != new)",
-      test: CACHE_SCENES,
-      name: HINTS_ONLY,
-    },
-    {
-      rule: "a page where a scan found no rows to prune counts as written",
-      file: HINTS,
-      search: "  memcpy(now + PD_PRUNE_XID, before + PD_PRUNE_XID, 4);\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: HEADER_HINTS,
-    },
-    {
-      rule: "a page that was found to have room counts as written",
-      file: HINTS,
-      search: "  now[PD_FLAGS] |= before[PD_FLAGS] & PD_PAGE_FULL;\n",
-      replace: "",
-      test: CACHE_SCENES,
-      name: HEADER_HINTS,
-    },
-    {
-      rule: "any flag of a page's header is a hint",
-      file: HINTS,
-      search: "now[PD_FLAGS] |= before[PD_FLAGS] & PD_PAGE_FULL",
-      replace: "now[PD_FLAGS] = before[PD_FLAGS]",
-      test: CACHE_SCENES,
-      name: HEADER_HINTS,
-    },
-    {
-      rule: "hints are looked for in indexes",
-      file: HINTS,
-      search: "u16_at(before, PD_SPECIAL) != BLOCK || ",
-      replace: "",
-      test: CACHE_SCENES,
-      name: HINTS_ONLY,
-    },
-    {
-      rule: "the file that has an evicted one's name is taken for it",
-      file: EVICT,
-      search:
-        'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode',
-      replace: 'syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0',
-      test: CACHE_SCENES,
-      name: "cache: a file that was removed and made anew loses nothing",
-    },
-    {
-      rule: "a removed file's blocks count for the limit of the cache",
-      file: "src/compute/shim/library/entry_points.c",
-      search: "  if (result == 0 && slot->file != NULL) {",
-      replace: "  if (result > 0 && slot->file != NULL) {",
-      test: CACHE_SCENES,
-      name: "cache: what a removed file had does not count",
     },
   ],
 };

@@ -12,6 +12,8 @@
 #include <unistd.h>
 #include "scenes.h"
 
+static char other_path[256];
+
 /* Blocks that the agent has, read so that none is fetched ahead, are as many as the cache may hold. */
 static int fill_cache(void) {
   int fd = open_file();
@@ -463,6 +465,83 @@ static void grow_on_full_disk(void) {
   }
 }
 
+/* As bgworker_die(). */
+static void exit_at_once(int signal) {
+  (void)signal;
+  exit(0);
+}
+
+static void add_one_block(void) {
+  int fd = open_path(other_path, 0);
+  arm();
+  write_block(fd, 70, 0xee);
+}
+
+/* The first of them is there. */
+static void write_six_blocks(void) {
+  signal(SIGTERM, exit_at_once);
+  write_bytes(open_path(other_path, 0), 65 * BLOCK, 71 * BLOCK, 0xee);
+  fail("a writer has not waited");
+}
+
+/* Who is about to add blocks to a file that is made here waits for another one that adds the last of them, and ends. */
+static void end_while_adding(void) {
+  sprintf(other_path, "%s1", path);
+  int fd = open_path(other_path, O_CREAT | O_EXCL);
+  for (int block = 0; block < 66; block++) {
+    write_block(fd, block, 0xee);
+  }
+  pid_t first = begin(add_one_block);
+  wait_for("held");
+  uint64_t before = waits(), kept = count_of(1);
+  pid_t second = begin(write_six_blocks);
+  while (waits() == before) {
+    usleep(1000);
+  }
+  kill(second, SIGTERM);
+  expect_well(second);
+  if (count_of(1) != kept) {
+    fail("blocks that were not added count");
+  }
+  make("go");
+  expect_well(first);
+  write_bytes(fd, 65 * BLOCK, 71 * BLOCK, 0xdd);
+  check_bytes(fd, 65 * BLOCK, 71 * BLOCK, 0xdd, "a block that was written is lost");
+  if (count_of(1) != kept + 4) {
+    fail("blocks that were added do not count");
+  }
+}
+
+/* A process that is to make a file, and nobody else, finds that another one was faster. */
+static void make_late(void) {
+  arm();
+  if (open(other_path, O_RDWR | O_CREAT | O_EXCL, 0600) >= 0 || errno != EEXIST) {
+    fail("two have made one file");
+  }
+}
+
+static void make_file(void) { open_path(other_path, O_CREAT | O_EXCL); }
+
+static void make_twice(void) {
+  sprintf(other_path, "%s1", path);
+  play_two(make_late, make_file);
+}
+
+/* The disk has no space for the first hole; then there is some again. */
+static void evict_on_full_disk(void) {
+  int fd = fill_cache();
+  evict_first();
+  for (int round = 0; round < 4; round++) {
+    for (int block = 7; block >= 0; block--) {
+      check_block(fd, block);
+    }
+  }
+  struct stat stat;
+  if (fstat(fd, &stat) != 0 || stat.st_blocks > 7 * BLOCK / 512) {
+    fail("the file has all its blocks");
+  }
+}
+
 static void evict_read(void) { evict_while(stop_reading); }
 static void evict_read_vector(void) { evict_while(stop_reading_vector); }
 static void evict_copy(void) { evict_while(stop_copying); }
@@ -510,6 +589,9 @@ static const struct scene scenes[] = {
     {"compare-files", see_what_is_open},
     {"compare-later", compare_later},
     {"compare-full", grow_on_full_disk},
+    {"compare-ended", end_while_adding},
+    {"compare-made-twice", make_twice},
+    {"evict-full", evict_on_full_disk},
 };
 
 int main(int argc, char **argv) { return play(argc, argv, scenes, sizeof scenes / sizeof *scenes); }

@@ -40,6 +40,8 @@ const TAKEN_ANYWAY: ShimChange = [
 const SAME_INODE =
   'load(&file->slot->state) != SLOT_LAZY || syscall(SYS_newfstatat, fd, "", &stat, AT_EMPTY_PATH) != 0 ||\n      (u64)stat.st_ino != file->inode';
 const BEFORE_PUNCH = "  do {\n    result = syscall(SYS_fallocate,";
+const BEFORE_MAKING =
+  "    int made = (flags & O_CREAT) ? create_tracked(key, path, flags, mode) : 0;";
 const BEFORE_WRITE = "  ssize_t done = count < 0 ? sys_pwrite(fd, data, n, at)";
 
 /** A page with one tuple, 64 bytes before its end, and `specialBytes` of an index's own. */
@@ -303,7 +305,7 @@ const SCENES: readonly (Scene & {
   },
   {
     scene: "compare-made",
-    stop: "    if ((flags & O_CREAT) && create_tracked(key, path, flags, mode) != 0) {",
+    stop: BEFORE_MAKING,
     claim: "who opens a file that is made at that moment reads what went of it",
     usage: {},
     canaries: [
@@ -314,6 +316,34 @@ const SCENES: readonly (Scene & {
           "    int plain = sys_open(path, flags, mode);\n    if (plain >= 0) {\n      return plain;\n    }\n",
         ],
         DIED,
+      ],
+    ],
+  },
+  {
+    scene: "compare-made-twice",
+    stop: BEFORE_MAKING,
+    claim: "of two that make one file at once, and nobody else, one has made it",
+    usage: {},
+    canaries: [
+      [
+        "a file that two have made",
+        ["made ? flags & ~O_EXCL : flags, mode, file)", "flags & ~O_EXCL, mode, file)"],
+        /two have made one file/,
+      ],
+    ],
+  },
+  {
+    scene: "compare-ended",
+    // Nothing of what is written goes meanwhile.
+    unlike: 0xffffffff,
+    stop: BEFORE_WRITE,
+    claim: "blocks that a process was about to add when it ended do not count",
+    usage: {},
+    canaries: [
+      [
+        "blocks that count though nobody has added them",
+        ["    if (block < held_blocks.from_cut) {", "    if (block < held_blocks.to) {"],
+        /blocks that were not added count/,
       ],
     ],
   },
@@ -376,6 +406,28 @@ test("cache: so do those of its header, that there are rows to prune, or is no r
   assert.equal(usage?.cleanBytes, 2 * PAGE_BYTES, "the blocks with a hint");
   assert.equal(usage.keptBytes, (SCENE_BLOCKS - 2) * PAGE_BYTES, "the others");
 });
+
+const FIRST_HOLE_FAILS = (error: string): ShimChange => [
+  BEFORE_PUNCH,
+  `  static int holes;\n  do {\n    result = holes++ == 0 ? (errno = ${error}, -1) : syscall(SYS_fallocate,`,
+];
+const NO_LIMIT = /cannot make holes in files, so the cache has no limit/;
+
+test("cache: a disk that has no space for a hole is no file system without holes", { skip }, () =>
+  withBrokenShim([...TAKES_ALL, FIRST_HOLE_FAILS("ENOSPC")], async (shim) => {
+    const { code, stderr } = await playScene(shim, { scene: "evict-full" });
+    assert.equal(code, 0, stderr);
+    assert.doesNotMatch(stderr, NO_LIMIT);
+  }),
+);
+
+test("cache: where there are no holes in files nothing is given back any more", { skip }, () =>
+  withBrokenShim([...TAKES_ALL, FIRST_HOLE_FAILS("EOPNOTSUPP")], async (shim) => {
+    const { stderr } = await playScene(shim, { scene: "evict-full" });
+    assert.match(stderr, NO_LIMIT);
+    assert.match(stderr, /the file has all its blocks/);
+  }),
+);
 
 test("cache: what a removed file had does not count", { skip }, async () => {
   const { code, stderr, usage } = await playScene(findShim(workdir), { scene: "evict-none" });

@@ -26,6 +26,14 @@ for (const [scene, claim] of [
   });
 }
 
+test("spares: of a database that is moved in 14, which others still have open, none", {
+  skip,
+}, async () => {
+  const scene = { scene: "spare-moved", versionDirectory: "PG_14_202107181" };
+  const { code, stderr } = await playScene(findShim(workdir), scene);
+  assert.equal(code, 0, stderr);
+});
+
 const BEFORE_THE_NAME = stopAt(
   "    if (fd >= 0 && rename_with(spare, path, RENAME_NOREPLACE) != 0) {",
 );

@@ -138,6 +138,22 @@ static void keep_out(void) {
   check_written(open_path("base/5/other", 0), 0, 2);
 }
 
+/* As files of a database that is moved in 14; those of a relation that is dropped, and temporary ones, are the next ones there, too. */
+static void keep_moved(void) {
+  make_with_block("base/5/900", 1);
+  expect_kept_out("base/5/900");
+  ino_t dropped = make_with_block("base/5/901", 2);
+  if (truncate("base/5/901", 0) != 0 || make_with_block("base/5/902", 3) != dropped) {
+    fail("a dropped file has not become the next one");
+  }
+  ino_t temporary = make_with_block("base/5/t3_903", 4);
+  open_path("base/5/t3_903", 0);
+  drop("base/5/t3_903");
+  if (make_with_block("base/5/904", 5) != temporary) {
+    fail("a removed temporary file has not become the next one");
+  }
+}
+
 static int process;
 
 static void work(void) {
@@ -203,6 +219,7 @@ static void many(void) {
 static const struct scene scenes[] = {
     {"spare-reuse", reuse}, {"spare-names", leave_names}, {"spare-failures", fail_to_make},
     {"spare-others", keep_out}, {"spare-at-once", at_once}, {"spare-many", many}, {"spare-taken", take},
+    {"spare-moved", keep_moved},
 };
 
 int main(int argc, char **argv) { return play(argc, argv, scenes, sizeof scenes / sizeof *scenes); }

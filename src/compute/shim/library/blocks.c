@@ -40,7 +40,7 @@ static u32 claim_as(struct file *file, u32 from, u32 count, u8 before, u8 to) {
   u32 claimed = 0;
   hold_signals(&signals);
   if (held_blocks.file == NULL) {
-    held_blocks.from = from;
+    held_blocks.from = held_blocks.from_cut = from;
     held_blocks.state = to == REWRITING ? WRITING : to;
     held_blocks.before = to == REWRITING ? ABSENT : before;
   }
@@ -50,6 +50,12 @@ static u32 claim_as(struct file *file, u32 from, u32 count, u8 before, u8 to) {
   if (claimed > 0) {
     held_blocks.to = from + claimed;
     held_blocks.file = file;
+    if (before != CUT) {
+      held_blocks.from_cut = held_blocks.to;
+    }
+    if (to == REWRITING) {
+      count_blocks(file, before == CLEAN ? -1 : 0, before == CLEAN || before == CUT ? 1 : 0);
+    }
   }
   release_signals(&signals);
   return claimed;
@@ -220,13 +226,7 @@ static bool claim_to_write(struct file *file, u32 block, u8 state) {
   if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {
     return true; /* It stays as it is. */
   }
-  if (claim_as(file, block, 1, state, REWRITING) != 1) {
-    return false;
-  }
-  if (state == CLEAN || state == CUT) {
-    count_blocks(file, state == CLEAN ? -1 : 0, 1);
-  }
-  return true;
+  return claim_as(file, block, 1, state, REWRITING) == 1;
 }
 
 enum { CLAIMED, FETCH_FIRST, GIVEN_UP };

@@ -14,7 +14,8 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
   }
   u32 state = settled_state(slot);
   if (state == SLOT_LOCAL && may_track(key) && known_slot(key) == NULL) {
-    if ((flags & O_CREAT) && create_tracked(key, path, flags, mode) != 0) {
+    int made = (flags & O_CREAT) ? create_tracked(key, path, flags, mode) : 0;
+    if (made < 0) {
       return -1;
     }
     int plain = known_slot(key) != NULL ? -1 : sys_open(path, flags, mode);
@@ -25,7 +26,7 @@ static int open_lazy(const struct key *key, const char *path, int flags, mode_t 
     if (plain >= 0) {
       sys_close(plain);
     }
-    return open_lazy(key, path, flags & ~O_EXCL, mode, file);
+    return open_lazy(key, path, made ? flags & ~O_EXCL : flags, mode, file);
   }
   if (state != SLOT_LAZY) {
     return state == SLOT_EMPTY ? -1 : open_plain(path, flags, mode);
@@ -376,7 +377,7 @@ static int unlink_lazy(const char *path) {
     return -1;
   }
   hold_signals(&signals);
-  bool plain = was == SLOT_LOCAL && is_relation_file(path, false);
+  bool plain = was == SLOT_LOCAL && is_relation_file(path, false) && removals_are_told();
   int result = plain ? remove_plain(path) : (int)syscall(SYS_unlinkat, AT_FDCWD, path, 0), saved = errno;
   unlock_slot(result == 0 ? SLOT_LOCAL : was);
   if (result == 0 && slot->file != NULL) {

@@ -198,8 +198,12 @@ static void punch(struct file *file, int fd, u32 from, u32 to) {
     result = syscall(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from * BLOCK,
                      (off_t)(to - from) * BLOCK);
   } while (result != 0 && errno == EINTR);
-  if (result != 0 && swap_if(&region->cannot_evict, 0, 1)) {
-    /* Absent all the same: what is left of their content is written over before it is read. */
+  /*
+   * Absent in any case: what is left of their content is written over before it is read. For a hole a file system may need
+   * space itself, so that of a full one nothing is concluded.
+   */
+  bool never = result != 0 && (errno == EOPNOTSUPP || errno == ENOSYS);
+  if (never && swap_if(&region->cannot_evict, 0, 1)) {
     say("cannot make holes in files, so the cache has no limit: ", data_dir);
   }
   add(&file->nabsent, to - from);

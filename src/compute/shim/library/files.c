@@ -294,7 +294,7 @@ struct slot *resolve(const struct key *key, const char *path, int64_t bytes) {
 
 /*
  * Makes a file that storage does not have such that what is written to it may be given back: its slot is there first, so that
- * whoever opens it finds that. 0, or -1 with errno; 0 without a slot where it is to be a plain file.
+ * whoever opens it finds that. 1: it is made; 0: another one makes it, or it is there, or is to be a plain file, without a slot; -1 with errno.
  */
 int create_tracked(const struct key *key, const char *path, int flags, mode_t mode) {
   if (!wal_hook || add(&region->tracked_new, 1) > MAX_TRACKED_NEW) {
@@ -321,7 +321,7 @@ int create_tracked(const struct key *key, const char *path, int flags, mode_t mo
   unlock_slot(made ? SLOT_LAZY : SLOT_LOCAL);
   release_signals(&signals);
   errno = why;
-  return fd < 0 && why != EEXIST ? -1 : fd < 0 && (flags & O_EXCL) ? -1 : 0;
+  return fd >= 0 ? 1 : why != EEXIST || (flags & O_EXCL) ? -1 : 0;
 }
 
 /*

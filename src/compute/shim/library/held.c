@@ -24,8 +24,14 @@ void give_back_blocks(void) {
     return;
   }
   for (u32 block = held_blocks.from; block < held_blocks.to; block++) {
-    if (!swap_if(state_of(file, block), held_blocks.state, held_blocks.before) && held_blocks.state == WRITING) {
+    if (swap_if(state_of(file, block), held_blocks.state, held_blocks.before) || held_blocks.state != WRITING) {
+      continue;
+    }
+    if (block < held_blocks.from_cut) {
       swap_if(state_of(file, block), REWRITING, PRESENT);
+    } else if (swap_if(state_of(file, block), REWRITING, CUT)) {
+      /* Was to be added: what is not there does not count, and would never go. */
+      count_blocks(file, 0, -1);
     }
   }
   held_blocks.file = NULL;

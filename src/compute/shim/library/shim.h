@@ -321,8 +321,9 @@ void unlock_slot(u32 state);
 struct held_blocks {
   struct file *file; /* NULL: no blocks */
   u32 from, to;      /* among [from, to), what is in `state` is ours */
+  u32 from_cut;      /* and was CUT, from here on: perhaps the file does not come so far */
   u8 state;  /* WRITING: REWRITING, too */
-  u8 before; /* they had, and have when they are given back; REWRITING ones are PRESENT then */
+  u8 before; /* they had, and have when they are given back; REWRITING ones are PRESENT then, or CUT */
 };
 struct held_slot {
   struct slot *slot;
@@ -350,6 +351,7 @@ int list_directory(const char *path);
 void mark_directory_local(const char *path, bool made);
 
 /* spares.c */
+bool removals_are_told(void);
 int remove_plain(const char *path);
 bool leave_name(const char *path);
 int open_spare(const char *path, int flags, mode_t mode);

@@ -9,7 +9,8 @@
  * empty file's, and the relation's own can go at once.
  *
  * Whoever still has the removed file open has the new one: Postgres has dropped its buffers before, and nobody reads, writes
- * or cuts a relation without a lock on it, or a pinned buffer, that its removal has waited for.
+ * or cuts a relation without a lock on it, or a pinned buffer, that its removal has waited for. But a database that is moved to
+ * another tablespace and back has the same relations again; from 15 on all have closed their files by then.
  *
  *  - Of storage's files, and of those whose blocks may be given back, none becomes a spare: others may have claims on their
  *    blocks. What is LOCAL has none.
@@ -30,6 +31,14 @@
 /* The one whose names are those of relations that are gone. */
 #define EMPTY_FILE SPARE_DIRECTORY "/empty"
 #define SPARE_MODE 0600
+
+/*
+ * Whether all processes close their files before those of a whole database are removed (PROCSIGNAL_BARRIER_SMGRRELEASE, from 15 on). In 14
+ * the background writer goes on with what it has open of a database that has come back, which would be another relation's by
+ * now; so what is unlinked there is no spare. What mdunlinkfork() removes is one by its truncate(), which a removal of
+ * a database does not call.
+ */
+bool removals_are_told(void) { return after(version_directory, "PG_14_") == NULL; }
 
 enum { UNTRIED, USABLE, UNUSABLE };
 
