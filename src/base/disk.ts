@@ -283,10 +283,13 @@ export function readFileIfExists(path: string, disk: Disk = REAL_DISK): Buffer |
   }
 }
 
-/** Of a Node file-system error. */
+/** Of a StorageError: there is no space. */
+export const DISK_FULL = "disk-full";
+
+/** Of a Node file-system error, or what was made of one. */
 export function isDiskFull(error: unknown): boolean {
   const code = errnoCode(error);
-  return code === "ENOSPC" || code === "EDQUOT";
+  return code === "ENOSPC" || code === "EDQUOT" || code === DISK_FULL;
 }
 
 /** Turns a Node file-system error into one that says what to do: a full disk is worth a retry. */
@@ -295,7 +298,7 @@ export function diskError(error: unknown, doing: string): StorageError {
     return error;
   }
   if (isDiskFull(error)) {
-    return new StorageError("unavailable", "disk-full", `${doing}: no space left on device`, {
+    return new StorageError("unavailable", DISK_FULL, `${doing}: no space left on device`, {
       cause: error,
     });
   }

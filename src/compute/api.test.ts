@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { scramSecret } from "../postgres/scram.ts";
 import {
+  changedOwnSettings,
   checkOwnSettings,
   LOCAL_CACHE,
   localCacheBytes,
@@ -127,4 +128,17 @@ test("checkOwnSettings: each of ours, whatever its case", () => {
     const settings = { [name.toUpperCase()]: "much" };
     assert.throws(() => checkOwnSettings(settings, 2 ** 40), { kind: "invalid", message: why });
   }
+});
+
+test("changedOwnSettings: names those of ours that are other, whatever their case", () => {
+  const before = { [LOCAL_CACHE]: "16MB", work_mem: "8MB" };
+  assert.deepEqual(changedOwnSettings(before, { [LOCAL_CACHE.toUpperCase()]: "16MB" }), []);
+  assert.deepEqual(changedOwnSettings(before, { [LOCAL_CACHE]: "32MB", [PREWARM]: "on" }), [
+    LOCAL_CACHE,
+    PREWARM,
+  ]);
+  assert.deepEqual(changedOwnSettings(before, { [MAX_WRITE_LAG]: "1GB" }), [
+    LOCAL_CACHE,
+    MAX_WRITE_LAG,
+  ]);
 });

@@ -113,6 +113,16 @@ export function checkOwnSettings(
   maxWriteLagBytes(settings);
 }
 
+/** Those of ours that `now` has otherwise than `before`, with which Postgres was started: none is looked at again until the next start. */
+export function changedOwnSettings(
+  before: Readonly<Record<string, string>>,
+  now: Readonly<Record<string, string>>,
+): string[] {
+  return [LOCAL_CACHE, PREWARM, MAX_WRITE_LAG].filter(
+    (name) => ownSetting(before, name) !== ownSetting(now, name),
+  );
+}
+
 /** Postgres knows no case in names of settings, and of two the later counts; it keeps one with a prefix that it does not know. */
 function ownSetting(settings: Readonly<Record<string, string>>, name: string): string | undefined {
   return Object.entries(settings).findLast(([key]) => key.toLowerCase() === name)?.[1];

@@ -158,6 +158,11 @@ export class ComputeRun {
     return this.#closed ? undefined : this.#address;
   }
 
+  /** That Postgres was started with. */
+  get startSettings(): EndpointSpec["settings"] {
+    return this.#options.spec.settings;
+  }
+
   /** As PostgresSide's. */
   async checkLibraries(settings: EndpointSpec["settings"]): Promise<void> {
     await this.#side?.checkLibraries(settings);

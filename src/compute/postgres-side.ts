@@ -171,14 +171,15 @@ export class PostgresSide {
   async prepare(): Promise<Machine> {
     const { spec, workdir } = this.#options;
     const found = findInstallation(spec.pgVersion, { pgBin: spec.pgBin });
-    const shim = await prepareShim(found, workdir);
-    await turn();
     // Of one that was killed.
     this.#keepHotBlocks();
     // Of starts that did not last until it was time for that: else each of them would leave one more. That of one quick
     // restart waits until this one runs.
     await removeDiscarded(this.#dataDirectory, { atLeast: 2 });
     await discardDataDirectory(this.#dataDirectory, postgresSocketDirectory(workdir));
+    await turn();
+    // It writes, too: what takes all space is out of the way by now.
+    const shim = await makeWithRoom(this.#dataDirectory, () => prepareShim(found, workdir));
     await turn();
     const installation = await makeWithRoom(this.#dataDirectory, () => this.#withExtensions(found));
     this.#installation = installation;

@@ -6,14 +6,15 @@ import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn } from "../base/lsn.ts";
 import { canListen, requireFree } from "../base/network/ports.ts";
 import { CommitTimes } from "../walproposer/commit-times.ts";
-import type {
-  ComputeStatus,
-  ComputeStatusName,
-  ConfigureAnswer,
-  EndpointSpec,
-  StartMetrics,
-  TerminateAnswer,
-  TerminateMode,
+import {
+  type ComputeStatus,
+  type ComputeStatusName,
+  type ConfigureAnswer,
+  changedOwnSettings,
+  type EndpointSpec,
+  type StartMetrics,
+  type TerminateAnswer,
+  type TerminateMode,
 } from "./api.ts";
 import type { ComputeControl } from "./compute-control.ts";
 import { ComputeRun, type RunEnd } from "./compute-run.ts";
@@ -276,10 +277,11 @@ export class Supervisor implements ComputeControl {
     if (settings !== undefined) {
       await run.checkLibraries(settings);
       const { applySettings } = await import("./sessions/settings.ts");
-      restart = await applySettings(address, {
+      const pending = await applySettings(address, {
         write: () => run.writeSettings(settings),
         restore: () => run.writeSettings(this.#spec.settings),
       });
+      restart = [...pending, ...changedOwnSettings(run.startSettings, settings)].toSorted();
       // Postgres that is built anew has them too.
       this.#spec = { ...this.#spec, settings };
     }

@@ -3,6 +3,7 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
+import { DISK_FULL } from "../../base/disk.ts";
 import { errnoCode, errorMessage, StorageError, withContext } from "../../base/errors.ts";
 import { ROOT } from "../../base/program-files.mjs";
 import { randomBytes } from "../../base/random.ts";
@@ -80,6 +81,7 @@ export function compileShim(
   const sources = shimSources(directory).filter((path) => path.endsWith(".c"));
   const result = spawnSync(compiler, [...flags, "-o", temporary, ...sources], {
     encoding: "utf8",
+    env: { ...process.env, LC_ALL: "C" },
   });
   if (result.status !== 0) {
     rmSync(temporary, { force: true });
@@ -89,7 +91,9 @@ export function compileShim(
         : errnoCode(result.error) === "ENOENT"
           ? `no C compiler '${compiler}' ($CC names another)`
           : errorMessage(result.error);
-    throw new StorageError("unavailable", "shim-not-built", `compile the shim: ${why}`);
+    const isFull = /No space left on device|Disk quota exceeded/.test(why);
+    const code = isFull ? DISK_FULL : "shim-not-built";
+    throw new StorageError("unavailable", code, `compile the shim: ${why}`);
   }
   renameSync(temporary, output);
 }
