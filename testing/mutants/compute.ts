@@ -471,6 +471,14 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "keepHotBlocks: what is no list is left, and what a link leads to is not read",
     },
     {
+      rule: "half of a list of hot blocks stays on a full disk",
+      file: "src/compute/pages/hot-blocks.ts",
+      search: ".new`, { force: true });",
+      replace: ".old`, { force: true });",
+      test: "src/compute/pages/hot-blocks.test.ts",
+      name: "keepHotBlocks: a full disk keeps the list that there is",
+    },
+    {
       rule: "any content counts as a list of hot blocks",
       file: "src/compute/pages/hot-blocks.ts",
       search: "bytes !== undefined && isList(bytes) ? bytes",

@@ -1,5 +1,13 @@
 import assert from "node:assert/strict";
-import { linkSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  linkSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
@@ -68,6 +76,15 @@ test("keepHotBlocks: what is no list is left, and what a link leads to is not re
     assert.equal(readFileSync(other, "utf8"), "<<0>>\n");
     assert.equal(listIn(data), LIST);
   }
+});
+
+test("keepHotBlocks: a full disk keeps the list that there is, and nothing of the new one", () => {
+  write(work, LIST);
+  write(data, "<<0>>\n");
+  symlinkSync("/dev/full", join(work, `${HOT_BLOCKS_NAME}.new`));
+  assert.throws(() => keepHotBlocks(data, work), { code: "ENOSPC" });
+  assert.deepEqual(readdirSync(work), [HOT_BLOCKS_NAME]);
+  assert.equal(listIn(work), LIST);
 });
 
 test("blockRuns: neighbours become one, files and forks stay apart", () => {

@@ -37,8 +37,14 @@ export function keepHotBlocks(dataDirectory: string, workdir: string): void {
     return;
   }
   const kept = join(workdir, HOT_BLOCKS_NAME);
-  writeFileSync(`${kept}.new`, list, { mode: 0o600 });
-  renameSync(`${kept}.new`, kept);
+  try {
+    writeFileSync(`${kept}.new`, list, { mode: 0o600 });
+    renameSync(`${kept}.new`, kept);
+  } catch (error) {
+    // On a full disk, of which the part that was written takes still more.
+    rmSync(`${kept}.new`, { force: true });
+    throw error;
+  }
 }
 
 /** Before the start of a Postgres over a new data directory. */
