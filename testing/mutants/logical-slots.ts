@@ -7,6 +7,10 @@ const INGEST = "src/pageserver/ingest/aux-files.ts";
 const INGEST_TEST = "src/pageserver/ingest/aux-files.test.ts";
 const GONE_AT_SHUTDOWN = "auxiliary files: what no slot needs any more is gone";
 const SNAPSHOTS_ONLY = "auxiliary files: snapshots that a slot may begin with";
+const SAFEKEEPER_WAL = "src/compute/wal/safekeeper-wal.ts";
+const SAFEKEEPER_WAL_TEST = "src/compute/wal/safekeeper-wal.test.ts";
+const SAVE_STATE = "src/compute/shutdown/save-state.ts";
+const SAVE_STATE_TEST = "src/compute/shutdown/save-state.test.ts";
 const OLD_WAL = "src/compute/wal/old-wal.ts";
 const OLD_WAL_TEST = "src/compute/wal/old-wal.test.ts";
 const SLOTS_TEST = "test/replication/logical-slots.test.ts";
@@ -59,7 +63,7 @@ export const LOGICAL_SLOT_MUTANTS: MutantPart = {
     },
     {
       rule: "what a shutdown checkpoint says of slots is not kept",
-      file: "src/compute/shutdown/save-state.ts",
+      file: SAVE_STATE,
       search: "  const slots = readSlotFiles(dataDirectory);",
       replace: "  const slots = readSlotFiles(dataDirectory).slice(0, 0);",
       test: SLOTS_TEST,
@@ -186,6 +190,46 @@ export const LOGICAL_SLOT_MUTANTS: MutantPart = {
       replace: "",
       test: OLD_WAL_TEST,
       name: "OldWal: slots whose WAL is gone are told",
+    },
+    {
+      rule: "WAL is gone for slots where one safekeeper of some says so",
+      file: SAFEKEEPER_WAL,
+      search: "failures.every((one)",
+      replace: "failures.some((one)",
+      test: SAFEKEEPER_WAL_TEST,
+      name: "safekeeperWal: gone only where all say so",
+    },
+    {
+      rule: "WAL is gone for slots where there is nobody to ask",
+      file: SAFEKEEPER_WAL,
+      search: "failures.length > 0 && ",
+      replace: "",
+      test: SAFEKEEPER_WAL_TEST,
+      name: "safekeeperWal: gone only where all say so",
+    },
+    {
+      rule: "more WAL is written into a segment than was asked for",
+      file: SAFEKEEPER_WAL,
+      search: "bytes.subarray(0, Math.max(0, end - lsn))",
+      replace: "bytes",
+      test: SAFEKEEPER_WAL_TEST,
+      name: "safekeeperWal: contiguous",
+    },
+    {
+      rule: "any shutdown counts as the one that was just finished",
+      file: SAVE_STATE,
+      search: " && control.checkPointLsn === end.lastRecordLsn",
+      replace: "",
+      test: SAVE_STATE_TEST,
+      name: "hasShutDown: where the last record is the checkpoint",
+    },
+    {
+      rule: "slots come behind the statistics that a stop saves",
+      file: SAVE_STATE,
+      search: "    const mainData = encodeStatisticsMessage(statistics);\n    records.push(",
+      replace: "    const mainData = encodeStatisticsMessage(statistics);\n    records.unshift(",
+      test: SAVE_STATE_TEST,
+      name: "saveState: statistics come last",
     },
     {
       rule: "logical replication can be disabled",

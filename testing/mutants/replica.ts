@@ -8,6 +8,8 @@ const LAYOUT = "src/data-directory/replay-start.ts";
 const LAYOUT_TEST = "src/compute/replica/replay-start.pg.test.ts";
 const DIRECTORY = "src/data-directory/start-directory.ts";
 const REPLICA = "src/compute/replica/replica.ts";
+const RELAY = "src/compute/replica/wal-relay.ts";
+const RELAY_TEST = "src/compute/replica/wal-relay.test.ts";
 const FOLLOWED = "src/compute/replica/followed-safekeepers.ts";
 const FOLLOWED_TEST = "src/compute/replica/followed-safekeepers.test.ts";
 const REPLICA_TEST = "src/compute/replica/replica.pg.test.ts";
@@ -61,6 +63,30 @@ export const REPLICA_MUTANTS: MutantPart = {
       replace: "",
       test: "test/membership.test.ts",
       name: "a replica follows to a whole new set",
+    },
+    {
+      rule: "a safekeeper that a replica goes to does not hear what it still sees",
+      file: RELAY,
+      search: "        source.sendHotStandbyFeedback(this.#feedback);",
+      replace: "",
+      test: RELAY_TEST,
+      name: "WalRelay: the next safekeeper hears at once",
+    },
+    {
+      rule: "a walreceiver that was killed keeps its place",
+      file: RELAY,
+      search: "    this.#stream?.close();\n    this.#stream = new",
+      replace: "    this.#stream = new",
+      test: RELAY_TEST,
+      name: "WalRelay: from R on",
+    },
+    {
+      rule: "a walreceiver gets WAL from before R",
+      file: RELAY,
+      search: "maxLsn(lsn, this.#options.startLsn),",
+      replace: "lsn,",
+      test: RELAY_TEST,
+      name: "WalRelay: from R on",
     },
     {
       rule: "a replica that is built anew forgets the members it has heard of",

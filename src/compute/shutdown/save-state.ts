@@ -6,7 +6,11 @@ import type { Lsn } from "../../base/lsn.ts";
 import { readSlotFiles } from "../../data-directory/aux-files.ts";
 import { readLeftFile } from "../../data-directory/left-files.ts";
 import { encodeStatisticsFiles } from "../../data-directory/statistics-files.ts";
-import { DB_SHUTDOWNED, decodeControlFile } from "../../postgres/control-file.ts";
+import {
+  CONTROL_FILE_SIZE,
+  DB_SHUTDOWNED,
+  decodeControlFile,
+} from "../../postgres/control-file.ts";
 import { encodeImageRecord } from "../../postgres/fpi.ts";
 import { XLOG_LOGICAL_MESSAGE } from "../../postgres/opcodes.ts";
 import { RELATION_SEGMENT_BLOCKS } from "../../postgres/relation-path.ts";
@@ -23,9 +27,6 @@ import type { ServedFiles } from "./served-files.ts";
 
 /** Compressed; more is not worth what each start and each branch would have to read. */
 const MAX_STATISTICS_BYTES = 8 * 1024 * 1024;
-
-/** PG_CONTROL_FILE_SIZE */
-const MAX_CONTROL_FILE_BYTES = 8192;
 
 export interface ShutDownCompute {
   readonly dataDirectory: string;
@@ -44,7 +45,7 @@ export interface ShutDownCompute {
  * a page there may be older than its WAL, and a sequence would go back.
  */
 export function hasShutDown(dataDirectory: string, end: EndOfWal): boolean {
-  const bytes = readLeftFile(dataDirectory, "global/pg_control", MAX_CONTROL_FILE_BYTES);
+  const bytes = readLeftFile(dataDirectory, "global/pg_control", CONTROL_FILE_SIZE);
   if (bytes === undefined) {
     return false;
   }
