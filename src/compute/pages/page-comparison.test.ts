@@ -142,6 +142,8 @@ test("comparePages: command ids count while a transaction runs that has written 
       // Ids wrap: 2^32 - 5 is long before 1000, and 1000 after it.
       [row(-5), RUNNING, "same"],
       [row(RUNNING), 2 ** 32 - 5, "running"],
+      // FrozenTransactionId is before all, wherever the counter is.
+      [row(2), 3_000_000_000, "same"],
       [row(999, 998), RUNNING, "same"],
       [row(999, 1000), RUNNING, "running"],
       [row(999, 1000, 0x0802), RUNNING, "same"],

@@ -109,6 +109,23 @@ test("WrittenBlocks: none of what storage does not have", async () => {
   });
 });
 
+test("WrittenBlocks: blocks of a later segment are its own, and unlogged where the relation is", async () => {
+  await withWorld([page(0x1800)], async ({ blocks, directory }) => {
+    const second = parseRelationPath("base/5/100.1") as RelationPath;
+    writeFileSync(join(directory, "base/5/100.1"), Buffer.concat([page(0x1801), page(0x1802)]));
+    const compare = (asked: string[]) =>
+      blocks.same(KEY, second, 1, 1, async (first, count) => {
+        asked.push(`${first}+${count}`);
+        return page(0x1802);
+      });
+    const asked: string[] = [];
+    assert.equal(await compare(asked), 1);
+    assert.deepEqual(asked, ["131073+1"]);
+    writeFileSync(join(directory, "base/5/100_init"), "");
+    assert.equal(await compare(asked), undefined);
+  });
+});
+
 test("WrittenBlocks: rows of a transaction that runs stay", async () => {
   await withWorld([page(0x1800, 3), page(0x1801)], async (world) => {
     world.stored = Buffer.concat([page(0x1800), page(0x1801)]);

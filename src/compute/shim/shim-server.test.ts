@@ -10,7 +10,12 @@ import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { parseRelationPath, storagePath } from "../../postgres/relation-path.ts";
-import { encodeRequest, type ShimRequest, ShimRequestReader } from "./shim-protocol.ts";
+import {
+  encodeRequest,
+  type ShimRequest,
+  ShimRequestReader,
+  STATUS_ERROR,
+} from "./shim-protocol.ts";
 import { type PlacedFile, type ShimHandlers, ShimServer } from "./shim-server.ts";
 
 /** The file that a path in a data directory names. */
@@ -387,4 +392,17 @@ test("ShimServer: tells who loaded the shim", async () => {
     assert.equal(await server.postmaster, 4711);
     assert.equal((await nextChunk(socket))[STATUS_AT], 0);
   });
+});
+
+test("ShimServer: pages that are too few or too many are an error, and none of them is sent", async () => {
+  for (const bytes of [2 * 8192 - 1, 2 * 8192 + 1, 8192, 3 * 8192]) {
+    const readPages = async () => new Uint8Array(bytes).fill(7);
+    await withServer({ readPages }, async (_server, open) => {
+      const socket = await open();
+      socket.write(encodeRequest("read", { of: fileAt("base/1/2"), b: 0, c: 2 }));
+      const answer = await nextChunk(socket);
+      assert.equal(answer.length, 16);
+      assert.equal(answer[4], STATUS_ERROR);
+    });
+  }
 });

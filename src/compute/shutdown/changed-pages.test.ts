@@ -114,6 +114,10 @@ test("changedPages: a map's table has the blocks that it names, also those in no
   assert.deepEqual(changed(made, stored(2), grown), ["base/5/20000 2", "base/5/20000_fsm 0"]);
   // Zeros of a block that storage has and nobody has read must never be written over it.
   assert.deepEqual(changed(made, stored(3), grown), ["base/5/20000_fsm 0"]);
+  // Nor of one that was given back.
+  const holed = stored(2);
+  holed.gaveBack(fileAt("base/5/20000"));
+  assert.deepEqual(changed(made, holed, grown), []);
   // Cut, and longer again: whether storage has that block is not known.
   assert.deepEqual(changed(made, stored(4), grown), []);
   assert.deepEqual(changed(made, stored(9)), ["base/5/20000_fsm 0"]);
