@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { sleep } from "../../src/base/clock.ts";
@@ -77,8 +77,8 @@ async function once(asked: Asked) {
 }
 
 /** On a busy machine an answer comes before its operations have ended. */
-async function resume(): Promise<void> {
-  const controlPlane = await open(() => {});
+async function resume(stepHook: (point: string) => void = () => {}): Promise<void> {
+  const controlPlane = await open(stepHook);
   await controlPlane.parts.operations.resume();
   await controlPlane.close();
 }
@@ -213,6 +213,17 @@ describe("operations after crashes", () => {
     assert.deepEqual(await namesOf(), ["dev", "main"]);
 
     const { endpointId, tenantId, timelineId } = await halfMade("half");
+    await resume((point) => {
+      if (point === "create_branch timeline after") {
+        throw new Error(`crash at ${point}`);
+      }
+    });
+    const directory = join(home.endpointsDirectory(), endpointId);
+    if (existsSync(directory) && world.cluster.endpointSpec(endpointId).timelineId === timelineId) {
+      // Whoever starts it waits for minutes for a timeline that there will never be.
+      rmSync(directory, { recursive: true });
+      assert.fail("an endpoint is left on a timeline that is no more");
+    }
     await resume();
     await checkConsistent();
     const made = home.config().branchNameMappings.get(tenantId)!.get("half");
