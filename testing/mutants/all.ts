@@ -3,6 +3,7 @@
 import { ARCHIVE_MUTANTS } from "./archive.ts";
 import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { COMPUTE_MUTANTS } from "./compute.ts";
+import { COMPUTE_START_MUTANTS } from "./compute-start.ts";
 import { CONSOLE_MUTANTS } from "./console.ts";
 import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
 import { DATA_DIRECTORY_MUTANTS } from "./data-directory.ts";
@@ -36,6 +37,7 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   SHIM_MUTANTS,
   SHIM_CACHE_MUTANTS,
   COMPUTE_MUTANTS,
+  COMPUTE_START_MUTANTS,
   LOGICAL_SLOT_MUTANTS,
   REPLICA_MUTANTS,
   DATA_DIRECTORY_MUTANTS,

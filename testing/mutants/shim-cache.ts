@@ -34,8 +34,8 @@ export const SHIM_CACHE_MUTANTS: MutantPart = {
     {
       rule: "later segments of an unlogged relation are taken for a logged one's",
       file: "src/compute/pages/written-blocks.ts",
-      search: "this.#path({ ...file, fork: INIT_FORK, segment: 0 })",
-      replace: "this.#path({ ...file, fork: INIT_FORK })",
+      search: "storagePath({ ...file, fork: INIT_FORK, segment: 0 }, ",
+      replace: "storagePath({ ...file, fork: INIT_FORK }, ",
       test: "src/compute/pages/written-blocks.test.ts",
       name: "WrittenBlocks: blocks of a later segment are its own",
     },
