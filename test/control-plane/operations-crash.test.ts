@@ -79,8 +79,12 @@ async function once(asked: Asked) {
 /** On a busy machine an answer comes before its operations have ended. */
 async function resume(stepHook: (point: string) => void = () => {}): Promise<void> {
   const controlPlane = await open(stepHook);
-  await controlPlane.parts.operations.resume();
-  await controlPlane.close();
+  try {
+    await controlPlane.parts.operations.resume();
+  } finally {
+    // Else a test that has failed ends never.
+    await controlPlane.close();
+  }
 }
 
 /** Dies once at each point; the points in the order in which they were met. `prepare`: what each life is to be like. */
@@ -236,24 +240,27 @@ describe("operations after crashes", () => {
     const controlPlane = await open(() => {
       throw new Error("crash at the first point");
     });
-    const { db, computes } = controlPlane.parts;
-    await ask(controlPlane, {
-      ...{ method: "POST", path: branchPath() },
-      body: { branch: { name }, endpoints: [{ type: "read_write" }] },
-    });
-    const branches = db.selectFrom("branches").selectAll().where("name", "=", name);
-    const branch = await branches.executeTakeFirstOrThrow();
-    const endpoints = db.selectFrom("endpoints").select("id").where("branch_id", "=", branch.id);
-    const { id: endpointId } = await endpoints.executeTakeFirstOrThrow();
-    const projects = db.selectFrom("projects").select("tenant_id").where("id", "=", project);
-    const tenantId = parseTenantId((await projects.executeTakeFirstOrThrow()).tenant_id);
-    const timelineId = parseTimelineId(branch.timeline_id);
-    await computes.provider.create({ id: endpointId, tenantId, timelineId, settings: {} }, 17);
-    await controlPlane.close();
-    if (isNoted) {
-      home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+    try {
+      const { db, computes } = controlPlane.parts;
+      await ask(controlPlane, {
+        ...{ method: "POST", path: branchPath() },
+        body: { branch: { name }, endpoints: [{ type: "read_write" }] },
+      });
+      const branches = db.selectFrom("branches").selectAll().where("name", "=", name);
+      const branch = await branches.executeTakeFirstOrThrow();
+      const endpoints = db.selectFrom("endpoints").select("id").where("branch_id", "=", branch.id);
+      const { id: endpointId } = await endpoints.executeTakeFirstOrThrow();
+      const projects = db.selectFrom("projects").select("tenant_id").where("id", "=", project);
+      const tenantId = parseTenantId((await projects.executeTakeFirstOrThrow()).tenant_id);
+      const timelineId = parseTimelineId(branch.timeline_id);
+      await computes.provider.create({ id: endpointId, tenantId, timelineId, settings: {} }, 17);
+      if (isNoted) {
+        home.update((draft) => noteUnfinished(draft, tenantId, timelineId));
+      }
+      return { endpointId, tenantId, timelineId };
+    } finally {
+      await controlPlane.close();
     }
-    return { endpointId, tenantId, timelineId };
   }
 
   test("crash: of a branch that cannot be made after all its endpoint goes too", async () => {
