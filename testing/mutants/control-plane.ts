@@ -668,13 +668,14 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
     {
       rule: "settings that come while an endpoint starts are not told to its Postgres",
       file: "src/control-plane/computes/provider.ts",
-      search: `    await withLock(this.#home.path, lockOf(id), async () =>
-      setEndpointSettings(findEndpoint(this.#home, id), settings),
+      search: `    await withLock(this.#home.path, lockOf(id), () =>
+      change((settings) => setEndpointSettings(findEndpoint(this.#home, id), settings)),
     );
 `,
-      replace: "    setEndpointSettings(findEndpoint(this.#home, id), settings);\n",
+      replace:
+        "    await change((settings) => setEndpointSettings(findEndpoint(this.#home, id), settings));\n",
       test: "src/control-plane/computes/provider.test.ts",
-      name: "LocalProcesses.setSettings: while a start is under way",
+      name: "LocalProcesses.changeSettings: while a start is under way",
     },
     {
       rule: "an endpoint whose file cannot be read for a while is counted twice",
@@ -724,6 +725,38 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "return theirs;",
       test: "src/control-plane/operations/storage-kinds.test.ts",
       name: "endpointsOf: those whose endpoint.json cannot be read, too",
+    },
+    {
+      rule: "a branch that is renamed is as protected as it was when that began",
+      file: "src/control-plane/api-v2/branches.ts",
+      search: "change.protected === undefined ? undefined",
+      replace: "change.protected === undefined ? branch.protected",
+      test: "test/control-plane/changes-at-once.test.ts",
+      name: "a branch that is protected while it is renamed",
+    },
+    {
+      rule: "an endpoint whose settings are changed has the name that it had when that began",
+      file: "src/control-plane/api-v2/endpoints.ts",
+      search: "    name: change.name,\n",
+      replace: "    name: change.name ?? row.name,\n",
+      test: "test/control-plane/changes-at-once.test.ts",
+      name: "an endpoint: settings and a name",
+    },
+    {
+      rule: "settings of an endpoint are merged into those that it had when the request came",
+      file: "src/control-plane/api-v2/endpoints.ts",
+      search: "JSON.parse(now.endpoint.settings)",
+      replace: "JSON.parse(row.settings)",
+      test: "test/control-plane/changes-at-once.test.ts",
+      name: "an endpoint: settings and a name",
+    },
+    {
+      rule: "settings of a project are merged into those that it had when the request came",
+      file: "src/control-plane/api-v2/projects.ts",
+      search: "merged(now.settings, change.settings)",
+      replace: "merged(row.settings, change.settings)",
+      test: "test/control-plane/changes-at-once.test.ts",
+      name: "a project: settings while another change",
     },
   ],
 };

@@ -463,11 +463,12 @@ async function updateBranch(
 ): Promise<void> {
   const expires = change.expires_at;
   const values = {
-    protected: change.protected === undefined ? branch.protected : Number(change.protected),
-    expires_at: expires === undefined ? branch.expires_at : checkExpiry(expires),
+    // Kysely leaves out what is undefined: what is changed at the same time is not taken back, a protection, say.
+    protected: change.protected === undefined ? undefined : Number(change.protected),
+    expires_at: expires === undefined ? undefined : checkExpiry(expires),
     updated_at: nowText(),
   };
-  if (values.expires_at !== null && branch.is_default === 1) {
+  if (typeof values.expires_at === "string" && branch.is_default === 1) {
     const message = `branch ${branch.name} is the default branch and cannot expire`;
     throw new StorageError("invalid", "default-branch", message);
   }

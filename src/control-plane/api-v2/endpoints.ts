@@ -1,10 +1,11 @@
 // /projects/{project_id}/endpoints: Postgres on a branch, made, changed, started and suspended.
 
+import type { Updateable } from "kysely";
 import { StorageError } from "../../base/errors.ts";
 import { type Route, route } from "../../http/route.ts";
 import { nowText } from "../inventory.ts";
 import { type PlannedOperation, planned } from "../operations/state-machine.ts";
-import type { EndpointRow, ProjectRow } from "../state/tables.ts";
+import type { EndpointRow } from "../state/tables.ts";
 import { newEndpoint, plannedEndpoint } from "./branches.ts";
 import { postgresSettings } from "./endpoint-settings.ts";
 import {
@@ -133,8 +134,8 @@ function changeRoutes(parts: Parts): Route[] {
         answer: endpointOperationsAnswer,
       },
       async ({ params, body }) => {
-        const { project, endpoint } = await findEndpointRow(parts, params);
-        await updateEndpoint(parts, project, endpoint, body.endpoint);
+        const { endpoint } = await findEndpointRow(parts, params);
+        await updateEndpoint(parts, endpoint, body.endpoint);
         return { endpoint: await readEndpoint(parts, endpoint.id), operations: [] };
       },
     ),
@@ -214,7 +215,6 @@ function powerRoutes(parts: Parts): Route[] {
 
 async function updateEndpoint(
   parts: Parts,
-  project: ProjectRow,
   row: EndpointRow,
   change: {
     readonly settings?: Record<string, unknown> | undefined;
@@ -225,26 +225,27 @@ async function updateEndpoint(
     readonly disabled?: boolean | undefined;
   },
 ): Promise<void> {
-  const settings =
-    change.settings === undefined
-      ? row.settings
-      : JSON.stringify({ ...JSON.parse(row.settings), ...change.settings });
-  if (change.settings !== undefined) {
-    await parts.computes.provider.setSettings(row.id, postgresSettings(settings, project));
+  const update = (values: Updateable<EndpointRow>) =>
+    parts.db.updateTable("endpoints").set(values).where("id", "=", row.id).execute();
+  const { settings } = change;
+  if (settings !== undefined) {
+    await parts.computes.provider.changeSettings(row.id, async (set) => {
+      const of = { project_id: row.project_id, endpoint_id: row.id };
+      const now = await findEndpointRow(parts, of);
+      const merged = JSON.stringify({ ...JSON.parse(now.endpoint.settings), ...settings });
+      set(postgresSettings(merged, now.project));
+      await update({ settings: merged });
+    });
   }
-  await parts.db
-    .updateTable("endpoints")
-    .set({
-      settings,
-      name: change.name ?? row.name,
-      disabled: change.disabled === undefined ? row.disabled : Number(change.disabled),
-      suspend_timeout_seconds: change.suspend_timeout_seconds ?? row.suspend_timeout_seconds,
-      autoscaling_limit_min_cu: change.autoscaling_limit_min_cu ?? row.autoscaling_limit_min_cu,
-      autoscaling_limit_max_cu: change.autoscaling_limit_max_cu ?? row.autoscaling_limit_max_cu,
-      updated_at: nowText(),
-    })
-    .where("id", "=", row.id)
-    .execute();
+  await update({
+    // Kysely leaves out what is undefined: a change that is made at the same time is not taken back.
+    name: change.name,
+    disabled: change.disabled === undefined ? undefined : Number(change.disabled),
+    suspend_timeout_seconds: change.suspend_timeout_seconds,
+    autoscaling_limit_min_cu: change.autoscaling_limit_min_cu,
+    autoscaling_limit_max_cu: change.autoscaling_limit_max_cu,
+    updated_at: nowText(),
+  });
   if (change.disabled === true) {
     await parts.computes.suspend(row.id);
   }

@@ -39,7 +39,8 @@ test("enable_logical_replication: an endpoint that cannot have it keeps no other
       }
       return {};
     },
-    setSettings: async (id: string) => void set.push(id),
+    changeSettings: async (id: string, change: (set: () => void) => Promise<void>) =>
+      change(() => void set.push(id)),
   };
   const parts = {
     db,

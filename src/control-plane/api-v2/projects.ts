@@ -12,9 +12,18 @@ import { DEFAULT_RETENTION_SECONDS, newBranchRow, newEndpointRow, nowText } from
 import { noteDatabase, noteRole } from "../operations/compute-kinds.ts";
 import { planned } from "../operations/state-machine.ts";
 import { newBranchId, newEndpointId, newProjectId } from "../public-ids.ts";
+import { serialized } from "../state/database.ts";
 import type { ProjectRow } from "../state/tables.ts";
 import { defaultTimeout, postgresSettings, replicatesLogically } from "./endpoint-settings.ts";
-import { callerOf, findProject, operationsOf, type Parts, page } from "./lookup.ts";
+import {
+  callerOf,
+  findEndpointRow,
+  findProject,
+  notFound,
+  operationsOf,
+  type Parts,
+  page,
+} from "./lookup.ts";
 import { checkName, newPassword, sealed } from "./names.ts";
 import {
   activeTimes,
@@ -276,31 +285,34 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
   }
   const merged = (before: string, with_: Record<string, unknown> | undefined) =>
     JSON.stringify({ ...JSON.parse(before), ...with_ });
-  const settings = merged(row.settings, change.settings);
-  const isLogical = replicatesLogically(settings);
-  if (replicatesLogically(row.settings) && !isLogical) {
-    const message = "logical replication stays: slots would be lost without it";
-    throw new StorageError("invalid", "logical-replication-stays", message);
-  }
-  await parts.db
-    .updateTable("projects")
-    .set({
-      name: change.name ?? row.name,
-      history_retention_seconds: retention ?? row.history_retention_seconds,
+  const settings = await serialized(parts.db, async (db) => {
+    // As it is by now: others may have changed it since it was found.
+    const query = db.selectFrom("projects").selectAll().where("id", "=", row.id);
+    const now = await query.executeTakeFirstOrThrow(() => notFound("project", row.id));
+    const settings = merged(now.settings, change.settings);
+    if (replicatesLogically(now.settings) && !replicatesLogically(settings)) {
+      const message = "logical replication stays: slots would be lost without it";
+      throw new StorageError("invalid", "logical-replication-stays", message);
+    }
+    const values = {
+      // What is undefined Kysely leaves out.
+      name: change.name,
+      history_retention_seconds: retention,
       settings,
       default_endpoint_settings: merged(
-        row.default_endpoint_settings,
+        now.default_endpoint_settings,
         change.default_endpoint_settings,
       ),
       updated_at: nowText(),
-    })
-    .where("id", "=", row.id)
-    .execute();
+    };
+    await db.updateTable("projects").set(values).where("id", "=", row.id).execute();
+    return settings;
+  });
   if (change.settings?.["allowed_ips"] !== undefined) {
     await accessHolds(parts, { projectId: row.id });
   }
-  if (isLogical && change.settings !== undefined) {
-    await replicateLogically(parts, { ...row, settings });
+  if (replicatesLogically(settings) && change.settings !== undefined) {
+    await replicateLogically(parts, row.id);
   }
 }
 
@@ -308,20 +320,23 @@ async function updateProject(parts: Parts, row: ProjectRow, change: ProjectChang
  * Endpoints that there are; those that run are suspended, as at Neon, because Postgres takes it at its start only. One that cannot
  * have it, as its endpoint.json is damaged, say, keeps no other from it; why is thrown then, and the same call again tries it again.
  */
-async function replicateLogically(parts: Parts, project: ProjectRow): Promise<void> {
+async function replicateLogically(parts: Parts, projectId: string): Promise<void> {
   const { db, computes } = parts;
   const endpoints = await db
     .selectFrom("endpoints")
-    .selectAll()
-    .where("project_id", "=", project.id)
+    .select("id")
+    .where("project_id", "=", projectId)
     .execute();
   const { provider } = computes;
   const failures: unknown[] = [];
-  for (const { id, settings } of endpoints) {
+  for (const { id } of endpoints) {
     try {
-      const wanted = postgresSettings(settings, project);
       if (provider.exists(id) && provider.settings(id)["wal_level"] !== "logical") {
-        await provider.setSettings(id, wanted);
+        await provider.changeSettings(id, async (set) => {
+          const of = { project_id: projectId, endpoint_id: id };
+          const { project, endpoint } = await findEndpointRow(parts, of);
+          set(postgresSettings(endpoint.settings, project));
+        });
         await computes.suspend(id);
       }
     } catch (error) {

@@ -33,7 +33,7 @@ async function agentAt(t: TestContext, port: number): Promise<unknown[]> {
   return bodies;
 }
 
-test("LocalProcesses.setSettings: while a start is under way they wait for its end, and the running Postgres is told", async (t) => {
+test("LocalProcesses.changeSettings: while a start is under way they wait for its end, and the running Postgres is told", async (t) => {
   const home = await homeIn(t);
   runStorage(t, home);
   const endpoint = await createIn(home, "ep");
@@ -53,7 +53,7 @@ test("LocalProcesses.setSettings: while a start is under way they wait for its e
   const started = provider.start("ep");
   await spawned.promise;
   assert.deepEqual(startedWith, {});
-  const set = provider.setSettings("ep", { work_mem: "7MB" });
+  const set = provider.changeSettings("ep", async (set) => set({ work_mem: "7MB" }));
   // Long enough for one that waits for nothing.
   await new Promise((resolve) => setTimeout(resolve, 200));
   comesUp.resolve();

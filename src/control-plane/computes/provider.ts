@@ -76,6 +76,9 @@ export interface ComputeProvider {
   address(id: string): HostPort;
 }
 
+/** Replaces all that an endpoint has. StorageError `invalid`. */
+export type SetSettings = (settings: Readonly<Record<string, string>>) => void;
+
 export interface LastStart {
   /** When Postgres took connections, ISO; undefined where only the agent tells of it, which does not know. */
   readonly at: string | undefined;
@@ -255,14 +258,18 @@ export class LocalProcesses implements ComputeProvider {
     return findEndpoint(this.#home, id).spec.settings;
   }
 
-  /** Of Postgres: at once where a running one can take them, else from its next start on. */
-  async setSettings(id: string, settings: Readonly<Record<string, string>>): Promise<void> {
+  /**
+   * Of Postgres: at once where a running one can take them, else from its next start on. `change` is called while nobody else
+   * changes or starts the endpoint.
+   */
+  async changeSettings(id: string, change: (set: SetSettings) => Promise<void>): Promise<void> {
     // A start that is under way has read the old ones: it is over, and seen to run, when we have its lock.
-    await withLock(this.#home.path, lockOf(id), async () =>
-      setEndpointSettings(findEndpoint(this.#home, id), settings),
+    await withLock(this.#home.path, lockOf(id), () =>
+      change((settings) => setEndpointSettings(findEndpoint(this.#home, id), settings)),
     );
     if (this.isRunning(id)) {
-      const list = Object.entries(settings).map(([name, value]) => ({ name, value }));
+      // Whoever tells it last tells what there is by then.
+      const list = Object.entries(this.settings(id)).map(([name, value]) => ({ name, value }));
       await this.agent(id).configure({ spec: { cluster: { settings: list } } });
     }
   }
