@@ -234,6 +234,18 @@ test("createTimeline: what a failure left behind is removed by the next creation
   assert.equal(resolveBranch(home.config(), TENANT, "main"), SECOND);
 });
 
+test("createTimeline: a leftover whose lock would be the new one's own is removed as well", async (t) => {
+  const { home, pageserver, safekeeper } = await makeHome(t);
+  safekeeper.failNext = "POST";
+  const wanted = { tenantId: TENANT, branchName: "main" };
+  await assert.rejects(createTimeline(home, { ...wanted, timelineId: FIRST }), /out of order/);
+  // 0x11 and 0x51 have one of the 64 locks.
+  const sharesLock = parseTimelineId("51".repeat(16));
+  await createTimeline(home, { ...wanted, timelineId: sharesLock });
+  assert.deepEqual([...pageserver.timelines.keys()], [sharesLock]);
+  assert.deepEqual(home.config().unfinishedTimelines, new Map());
+});
+
 test("createTimeline: many at once; what one is making is no leftover for another", async (t) => {
   const { home, pageserver, safekeeper } = await makeHome(t);
   await createTimeline(home, { tenantId: TENANT, timelineId: FIRST, branchName: "main" });

@@ -142,6 +142,8 @@ export async function createTimeline(home: StrataHome, wanted: NewBranch): Promi
   const { tenantId, branchName } = wanted;
   requireFreeBranchName(home.config(), tenantId, branchName);
   const timelineId = wanted.timelineId ?? generateTimelineId();
+  // Not while this one's lock is held, which others' leftovers may share.
+  await removeUnfinished(home);
   return await withLock(home.path, creationLock(timelineId), async () => {
     const info = await createUnnamed(home, wanted, timelineId);
     try {
@@ -207,7 +209,6 @@ export async function createUnnamed(
     // Before anything is made that a missing or unknown Postgres would leave unfinished.
     findInstallation(pgVersion, { pgBin: pgBinOf(config, pgVersion) });
   }
-  await removeUnfinished(home);
   if (wanted.timelineId !== undefined && wanted.isNewId !== true) {
     await requireNew(home, tenantId, wanted.timelineId);
   }

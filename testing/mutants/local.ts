@@ -107,6 +107,16 @@ export const LOCAL_MUTANTS: MutantPart = {
       name: "createTimeline: many at once; what one is making is no leftover for another",
     },
     {
+      rule: "a leftover stays where its lock is the new one's own",
+      file: "src/local/branches.ts",
+      search: `  await removeUnfinished(home);
+  return await withLock(home.path, creationLock(timelineId), async () => {`,
+      replace: `  return await withLock(home.path, creationLock(timelineId), async () => {
+    await removeUnfinished(home);`,
+      test: "src/local/branches.test.ts",
+      name: "createTimeline: a leftover whose lock would be the new one's own",
+    },
+    {
       rule: "of two branches that are made at once with one name the later takes it",
       file: "src/local/branches.ts",
       search: "        requireFreeBranchName(draft, tenantId, branchName);\n        nameTimeline",

@@ -121,6 +121,7 @@ async function changeOver(
     );
   }
   const members = home.config().memberships.get(tenantId)?.get(from)?.members;
+  await removeUnfinished(home);
   const { timeline_id: to } = await createUnnamed(home, {
     tenantId,
     ancestor,
