@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { newProjectRow } from "../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../testing/control-plane/scratch-state.ts";
 import { freeEndpointPorts } from "../../testing/free-port.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { createLogger } from "../base/log.ts";
@@ -15,16 +15,13 @@ import { nameBranch } from "../local/state/home-state.ts";
 import { LocalProcesses } from "./computes/provider.ts";
 import type { Context } from "./context.ts";
 import { Inventory, newBranchRow } from "./inventory.ts";
-import { openDatabase } from "./state/database.ts";
-import { sqliteDialect } from "./state/node-sqlite.ts";
 
 const TENANT = parseTenantId(newProjectRow("p").tenant_id);
 const TIMELINE = parseTimelineId("b".repeat(32));
 
 /** A home with branch main, which has its row, and what an endpoint on it takes. */
 async function scene(t: TestContext) {
-  const directory = mkdtempSync(join(tmpdir(), "strata-inventory-"));
-  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const { db, directory } = await scratchState(t);
   const home = new StrataHome(join(directory, "home"));
   home.create(
     { endpointBasePort: await freeEndpointPorts() },
@@ -36,8 +33,6 @@ async function scene(t: TestContext) {
     "must-not-exist",
   );
   home.update((draft) => nameBranch(draft, TENANT, "main", TIMELINE));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  t.after(() => db.destroy());
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: TIMELINE, name: "main" });
   await db.insertInto("branches").values(branch).execute();

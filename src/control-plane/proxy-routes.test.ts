@@ -1,9 +1,7 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { newProjectRow } from "../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../testing/control-plane/scratch-state.ts";
 import { nowMs } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import type { Parts } from "./api-v2/lookup.ts";
@@ -12,19 +10,12 @@ import type { LocalProcesses } from "./computes/provider.ts";
 import type { Context } from "./context.ts";
 import { newBranchRow, newEndpointRow, nowText } from "./inventory.ts";
 import { PROXY_PREFIX, proxyRoutes } from "./proxy-routes.ts";
-import { openDatabase } from "./state/database.ts";
-import { sqliteDialect } from "./state/node-sqlite.ts";
 
 const VERIFIER = "SCRAM-SHA-256$4096:as noted";
 
 /** Endpoint `ep`, which runs; its suspension notes role `app`, whose Postgres is down before `noting` resolves. */
 async function scratch(t: TestContext, noting: Promise<void>) {
-  const directory = mkdtempSync(join(tmpdir(), "strata-proxy-routes-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  t.after(async () => {
-    await db.destroy();
-    rmSync(directory, { recursive: true });
-  });
+  const { db } = await scratchState(t);
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
   await db.insertInto("branches").values(branch).execute();

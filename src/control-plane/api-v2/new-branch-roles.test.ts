@@ -1,15 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Computes } from "../computes/computes.ts";
 import { newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import type { BranchRow } from "../state/tables.ts";
 import { NewBranchRoles } from "./new-branch-roles.ts";
 
@@ -28,12 +24,7 @@ interface Parent {
 
 /** A parent with role `user`, and what is known of it on a branch while that is being made. */
 async function learned(t: TestContext, parent: Parent, done = new Promise<void>(() => {})) {
-  const directory = mkdtempSync(join(tmpdir(), "strata-roles-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  t.after(async () => {
-    await db.destroy();
-    rmSync(directory, { recursive: true });
-  });
+  const { db } = await scratchState(t);
   const now = nowText();
   const times = { created_at: now, updated_at: now };
   await db.insertInto("projects").values(newProjectRow("p")).execute();

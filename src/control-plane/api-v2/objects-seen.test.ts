@@ -1,17 +1,13 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { Computes } from "../computes/computes.ts";
 import type { LocalProcesses } from "../computes/provider.ts";
 import type { Context } from "../context.ts";
 import { newBranchRow, newEndpointRow, nowText } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import type { Parts } from "./lookup.ts";
 import { seeObjectsOf } from "./objects-seen.ts";
 
@@ -23,12 +19,7 @@ interface Branch {
 
 /** After a suspension of a branch on which role `known` was noted; SQL has made `app` there, and `known` is gone. */
 async function suspended(t: TestContext, { silent, needsConfigure = false }: Branch) {
-  const directory = mkdtempSync(join(tmpdir(), "strata-objects-seen-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  t.after(async () => {
-    await db.destroy();
-    rmSync(directory, { recursive: true });
-  });
+  const { db } = await scratchState(t);
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = {
     ...newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" }),

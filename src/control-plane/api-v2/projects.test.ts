@@ -1,25 +1,16 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { StorageError } from "../../base/errors.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import type { Parts } from "./lookup.ts";
 import { projectRoutes } from "./projects.ts";
 
 const DAMAGED = "ep-b";
 
 test("enable_logical_replication: an endpoint that cannot have it keeps no other from it, and is told of", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "strata-projects-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  t.after(async () => {
-    await db.destroy();
-    rmSync(directory, { recursive: true });
-  });
+  const { db } = await scratchState(t);
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
   await db.insertInto("branches").values(branch).execute();

@@ -1,15 +1,11 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { REAL_CLOCK, replaceClock } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Context } from "../context.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import { Computes } from "./computes.ts";
 import type { LocalProcesses } from "./provider.ts";
 import { SuspendLoop } from "./suspend-loop.ts";
@@ -17,8 +13,7 @@ import { SuspendLoop } from "./suspend-loop.ts";
 const HOUR_MS = 3_600_000;
 
 test("SuspendLoop: a clock that is set back keeps no endpoint awake", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "strata-suspend-loop-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
+  const { db } = await scratchState(t);
   let elapsedMs = 0;
   let wallMs = Date.parse("2026-11-30T12:00:00Z");
   const pass = (ms: number) => {
@@ -26,11 +21,7 @@ test("SuspendLoop: a clock that is set back keeps no endpoint awake", async (t) 
     wallMs += ms;
   };
   replaceClock({ ...REAL_CLOCK, nowMs: () => wallMs, monotonicMs: () => elapsedMs });
-  t.after(async () => {
-    replaceClock(REAL_CLOCK);
-    await db.destroy();
-    rmSync(directory, { recursive: true });
-  });
+  t.after(() => replaceClock(REAL_CLOCK));
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
   await db.insertInto("branches").values(branch).execute();

@@ -3,20 +3,18 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { createIn, homeIn, standInAgent } from "../../../testing/homes/stand-in-home.ts";
 import { createLogger } from "../../base/log.ts";
 import type { WarmAgents } from "../../local/agents/warm-agents.ts";
 import type { Parts } from "../api-v2/lookup.ts";
 import { LocalProcesses } from "../computes/provider.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import { takeSample } from "./monitoring.ts";
 
 test("takeSample: of an endpoint that runs and whose endpoint.json cannot be read all but what its Postgres tells", async (t) => {
   const home = await homeIn(t);
-  const db = await openDatabase(sqliteDialect(join(home.path, "state.db")));
-  t.after(() => db.destroy());
+  const { db } = await scratchState(t);
   await db.insertInto("projects").values(newProjectRow("p")).execute();
   const timelineId = "b".repeat(32);
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId, name: "main" });

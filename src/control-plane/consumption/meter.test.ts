@@ -1,30 +1,17 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { createIn, homeIn, standInAgent } from "../../../testing/homes/stand-in-home.ts";
 import { REAL_CLOCK, replaceClock } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
-import { type Database, openDatabase, serialized } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
+import { type Database, serialized } from "../state/database.ts";
 import { Meter, type Seen, settle } from "./meter.ts";
 import { countTransfer } from "./transfer.ts";
-
-async function scratch() {
-  const directory = mkdtempSync(join(tmpdir(), "strata-meter-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
-  return {
-    db,
-    async [Symbol.asyncDispose]() {
-      await db.destroy();
-      rmSync(directory, { recursive: true });
-    },
-  };
-}
 
 const time = (text: string) => Date.parse(text);
 
@@ -53,9 +40,8 @@ async function rows(db: Database, granularity: string) {
 const look = (db: Database, what: Seen, nowMs: number, isFirst = false) =>
   serialized(db, (transaction) => settle(transaction, what, { nowMs, isFirst }));
 
-test("settle: what was used is in the hour, the day and the month in which it was, to the millisecond", async () => {
-  await using scene = await scratch();
-  const { db } = scene;
+test("settle: what was used is in the hour, the day and the month in which it was, to the millisecond", async (t) => {
+  const { db } = await scratchState(t);
   await look(db, seen({}), time("2026-11-30T22:00:00Z"), true);
   const sinceMs = time("2026-11-30T23:59:59.500Z");
   await look(
@@ -84,9 +70,8 @@ test("settle: what was used is in the hour, the day and the month in which it wa
   ]);
 });
 
-test("settle: a look that does not get to its end counts nothing, and the next one all of it, once", async () => {
-  await using scene = await scratch();
-  const { db } = scene;
+test("settle: a look that does not get to its end counts nothing, and the next one all of it, once", async (t) => {
+  const { db } = await scratchState(t);
   await look(db, seen({}), 0, true);
   const use = seen({ sinceMs: 1000, cpuMs: 40, lastLsn: 130 });
   const crash = serialized(db, async (transaction) => {
@@ -101,9 +86,8 @@ test("settle: a look that does not get to its end counts nothing, and the next o
   assert.deepEqual(await rows(db, "hourly"), [["1970-01-01T00:00:00.000Z", 8000, 40, 30, null]]);
 });
 
-test("settle: the first look is where counting begins, and of two first ones one is", async () => {
-  await using scene = await scratch();
-  const { db } = scene;
+test("settle: the first look is where counting begins, and of two first ones one is", async (t) => {
+  const { db } = await scratchState(t);
   const before = seen({ sinceMs: 1000, cpuMs: 4000, lastLsn: 900 });
   await look(db, before, 50_000, true);
   await look(db, seen({ sinceMs: 1000, cpuMs: 4100, lastLsn: 950 }), 51_000, true);
@@ -112,9 +96,8 @@ test("settle: the first look is where counting begins, and of two first ones one
   assert.deepEqual(await rows(db, "hourly"), [["1970-01-01T00:00:00.000Z", 2000, 200, 60, null]]);
 });
 
-test("countTransfer: each report once, in the hour in which it came; not of endpoints that nobody knows", async () => {
-  await using scene = await scratch();
-  const { db } = scene;
+test("countTransfer: each report once, in the hour in which it came; not of endpoints that nobody knows", async (t) => {
+  const { db } = await scratchState(t);
   const project = newProjectRow("p");
   await db.insertInto("projects").values(project).execute();
   const branch = newBranchRow({ id: "br", projectId: "p", timelineId: "t", name: "main" });
@@ -156,8 +139,7 @@ async function counted(db: Database) {
 }
 
 test("Meter.look: an endpoint whose endpoint.json cannot be read is counted as before, and once", async (t) => {
-  await using scene = await scratch();
-  const { db } = scene;
+  const { db } = await scratchState(t);
   const home = await homeIn(t);
   const { directory } = await createIn(home, "ep");
   await db.insertInto("projects").values(newProjectRow("p")).execute();

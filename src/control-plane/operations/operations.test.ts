@@ -1,32 +1,24 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { sql } from "kysely";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { StrataHome } from "../../local/home.ts";
 import type { Context } from "../context.ts";
 import { SealedSecrets } from "../sealed-secrets.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import { Claims } from "./claims.ts";
 import { Operations, type StepHook } from "./operations.ts";
 import { type OperationKind, planned } from "./state-machine.ts";
 
-async function scratch(): Promise<Context & AsyncDisposable> {
-  const directory = mkdtempSync(join(tmpdir(), "strata-operations-"));
-  const db = await openDatabase(sqliteDialect(join(directory, "state.db")));
+async function scratch(t: TestContext): Promise<Context> {
+  const { db, directory } = await scratchState(t);
   return {
     home: new StrataHome(directory),
     db,
     secrets: SealedSecrets.open(join(directory, "secret.key")),
     logger: createLogger("control_plane", "silent"),
-    async [Symbol.asyncDispose]() {
-      await db.destroy();
-      rmSync(directory, { recursive: true });
-    },
   };
 }
 
@@ -76,8 +68,8 @@ async function statusOf({ db }: Context) {
 
 const OF = { action: "make", args: { name: "it" } };
 
-test("Operations: an undo that does not get through is tried again, and only then it has failed", async () => {
-  await using context = await scratch();
+test("Operations: an undo that does not get through is tried again, and only then it has failed", async (t) => {
+  const context = await scratch(t);
   let left = 2;
   const { kind, things } = failing(() => left-- > 0 && away());
   const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
@@ -90,8 +82,8 @@ test("Operations: an undo that does not get through is tried again, and only the
   });
 });
 
-test("Operations: a crash between two attempts to undo: the next life undoes it, and the project is busy until then", async () => {
-  await using context = await scratch();
+test("Operations: a crash between two attempts to undo: the next life undoes it, and the project is busy until then", async (t) => {
+  const context = await scratch(t);
   const { kind, things } = failing(away);
   let undone = 0;
   const crash: StepHook = (point) => {
@@ -110,8 +102,8 @@ test("Operations: a crash between two attempts to undo: the next life undoes it,
   assert.equal((await statusOf(context)).status, "failed");
 });
 
-test("Operations: an undo that can never be done ends, and the operation says what is left", async () => {
-  await using context = await scratch();
+test("Operations: an undo that can never be done ends, and the operation says what is left", async (t) => {
+  const context = await scratch(t);
   const { kind, things } = failing(() => {
     throw new StorageError("conflict", "stuck", "somebody sits on it");
   });
@@ -124,8 +116,8 @@ test("Operations: an undo that can never be done ends, and the operation says wh
   });
 });
 
-test("Operations: a control plane that is alone writes nothing while nothing happens", async () => {
-  await using context = await scratch();
+test("Operations: a control plane that is alone writes nothing while nothing happens", async (t) => {
+  const context = await scratch(t);
   const { kind } = failing(() => {});
   const operations = operationsOf(context, kind);
   operations.start();
@@ -156,8 +148,8 @@ function slow(isForLater: boolean, failure?: Error) {
   return { kind, begun: begun.promise, end: end.resolve };
 }
 
-test("Operations: a job is nearly done when its last step has begun, where that is for later; the project's next one waits", async () => {
-  await using context = await scratch();
+test("Operations: a job is nearly done when its last step has begun, where that is for later; the project's next one waits", async (t) => {
+  const context = await scratch(t);
   const { kind, begun, end } = slow(true);
   const operations = operationsOf(context, kind);
   const job = await operations.submit("p", [planned(kind, OF), planned(kind, OF)]);
@@ -190,8 +182,8 @@ test("Operations: a job is nearly done when its last step has begun, where that 
   await third;
 });
 
-test("Operations: a step that is not for later is waited for", async () => {
-  await using context = await scratch();
+test("Operations: a step that is not for later is waited for", async (t) => {
+  const context = await scratch(t);
   const { kind, begun, end } = slow(false);
   const job = await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
   const first = await Promise.race([
@@ -204,7 +196,7 @@ test("Operations: a step that is not for later is waited for", async () => {
 });
 
 test("Operations: what is for later and under way is not waited for; else it is for a moment", async (t) => {
-  await using context = await scratch();
+  const context = await scratch(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
   for (const says of [true, false]) {
     const end = Promise.withResolvers<void>();
@@ -236,8 +228,8 @@ test("Operations: what is for later and under way is not waited for; else it is 
   }
 });
 
-test("Operations: of a job's operations one is under way, from its being asked for on", async () => {
-  await using context = await scratch();
+test("Operations: of a job's operations one is under way, from its being asked for on", async (t) => {
+  const context = await scratch(t);
   const seen: unknown[] = [];
   const kind: OperationKind<Thing> = {
     name: "make",
@@ -264,8 +256,8 @@ test("Operations: of a job's operations one is under way, from its being asked f
   ]);
 });
 
-test("Operations: after a crash a step is done again that is sooner seen to be done than noted; others are not", async () => {
-  await using context = await scratch();
+test("Operations: after a crash a step is done again that is sooner seen to be done than noted; others are not", async (t) => {
+  const context = await scratch(t);
   const done: string[] = [];
   const step = (name: string, isSeen?: true) => ({
     name,
@@ -319,7 +311,7 @@ function counting() {
 const TWO = ["one", "two"].map((name) => ({ action: "make", args: { name } }));
 
 test("Operations: a job that cannot be noted goes on, all of it, when the database takes writes again, also of one that is alone", async (t) => {
-  await using context = await scratch();
+  const context = await scratch(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const { kind, done } = counting();
   const operations = operationsOf(context, kind);
@@ -344,8 +336,8 @@ test("Operations: a job that cannot be noted goes on, all of it, when the databa
 });
 
 for (const unwritten of ["failed", "skipped"]) {
-  test(`Operations: an operation has failed and the rest of its job is skipped at once: ${unwritten} cannot be noted`, async () => {
-    await using context = await scratch();
+  test(`Operations: an operation has failed and the rest of its job is skipped at once: ${unwritten} cannot be noted`, async (t) => {
+    const context = await scratch(t);
     const { kind, things } = failing(() => {});
     const { mended } = await refuse(context, `NEW.status = '${unwritten}'`);
     const operations = operationsOf(context, kind);
@@ -377,7 +369,7 @@ async function untilFailed(
 }
 
 test("Operations: attempts to undo while the database takes no writes count for nothing, whenever it takes them again", async (t) => {
-  await using context = await scratch();
+  const context = await scratch(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
   let attempts = 0;
   let outage: { mended(): Promise<unknown> } | undefined;
@@ -417,7 +409,7 @@ test("Operations: attempts to undo while the database takes no writes count for 
 });
 
 test("Operations: an undo that something did not answer for long still has all of its other attempts", async (t) => {
-  await using context = await scratch();
+  const context = await scratch(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
   let attempts = 0;
   const { kind, things } = failing(() => {
@@ -436,7 +428,7 @@ test("Operations: an undo that something did not answer for long still has all o
 });
 
 test("Operations: a job that could not be taken over is at the next look", async (t) => {
-  await using context = await scratch();
+  const context = await scratch(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const { kind, done } = counting();
   const crash: StepHook = () => {
@@ -470,8 +462,8 @@ test("Operations: a job that could not be taken over is at the next look", async
   next.stop();
 });
 
-test("Operations: a job that fails while nobody waits for it is no unhandled rejection", async () => {
-  await using context = await scratch();
+test("Operations: a job that fails while nobody waits for it is no unhandled rejection", async (t) => {
+  const context = await scratch(t);
   const { kind } = failing(() => {});
   await operationsOf(context, kind).submit("p", [planned(kind, OF)]);
   while (`${await statuses(context)}` !== "failed") {

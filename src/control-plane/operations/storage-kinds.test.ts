@@ -3,17 +3,15 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { newProjectRow } from "../../../testing/control-plane/project-row.ts";
+import { scratchState } from "../../../testing/control-plane/scratch-state.ts";
 import { createIn, homeIn } from "../../../testing/homes/stand-in-home.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import { newBranchRow, newEndpointRow } from "../inventory.ts";
-import { openDatabase } from "../state/database.ts";
-import { sqliteDialect } from "../state/node-sqlite.ts";
 import { endpointsOf } from "./storage-kinds.ts";
 
 test("endpointsOf: those whose endpoint.json cannot be read, too; of no other tenant or timeline", async (t) => {
   const home = await homeIn(t);
-  const db = await openDatabase(sqliteDialect(join(home.path, "state.db")));
-  t.after(() => db.destroy());
+  const { db } = await scratchState(t);
   const [mine, other] = ["a".repeat(32), "c".repeat(32)];
   for (const [project, tenant] of [
     ["mine", mine],
