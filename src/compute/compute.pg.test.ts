@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { createServer, type Server } from "node:net";
 import { getPriority } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -198,6 +199,49 @@ test("compute: Postgres killed under load is built anew, and nothing acknowledge
     assert.deepEqual(await missing(endpoint, all), []);
   }
   await endpoint.daemon.kill("SIGTERM");
+});
+
+/** Before its agent has built it anew. */
+async function killAndTakePort({ client, spec }: ComputeEndpoint): Promise<Server> {
+  process.kill((await client.status()).postgresPid!, "SIGKILL");
+  for (;;) {
+    const server = createServer().listen(spec.pgPort, spec.pgHost);
+    const [error] = await Promise.race([once(server, "listening"), once(server, "error")]).catch(
+      (error: unknown) => [error],
+    );
+    if (error === undefined) {
+      return server;
+    }
+  }
+}
+
+test("compute: a port that somebody takes after a crash is waited for a little, and then named", async () => {
+  const { timeline_id } = await world.createTimeline();
+  const endpoint = await world.createEndpoint(timeline_id);
+  await endpoint.start();
+  const taken = new RegExp(
+    `start .*: 127\\.0\\.0\\.1:${endpoint.spec.pgPort} is already in use by pid ${process.pid} `,
+  );
+  const brief = await killAndTakePort(endpoint);
+  try {
+    await eventually("the agent to say so", async () => {
+      const { status, error } = await endpoint.client.status();
+      return status === "init" && taken.test(error ?? "");
+    });
+  } finally {
+    brief.close();
+  }
+  await endpoint.running(1);
+  assert.doesNotMatch((await endpoint.client.status()).error!, taken);
+
+  const server = await killAndTakePort(endpoint);
+  try {
+    await endpoint.daemon.exited();
+    assert.equal(endpoint.daemon.exitCode, 1);
+    assert.match(endpoint.daemon.log, new RegExp(`fatal: ${taken.source}`));
+  } finally {
+    server.close();
+  }
 });
 
 test("compute: when the agent is killed, Postgres ends, and the next agent has everything", async () => {

@@ -28,6 +28,12 @@ const RESTART_FIRST_MS = 100;
 const RESTART_MAX_MS = 10_000;
 /** Postgres that ran so long was not crashing at its start. */
 const STABLE_RUN_MS = 60_000;
+/**
+ * Whoever took the port while Postgres was built anew may let it go again. After that the compute ends, as only the next start can
+ * choose another port; who connects through the proxy waits for longer than this.
+ */
+const PORT_PATIENCE_MS = 5000;
+const PORT_POLL_MS = 200;
 
 export class Supervisor implements ComputeControl {
   #spec: EndpointSpec;
@@ -89,9 +95,9 @@ export class Supervisor implements ComputeControl {
    * first start failed, another compute has taken over, or storage is corrupt.
    */
   async run(): Promise<void> {
-    await this.#checkPort();
     let delayMs = RESTART_FIRST_MS;
     while (!this.#stopping.signal.aborted) {
+      await this.#checkPort();
       const startedMs = monotonicMs();
       const end = await this.#runOnce();
       if (this.#stopping.signal.aborted) {
@@ -121,11 +127,23 @@ export class Supervisor implements ComputeControl {
    */
   async #checkPort(): Promise<void> {
     const { pgHost, pgPort } = this.#spec;
-    if (!(await canListen(pgHost, pgPort))) {
+    const { signal } = this.#stopping;
+    const crash = this.#error;
+    const deadline = monotonicMs() + (this.#metrics === undefined ? 0 : PORT_PATIENCE_MS);
+    while (!signal.aborted && !(await canListen(pgHost, pgPort))) {
       const { endLeftProcesses } = await import("./postgres-side.ts");
       await endLeftProcesses(this.#workdir);
-      await requireFree(pgHost, pgPort, "start Postgres");
+      try {
+        await requireFree(pgHost, pgPort, "start Postgres");
+      } catch (error) {
+        if (monotonicMs() >= deadline) {
+          throw this.#fail(withContext(error, "start the compute"));
+        }
+        this.#error = errorMessage(error);
+        await sleep(PORT_POLL_MS, signal).catch(() => undefined);
+      }
     }
+    this.#error = crash;
   }
 
   /** One run to its end. A failed start ends the compute if it was the first, else it is retried. */

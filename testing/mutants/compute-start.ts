@@ -33,6 +33,22 @@ export const COMPUTE_START_MUTANTS: MutantPart = {
       name: "compileShim: a compiler that finds no space",
     },
     {
+      rule: "Postgres that has crashed is tried again for ever while somebody else has its port",
+      file: "src/compute/supervisor.ts",
+      search: "        if (monotonicMs() >= deadline) {",
+      replace: "        if (deadline === undefined) {",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: a port that somebody takes after a crash",
+    },
+    {
+      rule: "a compute ends at once where somebody has the port of a Postgres that has crashed",
+      file: "src/compute/supervisor.ts",
+      search: "(this.#metrics === undefined ? 0 : PORT_PATIENCE_MS);",
+      replace: "0;",
+      test: "src/compute/compute.pg.test.ts",
+      name: "compute: a port that somebody takes after a crash",
+    },
+    {
       rule: "a stop waits for what a start waits for",
       file: "src/compute/supervisor.ts",
       search: "await Promise.race([run.start(), this.#leaving.promise]);",
