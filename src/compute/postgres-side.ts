@@ -292,7 +292,7 @@ export class PostgresSide {
         spares: this.#spares,
       });
       if (this.#isPrewarmed) {
-        placeHotBlocks(this.#options.workdir, path);
+        placeHotBlocks(this.#options.workdir, path, this.#options.logger);
       }
       return wal;
     });

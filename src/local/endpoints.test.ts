@@ -4,6 +4,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -17,6 +18,7 @@ import { freePort } from "../../testing/free-port.ts";
 import { createIn as create, homeIn, runStorage } from "../../testing/homes/stand-in-home.ts";
 import { parseTenantId, parseTimelineId } from "../base/ids.ts";
 import { toLsn } from "../base/lsn.ts";
+import { START_READS_NAME } from "../compute/api.ts";
 import { controllerOf } from "./controller.ts";
 import {
   damagedEndpoints,
@@ -65,6 +67,19 @@ test("createEndpoint: a port of another endpoint or of the storage is refused, r
     listEndpoints(home).map(({ id }) => id),
     ["first"],
   );
+});
+
+test("createEndpoint: a full disk keeps it from what other starts have learnt only", async (t) => {
+  const home = await homeIn(t);
+  const first = await create(home, "first");
+  writeFileSync(join(first.directory, START_READS_NAME), "{}");
+  const { directory } = await create(home, "second");
+  assert.equal(readFileSync(join(directory, START_READS_NAME), "utf8"), "{}");
+  const third = join(home.endpointsDirectory(), "third");
+  mkdirSync(third);
+  symlinkSync("/dev/full", join(third, START_READS_NAME));
+  assert.equal((await create(home, "third")).directory, third);
+  assert.deepEqual(readdirSync(third), ["endpoint.json"]);
 });
 
 test("listEndpoints: a damaged endpoint.json hides no other, and is named with its path and field", async (t) => {

@@ -1,6 +1,6 @@
 // Endpoints of a home: their directories, ports, and the agents that run in them.
 
-import { existsSync, readdirSync, statfsSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, statfsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { StopMode } from "../base/daemon.ts";
 import { readFileIfExists, writeFileDurably } from "../base/disk.ts";
@@ -338,8 +338,14 @@ function inheritRecord(
     })
     .sort((a, b) => Number(b.isSameBranch) - Number(a.isSameBranch) || b.writtenMs - a.writtenMs);
   const record = records[0] && readFileIfExists(records[0].path);
-  if (record !== undefined) {
+  if (record === undefined) {
+    return;
+  }
+  try {
     writeFileSync(join(directory, name), record, { mode: 0o600 });
+  } catch {
+    // On a full disk: the endpoint is there already, and can be without.
+    rmSync(join(directory, name), { force: true });
   }
 }
 

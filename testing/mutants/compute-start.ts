@@ -195,7 +195,7 @@ export const COMPUTE_START_MUTANTS: MutantPart = {
     {
       rule: "what was in memory is not in the next start's data directory",
       file: "src/compute/postgres-side.ts",
-      search: "      placeHotBlocks(this.#options.workdir, path);",
+      search: "      placeHotBlocks(this.#options.workdir, path, this.#options.logger);",
       replace: "      path.toString();",
       test: "src/compute/pages/hot-blocks.pg.test.ts",
       name: "prewarm: after a stop, and after kill -9, what was in memory is there again before anybody reads it",

@@ -279,6 +279,22 @@ export const COMPUTE_MUTANTS: MutantPart = {
       name: "LeaseKeeper: history that was collected meanwhile is told of",
     },
     {
+      rule: "half of a list of hot blocks is placed on a full disk",
+      file: "src/compute/pages/hot-blocks.ts",
+      search: "    rmSync(path, { force: true });\n    logger",
+      replace: "    logger",
+      test: "src/compute/pages/hot-blocks.test.ts",
+      name: "placeHotBlocks: a full disk keeps no start",
+    },
+    {
+      rule: "a start fails where its list of hot blocks has no room",
+      file: "src/compute/pages/hot-blocks.ts",
+      search: '    logger.warn({ error }, "this start has no list of hot blocks");',
+      replace: "    throw logger === undefined ? undefined : error;",
+      test: "src/compute/pages/hot-blocks.test.ts",
+      name: "placeHotBlocks: a full disk keeps no start",
+    },
+    {
       rule: "a line of a list of hot blocks may be cut off",
       file: "src/compute/pages/hot-blocks.ts",
       search: "return head !== null && field === 0 && digits === 0;",

@@ -27,6 +27,14 @@ export const LOCAL_MUTANTS: MutantPart = {
   part: "local",
   mutants: [
     {
+      rule: "an endpoint cannot be made where what other starts have learnt has no room",
+      file: "src/local/endpoints.ts",
+      search: "    rmSync(join(directory, name), { force: true });",
+      replace: '    throw new Error("no room");',
+      test: "src/local/endpoints.test.ts",
+      name: "createEndpoint: a full disk keeps it from what other starts have learnt only",
+    },
+    {
       rule: "the state inside a record is known once all before it is committed",
       file: "src/local/branches/point-in-time.ts",
       search: "    if (wanted <= newest.insideLsn && newest.flushLsn === newest.lsn) {\n",

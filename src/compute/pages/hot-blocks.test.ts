@@ -11,10 +11,14 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
+import { fillDisk, mountSmallDisk, unmountSmallDisk } from "../../../testing/small-disk.ts";
+import { createLogger, type Logger } from "../../base/log.ts";
 import { HOT_BLOCKS_NAME } from "../api.ts";
 import { blockRuns, keepHotBlocks, placeHotBlocks } from "./hot-blocks.ts";
 
 const LIST = "<<2>>\n5,1663,1259,0,0\n5,1663,4294967295,2,7\n";
+
+const logger = createLogger("hot-blocks-test", "silent");
 
 let root: string;
 let data: string;
@@ -33,7 +37,7 @@ const write = (directory: string, text: string) =>
   writeFileSync(join(directory, HOT_BLOCKS_NAME), text);
 
 test("keepHotBlocks, placeHotBlocks: from one data directory into the next; none changes nothing", () => {
-  placeHotBlocks(work, data);
+  placeHotBlocks(work, data, logger);
   assert.throws(() => listIn(data), { code: "ENOENT" });
   write(data, LIST);
   keepHotBlocks(data, work);
@@ -42,7 +46,7 @@ test("keepHotBlocks, placeHotBlocks: from one data directory into the next; none
   keepHotBlocks(data, work);
   assert.equal(listIn(work), LIST);
   write(data, "of before");
-  placeHotBlocks(work, data);
+  placeHotBlocks(work, data, logger);
   assert.equal(listIn(data), LIST);
 });
 
@@ -72,7 +76,7 @@ test("keepHotBlocks: what is no list is left, and what a link leads to is not re
     keepHotBlocks(data, work);
     assert.equal(listIn(work), LIST, link.name);
     // Nor is it written through.
-    placeHotBlocks(work, data);
+    placeHotBlocks(work, data, logger);
     assert.equal(readFileSync(other, "utf8"), "<<0>>\n");
     assert.equal(listIn(data), LIST);
   }
@@ -85,6 +89,25 @@ test("keepHotBlocks: a full disk keeps the list that there is, and nothing of th
   assert.throws(() => keepHotBlocks(data, work), { code: "ENOSPC" });
   assert.deepEqual(readdirSync(work), [HOT_BLOCKS_NAME]);
   assert.equal(listIn(work), LIST);
+});
+
+test("placeHotBlocks: a full disk keeps no start from going on, without a list or half of one", (t) => {
+  write(work, LIST);
+  const noMount = mountSmallDisk(data, 64 * 1024);
+  if (noMount !== undefined) {
+    t.skip(noMount);
+    return;
+  }
+  const said: string[] = [];
+  const warn = (_fields: object, message: string) => void said.push(message);
+  try {
+    fillDisk(data);
+    placeHotBlocks(work, data, { warn } as unknown as Logger);
+    assert.deepEqual(readdirSync(data), ["filler"]);
+  } finally {
+    unmountSmallDisk(data);
+  }
+  assert.deepEqual(said, ["this start has no list of hot blocks"]);
 });
 
 test("blockRuns: neighbours become one, files and forks stay apart", () => {

@@ -15,6 +15,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import type { Logger } from "../../base/log.ts";
 import { readLeftFile } from "../../data-directory/left-files.ts";
 import { postgresUser } from "../../postgres/installation.ts";
 import { HOT_BLOCKS_NAME } from "../api.ts";
@@ -47,13 +48,22 @@ export function keepHotBlocks(dataDirectory: string, workdir: string): void {
   }
 }
 
-/** Before the start of a Postgres over a new data directory. */
-export function placeHotBlocks(workdir: string, dataDirectory: string): void {
-  const list = readList(workdir);
-  if (list === undefined) {
-    return;
-  }
+/** Before the start of a Postgres over a new data directory, which can be without: on a full disk there is no list in it, and the log says so. */
+export function placeHotBlocks(workdir: string, dataDirectory: string, logger: Logger): void {
   const path = join(dataDirectory, HOT_BLOCKS_NAME);
+  try {
+    const list = readList(workdir);
+    if (list !== undefined) {
+      writeForPostgres(path, list);
+    }
+  } catch (error) {
+    // Half of a list is none to Postgres, which would warn of it.
+    rmSync(path, { force: true });
+    logger.warn({ error }, "this start has no list of hot blocks");
+  }
+}
+
+function writeForPostgres(path: string, list: string): void {
   rmSync(path, { force: true });
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
   const fd = openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
