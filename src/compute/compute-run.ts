@@ -1,7 +1,7 @@
 // One life of a compute's Postgres: from the election to the end of its process.
 
 import { monotonicMs, turn } from "../base/clock.ts";
-import { errorMessage, StorageError } from "../base/errors.ts";
+import { StorageError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { formatLsn, type Lsn, parseLsn } from "../base/lsn.ts";
 import type { MembershipConfiguration } from "../safekeeper-protocol/membership.ts";
@@ -243,25 +243,14 @@ export class ComputeRun {
 
   /** Loaded when Postgres runs: the start does not wait for it. */
   async #keepLease(lsn: Lsn): Promise<void> {
-    const { spec, logger } = this.#options;
-    const { pageserver, tenantId, timelineId } = spec;
-    const { leaseLsn } = await import("../pageserver/client.ts");
-    const { LeaseKeeper } = await import("./pages/lease-keeper.ts");
-    const renew = (at: Lsn) => leaseLsn(pageserver.pgAddr, { tenantId, timelineId }, at);
-    const onLost = (error: StorageError) => this.#leaseLost(error);
-    this.#lease = new LeaseKeeper({ renew, onLost, logger });
+    const { keepStartLease } = await import("./pages/lease-keeper.ts");
     if (!this.#closed) {
-      this.#lease.start(lsn);
+      this.#lease = keepStartLease(lsn, {
+        ...this.#options,
+        onStale: (why) => this.#end({ kind: "stale", why }),
+        onFatal: (error) => this.#end({ kind: "fatal", error }),
+      });
     }
-  }
-
-  /**
-   * It was stopped, or far from its pageserver, for longer than a lease lasts, and history up to its start is collected: each page
-   * that it has not read yet is an error, of catalogs too. At the head there is another start.
-   */
-  #leaseLost(error: StorageError): void {
-    const isAtHead = typeof this.#options.spec.mode === "string";
-    this.#end(isAtHead ? { kind: "stale", why: errorMessage(error) } : { kind: "fatal", error });
   }
 
   /** An imported cluster has another superuser, and gets ours at the first start that may write. */

@@ -4,7 +4,8 @@ import { sleep } from "../../base/clock.ts";
 import { errorKind, errorMessage, type StorageError, withContext } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, type Lsn } from "../../base/lsn.ts";
-import { LSN_LEASE_MS } from "../../pageserver/client.ts";
+import { LSN_LEASE_MS, leaseLsn } from "../../pageserver/client.ts";
+import type { EndpointSpec } from "../api.ts";
 
 /** Four tries fit into what is left when one has failed. */
 const RENEW_MS = LSN_LEASE_MS / 5;
@@ -63,4 +64,32 @@ export class LeaseKeeper {
   close(): void {
     this.#closing.abort();
   }
+}
+
+export interface StartLeaseOptions {
+  readonly spec: Pick<EndpointSpec, "mode" | "pageserver" | "tenantId" | "timelineId">;
+  readonly renew?: typeof leaseLsn;
+  /** Of a compute at the head: there it can begin anew. */
+  readonly onStale: (why: string) => void;
+  /** Of one that is to be where it is. */
+  readonly onFatal: (error: StorageError) => void;
+  readonly logger: Logger;
+}
+
+/**
+ * Of a run that began at `lsn`, at the head or at the LSN that its specification names, until it is closed. Lost: it was stopped, or
+ * far from its pageserver, for longer than a lease lasts, and history up to its start is collected. Then each page that it has not
+ * read yet is an error, of catalogs too.
+ */
+export function keepStartLease(lsn: Lsn, options: StartLeaseOptions): LeaseKeeper {
+  const { spec, renew = leaseLsn, onStale, onFatal, logger } = options;
+  const { mode, pageserver, tenantId, timelineId } = spec;
+  const isAtHead = typeof mode === "string";
+  const keeper = new LeaseKeeper({
+    renew: (at) => renew(pageserver.pgAddr, { tenantId, timelineId }, at),
+    onLost: (error) => (isAtHead ? onStale(errorMessage(error)) : onFatal(error)),
+    logger,
+  });
+  keeper.start(lsn);
+  return keeper;
 }
