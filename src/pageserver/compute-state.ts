@@ -91,10 +91,10 @@ export function readComputeState(timeline: ServedTimeline, lsn: Lsn): ComputeSta
 
 /**
  * What is asked is whether pg_subscription had a page where the timeline begins: what was made later is
- * its own. In nearly all it never had one, and a root begins without any. Where nobody knows any more what was there, WAL
- * was written since then: by a compute, which has detached what there was.
+ * its own. In nearly all it never had one, and a root of initdb begins without any. That moment is kept until a compute has detached
+ * them (retention/collection.ts); where nobody knows any more what was there, that is done.
  */
-function hasInheritedSubscriptions(timeline: ServedTimeline, lsn: Lsn): boolean {
+export function hasInheritedSubscriptions(timeline: ServedTimeline, lsn: Lsn): boolean {
   const { startLsn } = timeline;
   if (!timeline.isKept(startLsn)) {
     return false;

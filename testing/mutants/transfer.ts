@@ -17,6 +17,22 @@ export const TRANSFER_MUTANTS: MutantPart = {
   part: "transfer",
   mutants: [
     {
+      rule: "where an imported cluster begins is collected while its subscriptions are not detached: their workers start then",
+      file: "src/pageserver/retention/collection.ts",
+      search: "(await isToDetach(timeline))",
+      replace: "((await isToDetach(timeline)) && settings.gcHorizonBytes < 0)",
+      test: "src/pageserver/retention/layer-upkeep.test.ts",
+      name: "collectNow: where an imported cluster with subscriptions begins",
+    },
+    {
+      rule: "history of an imported cluster with subscriptions is never collected",
+      file: "src/pageserver/compute-state.ts",
+      search: "  return timeline.readValue(detached.prefix, detached.index, lsn) === undefined;",
+      replace: "  return detached !== undefined;",
+      test: "src/pageserver/retention/layer-upkeep.test.ts",
+      name: "collectNow: where an imported cluster with subscriptions begins",
+    },
+    {
       rule: "the tenant of an import that came to nothing stays",
       file: "src/local/transfer/import-branch.ts",
       search: "if (wanted.isNewTenant) {",

@@ -4,6 +4,7 @@ import { monotonicMs, nowMs } from "../../base/clock.ts";
 import { formatLsn, type Lsn, maxLsn, minLsn, toLsn } from "../../base/lsn.ts";
 import { formatTimestamp, POSTGRES_EPOCH_MS } from "../../base/timestamp.ts";
 import { type GcHolder, type GcResult, LAYER_FATES, type LayerFate } from "../api.ts";
+import { hasInheritedSubscriptions } from "../compute-state.ts";
 import type { LayerFile } from "../layers/layer-file.ts";
 import { findLsnByTimestamp, timestampOfLsn } from "../lsn-by-timestamp.ts";
 import { sharedLayers } from "../sizes/timeline-sizes.ts";
@@ -13,15 +14,29 @@ import type { UpkeepSettings } from "./tenant-config.ts";
 
 /**
  * The LSN below which history may go: the newest that is older than the PITR interval, at most what is on disk. Where no
- * time is known that is before all there is, nothing may go.
+ * time is known that is before all there is, nothing may go; nor while the next start has to detach subscriptions.
  */
 export async function collectionCutoff(
   timeline: Timeline,
   settings: Pick<UpkeepSettings, "pitrIntervalMs" | "gcHorizonBytes">,
 ): Promise<Lsn> {
   const { gcCutoffLsn } = timeline;
-  const oldest = await oldestWanted(timeline, settings);
+  const oldest = (await isToDetach(timeline))
+    ? timeline.startLsn
+    : await oldestWanted(timeline, settings);
   return maxLsn(gcCutoffLsn, minLsn(oldest, timeline.diskConsistentLsn));
+}
+
+/**
+ * An imported cluster with subscriptions that no compute could detach yet: that there are some is known from where it begins. Of a
+ * branch its ancestor keeps that.
+ */
+function isToDetach(timeline: Timeline): Promise<boolean> {
+  return timeline.whenResident(
+    () =>
+      timeline.ancestor === undefined &&
+      hasInheritedSubscriptions(timeline, timeline.lastRecordLsn),
+  );
 }
 
 async function oldestWanted(

@@ -4,13 +4,21 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { putRecord, StorageFixture } from "../../../testing/storage-fixture.ts";
 import { nowMs, sleep } from "../../base/clock.ts";
+import { crc32c } from "../../base/crc32c.ts";
 import { createLogger } from "../../base/log.ts";
 import { type Lsn, toLsn } from "../../base/lsn.ts";
 import { MemoryObjectStore } from "../../object-store/memory-object-store.ts";
+import { GLOBAL_TABLESPACE_OID } from "../../postgres/relation-path.ts";
 import { type GcResult, gcRequestSchema, type StandbySnapshot } from "../api.ts";
+import { hasInheritedSubscriptions } from "../compute-state.ts";
 import { CommitTimes } from "../ingest/commit-times.ts";
 import { StandbySnapshots } from "../ingest/standby-snapshots.ts";
-import { relBlockPrefix } from "../layers/key.ts";
+import {
+  relBlockPrefix,
+  relmapPrefix,
+  relSizePrefix,
+  subscriptionsDetachedKey,
+} from "../layers/key.ts";
 import type { Timeline } from "../storage/timeline.ts";
 import { type CollectionRequest, collectionCutoff } from "./collection.ts";
 import { LayerUpkeep } from "./layer-upkeep.ts";
@@ -455,4 +463,45 @@ test("collectionCutoff: by age, by bytes where there is no PITR interval, never 
   assert.equal(await collectionCutoff(timeline, DEFAULT_UPKEEP), start, "all is younger");
   const bytes = { ...DEFAULT_UPKEEP, pitrIntervalMs: 0, gcHorizonBytes: 8 };
   assert.equal(await collectionCutoff(timeline, bytes), lsns[1]);
+});
+
+/** pg_filenode.map of what all databases share, with pg_subscription (OID 6100) in `file`. */
+function sharedMap(file: number): Uint8Array {
+  const view = new DataView(new ArrayBuffer(524));
+  view.setUint32(0, 0x592717, true);
+  view.setInt32(4, 1, true);
+  view.setUint32(8, 6100, true);
+  view.setUint32(12, file, true);
+  const bytes = new Uint8Array(view.buffer);
+  view.setUint32(520, crc32c(bytes, 0, 520), true);
+  return bytes;
+}
+
+test("collectNow: where an imported cluster with subscriptions begins stays readable until a compute has detached them", async () => {
+  const FILE = 6110;
+  const blocks = (count: number) => new Uint8Array(new Uint32Array([count]).buffer);
+  for (const had of [1, 0]) {
+    await using fixture = await StorageFixture.create(SMALL);
+    const timeline = await fixture.createRoot([
+      { prefix: relmapPrefix(GLOBAL_TABLESPACE_OID, 0), index: 0, value: sharedMap(FILE) },
+      {
+        prefix: relSizePrefix(GLOBAL_TABLESPACE_OID, 0, FILE, 0),
+        index: 0,
+        value: blocks(had),
+      },
+    ]);
+    const isToDetach = () => hasInheritedSubscriptions(timeline, timeline.lastRecordLsn);
+    const collect = async () => {
+      await writeLayers(timeline, 3);
+      await collectAll(fixture, timeline, { dryRun: false, force: true });
+      return timeline.isKept(timeline.startLsn);
+    };
+    assert.deepEqual([await collect(), isToDetach()], [had === 1, had === 1]);
+    assert.deepEqual([await collect(), isToDetach()], [had === 1, had === 1]);
+    const { prefix, index } = subscriptionsDetachedKey(timeline.timelineId);
+    const lsn = toLsn(timeline.lastRecordLsn + 8);
+    timeline.putImage(prefix, index, lsn, new Uint8Array(1));
+    timeline.advance(lsn, timeline.lastRecordLsn);
+    assert.deepEqual([await collect(), isToDetach()], [false, false]);
+  }
 });
