@@ -294,6 +294,65 @@ static void give_back_when_idle(void) {
   }
 }
 
+/*
+ * A block goes that was added, while somebody reads it with those before it, whose content stays: the first one that was added, with the last one
+ * that the agent has; and one with others that were added, and are counted with those of another group.
+ */
+static void stop_reading_across(void) {
+  int fd = open_file();
+  arm();
+  check_bytes(fd, 7 * BLOCK, 9 * BLOCK, 0xee, "a block that was written is lost");
+}
+
+static void stop_reading_added(void) {
+  int fd = open_file();
+  arm();
+  check_bytes(fd, 70 * BLOCK, 73 * BLOCK, 0xee, "a block that was written is lost");
+}
+
+/* Of the blocks that have been written until somebody stops none has to go. */
+static void evict_added_while(void (*reading)(void), int goes) {
+  int fd = open_file();
+  for (int block = 8; block <= 72; block++) {
+    write_block(fd, block, 0xee);
+  }
+  write_block(fd, 7, 0xee);
+  write_block(fd, goes, 0xee);
+  pid_t reader = begin(reading);
+  wait_for("held");
+  for (int block = 73; block < 78; block++) {
+    write_block(fd, block, 0xee);
+  }
+  while (written_blocks_gone() == 0) {
+    write_block(fd, 110, 0xee);
+    usleep(1000);
+  }
+  make("go");
+  expect_well(reader);
+}
+
+static void read_across(void) { evict_added_while(stop_reading_across, 8); }
+static void read_added(void) { evict_added_while(stop_reading_added, 72); }
+
+/*
+ * Where no process compares, what is added could never go: it has no states, and takes no room from what is read. A file that is made is
+ * one like any, so that its removal leaves a spare.
+ */
+static void add_without_comparer(void) {
+  char name[256];
+  int fd = fill_cache();
+  for (int block = 8; block < 80; block++) {
+    write_block(fd, block, 0xee);
+  }
+  check_block(fd, 7);
+  check_block(fd, 5);
+  sprintf(name, "%s1", path);
+  close(open_path(name, O_CREAT | O_EXCL));
+  if (unlink(name) != 0 || access("pgsql_tmp_removed/0", F_OK) != 0) {
+    fail("a file that was made and removed is no spare");
+  }
+}
+
 /* It has none of its parent's files open, whatever their numbers. */
 static void see_what_is_open(void) {
   char name[64];
@@ -573,6 +632,7 @@ static const struct scene scenes[] = {
     {"evict-read", evict_read},
     {"evict-read-vector", evict_read_vector},
     {"evict-copy", evict_copy},
+    {"evict-added", add_without_comparer},
     {"evict-write", evict_write},
     {"evict-write-part", evict_write_part},
     {"evict-truncate", truncate_while_evicting},
@@ -583,6 +643,8 @@ static const struct scene scenes[] = {
     {"compare-write", write_while_comparing},
     {"compare-writing", compare_while_writing},
     {"compare-unlike", compare_unlike},
+    {"compare-read-across", read_across},
+    {"compare-read-added", read_added},
     {"compare-made", make_while_opened},
     {"compare-killed", kill_while_comparing},
     {"compare-idle", give_back_when_idle},

@@ -275,6 +275,48 @@ const SCENES: readonly (Scene & {
     ],
   },
   {
+    scene: "compare-read-across",
+    stop: BEFORE_READ,
+    // Block 7, which is read with what goes.
+    unlike: 1 << 7,
+    claim:
+      "a reader of the last block that storage has, and of the first one that was added, which goes, reads again",
+    usage: { repeatedReads: 1 },
+    canaries: [
+      [
+        "a reader that does not look at what follows on the blocks that storage has",
+        ["    from = stored && from > file->capacity ? file->capacity : from;\n", ""],
+        DIED,
+      ],
+    ],
+  },
+  {
+    scene: "compare-read-added",
+    stop: BEFORE_READ,
+    unlike: 1 << 7,
+    claim: "so does a reader of blocks that were added, of which the last one goes",
+    usage: { repeatedReads: 1 },
+    canaries: [
+      [
+        "a reader that looks for counts of what was added where those of storage's would be",
+        ["    u32 first = stored ? 0 : file->capacity;", "    u32 first = 0;"],
+        DIED,
+      ],
+    ],
+  },
+  {
+    scene: "evict-added",
+    claim: "what a replica adds, where no process compares, takes no room from what is read",
+    usage: { keptBytes: 0, cleanBytes: 5 * PAGE_BYTES, evictedBytes: PAGE_BYTES },
+    canaries: [
+      [
+        "a file of a replica's that is taken for one whose blocks may go",
+        ["  if (!wal_hook || add(&region->tracked_new, 1)", "  if (add(&region->tracked_new, 1)"],
+        /a file that was made and removed is no spare/,
+      ],
+    ],
+  },
+  {
     scene: "compare-killed",
     holds: "compare",
     claim: "the process that compares may be killed: another one goes on",
