@@ -201,6 +201,14 @@ export const REPLICA_MUTANTS: MutantPart = {
       name: "replica: a superuser's promotion is an error, and it goes on as a replica",
     },
     {
+      rule: "a replica whose safekeeper says nothing asks the next one only",
+      file: RELAY,
+      search: ".filter((other) => other !== pgAddr)",
+      replace: ".filter((other) => other === this.#after(pgAddr))",
+      test: RELAY_TEST,
+      name: "WalRelay: one that has WAL is found behind one that says nothing and one that is away",
+    },
+    {
       rule: "a replica with less room than its primary waits for ever",
       file: REPLICA,
       search: 'name !== "walLevel" && now[name] > before[name]',

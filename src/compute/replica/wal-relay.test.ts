@@ -9,6 +9,7 @@ import { WalBuilder } from "../../../testing/wal-builder.ts";
 import { createLogger } from "../../base/log.ts";
 import { addLsn, formatLsn } from "../../base/lsn.ts";
 import { connectWire } from "../../postgres/wire/wire-client.ts";
+import { WireServer } from "../../postgres/wire/wire-server.ts";
 import { ReplicationStream } from "../../safekeeper/client.ts";
 import { WalRelay } from "./wal-relay.ts";
 
@@ -17,18 +18,31 @@ const SOON = { timeoutMs: 10_000 };
 
 /** Two safekeepers with WAL, and a relay that asks the first one first. */
 async function withRelay(t: TestContext) {
+  const { cluster, wal } = await withCluster(t);
+  await openRelay(
+    t,
+    cluster,
+    [0, 1].map((index) => cluster.address(index).pgAddr),
+  );
+  return { cluster, wal };
+}
+
+async function withCluster(t: TestContext) {
   const cluster = await SafekeeperCluster.start(t, 2);
   const wal = new WalBuilder({ startLsn: START, segmentSize: 1024 * 1024 });
   await commit(await cluster.lead(), wal, [5000, 300_000, 8000]);
+  return { cluster, wal };
+}
+
+async function openRelay(t: TestContext, cluster: SafekeeperCluster, safekeepers: string[]) {
   const { tenantId, timelineId } = cluster;
   const relay = new WalRelay({
     ...{ tenantId, timelineId, applicationName: "test", systemId: 42n, startLsn: R },
-    safekeepers: () => [0, 1].map((index) => cluster.address(index).pgAddr),
+    safekeepers: () => safekeepers,
     logger: createLogger("test", "silent"),
   });
   t.after(() => relay.close());
   await relay.listen(join(cluster.directory, ".s.PGSQL.2"));
-  return { cluster, wal };
 }
 
 async function receive(t: TestContext, cluster: SafekeeperCluster) {
@@ -71,4 +85,19 @@ test("WalRelay: the next safekeeper hears at once what the replica still sees", 
   await cluster.stopNode(0);
   await eventually("feedback at the other", () => xmin(1) === 700n, SOON);
   assert.equal(seen.closed, false);
+});
+
+test("WalRelay: one that has WAL is found behind one that says nothing and one that is away", async (t) => {
+  const { cluster, wal } = await withCluster(t);
+  const silent = new WireServer({
+    logger: createLogger("test", "silent"),
+    onQuery: async (session) => void session.copyBoth(),
+  });
+  const { port } = await silent.listen("127.0.0.1", 0);
+  t.after(() => silent.close());
+  await openRelay(t, cluster, [`127.0.0.1:${port}`, "127.0.0.1:1", cluster.address(1).pgAddr]);
+  const { seen } = await receive(t, cluster);
+  const wanted = wholeWal(wal).subarray(1000);
+  await eventually("WAL", () => Buffer.concat(seen.bytes).length >= wanted.length, SOON);
+  assert.deepEqual(Buffer.concat(seen.bytes), wanted);
 });

@@ -181,11 +181,12 @@ class RelayStream {
     const { logger } = this.#options;
     let failures = 0;
     let pgAddr = this.#after(undefined);
-    for (; !signal.aborted; pgAddr = this.#after(pgAddr)) {
+    while (!signal.aborted) {
       const safekeepers = this.#options.safekeepers();
       const before = this.#next;
+      let further: string | undefined;
       try {
-        await this.#followOne(pgAddr);
+        further = await this.#followOne(pgAddr);
         failures = 0;
       } catch (error) {
         failures = this.#next > before ? 1 : failures + 1;
@@ -199,6 +200,7 @@ class RelayStream {
           await sleep(RETRY_MS, signal).catch(() => undefined);
         }
       }
+      pgAddr = further ?? this.#after(pgAddr);
     }
   }
 
@@ -209,10 +211,10 @@ class RelayStream {
     return safekeepers[(at + 1) % safekeepers.length]!;
   }
 
-  /** Resolves where the next one has WAL that this one does not send; rejects where this one ends. */
-  async #followOne(pgAddr: string): Promise<void> {
+  /** Resolves with one that has WAL that this one does not send; rejects where this one ends. */
+  async #followOne(pgAddr: string): Promise<string | undefined> {
     const { tenantId, timelineId, applicationName } = this.#options;
-    const ended = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<never>();
     ended.promise.catch(() => undefined);
     const over = new AbortController();
     const source = await openReplication(
@@ -232,14 +234,14 @@ class RelayStream {
     );
     try {
       if (this.#closing.signal.aborted) {
-        return;
+        return undefined;
       }
       this.#source = source;
       if (this.#feedback !== undefined) {
         source.sendHotStandbyFeedback(this.#feedback);
       }
       const signal = AbortSignal.any([over.signal, this.#closing.signal]);
-      await Promise.race([ended.promise, this.#silence(pgAddr, signal)]);
+      return await Promise.race([ended.promise, this.#silence(pgAddr, signal)]);
     } finally {
       over.abort();
       this.#source = undefined;
@@ -247,22 +249,33 @@ class RelayStream {
     }
   }
 
-  /** Resolves once nothing came of `pgAddr` for a while and the next one is further. */
-  async #silence(pgAddr: string, signal: AbortSignal): Promise<void> {
+  /** Resolves once nothing came of `pgAddr` for a while and another one is further, with that one. */
+  async #silence(pgAddr: string, signal: AbortSignal): Promise<string | undefined> {
     this.#walAtMs = monotonicMs();
     while (!signal.aborted) {
       await sleep(SILENCE_MS, signal).catch(() => undefined);
       if (!signal.aborted && monotonicMs() - this.#walAtMs >= SILENCE_MS && !this.#isFull) {
-        const { tenantId, timelineId } = this.#options;
-        const other = { pgAddr: this.#after(pgAddr), tenantId, timelineId };
-        const status = await walStatus({ ...other, timeoutMs: CONNECT_TIMEOUT_MS }).catch(
-          () => undefined,
-        );
-        if (status !== undefined && status.commitLsn > this.#next) {
-          return;
+        const further = await this.#furtherThan(pgAddr);
+        if (further !== undefined) {
+          return further;
         }
       }
     }
+    return undefined;
+  }
+
+  /** All others at once: the one that has its turn may be away, or behind too. The first to answer, undefined where none is further. */
+  #furtherThan(pgAddr: string): Promise<string | undefined> {
+    const { tenantId, timelineId } = this.#options;
+    const others = this.#options.safekeepers().filter((other) => other !== pgAddr);
+    const answers = others.map(async (other) => {
+      const address = { pgAddr: other, tenantId, timelineId, timeoutMs: CONNECT_TIMEOUT_MS };
+      if ((await walStatus(address)).commitLsn <= this.#next) {
+        throw new StorageError("unavailable", "no-more-wal", `${other} has no more WAL`);
+      }
+      return other;
+    });
+    return Promise.any(answers).catch(() => undefined);
   }
 
   get #isFull(): boolean {
