@@ -251,7 +251,7 @@ export class PostgresSide {
       this.#draft?.state === state ? this.#draft : await this.#draftAnew(state, machine);
     const { wal, files, postgres } = draft;
     await this.#fillOldWal(draft);
-    await this.#options.replica?.open(state, postgresSocketDirectory(workdir));
+    await this.#options.replica?.open(state, dataDirectory, postgresSocketDirectory(workdir));
     path?.open(lsn, (hooks) => openShipper({ dataDirectory, lsn, state, wal }, hooks));
     await this.#letGo(draft);
     this.#options.replica?.watch(dataDirectory);

@@ -50,6 +50,8 @@ export interface StartState {
 export interface ReplayStart {
   /** Transactions that ran at L, and the exact next id, 32 bits both; undefined: none did. */
   readonly running: { readonly oldestXid: number; readonly nextXid: number } | undefined;
+  /** What is before it is replayed at once, also with recovery_min_apply_delay. */
+  readonly consistentLsn: Lsn;
 }
 
 export interface DataDirectoryOptions {
@@ -113,6 +115,7 @@ export function writeDataDirectory(options: DataDirectoryOptions): SynthesizedWa
       version,
       systemId: state.systemId,
       checkPoint: wal.checkPoint,
+      minRecoveryPoint: options.replay?.consistentLsn,
       parameters: options.standby ? options.settings.controlParameters : undefined,
     }),
   );

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { crc32c } from "../base/crc32c.ts";
-import { toLsn } from "../base/lsn.ts";
+import { addLsn, toLsn } from "../base/lsn.ts";
 import { type CheckPoint, decodeCheckPoint, encodeCheckPoint } from "./checkpoint.ts";
 import {
   applyParameterChange,
@@ -91,6 +91,11 @@ test("encodeStartControlFile: says that the cluster was shut down at the checkpo
     const view = new DataView(bytes.buffer);
     assert.equal(view.getFloat64(208, true), 1234567.0);
     assert.equal(view.getUint32(192, true), 5);
+    assert.deepEqual([decoded.minRecoveryPoint, view.getUint32(144, true)], [0, 0]);
+    const minRecoveryPoint = addLsn(CHECK_POINT.redo, 4000);
+    const later = encodeStartControlFile(template(major), { ...start, minRecoveryPoint });
+    assert.equal(decodeControlFile(later, major).minRecoveryPoint, minRecoveryPoint);
+    assert.equal(new DataView(later.buffer).getUint32(144, true), 1);
   }
 });
 

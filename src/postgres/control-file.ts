@@ -157,7 +157,7 @@ function findCrc(bytes: Uint8Array, view: DataView): number {
  * Layout constants, the nonce and settings come from `template`, the cluster's newest
  * pg_control or initdb's: where a setting changes now, Postgres says so in WAL by itself, so that replicas know. What
  * writes no WAL gives its own.
- * Data checksums stay as they are there, and nothing of a recovery is left.
+ * Data checksums stay as they are there, and nothing of a recovery that was is left.
  */
 export function encodeStartControlFile(
   template: Uint8Array,
@@ -165,10 +165,12 @@ export function encodeStartControlFile(
     readonly version: PgVersion;
     readonly systemId: bigint;
     readonly checkPoint: Readonly<CheckPoint>;
+    /** Of a standby, on timeline 1: before it, it is not consistent. Absent: it is at once. */
+    readonly minRecoveryPoint?: Lsn | undefined;
     readonly parameters?: ControlParameters | undefined;
   },
 ): Uint8Array {
-  const { version, checkPoint, parameters } = start;
+  const { version, checkPoint, minRecoveryPoint, parameters } = start;
   decodeControlFile(template, version.major);
   const bytes = new Uint8Array(CONTROL_FILE_SIZE);
   bytes.set(template.subarray(0, version.controlCrcOffset));
@@ -180,6 +182,10 @@ export function encodeStartControlFile(
   bytes.set(encodeCheckPoint(checkPoint, version), 40);
   view.setBigUint64(128, FIRST_NORMAL_UNLOGGED_LSN, true);
   bytes.fill(0, 136, 172);
+  if (minRecoveryPoint !== undefined) {
+    view.setBigUint64(136, lsnToBigInt(minRecoveryPoint), true);
+    view.setUint32(144, 1, true);
+  }
   if (parameters !== undefined) {
     setParameters(view, parameters);
   }

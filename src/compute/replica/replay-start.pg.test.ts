@@ -38,7 +38,7 @@ for (const [name, prevOffset, offset] of PLACES) {
     const lsn = addLsn(BASE, offset);
     const { path, args } = await cluster.synthesize(`replay-${prevOffset}-${offset}`, lsn, {
       standby: true,
-      replay: { running: undefined },
+      replay: { running: undefined, consistentLsn: lsn },
       prevRecordLsn: addLsn(BASE, prevOffset),
     });
     const run = await startPostgres(path, [...args, "-c", "fsync=off"]);
@@ -60,7 +60,7 @@ test("writeDataDirectory: where transactions run, recovery opens for nobody befo
   const lsn = addLsn(BASE, PAGE + 1056);
   const directory = await cluster.synthesize("replay-running", lsn, {
     standby: true,
-    replay: { running: { oldestXid: 740, nextXid: 745 } },
+    replay: { running: { oldestXid: 740, nextXid: 745 }, consistentLsn: lsn },
     prevRecordLsn: addLsn(BASE, PAGE + 1000),
   });
   const { path, args } = directory;

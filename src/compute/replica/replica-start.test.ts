@@ -31,6 +31,7 @@ test("replicaStart: behind the last but one that names what runs, or behind a sh
     prevRecordLsn: 2000,
     headLsn: 9000,
     running: { oldestXid: 2000, nextXid: 2003 },
+    consistentLsn: 3056,
   });
   assert.equal(startOf([running(2000), shutdown(3000)]).lsn, 3056);
   assert.equal(startOf([running(2000), shutdown(3000)]).running, undefined);
@@ -42,6 +43,7 @@ test("replicaStart: what is an ancestor's says nothing of a branch", () => {
   const start = startOf([running(800), running(900)], BRANCH_START);
   assert.equal(start.lsn, BRANCH_START);
   assert.equal(start.running, undefined);
+  assert.equal(start.consistentLsn, BRANCH_START);
   assert.ok(canGoOn(start));
   // The one ends right where the branch begins.
   assert.equal(startOf([running(944), shutdown(1200)]).lsn, 1256);

@@ -32,7 +32,7 @@ export function replicaStart(newest: ComputeState): ReplicaStart {
   if (last === undefined && headLsn === timelineStartLsn) {
     // Nobody has written to it.
     const { prevRecordLsn } = newest;
-    return { lsn: headLsn, prevRecordLsn, headLsn, running: undefined };
+    return { lsn: headLsn, prevRecordLsn, headLsn, running: undefined, consistentLsn: headLsn };
   }
   const begin = last?.kind === "shutdown" ? last : own.length > 1 ? own.at(-2) : undefined;
   if (begin === undefined) {
@@ -42,16 +42,21 @@ export function replicaStart(newest: ComputeState): ReplicaStart {
       "storage does not know yet where a replica of this branch can begin: start its primary endpoint again, or run CHECKPOINT there twice",
     );
   }
-  return startBehind(begin, headLsn);
+  return startBehind(begin, last ?? begin, headLsn);
 }
 
-function startBehind(begin: StandbySnapshot, headLsn: Lsn): ReplicaStart {
+/**
+ * Recovery counts as consistent once `last` is replayed. Before, it would wait recovery_min_apply_delay for each commit, and so with
+ * commits between the two open for nobody until then.
+ */
+function startBehind(begin: StandbySnapshot, last: StandbySnapshot, headLsn: Lsn): ReplicaStart {
   const { startLsn, endLsn, kind, oldestRunningXid, nextXid } = begin;
   return {
     lsn: endLsn,
     prevRecordLsn: startLsn,
     headLsn,
     running: kind === "shutdown" ? undefined : { oldestXid: oldestRunningXid, nextXid },
+    consistentLsn: last.endLsn,
   };
 }
 

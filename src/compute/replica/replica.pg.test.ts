@@ -224,6 +224,49 @@ test("replica: a primary with more room than it has gets a replica with as much"
   await stop(larger, replica);
 });
 
+test("replica: a primary that had more room for a while only does not stop it, where it hears of that later", async () => {
+  const { primary, replica, timelineId } = await primaryAndReplica();
+  await primary.query("CREATE TABLE t AS SELECT 1 AS n");
+  await replica.start();
+  process.kill(replica.daemon.pid, "SIGSTOP");
+  await stop(primary);
+  const larger = await world.createEndpoint(timelineId, { settings: { max_connections: "150" } });
+  await larger.start();
+  await larger.query("INSERT INTO t VALUES (2)");
+  await stop(larger);
+  await primary.start();
+  await primary.query("INSERT INTO t VALUES (3)");
+  process.kill(replica.daemon.pid, "SIGCONT");
+  await eventually("the replica to go on", async () => {
+    return (await value(replica, "SELECT count(*) FROM t").catch(() => "")) === "3";
+  });
+  await stop(primary, replica);
+});
+
+test("replica: one that is to be an hour behind starts all the same, and is behind from then on", async () => {
+  const { primary, timelineId } = await primaryAndReplica();
+  const late = await world.createEndpoint(timelineId, {
+    mode: "replica",
+    settings: { recovery_min_apply_delay: "1h" },
+  });
+  await primary.query("CREATE TABLE t (n int)");
+  for (let n = 1; n <= 3; n++) {
+    await primary.query(`INSERT INTO t VALUES (${n})`);
+    await primary.query("CHECKPOINT");
+  }
+  await late.start();
+  assert.equal(await value(late, "SELECT count(*) FROM t"), "3");
+  await primary.query("INSERT INTO t VALUES (4)");
+  await primary.query("CHECKPOINT");
+  await eventually("it to have the WAL", async () => {
+    const received = await value(late, "SELECT pg_last_wal_receive_lsn()");
+    const flushed = await value(primary, "SELECT pg_current_wal_flush_lsn()");
+    return received === flushed;
+  });
+  assert.equal(await value(late, "SELECT count(*) FROM t"), "3");
+  await stop(primary, late);
+});
+
 test("replica: ids that storage has rounded over are not taken for known", async () => {
   const { primary, replica } = await primaryAndReplica();
   await primary.query("CREATE TABLE t (n int)");

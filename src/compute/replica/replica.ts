@@ -7,9 +7,14 @@ import { errorKind, withContext } from "../../base/errors.ts";
 import { parseTenantId, parseTimelineId } from "../../base/ids.ts";
 import type { Logger } from "../../base/log.ts";
 import { formatLsn, INVALID_LSN, type Lsn } from "../../base/lsn.ts";
+import { readLeftFile } from "../../data-directory/left-files.ts";
 import type { ComputeState } from "../../pageserver/api.ts";
 import { computeState } from "../../pageserver/client.ts";
-import { type ControlParameters, decodeControlParameters } from "../../postgres/control-file.ts";
+import {
+  CONTROL_FILE_SIZE,
+  type ControlParameters,
+  decodeControlParameters,
+} from "../../postgres/control-file.ts";
 import { giveToPostgres } from "../../postgres/installation.ts";
 import type { MembershipConfiguration } from "../../safekeeper-protocol/membership.ts";
 import type { EndpointSpec } from "../api.ts";
@@ -51,6 +56,8 @@ export class Replica {
   #start: ReplicaStart | undefined;
   /** At the head, when this began. */
   #primary: ControlParameters | undefined;
+  /** What its Postgres is set to. */
+  #room: ControlParameters | undefined;
   readonly #safekeepers: FollowedSafekeepers;
   #relay: WalRelay | undefined;
 
@@ -128,9 +135,10 @@ export class Replica {
     };
   }
 
-  /** Before Postgres starts: there is WAL for it. */
-  async open(state: ComputeState, socketDirectory: string): Promise<void> {
+  /** Before Postgres starts, in a directory that is written: there is WAL for it. */
+  async open(state: ComputeState, dataDirectory: string, socketDirectory: string): Promise<void> {
     const { spec, logger } = this.#options;
+    this.#room = roomOf(dataDirectory);
     const relay = new WalRelay({
       tenantId: parseTenantId(spec.tenantId),
       timelineId: parseTimelineId(spec.timelineId),
@@ -187,20 +195,21 @@ export class Replica {
       if (this.replayLsn !== seen || this.replayLagBytes === 0) {
         [seen, sinceMs] = [this.replayLsn, monotonicMs()];
       } else if (monotonicMs() - sinceMs > STANDSTILL_MS) {
-        await this.#lookWhy();
+        this.#lookWhy(dataDirectory);
         sinceMs = monotonicMs();
       }
     }
   }
 
-  /** Recovery pauses where the primary has room for more than it has (RecoveryRequiresIntParameter). */
-  async #lookWhy(): Promise<void> {
-    const newest = await this.#newestState().catch(() => undefined);
-    const before = this.#primary;
-    if (newest !== undefined && before !== undefined && !this.#closing.signal.aborted) {
-      const now = decodeControlParameters(newest.controlFile);
-      const names = Object.keys(now) as (keyof ControlParameters)[];
-      if (names.some((name) => name !== "walLevel" && now[name] > before[name])) {
+  /**
+   * Recovery pauses where WAL says that the primary had more room than there is here (RecoveryRequiresIntParameter), and notes in
+   * pg_control before that what the WAL says. Storage may be further, where the primary has less again: nothing there tells why.
+   */
+  #lookWhy(dataDirectory: string): void {
+    const [room, replayed] = [this.#room, roomOf(dataDirectory)];
+    if (room !== undefined && replayed !== undefined) {
+      const names = Object.keys(replayed) as (keyof ControlParameters)[];
+      if (names.some((name) => name !== "walLevel" && replayed[name] > room[name])) {
         this.#stale("the primary's settings leave more room than this replica has");
       }
     }
@@ -220,4 +229,14 @@ export class Replica {
 
 function text(lsn: Lsn | undefined): string | null {
   return lsn === undefined ? null : formatLsn(lsn);
+}
+
+/** Of pg_control; undefined where it is just being written, or is gone with the directory. */
+function roomOf(dataDirectory: string): ControlParameters | undefined {
+  try {
+    const bytes = readLeftFile(dataDirectory, "global/pg_control", CONTROL_FILE_SIZE);
+    return bytes && decodeControlParameters(bytes);
+  } catch {
+    return undefined;
+  }
 }
