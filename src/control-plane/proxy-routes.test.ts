@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { newProjectRow } from "../../testing/control-plane/project-row.ts";
 import { scratchState } from "../../testing/control-plane/scratch-state.ts";
-import { nowMs } from "../base/clock.ts";
+import { nowMs, sleep } from "../base/clock.ts";
+import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import type { Parts } from "./api-v2/lookup.ts";
 import { Computes } from "./computes/computes.ts";
@@ -28,6 +29,7 @@ async function scratch(t: TestContext, noting: Promise<void>) {
   const isDown = Promise.withResolvers<void>();
   const provider = {
     isRunning: () => isRunning,
+    joins: async () => isRunning,
     exists: () => true,
     lastRanMs: () => lastRanMs,
     stop: async () => {
@@ -57,7 +59,7 @@ async function scratch(t: TestContext, noting: Promise<void>) {
     access: { note: () => {} },
     inventory: { refresh: async () => {} },
   } as unknown as Parts;
-  return { db, computes, isDown: isDown.promise, starts: () => starts, parts };
+  return { db, computes, provider, isDown: isDown.promise, starts: () => starts, parts };
 }
 
 async function secretOf(parts: Parts, role: string): Promise<string> {
@@ -97,4 +99,25 @@ test("who sees an endpoint asleep finds noted that it was suspended", async (t) 
   const { action } = await db.selectFrom("operations").selectAll().executeTakeFirstOrThrow();
   assert.equal(action, "suspend_compute");
   await suspended;
+});
+
+// It was killed, say, and is built anew.
+test("a role that SQL made, of an endpoint whose Postgres is just coming up, is asked for once it is there", async (t) => {
+  const { provider, starts, parts } = await scratch(t, Promise.resolve());
+  const comesUp = Promise.withResolvers<boolean>();
+  let isUp = false;
+  const roleSecret = async () => {
+    if (!isUp) {
+      throw new StorageError("unavailable", "not-running", "the compute does not run: it is init");
+    }
+    return { role_secret: "SCRAM-SHA-256$4096:of SQL" };
+  };
+  Object.assign(provider, { joins: () => comesUp.promise, agent: () => ({ roleSecret }) });
+  const asked = secretOf(parts, "of_sql");
+  // Long enough for an answer that waits for nothing.
+  await sleep(100);
+  isUp = true;
+  comesUp.resolve(true);
+  assert.equal(await asked, "SCRAM-SHA-256$4096:of SQL");
+  assert.equal(starts(), 0);
 });

@@ -242,11 +242,29 @@ async function verifierOf(
     return row?.verifier ?? undefined;
   }
   try {
-    return (await readVerifier(computes.provider.agent(endpoint.id), role)) ?? undefined;
+    return (await askVerifier(computes, endpoint.id, role)) ?? undefined;
   } catch (error) {
     // It is just being stopped, say.
     parts.logger.info({ endpoint: endpoint.id, reason: errorMessage(error) }, "role not asked for");
     return row?.verifier ?? undefined;
+  }
+}
+
+/** Of a Postgres that is just coming up, once it is there: it was killed, say, and its agent builds it anew. */
+async function askVerifier(
+  computes: Parts["computes"],
+  id: string,
+  role: string,
+): Promise<string | null> {
+  const ask = () => readVerifier(computes.provider.agent(id), role);
+  try {
+    return await ask();
+  } catch (error) {
+    // What a suspension ends is not woken for it.
+    if ((await computes.suspended(id)) || !(await computes.provider.joins(id))) {
+      throw error;
+    }
+    return await ask();
   }
 }
 

@@ -497,6 +497,18 @@ export async function startEndpoint(
 }
 
 /**
+ * Whether one runs, whoever started it: resolves when its Postgres accepts connections, or it has ended. StorageError `unavailable`
+ * where it does neither in time.
+ */
+export async function joinEndpoint(
+  endpoint: Endpoint | DamagedEndpoint,
+  timeoutMs: number,
+): Promise<boolean> {
+  const options = { timeoutMs, print: () => {} };
+  return (await joinRunning(agentDaemon(endpoint), options)) !== undefined;
+}
+
+/**
  * Before we had its lock somebody may have changed or destroyed it, its branch been reset, or another endpoint promoted. StorageError
  * `conflict` where it is not what was asked for any more.
  */

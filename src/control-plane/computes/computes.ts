@@ -178,7 +178,7 @@ export class Computes {
       throw new StorageError("invalid", "endpoint-disabled", `endpoint ${id} is disabled`);
     }
     let coldStart: Woken["coldStart"] = "warm";
-    if (!this.provider.isRunning(id)) {
+    if (!(await this.provider.joins(id))) {
       const started = nowMs();
       const { isFromPool } = await this.#start(id, underWay);
       coldStart = isFromPool ? "pool_hit" : "pool_miss";

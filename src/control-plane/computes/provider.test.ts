@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -9,6 +9,7 @@ import {
   runStorage,
   standInAgent,
 } from "../../../testing/homes/stand-in-home.ts";
+import { sleep } from "../../base/clock.ts";
 import { createLogger } from "../../base/log.ts";
 import type { WarmAgents } from "../../local/agents/warm-agents.ts";
 import type { Daemon } from "../../local/daemon.ts";
@@ -62,4 +63,23 @@ test("LocalProcesses.changeSettings: while a start is under way they wait for it
   assert.deepEqual(bodies, [{ spec: { cluster: { settings: list } } }]);
   const written = readFileSync(join(endpoint.directory, "endpoint.json"), "utf8");
   assert.deepEqual(JSON.parse(written).settings, { work_mem: "7MB" });
+});
+
+// Its control plane was killed meanwhile: nobody holds the endpoint's lock.
+test("LocalProcesses.changeSettings: a start that nobody here has begun is waited for, and its Postgres told", async (t) => {
+  const home = await homeIn(t);
+  const { directory, spec } = await createIn(home, "ep");
+  const pidFile = join(directory, "compute.pid");
+  const { pid } = standInAgent(t, { workdir: directory, pidFile });
+  writeFileSync(pidFile, `${pid}\ninit\n`);
+  const none = {} as unknown as WarmAgents;
+  const provider = new LocalProcesses(home, none, createLogger("test", "silent"));
+  const set = provider.changeSettings("ep", async (change) => change({ work_mem: "7MB" }));
+  // Long enough for one that waits for nothing.
+  await sleep(200);
+  const bodies = await agentAt(t, spec.internalHttpPort);
+  writeFileSync(pidFile, `${pid}\nrunning\n`);
+  await set;
+  const list = [{ name: "work_mem", value: "7MB" }];
+  assert.deepEqual(bodies, [{ spec: { cluster: { settings: list } } }]);
 });

@@ -20,6 +20,7 @@ import {
   endpointState,
   findEndpoint,
   findEvenDamaged,
+  joinEndpoint,
   lastWordMs,
   logFileOf,
   setEndpointSettings,
@@ -69,6 +70,11 @@ export interface ComputeProvider {
   /** Stops it where it runs. */
   destroy(id: string): Promise<void>;
   isRunning(id: string): boolean;
+  /**
+   * As isRunning, once its Postgres accepts connections: a start may be under way that an earlier life of this process has begun, or
+   * a stop, or Postgres is being built anew. StorageError `unavailable` where that takes longer than a start.
+   */
+  joins(id: string): Promise<boolean>;
   exists(id: string): boolean;
   /** When it last did something, running or not; milliseconds since 1970, undefined where it never ran. */
   lastRanMs(id: string): number | undefined;
@@ -201,6 +207,11 @@ export class LocalProcesses implements ComputeProvider {
     return endpoint !== undefined && endpointState(endpoint).state === "running";
   }
 
+  async joins(id: string): Promise<boolean> {
+    const endpoint = this.#find(id);
+    return endpoint !== undefined && (await joinEndpoint(endpoint, START_TIMEOUT_MS));
+  }
+
   exists(id: string): boolean {
     return this.#find(id) !== undefined;
   }
@@ -263,11 +274,11 @@ export class LocalProcesses implements ComputeProvider {
    * changes or starts the endpoint.
    */
   async changeSettings(id: string, change: (set: SetSettings) => Promise<void>): Promise<void> {
-    // A start that is under way has read the old ones: it is over, and seen to run, when we have its lock.
+    // A start that is under way has read the old ones: it is over when we have its lock, or else joined.
     await withLock(this.#home.path, lockOf(id), () =>
       change((settings) => setEndpointSettings(findEndpoint(this.#home, id), settings)),
     );
-    if (this.isRunning(id)) {
+    if (await this.joins(id)) {
       // Whoever tells it last tells what there is by then.
       const list = Object.entries(this.settings(id)).map(([name, value]) => ({ name, value }));
       await this.agent(id).configure({ spec: { cluster: { settings: list } } });

@@ -395,7 +395,7 @@ async function configureRunning(
     ({ id, spec }) =>
       spec.timelineId === timelineId && spec.mode === "primary" && computes.provider.isRunning(id),
   );
-  if (running !== undefined) {
+  if (running !== undefined && (await computes.provider.joins(running.id))) {
     await computes.configure(running.id, { id: branchId });
   }
 }
