@@ -74,9 +74,7 @@ test("endpoint start: where another home has its ports by now, an endpoint has o
   assert.deepEqual(portsOf(one), [pgNow, httpNow]);
 });
 
-test("a client of the proxy: the endpoint wakes on other ports, and the client is at the right one", async () => {
-  const ports = portsOf(one);
-  await takeOver("second");
+async function readThroughProxy(): Promise<void> {
   const [host, port] = one.config().proxy.listenPgAddr.split(":") as [string, string];
   const client = new pg.Client({
     host,
@@ -92,10 +90,34 @@ test("a client of the proxy: the endpoint wakes on other ports, and the client i
   } finally {
     await client.end();
   }
+}
+
+test("a client of the proxy: the endpoint wakes on other ports, and the client is at the right one", async () => {
+  const ports = portsOf(one);
+  await takeOver("second");
+  await readThroughProxy();
   const now = portsOf(one);
   assert.ok(now.every((each) => !ports.includes(each)));
   assert.match(one.log("control_plane/control_plane.log"), /"a port was taken"/);
   assert.deepEqual(await two.query("second", "select home from t"), [{ home: 2 }]);
+});
+
+test("a client of the proxy: an endpoint whose Postgres has crashed, and lost its port to somebody, is there again on another one", async () => {
+  const { pgPort, internalHttpPort } = one.endpointSpec("main");
+  let server: Server | undefined;
+  await one.kill9("postgres-main");
+  while (server === undefined) {
+    server = await take(pgPort);
+  }
+  try {
+    await readThroughProxy();
+    assert.notEqual(one.endpointSpec("main").pgPort, pgPort);
+    assert.equal(one.endpointSpec("main").internalHttpPort, internalHttpPort);
+    const why = `"fatal".*127\\.0\\.0\\.1:${pgPort} is already in use by pid ${process.pid} `;
+    assert.match(one.log("endpoints/main/compute.log"), new RegExp(why));
+  } finally {
+    server.close();
+  }
 });
 
 test("both homes start endpoints with the same ports at once: each has ports of its own then", async () => {
