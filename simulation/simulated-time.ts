@@ -1,5 +1,6 @@
 // Virtual time: events in the order of their times, and nothing happens in between.
 
+import type { TestContext } from "node:test";
 import { type Clock, REAL_CLOCK, replaceClock } from "../src/base/clock.ts";
 
 /** Events of a simulation between two turns of the real event loop. */
@@ -138,6 +139,21 @@ export async function inSimulatedTime<T>(work: () => Promise<T>): Promise<T> {
   } finally {
     replaceClock(REAL_CLOCK);
   }
+}
+
+/**
+ * Until the test's end time goes by turns of the event loop, a millisecond with each: it stands still while the machine does, so that
+ * what sockets and files bring is never late because nobody had the processor. For what waits for both.
+ */
+export function inSteadyTime(context: TestContext): void {
+  const time = new SimulatedTime();
+  const { nowMs, atNextTurn } = REAL_CLOCK;
+  replaceClock({ ...simulatedClock(time, nowMs()), atNextTurn });
+  const ticking = setInterval(() => time.run(time.nowMs + 1), 1);
+  context.after(() => {
+    clearInterval(ticking);
+    replaceClock(REAL_CLOCK);
+  });
 }
 
 /** A tick comes when no promise has anything left to do, and costs a quarter of a turn; timers of tests need some of these. */

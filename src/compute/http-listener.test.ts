@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { freePort } from "../../testing/free-port.ts";
+import { sleep } from "../base/clock.ts";
 import { StorageError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import type { ComputeStatus, StartMetrics } from "./api.ts";
@@ -92,10 +94,11 @@ async function withListener(
   }
 }
 
-test("HttpListener: a caller that comes during the start is answered when it is over", async () => {
+test("HttpListener: a caller that comes during the start is answered when it is over", async (t) => {
+  inSteadyTime(t);
   await withListener(async (control, client, _address, listener) => {
     const early = client.status();
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await sleep(50);
     control.started = true;
     await listener.serve();
     assert.equal((await early).status, "running");

@@ -36,7 +36,13 @@ class RecordingLogger implements Logger {
   }
 }
 
-const gate = { open: () => {} };
+/** What a request to /slow waits for, and what waits for that request. */
+class Gate {
+  readonly reached = Promise.withResolvers<void>();
+  readonly opened = Promise.withResolvers<void>();
+}
+
+let gate = new Gate();
 
 const ROUTES: Route[] = [
   route(
@@ -65,13 +71,10 @@ const ROUTES: Route[] = [
     }
     throw new StorageError(kind, `is-${kind}`, `it is ${kind}`);
   }),
-  route(
-    { method: "GET", path: "/slow", summary: "Waits.", scope: "public" },
-    () =>
-      new Promise<void>((resolve) => {
-        gate.open = resolve;
-      }),
-  ),
+  route({ method: "GET", path: "/slow", summary: "Waits.", scope: "public" }, () => {
+    gate.reached.resolve();
+    return gate.opened.promise;
+  }),
   mediaRoute(
     {
       method: "GET",
@@ -241,16 +244,18 @@ test("HttpServer: half a request, and none, get 408 in time", async (context) =>
   ];
   for (const { answer, ms } of await Promise.all(halves.map((half) => raw(port, half)))) {
     assert.match(answer, /^HTTP\/1.1 408 Request Timeout\r\n.*"code":"request-timeout"/s);
-    assert.ok(ms < 3000, `${ms} ms`);
+    assert.ok(ms < 9000, `${ms} ms`);
   }
 });
 
 test("HttpServer: a long answer is no half request", async (context) => {
-  const limits = { headersTimeoutMs: 50, requestTimeoutMs: 100, checkIntervalMs: 20 };
+  const limits = { headersTimeoutMs: 1000, requestTimeoutMs: 1000, checkIntervalMs: 20 };
   const { url } = await start(context, limits);
+  gate = new Gate();
   const slow = fetch(`${url}/slow`);
-  await sleep(400);
-  gate.open();
+  await gate.reached.promise;
+  await sleep(1300);
+  gate.opened.resolve();
   assert.equal((await slow).status, 200);
 });
 
@@ -293,18 +298,19 @@ test("HttpServer: an answer that fails half way is cut off", async (context) => 
 });
 
 test("HttpServer: a stop waits for answers under way, not for who only sits there", async (context) => {
-  const { url, port, server } = await start(context);
+  const { url, port, server } = await start(context, { closeGraceMs: 60_000 });
   const sitting = createConnection(port, "127.0.0.1");
   await once(sitting, "connect");
   sitting.on("error", () => {});
+  gate = new Gate();
   const slow = fetch(`${url}/slow`);
-  await sleep(100);
+  await gate.reached.promise;
   const started = performance.now();
   const closed = server.close();
-  setTimeout(() => gate.open(), 200);
+  setTimeout(() => gate.opened.resolve(), 200);
   assert.equal((await slow).status, 200);
   await closed;
-  assert.ok(performance.now() - started < 4000);
+  assert.ok(performance.now() - started < 30_000);
 });
 
 test("HttpServer: a stop does not wait for who has not yet shown which protocol it speaks", async (context) => {
@@ -314,6 +320,7 @@ test("HttpServer: a stop does not wait for who has not yet shown which protocol 
     metrics: { contentType: "text/plain", text: () => "" },
     logger: new RecordingLogger(),
     listenHost: "127.0.0.1",
+    limits: { closeGraceMs: 60_000 },
     otherProtocol: { preface: "PRI * HTTP/2.0", serve: (socket) => socket.destroy() },
   });
   const port = await server.listen("127.0.0.1", 0);
@@ -325,13 +332,14 @@ test("HttpServer: a stop does not wait for who has not yet shown which protocol 
   await sleep(50);
   const started = performance.now();
   await server.close();
-  assert.ok(performance.now() - started < 4000);
+  assert.ok(performance.now() - started < 30_000);
 });
 
 test("HttpServer: a stop does not wait for ever", async (context) => {
   const { url, server } = await start(context, { closeGraceMs: 100 });
+  gate = new Gate();
   const slow = fetch(`${url}/slow`);
-  await sleep(100);
+  await gate.reached.promise;
   await Promise.all([assert.rejects(slow), server.close()]);
 });
 
@@ -352,13 +360,14 @@ test("HttpServer: metrics count by declared route and status", async (context) =
 });
 
 test("HttpServer: a request that breaks off is not counted as answered well", async (context) => {
-  const { url, port, logger } = await start(context);
+  const { url, port, logger, server } = await start(context);
+  const arrived = once(server.node, "request");
   const socket = createConnection(port, "127.0.0.1");
   socket.write(
     "POST /echo/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
       'Content-Length: 100\r\n\r\n{"count": ',
   );
-  await sleep(100);
+  await arrived;
   socket.destroy();
   await allAnswered(logger, 1);
   const text = await (await fetch(`${url}/metrics`)).text();
@@ -415,12 +424,13 @@ test("HttpClient: kinds, codes and messages come back as they were sent", async 
     count: 1,
   });
   assert.equal(await client.call("GET", "/echo/all"), undefined);
+  gate = new Gate();
   await assert.rejects(client.call("GET", "/slow", { timeoutMs: 50 }), {
     kind: "unavailable",
     code: "test-unreachable",
     message: /GET \/slow: .*timeout/,
   });
-  gate.open();
+  gate.opened.resolve();
 });
 
 test("HttpClient: an answer that breaks off, and none, are unavailable; a bad one is corrupt", async (context) => {

@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { eventually } from "../../testing/eventually.ts";
 import { sleep } from "../base/clock.ts";
 import { type ForceInit, StrataHome } from "./home.ts";
@@ -73,7 +74,8 @@ test("withLock: of many that wait, each gets it, alone", async () => {
   assert.deepEqual(done.toSorted(), [1, 2, 3, 4]);
 });
 
-test("withLock: those who share it let somebody go first who wants it alone, whoever was killed over that", async () => {
+test("withLock: those who share it let somebody go first who wants it alone, whoever was killed over that", async (t) => {
+  inSteadyTime(t);
   const locks = join(HOME, LOCKS_DIRECTORY);
   let isOver = false;
   let shared = 0;
@@ -169,7 +171,7 @@ test("withLock: a killed holder leaves nothing behind", async (t) => {
     { code: "home-locked", message: new RegExp(`strata command \\(pid ${holder.pid}\\) keeps`) },
   );
   holder.kill("SIGKILL");
-  await withLock(HOME, "home", async () => {}, { timeoutMs: 5000 });
+  await withLock(HOME, "home", async () => {}, { timeoutMs: 60_000 });
 });
 
 test("withLock: no home is made by a lock, but by who makes one; its creation finds it empty", async () => {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
+import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { sleep, turn } from "../base/clock.ts";
 import { createLogger } from "../base/log.ts";
 import { toLsn } from "../base/lsn.ts";
@@ -34,7 +35,8 @@ const server = new WireServer({
 const { port } = await server.listen("127.0.0.1", 0);
 after(() => server.close());
 
-test("PagestreamClient: a server that falls silent is unavailable, a slow one or no question is not", async () => {
+test("PagestreamClient: a server that falls silent is unavailable, a slow one or no question is not", async (t) => {
+  inSteadyTime(t);
   isSilent = false;
   const client = await PagestreamClient.connect(`127.0.0.1:${port}`, IDS, {
     silenceMs: SILENCE_MS,

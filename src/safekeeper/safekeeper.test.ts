@@ -3,6 +3,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "nod
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
+import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { eventually } from "../../testing/eventually.ts";
 import {
   commit,
@@ -450,6 +451,7 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
 });
 
 test("safekeeper and broker: commits are told at once, over a restart of the broker too", async (t) => {
+  inSteadyTime(t);
   let server = new BrokerServer({ logger });
   const { port } = await server.listen("127.0.0.1", 0);
   const url = `http://127.0.0.1:${port}`;

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { inSimulatedTime } from "../../../simulation/simulated-time.ts";
 import { sleep } from "../../base/clock.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
@@ -166,6 +167,11 @@ function blocksOf(pieces: readonly PagePiece[]): number[] {
   return Array.from({ length: bytes.length / 8192 }, (_, i) => bytes.readUInt32LE(i * 8192));
 }
 
+/** How long a pageserver may be away is a matter of time: of ours, and not of the machine's. */
+function testInSimulatedTime(name: string, work: () => Promise<void>): void {
+  test(name, () => inSimulatedTime(work));
+}
+
 describe("PageSource", () => {
   test("sizes: forks, segments of 1 GiB, and what is not there", async () => {
     const source = pageSource(new FakePageserver({ "7/0": 131_072 + 5, "7/1": 3, "8/0": 0 }));
@@ -215,17 +221,20 @@ describe("PageSource", () => {
     assert.equal(service.asked.filter((what) => what === "from").length, 1);
   });
 
-  test("relations numbered as new ones: a pageserver that is away is asked again", async () => {
-    const service = new FakePageserver({});
-    const source = pageSource(service);
-    service.down = true;
-    const late = source.stat(fileAt("base/5/20000"));
-    await sleep(60);
-    service.down = false;
-    assert.equal(await late, undefined);
-    assert.ok(service.asked.length > 1);
-    assert.equal(await source.alsoLacking(fileAt("base/5/20000") as RelationPath), 20_000);
-  });
+  testInSimulatedTime(
+    "relations numbered as new ones: a pageserver that is away is asked again",
+    async () => {
+      const service = new FakePageserver({});
+      const source = pageSource(service);
+      service.down = true;
+      const late = source.stat(fileAt("base/5/20000"));
+      await sleep(60);
+      service.down = false;
+      assert.equal(await late, undefined);
+      assert.ok(service.asked.length > 1);
+      assert.equal(await source.alsoLacking(fileAt("base/5/20000") as RelationPath), 20_000);
+    },
+  );
 
   test("fileContent: the blocks that there are, in runs, and nothing ahead of them", async () => {
     const service = new FakePageserver({
@@ -277,16 +286,19 @@ describe("PageSource", () => {
     assert.deepEqual(service.asked.slice(2), ["size 8/0", "size 8/1", "size 8/2"]);
   });
 
-  test("a relation's other forks are looked up with it, so that they are known in an outage", async () => {
-    const service = new FakePageserver({ "7/0": 9, "7/2": 1 });
-    const source = pageSource(service);
-    await source.stat(fileAt("base/5/7"));
-    await sleep(20);
-    service.down = true;
-    assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
-    assert.equal(await source.stat(fileAt("base/5/7_vm")), 8192);
-    await assert.rejects(source.stat(fileAt("base/5/8")), { kind: "unavailable" });
-  });
+  testInSimulatedTime(
+    "a relation's other forks are looked up with it, so that they are known in an outage",
+    async () => {
+      const service = new FakePageserver({ "7/0": 9, "7/2": 1 });
+      const source = pageSource(service);
+      await source.stat(fileAt("base/5/7"));
+      await sleep(20);
+      service.down = true;
+      assert.equal(await source.stat(fileAt("base/5/7_fsm")), undefined);
+      assert.equal(await source.stat(fileAt("base/5/7_vm")), 8192);
+      await assert.rejects(source.stat(fileAt("base/5/8")), { kind: "unavailable" });
+    },
+  );
 
   test("unlogged relations are what their init fork says", async () => {
     const source = pageSource(
@@ -324,17 +336,20 @@ describe("PageSource", () => {
     assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 6);
   });
 
-  test("read-ahead stops at the end, and a hint is answered from memory", async () => {
-    const service = new FakePageserver({ "7/0": 40 });
-    const source = pageSource(service);
-    await source.stat(fileAt("base/5/7"));
-    source.prefetch(fileAt("base/5/7"), 10, 100);
-    await sleep(20);
-    assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
-    await source.readPages(fileAt("base/5/7"), 10, 20);
-    await source.readPages(fileAt("base/5/7"), 30, 10);
-    assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
-  });
+  testInSimulatedTime(
+    "read-ahead stops at the end, and a hint is answered from memory",
+    async () => {
+      const service = new FakePageserver({ "7/0": 40 });
+      const source = pageSource(service);
+      await source.stat(fileAt("base/5/7"));
+      source.prefetch(fileAt("base/5/7"), 10, 100);
+      await sleep(20);
+      assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
+      await source.readPages(fileAt("base/5/7"), 10, 20);
+      await source.readPages(fileAt("base/5/7"), 30, 10);
+      assert.equal(service.asked.filter((what) => what.startsWith("page")).length, 30);
+    },
+  );
 
   test("a page that storage cannot give fails alone, also where it was read ahead", async () => {
     const service = new FakePageserver({ "7/0": 200 });
@@ -350,22 +365,25 @@ describe("PageSource", () => {
     }
   });
 
-  test("what is read ahead stays within its bound, and what had to go is asked again", async () => {
-    const service = new FakePageserver({ "7/0": 5000 });
-    const source = pageSource(service);
-    for (let block = 0; block < 5000; block += 100) {
-      source.prefetch(fileAt("base/5/7"), block, 100);
-    }
-    await sleep(50);
-    service.asked.length = 0;
-    const blocks = Array.from({ length: 5000 }, (_, i) => i);
-    const pages = await Promise.all(
-      blocks.map((block) => source.readPages(fileAt("base/5/7"), block, 1)),
-    );
-    assert.deepEqual(pages.flatMap(blocksOf), blocks);
-    const again = service.asked.filter((what) => what.startsWith("page")).length;
-    assert.ok(again >= 5000 - 512, `${again}`);
-  });
+  testInSimulatedTime(
+    "what is read ahead stays within its bound, and what had to go is asked again",
+    async () => {
+      const service = new FakePageserver({ "7/0": 5000 });
+      const source = pageSource(service);
+      for (let block = 0; block < 5000; block += 100) {
+        source.prefetch(fileAt("base/5/7"), block, 100);
+      }
+      await sleep(50);
+      service.asked.length = 0;
+      const blocks = Array.from({ length: 5000 }, (_, i) => i);
+      const pages = await Promise.all(
+        blocks.map((block) => source.readPages(fileAt("base/5/7"), block, 1)),
+      );
+      assert.deepEqual(pages.flatMap(blocksOf), blocks);
+      const again = service.asked.filter((what) => what.startsWith("page")).length;
+      assert.ok(again >= 5000 - 512, `${again}`);
+    },
+  );
 
   test("pages of relations whose low bits of the number are the same", async () => {
     const source = pageSource(new FakePageserver({ "7/0": 9, "71/0": 9, "7/1": 9 }));
@@ -393,7 +411,7 @@ describe("PageSource", () => {
     await assert.rejects(source.readPages(fileAt("base/5/8"), 0, 1), /has 0 blocks/);
   });
 
-  test("a lost connection is made anew and the question asked again", async () => {
+  testInSimulatedTime("a lost connection is made anew and the question asked again", async () => {
     const service = new FakePageserver({ "7/0": 1000 });
     const source = pageSource(service);
     service.breakAfter = 20;
@@ -410,21 +428,24 @@ describe("PageSource", () => {
     );
   });
 
-  test("a connection that never answered makes the next one more patient", async () => {
-    const service = new FakePageserver({ "8/0": 0 });
-    const source = pageSource(service);
-    service.down = true;
-    await assert.rejects(source.stat(fileAt("base/5/7")), { kind: "unavailable" });
-    assert.deepEqual(service.silences.slice(0, 4), [10_000, 20_000, 40_000, 80_000]);
-    service.down = false;
-    assert.equal(await source.stat(fileAt("base/5/8")), 0);
-    const before = service.connections;
-    service.down = true;
-    const failing = assert.rejects(source.stat(fileAt("base/5/9")), { kind: "unavailable" });
-    assert.ok(source.waitingReads > 0);
-    await failing;
-    assert.equal(service.silences[before], 10_000);
-  });
+  testInSimulatedTime(
+    "a connection that never answered makes the next one more patient",
+    async () => {
+      const service = new FakePageserver({ "8/0": 0 });
+      const source = pageSource(service);
+      service.down = true;
+      await assert.rejects(source.stat(fileAt("base/5/7")), { kind: "unavailable" });
+      assert.deepEqual(service.silences.slice(0, 4), [10_000, 20_000, 40_000, 80_000]);
+      service.down = false;
+      assert.equal(await source.stat(fileAt("base/5/8")), 0);
+      const before = service.connections;
+      service.down = true;
+      const failing = assert.rejects(source.stat(fileAt("base/5/9")), { kind: "unavailable" });
+      assert.ok(source.waitingReads > 0);
+      await failing;
+      assert.equal(service.silences[before], 10_000);
+    },
+  );
 
   test("SLRU segments: size, pages, and the list that the checkpoint implies", async () => {
     const service = new FakePageserver({ "slru 0/2": 13, "slru 2/1": 32, "slru 1/3": 27 });

@@ -36,7 +36,7 @@ async function talk(): Promise<void> {
   const { port } = server.address() as AddressInfo;
   try {
     const parameters = { user: "rehearsal", database: "rehearsal" };
-    const connection = await connectWire({ host: HOST, port, parameters, timeoutMs: 1000 });
+    const connection = await connectWire({ host: HOST, port, parameters });
     for (let i = 0; i < ROUNDS; i++) {
       await connection.query("select 1");
     }

@@ -49,13 +49,14 @@ test("parseXml: what is no whole element, has entities of its own or too much is
 test("parseXml: hostile text of megabytes takes no longer than its length", () => {
   const size = 4_000_000;
   for (const part of ["<", "&", "<a", "&#", "<!--", "<?", "a", "<a>", "&amp;", "</"]) {
-    const begin = performance.now();
+    // Of the processor, and not of the clock: others have it, too.
+    const begin = process.cpuUsage();
     try {
       parseXml(`<x>${part.repeat(size / part.length)}</x>`);
     } catch (error) {
       assert.equal((error as { code: string }).code, "bad-answer");
     }
-    assert.ok(performance.now() - begin < 5000, part);
+    assert.ok(process.cpuUsage(begin).user < 5_000_000, part);
   }
 });
 

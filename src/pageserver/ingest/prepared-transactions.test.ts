@@ -5,7 +5,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CHECKPOINT, controlFile, IngestHarness, logger } from "../../../testing/ingest-harness.ts";
 import { StorageFixture } from "../../../testing/storage-fixture.ts";
-import { monotonicMs } from "../../base/clock.ts";
 import type { Lsn } from "../../base/lsn.ts";
 import { toLsn } from "../../base/lsn.ts";
 import { readComputeState } from "../compute-state.ts";
@@ -107,12 +106,13 @@ test("compute_state: 36,000 two-phase transactions that are over cost nothing", 
       }
     }
   };
+  // Of the processor, and not of the clock: others have it, too.
   const fastestMs = () => {
     let fastest = Number.POSITIVE_INFINITY;
     for (let i = 0; i < 5; i++) {
-      const start = monotonicMs();
+      const start = process.cpuUsage();
       assert.equal(readComputeState(timeline, timeline.lastRecordLsn).twoPhase.length, 3);
-      fastest = Math.min(fastest, monotonicMs() - start);
+      fastest = Math.min(fastest, process.cpuUsage(start).user / 1000);
     }
     return fastest;
   };

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createConnection } from "node:net";
 import { after, test } from "node:test";
 import pg from "pg";
+import { inSteadyTime } from "../../../simulation/simulated-time.ts";
 import { StorageError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
@@ -247,6 +248,7 @@ test("WireServer: after an error all of the connection is closed, though the cli
 });
 
 test("WireServer: who sends no command in time is told so and cut off", async (t) => {
+  inSteadyTime(t);
   const impatient = new WireServer(
     {
       logger: createLogger("wire-test"),
