@@ -16,10 +16,13 @@ import {
 } from "../src/safekeeper/safekeeper.ts";
 import { ProposerDriver } from "../src/walproposer/proposer-driver.ts";
 import { eventually } from "./eventually.ts";
+import { freePort } from "./free-port.ts";
 import type { WalBuilder } from "./wal-builder.ts";
 
 const logger = createLogger("test", "silent");
 export const SEGMENT = 1024 * 1024;
+/** Of whoever asks a safekeeper over HTTP: much may be copied meanwhile, on a machine that has other things to do. */
+const PATIENCE_MS = 60_000;
 /** In the middle of the timeline's first segment. */
 export const START = toLsn(SEGMENT + 8192 + 40);
 
@@ -75,11 +78,13 @@ export class SafekeeperCluster {
 
   async startNode(index: number, settings: NodeSettings = this.#settings): Promise<Safekeeper> {
     const known = this.#addresses[index];
+    // Not one of the kernel's choice: somebody else would be given it while the node is down.
+    const anew = async () => `127.0.0.1:${await freePort()}`;
     const node = await startSafekeeper({
       nodeId: index + 1,
       workdir: this.workdir(index),
-      listenPg: known?.pg ?? "127.0.0.1:0",
-      listenHttp: known?.http ?? "127.0.0.1:0",
+      listenPg: known?.pg ?? (await anew()),
+      listenHttp: known?.http ?? (await anew()),
       broker: undefined,
       logger,
       maintenanceIntervalMs: 100,
@@ -109,7 +114,7 @@ export class SafekeeperCluster {
   }
 
   http(index: number): SafekeeperHttpClient {
-    return new SafekeeperHttpClient(`http://${this.httpAddr(index)}`);
+    return new SafekeeperHttpClient(`http://${this.httpAddr(index)}`, PATIENCE_MS);
   }
 
   address(index: number) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { ComputeWorld } from "../../testing/compute/compute-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 import { sleep } from "../base/clock.ts";
 import type { StorageError } from "../base/errors.ts";
 
@@ -28,7 +29,8 @@ test("suspend: sessions are told, who comes then may come again, and what was co
       busy.query("select pg_sleep(60)"),
       (error) => stateOf(error) === "57P01",
     );
-    await sleep(100);
+    const active = "select 1 from pg_stat_activity where query = 'select pg_sleep(60)'";
+    await eventually("it is at work", async () => (await endpoint.query(active)).length === 1);
     const terminated = endpoint.client.terminate("fast");
     const refusals = new Set<string>();
     for (let over = false; !over; ) {

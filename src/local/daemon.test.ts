@@ -44,7 +44,7 @@ function daemonIn(t: TestContext, mode: string, addresses: string[] = []): Daemo
     const state = daemonState(daemon);
     if (state.state === "running") {
       sendSignal(state.pid, "SIGKILL");
-      await waitForExit(state.pid, 5000);
+      await waitForExit(state.pid, 60_000);
     }
     rmSync(directory, { recursive: true, force: true });
   });
@@ -59,9 +59,9 @@ function collect(): { lines: string[]; print: (line: string) => void } {
 test("startDaemon, stopDaemon: a whole life, each verb twice", async (t) => {
   const daemon = daemonIn(t, "good");
   const { lines, print } = collect();
-  const pid = await startDaemon(daemon, { timeoutMs: 10_000, print });
+  const pid = await startDaemon(daemon, { timeoutMs: 60_000, print });
   assert.deepEqual(daemonState(daemon), { state: "running", pid });
-  assert.equal(await startDaemon(daemon, { timeoutMs: 10_000, print }), pid);
+  assert.equal(await startDaemon(daemon, { timeoutMs: 60_000, print }), pid);
   await stopDaemon(daemon, "fast", print);
   assert.deepEqual(daemonState(daemon), { state: "stopped" });
   await stopDaemon(daemon, "fast", print);
@@ -90,14 +90,14 @@ test("startDaemon: one that is just ending is waited for, and another one starte
     mayAnswer = true;
   });
   const { lines, print } = collect();
-  const pid = await startDaemon({ ...daemon, probe }, { timeoutMs: 10_000, print });
+  const pid = await startDaemon({ ...daemon, probe }, { timeoutMs: 60_000, print });
   assert.notEqual(pid, child.pid);
   assert.deepEqual(lines, [`thing started and passed status check, pid: ${pid}`]);
 });
 
 test("startDaemon: one that ends at once gives its own words", async (t) => {
   const daemon = daemonIn(t, "fails");
-  await assert.rejects(startDaemon(daemon, { timeoutMs: 10_000, print: () => {} }), {
+  await assert.rejects(startDaemon(daemon, { timeoutMs: 60_000, print: () => {} }), {
     kind: "unavailable",
     message: "start thing: the disk is made of cheese",
   });
@@ -117,7 +117,7 @@ test("startDaemon: a taken port is named with its holder, nothing is started", a
   assert.ok(bound !== null && typeof bound === "object");
   const address = `127.0.0.1:${bound.port}`;
   const daemon = daemonIn(t, "good", [address]);
-  await assert.rejects(startDaemon(daemon, { timeoutMs: 1000, print: () => {} }), {
+  await assert.rejects(startDaemon(daemon, { timeoutMs: 60_000, print: () => {} }), {
     kind: "conflict",
     message: new RegExp(`${address} is already in use by pid ${process.pid} .*; take another$`),
   });
@@ -136,7 +136,7 @@ test("daemonState: a pid file of a dead process, and of a stranger that got its 
 
 test("daemonState, stopDaemon: without its pid file, or with a damaged one, the lock tells", async (t) => {
   const daemon = daemonIn(t, "locked");
-  const pid = await startDaemon(daemon, { timeoutMs: 10_000, print: () => {} });
+  const pid = await startDaemon(daemon, { timeoutMs: 60_000, print: () => {} });
   for (const damage of [() => writeFileSync(daemon.pidFile, "x"), () => rmSync(daemon.pidFile)]) {
     damage();
     assert.deepEqual(daemonState(daemon), { state: "running", pid });

@@ -243,7 +243,7 @@ test("startEndpoint: one that was promoted or demoted meanwhile is not started a
   const placement = controllerOf(home).placementOf(...ids);
   for (const endpoint of [primary, replica]) {
     await assert.rejects(
-      startEndpoint(home, endpoint, placement, { timeoutMs: 1000, print: () => {} }),
+      startEndpoint(home, endpoint, placement, { timeoutMs: 60_000, print: () => {} }),
       { code: "endpoint-moved", message: /has just become a (primary|replica): start it again/ },
     );
   }
@@ -265,7 +265,7 @@ test("startEndpoint: settings that were changed before it had the lock are those
     return { pid: 0, ended: () => "stand-in", release: () => {} };
   };
   await assert.rejects(
-    startEndpoint(home, before, moved, { timeoutMs: 1000, print: () => {}, spawn: spawnNothing }),
+    startEndpoint(home, before, moved, { timeoutMs: 60_000, print: () => {}, spawn: spawnNothing }),
     /stand-in/,
   );
   assert.deepEqual(seen?.spec.settings, { work_mem: "64MB" });

@@ -77,7 +77,7 @@ test("daemonsOfHome: finds those of a folder that is gone, not those of a home i
     [innerPid],
   );
   process.kill(pid, "SIGKILL");
-  assert.ok(await waitForExit(pid, 5000));
+  assert.ok(await waitForExit(pid, 60_000));
   assert.deepEqual(daemonsOfHome(home), []);
   assert.ok(isDaemonOf(innerPid, join(inner, "pageserver_1")));
 });

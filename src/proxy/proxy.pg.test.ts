@@ -5,6 +5,8 @@ import { after, before, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { promisify } from "node:util";
 import type pg from "pg";
+import { eventually } from "../../testing/eventually.ts";
+import { freePort } from "../../testing/free-port.ts";
 import { converse, startupPacket } from "../../testing/hostile-client.ts";
 import {
   ENDPOINT,
@@ -248,10 +250,12 @@ test("proxy: cancel stops the query of whoever has the key, and nobody else's", 
       ]);
     const query = client.query("SELECT pg_sleep(30)");
     query.catch(() => undefined);
+    const activity = `SELECT 1 FROM pg_stat_activity WHERE pid = ${pid} AND query ~ 'sleep' AND state = 'active'`;
+    const isAtWork = async () => (await postgres.sql(activity)).rows.length === 1;
+    await eventually("it is at work", isAtWork);
     assert.equal((await cancel(secretKey ^ 1)).closed, true);
     await sleep(100);
-    const state = await postgres.sql(`SELECT state FROM pg_stat_activity WHERE pid = ${pid}`);
-    assert.equal(state.rows[0].state, "active");
+    assert.ok(await isAtWork());
     await cancel(secretKey);
     assert.match(await refusal(query), /^57014 canceling statement/);
     // As from one whose connection is gone.
@@ -263,7 +267,7 @@ test("proxy: a compute that falls asleep as somebody comes is woken again", () =
   withProxy({}, async (fixture) => {
     const endpoint = fixture.controlPlane.endpoints.get(ENDPOINT)!;
     const awake = endpoint.address;
-    const dead = await silentPort();
+    const dead = `127.0.0.1:${await freePort()}`;
     endpoint.onWake = async ({ count }) => {
       endpoint.address = count < 3 ? dead : awake;
       return count !== 3
@@ -283,16 +287,6 @@ test("proxy: a compute that falls asleep as somebody comes is woken again", () =
     assert.equal(await whoAmI(await fixture.connect()), ROLE);
     assert.equal(fixture.controlPlane.countOf(`wake_compute ${ENDPOINT}`), 4);
   }));
-
-/** Where nobody listens. */
-async function silentPort(): Promise<string> {
-  const { createServer } = await import("node:net");
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return `127.0.0.1:${port}`;
-}
 
 test("proxy: many that come at once wake once", () =>
   withProxy({}, async (fixture) => {
@@ -324,7 +318,7 @@ test("proxy: what the control plane says for users reaches them; a compute that 
     });
     assert.match(await refusal(fixture.connect()), /the quota of this project is used up/);
     endpoint.onWake = async () => undefined;
-    endpoint.address = await silentPort();
+    endpoint.address = `127.0.0.1:${await freePort()}`;
     assert.match(await refusal(fixture.connect()), /^57P03 the endpoint did not come up in 0.3 s/);
   }));
 
@@ -387,13 +381,13 @@ test("proxy: thousands that connect and say nothing keep nobody out", () =>
   }));
 
 test("proxy: who does not finish the login is cut off", () =>
-  withProxy({ loginTimeoutMs: 1500 }, async (fixture) => {
+  withProxy({ loginTimeoutMs: 4000 }, async (fixture) => {
     const socket = createConnection({ host: "127.0.0.1", port: fixture.port });
     socket.write(SSL_REQUEST.subarray(0, 5));
     assert.equal(await everything(socket).catch(() => ""), "");
     // One that is in stays.
     const client = await fixture.connect();
-    await sleep(1600);
+    await sleep(4100);
     assert.equal(await whoAmI(client), ROLE);
   }));
 

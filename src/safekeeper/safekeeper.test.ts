@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { eventually } from "../../testing/eventually.ts";
+import { freePort } from "../../testing/free-port.ts";
 import {
   commit,
   readWal,
@@ -453,7 +454,8 @@ test("safekeeper and broker: what one pageserver stored counts at every safekeep
 test("safekeeper and broker: commits are told at once, over a restart of the broker too", async (t) => {
   inSteadyTime(t);
   let server = new BrokerServer({ logger });
-  const { port } = await server.listen("127.0.0.1", 0);
+  const port = await freePort();
+  await server.listen("127.0.0.1", port);
   const url = `http://127.0.0.1:${port}`;
   const cluster = await SafekeeperCluster.start(t, 1, { broker: url });
   const client = new BrokerClient(url, logger);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type AddressInfo, createConnection, createServer } from "node:net";
 import { type TestContext, test } from "node:test";
+import { freePort } from "../../../testing/free-port.ts";
 import { describeProcess, outgoingPorts, portHolder } from "../proc.ts";
 import { canListen, requireFree } from "./ports.ts";
 
@@ -17,9 +18,10 @@ test("canListen: not where somebody listens, on this address or on all; again wh
   for (const host of ["127.0.0.1", "0.0.0.0"]) {
     const server = createServer();
     t.after(() => server.close());
-    server.listen(0, host);
+    // Not one of the kernel's choice: somebody else would be given it when it is free again.
+    const port = await freePort();
+    server.listen(port, host);
     await once(server, "listening");
-    const { port } = server.address() as AddressInfo;
     assert.equal(await canListen("127.0.0.1", port), false);
     assert.equal(await canListen("0.0.0.0", port), false);
     assert.equal(await canListen("localhost", port), false);

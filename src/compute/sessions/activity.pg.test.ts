@@ -57,7 +57,7 @@ test("last_active: a session that came and went, an open one, a query, a transac
 
   const connection = await endpoint.connect();
   assert.ok((await idleSince()) > gone);
-  const query = connection.query("select pg_sleep(4)");
+  const query = connection.query("select pg_sleep(6)");
   assert.equal(await lastActive(), null);
   await query;
   const answered = nowMs();

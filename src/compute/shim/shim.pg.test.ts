@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type pg from "pg";
 import { NO_QUORUM, ShimmedPostgres } from "../../../testing/compute/shimmed-postgres.ts";
+import { eventually } from "../../../testing/eventually.ts";
 import { removeRemoteFiles, StockPages } from "../../../testing/redo/stock-pages.ts";
 import {
   copyTree,
@@ -386,8 +387,9 @@ describe("WAL", () => {
         done = true;
       });
       commit.catch(() => undefined);
-      await sleep(200);
-      assert.ok(held.length > 0 && !done);
+      await eventually("a flush waits", () => held.length > 0);
+      await sleep(100);
+      assert.ok(!done);
       assert.equal((await other.query("SELECT count(*)::int AS n FROM w")).rows[0].n, 0);
       await other.query(
         "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query ~ '^INSERT'",
@@ -468,11 +470,9 @@ describe("WAL", () => {
       const commit = client.query("INSERT INTO history (account, delta) VALUES (1, 1)").then(() => {
         done = true;
       });
-      for (let i = 0; i < 100 && held.length === 0; i++) {
-        await sleep(20);
-      }
+      await eventually("a flush waits", () => held.length > 0);
       await sleep(50);
-      assert.ok(held.length > 0 && !done);
+      assert.ok(!done);
       holding = false;
       for (const release of held) {
         release();

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { eventually } from "../../../testing/eventually.ts";
 import {
   installation,
   type RunningPostgres,
@@ -210,9 +211,9 @@ test("WalShipper: commits hang while there is no quorum, and go on afterwards", 
     const insert = sql.query("INSERT INTO t VALUES (1)").then(() => {
       committed = true;
     });
-    await sleep(300);
+    await eventually("a flush waits", () => shipper.waiting > 0);
+    await sleep(100);
     assert.equal(committed, false);
-    assert.ok(shipper.waiting > 0);
     const visible = await reader.query("SELECT count(*) FROM t");
     assert.deepEqual(visible.rows, [["0"]], "what is not acknowledged is not visible either");
     quorum.down = false;
@@ -246,7 +247,7 @@ test("WalShipper: after stop nothing is answered, and SIGQUIT ends Postgres at o
     postgres.process.quit();
     await postgres.process.exited;
     assert.ok(performance.now() - started < 4000);
-    await sleep(20);
+    await eventually("its client hears of it", () => outcome !== "none");
     assert.equal(outcome, "failed");
   } finally {
     await world.stop();

@@ -42,7 +42,7 @@ async function scene(t: TestContext, given: { pgPort?: number } = {}) {
   const other = await createIn(home, "other");
   const said: string[] = [];
   const options = (spawn: (daemon: Daemon) => DaemonChild | Promise<DaemonChild>) => ({
-    timeoutMs: 5000,
+    timeoutMs: 60_000,
     allowMultiple: true,
     print: () => {},
     onPortMoved: (line: string) => said.push(line),

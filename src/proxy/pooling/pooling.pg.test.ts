@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import type pg from "pg";
 import pgjs from "postgres";
+import { eventually } from "../../../testing/eventually.ts";
 import { startupPacket } from "../../../testing/hostile-client.ts";
 import {
   ENDPOINT,
@@ -446,7 +447,8 @@ test("pooling: cancel stops the one who asks, not who has the connection next", 
       return new Promise((resolve) => socket.resume().once("close", resolve));
     };
     const sleeping = one.query("SELECT pg_sleep(30)");
-    await sleep(100);
+    const active = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(30)'";
+    await eventually("it is at work", async () => (await postgres.sql(active)).rows.length === 1);
     const other = two.query("SELECT pg_sleep(0.2), 7 AS n");
     await Promise.all([cancel(), assert.rejects(sleeping, { code: "57014" })]);
     // Now the connection is the other one's.
@@ -455,7 +457,7 @@ test("pooling: cancel stops the one who asks, not who has the connection next", 
   }));
 
 test("pooling: who waits too long is told, and a client that goes leaves nothing open", () =>
-  withPool({ size: 1, waitTimeoutMs: 150 }, async (fixture) => {
+  withPool({ size: 1, waitTimeoutMs: 2000 }, async (fixture) => {
     const one = await fixture.connect(POOLED);
     const two = await fixture.connect(POOLED);
     await one.query("CREATE TABLE held (n int)");
@@ -483,6 +485,6 @@ test("pooling: a server connection that ends takes only its client with it", () 
     await postgres.sql(
       "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ann'",
     );
-    await sleep(50);
+    await eventually("they are gone", () => fixture.proxy.parts.pools.serverConnections === 0);
     await two.query("SELECT 1");
   }));

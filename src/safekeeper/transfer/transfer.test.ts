@@ -13,6 +13,7 @@ import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { inSteadyTime } from "../../../simulation/simulated-time.ts";
 import { eventually } from "../../../testing/eventually.ts";
 import {
   commit,
@@ -458,6 +459,7 @@ test("snapshot: of the record in the middle of which it begins, the half that is
 });
 
 test("delete: objects go with the timeline, over a restart too; only_local and exclude leave them", async (t) => {
+  inSteadyTime(t);
   const store = new MemoryObjectStore();
   const settings = { store, backup: { partialTimeoutMs: 1e9, evictAfterMs: 1e9 } };
   const cluster = await SafekeeperCluster.start(t, 1, settings);
