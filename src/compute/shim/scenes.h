@@ -137,7 +137,7 @@ static inline int play(int argc, char **argv, const struct scene *scenes, unsign
   for (unsigned i = 0; i < count; i++) {
     if (strcmp(argv[1], scenes[i].name) == 0) {
       /* Who waits for ever must not hold up the test; with us our children end. */
-      alarm(60);
+      alarm(240);
       scenes[i].play();
       return 0;
     }
