@@ -130,10 +130,8 @@ export const SHIM_CACHE_MUTANTS: MutantPart = {
     {
       rule: "a block that is being written may be given back",
       file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace:
-        "if ((state == CUT && file->added == NULL) || state == CLEAN || (state == PRESENT && !file->evictable)) {",
+      search: "if ((state == CUT || state == PRESENT) && !file->evictable) {",
+      replace: "if (state == CLEAN || ((state == CUT || state == PRESENT) && !file->evictable)) {",
       test: CACHE_SCENES,
       name: "cache: a block that is being written does not go",
     },
@@ -148,18 +146,16 @@ export const SHIM_CACHE_MUTANTS: MutantPart = {
     {
       rule: "a writer leaves a block to whoever compares it",
       file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace: "if ((state == CUT && file->added == NULL) || state == COMPARING) {",
+      search: "if ((state == CUT || state == PRESENT) && !file->evictable) {",
+      replace: "if (state == COMPARING || (state == CUT && !file->evictable)) {",
       test: CACHE_SCENES,
       name: "cache: a block that is written while it is compared stays",
     },
     {
       rule: "a writer does not claim what is there and may go",
       file: BLOCKS,
-      search:
-        "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {",
-      replace: "if ((state == CUT && file->added == NULL) || state == PRESENT) {",
+      search: "if ((state == CUT || state == PRESENT) && !file->evictable) {",
+      replace: "if (state == PRESENT || (state == CUT && !file->evictable)) {",
       test: CACHE_SCENES,
       name: "cache: a block that is being written again is not compared",
     },
@@ -379,6 +375,14 @@ export const SHIM_CACHE_MUTANTS: MutantPart = {
       replace: "  if (load(&file->slot->state) == SLOT_EMPTY) {\n    sys_close(fd);",
       test: CACHE_SCENES,
       name: "cache: a file that was removed and made anew loses nothing",
+    },
+    {
+      rule: "what was cut off and is written anew never goes",
+      file: "src/compute/shim/library/shim.h",
+      search: "return file->evictable ? file->capacity : load(&file->nremote);",
+      replace: "return load(&file->nremote);",
+      test: CACHE_SCENES,
+      name: "cache: what was cut off and is written anew goes, too, where the file gets no longer than it was",
     },
     {
       rule: "a read that goes on behind the blocks that storage has meets no eviction there",

@@ -353,6 +353,23 @@ static void add_without_comparer(void) {
   }
 }
 
+/* What was cut off and is written anew goes like any, though the file gets no longer than it is in storage. */
+static void grow_again(void) {
+  int fd = open_file();
+  if (ftruncate(fd, 0) != 0) {
+    fail("truncate");
+  }
+  write_bytes(fd, 0, 8 * BLOCK, 0xee);
+  for (int tries = 0; written_blocks_gone() < 4; tries++) {
+    if (tries > 500) {
+      fail("nothing is given back");
+    }
+    write_block(fd, 7, 0xee);
+    usleep(10 * 1000);
+  }
+  check_bytes(fd, 0, 8 * BLOCK, 0xee, "a block that was written is lost");
+}
+
 /* It has none of its parent's files open, whatever their numbers. */
 static void see_what_is_open(void) {
   char name[64];
@@ -643,6 +660,7 @@ static const struct scene scenes[] = {
     {"compare-write", write_while_comparing},
     {"compare-writing", compare_while_writing},
     {"compare-unlike", compare_unlike},
+    {"compare-regrown", grow_again},
     {"compare-read-across", read_across},
     {"compare-read-added", read_added},
     {"compare-made", make_while_opened},

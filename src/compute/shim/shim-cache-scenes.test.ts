@@ -31,8 +31,7 @@ const TAKES_ALL: readonly ShimChange[] = [
 const LOST = /a block that was written is lost/;
 const NOT_STORED = /not what the agent has/;
 const DIED = /the child did not end well/;
-const NO_CLAIM =
-  "if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {";
+const NO_CLAIM = "if ((state == CUT || state == PRESENT) && !file->evictable) {";
 const TAKEN_ANYWAY: ShimChange = [
   "  if (!swap_if(state_of(file, block), COMPARING, CLEAN)) {",
   "  store(state_of(file, block), CLEAN);\n  if (false) {",
@@ -157,7 +156,10 @@ const SCENES: readonly (Scene & {
     canaries: [
       [
         "a writer that leaves its block to be given back",
-        [NO_CLAIM, NO_CLAIM.replace(" || ", " || state == CLEAN || ")],
+        [
+          NO_CLAIM,
+          "if (state == CLEAN || ((state == CUT || state == PRESENT) && !file->evictable)) {",
+        ],
         LOST,
       ],
     ],
@@ -195,7 +197,7 @@ const SCENES: readonly (Scene & {
     scene: "evict-truncate",
     claim: "a truncation waits for a block that is being given back",
     stop: BEFORE_PUNCH,
-    usage: { keptBytes: 0 },
+    usage: { keptBytes: SCENE_BLOCKS * PAGE_BYTES },
     canaries: [
       [
         "a truncation that does not wait for a block that is being given back",
@@ -209,7 +211,7 @@ const SCENES: readonly (Scene & {
     claim: "a truncation waits for a write of hints",
     stop: "    done = sys_pwrite(fd, now, BLOCK, at);",
     page: tuplePage,
-    usage: { cleanBytes: 0, keptBytes: 0 },
+    usage: { cleanBytes: 0, keptBytes: SCENE_BLOCKS * PAGE_BYTES },
     canaries: [
       [
         "a truncation that does not wait for a write of hints",
@@ -242,7 +244,7 @@ const SCENES: readonly (Scene & {
     canaries: [
       [
         "a writer that leaves its block to who compares it",
-        [NO_CLAIM, "if ((state == CUT && file->added == NULL) || state == COMPARING) {"],
+        [NO_CLAIM, "if (state == COMPARING || (state == CUT && !file->evictable)) {"],
         LOST,
       ],
       ["a block that goes though it was written while it was compared", TAKEN_ANYWAY, LOST],
@@ -256,7 +258,7 @@ const SCENES: readonly (Scene & {
     canaries: [
       [
         "a writer that does not claim what is there",
-        [NO_CLAIM, "if ((state == CUT && file->added == NULL) || state == PRESENT) {"],
+        [NO_CLAIM, "if (state == PRESENT || (state == CUT && !file->evictable)) {"],
         LOST,
       ],
     ],
@@ -273,6 +275,13 @@ const SCENES: readonly (Scene & {
         LOST,
       ],
     ],
+  },
+  {
+    scene: "compare-regrown",
+    claim:
+      "what was cut off and is written anew goes, too, where the file gets no longer than it was",
+    usage: {},
+    canaries: [],
   },
   {
     scene: "compare-read-across",

@@ -223,7 +223,7 @@ static bool claim_to_write(struct file *file, u32 block, u8 state) {
   if (state == ABSENT) {
     return claim(file, block, 1, WRITING) == 1;
   }
-  if ((state == CUT && file->added == NULL) || (state == PRESENT && !file->evictable)) {
+  if ((state == CUT || state == PRESENT) && !file->evictable) {
     return true; /* It stays as it is. */
   }
   return claim_as(file, block, 1, state, REWRITING) == 1;

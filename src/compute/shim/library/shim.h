@@ -33,13 +33,14 @@
  *         NEW -> RESOLVING -> LAZY (sparse file, blocks tracked) | LOCAL (plain file, or none)
  *         RESOLVING is the lock of one path; LAZY -> RESOLVING -> LOCAL on unlink.
  *  block: CUT (0: plainly here) or ABSENT -> FILLING (by a reader) | WRITING (by a writer) -> PRESENT. Blocks at or above
- *         `nremote` count as PRESENT; truncation lowers nremote and extension never raises it, and
+ *         `nremote` count as PRESENT, without a limit of the cache; truncation lowers nremote and extension never raises it, and
  *         what is cut off becomes CUT.
  *         Where the cache has a limit, FILLING -> CLEAN in the main forks of relations: as storage has it.
  *         CLEAN -> EVICTING -> ABSENT (evict.c), or CLEAN -> HINTING -> CLEAN (hints.c). A writer claims what is there, too:
  *         CLEAN | PRESENT | COMPARING -> REWRITING -> PRESENT. PRESENT -> COMPARING -> PRESENT, or where storage has the
- *         block by now -> CLEAN (compare.c). What is added to such a file, from EVICTION_GROUP blocks on, gets a
- *         state when it is written: CUT -> REWRITING -> PRESENT. So does all of a file that is made here, which is LAZY then.
+ *         block by now -> CLEAN (compare.c). What is written anew of what was cut off such a file, or added to it, from
+ *         EVICTION_GROUP blocks on, gets a state when it is written: CUT -> REWRITING -> PRESENT. So does all of a file
+ *         that is made here, which is LAZY then.
  *  Whoever waits for a block holds only claims on lower blocks of the same file, and a filler never
  *  waits while it holds one: so no cycle.
  *
@@ -399,13 +400,15 @@ static inline u8 *compared_of(const struct file *file, u32 block) {
   return block < file->capacity ? &file->compared[block] : &file->added->compared[block - file->capacity];
 }
 
+/* Blocks that have states from the start on. Where blocks may go those that were cut off count, too: what is written there anew is to go. */
+static inline u32 stored_end(const struct file *file) { return file->evictable ? file->capacity : load(&file->nremote); }
 /* Blocks below it have states that count; what was added may. */
 static inline u32 tracked_end(const struct file *file) {
-  return load(&file->added) != NULL ? SEGMENT_BLOCKS : load(&file->nremote);
+  return load(&file->added) != NULL ? SEGMENT_BLOCKS : stored_end(file);
 }
 /* As far as there is anything to look for. */
 static inline u32 used_end(const struct file *file) {
-  u32 stored = load(&file->nremote), end = load(&file->end);
+  u32 stored = stored_end(file), end = load(&file->end);
   return end > stored ? end : stored;
 }
 
