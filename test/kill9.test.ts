@@ -67,7 +67,7 @@ for (let round = 1; round <= ROUNDS; round++) {
       for (const id of [1, 2, 3]) {
         await cluster.kill9(`safekeeper-${id}`);
       }
-      await sleep(500);
+      await load!.waits();
       const before = load!.acknowledged.length;
       const rows = await cluster.query("main", "select count(*)::int as n from pgbench_accounts");
       assert.equal(rows[0]!["n"], 100_000);

@@ -74,8 +74,7 @@ async function underTpcb(body: (load: TpcbLoad) => Promise<void>): Promise<void>
 /** Nothing is acknowledged until `restore` is called. */
 async function withoutQuorum(load: TpcbLoad, restore: () => void): Promise<void> {
   try {
-    // What was on its way is answered.
-    await sleep(300);
+    await load.waits();
     const before = load.acknowledged.length;
     await sleep(700);
     assert.equal(load.acknowledged.length, before, "a commit was acknowledged without a quorum");
@@ -199,8 +198,7 @@ for (let round = 1; round <= ROUNDS; round++) {
         await load.progress(50);
         const pid = cluster.pid(`agent-${old}` as Victim);
         resume = paused === "agent" ? pause(pid) : pauseTree(pid);
-        // What was answered before has arrived.
-        await sleep(300);
+        await load.waits();
         const before = load.acknowledged.length;
         [active, standby] = [standby, old];
         await startEndpoint(active);

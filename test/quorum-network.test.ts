@@ -151,8 +151,7 @@ for (let round = 1; round <= ROUNDS; round++) {
       for (const safekeeper of SAFEKEEPERS.filter((one) => one !== reachable)) {
         cutSomehow(active!, safekeeper);
       }
-      // What was on its way is answered.
-      await sleep(300);
+      await load.waits();
       const before = load.acknowledged.length;
       await sleep(1000);
       assert.equal(load.acknowledged.length, before, "a commit was acknowledged without a quorum");
@@ -201,7 +200,7 @@ for (let round = 1; round <= ROUNDS; round++) {
         for (const host of [...SAFEKEEPERS, "storage"] as const) {
           cutSomehow(old, host);
         }
-        await sleep(300);
+        await load.waits();
         const before = load.acknowledged.length;
         [active, standby] = [standby!, old];
         await run(active, "endpoint", "start", active, "--allow-multiple");
@@ -237,13 +236,13 @@ networkTest("a read that waited for the pageserver goes on soon after the networ
     );
     // The compute is another one than wrote it.
     const reading = client.query("select count(*)::int as rows from unread");
-    // TCP would try again after 25 s.
+    // TCP would try again 25 s after the cut.
     await sleep(15_000);
     hosts.heal();
     const healed = performance.now();
     assert.equal((await reading).rows[0].rows, 1000);
     const tookMs = performance.now() - healed;
-    assert.ok(tookMs < 5000, `${tookMs} ms`);
+    assert.ok(tookMs < 9000, `${tookMs} ms`);
   }),
 );
 

@@ -4,9 +4,11 @@ import assert from "node:assert/strict";
 import pg from "pg";
 import { sleep } from "../src/base/clock.ts";
 import { SeededRandom } from "../src/base/random.ts";
+import { eventually } from "./eventually.ts";
 
 export const ACCOUNTS_PER_BRANCH = 100_000;
 const TELLERS_PER_BRANCH = 10;
+const QUIET_MS = 1000;
 
 /** A client that never crashes the test process when its server is killed. */
 export async function connect(url: string): Promise<pg.Client> {
@@ -96,6 +98,14 @@ export class TpcbLoad {
   /** Milliseconds since the last acknowledged commit. */
   get quietMs(): number {
     return performance.now() - this.#lastCommitAt;
+  }
+
+  /**
+   * Resolves when commits wait: what was on its way has been answered, however slowly, and nothing was acknowledged for a second
+   * then. Fails where that does not come to be.
+   */
+  async waits(): Promise<void> {
+    await eventually("no commit to be acknowledged any more", () => this.quietMs > QUIET_MS);
   }
 
   async stop(): Promise<void> {
