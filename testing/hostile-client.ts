@@ -37,7 +37,7 @@ export const simpleQuery = (sql: string) => encodeMessage("Q", cstring(sql));
 
 /**
  * Sends `opening`, then, where that began a CopyBoth, `copied`. Waits until the other side closes, has
- * been silent for `quietMs`, or `limitMs` are over; after an error that says FATAL only the close, or
+ * been silent for `quietMs`, once it has given `least` answers, or `limitMs` are over; after an error that says FATAL only the close, or
  * the limit, ends it. With `hangUp` it says that no more will come, so that the other side closes once
  * it has looked at everything.
  */
@@ -45,7 +45,7 @@ export async function converse(
   address: string,
   opening: readonly Uint8Array[],
   copied: readonly Uint8Array[] = [],
-  { quietMs = 20, limitMs = 10_000, hangUp = false } = {},
+  { quietMs = 20, limitMs = 10_000, least = 0, hangUp = false } = {},
 ): Promise<Conversation> {
   const { host, port } = parseHostPort(address);
   const socket = createConnection({ host, port, noDelay: true });
@@ -80,7 +80,12 @@ export async function converse(
       if (hangUp) {
         socket.end();
       }
-    } else if (idleMs >= quietMs && !socket.writableEnded && !isFatal(answers)) {
+    } else if (
+      answers.length >= least &&
+      idleMs >= quietMs &&
+      !socket.writableEnded &&
+      !isFatal(answers)
+    ) {
       break;
     }
   }

@@ -154,10 +154,11 @@ test("proxy: a wrong password and an unknown role look alike", () =>
 /** As server-first says it. */
 async function saltOf(fixture: ProxyFixture, user: string): Promise<string> {
   const first = Buffer.from("n,,n=,r=abcdefghijklmnop");
-  const { answers } = await converse(`127.0.0.1:${fixture.port}`, [
+  const hello = [
     startupPacket({ user, options: `endpoint=${ENDPOINT}` }),
     encodeMessage("p", cstring("SCRAM-SHA-256"), int32(first.length), first),
-  ]);
+  ];
+  const { answers } = await converse(`127.0.0.1:${fixture.port}`, hello, [], { least: 2 });
   const text = answers.at(-1)?.body.toString() ?? "";
   return /,s=([^,]+),i=4096/.exec(text)?.[1] ?? assert.fail(`no salt in '${text}'`);
 }
@@ -209,9 +210,8 @@ test("proxy: nothing may come together with a request for TLS", () =>
   withProxy({}, async (fixture) => {
     const address = `127.0.0.1:${fixture.port}`;
     for (const request of [SSL_REQUEST, GSSENC_REQUEST]) {
-      const { answers, closed } = await converse(address, [
-        Buffer.concat([request, startupPacket({ user: ROLE })]),
-      ]);
+      const both = Buffer.concat([request, startupPacket({ user: ROLE })]);
+      const { answers, closed } = await converse(address, [both], [], { least: 1 });
       assert.deepEqual(
         answers.map(({ type }) => type),
         ["E"],
@@ -225,9 +225,8 @@ test("proxy: a newer protocol is negotiated down, and its options named", () =>
   withProxy({}, async (fixture) => {
     const words = ["user", ROLE, "options", `endpoint=${ENDPOINT}`, "_pq_.speed", "on"];
     const body = Buffer.concat([int32(196610), ...words.map(cstring), Buffer.from([0])]);
-    const { answers } = await converse(`127.0.0.1:${fixture.port}`, [
-      Buffer.concat([int32(body.length + 4), body]),
-    ]);
+    const hello = Buffer.concat([int32(body.length + 4), body]);
+    const { answers } = await converse(`127.0.0.1:${fixture.port}`, [hello], [], { least: 2 });
     assert.deepEqual(
       answers.map(({ type }) => type),
       ["v", "R"],
@@ -244,10 +243,11 @@ test("proxy: cancel stops the query of whoever has the key, and nobody else's", 
     const { processID, secretKey } = client as unknown as { processID: number; secretKey: number };
     const { pid } = (await client.query("SELECT pg_backend_pid() AS pid")).rows[0];
     assert.notEqual(processID, pid);
-    const cancel = (key: number) =>
-      converse(`127.0.0.1:${fixture.port}`, [
-        Buffer.concat([int32(16), int32(80877102), int32(processID), int32(key)]),
-      ]);
+    const cancel = (key: number) => {
+      const request = Buffer.concat([int32(16), int32(80877102), int32(processID), int32(key)]);
+      // It is closed, however late.
+      return converse(`127.0.0.1:${fixture.port}`, [request], [], { quietMs: 5000 });
+    };
     const query = client.query("SELECT pg_sleep(30)");
     query.catch(() => undefined);
     const activity = `SELECT 1 FROM pg_stat_activity WHERE pid = ${pid} AND query ~ 'sleep' AND state = 'active'`;

@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { converse, lastError, simpleQuery, startupPacket } from "../../testing/hostile-client.ts";
 import { commit, SafekeeperCluster, SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
@@ -43,9 +42,10 @@ async function halfCommitted(t: TestContext) {
 async function push(cluster: SafekeeperCluster, messages: ProposerMessage[]): Promise<string> {
   const frames = [greeting(cluster), ...messages.map(frame)];
   const { pgAddr } = cluster.address(0);
-  // What is sent there waits for the answer to the opening.
-  const patience = { quietMs: 5000, hangUp: true };
-  const { answers } = await converse(pgAddr, opening(cluster), frames, patience);
+  const { answers } = await converse(pgAddr, opening(cluster), frames, {
+    hangUp: true,
+    least: 1,
+  });
   return lastError(answers)?.get("M") ?? "";
 }
 
@@ -105,7 +105,6 @@ test("bad input: a term that leaves no room is refused, and the next compute goe
 });
 
 test("bad input: a proposer that does not greet is told so and cut off", async (t) => {
-  inSteadyTime(t);
   const cluster = await SafekeeperCluster.start(t, 1, { startupTimeoutMs: 300 });
   const { pgAddr } = cluster.address(0);
   const { answers, closed } = await converse(pgAddr, opening(cluster), [], { quietMs: 5000 });
