@@ -7,7 +7,9 @@ import { createApiClient, EndpointType } from "@neondatabase/api-client";
 import { createLogger } from "../../src/base/log.ts";
 import { ControlPlane, controlPlaneRoutes } from "../../src/control-plane/server.ts";
 import { StrataHome } from "../../src/local/home.ts";
+import { withHomeLocked } from "../../src/local/lock.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { eventually } from "../../testing/eventually.ts";
 
 // Who may do what with which key; what the API refuses, and how it says so.
 
@@ -224,14 +226,22 @@ test("no secret is in a log, nor in a file that others may read", async () => {
 
 test("a second operation on a busy project gets 423; what is not there 404, what is wrong 400, what is not done 501", async () => {
   const path = `/api/v2/projects/${other.id}/branches`;
-  const answers = await Promise.all(
-    ["one", "two"].map((name) =>
-      world.request("POST", path, {
-        body: { branch: { name }, endpoints: [{ type: "read_write" }] },
-      }),
-    ),
-  );
-  assert.deepEqual(answers.map(({ status }) => status).toSorted(), [201, 423]);
+  const post = (name: string) =>
+    world.request("POST", path, {
+      body: { branch: { name }, endpoints: [{ type: "read_write" }] },
+    });
+  const home = new StrataHome(world.cluster.home).identify();
+  let first: ReturnType<typeof post> | undefined;
+  // It cannot be done as long.
+  await withHomeLocked(home, async () => {
+    first = post("one");
+    await eventually("its operation to be noted", async () => {
+      const { operations } = await world.api("GET", `/projects/${other.id}/operations`);
+      return operations.some(({ status }: { status: string }) => status === "running");
+    });
+    assert.equal((await post("two")).status, 423);
+  });
+  assert.equal((await first!).status, 201);
   for (const [method, target, body, status] of [
     ["GET", "/projects/no-such-project-1", undefined, 404],
     ["GET", `/projects/${mine.id}/branches/br-no-such-branch`, undefined, 404],

@@ -52,7 +52,12 @@ export class ConsoleWorld implements AsyncDisposable {
     const body = { branch_id: this.branchId, database: "neondb", role: "neondb_owner", query };
     return fetch(`http://${this.world.address}/console/projects/${this.projectId}/sql`, {
       method: "POST",
-      headers: { authorization: `Bearer ${this.world.key}`, "content-type": "application/json" },
+      headers: {
+        authorization: `Bearer ${this.world.key}`,
+        "content-type": "application/json",
+        // As ControlPlaneWorld's.
+        connection: "close",
+      },
       body: JSON.stringify({ ...body, ...options }),
       ...(signal === undefined ? {} : { signal }),
     });

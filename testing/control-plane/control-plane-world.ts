@@ -68,6 +68,8 @@ export class ControlPlaneWorld {
       headers: {
         ...(key === undefined ? {} : { authorization: `Bearer ${key}` }),
         "content-type": "application/json",
+        // fetch would send on a connection that the server is just closing, as it was idle, and not try again.
+        connection: "close",
         ...options.headers,
       },
       ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
