@@ -51,10 +51,15 @@ after(async () => {
 
 describe("waking and suspending", () => {
   test("an endpoint that nobody uses is suspended, one that is used is not", async () => {
-    const working = world.sql(endpoint, login(), "select pg_sleep(9)");
+    const working = world.sql(endpoint, login(), "select pg_sleep(600)").catch(() => undefined);
+    const sleepers = "from pg_stat_activity where query = 'select pg_sleep(600)'";
+    await until("work", async () => {
+      return (await world.sql(endpoint, login(), `select pid ${sleepers}`)).length === 1;
+    });
     await setTimeoutOf(1);
     await sleep(7000);
     assert.equal(await state(), "active");
+    await world.sql(endpoint, login(), `select pg_cancel_backend(pid) ${sleepers}`);
     await working;
     await until("suspension", async () => (await state()) === "idle");
     const { operations } = await world.api("GET", `/projects/${project}/operations`);

@@ -42,17 +42,22 @@ test("a read_only endpoint follows its branch, sleeps and wakes, keeps no primar
   await until("the replica to see it", async () => (await count(replica)) === 2);
   await assert.rejects(world.sql(replica, login, "insert into t values (3)"), /read-only/);
 
-  for (const id of [primary, replica]) {
-    await world.api("PATCH", `/projects/${project}/endpoints/${id}`, {
-      endpoint: { suspend_timeout_seconds: 2 },
-    });
-  }
+  const sleepAfter = async (seconds: number) => {
+    for (const id of [primary, replica]) {
+      await world.api("PATCH", `/projects/${project}/endpoints/${id}`, {
+        endpoint: { suspend_timeout_seconds: seconds },
+      });
+    }
+  };
+  await sleepAfter(2);
   await until("the primary to sleep", async () => {
     return (await endpoint(primary)).current_state === "idle";
   });
   await until("the replica to sleep", async () => {
     return (await endpoint(replica)).current_state === "idle";
   });
+  // What follows goes past the proxy, which would wake them.
+  await sleepAfter(-1);
   await world.api("POST", `/projects/${project}/endpoints/${replica}/start`);
   await world.settled(project);
   assert.equal(await count(replica), 2);
