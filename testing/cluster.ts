@@ -300,7 +300,7 @@ export class TestCluster {
       }
     }
     if (process.env["STRATA_KEEP"] === undefined) {
-      rmSync(join(this.home, ".."), { recursive: true, force: true });
+      rmSync(join(this.home, ".."), { recursive: true, force: true, maxRetries: 5 });
     }
   }
 }

@@ -5,13 +5,14 @@ import { canListen } from "../src/base/network/ports.ts";
 import { randomInt } from "../src/base/random.ts";
 
 /*
- * Below the range from which the kernel takes the ports of outgoing connections, or one of those could sit on a port when its
+ * Above those that homes without a configuration begin to look from (src/local/port-choice.ts), which cannot know of a service that
+ * is down, and below the range from which the kernel takes the ports of outgoing connections, or one of those could sit on a port when its
  * service comes back. Each process of tests has a part of it for its own as long as it lives, by a name that the kernel
  * forgets with it: the service of another one could sit there just as well.
  */
-const FIRST = 10_000;
+const FIRST = 16_000;
 const PART = 400;
-const PARTS = 55;
+const PARTS = 40;
 /** Endpoints take the next ports from a home's first one on. */
 const ENDPOINTS = 40;
 const SINGLES = PART / 2;
