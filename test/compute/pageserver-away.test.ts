@@ -64,7 +64,7 @@ for (const [how, { begin, end }] of Object.entries(OUTAGES)) {
         assert.match(String(error), /canceling statement due to statement timeout/);
         return true;
       });
-      assert.ok(monotonicMs() - asked < 5000, `after ${monotonicMs() - asked} ms`);
+      assert.ok(monotonicMs() - asked < 20_000, `after ${monotonicMs() - asked} ms`);
       assert.deepEqual((await client.query("select 1 as one")).rows, [{ one: 1 }]);
 
       const left = waiting.query("select sum(i) from big");
@@ -73,7 +73,7 @@ for (const [how, { begin, end }] of Object.entries(OUTAGES)) {
       await cluster.ok("endpoint", "stop", "main");
       const tookMs = monotonicMs() - stopping;
       // It was 44 s: 30 for the fast stop that did not come to an end, and then an immediate one.
-      assert.ok(tookMs < 15_000, `endpoint stop took ${tookMs} ms`);
+      assert.ok(tookMs < 28_000, `endpoint stop took ${tookMs} ms`);
       assert.doesNotMatch(cluster.log("endpoints/main/compute.log"), /ended without/);
       await assert.rejects(left, (error) => errnoCode(error) === "57P01");
     } finally {

@@ -47,7 +47,12 @@ async function startAndTerminate(t: TestContext, user?: { uid: number; gid: numb
         output += chunk.toString();
       });
     }
-    return { child, output: () => output, ended: once(child, "exit") };
+    return {
+      child,
+      output: () => output,
+      ended: once(child, "exit"),
+      closed: once(child, "close"),
+    };
   };
   const initialized = run("run", "strata", "--", "init", "--config", init);
   assert.deepEqual(await initialized.ended, [0, null], initialized.output());
@@ -79,6 +84,7 @@ async function startAndTerminate(t: TestContext, user?: { uid: number; gid: numb
     );
     await sleep(100);
   }
+  await npm.closed;
   assert.match(npm.output(), /Stopping/);
 }
 

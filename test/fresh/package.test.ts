@@ -118,6 +118,7 @@ test("npm package: npx runs it in any folder; another major is fetched when it i
     assert.ok(performance.now() < patience, `left: ${processesWith(`HOME=${home}`).join("\n")}`);
     await sleep(100);
   }
+  await up.ended;
   assert.match(up.output(), /Stopped/);
 
   const nowhere = { npm_config_registry: "http://127.0.0.1:9/", STRATA_HOME: join(home, "other") };

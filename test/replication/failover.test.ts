@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
 import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -71,7 +72,12 @@ before(async () => {
 
 after(async () => {
   await writer?.stop();
-  standby?.kill("SIGQUIT");
+  if (standby !== undefined && standby.exitCode === null && standby.signalCode === null) {
+    // What it says is written into the directory that is removed.
+    const closed = once(standby, "close");
+    standby.kill("SIGQUIT");
+    await closed;
+  }
   await subscriber?.destroy();
   await cluster?.[Symbol.asyncDispose]();
   rmSync(scratch, { recursive: true, force: true });

@@ -7,7 +7,7 @@ import type { SeededRandom } from "../../src/base/random.ts";
 import { BROKEN } from "../proxy/logged-client.ts";
 
 /** Nobody stands between these clients and a Postgres that starts, stops or is no primary any more. */
-const AWAY = new RegExp(`${BROKEN.source}|57P03|25006`, "i");
+const AWAY = new RegExp(`${BROKEN.source}|57P03|25006|timeout expired`, "i");
 const PAUSE_MS = 20;
 export const ACCOUNTS = 1000;
 const ROWS_OF_A_TABLE = 400;
