@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { inSteadyTime } from "../../simulation/simulated-time.ts";
 import { converse, lastError, simpleQuery, startupPacket } from "../../testing/hostile-client.ts";
 import { commit, SafekeeperCluster, SEGMENT, START } from "../../testing/safekeeper-cluster.ts";
 import { WalBuilder } from "../../testing/wal-builder.ts";
@@ -105,6 +106,7 @@ test("bad input: a term that leaves no room is refused, and the next compute goe
 });
 
 test("bad input: a proposer that does not greet is told so and cut off", async (t) => {
+  inSteadyTime(t);
   const cluster = await SafekeeperCluster.start(t, 1, { startupTimeoutMs: 300 });
   const { pgAddr } = cluster.address(0);
   const { answers, closed } = await converse(pgAddr, opening(cluster), [], { quietMs: 5000 });
