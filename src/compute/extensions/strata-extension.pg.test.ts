@@ -77,6 +77,29 @@ test("extension strata: nothing of it is there before it is asked for; the owner
   }
 });
 
+test("extension strata: nothing that the schema's owner puts in the way of its functions runs as the superuser", async () => {
+  const evil = (signature: string, result: string) =>
+    `create function ${signature} returns ${result} language plpgsql immutable as $$ begin raise 'called as %', current_user; end $$`;
+  await as("owner", "drop extension if exists strata; drop schema if exists strata");
+  // Closer to what the script's calls are given than Postgres's own, which take any array.
+  await as("owner", "create schema strata");
+  await as("owner", evil("strata.unnest(bigint[])", "setof bigint"));
+  await as(
+    "owner",
+    `${evil("strata.step(bigint[], bigint)", "bigint[]")};
+     create aggregate strata.array_agg(bigint) (sfunc = strata.step, stype = bigint[])`,
+  );
+  await as("owner", MAKE);
+  const read = (schema: string) =>
+    as("owner", `select count(*) from ${schema}.neon_lfc_stats, ${schema}.neon_perf_counters`);
+  assert.deepEqual(await read("strata"), [["174"]]);
+  await as("owner", "alter schema strata rename to moved; create schema strata");
+  await as("owner", evil("strata.count_at(bytea, int)", "bigint"));
+  await as("owner", evil("strata.read_counts()", "bigint"));
+  assert.deepEqual(await read("moved"), [["174"]]);
+  await as("owner", "drop extension strata; drop schema strata cascade; drop schema moved cascade");
+});
+
 test("extension strata: reads of what is not here are misses and waits, and the next ones are hits", async () => {
   await as(
     "owner",

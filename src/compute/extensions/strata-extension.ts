@@ -53,23 +53,29 @@ trusted = true
 /** Neon's names of views and counters (its extension "neon"), where we have such a count. */
 const SCRIPT = `\\echo Use "CREATE EXTENSION strata" to load this file. \\quit
 
+-- The schema is whose who makes the extension, and may have been there before with functions of theirs in it.
+set local search_path = pg_catalog, pg_temp;
+
 grant usage on schema strata to public;
 
--- Little-endian; null where there is no such file, as in an exported cluster.
+-- Little-endian; null where there is no such file, as in an exported cluster. What is called here and below is found now and not by
+-- its name later: the schema's owner may give it another name, and make another one of this name.
 create function strata.count_at(file bytea, at int) returns bigint
-  language sql immutable strict parallel safe set search_path = pg_catalog, pg_temp
-  as $$ select sum(get_byte(file, at + i)::bigint << (8 * i))::bigint from generate_series(0, 7) i $$;
+  language sql immutable strict parallel safe
+  begin atomic
+    select sum(get_byte(file, at + i)::bigint << (8 * i))::bigint from generate_series(0, 7) i;
+  end;
 
 create function strata.read_counts(out reads bigint, out misses bigint, out fetched bigint, out waits bigint,
     out wait_us bigint, out waits_below bigint[], out cached bigint, out evicted bigint, out fetched_again bigint)
   language sql stable security definer set search_path = pg_catalog, pg_temp
-  as $$
+  begin atomic
     select strata.count_at(r, 0), strata.count_at(r, 8), strata.count_at(r, 16), strata.count_at(r, 24), strata.count_at(r, 32),
       (select array_agg(strata.count_at(r, 40 + 8 * i) order by i) from generate_series(0, ${WAIT_BUCKETS - 1}) i),
       greatest(0, strata.count_at(c, 0)) + greatest(0, strata.count_at(c, 8)), strata.count_at(c, 16), strata.count_at(c, 24)
     from pg_read_binary_file('../${READ_COUNTS_NAME}', 0, ${READ_COUNTS_BYTES}, true) r,
-      pg_read_binary_file('../cache-counters', 0, 40, true) c
-  $$;
+      pg_read_binary_file('../cache-counters', 0, 40, true) c;
+  end;
 
 create view strata.neon_lfc_stats as
   select lfc_key, lfc_value from strata.read_counts() c, lateral (values
