@@ -39,10 +39,16 @@ test("postgresSettings: a value cannot break out of its quotes", () => {
   const { configuration } = settingsWith({ application_name: "it's a \\ test\nfsync = off" });
   assert.match(configuration, /^application_name = 'it''s a \\\\ test\\nfsync = off'$/m);
   assert.doesNotMatch(configuration, /^fsync/m);
-  for (const name of ["", "a b", "x = 1\nfsync", "1a", "a.", "include"]) {
-    if (name !== "include") {
-      assert.throws(() => settingsWith({ [name]: "1" }), { code: "bad-setting" }, name);
-    }
+  const directives = ["include", "Include_Dir", "include_if_exists"];
+  for (const name of ["", "a b", "x = 1\nfsync", "1a", "a.", ...directives]) {
+    assert.throws(() => settingsWith({ [name]: "1" }), { code: "bad-setting" }, name);
+  }
+});
+
+test("postgresSettings: no shell command is a setting of an endpoint", () => {
+  const names = ["archive_cleanup_command", "recovery_end_command", "SSL_passphrase_command"];
+  for (const name of [...names, "archive_command", "restore_command"]) {
+    assert.throws(() => settingsWith({ [name]: "true" }), { code: "protected-setting" }, name);
   }
 });
 

@@ -50,7 +50,13 @@ const REFUSED = new Set([
   "ignore_system_indexes",
   "zero_damaged_pages",
   "synchronous_standby_names",
+  // What Postgres would have a shell do. Who chooses an endpoint's settings is not to be who runs commands on its machine.
+  "archive_cleanup_command",
+  "recovery_end_command",
+  "ssl_passphrase_command",
 ]);
+/** In postgresql.conf these are no settings: another file is read in their place, whatever is in it (guc-file.l). */
+const DIRECTIVES = new Set(["include", "include_if_exists", "include_dir"]);
 
 /**
  * The setting's name as Postgres takes it. StorageError `invalid` for what is none, and for one that an endpoint may not set:
@@ -58,11 +64,12 @@ const REFUSED = new Set([
  */
 export function checkSetting(name: string, value: string): string {
   const lower = name.toLowerCase();
-  if (!/^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$/.test(lower) || value.includes("\0")) {
+  const isName = /^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_$]*)*$/.test(lower) && !DIRECTIVES.has(lower);
+  if (!isName || value.includes("\0")) {
     throw new StorageError("invalid", "bad-setting", `not a setting: '${name}'`);
   }
   if (REFUSED.has(lower) || (lower === "io_method" && value.trim().toLowerCase() === "io_uring")) {
-    const message = `setting '${name}' cannot be changed: what is durable, or where files are, rests on it`;
+    const message = `setting '${name}' cannot be changed: what is durable, where files are, or who runs commands rests on it`;
     throw new StorageError("invalid", "protected-setting", message);
   }
   return lower;

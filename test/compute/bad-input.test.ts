@@ -71,7 +71,8 @@ const creating = (setting: string) => [
 const setting = (name: string, value: string) => ({ settings: [{ name, value }] });
 
 test("forbidden settings are refused by name, before anything is made or changed", async () => {
-  const why = "cannot be changed: what is durable, or where files are, rests on it";
+  const why =
+    "cannot be changed: what is durable, where files are, or who runs commands rests on it";
   for (const name of ["fsync", "Full_Page_Writes", "data_directory", "primary_conninfo"]) {
     await refused(`setting '${name}' ${why}`, ...creating(`${name}=off`));
     await refusedByAgent("invalid", `setting '${name}' ${why}`, setting(name, "off"));
