@@ -61,8 +61,8 @@ class FakeControl implements ComputeControl {
     return Promise.resolve({ lsn: "0/10" });
   }
 
-  postgresAddress(): never {
-    throw new StorageError("unavailable", "not-running", "no Postgres");
+  postgresAddress() {
+    return { host: "/nowhere", port: 1, pgVersion: 17 };
   }
 
   configure() {
@@ -130,6 +130,20 @@ test("HttpListener: routes, and what is none", async () => {
     });
     assert.equal(wrong.status, 400);
     assert.match(await wrong.text(), /mode must be/);
+  });
+});
+
+test("HttpListener: a body of null is one without what it takes", async () => {
+  await withListener(async (_control, _client, address, listener) => {
+    await listener.serve();
+    for (const path of ["extensions", "grants", "database_schema?database=postgres", "configure"]) {
+      const answer = await fetch(`http://${address}/${path}`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: "null",
+      });
+      assert.equal(answer.status, 400, path);
+    }
   });
 });
 

@@ -152,7 +152,7 @@ function schemaRoutes(control: ComputeControl): Route[] {
       schemas: () => schemasOf("loadSchema"),
       handle: async (request) => {
         const { loadSchema } = await import("./sessions/database-schema.ts");
-        const { sql } = request.body as Readonly<Record<string, unknown>>;
+        const { sql } = (request.body ?? {}) as Readonly<Record<string, unknown>>;
         await loadSchema(control.postgresAddress(), parameter(request, "database"), sql);
       },
     },

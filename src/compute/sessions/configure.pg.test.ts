@@ -237,6 +237,96 @@ test("configure: the sessions of a role that is deleted end", async () => {
   await assert.rejects(open.query("select 1"), { message: /terminat|closed/ });
 });
 
+test("configure: a role is forgotten that holds rights of any kind from who does not own the thing", async () => {
+  await configure({
+    roles: [{ name: "giver" }, { name: "taker" }],
+    databases: [{ name: "rights", owner: "alice" }],
+  });
+  const things: readonly [privilege: string, thing: string, make: string][] = [
+    ["usage", "schema granted", "create schema granted"],
+    ["execute", "function granted()", "create function granted() returns int return 1"],
+    ["execute", "procedure granted(int)", "create procedure granted(n int) begin atomic end"],
+    ["select (n)", "table granted", 'create table granted (n int, "m %" int)'],
+    ['update ("m %")', "table granted", "select 1"],
+    ["usage", "sequence granted_seq", "create sequence granted_seq"],
+    ["usage", "type granted_type", "create type granted_type as enum ('a')"],
+    ["usage", "domain granted_domain", "create domain granted_domain as int"],
+    ["select", "large object 4242", "select lo_create(4242)"],
+    ["connect", "database rights", "select 1"],
+  ];
+  for (const [privilege, thing, make] of things) {
+    await queryAs("alice", "rights", make);
+    const grant = `grant ${privilege} on ${thing}`;
+    await queryAs("alice", "rights", `${grant} to giver with grant option`);
+    await queryAs("giver", "rights", `${grant} to taker`);
+  }
+  if (DEFAULT_MAJOR >= 15) {
+    const grant = "grant set on parameter log_min_messages";
+    await queryAs("cloud_admin", "rights", `${grant} to giver with grant option`);
+    await queryAs("giver", "rights", `${grant} to taker`);
+  }
+  await configure({}, [{ action: "delete_role", name: "taker" }]);
+  // Who gave keeps what he has.
+  const kept = "select has_schema_privilege('giver', 'granted', 'usage with grant option')";
+  assert.deepEqual(await queryAs("alice", "rights", kept), [["t"]]);
+});
+
+test("configure: what the owner of a database sets for it keeps nobody from his work", async () => {
+  await configure({ roles: [{ name: "leaves" }], databases: [{ name: "own", owner: "alice" }] });
+  await queryAs("leaves", "own", "select lo_create(4243)");
+  await queryAs("alice", "own", 'create schema "schön"');
+  for (const setting of [
+    "role = 'bob'",
+    "client_encoding = 'LATIN1'",
+    "standard_conforming_strings = off",
+    "local_preload_libraries = 'not_there'",
+    "statement_timeout = 1",
+    "idle_in_transaction_session_timeout = 1",
+    ...(DEFAULT_MAJOR >= 17 ? ["transaction_timeout = 1"] : []),
+  ]) {
+    await queryAs("alice", "postgres", `alter database own set ${setting}`);
+  }
+  await configure({ extensions: [{ database: "own", name: "plpgsql" }] });
+  const on = { database: "own", schema: "schön", privileges: ["USAGE"], role: "bob" };
+  assert.equal((await endpoint.client.grant(on)).schema, "schön");
+  await configure({}, [{ action: "delete_role", name: "leaves" }]);
+  await queryAs("alice", "postgres", "alter database own reset all");
+  assert.deepEqual(
+    await queryAs("alice", "own", "select lomowner::regrole from pg_largeobject_metadata"),
+    [["alice"]],
+  );
+});
+
+test("configure: what Postgres refuses is no fault of ours, and no fence", async () => {
+  const refusals: readonly [ConfigureRequest["spec"]["cluster"], string][] = [
+    [{ roles: [{ name: "pg_mine" }] }, "invalid"],
+    [{ roles: [{ name: "twice" }, { name: "twice" }] }, "conflict"],
+    [{ databases: [{ name: "nobodys", owner: "nobody" }] }, "not-found"],
+    [{ extensions: [{ database: "closed", name: "plpgsql" }] }, "conflict"],
+  ];
+  await configure({ databases: [{ name: "closed", owner: "alice" }] });
+  await endpoint.query("alter database closed is_template true allow_connections false");
+  for (const [cluster, kind] of refusals) {
+    await assert.rejects(configure(cluster), { kind }, JSON.stringify(cluster));
+  }
+  await assert.rejects(
+    configure({}, [
+      { action: "delete_db", name: "closed" },
+      { action: "delete_db", name: "postgres" },
+    ]),
+    { kind: "invalid" },
+  );
+  const { databases } = await endpoint.client.catalogObjects();
+  assert.ok(
+    databases.some(({ name }) => name === "closed"),
+    "nothing was dropped before that",
+  );
+  await configure({}, [{ action: "delete_db", name: "closed" }]);
+  assert.ok(
+    !(await endpoint.client.catalogObjects()).databases.some(({ name }) => name === "closed"),
+  );
+});
+
 test("configure: extensions, also those that only a superuser may make", async () => {
   // Of the shipped installations only plpgsql is sure to be there.
   const extensions = [{ database: "shop", name: "plpgsql", version: "1.0" }];
@@ -269,6 +359,9 @@ test("configure: settings are loaded, and what needs a restart is named", async 
     ["no_such_setting", "1"],
     ["fsync", "off"],
     ["work_mem", "much"],
+    // These wait for a restart, which would be the end of it.
+    ["max_files_per_process", "much"],
+    ["Autovacuum_Freeze_Max_Age", "1"],
   ] as const) {
     await assert.rejects(configure(settings(shared, ["maintenance_work_mem", "9MB"], [...bad])), {
       kind: "invalid",

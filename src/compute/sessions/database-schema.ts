@@ -6,7 +6,11 @@ import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
 import { errnoCode, StorageError } from "../../base/errors.ts";
 import { findInstallation, SUPERUSER } from "../../postgres/installation.ts";
-import { maintenanceSessionIn, type PostgresAddress } from "./maintenance-session.ts";
+import {
+  maintenanceSessionIn,
+  type PostgresAddress,
+  sessionOptions,
+} from "./maintenance-session.ts";
 import { checkName } from "./sql-text.ts";
 
 const run = promisify(execFile);
@@ -30,7 +34,7 @@ export async function databaseSchema(
   const name = checkName(database, "database");
   const program = await findDump(address.pgVersion, pgBin);
   try {
-    const { stdout } = await run(program, ["--schema-only", "--no-password"], {
+    const { stdout } = await run(program, ["--schema-only", "--no-password", "--encoding=UTF8"], {
       // Not an argument: there `a=b` would be read as a connection string.
       env: {
         ...process.env,
@@ -38,7 +42,7 @@ export async function databaseSchema(
         PGPORT: String(address.port),
         PGUSER: SUPERUSER,
         PGDATABASE: name,
-        PGOPTIONS: "-c track_activities=off",
+        PGOPTIONS: sessionOptions(address.pgVersion),
         PGAPPNAME: "strata_pg_dump",
       },
       maxBuffer: MAX_SCHEMA_BYTES,
@@ -70,6 +74,8 @@ export async function loadSchema(
   }
   const session = await maintenanceSessionIn(address, name, SUPERUSER, LOAD_TIMEOUT_MS);
   try {
+    // As a dump is, whatever its first statement says: a query is read before it runs.
+    await session.query("set client_encoding = 'UTF8'");
     // Several statements in one query are one transaction.
     await session.query(sql);
   } finally {

@@ -51,13 +51,16 @@ export async function dropDatabases(
   session: WireConnection,
   names: readonly string[],
 ): Promise<void> {
+  const needed = names.find((name) => MAINTENANCE_DATABASES.includes(name));
+  if (needed !== undefined) {
+    const message = `database '${needed}' is needed for maintenance`;
+    throw new StorageError("invalid", "maintenance-database", message);
+  }
   for (const [name, { allowsConnections, invalid }] of await existing(session, names)) {
-    if (MAINTENANCE_DATABASES.includes(name)) {
-      const message = `database '${name}' is needed for maintenance`;
-      throw new StorageError("invalid", "maintenance-database", message);
-    }
     if (allowsConnections && !invalid) {
       await dropSubscriptions(address, name);
+    }
+    if (!invalid) {
       await session.query(`alter database ${quoteName(name)} is_template false`);
     }
     await session.query(`drop database if exists ${quoteName(name)} with (force)`);

@@ -56,7 +56,7 @@ export async function installExtension(
   address: PostgresAddress,
   body: unknown,
 ): Promise<ExtensionInstallAnswer> {
-  const { extension, database, version } = body as Readonly<Record<string, unknown>>;
+  const { extension, database, version } = (body ?? {}) as Readonly<Record<string, unknown>>;
   const wanted = {
     name: checkName(extension, "extension"),
     database: checkName(database, "database"),

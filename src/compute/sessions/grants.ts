@@ -23,7 +23,7 @@ export async function grantOnSchema(
   address: PostgresAddress,
   body: unknown,
 ): Promise<GrantsAnswer> {
-  const { database, schema, role, privileges } = body as Readonly<Record<string, unknown>>;
+  const { database, schema, role, privileges } = (body ?? {}) as Readonly<Record<string, unknown>>;
   const into = checkName(database, "database");
   const on = checkName(schema, "schema");
   const to = checkName(role, "role");

@@ -1,6 +1,6 @@
 // The agent's own sessions with its Postgres: as its superuser, over the unix socket, with settings of their own.
 
-import { errorKind, errorMessage, StorageError } from "../../base/errors.ts";
+import { type ErrorKind, errorMessage, StorageError } from "../../base/errors.ts";
 import { SUPERUSER } from "../../postgres/installation.ts";
 import { connectWire, type WireConnection } from "../../postgres/wire/wire-client.ts";
 
@@ -12,9 +12,37 @@ const LOCK_TIMEOUT = "5s";
 export const AGENT_NAME_PREFIX = "strata_";
 /** For one statement. The pages it reads may have to come from far. */
 const QUERY_TIMEOUT_MS = 60_000;
-const EVENT_TRIGGERS_SETTING_MAJOR = 17;
+/** From this one on there are `event_triggers` and `transaction_timeout`. */
+const SETTINGS_MAJOR = 17;
 /** SQLSTATE invalid_catalog_name. */
 const NO_SUCH_DATABASE = "3D000";
+const NO_DATABASE = "no-database";
+/**
+ * What a caller does about what Postgres refuses, by SQLSTATE or its class. Our services' own states mean other things: 55000 is
+ * `fenced` there, and here a database that takes no connections.
+ */
+const KIND_OF_STATE: Readonly<Record<string, ErrorKind>> = {
+  "42501": "forbidden",
+  "42704": "not-found",
+  "3D000": "not-found",
+  "3F000": "not-found",
+  "42710": "conflict",
+  "42P04": "conflict",
+  "42P06": "conflict",
+  "55P03": "unavailable",
+  XX001: "corrupt",
+  XX002: "corrupt",
+  "0A": "unsupported",
+  "22": "invalid",
+  "23": "conflict",
+  "2B": "conflict",
+  "40": "unavailable",
+  "42": "invalid",
+  "53": "unavailable",
+  "54": "invalid",
+  "55": "conflict",
+  "57": "unavailable",
+};
 
 export interface PostgresAddress {
   /** Directory of the unix socket. */
@@ -51,21 +79,6 @@ export async function maintenanceSessionIn(
   timeoutMs = QUERY_TIMEOUT_MS,
 ): Promise<WireConnection> {
   const { host, port, pgVersion } = address;
-  const settings = [
-    // Nobody's operators and functions are called in the place of Postgres's own.
-    "search_path=pg_catalog,pg_temp",
-    // Nor does it count as use of the compute.
-    "track_activities=off",
-    "default_transaction_read_only=off",
-    "synchronous_commit=on",
-    "statement_timeout=0",
-    `lock_timeout=${LOCK_TIMEOUT}`,
-    // Nothing that is said here, a password's secret for one, belongs into a log.
-    "log_statement=none",
-    "log_min_duration_statement=-1",
-    "log_min_error_statement=panic",
-    ...(pgVersion >= EVENT_TRIGGERS_SETTING_MAJOR ? ["event_triggers=off"] : []),
-  ];
   try {
     return await connectWire({
       host,
@@ -74,17 +87,52 @@ export async function maintenanceSessionIn(
         user,
         database,
         application_name: `${AGENT_NAME_PREFIX}agent`,
-        options: settings.map((setting) => `-c ${setting}`).join(" "),
+        options: sessionOptions(pgVersion),
+        // As the database has them, so that names all databases share are the same in each.
+        client_encoding: "SQL_ASCII",
       },
       timeoutMs,
+      kindOfState,
     });
   } catch (error) {
     if (sqlStateOf(error) === NO_SUCH_DATABASE) {
       const message = `there is no database '${database}'`;
-      throw new StorageError("not-found", "no-database", message, { cause: error });
+      throw new StorageError("not-found", NO_DATABASE, message, { cause: error });
     }
     throw error;
   }
+}
+
+/**
+ * For libpq's `options`. These beat what `ALTER ROLE` and `ALTER DATABASE ... SET` say, which the owner of a database may:
+ * nothing that is set there is to keep us from what we are asked for, or to make it another thing.
+ */
+export function sessionOptions(pgVersion: number): string {
+  const settings = [
+    // Nobody's operators and functions are called in the place of Postgres's own.
+    "search_path=pg_catalog,pg_temp",
+    // Nor does it count as use of the compute.
+    "track_activities=off",
+    "role=none",
+    "local_preload_libraries=",
+    "standard_conforming_strings=on",
+    "DateStyle=ISO",
+    "default_transaction_read_only=off",
+    "idle_in_transaction_session_timeout=0",
+    "synchronous_commit=on",
+    "statement_timeout=0",
+    `lock_timeout=${LOCK_TIMEOUT}`,
+    // Nothing that is said here, a password's secret for one, belongs into a log.
+    "log_statement=none",
+    "log_min_duration_statement=-1",
+    "log_min_error_statement=panic",
+    ...(pgVersion >= SETTINGS_MAJOR ? ["event_triggers=off", "transaction_timeout=0"] : []),
+  ];
+  return settings.map((setting) => `-c ${setting}`).join(" ");
+}
+
+function kindOfState(sqlState: string): ErrorKind | undefined {
+  return KIND_OF_STATE[sqlState] ?? KIND_OF_STATE[sqlState.slice(0, 2)];
 }
 
 /** Undefined: the database has gone since somebody asked which there are. */
@@ -95,7 +143,7 @@ export async function sessionUnlessDropped(
   try {
     return await maintenanceSessionIn(address, database);
   } catch (error) {
-    if (errorKind(error) === "not-found") {
+    if (error instanceof StorageError && error.code === NO_DATABASE) {
       return undefined;
     }
     throw error;

@@ -5,11 +5,13 @@ import { SUPERUSER } from "../../postgres/installation.ts";
 import type { WireConnection } from "../../postgres/wire/wire-client.ts";
 import type { DeltaOperation, GenericOption, RoleSpec } from "../api.ts";
 import { USERS_GROUP } from "./configuration.ts";
-import { maintenanceSessionIn, type PostgresAddress } from "./maintenance-session.ts";
+import { type PostgresAddress, sessionUnlessDropped } from "./maintenance-session.ts";
 import { renameEach } from "./renames.ts";
 import { quoteName, quoteText } from "./sql-text.ts";
 
 const CREATE_SUBSCRIPTION_MAJOR = 16;
+/** From this one on. Such rights are the bootstrap superuser's to give (BOOTSTRAP_SUPERUSERID, 10). */
+const PARAMETER_GRANTS_MAJOR = 15;
 
 /** As Neon makes them: a superuser's rights, as far as attributes go. They are not inherited, so each role has them. */
 const USER_ATTRIBUTES = "inherit createrole createdb bypassrls replication";
@@ -124,10 +126,13 @@ export async function dropRoles(
     `select datname, pg_get_userbyid(datdba) from pg_database where datallowconn and datconnlimit <> -2`,
   );
   for (const [database, owner] of databases) {
-    const inDatabase = await maintenanceSessionIn(address, database!);
+    const inDatabase = await sessionUnlessDropped(address, database!);
+    if (inDatabase === undefined) {
+      continue;
+    }
     try {
       for (const name of present) {
-        await inDatabase.query(forgetRole(name, owner ?? SUPERUSER));
+        await inDatabase.query(forgetRole(name, owner ?? SUPERUSER, address.pgVersion));
       }
     } finally {
       inDatabase.close();
@@ -143,20 +148,27 @@ export async function dropRoles(
   );
 }
 
-/** REVOKE takes away what the current role has granted, so whoever granted must do it (DROP OWNED does not). */
-function forgetRole(name: string, newOwner: string): string {
+/**
+ * REVOKE takes away what the current role has granted, so whoever granted must do it (DROP OWNED does not). What was granted by
+ * the owner of a thing is left to that.
+ */
+function forgetRole(name: string, newOwner: string, pgVersion: number): string {
   const body = `
     declare g record;
     begin
       for g in
-        select c.oid::regclass::text as rel, c.relkind, a.grantor::regrole::text as grantor
-          from pg_class c cross join aclexplode(c.relacl) a
-         where a.grantee = (select oid from pg_roles where rolname = ${quoteText(name)})
-           and a.grantor not in (c.relowner, a.grantee)
+        select o.columns, o.kind, o.name, a.grantor::regrole::text as grantor
+          from pg_shdepend d
+         cross join lateral (${grantables(pgVersion).join(" union all ")}) as o (kind, name, owner, acl, columns)
+         cross join aclexplode(o.acl) a
+         where d.refclassid = 'pg_authid'::regclass and d.deptype = 'a'
+           and d.dbid in (0, (select oid from pg_database where datname = current_database()))
+           and d.refobjid = (select oid from pg_roles where rolname = ${quoteText(name)})
+           and a.grantee = d.refobjid
+           and a.grantor not in (o.owner, a.grantee)
       loop
         execute format('set local role %s', g.grantor);
-        execute format('revoke all privileges on %s %s from %I cascade',
-                       case g.relkind when 'S' then 'sequence' else 'table' end, g.rel, ${quoteText(name)});
+        execute format('revoke all privileges %s on %s %s from %I cascade', g.columns, g.kind, g.name, ${quoteText(name)});
         reset role;
       end loop;
     end`;
@@ -165,6 +177,38 @@ function forgetRole(name: string, newOwner: string): string {
     `reassign owned by ${quoteName(name)} to ${quoteName(newOwner)}`,
     `drop owned by ${quoteName(name)}`,
   ].join(";");
+}
+
+/** What `d` of pg_shdepend may be: its kind and name as REVOKE has them, its owner, the rights on it, and of which columns. */
+function grantables(pgVersion: number): string[] {
+  const of = (catalog: string, kind: string, name: string, prefix: string, dependent = catalog) =>
+    `select ${kind}, ${name}, ${prefix}owner, ${prefix}acl, '' from ${catalog}
+      where d.classid = '${dependent}'::regclass and oid = d.objid`;
+  const named = (catalog: string, kind: string, prefix: string) =>
+    of(catalog, `'${kind}'`, `quote_ident(${prefix}name)`, prefix);
+  const tableKind = "case relkind when 'S' then 'sequence' else 'table' end";
+  return [
+    of("pg_class", tableKind, "oid::regclass::text", "rel"),
+    `select 'table', attrelid::regclass::text, relowner, attacl, format('(%I)', attname)
+       from pg_attribute join pg_class c on c.oid = attrelid
+      where d.classid = 'pg_class'::regclass and attrelid = d.objid and attnum = d.objsubid`,
+    of("pg_proc", "'routine'", "oid::regprocedure::text", "pro"),
+    of("pg_type", "'type'", "format_type(oid, null)", "typ"),
+    of("pg_largeobject_metadata", "'large object'", "oid::text", "lom", "pg_largeobject"),
+    `select 'database', quote_ident(datname), datdba, datacl, '' from pg_database
+      where d.classid = 'pg_database'::regclass and oid = d.objid`,
+    named("pg_namespace", "schema", "nsp"),
+    named("pg_tablespace", "tablespace", "spc"),
+    named("pg_foreign_data_wrapper", "foreign data wrapper", "fdw"),
+    named("pg_foreign_server", "foreign server", "srv"),
+    named("pg_language", "language", "lan"),
+    ...(pgVersion >= PARAMETER_GRANTS_MAJOR
+      ? [
+          `select 'parameter', parname, 10::oid, paracl, '' from pg_parameter_acl
+            where d.classid = 'pg_parameter_acl'::regclass and oid = d.objid`,
+        ]
+      : []),
+  ];
 }
 
 interface ExistingRole {

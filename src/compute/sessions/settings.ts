@@ -62,14 +62,25 @@ export async function loadSettings(
   }
 }
 
-/** Postgres checks the file without taking it. What must wait for a restart has an error, too. */
+/**
+ * Postgres checks the file without taking it. What must wait for a restart has an error, too, but then this session has it among
+ * what waits; what Postgres would not start with is not. (One that waits already, and gets such a value now, is not noticed.)
+ */
 async function requireValid(session: Pick<WireConnection, "query">): Promise<void> {
   const { rows: refused } = await session.query(
     `select f.name, f.error from pg_file_settings f left join pg_settings s on s.name = lower(f.name)
       where f.error is not null and s.context is distinct from 'postmaster'`,
   );
-  if (refused.length > 0) {
-    const problems = refused.map(([name, error]) => `${name ?? "a setting"}: ${error}`);
+  // The check has to be over before anybody looks what waits, so this is a query of its own.
+  const { rows: unfit } = await session.query(
+    `select f.name, 'Postgres does not take ' || quote_literal(f.setting)
+       from pg_file_settings f join pg_settings s on s.name = lower(f.name)
+      where f.error is not null and s.context = 'postmaster' and not s.pending_restart`,
+  );
+  if (refused.length + unfit.length > 0) {
+    const problems = [...refused, ...unfit].map(
+      ([name, error]) => `${name ?? "a setting"}: ${error}`,
+    );
     throw new StorageError("invalid", "bad-setting", problems.join("; "));
   }
 }

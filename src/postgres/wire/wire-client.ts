@@ -30,6 +30,8 @@ export interface WireAddress {
   readonly parameters?: Readonly<Record<string, string>>;
   /** For connecting and for each query; default 10 s, 0 waits for ever. */
   readonly timeoutMs?: number;
+  /** Of a server that is Postgres, whose states are more than our services'; undefined: as one of ours means it. */
+  readonly kindOfState?: (sqlState: string) => ErrorKind | undefined;
   /**
    * For much that is received. A payload of CopyData must then really not be kept after the call: the next read of any such
    * connection overwrites it.
@@ -84,6 +86,7 @@ export class WireConnection {
   readonly #reader = new MessageReader();
   readonly #name: string;
   readonly #timeoutMs: number;
+  readonly #kindOfState: WireAddress["kindOfState"];
   #channel: CopyChannel | undefined;
   #pending: PendingReply | undefined;
   #failure: StorageError | undefined;
@@ -92,6 +95,7 @@ export class WireConnection {
   constructor(address: WireAddress) {
     this.#name = `${address.host}:${address.port}`;
     this.#timeoutMs = address.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+    this.#kindOfState = address.kindOfState;
     const { host, port } = address;
     const onread = {
       buffer: RECEIVE_BUFFER,
@@ -220,7 +224,7 @@ export class WireConnection {
         pending?.result.rows.push(parseRow(body));
         break;
       case "E":
-        this.#receiveError(parseError(body));
+        this.#receiveError(parseError(body, this.#kindOfState));
         break;
       case "W":
         if (pending?.wantsCopy) {
@@ -328,9 +332,10 @@ function parseRow(body: Uint8Array): (string | null)[] {
   return row;
 }
 
-function parseError(body: Uint8Array): StorageError {
+function parseError(body: Uint8Array, kindOfState: WireAddress["kindOfState"]): StorageError {
   const fields = new Map(readCstrings(body).map((text) => [text[0]!, text.slice(1)]));
-  const kind = KIND_OF_SQLSTATE.get(fields.get("C") ?? "") ?? "internal";
+  const state = fields.get("C") ?? "";
+  const kind = kindOfState?.(state) ?? KIND_OF_SQLSTATE.get(state) ?? "internal";
   return new StorageError(kind, fields.get("R") ?? "remote-error", fields.get("M") ?? "error", {
     fields: { sqlstate: fields.get("C"), fatal: fields.get("S") === "FATAL" },
   });
