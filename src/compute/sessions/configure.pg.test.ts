@@ -239,7 +239,7 @@ test("configure: the sessions of a role that is deleted end", async () => {
 
 test("configure: a role is forgotten that holds rights of any kind from who does not own the thing", async () => {
   await configure({
-    roles: [{ name: "giver" }, { name: "taker" }],
+    roles: [{ name: "alice" }, { name: "giver" }, { name: "taker" }],
     databases: [{ name: "rights", owner: "alice" }],
   });
   const things: readonly [privilege: string, thing: string, make: string][] = [
@@ -272,7 +272,8 @@ test("configure: a role is forgotten that holds rights of any kind from who does
 });
 
 test("configure: what the owner of a database sets for it keeps nobody from his work", async () => {
-  await configure({ roles: [{ name: "leaves" }], databases: [{ name: "own", owner: "alice" }] });
+  const roles = [{ name: "alice" }, { name: "bob" }, { name: "leaves" }];
+  await configure({ roles, databases: [{ name: "own", owner: "alice" }] });
   await queryAs("leaves", "own", "select lo_create(4243)");
   await queryAs("alice", "own", 'create schema "schön"');
   for (const setting of [
@@ -304,7 +305,10 @@ test("configure: what Postgres refuses is no fault of ours, and no fence", async
     [{ databases: [{ name: "nobodys", owner: "nobody" }] }, "not-found"],
     [{ extensions: [{ database: "closed", name: "plpgsql" }] }, "conflict"],
   ];
-  await configure({ databases: [{ name: "closed", owner: "alice" }] });
+  await configure({
+    roles: [{ name: "alice" }],
+    databases: [{ name: "closed", owner: "alice" }],
+  });
   await endpoint.query("alter database closed is_template true allow_connections false");
   for (const [cluster, kind] of refusals) {
     await assert.rejects(configure(cluster), { kind }, JSON.stringify(cluster));
