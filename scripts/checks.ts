@@ -90,7 +90,7 @@ export function testStep(
       `--test-timeout=${options.timeoutMs}`,
       "--test-reporter=spec",
       "--test-reporter-destination=stdout",
-      `--test-reporter=${pathToFileURL(inRepository("scripts/slowest-files.ts"))}`,
+      `--test-reporter=${pathToFileURL(inRepository("scripts/closing-lines.ts"))}`,
       "--test-reporter-destination=stdout",
       ...(options.extra ?? []),
       ...files,
