@@ -81,7 +81,10 @@ async function load(seed: number, signal: AbortSignal): Promise<void> {
   }
 }
 
-/** What is compared of each page: all but what a standby may have otherwise. */
+/**
+ * What is compared of each page: all but what a standby may have otherwise. That is also pages of zeros: where clients wait for one
+ * another to extend a relation Postgres makes some ahead (RelationAddBlocks in hio.c), and no WAL tells of them until they are used.
+ */
 async function pages(endpoint: string): Promise<Map<string, string>> {
   const rows = await cluster.query(
     endpoint,
@@ -89,8 +92,9 @@ async function pages(endpoint: string): Promise<Map<string, string>> {
        from pg_class c, generate_series(0, pg_relation_size(c.oid) / 8192 - 1) b
       where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'i')`,
   );
+  const used = rows.filter(({ page }) => (page as Buffer).some((byte) => byte !== 0));
   return new Map(
-    rows.map(({ place, page }) => {
+    used.map(({ place, page }) => {
       const bytes = Uint8Array.from(page as Buffer);
       const view = new DataView(bytes.buffer);
       const blkno = Number(`${place}`.split(" ").at(-1));
