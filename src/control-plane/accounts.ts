@@ -61,7 +61,12 @@ export class Accounts {
   }
 
   list(): Promise<ApiKeyRow[]> {
-    return this.#db.selectFrom("api_keys").selectAll().orderBy("created_at").execute();
+    return this.#db
+      .selectFrom("api_keys")
+      .selectAll()
+      .orderBy("created_at")
+      .orderBy("id")
+      .execute();
   }
 
   /** StorageError `not-found`. */

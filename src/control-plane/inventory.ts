@@ -257,6 +257,7 @@ async function settleDefault(db: Database, projectId: string): Promise<void> {
     .select(["id", "name", "is_default"])
     .where("project_id", "=", projectId)
     .orderBy("created_at")
+    .orderBy("id")
     .execute();
   if (rows.length > 0 && !rows.some((row) => row.is_default === 1)) {
     const chosen = rows.find((row) => row.name === "main") ?? rows[0]!;

@@ -5,8 +5,8 @@ import { COMPACTION_MUTANTS } from "./compaction.ts";
 import { COMPUTE_MUTANTS } from "./compute.ts";
 import { COMPUTE_START_MUTANTS } from "./compute-start.ts";
 import { CONSOLE_MUTANTS } from "./console.ts";
+import { CONSUMPTION_MUTANTS } from "./consumption.ts";
 import { CONTROL_PLANE_MUTANTS } from "./control-plane.ts";
-import { DATA_DIRECTORY_MUTANTS } from "./data-directory.ts";
 import { HTTP_MUTANTS } from "./http.ts";
 import { INGEST_MUTANTS } from "./ingest.ts";
 import { LOCAL_MUTANTS } from "./local.ts";
@@ -40,12 +40,12 @@ export const MUTANT_PARTS: readonly MutantPart[] = [
   COMPUTE_START_MUTANTS,
   LOGICAL_SLOT_MUTANTS,
   REPLICA_MUTANTS,
-  DATA_DIRECTORY_MUTANTS,
   HTTP_MUTANTS,
   SERVICE_TLS_MUTANTS,
   LOCAL_MUTANTS,
   PROXY_MUTANTS,
   CONTROL_PLANE_MUTANTS,
+  CONSUMPTION_MUTANTS,
   CONSOLE_MUTANTS,
   PG_SUITE_MUTANTS,
   TRANSFER_MUTANTS,

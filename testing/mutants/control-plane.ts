@@ -15,9 +15,6 @@ const CRASH_TEST = "test/control-plane/operations-crash.test.ts";
 const ACCESS_TEST = "test/control-plane/access.test.ts";
 const PROXY_ROUTES_TEST = "src/control-plane/proxy-routes.test.ts";
 const WAKE_TEST = "test/control-plane/wake-and-suspend.test.ts";
-const CONSUMPTION_TEST = "test/control-plane/consumption.test.ts";
-const COUNTING_TEST = "src/control-plane/consumption/counting.test.ts";
-const METER_TEST = "src/control-plane/consumption/meter.test.ts";
 const DELETED_TEST = "test/control-plane/deleted-projects.test.ts";
 const VERBS_TEST = "test/control-plane/verbs.test.ts";
 const ANSWERS_TEST = "src/control-plane/access-answers.test.ts";
@@ -399,76 +396,12 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "deleted: nobody sees it, nothing starts on it, by no way",
     },
     {
-      rule: "a run is counted anew at each look",
-      file: "src/control-plane/consumption/counting.ts",
-      search: "const isSame = cursor?.run === run;",
-      replace: "const isSame = cursor === undefined;",
-      test: COUNTING_TEST,
-      name: "countEndpoint: a run is counted from its start",
-    },
-    {
-      rule: "what slept is counted up to its next word",
-      file: "src/control-plane/consumption/counting.ts",
-      search: "if (cursor === undefined || cursor.hasEnded) {",
-      replace: "if (cursor === undefined) {",
-      test: COUNTING_TEST,
-      name: "countEndpoint: another run begins anew",
-    },
-    {
-      rule: "what was used before the first look is counted",
-      file: "src/control-plane/consumption/counting.ts",
-      search: "if (cursor === undefined && isFirst) {",
-      replace: "if (cursor === undefined && isFirst && nowMs < 0) {",
-      test: COUNTING_TEST,
-      name: "countEndpoint: what was before the first look is not known",
-    },
-    {
-      rule: "WAL that a pageserver reads again is counted again",
-      file: "src/control-plane/consumption/counting.ts",
-      search: "return { counted: (from + bytes) as Lsn, bytes };",
-      replace: "return { counted: lastLsn, bytes };",
-      test: COUNTING_TEST,
-      name: "countWal: a new timeline from its own start",
-    },
-    {
-      rule: "the cursor of an endpoint does not move",
-      file: "src/control-plane/consumption/meter.ts",
-      search: 'conflict.column("endpoint_id").doUpdateSet(values)',
-      replace: 'conflict.column("endpoint_id").doNothing()',
-      test: METER_TEST,
-      name: "settle: what was used is in the hour",
-    },
-    {
-      rule: "a second first look counts from the start",
-      file: "src/control-plane/consumption/meter.ts",
-      search: "if (begun !== undefined) {",
-      replace: 'if (begun?.since === "") {',
-      test: METER_TEST,
-      name: "settle: the first look is where counting begins",
-    },
-    {
       rule: "processor time of sessions that have ended is lost",
       file: "src/local/agents/endpoint-runs.ts",
       search: "fields.slice(11, 15)",
       replace: "fields.slice(11, 13)",
       test: "src/local/agents/endpoint-runs.test.ts",
       name: "ProcessTable.cpuMsOf: processor time of a process",
-    },
-    {
-      rule: "history is told further back than it is kept",
-      file: "src/control-plane/api-v2/consumption.ts",
-      search: "if (fromMs < oldest) {",
-      replace: "if (fromMs < 0) {",
-      test: CONSUMPTION_TEST,
-      name: "consumption: what is not kept, or makes no sense, is refused",
-    },
-    {
-      rule: "a key of one project sees what others use",
-      file: "src/control-plane/api-v2/consumption.ts",
-      search: "(own === null || id === own)",
-      replace: '(own === null || id !== "")',
-      test: CONSUMPTION_TEST,
-      name: "consumption: what is not kept, or makes no sense, is refused",
     },
     {
       rule: "a migration that fails is half done",
@@ -525,14 +458,6 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "",
       test: HOLDS_TEST,
       name: "access: whose tokens are good",
-    },
-    {
-      rule: "a report of a proxy is counted twice",
-      file: "src/control-plane/consumption/transfer.ts",
-      search: "sequence <= known.sequence",
-      replace: "sequence < known.sequence",
-      test: METER_TEST,
-      name: "countTransfer: each report once",
     },
     {
       rule: "a project whose deletion failed stays deleted",
@@ -702,14 +627,6 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       name: "a role that SQL made, of an endpoint whose Postgres is just coming up",
     },
     {
-      rule: "an endpoint whose file cannot be read for a while is counted twice",
-      file: "src/control-plane/consumption/meter.ts",
-      search: "          : projectOfDamaged.get(endpoint.id);",
-      replace: "          : undefined;",
-      test: METER_TEST,
-      name: "Meter.look: an endpoint whose endpoint.json cannot be read",
-    },
-    {
       rule: "a branch whose running endpoint cannot be asked is not monitored at all",
       file: "src/control-plane/console/monitoring.ts",
       search: "ifThere(() => parts.computes.provider.agent(endpoint.id).statistics())",
@@ -781,6 +698,22 @@ export const CONTROL_PLANE_MUTANTS: MutantPart = {
       replace: "merged(row.settings, change.settings)",
       test: "test/control-plane/changes-at-once.test.ts",
       name: "a project: settings while another change",
+    },
+    {
+      rule: "a row of the list is told of twice",
+      file: "src/control-plane/api-v2/pages.ts",
+      search: "sign * compare(place, after) > 0",
+      replace: "sign * compare(place, after) >= 0",
+      test: "src/control-plane/api-v2/pages.test.ts",
+      name: "page: each row once, in order, also those of one moment",
+    },
+    {
+      rule: "a cursor is what the caller made of it",
+      file: "src/control-plane/api-v2/pages.ts",
+      search: 'value.every((v) => typeof v === "string" || typeof v === "number")',
+      replace: "value.length >= 0",
+      test: "src/control-plane/api-v2/pages.test.ts",
+      name: "page: a cursor that no list gave",
     },
   ],
 };

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { StorageError } from "../../base/errors.ts";
 import { type Route, route } from "../../http/route.ts";
 import type { Accounts } from "../accounts.ts";
-import type { ApiKeyRow } from "../state/tables.ts";
+import type { ApiKeyRow, OperationRow } from "../state/tables.ts";
 import {
   defaultBranch,
   findBranch,
@@ -12,11 +12,11 @@ import {
   findProject,
   notFound,
   type Parts,
-  page,
   writerOf,
 } from "./lookup.ts";
 import { opened } from "./names.ts";
 import { seeObjects, seeRole } from "./objects-seen.ts";
+import { page } from "./pages.ts";
 import {
   apiKeyCreateBody,
   connectionUriQuery,
@@ -237,11 +237,12 @@ function operationRoutes(parts: Parts): Route[] {
           .selectFrom("operations")
           .selectAll()
           .where("project_id", "=", project.id)
-          .orderBy("created_at", "desc")
-          .orderBy("position", "desc")
           .execute();
-        const { rows, last } = page(all, (row) => row.id, query);
-        const next = last ?? query.cursor;
+        const order = {
+          by: (row: OperationRow) => [row.created_at, row.position, row.id],
+          descending: true,
+        };
+        const { rows, cursor: next = query.cursor } = page(all, order, query);
         return {
           operations: rows.map(operationView),
           ...(next ? { pagination: { cursor: next } } : {}),

@@ -20,10 +20,10 @@ import {
   findProject,
   operationsOf,
   type Parts,
-  page,
   storageView,
   writerOf,
 } from "./lookup.ts";
+import { page } from "./pages.ts";
 import { readBranch, readEndpoints, rolesAndDatabases, urisOf } from "./read.ts";
 import {
   branchAnswer,
@@ -66,17 +66,17 @@ function listRoutes(parts: Parts): Route[] {
             query.search === undefined || name.includes(query.search) || id.includes(query.search),
         );
         const { sort_by, sort_order } = query;
-        const sign = sort_order === "asc" ? 1 : -1;
-        const sorted = found.toSorted(
-          (a, b) => sign * (compare(a[sort_by], b[sort_by]) || compare(a.id, b.id)),
-        );
-        const { rows, last, isLast } = page(sorted, (row) => row.id, query);
+        const order = {
+          by: (row: BranchRow) => [row[sort_by], row.id],
+          descending: sort_order === "desc",
+        };
+        const { rows, cursor, isLast } = page(found, order, query);
         const storage = await storageView(parts, project);
         return {
           branches: rows.map((row) => view(row, storage)),
           annotations: {},
           pagination: {
-            ...(isLast || last === undefined ? {} : { next: last }),
+            ...(isLast || cursor === undefined ? {} : { next: cursor }),
             sort_by,
             sort_order: sort_order.toUpperCase(),
           },
@@ -201,10 +201,6 @@ function changeRoutes(parts: Parts): Route[] {
       },
     ),
   ];
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function view(row: BranchRow, storage: Awaited<ReturnType<typeof storageView>>) {

@@ -8,7 +8,8 @@ import { POSTGRES_EPOCH_MS, parseTimestamp } from "../../base/timestamp.ts";
 import { type Route, route } from "../../http/route.ts";
 import { frameEnd, frameStart, type Granularity, oldestFrame } from "../consumption/frames.ts";
 import type { ConsumptionRow } from "../state/tables.ts";
-import { callerOf, type Parts, page } from "./lookup.ts";
+import { callerOf, type Parts } from "./lookup.ts";
+import { page } from "./pages.ts";
 import {
   accountConsumptionAnswer,
   type consumptionFrameSchema,
@@ -47,21 +48,20 @@ export function consumptionRoutes(parts: Parts): Route[] {
         const own = callerOf(request).projectId;
         const wanted = request.query.project_ids;
         const projects = (
-          await parts.db
-            .selectFrom("projects")
-            .select(["id", "created_at"])
-            .orderBy("created_at", "desc")
-            .execute()
+          await parts.db.selectFrom("projects").select(["id", "created_at"]).execute()
         ).filter(
           ({ id }) => (own === null || id === own) && (wanted === undefined || wanted.includes(id)),
         );
-        const { rows, last } = page(projects, ({ id }) => id, request.query);
+        const { rows, cursor = request.query.cursor } = page(
+          projects,
+          { by: ({ created_at, id }) => [created_at, id], descending: true },
+          request.query,
+        );
         const used = await rowsOf(
           parts,
           range,
           rows.map(({ id }) => id),
         );
-        const cursor = last ?? request.query.cursor;
         return {
           projects: rows.map(({ id }) => ({
             project_id: id,

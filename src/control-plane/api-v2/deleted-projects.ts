@@ -122,6 +122,7 @@ async function branchesOf(parts: Parts, project: ProjectRow) {
     .selectAll()
     .where("project_id", "=", project.id)
     .orderBy("created_at")
+    .orderBy("id")
     .execute();
   const storage = await storageView(parts, project);
   return rows.map((row) =>

@@ -56,6 +56,7 @@ function listRoutes(parts: Parts): Route[] {
           .where("project_id", "=", project.id)
           .where("ephemeral", "=", 0)
           .orderBy("created_at")
+          .orderBy("id")
           .execute();
         return {
           endpoints: rows.map((row) => endpointView(row, computes.stateOf(row.id), front)),

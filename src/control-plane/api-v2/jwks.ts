@@ -100,6 +100,7 @@ export async function jwksOf(
     .selectAll()
     .where("project_id", "=", projectId)
     .orderBy("created_at")
+    .orderBy("id")
     .execute();
   return rows.filter(
     (row) => branchId === undefined || row.branch_id === null || row.branch_id === branchId,

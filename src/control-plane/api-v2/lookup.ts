@@ -130,6 +130,7 @@ export async function writerOf(
     .where("type", "=", "read_write")
     .where("ephemeral", "=", 0)
     .orderBy("created_at")
+    .orderBy("id")
     .executeTakeFirst();
 }
 
@@ -187,23 +188,4 @@ export async function operationsOf(parts: Parts, job: Job, { nearly = false } = 
     .orderBy("position")
     .execute();
   return rows.map(operationView);
-}
-
-/** One page of rows in an order of their own; `cursor` is the id of the last one before it. */
-export function page<T>(
-  rows: readonly T[],
-  idOf: (row: T) => string,
-  { limit, cursor }: { readonly limit: number; readonly cursor?: string | undefined },
-): { readonly rows: readonly T[]; readonly last: string | undefined; readonly isLast: boolean } {
-  const start = cursor ? rows.findIndex((row) => idOf(row) === cursor) + 1 : 0;
-  if (cursor && start === 0) {
-    throw new StorageError("invalid", "bad-cursor", "the cursor is of no list, or of an old one");
-  }
-  const taken = rows.slice(start, start + limit);
-  const last = taken.at(-1);
-  return {
-    rows: taken,
-    last: last === undefined ? undefined : idOf(last),
-    isLast: start + limit >= rows.length,
-  };
 }

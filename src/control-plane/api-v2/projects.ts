@@ -22,9 +22,9 @@ import {
   notFound,
   operationsOf,
   type Parts,
-  page,
 } from "./lookup.ts";
 import { checkName, newPassword, sealed } from "./names.ts";
+import { page } from "./pages.ts";
 import {
   activeTimes,
   readBranch,
@@ -72,11 +72,7 @@ function listRoutes(parts: Parts): Route[] {
         const isDeleted = request.query.recoverable === "true";
         const { deletedTenants } = parts.home.config();
         const own = callerOf(request).projectId;
-        const all = await db
-          .selectFrom("projects")
-          .selectAll()
-          .orderBy("created_at", "desc")
-          .execute();
+        const all = await db.selectFrom("projects").selectAll().execute();
         const seen = all.filter(
           (row) =>
             deletedTenants.has(row.tenant_id) === isDeleted &&
@@ -84,8 +80,11 @@ function listRoutes(parts: Parts): Route[] {
             (tenantId === undefined || row.tenant_id === tenantId) &&
             (search === undefined || row.name.includes(search) || row.id.includes(search)),
         );
-        const { rows, last } = page(seen, (row) => row.id, { limit, cursor });
-        const next = last ?? cursor;
+        const order = {
+          by: (row: ProjectRow) => [row.created_at, row.id],
+          descending: true,
+        };
+        const { rows, cursor: next = cursor } = page(seen, order, { limit, cursor });
         const ids = rows.map(({ id }) => id);
         const times = await activeTimes(parts, ids);
         return {

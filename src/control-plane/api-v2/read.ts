@@ -74,6 +74,7 @@ export async function readEndpoints({ db, computes, front }: Parts, branchId: st
     .where("branch_id", "=", branchId)
     .where("ephemeral", "=", 0)
     .orderBy("created_at")
+    .orderBy("id")
     .execute();
   return rows.map((row) => endpointView(row, computes.stateOf(row.id), front));
 }

@@ -66,6 +66,7 @@ function roleReads(parts: Parts): Route[] {
           .selectAll()
           .where("branch_id", "=", branch.id)
           .orderBy("created_at")
+          .orderBy("name")
           .execute();
         return { roles: rows.map((row) => roleView(row)) };
       },
@@ -207,6 +208,7 @@ function databaseReads(parts: Parts): Route[] {
           .selectAll()
           .where("branch_id", "=", branch.id)
           .orderBy("created_at")
+          .orderBy("name")
           .execute();
         return { databases: rows.map(databaseView) };
       },

@@ -245,7 +245,8 @@ const limit = (most: number, fallback: number) =>
     .refine((count) => count >= 1 && count <= most, `from 1 to ${most}`)
     .default(fallback)
     .meta({ pattern: "^\\d{1,6}$" });
-const cursor = z.string().max(200).optional();
+/** A branch has a name of 256 characters at most, in UTF-8 and base64url. */
+const cursor = z.string().max(2000).optional();
 const flag = z.enum(["true", "false"]).optional();
 
 export const projectParams = z.object({ project_id: id });
