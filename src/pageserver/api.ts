@@ -378,10 +378,10 @@ export const gcRequestSchema = z
     "pitr_interval is for a dry run only",
   );
 
-/** A branch or a lease that holds an LSN below the cutoff. */
+/** A branch or a lease that holds an LSN below the cutoff, or an imported cluster's subscriptions, which hold where it begins. */
 const gcHolderSchema = z.object({
   lsn: lsnText,
-  kind: z.enum(["branch", "lease"]),
+  kind: z.enum(["branch", "lease", "subscriptions"]),
   timeline_id: idText.nullable().describe("the branch's"),
   valid_until: timestampText.nullable().describe("of a lease"),
 });

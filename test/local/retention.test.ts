@@ -118,7 +118,7 @@ test("gc: a dry run by branch, what holds history, the collection, and points th
   await checkpoint();
   const dry = await cluster.ok("gc", "--dry-run", "--branch-name", "main");
   assert.match(dry, /^branch 'main': cutoff 0\/[0-9A-F]+, of 20\d\d-\S+Z\n/);
-  assert.match(dry, /\n {2}held below it: 0\/[0-9A-F]+ by branch 'dev'\n/);
+  assert.match(dry, /\n {2}held: 0\/[0-9A-F]+ by branch 'dev'\n/);
   assert.match(dry, /\n {2}would be removed: \d+ layer/);
   assert.match(dry, /\n {4}(removed|rewritten) [0-9A-F]{36}-\S+ \d+\n/);
   // It holds where its compute reads.

@@ -19,8 +19,16 @@ export const TRANSFER_MUTANTS: MutantPart = {
     {
       rule: "where an imported cluster begins is collected while its subscriptions are not detached: their workers start then",
       file: "src/pageserver/retention/collection.ts",
-      search: "(await isToDetach(timeline))",
-      replace: "((await isToDetach(timeline)) && settings.gcHorizonBytes < 0)",
+      search: "const oldest = (await isToDetach(timeline))",
+      replace: "const oldest = ((await isToDetach(timeline)) && settings.gcHorizonBytes < 0)",
+      test: "src/pageserver/retention/layer-upkeep.test.ts",
+      name: "collectNow: where an imported cluster with subscriptions begins",
+    },
+    {
+      rule: "nobody is told that subscriptions keep history from being collected",
+      file: "src/pageserver/retention/collection.ts",
+      search: "(await isToDetach(timeline)) ? [timeline.startLsn] : []",
+      replace: "(await isToDetach(timeline)) && timeline.startLsn < 0 ? [timeline.startLsn] : []",
       test: "src/pageserver/retention/layer-upkeep.test.ts",
       name: "collectNow: where an imported cluster with subscriptions begins",
     },

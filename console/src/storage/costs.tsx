@@ -126,7 +126,7 @@ function Window({ window: { frees, rewritten, held_by, ...cutoff }, isOld }: Win
           {held_by.length > 0 && (
             <>
               {" "}
-              What is older is read by <bdi>{held_by.slice(0, 5).join(", ")}</bdi>
+              What is older is held by <bdi>{held_by.slice(0, 5).join(", ")}</bdi>
               {held_by.length > 5 && ` and ${held_by.length - 5} more`}.
             </>
           )}{" "}

@@ -184,8 +184,12 @@ export function describeCollection(result: GcResult, names: ReadonlyMap<string, 
       : `${layers} layer${layers === 1 ? "" : "s"}, ${formatBytes(bytes)}`;
   const nameOf = (id: string | null) => `branch '${names.get(id ?? "") ?? id}'`;
   const verb = dry_run ? "would be " : "";
-  const by = (holder: GcHolder) =>
-    holder.kind === "branch" ? nameOf(holder.timeline_id) : `a lease until ${holder.valid_until}`;
+  const by = ({ kind, timeline_id, valid_until }: GcHolder) =>
+    ({
+      branch: nameOf(timeline_id),
+      lease: `a lease until ${valid_until}`,
+      subscriptions: "subscriptions that came with the import, until an endpoint's first start",
+    })[kind];
   const time = gc_cutoff_time === null ? "" : `, of ${gc_cutoff_time}`;
   const replaced = written === null ? "" : `, ${of(written)} written`;
   const stays = [
@@ -195,7 +199,7 @@ export function describeCollection(result: GcResult, names: ReadonlyMap<string, 
   ] as const;
   return [
     `${nameOf(result.timeline_id)}: cutoff ${gc_cutoff_lsn}${time}`,
-    ...held.map((holder) => `  held below it: ${holder.lsn} by ${by(holder)}`),
+    ...held.map((holder) => `  held: ${holder.lsn} by ${by(holder)}`),
     `  ${verb}removed: ${of(removed)}`,
     `  ${verb}rewritten: ${of(rewritten)}${replaced}`,
     ...stays

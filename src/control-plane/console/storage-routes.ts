@@ -111,11 +111,14 @@ async function readCosts(
       cutoff_time: plan.gc_cutoff_time,
       frees: plan.freed,
       rewritten: plan.rewritten,
-      held_by: plan.held
-        .slice(0, MAX_HOLDERS)
-        .map(({ kind, timeline_id }) =>
-          kind === "lease" ? "a lease" : `branch ${names.get(timeline_id ?? "") ?? timeline_id}`,
-        ),
+      held_by: plan.held.slice(0, MAX_HOLDERS).map(
+        ({ kind, timeline_id }) =>
+          ({
+            branch: `branch ${names.get(timeline_id ?? "") ?? timeline_id}`,
+            lease: "a lease",
+            subscriptions: "subscriptions that the first start of an endpoint detaches",
+          })[kind],
+      ),
     },
   };
 }

@@ -74,6 +74,7 @@ export async function collectTimeline(
 ): Promise<GcResult> {
   const cutoff = await collectionCutoff(timeline, { gcHorizonBytes, pitrIntervalMs });
   const commitUs = await timestampOfLsn(timeline, cutoff);
+  const begins = (await isToDetach(timeline)) ? [timeline.startLsn] : [];
   // From here on nothing waits until all is noted.
   const planned = [...timeline.collectionFates(cutoff)];
   const fates = new Map(planned.map(([{ file }, fate]) => [file, fate]));
@@ -85,7 +86,7 @@ export async function collectTimeline(
     dry_run: dryRun,
     gc_cutoff_lsn: formatLsn(cutoff),
     gc_cutoff_time: commitUs === undefined ? null : formatTimestamp(commitUs),
-    held: holders(tenant, timeline, cutoff),
+    held: [...begins.map(bySubscriptions), ...holders(tenant, timeline, cutoff)],
     total: count(fates.keys()),
     ...countFates(fates),
     freed: count(removed.filter((layer) => !isShared!(layer)).map(({ file }) => file)),
@@ -103,6 +104,11 @@ export async function collectTimeline(
     // Image layers first, where those are what makes others superfluous.
   }
   return { ...result, written: count(timeline.layers.filter((file) => !fates.has(file))) };
+}
+
+/** It also keeps the cutoff from going any further. */
+function bySubscriptions(lsn: Lsn): GcHolder {
+  return { lsn: formatLsn(lsn), kind: "subscriptions", timeline_id: null, valid_until: null };
 }
 
 /** Whose LSNs below the cutoff stay readable, the oldest first. */
