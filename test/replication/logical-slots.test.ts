@@ -272,8 +272,9 @@ test("changes of catalogs that were rewritten before they are decoded", async ()
   ];
   await cluster.query("main", ...statements);
   await restart("immediate");
+  // Without the transactions of which nothing is decoded: autovacuum has some on either side.
   const sql =
-    "select data from pg_logical_slot_get_changes('rewritten', null, null, 'include-xids', 'off')";
+    "select data from pg_logical_slot_get_changes('rewritten', null, null, 'include-xids', 'off', 'skip-empty-xacts', 'on')";
   const rows = (await cluster.query("main", sql)).map(({ data }) => data);
   const stock = await StockCluster.create({ settings: { wal_level: "logical" } });
   try {
