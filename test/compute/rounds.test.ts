@@ -90,8 +90,11 @@ const FAULTS = {
   "kill -9 postmaster": () => cluster.kill9(`postgres-${primary}`),
   "kill -9 postmaster of the replica": () => cluster.kill9(`postgres-${replica}`),
   "kill -9 backend": async () => {
-    const backends = childrenOf(cluster.pid(`postgres-${primary}`));
-    process.kill(random.pick(backends), "SIGKILL");
+    const postmaster = cluster.pid(`postgres-${primary}`);
+    // One that ends by itself meanwhile, as workers of autovacuum do all the time, is none that was killed.
+    await eventually("a process of Postgres to kill", () =>
+      process.kill(random.pick(childrenOf(postmaster)), "SIGKILL"),
+    );
   },
   "kill -9 pageserver": async () => {
     await cluster.kill9("pageserver");
