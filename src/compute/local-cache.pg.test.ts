@@ -40,7 +40,7 @@ async function storedBytes(endpoint: ComputeEndpoint): Promise<number> {
 test("local cache: more is read than it holds, at the head, on a static endpoint and after a crash", async () => {
   const { timeline_id } = await world.createTimeline();
   const endpoint = await world.createEndpoint(timeline_id, {
-    settings: { [LOCAL_CACHE]: "16MB" },
+    settings: { [LOCAL_CACHE]: "16MB", autovacuum: "off" },
   });
   await endpoint.start();
   await endpoint.query(

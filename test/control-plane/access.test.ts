@@ -316,7 +316,7 @@ test("an address that others can reach is refused", async () => {
 });
 
 test("a branch whose time is over is deleted, with its endpoint", async () => {
-  const expires_at = new Date(Date.now() + 4000).toISOString();
+  const expires_at = new Date(Date.now() + 8000).toISOString();
   const created = await world.api("POST", `/projects/${other.id}/branches`, {
     branch: { name: "brief", expires_at },
   });
