@@ -100,7 +100,9 @@ export const costsAnswer = z.object({
       cutoff_time: z.string().nullable(),
       frees: count.describe("at least: layers that nobody else reads"),
       rewritten: count.describe("of them a part goes"),
-      held_by: z.array(z.string()).describe("branches, leases and subscriptions that hold what is older"),
+      held_by: z
+        .array(z.string())
+        .describe("branches, leases and subscriptions that hold what is older"),
     })
     .describe("what a collection would do now, if history went so far back"),
 });
