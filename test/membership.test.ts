@@ -36,18 +36,23 @@ after(async () => {
 const ARGUMENTS = ["timeline", "safekeeper-migrate", "--new-sk-set"];
 const migrate = (ids: string) => cluster.ok(...ARGUMENTS, ids);
 
-/** Runs it until it prints its n-th line, then kill -9; false where it came to its end. */
+/**
+ * Runs it until it prints its n-th line, and into what follows, then kill -9; false where it came to its end. It kills itself: who
+ * reads its lines may come to that when it has ended.
+ */
 function migrateAndKill(ids: string, lines: number): Promise<boolean> {
-  const child = spawn(process.execPath, [MAIN, ...ARGUMENTS, ids], {
+  const program = `let lines = 0;
+    const write = process.stdout.write.bind(process.stdout);
+    process.stdout.write = (text, ...rest) => {
+      const before = lines;
+      lines += String(text).split("\\n").length - 1;
+      if (before < ${lines} && lines >= ${lines}) setTimeout(() => process.kill(process.pid, "SIGKILL"), 2);
+      return write(text, ...rest);
+    };`;
+  const preloaded = `data:text/javascript,${encodeURIComponent(program)}`;
+  const child = spawn(process.execPath, ["--import", preloaded, MAIN, ...ARGUMENTS, ids], {
     env: { ...process.env, STRATA_HOME: cluster.home },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  let printed = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    printed += chunk.toString();
-    if (printed.split("\n").length > lines) {
-      child.kill("SIGKILL");
-    }
+    stdio: ["ignore", "ignore", "inherit"],
   });
   return new Promise((resolve) => child.on("close", (_code, signal) => resolve(signal !== null)));
 }
