@@ -6,6 +6,7 @@ import { parseLsn } from "../../src/base/lsn.ts";
 import { controllerOf } from "../../src/local/controller.ts";
 import { StrataHome } from "../../src/local/home.ts";
 import { ControlPlaneWorld } from "../../testing/control-plane/control-plane-world.ts";
+import { committedIsTakenIn } from "../../testing/replication/stored-wal.ts";
 import { withClient } from "../../testing/tpcb.ts";
 
 // What a project used is told truly: time, processor time and WAL, also over a kill -9 of the control plane.
@@ -67,6 +68,8 @@ test("consumption: time, processor time and WAL of a project, over a kill -9 of 
   const stoppedMs = Date.now();
   const ids = [parseTenantId(tenantId), parseTimelineId(timelineId)] as const;
   const home = new StrataHome(world.cluster.home).identify();
+  // The last record is the checkpoint of its shutdown, which the pageserver need not have yet.
+  await committedIsTakenIn(world.cluster, ...ids);
   const info = await controllerOf(home).timeline(...ids);
   const wal = parseLsn(info.last_record_lsn)! - parseLsn(info.start_lsn)!;
   assert.ok(wal > 2_000_000);

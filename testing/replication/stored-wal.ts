@@ -26,8 +26,8 @@ export async function walLeavesDisks(cluster: TestCluster, lsn: Lsn): Promise<vo
   });
 }
 
-/** Resolves when all that is committed on the timeline is in layer files of the pageserver. */
-export async function checkpointCommitted(
+/** Resolves when the pageserver has taken in all that is committed on the timeline now. */
+export async function committedIsTakenIn(
   cluster: TestCluster,
   tenantId: TenantId,
   timelineId: TimelineId,
@@ -44,7 +44,17 @@ export async function checkpointCommitted(
     const { last_record_lsn } = await pageserver.getTimeline(tenantId, timelineId);
     return committed.every((lsn) => parseLsn(last_record_lsn)! >= lsn);
   });
-  await pageserver.checkpoint(tenantId, timelineId);
+}
+
+/** Resolves when all that is committed on the timeline is in layer files of the pageserver. */
+export async function checkpointCommitted(
+  cluster: TestCluster,
+  tenantId: TenantId,
+  timelineId: TimelineId,
+): Promise<void> {
+  await committedIsTakenIn(cluster, tenantId, timelineId);
+  const { listenHttpAddr } = cluster.config().pageservers[0]!;
+  await new PageserverHttpClient(listenHttpAddr).checkpoint(tenantId, timelineId);
 }
 
 /** Start of the segment that `main` writes. */
