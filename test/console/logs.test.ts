@@ -157,7 +157,7 @@ test("strata endpoint logs --follow: goes on with what comes", async () => {
         break;
       }
     }
-    assert.match(told, /LOG: {2}to follow\n$/);
+    assert.match(told, /LOG: {2}to follow\n/);
   } finally {
     child.kill("SIGKILL");
   }

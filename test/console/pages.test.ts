@@ -191,9 +191,9 @@ inBothSizes(
 
     const editor = page.locator(".cm-content");
     const offered = page.locator(".cm-tooltip-autocomplete");
-    const complete = async (typed: string, whole: string) => {
+    const complete = async (typed: string, whole: string, patience: { timeout?: number } = {}) => {
       await page.keyboard.type(typed);
-      await offered.getByText(whole, { exact: true }).first().waitFor({ timeout: 2000 });
+      await offered.getByText(whole, { exact: true }).first().waitFor(patience);
       // An Enter right after it has come is a new line: nobody can have seen it.
       await page.waitForTimeout(200);
       await page.keyboard.press("Enter");
@@ -202,7 +202,7 @@ inBothSizes(
     // Names are read once something has been run, and nothing tells that they are there.
     await eventually("the table is offered", async () => {
       await typeSql(browser, "");
-      await complete(`select * from ${table.slice(0, -2)}`, table);
+      await complete(`select * from ${table.slice(0, -2)}`, table, { timeout: 2000 });
       return true;
     });
     await complete(` where ${table}.inv`, "invoice_number");
@@ -257,9 +257,16 @@ inBothSizes(
     const { endpoint } = await world.world.api("GET", path);
     assert.equal(endpoint.suspend_timeout_seconds, 3600);
     const begun = (await lastStart()).body.last!.at;
+    // It is at work for as long as that takes to be seen.
+    const seen = Promise.withResolvers<void>();
+    await page.route("**/restart", async (route) => {
+      await seen.promise;
+      await route.fallback();
+    });
     await row.getByRole("button", { name: /^Actions of/ }).click();
     await page.getByRole("menuitem", { name: "Restart" }).click();
     await row.getByText("working…").waitFor();
+    seen.resolve();
     await row.getByText("awake").waitFor();
     assert.notEqual((await lastStart()).body.last!.at, begun);
 
