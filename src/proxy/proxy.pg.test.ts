@@ -260,7 +260,9 @@ test("proxy: cancel stops the query of whoever has the key, and nobody else's", 
     assert.match(await refusal(query), /^57014 canceling statement/);
     // As from one whose connection is gone.
     await client.end();
-    assert.equal(fixture.proxy.parts.cancelKeys.find(processID, int32(secretKey)), undefined);
+    const { cancelKeys } = fixture.proxy.parts;
+    const isForgotten = () => cancelKeys.find(processID, int32(secretKey)) === undefined;
+    await eventually("its key is forgotten", isForgotten);
   }));
 
 test("proxy: a compute that falls asleep as somebody comes is woken again", () =>
