@@ -291,7 +291,7 @@ test("proxy: a compute that falls asleep as somebody comes is woken again", () =
   }));
 
 test("proxy: many that come at once wake once", () =>
-  withProxy({}, async (fixture) => {
+  withProxy({ accessKeepMs: 60_000 }, async (fixture) => {
     fixture.controlPlane.endpoints.get(ENDPOINT)!.onWake = async () => {
       while (fixture.proxy.parts.endpoints.counts.get(ENDPOINT) !== 20) {
         await sleep(5);
