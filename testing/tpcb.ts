@@ -82,14 +82,18 @@ export class TpcbLoad {
     );
   }
 
-  /** Waits until `count` more transactions were acknowledged. */
+  /** Waits until `count` more transactions were acknowledged; fails where none was for `timeoutMs`. */
   async progress(count: number, timeoutMs = 60_000): Promise<void> {
     const target = this.acknowledged.length + count;
-    const deadline = performance.now() + timeoutMs;
+    let [seen, deadline] = [this.acknowledged.length, performance.now() + timeoutMs];
     while (this.acknowledged.length < target) {
+      if (this.acknowledged.length > seen) {
+        // However slow the machine is.
+        [seen, deadline] = [this.acknowledged.length, performance.now() + timeoutMs];
+      }
       assert.ok(
         performance.now() < deadline,
-        `no progress: ${this.acknowledged.length} of ${target} after ${timeoutMs} ms; last errors: ${this.errors.slice(-3).join(" | ")}`,
+        `no progress: ${target - seen} of ${count} are missing, none came for ${timeoutMs} ms; last errors: ${this.errors.slice(-3).join(" | ")}`,
       );
       await sleep(20);
     }

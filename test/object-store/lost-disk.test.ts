@@ -66,10 +66,12 @@ async function stored(branch: string): Promise<void> {
   const { info, checkpoint } = await timeline(branch);
   await checkpoint();
   const { last_record_lsn: last } = await info();
-  await eventually("the store has it", async () => {
+  const isStored = async () => {
     const { remote_consistent_lsn: remote } = await info();
     return parseLsn(remote)! >= parseLsn(last)!;
-  });
+  };
+  // Of many small layers, under load.
+  await eventually("the store has it", isStored, { timeoutMs: 180_000 });
 }
 
 test("under load the pageserver dies and its disk is lost: nothing that was committed is", async () => {
